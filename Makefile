@@ -1,0 +1,25 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+# One environment serves the demo, the tests and the linters.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,readers,dev]'
+	touch $@
+
+demo: $(VENV)/.ready  ## index the Python standard library's documentation, search it, evaluate
+	$(BIN)/python -m sightline.data.pydocs.demo demo-out
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p sightline
+
+clean:
+	rm -rf $(VENV) demo-out build *.egg-info

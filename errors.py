@@ -1,0 +1,89 @@
+"""Every error Sightline raises on purpose.
+
+A message says what was wrong, where (file and line, id, field), and what to do about it. Catch
+``SightlineError`` to catch them all.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "DataError",
+    "IndexCorruptError",
+    "IndexLockedError",
+    "IndexMismatchError",
+    "IndexStoreError",
+    "InputError",
+    "MissingExtraError",
+    "ModelError",
+    "RankingError",
+    "SightlineError",
+]
+
+
+class SightlineError(Exception):
+    """Base of all errors that Sightline raises on purpose."""
+
+
+class InputError(SightlineError, ValueError):
+    """An argument, a configuration value or a command-line option is not usable."""
+
+
+class DataError(SightlineError, ValueError):
+    """A line, record or file of the user's data is not usable.
+
+    Args:
+        reason: what is wrong and what to do.
+        path: the file, where there is one.
+        line: the 1-based line (or record) number, where there is one.
+
+    Example:
+        >>> str(DataError("field 'text' is empty", path="corpus.jsonl", line=7))
+        "corpus.jsonl:7: field 'text' is empty"
+    """
+
+    def __init__(self, reason: str, *, path: object = None, line: int | None = None) -> None:
+        self.reason, self.path, self.line = reason, path, line
+        where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+        super().__init__(where + reason)
+
+
+class IndexStoreError(SightlineError):
+    """An index on disk cannot be read or written (not found, wrong version, disk full, ...)."""
+
+
+class IndexCorruptError(IndexStoreError):
+    """A file of an index does not have the bytes it was written with; the message names the file."""
+
+
+class IndexMismatchError(IndexStoreError):
+    """An index was opened with another encoder or configuration than it was built with."""
+
+
+class IndexLockedError(IndexStoreError):
+    """Another process is writing to the index."""
+
+
+class ModelError(SightlineError):
+    """A model cannot be found, is not the one asked for, or cannot do what is asked of it."""
+
+
+class RankingError(SightlineError):
+    """A ranking would not mean anything: NaN scores, or no signal at all."""
+
+
+class BackendError(SightlineError):
+    """The asked-for kernel backend cannot run here; the message says why."""
+
+
+class MissingExtraError(SightlineError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        module: the module that could not be imported.
+        extra: the extra of Sightline that brings it.
+    """
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module!r} is not installed; install it with: pip install 'sightline[{extra}]'")
+        self.module, self.extra = module, extra

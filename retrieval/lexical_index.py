@@ -1,0 +1,45 @@
+"""The seam for lexical (BM25) indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+__all__ = ["LexicalIndex"]
+
+
+class LexicalIndex(Protocol):
+    """What a lexical index must do. Rows are the integers under which the owner knows its passages.
+
+    ``sightline.retrieval.fts5.Fts5Index`` is the embedded one, ``sightline.retrieval.pyserini.PyseriniIndex`` runs
+    Anserini's Lucene in a process of its own.
+    """
+
+    def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        """Index one text under each row. Rows must be new."""
+
+    def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        """Forget these rows; ``texts`` are the very texts they were added with."""
+
+    def search(self, query: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Best ``k`` rows for a query.
+
+        Args:
+            query: plain text; no character of it is syntax.
+            k: how many rows at most, >= 1.
+            allowed: int64 rows that may be returned, or None for all.
+
+        Returns:
+            (rows, scores): int64 and float64 arrays of one length <= k, best first, higher is better, ties by row.
+            Rows without any query term are never returned.
+        """
+        ...
+
+    def search_batch(self, queries: Iterable[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`search` for each query, in order."""
+        ...
+
+    def close(self) -> None:
+        """Release files and processes."""
