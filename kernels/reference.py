@@ -1,0 +1,31 @@
+"""The naive reference: float64, one line per formula. Every other backend must agree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .keys import Keys, to_float
+
+__all__ = ["block_lse", "block_max", "token_attention"]
+
+
+def _logits(q: torch.Tensor, keys: Keys) -> torch.Tensor:
+    return q.double() @ to_float(keys).double().T  # (S, T)
+
+
+def block_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
+    """See `sightline.kernels.block_lse`."""
+    return torch.stack([torch.logsumexp(scale * _logits(q, k), dim=1) for k in keys], dim=1).float()
+
+
+def block_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
+    """See `sightline.kernels.block_max`."""
+    nothing = torch.full((len(q), 1), -torch.inf, dtype=torch.float64)
+    return torch.stack([torch.cat([_logits(q, k), nothing], dim=1).amax(dim=1) for k in keys], dim=1).float()
+
+
+def token_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
+    """See `sightline.kernels.token_attention`."""
+    return torch.exp(scale * _logits(q, keys) - normaliser.double()[:, None]).mean(dim=0).float()

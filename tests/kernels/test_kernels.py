@@ -1,0 +1,88 @@
+"""Kernels against the float64 reference, on awkward shapes."""
+
+import math
+
+import pytest
+import torch
+from sightline import kernels
+from sightline.errors import BackendError
+from sightline.kernels import QuantizedKeys, cpu, reference
+
+LENGTHS = [[1], [1, 1, 1], [0, 3, 0], [7, 255, 256, 257, 1], [2] * 500]
+
+
+def unit(*shape, seed=0):
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def as_kind(key, kind):
+    if kind == "fp16":
+        return key.half()
+    if kind == "int8":
+        scales = key.abs().amax(dim=1).clamp_min(1e-12) / 127
+        return QuantizedKeys((key / scales[:, None]).round().to(torch.int8), scales)
+    return key
+
+
+@pytest.fixture(autouse=True)
+def poisoned_empty(monkeypatch):
+    """Memory that is read before it is written shows up as NaN."""
+    real = torch.empty
+
+    def poisoned(*args, **kwargs):
+        out = real(*args, **kwargs)
+        return out.fill_(math.nan) if out.is_floating_point() else out
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 13])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("scale", [1.0, 20.0, 500.0])
+def test_cpu_matches_reference(lengths, rows, kind, scale):
+    q = unit(rows, 48, seed=1)
+    keys = [as_kind(unit(n, 48, seed=2 + i), kind) for i, n in enumerate(lengths)]
+    expected = reference.block_lse(q, keys, scale)
+    torch.testing.assert_close(cpu.block_lse(q, keys, scale), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(cpu.block_max(q, keys), reference.block_max(q, keys), rtol=1e-5, atol=1e-6)
+    total = torch.logsumexp(expected, dim=1)
+    for key, length in zip(keys, lengths, strict=True):
+        got = cpu.token_attention(q, key, total, scale)
+        assert got.shape == (length,)
+        torch.testing.assert_close(got, reference.token_attention(q, key, total, scale), rtol=1e-3, atol=1e-6)
+
+
+def test_masses_sum_to_one_over_documents_and_over_tokens():
+    q, keys = unit(5, 32), [unit(n, 32, seed=n) for n in (3, 40, 1, 200)]
+    lse = kernels.block_lse(q, keys, scale=20.0)
+    total = torch.logsumexp(lse, dim=1)
+    mass = (lse - total[:, None]).exp().mean(dim=0)
+    assert mass.sum().item() == pytest.approx(1, abs=1e-5)
+    for n, key in enumerate(keys):
+        tokens = kernels.token_attention(q, key, total, scale=20.0)
+        assert tokens.sum().item() == pytest.approx(mass[n].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_a_documents_result_ignores_its_neighbours_to_the_last_bit(kind):
+    q = unit(9, 384)
+    keys = [as_kind(unit(n, 384, seed=n), kind) for n in (3, 40, 1, 200, 77, 254, 8)]
+    together = kernels.block_lse(q, keys, scale=20.0)
+    order = [4, 0, 6, 2, 1, 5, 3]
+    assert torch.equal(kernels.block_lse(q, [keys[i] for i in order], scale=20.0), together[:, order])
+    alone = torch.cat([kernels.block_lse(q, [key], scale=20.0) for key in keys], dim=1)
+    assert torch.equal(alone, together)
+    assert torch.equal(kernels.block_max(q, keys + keys)[:, :7], kernels.block_max(q, keys + keys)[:, 7:])
+
+
+def test_no_documents():
+    assert kernels.block_lse(unit(3, 8), [], scale=1.0).shape == (3, 0)
+
+
+def test_backend_is_honest(monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_BACKEND", "triton")
+    with pytest.raises(BackendError, match="triton"):
+        kernels.block_lse(unit(3, 8), [], scale=1.0)
+    monkeypatch.setenv("SIGHTLINE_BACKEND", "reference")
+    assert kernels.backend() == "reference"
