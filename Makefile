@@ -19,7 +19,9 @@ test: $(VENV)/.ready
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p sightline
+	@# The root is the package, whatever the folder is called; from inside it, kernels/ would shadow another package.
+	mkdir -p .mypy_cache/path && ln -sfn ../.. .mypy_cache/path/sightline
+	cd .mypy_cache/path && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p sightline
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

@@ -22,7 +22,8 @@ class Document:
         metadata: JSON-like values, kept as they are and usable as search filters.
 
     Raises:
-        InputError: if ``id`` or ``text`` is not a string with something in it, or ``title`` not a string.
+        InputError: if ``id`` or ``text`` is not a string with something in it, ``title`` not a string, or any of them
+            has a NUL or a lone surrogate, which neither SQLite nor tokenizers can hold.
 
     Example:
         >>> Document("d1", "Cats purr.", title="Cats").contents
@@ -41,11 +42,21 @@ class Document:
                 raise InputError(f"document {self.id!r}: field {name!r} must be a string, not {type(value).__name__}")
             if name != "title" and not value.strip():
                 raise InputError(f"document {self.id!r}: field {name!r} is empty")
+            if "\x00" in value or not _encodable(value):
+                raise InputError(f"document {self.id!r}: field {name!r} has a NUL or a lone surrogate; clean the text")
 
     @property
     def contents(self) -> str:
         """Title and text as models read them, joined by one space (the BEIR convention)."""
         return f"{self.title} {self.text}" if self.title else self.text
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Activations of about 2,000 tokens stay in the last-level cache of a laptop; larger batches were slower on CPU.
 _TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
+_QUERIES_REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,9 @@ class MiniLM:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        vocabulary = self._tokenizer.get_vocab()
+        self._cls, self._sep = vocabulary["[CLS]"], vocabulary["[SEP]"]
+        self._queries: dict[str, TokenStates] = {}
         # The checkpoint's pooling layer is unused, and transformers would report it at length.
         verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
         hf_logging.set_verbosity_error()
@@ -161,7 +165,30 @@ class MiniLM:
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embed queries: float32 (N, 384), unit rows."""
-        return self.read(texts, states=False).pooled
+        if not texts:
+            return np.empty((0, self.dim), dtype=np.float32)
+        return np.concatenate([read.pooled for read in self.read_queries(texts)])
+
+    def read_queries(self, texts: Sequence[str]) -> list[TokenStates]:
+        """Read queries, each as a list of one; recent ones are remembered.
+
+        So one forward pass serves the bi-encoder and the block reader.
+        """
+        known = {text: self._queries[text] for text in texts if text in self._queries}
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        read = self.read(new)
+        assert read.states is not None
+        for i, text in enumerate(new):
+            rows = slice(read.offsets[i], read.offsets[i + 1])
+            offsets = read.offsets[i : i + 2] - read.offsets[i]
+            one = slice(i, i + 1)
+            known[text] = TokenStates(
+                read.states[rows], offsets, read.spans[rows], read.pooled[one], read.truncated[one]
+            )
+        if len(self._queries) + len(new) > _QUERIES_REMEMBERED:
+            self._queries = {}
+        self._queries.update((text, known[text]) for text in new[:_QUERIES_REMEMBERED])
+        return [known[text] for text in texts]
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Embed documents: float32 (N, 384), unit rows. This model treats them as it treats queries."""
@@ -199,13 +226,12 @@ class MiniLM:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         packed = np.empty((int(offsets[-1]), self.dim), dtype=np.float32) if states else None
         pooled = np.empty((len(ids), self.dim), dtype=np.float32)
-        cls, sep = self._tokenizer.token_to_id("[CLS]"), self._tokenizer.token_to_id("[SEP]")
         with torch.inference_mode():
             for batch in token_budget_batches((counts + 2).tolist(), _TOKEN_BUDGET[self.device.type]):
                 length = int(counts[batch[0]]) + 2
                 tokens = np.zeros((len(batch), length), dtype=np.int64)  # (B, L), 0 is [PAD]
                 for row, i in enumerate(batch):
-                    tokens[row, : counts[i] + 2] = [cls, *ids[i], sep]
+                    tokens[row, : counts[i] + 2] = [self._cls, *ids[i], self._sep]
                 input_ids = torch.from_numpy(tokens).to(self.device)
                 mask = (torch.arange(length) < torch.from_numpy(counts[batch] + 2)[:, None]).to(self.device)
                 hidden = self._model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state  # (B, L, D)

@@ -1,0 +1,1 @@
+"""Evaluation: judged collections, runs, metrics."""

@@ -3,7 +3,7 @@
 Nothing here imports the rest of Sightline at import time: with the repository root as working directory, Hugging Face
 code that probes for its own optional package ``kernels`` finds this one first.
 
-Keys may be fp32, fp16, or int8 with one scale per row (``QuantizedKeys``); all arithmetic is fp32, all results are fp32.
+Keys may be fp32, fp16, or int8 with one scale per row (``QuantizedKeys``); arithmetic and results are fp32.
 Every document is reduced by itself, so its numbers do not depend, to the last bit, on its place in the list, on its
 neighbours, or on how a list is split over calls.
 """
@@ -34,7 +34,7 @@ def backend() -> str:
         from ..errors import BackendError
 
         raise BackendError(
-            f"SIGHTLINE_BACKEND={name!r} cannot run: this version has {', '.join(_BACKENDS)}; unset it or name one of these"
+            f"SIGHTLINE_BACKEND={name!r} cannot run: there is {' and '.join(_BACKENDS)}; unset it or name one"
         )
     return name
 

@@ -13,7 +13,7 @@ __all__ = ["LexicalIndex"]
 class LexicalIndex(Protocol):
     """What a lexical index must do. Rows are the integers under which the owner knows its passages.
 
-    ``sightline.retrieval.fts5.Fts5Index`` is the embedded one, ``sightline.retrieval.pyserini.PyseriniIndex`` runs
+    ``sightline.retrieval.fts5.Fts5Index`` is the embedded one, ``sightline.retrieval.pyserini_index.PyseriniIndex`` runs
     Anserini's Lucene in a process of its own.
     """
 

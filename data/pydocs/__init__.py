@@ -1,0 +1,1 @@
+"""The demo collection: documentation of the installed Python, with judged questions."""

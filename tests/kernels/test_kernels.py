@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from sightline import kernels
 from sightline.errors import BackendError
 from sightline.kernels import QuantizedKeys, cpu, reference

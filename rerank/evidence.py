@@ -1,0 +1,57 @@
+"""Which parts of a document got the attention: spans of its text, by sentence or by token."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ..documents import Document
+from ..sentences import sentence_spans
+from .reranker import Evidence
+
+__all__ = ["Level", "find_evidence"]
+
+Level = Literal["sentence", "token"]
+
+
+def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, level: Level) -> tuple[Evidence, ...]:
+    """Attribute token masses to spans of the title and the text.
+
+    Args:
+        document: whose ``contents`` the model read.
+        spans: int (T, 2), the characters of ``contents`` that each token covers.
+        mass: float (T,), the attention mass on each token.
+        level: ``sentence`` sums over sentences (and over the title), largest mass first; ``token`` keeps tokens, in the
+            order of the text.
+
+    Returns:
+        Spans with their mass; together they hold the document's mass. Sentences that were not read are left out.
+    """
+    title = len(document.title) + 1 if document.title else 0
+    in_title = spans[:, 1] < title
+    found = []
+    if level == "token":
+        for (start, end), share, titled in zip(spans.tolist(), mass.tolist(), in_title.tolist(), strict=True):
+            shift = 0 if titled else title
+            found.append(_evidence(document, start - shift, end - shift, share, titled))
+        return tuple(found)
+    if in_title.any():
+        found.append(_evidence(document, 0, len(document.title), float(mass[in_title].sum()), True))
+    sentences = sentence_spans(document.text)
+    starts = np.array([start for start, _ in sentences])
+    # A token belongs to the sentence in which it starts.
+    owner = np.searchsorted(starts, spans[~in_title, 0] - title, side="right") - 1
+    sums = np.bincount(owner.clip(0), weights=mass[~in_title], minlength=len(sentences))
+    read = np.bincount(owner.clip(0), minlength=len(sentences)) > 0
+    found += [
+        _evidence(document, *sentence, float(total), False)
+        for sentence, total, seen in zip(sentences, sums, read, strict=True)
+        if seen
+    ]
+    return tuple(sorted(found, key=lambda evidence: -evidence.mass))
+
+
+def _evidence(document: Document, start: int, end: int, mass: float, titled: bool) -> Evidence:
+    text = document.title if titled else document.text
+    return Evidence(start, end, mass, text[start:end], "title" if titled else "text")

@@ -1,0 +1,181 @@
+"""The embedded default reranker: block reading by all-MiniLM-L6-v2, scored by attention over its last hidden states.
+
+Documents are read alone, so their token states do not depend on the query and can be kept. The attention is softmax
+over cosines between the query's tokens and all tokens of all candidates; see `Layout` for the readouts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from ..documents import Document
+from ..errors import InputError, RankingError
+from ..minilm import MiniLM, load_minilm
+from .layout import Layout, load_layout
+from .reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking, as_documents
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..kernels import Keys
+
+__all__ = ["MiniLMReranker"]
+
+logger = logging.getLogger(__name__)
+
+
+class MiniLMReranker:
+    """Ranks by the attention mass of the default model's token states; implements `Reranker`.
+
+    Args:
+        layout: a `Layout` or the name of one.
+        model: the reader, or None to load the default model.
+
+    Example:
+        >>> ranking = MiniLMReranker().rank("what sound do cats make", ["Dogs bark.", "Cats purr."])
+        >>> ranking[0].document.text
+        'Cats purr.'
+    """
+
+    def __init__(self, layout: Layout | str = "minilm", model: MiniLM | None = None) -> None:
+        self.layout = load_layout(layout) if isinstance(layout, str) else layout
+        self.name = self.layout.name
+        self.model = model or load_minilm(self.layout.max_block_tokens)
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[Candidate],
+        top_n: int | None = None,
+        *,
+        evidence: Literal["sentence", "token"] | None = None,
+        states: Sequence[DocumentStates | None] | None = None,
+    ) -> Ranking:
+        """See `Reranker.rank`."""
+        import torch
+
+        from ..kernels import backend
+        from .signal import AttentionSignal
+
+        started = time.perf_counter()
+        if not isinstance(query, str):
+            raise InputError(f"the query must be a string, not {type(query).__name__}")
+        if top_n is not None and top_n < 1:
+            raise InputError(f"top_n must be at least 1, not {top_n}")
+        if evidence not in (None, "sentence", "token"):
+            raise InputError(f"evidence is by 'sentence' or by 'token', not {evidence!r}")
+        blocks = as_documents(documents)
+        if states is not None and len(states) != len(blocks):
+            raise InputError(
+                f"{len(blocks)} documents came with {len(states)} kept states; give one, or None, for each"
+            )
+        read = self.model.read_queries([query])[0]
+        assert read.states is not None
+        if not len(read.states):
+            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+        q = torch.from_numpy(read.states)  # (S, D)
+        known = self._states(blocks, states or [None] * len(blocks))
+        keys = [block.keys for block in known]
+        reading = AttentionSignal()(q, keys, self.layout)
+        order, warnings = self._order(blocks, reading.scores)
+        if read.truncated[0]:
+            warnings.append(f"the last {read.truncated[0]} tokens of the query were not read")
+        kept = order[:top_n]
+        marks = self._evidence(blocks, keys, q, reading.normaliser, kept, evidence)
+        scores, mass, shares = reading.scores.tolist(), reading.shares.mean(dim=0).tolist(), reading.shares.T.tolist()
+        for warning in warnings:
+            logger.warning("%s: %s", query[:80], warning)
+        return Ranking(
+            query=query,
+            items=tuple(
+                Ranked(blocks[i], i, scores[i], mass[i], known[i].truncated, marks.get(i), tuple(shares[i]))
+                for i in kept
+            ),
+            total=len(blocks),
+            query_tokens=tuple(self.model.tokens(query)),
+            truncated=sum(block.truncated > 0 for block in known),
+            layout=self.layout.name,
+            model=self.model.name,
+            revision=self.model.revision,
+            dtype=_dtype(keys),
+            backend=backend(),
+            seconds=time.perf_counter() - started,
+            warnings=tuple(warnings),
+        )
+
+    def rank_batch(
+        self,
+        lists: Sequence[tuple[str, Sequence[Candidate]]],
+        top_n: int | None = None,
+        *,
+        evidence: Literal["sentence", "token"] | None = None,
+    ) -> list[Ranking]:
+        """See `Reranker.rank_batch`. Documents are read once for all lists; everything else is per list."""
+        converted = [(query, as_documents(documents)) for query, documents in lists]
+        distinct = {document.contents: document for _, documents in converted for document in documents}
+        read = dict(zip(distinct, self._states(list(distinct.values()), [None] * len(distinct)), strict=True))
+        return [
+            self.rank(query, documents, top_n, evidence=evidence, states=[read[d.contents] for d in documents])
+            for query, documents in converted
+        ]
+
+    def _states(self, blocks: Sequence[Document], kept: Sequence[DocumentStates | None]) -> list[DocumentStates]:
+        """States of every document, reading those that were not kept."""
+        import torch
+
+        # Equal texts are read once, so that duplicates get equal scores to the last bit.
+        texts = list(dict.fromkeys(b.contents for b, k in zip(blocks, kept, strict=True) if k is None))
+        fresh: dict[str, DocumentStates] = {}
+        if texts:
+            read = self.model.read(texts)
+            assert read.states is not None
+            for i, text in enumerate(texts):
+                rows = torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]])
+                fresh[text] = DocumentStates(rows, int(read.truncated[i]))
+        return [k if k is not None else fresh[b.contents] for b, k in zip(blocks, kept, strict=True)]
+
+    @staticmethod
+    def _order(blocks: Sequence[Document], scores: torch.Tensor) -> tuple[list[int], list[str]]:
+        """Places of the documents, best first; ties in an order that has nothing to do with the input's."""
+        values = scores.tolist()
+        if not all(value == value and abs(value) != float("inf") for value in values):
+            raise RankingError("a score is NaN or infinite; the token states are damaged: read the documents again")
+        order = sorted(range(len(blocks)), key=lambda i: (-values[i], blocks[i].id, blocks[i].contents))
+        distinct = {block.contents for block in blocks}
+        if len(distinct) > 1 and len(set(values)) == 1:
+            raise RankingError(f"all {len(blocks)} documents got the same score; there is no signal to rank by")
+        tied = len(distinct) - len({(values[i], 0) for i in range(len(blocks))})
+        return order, [f"{tied} documents of different text are tied with others; ordered by id"] if tied > 0 else []
+
+    def _evidence(
+        self,
+        blocks: Sequence[Document],
+        keys: Sequence[Keys],
+        q: torch.Tensor,
+        normaliser: torch.Tensor,
+        wanted: Sequence[int],
+        level: Literal["sentence", "token"] | None,
+    ) -> dict[int, tuple[Evidence, ...]]:
+        if level is None:
+            return {}
+        from ..kernels import token_attention
+        from .evidence import find_evidence
+
+        marks = {}
+        for i, spans in zip(wanted, self.model.spans([blocks[i].contents for i in wanted]), strict=True):
+            mass = token_attention(q, keys[i], normaliser.float(), scale=self.layout.scale).numpy()
+            if len(mass) != len(spans):
+                raise InputError(
+                    f"document {blocks[i].id!r} has {len(spans)} tokens but came with {len(mass)} kept states; "
+                    "they are of another text"
+                )
+            marks[i] = find_evidence(blocks[i], spans, mass, level)
+        return marks
+
+
+def _dtype(keys: Sequence[Keys]) -> str:
+    names = {str(k.dtype).removeprefix("torch.") if hasattr(k, "dtype") else "int8" for k in keys}
+    return "+".join(sorted(names)) or "float32"

@@ -1,0 +1,213 @@
+"""The seam for rerankers, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+
+from ..documents import Document
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..kernels import Keys
+
+__all__ = [
+    "Candidate",
+    "DocumentStates",
+    "Evidence",
+    "Ranked",
+    "Ranking",
+    "Reranker",
+    "as_documents",
+    "load_reranker",
+]
+
+Candidate = Document | str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A span that got attention: characters ``[start, end)`` of the document's ``field``, their text, and the mass."""
+
+    start: int
+    end: int
+    mass: float
+    text: str
+    field: Literal["text", "title"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentStates:
+    """A document's token states, kept from an earlier reading.
+
+    Args:
+        keys: (T, D).
+        truncated: tokens of the text that were not read.
+    """
+
+    keys: Keys
+    truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One document of a ranking.
+
+    Args:
+        document: the document.
+        index: its place in the list that was ranked.
+        score: higher is better. Relative to its list: a score says nothing beside a score of another list.
+        mass: share of the query's attention that the document got, a mean over signal tokens; over a list it sums to 1.
+        truncated: tokens at its end that the model did not read.
+        evidence: spans with their mass, if asked for.
+        token_mass: attention mass by signal token, in the order of `Ranking.query_tokens`.
+    """
+
+    document: Document
+    index: int
+    score: float
+    mass: float
+    truncated: int
+    evidence: tuple[Evidence, ...] | None
+    token_mass: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking(Sequence[Ranked]):
+    """A ranked list, best first: a sequence of `Ranked`, cut to ``top_n`` where that was asked for.
+
+    Args:
+        query: the query.
+        items: the documents, best first.
+        total: how many documents were ranked.
+        query_tokens: the signal tokens.
+        truncated: how many of the ranked documents were not read to their end.
+        layout: name of the layout.
+        model: name of the model.
+        revision: of the model's weights.
+        dtype: of the token states: float32, or fp16 or int8 where they were kept.
+        backend: the kernels' backend.
+        seconds: wall time.
+        warnings: what the reader of this ranking should know.
+    """
+
+    query: str
+    items: tuple[Ranked, ...]
+    total: int
+    query_tokens: tuple[str, ...]
+    truncated: int
+    layout: str
+    model: str
+    revision: str
+    dtype: str
+    backend: str
+    seconds: float
+    warnings: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Ranked: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Ranked, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Ranked | tuple[Ranked, ...]:
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[Ranked]:
+        return iter(self.items)
+
+
+class Reranker(Protocol):
+    """What a reranker must do.
+
+    For every reranker whose layout has no ids in the text and restarts positions per block: permuting the candidates
+    changes no score, nor do batch size and the split over calls (beyond rounding), duplicates get equal scores, and
+    truncation takes document text only and is counted.
+
+    Attributes:
+        name: as asked for.
+    """
+
+    name: str
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[Candidate],
+        top_n: int | None = None,
+        *,
+        evidence: Literal["sentence", "token"] | None = None,
+        states: Sequence[DocumentStates | None] | None = None,
+    ) -> Ranking:
+        """Rank one list.
+
+        Args:
+            query: a text with at least one token.
+            documents: `Document`, plain strings, or mappings with ``text`` and optionally ``id`` and ``title``.
+            top_n: how many to return; None for all. All are ranked either way.
+            evidence: mark what got the attention in the returned documents.
+            states: for each document its kept token states, or None to read its text.
+
+        Raises:
+            InputError: if the query or a document cannot be used.
+            RankingError: if the scores would mean nothing (NaN, or no signal at all).
+        """
+        ...
+
+    def rank_batch(
+        self,
+        lists: Sequence[tuple[str, Sequence[Candidate]]],
+        top_n: int | None = None,
+        *,
+        evidence: Literal["sentence", "token"] | None = None,
+    ) -> list[Ranking]:
+        """Rank several lists; no list ever influences another."""
+        ...
+
+
+def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
+    """Candidates as documents; those without an id get their place in the list as id.
+
+    Raises:
+        InputError: naming the place of a candidate that cannot be used.
+    """
+    if isinstance(candidates, str | Document | Mapping):
+        raise InputError("documents must be a list, not a single one")
+    documents = []
+    for place, candidate in enumerate(candidates):
+        try:
+            if isinstance(candidate, Document):
+                documents.append(candidate)
+            elif isinstance(candidate, str):
+                documents.append(Document(str(place), candidate))
+            elif isinstance(candidate, Mapping):
+                fields = {"id": str(place), **candidate}
+                documents.append(Document(**{name: fields[name] for name in ("id", "text", "title") if name in fields}))
+            else:
+                raise InputError(
+                    f"a candidate must be a Document, a string or a mapping, not {type(candidate).__name__}"
+                )
+        except (InputError, TypeError) as error:
+            raise InputError(f"candidate {place}: {error}") from error
+    return documents
+
+
+def load_reranker(name: str = "minilm", **options: Any) -> Reranker:
+    """Load a reranker by the name of its layout.
+
+    Args:
+        name: ``minilm`` (the default), ``minilm-mass``, ``minilm-maxsim``, or the path of a layout's YAML file.
+        options: fields of the layout to replace, such as ``scale=10.0``.
+
+    Raises:
+        InputError: if there is no such layout.
+        ModelError: if its model cannot be loaded.
+    """
+    from .layout import load_layout
+    from .minilm import MiniLMReranker
+
+    return MiniLMReranker(load_layout(name, **options))

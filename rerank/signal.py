@@ -1,0 +1,69 @@
+"""From attention to scores: what the signal tokens pay to each block, and the readouts over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ..kernels import Keys, block_lse, block_max
+
+if TYPE_CHECKING:
+    import torch
+
+    from .layout import Layout
+
+__all__ = ["AttentionSignal", "Reading", "Signal"]
+
+# Far below any value a document with tokens can have; what a document without tokens gets.
+_NOTHING = -100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a signal saw.
+
+    Args:
+        scores: float64 (N,), higher is better; only comparable within this list.
+        shares: float64 (S, N), each signal token's attention on each document; rows sum to one.
+        normaliser: float64 (S,), log-sum-exp over all tokens of all documents.
+    """
+
+    scores: torch.Tensor
+    shares: torch.Tensor
+    normaliser: torch.Tensor
+
+
+class Signal(Protocol):
+    """A scorer over one list. It must be order-free: permuting the documents permutes its results, to the last bit."""
+
+    def __call__(self, q: torch.Tensor, keys: Sequence[Keys], layout: Layout) -> Reading:
+        """Score N documents.
+
+        Args:
+            q: float32 (S, D), states of the signal tokens.
+            keys: N documents' token states, each (T_n, D).
+            layout: says the readout and its scale.
+        """
+        ...
+
+
+class AttentionSignal:
+    """Softmax attention of the signal tokens, jointly over all tokens of all documents, and its three readouts."""
+
+    def __call__(self, q: torch.Tensor, keys: Sequence[Keys], layout: Layout) -> Reading:
+        """See `Signal`."""
+        import torch
+
+        lse = block_lse(q, keys, scale=layout.scale).double()  # (S, N)
+        # Summed in sorted order, the normaliser is the same whatever the order of the documents.
+        normaliser = torch.logsumexp(lse.sort(dim=1).values, dim=1)  # (S,)
+        log_shares = (lse - normaliser[:, None]).clamp_min(_NOTHING)
+        shares = log_shares.exp()
+        if layout.readout == "mass":
+            scores = shares.mean(dim=0)
+        elif layout.readout == "log_mass":
+            scores = log_shares.mean(dim=0)
+        else:
+            scores = block_max(q, keys).double().clamp_min(_NOTHING).mean(dim=0)
+        return Reading(scores, shares, normaliser)

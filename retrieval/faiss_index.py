@@ -1,0 +1,198 @@
+"""FAISS behind the vector seam: any factory string, exact scores, masks, and a tail that is searched exactly.
+
+The raw vectors stay memory-mapped beside the FAISS structure. They serve ``Flat`` (``faiss.knn`` reads them where they
+lie), rescore what a lossy structure proposes, answer selective filters exactly, and cover rows that the structure
+does not hold yet. See Johnson et al., 2017 (GPU search), and Douze et al., 2024 (the library).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, MissingExtraError
+
+__all__ = ["FaissIndex", "build_structure", "faiss_device", "import_faiss"]
+
+logger = logging.getLogger(__name__)
+
+# A structure may miss or misorder neighbours: propose more, then keep the best by exact score.
+_OVERSAMPLING = 4
+# Below this share of allowed rows, scanning just those rows beats over-fetching past the others.
+_SELECTIVE = 0.2
+# Bounds the vectors gathered for rescoring.
+_QUERIES_AT_ONCE = 64
+_SEARCH_DEFAULTS = (("IVF", "nprobe=32"), ("HNSW", "efSearch=128"))
+
+
+def import_faiss() -> Any:
+    """The ``faiss`` module, whichever package brings it.
+
+    Raises:
+        MissingExtraError: if none is installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtraError("faiss", "cpu") from error
+    return faiss
+
+
+def faiss_device() -> str:
+    """``"cuda"`` when the installed FAISS has GPU support and there is a device, else ``"cpu"``."""
+    faiss = import_faiss()
+    return "cuda" if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0 else "cpu"
+
+
+def build_structure(vectors: np.ndarray, factory: str, file: Path, grow: Path | None = None) -> None:
+    """Train a FAISS structure on the vectors, add them all, and write it.
+
+    Args:
+        vectors: float32 (rows, dim), usually memory-mapped.
+        factory: a FAISS factory string, such as ``HNSW32`` or ``IVF64,PQ48x4fs``.
+        file: where to write.
+        grow: an existing structure of the same factory to add the missing rows to, instead of training anew.
+
+    Raises:
+        InputError: if FAISS refuses the string, or there are too few vectors to train it.
+    """
+    faiss = import_faiss()
+    rows, dim = vectors.shape
+    try:
+        if grow is not None:
+            index = faiss.read_index(str(grow))
+        else:
+            index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        on_gpu = faiss_device() == "cuda" and "HNSW" not in factory
+        if on_gpu:
+            index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+        if not index.is_trained:
+            index.train(np.ascontiguousarray(vectors[:: max(1, rows // 1_000_000)]))
+        for start in range(index.ntotal, rows, 65536):
+            index.add(np.ascontiguousarray(vectors[start : start + 65536]))
+        faiss.write_index(faiss.index_gpu_to_cpu(index) if on_gpu else index, str(file))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1]
+        raise InputError(f"FAISS cannot build {factory!r} over {rows} vectors of dimension {dim}: {reason}") from error
+
+
+class FaissIndex:
+    """Inner-product search over vectors on disk; implements `VectorIndex`.
+
+    Args:
+        vectors: float32 (rows, dim).
+        structure: file that `build_structure` wrote over the first rows of ``vectors``; None searches all exactly.
+        factory: the factory string of ``structure``.
+        parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
+
+    Example:
+        >>> index = FaissIndex(np.eye(3, dtype=np.float32))
+        >>> index.search(np.array([[0.1, 0.9, 0.0]], dtype=np.float32), k=2)[0].tolist()
+        [[1, 0]]
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, structure: Path | None = None, factory: str = "Flat", parameters: str = ""
+    ) -> None:
+        self._faiss = import_faiss()
+        self._vectors = vectors
+        self._structure = None
+        self._covered = 0
+        self.device = faiss_device()
+        self._exact: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]] = self._knn
+        if structure is not None:
+            # Read into memory: FAISS maps only some of its structures, and reads most of them on the first search.
+            index = self._faiss.read_index(str(structure))
+            self._covered = index.ntotal
+            parameters = parameters or ",".join(p for kind, p in _SEARCH_DEFAULTS if kind in factory)
+            if parameters:
+                try:
+                    self._faiss.ParameterSpace().set_index_parameters(index, parameters)
+                except RuntimeError as error:
+                    raise InputError(
+                        f"FAISS does not know the search parameters {parameters!r}: {str(error).splitlines()[-1]}"
+                    ) from error
+            if self.device == "cuda" and "HNSW" not in factory:
+                self._resources = self._faiss.StandardGpuResources()
+                index = self._faiss.index_cpu_to_gpu(self._resources, 0, index)
+            self._structure = index
+        elif self.device == "cuda" and len(vectors):
+            self._resources = self._faiss.StandardGpuResources()
+            flat = self._faiss.GpuIndexFlatIP(self._resources, vectors.shape[1])
+            flat.add(np.ascontiguousarray(vectors))
+            self._exact = lambda queries, k: flat.search(queries, k)[::-1]
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `VectorIndex.search`."""
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self._vectors.shape[1]:
+            raise InputError(f"queries must be (Q, {self._vectors.shape[1]}), not {queries.shape}")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        total = len(self)
+        permitted = total if allowed is None else int(np.count_nonzero(allowed))
+        if not permitted or not len(queries):
+            return np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), -np.inf, dtype=np.float32)
+        if len(queries) > _QUERIES_AT_ONCE:
+            parts = [
+                self.search(queries[start : start + _QUERIES_AT_ONCE], k, allowed)
+                for start in range(0, len(queries), _QUERIES_AT_ONCE)
+            ]
+            return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+        if permitted == total:
+            return _best(*self._propose(queries, k), k)
+        assert allowed is not None
+        if permitted <= max(k, _SELECTIVE * total):
+            subset = np.flatnonzero(allowed)
+            scores, found = self._faiss.knn(
+                queries,
+                np.ascontiguousarray(self._vectors[subset]),
+                min(k, permitted),
+                self._faiss.METRIC_INNER_PRODUCT,
+            )
+            return _best(subset[found], scores, k)
+        fetch = min(total, k + total - permitted, 2 * k * total // permitted)
+        while True:
+            rows, scores = self._propose(queries, fetch)
+            keep = (rows >= 0) & allowed[rows]
+            rows, scores = np.where(keep, rows, -1), np.where(keep, scores, -np.inf)
+            if fetch == total or keep.sum(axis=1).min() >= min(k, permitted):
+                return _best(rows, scores, k)
+            fetch = min(total, 2 * fetch)
+
+    def _propose(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """At least ``k`` rows a query where there are as many, unordered, with exact scores; -1 pads."""
+        total = len(self)
+        if self._structure is None:
+            return self._exact(queries, min(k, total))
+        _, rows = self._structure.search(queries, min(self._covered, _OVERSAMPLING * k))
+        # (Q, R, D) @ (Q, D, 1): the structure's own scores may be approximations
+        scores = (self._vectors[rows] @ queries[:, :, None])[..., 0]
+        scores = np.where(rows >= 0, scores, -np.inf).astype(np.float32)
+        if self._covered < total:
+            tail_rows, tail_scores = self._knn(queries, min(k, total - self._covered), first=self._covered)
+            rows = np.concatenate([rows, tail_rows], axis=1)
+            scores = np.concatenate([scores, tail_scores], axis=1)
+        return rows, scores
+
+    def _knn(self, queries: np.ndarray, k: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        scores, rows = self._faiss.knn(queries, self._vectors[first:], k, self._faiss.METRIC_INNER_PRODUCT)
+        return rows + first, scores
+
+
+def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sort by score descending, then row; cut or pad to ``k`` columns."""
+    order = np.lexsort((rows, -scores), axis=1)[:, :k]
+    rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    missing = k - rows.shape[1]
+    if missing:
+        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
+        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+    return rows.astype(np.int64), scores.astype(np.float32)

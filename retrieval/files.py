@@ -1,0 +1,118 @@
+"""Files that survive a kill: written beside and renamed, or appended to and trusted only up to what was committed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from ..errors import IndexLockedError, IndexStoreError
+
+__all__ = ["AppendFile", "digest", "locked", "replace_file", "storage_errors"]
+
+_CHUNK = 1 << 22
+
+
+def digest(path: Path, start: int = 0, stop: int | None = None) -> str:
+    """XXH3-128 of a file's bytes ``[start, stop)``, as hex; guards against accidents, not against an attacker."""
+    hasher = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        file.seek(start)
+        left = (path.stat().st_size if stop is None else stop) - start
+        while left > 0:
+            chunk = file.read(min(_CHUNK, left))
+            if not chunk:
+                break
+            hasher.update(chunk)
+            left -= len(chunk)
+    return hasher.hexdigest()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``data`` beside ``path``, flush it to disk, and rename it into place."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, kept: str) -> Iterator[None]:
+    """Turn a failing disk into an `IndexStoreError` that says where, and what was ``kept``."""
+    try:
+        yield
+    except OSError as error:
+        why = "no space left on the device" if error.errno == errno.ENOSPC else str(error)
+        raise IndexStoreError(f"{path}: {why}; {kept}") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold an advisory lock on a file; the system releases it when the process ends, however it ends.
+
+    Raises:
+        IndexLockedError: if ``wait`` is False and another process holds it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise IndexLockedError(f"{path.parent}: another process is writing to this index; wait for it") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+class AppendFile:
+    """Rows of one dtype, appended in segments. Whoever commits the row count decides what exists.
+
+    Args:
+        path: the file; made on the first append.
+        dtype: of a row; its shape may be part of it.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.path = path
+        self.dtype = dtype
+
+    def append(self, rows: np.ndarray, committed: int) -> str:
+        """Write rows after the first ``committed`` ones, over whatever an interrupted append left; return their digest.
+
+        Raises:
+            OSError: if the disk refuses; the committed rows are untouched.
+        """
+        data = np.ascontiguousarray(rows, dtype=self.dtype.base).tobytes()
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        with os.fdopen(handle, "r+b") as file:
+            file.truncate(committed * self.dtype.itemsize)
+            file.seek(committed * self.dtype.itemsize)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return xxhash.xxh3_128_hexdigest(data)
+
+    def map(self, rows: int) -> np.ndarray:
+        """The first ``rows`` rows, memory-mapped; writing to the array would not reach the file.
+
+        Raises:
+            ValueError: if the file is shorter than that.
+        """
+        shape = (rows, *self.dtype.shape)
+        if not rows:
+            return np.empty(shape, dtype=self.dtype.base)
+        # Copy-on-write rather than read-only, for torch warns on tensors over read-only memory.
+        return np.memmap(self.path, dtype=self.dtype.base, mode="c", shape=shape)

@@ -1,0 +1,318 @@
+"""The document store: documents, their passages, and what was appended to the other files, in one SQLite database.
+
+Its commit is the index's commit: a batch exists when, and only when, its transaction here is durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..documents import Document, Passage
+from ..errors import IndexCorruptError, IndexStoreError, InputError
+
+__all__ = ["DocumentStore", "Segment", "StoredPassage"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents(
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL,
+    deleted INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX IF NOT EXISTS live_ids ON documents(id) WHERE deleted = 0;
+CREATE TABLE IF NOT EXISTS passages(
+    row INTEGER PRIMARY KEY, document INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    first_token INTEGER NOT NULL, tokens INTEGER NOT NULL, truncated INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS passages_of ON passages(document);
+CREATE TABLE IF NOT EXISTS segments(file TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    digest TEXT NOT NULL, PRIMARY KEY (file, start));
+"""
+_OPERATORS = {"=": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes ``[start, stop)`` that one batch appended to ``file``."""
+
+    file: str
+    start: int
+    stop: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPassage:
+    """A passage as it is stored.
+
+    Args:
+        row: its number in the vector, lexical and token-state files.
+        passage: the text, with its document.
+        truncated: tokens at its end that the encoder did not read.
+    """
+
+    row: int
+    passage: Passage
+    truncated: int
+
+
+class DocumentStore:
+    """Documents and passages in SQLite, one connection shared by the threads of a process.
+
+    Args:
+        path: the database file; made with its tables if it is not there.
+
+    Raises:
+        IndexCorruptError: if the file is not a readable database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        # Manual transactions; the rollback journal leaves a single file at rest, which can be checksummed.
+        self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
+        try:
+            self.connection.execute("PRAGMA synchronous = FULL")
+            self.connection.execute("PRAGMA temp_store = MEMORY")
+            if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'segments'").fetchone():
+                self.connection.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self.connection.close()
+            raise self._translated(error) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def _translated(self, error: sqlite3.Error) -> IndexStoreError:
+        text = str(error)
+        if isinstance(error, sqlite3.OperationalError) and "malformed" not in text and "not a database" not in text:
+            why = "no space left on the device" if "full" in text else text
+            return IndexStoreError(f"{self.path}: {why}; what was committed before is kept")
+        return IndexCorruptError(f"{self.path}: {text}; restore the index from a copy, or build it again")
+
+    def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with self.lock:
+                return self.connection.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._translated(error) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, durable at the end of the block.
+
+        Raises:
+            IndexStoreError: if SQLite cannot write (disk full, read-only, ...); nothing of the block is kept.
+        """
+        with self.lock:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    self.connection.execute("COMMIT")
+                except BaseException:
+                    if self.connection.in_transaction:
+                        self.connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.DatabaseError as error:
+                raise self._translated(error) from error
+
+    def change_counter(self) -> int:
+        """SQLite's file change counter (file format, section 1.3.6): grows with every committed write."""
+        with self.path.open("rb") as file:
+            return int.from_bytes(file.read(28)[24:28], "big")
+
+    def check(self) -> None:
+        """Let SQLite check the structure of the whole file.
+
+        Raises:
+            IndexCorruptError: if it finds anything wrong.
+        """
+        found = self._fetch("PRAGMA quick_check(1)")[0][0]
+        if found != "ok":
+            raise IndexCorruptError(f"{self.path}: {found}; restore the index from a copy, or build it again")
+
+    def rows(self) -> int:
+        """How many passage rows were ever committed, deleted ones included: the next free row."""
+        return int(self._fetch("SELECT COALESCE(MAX(row) + 1, 0) FROM passages")[0][0])
+
+    def token_rows(self) -> int:
+        """How many token states were ever committed."""
+        return int(self._fetch("SELECT COALESCE(MAX(first_token + tokens), 0) FROM passages")[0][0])
+
+    def counts(self) -> dict[str, int]:
+        """Live documents, live passages, and documents deleted since the index was built."""
+        live, dead = self._fetch("SELECT SUM(deleted = 0), SUM(deleted) FROM documents")[0]
+        passages = self._fetch(
+            "SELECT COUNT(*) FROM passages p JOIN documents d ON d.number = p.document AND NOT d.deleted"
+        )
+        return {"documents": live or 0, "passages": passages[0][0], "deleted_documents": dead or 0}
+
+    def existing(self, ids: Iterable[str]) -> set[str]:
+        """Which of these ids are live."""
+        sql = "SELECT id FROM documents WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))"
+        return {row[0] for row in self._fetch(sql, [json.dumps(list(ids))])}
+
+    def insert(
+        self,
+        documents: Sequence[Document],
+        passages: Sequence[Sequence[Passage]],
+        tokens: np.ndarray,
+        truncated: np.ndarray,
+    ) -> range:
+        """Insert documents with their passages, within a transaction; returns the passages' rows.
+
+        Args:
+            documents: N documents whose ids are not live.
+            passages: for each document, its passages.
+            tokens: int64 (P,), token states kept per passage, in order.
+            truncated: int64 (P,), tokens not read per passage.
+        """
+        first, token = self.rows(), self.token_rows()
+        row = first
+        for document, chunks in zip(documents, passages, strict=True):
+            metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
+            number = self.connection.execute(
+                "INSERT INTO documents(id, title, text, metadata) VALUES (?, ?, ?, ?)",
+                (document.id, document.title, document.text, metadata),
+            ).lastrowid
+            for chunk in chunks:
+                count, cut = int(tokens[row - first]), int(truncated[row - first])
+                self.connection.execute(
+                    "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (row, number, chunk.start, chunk.end, token, count, cut),
+                )
+                row, token = row + 1, token + count
+        return range(first, row)
+
+    def delete(self, ids: Iterable[str]) -> list[StoredPassage]:
+        """Mark documents as deleted and drop their text, within a transaction; returns the passages they had."""
+        sql = (
+            "SELECT p.row FROM passages p JOIN documents d ON d.number = p.document "
+            "WHERE d.deleted = 0 AND d.id IN (SELECT value FROM json_each(?))"
+        )
+        wanted = json.dumps(list(ids))
+        gone = self.passages([row[0] for row in self._fetch(sql, [wanted])])
+        self.connection.execute(
+            "UPDATE documents SET deleted = 1, title = '', text = '', metadata = '{}' "
+            "WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))",
+            [wanted],
+        )
+        return list(gone.values())
+
+    def record(self, segments: Iterable[Segment]) -> None:
+        """Remember what a batch appended, within its transaction."""
+        self.connection.executemany(
+            "INSERT INTO segments VALUES (?, ?, ?, ?)", [(s.file, s.start, s.stop, s.digest) for s in segments]
+        )
+
+    def segments(self) -> list[Segment]:
+        """All that was ever appended, in order."""
+        return [Segment(*row) for row in self._fetch("SELECT * FROM segments ORDER BY file, start")]
+
+    def live(self, rows: int, where: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Which of the first ``rows`` passages belong to live documents that match a filter: bool (rows,).
+
+        Args:
+            rows: length of the mask.
+            where: metadata conditions, all of which must hold: ``{"year": 2020}`` (equal), ``{"lang": ["en", "de"]}``
+                (one of), ``{"year": {">=": 2000, "<": 2010}}``; ``None`` as a value means the field is absent or null.
+
+        Raises:
+            InputError: if a condition is not of these forms.
+        """
+        clauses, values = _conditions(where or {})
+        sql = "SELECT p.row FROM passages p JOIN documents d ON d.number = p.document WHERE " + " AND ".join(
+            ["d.deleted = 0", *clauses]
+        )
+        mask = np.zeros(rows, dtype=bool)
+        found = np.array([row[0] for row in self._fetch(sql, values)], dtype=np.int64)
+        mask[found[found < rows]] = True
+        return mask
+
+    def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
+        """The live passages among these rows, with their documents, keyed by row."""
+        sql = (
+            "SELECT p.row, p.start, p.stop, p.truncated, p.document, d.id, d.title, d.text, d.metadata FROM passages p "
+            "JOIN documents d ON d.number = p.document AND NOT d.deleted "
+            "WHERE p.row IN (SELECT value FROM json_each(?))"
+        )
+        documents: dict[int, Document] = {}
+        found = {}
+        for row, start, stop, truncated, number, id, title, text, metadata in self._fetch(
+            sql, [json.dumps([int(row) for row in rows])]
+        ):
+            if number not in documents:
+                documents[number] = Document(id, text, title, json.loads(metadata))
+            found[row] = StoredPassage(row, Passage(documents[number], start, stop), truncated)
+        return found
+
+    def document_ids(self, rows: Sequence[int]) -> dict[int, str]:
+        """Document id of each live passage among these rows."""
+        sql = (
+            "SELECT p.row, d.id FROM passages p JOIN documents d ON d.number = p.document AND NOT d.deleted "
+            "WHERE p.row IN (SELECT value FROM json_each(?))"
+        )
+        return dict(self._fetch(sql, [json.dumps([int(row) for row in rows])]))
+
+    def token_ranges(self, rows: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Where each row's token states are: ``[first, stop)``."""
+        sql = "SELECT row, first_token, tokens FROM passages WHERE row IN (SELECT value FROM json_each(?))"
+        found = self._fetch(sql, [json.dumps([int(row) for row in rows])])
+        return {row: (first, first + count) for row, first, count in found}
+
+    def document(self, id: str) -> Document | None:
+        """A live document by the user's id."""
+        found = self._fetch("SELECT id, title, text, metadata FROM documents WHERE deleted = 0 AND id = ?", [id])
+        return Document(found[0][0], found[0][2], found[0][1], json.loads(found[0][3])) if found else None
+
+    def documents(self) -> Iterator[Document]:
+        """All live documents, in the order they came, a page at a time."""
+        last = -1
+        while page := self._fetch(
+            "SELECT number, id, title, text, metadata FROM documents WHERE deleted = 0 AND number > ? "
+            "ORDER BY number LIMIT 500",
+            [last],
+        ):
+            for _, id, title, text, metadata in page:
+                yield Document(id, text, title, json.loads(metadata))
+            last = page[-1][0]
+
+
+def _conditions(where: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+    clauses: list[str] = []
+    values: list[Any] = []
+    for name, condition in where.items():
+        if not isinstance(name, str) or '"' in name:
+            raise InputError(f"filter field {name!r} must be a string without double quotes")
+        field = f"json_extract(d.metadata, '$.\"{name.replace(chr(39), chr(39) * 2)}\"')"
+        tests = (
+            condition if isinstance(condition, Mapping) else {"in": condition} if isinstance(condition, list) else None
+        )
+        if tests is None:
+            tests = {"=": condition}
+        for operator, value in tests.items():
+            if operator == "in" and isinstance(value, list) and all(_scalar(item) for item in value):
+                clauses.append(f"{field} IN (SELECT value FROM json_each(?))")
+                values.append(json.dumps(value))
+            elif operator in ("=", "!=") and value is None:
+                clauses.append(f"{field} IS {'NOT ' if operator == '!=' else ''}NULL")
+            elif operator in _OPERATORS and _scalar(value):
+                clauses.append(f"{field} {_OPERATORS[operator]} ?")
+                values.append(value)
+            else:
+                raise InputError(
+                    f"filter on {name!r}: {operator!r} {value!r} is not usable; "
+                    "use a value, a list of values, or {operator: value} with one of = != < <= > >="
+                )
+    return clauses, values
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)

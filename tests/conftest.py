@@ -1,0 +1,70 @@
+"""Shared test tools: a bi-encoder and block reader without a model, and the folder of judged collections."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline.minilm import TokenStates
+
+
+class ToyEncoder:
+    """Words are fixed random vectors; a text is their mean. Deterministic, instant, and right about shared words."""
+
+    name = "toy"
+    revision = "toy-1"
+    max_length = 64
+
+    def __init__(self, dim=32, name="toy", revision="toy-1"):
+        self.dim, self.name, self.revision = dim, name, revision
+
+    def _word(self, word):
+        seed = int.from_bytes(hashlib.sha256(f"{self.name} {word}".encode()).digest()[:8], "big")
+        vector = np.random.default_rng(seed).normal(size=self.dim)
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+    def token_offsets(self, text):
+        return [m.span() for m in re.finditer(r"\w+", text)]
+
+    def read(self, texts, *, states=True):
+        room = self.max_length - 2
+        words = [self.token_offsets(text) for text in texts]
+        kept = [spans[:room] for spans in words]
+        offsets = np.concatenate([[0], np.cumsum([len(spans) for spans in kept])]).astype(np.int64)
+        vectors = [self._word(t[a:b].lower()) for t, spans in zip(texts, kept, strict=True) for a, b in spans]
+        packed = np.array(vectors, dtype=np.float32).reshape(-1, self.dim)
+        pooled = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for i in range(len(texts)):
+            mean = packed[offsets[i] : offsets[i + 1]].sum(axis=0) + 1e-3
+            pooled[i] = mean / np.linalg.norm(mean)
+        spans = np.array([s for spans in kept for s in spans], dtype=np.int32).reshape(-1, 2)
+        truncated = np.array([len(w) - len(k) for w, k in zip(words, kept, strict=True)], dtype=np.int64)
+        return TokenStates(packed if states else None, offsets, spans, pooled, truncated)
+
+    def spans(self, texts):
+        return [np.array(self.token_offsets(t)[: self.max_length - 2], dtype=np.int32).reshape(-1, 2) for t in texts]
+
+    def tokens(self, text):
+        return [text[a:b] for a, b in self.token_offsets(text)[: self.max_length - 2]]
+
+    def encode_queries(self, texts):
+        return self.read(texts, states=False).pooled
+
+    encode_documents = encode_queries
+
+
+@pytest.fixture
+def toy():
+    return ToyEncoder()
+
+
+@pytest.fixture
+def collections():
+    """The folder of judged collections, or a skip."""
+    folder = os.environ.get("SIGHTLINE_DATA")
+    if not folder:
+        pytest.skip("SIGHTLINE_DATA does not name the folder of judged collections")
+    return Path(folder)

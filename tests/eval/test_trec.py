@@ -1,0 +1,236 @@
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sightline.errors import DataError, InputError
+from sightline.eval.trec import read_qrels, read_queries, read_run, write_run
+
+READERS = {"qrels": read_qrels, "queries": read_queries, "run": read_run}
+
+
+def write(path, data):
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+BAD = [
+    ("run", "run.trec", "q Q0 d 1 0.5 t\n", bad)
+    for bad in [
+        "q Q0 e 2 0.5",
+        "q Q0 e 2 0.5 t more",
+        "q",
+        "q Q0 e 2 nan t",
+        "q Q0 e 2 inf t",
+        "q Q0 e 2 -Infinity t",
+        "q Q0 e 2 1e999 t",
+        "q Q0 e 2 0x1 t",
+        "q Q0 e 2 1_0 t",
+        "q Q0 e 2 x t",
+        "q Q0 e 2 1,5 t",
+        "q Q0 e 2 ٣ t",
+        "q Q0 d 2 0.5 t",
+        "q Q0 d 2 0.4 t",
+        "q Q0 e\0 2 0.5 t",
+        b"q Q0 caf\xe9 2 0.5 t",
+        b"q Q0 \xed\xa0\x80 2 0.5 t",
+    ]
+]
+BAD += [
+    ("qrels", "qrels.txt", "q 0 d 1\n", bad)
+    for bad in [
+        "q 0 e",
+        "q 0 e 1 x",
+        "q\te\t1",
+        "q 0 e 1.0",
+        "q 0 e x",
+        "q 0 e 1_0",
+        "q 0 e ٣",
+        "q 0 d 2",
+        "q 0 e 1234567890",
+        "q 0 e\0 1",
+        b"q 0 \xff 1",
+    ]
+]
+BAD += [
+    ("qrels", "test.tsv", "query-id\tcorpus-id\tscore\nq\td\t1\n", bad)
+    for bad in [
+        "q\te",
+        "q\te\t1\tx",
+        "q e 1",
+        "q\t\t1",
+        "\te\t1",
+        "q\te\t",
+        "q\te\t1.5",
+        "q\td\t0",
+        "query-id\tcorpus-id\tscore",
+        b"q\t\xe9\t1",
+    ]
+]
+BAD += [
+    ("queries", "queries.tsv", "q\ttext\n", bad)
+    for bad in [
+        "r",
+        "r text",
+        "r\ttext\tmore",
+        "r\t",
+        "r\t ",
+        "\ttext",
+        "q\tother",
+        "q\ttext",
+        "r\ta\0b",
+        b"r\tcaf\xe9",
+    ]
+]
+BAD += [
+    ("queries", "queries.jsonl", '{"_id": "q", "text": "text"}\n', bad)
+    for bad in [
+        "x",
+        "[]",
+        '"q"',
+        "null",
+        '{"_id": "r"}',
+        '{"text": "t"}',
+        '{"_id": "q", "text": "t"}',
+        '{"_id": "", "text": "t"}',
+        '{"_id": "r", "text": ""}',
+        '{"_id": "r", "text": 1}',
+        '{"_id": 1.5, "text": "t"}',
+        '{"_id": true, "text": "t"}',
+        '{"_id": null, "text": "t"}',
+        '{"_id": "r", "text": "\\ud800"}',
+        '{"_id": "r\\u0000", "text": "t"}',
+        "[" * 100_000,
+        b'{"_id": "r", "text": "caf\xe9"}',
+    ]
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "good", "bad"), BAD, ids=[f"{b[1]}-{b[3]!r:.50}" for b in BAD])
+def test_bad_line(kind, name, good, bad, tmp_path):
+    bad = bad if isinstance(bad, bytes) else bad.encode()
+    path = write(tmp_path / name, good.encode() + b"\n" + bad + b"\n")
+    with pytest.raises(DataError) as caught:
+        READERS[kind](path)
+    line = good.count("\n") + 2
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert (caught.value.path, caught.value.line) == (path, line)
+    assert READERS[kind](write(tmp_path / name, good))
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("data", ["", "\n", " \n\r\n", b"\xef\xbb\xbf"])
+def test_empty_file(kind, data, tmp_path):
+    for name in ("x.txt", "x.jsonl"):
+        with pytest.raises(DataError, match=rf"{name}: holds no "):
+            READERS[kind](write(tmp_path / name, data))
+
+
+def test_header_alone(tmp_path):
+    with pytest.raises(DataError, match="holds no judgement"):
+        read_qrels(write(tmp_path / "x.tsv", "query-id\tcorpus-id\tscore\n"))
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_missing_file(kind, tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            READERS[kind](path)
+
+
+def test_queries(tmp_path):
+    path = write(
+        tmp_path / "queries.jsonl", '\ufeff{"_id": 1, "text": " a b ", "x": {}}\n\n{"id": "b", "text": "日本"}'
+    )
+    assert read_queries(path) == {"1": " a b ", "b": "日本"}
+    assert list(read_queries(write(tmp_path / "q.tsv", "2\ttwo words\r\n1\tone\r\n")).items()) == [
+        ("2", "two words"),
+        ("1", "one"),
+    ]
+
+
+def test_qrels(tmp_path):
+    beir = write(tmp_path / "test.tsv", "query-id\tcorpus-id\tscore\r\nq 1\td 1\t2\r\nq 1\td2\t0\r\nq 1\td 1\t2\r\n")
+    assert read_qrels(beir) == {"q 1": {"d 1": 2, "d2": 0}}
+    trec = write(tmp_path / "qrels", "\ufeffq1 Q0 d1 -1\n\nq2\t0   d1\t+3 \nq2 0 d\u00a02 1\nq1 0 d1 -1\n")
+    assert read_qrels(trec) == {"q1": {"d1": -1}, "q2": {"d1": 3, "d\u00a02": 1}}
+
+
+def test_run(tmp_path):
+    path = write(tmp_path / "run", "q1 Q0 d:1/ä\u3000\x1c 1 1.5 t\r\n\nq2\tQ0\td1  7\t-2e-3 t\nq1 Q0 d2 x .5 t\n")
+    assert read_run(path) == {"q1": {"d:1/ä\u3000\x1c": 1.5, "d2": 0.5}, "q2": {"d1": -0.002}}
+
+
+names = st.text(
+    alphabet=st.characters(exclude_characters="\0 \t\n\r\v\f", exclude_categories=["Cs"]), min_size=1, max_size=8
+).filter(lambda name: name[0] != "\ufeff")
+scores = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(names, st.dictionaries(names, scores, min_size=1, max_size=6), min_size=1, max_size=4), names)
+def test_run_round_trip(tmp_path, run, tag):
+    path = tmp_path / "x.trec"
+    write_run(path, run, tag)
+    assert list(tmp_path.iterdir()) == [path]
+    read = read_run(path)
+    assert read == run and list(read) == list(run)
+    for query, found in read.items():
+        assert list(found) == sorted(run[query], key=lambda document: (-run[query][document], document))
+    columns = [line.split(" ") for line in path.read_bytes().decode().split("\n")[:-1]]
+    ranks = {}
+    for query, q0, _, rank, _, name in columns:
+        ranks[query] = ranks.get(query, 0) + 1
+        assert (q0, int(rank), name) == ("Q0", ranks[query], tag)
+
+
+@pytest.mark.parametrize(
+    ("run", "tag", "message"),
+    [
+        ({}, "t", "no result"),
+        ({"q": {}}, "t", "no result"),
+        ({"q": {"d": math.nan}}, "t", "not finite"),
+        ({"q": {"e": 1.0, "d": math.inf}}, "t", "not finite"),
+        ({"q": {"d 1": 1.0}}, "t", "document id 'd 1'"),
+        ({"q": {"": 1.0}}, "t", "document id ''"),
+        ({"q\n": {"d": 1.0}}, "t", "query id"),
+        ({"q": {"\ud800": 1.0}}, "t", "surrogate"),
+        ({"q": {"\0": 1.0}}, "t", "NUL"),
+        ({"\ufeffq": {"d": 1.0}}, "t", "byte order mark"),
+        ({"q": {"d": 1.0}}, "", "tag ''"),
+        ({"q": {"d": 1.0}}, "a b", "tag 'a b'"),
+    ],
+)
+def test_run_that_cannot_be_written(run, tag, message, tmp_path):
+    path = write(tmp_path / "x.trec", "former")
+    with pytest.raises(InputError, match=message):
+        write_run(path, run, tag)
+    assert path.read_text() == "former"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_run_into_no_folder(tmp_path):
+    with pytest.raises(DataError, match=r"none/x.trec: cannot be written"):
+        write_run(tmp_path / "none" / "x.trec", {"q": {"d": 1.0}}, "t")
+
+
+def test_query_without_documents_and_numpy_scores(tmp_path):
+    import numpy as np
+
+    write_run(tmp_path / "x", {"p": {}, "q": {"d": np.float32(0.1), "e": 2}}, "t")
+    assert read_run(tmp_path / "x") == {"q": {"e": 2.0, "d": float(np.float32(0.1))}}
+
+
+@pytest.mark.data
+def test_real_collection():
+    root = os.environ.get("SIGHTLINE_DATA")
+    if not root:
+        pytest.skip("SIGHTLINE_DATA is not set: no judged collections to read")
+    folder = Path(root, "trec_dl19")
+    queries, qrels = read_queries(folder / "queries.jsonl"), read_qrels(folder / "qrels" / "test.tsv")
+    run, full = read_run(folder / "run.bm25.trec"), read_qrels(folder / "qrels.full.trec")
+    assert len(qrels) == 43 and qrels.keys() <= queries.keys() and run.keys() <= queries.keys()
+    assert all(full[query][document] == grade for query in qrels for document, grade in qrels[query].items())
