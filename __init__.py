@@ -1,1 +1,81 @@
-"""Sightline: search that reads every candidate at once, and shows what it looked at."""
+"""Sightline: search that reads every candidate at once, and shows what it looked at.
+
+    >>> from sightline import Document, Index, Searcher
+    >>> documents = [Document("a", "Cats purr when content."), Document("b", "Dogs bark at strangers.")]
+    >>> import tempfile
+    >>> searcher = Searcher(Index.build(tempfile.mkdtemp() + "/index", documents))
+    >>> searcher.search("feline sounds", k=1).hits[0].id
+    'a'
+
+Names are imported when they are first used, so that ``import sightline`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .documents import Document, Passage
+    from .errors import SightlineError
+    from .rerank import Evidence, Layout, MiniLMReranker, Ranked, Ranking, Reranker, load_layout, load_reranker
+    from .retrieval.encoder import Encoder, load_encoder
+    from .retrieval.index import Index
+    from .retrieval.readers import read_documents
+    from .search import Explanation, Hit, Searcher, SearchResult
+
+_WHERE = {
+    "Document": "documents",
+    "Encoder": "retrieval.encoder",
+    "Evidence": "rerank",
+    "Explanation": "search",
+    "Hit": "search",
+    "Index": "retrieval.index",
+    "Layout": "rerank",
+    "MiniLMReranker": "rerank",
+    "Passage": "documents",
+    "Ranked": "rerank",
+    "Ranking": "rerank",
+    "Reranker": "rerank",
+    "SearchResult": "search",
+    "Searcher": "search",
+    "SightlineError": "errors",
+    "load_encoder": "retrieval.encoder",
+    "load_layout": "rerank",
+    "load_reranker": "rerank",
+    "read_documents": "retrieval.readers",
+}
+
+__all__ = [
+    "Document",
+    "Encoder",
+    "Evidence",
+    "Explanation",
+    "Hit",
+    "Index",
+    "Layout",
+    "MiniLMReranker",
+    "Passage",
+    "Ranked",
+    "Ranking",
+    "Reranker",
+    "SearchResult",
+    "Searcher",
+    "SightlineError",
+    "load_encoder",
+    "load_layout",
+    "load_reranker",
+    "read_documents",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

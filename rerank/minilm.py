@@ -53,6 +53,7 @@ class MiniLMReranker:
         *,
         evidence: Literal["sentence", "token"] | None = None,
         states: Sequence[DocumentStates | None] | None = None,
+        best_per_id: bool = False,
     ) -> Ranking:
         """See `Reranker.rank`."""
         import torch
@@ -83,6 +84,11 @@ class MiniLMReranker:
         order, warnings = self._order(blocks, reading.scores)
         if read.truncated[0]:
             warnings.append(f"the last {read.truncated[0]} tokens of the query were not read")
+        if best_per_id:
+            best: dict[str, int] = {}
+            for i in order:
+                best.setdefault(blocks[i].id, i)
+            order = list(best.values())
         kept = order[:top_n]
         marks = self._evidence(blocks, keys, q, reading.normaliser, kept, evidence)
         scores, mass, shares = reading.scores.tolist(), reading.shares.mean(dim=0).tolist(), reading.shares.T.tolist()

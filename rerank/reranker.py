@@ -142,6 +142,7 @@ class Reranker(Protocol):
         *,
         evidence: Literal["sentence", "token"] | None = None,
         states: Sequence[DocumentStates | None] | None = None,
+        best_per_id: bool = False,
     ) -> Ranking:
         """Rank one list.
 
@@ -151,6 +152,7 @@ class Reranker(Protocol):
             top_n: how many to return; None for all. All are ranked either way.
             evidence: mark what got the attention in the returned documents.
             states: for each document its kept token states, or None to read its text.
+            best_per_id: documents that share an id are passages of one document: return the best of each.
 
         Raises:
             InputError: if the query or a document cannot be used.

@@ -28,6 +28,7 @@ from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
 from .manifest import Manifest
 from .passages import Splitter
+from .pyserini_index import PyseriniIndex
 from .store import DocumentStore, Segment, StoredPassage
 from .token_states import decode, dtype_of, encode
 
@@ -73,9 +74,9 @@ class Index:
             if kind == "none"
             else AppendFile(path / f"states.{kind}", dtype_of(kind, manifest.token_states["dim"]))
         )
-        self._lexical: LexicalIndex | None = None
-        if manifest.lexical["engine"] == "fts5":
-            self._lexical = Fts5Index(self._store.connection, self._store.lock)
+        engine = manifest.lexical["engine"]
+        self._fts5 = Fts5Index(self._store.connection, self._store.lock) if engine == "fts5" else None
+        self._lucene: PyseriniIndex | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -238,8 +239,8 @@ class Index:
 
     def close(self) -> None:
         """Release the files."""
-        if self._lexical is not None:
-            self._lexical.close()
+        if self._lucene is not None:
+            self._lucene.close()
         self._store.close()
 
     def __enter__(self) -> Index:
@@ -350,8 +351,8 @@ class Index:
 
     def _forget(self, ids: Sequence[str]) -> None:
         gone = self._store.delete(ids)
-        if self._lexical is not None:
-            self._lexical.delete([p.row for p in gone], [p.passage.contents for p in gone])
+        if self._fts5 is not None:
+            self._fts5.delete([p.row for p in gone], [p.passage.contents for p in gone])
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -414,9 +415,19 @@ class Index:
             if replaced:
                 self._forget(sorted(replaced))
             added = self._store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated)
-            if self._lexical is not None:
-                self._lexical.add(added, contents)
+            if self._fts5 is not None:
+                self._fts5.add(added, contents)
             self._store.record(segments)
+
+    def _follow(self, lucene: PyseriniIndex) -> None:
+        """Bring Lucene, which commits by itself, to the state of the store, whatever state it was left in."""
+        there, live = set(lucene.rows()), set(np.flatnonzero(self._store.live(self._store.rows())).tolist())
+        if there - live:
+            lucene.delete(sorted(there - live), [])
+        missing = sorted(live - there)
+        for start in range(0, len(missing), _BATCH_PASSAGES):
+            found = self.passages(missing[start : start + _BATCH_PASSAGES])
+            lucene.add([p.row for p in found], [p.passage.contents for p in found])
 
     @staticmethod
     def _append(file: AppendFile, rows: np.ndarray, committed: int) -> Segment:
@@ -443,6 +454,8 @@ class Index:
                 faiss |= {"file": file.name, "rows": rows, "digest": digest(file)}
                 faiss |= {"trained": rows if retrain else faiss["trained"]}
                 faiss |= {"version": import_faiss().__version__, "device": faiss_device()}
+            if isinstance(self._lexical, PyseriniIndex):
+                self._follow(self._lexical)
             with locked(self.path / _COMMIT_LOCK):
                 store = {"counter": self._store.change_counter(), "digest": digest(self._store.path)}
                 self.manifest = dataclasses.replace(
@@ -478,6 +491,13 @@ class Index:
         """
         return self._vector_index.search(self.encoder.encode_queries(list(queries)), k, self._allowed(where))
 
+    @property
+    def _lexical(self) -> LexicalIndex | None:
+        """The lexical index; Lucene starts when it is first needed, and serves one process at a time."""
+        if self._lucene is None and self.manifest.lexical["engine"] == "pyserini":
+            self._lucene = PyseriniIndex(self.path / "lucene")
+        return self._fts5 or self._lucene
+
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -486,9 +506,10 @@ class Index:
         Raises:
             InputError: if the index was built without a lexical engine.
         """
-        if self._lexical is None:
+        lexical = self._lexical
+        if lexical is None:
             raise InputError(f"{self.path}: built without a lexical index; build it again with one for BM25 and hybrid")
-        return self._lexical.search(query, k, None if where is None else np.flatnonzero(self._allowed(where)))
+        return lexical.search(query, k, None if where is None else np.flatnonzero(self._allowed(where)))
 
     def _allowed(self, where: Mapping[str, Any] | None) -> np.ndarray:
         return self._live if where is None else self._store.live(len(self._live), where)

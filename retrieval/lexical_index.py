@@ -11,9 +11,9 @@ __all__ = ["LexicalIndex"]
 
 
 class LexicalIndex(Protocol):
-    """What a lexical index must do. Rows are the integers under which the owner knows its passages.
+    """What a lexical index must do. Rows are the integers by which the owner knows its passages.
 
-    ``sightline.retrieval.fts5.Fts5Index`` is the embedded one, ``sightline.retrieval.pyserini_index.PyseriniIndex`` runs
+    `sightline.retrieval.fts5.Fts5Index` is the embedded one; `sightline.retrieval.pyserini_index.PyseriniIndex` runs
     Anserini's Lucene in a process of its own.
     """
 

@@ -97,6 +97,18 @@ class PyseriniIndex:
             raise BackendError(f"cannot run {self._python}, the interpreter for Pyserini: {error}") from error
         self._ask("open", directory=str(Path(directory).absolute()), k1=float(k1), b=float(b))
 
+    def rows(self) -> list[int]:
+        """All rows in the index, ascending.
+
+        Raises:
+            BackendError: the worker failed.
+
+        Example:
+            >>> index.rows()  # doctest: +SKIP
+            [0, 1]
+        """
+        return self._ask("rows")
+
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Index one text under each row.
 

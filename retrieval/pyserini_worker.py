@@ -141,6 +141,7 @@ class LuceneIndex:
             lucene("search.SortField").FIELD_SCORE,
             self._row_field.newSortField("row", False, lucene("search.SortedNumericSelector$Type").MIN),
         )
+        self._everything = lucene("search.MatchAllDocsQuery")()
         self._analyzer = autoclass("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
         self._bag_of_words = autoclass("io.anserini.search.query.BagOfWordsQueryGenerator")()
         merge_policy = lucene("index.TieredMergePolicy")()
@@ -179,6 +180,11 @@ class LuceneIndex:
         """Find the smallest of these rows that is in the index, if any is."""
         hits = self._searcher.search(self._among(rows), 1, self._order).scoreDocs
         return self._fields(hits[0])[1] if hits else None
+
+    def rows(self) -> list[int]:
+        """All rows in the index, ascending."""
+        hits = self._searcher.search(self._everything, max(1, self._reader.numDocs()), self._order).scoreDocs
+        return [self._fields(hit)[1] for hit in hits]
 
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Index one text under each row; takes effect at `commit`."""

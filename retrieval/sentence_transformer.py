@@ -70,8 +70,9 @@ class SentenceTransformerEncoder:
         self._normalise = similarity == "cosine"
         self.name = name
         self.revision = revision or ""
-        self.dim = truncate_dim or int(self._model.get_embedding_dimension())
-        self.max_length = int(self._model.get_max_seq_length() or 512)
+        self.dim = int(truncate_dim or self._model.get_embedding_dimension())
+        length: int | None = self._model.get_max_seq_length()
+        self.max_length = length or 512
         self._budget = token_budget or _TOKEN_BUDGET.get(device.split(":")[0], _TOKEN_BUDGET_GPU)
         prompt = (self._model.prompts or {}).get("document") or ""
         # A document prompt takes room that a passage cannot have.

@@ -17,7 +17,7 @@ import re
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -137,7 +137,7 @@ def write_collection(folder: str | Path) -> Path:
     return folder
 
 
-def _write_jsonl(path: Path, records: Iterable[dict[str, object]]) -> None:
+def _write_jsonl(path: Path, records: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as out:
         out.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
@@ -249,8 +249,8 @@ def _source(module: str) -> _Source:
     elif (loaded := _import(module)) is not None:
         result.doc = loaded.__doc__ or ""
         # A hook may be anyone's by now (sys.excepthook under a test runner); sys keeps Python's own with underscores.
-        own = {n: vars(loaded).get(f"__{n}__", v) if n.endswith("hook") else v for n, v in vars(loaded).items()}
-        result.names = {n: [_Object(v)] for n, v in own.items() if _is_documentable(v)}
+        values = {n: vars(loaded).get(f"__{n}__", v) if n.endswith("hook") else v for n, v in vars(loaded).items()}
+        result.names = {n: [_Object(v)] for n, v in values.items() if _is_documentable(v)}
         listed = set(getattr(loaded, "__all__", None) or [n for n in result.names if not n.startswith("_")])
         result.exports = {n: m for n, m in result.names.items() if n in listed}
     return result

@@ -1,0 +1,113 @@
+"""``sightline rerank`` and ``sightline eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..errors import InputError
+from .console import JsonOption, console, progress_bar, write_json
+from .indexing import Lexical, TokenStates
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(
+        "rerank", epilog="Example: sightline rerank --data data/trec_dl19 --run bm25.trec --out minilm.trec --depth 100"
+    )(rerank)
+    app.command(
+        "eval", epilog="Example: sightline eval data/scifact --systems bm25,dense,dense+minilm --out results/scifact"
+    )(evaluate)
+
+
+def rerank(
+    data: Annotated[Path, typer.Option(help="BEIR folder with the texts of queries and documents.")],
+    run: Annotated[Path, typer.Option(help="TREC run to rerank.")],
+    out: Annotated[Path, typer.Option(help="TREC run to write.")],
+    rerank: Annotated[str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, or a layout's .yaml.")] = "minilm",
+    depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
+    split: Annotated[str, typer.Option(help="Split whose queries are reranked.")] = "test",
+    json: JsonOption = False,
+) -> None:
+    """Rerank a TREC run."""
+    from ..eval.dataset import load_dataset
+    from ..eval.rerank_run import rerank_run
+    from ..eval.trec import read_run, write_run
+    from ..rerank.reranker import load_reranker
+
+    dataset, given = load_dataset(data, split), read_run(run)
+    reranker = load_reranker(rerank)
+    with progress_bar("reranking") as tell:
+        ranked = rerank_run(dataset, given, reranker, depth, tell)
+    write_run(out, ranked, reranker.name)
+    if json:
+        write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "depth": depth})
+    else:
+        console.print(f"{out}: {len(ranked)} queries reranked by {reranker.name}", highlight=False)
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="BEIR folder.")],
+    systems: Annotated[
+        str, typer.Option(help="Comma-separated: bm25, dense, hybrid, or a --run's name, each alone or +RERANKER.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for results.json, per_query.json, the runs and the index.")],
+    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
+    qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
+    run: Annotated[list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE.trec.")] = None,
+    depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
+    max_queries: Annotated[int | None, typer.Option(help="Only the first so many queries.", min=1)] = None,
+    measures: Annotated[str, typer.Option(help="Comma-separated, as ir_measures names them.")] = "nDCG@10,RR@10,R@100",
+    encoder: Annotated[str, typer.Option(help="Bi-encoder for dense and hybrid.")] = "minilm",
+    faiss: Annotated[str, typer.Option(help="FAISS factory string.")] = "Flat",
+    lexical: Annotated[Lexical, typer.Option(help="BM25 engine.")] = Lexical.fts5,
+    token_states: Annotated[TokenStates, typer.Option(help="Form of the kept token states.")] = TokenStates.fp16,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens per passage; 0 keeps documents whole.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Evaluate systems on a judged collection: a table, results.json, and a TREC run per system."""
+    from ..eval.dataset import load_dataset
+    from ..eval.evaluate import evaluate_systems
+
+    runs = {}
+    for given in run or []:
+        name, found, file = given.partition("=")
+        if not found or not name or "+" in name:
+            raise InputError(f"--run {given!r} is not NAME=FILE")
+        runs[name] = file
+    names = [name.strip() for name in systems.split(",") if name.strip()]
+    wanted = [name.strip() for name in measures.split(",") if name.strip()]
+    dataset = load_dataset(folder, split, qrels=qrels, max_queries=max_queries)
+    settings = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
+    if any("+" in name for name in names):
+        settings["token_states"] = token_states.value
+    with progress_bar("evaluating") as tell:
+        outcome = evaluate_systems(
+            dataset,
+            names,
+            out,
+            depth=depth,
+            measures=wanted,
+            runs=runs,
+            settings=settings if max_tokens is None else {**settings, "max_tokens": max_tokens},
+            progress=tell,
+        )
+    if json:
+        write_json(outcome.summary)
+        return
+    table = Table(title=f"{dataset.name}, {split}: {len(dataset.queries)} queries, depth {depth}")
+    table.add_column("system")
+    for name in wanted:
+        table.add_column(name, justify="right")
+    table.add_column("ms/query", justify="right")
+    for name in names:
+        values = outcome.summary["systems"][name]
+        spent = outcome.summary["milliseconds_per_query"][name]
+        table.add_row(name, *(f"{values[measure]:.4f}" for measure in wanted), f"{spent:.1f}")
+    console.print(table)
+    console.print(f"written to {out}", style="dim", highlight=False)

@@ -1,0 +1,210 @@
+"""Evaluate systems on a judged collection: one table, one JSON, one TREC run per system."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import InputError
+from ..rerank.reranker import load_reranker
+from ..retrieval.files import replace_file
+from ..retrieval.index import Index
+from ..search import FirstStage, Searcher
+from .dataset import Dataset
+from .metrics import DEFAULT_MEASURES, evaluate
+from .rerank_run import rerank_run
+from .trec import read_run, write_run
+
+__all__ = ["Outcome", "evaluate_systems", "parse_system"]
+
+logger = logging.getLogger(__name__)
+
+_FIRST_STAGES = ("bm25", "dense", "hybrid")
+_LIBRARIES = ("sightline", "torch", "transformers", "sentence-transformers", "faiss-cpu", "ir-measures", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an evaluation found.
+
+    Args:
+        summary: what ``results.json`` holds: ``dataset``, ``split``, ``systems`` (mean by system and measure), and how
+            it was made.
+        per_query: value by system, query id and measure.
+        runs: scores by system, query id and document id.
+    """
+
+    summary: dict[str, Any]
+    per_query: dict[str, dict[str, dict[str, float]]]
+    runs: dict[str, dict[str, dict[str, float]]]
+
+
+def parse_system(name: str, runs: Mapping[str, Any] | None = None) -> tuple[str, str | None]:
+    """Split a system's name into first stage and reranker: ``dense+minilm`` is ``("dense", "minilm")``.
+
+    Raises:
+        InputError: if the first stage is neither ``bm25``, ``dense``, ``hybrid`` nor one of ``runs``.
+    """
+    first, _, second = name.partition("+")
+    stages = [*(runs or {}), *_FIRST_STAGES]
+    if first not in stages or name.endswith("+"):
+        raise InputError(f"no system {name!r}; name FIRST or FIRST+RERANKER with FIRST one of {', '.join(stages)}")
+    return first, second or None
+
+
+def evaluate_systems(
+    dataset: Dataset,
+    systems: Sequence[str],
+    out: str | Path,
+    *,
+    depth: int = 100,
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    runs: Mapping[str, str | Path] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> Outcome:
+    """Run each system over all judged queries and measure it.
+
+    Candidates are honest: a relevant document that the first stage did not find is not added. First stages other than
+    given runs search an index that is built under ``out`` once, and used again if its settings are the same.
+
+    Args:
+        dataset: what to search and to measure against.
+        systems: names for `parse_system`.
+        out: a folder for ``results.json``, ``per_query.json``, one ``SYSTEM.trec`` each, and ``index/``.
+        depth: candidates that a first stage hands on, and documents that are measured.
+        measures: names that ir_measures knows.
+        runs: given first stages: name to file of a TREC run.
+        settings: for `Index.create`; token states are kept as fp16 unless it says otherwise.
+        progress: called with the current step and how many documents or queries of it are done.
+
+    Returns:
+        What was also written to ``out``.
+
+    Raises:
+        InputError: if a system, measure or depth cannot be used.
+        SightlineError: see `Index.build`, `rerank_run`.
+    """
+    out = Path(out)
+    runs = dict(runs or {})
+    if not systems:
+        raise InputError("name at least one system")
+    if depth < 1:
+        raise InputError(f"depth must be at least 1, not {depth}")
+    plans = {name: parse_system(name, runs) for name in systems}
+    evaluate({"q": {"d": 1}}, {"q": ["d"]}, measures)
+    rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
+    given = {name: read_run(path) for name, path in runs.items()}
+    tell = progress or (lambda step, done: None)
+    out.mkdir(parents=True, exist_ok=True)
+    index = None
+    if any(first not in given for first, _ in plans.values()):
+        index = _index(dataset, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
+    summary: dict[str, Any] = {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "queries": len(dataset.queries),
+        "depth": depth,
+        "ignore_identical_ids": True,
+        "positives_added": False,
+        "systems": {},
+        "milliseconds_per_query": {},
+        "index": None if index is None else {"counts": index.counts(), "settings": index.manifest.settings()},
+        "given_runs": {name: Path(path).name for name, path in runs.items()},
+        "versions": _versions(),
+    }
+    per_query, results = {}, {}
+    try:
+        for name, (first, second) in plans.items():
+            started = time.perf_counter()
+            reranker = rerankers[second] if second else None
+            if first in given:
+                run = _from_run(dataset, given[first], reranker, depth, partial(tell, name))
+            else:
+                assert index is not None
+                searcher = Searcher(index, reranker, first_stage=cast(FirstStage, first), candidates=depth)
+                run = _from_index(dataset, searcher, depth, partial(tell, name))
+            seconds = time.perf_counter() - started
+            order = {id: list(scores) for id, scores in run.items()}
+            summary["systems"][name], per_query[name] = evaluate(dataset.qrels, order, measures)
+            summary["milliseconds_per_query"][name] = seconds * 1e3 / len(dataset.queries)
+            write_run(out / f"{name}.trec", run, name)
+            results[name] = run
+    finally:
+        if index is not None:
+            index.close()
+    for file, value in (("results.json", summary), ("per_query.json", per_query)):
+        replace_file(out / file, json.dumps(value, indent=2, ensure_ascii=False).encode())
+    return Outcome(summary, per_query, results)
+
+
+def _index(
+    dataset: Dataset, path: Path, settings: Mapping[str, Any], keep_states: bool, progress: Callable[[int], None]
+) -> Index:
+    wanted = {"token_states": "fp16" if keep_states else "none", **settings}
+    if (path / "manifest.json").exists():
+        index = Index.open(path)
+        if index.manifest.complete and not _differs(index, wanted):
+            logger.info("using the index at %s", path)
+            return index
+        index.close()
+        if index.manifest.complete:
+            raise InputError(f"{path}: an index with other settings is there; remove it, or choose another --out")
+    return Index.build(path, dataset.documents(), progress=progress, **wanted)
+
+
+def _differs(index: Index, wanted: Mapping[str, Any]) -> bool:
+    manifest = index.manifest
+    there: dict[str, Any] = {
+        "encoder": manifest.encoder["name"],
+        "encoder_options": manifest.encoder["options"],
+        "faiss": manifest.faiss["factory"],
+        "faiss_parameters": manifest.faiss["parameters"],
+        "lexical": manifest.lexical["engine"],
+        "max_tokens": manifest.passages["max_tokens"],
+        "overlap": manifest.passages["overlap"],
+    }
+    # An index that keeps states serves systems that do not ask for them just as well.
+    states = wanted["token_states"] in ("none", manifest.token_states["kind"])
+    return not states or any(there[name] != value for name, value in wanted.items() if name != "token_states")
+
+
+def _from_run(
+    dataset: Dataset, run: Mapping[str, Mapping[str, float]], reranker: Any, depth: int, progress: Callable[[int], None]
+) -> dict[str, dict[str, float]]:
+    if reranker is not None:
+        return rerank_run(dataset, run, reranker, depth, progress)
+    best = {id: sorted(run[id].items(), key=lambda item: -item[1])[:depth] for id in dataset.queries if id in run}
+    return {id: dict(items) for id, items in best.items()}
+
+
+def _from_index(
+    dataset: Dataset, searcher: Searcher, depth: int, progress: Callable[[int], None]
+) -> dict[str, dict[str, float]]:
+    ids = list(dataset.queries)
+    out = {}
+    for start in range(0, len(ids), 32):
+        part = ids[start : start + 32]
+        found = searcher.search_batch([dataset.queries[id] for id in part], k=depth)
+        for id, result in zip(part, found, strict=True):
+            out[id] = {hit.id: hit.score for hit in result.hits}
+        progress(len(out))
+    return out
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,63 @@
+"""Measures through ir_measures (MacAvaney et al., 2022), judging the order that a system returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import InputError
+
+__all__ = ["DEFAULT_MEASURES", "evaluate"]
+
+DEFAULT_MEASURES = ("nDCG@10", "RR@10", "R@100")
+
+
+def evaluate(
+    qrels: Mapping[str, Mapping[str, int]],
+    rankings: Mapping[str, Sequence[str]],
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    *,
+    ignore_identical_ids: bool = True,
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Measure rankings.
+
+    Ranks rather than scores are handed to the evaluation tool, which would break ties between equal scores by
+    document id, in an order that no user saw.
+
+    Args:
+        qrels: grades by query id and document id.
+        rankings: document ids by query id, best first. A judged query without a ranking counts as 0.
+        measures: names that ir_measures knows.
+        ignore_identical_ids: drop a document whose id is the query's own (the BEIR convention, for ArguAna and Quora).
+
+    Returns:
+        (mean by measure, value by query id and measure).
+
+    Raises:
+        InputError: if a measure is unknown, or there are no judgements.
+
+    Example:
+        >>> evaluate({"q": {"a": 1}}, {"q": ["b", "a"]}, ["RR@10"])
+        ({'RR@10': 0.5}, {'q': {'RR@10': 0.5}})
+    """
+    import ir_measures
+
+    if not qrels:
+        raise InputError("there are no judgements to measure against")
+    try:
+        wanted = [ir_measures.parse_measure(name) for name in measures]
+    except (NameError, ValueError, SyntaxError, KeyError) as error:
+        raise InputError(f"unknown measure among {', '.join(measures)}: {error}") from error
+    run = {}
+    for id, ranking in rankings.items():
+        kept = [document for document in ranking if not (ignore_identical_ids and document == id)]
+        if len(set(kept)) < len(kept):
+            raise InputError(f"the ranking of query {id!r} names a document twice")
+        run[id] = {document: float(len(kept) - rank) for rank, document in enumerate(kept)}
+    per_query: dict[str, dict[str, float]] = {id: dict.fromkeys(measures, 0.0) for id in qrels}
+    names = dict(zip(wanted, measures, strict=True))
+    judged = {id: dict(grades) for id, grades in qrels.items()}
+    for value in ir_measures.iter_calc(wanted, judged, run):
+        if value.query_id in per_query:
+            per_query[value.query_id][names[value.measure]] = float(value.value)
+    mean = {name: sum(values[name] for values in per_query.values()) / len(per_query) for name in measures}
+    return mean, per_query

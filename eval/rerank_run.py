@@ -1,0 +1,77 @@
+"""Reranking a TREC run: the same candidates, in a better order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from ..documents import Document
+from ..errors import DataError, InputError
+from ..rerank.reranker import Reranker
+from ..retrieval.passages import Splitter
+from .dataset import Dataset
+
+__all__ = ["rerank_run"]
+
+logger = logging.getLogger(__name__)
+
+_QUERIES_AT_ONCE = 16  # lists whose documents are read together; bounds the token states in memory
+
+
+def rerank_run(
+    dataset: Dataset,
+    run: Mapping[str, Mapping[str, float]],
+    reranker: Reranker,
+    depth: int = 100,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Rerank the top of a run.
+
+    A document longer than the model reads is cut into passages, and scored by its best.
+
+    Args:
+        dataset: has the texts.
+        run: scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
+        reranker: see `Reranker`.
+        depth: candidates per query; those below are left out of the result.
+        progress: called with the number of queries done.
+
+    Returns:
+        scores by query id and document id, best first.
+
+    Raises:
+        DataError: if a candidate has no text, or no query of the run is in the data set.
+        InputError: if ``depth`` is below 1.
+    """
+    if depth < 1:
+        raise InputError(f"depth must be at least 1, not {depth}")
+    known = [id for id in run if id in dataset.queries]
+    if not known:
+        raise DataError(f"none of the run's {len(run)} queries is in {dataset.name}, split {dataset.split}")
+    if len(known) < len(run):
+        logger.warning("%d of the run's %d queries are not in the data set", len(run) - len(known), len(run))
+    top = {id: sorted(run[id], key=lambda d: -run[id][d])[:depth] for id in known}
+    wanted = {document for documents in top.values() for document in documents}
+    texts = {document.id: document for document in dataset.documents(only=wanted)}
+    for id, documents in top.items():
+        missing = [document for document in documents if document not in texts]
+        if missing:
+            raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+    model = getattr(reranker, "model", None)
+    splitter = Splitter(model.token_offsets, model.max_length - 2) if model is not None else None
+    blocks: dict[str, list[Document]] = {}
+    for id, text in texts.items():
+        passages = splitter.split(text) if splitter else []
+        blocks[id] = [Document(id, p.text, text.title) for p in passages] if len(passages) > 1 else [text]
+    out: dict[str, dict[str, float]] = {}
+    for start in range(0, len(known), _QUERIES_AT_ONCE):
+        part = known[start : start + _QUERIES_AT_ONCE]
+        lists = [(dataset.queries[id], [block for document in top[id] for block in blocks[document]]) for id in part]
+        for id, ranking in zip(part, reranker.rank_batch(lists), strict=True):
+            best: dict[str, float] = {}
+            for item in ranking:
+                best.setdefault(item.document.id, item.score)
+            out[id] = best
+        if progress is not None:
+            progress(len(out))
+    return out
