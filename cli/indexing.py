@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ __all__ = ["register"]
 _SHOWN = 20
 
 
-class Lexical(str, Enum):
+class Lexical(StrEnum):
     """BM25 engines."""
 
     fts5 = "fts5"
@@ -24,7 +24,7 @@ class Lexical(str, Enum):
     none = "none"
 
 
-class TokenStates(str, Enum):
+class TokenStates(StrEnum):
     """Forms in which token states are kept."""
 
     none = "none"

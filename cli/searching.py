@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -18,7 +18,7 @@ _EXCERPT = 240  # characters of a passage shown without evidence
 _SENTENCES = 3  # shown with evidence
 
 
-class FirstStage(str, Enum):
+class FirstStage(StrEnum):
     """Where candidates come from."""
 
     dense = "dense"
@@ -26,7 +26,7 @@ class FirstStage(str, Enum):
     hybrid = "hybrid"
 
 
-class Level(str, Enum):
+class Level(StrEnum):
     """What evidence is made of."""
 
     sentence = "sentence"

@@ -70,7 +70,8 @@ class SentenceTransformerEncoder:
         self._normalise = similarity == "cosine"
         self.name = name
         self.revision = revision or ""
-        self.dim = int(truncate_dim or self._model.get_embedding_dimension())
+        dim: Any = truncate_dim or self._model.get_embedding_dimension()
+        self.dim = int(dim)
         length: int | None = self._model.get_max_seq_length()
         self.max_length = length or 512
         self._budget = token_budget or _TOKEN_BUDGET.get(device.split(":")[0], _TOKEN_BUDGET_GPU)
