@@ -113,6 +113,8 @@ class Searcher:
         first_stage: ``dense`` (by meaning), ``bm25`` (by words) or ``hybrid`` (both, fused).
         candidates: how many documents the first stage hands on; each with all its passages that were found.
         fusion: for ``hybrid``: ``"rrf"``, or the weight of dense between 0 and 1 in a sum of min-max scores.
+        kept_states: let the reranker use the token states that the index keeps, if they are its model's; False reads
+            the texts anew.
 
     Raises:
         InputError: if an argument is out of range.
@@ -131,6 +133,7 @@ class Searcher:
         first_stage: FirstStage = "dense",
         candidates: int = 100,
         fusion: Literal["rrf"] | float = "rrf",
+        kept_states: bool = True,
     ) -> None:
         from .retrieval.index import Index
 
@@ -145,6 +148,12 @@ class Searcher:
         self.first_stage: FirstStage = first_stage
         self.candidates = candidates
         self._fusion = fusion
+        kept, model = self.index.manifest.token_states, getattr(self.reranker, "model", None)
+        self._kept_states = (
+            kept_states
+            and model is not None
+            and (kept.get("revision"), kept.get("max_length")) == (model.revision, model.max_length)
+        )
 
     def search(
         self,
@@ -313,7 +322,7 @@ class Searcher:
             return self._unranked(query, found, first, places, k, level, times)
         started = time.perf_counter()
         stored = self.index.passages(found.rows)
-        keys = self.index.token_keys([p.row for p in stored]) if self._can_keep() else None
+        keys = self.index.token_keys([p.row for p in stored]) if self._kept_states else None
         times["fetch"] = (time.perf_counter() - started) * 1e3
         started = time.perf_counter()
         blocks = [Document(p.passage.document.id, p.passage.text, p.passage.document.title) for p in stored]
@@ -380,11 +389,6 @@ class Searcher:
         )
         times["fetch"] = (time.perf_counter() - started) * 1e3
         return SearchResult(query, hits, len(found.rows), self.first_stage, None, (), 0, (), times)
-
-    def _can_keep(self) -> bool:
-        """Whether the index's token states are those that the reranker would read."""
-        kept, model = self.index.manifest.token_states, getattr(self.reranker, "model", None)
-        return model is not None and kept.get("revision") == model.revision and kept["max_length"] == model.max_length
 
 
 def _by_document(found: _Candidates) -> dict[str, float]:

@@ -60,6 +60,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
     qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
     run: Annotated[list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE.trec.")] = None,
+    index: Annotated[Path | None, typer.Option(help="Search this index instead of making one under --out.")] = None,
     depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
     max_queries: Annotated[int | None, typer.Option(help="Only the first so many queries.", min=1)] = None,
     measures: Annotated[str, typer.Option(help="Comma-separated, as ir_measures names them.")] = "nDCG@10,RR@10,R@100",
@@ -94,6 +95,7 @@ def evaluate(
             depth=depth,
             measures=wanted,
             runs=runs,
+            index=index,
             settings=settings if max_tokens is None else {**settings, "max_tokens": max_tokens},
             progress=tell,
         )

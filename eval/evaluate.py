@@ -68,6 +68,7 @@ def evaluate_systems(
     depth: int = 100,
     measures: Sequence[str] = DEFAULT_MEASURES,
     runs: Mapping[str, str | Path] | None = None,
+    index: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Outcome:
@@ -83,7 +84,8 @@ def evaluate_systems(
         depth: candidates that a first stage hands on, and documents that are measured.
         measures: names that ir_measures knows.
         runs: given first stages: name to file of a TREC run.
-        settings: for `Index.create`; token states are kept as fp16 unless it says otherwise.
+        index: an existing index of the collection to search; None for one under ``out``.
+        settings: of the index under ``out``, for `Index.create`; token states are fp16 unless it says otherwise.
         progress: called with the current step and how many documents or queries of it are done.
 
     Returns:
@@ -105,9 +107,11 @@ def evaluate_systems(
     given = {name: read_run(path) for name, path in runs.items()}
     tell = progress or (lambda step, done: None)
     out.mkdir(parents=True, exist_ok=True)
-    index = None
-    if any(first not in given for first, _ in plans.values()):
-        index = _index(dataset, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
+    opened = None
+    if index is not None:
+        opened = Index.open(index)
+    elif any(first not in given for first, _ in plans.values()):
+        opened = _index(dataset, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
     summary: dict[str, Any] = {
         "dataset": dataset.name,
         "split": dataset.split,
@@ -117,7 +121,7 @@ def evaluate_systems(
         "positives_added": False,
         "systems": {},
         "milliseconds_per_query": {},
-        "index": None if index is None else {"counts": index.counts(), "settings": index.manifest.settings()},
+        "index": None if opened is None else {"counts": opened.counts(), "settings": opened.manifest.settings()},
         "given_runs": {name: Path(path).name for name, path in runs.items()},
         "versions": _versions(),
     }
@@ -129,8 +133,8 @@ def evaluate_systems(
             if first in given:
                 run = _from_run(dataset, given[first], reranker, depth, partial(tell, name))
             else:
-                assert index is not None
-                searcher = Searcher(index, reranker, first_stage=cast(FirstStage, first), candidates=depth)
+                assert opened is not None
+                searcher = Searcher(opened, reranker, first_stage=cast(FirstStage, first), candidates=depth)
                 run = _from_index(dataset, searcher, depth, partial(tell, name))
             seconds = time.perf_counter() - started
             order = {id: list(scores) for id, scores in run.items()}
@@ -139,8 +143,8 @@ def evaluate_systems(
             write_run(out / f"{name}.trec", run, name)
             results[name] = run
     finally:
-        if index is not None:
-            index.close()
+        if opened is not None:
+            opened.close()
     for file, value in (("results.json", summary), ("per_query.json", per_query)):
         replace_file(out / file, json.dumps(value, indent=2, ensure_ascii=False).encode())
     return Outcome(summary, per_query, results)

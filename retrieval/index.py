@@ -531,6 +531,10 @@ class Index:
         """All documents, in the order they were added."""
         return self._store.documents()
 
+    def vectors(self) -> np.ndarray:
+        """The embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped."""
+        return self._vectors
+
     def token_keys(self, rows: Sequence[int]) -> list[Keys] | None:
         """The kept token states of these rows as attention keys, memory-mapped; None if the index keeps none."""
         if self._states is None:
