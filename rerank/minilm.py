@@ -93,7 +93,7 @@ class MiniLMReranker:
         marks = self._evidence(blocks, keys, q, reading.normaliser, kept, evidence)
         scores, mass, shares = reading.scores.tolist(), reading.shares.mean(dim=0).tolist(), reading.shares.T.tolist()
         for warning in warnings:
-            logger.warning("%s: %s", query[:80], warning)
+            logger.info("%s: %s", query[:80], warning)
         return Ranking(
             query=query,
             items=tuple(
