@@ -37,17 +37,17 @@ def _products(q: torch.Tensor, keys: Sequence[Keys]) -> tuple[torch.Tensor, torc
     products = torch.empty(sum(lengths), len(q), device=q.device)
     row = torch.empty(max(lengths, default=0), q.shape[1], device=q.device)
     start = 0
-    with _one_thread():
-        for key, value, length in zip(keys, values, lengths, strict=True):
-            # Into fresh, aligned memory first: BLAS rounds differently on differently aligned output.
-            product = row[:length].copy_(value) @ columns
-            if isinstance(key, QuantizedKeys):
-                product *= key.scales[:, None]
-            products[start : start + length] = product
-            start += length
+    for key, value, length in zip(keys, values, lengths, strict=True):
+        # Into fresh, aligned memory first: BLAS rounds differently on differently aligned output.
+        product = row[:length].copy_(value) @ columns
+        if isinstance(key, QuantizedKeys):
+            product *= key.scales[:, None]
+        products[start : start + length] = product
+        start += length
     return products, torch.tensor(lengths, device=q.device)
 
 
+@_one_thread()
 def block_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
     """See `sightline.kernels.block_lse`."""
     products, lengths = _products(q, keys)
@@ -57,12 +57,14 @@ def block_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tens
     return (top + torch.segment_reduce(logits.exp_(), "sum", lengths=lengths, axis=0).log()).T
 
 
+@_one_thread()
 def block_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
     """See `sightline.kernels.block_max`."""
     products, lengths = _products(q, keys)
     return torch.segment_reduce(products, "max", lengths=lengths, axis=0).T
 
 
+@_one_thread()
 def token_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
     """See `sightline.kernels.token_attention`."""
     products, _ = _products(q, [keys])
