@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import InputError
 
-__all__ = ["Document", "Passage"]
+__all__ = ["Document", "Passage", "encodable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Document:
                 raise InputError(f"document {self.id!r}: field {name!r} must be a string, not {type(value).__name__}")
             if name != "title" and not value.strip():
                 raise InputError(f"document {self.id!r}: field {name!r} is empty")
-            if "\x00" in value or not _encodable(value):
+            if "\x00" in value or not encodable(value):
                 raise InputError(f"document {self.id!r}: field {name!r} has a NUL or a lone surrogate; clean the text")
 
     @property
@@ -51,7 +51,8 @@ class Document:
         return f"{self.title} {self.text}" if self.title else self.text
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Whether the text has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -79,15 +79,16 @@ def find_minilm(path: str | Path | None = None) -> Path:
 
 
 def _locate(path: str | Path | None) -> Path:
+    wanted = ["model.safetensors", "config.json", "tokenizer.json"]
     if path is not None:
         folder = Path(path)
-        if not (folder / "model.safetensors").is_file():
-            raise ModelError(f"{folder}: no model.safetensors there; pass the folder of a {REPOSITORY} checkpoint")
+        missing = [name for name in wanted if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(f"{folder}: no {missing[0]} there; pass the folder of a {REPOSITORY} checkpoint")
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    wanted = ["model.safetensors", "config.json", "tokenizer.json"]
     try:
         folder = Path(snapshot_download(REPOSITORY, allow_patterns=wanted, local_files_only=True))
         if all((folder / name).is_file() for name in wanted):

@@ -8,6 +8,7 @@ does not hold yet. See Johnson et al., 2017 (GPU search), and Douze et al., 2024
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..errors import InputError, MissingExtraError
 
-__all__ = ["FaissIndex", "build_structure", "faiss_device", "import_faiss"]
+__all__ = ["FaissIndex", "build_structure", "faiss_device", "import_faiss", "new_structure"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +25,11 @@ logger = logging.getLogger(__name__)
 _OVERSAMPLING = 4
 # Below this share of allowed rows, scanning just those rows beats over-fetching past the others.
 _SELECTIVE = 0.2
-# Bounds the vectors gathered for rescoring.
+# Bound the vectors gathered for rescoring, and for filters.
 _QUERIES_AT_ONCE = 64
+_ROWS_AT_ONCE = 65536
+# Equal vectors beyond so many are told apart by chance, not by row.
+_TIES = 16384
 _SEARCH_DEFAULTS = (("IVF", "nprobe=32"), ("HNSW", "efSearch=128"))
 
 
@@ -48,6 +52,36 @@ def faiss_device() -> str:
     return "cuda" if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0 else "cpu"
 
 
+def new_structure(dim: int, factory: str, parameters: str = "") -> Any:
+    """An empty FAISS index for inner products, which shows whether FAISS knows the settings.
+
+    Raises:
+        InputError: if it does not know the factory string or the search parameters.
+    """
+    faiss = import_faiss()
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise InputError(f"FAISS cannot make {factory!r} for dimension {dim}: {_reason(error)}") from error
+    _set_parameters(index, factory, parameters)
+    return index
+
+
+def _set_parameters(index: Any, factory: str, parameters: str) -> None:
+    parameters = parameters or ",".join(p for kind, p in _SEARCH_DEFAULTS if kind in factory)
+    if parameters:
+        try:
+            import_faiss().ParameterSpace().set_index_parameters(index, parameters)
+        except RuntimeError as error:
+            raise InputError(
+                f"FAISS does not know the search parameters {parameters!r} for {factory!r}: {_reason(error)}"
+            ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).splitlines()[-1]
+
+
 def build_structure(vectors: np.ndarray, factory: str, file: Path, grow: Path | None = None) -> None:
     """Train a FAISS structure on the vectors, add them all, and write it.
 
@@ -59,14 +93,12 @@ def build_structure(vectors: np.ndarray, factory: str, file: Path, grow: Path | 
 
     Raises:
         InputError: if FAISS refuses the string, or there are too few vectors to train it.
+        OSError: if the file cannot be written.
     """
     faiss = import_faiss()
     rows, dim = vectors.shape
     try:
-        if grow is not None:
-            index = faiss.read_index(str(grow))
-        else:
-            index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        index = new_structure(dim, factory) if grow is None else faiss.read_index(str(grow))
         on_gpu = faiss_device() == "cuda" and "HNSW" not in factory
         if on_gpu:
             index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
@@ -74,10 +106,15 @@ def build_structure(vectors: np.ndarray, factory: str, file: Path, grow: Path | 
             index.train(np.ascontiguousarray(vectors[:: max(1, rows // 1_000_000)]))
         for start in range(index.ntotal, rows, 65536):
             index.add(np.ascontiguousarray(vectors[start : start + 65536]))
-        faiss.write_index(faiss.index_gpu_to_cpu(index) if on_gpu else index, str(file))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1]
-        raise InputError(f"FAISS cannot build {factory!r} over {rows} vectors of dimension {dim}: {reason}") from error
+        raise InputError(
+            f"FAISS cannot build {factory!r} over {rows} vectors of dimension {dim}: {_reason(error)}"
+        ) from error
+    # Through Python, for FAISS itself overlooks that a disk is full when it closes a file.
+    with file.open("wb") as out:
+        faiss.write_index(faiss.index_gpu_to_cpu(index) if on_gpu else index, faiss.PyCallbackIOWriter(out.write))
+        out.flush()
+        os.fsync(out.fileno())
 
 
 class FaissIndex:
@@ -103,19 +140,13 @@ class FaissIndex:
         self._structure = None
         self._covered = 0
         self.device = faiss_device()
-        self._exact: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]] = self._knn
+        self._exact: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]] = lambda queries, k: self._knn(
+            queries, k, self._vectors
+        )
         if structure is not None:
-            # Read into memory: FAISS maps only some of its structures, and reads most of them on the first search.
-            index = self._faiss.read_index(str(structure))
+            index = self._faiss.read_index(str(structure), self._faiss.IO_FLAG_MMAP_IFC)
             self._covered = index.ntotal
-            parameters = parameters or ",".join(p for kind, p in _SEARCH_DEFAULTS if kind in factory)
-            if parameters:
-                try:
-                    self._faiss.ParameterSpace().set_index_parameters(index, parameters)
-                except RuntimeError as error:
-                    raise InputError(
-                        f"FAISS does not know the search parameters {parameters!r}: {str(error).splitlines()[-1]}"
-                    ) from error
+            _set_parameters(index, factory, parameters)
             if self.device == "cuda" and "HNSW" not in factory:
                 self._resources = self._faiss.StandardGpuResources()
                 index = self._faiss.index_cpu_to_gpu(self._resources, 0, index)
@@ -124,7 +155,7 @@ class FaissIndex:
             self._resources = self._faiss.StandardGpuResources()
             flat = self._faiss.GpuIndexFlatIP(self._resources, vectors.shape[1])
             flat.add(np.ascontiguousarray(vectors))
-            self._exact = lambda queries, k: flat.search(queries, k)[::-1]
+            self._exact = lambda queries, k: flat.search(queries, min(k, len(vectors)))[::-1]
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -134,6 +165,8 @@ class FaissIndex:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self._vectors.shape[1]:
             raise InputError(f"queries must be (Q, {self._vectors.shape[1]}), not {queries.shape}")
+        if not np.isfinite(queries).all():
+            raise InputError("the encoder gave NaN or infinity for a query")
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         total = len(self)
@@ -149,42 +182,48 @@ class FaissIndex:
         if permitted == total:
             return _best(*self._propose(queries, k), k)
         assert allowed is not None
-        if permitted <= max(k, _SELECTIVE * total):
-            subset = np.flatnonzero(allowed)
-            scores, found = self._faiss.knn(
-                queries,
-                np.ascontiguousarray(self._vectors[subset]),
-                min(k, permitted),
-                self._faiss.METRIC_INNER_PRODUCT,
-            )
-            return _best(subset[found], scores, k)
-        fetch = min(total, k + total - permitted, 2 * k * total // permitted)
-        while True:
-            rows, scores = self._propose(queries, fetch)
-            keep = (rows >= 0) & allowed[rows]
-            rows, scores = np.where(keep, rows, -1), np.where(keep, scores, -np.inf)
-            if fetch == total or keep.sum(axis=1).min() >= min(k, permitted):
-                return _best(rows, scores, k)
-            fetch = min(total, 2 * fetch)
+        if permitted > max(k, _SELECTIVE * total):
+            fetch = min(k + total - permitted, 2 * k * total // permitted)
+            while fetch < total:
+                rows, scores = self._propose(queries, fetch)
+                keep = (rows >= 0) & allowed[rows]
+                if keep.sum(axis=1).min() >= k:
+                    return _best(np.where(keep, rows, -1), np.where(keep, scores, -np.inf), k)
+                fetch *= 2
+        return _best(*self._scan(queries, k, np.flatnonzero(allowed)), k)
+
+    def _scan(self, queries: np.ndarray, k: int, subset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Search only the rows of ``subset``, exactly."""
+        parts = []
+        for start in range(0, len(subset), _ROWS_AT_ONCE):
+            some = subset[start : start + _ROWS_AT_ONCE]
+            found, scores = self._knn(queries, k, np.ascontiguousarray(self._vectors[some]))
+            parts.append((some[found], scores))
+        return np.concatenate([rows for rows, _ in parts], axis=1), np.concatenate([s for _, s in parts], axis=1)
 
     def _propose(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """At least ``k`` rows a query where there are as many, unordered, with exact scores; -1 pads."""
         total = len(self)
         if self._structure is None:
-            return self._exact(queries, min(k, total))
+            return self._exact(queries, k)
         _, rows = self._structure.search(queries, min(self._covered, _OVERSAMPLING * k))
         # (Q, R, D) @ (Q, D, 1): the structure's own scores may be approximations
         scores = (self._vectors[rows] @ queries[:, :, None])[..., 0]
         scores = np.where(rows >= 0, scores, -np.inf).astype(np.float32)
         if self._covered < total:
-            tail_rows, tail_scores = self._knn(queries, min(k, total - self._covered), first=self._covered)
-            rows = np.concatenate([rows, tail_rows], axis=1)
+            tail_rows, tail_scores = self._knn(queries, k, self._vectors[self._covered :])
+            rows = np.concatenate([rows, tail_rows + self._covered], axis=1)
             scores = np.concatenate([scores, tail_scores], axis=1)
         return rows, scores
 
-    def _knn(self, queries: np.ndarray, k: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        scores, rows = self._faiss.knn(queries, self._vectors[first:], k, self._faiss.METRIC_INNER_PRODUCT)
-        return rows + first, scores
+    def _knn(self, queries: np.ndarray, k: int, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` best of ``vectors`` and all that tie with the last of them, of which FAISS would pick any."""
+        fetch = min(k + 1, len(vectors))
+        while True:
+            scores, rows = self._faiss.knn(queries, vectors, fetch, self._faiss.METRIC_INNER_PRODUCT)
+            if fetch >= min(len(vectors), max(k + 1, _TIES)) or (scores[:, k - 1] > scores[:, -1]).all():
+                return rows, scores
+            fetch = min(4 * fetch, len(vectors))
 
 
 def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from ..errors import IndexLockedError, IndexStoreError
+from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError
 
 __all__ = ["AppendFile", "digest", "locked", "replace_file", "storage_errors"]
 
@@ -65,8 +65,12 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
 
     Raises:
         IndexLockedError: if ``wait`` is False and another process holds it.
+        IndexStoreError: if the file cannot be opened.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    # A reader must not need the right to write: indexes are served from read-only file systems.
+    flags = (os.O_RDONLY if shared else os.O_RDWR) | os.O_CREAT
+    with storage_errors(path.parent, "nothing was changed"):
+        handle = os.open(path, flags, 0o644)
     try:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -109,10 +113,16 @@ class AppendFile:
         """The first ``rows`` rows, memory-mapped; writing to the array would not reach the file.
 
         Raises:
-            ValueError: if the file is shorter than that.
+            IndexCorruptError: if the file is shorter than that.
         """
         shape = (rows, *self.dtype.shape)
         if not rows:
             return np.empty(shape, dtype=self.dtype.base)
         # Copy-on-write rather than read-only, for torch warns on tensors over read-only memory.
-        return np.memmap(self.path, dtype=self.dtype.base, mode="c", shape=shape)
+        try:
+            return np.memmap(self.path, dtype=self.dtype.base, mode="c", shape=shape)
+        except (ValueError, OSError) as error:
+            raise IndexCorruptError(
+                f"{self.path}: does not hold the {rows} rows that were committed ({error}); "
+                "restore the index from a copy, or build it again"
+            ) from error

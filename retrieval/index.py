@@ -15,14 +15,14 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
 from ..documents import Document, Passage
 from ..errors import DataError, IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
 from .encoder import Encoder, TokenReader, load_encoder
-from .faiss_index import FaissIndex, build_structure, faiss_device, import_faiss
+from .faiss_index import FaissIndex, build_structure, faiss_device, import_faiss, new_structure
 from .files import AppendFile, digest, locked, storage_errors
 from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
@@ -43,6 +43,7 @@ _PROBE = "Sightline checks with this sentence that an index meets the encoder it
 _BATCH_PASSAGES = 512  # commits are this far apart; token states of a batch take about 200 MB while it is written
 _DATABASE, _VECTORS = "documents.sqlite", "vectors.f32"
 _WRITER_LOCK, _COMMIT_LOCK = ".writer.lock", ".commit.lock"
+_ADVICE = "restore the index from a copy, or build it again"
 
 
 class Index:
@@ -67,6 +68,7 @@ class Index:
         self._encoder = encoder
         self._reader: TokenReader | None = None
         self._store = DocumentStore(path / _DATABASE)
+        self._structure: BinaryIO | None = None
         self._vector_file = AppendFile(path / _VECTORS, np.dtype((np.float32, (manifest.encoder["dim"],))))
         kind = manifest.token_states["kind"]
         self._state_file = (
@@ -74,8 +76,7 @@ class Index:
             if kind == "none"
             else AppendFile(path / f"states.{kind}", dtype_of(kind, manifest.token_states["dim"]))
         )
-        engine = manifest.lexical["engine"]
-        self._fts5 = Fts5Index(self._store.connection, self._store.lock) if engine == "fts5" else None
+        self._fts5: Fts5Index | None = None
         self._lucene: PyseriniIndex | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
@@ -128,10 +129,7 @@ class Index:
         if lexical not in ("fts5", "pyserini", "none"):
             raise InputError(f"the lexical engine is 'fts5', 'pyserini' or 'none', not {lexical!r}")
         if faiss != "Flat":
-            try:
-                import_faiss().index_factory(model.dim, faiss)
-            except RuntimeError as error:
-                raise InputError(f"FAISS does not know the factory string {faiss!r}") from error
+            new_structure(model.dim, faiss, faiss_parameters)
         manifest = Manifest(
             encoder={
                 "name": model.name,
@@ -159,13 +157,20 @@ class Index:
                     "repeat its settings to go on with it, or remove it"
                 )
             return cls.open(path, encoder=model)
-        ours = {"manifest.json.new", *_LOCKS}
+        ours = {"manifest.json.new", _DATABASE, f"{_DATABASE}-journal", *_LOCKS}
         if path.exists() and not (path.is_dir() and {found.name for found in path.iterdir()} <= ours):
             raise IndexStoreError(f"{path}: exists and is not a Sightline index; choose another place")
         with storage_errors(path, "nothing was made"):
             path.mkdir(parents=True, exist_ok=True)
             for lock in _LOCKS:
                 (path / lock).touch()
+            # The manifest comes last: where there is one, a file that is missing was lost.
+            store = DocumentStore(path / _DATABASE, create=True)
+            try:
+                if lexical == "fts5":
+                    Fts5Index(store.connection)
+            finally:
+                store.close()
             manifest.save(path)
         return cls.open(path, encoder=model)
 
@@ -185,9 +190,10 @@ class Index:
             IndexMismatchError: if ``encoder`` is another than the index was built with.
         """
         path = Path(path)
-        manifest = Manifest.load(path)
+        Manifest.load(path)
         with locked(path / _COMMIT_LOCK, shared=True):
-            index = cls(path, manifest, None)
+            # Again, for a writer may have replaced it, and removed files it names, before the lock was held.
+            index = cls(path, Manifest.load(path), None)
             try:
                 if verify:
                     index.verify()
@@ -241,6 +247,8 @@ class Index:
         """Release the files."""
         if self._lucene is not None:
             self._lucene.close()
+        if self._structure is not None:
+            self._structure.close()
         self._store.close()
 
     def __enter__(self) -> Index:
@@ -281,13 +289,20 @@ class Index:
     def _load(self) -> None:
         """Map the files as of the last commit."""
         rows = self._store.rows()
-        try:
-            self._vectors = self._vector_file.map(rows)
-            self._states = self._state_file.map(self._store.token_rows()) if self._state_file else None
-        except (ValueError, OSError) as error:
-            raise IndexCorruptError(f"{self.path}: a file is shorter than what was committed: {error}") from error
+        self._vectors = self._vector_file.map(rows)
+        self._states = self._state_file.map(self._store.token_rows()) if self._state_file else None
         self._live = self._store.live(rows)
         self._faiss: FaissIndex | None = None
+        if self._fts5 is None and self.manifest.lexical["engine"] == "fts5":
+            self._fts5 = Fts5Index(self._store.connection, self._store.lock)
+        if self._structure is not None:
+            self._structure.close()
+        # Opened now, read when first needed: a writer may have replaced and removed the file by then.
+        structure = self.path / self.manifest.faiss.get("file", "")
+        try:
+            self._structure = structure.open("rb") if "file" in self.manifest.faiss else None
+        except OSError as error:
+            raise IndexCorruptError(f"{structure}: cannot be read ({error.strerror}); {_ADVICE}") from error
 
     def verify(self) -> None:
         """Check every file against its checksum.
@@ -295,23 +310,22 @@ class Index:
         Raises:
             IndexCorruptError: naming the first file that does not have the bytes it was written with.
         """
-        advice = "restore the index from a copy, or build it again"
         # A writer killed between its commit and the manifest leaves another counter: then only SQLite can judge.
         if self._store.change_counter() != self.manifest.store.get("counter"):
             self._store.check()
         elif digest(self._store.path) != self.manifest.store["digest"]:
-            raise IndexCorruptError(f"{self._store.path}: checksum mismatch; {advice}")
+            raise IndexCorruptError(f"{self._store.path}: checksum mismatch; {_ADVICE}")
         for segment in self._store.segments():
             path = self.path / segment.file
             if not path.is_file() or digest(path, segment.start, segment.stop) != segment.digest:
                 raise IndexCorruptError(
-                    f"{path}: bytes {segment.start} to {segment.stop} are not what was written; {advice}"
+                    f"{path}: bytes {segment.start} to {segment.stop} are not what was written; {_ADVICE}"
                 )
         structure = self.manifest.faiss.get("file")
         if structure and (
             not (self.path / structure).is_file() or digest(self.path / structure) != self.manifest.faiss["digest"]
         ):
-            raise IndexCorruptError(f"{self.path / structure}: checksum mismatch; {advice}")
+            raise IndexCorruptError(f"{self.path / structure}: checksum mismatch; {_ADVICE}")
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
@@ -339,12 +353,13 @@ class Index:
         """
         wanted = list(dict.fromkeys(ids))
         with self._writing():
-            missing = [id for id in wanted if id not in self._store.existing(wanted)] if wanted else []
+            there = self._store.existing(wanted)
+            missing = [id for id in wanted if id not in there]
             if missing:
                 raise InputError(
                     f"{self.path}: no document {missing[0]!r} ({len(missing)} of {len(wanted)} ids not found)"
                 )
-            with locked(self.path / _COMMIT_LOCK), self._store.transaction():
+            with self._storing(), locked(self.path / _COMMIT_LOCK), self._store.transaction():
                 self._forget(wanted)
         self._finish()
         return len(wanted)
@@ -356,11 +371,17 @@ class Index:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        try:
-            with locked(self.path / _WRITER_LOCK, wait=False), storage_errors(self.path, "committed batches are kept"):
+        with locked(self.path / _WRITER_LOCK, wait=False):
+            # Another process may have written since this one opened the index.
+            self.manifest = Manifest.load(self.path)
+            try:
                 yield
-        finally:
-            self._load()
+            finally:
+                self._load()
+
+    def _storing(self) -> contextlib.AbstractContextManager[None]:
+        """Around writes, and around nothing that is the user's: an error of their stream is no error of the index."""
+        return storage_errors(self.path, "committed batches are kept")
 
     def _write(
         self,
@@ -372,24 +393,31 @@ class Index:
         limit, overlap = self.manifest.passages["max_tokens"], self.manifest.passages["overlap"]
         splitter = Splitter(self.encoder.token_offsets, limit, overlap) if limit else None
         with self._writing():
+            before = self._store.last_number()
+            passed = bytearray(before + 1)  # by document number: it was in the stream
             for batch in _batches(documents, splitter):
                 taken += len(batch)
                 ids = [document.id for document, _ in batch]
                 there = self._store.existing(ids)
+                twice = [id for id, number in there.items() if number > before or passed[number]]
+                if twice:
+                    raise DataError(f"two documents have the id {twice[0]!r}", path=self.path)
                 if there and existing == "refuse":
                     raise DataError(
                         f"document {min(there)!r} is in the index already; use update to replace it", path=self.path
                     )
                 if there and existing == "skip":
+                    for number in there.values():
+                        passed[number] = True
                     batch = [(document, passages) for document, passages in batch if document.id not in there]
                 if batch:
-                    self._commit(batch, there if existing == "replace" else set())
+                    self._commit(batch, sorted(there) if existing == "replace" else [])
                     written += len(batch)
                 if progress is not None:
                     progress(taken)
         return written
 
-    def _commit(self, batch: list[tuple[Document, list[Passage]]], replaced: set[str]) -> None:
+    def _commit(self, batch: list[tuple[Document, list[Passage]]], replaced: Sequence[str]) -> None:
         """Append one batch to the raw files, then make it exist."""
         contents = [passage.contents for _, passages in batch for passage in passages]
         tokens = truncated = np.zeros(len(contents), dtype=np.int64)
@@ -411,9 +439,9 @@ class Index:
             )
         first = self._store.rows()
         segments.append(self._append(self._vector_file, vectors, first))
-        with locked(self.path / _COMMIT_LOCK), self._store.transaction():
+        with self._storing(), locked(self.path / _COMMIT_LOCK), self._store.transaction():
             if replaced:
-                self._forget(sorted(replaced))
+                self._forget(replaced)
             added = self._store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated)
             if self._fts5 is not None:
                 self._fts5.add(added, contents)
@@ -429,15 +457,15 @@ class Index:
             found = self.passages(missing[start : start + _BATCH_PASSAGES])
             lucene.add([p.row for p in found], [p.passage.contents for p in found])
 
-    @staticmethod
-    def _append(file: AppendFile, rows: np.ndarray, committed: int) -> Segment:
+    def _append(self, file: AppendFile, rows: np.ndarray, committed: int) -> Segment:
         size = file.dtype.itemsize
-        written = file.append(rows, committed)
+        with self._storing():
+            written = file.append(rows, committed)
         return Segment(file.path.name, committed * size, (committed + len(rows)) * size, written)
 
     def _finish(self) -> None:
         """Bring the FAISS structure up to date, and write down that all is well."""
-        with self._writing():
+        with self._writing(), self._storing():
             faiss = dict(self.manifest.faiss)
             rows, built = self._store.rows(), faiss.get("rows", 0)
             old = faiss.get("file")
@@ -472,7 +500,7 @@ class Index:
     def _vector_index(self) -> FaissIndex:
         if self._faiss is None:
             faiss = self.manifest.faiss
-            structure = self.path / faiss["file"] if "file" in faiss else None
+            structure = None if self._structure is None else Path(f"/dev/fd/{self._structure.fileno()}")
             self._faiss = FaissIndex(self._vectors, structure, faiss["factory"], faiss["parameters"])
         return self._faiss
 
@@ -504,12 +532,19 @@ class Index:
         """Passages that share words, by BM25: (rows, scores), int64 and float64, best first, at most ``k``.
 
         Raises:
-            InputError: if the index was built without a lexical engine.
+            InputError: if the index was built without a lexical engine, or ``k`` is below 1.
         """
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
         lexical = self._lexical
         if lexical is None:
             raise InputError(f"{self.path}: built without a lexical index; build it again with one for BM25 and hybrid")
-        return lexical.search(query, k, None if where is None else np.flatnonzero(self._allowed(where)))
+        if where is not None:
+            return lexical.search(query, k, np.flatnonzero(self._allowed(where)))
+        # The lexical index may know passages of another process that this reader does not.
+        known = len(self._live)
+        rows, scores = lexical.search(query, k + self._store.rows() - known)
+        return rows[rows < known][:k], scores[rows < known][:k]
 
     def _allowed(self, where: Mapping[str, Any] | None) -> np.ndarray:
         return self._live if where is None else self._store.live(len(self._live), where)
@@ -566,8 +601,8 @@ def _batches(
         if document.id in ids:
             raise DataError(f"two documents have the id {document.id!r}")
         try:
-            json.dumps(dict(document.metadata), allow_nan=False)
-        except (TypeError, ValueError) as error:
+            json.dumps(dict(document.metadata), allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"document {document.id!r}: its metadata cannot be kept as JSON: {error}") from error
         passages = splitter.split(document) if splitter else [Passage(document, 0, len(document.text))]
         batch.append((document, passages))

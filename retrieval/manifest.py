@@ -63,8 +63,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write beside and rename into place."""
         body = dataclasses.asdict(self)
-        body["digest"] = _digest(body)
-        replace_file(folder / _NAME, json.dumps(body, indent=2, ensure_ascii=False).encode())
+        replace_file(folder / _NAME, _serialised(body))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -78,9 +77,10 @@ class Manifest:
         if not path.is_file():
             raise IndexStoreError(f"{folder}: not a Sightline index (no {_NAME}); build one with: sightline index")
         try:
-            body = json.loads(path.read_bytes())
-            claimed = body.pop("digest")
-            damaged = _digest(body) != claimed
+            data = path.read_bytes()
+            body = json.loads(data)
+            del body["digest"]
+            damaged = _serialised(body) != data
         except (ValueError, KeyError, AttributeError, TypeError):
             damaged = True
         if damaged:
@@ -92,5 +92,7 @@ class Manifest:
         return cls(**body)
 
 
-def _digest(body: dict[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+def _serialised(body: dict[str, Any]) -> bytes:
+    """The very bytes of the file: the body and, last, its checksum."""
+    digest = xxhash.xxh3_128_hexdigest(json.dumps(body, sort_keys=True, ensure_ascii=False).encode())
+    return json.dumps(body | {"digest": digest}, indent=2, ensure_ascii=False).encode()

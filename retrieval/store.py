@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..documents import Document, Passage
+from ..documents import Document, Passage, encodable
 from ..errors import IndexCorruptError, IndexStoreError, InputError
 
 __all__ = ["DocumentStore", "Segment", "StoredPassage"]
@@ -33,7 +34,9 @@ CREATE INDEX IF NOT EXISTS passages_of ON passages(document);
 CREATE TABLE IF NOT EXISTS segments(file TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     digest TEXT NOT NULL, PRIMARY KEY (file, start));
 """
-_OPERATORS = {"=": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_ORDER = ("<", "<=", ">", ">=")
+_OPERATORS = ("=", "!=", *_ORDER)
+_MEETS = "EXISTS (SELECT 1 FROM json_each(d.metadata) WHERE key = ? AND {})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +68,32 @@ class DocumentStore:
     """Documents and passages in SQLite, one connection shared by the threads of a process.
 
     Args:
-        path: the database file; made with its tables if it is not there.
+        path: the database file.
+        create: make the file and its tables if they are not there.
 
     Raises:
-        IndexCorruptError: if the file is not a readable database.
+        IndexCorruptError: if the file is not there, or is not a readable database.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
         self.lock = threading.RLock()
         # Manual transactions; the rollback journal leaves a single file at rest, which can be checksummed.
-        self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
+        name = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+        try:
+            self.connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False, timeout=60)
+        except sqlite3.OperationalError as error:
+            if not create and not path.exists():
+                raise IndexCorruptError(
+                    f"{path}: the file is missing; restore the index from a copy, or build it again"
+                ) from error
+            raise self._translated(error) from error
         try:
             self.connection.execute("PRAGMA synchronous = FULL")
             self.connection.execute("PRAGMA temp_store = MEMORY")
             if not self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'segments'").fetchone():
+                if not create:
+                    raise sqlite3.DatabaseError("the tables are missing")
                 self.connection.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             self.connection.close()
@@ -91,6 +105,8 @@ class DocumentStore:
 
     def _translated(self, error: sqlite3.Error) -> IndexStoreError:
         text = str(error)
+        if isinstance(error, sqlite3.ProgrammingError):
+            return IndexStoreError(f"{self.path}: {text.rstrip('.')}; open the index again")
         if isinstance(error, sqlite3.OperationalError) and "malformed" not in text and "not a database" not in text:
             why = "no space left on the device" if "full" in text else text
             return IndexStoreError(f"{self.path}: {why}; what was committed before is kept")
@@ -124,9 +140,17 @@ class DocumentStore:
                 raise self._translated(error) from error
 
     def change_counter(self) -> int:
-        """SQLite's file change counter (file format, section 1.3.6): grows with every committed write."""
+        """SQLite's file change counter (file format, section 1.3.6): grows with every committed write.
+
+        Raises:
+            IndexCorruptError: if its two copies in the file differ.
+        """
         with self.path.open("rb") as file:
-            return int.from_bytes(file.read(28)[24:28], "big")
+            header = file.read(100)
+        # SQLite writes the counter twice, the second time as "version-valid-for".
+        if header[24:28] != header[92:96]:
+            raise IndexCorruptError(f"{self.path}: damaged header; restore the index from a copy, or build it again")
+        return int.from_bytes(header[24:28], "big")
 
     def check(self) -> None:
         """Let SQLite check the structure of the whole file.
@@ -144,7 +168,8 @@ class DocumentStore:
 
     def token_rows(self) -> int:
         """How many token states were ever committed."""
-        return int(self._fetch("SELECT COALESCE(MAX(first_token + tokens), 0) FROM passages")[0][0])
+        last = self._fetch("SELECT first_token + tokens FROM passages ORDER BY row DESC LIMIT 1")
+        return int(last[0][0]) if last else 0
 
     def counts(self) -> dict[str, int]:
         """Live documents, live passages, and documents deleted since the index was built."""
@@ -154,10 +179,14 @@ class DocumentStore:
         )
         return {"documents": live or 0, "passages": passages[0][0], "deleted_documents": dead or 0}
 
-    def existing(self, ids: Iterable[str]) -> set[str]:
-        """Which of these ids are live."""
-        sql = "SELECT id FROM documents WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))"
-        return {row[0] for row in self._fetch(sql, [json.dumps(list(ids))])}
+    def last_number(self) -> int:
+        """The number of the document that came last; numbers grow, from 1, and are never given twice."""
+        return int(self._fetch("SELECT COALESCE(MAX(number), 0) FROM documents")[0][0])
+
+    def existing(self, ids: Iterable[str]) -> dict[str, int]:
+        """Which of these ids are live, with their documents' numbers."""
+        sql = "SELECT id, number FROM documents WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))"
+        return dict(self._fetch(sql, [json.dumps(list(ids))]))
 
     def insert(
         self,
@@ -209,7 +238,9 @@ class DocumentStore:
     def record(self, segments: Iterable[Segment]) -> None:
         """Remember what a batch appended, within its transaction."""
         self.connection.executemany(
-            "INSERT INTO segments VALUES (?, ?, ?, ?)", [(s.file, s.start, s.stop, s.digest) for s in segments]
+            "INSERT INTO segments VALUES (?, ?, ?, ?)",
+            # texts without a token have no states: an empty segment would only collide with the next one
+            [(s.file, s.start, s.stop, s.digest) for s in segments if s.stop > s.start],
         )
 
     def segments(self) -> list[Segment]:
@@ -223,11 +254,13 @@ class DocumentStore:
             rows: length of the mask.
             where: metadata conditions, all of which must hold: ``{"year": 2020}`` (equal), ``{"lang": ["en", "de"]}``
                 (one of), ``{"year": {">=": 2000, "<": 2010}}``; ``None`` as a value means the field is absent or null.
+                Numbers are compared with numbers and strings with strings; a document without the field, or with a
+                list or an object in it, meets no other condition than ``None`` and its negation.
 
         Raises:
             InputError: if a condition is not of these forms.
         """
-        clauses, values = _conditions(where or {})
+        clauses, values = _conditions({} if where is None else where)
         sql = "SELECT p.row FROM passages p JOIN documents d ON d.number = p.document WHERE " + " AND ".join(
             ["d.deleted = 0", *clauses]
         )
@@ -286,26 +319,33 @@ class DocumentStore:
 
 
 def _conditions(where: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+    if not isinstance(where, Mapping):
+        raise InputError(f"a filter maps metadata fields to conditions, and {where!r} does not")
     clauses: list[str] = []
     values: list[Any] = []
     for name, condition in where.items():
-        if not isinstance(name, str) or '"' in name:
-            raise InputError(f"filter field {name!r} must be a string without double quotes")
-        field = f"json_extract(d.metadata, '$.\"{name.replace(chr(39), chr(39) * 2)}\"')"
+        if not (isinstance(name, str) and encodable(name)):
+            raise InputError(f"filter field {name!r} is not the name of a metadata field")
         tests = (
             condition if isinstance(condition, Mapping) else {"in": condition} if isinstance(condition, list) else None
         )
         if tests is None:
             tests = {"=": condition}
+        if not tests:
+            raise InputError(f"filter on {name!r}: there is no condition in {condition!r}")
         for operator, value in tests.items():
+            # The name is a value here and no JSON path, in which quotes and backslashes would be syntax.
             if operator == "in" and isinstance(value, list) and all(_scalar(item) for item in value):
-                clauses.append(f"{field} IN (SELECT value FROM json_each(?))")
-                values.append(json.dumps(value))
+                clauses.append(_MEETS.format("atom IN (SELECT value FROM json_each(?))"))
+                values += [name, json.dumps(value)]
             elif operator in ("=", "!=") and value is None:
-                clauses.append(f"{field} IS {'NOT ' if operator == '!=' else ''}NULL")
+                clauses.append(f"{'NOT ' if operator == '=' else ''}{_MEETS.format('type != ?')}")
+                values += [name, "null"]
             elif operator in _OPERATORS and _scalar(value):
-                clauses.append(f"{field} {_OPERATORS[operator]} ?")
-                values.append(value)
+                # SQLite holds any text to be greater than any number.
+                same = f"(typeof(atom) = 'text') = {int(isinstance(value, str))} AND " if operator in _ORDER else ""
+                clauses.append(_MEETS.format(f"{same}atom {operator} ?"))
+                values += [name, value]
             else:
                 raise InputError(
                     f"filter on {name!r}: {operator!r} {value!r} is not usable; "
@@ -315,4 +355,9 @@ def _conditions(where: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
 
 
 def _scalar(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool)
+    """Whether SQLite can hold and compare the value: NaN would be NULL to it."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, float) and math.isfinite(value)

@@ -44,6 +44,9 @@ class ToyEncoder:
         truncated = np.array([len(w) - len(k) for w, k in zip(words, kept, strict=True)], dtype=np.int64)
         return TokenStates(packed if states else None, offsets, spans, pooled, truncated)
 
+    def read_queries(self, texts):
+        return [self.read([text]) for text in texts]
+
     def spans(self, texts):
         return [np.array(self.token_offsets(t)[: self.max_length - 2], dtype=np.int32).reshape(-1, 2) for t in texts]
 

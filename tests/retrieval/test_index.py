@@ -1,0 +1,833 @@
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sightline.documents import Document
+from sightline.errors import (
+    DataError,
+    IndexLockedError,
+    IndexMismatchError,
+    IndexStoreError,
+    InputError,
+)
+from sightline.retrieval import index as index_module
+from sightline.retrieval.index import Index
+from sightline.retrieval.token_states import decode, encode
+
+
+def document(number, text=None, **metadata):
+    return Document(f"d{number}", text or f"common word{number} word{number % 7} end{number % 3}.", metadata=metadata)
+
+
+def ids(index, rows):
+    return [found.passage.document.id for found in index.passages(rows)]
+
+
+def meaning(index, query, k=1, where=None):
+    return ids(index, index.search_dense([query], k, where)[0][0])
+
+
+def words(index, query, k=1000, where=None):
+    return ids(index, index.search_lexical(query, k, where)[0])
+
+
+@pytest.fixture
+def build(tmp_path, toy):
+    """Build an index that is closed after the test."""
+    made = []
+
+    def build(documents, name="index", **options):
+        made.append(Index.build(tmp_path / name, documents, **{"encoder": toy, **options}))
+        return made[-1]
+
+    yield build
+    for index in made:
+        index.close()
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", 4)
+
+
+# -- making, opening, changing ---------------------------------------------------------------------------------------
+
+
+def test_documents_come_back_as_they_went_in(build, toy):
+    documents = [
+        Document(
+            "a b/c'\"", "Text with\nlines, 日本語 and 🙂.", title="A title", metadata={"x": [1, {"y": None}], "": 0.1}
+        ),
+        Document("ü", "Second."),
+    ]
+    path = build(documents).path
+    with Index.open(path, encoder=toy) as index:
+        assert list(index.documents()) == documents
+        assert index.document("ü") == documents[1] and index.document("u") is None
+        assert index.counts() == {"documents": 2, "passages": 2, "deleted_documents": 0}
+
+
+def test_added_documents_are_found(build):
+    index = build(map(document, range(5)))
+    assert index.add([document(5)]) == 1
+    assert meaning(index, document(5).text) == ["d5"] and words(index, "word5") == ["d5"]
+
+
+def test_deleted_documents_are_found_by_nothing(build):
+    index = build(map(document, range(5)))
+    assert index.delete(["d3", "d1", "d3"]) == 2
+    assert set(meaning(index, "common", 5)) == set(words(index, "common")) == {"d0", "d2", "d4"}
+    assert index.document("d3") is None and len(index) == 3
+
+
+def test_updated_document_is_found_by_its_new_text_only(build):
+    index = build(map(document, range(5)))
+    assert index.update([document(3, "entirely different now"), document(9)]) == 2
+    assert words(index, "different") == ["d3"] and words(index, "word3") == []
+    assert meaning(index, "entirely different now") == ["d3"]
+    assert len(index) == 6
+
+
+def test_deleted_id_can_be_added_again(build):
+    index = build(map(document, range(5)))
+    index.delete(["d3"])
+    index.add([document(3, "reborn")])
+    assert words(index, "reborn") == ["d3"]
+
+
+def test_unknown_id_deletes_nothing(build):
+    index = build(map(document, range(5)))
+    with pytest.raises(InputError, match=r"no document 'x' \(2 of 3 ids not found\)"):
+        index.delete(["d1", "x", "y"])
+    assert len(index) == 5
+
+
+def test_added_document_that_is_there_is_refused(build):
+    index = build(map(document, range(5)))
+    with pytest.raises(DataError, match="'d2' is in the index already; use update"):
+        index.add([document(7), document(2)])
+    assert len(index) == 5
+
+
+@pytest.mark.parametrize("apart", [1, 30], ids=["in one batch", "in two batches"])
+def test_two_documents_of_one_id_are_refused(apart, build, small_batches):
+    stream = [*map(document, range(apart)), document(0)]
+    with pytest.raises(DataError, match="two documents have the id 'd0'"):
+        build(stream)
+    index = build([document(99)], name="other")
+    with pytest.raises(DataError, match="two documents have the id 'd0'|'d0' is in the index already"):
+        index.add(stream)
+    with pytest.raises(DataError, match="two documents have the id 'd0'"):
+        index.update(stream)
+
+
+def test_two_documents_of_one_id_are_refused_when_resuming(build, small_batches):
+    with pytest.raises(ZeroDivisionError):
+        build(interrupted(range(10)))
+    with pytest.raises(DataError, match="two documents have the id 'd0'"):
+        build([*map(document, range(20)), document(0)])
+
+
+def test_nothing_to_index_is_an_error(build):
+    with pytest.raises(DataError, match="no documents"):
+        build([])
+
+
+def test_complete_index_is_not_built_over(build):
+    build([document(1)])
+    with pytest.raises(IndexStoreError, match="there is an index here already"):
+        build([document(2)])
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "documents.txt"])
+def test_folder_with_other_files_is_left_alone(name, tmp_path, toy):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(IndexStoreError, match="not a Sightline index"):
+        Index.build(tmp_path, [document(1)], encoder=toy)
+    assert [found.name for found in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None], ids=["folder", "file", "nothing"])
+def test_what_is_no_index_is_not_opened_and_not_touched(make, tmp_path):
+    path = tmp_path / "place"
+    make(path)
+    with pytest.raises(IndexStoreError, match="not a Sightline index"):
+        Index.open(path)
+    assert not path.is_dir() or not list(path.iterdir())
+
+
+def test_newer_format_is_refused(build, monkeypatch):
+    from sightline.retrieval import manifest
+
+    index = build([document(1)])
+    monkeypatch.setattr(manifest, "FORMAT", 2)
+    with pytest.raises(IndexStoreError, match="index format 1, this version reads 2"):
+        Index.open(index.path)
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, float("nan"), float("inf"), b"bytes", object(), "\ud800"], ids=lambda v: type(v).__name__
+)
+def test_metadata_that_json_cannot_hold_is_refused(value, build):
+    with pytest.raises(DataError, match="document 'd1': its metadata cannot be kept as JSON"):
+        build([document(1, field=value)])
+
+
+def test_closed_index_says_so(build):
+    index = build([document(1)])
+    index.close()
+    with pytest.raises(IndexStoreError, match="closed"):
+        index.document("d1")
+
+
+# -- going on with an interrupted build ------------------------------------------------------------------------------
+
+
+def interrupted(numbers):
+    yield from map(document, numbers)
+    raise ZeroDivisionError
+
+
+def test_resumed_build_equals_one_that_was_not_interrupted(build, small_batches):
+    with pytest.raises(ZeroDivisionError):
+        build(interrupted(range(10)))
+    index = build(map(document, range(20)))
+    whole = build(map(document, range(20)), name="whole")
+    assert list(index.documents()) == list(whole.documents())
+    np.testing.assert_array_equal(index.vectors(), whole.vectors())
+    assert words(index, "common word3") == words(whole, "common word3")
+
+
+def test_interrupted_build_keeps_whole_batches_and_can_be_searched(build, tmp_path, toy, small_batches):
+    told = []
+    with pytest.raises(ZeroDivisionError):
+        build(interrupted(range(10)), progress=told.append)
+    with Index.open(tmp_path / "index", encoder=toy) as index:
+        assert not index.manifest.complete
+        assert told == [4, 8] and len(index) == 8
+        assert meaning(index, document(7).text) == ["d7"]
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"faiss": "HNSW8"}, "faiss"),
+        ({"faiss_parameters": "efSearch=3", "faiss": "HNSW8"}, "efSearch=3"),
+        ({"lexical": "none"}, "lexical"),
+        ({"token_states": "fp16"}, "token_states"),
+        ({"max_tokens": 7}, "passages"),
+        ({"max_tokens": 62, "overlap": 3}, "overlap"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused_by_name(other, named, build, small_batches):
+    with pytest.raises(ZeroDivisionError):
+        build(interrupted(range(10)))
+    with pytest.raises(IndexMismatchError, match=named):
+        build(map(document, range(20)), **other)
+
+
+def test_resuming_with_another_encoder_is_refused_by_name(build, toy, small_batches):
+    with pytest.raises(ZeroDivisionError):
+        build(interrupted(range(10)))
+    with pytest.raises(IndexMismatchError, match="encoder.*other"):
+        build(map(document, range(20)), encoder=type(toy)(name="other", revision="other-1"))
+
+
+# -- filters ---------------------------------------------------------------------------------------------------------
+
+ODD_NAMES = [
+    'with "quotes"', "it's", "a.b", "$", "back\\slash", "[0]", "new\nline", "", "ü🙂", "x' OR '1'='1", 'x") OR 1=1 --',
+    "%s?",
+]  # fmt: skip
+RECORDS = [
+    {"year": 2000, "lang": "en", "flag": True, "size": 1.5},
+    {"year": 2010, "lang": "de", "flag": False, "size": 2},
+    {"year": "2010", "lang": None, "tags": ["en", "x"]},
+    {"lang": "EN", "nested": {"year": 2000}},
+    dict.fromkeys(ODD_NAMES, "odd"),
+]
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("toys", Path(__file__).parents[1] / "conftest.py")
+    toys = module_from_spec(spec)
+    spec.loader.exec_module(toys)
+    documents = [document(number, **record) for number, record in enumerate(RECORDS)]
+    path = tmp_path_factory.mktemp("catalogue") / "index"
+    with Index.build(path, documents, encoder=toys.ToyEncoder()) as index:
+        yield index
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"year": 2010}, [1]),
+        ({"year": "2010"}, [2]),
+        ({"year": 2000.0}, [0]),
+        ({"size": 1.5}, [0]),
+        ({"flag": True}, [0]),
+        ({"flag": False}, [1]),
+        ({"lang": "en"}, [0]),
+        ({"lang": ["en", "de", "fr"]}, [0, 1]),
+        ({"lang": {"in": ["EN"]}}, [3]),
+        ({"lang": []}, []),
+        ({"lang": None}, [2, 4]),
+        ({"lang": {"=": None}}, [2, 4]),
+        ({"lang": {"!=": None}}, [0, 1, 3]),
+        ({"lang": {"!=": "en"}}, [1, 3]),
+        ({"tags": None}, [0, 1, 3, 4]),
+        ({"tags": "en"}, []),
+        ({"tags": {"!=": None}}, [2]),
+        ({"tags": {">": "a"}}, []),
+        ({"nested.year": 2000}, []),
+        ({"absent": 1}, []),
+        ({"absent": {"<": 1}}, []),
+        ({"year": {">=": 2000, "<": 2010}}, [0]),
+        ({"year": {">": 1}}, [0, 1]),
+        ({"year": {">=": "1"}}, [2]),
+        ({"year": {"<=": 2010}}, [0, 1]),
+        ({"year": {"!=": 2000}}, [1, 2]),
+        ({"year": 2000, "lang": "de"}, []),
+        ({"size": {"<=": 2, ">": 1.5}}, [1]),
+        ({"lang": "x' OR '1'='1"}, []),
+        *(({name: "odd"}, [4]) for name in ODD_NAMES),
+        *(({name: {"!=": None}}, [4]) for name in ODD_NAMES),
+        ({"' OR 1=1 --": 1}, []),
+    ],
+    ids=repr,
+)
+def test_filter_lets_through_what_meets_it(where, expected, catalogue):
+    wanted = [f"d{number}" for number in expected]
+    assert sorted(meaning(catalogue, "common", 5, where)) == wanted
+    assert sorted(words(catalogue, "common", 5, where)) == wanted
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"year": {"~": 1}},
+        {"year": {"<": None}},
+        {"year": {"=": [1]}},
+        {"year": {"in": 1}},
+        {"year": [None]},
+        {"year": [[1]]},
+        {"year": {}},
+        {"year": (1, 2)},
+        {"year": object()},
+        {"year": 2**64},
+        {"year": [2**64]},
+        {"year": float("nan")},
+        {"year": [float("nan")]},
+        {"year": "\ud800"},
+        {"\ud800": 1},
+        {3: 1},
+        {"year": {"= 1 OR 1": 1}},
+        ["year"],
+        "year=1",
+    ],
+    ids=ascii,
+)
+def test_filter_of_another_form_is_refused(where, catalogue):
+    with pytest.raises(InputError, match="filter"):
+        catalogue.search_dense(["common"], 5, where)
+
+
+# -- passages --------------------------------------------------------------------------------------------------------
+
+LONG = Document("long", " ".join(f"Sentence number{i} has five words." for i in range(30)), title="A title")
+
+
+def test_long_document_is_cut_into_passages_that_cover_it(build):
+    index = build([LONG, document(1)], max_tokens=20)
+    passages = [found.passage for found in index.passages(range(index.counts()["passages"]))]
+    mine = [passage for passage in passages if passage.document.id == "long"]
+    assert len(mine) > 5
+    assert " ".join(passage.text for passage in mine) == LONG.text
+    assert mine[3].contents == f"A title {mine[3].text}"
+
+
+def test_passage_is_found_by_its_own_words(build):
+    index = build([LONG], max_tokens=20)
+    found = index.passages(index.search_lexical("number17", 5)[0])
+    assert len(found) == 1 and "number17" in found[0].passage.text
+
+
+def test_zero_tokens_keep_documents_whole_and_tell_what_was_cut(build):
+    index = build([LONG], max_tokens=0, token_states="fp16")
+    [found] = index.passages([0])
+    assert found.passage.text == LONG.text
+    assert found.truncated == 152 - 62  # words of title and text, and what the toy reads
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": -1}, {"max_tokens": 5, "overlap": 5}, {"lexical": "lucene"}])
+def test_bad_settings_are_refused_before_anything_is_made(options, build, tmp_path):
+    with pytest.raises(InputError):
+        build([document(1)], **options)
+    assert not (tmp_path / "index").exists()
+
+
+def test_deleting_a_document_deletes_all_its_passages(build):
+    index = build([LONG, document(1)], max_tokens=20)
+    index.delete(["long"])
+    assert index.counts() == {"documents": 1, "passages": 1, "deleted_documents": 1}
+    assert words(index, "sentence") == []
+
+
+# -- FAISS -----------------------------------------------------------------------------------------------------------
+
+FACTORIES = ["Flat", "HNSW32", "IVF16,Flat", "IVF16,SQ8", "PQ8x4", "IVF16,PQ8x4fs,RFlat"]
+QUERIES = [f"common word{number} end{number % 3}" for number in range(0, 700, 35)]
+
+
+class Vectors:
+    """An encoder whose texts are numbers, and name rows of fixed random vectors in a few clusters."""
+
+    name, revision, dim, max_length = "vectors", "1", 32, 64
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        centres = rng.normal(size=(20, 32))
+        rows = centres[rng.integers(20, size=3000)] + 0.5 * rng.normal(size=(3000, 32))
+        self.rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def token_offsets(self, text):
+        return [(0, len(text))]
+
+    def encode_documents(self, texts):
+        return np.stack([self.rows[int(text) if text.isdigit() else 0] for text in texts])
+
+    encode_queries = encode_documents
+
+
+def numbered(start, stop):
+    return (Document(f"n{i}", str(i), metadata={"half": i % 2, "tenth": i % 10}) for i in range(start, stop))
+
+
+NUMBERS = [str(number) for number in range(2000, 2020)]
+
+
+def exact(index, k, allowed):
+    """Brute force over the rows that may be found."""
+    scores = Vectors().encode_queries(NUMBERS) @ index.vectors().T
+    rows = np.flatnonzero(allowed)
+    order = np.argsort(-scores[:, rows], axis=1, kind="stable")[:, :k]
+    return rows[order], scores
+
+
+def assert_close_to_exact(index, k=10, where=None, allowed=None, least=0.9):
+    allowed = np.ones(len(index.vectors()), dtype=bool) if allowed is None else allowed
+    rows, scores = index.search_dense(NUMBERS, k, where)
+    expected, all_scores = exact(index, k, allowed)
+    assert (rows >= 0).all() and allowed[rows].all()
+    np.testing.assert_allclose(scores, np.take_along_axis(all_scores, rows, axis=1), atol=1e-6)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert all(len(set(row)) == k for row in rows.tolist())
+    recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(rows.tolist(), expected.tolist(), strict=True)])
+    assert recall >= (1.0 if index.manifest.faiss["factory"] == "Flat" else least)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_structure_agrees_with_exact_search_through_all_changes(factory, build):
+    least = 0.7 if "PQ" in factory else 0.9  # PQ8x4 keeps 4 of 128 bytes; built at once it does no better
+    index = build(numbered(0, 1000), encoder=Vectors(), faiss=factory, lexical="none")
+    assert_close_to_exact(index, least=least)
+    assert_close_to_exact(index, least=least, where={"half": 1}, allowed=np.arange(1000) % 2 == 1)
+    assert_close_to_exact(index, least=least, where={"tenth": 3}, allowed=np.arange(1000) % 10 == 3)
+
+    index.add(numbered(1000, 1400))
+    assert_close_to_exact(index, least=least)
+    index.delete(f"n{i}" for i in range(0, 1400, 3))
+    live = np.arange(1400) % 3 != 0
+    assert_close_to_exact(index, least=least, allowed=live)
+    assert_close_to_exact(index, least=least, where={"half": 0}, allowed=live & (np.arange(1400) % 2 == 0))
+    with Index.open(index.path, encoder=Vectors()) as again:
+        assert_close_to_exact(again, least=least, allowed=live)
+
+
+@pytest.mark.parametrize("factory", [factory for factory in FACTORIES if factory != "Flat"])
+def test_rows_beyond_the_structure_are_searched_exactly(factory, build, monkeypatch):
+    index = build(numbered(0, 1000), encoder=Vectors(), faiss=factory)
+    monkeypatch.setattr(index, "_finish", lambda: None)
+    index.add(numbered(1000, 2010))
+    assert index.manifest.faiss["rows"] == 1000
+    assert_close_to_exact(index)
+    assert index.search_dense(NUMBERS[:10], 1)[0][:, 0].tolist() == list(range(2000, 2010))
+
+
+def test_structure_grows_until_it_is_trained_anew(build):
+    index = build(numbered(0, 700), encoder=Vectors(), faiss="IVF16,Flat")
+    index.add(numbered(700, 1300))
+    assert (index.manifest.faiss["rows"], index.manifest.faiss["trained"]) == (1300, 700)
+    index.add(numbered(1300, 1500))
+    assert (index.manifest.faiss["rows"], index.manifest.faiss["trained"]) == (1500, 1500)
+    assert [found.name for found in index.path.glob("*.faiss*")] == ["vectors-1500.faiss"]
+    assert_close_to_exact(index)
+
+
+def test_filter_that_the_probed_lists_do_not_meet_still_finds_its_documents(build):
+    encoder = Vectors()
+    near = np.argsort(-(encoder.rows[:1000] @ encoder.rows[2000]))
+    documents = list(numbered(0, 1000))
+    for i in near[:600].tolist():
+        documents[i] = Document(f"n{i}", str(i), metadata={"near": True})
+    index = build(documents, encoder=encoder, faiss="IVF16,Flat", faiss_parameters="nprobe=1")
+    rows, _ = index.search_dense(["2000"], 10, {"near": None})
+    assert rows[0].tolist() == near[600:610].tolist()
+
+
+def test_too_few_vectors_are_told_and_the_index_is_searched_exactly(build, tmp_path):
+    with pytest.raises(InputError, match=r"FAISS cannot build 'IVF16,Flat' over 10 vectors"):
+        build(numbered(0, 10), encoder=Vectors(), faiss="IVF16,Flat")
+    with Index.open(tmp_path / "index", encoder=Vectors()) as index:
+        assert_close_to_exact(index, k=3)
+        index.add(numbered(10, 700))
+        assert index.manifest.faiss["rows"] == 700
+        assert_close_to_exact(index)
+
+
+@pytest.mark.parametrize(
+    ("factory", "parameters", "message"),
+    [
+        ("Nonsense", "", "FAISS cannot make 'Nonsense'"),
+        ("IVF16,PQ5", "", "FAISS cannot make 'IVF16,PQ5' for dimension 32"),
+        ("IVF16,Flat", "nonsense=3", "FAISS does not know the search parameters 'nonsense=3'"),
+        ("HNSW32", "nprobe=3", "FAISS does not know the search parameters 'nprobe=3' for 'HNSW32'"),
+    ],
+)
+def test_unknown_faiss_settings_are_refused_before_anything_is_made(factory, parameters, message, build, tmp_path):
+    with pytest.raises(InputError, match=message):
+        build(numbered(0, 700), encoder=Vectors(), faiss=factory, faiss_parameters=parameters)
+    assert not (tmp_path / "index").exists()
+
+
+def test_search_parameters_reach_faiss(build, monkeypatch):
+    index = build(numbered(0, 1000), encoder=Vectors(), faiss="IVF16,Flat", faiss_parameters="nprobe=16")
+    assert_close_to_exact(index, least=1.0)
+    assert faiss.extract_index_ivf(index._vector_index._structure).nprobe == 16
+
+
+class Grid(Vectors):
+    """Small whole numbers in few dimensions: scores without rounding, and full of ties."""
+
+    dim = 4
+
+    def __init__(self):
+        self.rows = np.random.default_rng(1).integers(-1, 2, size=(3000, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize("k", [1, 2, 10, 150, 500])
+@pytest.mark.parametrize("where", [None, {"half": 1}, {"tenth": 3}], ids=["all", "half", "a tenth"])
+def test_flat_is_brute_force_with_ties_by_row(k, where, build):
+    index = build(numbered(0, 400), encoder=Grid(), lexical="none")
+    rows, scores = index.search_dense(NUMBERS, k, where)
+    every = np.arange(400)
+    allowed = every[{None: every >= 0, "half": every % 2 == 1, "tenth": every % 10 == 3}[next(iter(where or [None]))]]
+    full = Grid().encode_queries(NUMBERS) @ index.vectors()[allowed].T
+    order = np.lexsort((np.broadcast_to(allowed, full.shape), -full), axis=1)[:, :k]
+    found = order.shape[1]
+    np.testing.assert_array_equal(rows[:, :found], allowed[order])
+    np.testing.assert_array_equal(scores[:, :found], np.take_along_axis(full, order, axis=1))
+    assert (rows[:, found:] == -1).all() and np.isneginf(scores[:, found:]).all()
+
+
+def test_more_queries_than_are_searched_at_once_keep_their_order(build):
+    index = build(numbered(0, 300), encoder=Vectors())
+    rows, _ = index.search_dense([str(i) for i in range(300)], 1)
+    assert rows[:, 0].tolist() == list(range(300))
+
+
+def test_no_queries_and_no_documents_find_nothing(tmp_path, toy):
+    with Index.create(tmp_path / "index", encoder=toy) as index:
+        rows, scores = index.search_dense(["word"], 3)
+        assert rows.tolist() == [[-1, -1, -1]] and np.isneginf(scores).all()
+        assert index.search_dense([], 3)[0].shape == (0, 3)
+        assert len(index.search_lexical("word", 3)[0]) == 0
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_below_one_is_refused(k, catalogue):
+    with pytest.raises(InputError, match="k must be at least 1"):
+        catalogue.search_dense(["common"], k)
+    with pytest.raises(InputError, match="k must be at least 1"):
+        catalogue.search_lexical("common", k)
+
+
+# -- encoders --------------------------------------------------------------------------------------------------------
+
+
+def test_encoder_of_another_dimension_is_refused_by_name(build, toy):
+    index = build([document(1)])
+    with pytest.raises(IndexMismatchError, match=r"encoder 'toy' \(dimension 32\), and 'toy' \(dimension 16\)"):
+        Index.open(index.path, encoder=type(toy)(dim=16))
+
+
+def test_encoder_that_gives_other_embeddings_is_refused_by_name(build, toy):
+    index = build([document(1)])
+    with pytest.raises(IndexMismatchError, match="'toy'.*'other'"):
+        Index.open(index.path, encoder=type(toy)(name="other", revision=""))
+
+
+def test_same_encoder_under_another_name_is_accepted(build, toy):
+    path = build(map(document, range(5))).path
+    alias = type(toy)()
+    alias.name, alias.revision = "another name", ""
+    alias._word = toy._word
+    with Index.open(path, encoder=alias) as index:
+        assert meaning(index, document(3).text) == ["d3"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_embeddings_that_are_not_finite_are_refused(bad, build, toy):
+    def broken(texts):
+        vectors = toy.encode_queries(texts)
+        vectors[["sick" in text for text in texts], 3] = bad
+        return vectors
+
+    index = build([document(1)])
+    toy.encode_documents = broken
+    with pytest.raises(DataError, match="NaN or infinity for a passage that begins 'sick one"):
+        index.add([document(2), document(3, "sick one")])
+    assert len(index) == 1
+
+
+def test_query_embedding_that_is_not_finite_is_refused(build, toy):
+    index = build(map(document, range(5)))
+    toy.encode_queries = lambda texts: np.full((len(texts), 32), np.nan, dtype=np.float32)
+    with pytest.raises(InputError, match="NaN or infinity for a query"):
+        index.search_dense(["word"], 1)
+
+
+# -- several handles -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
+def test_reader_sees_the_index_as_it_was_opened(factory, build):
+    writer = build(numbered(0, 700), encoder=Vectors(), faiss=factory)
+    with Index.open(writer.path, encoder=Vectors()) as reader:
+        writer.add(numbered(700, 2010))
+        writer.delete(["n5"])
+        rows, _ = reader.search_dense(NUMBERS, 10)
+        assert ((rows >= 0) & (rows < 700)).all()
+        assert words(reader, "650") == ["n650"] and words(reader, "2009") == []
+        assert reader.passages([5, 6])[0].passage.document.id == "n6"
+    with Index.open(writer.path, encoder=Vectors()) as reader:
+        assert reader.search_dense(["2009"], 1)[0].tolist() == [[2009]]
+
+
+def test_lexical_search_of_a_reader_is_as_deep_as_it_was(build):
+    writer = build(map(document, range(10)))
+    with Index.open(writer.path) as reader:
+        writer.add(document(number, "common") for number in range(10, 40))
+        assert sorted(words(reader, "common", 5)) == sorted(words(reader, "common", 10)[:5])
+        assert len(words(reader, "common", 10)) == 10
+
+
+def test_reader_keeps_answering_while_another_handle_writes(build, toy, small_batches):
+    writer = build(map(document, range(20)))
+    failures, done = [], threading.Event()
+
+    def read():
+        try:
+            while not done.is_set():
+                with Index.open(writer.path, encoder=type(toy)()) as reader:
+                    assert meaning(reader, document(3).text) == ["d3"]
+                    assert "d3" in words(reader, "common word3", 100)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for start in range(20, 80, 12):
+            writer.add(map(document, range(start, start + 12)))
+            writer.delete([f"d{start}"])
+    finally:
+        done.set()
+        thread.join()
+    assert not failures
+
+
+def test_handle_that_another_one_overtook_writes_on_from_there(build):
+    first = build(numbered(0, 700), encoder=Vectors(), faiss="IVF16,Flat")
+    with Index.open(first.path, encoder=Vectors()) as second:
+        second.add(numbered(700, 900))
+        first.add(numbered(900, 1000))
+    with Index.open(first.path, encoder=Vectors()) as index:
+        assert len(index) == 1000
+        assert_close_to_exact(index)
+
+
+def test_second_writer_is_refused_while_another_process_writes(build):
+    index = build(map(document, range(5)))
+    code = (
+        "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(index.path / ".writer.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    holder.stdout.readline()
+    for change in (lambda: index.add([document(7)]), lambda: index.delete(["d1"]), lambda: index.update([document(1)])):
+        with pytest.raises(IndexLockedError, match="another process is writing"):
+            change()
+    assert words(index, "word3") == ["d3"]
+    holder.communicate("go")
+    assert index.add([document(7)]) == 1
+
+
+def test_index_on_a_read_only_file_system_is_searched_and_not_changed(build, tmp_path, toy):
+    path = build(map(document, range(5))).path
+    place = tmp_path / "frozen"
+    place.mkdir()
+    bound = subprocess.run(["mount", "--bind", str(path), str(place)], capture_output=True, text=True)
+    if bound.returncode:
+        pytest.skip(f"nothing can be mounted here: {bound.stderr.strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(place)], check=True)
+        with Index.open(place, encoder=toy) as index:
+            assert meaning(index, document(3).text) == ["d3"] and words(index, "word3") == ["d3"]
+            with pytest.raises(IndexStoreError, match="[Rr]ead-only"):
+                index.add([document(7)])
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+# -- token states ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("fp16", 2**-11), ("int8", 0.5 / 127)])
+def test_kept_states_are_as_near_as_their_form_allows(kind, bound):
+    states = np.random.default_rng(0).normal(size=(500, 48)).astype(np.float32)
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    states[7] = 0
+    keys = decode(encode(states, kind))
+    back = keys.float().numpy() if kind == "fp16" else keys.values.numpy() * keys.scales.numpy()[:, None]
+    largest = np.abs(states).max(axis=1, keepdims=True)
+    assert (np.abs(back - states) <= bound * largest * 1.0001).all()
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8"])
+def test_index_gives_back_the_states_of_each_passage(kind, build, toy, small_batches):
+    index = build(map(document, range(10)), token_states=kind)
+    index.delete(["d2"])
+    index.add([document(20)])
+    with Index.open(index.path, encoder=toy) as index:
+        for row, keys in zip([10, 3], index.token_keys([10, 3]), strict=True):
+            read = toy.read([index.passages([row])[0].passage.contents]).states
+            back = keys.float().numpy() if kind == "fp16" else keys.values.numpy() * keys.scales.numpy()[:, None]
+            np.testing.assert_allclose(back, read, atol=0.005)
+
+
+def test_texts_without_tokens_keep_no_states(build):
+    index = build([document(1, "!!!")], token_states="fp16")
+    index.add([document(2, "???")])
+    index.add([document(3, "...")])
+    index.add([document(4)])
+    assert [len(keys) for keys in index.token_keys([0, 1, 2, 3])] == [0, 0, 0, 4]
+
+
+def test_index_without_states_says_so(build):
+    assert build([document(1)]).token_keys([0]) is None
+
+
+# -- BM25 ------------------------------------------------------------------------------------------------------------
+
+
+def test_lexical_search_ranks_rare_words_first_and_ties_by_row(build):
+    index = build(
+        [document(1, "cats purr"), document(2, "dogs purr"), document(3, "dogs bark"), document(4, "dogs purr")]
+    )
+    assert words(index, "cats purr") == ["d1", "d2", "d4"]
+    assert words(index, "cats purr", 2) == ["d1", "d2"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        '"', '""', "' OR 1=1; --", "a AND b NOT c", "NEAR(a b)", "word3*", "contents:word3", "^word3", "-word3",
+        "{word3}",         "word3\x00word4", "\x00", "\ud800", "🙂👩‍👩‍👧", "日本語の文章",
+        "the of and", "the", "!!! ... ???", "", " \n\t ",
+        " ".join(f"term{i}" for i in range(5000)), "x" * 1_000_000, "(" * 5000, "²³ ½ _ __", "İstanbul ſtraße",
+    ],
+    ids=lambda query: ascii(query[:12]),
+)  # fmt: skip
+def test_hostile_query_is_only_words(query, catalogue):
+    rows, scores = catalogue.search_lexical(query, 10)
+    assert len(rows) == len(scores)
+    assert words(catalogue, query, where={"year": 2000}) in ([], ["d0"])
+
+
+def test_query_that_is_all_stop_words_finds_them(build):
+    index = build([document(1, "to be or not to be"), document(2, "something else")])
+    assert words(index, "to be or not to be") == ["d1"]
+
+
+def test_index_without_a_lexical_engine_says_so(build):
+    with pytest.raises(InputError, match="built without a lexical index"):
+        build([document(1)], lexical="none").search_lexical("word", 3)
+
+
+# -- any sequence of changes -----------------------------------------------------------------------------------------
+
+SOME_IDS = st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True)
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["add", "update", "delete"]), SOME_IDS) | st.tuples(st.just("reopen"), st.just([])),
+    max_size=8,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(OPERATIONS, st.sampled_from(["Flat", "HNSW8"]))
+def test_index_equals_a_dictionary_after_any_changes(tmp_path_factory, operations, factory):
+    conftest = Path(__file__).parents[1] / "conftest.py"
+    space = {}
+    exec(compile(conftest.read_text(), str(conftest), "exec"), space)
+    toy = space["ToyEncoder"]()
+    path = tmp_path_factory.mktemp("any") / "index"
+    model = {"d9": document(9, "common first9")}
+    index = Index.build(path, model.values(), encoder=toy, faiss=factory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "_BATCH_PASSAGES", 2)
+        for step, (operation, numbers) in enumerate(operations):
+            new = {f"d{n}": document(n, f"common step{step} word{n}", step=step) for n in numbers}
+            if operation == "reopen":
+                index.close()
+                index = Index.open(path, encoder=toy)
+            elif operation == "add":
+                new = {id: found for id, found in new.items() if id not in model}
+                assert index.add(new.values()) == len(new)
+                model |= new
+            elif operation == "update":
+                index.update(new.values())
+                for id in new:
+                    model.pop(id, None)
+                model |= new
+            elif any(id not in model for id in new):
+                with pytest.raises(InputError):
+                    index.delete(new)
+            else:
+                index.delete(new)
+                for id in new:
+                    del model[id]
+            assert list(index.documents()) == list(model.values())
+            assert sorted(words(index, "common")) == sorted(meaning(index, "common", 20)) == sorted(model)
+            assert index.counts()["documents"] == len(model)
+            latest = sorted(id for id, found in model.items() if found.metadata.get("step") == step)
+            assert sorted(words(index, f"step{step}")) == latest
+            assert sorted(meaning(index, "common", 20, {"step": step})) == latest
+    index.close()
+    assert json.loads((path / "manifest.json").read_text())["complete"]
