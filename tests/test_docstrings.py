@@ -1,0 +1,63 @@
+"""Every example in a docstring runs, and every module keeps to its floor."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import sightline
+
+_ROOT = Path(sightline.__file__).parent
+_FLOORS = {
+    "errors": 0,
+    "documents": 0,
+    "sentences": 0,
+    "batching": 0,
+    "minilm": 0,
+    "kernels": 1,
+    "retrieval": 1,
+    "rerank": 2,
+    "search": 3,
+    "eval": 4,
+    "cli": 5,
+    "data": 5,
+}
+# The benchmarks and the study are commands of their own, and print through the command line's console.
+_COMMANDS = {"eval.bench", "eval.readouts"}
+_PACKAGES = ("kernels", "retrieval", "rerank", "eval", "cli", "data")
+_MODULES = sorted(
+    module.name.removeprefix("sightline.")
+    for module in pkgutil.walk_packages([str(_ROOT)], "sightline.", onerror=lambda name: None)
+    if module.name.split(".")[1] in _FLOORS
+)
+
+
+def test_there_are_modules():
+    assert {"search", "retrieval.index", "rerank.minilm", "kernels.cpu", "cli.searching"} <= set(_MODULES)
+
+
+@pytest.mark.parametrize("name", _MODULES)
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"sightline.{name}")
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", [name for name in _MODULES if name not in _COMMANDS])
+def test_no_import_runs_upward(name):
+    module = importlib.import_module(f"sightline.{name}")
+    path = Path(module.__file__)
+    parts = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = parts[: len(parts) - (node.level - 1)]
+            targets = (
+                [[*base, *(node.module or "").split(".")]] if node.module else [[*base, a.name] for a in node.names]
+            )
+            for target in targets:
+                floor = _FLOORS[target[0]]
+                assert floor <= _FLOORS[name.split(".")[0]], f"{name} imports {'.'.join(target)}"
