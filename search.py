@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .documents import Document, Passage
+from .documents import Document, Passage, encodable
 from .errors import InputError
 from .rerank.reranker import DocumentStates, Evidence, Reranker, load_reranker
 from .retrieval import fusion
@@ -152,7 +152,8 @@ class Searcher:
         self._kept_states = (
             kept_states
             and model is not None
-            and (kept.get("revision"), kept.get("max_length")) == (model.revision, model.max_length)
+            and (kept.get("revision"), kept.get("max_length"))
+            == (getattr(model, "revision", None), getattr(model, "max_length", None))
         )
 
     def search(
@@ -191,8 +192,8 @@ class Searcher:
         if isinstance(queries, str):
             raise InputError("search_batch takes a list of queries; for one, use search")
         for query in queries:
-            if not isinstance(query, str) or not query.strip():
-                raise InputError(f"a query must be a text with something in it, not {query!r}")
+            if not isinstance(query, str) or not query.strip() or not encodable(query):
+                raise InputError(f"a query must be a text with something in it and no lone surrogate, not {query!r}")
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         if level not in ("document", "passage"):
@@ -212,12 +213,19 @@ class Searcher:
         """`search_batch` in a worker thread, so that the event loop goes on meanwhile."""
         return await asyncio.to_thread(self.search_batch, queries, k, **options)
 
-    def explain(self, query: str, k: int = 10, *, where: Mapping[str, Any] | None = None) -> Explanation:
+    def explain(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        where: Mapping[str, Any] | None = None,
+        level: Literal["document", "passage"] = "document",
+    ) -> Explanation:
         """Search, and tell where each stage put the hits and which query token attended to them.
 
         See `search` for the arguments.
         """
-        result = self.search(query, k, where=where, evidence="token" if self.reranker else None)
+        result = self.search(query, k, where=where, evidence="token" if self.reranker else None, level=level)
         wanted = {hit.id for hit in result.hits}
 
         def places(stage: FirstStage) -> dict[str, tuple[int, float]]:

@@ -11,6 +11,7 @@ import logging
 import sys
 
 import typer
+from rich.text import Text
 
 from ..errors import (
     BackendError,
@@ -22,7 +23,7 @@ from ..errors import (
     SightlineError,
 )
 from . import evaluation, indexing, searching
-from .console import errors
+from .console import errors, visible
 
 __all__ = ["app", "main"]
 
@@ -55,14 +56,9 @@ def main() -> None:
         if "--json" in sys.argv:
             sys.stderr.write(json.dumps({"error": type(error).__name__, "message": str(error)}) + "\n")
         else:
-            errors.print(f"[bold red]error:[/] {_escaped(error)}", highlight=False, soft_wrap=True)
+            errors.print(Text.assemble(("error:", "bold red"), " ", visible(str(error))), soft_wrap=True)
         sys.exit(code)
-    except KeyboardInterrupt:
-        errors.print("interrupted; what was committed is kept, and the same command goes on from there")
-        sys.exit(130)
-
-
-def _escaped(error: SightlineError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
+    except SystemExit as end:  # what typer makes of an interrupt
+        if end.code == 130:
+            errors.print("interrupted; what was committed is kept, and the same command goes on from there")
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 
 from ..errors import InputError
 
-__all__ = ["JsonOption", "WhereOption", "conditions", "console", "errors", "progress_bar", "write_json"]
+__all__ = ["JsonOption", "WhereOption", "conditions", "console", "errors", "progress_bar", "visible", "write_json"]
 
 console = Console()
 errors = Console(stderr=True)
@@ -25,16 +26,42 @@ WhereOption = Annotated[
 ]
 
 
+# What would steer a terminal rather than be shown: controls (C0, DEL, C1), overrides of the writing direction, and half
+# surrogates, which cannot be written at all.
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""A text of unknown origin for a terminal: nothing in it can move the cursor, colour or retitle anything.
+
+    Blanks and line breaks become spaces, other controls the pictures that Unicode has of them.
+
+    Example:
+        >>> visible("a\tb\x1b[31m")
+        'a b␛[31m'
+    """
+    return _UNSHOWN.sub(_picture, text)
+
+
+def _picture(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if chr(code).isspace():
+        return " "
+    return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
+
+
 def write_json(value: Any) -> None:
-    """Print a value as one JSON document."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value as one JSON document, in which no string can steer a terminal."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Of what matches, only line breaks are outside of strings.
+    typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
 
 
 def conditions(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:
     """``["year>=2000"]`` as a filter: ``{"year": {">=": 2000}}``. Values are read as JSON where they are JSON.
 
     Raises:
-        InputError: if a text is not FIELD OPERATOR VALUE.
+        InputError: if a text is not FIELD OPERATOR VALUE, or a field has an operator twice.
     """
     where: dict[str, dict[str, Any]] = {}
     for text in texts or []:
@@ -45,7 +72,9 @@ def conditions(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:
                     parsed = json.loads(value)
                 except ValueError:
                     parsed = value.strip()
-                where.setdefault(field.strip(), {})[operator] = parsed
+                if operator in where.setdefault(field.strip(), {}):
+                    raise InputError(f"--where names {field.strip()!r} with {operator} twice; one would be lost")
+                where[field.strip()][operator] = parsed
                 break
         else:
             raise InputError(f"--where {text!r} is not FIELD OPERATOR VALUE with one of = != < <= > >=")
@@ -57,7 +86,7 @@ def progress_bar(step: str) -> Iterator[Callable[..., None]]:
     """A counter on a terminal's stderr, and nothing elsewhere; call it with (count) or (step, count)."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),

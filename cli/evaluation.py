@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import InputError
-from .console import JsonOption, console, progress_bar, write_json
+from .console import JsonOption, console, progress_bar, visible, write_json
 from .indexing import Lexical, TokenStates
 
 __all__ = ["register"]
@@ -48,7 +49,8 @@ def rerank(
     if json:
         write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "depth": depth})
     else:
-        console.print(f"{out}: {len(ranked)} queries reranked by {reranker.name}", highlight=False)
+        told = f"{out}: {len(ranked)} queries reranked by {reranker.name}"
+        console.print(visible(told), markup=False, highlight=False, soft_wrap=True)
 
 
 def evaluate(
@@ -102,7 +104,7 @@ def evaluate(
     if json:
         write_json(outcome.summary)
         return
-    table = Table(title=f"{dataset.name}, {split}: {len(dataset.queries)} queries, depth {depth}")
+    table = Table(title=Text(visible(f"{dataset.name}, {split}: {len(dataset.queries)} queries, depth {depth}")))
     table.add_column("system")
     for name in wanted:
         table.add_column(name, justify="right")
@@ -110,6 +112,6 @@ def evaluate(
     for name in names:
         values = outcome.summary["systems"][name]
         spent = outcome.summary["milliseconds_per_query"][name]
-        table.add_row(name, *(f"{values[measure]:.4f}" for measure in wanted), f"{spent:.1f}")
+        table.add_row(Text(visible(name)), *(f"{values[measure]:.4f}" for measure in wanted), f"{spent:.1f}")
     console.print(table)
-    console.print(f"written to {out}", style="dim", highlight=False)
+    console.print(visible(f"written to {out}"), style="dim", markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError
-from .console import JsonOption, console, errors, progress_bar, write_json
+from .console import JsonOption, console, errors, progress_bar, visible, write_json
 
 __all__ = ["register"]
 
@@ -56,7 +56,7 @@ def index(
     out: Annotated[Path, typer.Option(help="Directory to make; an interrupted build in it is taken up again.")],
     encoder: Annotated[str, typer.Option(help="minilm, or any sentence-transformers name or path.")] = "minilm",
     truncate_dim: Annotated[
-        int | None, typer.Option(help="Keep the first dimensions only (Matryoshka models).")
+        int | None, typer.Option(help="Keep the first dimensions only (Matryoshka models).", min=1)
     ] = None,
     faiss: Annotated[str, typer.Option(help="FAISS factory string, such as Flat, HNSW32 or IVF256,SQ8.")] = "Flat",
     faiss_parameters: Annotated[str, typer.Option(help="FAISS search parameters, such as nprobe=64.")] = "",
@@ -165,12 +165,19 @@ def _report(index: Any, bad: list[DataError], as_json: bool, more: dict[str, Any
         write_json({"index": str(index.path), **counts, "bytes": size, "files": files, "skipped": skipped, **more})
         return
     for error in bad[:_SHOWN]:
-        errors.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"skipped: {visible(str(error))}", markup=False, highlight=False, soft_wrap=True)
     if bad:
         errors.print(f"{len(bad)} bad records skipped, {max(0, len(bad) - _SHOWN)} of them not shown (--json has all)")
+    lines = [f"{counts['documents']:,} documents, {counts['passages']:,} passages, {size / 1e6:,.1f} MB"]
     for name, value in more.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False)
-    console.print(
-        f"{index.path}: {counts['documents']:,} documents, {counts['passages']:,} passages, {size / 1e6:,.1f} MB",
-        highlight=False,
-    )
+        parts = value.items() if isinstance(value, dict) else [(name, value)]
+        lines += [f"{part.replace('_', ' ')}: {_told(fields)}" for part, fields in parts]
+    for line in [f"{index.path}: {lines[0]}", *lines[1:]]:
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _told(value: Any) -> str:
+    """A setting in words; what is empty is left out."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name.replace('_', ' ')} {field}" for name, field in value.items() if field not in ("", {}))

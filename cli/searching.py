@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from rich.text import Text
 
-from .console import JsonOption, WhereOption, conditions, console, write_json
+from .console import JsonOption, WhereOption, conditions, console, visible, write_json
 
 __all__ = ["register"]
 
 _EXCERPT = 240  # characters of a passage shown without evidence
 _SENTENCES = 3  # shown with evidence
+_INDENT = " " * 5  # of what stands below a hit's title
 
 
 class FirstStage(StrEnum):
@@ -66,14 +67,14 @@ def search(
         candidates=candidates,
     )
     level: Literal["sentence", "token"] | None = cast(Any, evidence_level.value) if evidence else None
+    unit: Literal["document", "passage"] = "passage" if passages else "document"
     with searcher.index:
         if explain:
-            explanation = searcher.explain(query, k, where=conditions(where))
+            explanation = searcher.explain(query, k, where=conditions(where), level=unit)
             result, stages = explanation.result, {"dense": explanation.dense, "bm25": explanation.bm25}
+            level = "token"
         else:
-            result = searcher.search(
-                query, k, where=conditions(where), evidence=level, level="passage" if passages else "document"
-            )
+            result = searcher.search(query, k, where=conditions(where), evidence=level, level=unit)
             stages = {}
     if json:
         hits = [_plain(hit, {name: places.get(hit.id) for name, places in stages.items()}) for hit in result.hits]
@@ -81,53 +82,60 @@ def search(
         write_json({**fields, "hits": hits})
         return
     for hit in result.hits:
-        head = Text.assemble((f"{hit.rank:>3}  ", "bold"), (hit.document.title or hit.id, "bold cyan"))
-        head.append(f"  {hit.id}" if hit.document.title else "", "dim")
+        head = Text.assemble((f"{hit.rank:>3}  ", "bold"), (visible(hit.document.title or hit.id), "bold cyan"))
+        in_title = sum(span.mass for span in hit.evidence or () if span.field == "title")
+        if level == "sentence" and in_title:
+            head.append(f" [{in_title / (hit.mass or 1.0):.0%}]", "dim")
+        head.append(f"  {visible(hit.id)}" if hit.document.title else "", "dim")
         notes = [f"score {hit.score:.3f}", f"first stage #{hit.first_rank}"]
         notes += [] if hit.mass is None else [f"attention {hit.mass:.1%}"]
         for name, places in stages.items():
             notes.append(f"{name} #{places[hit.id][0]}" if hit.id in places else f"{name} -")
         if explain and hit.token_mass is not None:
             pairs = sorted(zip(result.query_tokens, hit.token_mass, strict=True), key=lambda pair: -pair[1])
-            notes.append("by token: " + " ".join(f"{token} {mass:.1%}" for token, mass in pairs[:5]))
-        console.print(head)
-        console.print("     " + ", ".join(notes), style="dim", highlight=False, markup=False)
-        console.print(_excerpt(hit) if hit.evidence is None else _marked(hit))
+            tokens = ", ".join(f"{visible(token)} {mass:.1%}" for token, mass in pairs[:5])
+            notes[-1] += f"; of what each query token pays: {tokens}"
+        console.print(head, soft_wrap=True)
+        _print_below(Text(", ".join(notes), "dim"))
+        _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, level))
         console.print()
     if not result.hits:
         console.print("nothing found")
     times = ", ".join(f"{name} {value:.1f}" for name, value in result.milliseconds.items())
     console.print(f"{result.candidates} candidates; milliseconds: {times}", style="dim", highlight=False)
     for warning in result.warnings:
-        console.print(f"note: {warning}", style="yellow", highlight=False, markup=False)
+        console.print(Text(f"note: {visible(warning)}", "yellow"))
+
+
+def _print_below(text: Text) -> None:
+    """Print indented: wrapped to a terminal, one line for whatever reads a pipe."""
+    for line in text.wrap(console, max(20, console.width - len(_INDENT))) if console.is_terminal else [text]:
+        console.print(Text(_INDENT).append_text(line), soft_wrap=True)
 
 
 def _excerpt(hit: Any) -> Text:
     text = " ".join(hit.passage.text.split())
-    return Text("     " + (text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"))
+    return Text(visible(text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"))
 
 
-def _marked(hit: Any) -> Text:
-    """The passage's best sentences in the order of the text, the stronger the brighter; or its tokens."""
+def _marked(hit: Any, level: Literal["sentence", "token"] | None) -> Text:
+    """The passage's best sentences in the order of the text, with their share; or all it read, by token."""
     spans = [span for span in hit.evidence if span.field == "text"]
-    total = sum(span.mass for span in hit.evidence) or 1.0
-    out = Text("     ")
-    if spans and spans == sorted(spans, key=lambda span: span.start) and len(spans) > 2 * _SENTENCES:
-        top = max(span.mass for span in spans)
+    top = max((span.mass for span in spans), default=0.0)
+    out = Text()
+    if level == "token":
         at = hit.passage.start
         for span in spans:
-            out.append(hit.document.text[at : span.start].replace("\n", " "))
-            out.append(
-                span.text, "bold black on yellow" if span.mass > top / 2 else "yellow" if span.mass > top / 8 else ""
-            )
+            out.append(visible(hit.document.text[at : span.start]))
+            strong, weak = span.mass > top / 2, span.mass > top / 8
+            out.append(visible(span.text), "bold black on yellow" if strong else "yellow" if weak else "")
             at = span.end
         return out
     best = sorted(sorted(spans, key=lambda span: -span.mass)[:_SENTENCES], key=lambda span: span.start)
-    top = max((span.mass for span in best), default=0.0)
     for place, span in enumerate(best):
         out.append(" … " if place else "")
-        out.append(" ".join(span.text.split()), "bold yellow" if span.mass == top else "yellow")
-        out.append(f" [{span.mass / total:.0%}]", "dim")
+        out.append(visible(" ".join(span.text.split())), "bold yellow" if span.mass == top else "yellow")
+        out.append(f" [{span.mass / (hit.mass or 1.0):.0%}]", "dim")
     return out
 
 

@@ -58,7 +58,7 @@ def load_dataset(
         max_queries: keep the first so many queries, in the order of the judgements.
 
     Raises:
-        DataError: if a file is missing or malformed, or a judged query has no text.
+        DataError: if a file is missing or malformed, a judged query has no text, or ``qrels`` judges no query.
         InputError: if ``max_queries`` is below 1.
     """
     folder = Path(folder)
@@ -76,6 +76,8 @@ def load_dataset(
         raise DataError(f"judged query {missing[0]!r} has no text in queries.jsonl ({len(missing)} such)", path=judged)
     if qrels is not None:
         grades = read_qrels(qrels)
+        if not any(id in grades for id in ids):
+            raise DataError(f"judges none of the {len(ids)} queries of {folder.name}, split {split}", path=qrels)
     return Dataset(
         folder.resolve().name, split, folder, {id: texts[id] for id in ids}, {id: grades.get(id, {}) for id in ids}
     )

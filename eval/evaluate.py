@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
 import logging
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +94,7 @@ def evaluate_systems(
         What was also written to ``out``.
 
     Raises:
-        InputError: if a system, measure or depth cannot be used.
+        InputError: if a system, measure, setting or depth cannot be used, or the index is of another collection.
         SightlineError: see `Index.build`, `rerank_run`.
     """
     out = Path(out)
@@ -110,6 +112,7 @@ def evaluate_systems(
     opened = None
     if index is not None:
         opened = Index.open(index)
+        _check_collection(opened, dataset)
     elif any(first not in given for first, _ in plans.values()):
         opened = _index(dataset, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
     summary: dict[str, Any] = {
@@ -140,7 +143,8 @@ def evaluate_systems(
             order = {id: list(scores) for id, scores in run.items()}
             summary["systems"][name], per_query[name] = evaluate(dataset.qrels, order, measures)
             summary["milliseconds_per_query"][name] = seconds * 1e3 / len(dataset.queries)
-            write_run(out / f"{name}.trec", run, name)
+            label = re.sub(r"[^\w.+-]", "_", name)  # a layout's path is neither a file's name nor a tag
+            write_run(out / f"{label}.trec", run, label)
             results[name] = run
     finally:
         if opened is not None:
@@ -153,9 +157,18 @@ def evaluate_systems(
 def _index(
     dataset: Dataset, path: Path, settings: Mapping[str, Any], keep_states: bool, progress: Callable[[int], None]
 ) -> Index:
-    wanted = {"token_states": "fp16" if keep_states else "none", **settings}
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(Index.create).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    unknown = sorted(set(settings) - set(defaults))
+    if unknown:
+        raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
+    wanted = {**defaults, "token_states": "fp16" if keep_states else "none", **settings}
     if (path / "manifest.json").exists():
         index = Index.open(path)
+        _check_collection(index, dataset)
         if index.manifest.complete and not _differs(index, wanted):
             logger.info("using the index at %s", path)
             return index
@@ -165,8 +178,25 @@ def _index(
     return Index.build(path, dataset.documents(), progress=progress, **wanted)
 
 
+def _check_collection(index: Index, dataset: Dataset) -> None:
+    """Refuse, and close, an index of another collection; what comes first in its own is in it, if anything is."""
+    first = next(iter(dataset.documents()))
+    there = index.document(first.id)
+    if len(index) and (there is None or there.contents != first.contents):
+        index.close()
+        raise InputError(
+            f"{index.path}: the index is of another collection: it lacks document {first.id!r} of {dataset.folder}, or "
+            "has another text for it"
+        )
+
+
 def _differs(index: Index, wanted: Mapping[str, Any]) -> bool:
     manifest = index.manifest
+    wanted = {**wanted, "encoder_options": wanted["encoder_options"] or {}}
+    if not isinstance(wanted["encoder"], str):
+        wanted["encoder"] = wanted["encoder"].name
+    if wanted["max_tokens"] is None:
+        wanted["max_tokens"] = min(manifest.encoder["max_length"], 256) - 2
     there: dict[str, Any] = {
         "encoder": manifest.encoder["name"],
         "encoder_options": manifest.encoder["options"],

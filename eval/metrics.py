@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import InputError
 
@@ -33,7 +34,7 @@ def evaluate(
         (mean by measure, value by query id and measure).
 
     Raises:
-        InputError: if a measure is unknown, or there are no judgements.
+        InputError: if a measure is unknown or cannot be computed here, or there are no judgements.
 
     Example:
         >>> evaluate({"q": {"a": 1}}, {"q": ["b", "a"]}, ["RR@10"])
@@ -43,8 +44,12 @@ def evaluate(
 
     if not qrels:
         raise InputError("there are no judgements to measure against")
+    if not measures:
+        raise InputError("name at least one measure")
+    names: dict[Any, list[str]] = {}  # one measure may have several names, such as RR@10 and MRR@10
     try:
-        wanted = [ir_measures.parse_measure(name) for name in measures]
+        for name in measures:
+            names.setdefault(ir_measures.parse_measure(name), []).append(name)
     except (NameError, ValueError, SyntaxError, KeyError) as error:
         raise InputError(f"unknown measure among {', '.join(measures)}: {error}") from error
     run = {}
@@ -54,10 +59,13 @@ def evaluate(
             raise InputError(f"the ranking of query {id!r} names a document twice")
         run[id] = {document: float(len(kept) - rank) for rank, document in enumerate(kept)}
     per_query: dict[str, dict[str, float]] = {id: dict.fromkeys(measures, 0.0) for id in qrels}
-    names = dict(zip(wanted, measures, strict=True))
     judged = {id: dict(grades) for id, grades in qrels.items()}
-    for value in ir_measures.iter_calc(wanted, judged, run):
+    try:
+        values = list(ir_measures.iter_calc(list(names), judged, run))
+    except Exception as error:  # its providers fail each in its own way at a parameter or a tool that is missing
+        raise InputError(f"cannot compute one of {', '.join(measures)}: {error}") from error
+    for value in values:
         if value.query_id in per_query:
-            per_query[value.query_id][names[value.measure]] = float(value.value)
+            per_query[value.query_id] |= dict.fromkeys(names[value.measure], float(value.value))
     mean = {name: sum(values[name] for values in per_query.values()) / len(per_query) for name in measures}
     return mean, per_query

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..documents import Document
 from ..errors import DataError, InputError
@@ -57,8 +58,9 @@ def rerank_run(
         missing = [document for document in documents if document not in texts]
         if missing:
             raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
-    model = getattr(reranker, "model", None)
-    splitter = Splitter(model.token_offsets, model.max_length - 2) if model is not None else None
+    model: Any = getattr(reranker, "model", None)
+    reads = hasattr(model, "token_offsets")  # another reranker may call its name its model
+    splitter = Splitter(model.token_offsets, model.max_length - 2) if reads else None
     blocks: dict[str, list[Document]] = {}
     for id, text in texts.items():
         passages = splitter.split(text) if splitter else []

@@ -59,7 +59,11 @@ class Layout:
                 raise InputError(
                     f"layout {self.name!r}: {field} must be {' or '.join(map(repr, allowed))}, not {value!r}"
                 )
-        if not isinstance(self.scale, int | float) or not 0 < self.scale < 1000:
+        # The name becomes the tag of TREC runs, which blanks would break.
+        if not isinstance(self.name, str) or self.name.split() != [self.name]:
+            raise InputError(f"layout {self.name!r}: name must be a word without blanks")
+        # bool is an int to Python, and YAML reads a bare "yes" as one.
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not 0 < self.scale < 1000:
             raise InputError(f"layout {self.name!r}: scale must be a number above 0 and below 1000, not {self.scale!r}")
         if not isinstance(self.max_block_tokens, int) or not 3 <= self.max_block_tokens <= 512:
             raise InputError(
@@ -67,7 +71,7 @@ class Layout:
             )
 
 
-def load_layout(name: str | Path, **changes: Any) -> Layout:
+def load_layout(name: str | Path, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file.
 
     Args:
@@ -84,13 +88,14 @@ def load_layout(name: str | Path, **changes: Any) -> Layout:
         raise InputError(f"no layout {str(name)!r}; there are {', '.join(names)}, or name a .yaml file")
     try:
         fields = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not valid YAML: {error}") from error
+    # Besides its own errors, YAML lets through what is no UTF-8, no date, or nested beyond reason.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
     known = {field.name for field in dataclasses.fields(Layout)}
     if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
         raise InputError(f"{source}: a layout is a mapping with a name")
     fields |= changes
     if set(fields) != known:
-        wrong = sorted(set(fields) ^ known)
+        wrong = sorted(map(str, set(fields) ^ known))
         raise InputError(f"{source}: missing or unknown fields: {', '.join(wrong)}")
     return Layout(**fields)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ..documents import Document
+from ..documents import Document, encodable
 from ..errors import InputError, RankingError
 from ..minilm import MiniLM, load_minilm
 from .layout import Layout, load_layout
@@ -64,6 +64,8 @@ class MiniLMReranker:
         started = time.perf_counter()
         if not isinstance(query, str):
             raise InputError(f"the query must be a string, not {type(query).__name__}")
+        if not encodable(query):
+            raise InputError(f"the query {query!r} has a lone surrogate; clean it")
         if top_n is not None and top_n < 1:
             raise InputError(f"top_n must be at least 1, not {top_n}")
         if evidence not in (None, "sentence", "token"):
@@ -80,8 +82,18 @@ class MiniLMReranker:
         q = torch.from_numpy(read.states)  # (S, D)
         known = self._states(blocks, states or [None] * len(blocks))
         keys = [block.keys for block in known]
+        shapes = [_values(key).shape for key in keys]
+        for block, shape in zip(blocks, shapes, strict=True):
+            if len(shape) != 2 or shape[1] != q.shape[1]:
+                raise InputError(
+                    f"document {block.id!r} came with kept states of shape {tuple(shape)}, not (tokens, {q.shape[1]})"
+                )
+        if blocks and not any(shape[0] for shape in shapes):
+            raise RankingError(f"none of the {len(blocks)} documents has a token to attend to")
         reading = AttentionSignal()(q, keys, self.layout)
-        order, warnings = self._order(blocks, reading.scores)
+        # An id that is but a place in the list must not decide between ties.
+        names = [block.id if _has_id(given) else "" for block, given in zip(blocks, documents, strict=True)]
+        order, warnings = self._order(blocks, names, reading.scores)
         if read.truncated[0]:
             warnings.append(f"the last {read.truncated[0]} tokens of the query were not read")
         if best_per_id:
@@ -120,12 +132,12 @@ class MiniLMReranker:
         evidence: Literal["sentence", "token"] | None = None,
     ) -> list[Ranking]:
         """See `Reranker.rank_batch`. Documents are read once for all lists; everything else is per list."""
-        converted = [(query, as_documents(documents)) for query, documents in lists]
-        distinct = {document.contents: document for _, documents in converted for document in documents}
+        converted = [as_documents(documents) for _, documents in lists]
+        distinct = {block.contents: block for blocks in converted for block in blocks}
         read = dict(zip(distinct, self._states(list(distinct.values()), [None] * len(distinct)), strict=True))
         return [
-            self.rank(query, documents, top_n, evidence=evidence, states=[read[d.contents] for d in documents])
-            for query, documents in converted
+            self.rank(query, documents, top_n, evidence=evidence, states=[read[block.contents] for block in blocks])
+            for (query, documents), blocks in zip(lists, converted, strict=True)
         ]
 
     def _states(self, blocks: Sequence[Document], kept: Sequence[DocumentStates | None]) -> list[DocumentStates]:
@@ -144,17 +156,17 @@ class MiniLMReranker:
         return [k if k is not None else fresh[b.contents] for b, k in zip(blocks, kept, strict=True)]
 
     @staticmethod
-    def _order(blocks: Sequence[Document], scores: torch.Tensor) -> tuple[list[int], list[str]]:
+    def _order(blocks: Sequence[Document], names: Sequence[str], scores: torch.Tensor) -> tuple[list[int], list[str]]:
         """Places of the documents, best first; ties in an order that has nothing to do with the input's."""
         values = scores.tolist()
         if not all(value == value and abs(value) != float("inf") for value in values):
             raise RankingError("a score is NaN or infinite; the token states are damaged: read the documents again")
-        order = sorted(range(len(blocks)), key=lambda i: (-values[i], blocks[i].id, blocks[i].contents))
-        distinct = {block.contents for block in blocks}
-        if len(distinct) > 1 and len(set(values)) == 1:
+        order = sorted(range(len(blocks)), key=lambda i: (-values[i], names[i], blocks[i].contents))
+        distinct = {(value, block.contents) for value, block in zip(values, blocks, strict=True)}
+        tied = len(distinct) - len(set(values))
+        if tied and len(set(values)) == 1:
             raise RankingError(f"all {len(blocks)} documents got the same score; there is no signal to rank by")
-        tied = len(distinct) - len({(values[i], 0) for i in range(len(blocks))})
-        return order, [f"{tied} documents of different text are tied with others; ordered by id"] if tied > 0 else []
+        return order, [f"{tied} documents of different text are tied with others; ordered by id"] if tied else []
 
     def _evidence(
         self,
@@ -182,6 +194,16 @@ class MiniLMReranker:
         return marks
 
 
+def _has_id(candidate: Candidate) -> bool:
+    return isinstance(candidate, Document) or (isinstance(candidate, Mapping) and "id" in candidate)
+
+
+def _values(key: Keys) -> torch.Tensor:
+    from ..kernels import QuantizedKeys
+
+    return key.values if isinstance(key, QuantizedKeys) else key
+
+
 def _dtype(keys: Sequence[Keys]) -> str:
-    names = {str(k.dtype).removeprefix("torch.") if hasattr(k, "dtype") else "int8" for k in keys}
+    names = {str(_values(key).dtype).removeprefix("torch.") for key in keys}
     return "+".join(sorted(names)) or "float32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
@@ -177,8 +177,8 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
     Raises:
         InputError: naming the place of a candidate that cannot be used.
     """
-    if isinstance(candidates, str | Document | Mapping):
-        raise InputError("documents must be a list, not a single one")
+    if isinstance(candidates, str | Document | Mapping) or not isinstance(candidates, Collection):
+        raise InputError(f"documents must be a list, not a single {type(candidates).__name__}")
     documents = []
     for place, candidate in enumerate(candidates):
         try:
@@ -187,18 +187,20 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
             elif isinstance(candidate, str):
                 documents.append(Document(str(place), candidate))
             elif isinstance(candidate, Mapping):
+                if "text" not in candidate:
+                    raise InputError(f"has no 'text'; there are: {', '.join(map(repr, candidate)) or 'no fields'}")
                 fields = {"id": str(place), **candidate}
                 documents.append(Document(**{name: fields[name] for name in ("id", "text", "title") if name in fields}))
             else:
                 raise InputError(
                     f"a candidate must be a Document, a string or a mapping, not {type(candidate).__name__}"
                 )
-        except (InputError, TypeError) as error:
+        except InputError as error:
             raise InputError(f"candidate {place}: {error}") from error
     return documents
 
 
-def load_reranker(name: str = "minilm", **options: Any) -> Reranker:
+def load_reranker(name: str = "minilm", /, **options: Any) -> Reranker:
     """Load a reranker by the name of its layout.
 
     Args:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AttentionSignal", "Reading", "Signal"]
 
-# Far below any value a document with tokens can have; what a document without tokens gets.
-_NOTHING = -100.0
+# What a document without tokens gets: below any value of one that has some, whatever the scale (at most 1000, and
+# cosines are at most 2 apart).
+_NOTHING = -10_000.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,12 @@ def toy():
     return ToyEncoder()
 
 
+@pytest.fixture(scope="session")
+def shared_toy():
+    """For fixtures that outlive a test; not to be changed."""
+    return ToyEncoder()
+
+
 @pytest.fixture
 def collections():
     """The folder of judged collections, or a skip."""

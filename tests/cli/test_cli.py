@@ -1,0 +1,408 @@
+"""The command line as its users meet it: what it prints, what it returns, and what it does not let through."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from sightline import cli
+from sightline.cli import searching
+from sightline.cli.console import conditions, visible
+from sightline.errors import InputError
+from sightline.eval.trec import read_run
+
+COMMANDS = ["index", "add", "delete", "info", "search", "rerank", "eval"]
+EVIL = (
+    "Terminal [bold red]x[/] markup [/] and \x1b[2J\x1b]0;owned\x07 escapes \x9b31m here \u202e\u2066. "
+    "[link=x]Unbalanced."
+)
+DOCUMENTS = [
+    {
+        "_id": "cat",
+        "title": "Cats",
+        "text": "Iron rusts in wet air. Cats purr when they are content. Cars need fuel.",
+        "metadata": {"lang": "en", "year": 2001},
+    },
+    {"_id": "dog", "title": "Dogs", "text": "Dogs bark at strangers. They guard it.", "metadata": {"year": 2010}},
+    {"_id": "[b]evil[/b]\x1b[1m", "title": "[bold]Title[/] \x1b[31mred", "text": EVIL, "metadata": {"lang": "de"}},
+    {"_id": "long", "title": "", "text": " ".join(f"Town {i} has a market on day {i}." for i in range(40))},
+]
+STEERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+STYLES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return lines(tmp_path_factory.mktemp("cli") / "corpus.jsonl", DOCUMENTS)
+
+
+@pytest.fixture(scope="session")
+def shared_index(corpus):
+    from sightline.retrieval.index import Index
+    from sightline.retrieval.readers import read_documents
+
+    Index.build(corpus.parent / "index", read_documents(corpus), token_states="fp16").close()
+    return corpus.parent / "index"
+
+
+@pytest.fixture
+def index(shared_index, tmp_path):
+    return shutil.copytree(shared_index, tmp_path / "index")
+
+
+@pytest.fixture(scope="session")
+def beir(corpus):
+    folder = corpus.parent / "zoo"
+    (folder / "qrels").mkdir(parents=True)
+    shutil.copy(corpus, folder / "corpus.jsonl")
+    lines(folder / "queries.jsonl", [{"_id": "q1", "text": "happy cats"}, {"_id": "q2", "text": "what do dogs do"}])
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tcat\t1\nq2\tdog\t1\n")
+    (folder / "given.trec").write_text("q1 Q0 dog 1 2 x\nq1 Q0 cat 2 1 x\nq2 Q0 dog 1 2 x\nq2 Q0 long 2 1 x\n")
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``sightline``: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setattr(searching, "console", Console(force_terminal=True, width=80, color_system="256"))
+
+
+# -- help --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example: sightline {command} " in " ".join(out.split())
+
+
+def test_help_names_every_command(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(re.search(rf"\b{command}\b", out) for command in COMMANDS)
+
+
+# -- index, info, add, delete ------------------------------------------------------------------------------------------
+
+
+def test_index_makes_what_search_finds(run, corpus, tmp_path):
+    code, out, err = run("index", corpus, "--out", tmp_path / "made", "--lexical", "none", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert (told["documents"], told["deleted_documents"], told["skipped"]) == (4, 0, [])
+    assert told["bytes"] == sum(told["files"].values()) > 0
+    code, out, _ = run("search", tmp_path / "made", "happy cats", "-k", 1, "--json")
+    assert json.loads(out)["hits"][0]["id"] == "cat"
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_skip_bad_counts_and_lists(run, tmp_path, as_json):
+    path = tmp_path / "some.jsonl"
+    path.write_text('{"_id": "a", "text": "fine"}\nnot json\n{"_id": "b", "text": ""}\n{"_id": "c", "text": "fine"}\n')
+    json_option = ["--json"] if as_json else []
+    code, out, err = run("index", path, "--out", tmp_path / "made", "--skip-bad", *json_option)
+    assert code == 0
+    if as_json:
+        assert [place.split(": ")[0] for place in json.loads(out)["skipped"]] == [f"{path}:2", f"{path}:3"]
+    else:
+        assert "2 documents" in out
+        assert f"skipped: {path}:2: " in err
+        assert f"skipped: {path}:3: " in err
+        assert "2 bad records skipped" in err
+
+
+def test_a_bad_record_stops_the_build_and_is_named(run, tmp_path):
+    path = lines(tmp_path / "some.jsonl", [{"_id": "a", "text": "fine"}, {"_id": "b"}])
+    code, _, err = run("index", path, "--out", tmp_path / "made")
+    assert code == 3
+    assert f"{path}:2" in err
+
+
+def test_info_tells_the_settings(run, index):
+    code, out, _ = run("info", index)
+    assert code == 0
+    assert "4 documents" in out
+    assert "faiss: factory Flat" in out
+    assert "{" not in out
+    code, out, _ = run("info", index, "--json")
+    assert json.loads(out)["settings"]["token_states"]["kind"] == "fp16"
+
+
+def test_add_update_and_delete(run, index, tmp_path):
+    more = lines(tmp_path / "more.jsonl", [{"_id": "owl", "text": "Owls hoot at night."}])
+    assert json.loads(run("add", index, more, "--json")[1])["documents"] == 5
+    assert run("add", index, more)[0] == 3  # it is there already
+    lines(more, [{"_id": "owl", "text": "Owls hunt without a sound."}])
+    assert json.loads(run("add", index, more, "--update", "--json")[1])["written"] == 1
+    assert json.loads(run("search", index, "owls", "-k", 1, "--json")[1])["hits"][0]["text"].endswith("a sound.")
+    code, out, _ = run("delete", index, "owl", "dog", "--json")
+    assert (code, json.loads(out)["documents"]) == (0, 3)
+    assert "dog" not in {hit["id"] for hit in json.loads(run("search", index, "dogs", "--json")[1])["hits"]}
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["dense", "bm25", "hybrid"])
+@pytest.mark.parametrize("rerank", ["minilm", "none"])
+def test_search_finds_in_every_way(run, shared_index, stage, rerank):
+    code, out, _ = run("search", shared_index, "happy cats", "--first-stage", stage, "--rerank", rerank, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["hits"][0]["id"] == "cat"
+    assert found["reranker"] == (None if rerank == "none" else rerank)
+    assert (found["hits"][0]["mass"] is None) == (rerank == "none")
+
+
+def test_evidence_is_shown_and_the_best_sentence_is_marked(run, shared_index, terminal):
+    code, out, _ = run("search", shared_index, "why do happy cats purr", "-k", 1, "--evidence")
+    assert code == 0
+    assert re.search(r"\x1b\[1;33mCats purr when they are content\.\x1b\[0m", out)
+    assert re.search(r"\[\d+%\]", out)
+
+
+def test_evidence_by_token_marks_words_of_the_whole_passage(run, shared_index, terminal):
+    out = run("search", shared_index, "purr", "-k", 1, "--evidence", "--evidence-level", "token")[1]
+    assert re.search(r"\x1b\[1;30;43m(pu|rr|purr)\x1b", out)
+    assert "Iron rusts in wet air. Cats" in STYLES.sub("", out)
+
+
+def test_evidence_in_json_has_offsets_of_the_text(run, shared_index):
+    hit = json.loads(run("search", shared_index, "happy cats", "-k", 1, "--evidence", "--json")[1])["hits"][0]
+    assert hit["evidence"]
+    for span in hit["evidence"]:
+        assert {"title": "Cats", "text": DOCUMENTS[0]["text"]}[span["field"]][span["start"] : span["end"]] == span[
+            "text"
+        ]
+
+
+def test_without_evidence_an_excerpt_is_shown(run, shared_index):
+    out = run("search", shared_index, "market in town", "-k", 1)[1]
+    assert "Town 0 has a market" in out
+    assert "…" in out
+
+
+def test_lines_fit_a_terminal_and_stay_indented(run, shared_index, terminal):
+    out = STYLES.sub("", run("search", shared_index, "market in town", "--evidence", "-k", 4)[1])
+    assert max(map(len, out.splitlines())) <= 80
+    body = [line for line in out.splitlines() if line and not re.match(r" *\d+  |\d+ candidates", line)]
+    assert body
+    assert all(line.startswith("     ") for line in body)
+
+
+def test_a_pipe_gets_every_text_in_one_line(run, shared_index):
+    out = run("search", shared_index, "market in town", "-k", 1)[1]
+    assert max(map(len, out.splitlines())) > 200
+
+
+def test_explain_tells_stages_and_tokens(run, shared_index):
+    out = run("search", shared_index, "purr loudly", "--explain", "-k", 2)[1]
+    assert "dense #1, bm25 #1" in out
+    assert re.search(r"each query token pays: \S+ \d+\.\d%, ", out)
+    hits = json.loads(run("search", shared_index, "purr loudly", "--explain", "-k", 2, "--json")[1])["hits"]
+    assert hits[0]["stages"]["bm25"][0] == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--explain"]])
+def test_passages_are_shown_where_asked(run, shared_index, more):
+    hits = json.loads(run("search", shared_index, "market in town", "--passages", "--json", *more)[1])["hits"]
+    assert [hit["id"] for hit in hits].count("long") > 1
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [(["lang=en"], {"cat"}), (["year>=2001", "year<2010"], {"cat"}), (["year!=2001"], {"dog"}), (["lang=xx"], set())],
+)
+def test_where_filters(run, shared_index, where, ids):
+    options = [part for text in where for part in ("--where", text)]
+    found = json.loads(run("search", shared_index, "cats", "--json", *options)[1])
+    assert {hit["id"] for hit in found["hits"]} >= ids
+    assert (found["hits"] == []) == (ids == set())
+
+
+def test_nothing_found_is_said(run, shared_index):
+    code, out, _ = run("search", shared_index, "cats", "--where", "lang=xx")
+    assert code == 0
+    assert "nothing found" in out
+
+
+# -- text that would steer a terminal ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--evidence"], ["--evidence", "--evidence-level", "token"], ["--explain"], ["--rerank", "none"]],
+    ids=str,
+)
+def test_documents_cannot_steer_the_terminal(run, shared_index, terminal, options):
+    code, out, _ = run("search", shared_index, "terminal markup escapes \x1b[31m", *options)
+    assert code == 0
+    shown = STYLES.sub("", out)
+    assert not STEERS.search(shown)
+    flat = " ".join(shown.split())
+    for literal in ("[bold]Title[/]", "[bold red]x[/]", "[/] and ␛[2J␛]0;owned␇", "[b]evil[/b]␛[1m"):
+        assert literal in flat
+
+
+def test_json_cannot_steer_the_terminal_either_and_keeps_the_text(run, shared_index):
+    out = run("search", shared_index, "terminal markup escapes", "-k", 1, "--json")[1]
+    assert not STEERS.search(out)
+    assert json.loads(out)["hits"][0]["text"] == EVIL
+
+
+def test_errors_cannot_steer_the_terminal(run, tmp_path):
+    code, _, err = run("info", tmp_path / "no[bold]such\x1b[31m")
+    assert code == 4
+    assert "no[bold]such␛[31m" in err
+    assert not STEERS.search(err)
+
+
+def test_visible_leaves_plain_text_alone():
+    plain = "Čapek’s 猫 “nyā” 🐈 naïve ½ [b]x[/b]"
+    assert visible(plain) == plain
+    assert visible("a\r\nb\tc\x00\x7f\ud800") == "a  b c␀␡\ufffd"
+
+
+# -- rerank, eval ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_rerank_writes_a_better_run(run, beir, tmp_path, as_json):
+    options = ["--data", beir, "--run", beir / "given.trec", "--out", tmp_path / "out.trec"]
+    code, out, _ = run("rerank", *options, *(["--json"] if as_json else []))
+    assert code == 0
+    assert (json.loads(out)["queries"] == 2) if as_json else ("2 queries reranked by minilm" in out)
+    assert next(iter(read_run(tmp_path / "out.trec")["q1"])) == "cat"
+
+
+def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
+    systems = "bm25,dense+minilm,given"
+    options = ["--systems", systems, "--run", f"given={beir / 'given.trec'}", "--out", tmp_path / "out"]
+    code, out, _ = run("eval", beir, *options)
+    assert code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["systems"]["given"]["RR@10"] == 0.75
+    for name in systems.split(","):
+        row = next(line for line in out.splitlines() if f" {name} " in line)
+        assert f"{results['systems'][name]['nDCG@10']:.4f}" in row
+        assert (tmp_path / "out" / f"{name}.trec").is_file()
+    code, out, _ = run("eval", beir, *options, "--json", "--measures", "RR@10")
+    assert json.loads(out)["systems"]["given"] == {"RR@10": 0.75}
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "no index": (["info", "{tmp}/absent"], 4),
+    "not an index": (["search", "{tmp}", "cats"], 4),
+    "an index is there": (["index", "{corpus}", "--out", "{index}"], 4),
+    "empty query": (["search", "{index}", " "], 2),
+    "bad filter": (["search", "{index}", "cats", "--where", "lang"], 2),
+    "filter given twice": (["search", "{index}", "cats", "--where", "a=1", "--where", "a=2"], 2),
+    "evidence of nothing": (["search", "{index}", "cats", "--rerank", "none", "--evidence"], 2),
+    "unknown reranker": (["search", "{index}", "cats", "--rerank", "nothing"], 2),
+    "bad number": (["search", "{index}", "cats", "-k", "0"], 2),
+    "unknown option": (["search", "{index}", "cats", "--colour"], 2),
+    "no such corpus": (["index", "{tmp}/absent.jsonl", "--out", "{tmp}/x"], 3),
+    "unknown format": (["index", "{corpus}", "--format", "xml", "--out", "{tmp}/x"], 2),
+    "bad faiss": (["index", "{corpus}", "--faiss", "Nonsense7", "--out", "{tmp}/x"], 2),
+    "bad overlap": (["index", "{corpus}", "--overlap", "-1", "--out", "{tmp}/x"], 2),
+    "id there": (["add", "{index}", "{corpus}"], 3),
+    "id not there": (["delete", "{index}", "ghost"], 2),
+    "no such run": (["rerank", "--data", "{beir}", "--run", "{tmp}/no.trec", "--out", "{tmp}/o.trec"], 3),
+    "no such split": (["eval", "{beir}", "--systems", "bm25", "--split", "dev", "--out", "{tmp}/o"], 3),
+    "unknown system": (["eval", "{beir}", "--systems", "sparse", "--out", "{tmp}/o"], 2),
+    "unknown measure": (["eval", "{beir}", "--systems", "bm25", "--measures", "fun", "--out", "{tmp}/o"], 2),
+    "bad run option": (["eval", "{beir}", "--systems", "bm25", "--run", "x", "--out", "{tmp}/o"], 2),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_goes_wrong_is_told_in_a_line_with_its_exit_code(run, shared_index, corpus, beir, tmp_path, case, as_json):
+    arguments, expected = WRONG[case]
+    places = {"tmp": tmp_path, "index": shared_index, "corpus": corpus, "beir": beir}
+    code, out, err = run(*(argument.format(**places) for argument in arguments), *(["--json"] if as_json else []))
+    assert code == expected
+    assert out == ""
+    assert "Traceback" not in err
+    if case in {"bad number", "unknown option"}:
+        assert "Usage" in err
+    elif as_json:
+        assert set(json.loads(err)) == {"error", "message"}
+    else:
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+
+
+def test_a_missing_backend_has_its_own_exit_code(run, shared_index, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_BACKEND", "abacus")
+    code, _, err = run("search", shared_index, "cats")
+    assert code == 5
+    assert "abacus" in err
+
+
+def test_conditions_are_read_as_json_where_they_are():
+    assert conditions(["year>=2000", "year < 2010", "lang=en", "open=true"]) == {
+        "year": {">=": 2000, "<": 2010},
+        "lang": {"=": "en"},
+        "open": {"=": True},
+    }
+    assert conditions(None) is None
+    for bad in (["="], ["year"], [""]):
+        with pytest.raises(InputError):
+            conditions(bad)
+
+
+@pytest.fixture
+def command():
+    return [sys.executable, "-c", "from sightline.cli import main; main()"]
+
+
+def test_the_process_ends_with_the_exit_code_and_no_traceback(command, tmp_path):
+    done = subprocess.run([*command, "info", tmp_path], capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_quietly_with_what_to_do(command, tmp_path):
+    pipe = tmp_path / "corpus.jsonl"
+    os.mkfifo(pipe)
+    started = subprocess.Popen(
+        [*command, "index", pipe, "--out", tmp_path / "made"], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    with pipe.open("w") as file:  # opens when the command reads
+        file.write('{"_id": "a", "text": "fine"}\n')
+        file.flush()
+        started.send_signal(signal.SIGINT)
+        _, said = started.communicate(timeout=100)
+    assert started.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said

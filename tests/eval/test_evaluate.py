@@ -1,0 +1,223 @@
+"""Evaluation end to end, on a collection small enough to judge by eye."""
+
+import json
+
+import pytest
+
+from sightline.errors import InputError, SightlineError
+from sightline.eval import evaluate as module
+from sightline.eval.dataset import load_dataset
+from sightline.eval.evaluate import evaluate_systems, parse_system
+from sightline.eval.metrics import evaluate
+from sightline.eval.trec import read_run, write_run
+from sightline.rerank import MiniLMReranker, load_layout
+
+TEXTS = {
+    "cat": "The cat purrs loudly and sleeps all day.",
+    "dog": "The dog barks at strangers.",
+    "cow": "The cow eats grass and gives milk.",
+    "fish": "A fish swims in cold water.",
+    "bird": "A bird sings in spring.",
+}
+QUERIES = {"q1": "cat purrs", "q2": "dog barks", "q3": "milk of a cow", "q4": "unjudged"}
+QRELS = {"q1": {"cat": 1}, "q2": {"dog": 2, "cat": 0}, "q3": {"cow": 1, "fish": 1}}
+
+
+def make(folder, texts=TEXTS):
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": id, "title": "", "text": text} for id, text in texts.items()]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"_id": id, "text": text} for id, text in QUERIES.items()]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [f"{q}\t{d}\t{g}\n" for q, grades in QRELS.items() for d, g in grades.items()]
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return load_dataset(make(tmp_path / "zoo"))
+
+
+@pytest.fixture(autouse=True)
+def toy_everywhere(monkeypatch, toy):
+    """The index and the rerankers read with the toy; the rest is as it is."""
+    from sightline.retrieval import index
+
+    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(module, "load_reranker", lambda name: MiniLMReranker(load_layout(name), model=toy))
+    # So that the manifest names what the settings ask for by default.
+    monkeypatch.setattr(toy, "name", "minilm")
+
+
+@pytest.fixture
+def given(tmp_path):
+    run = {
+        "q1": {"dog": 3.0, "cat": 2.0},
+        "q2": {"dog": 9.0, "fish": 1.0},
+        "q3": {"bird": 5.0, "cow": 4.0, "fish": 3.0},
+    }
+    write_run(tmp_path / "given.trec", run, "given")
+    return tmp_path / "given.trec"
+
+
+SYSTEMS = ["bm25", "dense", "hybrid", "dense+minilm", "mine", "mine+minilm-mass"]
+
+
+@pytest.fixture
+def outcome(dataset, given, tmp_path):
+    return evaluate_systems(dataset, SYSTEMS, tmp_path / "out", runs={"mine": given})
+
+
+def test_results_have_their_shape(outcome, tmp_path):
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results == outcome.summary
+    assert (results["dataset"], results["split"]) == ("zoo", "test")
+    assert list(results["systems"]) == SYSTEMS
+    for values in results["systems"].values():
+        assert list(values) == ["nDCG@10", "RR@10", "R@100"]
+        assert all(0 <= value <= 1 for value in values.values())
+    assert results["queries"] == 3
+
+
+def test_means_are_those_of_the_queries(outcome, tmp_path):
+    per_query = json.loads((tmp_path / "out" / "per_query.json").read_text())
+    assert per_query == outcome.per_query
+    for system, means in outcome.summary["systems"].items():
+        assert set(per_query[system]) == set(QRELS)
+        for name, mean in means.items():
+            assert mean == pytest.approx(sum(v[name] for v in per_query[system].values()) / len(QRELS))
+
+
+def test_runs_read_back_give_the_same_figures(outcome, dataset, tmp_path):
+    for system, means in outcome.summary["systems"].items():
+        run = read_run(tmp_path / "out" / f"{system}.trec")
+        assert run == outcome.runs[system]
+        again, _ = evaluate(dataset.qrels, {id: sorted(scores, key=lambda d: -scores[d]) for id, scores in run.items()})
+        assert again == pytest.approx(means)
+
+
+def test_a_given_run_is_measured_in_its_own_order(outcome):
+    values = outcome.per_query["mine"]
+    assert [values[id]["RR@10"] for id in ("q1", "q2", "q3")] == [0.5, 1.0, 0.5]
+    assert outcome.summary["given_runs"] == {"mine": "given.trec"}
+
+
+def test_reranking_a_given_run_adds_no_candidate_and_drops_none(outcome, given):
+    reranked = outcome.runs["mine+minilm-mass"]
+    assert {id: set(scores) for id, scores in reranked.items()} == {id: set(s) for id, s in read_run(given).items()}
+    assert outcome.per_query["mine+minilm-mass"]["q1"]["RR@10"] == 1.0
+
+
+def test_words_find_what_has_them(outcome):
+    assert outcome.per_query["bm25"]["q1"]["RR@10"] == 1.0
+
+
+def test_depth_cuts_what_is_measured(dataset, given, tmp_path):
+    outcome = evaluate_systems(dataset, ["dense", "mine"], tmp_path / "out", runs={"mine": given}, depth=1)
+    assert all(len(scores) == 1 for run in outcome.runs.values() for scores in run.values())
+    assert outcome.per_query["mine"]["q1"]["RR@10"] == 0.0
+
+
+def test_the_index_is_built_once(dataset, tmp_path, monkeypatch):
+    evaluate_systems(dataset, ["dense+minilm"], tmp_path / "out")
+    monkeypatch.setattr(module.Index, "build", None)
+    again = evaluate_systems(dataset, ["dense", "bm25+minilm"], tmp_path / "out")
+    assert again.summary["index"]["counts"]["documents"] == len(TEXTS)
+
+
+def test_given_runs_need_no_index(dataset, given, tmp_path):
+    outcome = evaluate_systems(dataset, ["mine"], tmp_path / "out", runs={"mine": given})
+    assert outcome.summary["index"] is None
+    assert not (tmp_path / "out" / "index").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"lexical": "none"}, {}),
+        ({}, {"faiss": "HNSW8"}),
+        ({"max_tokens": 20}, {}),
+        ({}, {"max_tokens": 20}),
+        ({}, {"token_states": "int8"}),
+        ({"overlap": 3}, {}),
+    ],
+    ids=str,
+)
+def test_an_index_with_other_settings_is_refused(dataset, tmp_path, first, second):
+    evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=first)
+    with pytest.raises(InputError, match="other settings"):
+        evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=second)
+
+
+def test_naming_a_default_is_no_other_setting(dataset, tmp_path):
+    evaluate_systems(dataset, ["dense"], tmp_path / "out")
+    settings = {"encoder": "minilm", "encoder_options": None, "faiss": "Flat", "max_tokens": None, "overlap": 0}
+    evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=settings)
+
+
+def test_an_unknown_setting_is_named(dataset, tmp_path):
+    for _ in range(2):
+        with pytest.raises(InputError, match="'colour'"):
+            evaluate_systems(dataset, ["dense"], tmp_path / "out", settings={"colour": "red"})
+        evaluate_systems(dataset, ["dense"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("texts", [{"other": "Nothing of the zoo."}, {**TEXTS, "cat": "Another text for the same id."}])
+def test_an_index_of_another_collection_is_refused(dataset, tmp_path, texts):
+    other = load_dataset(make(tmp_path / "other", texts))
+    evaluate_systems(other, ["dense"], tmp_path / "out")
+    with pytest.raises(InputError, match="another collection"):
+        evaluate_systems(dataset, ["dense"], tmp_path / "out")
+    with pytest.raises(InputError, match="another collection"):
+        evaluate_systems(dataset, ["dense"], tmp_path / "elsewhere", index=tmp_path / "out" / "index")
+
+
+def test_a_given_index_is_searched(dataset, tmp_path):
+    evaluate_systems(dataset, ["dense"], tmp_path / "out")
+    outcome = evaluate_systems(dataset, ["dense"], tmp_path / "two", index=tmp_path / "out" / "index")
+    assert outcome.summary["systems"]["dense"]["nDCG@10"] > 0
+    assert not (tmp_path / "two" / "index").exists()
+
+
+@pytest.mark.parametrize("system", ["", "sparse", "dense+", "+minilm", "dense+nothing", "dense+minilm+minilm", "Dense"])
+def test_an_unknown_system_is_refused_before_anything_is_made(dataset, tmp_path, system):
+    with pytest.raises(InputError):
+        evaluate_systems(dataset, ["dense", system], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [{"depth": 0}, {"measures": ["nonsense"]}, {"measures": []}])
+def test_a_bad_argument_is_refused_before_anything_is_made(dataset, tmp_path, options):
+    with pytest.raises(InputError):
+        evaluate_systems(dataset, ["dense"], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_system_is_refused(dataset, tmp_path):
+    with pytest.raises(InputError, match="at least one system"):
+        evaluate_systems(dataset, [], tmp_path / "out")
+
+
+def test_a_missing_run_is_named(dataset, tmp_path):
+    with pytest.raises(SightlineError, match="absent.trec"):
+        evaluate_systems(dataset, ["mine"], tmp_path / "out", runs={"mine": tmp_path / "absent.trec"})
+
+
+def test_a_rerankers_path_gives_a_run_one_can_write(dataset, tmp_path):
+    layout = tmp_path / "my layouts" / "hot.yaml"
+    layout.parent.mkdir()
+    layout.write_text(
+        "name: hot\nmodel: minilm\nblock: '{title} {text}'\nmask: block\npositions: restart\nsignal_tokens: query\n"
+        "max_block_tokens: 64\nnormalisation: documents\nreadout: mass\nscale: 5\n"
+    )
+    system = f"dense+{layout}"
+    outcome = evaluate_systems(dataset, [system], tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.trec")
+    assert read_run(file) == outcome.runs[system]
+
+
+def test_names_split_at_the_first_plus():
+    assert parse_system("dense") == ("dense", None)
+    assert parse_system("bm25+minilm-mass") == ("bm25", "minilm-mass")
+    assert parse_system("mine+minilm", {"mine": 0}) == ("mine", "minilm")
