@@ -175,20 +175,23 @@ class MiniLM:
 
         So one forward pass serves the bi-encoder and the block reader.
         """
-        known = {text: self._queries[text] for text in texts if text in self._queries}
+        # Threads may replace or fill the memory meanwhile: look once, and answer from what was seen.
+        remembered = self._queries
+        known = {text: read for text in texts if (read := remembered.get(text)) is not None}
         new = list(dict.fromkeys(text for text in texts if text not in known))
-        read = self.read(new)
-        assert read.states is not None
-        for i, text in enumerate(new):
-            rows = slice(read.offsets[i], read.offsets[i + 1])
-            offsets = read.offsets[i : i + 2] - read.offsets[i]
-            one = slice(i, i + 1)
-            known[text] = TokenStates(
-                read.states[rows], offsets, read.spans[rows], read.pooled[one], read.truncated[one]
-            )
-        if len(self._queries) + len(new) > _QUERIES_REMEMBERED:
-            self._queries = {}
-        self._queries.update((text, known[text]) for text in new[:_QUERIES_REMEMBERED])
+        if new:
+            read = self.read(new)
+            assert read.states is not None
+            for i, text in enumerate(new):
+                rows = slice(read.offsets[i], read.offsets[i + 1])
+                one = slice(i, i + 1)
+                offsets = read.offsets[i : i + 2] - read.offsets[i]
+                known[text] = TokenStates(
+                    read.states[rows], offsets, read.spans[rows], read.pooled[one], read.truncated[one]
+                )
+            if len(remembered) + len(new) > _QUERIES_REMEMBERED:
+                remembered = self._queries = {}
+            remembered.update((text, known[text]) for text in new[:_QUERIES_REMEMBERED])
         return [known[text] for text in texts]
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
@@ -247,7 +250,14 @@ class MiniLM:
         return TokenStates(packed, offsets, spans, pooled, truncated)
 
 
-@functools.lru_cache(maxsize=4)
 def load_minilm(max_length: int = 256, device: str | None = None) -> MiniLM:
-    """The default model, loaded once per process for each (max_length, device)."""
+    """The default model, loaded once per process for each (max_length, device).
+
+    So the bi-encoder and the reranker are one object, and a query is read once for both.
+    """
+    return _load(max_length, device)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(max_length: int, device: str | None) -> MiniLM:
     return MiniLM(max_length=max_length, device=device)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import InputError
 from ..minilm import TokenStates
 
 __all__ = ["Encoder", "TokenReader", "load_encoder"]
@@ -62,11 +63,15 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
             `load_minilm` (``max_length``, ``device``).
 
     Raises:
+        InputError: if the embedded default is given an option that it does not have.
         ModelError: if there is no such model, or it cannot serve as a bi-encoder.
     """
     if name == "minilm":
         from ..minilm import load_minilm
 
+        unknown = sorted(set(options) - {"max_length", "device"})
+        if unknown:
+            raise InputError(f"the encoder 'minilm' has no option {unknown[0]!r}; it has max_length and device")
         return load_minilm(**options)
     from .sentence_transformer import SentenceTransformerEncoder
 
