@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from .files import AppendFile, digest, locked, storage_errors
 from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
 from .manifest import Manifest
-from .passages import Splitter
+from .passages import Splitter, passage_batches
 from .pyserini_index import PyseriniIndex
 from .store import DocumentStore, Segment, StoredPassage
 from .token_states import decode, dtype_of, encode
@@ -153,7 +152,7 @@ class Index:
                 )
             if existing.settings() != manifest.settings():
                 raise IndexMismatchError(
-                    f"{path}: an interrupted build with other settings is here ({_difference(existing, manifest)}); "
+                    f"{path}: an interrupted build with other settings is here ({existing.difference(manifest)}); "
                     "repeat its settings to go on with it, or remove it"
                 )
             return cls.open(path, encoder=model)
@@ -395,7 +394,7 @@ class Index:
         with self._writing():
             before = self._store.last_number()
             passed = bytearray(before + 1)  # by document number: it was in the stream
-            for batch in _batches(documents, splitter):
+            for batch in passage_batches(documents, splitter, _BATCH_PASSAGES):
                 taken += len(batch)
                 ids = [document.id for document, _ in batch]
                 there = self._store.existing(ids)
@@ -588,36 +587,6 @@ def _reader_of(encoder: Encoder) -> TokenReader:
     from ..minilm import load_minilm
 
     return load_minilm()
-
-
-def _batches(
-    documents: Iterable[Document], splitter: Splitter | None
-) -> Iterator[list[tuple[Document, list[Passage]]]]:
-    """Documents with their passages, grouped so that a group has about `_BATCH_PASSAGES` of them."""
-    batch: list[tuple[Document, list[Passage]]] = []
-    ids: set[str] = set()
-    count = 0
-    for document in documents:
-        if document.id in ids:
-            raise DataError(f"two documents have the id {document.id!r}")
-        try:
-            json.dumps(dict(document.metadata), allow_nan=False, ensure_ascii=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"document {document.id!r}: its metadata cannot be kept as JSON: {error}") from error
-        passages = splitter.split(document) if splitter else [Passage(document, 0, len(document.text))]
-        batch.append((document, passages))
-        ids.add(document.id)
-        count += len(passages)
-        if count >= _BATCH_PASSAGES:
-            yield batch
-            batch, ids, count = [], set(), 0
-    if batch:
-        yield batch
-
-
-def _difference(one: Manifest, other: Manifest) -> str:
-    a, b = one.settings(), other.settings()
-    return "; ".join(f"{key}: {a[key]} there, {b[key]} asked for" for key in a if a[key] != b[key])
 
 
 def _version() -> str:

@@ -60,6 +60,11 @@ class Manifest:
             "token_states": self.token_states,
         }
 
+    def difference(self, other: Manifest) -> str:
+        """The settings in which another manifest differs, in words."""
+        mine, theirs = self.settings(), other.settings()
+        return "; ".join(f"{k}: {mine[k]} there, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k])
+
     def save(self, folder: Path) -> None:
         """Write beside and rename into place."""
         body = dataclasses.asdict(self)

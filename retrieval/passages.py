@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from ..documents import Document, Passage
-from ..errors import InputError
+from ..errors import DataError, InputError
 from ..sentences import sentence_spans
 
-__all__ = ["Splitter"]
+__all__ = ["Splitter", "passage_batches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,44 @@ class Splitter:
         ):
             first -= 1
         return first
+
+
+def passage_batches(
+    documents: Iterable[Document], splitter: Splitter | None, size: int
+) -> Iterator[list[tuple[Document, list[Passage]]]]:
+    """Documents with their passages, in batches, checked for what would only fail when a batch is written.
+
+    Args:
+        documents: read as a stream.
+        splitter: cuts them; None keeps each whole.
+        size: a batch ends when it has this many passages.
+
+    Raises:
+        DataError: if two documents of a batch have one id, or metadata cannot be kept as JSON.
+
+    Example:
+        >>> [len(batch) for batch in passage_batches((Document(str(i), "A text.") for i in range(5)), None, size=2)]
+        [2, 2, 1]
+    """
+    batch: list[tuple[Document, list[Passage]]] = []
+    ids: set[str] = set()
+    count = 0
+    for document in documents:
+        if document.id in ids:
+            raise DataError(f"two documents have the id {document.id!r}")
+        try:
+            json.dumps(dict(document.metadata), allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"document {document.id!r}: its metadata cannot be kept as JSON: {error}") from error
+        passages = splitter.split(document) if splitter else [Passage(document, 0, len(document.text))]
+        batch.append((document, passages))
+        ids.add(document.id)
+        count += len(passages)
+        if count >= size:
+            yield batch
+            batch, ids, count = [], set(), 0
+    if batch:
+        yield batch
 
 
 def _groups(tokens: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
