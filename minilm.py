@@ -208,7 +208,8 @@ class MiniLM:
 
     def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Tokenise only: for each text, int32 (tokens, 2) character spans of the tokens that `read` would give."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        # One by one: for a handful of texts, waking the tokenizer's threads took longer than the work.
+        encodings = (self._tokenizer.encode(text, add_special_tokens=False) for text in texts)
         return [np.array(e.offsets[: self.max_length - 2], dtype=np.int32).reshape(-1, 2) for e in encodings]
 
     def read(self, texts: Sequence[str], *, states: bool = True) -> TokenStates:

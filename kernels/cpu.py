@@ -1,9 +1,9 @@
-"""The fast path in plain torch: one small product per document, reductions over all documents at once.
+"""The fast path in plain torch: one small product and one reduction per document.
 
-A product per document costs no more than one over the packed keys (conversion to fp32 stays in a buffer of one
-document, in cache), and makes each document's result independent of the others to the last bit. The products are too
-small to share: on one thread they take a few milliseconds in all, whereas on several each of some hundred waits for
-the slowest thread, and on a busy machine that was seen to take twenty times as long.
+Conversion to fp32 stays in a buffer of one document, in cache, and each document's result is independent of the others
+to the last bit. The products are too small to share: on one thread they take a few milliseconds in all, whereas on
+several each of some hundred waits for the slowest thread, and on a busy machine that was seen to take twenty times as
+long.
 """
 
 from __future__ import annotations
@@ -29,43 +29,32 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _products(q: torch.Tensor, keys: Sequence[Keys]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dot products (T, S) of all documents' tokens, packed, and each document's length (N,)."""
-    values = [k.values if isinstance(k, QuantizedKeys) else k for k in keys]
-    lengths = [len(v) for v in values]
-    columns = q.float().T.contiguous()  # (D, S)
-    products = torch.empty(sum(lengths), len(q), device=q.device)
-    row = torch.empty(max(lengths, default=0), q.shape[1], device=q.device)
-    start = 0
-    for key, value, length in zip(keys, values, lengths, strict=True):
-        # Into fresh, aligned memory first: BLAS rounds differently on differently aligned output.
-        product = row[:length].copy_(value) @ columns
-        if isinstance(key, QuantizedKeys):
-            product *= key.scales[:, None]
-        products[start : start + length] = product
-        start += length
-    return products, torch.tensor(lengths, device=q.device)
+def _products(q: torch.Tensor, keys: Sequence[Keys]) -> Iterator[torch.Tensor]:
+    """For each document, the dot products (S, T_n)."""
+    q = q.float()
+    values = [key.values if isinstance(key, QuantizedKeys) else key for key in keys]
+    row = torch.empty(max(map(len, values), default=0), q.shape[1], device=q.device)
+    for key, value in zip(keys, values, strict=True):
+        # The product is fresh, aligned memory each time: BLAS rounds differently on differently aligned output.
+        product = q @ row[: len(value)].copy_(value).T
+        yield product * key.scales if isinstance(key, QuantizedKeys) else product
 
 
 @_one_thread()
 def block_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
     """See `sightline.kernels.block_lse`."""
-    products, lengths = _products(q, keys)
-    logits = products.mul_(scale)
-    top = torch.segment_reduce(logits, "max", lengths=lengths, axis=0)  # (N, S)
-    logits -= torch.repeat_interleave(top, lengths, dim=0)
-    return (top + torch.segment_reduce(logits.exp_(), "sum", lengths=lengths, axis=0).log()).T
+    return torch.stack([torch.logsumexp(product * scale, dim=1) for product in _products(q, keys)], dim=1)
 
 
 @_one_thread()
 def block_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
     """See `sightline.kernels.block_max`."""
-    products, lengths = _products(q, keys)
-    return torch.segment_reduce(products, "max", lengths=lengths, axis=0).T
+    nothing = q.new_full((len(q),), -torch.inf, dtype=torch.float32)
+    return torch.stack([p.amax(dim=1) if p.shape[1] else nothing for p in _products(q, keys)], dim=1)
 
 
 @_one_thread()
 def token_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
     """See `sightline.kernels.token_attention`."""
-    products, _ = _products(q, [keys])
-    return torch.exp(products.mul_(scale) - normaliser).mean(dim=1)
+    (product,) = _products(q, [keys])
+    return torch.exp(product * scale - normaliser[:, None]).mean(dim=0)

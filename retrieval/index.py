@@ -22,7 +22,7 @@ from ..documents import Document, Passage
 from ..errors import DataError, IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
 from .encoder import Encoder, TokenReader, load_encoder
 from .faiss_index import FaissIndex, build_structure, faiss_device, import_faiss, new_structure
-from .files import AppendFile, digest, locked, storage_errors
+from .files import AppendFile, digest, locked, populate, storage_errors
 from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
 from .manifest import Manifest
@@ -574,6 +574,8 @@ class Index:
         if self._states is None:
             return None
         ranges = self._store.token_ranges(rows)
+        for start, stop in ranges.values():
+            populate(self._states, start, stop)
         return [decode(self._states[slice(*ranges[int(row)])]) for row in rows]
 
 
