@@ -58,7 +58,7 @@ class MiniLMReranker:
         """See `Reranker.rank`."""
         import torch
 
-        from ..kernels import backend
+        from ..kernels import states_backend
         from .signal import AttentionSignal
 
         started = time.perf_counter()
@@ -119,7 +119,7 @@ class MiniLMReranker:
             model=self.model.name,
             revision=self.model.revision,
             dtype=_dtype(keys),
-            backend=backend(),
+            backend=states_backend(),
             seconds=time.perf_counter() - started,
             warnings=tuple(warnings),
         )
@@ -179,12 +179,12 @@ class MiniLMReranker:
     ) -> dict[int, tuple[Evidence, ...]]:
         if level is None:
             return {}
-        from ..kernels import token_attention
+        from ..kernels import states_attention
         from .evidence import find_evidence
 
         marks = {}
         for i, spans in zip(wanted, self.model.spans([blocks[i].contents for i in wanted]), strict=True):
-            mass = token_attention(q, keys[i], normaliser.float(), scale=self.layout.scale).numpy()
+            mass = states_attention(q, keys[i], normaliser.float(), scale=self.layout.scale).numpy()
             if len(mass) != len(spans):
                 raise InputError(
                     f"document {blocks[i].id!r} has {len(spans)} tokens but came with {len(mass)} kept states; "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ..kernels import Keys, block_lse, block_max
+from ..kernels import Keys, states_lse, states_max
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,7 @@ class AttentionSignal:
         """See `Signal`."""
         import torch
 
-        lse = block_lse(q, keys, scale=layout.scale).double()  # (S, N)
+        lse = states_lse(q, keys, scale=layout.scale).double()  # (S, N)
         # Summed in sorted order, the normaliser is the same whatever the order of the documents.
         normaliser = torch.logsumexp(lse.sort(dim=1).values, dim=1)  # (S,)
         log_shares = (lse - normaliser[:, None]).clamp_min(_NOTHING)
@@ -66,5 +66,5 @@ class AttentionSignal:
         elif layout.readout == "log_mass":
             scores = log_shares.mean(dim=0)
         else:
-            scores = block_max(q, keys).double().clamp_min(_NOTHING).mean(dim=0)
+            scores = states_max(q, keys).double().clamp_min(_NOTHING).mean(dim=0)
         return Reading(scores, shares, normaliser)

@@ -15,7 +15,7 @@ import torch
 
 from .keys import Keys, QuantizedKeys
 
-__all__ = ["block_lse", "block_max", "token_attention"]
+__all__ = ["states_attention", "states_lse", "states_max"]
 
 
 @contextlib.contextmanager
@@ -41,20 +41,20 @@ def _products(q: torch.Tensor, keys: Sequence[Keys]) -> Iterator[torch.Tensor]:
 
 
 @_one_thread()
-def block_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
-    """See `sightline.kernels.block_lse`."""
+def states_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
+    """See `sightline.kernels.states_lse`."""
     return torch.stack([torch.logsumexp(product * scale, dim=1) for product in _products(q, keys)], dim=1)
 
 
 @_one_thread()
-def block_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
-    """See `sightline.kernels.block_max`."""
+def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
+    """See `sightline.kernels.states_max`."""
     nothing = q.new_full((len(q),), -torch.inf, dtype=torch.float32)
     return torch.stack([p.amax(dim=1) if p.shape[1] else nothing for p in _products(q, keys)], dim=1)
 
 
 @_one_thread()
-def token_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
-    """See `sightline.kernels.token_attention`."""
+def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
+    """See `sightline.kernels.states_attention`."""
     (product,) = _products(q, [keys])
     return torch.exp(product * scale - normaliser[:, None]).mean(dim=0)

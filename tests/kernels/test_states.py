@@ -1,4 +1,4 @@
-"""Kernels against the float64 reference, on awkward shapes."""
+"""Kept states against the float64 reference, on awkward shapes."""
 
 import math
 
@@ -7,7 +7,8 @@ import torch
 
 from sightline import kernels
 from sightline.errors import BackendError
-from sightline.kernels import QuantizedKeys, cpu, reference
+from sightline.kernels import QuantizedKeys
+from sightline.kernels.states import cpu, reference
 
 LENGTHS = [[1], [1, 1, 1], [0, 3, 0], [7, 255, 256, 257, 1], [2] * 500]
 
@@ -44,24 +45,24 @@ def poisoned_empty(monkeypatch):
 def test_cpu_matches_reference(lengths, rows, kind, scale):
     q = unit(rows, 48, seed=1)
     keys = [as_kind(unit(n, 48, seed=2 + i), kind) for i, n in enumerate(lengths)]
-    expected = reference.block_lse(q, keys, scale)
-    torch.testing.assert_close(cpu.block_lse(q, keys, scale), expected, rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(cpu.block_max(q, keys), reference.block_max(q, keys), rtol=1e-5, atol=1e-6)
+    expected = reference.states_lse(q, keys, scale)
+    torch.testing.assert_close(cpu.states_lse(q, keys, scale), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(cpu.states_max(q, keys), reference.states_max(q, keys), rtol=1e-5, atol=1e-6)
     total = torch.logsumexp(expected, dim=1)
     for key, length in zip(keys, lengths, strict=True):
-        got = cpu.token_attention(q, key, total, scale)
+        got = cpu.states_attention(q, key, total, scale)
         assert got.shape == (length,)
-        torch.testing.assert_close(got, reference.token_attention(q, key, total, scale), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(got, reference.states_attention(q, key, total, scale), rtol=1e-3, atol=1e-6)
 
 
 def test_masses_sum_to_one_over_documents_and_over_tokens():
     q, keys = unit(5, 32), [unit(n, 32, seed=n) for n in (3, 40, 1, 200)]
-    lse = kernels.block_lse(q, keys, scale=20.0)
+    lse = kernels.states_lse(q, keys, scale=20.0)
     total = torch.logsumexp(lse, dim=1)
     mass = (lse - total[:, None]).exp().mean(dim=0)
     assert mass.sum().item() == pytest.approx(1, abs=1e-5)
     for n, key in enumerate(keys):
-        tokens = kernels.token_attention(q, key, total, scale=20.0)
+        tokens = kernels.states_attention(q, key, total, scale=20.0)
         assert tokens.sum().item() == pytest.approx(mass[n].item(), rel=1e-4)
 
 
@@ -69,21 +70,21 @@ def test_masses_sum_to_one_over_documents_and_over_tokens():
 def test_a_documents_result_ignores_its_neighbours_to_the_last_bit(kind):
     q = unit(9, 384)
     keys = [as_kind(unit(n, 384, seed=n), kind) for n in (3, 40, 1, 200, 77, 254, 8)]
-    together = kernels.block_lse(q, keys, scale=20.0)
+    together = kernels.states_lse(q, keys, scale=20.0)
     order = [4, 0, 6, 2, 1, 5, 3]
-    assert torch.equal(kernels.block_lse(q, [keys[i] for i in order], scale=20.0), together[:, order])
-    alone = torch.cat([kernels.block_lse(q, [key], scale=20.0) for key in keys], dim=1)
+    assert torch.equal(kernels.states_lse(q, [keys[i] for i in order], scale=20.0), together[:, order])
+    alone = torch.cat([kernels.states_lse(q, [key], scale=20.0) for key in keys], dim=1)
     assert torch.equal(alone, together)
-    assert torch.equal(kernels.block_max(q, keys + keys)[:, :7], kernels.block_max(q, keys + keys)[:, 7:])
+    assert torch.equal(kernels.states_max(q, keys + keys)[:, :7], kernels.states_max(q, keys + keys)[:, 7:])
 
 
 def test_no_documents():
-    assert kernels.block_lse(unit(3, 8), [], scale=1.0).shape == (3, 0)
+    assert kernels.states_lse(unit(3, 8), [], scale=1.0).shape == (3, 0)
 
 
 def test_backend_is_honest(monkeypatch):
     monkeypatch.setenv("SIGHTLINE_BACKEND", "triton")
     with pytest.raises(BackendError, match="triton"):
-        kernels.block_lse(unit(3, 8), [], scale=1.0)
+        kernels.states_lse(unit(3, 8), [], scale=1.0)
     monkeypatch.setenv("SIGHTLINE_BACKEND", "reference")
-    assert kernels.backend() == "reference"
+    assert kernels.states_backend() == "reference"

@@ -8,24 +8,24 @@ import torch
 
 from .keys import Keys, to_float
 
-__all__ = ["block_lse", "block_max", "token_attention"]
+__all__ = ["states_attention", "states_lse", "states_max"]
 
 
 def _logits(q: torch.Tensor, keys: Keys) -> torch.Tensor:
     return q.double() @ to_float(keys).double().T  # (S, T)
 
 
-def block_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
-    """See `sightline.kernels.block_lse`."""
+def states_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
+    """See `sightline.kernels.states_lse`."""
     return torch.stack([torch.logsumexp(scale * _logits(q, k), dim=1) for k in keys], dim=1).float()
 
 
-def block_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
-    """See `sightline.kernels.block_max`."""
+def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
+    """See `sightline.kernels.states_max`."""
     nothing = torch.full((len(q), 1), -torch.inf, dtype=torch.float64)
     return torch.stack([torch.cat([_logits(q, k), nothing], dim=1).amax(dim=1) for k in keys], dim=1).float()
 
 
-def token_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
-    """See `sightline.kernels.token_attention`."""
+def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
+    """See `sightline.kernels.states_attention`."""
     return torch.exp(scale * _logits(q, keys) - normaliser.double()[:, None]).mean(dim=0).float()

@@ -1,0 +1,86 @@
+"""Attention over a packed context, block by block."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ..checks import check_packed, check_scale
+from ..dispatch import Backend, choose
+from ..layout import BlockLayout
+from . import reference
+
+__all__ = ["block_attention"]
+
+
+def block_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float,
+    backend: Backend | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax attention of every token to what its block sees: its prefix and itself; see `BlockLayout`.
+
+    Nothing of size T x T is made, nothing is padded in memory, and key heads are not repeated. Both results carry
+    gradients. Documents are computed each by itself, so on ``triton`` a document's rows do not change by a bit when its
+    neighbours do.
+
+    Args:
+        q: (T, Hq, D), float32, float16 or bfloat16 (``cpu`` and ``reference`` also float64); D up to 256; the last
+            dimension contiguous, the others strided as you like.
+        k: (T, Hkv, D), of the same dtype and device; Hq is a multiple of Hkv (grouped-query attention).
+        v: like ``k``.
+        layout: T tokens, on the same device.
+        scale: factor on q . k, usually ``D ** -0.5``.
+        backend: one by name; else see `sightline.kernels.choose`.
+
+    Returns:
+        out: (T, Hq, D), dtype of ``q``; lse: float32 (T, Hq) (float64 for float64), the natural logarithm of
+        ``sum_j exp(scale * q_i . k_j)`` over the keys that row i sees.
+
+    Raises:
+        InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
+        BackendError: if the backend asked for cannot run.
+
+    Example:
+        >>> from sightline.kernels import BlockLayout, Context
+        >>> layout = BlockLayout([Context(documents=[2, 3], queries=[2], instruction=1)])
+        >>> q = k = v = torch.eye(8)[:, None, :5].contiguous()
+        >>> out, lse = block_attention(q, k, v, layout, scale=1.0)
+        >>> out.shape, [round(x, 3) for x in lse[:3, 0].exp().tolist()]
+        (torch.Size([8, 1, 5]), [2.718, 3.718, 4.718])
+    """
+    check_packed(layout, queries=layout.tokens, q=q, k=k, v=v)
+    scale = check_scale(scale)
+    name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
+    if name == "reference":
+        return reference.block_attention(q, k, v, layout, scale)
+    ops: ModuleType
+    if name == "triton":
+        from . import triton as ops
+    else:
+        from . import cpu as ops
+    return _BlockAttention.apply(q, k, v, layout, scale, ops)
+
+
+class _BlockAttention(torch.autograd.Function):
+    """Gradients by the backend's own backward pass; the naive reference differentiates itself."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Any, k: Any, v: Any, layout: BlockLayout, scale: float, ops: ModuleType) -> Any:
+        out, lse = ops.forward(q, k, v, layout, scale)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.layout, ctx.scale, ctx.ops = layout, scale, ops
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Any, d_lse: Any) -> Any:
+        q, k, v, out, lse = ctx.saved_tensors
+        return (*ctx.ops.backward(d_out, d_lse, q, k, v, out, lse, ctx.layout, ctx.scale), None, None, None)

@@ -1,0 +1,179 @@
+"""The fast path on CPUs: blocks of about one length together, in one batched call with one small mask.
+
+A batch holds copies of each block's keys behind copies of its prefix; blocks are padded to the longest of their batch
+(at most an eighth). Query blocks, whose prefix is the whole context, are computed in two parts that share no key
+and are merged by their log-sum-exp. Half precisions are computed in float32: without AMX or AVX512-BF16, CPUs multiply
+bfloat16 several times slower.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..layout import QUERY, BlockLayout
+
+__all__ = ["backward", "forward"]
+
+_SLACK = 0.875  # of the longest in a batch: shorter blocks begin another batch
+_BATCH_KEYS = 2**15  # keys copied for one batch, at most (one block may have more)
+_CHUNK = 4096  # keys of a query block's prefix that the backward pass holds probabilities for at a time
+
+
+class _Batch(NamedTuple):
+    """Blocks computed together: B of up to L tokens behind P prefix tokens each."""
+
+    rows: torch.Tensor  # int64 (B, L), packed indices; padding repeats the last token
+    keys: torch.Tensor  # int64 (B, P + L)
+    mask: torch.Tensor | None  # bool, broadcasts to (B, 1, L, P + L); None where every row sees every key
+    real: torch.Tensor | None  # bool (B, L), False for padding; None where there is none
+
+
+def forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `sightline.kernels.block_attention`."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    hkv, group = k.shape[1], q.shape[1] // k.shape[1]
+    out = torch.empty(q.shape, dtype=wide)
+    lse = torch.empty(q.shape[:2], dtype=wide)
+
+    def attend(rows: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return _sdpa(_fold(q[rows].to(wide), hkv), _heads(k[keys].to(wide)), _heads(v[keys].to(wide)), mask, scale)
+
+    for batch in layout.keep("cpu batches", lambda: _batches(layout)):
+        o, s = (_unfold(x, group) for x in attend(batch.rows, batch.keys, _repeat(batch.mask, group)))
+        if batch.real is None:
+            out[batch.rows], lse[batch.rows] = o, s[..., 0]
+        else:
+            rows = batch.rows[batch.real]
+            out[rows], lse[rows] = o[batch.real], s[batch.real][..., 0]
+    for rows, own, prefix in layout.keep("cpu queries", lambda: _queries(layout)):
+        o, s = attend(rows, rows, _repeat(own, group))
+        if len(prefix):
+            far, far_s = attend(rows, prefix[None], None)
+            both = torch.logaddexp(s, far_s)
+            o, s = o * (s - both).exp() + far * (far_s - both).exp(), both
+        out[rows], lse[rows] = _unfold(o, group), _unfold(s, group)[..., 0]
+    return out.to(q.dtype), lse
+
+
+def backward(
+    d_out: torch.Tensor,
+    d_lse: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    layout: BlockLayout,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients by q, k and v; probabilities are computed again from ``lse`` (FlashAttention-2, section 3.1.2)."""
+    wide, hkv, group = lse.dtype, k.shape[1], q.shape[1] // k.shape[1]
+    d_q, d_k, d_v = (torch.zeros(x.shape, dtype=wide) for x in (q, k, v))
+    # The softmax's inner product, less what the log-sum-exp's own gradient adds to every logit.
+    delta = (out.to(wide) * d_out.to(wide)).sum(dim=-1) - d_lse  # (T, Hq)
+
+    def add(rows: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None) -> None:
+        q_, do_, lse_, delta_ = (_fold(x[rows].to(wide), hkv) for x in (q, d_out, lse[..., None], delta[..., None]))
+        k_, v_ = (_heads(x[keys].to(wide)) for x in (k, v))
+        p = (q_ @ k_.mT * scale - lse_).exp()  # (B, Hkv, L * G, S)
+        if mask is not None:
+            p = p.masked_fill(~mask, 0)
+        ds = p * (do_ @ v_.mT - delta_) * scale
+        d_q.index_add_(0, rows.flatten(), _unfold(ds @ k_, group).flatten(0, 1))
+        d_k.index_add_(0, keys.flatten(), (ds.mT @ q_).transpose(1, 2).flatten(0, 1))
+        d_v.index_add_(0, keys.flatten(), (p.mT @ do_).transpose(1, 2).flatten(0, 1))
+
+    for batch in layout.keep("cpu batches", lambda: _batches(layout)):
+        mask = batch.mask
+        if batch.real is not None:  # padded rows repeat a real one: they must not be counted again
+            real = batch.real[:, None, :, None]
+            mask = real if mask is None else mask & real
+        add(batch.rows, batch.keys, _repeat(mask, group))
+    for rows, own, prefix in layout.keep("cpu queries", lambda: _queries(layout)):
+        add(rows, rows, _repeat(own, group))
+        for part in prefix.split(_CHUNK):
+            add(rows, part[None], None)
+    return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype)
+
+
+def _batches(layout: BlockLayout) -> list[_Batch]:
+    """Instructions and documents, those of about one length and the same prefix length together."""
+    blocks = layout.blocks[layout.blocks[:, 6] != QUERY]
+    size, prefix = blocks[:, 1] - blocks[:, 0], blocks[:, 3] - blocks[:, 2]
+    order = np.lexsort((blocks[:, 0], -size, prefix))
+    batches, first = [], 0
+    for i in range(1, len(order) + 1):
+        longest = size[order[first]] if first < len(order) else 0
+        if i < len(order):
+            room = (i - first + 1) * (longest + prefix[order[first]]) <= _BATCH_KEYS
+            if prefix[order[i]] == prefix[order[first]] and size[order[i]] >= _SLACK * longest and room:
+                continue
+        if first < len(order):
+            batches.append(_batch(blocks[order[first:i]], layout.causal))
+        first = i
+    return batches
+
+
+def _batch(blocks: np.ndarray, causal: bool) -> _Batch:
+    size = blocks[:, 1] - blocks[:, 0]
+    place = np.arange(size.max())
+    own = blocks[:, :1] + np.minimum(place, size[:, None] - 1)  # (B, L)
+    before = blocks[:, 2:3] + np.arange(blocks[0, 3] - blocks[0, 2])  # (B, P)
+    rows, keys = torch.from_numpy(own), torch.from_numpy(np.concatenate([before, own], axis=1))
+    length, prefix = own.shape[1], before.shape[1]
+    real = torch.from_numpy(place < size[:, None])
+    padded = not bool(real.all())
+    mask = None
+    if causal:  # padding comes after every real row, so that no real row sees it
+        mask = torch.ones(length, prefix + length, dtype=torch.bool).tril(prefix)[None, None]
+    elif padded:
+        mask = torch.cat([torch.ones(len(blocks), prefix, dtype=torch.bool), real], dim=1)[:, None, None]
+    return _Batch(rows, keys, mask, real if padded else None)
+
+
+def _queries(layout: BlockLayout) -> list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]]:
+    """Per query block: its rows (1, L), the mask on itself, its prefix (P,)."""
+    out = []
+    for start, stop, prefix_start, prefix_stop in layout.blocks[layout.blocks[:, 6] == QUERY, :4].tolist():
+        own = torch.ones(stop - start, stop - start, dtype=torch.bool).tril()[None, None] if layout.causal else None
+        out.append((torch.arange(start, stop)[None], own, torch.arange(prefix_start, prefix_stop)))
+    return out
+
+
+def _fold(x: torch.Tensor, hkv: int) -> torch.Tensor:
+    """(B, L, Hq, D) -> (B, Hkv, L * G, D): the query heads of a key head become its rows, so that none is repeated."""
+    b, length, hq, d = x.shape
+    return x.view(b, length, hkv, hq // hkv, d).transpose(1, 2).reshape(b, hkv, -1, d)
+
+
+def _unfold(x: torch.Tensor, group: int) -> torch.Tensor:
+    """(B, Hkv, L * G, D) -> (B, L, Hq, D)."""
+    b, hkv, rows, d = x.shape
+    return x.view(b, hkv, rows // group, group, d).transpose(1, 2).reshape(b, rows // group, hkv * group, d)
+
+
+def _heads(x: torch.Tensor) -> torch.Tensor:
+    """(B, S, H, D) -> (B, H, S, D), a view."""
+    return x.transpose(1, 2)
+
+
+def _repeat(mask: torch.Tensor | None, group: int) -> torch.Tensor | None:
+    """The mask of rows (…, L, S) for folded rows (…, L * G, S)."""
+    return mask if mask is None or mask.shape[-2] == 1 else mask.repeat_interleave(group, dim=-2)
+
+
+def _sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention and its log-sum-exp (…, 1), by the operator behind torch's own fused attention on CPUs."""
+    if mask is not None:
+        mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    # Not public, but the only fused one that returns the log-sum-exp; tests/kernels compare it with the reference.
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = fused(q, k, v, attn_mask=mask, scale=scale)
+    return out, lse[..., None]

@@ -1,0 +1,31 @@
+"""The naive reference: block after block, one formula each, in float32 (float64 for float64)."""
+
+from __future__ import annotations
+
+import torch
+
+from ..layout import BlockLayout
+
+__all__ = ["block_attention"]
+
+
+def block_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `sightline.kernels.block_attention`; differentiable by autograd."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    group = q.shape[1] // k.shape[1]
+    outs, lses = [], []
+    for start, stop, prefix_start, prefix_stop in layout.blocks[:, :4].tolist():
+        keys, values = (
+            torch.cat([x[prefix_start:prefix_stop], x[start:stop]]).to(wide).repeat_interleave(group, dim=1)
+            for x in (k, v)
+        )  # (S, Hq, D)
+        logits = torch.einsum("qhd,khd->hqk", q[start:stop].to(wide), keys) * scale
+        if layout.causal:
+            hidden = torch.ones(logits.shape[1:], dtype=torch.bool, device=q.device)
+            logits = logits.masked_fill(hidden.triu(prefix_stop - prefix_start + 1), -torch.inf)
+        lse = logits.logsumexp(dim=-1)  # (Hq, Q)
+        outs.append(torch.einsum("hqk,khd->qhd", (logits - lse[..., None]).exp(), values))
+        lses.append(lse.T)
+    return torch.cat(outs).to(q.dtype), torch.cat(lses)

@@ -1,0 +1,178 @@
+"""Per-document attention mass: the log-sum-exp of each signal row over each document, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ..checks import check_packed, check_scale
+from ..dispatch import Backend, choose
+from ..layout import BlockLayout
+from . import reference
+from .spans import Part
+
+__all__ = ["block_lse", "mass", "row_lse"]
+
+
+def block_lse(
+    q_signal: torch.Tensor,
+    k: torch.Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float,
+    backend: Backend | None = None,
+) -> torch.Tensor:
+    """Log-sum-exp of the attention logits of each signal row over each document of its context, in one pass over K.
+
+    Neither V nor the attention's output is needed. Every document is reduced by itself: on ``triton`` and ``cpu`` its
+    numbers do not change by a bit when its neighbours do. Carries gradients by ``q_signal`` and ``k``.
+
+    Args:
+        q_signal: (R, Hq, D), the rows of q at ``layout.signal``; dtypes and strides as for `block_attention`.
+        k: (T, Hkv, D).
+        layout: T tokens, R of them signal tokens.
+        scale: factor on q . k.
+        backend: one by name; else see `sightline.kernels.choose`.
+
+    Returns:
+        float32 (R, Hq, N) (float64 for float64), base 2: ``log2 sum_j exp(scale * q_i . k_j)`` over the tokens j of
+        document n of row i's context; -inf for a document without tokens, and where the context has fewer than N.
+        Its multiple ``lse2 * log(2)`` is the natural logarithm. Divided by the document's tokens it is
+        ``lse2 - log2(tokens)``.
+
+    Raises:
+        InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
+        BackendError: if the backend asked for cannot run.
+
+    Example:
+        >>> from sightline.kernels import BlockLayout, Context
+        >>> layout = BlockLayout([Context(documents=[2, 0, 1], queries=[1])])
+        >>> block_lse(torch.zeros(1, 1, 4), torch.ones(4, 1, 4), layout, scale=0.5)
+        tensor([[[1., -inf, 0.]]])
+    """
+    return _lse(q_signal, k, layout, scale, backend, "documents")
+
+
+def row_lse(
+    q_signal: torch.Tensor,
+    k: torch.Tensor,
+    layout: BlockLayout,
+    *,
+    scale: float,
+    lse2: torch.Tensor | None = None,
+    backend: Backend | None = None,
+) -> torch.Tensor:
+    """Log-sum-exp of each signal row over all keys that it sees: what `block_attention` gives as ``lse`` for that row.
+
+    For a layer whose attention is not computed, such as the last one read: to the documents it adds the instruction and
+    the row's own query block.
+
+    Args:
+        q_signal: (R, Hq, D), as for `block_lse`.
+        k: (T, Hkv, D).
+        layout: T tokens, R of them signal tokens.
+        scale: factor on q . k.
+        lse2: what `block_lse` gave for the same arguments, if it is at hand.
+        backend: one by name; else see `sightline.kernels.choose`.
+
+    Returns:
+        float32 (R, Hq) (float64 for float64), natural logarithm.
+
+    Raises:
+        InputError: as `block_lse`.
+        BackendError: as `block_lse`.
+    """
+    if lse2 is None:
+        lse2 = block_lse(q_signal, k, layout, scale=scale, backend=backend)
+    rest = _lse(q_signal, k, layout, scale, backend, "rest")  # (R, Hq, 2)
+    return torch.logsumexp(torch.cat([lse2, rest], dim=2) * math.log(2), dim=2)
+
+
+def mass(
+    lse2: torch.Tensor,
+    normalisation: Literal["documents", "all_keys"] = "documents",
+    *,
+    lse: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention mass: the probability that each signal row puts on each document.
+
+    Summed in float64, in an order that does not depend on that of the documents, so that permuting documents
+    permutes their masses to the last bit.
+
+    Args:
+        lse2: (R, Hq, N), from `block_lse`.
+        normalisation: over the tokens of the documents only (BlockRank), or over all keys that the row sees (ICR,
+            QRHead), which needs ``lse``.
+        lse: (R, Hq), natural logarithm: ``lse[layout.signal]`` of `block_attention`, or `row_lse`.
+
+    Returns:
+        (R, Hq, N), dtype of ``lse2``. Rows sum to one for ``documents``, to one less the mass on instruction and query
+        for ``all_keys``. A document without tokens has 0; so has every document of a context that has no tokens in any.
+
+    Raises:
+        InputError: for another normalisation, or if ``lse`` is missing, superfluous or of another shape.
+
+    Example:
+        >>> mass(torch.tensor([[[0.0, 1.0, -torch.inf]]])).tolist()
+        [[[0.3333333432674408, 0.6666666865348816, 0.0]]]
+    """
+    from ...errors import InputError
+
+    if normalisation not in ("documents", "all_keys"):
+        raise InputError(f"normalisation is 'documents' or 'all_keys', not {normalisation!r}")
+    if (lse is not None) != (normalisation == "all_keys"):
+        verb = "needs" if lse is None else "does not take"
+        raise InputError(f"normalisation {normalisation!r} {verb} lse, the log-sum-exp over all keys")
+    wide = lse2.double()
+    if lse is not None:
+        if lse.shape != lse2.shape[:2]:
+            raise InputError(
+                f"lse has shape {tuple(lse.shape)}, not {tuple(lse2.shape[:2])}: one value per row and head"
+            )
+        return torch.exp2(wide - (lse.double() / math.log(2))[..., None]).to(lse2.dtype)
+    if not lse2.shape[2]:
+        return lse2.clone()
+    largest = wide.amax(dim=2, keepdim=True).detach()
+    shares = torch.exp2(wide - torch.where(largest.isneginf(), 0, largest))
+    total = shares.sort(dim=2).values.sum(dim=2, keepdim=True)
+    return (shares / torch.where(total == 0, 1, total)).to(lse2.dtype)
+
+
+def _lse(
+    q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float, backend: Backend | None, part: Part
+) -> torch.Tensor:
+    check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
+    scale = check_scale(scale)
+    name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend
+    if name == "reference":
+        return reference.lse2(q_signal, k, layout, scale, part)
+    ops: ModuleType
+    if name == "triton":
+        from . import triton as ops
+    else:
+        from . import cpu as ops
+    return _BlockLSE.apply(q_signal, k, layout, scale, part, ops)
+
+
+class _BlockLSE(torch.autograd.Function):
+    """The gradient of a log-sum-exp is the softmax inside the document, so K is read once more and nothing is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Any, k: Any, layout: BlockLayout, scale: float, part: Part, ops: ModuleType
+    ) -> torch.Tensor:
+        lse2 = ops.forward(q, k, layout, scale, part)
+        ctx.save_for_backward(q, k, lse2)
+        ctx.rest = layout, scale, part
+        ctx.ops = ops
+        return lse2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_lse2: Any) -> Any:
+        q, k, lse2 = ctx.saved_tensors
+        return (*ctx.ops.backward(d_lse2, q, k, lse2, *ctx.rest), None, None, None, None)

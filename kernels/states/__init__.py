@@ -1,0 +1,92 @@
+"""Attention over kept token states: one query's signal rows, and a list of documents of which each has its own tensor.
+
+The states of a document may be memory-mapped, fp16, or int8 with one scale per row (`QuantizedKeys`), and never
+become one packed tensor; arithmetic and results are fp32. Every document is reduced by itself, so its numbers do not
+depend, to the last bit, on its place in the list, on its neighbours, or on how a list is split over calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+
+from ..dispatch import choose
+from . import cpu, reference
+from .keys import Keys, QuantizedKeys
+
+__all__ = ["Keys", "QuantizedKeys", "states_attention", "states_backend", "states_lse", "states_max"]
+
+
+def states_backend() -> str:
+    """Name of the backend that these functions go to: ``SIGHTLINE_BACKEND`` if set, else ``cpu``.
+
+    ``cpu`` is plain torch written for CPUs; it also runs where the tensors are elsewhere.
+
+    Raises:
+        BackendError: if ``SIGHTLINE_BACKEND`` names one that cannot run, or that has no such functions (``triton``).
+    """
+    name = choose("cpu").backend
+    if name == "triton":
+        from ...errors import BackendError
+
+        raise BackendError(
+            "SIGHTLINE_BACKEND='triton': kept token states are read by the backends 'cpu' and 'reference' only; "
+            "unset it, or name one of them"
+        )
+    return name
+
+
+def _ops() -> ModuleType:
+    return {"reference": reference, "cpu": cpu}[states_backend()]
+
+
+def states_lse(q: torch.Tensor, keys: Sequence[Keys], *, scale: float) -> torch.Tensor:
+    """Log-sum-exp of the scaled attention logits, per query row and document.
+
+    Args:
+        q: float32 (S, D), the signal rows.
+        keys: N documents' keys, each (T_n, D); T_n may be 0.
+        scale: factor on the dot products (for unit vectors, the inverse temperature).
+
+    Returns:
+        float32 (S, N), natural logarithm: ``log sum_j exp(scale * q_i . k_j)`` over the document's tokens j; -inf for
+        a document without tokens.
+
+    Example:
+        >>> q = torch.eye(2)
+        >>> states_lse(q, [torch.eye(2), torch.zeros(0, 2)], scale=1.0)[:, 1].tolist()
+        [-inf, -inf]
+    """
+    op = _ops().states_lse
+    return op(q, keys, scale) if keys else q.new_empty(len(q), 0)
+
+
+def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
+    """Largest dot product of each query row with a document's tokens (MaxSim before its sum; ColBERT, 2020, eq. 3).
+
+    Args:
+        q: float32 (S, D).
+        keys: N documents' keys, each (T_n, D).
+
+    Returns:
+        float32 (S, N); -inf for a document without tokens.
+    """
+    op = _ops().states_max
+    return op(q, keys) if keys else q.new_empty(len(q), 0)
+
+
+def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, scale: float) -> torch.Tensor:
+    """Attention mass on each token of one document, averaged over the signal rows.
+
+    Args:
+        q: float32 (S, D).
+        keys: one document's keys (T, D).
+        normaliser: float32 (S,), log-sum-exp of each row over all keys that compete (all documents).
+        scale: as given to `states_lse`.
+
+    Returns:
+        float32 (T,): ``mean_i exp(scale * q_i . k_j - normaliser_i)``; it sums to the document's attention mass.
+    """
+    return _ops().states_attention(q, keys, normaliser, scale)
