@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -61,12 +62,7 @@ def block_attention(
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
     if name == "reference":
         return reference.block_attention(q, k, v, layout, scale)
-    ops: ModuleType
-    if name == "triton":
-        from . import triton as ops
-    else:
-        from . import cpu as ops
-    return _BlockAttention.apply(q, k, v, layout, scale, ops)
+    return _BlockAttention.apply(q, k, v, layout, scale, import_module(f".{name}", __name__))
 
 
 class _BlockAttention(torch.autograd.Function):

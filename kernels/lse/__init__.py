@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
@@ -150,12 +151,7 @@ def _lse(
     name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend
     if name == "reference":
         return reference.lse2(q_signal, k, layout, scale, part)
-    ops: ModuleType
-    if name == "triton":
-        from . import triton as ops
-    else:
-        from . import cpu as ops
-    return _BlockLSE.apply(q_signal, k, layout, scale, part, ops)
+    return _BlockLSE.apply(q_signal, k, layout, scale, part, import_module(f".{name}", __name__))
 
 
 class _BlockLSE(torch.autograd.Function):

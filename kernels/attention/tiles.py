@@ -1,0 +1,101 @@
+"""How a layout is cut into work for a GPU.
+
+A tile is a few tokens of one block and what they meet: two spans of other tokens, *own* (of the same block) and *far*
+(its prefix, or seen from the keys' side, its readers). A tile whose far span is long is cut into several, which
+write partial results that are then combined: otherwise a query block, sixteen programs each walking 100,000 keys,
+would outlast everything else. How it is cut depends on the layout and the heads only, never on the GPU.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..layout import INSTRUCTION, QUERY, BlockLayout
+
+__all__ = ["Work", "key_tiles", "row_tiles"]
+
+_PROGRAMS = 512  # that the split tiles together should give: a few for each of a large GPU's 132 to 160 processors
+_LEAST_FAR = 512  # tokens that a part of a split tile walks, at least
+
+
+class Work(NamedTuple):
+    """Tiles, longest first.
+
+    Args:
+        tiles: int32 (M, 8), on the layout's device: start, stop, own start, own stop, far start, far stop, slot for the
+            partial result or -1, 0.
+        slots: partial results there are.
+        splits: int32 (P, 4), on the layout's device: start, stop, first slot, slots of each tile that was split.
+    """
+
+    tiles: torch.Tensor
+    slots: int
+    splits: torch.Tensor
+
+
+def row_tiles(layout: BlockLayout, tokens: int, heads: int) -> Work:
+    """Tiles of queries, for the output and for dq: own and far are the keys they see.
+
+    Args:
+        layout: to be cut.
+        tokens: of a tile, at most.
+        heads: key heads, by which the number of programs is multiplied.
+    """
+    return layout.keep(("row tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=False))
+
+
+def key_tiles(layout: BlockLayout, tokens: int, heads: int) -> Work:
+    """Tiles of keys, for dk and dv: own and far are the queries that see them."""
+    return layout.keep(("key tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=True))
+
+
+def _cut(layout: BlockLayout, tokens: int, heads: int, *, by_keys: bool) -> Work:
+    blocks = layout.blocks
+    count = -(-(blocks[:, 1] - blocks[:, 0]) // tokens)  # (B,), tiles of each block
+    block = np.repeat(blocks, count, axis=0)
+    number = np.arange(len(block)) - np.repeat(np.cumsum(count) - count, count)
+    start = block[:, 0] + number * tokens
+    stop = np.minimum(start + tokens, block[:, 1])
+    own_start, own_stop = block[:, 0], block[:, 1]
+    if layout.causal:
+        own_start, own_stop = (start, own_stop) if by_keys else (own_start, stop)
+    far_start, far_stop = (block[:, 4], block[:, 5]) if by_keys else (block[:, 2], block[:, 3])
+
+    # Only the two ends of a context meet all of it: queries see every key, instructions are seen by every query.
+    far = far_stop - far_start
+    long = (block[:, 6] == (INSTRUCTION if by_keys else QUERY)) & (far > _LEAST_FAR)
+    parts = np.ones(len(block), dtype=np.int64)
+    if long.any():
+        wanted = -(-_PROGRAMS // (int(long.sum()) * heads))
+        parts[long] = np.minimum(wanted, -(-far[long] // _LEAST_FAR))
+    split = parts > 1
+    slots = np.where(split, parts, 0)
+    first = np.cumsum(slots) - slots
+    splits = np.stack([start, stop, first, parts], axis=1)[split]
+
+    tile = np.repeat(np.arange(len(block)), parts)
+    part = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
+    step = -(-far // parts)
+    a = far_start[tile] + part * step[tile]
+    b = np.minimum(a + step[tile], far_stop[tile])
+    last = part == parts[tile] - 1  # the last part walks the tile's own block, too
+    table = np.stack(
+        [
+            start[tile],
+            stop[tile],
+            own_start[tile],
+            np.where(last, own_stop[tile], own_start[tile]),
+            np.minimum(a, b),
+            b,
+            np.where(split[tile], first[tile] + part, -1),
+            np.zeros(len(tile), dtype=np.int64),
+        ],
+        axis=1,
+    )
+    length = (table[:, 3] - table[:, 2]) + (table[:, 5] - table[:, 4])
+    table = table[np.argsort(-(length // 256), kind="stable")]  # coarsely, so that neighbours stay neighbours
+    as_int32 = [torch.from_numpy(x.astype(np.int32)).to(layout.device) for x in (table, splits)]
+    return Work(as_int32[0], int(slots.sum()), as_int32[1])

@@ -1,0 +1,382 @@
+"""The fast path on GPUs: one Triton kernel forward, two backward, and one that combines partial results.
+
+A tile holds ``rows`` packed rows: the G query heads that share a key head stand one after another for each token, so
+that a small model's few heads still fill the matrix unit and no key is loaded G times. One loop walks both spans
+of a tile (see `tiles`): their key blocks are numbered through, which keeps the software pipeline full across the seam.
+Softmax is online, in base 2 and float32 (FlashAttention-2, 2023); no atomics, so results are the same every time.
+
+Loads stop at the span's end, so that what stands in memory beyond it, even NaN, is never met.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from ..layout import BlockLayout
+from ..tuning import Tile, arch, interpreted, padded_dim, tuned
+from .tiles import key_tiles, row_tiles
+
+__all__ = ["backward", "forward"]
+
+_LOG2E = tl.constexpr(math.log2(math.e))
+_LN2 = tl.constexpr(math.log(2))
+_LOWEST = tl.constexpr(-1e30)  # stands for -inf, and unlike it can be subtracted from itself
+_COMBINED_ROWS = 16
+
+
+@triton.jit
+def _load(pointer, row, column, row_stride, alive, D: tl.constexpr, BD: tl.constexpr, UPCAST: tl.constexpr):
+    """Rows (…, BD) of a matrix whose rows lie ``row_stride`` apart, from ``column`` on; zero where not alive."""
+    dims = tl.arange(0, BD)
+    ok = alive[:, None]
+    if D != BD:
+        ok = ok & (dims < D)[None, :]
+    x = tl.load(pointer + (row.to(tl.int64) * row_stride + column)[:, None] + dims[None, :], mask=ok, other=0.0)
+    if UPCAST:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def _store(pointer, row, column, row_stride, alive, value, D: tl.constexpr, BD: tl.constexpr):
+    dims = tl.arange(0, BD)
+    ok = alive[:, None]
+    if D != BD:
+        ok = ok & (dims < D)[None, :]
+    at = pointer + (row.to(tl.int64) * row_stride + column)[:, None] + dims[None, :]
+    tl.store(at, value.to(pointer.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _forward(
+    Q, K, V, OUT, LSE, PART, PART_LSE, TILES, scale,
+    q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads,
+    G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    hk = tl.program_id(0) % key_heads
+    tile = TILES + (tl.program_id(0) // key_heads) * 8
+    start, stop = tl.load(tile), tl.load(tile + 1)
+    own_start, own_stop = tl.load(tile + 2), tl.load(tile + 3)
+    far_start, far_stop, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
+
+    rows = tl.arange(0, ROWS)
+    token, head = start + rows // G, hk * G + rows % G
+    alive = (rows < (ROWS // G) * G) & (token < stop)
+    q = _load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)  # (ROWS, BD)
+
+    m = tl.full([ROWS], _LOWEST, tl.float32)
+    l = tl.zeros([ROWS], tl.float32)  # noqa: E741
+    acc = tl.zeros([ROWS, BD], tl.float32)
+    far_blocks = tl.cdiv(far_stop - far_start, KEYS)
+    for j in range(0, far_blocks + tl.cdiv(own_stop - own_start, KEYS)):
+        is_far = j < far_blocks
+        key = tl.where(is_far, far_start + j * KEYS, own_start + (j - far_blocks) * KEYS) + tl.arange(0, KEYS)
+        there = key < tl.where(is_far, far_stop, own_stop)
+        k = _load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)  # (KEYS, BD)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # base 2
+        seen = there[None, :]
+        if CAUSAL:
+            seen = seen & (key[None, :] <= token[:, None])
+        s = tl.where(seen, s, _LOWEST)
+        m_new = tl.maximum(m, tl.max(s, 1))
+        p = tl.exp2(s - m_new[:, None])
+        shrink = tl.exp2(m - m_new)
+        l = l * shrink + tl.sum(p, 1)  # noqa: E741
+        v = _load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
+        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+        m = m_new
+    acc = acc / tl.where(l == 0, 1.0, l)[:, None]
+    lse2 = tl.where(l == 0, _LOWEST, m + tl.log2(l))
+    if slot < 0:
+        _store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
+        tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, lse2 * _LN2, mask=alive)
+    else:
+        at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
+        _store(PART, at, 0, BD, rows < ROWS, acc, BD, BD)
+        tl.store(PART_LSE + at, lse2)
+
+
+@triton.jit
+def _combine(
+    PART, PART_LSE, OUT, LSE, SPLITS, o_token, o_head, key_heads,
+    G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SOFTMAX: tl.constexpr,
+):  # fmt: skip
+    """Partial results of a split tile into one: weighted by their log-sum-exp, or added up (gradients)."""
+    chunks: tl.constexpr = ROWS // CHUNK
+    hk = tl.program_id(0) % key_heads
+    split = SPLITS + (tl.program_id(0) // key_heads // chunks) * 4
+    start, stop, first, slots = tl.load(split), tl.load(split + 1), tl.load(split + 2), tl.load(split + 3)
+    rows = (tl.program_id(0) // key_heads) % chunks * CHUNK + tl.arange(0, CHUNK)
+    token, head = start + rows // G, hk * G + rows % G
+    alive = (rows < (ROWS // G) * G) & (token < stop)
+    m = tl.full([CHUNK], _LOWEST, tl.float32)
+    l = tl.zeros([CHUNK], tl.float32)  # noqa: E741
+    acc = tl.zeros([CHUNK, BD], tl.float32)
+    for slot in range(first, first + slots):
+        at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
+        part = _load(PART, at, 0, BD, alive, BD, BD, False)
+        if SOFTMAX:
+            lse2 = tl.load(PART_LSE + at, mask=alive, other=0.0)
+            m_new = tl.maximum(m, lse2)
+            shrink, weight = tl.exp2(m - m_new), tl.exp2(lse2 - m_new)
+            acc = acc * shrink[:, None] + part * weight[:, None]
+            l = l * shrink + weight  # noqa: E741
+            m = m_new
+        else:
+            acc += part
+    if SOFTMAX:
+        acc = acc / l[:, None]
+        tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, (m + tl.log2(l)) * _LN2, mask=alive)
+    _store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
+
+
+@triton.jit
+def _delta(
+    OUT, D_OUT, D_LSE, DELTA, tokens, o_token, o_head, d_token, d_head, dl_token, dl_head, heads,
+    D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Inner product of the output and its gradient, less the gradient of the log-sum-exp: float32 (T, Hq)."""
+    token = tl.program_id(0) // heads * ROWS + tl.arange(0, ROWS)
+    head = tl.program_id(0) % heads
+    alive = token < tokens
+    out = _load(OUT, token, head * o_head, o_token, alive, D, BD, True)
+    d_out = _load(D_OUT, token, head * d_head, d_token, alive, D, BD, True)
+    d_lse = tl.load(D_LSE + token.to(tl.int64) * dl_token + head * dl_head, mask=alive, other=0.0)
+    tl.store(DELTA + token.to(tl.int64) * heads + head, tl.sum(out * d_out, 1) - d_lse, mask=alive)
+
+
+@triton.jit
+def _backward_q(
+    Q, K, V, D_OUT, LSE, DELTA, D_Q, PART, TILES, scale, scale2,
+    q_token, q_head, k_token, k_head, v_token, v_head, d_token, d_head, dq_token, dq_head, key_heads,
+    G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    hk = tl.program_id(0) % key_heads
+    tile = TILES + (tl.program_id(0) // key_heads) * 8
+    start, stop = tl.load(tile), tl.load(tile + 1)
+    own_start, own_stop = tl.load(tile + 2), tl.load(tile + 3)
+    far_start, far_stop, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
+
+    rows = tl.arange(0, ROWS)
+    token, head = start + rows // G, hk * G + rows % G
+    alive = (rows < (ROWS // G) * G) & (token < stop)
+    q = _load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)
+    d_out = _load(D_OUT, token, head * d_head, d_token, alive, D, BD, UPCAST)
+    at = token.to(tl.int64) * (key_heads * G) + head
+    lse2 = tl.load(LSE + at, mask=alive, other=0.0) * _LOG2E
+    delta = tl.load(DELTA + at, mask=alive, other=0.0)
+
+    acc = tl.zeros([ROWS, BD], tl.float32)
+    far_blocks = tl.cdiv(far_stop - far_start, KEYS)
+    for j in range(0, far_blocks + tl.cdiv(own_stop - own_start, KEYS)):
+        is_far = j < far_blocks
+        key = tl.where(is_far, far_start + j * KEYS, own_start + (j - far_blocks) * KEYS) + tl.arange(0, KEYS)
+        there = key < tl.where(is_far, far_stop, own_stop)
+        k = _load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+        v = _load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2
+        seen = there[None, :] & alive[:, None]
+        if CAUSAL:
+            seen = seen & (key[None, :] <= token[:, None])
+        p = tl.exp2(tl.where(seen, s - lse2[:, None], _LOWEST))
+        d_p = tl.dot(d_out, tl.trans(v), input_precision="ieee")
+        d_s = p * (d_p - delta[:, None])
+        acc = tl.dot(d_s.to(k.dtype), k, acc, input_precision="ieee")
+    acc *= scale
+    if slot < 0:
+        _store(D_Q, token, head * dq_head, dq_token, alive, acc, D, BD)
+    else:
+        _store(PART, (slot * key_heads + hk).to(tl.int64) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
+
+
+@triton.jit
+def _backward_kv(
+    Q, K, V, D_OUT, LSE, DELTA, D_K, D_V, PART_K, PART_V, TILES, scale, scale2,
+    q_token, q_head, k_token, k_head, v_token, v_head, d_token, d_head, dk_token, dk_head, key_heads,
+    G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One tile of keys against every query that sees it; all G heads of the group add to the same gradient."""
+    hk = tl.program_id(0) % key_heads
+    tile = TILES + (tl.program_id(0) // key_heads) * 8
+    start, stop = tl.load(tile), tl.load(tile + 1)
+    own_start, own_stop = tl.load(tile + 2), tl.load(tile + 3)
+    far_start, far_stop, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
+
+    keys = tl.arange(0, KEYS)
+    key = start + keys
+    there = key < stop
+    k = _load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+    v = _load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
+
+    tokens: tl.constexpr = ROWS // G
+    rows = tl.arange(0, ROWS)
+    head = hk * G + rows % G
+    acc_k = tl.zeros([KEYS, BD], tl.float32)
+    acc_v = tl.zeros([KEYS, BD], tl.float32)
+    far_blocks = tl.cdiv(far_stop - far_start, tokens)
+    for j in range(0, far_blocks + tl.cdiv(own_stop - own_start, tokens)):
+        is_far = j < far_blocks
+        token = tl.where(is_far, far_start + j * tokens, own_start + (j - far_blocks) * tokens) + rows // G
+        alive = (rows < tokens * G) & (token < tl.where(is_far, far_stop, own_stop))
+        q = _load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)
+        d_out = _load(D_OUT, token, head * d_head, d_token, alive, D, BD, UPCAST)
+        at = token.to(tl.int64) * (key_heads * G) + head
+        lse2 = tl.load(LSE + at, mask=alive, other=0.0) * _LOG2E
+        delta = tl.load(DELTA + at, mask=alive, other=0.0)
+        s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale2  # (KEYS, ROWS)
+        seen = there[:, None] & alive[None, :]
+        if CAUSAL:
+            seen = seen & (key[:, None] <= token[None, :])
+        p = tl.exp2(tl.where(seen, s - lse2[None, :], _LOWEST))
+        acc_v = tl.dot(p.to(d_out.dtype), d_out, acc_v, input_precision="ieee")
+        d_p = tl.dot(v, tl.trans(d_out), input_precision="ieee")
+        d_s = p * (d_p - delta[None, :])
+        acc_k = tl.dot(d_s.to(q.dtype), q, acc_k, input_precision="ieee")
+    acc_k *= scale
+    if slot < 0:
+        _store(D_K, key, hk * dk_head, dk_token, there, acc_k, D, BD)
+        _store(D_V, key, hk * dk_head, dk_token, there, acc_v, D, BD)
+    else:
+        at = (slot * key_heads + hk).to(tl.int64) * KEYS + keys
+        _store(PART_K, at, 0, BD, keys < KEYS, acc_k, BD, BD)
+        _store(PART_V, at, 0, BD, keys < KEYS, acc_v, BD, BD)
+
+
+class _Tiles(NamedTuple):
+    """Tile sizes of the three kernels."""
+
+    forward: Tile
+    backward_q: Tile
+    backward_kv: Tile
+
+
+def _tiles(device: torch.device, dtype: torch.dtype, dim: int, group: int) -> _Tiles:
+    """The static table: what fits without spilling, by architecture, width of an element and padded head dimension.
+
+    Chosen from what compiles without spilling registers, at the least waste on documents of some 200 tokens; not yet timed.
+    """
+    if dtype == torch.float32:  # exact products run outside the matrix units, on small tiles
+        small = Tile(32 if dim < 256 else 16, 32 if dim < 256 else 16, 4, 1)
+        return _Tiles(small, small, small)
+    rows = 128 if group >= 4 else 64  # fewer tokens in a tile waste less of it on the ends of short documents
+    if dim == 256:
+        return _Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 1), Tile(32, 32, 4, 1))
+    if dim == 128:
+        wide = arch(device) in ("sm90", "sm100", "sm80")
+        return _Tiles(
+            Tile(rows, 64, rows // 16, 3 if rows == 128 and wide else 2), Tile(64, 64, 4, 2), Tile(64, 64, 8, 1)
+        )
+    return _Tiles(Tile(rows, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2))
+
+
+_FORWARD_CANDIDATES = (Tile(128, 64, 8, 3), Tile(128, 64, 4, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 3))
+
+
+def forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `sightline.kernels.block_attention`."""
+    (_, hq, d), hkv = q.shape, k.shape[1]
+    group, dim = hq // hkv, padded_dim(d)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+
+    def run(tile: Tile) -> None:
+        tile = tile.holding(group)
+        work = row_tiles(layout, tile.rows // group, hkv)
+        part, part_lse = _slots(work.slots, hkv, tile.rows, dim, q.device)
+        _forward[(len(work.tiles) * hkv,)](
+            q, k, v, out, lse, part, part_lse, work.tiles, scale * _LOG2E.value,
+            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv,
+            G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, UPCAST=_upcast(q),
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+        if work.slots:
+            _combine[(len(work.splits) * hkv * (tile.rows // _COMBINED_ROWS),)](
+                part, part_lse, out, lse, work.splits, *out.stride()[:2], hkv,
+                G=group, D=d, BD=dim, ROWS=tile.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=True,
+            )  # fmt: skip
+
+    run(tuned("attention forward", _tiles(q.device, q.dtype, dim, group).forward, _FORWARD_CANDIDATES, q, layout, group, run))
+    return out, lse
+
+
+def backward(
+    d_out: torch.Tensor,
+    d_lse: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    layout: BlockLayout,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients by q, k and v; probabilities are computed again from ``lse`` (FlashAttention-2, section 3.1.2)."""
+    (tokens, hq, d), hkv = q.shape, k.shape[1]
+    group, dim = hq // hkv, padded_dim(d)
+    if d > 1 and d_out.stride(2) != 1:  # autograd may hand over an expanded gradient
+        d_out = d_out.contiguous()
+    delta = torch.empty_like(lse)
+    _delta[(triton.cdiv(tokens, 32) * hq,)](
+        out, d_out, d_lse, delta, tokens, *out.stride()[:2], *d_out.stride()[:2], *d_lse.stride(), hq,
+        D=d, BD=dim, ROWS=32,
+    )  # fmt: skip
+    d_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    d_k, d_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in range(2))
+    _, by_row, by_key = _tiles(q.device, q.dtype, dim, group)
+    strides = *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *d_out.stride()[:2]
+    scale2 = scale * _LOG2E.value
+
+    by_row = by_row.holding(group)
+    work = row_tiles(layout, by_row.rows // group, hkv)
+    part, none = _slots(work.slots, hkv, by_row.rows, dim, q.device)
+    _backward_q[(len(work.tiles) * hkv,)](
+        q, k, v, d_out, lse, delta, d_q, part, work.tiles, scale, scale2, *strides, *d_q.stride()[:2], hkv,
+        G=group, D=d, BD=dim, ROWS=by_row.rows, KEYS=by_row.keys, CAUSAL=layout.causal, UPCAST=_upcast(q),
+        num_warps=by_row.warps, num_stages=by_row.stages,
+    )  # fmt: skip
+    if work.slots:
+        _combine[(len(work.splits) * hkv * (by_row.rows // _COMBINED_ROWS),)](
+            part, none, d_q, none, work.splits, *d_q.stride()[:2], hkv,
+            G=group, D=d, BD=dim, ROWS=by_row.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=False,
+        )  # fmt: skip
+
+    by_key = by_key.holding(group)
+    work = key_tiles(layout, by_key.keys, hkv)
+    part_k, none = _slots(work.slots, hkv, by_key.keys, dim, q.device)
+    part_v, _ = _slots(work.slots, hkv, by_key.keys, dim, q.device)
+    _backward_kv[(len(work.tiles) * hkv,)](
+        q, k, v, d_out, lse, delta, d_k, d_v, part_k, part_v, work.tiles, scale, scale2,
+        *strides, *d_k.stride()[:2], hkv,
+        G=group, D=d, BD=dim, ROWS=by_key.rows, KEYS=by_key.keys, CAUSAL=layout.causal, UPCAST=_upcast(q),
+        num_warps=by_key.warps, num_stages=by_key.stages,
+    )  # fmt: skip
+    if work.slots:
+        for part, whole in ((part_k, d_k), (part_v, d_v)):
+            _combine[(len(work.splits) * hkv * (by_key.keys // _COMBINED_ROWS),)](
+                part, none, whole, none, work.splits, *whole.stride()[:2], hkv,
+                G=1, D=d, BD=dim, ROWS=by_key.keys, CHUNK=_COMBINED_ROWS, SOFTMAX=False,
+            )  # fmt: skip
+    return d_q, d_k, d_v
+
+
+def _slots(slots: int, hkv: int, rows: int, dim: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room for partial results: (slots, Hkv, rows, D) and their log-sum-exps."""
+    return (
+        torch.empty(slots, hkv, rows, dim, dtype=torch.float32, device=device),
+        torch.empty(slots, hkv, rows, dtype=torch.float32, device=device),
+    )
+
+
+def _upcast(q: torch.Tensor) -> bool:
+    """The interpreter cannot multiply bfloat16."""
+    return interpreted() and q.dtype == torch.bfloat16
