@@ -17,8 +17,9 @@ import torch
 import triton
 
 from .layout import DOCUMENT, BlockLayout
+from .packed import interpreted
 
-__all__ = ["Tile", "arch", "interpreted", "kind", "padded_dim", "tuned"]
+__all__ = ["Tile", "arch", "kind", "tuned"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +37,6 @@ class Tile(NamedTuple):
     def holding(self, group: int) -> Tile:
         """The same, with room for the query heads of one key head at least."""
         return self if self.rows >= group else self._replace(rows=triton.next_power_of_2(group))
-
-
-def padded_dim(d: int) -> int:
-    """The head dimension that the kernel computes in: the next power of two, 16 at least."""
-    return max(16, triton.next_power_of_2(d))
-
-
-def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter."""
-    return bool(triton.knobs.runtime.interpret)
 
 
 def arch(device: torch.device) -> str:

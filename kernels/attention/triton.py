@@ -10,7 +10,6 @@ Loads stop at the span's end, so that what stands in memory beyond it, even NaN,
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -18,38 +17,13 @@ import triton
 import triton.language as tl
 
 from ..layout import BlockLayout
-from ..tuning import Tile, arch, interpreted, padded_dim, tuned
+from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, store, upcast
+from ..tuning import Tile, arch, tuned
 from .tiles import key_tiles, row_tiles
 
 __all__ = ["backward", "forward"]
 
-_LOG2E = tl.constexpr(math.log2(math.e))
-_LN2 = tl.constexpr(math.log(2))
-_LOWEST = tl.constexpr(-1e30)  # stands for -inf, and unlike it can be subtracted from itself
 _COMBINED_ROWS = 16
-
-
-@triton.jit
-def _load(pointer, row, column, row_stride, alive, D: tl.constexpr, BD: tl.constexpr, UPCAST: tl.constexpr):
-    """Rows (…, BD) of a matrix whose rows lie ``row_stride`` apart, from ``column`` on; zero where not alive."""
-    dims = tl.arange(0, BD)
-    ok = alive[:, None]
-    if D != BD:
-        ok = ok & (dims < D)[None, :]
-    x = tl.load(pointer + (row.to(tl.int64) * row_stride + column)[:, None] + dims[None, :], mask=ok, other=0.0)
-    if UPCAST:
-        x = x.to(tl.float32)
-    return x
-
-
-@triton.jit
-def _store(pointer, row, column, row_stride, alive, value, D: tl.constexpr, BD: tl.constexpr):
-    dims = tl.arange(0, BD)
-    ok = alive[:, None]
-    if D != BD:
-        ok = ok & (dims < D)[None, :]
-    at = pointer + (row.to(tl.int64) * row_stride + column)[:, None] + dims[None, :]
-    tl.store(at, value.to(pointer.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -68,9 +42,9 @@ def _forward(
     rows = tl.arange(0, ROWS)
     token, head = start + rows // G, hk * G + rows % G
     alive = (rows < (ROWS // G) * G) & (token < stop)
-    q = _load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)  # (ROWS, BD)
+    q = load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)  # (ROWS, BD)
 
-    m = tl.full([ROWS], _LOWEST, tl.float32)
+    m = tl.full([ROWS], LOWEST, tl.float32)
     l = tl.zeros([ROWS], tl.float32)  # noqa: E741
     acc = tl.zeros([ROWS, BD], tl.float32)
     far_blocks = tl.cdiv(far_stop - far_start, KEYS)
@@ -78,27 +52,27 @@ def _forward(
         is_far = j < far_blocks
         key = tl.where(is_far, far_start + j * KEYS, own_start + (j - far_blocks) * KEYS) + tl.arange(0, KEYS)
         there = key < tl.where(is_far, far_stop, own_stop)
-        k = _load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)  # (KEYS, BD)
+        k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)  # (KEYS, BD)
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # base 2
         seen = there[None, :]
         if CAUSAL:
             seen = seen & (key[None, :] <= token[:, None])
-        s = tl.where(seen, s, _LOWEST)
+        s = tl.where(seen, s, LOWEST)
         m_new = tl.maximum(m, tl.max(s, 1))
         p = tl.exp2(s - m_new[:, None])
         shrink = tl.exp2(m - m_new)
         l = l * shrink + tl.sum(p, 1)  # noqa: E741
-        v = _load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
+        v = load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         m = m_new
     acc = acc / tl.where(l == 0, 1.0, l)[:, None]
-    lse2 = tl.where(l == 0, _LOWEST, m + tl.log2(l))
+    lse2 = tl.where(l == 0, LOWEST, m + tl.log2(l))
     if slot < 0:
-        _store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
-        tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, lse2 * _LN2, mask=alive)
+        store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
+        tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, lse2 * LN2, mask=alive)
     else:
         at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
-        _store(PART, at, 0, BD, rows < ROWS, acc, BD, BD)
+        store(PART, at, 0, BD, rows < ROWS, acc, BD, BD)
         tl.store(PART_LSE + at, lse2)
 
 
@@ -115,12 +89,12 @@ def _combine(
     rows = (tl.program_id(0) // key_heads) % chunks * CHUNK + tl.arange(0, CHUNK)
     token, head = start + rows // G, hk * G + rows % G
     alive = (rows < (ROWS // G) * G) & (token < stop)
-    m = tl.full([CHUNK], _LOWEST, tl.float32)
+    m = tl.full([CHUNK], LOWEST, tl.float32)
     l = tl.zeros([CHUNK], tl.float32)  # noqa: E741
     acc = tl.zeros([CHUNK, BD], tl.float32)
     for slot in range(first, first + slots):
         at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
-        part = _load(PART, at, 0, BD, alive, BD, BD, False)
+        part = load(PART, at, 0, BD, alive, BD, BD, False)
         if SOFTMAX:
             lse2 = tl.load(PART_LSE + at, mask=alive, other=0.0)
             m_new = tl.maximum(m, lse2)
@@ -132,8 +106,8 @@ def _combine(
             acc += part
     if SOFTMAX:
         acc = acc / l[:, None]
-        tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, (m + tl.log2(l)) * _LN2, mask=alive)
-    _store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
+        tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, (m + tl.log2(l)) * LN2, mask=alive)
+    store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
 
 
 @triton.jit
@@ -145,8 +119,8 @@ def _delta(
     token = tl.program_id(0) // heads * ROWS + tl.arange(0, ROWS)
     head = tl.program_id(0) % heads
     alive = token < tokens
-    out = _load(OUT, token, head * o_head, o_token, alive, D, BD, True)
-    d_out = _load(D_OUT, token, head * d_head, d_token, alive, D, BD, True)
+    out = load(OUT, token, head * o_head, o_token, alive, D, BD, True)
+    d_out = load(D_OUT, token, head * d_head, d_token, alive, D, BD, True)
     d_lse = tl.load(D_LSE + token.to(tl.int64) * dl_token + head * dl_head, mask=alive, other=0.0)
     tl.store(DELTA + token.to(tl.int64) * heads + head, tl.sum(out * d_out, 1) - d_lse, mask=alive)
 
@@ -167,10 +141,10 @@ def _backward_q(
     rows = tl.arange(0, ROWS)
     token, head = start + rows // G, hk * G + rows % G
     alive = (rows < (ROWS // G) * G) & (token < stop)
-    q = _load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)
-    d_out = _load(D_OUT, token, head * d_head, d_token, alive, D, BD, UPCAST)
+    q = load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)
+    d_out = load(D_OUT, token, head * d_head, d_token, alive, D, BD, UPCAST)
     at = token.to(tl.int64) * (key_heads * G) + head
-    lse2 = tl.load(LSE + at, mask=alive, other=0.0) * _LOG2E
+    lse2 = tl.load(LSE + at, mask=alive, other=0.0) * LOG2E
     delta = tl.load(DELTA + at, mask=alive, other=0.0)
 
     acc = tl.zeros([ROWS, BD], tl.float32)
@@ -179,21 +153,21 @@ def _backward_q(
         is_far = j < far_blocks
         key = tl.where(is_far, far_start + j * KEYS, own_start + (j - far_blocks) * KEYS) + tl.arange(0, KEYS)
         there = key < tl.where(is_far, far_stop, own_stop)
-        k = _load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
-        v = _load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
+        k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+        v = load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2
         seen = there[None, :] & alive[:, None]
         if CAUSAL:
             seen = seen & (key[None, :] <= token[:, None])
-        p = tl.exp2(tl.where(seen, s - lse2[:, None], _LOWEST))
+        p = tl.exp2(tl.where(seen, s - lse2[:, None], LOWEST))
         d_p = tl.dot(d_out, tl.trans(v), input_precision="ieee")
         d_s = p * (d_p - delta[:, None])
         acc = tl.dot(d_s.to(k.dtype), k, acc, input_precision="ieee")
     acc *= scale
     if slot < 0:
-        _store(D_Q, token, head * dq_head, dq_token, alive, acc, D, BD)
+        store(D_Q, token, head * dq_head, dq_token, alive, acc, D, BD)
     else:
-        _store(PART, (slot * key_heads + hk).to(tl.int64) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
+        store(PART, (slot * key_heads + hk).to(tl.int64) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
 
 
 @triton.jit
@@ -213,8 +187,8 @@ def _backward_kv(
     keys = tl.arange(0, KEYS)
     key = start + keys
     there = key < stop
-    k = _load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
-    v = _load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
+    k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+    v = load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
 
     tokens: tl.constexpr = ROWS // G
     rows = tl.arange(0, ROWS)
@@ -226,28 +200,28 @@ def _backward_kv(
         is_far = j < far_blocks
         token = tl.where(is_far, far_start + j * tokens, own_start + (j - far_blocks) * tokens) + rows // G
         alive = (rows < tokens * G) & (token < tl.where(is_far, far_stop, own_stop))
-        q = _load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)
-        d_out = _load(D_OUT, token, head * d_head, d_token, alive, D, BD, UPCAST)
+        q = load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)
+        d_out = load(D_OUT, token, head * d_head, d_token, alive, D, BD, UPCAST)
         at = token.to(tl.int64) * (key_heads * G) + head
-        lse2 = tl.load(LSE + at, mask=alive, other=0.0) * _LOG2E
+        lse2 = tl.load(LSE + at, mask=alive, other=0.0) * LOG2E
         delta = tl.load(DELTA + at, mask=alive, other=0.0)
         s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale2  # (KEYS, ROWS)
         seen = there[:, None] & alive[None, :]
         if CAUSAL:
             seen = seen & (key[:, None] <= token[None, :])
-        p = tl.exp2(tl.where(seen, s - lse2[None, :], _LOWEST))
+        p = tl.exp2(tl.where(seen, s - lse2[None, :], LOWEST))
         acc_v = tl.dot(p.to(d_out.dtype), d_out, acc_v, input_precision="ieee")
         d_p = tl.dot(v, tl.trans(d_out), input_precision="ieee")
         d_s = p * (d_p - delta[None, :])
         acc_k = tl.dot(d_s.to(q.dtype), q, acc_k, input_precision="ieee")
     acc_k *= scale
     if slot < 0:
-        _store(D_K, key, hk * dk_head, dk_token, there, acc_k, D, BD)
-        _store(D_V, key, hk * dk_head, dk_token, there, acc_v, D, BD)
+        store(D_K, key, hk * dk_head, dk_token, there, acc_k, D, BD)
+        store(D_V, key, hk * dk_head, dk_token, there, acc_v, D, BD)
     else:
         at = (slot * key_heads + hk).to(tl.int64) * KEYS + keys
-        _store(PART_K, at, 0, BD, keys < KEYS, acc_k, BD, BD)
-        _store(PART_V, at, 0, BD, keys < KEYS, acc_v, BD, BD)
+        store(PART_K, at, 0, BD, keys < KEYS, acc_k, BD, BD)
+        store(PART_V, at, 0, BD, keys < KEYS, acc_v, BD, BD)
 
 
 class _Tiles(NamedTuple):
@@ -294,9 +268,9 @@ def forward(
         work = row_tiles(layout, tile.rows // group, hkv)
         part, part_lse = _slots(work.slots, hkv, tile.rows, dim, q.device)
         _forward[(len(work.tiles) * hkv,)](
-            q, k, v, out, lse, part, part_lse, work.tiles, scale * _LOG2E.value,
+            q, k, v, out, lse, part, part_lse, work.tiles, scale * LOG2E.value,
             *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv,
-            G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, UPCAST=_upcast(q),
+            G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, UPCAST=upcast(q),
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         if work.slots:
@@ -334,14 +308,14 @@ def backward(
     d_k, d_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in range(2))
     _, by_row, by_key = _tiles(q.device, q.dtype, dim, group)
     strides = *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *d_out.stride()[:2]
-    scale2 = scale * _LOG2E.value
+    scale2 = scale * LOG2E.value
 
     by_row = by_row.holding(group)
     work = row_tiles(layout, by_row.rows // group, hkv)
     part, none = _slots(work.slots, hkv, by_row.rows, dim, q.device)
     _backward_q[(len(work.tiles) * hkv,)](
         q, k, v, d_out, lse, delta, d_q, part, work.tiles, scale, scale2, *strides, *d_q.stride()[:2], hkv,
-        G=group, D=d, BD=dim, ROWS=by_row.rows, KEYS=by_row.keys, CAUSAL=layout.causal, UPCAST=_upcast(q),
+        G=group, D=d, BD=dim, ROWS=by_row.rows, KEYS=by_row.keys, CAUSAL=layout.causal, UPCAST=upcast(q),
         num_warps=by_row.warps, num_stages=by_row.stages,
     )  # fmt: skip
     if work.slots:
@@ -357,7 +331,7 @@ def backward(
     _backward_kv[(len(work.tiles) * hkv,)](
         q, k, v, d_out, lse, delta, d_k, d_v, part_k, part_v, work.tiles, scale, scale2,
         *strides, *d_k.stride()[:2], hkv,
-        G=group, D=d, BD=dim, ROWS=by_key.rows, KEYS=by_key.keys, CAUSAL=layout.causal, UPCAST=_upcast(q),
+        G=group, D=d, BD=dim, ROWS=by_key.rows, KEYS=by_key.keys, CAUSAL=layout.causal, UPCAST=upcast(q),
         num_warps=by_key.warps, num_stages=by_key.stages,
     )  # fmt: skip
     if work.slots:
@@ -375,8 +349,3 @@ def _slots(slots: int, hkv: int, rows: int, dim: int, device: torch.device) -> t
         torch.empty(slots, hkv, rows, dim, dtype=torch.float32, device=device),
         torch.empty(slots, hkv, rows, dtype=torch.float32, device=device),
     )
-
-
-def _upcast(q: torch.Tensor) -> bool:
-    """The interpreter cannot multiply bfloat16."""
-    return interpreted() and q.dtype == torch.bfloat16

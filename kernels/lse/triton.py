@@ -1,0 +1,254 @@
+"""The fast path on GPUs: one program per span of keys, key head and tile of signal rows; K is read once.
+
+The query heads of a key head are packed as rows, as in `sightline.kernels.attention.triton`. No atomics: a document's
+numbers come from one program, and gradients by q are added up in a fixed order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from ..layout import BlockLayout
+from ..packed import LOG2E, LOWEST, load, padded_dim, upcast
+from ..tuning import Tile
+from .spans import Part, columns, key_spans
+
+__all__ = ["backward", "forward"]
+
+_PARTS = 16  # into which the documents of a context are divided for the gradient by q
+
+
+@triton.jit
+def _forward(
+    Q, K, LSE2, SPANS, TOKENS, scale2, q_row, q_head, k_token, k_head, key_heads, width, row_tiles,
+    G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    hk = tl.program_id(0) % key_heads
+    span = SPANS + (tl.program_id(0) // key_heads // row_tiles) * 5
+    start, stop, first, last, column = (
+        tl.load(span), tl.load(span + 1), tl.load(span + 2), tl.load(span + 3), tl.load(span + 4)
+    )  # fmt: skip
+    first += tl.program_id(0) // key_heads % row_tiles * (ROWS // G)
+    if first >= last:
+        return
+    rows = tl.arange(0, ROWS)
+    row, head = first + rows // G, hk * G + rows % G
+    alive = (rows < (ROWS // G) * G) & (row < last)
+    q = load(Q, row, head * q_head, q_row, alive, D, BD, UPCAST)
+    token = tl.load(TOKENS + row, mask=alive, other=0)
+    m = tl.full([ROWS], LOWEST, tl.float32)
+    l = tl.zeros([ROWS], tl.float32)  # noqa: E741
+    for j in range(0, tl.cdiv(stop - start, KEYS)):
+        key = start + j * KEYS + tl.arange(0, KEYS)
+        there = key < stop
+        k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2
+        seen = there[None, :]
+        if CAUSAL:
+            seen = seen & (key[None, :] <= token[:, None])
+        s = tl.where(seen, s, LOWEST)
+        m_new = tl.maximum(m, tl.max(s, 1))
+        l = l * tl.exp2(m - m_new) + tl.sum(tl.exp2(s - m_new[:, None]), 1)  # noqa: E741
+        m = m_new
+    at = (row.to(tl.int64) * (key_heads * G) + head) * width + column
+    tl.store(LSE2 + at, m + tl.log2(l), mask=alive)
+
+
+@triton.jit
+def _backward_q(
+    Q, K, LSE2, D_LSE2, PART, SPANS, PARTS, TOKENS, scale2, factor,
+    q_row, q_head, k_token, k_head, key_heads, width, row_tiles, all_rows,
+    G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    hk = tl.program_id(0) % key_heads
+    part = PARTS + (tl.program_id(0) // key_heads // row_tiles) * 5
+    first, last, span_first, span_last, slot = (
+        tl.load(part), tl.load(part + 1), tl.load(part + 2), tl.load(part + 3), tl.load(part + 4)
+    )  # fmt: skip
+    first += tl.program_id(0) // key_heads % row_tiles * (ROWS // G)
+    if first >= last:
+        return
+    rows = tl.arange(0, ROWS)
+    row, head = first + rows // G, hk * G + rows % G
+    alive = (rows < (ROWS // G) * G) & (row < last)
+    q = load(Q, row, head * q_head, q_row, alive, D, BD, UPCAST)
+    token = tl.load(TOKENS + row, mask=alive, other=0)
+    acc = tl.zeros([ROWS, BD], tl.float32)
+    for i in range(span_first, span_last):
+        start, stop, column = tl.load(SPANS + i * 5), tl.load(SPANS + i * 5 + 1), tl.load(SPANS + i * 5 + 4)
+        at = (row.to(tl.int64) * (key_heads * G) + head) * width + column
+        lse2 = tl.load(LSE2 + at, mask=alive, other=0.0)
+        grad = tl.load(D_LSE2 + at, mask=alive, other=0.0) * factor
+        for j in range(0, tl.cdiv(stop - start, KEYS)):
+            key = start + j * KEYS + tl.arange(0, KEYS)
+            there = key < stop
+            k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+            s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2
+            seen = there[None, :] & alive[:, None]
+            if CAUSAL:
+                seen = seen & (key[None, :] <= token[:, None])
+            d_s = tl.exp2(tl.where(seen, s - lse2[:, None], LOWEST)) * grad[:, None]
+            acc = tl.dot(d_s.to(k.dtype), k, acc, input_precision="ieee")
+    dims = tl.arange(0, BD)
+    at = ((slot * all_rows + row).to(tl.int64) * (key_heads * G) + head) * D
+    tl.store(PART + at[:, None] + dims[None, :], acc, mask=alive[:, None] & (dims < D)[None, :])
+
+
+@triton.jit
+def _backward_k(
+    Q, K, LSE2, D_LSE2, D_K, TILES, TOKENS, scale2, factor,
+    q_row, q_head, k_token, k_head, dk_token, dk_head, key_heads, width,
+    G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    hk = tl.program_id(0) % key_heads
+    tile = TILES + (tl.program_id(0) // key_heads) * 5
+    start, stop, first, last, column = (
+        tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
+    )  # fmt: skip
+    key = start + tl.arange(0, KEYS)
+    there = key < stop
+    k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+    per_tile: tl.constexpr = ROWS // G
+    rows = tl.arange(0, ROWS)
+    head = hk * G + rows % G
+    acc = tl.zeros([KEYS, BD], tl.float32)
+    for j in range(0, tl.cdiv(last - first, per_tile)):
+        row = first + j * per_tile + rows // G
+        alive = (rows < per_tile * G) & (row < last)
+        q = load(Q, row, head * q_head, q_row, alive, D, BD, UPCAST)
+        at = (row.to(tl.int64) * (key_heads * G) + head) * width + column
+        lse2 = tl.load(LSE2 + at, mask=alive, other=0.0)
+        grad = tl.load(D_LSE2 + at, mask=alive, other=0.0) * factor
+        s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale2
+        seen = there[:, None] & alive[None, :]
+        if CAUSAL:
+            token = tl.load(TOKENS + row, mask=alive, other=0)
+            seen = seen & (key[:, None] <= token[None, :])
+        d_s = tl.exp2(tl.where(seen, s - lse2[None, :], LOWEST)) * grad[None, :]
+        acc = tl.dot(d_s.to(q.dtype), q, acc, input_precision="ieee")
+    dims = tl.arange(0, BD)
+    at = D_K + (key.to(tl.int64) * dk_token + hk * dk_head)[:, None] + dims[None, :]
+    tl.store(at, acc.to(D_K.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])
+
+
+def _tile(dtype: torch.dtype, dim: int, group: int, rows: int) -> Tile:
+    """The least rows that hold a context's signal tokens, 16 to 64: memory is the limit here, not arithmetic."""
+    packed = min(64, max(16, triton.next_power_of_2(rows * group)))
+    if dtype == torch.float32:
+        return Tile(min(packed, 32), 32 if dim < 256 else 16, 4, 2).holding(group)
+    return Tile(packed, 64 if dim >= 128 else 128, 4, 3 if dim < 256 else 2).holding(group)
+
+
+def _backward_tile(tile: Tile, dtype: torch.dtype) -> Tile:
+    """Gradients hold an accumulator of a head's width, too: fewer keys at a time, no pipeline."""
+    return tile._replace(keys=32 if dtype == torch.float32 else 64, stages=1)
+
+
+def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float, part: Part) -> torch.Tensor:
+    """See `sightline.kernels.block_lse`."""
+    (rows, hq, d), hkv = q_signal.shape, k.shape[1]
+    group, dim, width = hq // hkv, padded_dim(d), columns(layout, part)
+    lse2 = torch.full((rows, hq, width), -torch.inf, dtype=torch.float32, device=k.device)
+    spans, most = _spans(layout, part)
+    if not len(spans):
+        return lse2
+    tile = _tile(k.dtype, dim, group, most)
+    row_tiles = triton.cdiv(most, tile.rows // group)
+    _forward[(len(spans) * hkv * row_tiles,)](
+        q_signal, k, lse2, spans, _tokens(layout), scale * LOG2E.value,
+        *q_signal.stride()[:2], *k.stride()[:2], hkv, width, row_tiles,
+        G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal and part == "rest",
+        UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return lse2
+
+
+def backward(
+    d_lse2: torch.Tensor,
+    q_signal: torch.Tensor,
+    k: torch.Tensor,
+    lse2: torch.Tensor,
+    layout: BlockLayout,
+    scale: float,
+    part: Part,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients by q_signal and k."""
+    (rows, hq, d), hkv = q_signal.shape, k.shape[1]
+    group, dim, width = hq // hkv, padded_dim(d), columns(layout, part)
+    d_k = torch.zeros(k.shape, dtype=k.dtype, device=k.device)
+    spans, most = _spans(layout, part)
+    if not len(spans):
+        return torch.zeros_like(q_signal), d_k
+    d_lse2 = d_lse2.contiguous()
+    tile = _backward_tile(_tile(k.dtype, dim, group, most), k.dtype)
+    settings = {
+        "G": group, "D": d, "BD": dim, "ROWS": tile.rows, "KEYS": tile.keys,
+        "CAUSAL": layout.causal and part == "rest", "UPCAST": upcast(k),
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+    scale2, factor, strides = scale * LOG2E.value, scale * LOG2E.value, (*q_signal.stride()[:2], *k.stride()[:2])
+
+    parts, slots = layout.keep(("lse parts", part), lambda: _parts(layout, part))
+    d_q = torch.zeros(slots, rows, hq, d, dtype=torch.float32, device=k.device)
+    row_tiles = triton.cdiv(most, tile.rows // group)
+    _backward_q[(len(parts) * hkv * row_tiles,)](
+        q_signal, k, lse2, d_lse2, d_q, spans, parts, _tokens(layout), scale2, factor,
+        *strides, hkv, width, row_tiles, rows, **settings,
+    )  # fmt: skip
+    tiles = layout.keep(("lse key tiles", part, tile.keys), lambda: _key_tiles(layout, part, tile.keys))
+    _backward_k[(len(tiles) * hkv,)](
+        q_signal, k, lse2, d_lse2, d_k, tiles, _tokens(layout), scale2, factor,
+        *strides, *d_k.stride()[:2], hkv, width, **settings,
+    )  # fmt: skip
+    return d_q.sum(dim=0).to(q_signal.dtype), d_k
+
+
+def _spans(layout: BlockLayout, part: Part) -> tuple[torch.Tensor, int]:
+    """Spans as int32 (M, 5) on the device, and the most rows that one has."""
+
+    def make() -> tuple[torch.Tensor, int]:
+        spans = key_spans(layout, part)
+        return _as_int32(spans, layout), int((spans[:, 3] - spans[:, 2]).max(initial=0))
+
+    return layout.keep(("lse spans", part), make)
+
+
+def _tokens(layout: BlockLayout) -> torch.Tensor:
+    return layout.keep("lse tokens", lambda: _as_int32(layout.signal_rows, layout))
+
+
+def _parts(layout: BlockLayout, part: Part) -> tuple[torch.Tensor, int]:
+    """int32 (P, 5): first row, last row + 1, first span, last span + 1, slot; and the number of slots.
+
+    Two parts that share rows never share a slot.
+    """
+    spans = key_spans(layout, part)
+    change = np.flatnonzero((np.diff(spans[:, 2:4], axis=0) != 0).any(axis=1)) + 1
+    out = []
+    for group in np.split(np.arange(len(spans)), change):
+        first, last, column = spans[group[0], 2:]
+        pieces = min(_PARTS, len(group)) if part == "documents" else 1
+        for i, some in enumerate(np.array_split(group, pieces)):
+            out.append((first, last, some[0], some[-1] + 1, i if part == "documents" else column))
+    return _as_int32(np.array(out), layout), 1 + max(slot for *_, slot in out)
+
+
+def _key_tiles(layout: BlockLayout, part: Part, keys: int) -> torch.Tensor:
+    """int32 (M, 5): as spans, cut into tiles of keys."""
+    spans = key_spans(layout, part)
+    count = -(-(spans[:, 1] - spans[:, 0]) // keys)
+    tiles = np.repeat(spans, count, axis=0)
+    number = np.arange(len(tiles)) - np.repeat(np.cumsum(count) - count, count)
+    tiles[:, 0] += number * keys
+    tiles[:, 1] = np.minimum(tiles[:, 0] + keys, tiles[:, 1])
+    return _as_int32(tiles, layout)
+
+
+def _as_int32(x: np.ndarray, layout: BlockLayout) -> torch.Tensor:
+    return torch.from_numpy(x.astype(np.int32)).to(layout.device)

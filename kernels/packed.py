@@ -1,0 +1,56 @@
+"""What the Triton kernels share: loading and storing rows of packed tensors, and the constants of base-2 softmax."""
+
+# mypy: disable-error-code="no-untyped-def"
+# ruff: noqa: ANN001, ANN201
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+__all__ = ["LN2", "LOG2E", "LOWEST", "interpreted", "load", "padded_dim", "store", "upcast"]
+
+LOG2E = tl.constexpr(math.log2(math.e))
+LN2 = tl.constexpr(math.log(2))
+LOWEST = tl.constexpr(-1e30)  # stands for -inf, and unlike it can be subtracted from itself
+
+
+@triton.jit
+def load(pointer, row, column, row_stride, alive, D: tl.constexpr, BD: tl.constexpr, UPCAST: tl.constexpr):
+    """Rows (…, BD) of a matrix whose rows lie ``row_stride`` apart, from ``column`` on; zero where not alive."""
+    dims = tl.arange(0, BD)
+    ok = alive[:, None]
+    if D != BD:
+        ok = ok & (dims < D)[None, :]
+    x = tl.load(pointer + (row.to(tl.int64) * row_stride + column)[:, None] + dims[None, :], mask=ok, other=0.0)
+    if UPCAST:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def store(pointer, row, column, row_stride, alive, value, D: tl.constexpr, BD: tl.constexpr):
+    """The counterpart of `load`; casts to what the pointer points to."""
+    dims = tl.arange(0, BD)
+    ok = alive[:, None]
+    if D != BD:
+        ok = ok & (dims < D)[None, :]
+    at = pointer + (row.to(tl.int64) * row_stride + column)[:, None] + dims[None, :]
+    tl.store(at, value.to(pointer.dtype.element_ty), mask=ok)
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def upcast(x: torch.Tensor) -> bool:
+    """Whether a kernel must widen what it loads: the interpreter cannot multiply bfloat16."""
+    return interpreted() and x.dtype == torch.bfloat16
+
+
+def padded_dim(d: int) -> int:
+    """The head dimension that a kernel computes in: the next power of two, 16 at least."""
+    return max(16, triton.next_power_of_2(d))

@@ -1,0 +1,97 @@
+"""Compiles the kernels for GPUs that are not here, and prints what came out as JSON lines. Run by test_compile.py.
+
+In a process of its own, because Triton decides at import whether kernels are compiled or interpreted.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sightline.kernels import tuning
+from sightline.kernels.attention import triton as attention
+from sightline.kernels.lse import triton as lse
+from sightline.kernels.packed import padded_dim
+
+_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_FLOAT32 = {"LSE", "PART", "PART_LSE", "DELTA", "D_LSE", "PART_K", "PART_V", "LSE2", "D_LSE2"}
+_INT32 = {"TILES", "SPLITS", "SPANS", "PARTS", "TOKENS"}
+# Strides are multiples of 16 in practice; so Triton specialises on that when it launches.
+_ALIGNED = re.compile(r"(q|k|v|o|d|dq|dk|dl)_(token|head|row)$")
+
+
+def build(kernel, dtype, capability, constants, warps, stages):
+    signature, attributes, values = {}, {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name], values[(i,)] = "constexpr", constants[name]
+        elif name.isupper() or name.startswith("D_"):
+            kind = "fp32" if name in _FLOAT32 else "i32" if name in _INT32 else _NAMES[dtype]
+            signature[name], attributes[(i,)] = f"*{kind}", [["tt.divisibility", 16]]
+        elif name in ("scale", "scale2", "factor"):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32"
+            if _ALIGNED.match(name):
+                attributes[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attributes)
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options={"num_warps": warps, "num_stages": stages})
+
+
+def usage(built):
+    """Registers and stack bytes per thread, as the assembler counted them."""
+    tool = next(Path(triton.__file__).parent.rglob("cuobjdump"))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text.stdout)
+    return int(found[1]), int(found[2])
+
+
+def cases(dtype, d, group, capability, causal):
+    dim = padded_dim(d)
+    shared = {"G": group, "D": d, "BD": dim, "CAUSAL": causal, "UPCAST": False}
+    tiles = attention._tiles(torch.device("cuda"), dtype, dim, group)
+    for kernel, tile in zip((attention._forward, attention._backward_q, attention._backward_kv), tiles, strict=True):
+        tile = tile.holding(group)
+        yield kernel, {**shared, "ROWS": tile.rows, "KEYS": tile.keys}, tile
+    for rows in (1, 16):
+        for kernel, key in ((lse._forward, "forward"), (lse._backward_q, "back"), (lse._backward_k, "back")):
+            tile = lse._tile(dtype, dim, group, rows)
+            if key == "back":
+                tile = lse._backward_tile(tile, dtype)
+            yield kernel, {**shared, "CAUSAL": False, "ROWS": tile.rows, "KEYS": tile.keys}, tile
+
+
+def main(capability, wanted):
+    tuning.arch = attention.arch = lambda device: {80: "sm80", 86: "sm86", 90: "sm90", 100: "sm100"}[capability]
+    for name, d, group, causal in wanted:
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
+        for kernel, constants, tile in cases(dtype, d, group, capability, causal):
+            built = build(kernel, dtype, capability, constants, tile.warps, tile.stages)
+            registers, stack = usage(built)
+            where = f"{kernel.__module__.split('.')[-2]}{kernel.__name__}"
+            print(
+                json.dumps(
+                    {
+                        "kernel": where, "dtype": name, "D": d, "G": group, "causal": causal, "tile": tile,
+                        "registers": registers, "stack": stack, "shared": built.metadata.shared,
+                        "wgmma": "wgmma" in built.asm["ptx"], "mma": "mma" in built.asm["ptx"],
+                        "atomics": bool(re.search(r"\b(atom|red)\.", built.asm["ptx"])),
+                    }
+                ),
+                flush=True,
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))
