@@ -1,7 +1,6 @@
 """What the Triton kernels share: loading and storing rows of packed tensors, and the constants of base-2 softmax."""
 
 # mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: ANN001, ANN201
 from __future__ import annotations
 
 import math

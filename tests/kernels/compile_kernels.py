@@ -64,12 +64,14 @@ def cases(dtype, d, group, capability, causal):
     for kernel, tile in zip((attention._forward, attention._backward_q, attention._backward_kv), tiles, strict=True):
         tile = tile.holding(group)
         yield kernel, {**shared, "ROWS": tile.rows, "KEYS": tile.keys}, tile
-    for rows in (1, 16):
-        for kernel, key in ((lse._forward, "forward"), (lse._backward_q, "back"), (lse._backward_k, "back")):
-            tile = lse._tile(dtype, dim, group, rows)
-            if key == "back":
-                tile = lse._backward_tile(tile, dtype)
-            yield kernel, {**shared, "CAUSAL": False, "ROWS": tile.rows, "KEYS": tile.keys}, tile
+    back = lse._backward_tile(dtype, group)
+    for kernel, tile in (
+        (lse._forward, lse._tile(dtype, dim, group, 1)),
+        (lse._forward, lse._tile(dtype, dim, group, 16)),
+        (lse._backward_q, back),
+        (lse._backward_k, back),
+    ):
+        yield kernel, {**shared, "CAUSAL": False, "ROWS": tile.rows, "KEYS": tile.keys}, tile
 
 
 def main(capability, wanted):

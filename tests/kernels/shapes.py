@@ -1,0 +1,49 @@
+"""Awkward layouts, and packed tensors for them."""
+
+import random
+
+import torch
+
+from sightline.kernels import BlockLayout, Context
+
+_RAGGED = random.Random(7)
+
+# 64 and 128 are the tile sizes of the static tables.
+CONTEXTS = {
+    "one token each": [Context([1], [1], 1)],
+    "around a tile": [Context([1, 63, 64, 65, 2], [3], 5)],
+    "around two tiles": [Context([127, 128, 129], [33], 64)],
+    "no instruction": [Context([17, 40], [9])],
+    "one document": [Context([150], [4], 20)],
+    "empty documents": [Context([0, 5, 0, 0, 12, 0], [2], 3)],
+    "no documents": [Context([], [5], 4)],
+    "instruction only": [Context([], [], 70)],
+    "no query": [Context([30, 7], [], 6)],
+    "several queries": [Context([20, 33, 9], [7, 1, 20], 10)],
+    "several contexts": [
+        Context([8, 70], [5], 3),
+        Context([1], [1]),
+        Context([0], [2], 1),
+        Context([12] * 9, [4, 6], 66),
+    ],
+    "ragged": [Context([_RAGGED.randint(1, 90) for _ in range(9)], [24], 37)],
+}
+TINY = [Context([1 + i % 3 for i in range(500)], [2], 4)]
+
+
+def layout_of(contexts, causal=True, device="cpu"):
+    return BlockLayout(contexts, causal=causal, device=device)
+
+
+def tensors(layout, *, kv_heads=2, group=2, dim=16, dtype=torch.float32, seed=0, spread=1.0, device="cpu"):
+    """q, k and v as strided views of one fused projection, as models give them."""
+    generator = torch.Generator().manual_seed(seed)
+    heads = kv_heads * (group + 2)
+    fused = (spread * torch.randn(layout.tokens, heads, dim, generator=generator)).to(dtype).to(device)
+    return fused.split([kv_heads * group, kv_heads, kv_heads], dim=1)
+
+
+def tolerance(dtype):
+    """(relative, absolute) error to allow against float64: a few units in the last place of the dtype."""
+    unit = torch.finfo(dtype).eps
+    return {"rtol": 4 * unit, "atol": 4 * unit if dtype != torch.float32 else 40 * unit}
