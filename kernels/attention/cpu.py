@@ -36,27 +36,23 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `sightline.kernels.block_attention`."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    hkv, group = k.shape[1], q.shape[1] // k.shape[1]
     out = torch.empty(q.shape, dtype=wide)
     lse = torch.empty(q.shape[:2], dtype=wide)
 
     def attend(rows: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        return _sdpa(_fold(q[rows].to(wide), hkv), _heads(k[keys].to(wide)), _heads(v[keys].to(wide)), mask, scale)
+        return _attend(_take(q, rows, wide), _take(k, keys, wide), _take(v, keys, wide), mask, scale)
 
     for batch in layout.keep("cpu batches", lambda: _batches(layout)):
-        o, s = (_unfold(x, group) for x in attend(batch.rows, batch.keys, _repeat(batch.mask, group)))
-        if batch.real is None:
-            out[batch.rows], lse[batch.rows] = o, s[..., 0]
-        else:
-            rows = batch.rows[batch.real]
-            out[rows], lse[rows] = o[batch.real], s[batch.real][..., 0]
+        results = attend(batch.rows, batch.keys, batch.mask)
+        for whole, part in zip((out, lse), results, strict=True):
+            _put(whole, batch, part)
     for rows, own, prefix in layout.keep("cpu queries", lambda: _queries(layout)):
-        o, s = attend(rows, rows, _repeat(own, group))
+        o, s = attend(rows, rows, own)
         if len(prefix):
             far, far_s = attend(rows, prefix[None], None)
             both = torch.logaddexp(s, far_s)
-            o, s = o * (s - both).exp() + far * (far_s - both).exp(), both
-        out[rows], lse[rows] = _unfold(o, group), _unfold(s, group)[..., 0]
+            o, s = o * (s - both).exp()[..., None] + far * (far_s - both).exp()[..., None], both
+        out[rows], lse[rows] = o, s
     return out.to(q.dtype), lse
 
 
@@ -72,30 +68,32 @@ def backward(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients by q, k and v; probabilities are computed again from ``lse`` (FlashAttention-2, section 3.1.2)."""
-    wide, hkv, group = lse.dtype, k.shape[1], q.shape[1] // k.shape[1]
+    wide, group = lse.dtype, q.shape[1] // k.shape[1]
     d_q, d_k, d_v = (torch.zeros(x.shape, dtype=wide) for x in (q, k, v))
     # The softmax's inner product, less what the log-sum-exp's own gradient adds to every logit.
     delta = (out.to(wide) * d_out.to(wide)).sum(dim=-1) - d_lse  # (T, Hq)
 
     def add(rows: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor | None) -> None:
-        q_, do_, lse_, delta_ = (_fold(x[rows].to(wide), hkv) for x in (q, d_out, lse[..., None], delta[..., None]))
-        k_, v_ = (_heads(x[keys].to(wide)) for x in (k, v))
-        p = (q_ @ k_.mT * scale - lse_).exp()  # (B, Hkv, L * G, S)
-        if mask is not None:
-            p = p.masked_fill(~mask, 0)
-        ds = p * (do_ @ v_.mT - delta_) * scale
-        d_q.index_add_(0, rows.flatten(), _unfold(ds @ k_, group).flatten(0, 1))
-        d_k.index_add_(0, keys.flatten(), (ds.mT @ q_).transpose(1, 2).flatten(0, 1))
-        d_v.index_add_(0, keys.flatten(), (p.mT @ do_).transpose(1, 2).flatten(0, 1))
+        k_, v_ = (_take(x, keys, wide).transpose(1, 2) for x in (k, v))  # (B, Hkv, S, D)
+        of_rows = [_take(x, rows, wide).transpose(1, 2) for x in (q, d_out, lse[..., None], delta[..., None])]
+        for g in range(group):
+            q_, do_, lse_, delta_ = (x[:, g::group] for x in of_rows)  # (B, Hkv, L, D or 1)
+            p = (q_ @ k_.mT * scale - lse_).exp()  # (B, Hkv, L, S)
+            if mask is not None:
+                p = p.masked_fill(~mask, 0)
+            ds = p * (do_ @ v_.mT - delta_) * scale
+            d_q[:, g::group].index_add_(0, rows.flatten(), (ds @ k_).transpose(1, 2).flatten(0, 1))
+            d_k.index_add_(0, keys.flatten(), (ds.mT @ q_).transpose(1, 2).flatten(0, 1))
+            d_v.index_add_(0, keys.flatten(), (p.mT @ do_).transpose(1, 2).flatten(0, 1))
 
     for batch in layout.keep("cpu batches", lambda: _batches(layout)):
         mask = batch.mask
         if batch.real is not None:  # padded rows repeat a real one: they must not be counted again
             real = batch.real[:, None, :, None]
             mask = real if mask is None else mask & real
-        add(batch.rows, batch.keys, _repeat(mask, group))
+        add(batch.rows, batch.keys, mask)
     for rows, own, prefix in layout.keep("cpu queries", lambda: _queries(layout)):
-        add(rows, rows, _repeat(own, group))
+        add(rows, rows, own)
         for part in prefix.split(_CHUNK):
             add(rows, part[None], None)
     return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype)
@@ -145,35 +143,33 @@ def _queries(layout: BlockLayout) -> list[tuple[torch.Tensor, torch.Tensor | Non
     return out
 
 
-def _fold(x: torch.Tensor, hkv: int) -> torch.Tensor:
-    """(B, L, Hq, D) -> (B, Hkv, L * G, D): the query heads of a key head become its rows, so that none is repeated."""
-    b, length, hq, d = x.shape
-    return x.view(b, length, hkv, hq // hkv, d).transpose(1, 2).reshape(b, hkv, -1, d)
+def _take(x: torch.Tensor, index: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+    """Rows of (T, ...) as (*index.shape, ...); several times faster than ``x[index]``."""
+    return x.index_select(0, index.flatten()).to(wide).unflatten(0, index.shape)
 
 
-def _unfold(x: torch.Tensor, group: int) -> torch.Tensor:
-    """(B, Hkv, L * G, D) -> (B, L, Hq, D)."""
-    b, hkv, rows, d = x.shape
-    return x.view(b, hkv, rows // group, group, d).transpose(1, 2).reshape(b, rows // group, hkv * group, d)
+def _put(whole: torch.Tensor, batch: _Batch, part: torch.Tensor) -> None:
+    """The counterpart for a batch's rows (B, L, ...); padding is left out."""
+    rows, part = batch.rows.flatten(), part.flatten(0, 1)
+    if batch.real is not None:
+        kept = batch.real.flatten().nonzero()[:, 0]
+        rows, part = rows[kept], part.index_select(0, kept)
+    whole.index_copy_(0, rows, part)
 
 
-def _heads(x: torch.Tensor) -> torch.Tensor:
-    """(B, S, H, D) -> (B, H, S, D), a view."""
-    return x.transpose(1, 2)
-
-
-def _repeat(mask: torch.Tensor | None, group: int) -> torch.Tensor | None:
-    """The mask of rows (…, L, S) for folded rows (…, L * G, S)."""
-    return mask if mask is None or mask.shape[-2] == 1 else mask.repeat_interleave(group, dim=-2)
-
-
-def _sdpa(
+def _attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention and its log-sum-exp (…, 1), by the operator behind torch's own fused attention on CPUs."""
+    """Attention (B, L, Hq, D) and its log-sum-exp (B, L, Hq), by the operator behind torch's own on CPUs.
+
+    The query heads that share a key head take turns, so that no key is repeated.
+    """
     if mask is not None:
         mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
     # Not public, but the only fused one that returns the log-sum-exp; tests/kernels compare it with the reference.
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, lse = fused(q, k, v, attn_mask=mask, scale=scale)
-    return out, lse[..., None]
+    group = q.shape[2] // k.shape[2]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    results = [fused(q[:, g::group], k, v, attn_mask=mask, scale=scale) for g in range(group)]
+    out, lse = (torch.stack([result[i] for result in results], dim=2).flatten(1, 2) for i in range(2))
+    return out.transpose(1, 2), lse.transpose(1, 2)
