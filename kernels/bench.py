@@ -16,10 +16,11 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -108,13 +109,13 @@ def sdpa_masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Block
     if (size := layout.tokens**2) > _MAX_MASK_BYTES:
         raise Unable(f"its mask takes {size / 2**30:.0f} GiB")
     mask = layout.mask()
-    heads = [x.transpose(0, 1)[None] for x in (q, k, v)]
+    heads = [x.transpose(0, 1)[None] for x in (q, *_ungrouped(q, k, v))]
     op = torch.nn.functional.scaled_dot_product_attention
     return lambda: op(*heads, attn_mask=mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)
 
 
 def sdpa_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float) -> Attention:
-    """Torch's attention without blocks: every token sees all before it (all, for encoders). Another result, on purpose."""
+    """Torch's attention without blocks: every token sees all before it (all, for encoders). Another result."""
     heads = [x.transpose(0, 1)[None] for x in (q, k, v)]
     op = torch.nn.functional.scaled_dot_product_attention
     return lambda: op(*heads, is_causal=layout.causal, scale=scale, enable_gqa=True)[0].transpose(0, 1)
@@ -123,6 +124,7 @@ def sdpa_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockL
 def padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float) -> Attention:
     """One batch of all documents padded to the longest, each behind a copy of the instruction; the rest by SDPA."""
     op = torch.nn.functional.scaled_dot_product_attention
+    k, v = _ungrouped(q, k, v)
     (context,) = layout.contexts
     first, count = context.instruction, len(context.documents)
     starts = torch.tensor([start for *_, start, _ in layout.spans(DOCUMENT)], device=q.device)
@@ -158,7 +160,8 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout,
     """FlexAttention, compiled, with the same mask; the fastest of three block sizes that work."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    table = torch.from_numpy(layout.blocks[layout.owner(torch.arange(layout.tokens).numpy())]).to(q.device, torch.int32)
+    owner = layout.owner(np.arange(layout.tokens))
+    table = torch.from_numpy(layout.blocks[owner]).to(q.device, torch.int32)
     start, stop, before, until = (table[:, i].contiguous() for i in range(4))
     causal = layout.causal
 
@@ -179,9 +182,8 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout,
             )
 
             def attend(mask: Any = mask) -> torch.Tensor:
-                return compiled(*heads, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])[0].transpose(
-                    0, 1
-                )
+                out = compiled(*heads, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+                return out[0].transpose(0, 1)
 
             seconds = _seconds({"flex": attend}, q.device)["flex"]
         except Exception as error:  # whatever the compiler says is the peer's answer
@@ -241,6 +243,12 @@ def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayou
         return out
 
     return attend
+
+
+def _ungrouped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:
+    """Keys and values; on a GPU with heads repeated, because torch's fused kernels there take no mask with groups."""
+    group = q.shape[1] // k.shape[1] if q.device.type == "cuda" else 1
+    return [x.repeat_interleave(group, dim=1) for x in (k, v)]
 
 
 PEERS: dict[str, Callable[..., Attention]] = {
@@ -321,7 +329,7 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
 def _signal(
     case: Case, q: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float
 ) -> tuple[Callable[[], torch.Tensor], float]:
-    """The last two query tokens' log-sum-exps, as BlockRank reads them, and their largest error against the reference."""
+    """The last two query tokens' log-sum-exps, as BlockRank reads them, and their largest error."""
     layout = layout.with_signal([layout.tokens - 2, layout.tokens - 1])
     rows = q[layout.signal]
     wanted = reference_lse2(rows.float(), k.float(), layout, scale, "documents")
@@ -394,29 +402,36 @@ def _versions(device: str) -> dict[str, str]:
     return found | {"device": "CPU", "threads": str(torch.get_num_threads())}
 
 
-def _rows(result: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+def _show(result: dict[str, Any]) -> None:
+    """One case as a table, peers that could not run below it."""
     case = result["case"]
-    label = f"{case['shape']}, {case['documents']} x {case['tokens']} {case['lengths']}"
+    total = f"{case['total_tokens']:,} tokens, {result['dtype']}, {result['backend']}"
+    table = Table(
+        "", "ms", "ratio", "useful TFLOP/s", "of matmul", "rms error",
+        title=f"{case['shape']}: {case['documents']} documents, {case['tokens']} tokens {case['lengths']} ({total})",
+        title_justify="left", box=None, pad_edge=False,
+    )  # fmt: skip
     for name, ms in result["ms"].items():
-        if name == "block_lse":
-            share = result["block_lse"]["share_of_bandwidth"]
-            yield label, name, f"{ms:.3f}", "", f"{share:.0%} of bandwidth", ""
+        if name not in result["ratio"] and name != "sightline":
             continue
-        useful = result["useful_tflops"].get(name)
-        rate = "" if useful is None else f"{useful:.3g} TFLOP/s, {useful / result['matmul_tflops']:.0%} of matmul"
-        ratio = result["ratio"].get(name)
-        error = result["rms_error"].get(name)
-        yield (
-            label,
+        useful, error = result["useful_tflops"].get(name), result["rms_error"].get(name)
+        table.add_row(
             name,
             f"{ms:.3f}",
-            "1" if ratio is None else f"{ratio:.2f}",
-            rate,
+            f"{result['ratio'].get(name, 1.0):.2f}",
+            "" if useful is None else f"{useful:.3g}",
+            "" if useful is None else f"{useful / result['matmul_tflops']:.0%}",
             "another mask" if error is None else f"{error:.1e}",
         )
+    signal = result["block_lse"]
+    table.add_row(
+        "block_lse", f"{result['ms']['block_lse']:.3f}", "", "", f"{signal['share_of_bandwidth']:.0%} of copy"
+    )
+    table.add_row("the layer's linear work", f"{result['layer_linear_ms']:.3f}")
+    console.print(table)
     for name, why in result["unable"].items():
-        yield label, name, "-", "-", f"could not run: {why}", ""
-    yield label, "(the layer's linear work)", f"{result['layer_linear_ms']:.3f}", "", "", ""
+        console.print(f"could not run {name}: {why}", markup=False)
+    console.print()
 
 
 @app.command()
@@ -439,15 +454,10 @@ def main(
     if not cases:
         raise typer.BadParameter("no case is left to run")
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    table = Table("case", "method", "ms", "times sightline's", "rate", "error, rms")
     results = []
     for case in cases:
         results.append(run(case, device, dtype, peers))
-        console.log(f"{case} done")
-        for row in _rows(results[-1]):
-            table.add_row(*row)
-        table.add_section()
-    console.print(table)
+        _show(results[-1])
     last = results[-1]
     console.print(f"measured: {last['matmul_tflops']:.3g} TFLOP/s matmul, {last['bandwidth_gb_s']:.0f} GB/s copy")
     if out:

@@ -1,4 +1,4 @@
-"""The fast path on CPUs: one small batched product and one reduction per span of keys.
+"""The fast path on CPUs: one small batched product and one reduction per span of keys, on one thread.
 
 A document's numbers are those of its own product, whatever stands before or after it.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from ..layout import BlockLayout
+from ..threads import one_thread
 from .spans import Part, columns, key_spans
 
 __all__ = ["backward", "forward"]
@@ -18,6 +19,7 @@ __all__ = ["backward", "forward"]
 _LOG2E = math.log2(math.e)
 
 
+@one_thread()
 def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float, part: Part) -> torch.Tensor:
     """See `sightline.kernels.block_lse`."""
     wide = torch.promote_types(q_signal.dtype, torch.float32)
@@ -28,6 +30,7 @@ def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale:
     return out
 
 
+@one_thread()
 def backward(
     d_lse2: torch.Tensor,
     q_signal: torch.Tensor,

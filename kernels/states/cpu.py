@@ -1,32 +1,19 @@
-"""The fast path in plain torch: one small product and one reduction per document.
+"""The fast path in plain torch: one small product and one reduction per document, on one thread.
 
 Conversion to fp32 stays in a buffer of one document, in cache, and each document's result is independent of the others
-to the last bit. The products are too small to share: on one thread they take a few milliseconds in all, whereas on
-several each of some hundred waits for the slowest thread, and on a busy machine that was seen to take twenty times as
-long.
+to the last bit.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
 
+from ..threads import one_thread
 from .keys import Keys, QuantizedKeys
 
 __all__ = ["states_attention", "states_lse", "states_max"]
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let the calling thread compute alone; torch keeps this setting per thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _products(q: torch.Tensor, keys: Sequence[Keys]) -> Iterator[torch.Tensor]:
@@ -40,20 +27,20 @@ def _products(q: torch.Tensor, keys: Sequence[Keys]) -> Iterator[torch.Tensor]:
         yield product * key.scales if isinstance(key, QuantizedKeys) else product
 
 
-@_one_thread()
+@one_thread()
 def states_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
     """See `sightline.kernels.states_lse`."""
     return torch.stack([torch.logsumexp(product * scale, dim=1) for product in _products(q, keys)], dim=1)
 
 
-@_one_thread()
+@one_thread()
 def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
     """See `sightline.kernels.states_max`."""
     nothing = q.new_full((len(q),), -torch.inf, dtype=torch.float32)
     return torch.stack([p.amax(dim=1) if p.shape[1] else nothing for p in _products(q, keys)], dim=1)
 
 
-@_one_thread()
+@one_thread()
 def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
     """See `sightline.kernels.states_attention`."""
     (product,) = _products(q, [keys])

@@ -68,7 +68,7 @@ def test_drawing_by_hand():
 
 
 @given(LAYOUTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_mask_follows_the_rule(layout):
     mask = layout.mask()
     assert torch.equal(mask, rule(layout))
@@ -79,7 +79,7 @@ def test_the_mask_follows_the_rule(layout):
 
 
 @given(LAYOUTS, st.integers(1, 5), st.integers(1, 4), st.integers(1, 6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_tiles_cover_the_mask_once(layout, tokens, heads, least):
     """Every (query, key) pair of the mask is met by exactly one tile, from either side, however tiles are split."""
     kept = tiles._LEAST_FAR
