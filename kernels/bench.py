@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import block_attention, block_lse, choose
 from .attention.reference import block_attention as reference_attention
@@ -109,21 +109,17 @@ def sdpa_masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Block
     if (size := layout.tokens**2) > _MAX_MASK_BYTES:
         raise Unable(f"its mask takes {size / 2**30:.0f} GiB")
     mask = layout.mask()
-    heads = [x.transpose(0, 1)[None] for x in (q, *_ungrouped(q, k, v))]
-    op = torch.nn.functional.scaled_dot_product_attention
-    return lambda: op(*heads, attn_mask=mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+    k, v = _ungrouped(q, k, v)
+    return lambda: _sdpa(q, k, v, scale=scale, attn_mask=mask)
 
 
 def sdpa_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float) -> Attention:
     """Torch's attention without blocks: every token sees all before it (all, for encoders). Another result."""
-    heads = [x.transpose(0, 1)[None] for x in (q, k, v)]
-    op = torch.nn.functional.scaled_dot_product_attention
-    return lambda: op(*heads, is_causal=layout.causal, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+    return lambda: _sdpa(q, k, v, scale=scale, is_causal=layout.causal)
 
 
 def padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float) -> Attention:
     """One batch of all documents padded to the longest, each behind a copy of the instruction; the rest by SDPA."""
-    op = torch.nn.functional.scaled_dot_product_attention
     k, v = _ungrouped(q, k, v)
     (context,) = layout.contexts
     first, count = context.instruction, len(context.documents)
@@ -144,13 +140,10 @@ def padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayou
 
     def attend() -> torch.Tensor:
         out = torch.empty_like(q)
-        batch = [x[index].transpose(1, 2) for x, index in ((q, rows), (k, keys), (v, keys))]
-        out[packed] = op(*batch, attn_mask=mask, scale=scale, enable_gqa=True).transpose(1, 2)[real]
+        out[packed] = _sdpa(q[rows], k[keys], v[keys], scale=scale, attn_mask=mask)[real]
         if first:
-            head = [x[:first].transpose(0, 1)[None] for x in (q, k, v)]
-            out[:first] = op(*head, is_causal=layout.causal, scale=scale, enable_gqa=True)[0].transpose(0, 1)
-        tail = [x.transpose(0, 1)[None] for x in (q[end:], k, v)]
-        out[end:] = op(*tail, attn_mask=last, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+            out[:first] = _sdpa(q[:first], k[:first], v[:first], scale=scale, is_causal=layout.causal)
+        out[end:] = _sdpa(q[end:], k, v, scale=scale, attn_mask=last)
         return out
 
     return attend
@@ -172,7 +165,7 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout,
     heads = [x.transpose(0, 1)[None].contiguous() for x in (q, k, v)]
     cuda = q.device.type == "cuda"
     torch._dynamo.reset()
-    compiled = torch.compile(flex_attention, dynamic=False)
+    compiled: Any = torch.compile(flex_attention, dynamic=False)
     best: tuple[float, Attention] | None = None
     failures = []
     for size in ((128, 128), (64, 64), (128, 64)) if cuda else ((128, 128),):
@@ -204,7 +197,8 @@ def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayou
         raise Unable("this torch has no torch.nn.attention.varlen") from None
     if q.device.type != "cuda":
         raise Unable("it runs on CUDA only")
-    known = inspect.signature(varlen_attn).parameters
+    attend_varlen: Any = varlen_attn  # its arguments differ between versions
+    known = inspect.signature(attend_varlen).parameters
     group = q.shape[1] // k.shape[1]
     if "enable_gqa" in known:
         shared: dict[str, Any] = {"enable_gqa": group > 1}
@@ -228,7 +222,7 @@ def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayou
     aux = AuxRequest(lse=True)
 
     def call(*args: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        out, lse = varlen_attn(*args, return_aux=aux, **shared, **more)
+        out, lse = attend_varlen(*args, return_aux=aux, **shared, **more)
         return out, lse if lse.shape[0] == len(out) else lse.T
 
     def attend() -> torch.Tensor:
@@ -243,6 +237,14 @@ def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayou
         return out
 
     return attend
+
+
+def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
+    """Torch's attention on (..., tokens, heads, D), with or without a batch."""
+    op: Any = torch.nn.functional.scaled_dot_product_attention
+    if q.ndim == 3:
+        return _sdpa(q[None], k[None], v[None], **options)[0]
+    return op(*(x.transpose(1, 2) for x in (q, k, v)), enable_gqa=True, **options).transpose(1, 2)
 
 
 def _ungrouped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:
@@ -282,7 +284,7 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
     q, k, v = fused.split([shape.query_heads, shape.key_heads, shape.key_heads], dim=1)
     scale = shape.dim**-0.5
 
-    wanted = reference_attention(*(x.float() for x in (q, k, v)), layout, scale)[0]
+    wanted, _ = reference_attention(q.float(), k.float(), v.float(), layout, scale)
     methods, errors, unable = {}, {}, {}
     for name in peers:
         try:
@@ -407,7 +409,7 @@ def _show(result: dict[str, Any]) -> None:
     case = result["case"]
     total = f"{case['total_tokens']:,} tokens, {result['dtype']}, {result['backend']}"
     table = Table(
-        "", "ms", "ratio", "useful TFLOP/s", "of matmul", "rms error",
+        Column("", no_wrap=True), "ms", "ratio", "useful TFLOP/s", "of matmul", "rms error",
         title=f"{case['shape']}: {case['documents']} documents, {case['tokens']} tokens {case['lengths']} ({total})",
         title_justify="left", box=None, pad_edge=False,
     )  # fmt: skip
