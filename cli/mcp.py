@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from .console import errors, visible
 from .searching import FirstStage
 
 __all__ = ["register"]
@@ -50,5 +51,7 @@ def mcp(
         if transport is Transport.stdio:
             server.run("stdio")
         else:
+            told = f"{index}: MCP at http://{host}:{port}/mcp"
+            errors.print(visible(told), markup=False, highlight=False, soft_wrap=True)
             # No call needs another: no session is kept, so none can be left behind.
             server.run("streamable-http", host=host, port=port, stateless_http=True)

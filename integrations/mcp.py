@@ -6,8 +6,9 @@ Needs ``pip install 'sightline[mcp]'``. The command is ``sightline mcp INDEX``.
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from collections.abc import Callable
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 try:
     from mcp.server import MCPServer
@@ -19,6 +20,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("mcp", "mcp") from error
 
 from pydantic import Field
+from typing_extensions import TypedDict  # before Python 3.12 pydantic reads no other
 
 from ..errors import SightlineError
 from ..search import Hit, Searcher
@@ -86,11 +88,12 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     """
     server: MCPServer[Any] = MCPServer(
         "sightline",
+        version=importlib.metadata.version("sightline"),
         instructions="Search a collection of documents, and read them. Results name the sentences that were attended to.",
         log_level="WARNING",
     )
 
-    @server.tool(annotations=_READS)
+    @server.tool(annotations=_READS, structured_output=True)
     async def search(query: Query, k: K = 5, where: Where = None) -> Results:
         """Find the passages of the collection that fit a question best.
 
@@ -101,7 +104,7 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
         found = await _told(searcher.search, query, k, where=where, evidence=evidence, level="passage")
         return {"results": [_found(hit) for hit in found.hits]}
 
-    @server.tool(annotations=_READS)
+    @server.tool(annotations=_READS, structured_output=True)
     async def get_document(id: Id, start: Start = 0, length: Length = 20_000) -> Text:
         """Read a document, or a part of it."""
         document = await _told(searcher.index.document, id)
@@ -136,6 +139,6 @@ def _found(hit: Hit) -> Found:
         "start": hit.passage.start,
         "end": hit.passage.end,
         "score": hit.score,
-        "evidence": [{"text": span.text, "share": span.mass / (hit.mass or 1.0)} for span in spans[:3]],
+        "evidence": [{"text": span.text, "share": round(span.mass / (hit.mass or 1.0), 4)} for span in spans[:3]],
         "metadata": dict(hit.document.metadata),
     }
