@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from ..errors import SightlineError
 from .console import errors, visible
 from .searching import FirstStage
 
@@ -31,7 +32,9 @@ def mcp(
     transport: Annotated[
         Transport, typer.Option(help="stdio, for a client that starts this command; or http, at /mcp.")
     ] = Transport.stdio,
-    host: Annotated[str, typer.Option(help="With http: address to listen at. Nobody is asked for a key.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="With http: address to listen at. Nobody is asked for a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="With http: port to listen at.", min=1, max=65535)] = 8000,
     candidates: Annotated[int, typer.Option(help="Documents that the first stage hands on.", min=1)] = 100,
     first_stage: Annotated[FirstStage, typer.Option(help="Where candidates come from.")] = FirstStage.dense,
@@ -53,5 +56,8 @@ def mcp(
         else:
             told = f"{index}: MCP at http://{host}:{port}/mcp"
             errors.print(visible(told), markup=False, highlight=False, soft_wrap=True)
-            # No call needs another: no session is kept, so none can be left behind.
-            server.run("streamable-http", host=host, port=port, stateless_http=True)
+            try:
+                # No call needs another: no session is kept, so none can be left behind.
+                server.run("streamable-http", host=host, port=port, stateless_http=True)
+            except SystemExit as end:  # with a code of the HTTP server's own
+                raise SightlineError(f"cannot serve at {host}:{port}; the reason is told above") from end

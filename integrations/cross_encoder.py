@@ -70,6 +70,7 @@ class CrossEncoder:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
         ranking = self._reranker.rank(query, documents, top_k)
         return [
-            {"corpus_id": item.index, "score": item.score} | ({"text": documents[item.index]} if return_documents else {})
+            {"corpus_id": item.index, "score": item.score}
+            | ({"text": documents[item.index]} if return_documents else {})
             for item in ranking
         ]

@@ -36,7 +36,8 @@ class SightlineRetriever:
     Args:
         index: path of an index, opened by ``warm_up`` or by the first run.
         top_k: how many documents at most.
-        filters: in Haystack's form: comparisons with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``, and ``AND``.
+        filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``, or one
+            ``AND`` of such.
         reranker: see `sightline.Searcher`; as all that follow, it goes into a saved pipeline.
         first_stage: see `sightline.Searcher`.
         candidates: see `sightline.Searcher`.
@@ -209,9 +210,7 @@ class SightlineRanker:
         ranking = self._reranker().rank(query, given, self.top_k if top_k is None else top_k)
         return {
             "documents": [
-                dataclasses.replace(
-                    documents[item.index], meta=dict(documents[item.index].meta), score=item.score
-                )
+                dataclasses.replace(documents[item.index], meta=dict(documents[item.index].meta), score=item.score)
                 for item in arrange(ranking, self.order)
             ]
         }
@@ -231,10 +230,7 @@ def _where(filters: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
     """Filters in Haystack's form as those of `sightline.Searcher.search`."""
     if not filters:
         return None
-    if filters.get("operator") == "AND":
-        comparisons = filters.get("conditions", [])
-    else:
-        comparisons = [filters]
+    comparisons = filters.get("conditions", []) if filters.get("operator") == "AND" else [filters]
     where: dict[str, dict[str, Any]] = {}
     for comparison in comparisons:
         field, operator = comparison.get("field"), _OPERATORS.get(comparison.get("operator", ""))

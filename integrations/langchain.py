@@ -89,7 +89,9 @@ class SightlineRetriever(BaseRetriever):
     def _documents(self, result: SearchResult) -> list[Document]:
         return [
             Document(
-                id=snippet.id, page_content=snippet.text, metadata={**snippet.metadata, "relevance_score": snippet.score}
+                id=snippet.id,
+                page_content=snippet.text,
+                metadata={**snippet.metadata, "relevance_score": snippet.score},
             )
             for snippet in snippets(result, self.level, self.order)
         ]

@@ -89,7 +89,7 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     server: MCPServer[Any] = MCPServer(
         "sightline",
         version=importlib.metadata.version("sightline"),
-        instructions="Search a collection of documents, and read them. Results name the sentences that were attended to.",
+        instructions="Search a collection of documents, and read them.",
         log_level="WARNING",
     )
 

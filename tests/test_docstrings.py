@@ -38,7 +38,9 @@ _MODULES = sorted(
 
 
 def test_there_are_modules():
-    assert {"search", "retrieval.index", "rerank.minilm", "kernels.cpu", "cli.searching", "integrations.mcp"} <= set(_MODULES)
+    assert {"search", "retrieval.index", "rerank.minilm", "kernels.cpu", "cli.searching", "integrations.mcp"} <= set(
+        _MODULES
+    )
 
 
 def imported(name):

@@ -61,7 +61,8 @@ def test_cross_encoder_scores_are_the_rerankers(reranker):
 
 
 @pytest.mark.parametrize(
-    "options", [{"prompt": "query: "}, {"prompt_name": "query"}, {"activation_fn": abs}, {"device": "cuda"}, {"pool": {}}]
+    "options",
+    [{"prompt": "query: "}, {"prompt_name": "query"}, {"activation_fn": abs}, {"device": "cuda"}, {"pool": {}}],
 )
 def test_what_cannot_be_done_is_refused(options):
     with pytest.raises(InputError, match=f"{next(iter(options))} has no meaning"):

@@ -77,7 +77,10 @@ LANG = {"field": "meta.lang", "operator": "==", "value": "en"}
     [
         (LANG, {"cat", "dog", "iron"}),
         ({"field": "lang", "operator": "in", "value": ["de", "fr"]}, {"cow", "fish"}),
-        ({"operator": "AND", "conditions": [LANG, {"field": "meta.year", "operator": ">", "value": 2000}]}, {"cat", "dog"}),
+        (
+            {"operator": "AND", "conditions": [LANG, {"field": "meta.year", "operator": ">", "value": 2000}]},
+            {"cat", "dog"},
+        ),
         (
             {
                 "operator": "AND",

@@ -181,12 +181,20 @@ def test_over_http(index_path):
     with http_server(index_path) as (process, url):
         asyncio.run(asyncio.wait_for(scenario(url), 90))
         # A page in a browser that has its own name point here gets nothing.
-        request = urllib.request.Request(url, data=b"{}", headers={"Host": "evil.example", "Content-Type": "application/json"})
+        request = urllib.request.Request(
+            url, data=b"{}", headers={"Host": "evil.example", "Content-Type": "application/json"}
+        )
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=10)
         assert 400 <= refused.value.code < 500
+        port = url.split(":")[2].split("/")[0]
+        second = [*COMMAND, str(index_path), "--transport", "http", "--port", port]
+        ended = subprocess.run(second, capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert "address already in use" in ended.stderr
+        assert ended.stderr.splitlines()[-1].startswith(f"error: cannot serve at 127.0.0.1:{port}")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) in (0, 130, -signal.SIGINT)
+        assert process.wait(20) == 0
         assert "Traceback" not in process.stderr.read()
 
 
