@@ -37,7 +37,7 @@ class SightlineRetriever:
         index: path of an index, opened by ``warm_up`` or by the first run.
         top_k: how many documents at most.
         filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``, or one
-            ``AND`` of such.
+            ``AND`` of such. A document without the field meets none of them.
         reranker: see `sightline.Searcher`; as all that follow, it goes into a saved pipeline.
         first_stage: see `sightline.Searcher`.
         candidates: see `sightline.Searcher`.
@@ -153,7 +153,7 @@ class SightlineRanker:
     Args:
         reranker: a name for `sightline.load_reranker`, loaded by ``warm_up`` or by the first run.
         top_k: how many to return; None for all.
-        title_field: metadata field that is read before the content, where a document has it.
+        meta_fields_to_embed: metadata that is read before the content, where a document has it; None for the title.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
     Example:
@@ -168,10 +168,10 @@ class SightlineRanker:
         reranker: str = "minilm",
         top_k: int | None = 10,
         *,
-        title_field: str = "title",
+        meta_fields_to_embed: list[str] | None = None,
         order: Order = "relevance",
     ) -> None:
-        self.reranker, self.top_k, self.title_field, self.order = reranker, top_k, title_field, order
+        self.reranker, self.top_k, self.meta_fields_to_embed, self.order = reranker, top_k, meta_fields_to_embed, order
         self._loaded: Reranker | None = None
 
     def warm_up(self) -> None:
@@ -186,7 +186,11 @@ class SightlineRanker:
     def to_dict(self) -> dict[str, Any]:
         """For a saved pipeline."""
         return default_to_dict(
-            self, reranker=self.reranker, top_k=self.top_k, title_field=self.title_field, order=self.order
+            self,
+            reranker=self.reranker,
+            top_k=self.top_k,
+            meta_fields_to_embed=self.meta_fields_to_embed,
+            order=self.order,
         )
 
     @classmethod
@@ -206,7 +210,9 @@ class SightlineRanker:
         Raises:
             InputError: if the query or a document cannot be used; one without content is such a one.
         """
-        given = [candidate(d.id, d.content, d.meta.get(self.title_field)) for d in documents]
+        fields = ["title"] if self.meta_fields_to_embed is None else self.meta_fields_to_embed
+        known = [[str(d.meta[field]) for field in fields if d.meta.get(field) is not None] for d in documents]
+        given = [candidate(d.id, d.content, " ".join(meta)) for d, meta in zip(documents, known, strict=True)]
         ranking = self._reranker().rank(query, given, self.top_k if top_k is None else top_k)
         return {
             "documents": [
@@ -230,16 +236,22 @@ def _where(filters: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
     """Filters in Haystack's form as those of `sightline.Searcher.search`."""
     if not filters:
         return None
-    comparisons = filters.get("conditions", []) if filters.get("operator") == "AND" else [filters]
+    match filters:
+        case {"operator": "AND", "conditions": [*comparisons]}:
+            pass
+        case _:
+            comparisons = [filters]
     where: dict[str, dict[str, Any]] = {}
     for comparison in comparisons:
-        field, operator = comparison.get("field"), _OPERATORS.get(comparison.get("operator", ""))
-        if not isinstance(field, str) or operator is None or "value" not in comparison:
-            raise InputError(
-                f"filter {comparison!r} cannot be used; there are comparisons with {' '.join(_OPERATORS)}, and one AND"
-            )
-        tests = where.setdefault(field.removeprefix("meta."), {})
-        if operator in tests:
-            raise InputError(f"the filters have {field!r} with {comparison['operator']} twice; one would be lost")
-        tests[operator] = comparison["value"]
+        match comparison:
+            case {"field": str(field), "operator": str(operator), "value": value} if operator in _OPERATORS:
+                tests = where.setdefault(field.removeprefix("meta."), {})
+            case _:
+                raise InputError(
+                    f"filter {comparison!r} cannot be used; there are comparisons with {' '.join(_OPERATORS)}, "
+                    "and one AND of them"
+                )
+        if _OPERATORS[operator] in tests:
+            raise InputError(f"the filters have {field!r} with {operator} twice; one would be lost")
+        tests[_OPERATORS[operator]] = value
     return where

@@ -119,7 +119,11 @@ def test_filters_mean_what_they_mean_to_haystack(retriever, searcher, filters, e
         {"operator": "AND", "conditions": [LANG, LANG]},
         {"field": "meta.lang", "operator": "not in", "value": ["en"]},
         {"field": "meta.lang", "operator": "=="},
+        {"field": "meta.lang", "operator": ["=="], "value": "en"},
+        {"operator": "AND", "conditions": ["lang"]},
+        {"operator": "AND", "conditions": {"lang": "en"}},
         {"lang": "en"},
+        ["lang"],
     ],
     ids=str,
 )
@@ -166,6 +170,12 @@ def test_order_and_number(ranker, documents):
 def test_the_title_is_read():
     texts = [Document(content="It is so.", meta={"title": title}) for title in ("Iron", "Whales")]
     assert SightlineRanker().run("whales", texts)["documents"][0].meta["title"] == "Whales"
+    meta = [{"topic": topic, "year": year, "title": "Whales"} for topic in ("iron", "birds") for year in (1990, None)]
+    texts = [Document(content="It is so.", meta=one) for one in meta]
+    topical = SightlineRanker(meta_fields_to_embed=["topic", "year"]).run("birds in 1990", texts)["documents"]
+    assert topical[0].meta == meta[2]
+    plain = SightlineRanker(meta_fields_to_embed=[]).run("birds", [*texts, Document(content="Birds.")])["documents"]
+    assert len({d.score for d in plain}) == 2
 
 
 def test_a_document_without_content_is_named(ranker, documents):
@@ -191,7 +201,7 @@ def test_saved_components_are_the_same_when_loaded(index_path, what):
             order="basin",
         )
     else:
-        given = SightlineRanker("minilm-maxsim", 4, title_field="headline", order="basin")
+        given = SightlineRanker("minilm-maxsim", 4, meta_fields_to_embed=["headline"], order="basin")
     saved = component_to_dict(given, what)
     assert saved["type"] == f"sightline.integrations.haystack.{type(given).__name__}"
     loaded = component_from_dict(type(given), saved, what)
