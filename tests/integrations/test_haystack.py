@@ -233,6 +233,15 @@ def test_a_pipeline_runs_saved_and_loaded(pipeline):
     assert Pipeline.loads(saved, allowed_modules=["sightline"]).run(DATA)["ranker"]["documents"] == found
 
 
+def test_an_async_retriever_leaves_the_loop_free(retriever, leaves_loop_free):
+    retriever.warm_up()
+    assert leaves_loop_free(lambda: retriever.run_async("happy cats"))["documents"][0].id == "cat"
+
+
+def test_an_async_ranker_leaves_the_loop_free(ranker, documents, leaves_loop_free):
+    assert leaves_loop_free(lambda: ranker.run_async("who purrs", documents))["documents"][0].id == "id1"
+
+
 def test_an_async_pipeline_leaves_the_loop_free(pipeline, leaves_loop_free):
     for name in ("retriever", "ranker"):
         assert pipeline.get_component(name).__haystack_supports_async__
