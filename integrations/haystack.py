@@ -72,6 +72,10 @@ class SightlineRetriever:
         """Open the index and load the models."""
         self._opened()
 
+    async def warm_up_async(self) -> None:
+        """`warm_up` in a worker thread; without this, Haystack would do it on the event loop."""
+        await asyncio.to_thread(self.warm_up)
+
     def _opened(self) -> Searcher:
         if self._searcher is None:
             self._searcher = Searcher(
@@ -177,6 +181,10 @@ class SightlineRanker:
     def warm_up(self) -> None:
         """Load the model."""
         self._reranker()
+
+    async def warm_up_async(self) -> None:
+        """`warm_up` in a worker thread; without this, Haystack would do it on the event loop."""
+        await asyncio.to_thread(self.warm_up)
 
     def _reranker(self) -> Reranker:
         if self._loaded is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import threading
 
 import pytest
 
@@ -12,6 +13,7 @@ from haystack.core.errors import DeserializationError
 from haystack.core.serialization import component_from_dict, component_to_dict
 
 from sightline.errors import IndexStoreError, InputError
+from sightline.integrations import haystack as faces
 from sightline.integrations.haystack import SightlineRanker, SightlineRetriever
 from sightline.rerank import arrange
 
@@ -247,6 +249,25 @@ def test_an_async_pipeline_leaves_the_loop_free(pipeline, leaves_loop_free):
         assert pipeline.get_component(name).__haystack_supports_async__
     pipeline.warm_up()
     assert leaves_loop_free(lambda: pipeline.run_async(DATA))["ranker"]["documents"][0].id == "iron"
+
+
+def test_an_async_pipeline_loads_models_beside_the_loop(pipeline, monkeypatch):
+    threads = {}
+
+    def noted(name):
+        real = getattr(faces, name)
+
+        def note(*arguments, **options):
+            threads[name] = threading.current_thread()
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(faces, name, note)
+
+    noted("Searcher")
+    noted("load_reranker")
+    assert asyncio.run(pipeline.run_async(DATA))["ranker"]["documents"][0].id == "iron"
+    assert set(threads) == {"Searcher", "load_reranker"}
+    assert threading.main_thread() not in threads.values()
 
 
 def test_async_answers_are_the_sync_ones_however_many(retriever, ranker, documents):
