@@ -20,8 +20,7 @@ class EchoGenerator:  # stands in for a language model: put your generator in it
         return {"reply": "I was asked:\n" + prompt}
 
 
-def main():
-    folder = tempfile.mkdtemp()
+def main(folder):
     Index.build(f"{folder}/index", [Document(id, text) for id, text in TEXTS.items()], token_states="int8").close()
     pipeline = Pipeline()
     pipeline.add_component("retriever", SightlineRetriever(f"{folder}/index", top_k=3, order="basin"))
@@ -34,4 +33,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        main(folder)

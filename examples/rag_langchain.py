@@ -17,8 +17,7 @@ class EchoGenerator:  # stands in for a language model: put your ChatModel in it
         return "I was asked:\n" + prompt.to_string()
 
 
-def main():
-    folder = tempfile.mkdtemp()
+def main(folder):
     index = Index.build(f"{folder}/index", [Document(id, text) for id, text in TEXTS.items()], token_states="int8")
     retriever = SightlineRetriever(searcher=Searcher(index), k=3, order="basin")
     prompt = PromptTemplate.from_template("{context}\n\nWith nothing but the above, answer: {question}")
@@ -29,4 +28,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        main(folder)

@@ -16,8 +16,7 @@ class EchoGenerator(MockLLM):  # stands in for a language model, and repeats its
     pass
 
 
-def main():
-    folder = tempfile.mkdtemp()
+def main(folder):
     index = Index.build(f"{folder}/index", [Document(id, text) for id, text in TEXTS.items()])
     # The postprocessor reranks what any retriever found; behind a Searcher with a reranker it is not needed.
     engine = RetrieverQueryEngine(
@@ -31,4 +30,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        main(folder)

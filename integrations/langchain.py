@@ -6,6 +6,7 @@ Needs ``pip install 'sightline[langchain]'``, which is langchain-core only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 try:
@@ -37,7 +38,7 @@ class SightlineRetriever(BaseRetriever):
         evidence: also mark what got the attention, in ``metadata["evidence"]``; offsets in ``page_content``.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
-    ``k`` and ``where`` may also be given with a call: ``retriever.invoke(query, k=3)``.
+    A call may bring its own ``k`` and ``where``, which hold instead of these: ``retriever.invoke(query, k=3)``.
 
     Example:
         >>> retriever = SightlineRetriever(searcher="manuals.index", k=5, order="basin")  # doctest: +SKIP
@@ -46,7 +47,7 @@ class SightlineRetriever(BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    searcher: Any = Field(repr=False, exclude=True)
+    searcher: Searcher | str | Path = Field(repr=False, exclude=True)
     k: int = 5
     where: Mapping[str, Any] | None = None
     level: Level = "passage"

@@ -6,6 +6,7 @@ Needs ``pip install 'sightline[llamaindex]'``, which is llama-index-core only.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 try:
@@ -61,7 +62,7 @@ class SightlineRetriever(BaseRetriever):
 
     def __init__(
         self,
-        searcher: Any,
+        searcher: Searcher | str | Path,
         similarity_top_k: int = 5,
         *,
         where: Mapping[str, Any] | None = None,

@@ -16,7 +16,6 @@ _NEEDS = {"rag_langchain": "langchain_core", "rag_llamaindex": "llama_index.core
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """What an example prints."""
-    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
 

@@ -1,7 +1,6 @@
 """One small index with the default model, for every library; and a check that the event loop stays free."""
 
 import asyncio
-import os
 import threading
 
 import pytest
@@ -10,10 +9,6 @@ from sightline.documents import Document
 from sightline.rerank import MiniLMReranker, load_reranker
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
-
-# Libraries would report home, or look for a model of their own.
-os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 DOCUMENTS = [
     Document("cat", "Cats purr when they are content. They sleep all day.", "Felines", {"lang": "en", "year": 2001}),

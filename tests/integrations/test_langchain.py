@@ -141,6 +141,8 @@ def test_it_goes_into_a_chain(retriever):
 def test_bad_settings_are_refused(searcher, options):
     with pytest.raises(ValidationError):
         SightlineRetriever(searcher=searcher, **options)
+    with pytest.raises(ValidationError):
+        SightlineRetriever(searcher=5)
 
 
 def test_an_index_that_is_not_there(tmp_path):

@@ -16,6 +16,7 @@ mcp = pytest.importorskip("mcp", reason="the extra mcp is not installed")
 
 from mcp import Client, StdioServerParameters
 
+from sightline import cli
 from sightline.integrations.mcp import mcp_server
 from sightline.search import Searcher
 
@@ -187,15 +188,24 @@ def test_over_http(index_path):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=10)
         assert 400 <= refused.value.code < 500
-        port = url.split(":")[2].split("/")[0]
-        second = [*COMMAND, str(index_path), "--transport", "http", "--port", port]
-        ended = subprocess.run(second, capture_output=True, text=True, timeout=60)
-        assert (ended.returncode, ended.stdout) == (1, "")
-        assert "address already in use" in ended.stderr
-        assert ended.stderr.splitlines()[-1].startswith(f"error: cannot serve at 127.0.0.1:{port}")
         process.send_signal(signal.SIGINT)
         assert process.wait(20) in (0, 130)
         assert "Traceback" not in process.stderr.read()
+
+
+def test_a_port_that_is_taken_ends_the_command(index_path, monkeypatch, capfd):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        arguments = ["sightline", "mcp", str(index_path), "--transport", "http", "--port", port]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    said = capfd.readouterr()
+    assert (end.value.code, said.out) == (1, "")
+    assert "address already in use" in said.err
+    assert said.err.splitlines()[-1].startswith(f"error: cannot serve at 127.0.0.1:{port}")
 
 
 def test_an_index_that_is_not_there_ends_the_command(tmp_path):

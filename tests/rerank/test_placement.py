@@ -21,8 +21,7 @@ def test_basin_order(count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 11])
-def test_basin_order_is_that_of_haystack(count, monkeypatch):
-    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
+def test_basin_order_is_that_of_haystack(count):
     haystack = pytest.importorskip("haystack", reason="the extra haystack is not installed")
     from haystack.components.rankers import LostInTheMiddleRanker
 
