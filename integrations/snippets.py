@@ -68,5 +68,5 @@ def _snippet(hit: Hit, level: Level) -> Snippet:
 
 def candidate(id: str | None, text: str | None, title: Any = None) -> Candidate:
     """Another library's document as a reranker reads it; a title that is no text is none."""
-    named = {} if id is None else {"id": id}
+    named = {"id": id} if id else {}
     return {**named, "text": text, "title": title if isinstance(title, str) else ""}

@@ -172,8 +172,10 @@ def test_order_and_number(documents):
 
 
 def test_documents_without_ids(reranker):
-    ranked = SightlineRerank(reranker=reranker).compress_documents([Document(text) for text in TEXTS], "cats")
-    assert {d.id for d in ranked} == {None}
+    given = [Document(id=id, page_content=text) for id, text in zip((None, None, "", ""), TEXTS, strict=True)]
+    ranked = SightlineRerank(reranker=reranker, top_n=None).compress_documents(given, "cats")
+    assert sorted((d.id, d.page_content) for d in ranked if d.id is not None) == [("", TEXTS[2]), ("", TEXTS[3])]
+    assert len(ranked) == 4
 
 
 def test_the_title_is_read():
