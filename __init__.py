@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .documents import Document, Passage
     from .errors import SightlineError
-    from .rerank import Evidence, Layout, MiniLMReranker, Ranked, Ranking, Reranker, load_layout, load_reranker
+    from .rerank import Evidence, Layout, MiniLMReranker, Ranked, Ranking, Reranker, arrange, load_layout, load_reranker
     from .retrieval.encoder import Encoder, load_encoder
     from .retrieval.index import Index
     from .retrieval.readers import read_documents
@@ -40,6 +40,7 @@ _WHERE = {
     "SearchResult": "search",
     "Searcher": "search",
     "SightlineError": "errors",
+    "arrange": "rerank",
     "load_encoder": "retrieval.encoder",
     "load_layout": "rerank",
     "load_reranker": "rerank",
@@ -62,6 +63,7 @@ __all__ = [
     "SearchResult",
     "Searcher",
     "SightlineError",
+    "arrange",
     "load_encoder",
     "load_layout",
     "load_reranker",

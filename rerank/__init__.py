@@ -2,6 +2,7 @@
 
 from .layout import Layout, load_layout
 from .minilm import MiniLMReranker
+from .placement import arrange
 from .reranker import DocumentStates, Evidence, Ranked, Ranking, Reranker, load_reranker
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Ranked",
     "Ranking",
     "Reranker",
+    "arrange",
     "load_layout",
     "load_reranker",
 ]

@@ -396,7 +396,9 @@ def _folder(path: Path, fields: _Fields, report: _Report) -> _Records:
             continue
         try:
             text = _decode(file.read_bytes().removeprefix(codecs.BOM_UTF8), file, 1)
-            title, text = _html(text) if suffix in _HTML else (_heading(text) if suffix in _MARKDOWN else "", text)
+            title, text = (
+                _html(text, file) if suffix in _HTML else (_heading(text) if suffix in _MARKDOWN else "", text)
+            )
         except DataError as error:
             report(error)
         except OSError as error:
@@ -431,7 +433,7 @@ def _heading(text: str) -> str:
     return ""
 
 
-def _html(markup: str) -> tuple[str, str]:
+def _html(markup: str, path: Path) -> tuple[str, str]:
     """Title and text of a page; a blank line between its blocks, as between paragraphs of plain text."""
     try:
         import bs4
@@ -441,7 +443,7 @@ def _html(markup: str) -> tuple[str, str]:
     try:
         page = bs4.BeautifulSoup(markup, "html.parser")
     except (ParserRejectedMarkup, RecursionError) as error:
-        raise DataError(f"not HTML that can be read: {error}") from error
+        raise DataError(f"not HTML that can be read: {error}", path=path) from error
     title = " ".join(page.title.get_text().split()) if page.title else ""
     for tag in page.find_all(["script", "style", "template", "title"]):
         tag.decompose()

@@ -302,6 +302,8 @@ class DocumentStore:
 
     def document(self, id: str) -> Document | None:
         """A live document by the user's id."""
+        if not encodable(id):
+            return None  # SQLite can neither hold such an id nor be asked for it
         found = self._fetch("SELECT id, title, text, metadata FROM documents WHERE deleted = 0 AND id = ?", [id])
         return Document(found[0][0], found[0][2], found[0][1], json.loads(found[0][3])) if found else None
 

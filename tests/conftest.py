@@ -10,6 +10,8 @@ import pytest
 
 from sightline.minilm import TokenStates
 
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when haystack is imported
+
 
 class ToyEncoder:
     """Words are fixed random vectors; a text is their mean. Deterministic, instant, and right about shared words."""

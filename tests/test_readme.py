@@ -1,22 +1,66 @@
-"""The README's example runs as it stands, and its commands exist."""
+"""The README's examples run as they stand, and its commands exist."""
 
 import re
+import shutil
 from pathlib import Path
+
+import pytest
+import torch
 
 import sightline
 from sightline.cli import app
+from sightline.errors import MissingExtraError
 
 _README = (Path(sightline.__file__).parent / "README.md").read_text(encoding="utf-8")
+_EXAMPLE, *_PLUGS, _KERNELS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
+_SAID = {
+    "langchain": r"dogs -?\d\S+\n",
+    "llamaindex": r"dogs -?\d\S+\n",
+    "haystack": r"dogs -?\d\S+\n",
+    "cross_encoder": r"d\nDogs bark\.\n",
+}
 
 
-def test_python_example(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
-    assert len([line for line in example.splitlines() if line.strip()]) <= 10
-    exec(compile(example, "README.md", "exec"), {})
-    said = capsys.readouterr().out.splitlines()
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    """A folder in which the example has run, and what it said."""
+    folder = tmp_path_factory.mktemp("readme")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        said = []
+        exec(compile(_EXAMPLE, "README.md", "exec"), {"print": lambda *values: said.append(" ".join(map(str, values)))})
+    return folder, said
+
+
+def test_python_example(animals):
+    assert len([line for line in _EXAMPLE.splitlines() if line.strip()]) <= 10
+    _, said = animals
     assert said[0].startswith("1 cats ") and said[0].endswith("Cats purr when content.")
     assert said[-1].startswith("Cows eat grass.")
+
+
+@pytest.mark.parametrize("library", _SAID)
+def test_plugging_in(animals, library, tmp_path, monkeypatch, capsys):
+    (example,) = [plug for plug in _PLUGS if f"sightline.integrations.{library} " in plug]
+    shutil.copytree(animals[0] / "animals.index", tmp_path / "animals.index")
+    monkeypatch.chdir(tmp_path)
+    try:
+        exec(compile(example, "README.md", "exec"), {})
+    except MissingExtraError as missing:
+        pytest.skip(str(missing))
+    assert re.fullmatch(_SAID[library], capsys.readouterr().out)
+
+
+def test_kernels():
+    q, k, v = torch.randn(240, 4, 64), torch.randn(240, 2, 64), torch.randn(240, 2, 64)
+    names = {"q": q, "k": k, "v": v}
+    exec(compile(_KERNELS, "README.md", "exec"), names)
+    assert names["out"].shape == (240, 4, 64) and names["shares"].shape == (16, 4, 2)
+    torch.testing.assert_close(names["shares"].sum(dim=2), torch.ones(16, 4))
+
+
+def test_every_example_is_tested():
+    assert len(_PLUGS) == len(_SAID)
 
 
 def test_commands_exist():

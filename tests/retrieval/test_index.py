@@ -72,6 +72,7 @@ def test_documents_come_back_as_they_went_in(build, toy):
     with Index.open(path, encoder=toy) as index:
         assert list(index.documents()) == documents
         assert index.document("ü") == documents[1] and index.document("u") is None
+        assert index.document("\ud800") is None
         assert index.counts() == {"documents": 2, "passages": 2, "deleted_documents": 0}
 
 

@@ -9,7 +9,7 @@ from datetime import date
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sightline.documents import Document
@@ -555,6 +555,7 @@ def test_folder_without_documents(tmp_path):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
 @given(st.text(alphabet='<>!/[]ap-&;"= x\n').map(lambda markup: "<p>word</p>" + markup))
+@example("<p>word</p><![;")  # which the parser rejects
 def test_no_markup_makes_another_error(tmp_path, markup):
     pytest.importorskip("bs4")
     write(tmp_path / "x.html", markup.encode())

@@ -1,0 +1,26 @@
+"""Rerank a run of any first stage: ``python rerank_run.py DATA RUN.trec OUT.trec``.
+
+DATA is a collection in BEIR layout. The command line does the same: sightline rerank --data DATA --run RUN --out OUT
+"""
+
+import sys
+
+import ir_measures
+
+from sightline import load_reranker
+from sightline.eval.dataset import load_dataset
+from sightline.eval.rerank_run import rerank_run
+from sightline.eval.trec import read_run, write_run
+
+
+def main(data, run, out):
+    dataset, given = load_dataset(data), read_run(run)
+    reranked = rerank_run(dataset, given, load_reranker("minilm"), depth=100)
+    write_run(out, reranked, "minilm")
+    measure = ir_measures.parse_measure("nDCG@10")
+    for name, scores in {"given": given, "reranked": reranked}.items():
+        print(f"{name}: {measure} {ir_measures.calc_aggregate([measure], dataset.qrels, scores)[measure]:.4f}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

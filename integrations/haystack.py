@@ -1,0 +1,265 @@
+"""Haystack 3: a retriever over an index, and a ranker for whatever was retrieved.
+
+Needs ``pip install 'sightline[haystack]'``. Haystack loads a saved pipeline with these components in it only if told
+to trust them: ``Pipeline.loads(text, allowed_modules=["sightline"])``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+try:
+    from haystack import Document, component, default_from_dict, default_to_dict
+except ModuleNotFoundError as error:
+    from ..errors import MissingExtraError
+
+    raise MissingExtraError("haystack", "haystack") from error
+
+from ..errors import InputError
+from ..rerank.placement import Order, arrange
+from ..rerank.reranker import Reranker, load_reranker
+from ..search import FirstStage, Searcher, SearchResult
+from .snippets import Level, candidate, snippets
+
+__all__ = ["SightlineRanker", "SightlineRetriever"]
+
+
+@component
+class SightlineRetriever:
+    """Searches an index; ``Document.score`` has the score. ``run_async`` leaves the event loop free.
+
+    A document that is only a passage has the whole one's id in ``meta["document_id"]``.
+
+    Args:
+        index: path of an index, opened by ``warm_up`` or by the first run.
+        top_k: how many documents at most.
+        filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``, or one
+            ``AND`` of such. A document without the field meets none of them.
+        reranker: see `sightline.Searcher`; as all that follow, it goes into a saved pipeline.
+        first_stage: see `sightline.Searcher`.
+        candidates: see `sightline.Searcher`.
+        level: ``passage`` for the passages that scored best, ``document`` for whole documents.
+        evidence: also mark what got the attention, in ``meta["evidence"]``; offsets in ``content``.
+        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+
+    Example:
+        >>> retriever = SightlineRetriever("manuals.index", top_k=5, order="basin")  # doctest: +SKIP
+        >>> retriever.run("how do I reset it")["documents"]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        index: str | Path,
+        top_k: int = 10,
+        filters: dict[str, Any] | None = None,
+        *,
+        reranker: str | None = "minilm",
+        first_stage: FirstStage = "dense",
+        candidates: int = 100,
+        level: Level = "passage",
+        evidence: Literal["sentence", "token"] | None = None,
+        order: Order = "relevance",
+    ) -> None:
+        self.index, self.top_k, self.filters = str(index), top_k, filters
+        self.reranker, self.first_stage, self.candidates = reranker, first_stage, candidates
+        self.level, self.evidence, self.order = level, evidence, order
+        self._searcher: Searcher | None = None
+
+    def warm_up(self) -> None:
+        """Open the index and load the models."""
+        self._opened()
+
+    async def warm_up_async(self) -> None:
+        """`warm_up` in a worker thread; without this, Haystack would do it on the event loop."""
+        await asyncio.to_thread(self.warm_up)
+
+    def _opened(self) -> Searcher:
+        if self._searcher is None:
+            self._searcher = Searcher(
+                self.index, self.reranker, first_stage=self.first_stage, candidates=self.candidates
+            )
+        return self._searcher
+
+    def close(self) -> None:
+        """Close the index."""
+        if self._searcher is not None:
+            self._searcher.index.close()
+            self._searcher = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a saved pipeline."""
+        return default_to_dict(
+            self,
+            index=self.index,
+            top_k=self.top_k,
+            filters=self.filters,
+            reranker=self.reranker,
+            first_stage=self.first_stage,
+            candidates=self.candidates,
+            level=self.level,
+            evidence=self.evidence,
+            order=self.order,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SightlineRetriever:
+        """From a saved pipeline."""
+        return default_from_dict(cls, data)
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """Search.
+
+        Args:
+            query: a text.
+            filters: instead of those given at first.
+            top_k: instead of the one given at first.
+
+        Raises:
+            InputError: if an argument is out of range, or a filter is of a form that there is not.
+        """
+        options = self._options(filters, top_k)
+        return self._documents(self._opened().search(query, **options))
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """`run` in a worker thread, so that the event loop goes on meanwhile."""
+        return await asyncio.to_thread(self.run, query, filters, top_k)
+
+    def _options(self, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
+        return {
+            "k": self.top_k if top_k is None else top_k,
+            "where": _where(self.filters if filters is None else filters),
+            "evidence": self.evidence,
+            "level": self.level,
+        }
+
+    def _documents(self, result: SearchResult) -> dict[str, list[Document]]:
+        return {
+            "documents": [
+                Document(id=snippet.id, content=snippet.text, meta=snippet.metadata, score=snippet.score)
+                for snippet in snippets(result, self.level, self.order)
+            ]
+        }
+
+
+@component
+class SightlineRanker:
+    """Reranks documents; ``Document.score`` of the copies it returns has the score.
+
+    Args:
+        reranker: a name for `sightline.load_reranker`, loaded by ``warm_up`` or by the first run.
+        top_k: how many to return; None for all.
+        meta_fields_to_embed: metadata that is read before the content, where a document has it; None for the title.
+        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+
+    Example:
+        >>> documents = [Document(content="Dogs bark."), Document(content="Cats purr.")]
+        >>> [best] = SightlineRanker(top_k=1).run("what sound do cats make", documents)["documents"]
+        >>> best.content, best.score is not None, documents[1].score
+        ('Cats purr.', True, None)
+    """
+
+    def __init__(
+        self,
+        reranker: str = "minilm",
+        top_k: int | None = 10,
+        *,
+        meta_fields_to_embed: list[str] | None = None,
+        order: Order = "relevance",
+    ) -> None:
+        self.reranker, self.top_k, self.meta_fields_to_embed, self.order = reranker, top_k, meta_fields_to_embed, order
+        self._loaded: Reranker | None = None
+
+    def warm_up(self) -> None:
+        """Load the model."""
+        self._reranker()
+
+    async def warm_up_async(self) -> None:
+        """`warm_up` in a worker thread; without this, Haystack would do it on the event loop."""
+        await asyncio.to_thread(self.warm_up)
+
+    def _reranker(self) -> Reranker:
+        if self._loaded is None:
+            self._loaded = load_reranker(self.reranker)
+        return self._loaded
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a saved pipeline."""
+        return default_to_dict(
+            self,
+            reranker=self.reranker,
+            top_k=self.top_k,
+            meta_fields_to_embed=self.meta_fields_to_embed,
+            order=self.order,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SightlineRanker:
+        """From a saved pipeline."""
+        return default_from_dict(cls, data)
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
+        """Rerank.
+
+        Args:
+            query: a text.
+            documents: not changed.
+            top_k: instead of the one given at first.
+
+        Raises:
+            InputError: if the query or a document cannot be used; one without content is such a one.
+        """
+        fields = ["title"] if self.meta_fields_to_embed is None else self.meta_fields_to_embed
+        known = [[str(d.meta[field]) for field in fields if d.meta.get(field) is not None] for d in documents]
+        given = [candidate(d.id, d.content, " ".join(meta)) for d, meta in zip(documents, known, strict=True)]
+        ranking = self._reranker().rank(query, given, self.top_k if top_k is None else top_k)
+        return {
+            "documents": [
+                dataclasses.replace(documents[item.index], meta=dict(documents[item.index].meta), score=item.score)
+                for item in arrange(ranking, self.order)
+            ]
+        }
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, documents: list[Document], top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """`run` in a worker thread, so that the event loop goes on meanwhile."""
+        return await asyncio.to_thread(self.run, query, documents, top_k)
+
+
+_OPERATORS = {"==": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "in": "in"}
+
+
+def _where(filters: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
+    """Filters in Haystack's form as those of `sightline.Searcher.search`."""
+    if not filters:
+        return None
+    match filters:
+        case {"operator": "AND", "conditions": [*comparisons]}:
+            pass
+        case _:
+            comparisons = [filters]
+    where: dict[str, dict[str, Any]] = {}
+    for comparison in comparisons:
+        match comparison:
+            case {"field": str(field), "operator": str(operator), "value": value} if operator in _OPERATORS:
+                tests = where.setdefault(field.removeprefix("meta."), {})
+            case _:
+                raise InputError(
+                    f"filter {comparison!r} cannot be used; there are comparisons with {' '.join(_OPERATORS)}, "
+                    "and one AND of them"
+                )
+        if _OPERATORS[operator] in tests:
+            raise InputError(f"the filters have {field!r} with {operator} twice; one would be lost")
+        tests[_OPERATORS[operator]] = value
+    return where

@@ -1,0 +1,146 @@
+"""LangChain: a retriever over an index, and a document compressor that reranks whatever was retrieved.
+
+Needs ``pip install 'sightline[langchain]'``, which is langchain-core only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+try:
+    from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
+    from langchain_core.documents import BaseDocumentCompressor, Document
+    from langchain_core.retrievers import BaseRetriever
+    from pydantic import ConfigDict, Field, PrivateAttr
+except ModuleNotFoundError as error:
+    from ..errors import MissingExtraError
+
+    raise MissingExtraError("langchain_core", "langchain") from error
+
+from ..rerank.placement import Order, arrange
+from ..rerank.reranker import Reranker, load_reranker
+from ..search import Searcher, SearchResult
+from .snippets import Level, candidate, snippets
+
+__all__ = ["SightlineRerank", "SightlineRetriever"]
+
+
+class SightlineRetriever(BaseRetriever):
+    """Searches an index; ``metadata["relevance_score"]`` has the score. ``ainvoke`` leaves the event loop free.
+
+    Args:
+        searcher: a `sightline.Searcher`, or the path of an index.
+        k: how many documents at most.
+        where: metadata filter, see `sightline.Searcher.search`.
+        level: ``passage`` for the passages that scored best, ``document`` for whole documents.
+        evidence: also mark what got the attention, in ``metadata["evidence"]``; offsets in ``page_content``.
+        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+
+    A call may bring its own ``k`` and ``where``, which hold instead of these: ``retriever.invoke(query, k=3)``.
+
+    Example:
+        >>> retriever = SightlineRetriever(searcher="manuals.index", k=5, order="basin")  # doctest: +SKIP
+        >>> retriever.invoke("how do I reset it")  # doctest: +SKIP
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    searcher: Searcher | str | Path = Field(repr=False, exclude=True)
+    k: int = 5
+    where: Mapping[str, Any] | None = None
+    level: Level = "passage"
+    evidence: Literal["sentence", "token"] | None = None
+    order: Order = "relevance"
+    _searcher: Searcher = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Open the index, if a path was given."""
+        self._searcher = self.searcher if isinstance(self.searcher, Searcher) else Searcher(self.searcher)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[Document]:
+        return self._documents(self._searcher.search(query, **self._options(k, where)))
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[Document]:
+        return self._documents(await self._searcher.asearch(query, **self._options(k, where)))
+
+    def _options(self, k: int | None, where: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {
+            "k": self.k if k is None else k,
+            "where": self.where if where is None else where,
+            "evidence": self.evidence,
+            "level": self.level,
+        }
+
+    def _documents(self, result: SearchResult) -> list[Document]:
+        return [
+            Document(
+                id=snippet.id,
+                page_content=snippet.text,
+                metadata={**snippet.metadata, "relevance_score": snippet.score},
+            )
+            for snippet in snippets(result, self.level, self.order)
+        ]
+
+
+class SightlineRerank(BaseDocumentCompressor):
+    """Reranks documents of any retriever; ``metadata["relevance_score"]`` of the copies it returns has the score.
+
+    ``acompress_documents`` runs in a worker thread and leaves the event loop free.
+
+    Args:
+        reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
+        top_n: how many to return; None for all.
+        title_field: metadata field that is read before the text, where a document has it.
+        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+
+    Example:
+        >>> documents = [Document("Dogs bark."), Document("Cats purr.", id="c")]
+        >>> [best] = SightlineRerank(top_n=1).compress_documents(documents, "what sound do cats make")
+        >>> best.id, "relevance_score" in best.metadata, "relevance_score" in documents[1].metadata
+        ('c', True, False)
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    reranker: Any = "minilm"
+    top_n: int | None = 5
+    title_field: str = "title"
+    order: Order = "relevance"
+    _reranker: Reranker = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Load the reranker, if a name was given."""
+        self._reranker = load_reranker(self.reranker) if isinstance(self.reranker, str) else self.reranker
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> Sequence[Document]:
+        """Rerank.
+
+        Raises:
+            InputError: if the query or a document cannot be used; an empty ``page_content`` is such a one.
+        """
+        given = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
+        ranking = self._reranker.rank(query, given, self.top_n)
+        return [
+            documents[item.index].model_copy(
+                update={"metadata": {**documents[item.index].metadata, "relevance_score": item.score}}
+            )
+            for item in arrange(ranking, self.order)
+        ]

@@ -1,0 +1,159 @@
+"""LlamaIndex: a retriever over an index, and a node postprocessor that reranks whatever was retrieved.
+
+Needs ``pip install 'sightline[llamaindex]'``, which is llama-index-core only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+try:
+    from llama_index.core.bridge.pydantic import PrivateAttr
+    from llama_index.core.callbacks import CallbackManager
+    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.retrievers import BaseRetriever
+    from llama_index.core.schema import (
+        MetadataMode,
+        NodeRelationship,
+        NodeWithScore,
+        QueryBundle,
+        RelatedNodeInfo,
+        TextNode,
+    )
+except ModuleNotFoundError as error:
+    from ..errors import MissingExtraError
+
+    raise MissingExtraError("llama_index.core", "llamaindex") from error
+
+from ..errors import InputError
+from ..rerank.placement import Order, arrange
+from ..rerank.reranker import Reranker, load_reranker
+from ..search import Searcher, SearchResult
+from .snippets import Level, Snippet, candidate, snippets
+
+__all__ = ["SightlineRerank", "SightlineRetriever"]
+
+_dispatcher = get_dispatcher(__name__)
+
+
+class SightlineRetriever(BaseRetriever):
+    """Searches an index; ``NodeWithScore.score`` has the score. ``aretrieve`` leaves the event loop free.
+
+    A node's source (``ref_doc_id``) is the document, also where the node is a passage of it.
+
+    Args:
+        searcher: a `sightline.Searcher`, or the path of an index.
+        similarity_top_k: how many nodes at most.
+        where: metadata filter, see `sightline.Searcher.search`.
+        level: ``passage`` for the passages that scored best, ``document`` for whole documents.
+        evidence: also mark what got the attention, in ``metadata["evidence"]``, which neither models nor prompts are
+            shown; offsets in the node's text.
+        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+        callback_manager: LlamaIndex's.
+
+    Example:
+        >>> retriever = SightlineRetriever("manuals.index", similarity_top_k=5, order="basin")  # doctest: +SKIP
+        >>> retriever.retrieve("how do I reset it")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        searcher: Searcher | str | Path,
+        similarity_top_k: int = 5,
+        *,
+        where: Mapping[str, Any] | None = None,
+        level: Level = "passage",
+        evidence: Literal["sentence", "token"] | None = None,
+        order: Order = "relevance",
+        callback_manager: CallbackManager | None = None,
+    ) -> None:
+        super().__init__(callback_manager=callback_manager)
+        self._searcher = searcher if isinstance(searcher, Searcher) else Searcher(searcher)
+        self._level, self._order = level, order
+        self._options: dict[str, Any] = {"k": similarity_top_k, "where": where, "evidence": evidence, "level": level}
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return self._nodes(self._searcher.search(query_bundle.query_str, **self._options))
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        # What is inherited would call _retrieve on the event loop.
+        return self._nodes(await self._searcher.asearch(query_bundle.query_str, **self._options))
+
+    def _nodes(self, result: SearchResult) -> list[NodeWithScore]:
+        return [_node(snippet) for snippet in snippets(result, self._level, self._order)]
+
+
+def _node(snippet: Snippet) -> NodeWithScore:
+    unread = [field for field in ("evidence", "document_id") if field in snippet.metadata]
+    node = TextNode(
+        id_=snippet.id,
+        text=snippet.text,
+        metadata=snippet.metadata,
+        excluded_embed_metadata_keys=unread,
+        excluded_llm_metadata_keys=unread,
+        relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=snippet.document_id)},
+        start_char_idx=snippet.start,
+        end_char_idx=snippet.end,
+    )
+    return NodeWithScore(node=node, score=snippet.score)
+
+
+class SightlineRerank(BaseNodePostprocessor):
+    """Reranks nodes of any retriever; ``NodeWithScore.score`` of the copies it returns has the score.
+
+    It reads what LlamaIndex shows to embedding models: text, and metadata that is not excluded from it.
+    ``apostprocess_nodes`` runs in a worker thread and leaves the event loop free.
+
+    Args:
+        reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
+        top_n: how many to return; None for all.
+        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+
+    Example:
+        >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Dogs bark.", "Cats purr.")]
+        >>> [best] = SightlineRerank(top_n=1).postprocess_nodes(nodes, query_str="what sound do cats make")
+        >>> best.text, best.score is not None, nodes[1].score
+        ('Cats purr.', True, None)
+    """
+
+    reranker: Any = "minilm"
+    top_n: int | None = 5
+    order: Order = "relevance"
+    _reranker: Reranker = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Load the reranker, if a name was given."""
+        super().model_post_init(context)
+        self._reranker = load_reranker(self.reranker) if isinstance(self.reranker, str) else self.reranker
+
+    @classmethod
+    def class_name(cls) -> str:
+        """See LlamaIndex."""
+        return "SightlineRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None:
+            raise InputError("reranking needs the query: pass query_str or query_bundle")
+        _dispatcher.event(
+            ReRankStartEvent(
+                query=query_bundle,
+                nodes=nodes,
+                top_n=len(nodes) if self.top_n is None else self.top_n,
+                model_name=self._reranker.name,
+            )
+        )
+        given = [candidate(n.node_id, n.get_content(metadata_mode=MetadataMode.EMBED)) for n in nodes]
+        ranking = self._reranker.rank(query_bundle.query_str, given, self.top_n)
+        ranked = [
+            NodeWithScore(node=node.model_copy(update={"metadata": dict(node.metadata)}), score=item.score)
+            for item in arrange(ranking, self.order)
+            for node in [nodes[item.index].node]
+        ]
+        _dispatcher.event(ReRankEndEvent(nodes=ranked))
+        return ranked

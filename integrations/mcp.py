@@ -1,0 +1,144 @@
+"""An MCP server over an index: assistants get the tools ``search`` and ``get_document``.
+
+Needs ``pip install 'sightline[mcp]'``. The command is ``sightline mcp INDEX``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import Callable
+from typing import Annotated, Any
+
+try:
+    from mcp.server import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
+    from mcp_types import ToolAnnotations
+except ModuleNotFoundError as error:
+    from ..errors import MissingExtraError
+
+    raise MissingExtraError("mcp", "mcp") from error
+
+from pydantic import Field
+from typing_extensions import TypedDict  # before Python 3.12 pydantic reads no other
+
+from ..errors import SightlineError
+from ..search import Hit, Searcher
+
+__all__ = ["mcp_server"]
+
+_READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+
+Query = Annotated[str, Field(description="What to look for: a question or some words, in plain language.")]
+K = Annotated[int, Field(description="How many results at most.", ge=1, le=100)]
+Where = Annotated[
+    dict[str, Any] | None,
+    Field(description='Metadata filter; all conditions must hold: {"lang": "en", "year": {">=": 2000, "<": 2010}}.'),
+]
+Id = Annotated[str, Field(description="The id of a document, as search gives it.")]
+Start = Annotated[int, Field(description="Where to begin, in characters.", ge=0)]
+Length = Annotated[int, Field(description="How many characters at most.", ge=1, le=1_000_000)]
+
+
+class Evidence(TypedDict):
+    """A sentence, and its share of the query's attention to the passage."""
+
+    text: str
+    share: float
+
+
+class Found(TypedDict):
+    """One result; ``start`` and ``end`` say where in the document its text stands, in characters."""
+
+    id: str
+    title: str
+    text: str
+    start: int
+    end: int
+    score: float
+    evidence: list[Evidence]
+    metadata: dict[str, Any]
+
+
+class Results(TypedDict):
+    """Results, best first."""
+
+    results: list[Found]
+
+
+class Text(TypedDict):
+    """A document, or the asked-for part of it; ``length`` is that of all its text, in characters."""
+
+    id: str
+    title: str
+    text: str
+    start: int
+    length: int
+    metadata: dict[str, Any]
+
+
+def mcp_server(searcher: Searcher) -> MCPServer[Any]:
+    """A server with the two tools; ``run()`` serves it, over stdio or HTTP.
+
+    Args:
+        searcher: answers the calls, each in a worker thread.
+
+    Example:
+        >>> mcp_server(Searcher("manuals.index")).run("stdio")  # doctest: +SKIP
+    """
+    server: MCPServer[Any] = MCPServer(
+        "sightline",
+        version=importlib.metadata.version("sightline"),
+        instructions="Search a collection of documents, and read them.",
+        log_level="WARNING",
+    )
+
+    @server.tool(annotations=_READS, structured_output=True)
+    async def search(query: Query, k: K = 5, where: Where = None) -> Results:
+        """Find the passages of the collection that fit a question best.
+
+        Every result has its document's id, the passage's text, and the sentences that made it fit (evidence). Scores
+        compare within one answer only.
+        """
+        evidence = None if searcher.reranker is None else "sentence"
+        found = await _told(searcher.search, query, k, where=where, evidence=evidence, level="passage")
+        return {"results": [_found(hit) for hit in found.hits]}
+
+    @server.tool(annotations=_READS, structured_output=True)
+    async def get_document(id: Id, start: Start = 0, length: Length = 20_000) -> Text:
+        """Read a document, or a part of it."""
+        document = await _told(searcher.index.document, id)
+        if document is None:
+            raise ToolError(f"there is no document {id!r}; take an id from the results of search")
+        return {
+            "id": document.id,
+            "title": document.title,
+            "text": document.text[start : start + length],
+            "start": start,
+            "length": len(document.text),
+            "metadata": dict(document.metadata),
+        }
+
+    return server
+
+
+async def _told(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """The call in a worker thread; its own errors become the tool's, since others are hidden from the client."""
+    try:
+        return await asyncio.to_thread(call, *arguments, **options)
+    except SightlineError as error:
+        raise ToolError(str(error)) from error
+
+
+def _found(hit: Hit) -> Found:
+    spans = sorted((span for span in hit.evidence or () if span.field == "text"), key=lambda span: -span.mass)
+    return {
+        "id": hit.id,
+        "title": hit.document.title,
+        "text": hit.passage.text,
+        "start": hit.passage.start,
+        "end": hit.passage.end,
+        "score": hit.score,
+        "evidence": [{"text": span.text, "share": round(span.mass / (hit.mass or 1.0), 4)} for span in spans[:3]],
+        "metadata": dict(hit.document.metadata),
+    }

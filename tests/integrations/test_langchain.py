@@ -1,0 +1,215 @@
+"""LangChain's own runnables around the retriever and the compressor."""
+
+import asyncio
+import copy
+
+import pytest
+
+pytest.importorskip("langchain_core", reason="the extra langchain is not installed")
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import BaseDocumentCompressor, Document
+from langchain_core.prompts import PromptTemplate
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnablePassthrough
+from pydantic import ValidationError
+
+from sightline.errors import IndexStoreError, InputError
+from sightline.integrations.langchain import SightlineRerank, SightlineRetriever
+from sightline.rerank import arrange
+from sightline.search import Searcher
+
+TEXTS = ["Dogs bark.", "Cats purr when content.", "Iron rusts.", "Lions are cats that roar."]
+
+
+@pytest.fixture
+def retriever(searcher):
+    return SightlineRetriever(searcher=searcher, k=3)
+
+
+@pytest.fixture
+def documents():
+    return [
+        Document(id=f"id{i}", page_content=text, metadata={"place": i, "nested": {"deep": [i]}})
+        for i, text in enumerate(TEXTS)
+    ]
+
+
+def test_results_are_those_of_the_searcher(retriever, searcher):
+    assert isinstance(retriever, BaseRetriever)
+    expected = searcher.search("what do happy cats do", 3, level="passage").hits
+    found = retriever.invoke("what do happy cats do")
+    assert [d.page_content for d in found] == [hit.passage.text for hit in expected]
+    assert [d.metadata["relevance_score"] for d in found] == [hit.score for hit in expected]
+    assert found[0].id == "cat"
+    assert found[0].metadata.items() >= {"lang": "en", "year": 2001, "title": "Felines"}.items()
+
+
+def test_a_part_of_a_document_says_where_it_is_from(retriever, searcher):
+    part = retriever.invoke("who lights the lamp at dusk", k=1)[0]
+    assert "lighthouse" in part.page_content
+    town = searcher.index.document("town")
+    assert part.metadata["document_id"] == "town"
+    start, end = map(int, part.id.removeprefix("town#").split("-"))
+    assert town.text[start:end] == part.page_content
+    assert len(part.page_content) < len(town.text)
+
+
+def test_ids_of_parts_differ(retriever):
+    ids = [d.id for d in retriever.invoke("bakery and school and market", k=30)]
+    assert len(set(ids)) == len(ids) > 7
+
+
+def test_whole_documents(searcher):
+    found = SightlineRetriever(searcher=searcher, k=2, level="document").invoke("who lights the lamp at dusk")
+    assert found[0].id == "town"
+    assert found[0].page_content == searcher.index.document("town").text
+    assert "document_id" not in found[0].metadata
+
+
+@pytest.mark.parametrize("level", ["passage", "document"])
+def test_evidence_points_into_the_page_content(searcher, level):
+    best = SightlineRetriever(searcher=searcher, level=level, evidence="sentence").invoke("who lights the lamp")[0]
+    spans = [span for span in best.metadata["evidence"] if span["field"] == "text"]
+    assert all(best.page_content[span["start"] : span["end"]] == span["text"] for span in spans)
+    assert "lighthouse keeper" in max(spans, key=lambda span: span["mass"])["text"]
+
+
+def test_the_documents_own_title_survives(retriever):
+    assert retriever.invoke("gills", k=1)[0].metadata["title"] == "kept as it is"
+
+
+def test_what_a_caller_does_to_a_result_stays_there(retriever, searcher):
+    retriever.invoke("who eats grass", k=1)[0].metadata["tags"]["farm"].append("changed")
+    assert retriever.invoke("who eats grass", k=1)[0].metadata["tags"] == {"farm": ["a", "b"]}
+    assert searcher.index.document("cow").metadata["tags"] == {"farm": ["a", "b"]}
+
+
+def test_filters_of_the_retriever_and_of_a_call(searcher):
+    german = SightlineRetriever(searcher=searcher, k=9, where={"lang": "de"})
+    assert {d.metadata["lang"] for d in german.invoke("cats")} == {"de"}
+    assert {d.id for d in german.invoke("cats", where={"year": {">=": 2010}})} == {"dog", "cow"}
+    assert {d.id for d in asyncio.run(german.ainvoke("cats", where={"year": 1999}))} == {"iron"}
+
+
+def test_basin_order_is_an_option(retriever, searcher):
+    plain = SightlineRetriever(searcher=searcher, k=6).invoke("animals")
+    placed = SightlineRetriever(searcher=searcher, k=6, order="basin").invoke("animals")
+    assert placed == arrange(plain)
+    assert placed != plain
+
+
+def test_the_path_of_an_index_will_do(index_path, retriever):
+    assert SightlineRetriever(searcher=str(index_path), k=3).invoke("cats") == retriever.invoke("cats")
+
+
+def test_async_answers_leave_the_loop_free(retriever, leaves_loop_free):
+    assert leaves_loop_free(lambda: retriever.ainvoke("happy cats"))[0].id == "cat"
+
+
+def test_async_answers_are_the_sync_ones_however_many(retriever):
+    queries = ["happy cats", "who barks", "grass", "gills", "rust", "hydrogen"] * 4
+    assert asyncio.run(retriever.abatch(queries)) == retriever.batch(queries)
+
+
+def test_callbacks_are_told(retriever):
+    told = []
+
+    class Listener(BaseCallbackHandler):
+        def on_retriever_end(self, documents, **options):
+            told.append([d.id for d in documents])
+
+        def on_retriever_error(self, error, **options):
+            told.append(type(error))
+
+    retriever.invoke("happy cats", config={"callbacks": [Listener()]}, k=1)
+    with pytest.raises(InputError, match="a query must be a text"):
+        retriever.invoke("", config={"callbacks": [Listener()]})
+    assert told == [["cat"], InputError]
+
+
+def test_it_goes_into_a_chain(retriever):
+    chain = (
+        {"context": retriever | (lambda documents: documents[0].page_content), "question": RunnablePassthrough()}
+        | PromptTemplate.from_template("{context}\n{question}")
+        | (lambda prompt: prompt.text)
+    )
+    assert chain.invoke("why does iron rust").startswith("Iron rusts in wet air.\n")
+
+
+@pytest.mark.parametrize("options", [{"order": "random"}, {"level": "chapter"}, {"k": "many"}, {"kk": 3}], ids=str)
+def test_bad_settings_are_refused(searcher, options):
+    with pytest.raises(ValidationError):
+        SightlineRetriever(searcher=searcher, **options)
+    with pytest.raises(ValidationError):
+        SightlineRetriever(searcher=5)
+
+
+def test_an_index_that_is_not_there(tmp_path):
+    with pytest.raises(IndexStoreError):
+        SightlineRetriever(searcher=tmp_path / "none")
+
+
+# -- compressor --------------------------------------------------------------------------------------------------------
+
+
+def test_compressed_documents_are_ranked_copies(documents, reranker):
+    before = copy.deepcopy(documents)
+    compressor = SightlineRerank(top_n=2)
+    assert isinstance(compressor, BaseDocumentCompressor)
+    ranked = compressor.compress_documents(documents, "what do cats do")
+    expected = reranker.rank("what do cats do", TEXTS, 2)
+    assert [d.metadata.pop("relevance_score") for d in ranked] == [item.score for item in expected]
+    assert ranked == [before[item.index] for item in expected]
+    assert documents == before
+
+
+def test_order_and_number(documents):
+    plain = SightlineRerank(top_n=None).compress_documents(documents, "cats")
+    assert len(plain) == 4
+    assert SightlineRerank(top_n=None, order="basin").compress_documents(documents, "cats") == arrange(plain)
+    assert SightlineRerank().compress_documents([], "cats") == []
+
+
+def test_documents_without_ids(reranker):
+    given = [Document(id=id, page_content=text) for id, text in zip((None, None, "", ""), TEXTS, strict=True)]
+    ranked = SightlineRerank(reranker=reranker, top_n=None).compress_documents(given, "cats")
+    assert sorted((d.id, d.page_content) for d in ranked if d.id is not None) == [("", TEXTS[2]), ("", TEXTS[3])]
+    assert len(ranked) == 4
+
+
+def test_the_title_is_read():
+    texts = [Document("It is so.", metadata={"title": title}) for title in ("Iron", "Whales", 5)]
+    ranked = SightlineRerank().compress_documents(texts, "whales")
+    assert ranked[0].metadata["title"] == "Whales"
+    renamed = [Document("It is so.", metadata={"headline": title}) for title in ("Iron", "Whales")]
+    ranked = SightlineRerank(title_field="headline").compress_documents(renamed, "whales")
+    assert ranked[0].metadata["headline"] == "Whales"
+
+
+def test_an_empty_document_is_named(documents):
+    with pytest.raises(InputError, match="candidate 1: document 'empty': field 'text' is empty"):
+        SightlineRerank().compress_documents([documents[0], Document(id="empty", page_content=" ")], "cats")
+
+
+def test_compressing_leaves_the_loop_free(documents, leaves_loop_free):
+    ranked = leaves_loop_free(lambda: SightlineRerank().acompress_documents(documents, "who purrs"))
+    assert ranked[0].id == "id1"
+
+
+def test_retrieving_and_compressing_is_searching(searcher):
+    """The first stage as a retriever and the compressor behind it give what the searcher gives in one go."""
+    query, where = "who lights the lamp at dusk", {"lang": "en"}
+    unranked = SightlineRetriever(searcher=Searcher(searcher.index, None), k=200, where=where)
+    in_two = SightlineRerank(top_n=5).compress_documents(unranked.invoke(query), query)
+    in_one = SightlineRetriever(searcher=Searcher(searcher.index, kept_states=False), k=5, where=where).invoke(query)
+    assert [d.id for d in in_two] == [d.id for d in in_one]
+    for two, one in zip(in_two, in_one, strict=True):
+        assert two.metadata["relevance_score"] == pytest.approx(one.metadata["relevance_score"], abs=1e-5)
+
+
+def test_a_classic_compression_retriever_takes_both(retriever):
+    classic = pytest.importorskip("langchain_classic.retrievers", reason="langchain-classic is not installed")
+    chained = classic.ContextualCompressionRetriever(base_compressor=SightlineRerank(top_n=1), base_retriever=retriever)
+    assert [d.id for d in chained.invoke("happy cats")] == ["cat"]
+    assert [d.id for d in asyncio.run(chained.ainvoke("happy cats"))] == ["cat"]
