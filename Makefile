@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # One environment serves the demo, the tests and the linters.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,readers,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,readers,serve,dev]'
 	touch $@
 
 demo: $(VENV)/.ready  ## index the Python standard library's documentation, search it, evaluate

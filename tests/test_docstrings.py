@@ -24,10 +24,11 @@ _FLOORS = {
     "eval": 4,
     "cli": 5,
     "data": 5,
+    "serve": 5,
 }
 # The benchmarks and the study are commands of their own, and print through the command line's console.
-_COMMANDS = {"eval.bench", "eval.readouts"}
-_PACKAGES = ("kernels", "retrieval", "rerank", "eval", "cli", "data")
+_COMMANDS = {"eval.bench", "eval.readouts", "serve.bench"}
+_PACKAGES = ("kernels", "retrieval", "rerank", "eval", "cli", "data", "serve")
 _MODULES = sorted(
     module.name.removeprefix("sightline.")
     for module in pkgutil.walk_packages([str(_ROOT)], "sightline.", onerror=lambda name: None)
