@@ -271,7 +271,7 @@ def _add_reranking(app: FastAPI, service: _Service, reranker: Reranker) -> None:
         if body.model not in (None, reranker.name):
             raise HTTPException(404, f"there is no model {body.model!r} here; there is {reranker.name!r}")
         documents = [document if isinstance(document, RerankDocument) else None for document in body.documents]
-        texts = [(d.title, d.text) if isinstance(d, RerankDocument) else ("", d) for d in body.documents]
+        texts = [(d.title or "", d.text) if isinstance(d, RerankDocument) else ("", d) for d in body.documents]
         done = await service.rank(
             request,
             RankingWork(body.query, texts, body.top_n, body.max_tokens_per_doc, evidence=body.evidence),

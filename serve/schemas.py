@@ -111,7 +111,7 @@ class RerankDocument(_Foreign):
     """A document as an object; other fields come back with it, and are not read."""
 
     text: str
-    title: str = ""
+    title: str | None = None
 
 
 def _document_kind(value: Any) -> str | None:
