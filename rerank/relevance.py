@@ -26,7 +26,7 @@ def relevance(reranker: Reranker, score: float) -> float:
         >>> reranker = load_reranker("minilm")
         >>> ranking = reranker.rank("what do cats do", ["Cats purr.", "Iron rusts."])
         >>> [round(relevance(reranker, item.score), 2) for item in ranking]
-        [0.92, 0.07]
+        [0.9, 0.0]
     """
     readout = getattr(getattr(reranker, "layout", None), "readout", None)
     return math.exp(min(score, 0.0)) if readout == "log_mass" else score

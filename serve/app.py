@@ -1,7 +1,7 @@
 """The application: routes in the dialects of others and our own, over two lanes of work.
 
-Searches and writes take turns in one lane, so an index never changes under a search; reranking has a lane of its own, so
-a long list does not hold up the search page.
+Searches and writes take turns in one lane, so an index never changes under a search; reranking has a lane of its own,
+so a long list does not hold up the search page.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import functools
 import hashlib
 import hmac
 import importlib.metadata
-import json
 import logging
 import math
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from importlib import resources
 from typing import Annotated, Any, TypeVar
 
@@ -126,8 +125,8 @@ def create_app(
         reranker: serves ``/rerank`` and its kin; None for the searcher's, or leaves them out if that has none.
         limits: None for the defaults.
         api_key: lets those who have it write to the index; None leaves writing out.
-        hosts: names that requests may be addressed to, None for any. Where the server listens to this machine only, name
-            them, so that no page in a browser can come to it under a name of its own.
+        hosts: names that requests may be addressed to, None for any. Where the server listens to this machine only,
+            name them, so that no page in a browser can come to it under a name of its own.
 
     Raises:
         InputError: if there is nothing to serve, or the key is too short to keep anyone out.
@@ -155,6 +154,7 @@ def create_app(
         # The pages that FastAPI has for these load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses={code: {"model": ErrorResponse, "description": text} for code, text in _STATUS.items()},
         generate_unique_id_function=lambda route: route.name,
     )
@@ -225,8 +225,7 @@ class _Service:
         """Do it in the lane of rankings."""
         if self._rankings is None:
             raise ClosedError("the server is not running")
-        if len(work.documents) > self.limits.documents:
-            raise InputError(f"{len(work.documents)} documents are more than the {self.limits.documents} of a request")
+        self.check_count(len(work.documents))
         self.check_length("query", work.query)
         for place, (title, text) in enumerate(work.documents):
             self.check_length(f"document {place}", f"{title} {text}" if title else text)
@@ -237,6 +236,11 @@ class _Service:
         self.metrics.ranked.inc(len(work.documents))
         self.metrics.truncated.inc(done.truncated)
         return done
+
+    def check_count(self, documents: int) -> None:
+        """Refuse what would take too long."""
+        if documents > self.limits.documents:
+            raise InputError(f"{documents} documents are more than the {self.limits.documents} of a request")
 
     def check_length(self, what: str, text: str) -> None:
         """Refuse what would take the tokenizer too long."""
@@ -350,9 +354,7 @@ def _add_searching(app: FastAPI, service: _Service, searcher: Searcher) -> None:
         found = await service.search(request, functools.partial(searcher.index.document, id))
         if found is None:
             raise HTTPException(404, f"there is no document {id!r}")
-        return _answer(
-            DocumentOut(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata))
-        )
+        return _answer(DocumentOut(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata)))
 
 
 def _add_writing(app: FastAPI, service: _Service, searcher: Searcher, api_key: str) -> None:
@@ -373,7 +375,9 @@ def _add_writing(app: FastAPI, service: _Service, searcher: Searcher, api_key: s
 
     def documents(body: DocumentsRequest) -> list[Document]:
         if len(body.documents) > service.limits.documents:
-            raise InputError(f"{len(body.documents)} documents are more than the {service.limits.documents} of a request")
+            raise InputError(
+                f"{len(body.documents)} documents are more than the {service.limits.documents} of a request"
+            )
         for place, one in enumerate(body.documents):
             service.check_length(f"document {place}", f"{one.title} {one.text}")
         return [Document(one.id, one.text, one.title, one.metadata) for one in body.documents]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import threading
@@ -164,7 +165,7 @@ class Lane(Generic[Work, Result]):
             started = time.monotonic()
             results: Sequence[Result | BaseException]
             try:
-                with interruptible(lambda jobs=jobs: _check(jobs)):
+                with interruptible(functools.partial(_check, jobs)):
                     results = self._handle([job.work for job in jobs])
             # Whatever goes wrong is the callers' to hear of, and must not end the thread.
             except BaseException as error:
