@@ -24,6 +24,8 @@ _HEADERS = (
     (b"cache-control", b"no-store"),
 )
 
+_MESSAGE = 600  # characters
+
 
 class Guard:
     """ASGI middleware.
@@ -106,7 +108,8 @@ class Guard:
 
 
 def error_body(kind: str, message: str, code: int) -> bytes:
-    """The one shape of every error; what cannot be encoded is escaped."""
+    """The one shape of every error; what cannot be encoded is escaped, and what it quotes is kept short."""
+    message = message if len(message) <= _MESSAGE else f"{message[: _MESSAGE // 2]} … {message[-_MESSAGE // 2 :]}"
     return json.dumps({"error": {"type": kind, "message": message, "code": code}}).encode()
 
 
