@@ -47,6 +47,7 @@ def serve(
     The environment variable SIGHTLINE_API_KEY, if set, lets those who send it add and delete documents.
     """
     from ..rerank.reranker import load_reranker
+    from ..retrieval.index import Index
     from ..search import Searcher
 
     try:
@@ -58,10 +59,11 @@ def serve(
 
     limits = Limits(max_documents, max_characters, max_bytes, max_waiting, max_seconds)
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
+    opened = None if index is None else Index.open(index)
     reranker = None if rerank == "none" else load_reranker(rerank)
     searcher = None
-    if index is not None:
-        searcher = Searcher(index, reranker, first_stage=cast(Any, first_stage.value), candidates=candidates)
+    if opened is not None:
+        searcher = Searcher(opened, reranker, first_stage=cast(Any, first_stage.value), candidates=candidates)
         searcher.search("warming up", 1)  # loads the models, and finds what cannot work before anyone asks
     names = [*(allow_host or []), *_LOCAL] if allow_host or host in _LOCAL else None
     key = os.environ.get("SIGHTLINE_API_KEY") or None

@@ -30,6 +30,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
 
 from ..batching import interruptible
 from ..documents import Document
@@ -547,10 +548,15 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def http(request: Request, error: StarletteHTTPException) -> Response:
-        message = str(error.detail)
+        message, headers = str(error.detail), dict(error.headers or {})
         if message in ("Not Found", "Method Not Allowed"):
             message = f"there is no {request.method} {request.url.path} here; see /openapi.json"
-        return _error("RequestError", message, error.status_code, error.headers)
+        if error.status_code == 405:  # of all routes with this path, where the framework names the first one's
+            there = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+            headers["Allow"] = ", ".join(
+                sorted({method for route in there for method in getattr(route, "methods", ())})
+            )
+        return _error("RequestError", message, error.status_code, headers)
 
     @app.exception_handler(_GoneError)
     async def gone(_: Request, error: _GoneError) -> Response:

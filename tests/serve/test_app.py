@@ -2,9 +2,9 @@
 
 import asyncio
 import re
+import shutil
 import socket
 import threading
-import shutil
 import time
 from urllib.parse import quote
 
@@ -21,7 +21,12 @@ from sightline.serve.app import Limits
 from .conftest import DOCUMENTS, KEY, client_of, serving
 
 QUERY = "what do cats do"
-TEXTS = ["Dogs bark at strangers.", "Cats purr when content.", "Iron rusts in wet air.", "A kitten meows at its mother."]
+TEXTS = [
+    "Dogs bark at strangers.",
+    "Cats purr when content.",
+    "Iron rusts in wet air.",
+    "A kitten meows at its mother.",
+]
 ROUTES = ["/rerank", "/v1/rerank", "/v2/rerank"]
 LONG = " ".join(f"word{i}" for i in range(2000))
 
@@ -160,8 +165,11 @@ def test_requests_at_once_never_share_a_list(reranker):
     """Short lists that wait are read together; each answer is still that of its own list alone."""
     animals = ["cat", "dog", "cow", "hen", "fox", "owl", "bee", "ant"]
     lists = [
-        (f"where is the {animals[i % 8]} {i}", [f"The {animal} {i} sits in room {j}." for j, animal in enumerate(animals)])
-        for i in range(120)
+        (
+            f"where is the {animals[i % 8]} {i}",
+            [f"The {animal} {i} sits in room {j}." for j, animal in enumerate(animals)],
+        )
+        for i in range(64)
     ]
     app = create_app(reranker=reranker)
 
@@ -361,7 +369,9 @@ def test_a_body_without_a_length_is_measured_as_it_comes(strict):
 
 def test_a_slow_sender_is_sent_away(strict):
     with socket.create_connection((strict.base_url.host, strict.base_url.port)) as connection:
-        head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+        head = (
+            b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+        )
         connection.sendall(head)
         connection.settimeout(10)
         assert b" 408 " in connection.recv(4096).splitlines()[0]

@@ -77,7 +77,13 @@ RAW = [
     ("POST", "/rerank", JSON, b"not json", {400}),
     ("POST", "/rerank", JSON, b'{"query": NaN}', {400}),
     ("POST", "/rerank", JSON, b'{"query": "a", "documents": ["b"], "x": Infinity}', {400}),
-    ("POST", "/rerank", JSON, b'{"query": "a", "documents": [{"text": "b", "x": 1e999}], "return_documents": true}', {400}),
+    (
+        "POST",
+        "/rerank",
+        JSON,
+        b'{"query": "a", "documents": [{"text": "b", "x": 1e999}], "return_documents": true}',
+        {400},
+    ),
     ("POST", "/rerank", JSON, b'{"query": "\\ud800", "documents": ["b"]}', {400}),
     ("POST", "/rerank", JSON, b'{"query": "a", "documents": ["\\udfff"]}', {400}),
     ("POST", "/rerank", JSON, b'{"query": "a", "documents": ["b"], "\\ud800": 1}', {400}),
@@ -180,7 +186,10 @@ def test_bodies(target):
 @pytest.mark.parametrize("case", range(len(RAW)), ids=lambda i: f"{RAW[i][0]}-{i}")
 def test_raw(target, case):
     method, path, headers, body, statuses = RAW[case]
-    refused(target.request(method, path, headers={k: v.encode("latin-1") for k, v in headers.items()}, content=body), statuses)
+    refused(
+        target.request(method, path, headers={k: v.encode("latin-1") for k, v in headers.items()}, content=body),
+        statuses,
+    )
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
