@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sightline import Index, MiniLMReranker, Searcher, load_reranker
 from sightline.errors import InputError
 from sightline.rerank.relevance import relevance
+from sightline.retrieval.files import locked
 from sightline.serve import create_app
 from sightline.serve.app import Limits
 
@@ -308,6 +309,16 @@ def test_written_documents_are_found_and_stay(own_index):
         assert client.get("/health").json()["index"]["documents"] == 4
     with Index.open(own_index) as index:
         assert {document.id for document in index.documents()} >= {"bee", "dog", "long"}
+
+
+def test_a_writer_elsewhere_is_waited_for(own_index):
+    head = {"Authorization": f"Bearer {KEY}"}
+    with client_of(create_app(Searcher(own_index), api_key=KEY), headers=head) as client:
+        with locked(own_index / ".writer.lock"):
+            refused = client.delete("/documents/cat")
+            assert refused.status_code == 503 and refused.headers["Retry-After"]
+            assert str(own_index) not in refused.text
+        assert client.delete("/documents/cat").status_code == 200
 
 
 def test_searches_go_on_while_documents_are_written(own_index):

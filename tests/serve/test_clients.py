@@ -2,6 +2,7 @@
 
 import pytest
 
+from sightline import load_reranker
 from sightline.rerank.relevance import relevance
 
 QUERY = "what do cats do"
@@ -58,3 +59,39 @@ def test_cohere_async(address):
     few, all_ = asyncio.run(main())
     assert (len(few.results), len(all_.results)) == (2, 3)
     assert few.results[0].index == all_.results[0].index == 1
+
+
+def test_haystacks_client_for_vllm(address):
+    vllm = pytest.importorskip("haystack_integrations.components.rankers.vllm", reason="needs vllm-haystack")
+    from haystack import Document
+
+    ranker = vllm.VLLMRanker(model="minilm", api_base_url=f"{address}/v1", top_k=2)
+    ranked = ranker.run(query=QUERY, documents=[Document(id=str(i), content=t) for i, t in enumerate(TEXTS)])
+    _agree([(document.content, document.score) for document in ranked["documents"]])
+
+
+def test_haystacks_client_for_cohere(address, monkeypatch):
+    cohere = pytest.importorskip("haystack_integrations.components.rankers.cohere", reason="needs cohere-haystack")
+    from haystack import Document
+
+    monkeypatch.setenv("COHERE_API_KEY", "none")
+    ranker = cohere.CohereRanker(model="minilm", api_base_url=address, top_k=2)
+    ranked = ranker.run(query=QUERY, documents=[Document(content=text) for text in TEXTS])
+    _agree([(document.content, document.score) for document in ranked["documents"]])
+
+
+def test_langchains_client_for_cohere(address):
+    langchain = pytest.importorskip("langchain_cohere", reason="needs langchain-cohere")
+    from langchain_core.documents import Document
+
+    compressor = langchain.CohereRerank(model="minilm", base_url=address, cohere_api_key="none", top_n=2)
+    ranked = compressor.compress_documents([Document(page_content=text) for text in TEXTS], QUERY)
+    _agree([(document.page_content, document.metadata["relevance_score"]) for document in ranked])
+
+
+def _agree(reranked):
+    reranker = load_reranker("minilm")
+    expected = reranker.rank(QUERY, TEXTS, 2)
+    assert [text for text, _ in reranked] == [item.document.text for item in expected]
+    scores = [relevance(reranker, item.score) for item in expected]
+    assert [score for _, score in reranked] == pytest.approx(scores, rel=1e-5)
