@@ -36,6 +36,12 @@ _MODULES = sorted(
 )
 
 
+def _module(name):
+    if name.startswith("serve."):
+        pytest.importorskip("fastapi", reason="needs the extra serve")
+    return importlib.import_module(f"sightline.{name}")
+
+
 def test_there_are_modules():
     assert {"search", "retrieval.index", "rerank.minilm", "kernels.cpu", "cli.searching"} <= set(_MODULES)
 
@@ -43,14 +49,14 @@ def test_there_are_modules():
 @pytest.mark.parametrize("name", _MODULES)
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(f"sightline.{name}")
+    module = _module(name)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert result.failed == 0
 
 
 @pytest.mark.parametrize("name", [name for name in _MODULES if name not in _COMMANDS])
 def test_no_import_runs_upward(name):
-    module = importlib.import_module(f"sightline.{name}")
+    module = _module(name)
     path = Path(module.__file__)
     parts = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
