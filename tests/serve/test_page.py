@@ -212,6 +212,8 @@ def test_filters_by_hand_and_by_tag(page):
     for _ in range(2):
         page.one(".chip").click()
     page.until(lambda: len(page.all(".hit")) == 4)
+    page.one("#filter").send_keys("__proto__=1", Keys.ENTER)
+    page.until(lambda: not page.all(".hit"))
     page.one("#filter").send_keys("nonsense", Keys.ENTER)
     assert "FIELD OPERATOR VALUE" in page.one("#message").text
 
