@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..rerank.reranker import Reranker
 from ..search import Searcher
 from .lane import ClosedError, Lane
+from .memory import keep_giving_back
 from .metrics import Metrics
 from .ranking import RankedList, RankingWork, rank_all
 from .schemas import IndexCounts
@@ -81,9 +82,11 @@ class Service:
         lanes = [lane for lane in (self._searches, self._rankings) if lane is not None]
         for lane in lanes:
             self.metrics.watch(lane)
+        trimming = asyncio.create_task(keep_giving_back())
         try:
             yield
         finally:
+            trimming.cancel()
             for lane in lanes:
                 await asyncio.to_thread(lane.close)
             if self.searcher is not None:
