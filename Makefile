@@ -1,13 +1,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+EXTRAS := cpu,readers,serve,langchain,llamaindex,haystack,mcp,rerankers,dev
 
 .PHONY: demo test lint clean
 
 # One environment serves the demo, the tests and the linters.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,readers,langchain,llamaindex,haystack,mcp,rerankers,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(VENV)/.ready  ## index the Python standard library's documentation, search it, evaluate

@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 
-__all__ = ["token_budget_batches"]
+__all__ = ["interruptible", "token_budget_batches"]
+
+_check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
+
+
+@contextlib.contextmanager
+def interruptible(check: Callable[[], None] | None) -> Iterator[None]:
+    """Within the block, in this thread, ``check`` is called before every batch; what it raises ends the work there.
+
+    A batch that has begun cannot be stopped. None makes a block of its own that nothing interrupts.
+
+    Example:
+        >>> def stop():
+        ...     raise TimeoutError
+        >>> with interruptible(stop):
+        ...     next(token_budget_batches([3], budget=9))
+        Traceback (most recent call last):
+        TimeoutError
+    """
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -24,6 +49,8 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[i
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
+        if (check := _check.get()) is not None:
+            check()
         size = max(1, budget // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size

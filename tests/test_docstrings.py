@@ -25,11 +25,12 @@ _FLOORS = {
     "eval": 4,
     "cli": 5,
     "data": 5,
+    "serve": 5,
     "integrations": 5,
 }
 # The benchmarks and the study are commands of their own, and print through the command line's console.
-_COMMANDS = {"eval.bench", "eval.readouts", "kernels.bench"}
-_PACKAGES = ("kernels", "retrieval", "rerank", "eval", "cli", "data", "integrations")
+_COMMANDS = {"eval.bench", "eval.readouts", "kernels.bench", "serve.bench"}
+_PACKAGES = ("kernels", "retrieval", "rerank", "eval", "cli", "data", "serve", "integrations")
 _MODULES = sorted(
     module.name.removeprefix("sightline.")
     for module in pkgutil.walk_packages([str(_ROOT)], "sightline.", onerror=lambda name: None)
@@ -48,9 +49,9 @@ def imported(name):
     except MissingExtraError as missing:
         pytest.skip(str(missing))
     except ModuleNotFoundError as missing:
-        if missing.name != "triton":  # the kernels' own files may need it; nothing else is there to tell them
+        if missing.name not in ("triton", "fastapi", "uvicorn", "prometheus_client"):
             raise
-        pytest.skip("triton is not installed")
+        pytest.skip(f"{missing.name} is not installed")
 
 
 @pytest.mark.parametrize("name", _MODULES)

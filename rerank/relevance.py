@@ -1,0 +1,32 @@
+"""A score as clients of rerank services expect it: between 0 and 1 where the readout is an attention share."""
+
+from __future__ import annotations
+
+import math
+
+from .reranker import Reranker
+
+__all__ = ["relevance"]
+
+
+def relevance(reranker: Reranker, score: float) -> float:
+    """A score of this reranker on a scale that RAG clients can take: higher is better, and the order is the ranking's.
+
+    For a readout by ``log_mass`` it is ``exp(score)``: the geometric mean, over the query's tokens, of the share of
+    attention that the document got among all documents of its list, between 0 and 1. Other readouts keep their score: a
+    ``mass`` is such a share already (the arithmetic mean), a ``maxsim`` a cosine. It is relative to its list, as the
+    score is: the same document gets less among better ones, so no threshold means the same for two lists.
+
+    Args:
+        reranker: which gave the score.
+        score: of a `Ranked` document.
+
+    Example:
+        >>> from sightline import load_reranker
+        >>> reranker = load_reranker("minilm")
+        >>> ranking = reranker.rank("what do cats do", ["Cats purr.", "Iron rusts."])
+        >>> [round(relevance(reranker, item.score), 2) for item in ranking]
+        [0.9, 0.0]
+    """
+    readout = getattr(getattr(reranker, "layout", None), "readout", None)
+    return math.exp(min(score, 0.0)) if readout == "log_mass" else score

@@ -1,0 +1,369 @@
+"""The application: its routes, in the dialects of others and our own."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import hmac
+import importlib.metadata
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from ..batching import interruptible
+from ..documents import Document
+from ..errors import InputError
+from ..rerank.relevance import relevance
+from ..rerank.reranker import Reranker
+from ..search import Hit, Searcher, SearchResult
+from .bodies import JsonRoute, add_error_handlers, answer
+from .guard import Guard
+from .ranking import RankedList, RankingWork
+from .schemas import (
+    AnyRerankRequest,
+    DocumentOut,
+    DocumentsRequest,
+    ErrorResponse,
+    HealthResponse,
+    RerankDocument,
+    RerankMeta,
+    RerankRequest,
+    RerankResponse,
+    RerankResult,
+    SearchRequest,
+    SearchResponse,
+    TeiItem,
+    TeiRequest,
+    Usage,
+    WrittenResponse,
+)
+from .service import Limits, Service
+
+__all__ = ["Limits", "create_app"]
+
+_BEARER = HTTPBearer(auto_error=False, description="The API key that the server was started with.")
+_STATUS = {
+    400: "The body is not JSON.",
+    408: "The body did not come in time.",
+    413: "The body is too large.",
+    415: "The body is not declared as JSON.",
+    421: "The server does not answer for this host.",
+    422: "The request says something that cannot be done.",
+    429: "Too many requests are waiting; try again after the seconds in Retry-After.",
+    503: "The server is stopping.",
+    504: "It took longer than the server allows.",
+}
+
+
+def create_app(
+    searcher: Searcher | None = None,
+    reranker: Reranker | None = None,
+    *,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    hosts: Sequence[str] | None = None,
+) -> FastAPI:
+    """The application; it closes the index of its searcher when it shuts down.
+
+    Args:
+        searcher: serves ``/search``, ``/documents`` and the search page; None leaves them out.
+        reranker: serves ``/rerank`` and its kin; None for the searcher's, or leaves them out if that has none.
+        limits: None for the defaults.
+        api_key: lets those who have it write to the index; None leaves writing out.
+        hosts: names that requests may be addressed to, None for any. Where the server listens to this machine only,
+            name them, so that no page in a browser can come to it under a name of its own.
+
+    Raises:
+        InputError: if there is nothing to serve, or the key is too short to keep anyone out.
+
+    Example:
+        >>> from sightline import load_reranker
+        >>> app = create_app(reranker=load_reranker("minilm"))
+        >>> sorted(app.openapi()["paths"])
+        ['/health', '/metrics', '/rerank', '/v1/rerank', '/v2/rerank']
+    """
+    reranker = reranker or (searcher.reranker if searcher is not None else None)
+    if searcher is None and reranker is None:
+        raise InputError("there is nothing to serve: give a searcher, a reranker, or both")
+    if api_key is not None and len(api_key) < 16:
+        raise InputError("the API key must have at least 16 characters; make one with: openssl rand -hex 16")
+    if api_key is not None and searcher is None:
+        raise InputError("the API key is for writing to an index, and no index is served")
+    limits = limits or Limits()
+    service = Service(searcher, reranker, limits)
+    app = FastAPI(
+        title="Sightline",
+        version=_version(),
+        description="Search and reranking by attention. Scores are relative to their list.",
+        lifespan=service.lifespan,
+        # The pages that FastAPI has for these load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses={code: {"model": ErrorResponse, "description": text} for code, text in _STATUS.items()},
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.service = service
+    app.router.route_class = JsonRoute
+    add_error_handlers(app)
+    _add_common(app, service)
+    if reranker is not None:
+        _add_reranking(app, service, reranker)
+    if searcher is not None:
+        _add_searching(app, service, searcher)
+        _add_page(app)
+        if api_key is not None:
+            _add_writing(app, service, searcher, api_key)
+    app.add_middleware(
+        Guard, metrics=service.metrics, hosts=hosts, max_bytes=limits.bytes, body_seconds=min(30.0, limits.seconds)
+    )
+    return app
+
+
+# -- routes ------------------------------------------------------------------------------------------------------------
+
+
+def _add_common(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/health",
+        response_model=HealthResponse,
+        responses={503: {"model": HealthResponse, "description": "The server is stopping."}},
+    )
+    async def health() -> Response:
+        """Whether the server works, and what it serves."""
+        found = HealthResponse(
+            status="ok" if service.healthy() else "stopping",
+            version=_version(),
+            model=service.reranker.name if service.reranker is not None else None,
+            first_stage=service.searcher.first_stage if service.searcher is not None else None,
+            index=service.counts if service.searcher is not None else None,
+        )
+        return answer(found, 200 if found.status == "ok" else 503)
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_reranking(app: FastAPI, service: Service, reranker: Reranker) -> None:
+    async def cohere(request: Request, body: RerankRequest) -> Response:
+        if body.model not in (None, reranker.name):
+            raise HTTPException(404, f"there is no model {body.model!r} here; there is {reranker.name!r}")
+        documents = [document if isinstance(document, RerankDocument) else None for document in body.documents]
+        texts = [(d.title or "", d.text) if isinstance(d, RerankDocument) else ("", d) for d in body.documents]
+        done = await service.rank(
+            request,
+            RankingWork(body.query, texts, body.top_n, body.max_tokens_per_doc, evidence=body.evidence),
+        )
+        results = [
+            RerankResult(
+                index=item.index,
+                relevance_score=relevance(reranker, item.score),
+                document=(documents[item.index] or RerankDocument(text=texts[item.index][1]))
+                if body.return_documents
+                else None,
+                evidence=None if item.evidence is None else [dataclasses.asdict(e) for e in item.evidence],  # type: ignore[misc]
+            )
+            for item in done.ranking[: body.top_n]
+        ]
+        meta = RerankMeta(
+            api_version={"version": "2"},
+            billed_units={"search_units": 1},
+            warnings=_warnings(done, len(texts), body.__pydantic_extra__) or None,
+            truncated=done.truncated,
+        )
+        usage = Usage(prompt_tokens=done.tokens, total_tokens=done.tokens)
+        return answer(
+            RerankResponse(id=str(uuid.uuid4()), model=reranker.name, results=results, usage=usage, meta=meta)
+        )
+
+    async def tei(request: Request, body: TeiRequest) -> Response:
+        texts = [("", text) for text in body.texts]
+        done = await service.rank(request, RankingWork(body.query, texts, refuse_long=body.truncate is False))
+        items = [
+            TeiItem(
+                index=item.index,
+                score=item.score if body.raw_scores else relevance(reranker, item.score),
+                text=body.texts[item.index] if body.return_text else None,
+            )
+            for item in done.ranking
+        ]
+        content = b"[" + b",".join(item.model_dump_json(exclude_none=True).encode() for item in items) + b"]"
+        return Response(content, media_type="application/json")
+
+    unknown: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "No such model."}}
+
+    @app.post("/rerank", response_model=RerankResponse | list[TeiItem], responses=unknown)
+    async def rerank(request: Request, body: AnyRerankRequest) -> Response:
+        """Rank a list: as Cohere, Jina and vLLM do, or with ``texts`` as text-embeddings-inference does."""
+        return await (tei(request, body) if isinstance(body, TeiRequest) else cohere(request, body))
+
+    @app.post("/v1/rerank", response_model=RerankResponse, responses=unknown)
+    async def rerank_v1(request: Request, body: RerankRequest) -> Response:
+        """Rank a list, as Cohere, Jina and vLLM do."""
+        return await cohere(request, body)
+
+    @app.post("/v2/rerank", response_model=RerankResponse, responses=unknown)
+    async def rerank_v2(request: Request, body: RerankRequest) -> Response:
+        """Rank a list, as Cohere, Jina and vLLM do."""
+        return await cohere(request, body)
+
+
+def _add_searching(app: FastAPI, service: Service, searcher: Searcher) -> None:
+    @app.post("/search", response_model=SearchResponse)
+    async def search(request: Request, body: SearchRequest) -> Response:
+        """Search the index: candidates, attention over all of them, evidence."""
+        service.check_length("query", body.query)
+        call = functools.partial(
+            searcher.search, body.query, body.k, where=body.where, evidence=body.evidence, level=body.level
+        )
+        return answer(await service.search(request, lambda: _search_response(call())))
+
+    @app.get(
+        "/documents/{id:path}",
+        response_model=DocumentOut,
+        responses={404: {"model": ErrorResponse, "description": "No such document."}},
+    )
+    async def document(request: Request, id: str) -> Response:
+        """A document of the index, whole."""
+        found = await service.search(request, functools.partial(searcher.index.document, id))
+        if found is None:
+            raise HTTPException(404, f"there is no document {id!r}")
+        return answer(DocumentOut(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata)))
+
+
+def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: str) -> None:
+    async def allowed(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        sent = given.credentials if given is not None else ""
+        if not hmac.compare_digest(sent.encode(), api_key.encode()):
+            raise HTTPException(
+                401, "writing needs the API key, as Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
+            )
+
+    def write(call: Callable[[], int]) -> int:
+        # A write that has begun goes to its end: half of it would be harder to explain than a late answer.
+        with interruptible(None):
+            try:
+                return call()
+            finally:
+                service.count(searcher)
+
+    def documents(body: DocumentsRequest) -> list[Document]:
+        service.check_count(len(body.documents))
+        for place, one in enumerate(body.documents):
+            service.check_length(f"document {place}", f"{one.title} {one.text}")
+        return [Document(one.id, one.text, one.title, one.metadata) for one in body.documents]
+
+    responses: dict[int | str, dict[str, Any]] = {
+        401: {"model": ErrorResponse, "description": "The key is missing or wrong."},
+        409: {"model": ErrorResponse, "description": "An id is there already, or twice in the request."},
+    }
+    options: dict[str, Any] = {
+        "response_model": WrittenResponse,
+        "dependencies": [Depends(allowed)],
+        "responses": responses,
+    }
+
+    @app.post("/documents", **options)
+    async def add(request: Request, body: DocumentsRequest) -> Response:
+        """Add documents whose ids are new. What was written before an error stays; after a 504 the rest follows."""
+        new = documents(body)
+        count = await service.search(request, lambda: write(lambda: searcher.index.add(new)))
+        return answer(WrittenResponse(written=count, **service.counts.model_dump()))
+
+    @app.put("/documents", **options)
+    async def update(request: Request, body: DocumentsRequest) -> Response:
+        """Replace documents by id, and add those whose ids are new; see there for errors."""
+        new = documents(body)
+        count = await service.search(request, lambda: write(lambda: searcher.index.update(new)))
+        return answer(WrittenResponse(written=count, **service.counts.model_dump()))
+
+    @app.delete(
+        "/documents/{id:path}",
+        **{**options, "responses": {**responses, 404: {"model": ErrorResponse, "description": "No such document."}}},
+    )
+    async def delete(request: Request, id: str) -> Response:
+        """Delete a document."""
+
+        def call() -> int:
+            return 0 if searcher.index.document(id) is None else write(lambda: searcher.index.delete([id]))
+
+        count = await service.search(request, call)
+        if not count:
+            raise HTTPException(404, f"there is no document {id!r}")
+        return answer(WrittenResponse(deleted=count, **service.counts.model_dump()))
+
+
+def _add_page(app: FastAPI) -> None:
+    page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    # The page's own script and style are allowed by their digests, and nothing else at all.
+    digests = {
+        tag: " ".join(f"'sha256-{_digest(inline)}'" for inline in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL))
+        for tag in ("script", "style")
+    }
+    policy = (
+        f"default-src 'none'; script-src {digests['script']}; style-src {digests['style']}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'"
+    )
+
+    @app.get("/", include_in_schema=False)
+    async def search_page() -> Response:
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def _search_response(result: SearchResult) -> SearchResponse:
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "hits"}
+    return SearchResponse.model_validate({**fields, "hits": [_hit(hit) for hit in result.hits]}, from_attributes=True)
+
+
+def _hit(hit: Hit) -> dict[str, Any]:
+    return {
+        "rank": hit.rank,
+        "id": hit.id,
+        "score": hit.score,
+        "title": hit.document.title,
+        "text": hit.passage.text,
+        "start": hit.passage.start,
+        "end": hit.passage.end,
+        "length": len(hit.document.text),
+        "metadata": dict(hit.document.metadata),
+        "first_rank": hit.first_rank,
+        "first_score": hit.first_score,
+        "mass": hit.mass,
+        "evidence": hit.evidence,
+        "token_mass": hit.token_mass,
+    }
+
+
+def _warnings(done: RankedList, documents: int, ignored: dict[str, Any] | None) -> list[str]:
+    warnings = list(done.ranking.warnings)
+    if done.truncated:
+        warnings.append(f"{done.truncated} of {documents} documents were not read to their end")
+    if ignored:
+        names = ", ".join(repr(name) for name in sorted(ignored)[:10])
+        warnings.append(f"fields that this server does not know were ignored: {names}")
+    return warnings
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("sightline")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,126 @@
+"""Bodies in, bodies and errors out: strict JSON, and one shape for everything that goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
+
+from ..errors import DataError, IndexLockedError, InputError, RankingError, SightlineError
+from .guard import error_body
+from .lane import ClosedError, QueueFullError, TimeLimitError
+from .service import GoneError
+
+__all__ = ["JsonRoute", "add_error_handlers", "answer"]
+
+logger = logging.getLogger(__name__)
+
+
+def answer(model: BaseModel, status: int = 200) -> Response:
+    """A model as JSON, without the fields that are None."""
+    # By pydantic: it can write whatever the model can hold, where json fails at infinities.
+    return Response(model.model_dump_json(exclude_none=True), status, media_type="application/json")
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        """The body by a strict reader: no NaN, no infinity, no lone surrogate, no bottomless nesting."""
+        try:
+            value = from_json(await self.body(), allow_inf_nan=False)
+        except ValueError as error:
+            raise HTTPException(400, f"the body is not JSON: {error}") from None
+        if not _finite(value):
+            raise HTTPException(400, "the body is not usable: a number in it is too large")
+        return value
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is read strictly."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """See `APIRoute`."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await handle(_JsonRequest(request.scope, request.receive))
+
+        return handler
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error in the shape of `ErrorResponse`."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        found = error.errors()
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        return _error("RequestError", _told(found[0]) + more, 422)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http(request: Request, error: StarletteHTTPException) -> Response:
+        message, headers = str(error.detail), dict(error.headers or {})
+        if message in ("Not Found", "Method Not Allowed"):
+            message = f"there is no {request.method} {request.url.path} here; see /openapi.json"
+        if error.status_code == 405:  # of all routes with this path, where the framework names the first one's
+            there = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+            headers["Allow"] = ", ".join(
+                sorted({method for route in there for method in getattr(route, "methods", ())})
+            )
+        return _error("RequestError", message, error.status_code, headers)
+
+    @app.exception_handler(GoneError)
+    async def gone(_: Request, error: GoneError) -> Response:
+        return Response(status_code=499)  # nobody reads it; the counters do
+
+    @app.exception_handler(SightlineError)
+    async def ours(_: Request, error: SightlineError) -> Response:
+        kind = type(error).__name__
+        if isinstance(error, QueueFullError):
+            return _error(kind, str(error), 429, {"Retry-After": str(error.retry_after)})
+        if isinstance(error, ClosedError):
+            return _error(kind, str(error), 503, {"Retry-After": "5"})
+        if isinstance(error, TimeLimitError):
+            return _error(kind, str(error), 504)
+        if isinstance(error, IndexLockedError):
+            return _error(kind, "another process is writing to the index", 503, {"Retry-After": "5"})
+        if isinstance(error, DataError):
+            return _error(kind, error.reason, 409)
+        if isinstance(error, InputError | RankingError):
+            return _error(kind, str(error), 422)
+        # The rest is about this machine, with paths: the log's, not the client's.
+        logger.error("%s: %s", kind, error)
+        return _error(kind, "the server cannot do this now; its log says why", 500)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:
+        return _error("InternalError", "something went wrong in the server; its log has the details", 500)
+
+
+def _error(kind: str, message: str, code: int, headers: Any = None) -> Response:
+    return Response(error_body(kind, message, code), code, dict(headers or {}), "application/json")
+
+
+def _told(error: dict[str, Any]) -> str:
+    """A validation error in words: where, and what; not what was sent."""
+    # The parts that name a kind of union are of no use to the client.
+    place = [part for part in error["loc"][1:] if part not in ("documents", "texts", "string", "object")]
+    kinds = [part for part in error["loc"][1:] if part in ("documents", "texts")]
+    where = ".".join(str(part) for part in [*kinds[-1:], *place]) or error["loc"][0]
+    return f"{where}: {error['msg']}"

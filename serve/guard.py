@@ -1,0 +1,148 @@
+"""What stands before the application: hosts, sizes, slow senders, headers, counting; plain ASGI, no framework."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+
+from .metrics import Metrics
+
+__all__ = ["Guard", "error_body"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+
+_MESSAGE = 600  # characters
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: what it stands before.
+        metrics: where requests are counted.
+        hosts: names that a request's Host header may have; None for any. A page of elsewhere whose name was made to
+            point here (DNS rebinding) has another.
+        max_bytes: of a request's body.
+        body_seconds: in which a body must have come.
+    """
+
+    def __init__(
+        self, app: App, *, metrics: Metrics, hosts: Collection[str] | None, max_bytes: int, body_seconds: float
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._hosts = None if hosts is None else {name.lower() for name in hosts}
+        self._max_bytes = max_bytes
+        self._body_seconds = body_seconds
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 499  # unless there is an answer, the client has gone
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                given = {name.lower() for name, _ in message["headers"]}
+                extra = [header for header in _HEADERS if header[0] not in given]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        try:
+            refusal, body = await self._admit(scope, receive)
+            if refusal is not None:
+                await _refuse(sending, *refusal)
+            elif body is not None:
+                await self._app(scope, _replayed(body, receive), sending)
+        finally:
+            # By the route's pattern, not by the path: clients must not be able to make up labels.
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.observe(route, status, time.perf_counter() - started)
+
+    async def _admit(
+        self, scope: MutableMapping[str, Any], receive: Receive
+    ) -> tuple[tuple[int, str] | None, bytes | None]:
+        """A refusal, or the body; neither if the client has gone."""
+        headers = dict(scope["headers"])
+        host = _name(headers.get(b"host", b"").decode("latin-1"))
+        if self._hosts is not None and host not in self._hosts:
+            return (421, f"this server does not answer for the host {host!r}; name it with --allow-host"), None
+        declared = headers.get(b"content-length", b"0")
+        too_large = 413, f"the request is larger than {self._max_bytes} bytes; send fewer or shorter documents"
+        if not declared.isdigit() or int(declared) > self._max_bytes:
+            return too_large, None
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                body = bytearray()
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None, None
+                    body += message.get("body", b"")
+                    if len(body) > self._max_bytes:
+                        return too_large, None
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            return (408, f"the request did not come within {self._body_seconds:g} s"), None
+        if body and scope["method"] != "GET" and not _is_json(headers.get(b"content-type", b"")):
+            return (415, "send the body as JSON, with the header Content-Type: application/json"), None
+        return None, bytes(body)
+
+
+def error_body(kind: str, message: str, code: int) -> bytes:
+    """The one shape of every error; what cannot be encoded is escaped, and what it quotes is kept short."""
+    message = message if len(message) <= _MESSAGE else f"{message[: _MESSAGE // 2]} … {message[-_MESSAGE // 2 :]}"
+    return json.dumps({"error": {"type": kind, "message": message, "code": code}}).encode()
+
+
+async def _refuse(send: Send, status: int, message: str) -> None:
+    body = error_body("RequestError", message, status)
+    # What the client still sends is not read, so the connection is of no further use.
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The body once, and then what the server has to tell: that the client has gone."""
+    pending = True
+
+    async def replay() -> Message:
+        nonlocal pending
+        if pending:
+            pending = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replay
+
+
+def _is_json(content_type: bytes) -> bool:
+    kind = content_type.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0][1:].lower()
+    return host.rpartition(":")[0].lower() if ":" in host else host.lower()

@@ -1,0 +1,184 @@
+"""A lane of work: one thread, a bounded queue before it, and callers who wait without blocking the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from ..batching import interruptible
+from ..errors import SightlineError
+
+__all__ = ["ClosedError", "Lane", "QueueFullError", "TimeLimitError"]
+
+logger = logging.getLogger(__name__)
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+class QueueFullError(SightlineError):
+    """There is no room in the queue.
+
+    Args:
+        message: what is full.
+        retry_after: whole seconds after which there should be room.
+    """
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ClosedError(SightlineError):
+    """The server is stopping."""
+
+
+class TimeLimitError(SightlineError):
+    """The work took longer than allowed."""
+
+
+class _AbandonedError(SightlineError):
+    """Nobody waits for this work any more."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[Work, Result]):
+    work: Work
+    weight: int
+    future: Future[Result] = field(default_factory=Future)
+    gone: bool = False
+
+
+class Lane(Generic[Work, Result]):
+    """Work is done in the order it came, by one thread, so that it needs no locks among itself.
+
+    Work whose caller is gone is dropped from the queue; what has begun ends before its next forward pass
+    (`interruptible`), or when all of it is done if it makes no such passes.
+
+    Args:
+        name: of the thread.
+        handle: does one or more pieces of work, and gives a result or an exception for each, in order.
+        capacity: pieces that may wait.
+        budget: pieces that wait are handed over together while their weights sum to at most this.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handle: Callable[[Sequence[Work]], Sequence[Result | Exception]],
+        *,
+        capacity: int,
+        budget: int = 0,
+    ) -> None:
+        self.name = name
+        self._handle = handle
+        self._capacity = capacity
+        self._budget = budget
+        self._queue: deque[_Job[Work, Result]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._seconds = 0.1  # what a job took lately, a running mean
+        self._thread = threading.Thread(target=self._run, name=f"sightline-{name}", daemon=True)
+        self._thread.start()
+
+    async def do(self, work: Work, *, seconds: float, weight: int = 1) -> Result:
+        """Wait in the queue and for the work; being cancelled gives both up.
+
+        Raises:
+            QueueFullError: if there is no room in the queue.
+            ClosedError: after `close`.
+            TimeLimitError: if there is no result after so many seconds.
+        """
+        job = self._put(_Job(work, weight))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(job.future), seconds)
+        except TimeoutError:
+            if job.future.done():  # the work's own
+                raise
+            raise TimeLimitError(f"not done after {seconds:g} s; ask for less, or when less is going on") from None
+        finally:
+            self._drop(job)
+
+    def waiting(self) -> int:
+        """Pieces of work in the queue."""
+        return len(self._queue)
+
+    def alive(self) -> bool:
+        """Whether work is being done."""
+        return self._thread.is_alive() and not self._closed
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Refuse new work, drop what waits, and give the work in progress some seconds to stop."""
+        with self._changed:
+            self._closed = True
+            for job in self._queue:
+                job.future.set_exception(ClosedError("the server is stopping"))
+            self._queue.clear()
+            self._changed.notify()
+        self._thread.join(seconds)
+
+    def _put(self, job: _Job[Work, Result]) -> _Job[Work, Result]:
+        with self._changed:
+            if self._closed:
+                raise ClosedError("the server is stopping")
+            if len(self._queue) >= self._capacity:
+                wait = max(1, math.ceil(len(self._queue) * self._seconds))
+                raise QueueFullError(f"{len(self._queue)} requests are waiting already; try again in {wait} s", wait)
+            self._queue.append(job)
+            self._changed.notify()
+        return job
+
+    def _drop(self, job: _Job[Work, Result]) -> None:
+        with self._changed:
+            job.gone = True
+            if job in self._queue:
+                self._queue.remove(job)
+
+    def _take(self) -> list[_Job[Work, Result]]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            jobs: list[_Job[Work, Result]] = []
+            weight = 0
+            while self._queue and (not jobs or weight + self._queue[0].weight <= self._budget):
+                job = self._queue.popleft()
+                if job.future.set_running_or_notify_cancel():
+                    jobs.append(job)
+                    weight += job.weight
+            return jobs
+
+    def _run(self) -> None:
+        while True:
+            jobs = self._take()
+            if not jobs:
+                if self._closed:
+                    return
+                continue
+            started = time.monotonic()
+            results: Sequence[Result | BaseException]
+            try:
+                with interruptible(functools.partial(_check, jobs)):
+                    results = self._handle([job.work for job in jobs])
+            # Whatever goes wrong is the callers' to hear of, and must not end the thread.
+            except BaseException as error:
+                results = [error] * len(jobs)
+            for job, result in zip(jobs, results, strict=True):
+                if isinstance(result, BaseException):
+                    job.future.set_exception(result)
+                else:
+                    job.future.set_result(result)
+            self._seconds += 0.2 * ((time.monotonic() - started) / len(jobs) - self._seconds)
+            del jobs, results  # a thread that waits must not hold on to the last request
+
+
+def _check(jobs: Sequence[_Job[Work, Result]]) -> None:
+    if all(job.gone for job in jobs):
+        raise _AbandonedError("nobody waits for this any more")

@@ -1,0 +1,50 @@
+"""Counters for Prometheus, in a registry of their own: several applications may live in one process."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from .lane import Lane
+
+__all__ = ["Metrics"]
+
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """What happens to requests, and what waits."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests = Counter(
+            "sightline_requests",
+            "Requests by route and status; 499 is a client that went away.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "sightline_request_seconds",
+            "From the first byte to the last.",
+            ["route"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._waiting = Gauge("sightline_waiting", "Requests in a queue.", ["lane"], registry=self.registry)
+        self.ranked = Counter("sightline_documents_ranked", "Documents reranked.", registry=self.registry)
+        self.truncated = Counter(
+            "sightline_documents_truncated", "Of these, documents not read to their end.", registry=self.registry
+        )
+
+    def watch(self, lane: Lane) -> None:
+        """Tell how much waits in a lane."""
+        self._waiting.labels(lane.name).set_function(lane.waiting)
+
+    def observe(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def page(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,105 @@
+"""From lists in a request to rankings: what is read of each document, and several requests in one reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..documents import Document
+from ..errors import InputError, SightlineError
+from ..rerank.reranker import Ranking, Reranker
+
+__all__ = ["RankedList", "RankingWork", "rank_all"]
+
+
+@dataclass(frozen=True, slots=True)
+class RankingWork:
+    """One request's list.
+
+    Args:
+        query: the query.
+        documents: (title, text) of each.
+        top_n: how many to return, or None for all.
+        max_tokens: read at most so many tokens of a document; None for what the model reads.
+        refuse_long: refuse a document that would not be read to its end.
+        evidence: mark what got the attention.
+    """
+
+    query: str
+    documents: Sequence[tuple[str, str]]
+    top_n: int | None = None
+    max_tokens: int | None = None
+    refuse_long: bool = False
+    evidence: Literal["sentence", "token"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedList:
+    """The answer to one request.
+
+    Args:
+        ranking: all of its documents, or the first ``top_n``.
+        tokens: that were read of the query and the documents.
+        truncated: documents that were not read to their end.
+    """
+
+    ranking: Ranking
+    tokens: int
+    truncated: int
+
+
+def rank_all(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedList | Exception]:
+    """Rank several requests' lists; no list influences another, nor do its errors.
+
+    The documents of lists without evidence are read together, which fills the model's batches where lists are short.
+    """
+    if len(lists) > 1 and not any(work.evidence for work in lists):
+        try:
+            cut = [_cut(reranker, work) for work in lists]
+            rankings = reranker.rank_batch([(work.query, c.documents) for work, c in zip(lists, cut, strict=True)])
+            return [RankedList(r, c.tokens + len(r.query_tokens), c.count) for r, c in zip(rankings, cut, strict=True)]
+        except SightlineError:  # one list's; alone, each finds out whether it is meant
+            pass
+    return [_rank(reranker, work) for work in lists]
+
+
+def _rank(reranker: Reranker, work: RankingWork) -> RankedList | Exception:
+    try:
+        cut = _cut(reranker, work)
+        ranking = reranker.rank(work.query, cut.documents, work.top_n, evidence=work.evidence)
+    except SightlineError as error:
+        return error
+    return RankedList(ranking, cut.tokens + len(ranking.query_tokens), cut.count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    documents: list[Mapping[str, Any]]
+    tokens: int
+    count: int
+
+
+def _cut(reranker: Reranker, work: RankingWork) -> _Cut:
+    """Documents cut to what is read of them, one at a time: the tokens of a long text take a hundred times its room."""
+    model = getattr(reranker, "model", None)
+    if model is None or not hasattr(model, "token_offsets"):
+        raise InputError(f"the reranker {reranker.name!r} cannot say what it reads of a text, so it cannot be served")
+    room = model.max_length - 2  # the special tokens
+    documents: list[Mapping[str, Any]] = []
+    tokens = count = 0
+    for place, (title, text) in enumerate(work.documents):
+        contents = Document(str(place), text, title).contents
+        offsets = model.token_offsets(contents)
+        limit = min(room, work.max_tokens or room)
+        if len(offsets) > limit:
+            if work.refuse_long:
+                raise InputError(f"text {place} has {len(offsets)} tokens and {limit} are read; let it be truncated")
+            before = len(contents) - len(text)
+            end = offsets[limit - 1][1] - before
+            if end <= 0:
+                raise InputError(f"document {place}: its title alone has more than the {limit} tokens that are read")
+            text, count = text[:end], count + 1
+        tokens += min(len(offsets), limit)
+        documents.append({"title": title, "text": text})
+    return _Cut(documents, tokens, count)

@@ -1,0 +1,304 @@
+"""What comes in and what goes out, as pydantic models: the OpenAPI document is made of these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+
+__all__ = [
+    "DocumentIn",
+    "DocumentOut",
+    "DocumentsRequest",
+    "ErrorResponse",
+    "HealthResponse",
+    "RerankDocument",
+    "RerankRequest",
+    "RerankResponse",
+    "SearchRequest",
+    "SearchResponse",
+    "TeiItem",
+    "TeiRequest",
+    "WrittenResponse",
+]
+
+_CATS = "what sound does a happy cat make"
+Level = Literal["sentence", "token"]
+
+
+class _Own(BaseModel):
+    """A request in our own words: what is unknown is a mistake."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Foreign(BaseModel):
+    """A request in a dialect of others, whose clients send more than we know; it is answered with a warning."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+class SearchRequest(_Own):
+    """A query to the index."""
+
+    query: str = Field(description="What to look for.")
+    k: int = Field(10, ge=1, le=1000, description="How many hits at most.")
+    where: dict[str, JsonValue] | None = Field(
+        None,
+        description='Metadata filter: {"lang": "en", "year": {">=": 2000}}; a list means one of, null means absent.',
+    )
+    evidence: Level | None = Field(None, description="Mark what got the attention, by sentence or by token.")
+    level: Literal["document", "passage"] = Field(
+        "document", description="Each document once, by its best passage; or every passage."
+    )
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"query": _CATS, "k": 3, "evidence": "sentence", "where": {"lang": "en"}}]}
+    )
+
+
+class EvidenceSpan(BaseModel):
+    """Characters ``[start, end)`` of the document's ``field``, and their share of the query's attention."""
+
+    start: int
+    end: int
+    mass: float
+    text: str
+    field: Literal["text", "title"]
+
+
+class SearchHit(BaseModel):
+    """One result; ``text`` is the passage, characters ``[start, end)`` of the ``length`` that its document has."""
+
+    rank: int
+    id: str
+    score: float = Field(description="Higher is better; relative to this list.")
+    title: str
+    text: str
+    start: int
+    end: int
+    length: int
+    metadata: dict[str, Any]
+    first_rank: int = Field(description="The document's rank in the first stage.")
+    first_score: float
+    mass: float | None = Field(None, description="The passage's share of the query's attention among all candidates.")
+    evidence: list[EvidenceSpan] | None = None
+    token_mass: list[float] | None = Field(None, description="The share by query token.")
+
+
+class SearchResponse(BaseModel):
+    """The answer to a query, best hit first."""
+
+    query: str
+    hits: list[SearchHit]
+    candidates: int
+    first_stage: str
+    reranker: str | None
+    query_tokens: list[str]
+    truncated: int = Field(description="Candidates that were not read to their end.")
+    warnings: list[str]
+    milliseconds: dict[str, float]
+
+
+# -- rerank ------------------------------------------------------------------------------------------------------------
+
+
+class RerankDocument(_Foreign):
+    """A document as an object; other fields come back with it, and are not read."""
+
+    text: str
+    title: str | None = None
+
+
+def _document_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "string"
+    return "object" if isinstance(value, dict | RerankDocument) else None
+
+
+RerankInput = Annotated[
+    Annotated[str, Tag("string")] | Annotated[RerankDocument, Tag("object")],
+    Discriminator(
+        _document_kind,
+        custom_error_type="document",
+        custom_error_message="must be a string, or an object with 'text'",
+    ),
+]
+
+
+class RerankRequest(_Foreign):
+    """A list to rank, as Cohere's, Jina's and vLLM's clients send it."""
+
+    model: str | None = Field(None, description="If given, the name of the model that is served.")
+    query: str
+    documents: list[RerankInput] = Field(min_length=1, description="Strings, or objects with text and maybe title.")
+    top_n: int | None = Field(None, ge=1, description="How many results at most; all documents are ranked.")
+    return_documents: bool = Field(False, description="Send each result's document back.")
+    max_tokens_per_doc: int | None = Field(None, ge=1, description="Read at most so many tokens of a document.")
+    evidence: Level | None = Field(None, description="Mark what got the attention; ours, in no other dialect.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "minilm",
+                    "query": _CATS,
+                    "documents": ["Dogs bark at strangers.", {"text": "Cats purr when content.", "title": "Cats"}],
+                    "top_n": 1,
+                    "return_documents": True,
+                }
+            ]
+        }
+    )
+
+
+class RerankResult(BaseModel):
+    """One document's place: ``index`` in the request's list."""
+
+    index: int
+    relevance_score: float = Field(
+        description="Higher is better. Of the default model: the geometric mean, over the query's tokens, of the "
+        "document's share of attention among all documents of this request; from 0 to 1, relative to this list."
+    )
+    document: RerankDocument | None = None
+    evidence: list[EvidenceSpan] | None = None
+
+
+class Usage(BaseModel):
+    """Tokens that the model read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class RerankMeta(BaseModel):
+    """What the reader of the ranking should know."""
+
+    api_version: dict[str, str]
+    billed_units: dict[str, int]
+    warnings: list[str] | None = None
+    truncated: int = Field(description="Documents that were not read to their end.")
+
+
+class RerankResponse(BaseModel):
+    """The ranking, best first."""
+
+    id: str
+    object: Literal["rerank"] = "rerank"
+    model: str
+    results: list[RerankResult]
+    usage: Usage
+    meta: RerankMeta
+
+
+class TeiRequest(_Foreign):
+    """A list to rank, as clients of text-embeddings-inference send it."""
+
+    query: str
+    texts: list[str] = Field(min_length=1)
+    raw_scores: bool = Field(False, description="The model's own score rather than the relevance between 0 and 1.")
+    return_text: bool = False
+    truncate: bool | None = Field(None, description="False refuses a text that the model cannot read to its end.")
+    truncation_direction: Literal["right", "Right"] = "right"
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"query": _CATS, "texts": ["Dogs bark.", "Cats purr."], "return_text": True}]}
+    )
+
+
+class TeiItem(BaseModel):
+    """One text's place: ``index`` in the request's list."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+def dialect(value: Any) -> str:
+    """Which dialect a request to ``/rerank`` speaks: text-embeddings-inference has ``texts``."""
+    return "texts" if isinstance(value, TeiRequest) or (isinstance(value, dict) and "texts" in value) else "documents"
+
+
+AnyRerankRequest = Annotated[
+    Annotated[RerankRequest, Tag("documents")] | Annotated[TeiRequest, Tag("texts")], Discriminator(dialect)
+]
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+class DocumentIn(_Own):
+    """A document to keep."""
+
+    id: str = Field(min_length=1)
+    text: str = Field(min_length=1)
+    title: str = ""
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class DocumentsRequest(_Own):
+    """Documents to keep, committed batch by batch."""
+
+    documents: list[DocumentIn] = Field(min_length=1)
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"documents": [{"id": "cats", "text": "Cats purr.", "metadata": {"lang": "en"}}]}]
+        }
+    )
+
+
+class DocumentOut(BaseModel):
+    """A document of the index, whole."""
+
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, Any]
+
+
+class WrittenResponse(BaseModel):
+    """How many documents were written or deleted, and what the index holds now."""
+
+    written: int = 0
+    deleted: int = 0
+    documents: int
+    passages: int
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+class IndexCounts(BaseModel):
+    """What the index holds."""
+
+    documents: int
+    passages: int
+
+
+class HealthResponse(BaseModel):
+    """Whether the server works, and what it serves."""
+
+    status: Literal["ok", "stopping"]
+    version: str
+    model: str | None
+    first_stage: str | None
+    index: IndexCounts | None
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong and what to do."""
+
+    type: str
+    message: str
+    code: int
+
+
+class ErrorResponse(BaseModel):
+    """Every error has this shape."""
+
+    error: ErrorDetail

@@ -1,0 +1,157 @@
+"""What the routes share: the lanes of work, the limits on it, and the counters.
+
+Searches and writes take turns in one lane, so an index never changes under a search; reranking has a lane of its own,
+so a long list does not hold up the search page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+
+from ..errors import InputError
+from ..rerank.reranker import Reranker
+from ..search import Searcher
+from .lane import ClosedError, Lane
+from .memory import keep_giving_back
+from .metrics import Metrics
+from .ranking import RankedList, RankingWork, rank_all
+from .schemas import IndexCounts
+
+__all__ = ["GoneError", "Limits", "Service"]
+
+T = TypeVar("T")
+
+# Lists that wait are read together up to about two of the model's batches; beyond that nobody gains.
+_CHARACTERS_TOGETHER = 16_384
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for.
+
+    Args:
+        documents: in one list.
+        characters: of a query or a document, its title included.
+        bytes: of a request's body.
+        waiting: requests in each lane's queue; more are answered 429.
+        seconds: for a request, waiting included; after that it is answered 504.
+
+    Raises:
+        InputError: if one of them is not above zero.
+    """
+
+    documents: int = 1000
+    characters: int = 100_000
+    bytes: int = 2 << 20
+    waiting: int = 64
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) > 0:
+                raise InputError(f"the limit on {field.name} must be above 0, not {getattr(self, field.name)!r}")
+
+
+class Service:
+    """What the routes share: lanes, limits, counters."""
+
+    def __init__(self, searcher: Searcher | None, reranker: Reranker | None, limits: Limits) -> None:
+        self.searcher, self.reranker, self.limits = searcher, reranker, limits
+        self.metrics = Metrics()
+        self.counts = IndexCounts(documents=0, passages=0)
+        self._searches: Lane[Callable[[], Any], Any] | None = None
+        self._rankings: Lane[RankingWork, RankedList] | None = None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Lanes run while the application does."""
+        waiting = self.limits.waiting
+        if self.searcher is not None:
+            self._searches = Lane("search", lambda calls: [call() for call in calls], capacity=waiting)
+            self.count(self.searcher)
+        if self.reranker is not None:
+            handle = functools.partial(rank_all, self.reranker)
+            self._rankings = Lane("rerank", handle, capacity=waiting, budget=_CHARACTERS_TOGETHER)
+        lanes = [lane for lane in (self._searches, self._rankings) if lane is not None]
+        for lane in lanes:
+            self.metrics.watch(lane)
+        trimming = asyncio.create_task(keep_giving_back())
+        try:
+            yield
+        finally:
+            trimming.cancel()
+            for lane in lanes:
+                await asyncio.to_thread(lane.close)
+            if self.searcher is not None:
+                self.searcher.index.close()
+
+    def count(self, searcher: Searcher) -> None:
+        """Remember what the index holds: counting takes time in a large one."""
+        counts = searcher.index.counts()
+        self.counts = IndexCounts(documents=counts["documents"], passages=counts["passages"])
+
+    def healthy(self) -> bool:
+        """Whether all lanes work."""
+        return all(lane.alive() for lane in (self._searches, self._rankings) if lane is not None)
+
+    async def search(self, request: Request, call: Callable[[], T]) -> T:
+        """Do it in the lane of searches."""
+        if self._searches is None:
+            raise ClosedError("the server is not running")
+        return await _while_there(request, self._searches.do(call, seconds=self.limits.seconds))
+
+    async def rank(self, request: Request, work: RankingWork) -> RankedList:
+        """Do it in the lane of rankings."""
+        if self._rankings is None:
+            raise ClosedError("the server is not running")
+        self.check_count(len(work.documents))
+        self.check_length("query", work.query)
+        for place, (title, text) in enumerate(work.documents):
+            self.check_length(f"document {place}", f"{title} {text}" if title else text)
+        weight = sum(len(title) + len(text) for title, text in work.documents)
+        if work.evidence is not None:
+            weight = _CHARACTERS_TOGETHER + 1  # not read together with others
+        done = await _while_there(request, self._rankings.do(work, seconds=self.limits.seconds, weight=weight))
+        self.metrics.ranked.inc(len(work.documents))
+        self.metrics.truncated.inc(done.truncated)
+        return done
+
+    def check_count(self, documents: int) -> None:
+        """Refuse what would take too long."""
+        if documents > self.limits.documents:
+            raise InputError(f"{documents} documents are more than the {self.limits.documents} of a request")
+
+    def check_length(self, what: str, text: str) -> None:
+        """Refuse what would take the tokenizer too long."""
+        if len(text) > self.limits.characters:
+            raise InputError(f"{what} has {len(text)} characters, and at most {self.limits.characters} are taken")
+
+
+class GoneError(Exception):
+    """The client went away."""
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, which is given up when the client goes away."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    doing, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise GoneError
+        return await doing
+    finally:
+        doing.cancel()
+        leaving.cancel()
+        await asyncio.gather(doing, leaving, return_exceptions=True)

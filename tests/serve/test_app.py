@@ -1,0 +1,534 @@
+"""What the routes answer, compared with the library behind them; what they refuse; who is let in."""
+
+import asyncio
+import re
+import shutil
+import socket
+import threading
+import time
+from urllib.parse import quote
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sightline import Index, MiniLMReranker, Searcher, load_reranker
+from sightline.errors import InputError
+from sightline.rerank.relevance import relevance
+from sightline.retrieval.files import locked
+from sightline.serve import create_app
+from sightline.serve.app import Limits
+
+from .conftest import DOCUMENTS, KEY, client_of, serving
+
+QUERY = "what do cats do"
+TEXTS = [
+    "Dogs bark at strangers.",
+    "Cats purr when content.",
+    "Iron rusts in wet air.",
+    "A kitten meows at its mother.",
+]
+ROUTES = ["/rerank", "/v1/rerank", "/v2/rerank"]
+LONG = " ".join(f"word{i}" for i in range(2000))
+
+
+class Slow(MiniLMReranker):
+    """Waits to be let through, so that a test can look at what goes on meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.open, self.ranked = threading.Event(), threading.Event(), []
+
+    def rank(self, query, documents, top_n=None, **options):
+        self.begun.set()
+        assert self.open.wait(20)
+        self.ranked.append(query)
+        return super().rank(query, documents, top_n, **options)
+
+
+@pytest.fixture
+def slow():
+    reranker = Slow()
+    yield reranker
+    reranker.open.set()
+
+
+def waits(client, lane="rerank"):
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "sightline_waiting" and sample.labels["lane"] == lane
+    ]
+    return found[0]
+
+
+def until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("did not come true")
+
+
+# -- rerank ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_rerank_is_the_rerankers_ranking(client, reranker, route):
+    answer = client.post(route, json={"query": QUERY, "documents": TEXTS}).json()
+    expected = reranker.rank(QUERY, TEXTS)
+    assert [result["index"] for result in answer["results"]] == [item.index for item in expected]
+    scores = [result["relevance_score"] for result in answer["results"]]
+    assert scores == pytest.approx([relevance(reranker, item.score) for item in expected], rel=1e-5)
+    assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
+    assert answer["model"] == "minilm" and answer["meta"]["truncated"] == 0 and answer["id"]
+    assert all(set(result) == {"index", "relevance_score"} for result in answer["results"])
+
+
+@pytest.mark.parametrize("top_n", [1, 3, 4, 99])
+def test_top_n_cuts_and_changes_no_score(client, top_n):
+    whole = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS}).json()["results"]
+    cut = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "top_n": top_n}).json()["results"]
+    assert cut == whole[:top_n]
+
+
+def test_documents_may_be_objects_and_come_back_as_they_were(client, reranker):
+    documents = ["Dogs bark.", {"text": "They purr.", "title": "Cats", "url": "x", "n": {"deep": [1, None]}}]
+    body = {"query": QUERY, "documents": documents, "return_documents": True}
+    results = client.post("/v2/rerank", json=body).json()["results"]
+    assert [result["index"] for result in results] == [1, 0]
+    assert results[0]["document"] == documents[1]
+    assert results[1]["document"] == {"text": "Dogs bark."}
+    expected = reranker.rank(QUERY, ["Dogs bark.", {"text": "They purr.", "title": "Cats"}])
+    assert results[0]["relevance_score"] == pytest.approx(relevance(reranker, expected[0].score), rel=1e-5)
+
+
+def test_tei_is_recognised_by_its_field(client, reranker):
+    answer = client.post("/rerank", json={"query": QUERY, "texts": TEXTS, "return_text": True}).json()
+    expected = reranker.rank(QUERY, TEXTS)
+    assert [(item["index"], item["text"]) for item in answer] == [(i.index, TEXTS[i.index]) for i in expected]
+    assert [i["score"] for i in answer] == pytest.approx([relevance(reranker, i.score) for i in expected], rel=1e-5)
+    raw = client.post("/rerank", json={"query": QUERY, "texts": TEXTS, "raw_scores": True}).json()
+    assert [item["score"] for item in raw] == pytest.approx([item.score for item in expected], rel=1e-5)
+    assert all(set(item) == {"index", "score"} for item in raw)
+
+
+def test_usage_counts_tokens_that_were_read(client, reranker):
+    count = len(reranker.model.tokens(QUERY)) + sum(len(reranker.model.tokens(text)) for text in [*TEXTS, LONG])
+    answer = client.post("/v1/rerank", json={"query": QUERY, "documents": [*TEXTS, LONG]}).json()
+    assert answer["usage"] == {"prompt_tokens": count, "total_tokens": count}
+    assert answer["meta"]["truncated"] == 1
+    assert answer["meta"]["warnings"] == ["1 of 5 documents were not read to their end"]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7])
+def test_max_tokens_per_doc_reads_no_more(client, reranker, limit):
+    answer = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "max_tokens_per_doc": limit}).json()
+    ends = [reranker.model.token_offsets(text)[:limit][-1][1] for text in TEXTS]
+    expected = reranker.rank(QUERY, [text[:end] for text, end in zip(TEXTS, ends, strict=True)])
+    assert [result["index"] for result in answer["results"]] == [item.index for item in expected]
+    scores = [relevance(reranker, item.score) for item in expected]
+    assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(scores, rel=1e-5)
+    cut = sum(len(reranker.model.token_offsets(text)) > limit for text in TEXTS)
+    assert answer["meta"]["truncated"] == cut
+
+
+def test_what_is_cut_before_reading_is_what_reading_would_cut(client, reranker):
+    answer = client.post("/v1/rerank", json={"query": "word3", "documents": [LONG, "Cats purr."]}).json()
+    expected = reranker.rank("word3", [LONG, "Cats purr."])
+    assert expected.truncated == 1
+    scores = [relevance(reranker, item.score) for item in expected]
+    assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(scores, rel=1e-5)
+
+
+def test_evidence_comes_on_request(client, reranker):
+    body = {"query": QUERY, "documents": TEXTS, "evidence": "sentence", "top_n": 1}
+    (result,) = client.post("/v1/rerank", json=body).json()["results"]
+    (expected,) = reranker.rank(QUERY, TEXTS, 1, evidence="sentence")
+    assert result["evidence"][0]["text"] == expected.evidence[0].text
+    assert result["evidence"][0]["mass"] == pytest.approx(expected.evidence[0].mass, rel=1e-5)
+
+
+def test_a_model_that_is_not_served_is_refused(client):
+    ask = {"query": QUERY, "documents": TEXTS}
+    assert client.post("/v2/rerank", json={**ask, "model": "minilm"}).status_code == 200
+    refused = client.post("/v2/rerank", json={**ask, "model": "rerank-v3.5"})
+    assert refused.status_code == 404 and "'minilm'" in refused.json()["error"]["message"]
+
+
+def test_unknown_fields_of_other_dialects_are_named(client):
+    answer = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "rank_fields": ["a"]}).json()
+    assert answer["meta"]["warnings"] == ["fields that this server does not know were ignored: 'rank_fields'"]
+
+
+def test_requests_at_once_never_share_a_list(reranker):
+    """Short lists that wait are read together; each answer is still that of its own list alone."""
+    animals = ["cat", "dog", "cow", "hen", "fox", "owl", "bee", "ant"]
+    lists = [
+        (
+            f"where is the {animals[i % 8]} {i}",
+            [f"The {animal} {i} sits in room {j}." for j, animal in enumerate(animals)],
+        )
+        for i in range(64)
+    ]
+    app = create_app(reranker=reranker)
+
+    async def main(address):
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+            turn = asyncio.Semaphore(40)
+
+            async def ask(query, documents):
+                async with turn:
+                    body = {"query": query, "documents": documents, "return_documents": True}
+                    return (await client.post("/v1/rerank", json=body)).json()["results"]
+
+            return await asyncio.gather(*(ask(*one) for one in lists))
+
+    with serving(app) as address:
+        answers = asyncio.run(main(address))
+    for (query, documents), results in zip(lists, answers, strict=True):
+        expected = reranker.rank(query, documents)
+        assert [(r["index"], r["document"]["text"]) for r in results] == [(i.index, i.document.text) for i in expected]
+        scores = [relevance(reranker, item.score) for item in expected]
+        assert [result["relevance_score"] for result in results] == pytest.approx(scores, rel=1e-4)
+
+
+def test_an_error_in_one_list_is_not_its_neighbours(slow):
+    with client_of(create_app(reranker=slow)) as client:
+        bodies = [{"query": QUERY, "documents": TEXTS}, {"query": QUERY, "documents": ["ok", " "]}] * 3
+        answers = [None] * 6
+
+        def ask(i):
+            answers[i] = client.post("/v1/rerank", json=bodies[i]).status_code
+
+        first = threading.Thread(target=client.post, args=["/v1/rerank"], kwargs={"json": bodies[0]})
+        first.start()
+        assert slow.begun.wait(10)
+        threads = [threading.Thread(target=ask, args=[i]) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        until(lambda: waits(client) == 6)
+        slow.open.set()
+        for thread in [first, *threads]:
+            thread.join()
+        assert answers == [200, 422] * 3
+
+
+# -- search, documents -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["document", "passage"])
+@pytest.mark.parametrize("evidence", [None, "sentence", "token"])
+def test_search_is_the_searchers_result(client, small_index, level, evidence):
+    body = {"query": "when does a volcano smoke", "k": 3, "level": level, "evidence": evidence}
+    answer = client.post("/search", json=body).json()
+    with Index.open(small_index) as index:
+        expected = Searcher(index).search("when does a volcano smoke", 3, evidence=evidence, level=level)
+    assert answer["candidates"] == expected.candidates and answer["query_tokens"] == list(expected.query_tokens)
+    for hit, known in zip(answer["hits"], expected.hits, strict=True):
+        assert (hit["rank"], hit["id"], hit["first_rank"]) == (known.rank, known.id, known.first_rank)
+        assert hit["score"] == known.score and hit["mass"] == known.mass
+        assert hit["text"] == known.document.text[hit["start"] : hit["end"]]
+        assert hit["length"] == len(known.document.text) and hit["metadata"] == known.document.metadata
+        assert ("evidence" in hit) == (evidence is not None)
+        for span in hit.get("evidence", []):
+            whole = known.document.text if span["field"] == "text" else known.document.title
+            assert whole[span["start"] : span["end"]] == span["text"]
+
+
+def test_search_filters(client):
+    found = client.post("/search", json={"query": "anything", "where": {"year": {">=": 2000}}}).json()
+    assert [hit["id"] for hit in found["hits"]] == ["dog"]
+    assert client.post("/search", json={"query": "anything", "where": {"year": {"like": 1}}}).status_code == 422
+
+
+def test_a_document_by_any_id(client):
+    for document in DOCUMENTS:
+        found = client.get(f"/documents/{quote(document.id, safe='')}")
+        assert found.json() == {
+            "id": document.id,
+            "title": document.title,
+            "text": document.text,
+            "metadata": document.metadata,
+        }
+    assert client.get("/documents/nothing").status_code == 404
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_index(small_index, tmp_path):
+    return shutil.copytree(small_index, tmp_path / "index")
+
+
+def test_writing_is_off_unless_a_key_is_configured(client):
+    body = {"documents": [{"id": "a", "text": "b"}]}
+    head = {"Authorization": f"Bearer {KEY}"}
+    assert client.post("/documents", json=body, headers=head).status_code == 404
+    assert client.put("/documents", json=body, headers=head).status_code == 404
+    assert client.delete("/documents/cat", headers=head).status_code == 405
+    assert "/documents" not in client.get("/openapi.json").json()["paths"]
+
+
+@pytest.mark.parametrize(
+    "head", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"Authorization": KEY}]
+)
+def test_writing_needs_the_key(own_index, head):
+    with client_of(create_app(Searcher(own_index), api_key=KEY)) as client:
+        body = {"documents": [{"id": "a", "text": "b"}]}
+        for answer in (
+            client.post("/documents", json=body, headers=head),
+            client.put("/documents", json=body, headers=head),
+            client.delete("/documents/cat", headers=head),
+        ):
+            assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+        assert client.get("/health").json()["index"]["documents"] == len(DOCUMENTS)
+
+
+def test_written_documents_are_found_and_stay(own_index):
+    head = {"Authorization": f"Bearer {KEY}"}
+    new = {"documents": [{"id": "bee", "text": "Bees make honey.", "metadata": {"lang": "en"}}]}
+    with client_of(create_app(Searcher(own_index), api_key=KEY), headers=head) as client:
+
+        def best(query):
+            return client.post("/search", json={"query": query, "k": 1}).json()["hits"][0]
+
+        answer = client.post("/documents", json=new).json()
+        assert (answer["written"], answer["documents"]) == (1, 5)
+        assert best("who makes honey")["id"] == "bee"
+        again = client.post("/documents", json=new)
+        assert again.status_code == 409 and str(own_index) not in again.text
+        new["documents"][0]["text"] = "Bees sting when they are angry."
+        assert client.put("/documents", json=new).json()["documents"] == 5
+        assert best("who stings")["text"] == "Bees sting when they are angry."
+        assert client.delete("/documents/cat").json()["deleted"] == 1
+        assert client.delete("/documents/cat").status_code == 404
+        assert client.get("/documents/cat").status_code == 404
+        assert client.get("/health").json()["index"]["documents"] == 4
+    with Index.open(own_index) as index:
+        assert {document.id for document in index.documents()} >= {"bee", "dog", "long"}
+
+
+def test_a_writer_elsewhere_is_waited_for(own_index):
+    head = {"Authorization": f"Bearer {KEY}"}
+    with client_of(create_app(Searcher(own_index), api_key=KEY), headers=head) as client:
+        with locked(own_index / ".writer.lock"):
+            refused = client.delete("/documents/cat")
+            assert refused.status_code == 503 and refused.headers["Retry-After"]
+            assert str(own_index) not in refused.text
+        assert client.delete("/documents/cat").status_code == 200
+
+
+def test_searches_go_on_while_documents_are_written(own_index):
+    """Every answer is of the index before or after a write, never an error."""
+    stop, codes = threading.Event(), []
+    with client_of(create_app(Searcher(own_index), api_key=KEY)) as client:
+
+        def look():
+            while not stop.is_set():
+                codes.append(client.post("/search", json={"query": "bees", "evidence": "sentence"}).status_code)
+
+        looking = [threading.Thread(target=look) for _ in range(3)]
+        for thread in looking:
+            thread.start()
+        for i in range(6):
+            body = {"documents": [{"id": f"n{i}", "text": f"Bee number {i} flies."}]}
+            assert client.put("/documents", json=body, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+            if i % 2:
+                client.delete(f"/documents/n{i}", headers={"Authorization": f"Bearer {KEY}"})
+        stop.set()
+        for thread in looking:
+            thread.join()
+    assert set(codes) == {200} and len(codes) > 3
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strict():
+    limits = Limits(documents=3, characters=50, bytes=400, seconds=1.0)
+    with client_of(create_app(reranker=load_reranker("minilm"), limits=limits)) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"query": "a", "documents": ["b"] * 4}, 422, "4 documents are more than the 3"),
+        ({"query": "a", "documents": ["b", "c" * 51]}, 422, "document 1 has 51 characters"),
+        ({"query": "a", "documents": [{"text": "c" * 25, "title": "c" * 25}]}, 422, "document 0 has 51 characters"),
+        ({"query": "a" * 51, "documents": ["b"]}, 422, "query has 51 characters"),
+        ({"query": "a", "texts": ["b"] * 4}, 422, "4 documents are more than the 3"),
+        ({"query": "a" * 500, "documents": ["b"]}, 413, "larger than 400 bytes"),
+    ],
+)
+def test_limits(strict, body, status, said):
+    answer = strict.post("/rerank", json=body)
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]
+
+
+def test_a_body_without_a_length_is_measured_as_it_comes(strict):
+    answer = strict.post(
+        "/rerank", content=(b"x" * 100 for _ in range(9)), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 413
+
+
+def test_a_slow_sender_is_sent_away(strict):
+    with socket.create_connection((strict.base_url.host, strict.base_url.port)) as connection:
+        head = (
+            b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+        )
+        connection.sendall(head)
+        connection.settimeout(10)
+        assert b" 408 " in connection.recv(4096).splitlines()[0]
+
+
+def test_what_takes_too_long_is_given_up(slow):
+    limits = Limits(seconds=0.3)
+    with client_of(create_app(reranker=slow, limits=limits)) as client:
+        answer = client.post("/rerank", json={"query": QUERY, "documents": TEXTS})
+        assert answer.status_code == 504 and answer.json()["error"]["type"] == "TimeLimitError"
+        slow.open.set()
+        until(lambda: client.post("/rerank", json={"query": QUERY, "documents": TEXTS}).status_code == 200)
+
+
+def test_a_full_queue_is_answered_429_and_the_server_goes_on(slow):
+    body = {"query": QUERY, "documents": TEXTS}
+    with client_of(create_app(reranker=slow, limits=Limits(waiting=2))) as client:
+        threads = [threading.Thread(target=client.post, args=["/rerank"], kwargs={"json": body}) for _ in range(3)]
+        threads[0].start()
+        assert slow.begun.wait(10)
+        for thread in threads[1:]:
+            thread.start()
+        until(lambda: waits(client) == 2)
+        refused = client.post("/rerank", json=body)
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+        assert client.get("/health").json()["status"] == "ok"  # the event loop is free all the while
+        slow.open.set()
+        for thread in threads:
+            thread.join()
+        assert client.post("/rerank", json=body).status_code == 200
+
+
+def test_who_hangs_up_is_not_worked_for(slow):
+    with client_of(create_app(reranker=slow, limits=Limits(waiting=2))) as client:
+        body = {"query": QUERY, "documents": TEXTS}
+        first = threading.Thread(target=client.post, args=["/rerank"], kwargs={"json": body})
+        first.start()
+        assert slow.begun.wait(10)
+        impatient = httpx.Client(base_url=client.base_url, timeout=0.3)
+        for _ in range(5):  # more than the queue holds: each frees its place as it leaves
+            with pytest.raises(httpx.ReadTimeout):
+                impatient.post("/rerank", json={"query": "nobody waits for this", "documents": TEXTS})
+            until(lambda: waits(client) == 0)
+        impatient.close()
+        slow.open.set()
+        first.join()
+        assert client.post("/rerank", json=body).status_code == 200
+        assert slow.ranked == [QUERY, QUERY]
+        assert 'sightline_requests_total{route="/rerank",status="499"} 5.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("field", ["documents", "characters", "bytes", "waiting", "seconds"])
+def test_limits_must_be_above_zero(field):
+    with pytest.raises(InputError, match=field):
+        Limits(**{field: 0})
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_health_tells_what_is_served(client):
+    found = client.get("/health").json()
+    assert found["status"] == "ok" and found["model"] == "minilm" and found["first_stage"] == "dense"
+    assert found["index"]["documents"] == 4 <= found["index"]["passages"]
+
+
+def test_metrics_count_requests_and_documents(reranker):
+    with client_of(create_app(reranker=reranker)) as client:
+        client.post("/v1/rerank", json={"query": QUERY, "documents": [*TEXTS, LONG]})
+        client.post("/v1/rerank", json={"query": QUERY})
+        client.get("/a-path-that-a-client-made-up")
+        found = {
+            (sample.name, sample.labels.get("route"), sample.labels.get("status")): sample.value
+            for family in text_string_to_metric_families(client.get("/metrics").text)
+            for sample in family.samples
+        }
+    assert found["sightline_requests_total", "/v1/rerank", "200"] == 1
+    assert found["sightline_requests_total", "/v1/rerank", "422"] == 1
+    assert found["sightline_requests_total", "other", "404"] == 1
+    assert found["sightline_documents_ranked_total", None, None] == 5
+    assert found["sightline_documents_truncated_total", None, None] == 1
+    assert found["sightline_request_seconds_count", "/v1/rerank", None] == 2
+
+
+def test_examples_in_the_openapi_document_work(small_index):
+    with client_of(create_app(Searcher(small_index))) as client:
+        document = client.get("/openapi.json").json()
+        tried = 0
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+                refs = re.findall(r"#/components/schemas/(\w+)", str(schema))
+                for name in refs:
+                    for example in document["components"]["schemas"][name].get("examples", []):
+                        answer = client.request(method, path, json=example)
+                        assert answer.status_code == 200, answer.text
+                        tried += 1
+    assert tried == 5
+
+
+def test_a_foreign_host_name_is_refused(client):
+    assert client.get("/health", headers={"Host": "localhost:1"}).status_code == 200
+    for host in ("evil.example", "evil.example:80", "", "localhost.evil.example", "[::2]:80"):
+        assert client.get("/health", headers={"Host": host}).status_code == 421
+
+
+def test_pages_of_elsewhere_get_nothing(client):
+    """No form can post here, and no script of another origin can read an answer."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = client.post("/search", content=b'{"query": "a"}', headers={"Content-Type": kind})
+        assert answer.status_code == 415
+    answer = client.post("/search", json={"query": "a"}, headers={"Origin": "http://evil.example"})
+    assert not any(name.startswith("access-control") for name in answer.headers)
+    assert client.options("/search", headers={"Origin": "http://evil.example"}).status_code == 405
+
+
+def test_every_answer_has_its_headers(client):
+    for answer in (client.get("/"), client.get("/health"), client.get("/nothing"), client.post("/search")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "server" not in answer.headers
+
+
+def test_what_is_not_served_is_not_there(reranker, small_index):
+    with client_of(create_app(reranker=reranker)) as client:
+        for call in (client.get("/"), client.post("/search", json={"query": "a"}), client.get("/documents/cat")):
+            assert call.status_code == 404
+    with client_of(create_app(Searcher(small_index, None, first_stage="bm25"))) as client:
+        assert client.post("/rerank", json={"query": "a", "documents": ["b"]}).status_code == 404
+        hits = client.post("/search", json={"query": "cats purr"}).json()["hits"]
+        assert hits[0]["id"] == "cat" and "mass" not in hits[0]
+
+
+def test_there_must_be_something_to_serve(reranker):
+    with pytest.raises(InputError, match="nothing to serve"):
+        create_app()
+    with pytest.raises(InputError, match="16 characters"):
+        create_app(reranker=reranker, api_key="short")
+    with pytest.raises(InputError, match="no index"):
+        create_app(reranker=reranker, api_key=KEY)
+
+
+def test_an_index_that_breaks_is_500_without_a_word_of_this_machine(own_index):
+    searcher = Searcher(own_index)
+    with client_of(create_app(searcher)) as client:
+        searcher.index.close()
+        answer = client.post("/search", json={"query": "cats"})
+        assert answer.status_code == 500 and str(own_index) not in answer.text and "Traceback" not in answer.text
+        assert client.get("/health").status_code == 200

@@ -1,0 +1,128 @@
+"""``sightline serve`` as a process, and the examples that talk to it."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+import sightline
+
+from .conftest import KEY
+
+SIGHTLINE = Path(sys.executable).with_name("sightline")
+EXAMPLES = Path(sightline.__file__).parent / "examples"
+
+
+@contextlib.contextmanager
+def served(*arguments, **environment):
+    """A running command and its address."""
+    process = subprocess.Popen(
+        [SIGHTLINE, "serve", *map(str, arguments), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+    )
+    try:
+        line = process.stdout.readline()
+        found = re.match(r"(http://127\.0\.0\.1:\d+)  (.*); Ctrl-C stops it", line)
+        assert found, line + process.stderr.read()
+        yield process, found[1], found[2]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_it_serves_and_stops_when_all_is_answered(small_index):
+    with served(small_index) as (process, address, what):
+        assert what == f"{small_index}, 4 documents"
+        assert httpx.get(f"{address}/health", timeout=30).json()["status"] == "ok"
+        assert process.poll() is None
+        # A long list is being read when the signal comes.
+        body = {"query": "cats", "documents": [f"{i} " + "the cat sat on the mat " * 40 for i in range(25)]}
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(httpx.post(f"{address}/rerank", json=body, timeout=60)))
+        asking.start()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        asking.join()
+        assert answers[0].status_code == 200 and len(answers[0].json()["results"]) == 25
+        process.wait(20)
+        assert process.stderr.read() == ""
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{address}/health")
+
+
+def test_curl(small_index):
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    with served(small_index, SIGHTLINE_API_KEY=KEY) as (_, address, _):
+        environment = {**os.environ, "SIGHTLINE_API_KEY": KEY}
+        done = subprocess.run(
+            ["sh", EXAMPLES / "curl.sh", address], capture_output=True, text=True, env=environment, timeout=60
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    search, rerank, tei, written, deleted = map(json.loads, done.stdout.splitlines())
+    assert len(search["hits"]) == 3 and search["hits"][0]["evidence"]
+    assert [result["index"] for result in rerank["results"]] == [1]
+    assert [item["index"] for item in tei] == [1, 0]
+    assert (written["written"], deleted["deleted"], deleted["documents"]) == (1, 1, 4)
+    script = (EXAMPLES / "curl.sh").read_text()
+    assert len(script.splitlines()) < 40
+
+
+def test_without_an_index_it_reranks():
+    with served("--rerank", "minilm-mass") as (process, address, what):
+        assert what == "reranking by minilm-mass"
+        answer = httpx.post(f"{address}/v1/rerank", json={"query": "cats", "documents": ["dogs", "cats"]}, timeout=30)
+        assert answer.json()["model"] == "minilm-mass" and answer.json()["results"][0]["index"] == 1
+        assert httpx.get(address).status_code == 404
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere.index"], 4, "nowhere.index"),
+        (["--rerank", "none"], 2, "nothing to serve"),
+        (["--rerank", "gpt"], 2, "no layout 'gpt'"),
+        (["--host", "256.0.0.1"], 2, "cannot listen"),
+    ],
+)
+def test_what_cannot_be_served_is_said_at_once(arguments, code, said):
+    done = subprocess.run([SIGHTLINE, "serve", "--port", "0", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert said in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([SIGHTLINE, "serve", "--port", port], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "choose another --port" in " ".join(done.stderr.split())
+
+
+def test_the_extra_is_named_where_it_is_missing(tmp_path):
+    for module in ("fastapi", "prometheus_client"):
+        (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('no {module}', name='{module}')")
+        done = subprocess.run(
+            [SIGHTLINE, "serve"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        (tmp_path / f"{module}.py").unlink()
+        assert done.returncode == 5 and "pip install 'sightline[serve]'" in " ".join(done.stderr.split())
