@@ -1,12 +1,7 @@
-"""Where there is no CUDA device, Triton's kernels run in its interpreter, on CPU tensors."""
-
-import os
+"""What all tests of the kernels share."""
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: it decides then
 
 
 @pytest.fixture(autouse=True)
