@@ -464,7 +464,7 @@ def main(
     console.print(f"measured: {last['matmul_tflops']:.3g} TFLOP/s matmul, {last['bandwidth_gb_s']:.0f} GB/s copy")
     if out:
         report = {
-            "command": " ".join(["python -m sightline.kernels.bench", *sys.argv[1:]]),
+            "command": " ".join(["python -m sightline.kernels.bench", *(x.rpartition("/")[2] for x in sys.argv[1:])]),
             "versions": _versions(device),
             "seed": _SEED,
             "results": results,
