@@ -70,7 +70,8 @@ class _BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, layout: BlockLayout, scale: float, ops: ModuleType) -> Any:
-        out, lse = ops.forward(q, k, v, layout, scale)
+        with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
+            out, lse = ops.forward(q, k, v, layout, scale)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.layout, ctx.scale, ctx.ops = layout, scale, ops
         return out, lse
@@ -79,4 +80,6 @@ class _BlockAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Any, d_lse: Any) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
-        return (*ctx.ops.backward(d_out, d_lse, q, k, v, out, lse, ctx.layout, ctx.scale), None, None, None)
+        with torch.cuda.device_of(q):
+            gradients = ctx.ops.backward(d_out, d_lse, q, k, v, out, lse, ctx.layout, ctx.scale)
+        return (*gradients, None, None, None)

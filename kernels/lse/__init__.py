@@ -161,7 +161,8 @@ class _BlockLSE(torch.autograd.Function):
     def forward(
         ctx: Any, q: Any, k: Any, layout: BlockLayout, scale: float, part: Part, ops: ModuleType
     ) -> torch.Tensor:
-        lse2 = ops.forward(q, k, layout, scale, part)
+        with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
+            lse2 = ops.forward(q, k, layout, scale, part)
         ctx.save_for_backward(q, k, lse2)
         ctx.rest = layout, scale, part
         ctx.ops = ops
@@ -171,4 +172,6 @@ class _BlockLSE(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_lse2: Any) -> Any:
         q, k, lse2 = ctx.saved_tensors
-        return (*ctx.ops.backward(d_lse2, q, k, lse2, *ctx.rest), None, None, None, None)
+        with torch.cuda.device_of(q):
+            gradients = ctx.ops.backward(d_lse2, q, k, lse2, *ctx.rest)
+        return (*gradients, None, None, None, None)
