@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -108,10 +109,35 @@ def evaluate(
     table.add_column("system")
     for name in wanted:
         table.add_column(name, justify="right")
+        if name == wanted[0]:
+            table.add_column("95 %", justify="right")
     table.add_column("ms/query", justify="right")
     for name in names:
         values = outcome.summary["systems"][name]
         spent = outcome.summary["milliseconds_per_query"][name]
-        table.add_row(Text(visible(name)), *(f"{values[measure]:.4f}" for measure in wanted), f"{spent:.1f}")
+        between = outcome.summary["intervals"][name]
+        first, *others = (f"{values[measure]:.4f}" for measure in wanted)
+        bounds = f"{between['low']:.3f} {between['high']:.3f}"
+        table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
     console.print(table)
+    if outcome.summary["comparisons"]:
+        console.print(_comparisons(outcome.summary["comparisons"], wanted[0]))
     console.print(visible(f"written to {out}"), style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _comparisons(found: Sequence[Mapping[str, Any]], measure: str) -> Table:
+    """Every two systems: how much they differ, and whether that could be chance."""
+    table = Table(title=Text(visible(f"differences in {measure}; p by randomisation, corrected by Holm")))
+    table.add_column("", no_wrap=True)
+    for name in ("difference", "95 %", "p", "+", "=", "-"):
+        table.add_column(name, justify="right")
+    for pair in found:
+        by = pair["difference"]
+        table.add_row(
+            Text(visible(f"{pair['a']} - {pair['b']}")),
+            f"{by['mean']:+.4f}",
+            f"{by['low']:+.3f} {by['high']:+.3f}",
+            f"{pair['p_holm']:.4f}",
+            *(str(pair[name]) for name in ("wins", "ties", "losses")),
+        )
+    return table

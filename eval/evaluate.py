@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import inspect
 import json
@@ -20,6 +21,7 @@ from ..rerank.reranker import load_reranker
 from ..retrieval.files import replace_file
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
+from .compare import compare, interval
 from .dataset import Dataset
 from .metrics import DEFAULT_MEASURES, evaluate
 from .rerank_run import rerank_run
@@ -38,8 +40,9 @@ class Outcome:
     """What an evaluation found.
 
     Args:
-        summary: what ``results.json`` holds: ``dataset``, ``split``, ``systems`` (mean by system and measure), and how
-            it was made.
+        summary: what ``results.json`` holds: ``dataset``, ``split``, ``systems`` (mean by system and measure),
+            ``intervals`` (95 % bootstrap interval of the mean by system) and ``comparisons`` (of every two systems),
+            both by the first measure, and how it was made.
         per_query: value by system, query id and measure.
         runs: scores by system, query id and document id.
     """
@@ -149,6 +152,12 @@ def evaluate_systems(
     finally:
         if opened is not None:
             opened.close()
+    first_measure = measures[0]
+    summary["intervals"] = {
+        name: dataclasses.asdict(interval([found[first_measure] for found in values.values()]))
+        for name, values in per_query.items()
+    }
+    summary["comparisons"] = [dataclasses.asdict(found) for found in compare(per_query, first_measure)]
     for file, value in (("results.json", summary), ("per_query.json", per_query)):
         replace_file(out / file, json.dumps(value, indent=2, ensure_ascii=False).encode())
     return Outcome(summary, per_query, results)

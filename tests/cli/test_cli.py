@@ -312,6 +312,8 @@ def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
         row = next(line for line in out.splitlines() if f" {name} " in line)
         assert f"{results['systems'][name]['nDCG@10']:.4f}" in row
         assert (tmp_path / "out" / f"{name}.trec").is_file()
+    by = results["comparisons"][0]["difference"]["mean"]
+    assert f"{by:+.4f}" in next(line for line in out.splitlines() if "bm25 - dense+minilm" in line)
     code, out, _ = run("eval", beir, *options, "--json", "--measures", "RR@10")
     assert json.loads(out)["systems"]["given"] == {"RR@10": 0.75}
 

@@ -89,6 +89,18 @@ def test_means_are_those_of_the_queries(outcome, tmp_path):
             assert mean == pytest.approx(sum(v[name] for v in per_query[system].values()) / len(QRELS))
 
 
+def test_systems_are_compared_by_the_first_measure(outcome):
+    means = {name: values["nDCG@10"] for name, values in outcome.summary["systems"].items()}
+    for name, found in outcome.summary["intervals"].items():
+        assert found["mean"] == pytest.approx(means[name]) and found["low"] <= means[name] <= found["high"]
+    pairs = outcome.summary["comparisons"]
+    assert len(pairs) == len(SYSTEMS) * (len(SYSTEMS) - 1) // 2
+    for pair in pairs:
+        assert pair["measure"] == "nDCG@10"
+        assert pair["difference"]["mean"] == pytest.approx(means[pair["a"]] - means[pair["b"]], abs=1e-12)
+        assert pair["wins"] + pair["ties"] + pair["losses"] == len(QRELS)
+
+
 def test_runs_read_back_give_the_same_figures(outcome, dataset, tmp_path):
     for system, means in outcome.summary["systems"].items():
         run = read_run(tmp_path / "out" / f"{system}.trec")

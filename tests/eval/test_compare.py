@@ -1,0 +1,105 @@
+"""Significance: against exact enumeration, the textbook formula, ranx, and simulated truth."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import special
+
+from sightline.errors import InputError
+from sightline.eval.compare import compare, holm, interval, largest_changes
+
+
+def per_query(**systems):
+    return {name: {f"q{i}": {"AP": float(v)} for i, v in enumerate(values)} for name, values in systems.items()}
+
+
+def t_test(differences):
+    """Student's formula; the tail by the regularised incomplete beta function."""
+    n = len(differences)
+    t = differences.mean() / (differences.std(ddof=1) / math.sqrt(n))
+    return special.betainc((n - 1) / 2, 0.5, (n - 1) / (n - 1 + t * t))
+
+
+def test_few_queries_are_enumerated():
+    rng = np.random.default_rng(1)
+    a, b = rng.random(9), rng.random(9) - 0.1
+    (found,) = compare(per_query(a=a, b=b), "AP")
+    observed = abs((a - b).mean())
+    flips = [abs(np.mean((a - b) * signs)) for signs in itertools.product([1, -1], repeat=9)]
+    exact = np.mean([flip >= observed - 1e-12 for flip in flips])
+    assert found.p_randomisation == pytest.approx(exact, abs=1e-9)
+    assert found.p_t == pytest.approx(t_test(a - b), rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.03, 0.1])
+def test_agrees_with_ranx(shift):
+    ranx = pytest.importorskip("ranx")
+    rng = np.random.default_rng(2)
+    a, b = rng.random(120), np.clip(rng.random(120) + shift, 0, 1)
+    (found,) = compare(per_query(a=a, b=b), "AP")
+    from ranx.statistical_tests import fisher_randomization_test, paired_student_t_test
+
+    assert found.p_t == pytest.approx(paired_student_t_test(a, b)[0], rel=1e-6)
+    theirs = fisher_randomization_test(a, b, n_permutations=20_000, max_p=0.05, random_seed=3)[0]
+    assert found.p_randomisation == pytest.approx(theirs, abs=0.02)
+    assert ranx is not None
+
+
+def test_every_pair_is_corrected_together():
+    rng = np.random.default_rng(3)
+    base = rng.random(200)
+    values = per_query(a=base, b=base + 0.05 * rng.random(200), c=base + 0.002 * rng.standard_normal(200))
+    found = compare(values, "AP")
+    assert [(x.a, x.b) for x in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [x.p_holm for x in found] == holm([x.p_randomisation for x in found])
+    assert found[0].p_holm < 0.01 < found[1].p_holm
+    assert found[0].difference.high < 0 and found[0].losses == 200 and found[0].wins == found[0].ties == 0
+
+
+def test_the_same_seed_gives_the_same_and_order_of_queries_does_not_matter():
+    rng = np.random.default_rng(4)
+    values = per_query(a=rng.random(40), b=rng.random(40))
+    turned = {name: dict(reversed(queries.items())) for name, queries in values.items()}
+    assert compare(values, "AP") == compare(values, "AP") == compare(turned, "AP")
+    assert compare(values, "AP", seed=1) != compare(values, "AP")
+
+
+def test_no_difference_is_no_significance():
+    (found,) = compare(per_query(a=[0.5, 0.2], b=[0.5, 0.2]), "AP")
+    assert (found.p_t, found.p_randomisation, found.p_holm, found.ties) == (1, 1, 1, 2)
+    (one,) = compare(per_query(a=[0.5], b=[0.2]), "AP")
+    assert one.p_t == one.p_randomisation == 1.0 and one.wins == 1
+
+
+def test_intervals_cover_the_truth():
+    rng = np.random.default_rng(5)
+    inside = sum(
+        found.low <= 0.3 <= found.high
+        for found in (interval(rng.normal(0.3, 0.2, 80), resamples=500, seed=i) for i in range(300))
+    )
+    assert 0.90 <= inside / 300 <= 0.98
+
+
+def test_holm_by_hand():
+    assert holm([]) == []
+    assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_largest_changes():
+    values = per_query(a=[0.5, 0.9, 0.1, 0.4], b=[0.5, 0.1, 0.5, 0.0])
+    assert largest_changes(values, "a", "b", "AP", n=2) == [("q1", 0.9, 0.1), ("q2", 0.1, 0.5)]
+    assert [row[0] for row in largest_changes(values, "a", "b", "AP")] == ["q1", "q2", "q3"]
+
+
+def test_what_cannot_be_compared():
+    with pytest.raises(InputError, match="same queries: 'q2'"):
+        compare(per_query(a=[1, 2], b=[1, 2, 3]), "AP")
+    with pytest.raises(InputError, match="has no RR"):
+        compare(per_query(a=[1], b=[1]), "RR")
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare({}, "AP")
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare({"a": {}}, "AP")
