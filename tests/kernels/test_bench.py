@@ -54,6 +54,9 @@ def test_a_report(tmp_path):
     assert ratio == pytest.approx(ms["SDPA, boolean mask"] / ms["sightline"])
     pairs = bench._CPU_CASES[0].layout("cpu").pairs
     assert result["useful_tflops"]["sightline"] == pytest.approx(4 * 16 * 4 * pairs / ms["sightline"] / 1e9)
+    moved = 4 * (2 * 4 * 16 + 2 * 2 * 16 + 4) * result["case"]["total_tokens"]
+    assert result["least_bytes"] == moved
+    assert result["share_of_bandwidth"] == pytest.approx(moved / ms["sightline"] / 1e7)
     assert "could not run" in done.output and "layer's linear work" in done.output
 
 
