@@ -427,7 +427,7 @@ def _show(result: dict[str, Any]) -> None:
             "" if useful is None else f"{useful:.3g}",
             "" if useful is None else f"{useful / result['matmul_tflops']:.0%}",
             "" if useful is None else f"{result['least_bytes'] / ms / result['bandwidth_gb_s'] / 1e6:.0%}",
-            "another mask" if error is None else f"{error:.1e}",
+            "other mask" if error is None else f"{error:.1e}",
         )
     signal = result["block_lse"]
     table.add_row("block_lse", f"{result['ms']['block_lse']:.3f}", "", "", "", f"{signal['share_of_bandwidth']:.0%}")
