@@ -164,8 +164,8 @@ def test_batching_changes_nothing(sizes, instruction, query, causal, backend):
     q, k, v = tensors(batch)
     out, lse = block_attention(q, k, v, batch, scale=0.25, backend=backend)
     part, part_lse = block_attention(q[here], k[here], v[here], alone, scale=0.25, backend=backend)
-    torch.testing.assert_close(part, out[here], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(part_lse, lse[here], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(part, out[here], rtol=1e-5, atol=5e-6)
+    torch.testing.assert_close(part_lse, lse[here], rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
