@@ -75,6 +75,7 @@ def study(
     table = Table("readout", "scale", *names, "mean")
     for (readout, scale), values in sorted(figures.items(), key=lambda item: -sum(item[1])):
         table.add_row(readout, f"{scale:g}", *(f"{v:.3f}" for v in values), f"{sum(values) / len(values):.4f}")
+    console.width = max(console.width, 18 * (len(names) + 3))  # no figure is cut short on a narrow terminal
     console.print(table)
 
 
