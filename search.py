@@ -51,6 +51,26 @@ class Hit:
     evidence: tuple[Evidence, ...] | None = None
     token_mass: tuple[float, ...] | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the passage's text and place, the document's title and metadata, evidence where asked for."""
+        found = {
+            "rank": self.rank,
+            "id": self.id,
+            "score": self.score,
+            "title": self.document.title,
+            "text": self.passage.text,
+            "start": self.passage.start,
+            "end": self.passage.end,
+            "metadata": dict(self.document.metadata),
+            "first_rank": self.first_rank,
+            "first_score": self.first_score,
+            "mass": self.mass,
+            "token_mass": self.token_mass,
+        }
+        if self.evidence is not None:
+            found["evidence"] = [dataclasses.asdict(span) for span in self.evidence]
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -77,6 +97,11 @@ class SearchResult:
     truncated: int
     warnings: tuple[str, ...]
     milliseconds: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; hits as `Hit.as_dict`."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"hits": [hit.as_dict() for hit in self.hits]}
 
 
 @dataclass(frozen=True, slots=True)

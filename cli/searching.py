@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -77,9 +76,10 @@ def search(
             result = searcher.search(query, k, where=conditions(where), evidence=level, level=unit)
             stages = {}
     if json:
-        hits = [_plain(hit, {name: places.get(hit.id) for name, places in stages.items()}) for hit in result.hits]
-        fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "hits"}
-        write_json({**fields, "hits": hits})
+        found = result.as_dict()
+        for hit in found["hits"] if stages else ():
+            hit["stages"] = {name: places.get(hit["id"]) for name, places in stages.items()}
+        write_json(found)
         return
     for hit in result.hits:
         head = Text.assemble((f"{hit.rank:>3}  ", "bold"), (visible(hit.document.title or hit.id), "bold cyan"))
@@ -137,23 +137,3 @@ def _marked(hit: Any, level: Literal["sentence", "token"] | None) -> Text:
         out.append(visible(" ".join(span.text.split())), "bold yellow" if span.mass == top else "yellow")
         out.append(f" [{span.mass / (hit.mass or 1.0):.0%}]", "dim")
     return out
-
-
-def _plain(hit: Any, stages: dict[str, Any]) -> dict[str, Any]:
-    found = {
-        "rank": hit.rank,
-        "id": hit.id,
-        "score": hit.score,
-        "title": hit.document.title,
-        "text": hit.passage.text,
-        "start": hit.passage.start,
-        "end": hit.passage.end,
-        "metadata": dict(hit.document.metadata),
-        "first_rank": hit.first_rank,
-        "first_score": hit.first_score,
-        "mass": hit.mass,
-        "token_mass": hit.token_mass,
-    }
-    if hit.evidence is not None:
-        found["evidence"] = [dataclasses.asdict(span) for span in hit.evidence]
-    return found | ({"stages": stages} if stages else {})

@@ -23,7 +23,7 @@ from ..documents import Document
 from ..errors import InputError
 from ..rerank.relevance import relevance
 from ..rerank.reranker import Reranker
-from ..search import Hit, Searcher, SearchResult
+from ..search import Searcher, SearchResult
 from .bodies import JsonRoute, add_error_handlers, answer
 from .guard import Guard
 from .ranking import RankedList, RankingWork
@@ -325,27 +325,10 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _search_response(result: SearchResult) -> SearchResponse:
-    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "hits"}
-    return SearchResponse.model_validate({**fields, "hits": [_hit(hit) for hit in result.hits]}, from_attributes=True)
-
-
-def _hit(hit: Hit) -> dict[str, Any]:
-    return {
-        "rank": hit.rank,
-        "id": hit.id,
-        "score": hit.score,
-        "title": hit.document.title,
-        "text": hit.passage.text,
-        "start": hit.passage.start,
-        "end": hit.passage.end,
-        "length": len(hit.document.text),
-        "metadata": dict(hit.document.metadata),
-        "first_rank": hit.first_rank,
-        "first_score": hit.first_score,
-        "mass": hit.mass,
-        "evidence": hit.evidence,
-        "token_mass": hit.token_mass,
-    }
+    found = result.as_dict()
+    for plain, hit in zip(found["hits"], result.hits, strict=True):
+        plain["length"] = len(hit.document.text)
+    return SearchResponse.model_validate(found)
 
 
 def _warnings(done: RankedList, documents: int, ignored: dict[str, Any] | None) -> list[str]:
