@@ -28,6 +28,16 @@ _COMBINED_ROWS = 16
 
 
 @triton.jit
+def _tile(TILES, number):
+    """A row of `tiles.Work`: start and stop of the tile itself, of its own span and of its far one, and the slot."""
+    tile = TILES + number * 8
+    start, stop = tl.load(tile), tl.load(tile + 1)
+    own_start, own_stop = tl.load(tile + 2), tl.load(tile + 3)
+    far_start, far_stop, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
+    return start, stop, own_start, own_stop, far_start, far_stop, slot
+
+
+@triton.jit
 def _forward(
     Q, K, V, OUT, LSE, PART, PART_LSE, TILES, scale,
     q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads,
@@ -35,10 +45,7 @@ def _forward(
     CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     hk = tl.program_id(0) % key_heads
-    tile = TILES + (tl.program_id(0) // key_heads) * 8
-    start, stop = tl.load(tile), tl.load(tile + 1)
-    own_start, own_stop = tl.load(tile + 2), tl.load(tile + 3)
-    far_start, far_stop, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
+    start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
     token, head = start + rows // G, hk * G + rows % G
@@ -134,10 +141,7 @@ def _backward_q(
     CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     hk = tl.program_id(0) % key_heads
-    tile = TILES + (tl.program_id(0) // key_heads) * 8
-    start, stop = tl.load(tile), tl.load(tile + 1)
-    own_start, own_stop = tl.load(tile + 2), tl.load(tile + 3)
-    far_start, far_stop, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
+    start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
     token, head = start + rows // G, hk * G + rows % G
@@ -180,10 +184,7 @@ def _backward_kv(
 ):  # fmt: skip
     """One tile of keys against every query that sees it; all G heads of the group add to the same gradient."""
     hk = tl.program_id(0) % key_heads
-    tile = TILES + (tl.program_id(0) // key_heads) * 8
-    start, stop = tl.load(tile), tl.load(tile + 1)
-    own_start, own_stop = tl.load(tile + 2), tl.load(tile + 3)
-    far_start, far_stop, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
+    start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     keys = tl.arange(0, KEYS)
     key = start + keys

@@ -26,6 +26,10 @@ def key_spans(layout: BlockLayout, part: Part) -> np.ndarray:
         In packed order. Spans that no signal row sees are left out. For ``rest`` column 0 is the instruction and column
         1 the row's own query block, of which causal rows see what is not after them.
     """
+    return layout.keep(("key spans", part), lambda: _key_spans(layout, part))
+
+
+def _key_spans(layout: BlockLayout, part: Part) -> np.ndarray:
     blocks, rows = layout.blocks, layout.signal_rows
     kinds = (DOCUMENT,) if part == "documents" else (INSTRUCTION, QUERY)
     chosen = np.isin(blocks[:, 6], kinds)
