@@ -198,19 +198,24 @@ class MiniLM:
         """Embed documents: float32 (N, 384), unit rows. This model treats them as it treats queries."""
         return self.read(texts, states=False).pooled
 
+    @property
+    def room(self) -> int:
+        """Tokens of a text that are read at most, special tokens left out."""
+        return self.max_length - 2
+
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span of every token of the whole text, special tokens left out."""
         return self._tokenizer.encode(text, add_special_tokens=False).offsets
 
     def tokens(self, text: str) -> list[str]:
         """The text's tokens as the model reads them, special tokens and what is truncated left out."""
-        return self._tokenizer.encode(text, add_special_tokens=False).tokens[: self.max_length - 2]
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens[: self.room]
 
     def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Tokenise only: for each text, int32 (tokens, 2) character spans of the tokens that `read` would give."""
         # One by one: for a handful of texts, waking the tokenizer's threads took longer than the work.
         encodings = (self._tokenizer.encode(text, add_special_tokens=False) for text in texts)
-        return [np.array(e.offsets[: self.max_length - 2], dtype=np.int32).reshape(-1, 2) for e in encodings]
+        return [np.array(e.offsets[: self.room], dtype=np.int32).reshape(-1, 2) for e in encodings]
 
     def read(self, texts: Sequence[str], *, states: bool = True) -> TokenStates:
         """Read each text alone, in length-sorted batches under a token budget.
@@ -224,7 +229,7 @@ class MiniLM:
         """
         import torch
 
-        room = self.max_length - 2
+        room = self.room
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         ids = [e.ids[:room] for e in encodings]
         counts = np.array([len(i) for i in ids], dtype=np.int64)

@@ -58,9 +58,8 @@ def rerank_run(
         missing = [document for document in documents if document not in texts]
         if missing:
             raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
-    model: Any = getattr(reranker, "model", None)
-    reads = hasattr(model, "token_offsets")  # another reranker may call its name its model
-    splitter = Splitter(model.token_offsets, model.max_length - 2) if reads else None
+    reads: Any = getattr(reranker, "reads", None)  # not every reranker tells what it reads of a text
+    splitter = None if reads is None else Splitter(reads.token_offsets, reads.room)
     blocks: dict[str, list[Document]] = {}
     for id, text in texts.items():
         passages = splitter.split(text) if splitter else []

@@ -2,7 +2,7 @@
 
 - `BlockLayout`: which token of a packed context sees which.
 - `block_attention`: attention over such a context; with it, models run and train.
-- `block_lse`, `row_lse`, `mass`: what a query pays to each document.
+- `block_lse`, `row_lse`, `mass`, `block_max`, `token_mass`: what a query pays to each document, and to its tokens.
 - `states_lse`, `states_max`, `states_attention`: the same over kept token states, one tensor per document.
 
 Nothing here imports the rest of Sightline at import time: with the repository root as working directory, Hugging Face
@@ -12,7 +12,7 @@ code that probes for its own optional package ``kernels`` finds this one first.
 from .attention import block_attention
 from .dispatch import Backend, Choice, choose
 from .layout import BlockLayout, Context
-from .lse import block_lse, mass, row_lse
+from .lse import block_lse, block_max, mass, row_lse, token_mass
 from .states import Keys, QuantizedKeys, states_attention, states_backend, states_lse, states_max
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "QuantizedKeys",
     "block_attention",
     "block_lse",
+    "block_max",
     "choose",
     "mass",
     "row_lse",
@@ -31,4 +32,5 @@ __all__ = [
     "states_backend",
     "states_lse",
     "states_max",
+    "token_mass",
 ]

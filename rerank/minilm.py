@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from ..documents import Document, encodable
+from ..documents import Document
 from ..errors import InputError, RankingError
 from ..minilm import MiniLM, load_minilm
 from .layout import Layout, load_layout
+from .ranking import check_request, first_of_each_id, order_by_score
 from .reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking, as_documents
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class MiniLMReranker:
     def __init__(self, layout: Layout | str = "minilm", model: MiniLM | None = None) -> None:
         self.layout = load_layout(layout) if isinstance(layout, str) else layout
         self.name = self.layout.name
-        self.model = model or load_minilm(self.layout.max_block_tokens)
+        self.model = self.reads = model or load_minilm(self.layout.max_block_tokens)
 
     def rank(
         self,
@@ -62,15 +63,7 @@ class MiniLMReranker:
         from .signal import AttentionSignal
 
         started = time.perf_counter()
-        if not isinstance(query, str):
-            raise InputError(f"the query must be a string, not {type(query).__name__}")
-        if not encodable(query):
-            raise InputError(f"the query {query!r} has a lone surrogate; clean it")
-        if top_n is not None and top_n < 1:
-            raise InputError(f"top_n must be at least 1, not {top_n}")
-        if evidence not in (None, "sentence", "token"):
-            raise InputError(f"evidence is by 'sentence' or by 'token', not {evidence!r}")
-        blocks = as_documents(documents)
+        blocks = check_request(query, documents, top_n, evidence)
         if states is not None and len(states) != len(blocks):
             raise InputError(
                 f"{len(blocks)} documents came with {len(states)} kept states; give one, or None, for each"
@@ -91,16 +84,11 @@ class MiniLMReranker:
         if blocks and not any(shape[0] for shape in shapes):
             raise RankingError(f"none of the {len(blocks)} documents has a token to attend to")
         reading = AttentionSignal()(q, keys, self.layout)
-        # An id that is but a place in the list must not decide between ties.
-        names = [block.id if _has_id(given) else "" for block, given in zip(blocks, documents, strict=True)]
-        order, warnings = self._order(blocks, names, reading.scores)
+        order, warnings = order_by_score(blocks, documents, reading.scores.tolist())
         if read.truncated[0]:
             warnings.append(f"the last {read.truncated[0]} tokens of the query were not read")
         if best_per_id:
-            best: dict[str, int] = {}
-            for i in order:
-                best.setdefault(blocks[i].id, i)
-            order = list(best.values())
+            order = first_of_each_id(order, blocks)
         kept = order[:top_n]
         marks = self._evidence(blocks, keys, q, reading.normaliser, kept, evidence)
         scores, mass, shares = reading.scores.tolist(), reading.shares.mean(dim=0).tolist(), reading.shares.T.tolist()
@@ -155,19 +143,6 @@ class MiniLMReranker:
                 fresh[text] = DocumentStates(rows, int(read.truncated[i]))
         return [k if k is not None else fresh[b.contents] for b, k in zip(blocks, kept, strict=True)]
 
-    @staticmethod
-    def _order(blocks: Sequence[Document], names: Sequence[str], scores: torch.Tensor) -> tuple[list[int], list[str]]:
-        """Places of the documents, best first; ties in an order that has nothing to do with the input's."""
-        values = scores.tolist()
-        if not all(value == value and abs(value) != float("inf") for value in values):
-            raise RankingError("a score is NaN or infinite; the token states are damaged: read the documents again")
-        order = sorted(range(len(blocks)), key=lambda i: (-values[i], names[i], blocks[i].contents))
-        distinct = {(value, block.contents) for value, block in zip(values, blocks, strict=True)}
-        tied = len(distinct) - len(set(values))
-        if tied and len(set(values)) == 1:
-            raise RankingError(f"all {len(blocks)} documents got the same score; there is no signal to rank by")
-        return order, [f"{tied} documents of different text are tied with others; ordered by id"] if tied else []
-
     def _evidence(
         self,
         blocks: Sequence[Document],
@@ -192,10 +167,6 @@ class MiniLMReranker:
                 )
             marks[i] = find_evidence(blocks[i], spans, mass, level)
         return marks
-
-
-def _has_id(candidate: Candidate) -> bool:
-    return isinstance(candidate, Document) or (isinstance(candidate, Mapping) and "id" in candidate)
 
 
 def _values(key: Keys) -> torch.Tensor:

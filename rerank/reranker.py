@@ -11,6 +11,7 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..kernels import Keys
+    from .layout import Layout
 
 __all__ = [
     "Candidate",
@@ -128,11 +129,20 @@ class Reranker(Protocol):
     changes no score, nor do batch size and the split over calls (beyond rounding), duplicates get equal scores, and
     truncation takes document text only and is counted.
 
+    A reranker that is served, or ranks documents longer than it reads, also has ``reads``: its ``room`` is how many
+    tokens of a document it reads, and ``token_offsets(text)`` says which characters each token of a text covers.
+
+    Calling it, ``Reranker("Qwen/Qwen3-0.6B", layout="qrhead")``, is `load_reranker`.
+
     Attributes:
         name: as asked for.
     """
 
     name: str
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        """See `load_reranker`; classes that derive from this one are made as usual."""
+        return load_reranker(*args, **options) if cls is Reranker else super().__new__(cls)
 
     def rank(
         self,
@@ -200,18 +210,41 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
     return documents
 
 
-def load_reranker(name: str = "minilm", /, **options: Any) -> Reranker:
-    """Load a reranker by the name of its layout.
+def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None, **options: Any) -> Reranker:
+    """Load a reranker.
 
     Args:
-        name: ``minilm`` (the default), ``minilm-mass``, ``minilm-maxsim``, or the path of a layout's YAML file.
-        options: fields of the layout to replace, such as ``scale=10.0``.
+        name: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or ``minilm-maxsim``, or the path
+            of its YAML file; or a decoder model, ``hf:`` and its name on the hub or its folder. With ``layout`` the
+            ``hf:`` may be left out.
+        layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
+            ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
+        options: for decoder models those of `DecoderReranker`; what is left are fields of the layout to replace, such as
+            ``scale=10.0``.
 
     Raises:
-        InputError: if there is no such layout.
-        ModelError: if its model cannot be loaded.
+        InputError: if there is no such layout, or an option is not one.
+        ModelError: if the model cannot be loaded, or the layout does not fit it.
+
+    Example:
+        >>> load_reranker("hf:Qwen/Qwen3-0.6B", layout="icr", dtype="bfloat16")  # doctest: +SKIP
     """
     from .layout import load_layout
-    from .minilm import MiniLMReranker
 
-    return MiniLMReranker(load_layout(name, **options))
+    if not isinstance(name, str):
+        raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
+    if not name.startswith("hf:") and layout is None:
+        from .minilm import MiniLMReranker
+
+        return MiniLMReranker(load_layout(name, **options))
+    import inspect
+
+    from .decoder.reranker import DecoderReranker, saved_layout
+
+    own = set(inspect.signature(DecoderReranker).parameters) - {"model", "layout", "loading"}
+    own |= {"revision", "dtype", "device", "device_map", "quantization_config"}
+    changes = {key: options.pop(key) for key in list(options) if key not in own}
+    model = name.removeprefix("hf:")
+    if layout is None:
+        layout = saved_layout(model)
+    return DecoderReranker(model, load_layout(layout, **changes), **options)

@@ -82,15 +82,15 @@ class _Cut:
 
 def _cut(reranker: Reranker, work: RankingWork) -> _Cut:
     """Documents cut to what is read of them, one at a time: the tokens of a long text take a hundred times its room."""
-    model = getattr(reranker, "model", None)
-    if model is None or not hasattr(model, "token_offsets"):
+    reads = getattr(reranker, "reads", None)
+    if reads is None:
         raise InputError(f"the reranker {reranker.name!r} cannot say what it reads of a text, so it cannot be served")
-    room = model.max_length - 2  # the special tokens
+    room = reads.room
     documents: list[Mapping[str, Any]] = []
     tokens = count = 0
     for place, (title, text) in enumerate(work.documents):
         contents = Document(str(place), text, title).contents
-        offsets = model.token_offsets(contents)
+        offsets = reads.token_offsets(contents)
         limit = min(room, work.max_tokens or room)
         if len(offsets) > limit:
             if work.refuse_long:

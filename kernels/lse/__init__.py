@@ -15,8 +15,9 @@ from ..dispatch import Backend, choose
 from ..layout import BlockLayout
 from . import reference
 from .spans import Part
+from .tokens import block_max, token_mass
 
-__all__ = ["block_lse", "mass", "row_lse"]
+__all__ = ["block_lse", "block_max", "mass", "row_lse", "token_mass"]
 
 
 def block_lse(

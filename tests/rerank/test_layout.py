@@ -38,7 +38,7 @@ def test_shipped_layouts_load(name, readout):
 
 
 def test_a_file_loads_with_every_field_as_written(tmp_path):
-    assert dataclasses.asdict(load_layout(written(tmp_path, FIELDS))) == FIELDS
+    assert load_layout(written(tmp_path, FIELDS)).as_dict() == FIELDS
 
 
 def test_changes_replace_fields_and_nothing_else():

@@ -1,0 +1,12 @@
+"""Reranking with decoder models: any causal language model, any layout, one engine.
+
+`model` runs a transformers model over packed blocks up to its signal layer; `prompt` turns texts into blocks; `reading`
+makes the forward passes and reads attention; `readout` makes scores of it; `cache` keeps documents; `reranker` is the
+whole.
+"""
+
+from .cache import DocumentCache
+from .model import Decoder, load_decoder
+from .reranker import DecoderReranker
+
+__all__ = ["Decoder", "DecoderReranker", "DocumentCache", "load_decoder"]

@@ -1,0 +1,262 @@
+"""From a layout's templates and texts to token ids, block by block."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...documents import Document
+from ...errors import InputError, ModelError
+from ..layout import Layout
+
+__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template"]
+
+_USER, _ANSWER = "SightlineUserTurn", "SightlineAnswer"  # what no chat template has in it
+NULL_QUERY = "N/A"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One document as the model reads it.
+
+    Args:
+        ids: its tokens.
+        spans: int (T, 2), the characters of the document's ``contents`` that each token covers; (-1, -1) for tokens of
+            the template.
+        truncated: tokens of its text that are not read.
+    """
+
+    ids: tuple[int, ...]
+    spans: np.ndarray
+    truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueryBlock:
+    """What stands behind the documents.
+
+    Args:
+        ids: its tokens.
+        signal: places of the signal tokens in it.
+    """
+
+    ids: tuple[int, ...]
+    signal: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One list, laid out.
+
+    Args:
+        instruction: tokens before the documents.
+        documents: their blocks, in the order in which they stand.
+        queries: the query's block and, where the layout calibrates, that of the null query.
+        signal_tokens: texts of the first query block's signal tokens.
+    """
+
+    instruction: tuple[int, ...]
+    documents: tuple[Block, ...]
+    queries: tuple[QueryBlock, ...]
+    signal_tokens: tuple[str, ...]
+
+
+class Template:
+    """Fills a layout's templates for one tokenizer.
+
+    Texts of users never become special tokens: such strings are blanked before they are tokenised, so that no document
+    can end its block, or the turn.
+
+    Args:
+        layout: of a decoder.
+        tokenizer: a fast tokenizer.
+        name: of the model, for messages.
+
+    Raises:
+        ModelError: if the layout needs a chat template and the tokenizer has none, or one that it cannot be cut from.
+    """
+
+    def __init__(self, layout: Layout, tokenizer: Any, name: str) -> None:
+        self.layout, self.tokenizer, self.name = layout, tokenizer, name
+        special = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special))) if special else None
+        self._before, self._after = self._chat() if layout.chat else (self._start(), layout.answer)
+
+    def instruction(self, query: str) -> tuple[int, ...]:
+        """Tokens of the instruction block, the beginning of the chat template included."""
+        filled = self.layout.instruction.replace("{query}", self.plain(query))
+        return tuple(self._encode([self._before + filled])[0][0])
+
+    def query(self, query: str) -> QueryBlock:
+        """The query block of a query, the end of the chat template and the begun answer included.
+
+        Raises:
+            InputError: if no signal token is left to attend with.
+        """
+        head, tail = self.layout.query.split("{query}")
+        start = len(head)
+        stop = start + len(self.plain(query))
+        [(ids, offsets)] = self._encode([head + self.plain(query) + tail + self._after])
+        ids = list(ids)
+        kind, _, count = self.layout.signal_tokens.partition(":")
+        if self.layout.completion:
+            ids += self._encode([self.layout.completion])[0][0]
+        if kind == "last":
+            signal = range(max(0, len(ids) - int(count)), len(ids))
+        else:
+            low = start if kind == "query" else 0
+            high = len(head + tail + self._after) + stop if kind == "block" else stop
+            # Tokens that cover no character, which byte-level tokenizers have, belong to the token before them.
+            places = [i for i, (a, b) in enumerate(offsets) if a < high and b > low]
+            signal = range(len(ids)) if kind == "block" else range(places[0], places[-1] + 1) if places else range(0)
+        if not self.plain(query).strip() or not signal:
+            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+        return QueryBlock(tuple(ids), tuple(signal))
+
+    def documents(self, documents: Sequence[Document], seed: int = 0) -> list[Block]:
+        """Blocks of documents that stand in this order.
+
+        Raises:
+            InputError: if the template and a title leave no room for the text.
+        """
+        names = self._ids(len(documents), seed)
+        filled = [self._fill(document, name) for document, name in zip(documents, names, strict=True)]
+        encoded = self._encode([text for text, _ in filled])
+        limit = self.layout.max_block_tokens
+        return [
+            _block(ids, offsets, regions, document, 0)
+            if len(ids) <= limit
+            else self._cut(document, name, text, regions, len(ids), offsets)
+            for document, name, (text, regions), (ids, offsets) in zip(documents, names, filled, encoded, strict=True)
+        ]
+
+    def plain(self, text: str) -> str:
+        """The text with special tokens' names blanked, as long as it was."""
+        return self._special.sub(lambda found: " " * len(found[0]), text) if self._special else text
+
+    @property
+    def room(self) -> int:
+        """Tokens of a document's contents that are read at most: a block less its template."""
+        names = {"id": "9999", "title": "", "text": ""}
+        bare = re.sub(r"\{(\w+)\}", lambda found: names[found[1]], self.layout.block)
+        return max(1, self.layout.max_block_tokens - len(self._encode([bare])[0][0]) - 1)
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters that each token of a text covers."""
+        return [(int(a), int(b)) for a, b in self._encode([self.plain(text)])[0][1]]
+
+    def signal_texts(self, block: QueryBlock) -> tuple[str, ...]:
+        """Texts of the signal tokens, for people."""
+        return tuple(self.tokenizer.decode([block.ids[i]]) for i in block.signal)
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _ids(self, count: int, seed: int) -> list[str]:
+        kind = self.layout.ids
+        if kind == "random":
+            if count > 9000:
+                raise InputError(f"layout {self.layout.name!r} has ids of four digits; {count} documents need more")
+            return [str(number) for number in random.Random(seed).sample(range(1000, 10_000), count)]
+        first = 1 if kind == "from_1" else 0
+        return ["" if kind == "none" else str(first + i) for i in range(count)]
+
+    def _fill(self, document: Document, name: str, stop: int | None = None) -> tuple[str, dict[str, tuple[int, int]]]:
+        """The block's text, and where title and text stand in it."""
+        template = self.layout.block
+        if not document.title:
+            template = re.sub(r"\{title\}\s?", "", template)
+        values = {
+            "id": name,
+            "title": self.plain(document.title),
+            "text": self.plain(document.text if stop is None else document.text[:stop]),
+        }
+        out, regions = "", {}
+        for part in re.split(r"(\{(?:id|title|text)\})", template):
+            if part[1:-1] in values and part.startswith("{"):
+                regions[part[1:-1]] = (len(out), len(out) + len(values[part[1:-1]]))
+                out += values[part[1:-1]]
+            else:
+                out += part
+        return out, regions
+
+    def _cut(
+        self,
+        document: Document,
+        name: str,
+        text: str,
+        regions: dict[str, tuple[int, int]],
+        tokens: int,
+        offsets: Sequence[tuple[int, int]],
+    ) -> Block:
+        """Cut the text, and nothing else, until the block fits."""
+        start, stop = regions["text"]
+        ends = [min(b, stop) - start for a, b in offsets if a < stop and b > start]
+        over = tokens - self.layout.max_block_tokens
+        # What is cut in the middle of a word may take more tokens than it took; then one token more is cut.
+        for kept in range(len(ends) - over, 0, -1):
+            filled, there = self._fill(document, name, ends[kept - 1])
+            [(ids, found)] = self._encode([filled])
+            if len(ids) <= self.layout.max_block_tokens:
+                return _block(ids, found, there, document, len(ends) - kept)
+        raise InputError(
+            f"document {document.id!r}: its title and the template alone take more than the "
+            f"{self.layout.max_block_tokens} tokens that are read of a block; shorten the title or raise max_block_tokens"
+        )
+
+    def _encode(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        if not texts:
+            return []
+        found = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(zip(found["input_ids"], found["offset_mapping"], strict=True))
+
+    def _start(self) -> str:
+        """The token that the tokenizer itself puts at the beginning of a text, by name."""
+        ids = self.tokenizer("a")["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return self.tokenizer.bos_token if bos is not None and ids and ids[0] == bos else ""
+
+    def _chat(self) -> tuple[str, str]:
+        """What the chat template puts before the user's text, and after it up to the completion."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ModelError(
+                f"layout {self.layout.name!r} speaks to the model as a user, but {self.name!r} has no chat template; take "
+                "an instruction-tuned model, or the layout with chat=False"
+            )
+        turns = [{"role": "user", "content": _USER}]
+        if self.layout.answer:
+            turns.append({"role": "assistant", "content": _ANSWER})
+        # Models that think before they answer are told not to; other templates pass over what they do not know.
+        text = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=not self.layout.answer, enable_thinking=False
+        )
+        before, found, after = text.partition(_USER)
+        if self.layout.answer:
+            after, found_too, _ = after.partition(_ANSWER)
+            after, found = after + self.layout.answer, found and found_too
+        if not found or _USER in after:
+            raise ModelError(f"the chat template of {self.name!r} does not hold the user's text once, as it is")
+        return before, after
+
+
+def _block(
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    regions: dict[str, tuple[int, int]],
+    document: Document,
+    truncated: int,
+) -> Block:
+    """Token offsets in the block as characters of the document's contents."""
+    places = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    spans = np.full_like(places, -1)
+    shifts = {"title": 0, "text": len(document.title) + 1 if document.title else 0}
+    for name, shift in shifts.items():
+        if name in regions:
+            start, stop = regions[name]
+            inside = (places[:, 0] < stop) & (places[:, 1] > start)
+            spans[inside] = places[inside].clip(start, stop) - start + shift
+    return Block(tuple(ids), spans, truncated)

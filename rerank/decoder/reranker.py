@@ -1,0 +1,536 @@
+"""Reranking by a decoder's attention: one engine, of which BlockRank, ICR, QRHead and CoRe are layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ...documents import Document
+from ...errors import InputError, ModelError, RankingError
+from ...kernels import Context, choose
+from ..evidence import find_evidence
+from ..heads import find_heads
+from ..layout import Layout, load_layout
+from ..ranking import check_request, first_of_each_id, order_by_score
+from ..reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking
+from .cache import DocumentCache, block_key
+from .model import Decoder, load_config, load_decoder
+from .prompt import NULL_QUERY, Block, Prompt, Template
+from .reading import KeptBlock, Reading, Wanted, positions_of, read, read_documents
+from .readout import document_scores, head_scores, row_shares
+
+__all__ = ["DecoderReranker", "saved_layout"]
+
+logger = logging.getLogger(__name__)
+
+_ROUTE_DEPTH = 0.57  # layer 16 of 28, as in BlockSearch
+
+
+@dataclass(slots=True)
+class _Scored:
+    """One list, scored; by place in the list as it was given to be scored."""
+
+    scores: np.ndarray  # float64 (N,)
+    shares: np.ndarray  # float64 (R, N)
+    tokens: list[np.ndarray] | None  # per document, float (T,)
+    blocks: list[Block | None]  # as read; None for those that an earlier round left behind
+    signal: tuple[str, ...]
+    notes: list[str]
+
+
+class DecoderReranker:
+    """Ranks by the attention of a decoder's signal tokens; implements `Reranker`.
+
+    Several lists are packed into one forward pass without seeing one another. A list longer than ``token_budget`` is read
+    in groups of documents; where the layout's mask is ``block``, that changes no score beyond rounding. Where documents
+    see one another it cannot be; then groups are ranked apart and their better halves meet again (a tournament), and the
+    ranking says so. The same holds for lists beyond the model's positions.
+
+    Args:
+        model: name on the hub, folder, or a `Decoder`.
+        layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
+        heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
+        token_budget: tokens in one forward pass.
+        cache: keeps documents between queries, where the layout reads them independently of the query; None keeps none.
+        route: of a longer list, keep only so many documents, those with the largest logits at ``route_layer``, and rank
+            these; the others stand below them in that order (BlockSearch, 2026). None ranks all at once.
+        route_layer: None for a depth of 0.57, or the signal layer if that is lower.
+        seed: of shuffles and random ids.
+        loading: for `load_decoder`: ``revision``, ``dtype``, ``device``, ``device_map``, ``quantization_config``.
+
+    Raises:
+        ModelError: if the model cannot be loaded, or the layout does not fit it.
+        InputError: if an option cannot be used.
+
+    Example:
+        >>> reranker = DecoderReranker("Qwen/Qwen3-0.6B", "icr")  # doctest: +SKIP
+        >>> reranker.rank("what do cats do", ["Iron rusts.", "Cats purr."])[0].document.text  # doctest: +SKIP
+        'Cats purr.'
+    """
+
+    def __init__(
+        self,
+        model: str | Decoder,
+        layout: Layout | str | None = None,
+        *,
+        heads: str | Path | Sequence[str] | None = None,
+        token_budget: int = 65_536,
+        cache: DocumentCache | None = None,
+        route: int | None = None,
+        route_layer: int | None = None,
+        seed: int = 0,
+        **loading: Any,
+    ) -> None:
+        if layout is None:
+            layout = saved_layout(model if isinstance(model, str) else model.name)
+        layout = load_layout(layout) if isinstance(layout, str) else layout
+        if layout.model != "decoder":
+            raise InputError(f"layout {layout.name!r} is for the model {layout.model!r}, not for decoders")
+        if token_budget < 1 or (route is not None and route < 1):
+            raise InputError("token_budget and route must be at least 1")
+        if cache is not None and not layout.keepable:
+            raise InputError(
+                f"layout {layout.name!r} reads documents together with the query or with one another, so they cannot be "
+                "kept; take a layout such as blockrank-cached or icr-block, or no cache"
+            )
+        if isinstance(heads, Sequence) and not isinstance(heads, str):
+            layout, heads = dataclasses.replace(layout, heads=tuple(heads)), None
+        if isinstance(model, str):
+            config = load_config(model, loading.get("revision"))
+            # Heads that are not known yet may be in any layer; then the model is loaded whole, to be looked at.
+            layers = layout.signal_layers(config.num_hidden_layers)
+            decoder = None
+            if isinstance(layout.heads, str) and layout.heads != "all":
+                probe = load_decoder(model, signal_layer=0, **loading)
+                layout = dataclasses.replace(layout, heads=find_heads(heads, layout, model, probe.revision))
+                layers = layout.signal_layers(config.num_hidden_layers)
+            decoder = load_decoder(model, signal_layer=layers[-1], **loading)
+        else:
+            decoder = model
+            if isinstance(layout.heads, str) and layout.heads != "all":
+                found = find_heads(heads, layout, decoder.name, decoder.revision)
+                layout = dataclasses.replace(layout, heads=found)
+            layers = layout.signal_layers(decoder.signal_layer + 1)
+        if layers[-1] > decoder.signal_layer:
+            raise ModelError(
+                f"layout {layout.name!r} reads layer {layers[-1]}, but {decoder.name!r} has been loaded up to layer "
+                f"{decoder.signal_layer}"
+            )
+        if wrong := [pair for pair in layout.selected_heads if pair[1] >= decoder.heads]:
+            raise ModelError(f"{decoder.name!r} has heads 0 to {decoder.heads - 1} in a layer, not {wrong[0][1]}")
+        if layout.query_position is not None and decoder.positions and layout.query_position >= decoder.positions:
+            raise ModelError(
+                f"layout {layout.name!r} puts the query at position {layout.query_position}, but {decoder.name!r} has "
+                f"{decoder.positions}; give a smaller query_position"
+            )
+        self.decoder, self.layout, self.name = decoder, layout, layout.name
+        self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
+        self.template = self.reads = Template(layout, decoder.tokenizer, decoder.name)
+        wanted: dict[int, tuple[int, ...] | None] = {}
+        for layer in layers:
+            wanted[layer] = tuple(head for at, head in layout.selected_heads if at == layer) or None
+        self._wanted = Wanted(layout, wanted, stop=layers[-1] if layers[-1] < decoder.signal_layer else None)
+        depth = decoder.config.num_hidden_layers if isinstance(model, Decoder) else config.num_hidden_layers
+        asked = int(_ROUTE_DEPTH * depth) if route_layer is None else route_layer
+        self.route_layer = min(asked, decoder.signal_layer)
+        self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[Candidate],
+        top_n: int | None = None,
+        *,
+        evidence: Literal["sentence", "token"] | None = None,
+        states: Sequence[DocumentStates | None] | None = None,
+        best_per_id: bool = False,
+    ) -> Ranking:
+        """See `Reranker.rank`; kept token states are those of another model, and refused."""
+        if states is not None:
+            raise InputError("a decoder keeps documents in its own cache; it takes no token states")
+        return self._rank([(query, documents)], top_n, evidence, best_per_id)[0]
+
+    def rank_batch(
+        self,
+        lists: Sequence[tuple[str, Sequence[Candidate]]],
+        top_n: int | None = None,
+        *,
+        evidence: Literal["sentence", "token"] | None = None,
+    ) -> list[Ranking]:
+        """See `Reranker.rank_batch`; lists share forward passes as far as the token budget goes."""
+        return self._rank(lists, top_n, evidence, False)
+
+    def head_scores(self, query: str, documents: Sequence[Candidate], *, calibrate: bool = True) -> np.ndarray:
+        """Scores of the documents by each head that is read, float64 (H, N): layer after layer, heads in each in order.
+
+        Args:
+            query: the query.
+            documents: in the order in which they are to stand.
+            calibrate: as the layout says; False reads the attention as it is.
+        """
+        blocks = check_request(query, documents)
+        layout = self.layout
+        if not calibrate:
+            layout = dataclasses.replace(layout, calibration="none", outliers=None)
+        prompt = self._prompt(query, blocks, 0)
+        wanted = dataclasses.replace(self._wanted, layout=layout, by_head=True, tokens=layout.calibration != "none")
+        [reading] = read(self.decoder, [prompt], wanted)
+        return head_scores(reading, layout).numpy()
+
+    # -- one list ----------------------------------------------------------------------------------------------------
+
+    def _rank(
+        self,
+        lists: Sequence[tuple[str, Sequence[Candidate]]],
+        top_n: int | None,
+        evidence: Literal["sentence", "token"] | None,
+        best_per_id: bool,
+    ) -> list[Ranking]:
+        started = time.perf_counter()
+        checked = [check_request(query, documents, top_n, evidence) for query, documents in lists]
+        scored = self._score([(query, blocks) for (query, _), blocks in zip(lists, checked, strict=True)], evidence)
+        rankings = []
+        for (query, given), blocks, found in zip(lists, checked, scored, strict=True):
+            order, warnings = order_by_score(blocks, given, found.scores.tolist())
+            warnings = [*found.notes, *warnings]
+            if not self.layout.order_free and not self.layout.shuffles and len(blocks) > 1:
+                warnings.append(
+                    f"layout {self.layout.name!r} shows the model the order of the candidates, and scores depend on it; "
+                    "shuffles=8 ranks by the mean over eight orders"
+                )
+            order = first_of_each_id(order, blocks) if best_per_id else order
+            mass = found.shares.mean(axis=0)
+            items = [self._ranked(blocks[i], i, found, mass, evidence) for i in order[:top_n]]
+            for warning in warnings:
+                logger.info("%s: %s", query[:80], warning)
+            rankings.append(
+                Ranking(
+                    query=query,
+                    items=tuple(items),
+                    total=len(blocks),
+                    query_tokens=found.signal,
+                    truncated=sum(block is not None and block.truncated > 0 for block in found.blocks),
+                    layout=self.layout.name,
+                    model=self.decoder.name,
+                    revision=self.decoder.revision,
+                    dtype=str(self.decoder.dtype).removeprefix("torch."),
+                    backend=self.backend,
+                    seconds=(time.perf_counter() - started) / len(lists),
+                    warnings=tuple(warnings),
+                )
+            )
+        return rankings
+
+    def _ranked(
+        self,
+        document: Document,
+        place: int,
+        found: _Scored,
+        mass: np.ndarray,
+        level: Literal["sentence", "token"] | None,
+    ) -> Ranked:
+        block = found.blocks[place]
+        marks: tuple[Evidence, ...] | None = None
+        if level is not None:
+            marks = ()
+            if block is not None and found.tokens is not None:
+                weights = found.tokens[place]
+                total = weights.sum()
+                own = (block.spans[:, 0] >= 0) & (block.spans[:, 1] > block.spans[:, 0])
+                weights = weights[own] * (mass[place] / total if total else 0.0)
+                marks = find_evidence(document, block.spans[own], weights, level)
+        return Ranked(
+            document,
+            place,
+            float(found.scores[place]),
+            float(mass[place]),
+            0 if block is None else block.truncated,
+            marks,
+            tuple(found.shares[:, place].tolist()),
+        )
+
+    # -- scoring -----------------------------------------------------------------------------------------------------
+
+    def _score(self, lists: Sequence[tuple[str, list[Document]]], evidence: object) -> list[_Scored]:
+        """Score lists; those that fit share passes, the others are read alone."""
+        tokens = evidence is not None
+        wanted = dataclasses.replace(self._wanted, tokens=tokens or self.layout.calibration != "none")
+        out: list[_Scored | None] = [None] * len(lists)
+        parts: list[list[tuple[list[int], _Scored]]] = [[] for _ in lists]
+        packed: list[tuple[int, list[int], Prompt]] = []
+        size = 0
+
+        def flush() -> None:
+            if not packed:
+                return
+            readings = read(self.decoder, [prompt for _, _, prompt in packed], wanted)
+            for (number, order, prompt), reading in zip(packed, readings, strict=True):
+                parts[number].append((order, self._scored(prompt, reading, tokens)))
+            packed.clear()
+
+        for number, (query, blocks) in enumerate(lists):
+            if not blocks:
+                self.template.query(query)
+                out[number] = _Scored(np.zeros(0), np.zeros((0, 0)), [] if tokens else None, [], (), [])
+                continue
+            for order, seed in self._orders(blocks):
+                stand = [blocks[i] for i in order]
+                prompt = self._prompt(query, stand, seed)
+                routed = self.route is not None and len(blocks) > self.route
+                if self.cache is None and not routed and _size(prompt) <= self.token_budget and self._fits(prompt):
+                    if size + _size(prompt) > self.token_budget:
+                        flush()
+                        size = 0
+                    packed.append((number, order, prompt))
+                    size += _size(prompt)
+                else:
+                    parts[number].append((order, self._score_long(query, stand, prompt, wanted, tokens, seed)))
+        flush()
+        for number, part in enumerate(parts):
+            if part:
+                out[number] = _mean(part)
+        return [one for one in out if one is not None]
+
+    def _orders(self, blocks: Sequence[Document]) -> Iterator[tuple[list[int], int]]:
+        """Orders in which the documents are to stand, each with the seed of its ids."""
+        places = list(range(len(blocks)))
+        if self.layout.order_free or self.layout.shuffles:
+            # The same whatever order they are given in, so that not even rounding depends on it.
+            places.sort(key=lambda i: (blocks[i].contents, blocks[i].title))
+        if self.layout.shuffles:
+            for number in range(self.layout.shuffles):
+                seed = self.seed * 1000 + number
+                yield random.Random(seed).sample(places, len(places)), seed
+        else:
+            yield places[::-1] if self.layout.order == "reversed" else places, self.seed
+
+    def _prompt(self, query: str, blocks: Sequence[Document], seed: int) -> Prompt:
+        queries = [self.template.query(query)]
+        if self.layout.calibration == "null_query":
+            queries.append(self.template.query(NULL_QUERY))
+        return Prompt(
+            self.template.instruction(query),
+            tuple(self.template.documents(blocks, seed)),
+            tuple(queries),
+            self.template.signal_texts(queries[0]),
+        )
+
+    def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Scored:
+        scores = document_scores(reading, self.layout)
+        if bool((reading.lse2[reading.block == 0] == -torch.inf).all()):
+            raise RankingError(f"none of the {len(prompt.documents)} documents has a token to attend to")
+        by_document = None
+        if tokens:
+            assert reading.tokens is not None
+            by_document = [part.numpy() for part in reading.tokens[0].split(reading.lengths)]
+        shares = row_shares(reading, self.layout).numpy()
+        return _Scored(scores.numpy(), shares, by_document, list(prompt.documents), prompt.signal_tokens, [])
+
+    def _fits(self, prompt: Prompt) -> bool:
+        """Whether its positions are some that the model has."""
+        return (
+            self.decoder.positions is None or max(positions_of(_context(prompt), self.layout)) < self.decoder.positions
+        )
+
+    def _score_long(
+        self, query: str, blocks: list[Document], prompt: Prompt, wanted: Wanted, tokens: bool, seed: int
+    ) -> _Scored:
+        """Score a list that is routed, kept, or too long for one pass."""
+        apart = self.layout.mask == "block" and self._fits(prompt)
+        if not apart and self.layout.positions == "restart" and self.layout.mask == "block":
+            raise InputError(
+                f"layout {self.layout.name!r} would put the end of the query at position "
+                f"{max(positions_of(_context(prompt), self.layout))}, but {self.decoder.name!r} has "
+                f"{self.decoder.positions}; shorten the query, or give a smaller query_position or max_block_tokens"
+            )
+        kept = self._keep(prompt) if apart and (self.cache is not None or _size(prompt) > self.token_budget) else None
+        if self.route is not None and len(blocks) > self.route and (apart or self._holds(prompt)):
+            return self._score_routed(query, blocks, prompt, kept, tokens, seed)
+        if kept is not None or self._holds(prompt):
+            [reading] = read(self.decoder, [prompt], wanted, kept)
+            return self._scored(prompt, reading, tokens)
+        return self._score_tournament(query, blocks, prompt, wanted, tokens, seed)
+
+    def _holds(self, prompt: Prompt) -> bool:
+        return _size(prompt) <= self.token_budget and self._fits(prompt)
+
+    def _keep(self, prompt: Prompt) -> list[KeptBlock]:
+        """Instruction and documents of a list, from the cache or read group by group within the token budget."""
+        decoder, device = self.decoder, self.decoder.device
+        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer}"
+        texts = [(), *(block.ids for block in prompt.documents)]
+        keys = [block_key(name, prompt.instruction, ids) for ids in texts]
+        found: dict[str, KeptBlock] = {}
+        if self.cache is not None:
+            for key in dict.fromkeys(keys):
+                if (block := self.cache.get(key, device)) is not None:
+                    found[key] = block
+        # Equal texts are read once, longest first, so that groups are full.
+        missing = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in found}
+        missing.pop(keys[0], None)
+        todo = sorted(missing, key=lambda key: -len(missing[key]))
+        room = self.token_budget - len(prompt.instruction)
+        groups: list[list[str]] = []
+        used = room + 1
+        for key in todo:
+            if used + len(missing[key]) > room:
+                groups.append([])
+                used = 0
+            groups[-1].append(key)
+            used += len(missing[key])
+        if keys[0] not in found and not groups:
+            groups.append([])
+        for group in groups:
+            blocks = read_documents(decoder, prompt.instruction, [missing[key] for key in group], self.layout)
+            for key, block in zip((keys[0], *group), blocks, strict=True):
+                if key not in found:
+                    found[key] = block
+                    if self.cache is not None:
+                        self.cache.put(key, block)
+        return [found[key] for key in keys]
+
+    def _score_routed(
+        self,
+        query: str,
+        blocks: list[Document],
+        prompt: Prompt,
+        kept: list[KeptBlock] | None,
+        tokens: bool,
+        seed: int,
+    ) -> _Scored:
+        """The best by their largest logits at the routing layer are ranked, the others stand below them."""
+        assert self.route is not None
+        changes: dict[str, Any] = {"readout": "maxsim", "calibration": "none", "outliers": None, "length": "sum"}
+        layout = dataclasses.replace(self.layout, **changes)
+        layer = self.route_layer
+        wanted = Wanted(layout, {layer: None}, stop=layer if layer < self.decoder.signal_layer else None)
+        short = dataclasses.replace(prompt, queries=prompt.queries[:1])
+        [reading] = read(self.decoder, [short], wanted, kept)
+        first = document_scores(reading, layout).numpy()
+        order = sorted(range(len(blocks)), key=lambda i: (-first[i], blocks[i].contents))
+        best = sorted(order[: self.route])
+        final = self._score_again(query, blocks, best, prompt, kept, tokens, seed)
+        note = f"ranked the {len(best)} of {len(blocks)} documents with the largest logits at layer {layer}; others stand below"
+        return _below(final, best, first, len(blocks), note, tokens)
+
+    def _score_tournament(
+        self, query: str, blocks: list[Document], prompt: Prompt, wanted: Wanted, tokens: bool, seed: int
+    ) -> _Scored:
+        """Groups are ranked apart, and the better half of each goes on, until those left fit one pass."""
+        if len(blocks) < 2:
+            raise InputError(
+                f"document {blocks[0].id!r} and the query take {_size(prompt)} tokens, more than one pass or the model's "
+                f"positions hold ({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
+            )
+        limit = min(self.token_budget, self.decoder.positions or self.token_budget)
+        count = min(len(blocks) // 2 or 1, max(2, -(-_size(prompt) // limit)))
+        # Every group gets documents from all over the list.
+        groups = [list(range(start, len(blocks), count)) for start in range(count)]
+        first, going = np.zeros(len(blocks)), []
+        for group in groups:
+            found = self._score_again(query, blocks, group, prompt, None, False, seed)
+            first[group] = found.scores
+            order = sorted(range(len(group)), key=lambda i: (-found.scores[i], blocks[group[i]].contents))
+            going += [group[i] for i in order[: -(-len(group) // 2)]]
+        going.sort()
+        final = self._score_again(query, blocks, going, prompt, None, tokens, seed)
+        note = (
+            f"{len(blocks)} documents do not fit one pass of layout {self.layout.name!r}: {count} groups were ranked apart, "
+            f"and {len(going)} documents met again; the scores of the others are of their group"
+        )
+        return _below(final, going, first, len(blocks), note, tokens)
+
+    def _score_again(
+        self,
+        query: str,
+        blocks: list[Document],
+        places: list[int],
+        prompt: Prompt,
+        kept: list[KeptBlock] | None,
+        tokens: bool,
+        seed: int,
+    ) -> _Scored:
+        """Score some documents of a list."""
+        wanted = dataclasses.replace(self._wanted, tokens=tokens or self.layout.calibration != "none")
+        some = [blocks[i] for i in places]
+        if kept is not None:
+            fewer = dataclasses.replace(prompt, documents=tuple(prompt.documents[i] for i in places))
+            [reading] = read(self.decoder, [fewer], wanted, [kept[0], *(kept[1 + i] for i in places)])
+            return self._scored(fewer, reading, tokens)
+        fewer = self._prompt(query, some, seed)
+        if self._holds(fewer):
+            [reading] = read(self.decoder, [fewer], wanted)
+            return self._scored(fewer, reading, tokens)
+        return self._score_tournament(query, some, fewer, wanted, tokens, seed)
+
+
+def _below(final: _Scored, places: list[int], first: np.ndarray, count: int, note: str, tokens: bool) -> _Scored:
+    """The final round's scores, and below them, in the order of the round before, those that did not come so far."""
+    left = [i for i in range(count) if i not in set(places)]
+    scores = np.empty(count)
+    scores[places] = final.scores
+    if left:
+        scores[left] = first[left] - first[left].max() + final.scores.min() - 1.0
+    shares = np.zeros((len(final.shares), count))
+    shares[:, places] = final.shares
+    blocks: list[Block | None] = [None] * count
+    marks = [np.zeros(0)] * count if tokens else None
+    for at, place in enumerate(places):
+        blocks[place] = final.blocks[at]
+        if marks is not None and final.tokens is not None:
+            marks[place] = final.tokens[at]
+    return _Scored(scores, shares, marks, blocks, final.signal, [note, *final.notes])
+
+
+def _mean(parts: Sequence[tuple[list[int], _Scored]]) -> _Scored:
+    """Back to the order in which documents were given, the mean over the orders in which they stood."""
+    scores, shares = [], []
+    for order, part in parts:
+        back = np.argsort(order)
+        scores.append(part.scores[back])
+        shares.append(part.shares[:, back])
+    order, first = parts[0]
+    back = np.argsort(order)
+    return _Scored(
+        np.mean(scores, axis=0),
+        np.mean(shares, axis=0),
+        None if first.tokens is None else [first.tokens[i] for i in back],
+        [first.blocks[i] for i in back],
+        first.signal,
+        list(dict.fromkeys(note for _, part in parts for note in part.notes)),
+    )
+
+
+def _context(prompt: Prompt) -> Context:
+    return Context(
+        [len(block.ids) for block in prompt.documents],
+        [len(query.ids) for query in prompt.queries],
+        len(prompt.instruction),
+    )
+
+
+def _size(prompt: Prompt) -> int:
+    documents, queries, instruction = _context(prompt)
+    return instruction + sum(documents) + sum(queries)
+
+
+def _head_dim(decoder: Decoder) -> int:
+    config = decoder.config
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def saved_layout(model: str) -> str:
+    """The layout that was saved with a model, or that its published weights were trained with; else ``icr``."""
+    path = Path(model) / "layout.yaml"
+    if path.is_file():
+        return str(path)
+    return "blockrank" if model.startswith("quicktensor/blockrank-") else "icr"

@@ -1,0 +1,287 @@
+"""Which attention heads retrieve: detection on judged lists, and the file that holds what was found.
+
+Three published criteria over the same reading of each list:
+
+- ``qr``: the attention on the gold documents (QRHead, Zhang et al. 2025, section 3);
+- ``ndcg``: nDCG@10 of the ranking by the head alone (QRHead's code for BEIR);
+- ``core``: how far gold is ahead of the hard negatives, as a softmax (CoRe, 2025).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import yaml
+
+from ..documents import Document
+from ..errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from .decoder.reranker import DecoderReranker
+
+__all__ = ["Heads", "Method", "core_score", "detect_heads", "find_heads", "heads_path", "ndcg_score", "qr_score"]
+
+Method = Literal["qr", "core", "ndcg"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What a detection found, and by what; one YAML file.
+
+    Args:
+        model: name of the model.
+        revision: of its weights.
+        layout: name of the layout that the lists were read by.
+        fingerprint: of that layout, see `Layout.fingerprint`.
+        method: the criterion.
+        data: what the lists are of.
+        queries: how many lists were read.
+        candidates: documents in a list, at most.
+        seed: of the shuffles.
+        temperature: of ``core``; None for the others.
+        scores: by layer, by head; higher retrieves better.
+    """
+
+    model: str
+    revision: str
+    layout: str
+    fingerprint: str
+    method: Method
+    data: str
+    queries: int
+    candidates: int
+    seed: int
+    temperature: float | None
+    scores: tuple[tuple[float, ...], ...]
+
+    def top(self, count: int) -> tuple[str, ...]:
+        """The best heads as ``layer-head``, best first; ties by layer and head.
+
+        Raises:
+            InputError: if the model has fewer.
+        """
+        every = [(-score, layer, head) for layer, row in enumerate(self.scores) for head, score in enumerate(row)]
+        if not 1 <= count <= len(every):
+            raise InputError(f"{self.model!r} has {len(every)} heads, so not the best {count}")
+        return tuple(f"{layer}-{head}" for _, layer, head in sorted(every)[:count])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the YAML, and beside it the heat map as SVG.
+
+        Raises:
+            InputError: if a file cannot be written.
+        """
+        path = Path(path)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields |= {
+            "best": list(self.top(min(32, sum(map(len, self.scores))))),
+            "scores": [list(r) for r in self.scores],
+        }
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for file, text in (
+                (path, yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=10_000)),
+                (path.with_suffix(".svg"), self.picture()),
+            ):
+                beside = file.with_name(f".{file.name}.{os.getpid()}")
+                beside.write_text(text, encoding="utf-8")
+                beside.replace(file)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Heads:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: if it is not such a file.
+        """
+        try:
+            fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            names = {field.name for field in dataclasses.fields(cls)}
+            if not isinstance(fields, dict) or not names <= set(fields):
+                raise InputError("it lacks " + ", ".join(sorted(names - set(fields or {}))))
+            scores = tuple(tuple(map(float, row)) for row in fields["scores"])
+            if fields["method"] not in get_args(Method) or not scores or len(set(map(len, scores))) != 1:
+                raise InputError("its method or its scores are none")
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            told = " ".join(str(error).split())
+            raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {told}") from error
+        return cls(**{name: fields[name] for name in names} | {"scores": scores})
+
+    def picture(self) -> str:
+        """The heat map of layer by head, as SVG; the ten best are framed."""
+        layers, heads = len(self.scores), len(self.scores[0])
+        values = np.array(self.scores)
+        low, high = float(values.min()), float(values.max())
+        best = set(self.top(min(10, values.size)))
+        cell, left, above = 18, 40, 44
+        width, height = left + heads * cell + 20, above + layers * cell + 34
+        title = f"{self.method}: {self.model}, layout {self.layout}, {self.data}, {self.queries} queries"
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{max(width, 420)}" height="{height}" '
+            'font-family="sans-serif" font-size="10"><rect width="100%" height="100%" fill="#fff"/>'
+            f'<text x="{left}" y="16" font-size="11">{escape(title)}</text>'
+            f'<text x="{left}" y="34" fill="#555">heads, left to right; layers, top to bottom; '
+            f"white {low:.3g}, dark {high:.3g}</text>"
+        ]
+        for layer, row in enumerate(self.scores):
+            y = above + layer * cell
+            parts.append(f'<text x="{left - 6}" y="{y + 13}" text-anchor="end" fill="#555">{layer}</text>')
+            for head, score in enumerate(row):
+                share = (score - low) / (high - low) if high > low else 0.0
+                red, green, blue = (round(255 + (dark - 255) * share) for dark in (8, 48, 107))
+                frame = ' stroke="#d62728" stroke-width="2"' if f"{layer}-{head}" in best else ' stroke="#eee"'
+                parts.append(
+                    f'<rect x="{left + head * cell}" y="{y}" width="{cell - 2}" height="{cell - 2}" '
+                    f'fill="rgb({red},{green},{blue})"{frame}><title>{layer}-{head}: {score:.4g}</title></rect>'
+                )
+        step = max(1, heads // 16)
+        y = above + layers * cell + 12
+        for head in range(0, heads, step):
+            x = left + head * cell + cell // 2
+            parts.append(f'<text x="{x}" y="{y}" text-anchor="middle" fill="#555">{head}</text>')
+        return "".join([*parts, "</svg>"])
+
+
+def qr_score(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """The attention on the gold documents: float (H, N), bool (N,) to (H,)."""
+    return scores[:, gold].sum(axis=1)
+
+
+def ndcg_score(scores: np.ndarray, grades: np.ndarray, cutoff: int = 10) -> np.ndarray:
+    """NDCG of the ranking by each head: float (H, N), gains (N,) to (H,). Ties count as they stand in the list."""
+    discounts = 1 / np.log2(np.arange(2, min(cutoff, len(grades)) + 2))
+    best = (np.sort(grades)[::-1][: len(discounts)] * discounts).sum()
+    order = np.argsort(-scores, axis=1, kind="stable")[:, : len(discounts)]
+    return (grades[order] * discounts).sum(axis=1) / best
+
+
+def core_score(scores: np.ndarray, gold: np.ndarray, temperature: float) -> np.ndarray:
+    """How far each gold document is ahead of all negatives, a softmax; mean over gold: (H, N), bool (N,) to (H,)."""
+    z = scores / temperature
+    largest = z.max(axis=1, keepdims=True)
+    powers = np.exp(z - largest)
+    negatives = powers[:, ~gold].sum(axis=1, keepdims=True)
+    positives = powers[:, gold]
+    # Far behind the largest, both underflow; then nothing of the gold is ahead.
+    return (positives / np.maximum(positives + negatives, np.finfo(float).tiny)).mean(axis=1)
+
+
+def detect_heads(
+    reranker: DecoderReranker,
+    lists: Iterable[tuple[str, Sequence[Document], Sequence[int]]],
+    method: Method = "qr",
+    *,
+    data: str,
+    seed: int = 0,
+    temperature: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Heads:
+    """Score every head of a model on judged lists.
+
+    Each list is shuffled, so that a head which follows the order of the candidates is not taken for one that retrieves.
+
+    Args:
+        reranker: of the layout that the heads are for, reading all layers and heads.
+        lists: query, documents and their grades; a list without both gold and negatives tells nothing and is passed
+            over.
+        method: the criterion.
+        data: what the lists are of, for the record.
+        seed: of the shuffles.
+        temperature: of ``core``; None for 0.001 on Mistral and Granite models and 0.1 on others, as published.
+        progress: called with the number of lists read.
+
+    Raises:
+        InputError: if the method is none, or no list tells anything.
+    """
+    if method not in get_args(Method):
+        raise InputError(f"heads are found by 'qr', 'core' or 'ndcg', not {method!r}")
+    if method == "core" and temperature is None:
+        kind = str(getattr(reranker.decoder.config, "model_type", ""))
+        temperature = 0.001 if kind.startswith(("mistral", "granite")) else 0.1
+    shuffler = np.random.default_rng(seed)
+    total, read, candidates = np.zeros(0), 0, 0
+    for query, documents, grades in lists:
+        gains = np.asarray(grades, dtype=np.float64).clip(0)
+        gold = gains > 0
+        if not gold.any() or gold.all():
+            continue
+        order = shuffler.permutation(len(documents))
+        # CoRe detects on attention as it is; its own layout calibrates only when it ranks.
+        found = reranker.head_scores(query, [documents[i] for i in order], calibrate=method != "core")
+        gains, gold = gains[order], gold[order]
+        if method == "qr":
+            value = qr_score(found, gold)
+        elif method == "ndcg":
+            value = ndcg_score(found, gains)
+        else:
+            assert temperature is not None
+            value = core_score(found, gold, temperature)
+        total = value if not read else total + value
+        read, candidates = read + 1, max(candidates, len(documents))
+        if progress is not None:
+            progress(read)
+    if not read:
+        raise InputError(f"none of the lists of {data} has both a relevant document and one that is not")
+    decoder, layout = reranker.decoder, reranker.layout
+    scores = (total / read).reshape(-1, decoder.heads)
+    return Heads(
+        model=decoder.name,
+        revision=decoder.revision,
+        layout=layout.name,
+        fingerprint=layout.fingerprint,
+        method=method,
+        data=data,
+        queries=read,
+        candidates=candidates,
+        seed=seed,
+        temperature=temperature if method == "core" else None,
+        scores=tuple(tuple(round(float(x), 8) for x in row) for row in scores),
+    )
+
+
+def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path:
+    """Where heads are kept between runs: under ``SIGHTLINE_CACHE``, or the user's cache folder."""
+    home = os.environ.get("SIGHTLINE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sightline"
+    name = re.sub(r"[^\w.-]+", "--", model.strip("/"))[-100:]
+    return Path(home).expanduser() / "heads" / f"{name}_{revision[:12] or 'local'}_{fingerprint}_{method}.yaml"
+
+
+def find_heads(given: Any, layout: Any, model: str, revision: str) -> tuple[str, ...]:
+    """The heads that a layout such as ``qr:16`` asks for.
+
+    Args:
+        given: a file of heads, or None to look where `sightline heads` keeps them.
+        layout: the layout.
+        model: name of the model.
+        revision: of its weights.
+
+    Raises:
+        ModelError: if none were found for this model and layout yet; the message names the command.
+        InputError: if the file is of another model or layout.
+    """
+    method, _, count = layout.heads.partition(":")
+    path = Path(given) if given is not None else heads_path(model, revision, layout.fingerprint, method)
+    if given is None and not path.is_file():
+        raise ModelError(
+            f"layout {layout.name!r} reads selected heads, and none were found for {model!r} yet; find them with: "
+            f"sightline heads {model} --layout {layout.name} --method {method} --data FOLDER"
+        )
+    heads = Heads.load(path)
+    for name, there, wanted in (
+        ("method", heads.method, method),
+        ("layout", heads.fingerprint, layout.fingerprint),
+        ("revision", heads.revision, revision),
+    ):
+        if there != wanted:
+            raise InputError(f"{path}: its heads were found for {name} {there!r}, not for {wanted!r}; find them anew")
+    return heads.top(int(count))
