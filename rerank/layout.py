@@ -31,8 +31,9 @@ _READING = (
 class Layout:
     """A validated layout: the five published systems and the default are such objects over one engine.
 
-    Texts are templates: ``{query}`` in ``instruction`` and ``query``, ``{title}``, ``{text}`` and ``{id}`` in ``block``.
-    Where a document has no title, ``{title}`` goes with the blank after it. Each block is tokenised by itself.
+    Texts are templates: ``{query}`` in ``instruction`` and ``query``, ``{title}``, ``{text}`` and ``{id}`` in
+    ``block``. Where a document has no title, ``{title}`` goes with the blank after it. Each block is tokenised by
+    itself.
 
     Args:
         name: how it is asked for.
@@ -40,21 +41,21 @@ class Layout:
         block: the text of a document's block.
         mask: ``block``: a document sees itself and the instruction; ``causal``: also all documents before it. The query
             block sees everything.
-        positions: ``restart``: every document counts from the end of the instruction, so that its place leaves no trace;
-            ``sequential``: tokens are numbered as they stand.
-        signal_tokens: whose attention is read: ``query``, the tokens of the query's text; ``prompt``, those of the query
-            block up to the end of that text; ``block``, the whole query block, chat suffix included; ``last:N``, its
-            last N tokens.
+        positions: ``restart``: every document counts from the end of the instruction, so that its place leaves no
+            trace; ``sequential``: tokens are numbered as they stand.
+        signal_tokens: whose attention is read: ``query``, the tokens of the query's text; ``prompt``, those of the
+            query block up to the end of that text; ``block``, the whole query block, chat suffix included; ``last:N``,
+            its last N tokens.
         max_block_tokens: tokens read of a block, template and special ones included; the rest of its text is cut, and
             counted.
         normalisation: over which keys a signal token's attention sums to one; ``documents``: all tokens of all
             candidates, and nothing else (BlockRank, 2025, section 3.3); ``all_keys``: everything it sees (ICR, QRHead).
-        readout: ``mass``, the mean over signal tokens and heads of the attention on the block; ``log_mass``, the mean of
-            its logarithm, so that every signal token must find something; ``maxsim``, the mean of the largest logit.
+        readout: ``mass``, the mean over signal tokens and heads of the attention on the block; ``log_mass``, the mean
+            of its logarithm, so that every signal token must find something; ``maxsim``, the mean of the largest logit.
         scale: the factor on logits before the softmax that is read, an inverse temperature. The default model's logits
             are cosines, a decoder's its own.
-        instruction: stands before the documents, which all see it. With ``{query}`` in it they see the query, and cannot
-            be kept for others.
+        instruction: stands before the documents, which all see it. With ``{query}`` in it they see the query, and
+            cannot be kept for others.
         query: the query block.
         chat: wrap all of it in the model's chat template, as one turn of the user.
         answer: what the model has begun to answer.
@@ -71,7 +72,8 @@ class Layout:
             found heads make ``layers`` superfluous.
         ssmax: if above 0, logits are multiplied by ``ssmax * ln(number of documents)``, against dilution in long lists
             (Scalable-Softmax, Nakanishi 2025; BlockSearch, 2026).
-        length: ``sum``: the attention on all of a block's tokens; ``mean``: per token, so that long documents gain nothing.
+        length: ``sum``: the attention on all of a block's tokens; ``mean``: per token, so that long documents gain
+            nothing.
         calibration: ``null_query``: less the attention that the query "N/A" pays, token by token (ICR, section 3.2). It
             shares the reading of the documents.
         outliers: with calibration, leave out tokens that lie more than so many standard deviations below the mean of
@@ -250,8 +252,8 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
     Args:
-        name: ``minilm``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``, ``icr``, ``icr-block``,
-            ``qrhead``, ``core``, the path of a ``.yaml`` file, or a `Layout`.
+        name: ``minilm``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``, ``icr``,
+            ``icr-block``, ``qrhead``, ``core``, the path of a ``.yaml`` file, or a `Layout`.
         changes: fields to replace.
 
     Raises:

@@ -214,13 +214,13 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
     """Load a reranker.
 
     Args:
-        name: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or ``minilm-maxsim``, or the path
-            of its YAML file; or a decoder model, ``hf:`` and its name on the hub or its folder. With ``layout`` the
-            ``hf:`` may be left out.
+        name: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or ``minilm-maxsim``, or the
+            path of its YAML file; or a decoder model, ``hf:`` and its name on the hub or its folder. With ``layout``
+            the ``hf:`` may be left out.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
-        options: for decoder models those of `DecoderReranker`; what is left are fields of the layout to replace, such as
-            ``scale=10.0``.
+        options: for decoder models those of `DecoderReranker`; what is left are fields of the layout to replace, such
+            as ``scale=10.0``.
 
     Raises:
         InputError: if there is no such layout, or an option is not one.

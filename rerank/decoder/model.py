@@ -1,8 +1,8 @@
 """Any causal language model of the Hugging Face hub, run over packed blocks by our own attention, up to a signal layer.
 
 The modelling code is transformers' own: it calls the attention function that we register, for every layer, with queries
-and keys to which the positions have been applied. Above the signal layer nothing is loaded; at the signal layer only the
-queries of the signal tokens and the keys that they look at are computed.
+and keys to which the positions have been applied. Above the signal layer nothing is loaded; at the signal layer only
+the queries of the signal tokens and the keys that they look at are computed.
 """
 
 from __future__ import annotations
@@ -232,8 +232,8 @@ def _attention(
         raise ModelError(f"{type(module).__name__} {what}, which block attention does not; choose another model")
     if sliding_window is not None and sightline.longest > sliding_window:
         raise InputError(
-            f"{type(module).__name__} sees {sliding_window} tokens back, but a list of {sightline.longest} tokens is to be "
-            "read; give fewer or shorter documents, or choose another model"
+            f"{type(module).__name__} sees {sliding_window} tokens back, but a list has {sightline.longest}; give fewer "
+            "or shorter documents, or choose another model"
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
@@ -314,9 +314,10 @@ def load_decoder(
         config.layer_types = config.layer_types[:layers]
     options: dict[str, Any] = {"config": config, "revision": revision, "attn_implementation": _NAME}
     options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)
-    for key, value in (("device_map", device_map), ("quantization_config", quantization_config)):
-        if value is not None:
-            options[key] = value
+    if device_map is not None:
+        options["device_map"] = device_map
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
     model = _loading(name, lambda: AutoModel.from_pretrained(name, **options))
     tokenizer = _loading(name, lambda: AutoTokenizer.from_pretrained(name, revision=revision))
     if device_map is None and quantization_config is None:

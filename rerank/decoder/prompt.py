@@ -205,7 +205,7 @@ class Template:
                 return _block(ids, found, there, document, len(ends) - kept)
         raise InputError(
             f"document {document.id!r}: its title and the template alone take more than the "
-            f"{self.layout.max_block_tokens} tokens that are read of a block; shorten the title or raise max_block_tokens"
+            f"{self.layout.max_block_tokens} tokens that are read; shorten the title or raise max_block_tokens"
         )
 
     def _encode(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
@@ -224,8 +224,8 @@ class Template:
         """What the chat template puts before the user's text, and after it up to the completion."""
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(
-                f"layout {self.layout.name!r} speaks to the model as a user, but {self.name!r} has no chat template; take "
-                "an instruction-tuned model, or the layout with chat=False"
+                f"layout {self.layout.name!r} speaks to the model as a user, but {self.name!r} has no chat template; "
+                "take an instruction-tuned model, or the layout with chat=False"
             )
         turns = [{"role": "user", "content": _USER}]
         if self.layout.answer:

@@ -50,8 +50,8 @@ class Reading:
         total2: float64 (R, H), what attention is normalised by, base 2.
         block: int64 (R,), 0 for rows of the query's block, 1 for those of the null query's.
         largest: float32 (R, H, N), the largest logits; None unless the readout asks for them.
-        tokens: per query block float32 (K,) or (H, K): the attention on each of the K tokens of the documents, mean over
-            rows, and over heads unless they are kept apart; None unless asked for.
+        tokens: per query block float32 (K,) or (H, K): the attention on each of the K tokens of the documents, mean
+            over rows, and over heads unless they are kept apart; None unless asked for.
         lengths: tokens of each document.
     """
 
@@ -131,9 +131,10 @@ class _Readings:
         largest = torch.cat(self.largest, dim=1) if self.largest else None
         blocks = torch.from_numpy(layout.signal_blocks)
         contexts = torch.from_numpy(layout.blocks[layout.signal_blocks, 7])
-        tokens: list[torch.Tensor] = []
-        for parts in zip(*self.tokens, strict=True):
-            tokens.append(torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse2.shape[1])
+        tokens = [
+            torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse2.shape[1]
+            for parts in zip(*self.tokens, strict=True)
+        ]
         out, at = [], 0
         for number, context in enumerate(layout.contexts):
             rows = contexts == number

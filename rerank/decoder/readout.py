@@ -75,7 +75,7 @@ def _from_log_shares(log_shares: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 
 def _calibrated(own: torch.Tensor, null: torch.Tensor, lengths: tuple[int, ...], layout: Layout) -> torch.Tensor:
-    """Attention less that of the null query, summed over each document's tokens that are no outliers (ICR, section 3.2).
+    """Attention less that of the null query, summed over a document's tokens that are no outliers (ICR, section 3.2).
 
     A document of one token has no spread; its token is kept.
     """

@@ -50,10 +50,10 @@ class _Scored:
 class DecoderReranker:
     """Ranks by the attention of a decoder's signal tokens; implements `Reranker`.
 
-    Several lists are packed into one forward pass without seeing one another. A list longer than ``token_budget`` is read
-    in groups of documents; where the layout's mask is ``block``, that changes no score beyond rounding. Where documents
-    see one another it cannot be; then groups are ranked apart and their better halves meet again (a tournament), and the
-    ranking says so. The same holds for lists beyond the model's positions.
+    Several lists are packed into one forward pass without seeing one another. A list longer than ``token_budget`` is
+    read in groups of documents; where the layout's mask is ``block``, that changes no score beyond rounding. Where
+    documents see one another it cannot be; then groups are ranked apart and their better halves meet again (a
+    tournament), and the ranking says so. The same holds for lists beyond the model's positions.
 
     Args:
         model: name on the hub, folder, or a `Decoder`.
@@ -99,8 +99,8 @@ class DecoderReranker:
             raise InputError("token_budget and route must be at least 1")
         if cache is not None and not layout.keepable:
             raise InputError(
-                f"layout {layout.name!r} reads documents together with the query or with one another, so they cannot be "
-                "kept; take a layout such as blockrank-cached or icr-block, or no cache"
+                f"layout {layout.name!r} reads documents together with the query or with one another, so they cannot "
+                "be kept; take a layout such as blockrank-cached or icr-block, or no cache"
             )
         if isinstance(heads, Sequence) and not isinstance(heads, str):
             layout, heads = dataclasses.replace(layout, heads=tuple(heads)), None
@@ -204,11 +204,11 @@ class DecoderReranker:
             warnings = [*found.notes, *warnings]
             if not self.layout.order_free and not self.layout.shuffles and len(blocks) > 1:
                 warnings.append(
-                    f"layout {self.layout.name!r} shows the model the order of the candidates, and scores depend on it; "
-                    "shuffles=8 ranks by the mean over eight orders"
+                    f"layout {self.layout.name!r} shows the model the order of the candidates, and scores depend on "
+                    "it; shuffles=8 ranks by the mean over eight orders"
                 )
             order = first_of_each_id(order, blocks) if best_per_id else order
-            mass = found.shares.mean(axis=0)
+            mass = found.shares.mean(axis=0) if blocks else np.zeros(0)
             items = [self._ranked(blocks[i], i, found, mass, evidence) for i in order[:top_n]]
             for warning in warnings:
                 logger.info("%s: %s", query[:80], warning)
@@ -332,8 +332,10 @@ class DecoderReranker:
         if tokens:
             assert reading.tokens is not None
             by_document = [part.numpy() for part in reading.tokens[0].split(reading.lengths)]
-        shares = row_shares(reading, self.layout).numpy()
-        return _Scored(scores.numpy(), shares, by_document, list(prompt.documents), prompt.signal_tokens, [])
+        shares = row_shares(reading, self.layout)
+        if self.layout.order_free:  # then equal documents differ by rounding only, which is no reason to rank them
+            scores, shares = (_equal_for_equals(prompt.documents, x) for x in (scores, shares))
+        return _Scored(scores.numpy(), shares.numpy(), by_document, list(prompt.documents), prompt.signal_tokens, [])
 
     def _fits(self, prompt: Prompt) -> bool:
         """Whether its positions are some that the model has."""
@@ -419,7 +421,7 @@ class DecoderReranker:
         order = sorted(range(len(blocks)), key=lambda i: (-first[i], blocks[i].contents))
         best = sorted(order[: self.route])
         final = self._score_again(query, blocks, best, prompt, kept, tokens, seed)
-        note = f"ranked the {len(best)} of {len(blocks)} documents with the largest logits at layer {layer}; others stand below"
+        note = f"of {len(blocks)} documents the {len(best)} with the largest logits at layer {layer} were ranked"
         return _below(final, best, first, len(blocks), note, tokens)
 
     def _score_tournament(
@@ -428,8 +430,8 @@ class DecoderReranker:
         """Groups are ranked apart, and the better half of each goes on, until those left fit one pass."""
         if len(blocks) < 2:
             raise InputError(
-                f"document {blocks[0].id!r} and the query take {_size(prompt)} tokens, more than one pass or the model's "
-                f"positions hold ({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
+                f"document {blocks[0].id!r} and the query take {_size(prompt)} tokens, more than one pass or the "
+                f"model's positions hold ({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
             )
         limit = min(self.token_budget, self.decoder.positions or self.token_budget)
         count = min(len(blocks) // 2 or 1, max(2, -(-_size(prompt) // limit)))
@@ -444,8 +446,8 @@ class DecoderReranker:
         going.sort()
         final = self._score_again(query, blocks, going, prompt, None, tokens, seed)
         note = (
-            f"{len(blocks)} documents do not fit one pass of layout {self.layout.name!r}: {count} groups were ranked apart, "
-            f"and {len(going)} documents met again; the scores of the others are of their group"
+            f"{len(blocks)} documents do not fit one pass of layout {self.layout.name!r}: {count} groups were ranked "
+            f"apart, and {len(going)} documents met again; the scores of the others are of their group"
         )
         return _below(final, going, first, len(blocks), note, tokens)
 
@@ -508,6 +510,16 @@ def _mean(parts: Sequence[tuple[list[int], _Scored]]) -> _Scored:
         first.signal,
         list(dict.fromkeys(note for _, part in parts for note in part.notes)),
     )
+
+
+def _equal_for_equals(blocks: Sequence[Block], values: torch.Tensor) -> torch.Tensor:
+    """Values (..., N), each the mean over the documents that have the same tokens."""
+    first: dict[tuple[int, ...], int] = {}
+    group = torch.tensor([first.setdefault(block.ids, len(first)) for block in blocks])
+    if len(first) == len(blocks):
+        return values
+    sums = values.new_zeros(*values.shape[:-1], len(first)).index_add_(-1, group, values)
+    return (sums / group.bincount(minlength=len(first)))[..., group]
 
 
 def _context(prompt: Prompt) -> Context:

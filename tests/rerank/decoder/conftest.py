@@ -19,7 +19,7 @@ from transformers import (
 
 WORDS = """Cats purr when they are content and sleep a lot. Iron rusts in the rain. Dogs bark at strangers; they like
 long walks. What do cats do? Which document is most relevant to answer the query? Print out the ID of the document.
-You will be given a query and a list of documents. CONTENT END ID Query Documents Final Answer paragraphs information."""
+You will be given a query and a list of documents. CONTENT END ID Query Documents Final Answer paragraphs."""
 CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
     "{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"

@@ -20,9 +20,9 @@ DOCUMENTS = [
     {"id": "d", "text": "x"},
 ]
 BLOCKRANK = (
-    "You will be given a query and a list of documents. Each document will be formatted as ID: <id> | CONTENT: <content> "
-    "| END ID: <id>. You need to read carefully and understand all of them and your goal is to find all document(s) from "
-    "the list that can help answer the query."
+    "You will be given a query and a list of documents. Each document will be formatted as ID: <id> | CONTENT: "
+    "<content> | END ID: <id>. You need to read carefully and understand all of them and your goal is to find all "
+    "document(s) from the list that can help answer the query."
 )
 LATE = "Please find information that are relevant to the following query in the paragraphs above."
 
@@ -40,8 +40,9 @@ def written_out(layout, tokenizer, query, documents):
         first = ids(f"<s>[INST]{BLOCKRANK}\nQuery: {query}\n\nDocuments:")
         blocks = [ids(f"\nID: {i} | CONTENT: {joined(d, ' ')} | END ID: {i}") for i, d in enumerate(documents)]
         last = ids(
-            "\n\n====== Now let's start! ======\nWhich document is most relevant to answer the query? Print out the ID of "
-            f"the document.\nQuery: {query}\nThe following document(s) can help answer the query:[/INST]Final Answer: "
+            "\n\n====== Now let's start! ======\nWhich document is most relevant to answer the query? Print out the "
+            f"ID of the document.\nQuery: {query}\nThe following document(s) can help answer the query:[/INST]"
+            "Final Answer: "
         ) + ids("[")
         ends = [(last, [len(last) - 2, len(last) - 1])]
     else:
@@ -59,7 +60,7 @@ def written_out(layout, tokenizer, query, documents):
 
 
 def eager(folder, layout, query, documents):
-    """Attention of every layer (L, H, rows, T) of each query block alone behind the documents; lengths of the blocks."""
+    """Attention of all layers (L, H, rows, T) of each query block alone behind the documents; lengths of the blocks."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     first, blocks, ends = written_out(layout, tokenizer, query, documents)

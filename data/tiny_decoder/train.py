@@ -1,0 +1,256 @@
+"""The recipe: a decoder of a few layers learns, in minutes on a CPU, to find one fact among many documents.
+
+    python -m sightline.data.tiny_decoder.train OUT
+
+Lists are made up: each document says which code a key has, among filler words. First the model reads such facts twice,
+in another order the second time, and learns to say a code that it has read before; that is where heads learn to look
+back. Then it reads lists as rerankers lay them out; several queries ask for a key each, and read the same documents
+without seeing one another. Half of the batches follow the layout ``icr`` (full attention, the
+answer is the code), half ``blockrank`` (block mask, the answer is the document's id, and the auxiliary loss of
+BlockRank, 2025, section 3.4, on the attention of its signal layer). Nothing is trained on that the tests ask for: keys
+and codes of a list are drawn anew each time, and what the tests look at, the attention of ICR's and QRHead's signal
+tokens, is in no loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import random
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from ...documents import Document
+from ...kernels import BlockLayout, Context
+from ...rerank.decoder.prompt import Template
+from ...rerank.decoder.reading import positions_of
+from ...rerank.layout import Layout, load_layout
+
+__all__ = ["make_list", "make_tokenizer", "train"]
+
+logger = logging.getLogger(__name__)
+
+_LAYOUTS = ("icr", "blockrank")
+_SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+_CHAT = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+_TEMPERATURE = 0.05  # of the auxiliary loss, as published
+_AUXILIARY = 0.1
+
+
+def words() -> tuple[list[str], list[str], list[str]]:
+    """Keys, codes and fillers: made-up words, the same ones every time."""
+    found = random.Random(0).sample([a + b for a in _SYLLABLES for b in _SYLLABLES], 480)
+    return found[:200], found[200:400], found[400:]
+
+
+def make_list(count: int, draw: random.Random, filler: int = 2) -> tuple[list[Document], list[str], list[str]]:
+    """Documents, the query that each answers, and the answers.
+
+    Example:
+        >>> documents, queries, answers = make_list(2, random.Random(0))
+        >>> documents[0].text.split()[-5:] == ["code", "of", queries[0].split()[-1], "is", answers[0]]
+        True
+    """
+    keys, codes, fillers = words()
+    chosen = draw.sample(keys, count)
+    answers = draw.sample(codes, count)
+    texts = [
+        " ".join([*draw.choices(fillers, k=filler), "the", "code", "of", key, "is", code])
+        for key, code in zip(chosen, answers, strict=True)
+    ]
+    documents = [Document(str(i), text) for i, text in enumerate(texts)]
+    return documents, [f"what is the code of {key}" for key in chosen], answers
+
+
+def make_tokenizer() -> Any:
+    """Words and punctuation, each a token: those of the lists, of all layouts that ship, and numbers to 9999."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+    known = [word for group in words() for word in group]
+    for name in ("blockrank", "blockrank-cached", "icr", "core"):
+        layout = load_layout(name)
+        text = " ".join((layout.instruction, layout.block, layout.query, layout.answer, layout.completion))
+        known += re.findall(r"\w+|[^\w\s]+", text)
+    known += ["what", "code", "is", "of", "the", "N", "A", "/", "]", *map(str, range(100))]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *known]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["[INST]", "[/INST]"],
+    )
+    fast.chat_template = _CHAT
+    return fast
+
+
+def train(
+    out: Path,
+    *,
+    recall: int = 1500,
+    steps: int = 2000,
+    lists: int = 8,
+    queries: int = 4,
+    rate: float = 3e-3,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Train from scratch and save model, tokenizer and figures.
+
+    Args:
+        out: the folder to write.
+        recall: optimiser steps of the first part.
+        steps: optimiser steps of the second.
+        lists: contexts in a batch.
+        queries: query blocks in a context.
+        rate: the highest learning rate; it warms up over the first hundredth of the steps, and falls to zero as a
+            cosine.
+        seed: of everything.
+
+    Returns:
+        The last losses and the share of right answers, by layout.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    draw = random.Random(seed)
+    tokenizer = make_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=True,
+        attn_implementation="eager",  # returns the attention that the auxiliary loss is on
+    )
+    model = Qwen3ForCausalLM(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    layouts = {name: load_layout(name) for name in _LAYOUTS}
+    templates = {name: Template(layout, tokenizer, "tiny") for name, layout in layouts.items()}
+    started, figures = time.perf_counter(), {}
+    total = recall + steps
+    for step in range(total):
+        if step < recall:
+            name, count = "recall", draw.randint(2, 16)
+            loss, right = _recall_loss(model, tokenizer, [make_list(count, draw, 0) for _ in range(4 * lists)], draw)
+        else:
+            name, count = _LAYOUTS[step % len(_LAYOUTS)], draw.randint(2, 16)
+            batch = [make_list(count, draw) for _ in range(lists)]
+            loss, right = _loss(model, layouts[name], templates[name], batch, min(queries, count), draw)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / (0.01 * total)) * 0.5 * (1 + math.cos(math.pi * step / total))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        for key, value in ((f"loss {name}", float(loss.detach())), (f"right {name}", right)):
+            figures[key] = 0.98 * figures.get(key, value) + 0.02 * value
+        if step % 100 == 99:
+            told = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            logger.info("step %d, %.0f s: %s", step + 1, time.perf_counter() - started, told)
+    out.mkdir(parents=True, exist_ok=True)
+    model.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return figures
+
+
+def _recall_loss(
+    model: Any, tokenizer: Any, batch: Sequence[tuple[list[Document], list[str], list[str]]], draw: random.Random
+) -> tuple[torch.Tensor, float]:
+    """Cross-entropy of the codes of facts that are read for the second time; share of right ones."""
+    rows = []
+    for documents, _, _ in batch:
+        texts = [document.text for document in documents]
+        rows.append(tokenizer(" ".join([*texts, *draw.sample(texts, len(texts))]))["input_ids"])
+    ids = torch.tensor(rows)
+    each = ids.shape[1] // (2 * len(batch[0][0]))  # words of a fact; the last is the code
+    places = torch.arange(ids.shape[1] // 2 + each - 1, ids.shape[1], each)
+    logits = model(input_ids=ids, use_cache=False).logits[:, places - 1].flatten(0, 1)
+    target = ids[:, places].flatten()
+    return functional.cross_entropy(logits, target), float((logits.argmax(-1) == target).float().mean())
+
+
+def _loss(
+    model: Any,
+    layout: Layout,
+    template: Template,
+    batch: Sequence[tuple[list[Document], list[str], list[str]]],
+    queries: int,
+    draw: random.Random,
+) -> tuple[torch.Tensor, float]:
+    """Cross-entropy of the answers, and for BlockRank that of its attention; share of right answers."""
+    rows, targets, golds = [], [], []
+    context = None
+    for documents, texts, answers in batch:
+        blocks = template.documents(documents)
+        first = template.instruction(texts[0]) if "{query}" not in layout.instruction else None
+        asked = draw.sample(range(len(documents)), queries)
+        if first is None:  # the instruction holds the query, so that a context has but one
+            asked = asked[:1]
+            first = template.instruction(texts[asked[0]])
+        ends = [template.query(texts[i]) for i in asked]
+        ids = [*first, *(i for block in blocks for i in block.ids), *(i for end in ends for i in end.ids)]
+        context = Context([len(block.ids) for block in blocks], [len(end.ids) for end in ends], len(first))
+        rows.append(ids)
+        answer = answers if layout.name == "icr" else [str(i) for i in range(len(documents))]
+        targets.append([template.tokenizer.convert_tokens_to_ids(answer[i]) for i in asked])
+        golds.append(asked)
+        signal = ends[0].signal
+    assert context is not None
+    ids = torch.tensor(rows)  # words are tokens, so that all lists of a batch have one shape
+    whole = Context((), context.queries, context.instruction + sum(context.documents))
+    seen = BlockLayout([whole if layout.mask == "causal" else context]).mask()
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    found = model(
+        input_ids=ids,
+        position_ids=torch.tensor([positions_of(context, layout)]),
+        attention_mask=mask.expand(len(ids), 1, -1, -1),
+        output_attentions=True,
+        use_cache=False,
+    )
+    before = context.instruction + sum(context.documents)
+    lasts = before + torch.tensor(context.queries).cumsum(0) - 1
+    logits, target = found.logits[:, lasts].flatten(0, 1), torch.tensor(targets).flatten()
+    loss = functional.cross_entropy(logits, target)
+    right = float((logits.argmax(-1) == target).float().mean())
+    if layout.name == "blockrank":
+        attention = found.attentions[layout.signal_layers(len(found.attentions))[0]]
+        reads = attention[:, :, [before + i for i in signal], context.instruction : before]  # (B, H, R, K)
+        parts = torch.stack([part.sum(-1) for part in reads.split(list(context.documents), dim=-1)], dim=-1)
+        shares = (parts / parts.sum(-1, keepdim=True)).mean((1, 2))  # (B, N)
+        loss = loss + _AUXILIARY * functional.cross_entropy(shares / _TEMPERATURE, torch.tensor(golds)[:, 0])
+    return loss, right
+
+
+def main() -> None:
+    """Train, and say what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--recall", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logger.info(json.dumps(train(asked.out, recall=asked.recall, steps=asked.steps, seed=asked.seed)))
+
+
+if __name__ == "__main__":
+    main()
