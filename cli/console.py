@@ -14,12 +14,31 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 
 from ..errors import InputError
 
-__all__ = ["JsonOption", "WhereOption", "conditions", "console", "errors", "progress_bar", "visible", "write_json"]
+__all__ = [
+    "JsonOption",
+    "LayoutOption",
+    "RerankOption",
+    "WhereOption",
+    "conditions",
+    "console",
+    "errors",
+    "progress_bar",
+    "reranker_name",
+    "visible",
+    "write_json",
+]
 
 console = Console()
 errors = Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+RerankOption = Annotated[
+    str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, a layout's .yaml, hf:MODEL for a decoder, or none.")
+]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(help="For hf:MODEL: icr, icr-block, blockrank, blockrank-cached, qrhead, core, or a layout's .yaml."),
+]
 WhereOption = Annotated[
     list[str] | None,
     typer.Option("--where", help="Metadata filter, such as lang=en or 'year>=2000'; may be given several times."),
@@ -55,6 +74,19 @@ def write_json(value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False)
     # Of what matches, only line breaks are outside of strings.
     typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
+
+
+def reranker_name(rerank: str, layout: str | None) -> str | None:
+    """What ``--rerank`` and ``--layout`` ask for, as one name for `load_reranker`; None for no reranker.
+
+    Raises:
+        InputError: if there is a layout and no decoder model for it.
+    """
+    if layout is not None and not rerank.startswith("hf:"):
+        raise InputError(f"--layout {layout} goes with --rerank hf:MODEL, not with --rerank {rerank}")
+    if rerank == "none":
+        return None
+    return rerank if layout is None else f"{rerank}#{layout}"
 
 
 def conditions(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import InputError
-from .console import JsonOption, console, progress_bar, visible, write_json
+from .console import JsonOption, LayoutOption, RerankOption, console, progress_bar, reranker_name, visible, write_json
 from .indexing import Lexical, TokenStates
 
 __all__ = ["register"]
@@ -31,7 +31,8 @@ def rerank(
     data: Annotated[Path, typer.Option(help="BEIR folder with the texts of queries and documents.")],
     run: Annotated[Path, typer.Option(help="TREC run to rerank.")],
     out: Annotated[Path, typer.Option(help="TREC run to write.")],
-    rerank: Annotated[str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, or a layout's .yaml.")] = "minilm",
+    rerank: RerankOption = "minilm",
+    layout: LayoutOption = None,
     depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
     split: Annotated[str, typer.Option(help="Split whose queries are reranked.")] = "test",
     json: JsonOption = False,
@@ -43,7 +44,10 @@ def rerank(
     from ..rerank.reranker import load_reranker
 
     dataset, given = load_dataset(data, split), read_run(run)
-    reranker = load_reranker(rerank)
+    name = reranker_name(rerank, layout)
+    if name is None:
+        raise InputError("--rerank none leaves nothing to do; name a reranker")
+    reranker = load_reranker(name)
     with progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, given, reranker, depth, tell)
     write_run(out, ranked, reranker.name)
@@ -57,7 +61,10 @@ def rerank(
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="BEIR folder.")],
     systems: Annotated[
-        str, typer.Option(help="Comma-separated: bm25, dense, hybrid, or a --run's name, each alone or +RERANKER.")
+        str,
+        typer.Option(
+            help="bm25, dense, hybrid or a --run's name, alone or +RERANKER (also +hf:MODEL#LAYOUT), by comma."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for results.json, per_query.json, the runs and the index.")],
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from ..errors import SightlineError
-from .console import errors, visible
+from .console import LayoutOption, RerankOption, errors, reranker_name, visible
 from .searching import FirstStage
 
 __all__ = ["register"]
@@ -38,16 +38,15 @@ def mcp(
     port: Annotated[int, typer.Option(help="With http: port to listen at.", min=1, max=65535)] = 8000,
     candidates: Annotated[int, typer.Option(help="Documents that the first stage hands on.", min=1)] = 100,
     first_stage: Annotated[FirstStage, typer.Option(help="Where candidates come from.")] = FirstStage.dense,
-    rerank: Annotated[
-        str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, a layout's .yaml, or none.")
-    ] = "minilm",
+    rerank: RerankOption = "minilm",
+    layout: LayoutOption = None,
 ) -> None:
     """Let assistants search an index and read its documents: an MCP server with the tools search and get_document."""
     from ..integrations.mcp import mcp_server
     from ..search import Searcher
 
     searcher = Searcher(
-        index, None if rerank == "none" else rerank, first_stage=cast(Any, first_stage.value), candidates=candidates
+        index, reranker_name(rerank, layout), first_stage=cast(Any, first_stage.value), candidates=candidates
     )
     with searcher.index:
         server = mcp_server(searcher)

@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from rich.text import Text
 
-from .console import JsonOption, WhereOption, conditions, console, visible, write_json
+from .console import (
+    JsonOption,
+    LayoutOption,
+    RerankOption,
+    WhereOption,
+    conditions,
+    console,
+    reranker_name,
+    visible,
+    write_json,
+)
 
 __all__ = ["register"]
 
@@ -46,9 +56,8 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many results.", min=1)] = 10,
     candidates: Annotated[int, typer.Option(help="Documents that the first stage hands on.", min=1)] = 100,
     first_stage: Annotated[FirstStage, typer.Option(help="Where candidates come from.")] = FirstStage.dense,
-    rerank: Annotated[
-        str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, a layout's .yaml, or none.")
-    ] = "minilm",
+    rerank: RerankOption = "minilm",
+    layout: LayoutOption = None,
     evidence: Annotated[bool, typer.Option("--evidence", help="Show what the reranker looked at.")] = False,
     evidence_level: Annotated[Level, typer.Option(help="With --evidence: by sentence or by token.")] = Level.sentence,
     passages: Annotated[bool, typer.Option("--passages", help="Show passages instead of documents.")] = False,
@@ -61,7 +70,7 @@ def search(
 
     searcher = Searcher(
         index,
-        None if rerank == "none" else rerank,
+        reranker_name(rerank, layout),
         first_stage=cast(Any, first_stage.value),
         candidates=candidates,
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from ..errors import InputError, MissingExtraError
-from .console import console, visible
+from .console import LayoutOption, RerankOption, console, reranker_name, visible
 from .searching import FirstStage
 
 __all__ = ["register"]
@@ -28,9 +28,8 @@ def serve(
     index: Annotated[Path | None, typer.Argument(help="Directory of the index; without it, reranking only.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen to; 0.0.0.0 is everyone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen to; 0 picks a free one.", min=0, max=65535)] = 8000,
-    rerank: Annotated[
-        str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, a layout's .yaml, or none.")
-    ] = "minilm",
+    rerank: RerankOption = "minilm",
+    layout: LayoutOption = None,
     first_stage: Annotated[FirstStage, typer.Option(help="Where candidates come from.")] = FirstStage.dense,
     candidates: Annotated[int, typer.Option(help="Documents that the first stage hands on.", min=1)] = 100,
     allow_host: Annotated[
@@ -60,7 +59,8 @@ def serve(
     limits = Limits(max_documents, max_characters, max_bytes, max_waiting, max_seconds)
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
     opened = None if index is None else Index.open(index)
-    reranker = None if rerank == "none" else load_reranker(rerank)
+    name = reranker_name(rerank, layout)
+    reranker = None if name is None else load_reranker(name)
     searcher = None
     if opened is not None:
         searcher = Searcher(opened, reranker, first_stage=cast(Any, first_stage.value), candidates=candidates)

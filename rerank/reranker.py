@@ -216,7 +216,7 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
     Args:
         name: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or ``minilm-maxsim``, or the
             path of its YAML file; or a decoder model, ``hf:`` and its name on the hub or its folder. With ``layout``
-            the ``hf:`` may be left out.
+            the ``hf:`` may be left out. ``hf:MODEL#LAYOUT`` names both.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
         options: for decoder models those of `DecoderReranker`; what is left are fields of the layout to replace, such
@@ -244,7 +244,8 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
     own = set(inspect.signature(DecoderReranker).parameters) - {"model", "layout", "loading"}
     own |= {"revision", "dtype", "device", "device_map", "quantization_config"}
     changes = {key: options.pop(key) for key in list(options) if key not in own}
-    model = name.removeprefix("hf:")
+    model, _, named = name.removeprefix("hf:").partition("#")
+    layout = layout or named or None
     if layout is None:
         layout = saved_layout(model)
     return DecoderReranker(model, load_layout(layout, **changes), **options)

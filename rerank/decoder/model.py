@@ -232,8 +232,8 @@ def _attention(
         raise ModelError(f"{type(module).__name__} {what}, which block attention does not; choose another model")
     if sliding_window is not None and sightline.longest > sliding_window:
         raise InputError(
-            f"{type(module).__name__} sees {sliding_window} tokens back, but a list has {sightline.longest}; give fewer "
-            "or shorter documents, or choose another model"
+            f"{type(module).__name__} sees {sliding_window} tokens back, but a list has {sightline.longest}; give "
+            "fewer or shorter documents, or choose another model"
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sightline import load_layout, load_reranker
 from sightline.rerank.decoder.prompt import Template
 
-from .conftest import FAMILIES
+from ..conftest import FAMILIES
 
 QUERY = "What do cats do?"
 DOCUMENTS = [

@@ -13,7 +13,7 @@ from sightline import Document, load_layout, load_reranker
 from sightline.errors import InputError, ModelError, RankingError
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
 
-from .conftest import save_model
+from ..conftest import save_model
 from .test_engine import DOCUMENTS, QUERY, by_place
 
 WORDS = "cats dogs iron rain purr bark sleep long walks strangers content rusts they are like".split()
@@ -272,7 +272,7 @@ def test_a_model_without_chat_template_is_refused_by_name(tmp_path):
 def test_a_model_whose_window_would_cut_the_list_is_refused(tmp_path):
     from transformers import MistralConfig
 
-    from .conftest import FAMILIES
+    from ..conftest import FAMILIES
 
     FAMILIES["window"] = lambda **k: MistralConfig(**k, head_dim=16, sliding_window=60)
     try:
@@ -286,7 +286,7 @@ def test_a_model_whose_window_would_cut_the_list_is_refused(tmp_path):
 def test_a_model_that_caps_its_logits_is_refused(tmp_path):
     from transformers import Gemma2Config
 
-    from .conftest import FAMILIES
+    from ..conftest import FAMILIES
 
     FAMILIES["caps"] = lambda **k: Gemma2Config(**k, head_dim=16, attn_logit_softcapping=5.0)
     try:

@@ -1,0 +1,77 @@
+"""``sightline heads``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from .console import JsonOption, console, progress_bar, visible, write_json
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "heads", epilog="Example: sightline heads Qwen/Qwen3-0.6B --data data/nq_train --method qr"
+    )(heads)
+
+
+def heads(
+    model: Annotated[str, typer.Argument(help="Decoder model: name on the hub, or folder.")],
+    data: Annotated[Path, typer.Option(help="BEIR folder with judgements.")],
+    method: Annotated[str, typer.Option(help="qr, core or ndcg.")] = "qr",
+    layout: Annotated[
+        str | None, typer.Option(help="Layout the heads are for; qrhead, or core for the method core.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split whose queries are read.")] = "train",
+    run: Annotated[Path | None, typer.Option(help="Candidates: a TREC run; else bm25.SPLIT.tsv of the folder.")] = None,
+    queries: Annotated[int, typer.Option(help="How many lists.", min=1)] = 128,
+    candidates: Annotated[int, typer.Option(help="Documents in a list.", min=2)] = 40,
+    seed: Annotated[int, typer.Option(help="Of the draw and of the shuffles.")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="Of core; by default as published for the model.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Such as bfloat16; float32 on CPUs by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="YAML to write; by default where rerankers look for it.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find the attention heads that retrieve: a YAML with every head's score, and a heat map beside it."""
+    from ..eval.dataset import load_dataset
+    from ..eval.heads import detection_lists, first_stage_run
+    from ..rerank.decoder import DecoderReranker
+    from ..rerank.heads import detect_heads, heads_path
+    from ..rerank.layout import load_layout
+
+    spec = load_layout(layout or ("core" if method == "core" else "qrhead"), heads="all", layers="all")
+    dataset = load_dataset(data, split)
+    reranker = DecoderReranker(model, spec, revision=revision, dtype=dtype)
+    lists = detection_lists(dataset, first_stage_run(dataset, run), queries=queries, candidates=candidates, seed=seed)
+    with progress_bar("reading lists") as tell:
+        found = detect_heads(
+            reranker,
+            lists,
+            cast(Literal["qr", "core", "ndcg"], method),
+            data=f"{dataset.name}/{split}",
+            seed=seed,
+            temperature=temperature,
+            progress=tell,
+        )
+    path = out or heads_path(found.model, found.revision, found.fingerprint, method)
+    found.save(path)
+    best = found.top(min(16, sum(map(len, found.scores))))
+    if json:
+        summary: dict[str, Any] = {"file": str(path), "picture": str(path.with_suffix(".svg")), "best": list(best)}
+        write_json(summary | {"method": method, "queries": found.queries, "layout": found.layout})
+        return
+    table = Table(title=Text(visible(f"{found.model}: best heads by {method} on {found.data}, {found.queries} lists")))
+    for name in ("layer-head", "score"):
+        table.add_column(name, justify="right")
+    for head in best:
+        layer, number = map(int, head.split("-"))
+        table.add_row(head, f"{found.scores[layer][number]:.5g}")
+    console.print(table)
+    console.print(visible(f"written to {path} and .svg"), markup=False, highlight=False, soft_wrap=True)

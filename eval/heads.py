@@ -1,0 +1,84 @@
+"""Judged lists to find retrieval heads on; see `sightline.rerank.heads`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..documents import Document
+from ..errors import DataError, InputError
+from .dataset import Dataset
+from .trec import read_run
+
+__all__ = ["detection_lists", "first_stage_run"]
+
+
+def first_stage_run(dataset: Dataset, run: str | Path | None = None) -> dict[str, dict[str, float]]:
+    """Candidates of each query, from a TREC run, or from ``bm25.<split>.tsv`` in the data set's folder.
+
+    Raises:
+        DataError: if there is neither, or it is malformed.
+    """
+    if run is not None:
+        return read_run(run)
+    path = dataset.folder / f"bm25.{dataset.split}.tsv"
+    if not path.is_file():
+        raise DataError("there are no candidates here; give a run (--run FILE.trec)", path=path)
+    out: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        query, _, rest = line.partition("\t")
+        ids = rest.split()
+        if not query or (not ids and number > 1):
+            raise DataError("a line must have a query id, a tab, and candidates' ids", path=path, line=number)
+        out[query] = {id: float(len(ids) - place) for place, id in enumerate(ids)}
+    return out
+
+
+def detection_lists(
+    dataset: Dataset,
+    run: Mapping[str, Mapping[str, float]],
+    *,
+    queries: int = 128,
+    candidates: int = 40,
+    seed: int = 0,
+) -> Iterator[tuple[str, list[Document], list[int]]]:
+    """Lists of a query's relevant documents among the hardest of the others.
+
+    Relevant documents are put into the list whether the first stage found them or not: heads are looked for, nothing is
+    measured. At most a quarter of a list is relevant documents.
+
+    Args:
+        dataset: has the texts and the judgements.
+        run: candidates by query id.
+        queries: how many lists, drawn by seed from those that have both kinds of documents.
+        candidates: documents in a list.
+        seed: of the draw.
+
+    Yields:
+        query, documents, and their grades.
+
+    Raises:
+        InputError: if no query has a relevant document and another candidate.
+        DataError: if a candidate has no text.
+    """
+    if candidates < 2 or queries < 1:
+        raise InputError("a list needs at least 2 candidates, and there must be a query")
+    chosen: dict[str, list[str]] = {}
+    for id, grades in dataset.qrels.items():
+        gold = sorted((d for d, grade in grades.items() if grade > 0), key=lambda d: -grades[d])
+        ranked = sorted(run.get(id, {}), key=lambda d: -run[id][d])
+        others = [document for document in ranked if grades.get(document, 0) <= 0]
+        if gold and others:
+            gold = gold[: max(1, candidates // 4)]
+            chosen[id] = gold + others[: candidates - len(gold)]
+    if not chosen:
+        raise InputError(f"{dataset.name}: no query has both a relevant document and another candidate")
+    picked = random.Random(seed).sample(sorted(chosen), min(queries, len(chosen)))
+    texts = {d.id: d for d in dataset.documents(only={d for id in picked for d in chosen[id]})}
+    for id in picked:
+        missing = [document for document in chosen[id] if document not in texts]
+        if missing:
+            raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+        grades = dataset.qrels[id]
+        yield dataset.queries[id], [texts[d] for d in chosen[id]], [max(0, grades.get(d, 0)) for d in chosen[id]]
