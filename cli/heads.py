@@ -16,9 +16,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "heads", epilog="Example: sightline heads Qwen/Qwen3-0.6B --data data/nq_train --method qr"
-    )(heads)
+    app.command("heads", epilog="Example: sightline heads Qwen/Qwen3-0.6B --data data/nq_train --method qr")(heads)
 
 
 def heads(

@@ -15,7 +15,6 @@ from sightline.eval.metrics import evaluate
 from sightline.rerank.decoder import DecoderReranker, load_decoder
 from sightline.rerank.heads import Heads, core_score, detect_heads, heads_path, ndcg_score, qr_score
 
-
 FIELDS = {
     "model": "m",
     "revision": "r",
@@ -60,7 +59,7 @@ def test_best_heads_come_first_and_ties_by_place():
 
 
 def test_the_file_reads_back_and_the_picture_shows_every_head(tmp_path):
-    heads = Heads(**FIELDS | {"data": "<hostile> & \"co\""})
+    heads = Heads(**FIELDS | {"data": '<hostile> & "co"'})
     heads.save(tmp_path / "deep" / "heads.yaml")
     assert Heads.load(tmp_path / "deep" / "heads.yaml") == heads
     root = ElementTree.parse(tmp_path / "deep" / "heads.svg").getroot()
@@ -76,7 +75,9 @@ def test_what_is_no_file_of_heads_is_refused(tmp_path, text):
         Heads.load(path)
 
 
-@pytest.mark.parametrize(("field", "value"), [("method", "magic"), ("scores", []), ("scores", [[1], [1, 2]]), ("scores", 3)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("method", "magic"), ("scores", []), ("scores", [[1], [1, 2]]), ("scores", 3)]
+)
 def test_a_file_with_a_wrong_field_is_refused(tmp_path, field, value):
     path = tmp_path / "heads.yaml"
     path.write_text(yaml.safe_dump(FIELDS | {"scores": [[0.1]], field: value}))

@@ -1,0 +1,110 @@
+"""Attention per token and largest logits against dense formulas in float64."""
+
+import pytest
+import torch
+
+from sightline.errors import InputError
+from sightline.kernels import BlockLayout, Context, block_lse, block_max, mass, row_lse, token_mass
+from sightline.kernels.lse import tokens
+
+CONTEXTS = [
+    Context([3, 0, 5, 1], [4, 2], 2),
+    Context([7], [1], 0),
+    Context([0, 2], [3], 1),
+    Context([], [2], 3),
+]
+
+
+def case(hq=4, hkv=2, d=8, dtype=torch.float32, causal=True):
+    torch.manual_seed(0)
+    layout = BlockLayout(CONTEXTS, causal=causal)
+    q, k = (torch.randn(layout.tokens, h, d, dtype=dtype) for h in (hq, hkv))
+    rows = layout.signal[[0, 2, 4, 5, 6, 8, 10]]
+    return q[rows], k, layout.with_signal(rows)
+
+
+def logits_of(q, k, scale):
+    return torch.einsum("rhd,khd->rhk", q.double(), k.double().repeat_interleave(q.shape[1] // k.shape[1], 1)) * scale
+
+
+def document_tokens(layout, context):
+    spans = [(a, b) for c, _, a, b in layout.spans(1) if c == context]
+    return [i for a, b in spans for i in range(a, b)]
+
+
+@pytest.mark.parametrize("normalisation", ["documents", "all_keys"])
+@pytest.mark.parametrize("reduce", [True, False])
+@pytest.mark.parametrize("heads", [None, [2, 0]])
+@pytest.mark.parametrize("chunk", [4096, 3])
+def test_token_mass_is_the_softmax_row_by_row(normalisation, reduce, heads, chunk, monkeypatch):
+    monkeypatch.setattr(tokens, "_CHUNK", chunk)
+    q, k, layout = case()
+    lse2 = block_lse(q, k, layout, scale=0.3)
+    lse = (
+        row_lse(q, k, layout, scale=0.3)
+        if normalisation == "all_keys"
+        else torch.logsumexp(lse2 * 0.6931471805599453, 2)
+    )
+    index = None if heads is None else torch.tensor(heads)
+    found = token_mass(q, k, layout, lse, scale=0.3, heads=index, reduce=reduce)
+    logits = logits_of(q, k, 0.3)
+    blocks = [int(b) for b in dict.fromkeys(layout.signal_blocks.tolist())]
+    assert len(found) == len(blocks)
+
+    for part, block in zip(found, blocks, strict=True):
+        rows = [i for i, b in enumerate(layout.signal_blocks) if b == block]
+        places = document_tokens(layout, int(layout.blocks[block, 7]))
+        expected = (logits[rows] - lse[rows].double()[..., None]).exp()[..., places].mean(0)
+        expected = expected if heads is None else expected[heads]
+        expected = expected.sum(0) if reduce else expected
+        assert part.shape == expected.shape
+        torch.testing.assert_close(part.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_token_masses_add_up_to_document_masses():
+    q, k, layout = case()
+    lse2 = block_lse(q, k, layout, scale=0.3)
+    shares = mass(lse2)
+    found = token_mass(q, k, layout, torch.logsumexp(lse2 * 0.6931471805599453, 2), scale=0.3, reduce=False)
+    rows = [i for i, b in enumerate(layout.signal_blocks) if b == layout.signal_blocks[0]]
+    parts = found[0].split([3, 0, 5, 1], dim=1)
+    for document, part in enumerate(parts):
+        torch.testing.assert_close(part.sum(1), shares[rows, :, document].mean(0))
+
+
+@pytest.mark.parametrize("chunk", [4096, 2])
+def test_block_max_is_the_largest_logit_and_nothing_where_there_is_none(chunk, monkeypatch):
+    monkeypatch.setattr(tokens, "_CHUNK", chunk)
+    q, k, layout = case(hq=6, hkv=3)
+    found = block_max(q, k, layout, scale=0.3)
+    logits = logits_of(q, k, 0.3)
+    contexts = layout.blocks[layout.signal_blocks, 7]
+    for row, context in enumerate(contexts.tolist()):
+        spans = {index: (a, b) for c, index, a, b in layout.spans(1) if c == context}
+        for document in range(layout.documents):
+            if document in spans:
+                a, b = spans[document]
+                torch.testing.assert_close(
+                    found[row, :, document].double(), logits[row, :, a:b].amax(1), atol=1e-5, rtol=0
+                )
+            else:
+                assert (found[row, :, document] == -torch.inf).all()
+
+
+def test_half_precision_is_computed_in_single():
+    q, k, layout = case(dtype=torch.bfloat16)
+    found = block_max(q, k, layout, scale=0.3)
+    torch.testing.assert_close(found, block_max(q.float(), k.float(), layout, scale=0.3))
+
+
+def test_wrong_tensors_are_refused():
+    q, k, layout = case()
+    calls = (
+        lambda q, k: token_mass(q, k, layout, q[..., 0], scale=1.0),
+        lambda q, k: block_max(q, k, layout, scale=1.0),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match="rows"):
+            call(q[:-1], k)
+        with pytest.raises(InputError, match="dimensions"):
+            call(q, k[..., :4].contiguous())
