@@ -26,6 +26,10 @@ class ToyEncoder:
     def __init__(self, dim=32, name="toy", revision="toy-1"):
         self.dim, self.name, self.revision = dim, name, revision
 
+    @property
+    def room(self):
+        return self.max_length - 2
+
     def _word(self, word):
         seed = int.from_bytes(hashlib.sha256(f"{self.name} {word}".encode()).digest()[:8], "big")
         vector = np.random.default_rng(seed).normal(size=self.dim)

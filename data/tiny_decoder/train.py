@@ -2,12 +2,11 @@
 
     python -m sightline.data.tiny_decoder.train OUT
 
-First it reads made-up words twice over and learns to foresee them the second time; that is where heads learn to look
-back. Then it reads lists as rerankers lay them out: each document says which code a key has, among filler words;
-several queries ask for a key each, and read the same documents without seeing one another. Half of the batches follow
-the layout ``icr`` (full attention, the answer is the code), half ``blockrank`` (block mask, the answer is the
-document's id, and the auxiliary loss of BlockRank, 2025, section 3.4, on the attention of its signal layer). Keys and
-codes of a list are drawn anew each time. The attention that ICR, QRHead and CoRe read is in no loss.
+It reads lists as rerankers lay them out: each document says which code a key has, among filler words; several queries
+ask for a key each, and read the same documents without seeing one another. Half of the batches follow the layout
+``icr`` (full attention, the answer is the code), half ``blockrank`` (block mask, the answer is the document's id).
+Both carry the auxiliary loss of BlockRank (2025, section 3.4) on the attention that the signal tokens of one middle
+layer pay. Keys and codes of a list are drawn anew each time, and lists are shorter than those of the tests.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ _CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
-_TEMPERATURE = 0.05  # of the auxiliary loss, as published
-_AUXILIARY = 0.1
+_LAYER = 2  # of four, where `blockrank` reads
+_AUXILIARY = 1.0  # published with 0.1, on a model that already reads
 
 
 def words() -> tuple[list[str], list[str], list[str]]:
@@ -57,18 +57,18 @@ def make_list(count: int, draw: random.Random, filler: int = 2) -> tuple[list[Do
 
     Example:
         >>> documents, queries, answers = make_list(2, random.Random(0))
-        >>> documents[0].text.endswith(f"{queries[0]} {answers[0]}")
+        >>> documents[0].text.endswith(f"{answers[0]} is the code of {queries[0].split()[-1]}")
         True
     """
     keys, codes, fillers = words()
     chosen = draw.sample(keys, count)
     answers = draw.sample(codes, count)
     texts = [
-        " ".join([*draw.choices(fillers, k=filler), "code", key, code])
+        " ".join([*draw.choices(fillers, k=filler), code, "is", "the", "code", "of", key])
         for key, code in zip(chosen, answers, strict=True)
     ]
     documents = [Document(str(i), text) for i, text in enumerate(texts)]
-    return documents, [f"code {key}" for key in chosen], answers
+    return documents, [f"what is the code of {key}" for key in chosen], answers
 
 
 def make_tokenizer() -> Any:
@@ -82,7 +82,7 @@ def make_tokenizer() -> Any:
         layout = load_layout(name)
         text = " ".join((layout.instruction, layout.block, layout.query, layout.answer, layout.completion))
         known += re.findall(r"\w+|[^\w\s]+", text)
-    known += ["code", "N", "A", "/", "]", *map(str, range(100))]
+    known += ["what", "code", "is", "of", "the", "N", "A", "/", "]", *map(str, range(100))]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *known]))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -100,7 +100,6 @@ def make_tokenizer() -> Any:
 def train(
     out: Path,
     *,
-    recall: int = 1500,
     steps: int = 2000,
     lists: int = 8,
     queries: int = 4,
@@ -111,8 +110,7 @@ def train(
 
     Args:
         out: the folder to write.
-        recall: optimiser steps of the first part.
-        steps: optimiser steps of the second.
+        steps: optimiser steps.
         lists: contexts in a batch.
         queries: query blocks in a context.
         rate: the highest learning rate; it warms up over the first hundredth of the steps, and falls to zero as a
@@ -136,6 +134,7 @@ def train(
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=32_768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # position 16384 is still near in its slow turns
         tie_word_embeddings=True,
         attn_implementation="eager",  # returns the attention that the auxiliary loss is on
     )
@@ -144,22 +143,22 @@ def train(
     layouts = {name: load_layout(name) for name in _LAYOUTS}
     templates = {name: Template(layout, tokenizer, "tiny") for name, layout in layouts.items()}
     started, figures = time.perf_counter(), {}
-    total = recall + steps
-    for step in range(total):
-        if step < recall:
-            name = "recall"
-            loss, right = _recall_loss(model, tokenizer, 4 * lists, draw)
-        else:
-            name, count = _LAYOUTS[step % len(_LAYOUTS)], draw.randint(2, 16)
-            batch = [make_list(count, draw) for _ in range(lists)]
-            loss, right = _loss(model, layouts[name], templates[name], batch, min(queries, count), draw)
+    for step in range(steps):
+        name = _LAYOUTS[step % len(_LAYOUTS)]
+        count = draw.randint(2, 4 + min(8, step * 16 // steps))  # short lists first
+        batch = [make_list(count, draw) for _ in range(lists)]
+        answer, attention, right = _loss(model, layouts[name], templates[name], batch, min(queries, count), draw)
         for group in optimiser.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / (0.01 * total)) * 0.5 * (1 + math.cos(math.pi * step / total))
+            group["lr"] = rate * min(1.0, (step + 1) / (0.02 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimiser.zero_grad()
-        loss.backward()
+        (answer + _AUXILIARY * attention).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        for key, value in ((f"loss {name}", float(loss.detach())), (f"right {name}", right)):
+        for key, value in (
+            (f"{name} answer", answer.item()),
+            (f"{name} attention", attention.item()),
+            (f"{name} right", right),
+        ):
             figures[key] = 0.98 * figures.get(key, value) + 0.02 * value
         if step % 100 == 99:
             told = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
@@ -170,17 +169,6 @@ def train(
     return figures
 
 
-def _recall_loss(model: Any, tokenizer: Any, count: int, draw: random.Random) -> tuple[torch.Tensor, float]:
-    """Cross-entropy of words that are read for the second time, in the same order; share of right ones."""
-    known = [word for group in words() for word in group]
-    length = draw.randint(4, 32)
-    texts = [" ".join(2 * draw.sample(known, length)) for _ in range(count)]
-    ids = torch.tensor(tokenizer(texts)["input_ids"])
-    logits = model(input_ids=ids, use_cache=False).logits[:, length:-1].flatten(0, 1)
-    target = ids[:, length + 1 :].flatten()
-    return functional.cross_entropy(logits, target), float((logits.argmax(-1) == target).float().mean())
-
-
 def _loss(
     model: Any,
     layout: Layout,
@@ -188,8 +176,8 @@ def _loss(
     batch: Sequence[tuple[list[Document], list[str], list[str]]],
     queries: int,
     draw: random.Random,
-) -> tuple[torch.Tensor, float]:
-    """Cross-entropy of the answers, and for BlockRank that of its attention; share of right answers."""
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Of the answers the cross-entropy, of gold's share of attention the negative logarithm; share of right answers."""
     rows, targets, golds = [], [], []
     context = None
     for documents, texts, answers in batch:
@@ -208,6 +196,7 @@ def _loss(
         golds.append(asked)
         signal = ends[0].signal
     assert context is not None
+    key = Template(replace(layout, signal_tokens="query"), template.tokenizer, "tiny").query(texts[0]).signal[-1]
     ids = torch.tensor(rows)  # words are tokens, so that all lists of a batch have one shape
     whole = Context((), context.queries, context.instruction + sum(context.documents))
     seen = BlockLayout([whole if layout.mask == "causal" else context]).mask()
@@ -224,25 +213,28 @@ def _loss(
     logits, target = found.logits[:, lasts].flatten(0, 1), torch.tensor(targets).flatten()
     loss = functional.cross_entropy(logits, target)
     right = float((logits.argmax(-1) == target).float().mean())
-    if layout.name == "blockrank":
-        attention = found.attentions[layout.signal_layers(len(found.attentions))[0]]
-        reads = attention[:, :, [before + i for i in signal], context.instruction : before]  # (B, H, R, K)
+    attention = found.attentions[_LAYER]
+    auxiliary, start = [], before
+    for number, length in enumerate(context.queries):
+        # The key itself, which can look for its like at once, and what the layout will read.
+        looking = [start + key] + [start + i for i in signal[-2:]]
+        reads = attention[:, :, looking, context.instruction : before]  # (B, H, R, K)
         parts = torch.stack([part.sum(-1) for part in reads.split(list(context.documents), dim=-1)], dim=-1)
         shares = (parts / parts.sum(-1, keepdim=True)).mean((1, 2))  # (B, N)
-        loss = loss + _AUXILIARY * functional.cross_entropy(shares / _TEMPERATURE, torch.tensor(golds)[:, 0])
-    return loss, right
+        auxiliary.append(functional.nll_loss(shares.log(), torch.tensor(golds)[:, number]))
+        start += length
+    return loss, torch.stack(auxiliary).mean(), right
 
 
 def main() -> None:
     """Train, and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--recall", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logger.info(json.dumps(train(asked.out, recall=asked.recall, steps=asked.steps, seed=asked.seed)))
+    logger.info(json.dumps(train(asked.out, steps=asked.steps, seed=asked.seed)))
 
 
 if __name__ == "__main__":
