@@ -2,11 +2,11 @@
 
     python -m sightline.data.tiny_decoder.train OUT
 
-It reads lists as rerankers lay them out: each document says which code a key has, among filler words; several queries
-ask for a key each, and read the same documents without seeing one another. Half of the batches follow the layout
-``icr`` (full attention, the answer is the code), half ``blockrank`` (block mask, the answer is the document's id).
-Both carry the auxiliary loss of BlockRank (2025, section 3.4) on the attention that the signal tokens of one middle
-layer pay. Keys and codes of a list are drawn anew each time, and lists are shorter than those of the tests.
+Each document of a list says which code a key has, among filler words; several queries ask for a key each, and read the
+same documents without seeing one another. First the lists stand alone, then as rerankers lay them out. Half of the
+batches follow the layout ``icr`` (full attention, the answer is the code), half ``blockrank`` (block mask, the answer
+is the document's id). All carry an auxiliary loss on the attention of one middle layer, as BlockRank does (2025,
+section 3.4). Keys and codes of a list are drawn anew each time, and lists are shorter than those of the tests.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ from ...documents import Document
 from ...kernels import BlockLayout, Context
 from ...rerank.decoder.prompt import Template
 from ...rerank.decoder.reading import positions_of
-from ...rerank.layout import Layout, load_layout
+from ...rerank.layout import load_layout
 
 __all__ = ["make_list", "make_tokenizer", "train"]
 
 logger = logging.getLogger(__name__)
 
-_LAYOUTS = ("icr", "blockrank")
 _SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
 _CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
@@ -140,14 +139,18 @@ def train(
     )
     model = Qwen3ForCausalLM(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    layouts = {name: load_layout(name) for name in _LAYOUTS}
-    templates = {name: Template(layout, tokenizer, "tiny") for name, layout in layouts.items()}
+    full = [load_layout("icr"), load_layout("blockrank")]
+    alone = {"block": "{text}", "query": "{query}", "instruction": "", "answer": "", "completion": "", "chat": False}
+    bare = [replace(layout, name=f"bare-{layout.name}", ids="none", **alone) for layout in full]
+    templates = {layout: Template(layout, tokenizer, "tiny") for layout in (*bare, *full)}
     started, figures = time.perf_counter(), {}
     for step in range(steps):
-        name = _LAYOUTS[step % len(_LAYOUTS)]
-        count = draw.randint(2, 4 + min(8, step * 16 // steps))  # short lists first
-        batch = [make_list(count, draw) for _ in range(lists)]
-        answer, attention, right = _loss(model, layouts[name], templates[name], batch, min(queries, count), draw)
+        early = step < steps // 2
+        layout = (bare if early else full)[step % 2]
+        count = draw.randint(2, 4 + min(8, step * 32 // steps))  # short lists first
+        batch = [make_list(count, draw) for _ in range(4 * lists if early else lists)]
+        answer, attention, right = _loss(model, templates[layout], batch, min(queries, count), draw)
+        name = layout.name
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / (0.02 * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimiser.zero_grad()
@@ -171,13 +174,13 @@ def train(
 
 def _loss(
     model: Any,
-    layout: Layout,
     template: Template,
     batch: Sequence[tuple[list[Document], list[str], list[str]]],
     queries: int,
     draw: random.Random,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Of the answers the cross-entropy, of gold's share of attention the negative logarithm; share of right answers."""
+    layout = template.layout
     rows, targets, golds = [], [], []
     context = None
     for documents, texts, answers in batch:
@@ -191,7 +194,7 @@ def _loss(
         ids = [*first, *(i for block in blocks for i in block.ids), *(i for end in ends for i in end.ids)]
         context = Context([len(block.ids) for block in blocks], [len(end.ids) for end in ends], len(first))
         rows.append(ids)
-        answer = answers if layout.name == "icr" else [str(i) for i in range(len(documents))]
+        answer = answers if layout.name != "blockrank" else [str(i) for i in range(len(documents))]
         targets.append([template.tokenizer.convert_tokens_to_ids(answer[i]) for i in asked])
         golds.append(asked)
         signal = ends[0].signal
