@@ -60,7 +60,7 @@ class MiniLMReranker:
         import torch
 
         from ..kernels import states_backend
-        from .signal import AttentionSignal
+        from .signal import AttentionSignal, by_document
 
         started = time.perf_counter()
         blocks = check_request(query, documents, top_n, evidence)
@@ -91,7 +91,7 @@ class MiniLMReranker:
             order = first_of_each_id(order, blocks)
         kept = order[:top_n]
         marks = self._evidence(blocks, keys, q, reading.normaliser, kept, evidence)
-        scores, mass, shares = reading.scores.tolist(), reading.shares.mean(dim=0).tolist(), reading.shares.T.tolist()
+        scores, mass, shares = reading.scores.tolist(), by_document(reading.shares).tolist(), reading.shares.T.tolist()
         for warning in warnings:
             logger.info("%s: %s", query[:80], warning)
         return Ranking(

@@ -62,9 +62,17 @@ class AttentionSignal:
         log_shares = (lse - normaliser[:, None]).clamp_min(_NOTHING)
         shares = log_shares.exp()
         if layout.readout == "mass":
-            scores = shares.mean(dim=0)
+            scores = by_document(shares)
         elif layout.readout == "log_mass":
-            scores = log_shares.mean(dim=0)
+            scores = by_document(log_shares)
         else:
-            scores = states_max(q, keys).double().clamp_min(_NOTHING).mean(dim=0)
+            scores = by_document(states_max(q, keys).double().clamp_min(_NOTHING))
         return Reading(scores, shares, normaliser)
+
+
+def by_document(values: torch.Tensor) -> torch.Tensor:
+    """Mean over the signal tokens: (S, N) to (N,), each document's the same to the last bit at whatever place.
+
+    A mean over the first axis would not be: beyond 16 columns, torch sums those that are left over in another order.
+    """
+    return values.T.contiguous().mean(dim=1)
