@@ -18,7 +18,7 @@ from sightline.cli.console import conditions, visible
 from sightline.errors import InputError
 from sightline.eval.trec import read_run
 
-COMMANDS = ["index", "add", "delete", "info", "search", "rerank", "eval", "serve", "mcp"]
+COMMANDS = ["index", "add", "delete", "info", "search", "rerank", "eval", "bias", "serve", "mcp"]
 EVIL = (
     "Terminal [bold red]x[/] markup [/] and \x1b[2J\x1b]0;owned\x07 escapes \x9b31m here \u202e\u2066. "
     "[link=x]Unbalanced."
