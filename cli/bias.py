@@ -79,9 +79,8 @@ def bias(
     ):
         if table is not None:
             console.print(table)
-    console.print(
-        visible(f"written to {out / 'bias.json'}"), style="dim", markup=False, highlight=False, soft_wrap=True
-    )
+    told = f"written to {out / 'bias.json'}"
+    console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

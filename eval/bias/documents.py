@@ -122,9 +122,7 @@ class DocumentBias:
     ids: IdBias | None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON and tables: one row, its columns named after what was done and what came of it; no nesting but
-        intervals'.
-        """
+        """For JSON and tables: one row, its columns named after what was done and what came of it."""
         row: dict[str, Any] = {"system": self.system, "queries": self.queries}
         row |= {f"short_{name}" if name == "queries" else name: x for name, x in _fields(self.length, ())}
         for copies in self.copies:

@@ -1,9 +1,8 @@
 """Candidate order: what a reranker's answer owes to the places at which its documents were handed to it.
 
 Each list is ranked again in seeded random orders, best first, worst first, and with one relevant document put at places
-from the top to the bottom. Definitions are those of permutation studies of rerankers: Kendall's tau over pairs of
-permutations (Tang et al. 2024, "Found in the Middle: Permutation Self-Consistency", https://arxiv.org/abs/2310.07712) and
-ends against middle (Liu et al. 2023, "Lost in the Middle", https://arxiv.org/abs/2307.03172).
+from the top to the bottom, as Liu et al. 2023 did for generators ("Lost in the Middle",
+https://arxiv.org/abs/2307.03172).
 """
 
 from __future__ import annotations

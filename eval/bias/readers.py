@@ -91,7 +91,7 @@ def load_positions(path: str | Path, split: str = "test", *, qrels: str | Path |
 
 
 def read_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Span]:
-    """Read ``spans.tsv``: with a header, columns query-id, corpus-id, answer_start, answer_len, passage_len, occurrences.
+    r"""Read ``spans.tsv``: query-id, corpus-id, answer_start, answer_len, passage_len, occurrences, with a header.
 
     Rows whose answer occurs more than once in its document are left out: which of the places is meant is not known.
 
@@ -109,7 +109,7 @@ def read_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Sp
         ...     path = pathlib.Path(folder, "spans.tsv")
         ...     header = "query-id corpus-id answer_start answer_len passage_len occurrences".split()
         ...     rows = [header, "q1 d1 20 10 100 1".split(), "q2 d1 0 3 100 2".split()]
-        ...     _ = path.write_text("".join("\\t".join(row) + "\\n" for row in rows))
+        ...     _ = path.write_text("".join("\t".join(row) + "\n" for row in rows))
         ...     read_spans(path)
         {'q1': Span(start=20, end=30, length=100, tokens=None)}
     """
