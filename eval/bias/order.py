@@ -20,7 +20,7 @@ from ...rerank.reranker import Reranker
 from ..compare import Interval, interval
 from ..metrics import evaluate
 from .candidates import CandidateList, rank_lists
-from .psi import PSI, paired_psi
+from .sensitivity import PSI, paired_psi
 
 __all__ = ["OrderBias", "Slot", "Spread", "kendall_tau", "measure_order", "relevant_document", "variance"]
 
@@ -186,8 +186,10 @@ def measure_order(
     if slots < 3:
         raise InputError(f"slots must be at least 3, not {slots}: a top, a bottom, and something between")
     places = np.linspace(0, 1, slots)
-    names = [*range(permutations), "best_first", "worst_first", *places.tolist()]
-    rankings: dict[Any, dict[str, list[str]]] = {name: {} for name in names}
+    random_orders = [("random", k) for k in range(permutations)]
+    fixed_orders = ["best_first", "worst_first"]
+    slot_orders = [("slot", place) for place in places.tolist()]
+    rankings: dict[Any, dict[str, list[str]]] = {name: {} for name in (*random_orders, *fixed_orders, *slot_orders)}
     judged: dict[str, Mapping[str, int]] = {}
     lengths, taus, reversals, shares, score_variances, rank_variances, gold_variances = ([] for _ in range(7))
     for id, candidates in lists:
@@ -195,15 +197,15 @@ def measure_order(
         if len(first) < 2:
             continue
         rng = random.Random(f"{seed} {id}")
-        orders: dict[Any, list[str]] = {k: rng.sample(first, len(first)) for k in range(permutations)}
+        orders: dict[Any, list[str]] = {name: rng.sample(first, len(first)) for name in random_orders}
         orders |= {"best_first": first, "worst_first": first[::-1]}
         judged[id] = qrels.get(id, {})
         gold = relevant_document(first, judged[id])
         if gold is not None:
             rest = [document for document in first if document != gold]
-            for place in places.tolist():
-                at = round(place * len(rest))
-                orders[place] = [*rest[:at], gold, *rest[at:]]
+            for name in slot_orders:
+                at = round(name[1] * len(rest))
+                orders[name] = [*rest[:at], gold, *rest[at:]]
         ranked = dict(
             zip(orders, rank_lists(reranker, [candidates.arranged(order) for order in orders.values()]), strict=True)
         )
@@ -213,9 +215,9 @@ def measure_order(
             rankings[name][id] = list(scores)
         row = {document: i for i, document in enumerate(first)}
         ranks = np.empty((permutations + 2, len(first)), dtype=np.int64)
-        for k, name in enumerate(names[: permutations + 2]):
+        for k, name in enumerate([*random_orders, *fixed_orders]):
             ranks[k, [row[document] for document in ranked[name]]] = np.arange(len(first))
-        scored = np.array([[ranked[k][document] for document in first] for k in range(permutations)])
+        scored = np.array([[ranked[name][document] for document in first] for name in random_orders])
         lengths.append(len(first))
         taus.append(kendall_tau(ranks[:permutations])[np.triu_indices(permutations, 1)].mean())
         reversals.append(kendall_tau(ranks[permutations:])[0, 1])
@@ -232,8 +234,8 @@ def measure_order(
     for name, order in rankings.items():
         found = evaluate({id: judged[id] for id in order}, order, [measure])[1] if order else {}
         values[name] = np.array([found[id][measure] for id in order])
-    spread = np.stack([values[k] for k in range(permutations)])  # (K, Q)
-    at = np.stack([values[place] for place in places.tolist()])  # (S, Q with a relevant document)
+    spread = np.stack([values[name] for name in random_orders])  # (K, Q)
+    at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)
     tau = interval(taus, seed=seed)
     return OrderBias(
         system=system,

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..compare import interval
-from .psi import PSI, grouped_psi
+from .sensitivity import PSI, grouped_psi
 
 __all__ = ["CHARACTERS", "LENGTHS", "RELATIVE", "Bin", "Bins", "PositionBias", "Span", "Trend", "measure_position"]
 

@@ -32,8 +32,8 @@ class PSI:
             group has a value above 0. All the rest is None then.
         low: lower end of the 95 % interval; 0 where shuffled positions give ``value`` or more in over 5 % of cases.
         high: upper end. The ends are the outer ones of the percentile and of the basic bootstrap interval (Davison and
-            Hinkley 1997, section 5.2); in simulations this held the truth in 89 to 100 of 100, where the percentile
-            interval alone held it in 0 to 97.
+            Hinkley 1997, section 5.2); in simulations, with 6 to 20 groups of 30 to 600 queries, the interval held the
+            truth in 89 to 100 of 100 cases, the percentile interval alone in 0 to 100.
         corrected: ``value`` less the bias that the bootstrap sees in it (Efron and Tibshirani 1993, section 10.3), at
             least 0.
         floor: mean PSI with positions shuffled: what noise alone gives, with groups of these sizes.
