@@ -131,8 +131,9 @@ def measure_bias(
                     found["documents"].append(
                         measure_documents(name, reranker, counted, dataset.qrels, seed=seed).as_dict()
                     )
-    replace_file(out / "bias.json", json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False).encode())
-    return found
+    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+    replace_file(out / "bias.json", text.encode())
+    return json.loads(text)
 
 
 def _check(

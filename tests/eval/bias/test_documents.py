@@ -95,7 +95,7 @@ def test_copies_never_take_an_id_that_is_there(known):
 
 
 def test_who_reads_the_title(known, make_list):
-    """Without its title the gold falls from 5 to 3 points, between others of 4 and 2; a sentence less changes nothing."""
+    """Without its title the gold falls from 5 to 3 points, between others of 4 and 2; its sentences do not count."""
     texts = ["gold 3. More of it. And more.", "a 4.", "b 2."]
     titled = make_list(texts, titles=["Title", "", ""])
 
