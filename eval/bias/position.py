@@ -235,7 +235,7 @@ def _trend(centres: Sequence[float], means: Sequence[float]) -> Trend:
 
     if len(centres) < 2:
         return Trend(None, None, None, None)
-    if min(means) == max(means):  # a level line: correlations with a constant are undefined
+    if np.ptp(means) < 1e-12:  # a level line, up to rounding: correlations with a constant are undefined
         return Trend(0.0, None, None, None)
     return Trend(
         float(stats.linregress(centres, means).slope),

@@ -67,7 +67,13 @@ def rerankers(monkeypatch, known):
 def test_bias_is_found_in_who_has_it_and_in_nobody_else(dataset, given, rerankers, tmp_path):
     systems = ["given", "given+near", "given+free", "given+first"]
     found = measure_bias(
-        dataset, systems, tmp_path / "out", runs=given, permutations=4, command=["sightline", "/x/y/zoo", "--seed", "0"]
+        dataset,
+        systems,
+        tmp_path / "out",
+        runs=given,
+        permutations=4,
+        slots=3,
+        command=["sightline", "/x/y/zoo", "--seed", "0"],
     )
     assert json.loads((tmp_path / "out" / "bias.json").read_text()) == found
     assert (found["version"], found["dataset"], found["seed"]) == (1, "zoo", 0)
@@ -89,7 +95,7 @@ def test_bias_is_found_in_who_has_it_and_in_nobody_else(dataset, given, reranker
     assert free["score_variance"] == free["rank_variance"] == free["slot_psi"]["value"] == 0.0
     first = order["given+first"]
     # Of three, the gold is first at the top (2 + 1 points), else second, behind the 2 points of the first slot.
-    assert [slot["value"] for slot in first["gold_at"]] == pytest.approx([1.0] + [1 / math.log2(3)] * 4)
+    assert [slot["value"] for slot in first["gold_at"]] == pytest.approx([1.0, 1 / math.log2(3), 1 / math.log2(3)])
     assert first["slot_psi"]["value"] == pytest.approx(1 - 1 / math.log2(3))
     assert first["score_variance"] > 0 and first["tau"]["mean"] < 1
 
