@@ -186,10 +186,10 @@ def measure_order(
     if slots < 3:
         raise InputError(f"slots must be at least 3, not {slots}: a top, a bottom, and something between")
     places = np.linspace(0, 1, slots)
-    random_orders = [("random", k) for k in range(permutations)]
+    random_orders = [f"random {k}" for k in range(permutations)]
     fixed_orders = ["best_first", "worst_first"]
-    slot_orders = [("slot", place) for place in places.tolist()]
-    rankings: dict[Any, dict[str, list[str]]] = {name: {} for name in (*random_orders, *fixed_orders, *slot_orders)}
+    slot_orders = {f"slot {_words(place)}": place for place in places.tolist()}
+    rankings: dict[str, dict[str, list[str]]] = {name: {} for name in (*random_orders, *fixed_orders, *slot_orders)}
     judged: dict[str, Mapping[str, int]] = {}
     lengths, taus, reversals, shares, score_variances, rank_variances, gold_variances = ([] for _ in range(7))
     for id, candidates in lists:
@@ -197,14 +197,14 @@ def measure_order(
         if len(first) < 2:
             continue
         rng = random.Random(f"{seed} {id}")
-        orders: dict[Any, list[str]] = {name: rng.sample(first, len(first)) for name in random_orders}
+        orders = {name: rng.sample(first, len(first)) for name in random_orders}
         orders |= {"best_first": first, "worst_first": first[::-1]}
         judged[id] = qrels.get(id, {})
         gold = relevant_document(first, judged[id])
         if gold is not None:
             rest = [document for document in first if document != gold]
-            for name in slot_orders:
-                at = round(name[1] * len(rest))
+            for name, place in slot_orders.items():
+                at = round(place * len(rest))
                 orders[name] = [*rest[:at], gold, *rest[at:]]
         ranked = dict(
             zip(orders, rank_lists(reranker, [candidates.arranged(order) for order in orders.values()]), strict=True)
