@@ -76,13 +76,25 @@ def _picked(values: Any, places: Sequence[int]) -> Any:
 def rank_lists(reranker: Reranker, lists: Sequence[CandidateList]) -> list[dict[str, float]]:
     """Rank lists; a document's score is that of its best block.
 
+    What is in several of the lists is read once.
+
     Returns:
         For each list, score by document id, best first.
     """
-    if all(one.states is None for one in lists):  # then a document that is in several lists is read once
+    if all(one.states is None for one in lists):
         rankings = reranker.rank_batch([(one.query, one.blocks) for one in lists])
     else:
-        rankings = [reranker.rank(one.query, one.blocks, states=one.states) for one in lists]
+        read = _read_missing(reranker, lists)
+        rankings = [
+            reranker.rank(
+                one.query,
+                one.blocks,
+                states=None
+                if one.states is None
+                else [state or read.get(block.contents) for block, state in zip(one.blocks, one.states, strict=True)],
+            )
+            for one in lists
+        ]
     out: list[dict[str, float]] = []
     for ranking in rankings:
         best: dict[str, float] = {}
@@ -90,6 +102,27 @@ def rank_lists(reranker: Reranker, lists: Sequence[CandidateList]) -> list[dict[
             best.setdefault(item.document.id, item.score)
         out.append(best)
     return out
+
+
+def _read_missing(reranker: Reranker, lists: Sequence[CandidateList]) -> dict[str, DocumentStates]:
+    """States by text of the blocks that come without, if the reranker's model can be asked for them."""
+    model: Any = getattr(reranker, "model", None)
+    missing = dict.fromkeys(
+        block.contents
+        for one in lists
+        if one.states is not None
+        for block, state in zip(one.blocks, one.states, strict=True)
+        if state is None
+    )
+    if not missing or not hasattr(model, "read"):
+        return {}
+    import torch
+
+    read = model.read(list(missing))
+    return {
+        text: DocumentStates(torch.from_numpy(read.states[start:end]), int(cut))
+        for text, start, end, cut in zip(missing, read.offsets, read.offsets[1:], read.truncated, strict=False)
+    }
 
 
 def searched_lists(

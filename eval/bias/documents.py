@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ __all__ = ["CopyBias", "DocumentBias", "IdBias", "LengthBias", "TwinBias", "meas
 
 _SHORT = 0.5  # CoRe's threshold: the relevant document has at most half the words of the longest other
 _COPIES = (1, 4)
+
+_Variant = tuple[CandidateList, Callable[[dict[str, float]], None]]  # a list, and what to do with its scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def measure_documents(
 
     Args:
         system: the name for the result.
-        reranker: any; it is called up to seven times for each list. None for the first stage's own order, of which
+        reranker: any; it ranks each list, and up to six of its variants. None for the first stage's own order, of which
             only the preference for length can be told.
         lists: (query id, candidates), best first.
         qrels: grades by query id and document id.
@@ -178,14 +180,17 @@ def measure_documents(
         length.add(candidates, list(base), grades)
         gold = relevant_document(list(base), grades)
         other = next((document for document in base if grades.get(document, 0) <= 0), None)
+        variants: list[_Variant] = []
         if gold is not None and other is not None:
-            for n, found in copies.items():
-                found.add(reranker, candidates, base, gold, other, n)
+            variants += [found.variant(candidates, base, gold, other, n) for n, found in copies.items()]
         if gold is not None:
             for edit, twin in _twins(candidates, gold):
-                twins.setdefault(edit, _Twins()).add(reranker, candidates, gold, twin)
+                variants.append(twins.setdefault(edit, _Twins()).variant(candidates, gold, twin))
         if len(base) > 1:
-            ids.add(reranker, candidates, base, random.Random(f"{seed} {id}"))
+            variants.append(ids.variant(candidates, base, random.Random(f"{seed} {id}")))
+        ranked = rank_lists(reranker, [variant for variant, _ in variants])
+        for (_, add), scores in zip(variants, ranked, strict=True):
+            add(scores)
     if not queries:
         raise InputError("there is no list with a document in it")
     return DocumentBias(
@@ -242,9 +247,7 @@ class _Copies:
         self.reordered: list[bool] = []
         self.differences: list[float] = []
 
-    def add(
-        self, reranker: Reranker, candidates: CandidateList, base: Mapping[str, float], gold: str, other: str, n: int
-    ) -> None:
+    def variant(self, candidates: CandidateList, base: Mapping[str, float], gold: str, other: str, n: int) -> _Variant:
         names = _new_ids(other, "copy", n, base)
         source = candidates.arranged([other])
         states = source.states or (None,) * len(source.blocks)
@@ -255,11 +258,14 @@ class _Copies:
         ]
         # At the bottom, behind its original and the rest: a reranker that looks at places shows it. Kept states are of
         # the text, so that a copy has them too.
-        (found,) = rank_lists(reranker, [candidates.with_blocks(added, len(candidates.blocks))])
-        before, after = list(base), [document for document in found if document in base]
-        self.changes.append(float(after.index(gold) - before.index(gold)))
-        self.reordered.append(before != after)
-        self.differences.append(max(abs(found[name] - found[other]) for name in names))
+
+        def add(found: dict[str, float]) -> None:
+            before, after = list(base), [document for document in found if document in base]
+            self.changes.append(float(after.index(gold) - before.index(gold)))
+            self.reordered.append(before != after)
+            self.differences.append(max(abs(found[name] - found[other]) for name in names))
+
+        return candidates.with_blocks(added, len(candidates.blocks)), add
 
     def result(self, n: int, seed: int) -> CopyBias:
         return CopyBias(
@@ -294,18 +300,21 @@ class _Twins:
         self.scores: list[float] = []
         self.ranks: list[float] = []
 
-    def add(self, reranker: Reranker, candidates: CandidateList, gold: str, twin: Document) -> None:
+    def variant(self, candidates: CandidateList, gold: str, twin: Document) -> _Variant:
         # Of the relevant document only the block that the twin was made of, and read anew like it: kept states are
         # rounded, and would differ from a twin's by that too.
         places = [i for i, block in enumerate(candidates.blocks) if block.id == gold]
         others = candidates.arranged([document for document in candidates.ids if document != gold])
         alone = others.with_blocks([(candidates.blocks[places[0]], None)], min(places[0], len(others.blocks)))
         at = 0 if places[0] > len(others.blocks) / 2 else len(alone.blocks)
-        (found,) = rank_lists(reranker, [alone.with_blocks([(twin, None)], at)])
-        order = list(found)
-        spread = float(np.std(list(found.values())))
-        self.scores.append((found[twin.id] - found[gold]) / spread if spread > 0 else 0.0)
-        self.ranks.append(float(order.index(twin.id) - order.index(gold)))
+
+        def add(found: dict[str, float]) -> None:
+            order = list(found)
+            spread = float(np.std(list(found.values())))
+            self.scores.append((found[twin.id] - found[gold]) / spread if spread > 0 else 0.0)
+            self.ranks.append(float(order.index(twin.id) - order.index(gold)))
+
+        return alone.with_blocks([(twin, None)], at), add
 
     def result(self, edit: str, seed: int) -> TwinBias:
         return TwinBias(
@@ -325,7 +334,7 @@ class _Ids:
         self.differences: list[float] = []
         self.taus: list[float] = []
 
-    def add(self, reranker: Reranker, candidates: CandidateList, base: Mapping[str, float], rng: random.Random) -> None:
+    def variant(self, candidates: CandidateList, base: Mapping[str, float], rng: random.Random) -> _Variant:
         ids = candidates.ids
         shuffled = rng.sample(ids, len(ids))
         if shuffled == ids:  # then nothing would be exchanged
@@ -334,10 +343,14 @@ class _Ids:
         exchanged = dataclasses.replace(
             candidates, blocks=tuple(dataclasses.replace(b, id=named[b.id]) for b in candidates.blocks)
         )
-        (found,) = rank_lists(reranker, [exchanged])
-        ranks = np.array([[list(base).index(id), list(found).index(named[id])] for id in ids]).T
-        self.taus.append(float(kendall_tau(ranks)[0, 1]))
-        self.differences.append(max(abs(found[named[id]] - base[id]) for id in ids))
+
+        def add(found: dict[str, float]) -> None:
+            before, after = list(base), list(found)
+            ranks = np.array([[before.index(id), after.index(named[id])] for id in ids]).T
+            self.taus.append(float(kendall_tau(ranks)[0, 1]))
+            self.differences.append(max(abs(found[named[id]] - base[id]) for id in ids))
+
+        return exchanged, add
 
     def result(self, seed: int) -> IdBias:
         return IdBias(
