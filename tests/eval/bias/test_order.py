@@ -184,3 +184,11 @@ def test_what_cannot_be_measured(known, make_list):
 
     with pytest.raises(InputError, match="other documents for query 'q'"):
         measure_order("x", Forgets(quality), [("q", make_list(TEXTS))], {})
+
+
+@pytest.mark.xfail(strict=True, reason="rerank/signal.py: torch's mean over dim 0 rounds by column beyond 16 documents")
+def test_nor_in_lists_of_more_than_sixteen():
+    texts = [f"Cats {'purr and ' * (i % 7)}sleep under tree number {i}." for i in range(30)]
+    lists = [("q", CandidateList("under which tree do cats sleep", tuple(Document(t, t) for t in texts)))]
+    found = measure_order("minilm", load_reranker(), lists, {"q": {texts[3]: 1}})
+    assert found.score_variance == found.rank_variance == found.gold_rank_variance == found.tau_psi == 0.0
