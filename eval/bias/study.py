@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import random
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("order", "position", "documents")
 
+_TWINS = 500  # queries with near-duplicates: enough for their intervals, and reading them takes the longest
+
 
 def measure_bias(
     dataset: PositionDataset,
@@ -51,8 +55,8 @@ def measure_bias(
     """Measure the biases of systems.
 
     Every query is searched once for ``position``, whatever the bins, and every list of ``order`` and ``documents`` is
-    retrieved and read once, however often it is ranked. Candidates are honest: a relevant document that the first stage
-    did not find is not added.
+    retrieved and read once, however often it is ranked. Near-duplicates are made for 500 queries, drawn by the seed.
+    Candidates are honest: a relevant document that the first stage did not find is not added.
 
     Args:
         dataset: the collection, for ``position`` with the answers' places.
@@ -91,7 +95,7 @@ def measure_bias(
         "depth": depth,
         "candidates": candidates,
         "seed": seed,
-        "command": None if command is None else _portable(command),
+        "command": None if command is None else shlex.join(map(_without_folders, command)),
         **{kind: [] for kind in KINDS},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,8 @@ def measure_bias(
         for name, per_query in outcome.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
             found["position"] += [
-                one.as_dict() for one in measure_position(name, measure, values, dataset.spans, seed=seed)
+                one.as_dict()
+                for one in measure_position(_without_folders(name), measure, values, dataset.spans, seed=seed)
             ]
     if {"order", "documents"} & set(kinds):
         with contextlib.ExitStack() as opened:
@@ -119,17 +124,19 @@ def measure_bias(
                 else:
                     assert searched is not None
                     lists = searched_lists(searched, cast(FirstStage, first), reranker, dataset.queries, candidates)
+                shown = _without_folders(name)
                 kept = list(_counted(lists, partial(tell, f"{name}: candidates")))
                 if reranker is not None and "order" in kinds:
                     order = measure_order(
-                        name, reranker, _counted(kept, partial(tell, f"{name}: order")), dataset.qrels,
+                        shown, reranker, _counted(kept, partial(tell, f"{name}: order")), dataset.qrels,
                         measure=measure, permutations=permutations, slots=slots, seed=seed,
                     )  # fmt: skip
                     found["order"].append(order.as_dict())
                 if "documents" in kinds:
                     counted = _counted(kept, partial(tell, f"{name}: documents"))
+                    twins = set(random.Random(seed).sample([id for id, _ in kept], min(_TWINS, len(kept))))
                     found["documents"].append(
-                        measure_documents(name, reranker, counted, dataset.qrels, seed=seed).as_dict()
+                        measure_documents(shown, reranker, counted, dataset.qrels, twins_of=twins, seed=seed).as_dict()
                     )
     text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     replace_file(out / "bias.json", text.encode())
@@ -176,5 +183,7 @@ def _counted(
         progress(number)
 
 
-def _portable(command: Sequence[str]) -> str:
-    return shlex.join(PurePath(part).name if part.startswith("/") else part for part in command)
+def _without_folders(text: str) -> str:
+    """A name or an argument without the folders of absolute paths in it: results travel, folders do not."""
+    parts = re.split(r"([=,+:#])", text)
+    return "".join(PurePath(part).name if part.startswith("/") else part for part in parts)

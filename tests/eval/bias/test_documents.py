@@ -130,6 +130,23 @@ def test_who_reads_the_id(known, make_list):
     assert [[(b.id, b.text) for b in blocks] for blocks in reranker.calls[-1:]] == [[("d1", "a one"), ("d0", "b two")]]
 
 
+def test_who_only_rounds_by_batch_is_not_said_to_read_ids(known, make_list):
+    class Batched(known):
+        def rank_batch(self, lists, top_n=None, *, evidence=None):
+            self.score = lambda place, blocks, query: len(blocks[place].text) + 1e-9 * len(lists)
+            return super().rank_batch(lists, top_n)
+
+    found = measured(Batched(None), [("q", make_list(TEXTS))])
+    assert found.ids.changed == found.ids.largest_difference == 0.0
+
+
+def test_near_duplicates_of_some_queries_only(known, make_list):
+    lists = [(id, make_list(["g one. Two.", "a"])) for id in "qrs"]
+    qrels = {id: {"d0": 1} for id in "qrs"}
+    found = measure_documents("x", known(words), lists, qrels, twins_of={"r"})
+    assert [twin.queries for twin in found.twins] == [1, 1] and found.copies[0].queries == 3
+
+
 def test_the_default_reranker_reads_no_id_and_scores_copies_alike():
     texts = ["Cats purr when they are content. They sleep.", "Dogs bark at strangers.", "Cats are cats.", "Cows eat."]
     blocks = tuple(Document(f"d{i}", text, "On " + text[:4]) for i, text in enumerate(texts))

@@ -206,3 +206,15 @@ def test_places_that_are_not_known(dataset, given, rerankers, tmp_path):
     with pytest.raises(InputError, match="leave out the kind 'position'"):
         measure_bias(bare, ["given+free"], tmp_path / "out", runs=given)
     assert measure_bias(bare, ["given+free"], tmp_path / "out", runs=given, kinds=["order"])["position"] == []
+
+
+def test_results_name_no_folder(dataset, given, rerankers, tmp_path):
+    place = str(tmp_path / "hot.yaml")
+    rerankers[place] = rerankers["free"]
+    found = measure_bias(
+        dataset, [f"given+{place}"], tmp_path / "out", runs=given, command=["sightline", f"--run=given={place}"]
+    )
+    assert str(tmp_path) not in json.dumps(found) and found["command"] == "sightline --run=given=hot.yaml"
+    assert {entry["system"] for kind in ("order", "position", "documents") for entry in found[kind]} == {
+        "given+hot.yaml"
+    }
