@@ -163,9 +163,13 @@ class _Collector:
     """Sits in a reranker's place, ranks nothing, and keeps what it is given."""
 
     def __init__(self, reranker: Reranker | None) -> None:
-        self.name = getattr(reranker, "name", "none")
-        self.model = getattr(reranker, "model", None)  # by which the pipeline tells whether kept states fit
+        self.name = "none" if reranker is None else reranker.name
+        self._reranker = reranker
         self._lists: list[CandidateList] = []
+
+    def __getattr__(self, name: str) -> Any:
+        # What it reads of a text, and with which model, is asked of the reranker: it decides passages and kept states.
+        return getattr(self._reranker, name)
 
     def take(self) -> list[CandidateList]:
         """What came since the last time."""
