@@ -236,6 +236,7 @@ def measure_order(
         values[name] = np.array([found[id][measure] for id in order])
     spread = np.stack([values[name] for name in random_orders])  # (K, Q)
     at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)
+    from_top = at - at[:1]  # so that equal values give exactly 0, whatever a mean of them rounds to
     tau = interval(taus, seed=seed)
     return OrderBias(
         system=system,
@@ -259,7 +260,7 @@ def measure_order(
             for place, row in zip(places.tolist(), at, strict=True)
             if len(row)
         ),
-        ends_minus_middle=interval((at[0] + at[-1]) / 2 - at[1:-1].mean(axis=0), seed=seed) if at.size else None,
+        ends_minus_middle=interval(from_top[-1] / 2 - from_top[1:-1].mean(axis=0), seed=seed) if at.size else None,
         slot_psi=paired_psi(at, seed=seed) if at.size else PSI(None),
     )
 

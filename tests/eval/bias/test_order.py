@@ -101,6 +101,14 @@ def test_a_bonus_for_the_first_slot_in_closed_form(known, make_list):
     assert (found.ndcg.min, found.ndcg.max) == pytest.approx((min(found.per_permutation), max(found.per_permutation)))
 
 
+def test_equal_slots_differ_by_exactly_nothing(known, make_list):
+    """Also where the mean of three equal values is not that value."""
+    lists = [(f"q{i}", make_list(TEXTS)) for i in range(5)]
+    qrels = {f"q{i}": {f"d{j}": 1 for j in range(i, 5, 2)} for i in range(5)}
+    found = measure_order("free", known(quality), lists, qrels, measure="nDCG@3")
+    assert found.ends_minus_middle.mean == found.ends_minus_middle.low == found.ends_minus_middle.high == 0.0
+
+
 def test_the_same_bonus_over_many_queries_meets_its_expectation(known, make_list):
     lists = [(f"q{i}", make_list(TEXTS)) for i in range(150)]
     found = measure_order("first", known(first_slot_wins), lists, {}, permutations=8)
