@@ -102,10 +102,10 @@ def test_a_bonus_for_the_first_slot_in_closed_form(known, make_list):
 
 
 def test_equal_slots_differ_by_exactly_nothing(known, make_list):
-    """Also where the mean of three equal values is not that value."""
-    lists = [(f"q{i}", make_list(TEXTS)) for i in range(5)]
-    qrels = {f"q{i}": {f"d{j}": 1 for j in range(i, 5, 2)} for i in range(5)}
-    found = measure_order("free", known(quality), lists, qrels, measure="nDCG@3")
+    """Also where the mean of three equal values is not that value, as with a tenth."""
+    lists = [("q", make_list([f"text {i}" for i in range(10)]))]
+    found = measure_order("free", known(quality), lists, {"q": {"d9": 1}}, measure="RR")
+    assert [slot.value for slot in found.gold_at] == [0.1] * 5
     assert found.ends_minus_middle.mean == found.ends_minus_middle.low == found.ends_minus_middle.high == 0.0
 
 
