@@ -22,6 +22,8 @@ __all__ = [
     "conditions",
     "console",
     "errors",
+    "given_runs",
+    "names",
     "progress_bar",
     "reranker_name",
     "visible",
@@ -111,6 +113,31 @@ def conditions(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:
         else:
             raise InputError(f"--where {text!r} is not FIELD OPERATOR VALUE with one of = != < <= > >=")
     return where or None
+
+
+def names(text: str) -> list[str]:
+    """The parts of a comma-separated option.
+
+    Example:
+        >>> names("bm25, dense")
+        ['bm25', 'dense']
+    """
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def given_runs(texts: list[str] | None) -> dict[str, str]:
+    """``["mine=run.trec"]`` as names and files.
+
+    Raises:
+        InputError: if a text is not NAME=FILE, or the name has the sign that begins a reranker's.
+    """
+    runs = {}
+    for text in texts or []:
+        name, found, file = text.partition("=")
+        if not found or not name or "+" in name:
+            raise InputError(f"--run {text!r} is not NAME=FILE")
+        runs[name] = file
+    return runs
 
 
 @contextlib.contextmanager

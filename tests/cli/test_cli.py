@@ -18,7 +18,7 @@ from sightline.cli.console import conditions, visible
 from sightline.errors import InputError
 from sightline.eval.trec import read_run
 
-COMMANDS = ["index", "add", "delete", "info", "search", "rerank", "eval", "serve", "mcp"]
+COMMANDS = ["index", "add", "delete", "info", "search", "rerank", "eval", "bias", "heads", "serve", "mcp"]
 EVIL = (
     "Terminal [bold red]x[/] markup [/] and \x1b[2J\x1b]0;owned\x07 escapes \x9b31m here \u202e\u2066. "
     "[link=x]Unbalanced."
@@ -318,9 +318,43 @@ def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
     assert json.loads(out)["systems"]["given"] == {"RR@10": 0.75}
 
 
+# -- bias --------------------------------------------------------------------------------------------------------------
+
+
+def test_bias_prints_tables_and_writes_the_same(run, beir, tmp_path, monkeypatch):
+    from sightline.cli import bias
+
+    monkeypatch.setattr(bias, "console", Console(width=110))
+    folder = shutil.copytree(beir, tmp_path / "zoo")
+    header = "query-id\tcorpus-id\tanswer_start\tanswer_len\tpassage_len\toccurrences\n"
+    (folder / "spans.tsv").write_text(f"{header}q1\tcat\t23\t9\t71\t1\nq2\tdog\t0\t9\t38\t1\n")
+    options = ["--systems", "given,given+minilm", "--run", f"given={beir / 'given.trec'}", "--out", tmp_path / "out"]
+    code, out, _ = run("bias", folder, *options, "--permutations", 3)
+    assert code == 0
+    found = json.loads((tmp_path / "out" / "bias.json").read_text())
+    assert [entry["system"] for entry in found["order"]] == ["given+minilm"]
+    assert found["order"][0]["score_variance"] == 0.0 and found["command"].startswith("sightline bias zoo --systems")
+    assert str(tmp_path) not in json.dumps(found)
+    rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
+    assert "1.0000 (1.0000 1.0000)" in rows["Kendall's tau"] and rows["score variance"].split("│")[2].strip() == "0"
+    assert rows["0-99"].split("│")[2].strip() == "2"  # no other bin by character: the next table's are by share
+    relative = [entry for entry in found["position"] if entry["axis"] == "relative"]
+    assert len(relative) == 2 and all(f"{entry['mean']:.4f}" in rows["mean of bins"] for entry in relative)
+    assert f"{relative[0]['psi']['value']:.4f} (" in rows["PSI"]
+    assert {"top", "bottom", "ends less middle", "ids exchanged largest difference"} < set(rows)
+    code, out, _ = run("bias", folder, *options, "--kind", "order", "--max-queries", 1, "--json")
+    told = json.loads(out)
+    assert told == json.loads((tmp_path / "out" / "bias.json").read_text()) and told["queries"] == 1
+    assert told["position"] == told["documents"] == []
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 WRONG = {
+    "no such bias": (["bias", "{beir}", "--systems", "bm25", "--kind", "colour", "--out", "{tmp}/o"], 2),
+    "no places of answers": (["bias", "{beir}", "--systems", "bm25", "--kind", "position", "--out", "{tmp}/o"], 2),
+    "nothing to reorder": (["bias", "{beir}", "--systems", "bm25", "--kind", "order", "--out", "{tmp}/o"], 2),
+    "no collection": (["bias", "{tmp}/absent", "--systems", "bm25", "--out", "{tmp}/o"], 3),
     "no index": (["info", "{tmp}/absent"], 4),
     "not an index": (["search", "{tmp}", "cats"], 4),
     "an index is there": (["index", "{corpus}", "--out", "{index}"], 4),

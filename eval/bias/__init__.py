@@ -1,0 +1,43 @@
+"""Bias: what a system's answers owe to something other than relevance.
+
+Three things are moved, or looked at where they stand. The order of the candidates, for rerankers: each list is ranked
+in random orders, best and worst first, and with a relevant document at places from top to bottom (`measure_order`).
+The evidence inside the document, for any system: quality by where the answer stands, and its Position Sensitivity
+Index (`measure_position`). And the documents themselves: their length, copies and near-duplicates of them, their ids
+(`measure_documents`). `measure_bias` does all three for the systems of an evaluation and writes ``bias.json``. A
+system without a bias shows exactly 0 where that is possible, and an interval with 0 in it where it is not.
+"""
+
+from .candidates import CandidateList, given_lists, rank_lists, searched_lists
+from .documents import DocumentBias, measure_documents
+from .order import OrderBias, measure_order
+from .position import Bins, PositionBias, Span, measure_position
+from .readers import PositionDataset, load_positions, read_posir, read_spans, read_squad
+from .sensitivity import PSI, grouped_psi, paired_psi, psi
+from .study import KINDS, measure_bias
+
+__all__ = [
+    "KINDS",
+    "PSI",
+    "Bins",
+    "CandidateList",
+    "DocumentBias",
+    "OrderBias",
+    "PositionBias",
+    "PositionDataset",
+    "Span",
+    "given_lists",
+    "grouped_psi",
+    "load_positions",
+    "measure_bias",
+    "measure_documents",
+    "measure_order",
+    "measure_position",
+    "paired_psi",
+    "psi",
+    "rank_lists",
+    "read_posir",
+    "read_spans",
+    "read_squad",
+    "searched_lists",
+]

@@ -1,0 +1,381 @@
+"""What should not count in a document and may: its length, its copies, its twins, its id."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...documents import Document
+from ...errors import InputError
+from ...rerank.reranker import Reranker
+from ...sentences import sentence_spans
+from ..compare import Interval, interval
+from .candidates import CandidateList, rank_lists
+from .order import kendall_tau, relevant_document
+
+__all__ = ["CopyBias", "DocumentBias", "IdBias", "LengthBias", "TwinBias", "measure_documents"]
+
+_SHORT = 0.5  # CoRe's threshold: the relevant document has at most half the words of the longest other
+_COPIES = (1, 4)
+
+_Variant = tuple[CandidateList, Callable[[dict[str, float]], None]]  # a list, and what to do with its scores
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBias:
+    """Whether long documents are preferred (CoRe, https://arxiv.org/abs/2510.02219, ``length_bias_test.py``).
+
+    Args:
+        queries: those whose longest relevant document has at most half the words of the longest other candidate.
+        gold_above_longest: of these, the share in which the best-ranked relevant document is above the longest other.
+        gold_above_others: of these, the mean share of all other candidates that it is above: what the former would be
+            if length did not count.
+        length_tau: Kendall's tau-b between words and rank among the candidates without a positive judgement, mean over
+            all queries: above 0, longer ones are ranked higher.
+    """
+
+    queries: int
+    gold_above_longest: Interval | None
+    gold_above_others: Interval | None
+    length_tau: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyBias:
+    """What exact copies, under ids of their own, do.
+
+    Args:
+        queries: with a relevant document and another one in their list.
+        copies: how many of the highest ranked other document were added behind it.
+        gold_rank_change: by how much the relevant document falls (above 0) or rises, copies not counted.
+        reordered: share of the queries in which any two of the old documents changed places.
+        unequal: share of the queries in which a copy's score differs from its original's.
+        largest_difference: the largest such difference.
+    """
+
+    queries: int
+    copies: int
+    gold_rank_change: Interval
+    reordered: float
+    unequal: float
+    largest_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class TwinBias:
+    """What a near-duplicate of the relevant document gets, added to the list's other end.
+
+    Args:
+        edit: what was taken from it.
+        queries: in which it could be.
+        score_change: the twin's score less the original's, over the standard deviation of the list's scores.
+        rank_change: the twin's rank less the original's: above 0, it is ranked lower.
+        above: share of the queries in which the twin is ranked above the original.
+    """
+
+    edit: str
+    queries: int
+    score_change: Interval
+    rank_change: Interval
+    above: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdBias:
+    """What changes when the documents of a list exchange their ids, and nothing else.
+
+    Args:
+        queries: lists of at least two documents.
+        changed: share of the queries in which a text's score changed.
+        largest_difference: the largest change of a score.
+        tau: Kendall's tau between the rankings of the texts before and after. Where no score changed, it is below 1
+            only by ties, such as those of equal texts, that go by id.
+    """
+
+    queries: int
+    changed: float
+    largest_difference: float
+    tau: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentBias:
+    """One system's dependence on what should not count.
+
+    Args:
+        system: its name.
+        queries: lists.
+        length: see `LengthBias`.
+        copies: see `CopyBias`; empty for a first stage, and if no list has a relevant and another document.
+        twins: see `TwinBias`; those edits that fit some document; empty for a first stage.
+        ids: see `IdBias`; None for a first stage, and if no list has two documents.
+    """
+
+    system: str
+    queries: int
+    length: LengthBias
+    copies: tuple[CopyBias, ...]
+    twins: tuple[TwinBias, ...]
+    ids: IdBias | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON and tables: one row, its columns named after what was done and what came of it."""
+        row: dict[str, Any] = {"system": self.system, "queries": self.queries}
+        row |= {f"short_{name}" if name == "queries" else name: x for name, x in _fields(self.length, ())}
+        for copies in self.copies:
+            prefix = f"{copies.copies}_copies" if copies.copies > 1 else "copy"
+            row |= {f"{prefix}_{name}": x for name, x in _fields(copies, ("copies",))}
+        for twin in self.twins:
+            row |= {f"{twin.edit.replace(' ', '_')}_{name}": x for name, x in _fields(twin, ("edit",))}
+        if self.ids is not None:
+            row |= {f"ids_exchanged_{name}": x for name, x in _fields(self.ids, ("queries",))}
+        return row
+
+
+def measure_documents(
+    system: str,
+    reranker: Reranker | None,
+    lists: Iterable[tuple[str, CandidateList]],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    twins_of: Set[str] | None = None,
+    seed: int = 0,
+) -> DocumentBias:
+    """Rank every list as it is, with copies and near-duplicates added, and with ids exchanged.
+
+    Args:
+        system: the name for the result.
+        reranker: any; it ranks each list, and up to six of its variants. None for the first stage's own order, of which
+            only the preference for length can be told.
+        lists: (query id, candidates), best first.
+        qrels: grades by query id and document id.
+        twins_of: queries for which near-duplicates are made, which must be read, and take most of the time where the
+            rest has kept states; None for all.
+        seed: of the exchange of ids, and of the intervals.
+
+    Raises:
+        InputError: if there is no list with a document.
+
+    Example:
+        >>> from sightline import load_reranker
+        >>> documents = tuple(Document(text[:4], text) for text in ("Cats purr. They do.", "Dogs bark.", "Cows moo."))
+        >>> lists = [("q", CandidateList("what do cats do", documents))]
+        >>> found = measure_documents("minilm", load_reranker(), lists, {"q": {"Cats": 1}})
+        >>> found.ids.largest_difference, found.copies[0].largest_difference, [twin.edit for twin in found.twins]
+        (0.0, 0.0, ['first sentence dropped', 'last sentence dropped'])
+    """
+    length, copies, twins, ids = _Lengths(), {n: _Copies() for n in _COPIES}, dict[str, _Twins](), _Ids()
+    queries = 0
+    for id, candidates in lists:
+        if not candidates.blocks:
+            continue
+        queries += 1
+        grades = qrels.get(id, {})
+        if reranker is None:
+            length.add(candidates, candidates.ids, grades)
+            continue
+        (base,) = rank_lists(reranker, [candidates])
+        length.add(candidates, list(base), grades)
+        gold = relevant_document(list(base), grades)
+        other = next((document for document in base if grades.get(document, 0) <= 0), None)
+        variants: list[_Variant] = []
+        if gold is not None and other is not None:
+            variants += [found.variant(candidates, base, gold, other, n) for n, found in copies.items()]
+        if gold is not None and (twins_of is None or id in twins_of):
+            for edit, twin in _twins(candidates, gold):
+                variants.append(twins.setdefault(edit, _Twins()).variant(candidates, gold, twin))
+        ranked = rank_lists(reranker, [variant for variant, _ in variants])
+        for (_, add), scores in zip(variants, ranked, strict=True):
+            add(scores)
+        if len(base) > 1:  # alone, as the list itself was: in a batch with others, rounding might change a score too
+            exchanged, add = ids.variant(candidates, base, random.Random(f"{seed} {id}"))
+            add(*rank_lists(reranker, [exchanged]))
+    if not queries:
+        raise InputError("there is no list with a document in it")
+    return DocumentBias(
+        system,
+        queries,
+        length.result(seed),
+        tuple(found.result(n, seed) for n, found in copies.items() if found.changes),
+        tuple(found.result(edit, seed) for edit, found in twins.items()),
+        ids.result(seed) if ids.taus else None,
+    )
+
+
+# -- length ------------------------------------------------------------------------------------------------------------
+
+
+class _Lengths:
+    def __init__(self) -> None:
+        self.longest: list[float] = []
+        self.others: list[float] = []
+        self.taus: list[float] = []
+
+    def add(self, candidates: CandidateList, ranking: Sequence[str], grades: Mapping[str, int]) -> None:
+        from scipy import stats
+
+        words: dict[str, int] = {}
+        for block in candidates.blocks:
+            words[block.id] = words.get(block.id, 0) + len(block.contents.split())
+        rank = {document: i for i, document in enumerate(ranking)}
+        gold = [document for document in ranking if grades.get(document, 0) > 0]
+        others = [document for document in ranking if grades.get(document, 0) <= 0]
+        if len({words[document] for document in others}) > 1:
+            tau = stats.kendalltau([words[d] for d in others], [-rank[d] for d in others]).statistic
+            self.taus.append(float(tau))
+        if not gold or not others:
+            return
+        longest = max(others, key=words.__getitem__)
+        if max(words[document] for document in gold) <= _SHORT * words[longest]:
+            best = min(rank[document] for document in gold)
+            self.longest.append(float(best < rank[longest]))
+            self.others.append(float(np.mean([best < rank[document] for document in others])))
+
+    def result(self, seed: int) -> LengthBias:
+        return LengthBias(
+            len(self.longest), *(_interval(values, seed) for values in (self.longest, self.others, self.taus))
+        )
+
+
+# -- copies ------------------------------------------------------------------------------------------------------------
+
+
+class _Copies:
+    def __init__(self) -> None:
+        self.changes: list[float] = []
+        self.reordered: list[bool] = []
+        self.differences: list[float] = []
+
+    def variant(self, candidates: CandidateList, base: Mapping[str, float], gold: str, other: str, n: int) -> _Variant:
+        names = _new_ids(other, "copy", n, base)
+        source = candidates.arranged([other])
+        states = source.states or (None,) * len(source.blocks)
+        added = [
+            (dataclasses.replace(block, id=name), state)
+            for name in names
+            for block, state in zip(source.blocks, states, strict=True)
+        ]
+        # At the bottom, behind its original and the rest: a reranker that looks at places shows it. Kept states are of
+        # the text, so that a copy has them too.
+
+        def add(found: dict[str, float]) -> None:
+            before, after = list(base), [document for document in found if document in base]
+            self.changes.append(float(after.index(gold) - before.index(gold)))
+            self.reordered.append(before != after)
+            self.differences.append(max(abs(found[name] - found[other]) for name in names))
+
+        return candidates.with_blocks(added, len(candidates.blocks)), add
+
+    def result(self, n: int, seed: int) -> CopyBias:
+        return CopyBias(
+            len(self.changes),
+            n,
+            interval(self.changes, seed=seed),
+            float(np.mean(self.reordered)),
+            float(np.mean([difference > 0 for difference in self.differences])),
+            max(self.differences),
+        )
+
+
+# -- near-duplicates ---------------------------------------------------------------------------------------------------
+
+
+def _twins(candidates: CandidateList, gold: str) -> list[tuple[str, Document]]:
+    """What is left of the relevant document's first block, by what was taken from it."""
+    block = candidates.arranged([gold]).blocks[0]
+    (name,) = _new_ids(gold, "twin", 1, candidates.ids)
+    found = []
+    if block.title:
+        found.append(("title dropped", Document(name, block.text, "")))
+    spans = sentence_spans(block.text)
+    if len(spans) > 1:
+        found.append(("first sentence dropped", Document(name, block.text[spans[1][0] :], block.title)))
+        found.append(("last sentence dropped", Document(name, block.text[: spans[-2][1]], block.title)))
+    return found
+
+
+class _Twins:
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+        self.ranks: list[float] = []
+
+    def variant(self, candidates: CandidateList, gold: str, twin: Document) -> _Variant:
+        # Of the relevant document only the block that the twin was made of, and read anew like it: kept states are
+        # rounded, and would differ from a twin's by that too.
+        places = [i for i, block in enumerate(candidates.blocks) if block.id == gold]
+        others = candidates.arranged([document for document in candidates.ids if document != gold])
+        alone = others.with_blocks([(candidates.blocks[places[0]], None)], min(places[0], len(others.blocks)))
+        at = 0 if places[0] > len(others.blocks) / 2 else len(alone.blocks)
+
+        def add(found: dict[str, float]) -> None:
+            order = list(found)
+            spread = float(np.std(list(found.values())))
+            self.scores.append((found[twin.id] - found[gold]) / spread if spread > 0 else 0.0)
+            self.ranks.append(float(order.index(twin.id) - order.index(gold)))
+
+        return alone.with_blocks([(twin, None)], at), add
+
+    def result(self, edit: str, seed: int) -> TwinBias:
+        return TwinBias(
+            edit,
+            len(self.ranks),
+            interval(self.scores, seed=seed),
+            interval(self.ranks, seed=seed),
+            float(np.mean([change < 0 for change in self.ranks])),
+        )
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+
+class _Ids:
+    def __init__(self) -> None:
+        self.differences: list[float] = []
+        self.taus: list[float] = []
+
+    def variant(self, candidates: CandidateList, base: Mapping[str, float], rng: random.Random) -> _Variant:
+        ids = candidates.ids
+        shuffled = rng.sample(ids, len(ids))
+        if shuffled == ids:  # then nothing would be exchanged
+            shuffled = ids[1:] + ids[:1]
+        named = dict(zip(ids, shuffled, strict=True))
+        exchanged = dataclasses.replace(
+            candidates, blocks=tuple(dataclasses.replace(b, id=named[b.id]) for b in candidates.blocks)
+        )
+
+        def add(found: dict[str, float]) -> None:
+            before, after = list(base), list(found)
+            ranks = np.array([[before.index(id), after.index(named[id])] for id in ids]).T
+            self.taus.append(float(kendall_tau(ranks)[0, 1]))
+            self.differences.append(max(abs(found[named[id]] - base[id]) for id in ids))
+
+        return exchanged, add
+
+    def result(self, seed: int) -> IdBias:
+        return IdBias(
+            len(self.taus),
+            float(np.mean([difference > 0 for difference in self.differences])),
+            max(self.differences),
+            interval(self.taus, seed=seed),
+        )
+
+
+def _new_ids(id: str, kind: str, n: int, taken: Iterable[str]) -> list[str]:
+    taken = set(taken)
+    numbered = (f"{id}-{kind}{i}" for i in range(1, len(taken) + n + 2))
+    return [name for name in numbered if name not in taken][:n]
+
+
+def _interval(values: Sequence[float], seed: int) -> Interval | None:
+    known = [value for value in values if not math.isnan(value)]
+    return interval(known, seed=seed) if known else None
+
+
+def _fields(found: Any, but: Sequence[str]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in dataclasses.asdict(found).items() if name not in but]

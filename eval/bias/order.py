@@ -1,0 +1,269 @@
+"""Candidate order: what a reranker's answer owes to the places at which its documents were handed to it.
+
+Each list is ranked again in seeded random orders, best first, worst first, and with one relevant document put at places
+from the top to the bottom, as Liu et al. 2023 did for generators ("Lost in the Middle",
+https://arxiv.org/abs/2307.03172).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...rerank.reranker import Reranker
+from ..compare import Interval, interval
+from ..metrics import evaluate
+from .candidates import CandidateList, rank_lists
+from .sensitivity import PSI, paired_psi
+
+__all__ = ["OrderBias", "Slot", "Spread", "kendall_tau", "measure_order", "relevant_document", "variance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Over the permutations of a query's list: the mean, the worst and the best, each averaged over queries."""
+
+    mean: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Quality with the relevant document handed over at one place of the list, with a 95 % bootstrap interval.
+
+    Args:
+        slot: the place in words: ``top``, ``25 %`` of the way down, ``bottom``.
+        value: mean over queries.
+        low: lower end.
+        high: upper end.
+    """
+
+    slot: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBias:
+    """How far one reranker's answers depend on the order of the candidates. All is 0, or tau 1, if they do not.
+
+    Args:
+        system: its name.
+        measure: of quality.
+        permutations: random orders of each list.
+        queries: lists of at least two documents; the others are not in it.
+        documents: mean length of these lists.
+        relevant_queries: of the queries, those with a relevant document in their list; what is said of relevant
+            documents and of slots is said of these. None is added to a list.
+        tau: Kendall's tau between the rankings of two permutations, mean over pairs, then over queries.
+        tau_psi: (1 - tau) / 2: the share of pairs of documents that two permutations order differently.
+        score_variance: population variance of a document's score over permutations; mean over documents and queries.
+            In the reranker's own unit, squared.
+        score_variance_share: the same over the variance of all scores of the list, of documents and permutations: 0,
+            none of it comes from the order; 1, all of it.
+        rank_variance: population variance of a document's rank, counted from 0; mean over documents and queries.
+        gold_rank_variance: the same over relevant documents only, which a moving tail leaves alone; None without any.
+        ndcg: the measure over permutations.
+        per_permutation: mean over queries of the measure, by permutation.
+        arrangements: the same for ``best_first`` and ``worst_first``.
+        reversal_tau: Kendall's tau between the rankings of these two, mean over queries.
+        gold_at: the measure with a relevant document at each slot; the others keep their order.
+        ends_minus_middle: the measure at the top and at the bottom slot, less that at the slots between, mean over
+            queries ("lost in the middle" if above 0); None without relevant documents.
+        slot_psi: Position Sensitivity Index over the slots. The formula of Zeng et al. in another protocol: they
+            move evidence through a document, this moves a document through the list.
+    """
+
+    system: str
+    measure: str
+    permutations: int
+    queries: int
+    documents: float
+    relevant_queries: int
+    tau: Interval
+    tau_psi: float
+    score_variance: float
+    score_variance_share: float
+    rank_variance: float
+    gold_rank_variance: float | None
+    ndcg: Spread
+    per_permutation: tuple[float, ...]
+    arrangements: Mapping[str, float]
+    reversal_tau: Interval
+    gold_at: tuple[Slot, ...]
+    ends_minus_middle: Interval | None
+    slot_psi: PSI
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+def kendall_tau(ranks: np.ndarray) -> np.ndarray:
+    """Kendall's tau between every two rankings of the same documents; without ties tau-a and tau-b are the same.
+
+    Args:
+        ranks: (K, N), the rank of each of N >= 2 documents in each of K rankings, all ranks of a ranking different.
+
+    Returns:
+        float64 (K, K).
+
+    Example:
+        >>> kendall_tau(np.array([[0, 1, 2], [0, 2, 1], [2, 1, 0]]))[0].round(3).tolist()
+        [1.0, 0.333, -1.0]
+    """
+    above, below = np.triu_indices(ranks.shape[1], 1)
+    signs = np.sign(ranks[:, below] - ranks[:, above]).astype(np.float64)  # (K, pairs)
+    return signs @ signs.T / signs.shape[1]
+
+
+def variance(values: np.ndarray) -> np.ndarray:
+    """Population variance over the first axis; exactly 0 where all values are the same, which numpy's need not be.
+
+    Example:
+        >>> variance(np.array([[0.1, 1.0]] * 9 + [[0.1, 2.0]])).round(3).tolist()
+        [0.0, 0.09]
+    """
+    from_first = values - values[:1]
+    return np.maximum(0.0, (from_first**2).mean(axis=0) - from_first.mean(axis=0) ** 2)
+
+
+def relevant_document(ids: Sequence[str], grades: Mapping[str, int]) -> str | None:
+    """The document of the highest grade above 0, the first of them in the list; None if there is none.
+
+    Example:
+        >>> relevant_document(["a", "b", "c"], {"b": 1, "c": 2, "d": 3})
+        'c'
+    """
+    best = max(ids, key=lambda id: grades.get(id, 0), default=None)
+    return best if best is not None and grades.get(best, 0) > 0 else None
+
+
+def measure_order(
+    system: str,
+    reranker: Reranker,
+    lists: Iterable[tuple[str, CandidateList]],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    measure: str = "nDCG@10",
+    permutations: int = 10,
+    slots: int = 5,
+    seed: int = 0,
+) -> OrderBias:
+    """Rank every list in many orders.
+
+    Args:
+        system: the name for the result.
+        reranker: any; it is called ``permutations + 2 + slots`` times for each list.
+        lists: (query id, candidates), best first.
+        qrels: grades by query id and document id.
+        measure: of quality, as ir_measures names it.
+        permutations: random orders of each list, at least 2. A query's own depend on the seed and its id only.
+        slots: places for a relevant document, evenly from the top to the bottom, at least 3.
+        seed: of the permutations and intervals.
+
+    Raises:
+        InputError: if a number is too small, or no list has two documents.
+
+    Example:
+        >>> from sightline import Document, load_reranker
+        >>> documents = tuple(Document(text, text) for text in ("Cats purr.", "Dogs bark.", "Cows moo."))
+        >>> lists = [("q", CandidateList("what do cats do", documents))]
+        >>> found = measure_order("minilm", load_reranker(), lists, {"q": {"Cats purr.": 1}})
+        >>> found.tau.mean, found.score_variance, found.rank_variance, found.slot_psi.value
+        (1.0, 0.0, 0.0, 0.0)
+    """
+    if permutations < 2:
+        raise InputError(f"permutations must be at least 2, not {permutations}")
+    if slots < 3:
+        raise InputError(f"slots must be at least 3, not {slots}: a top, a bottom, and something between")
+    places = np.linspace(0, 1, slots)
+    random_orders = [f"random {k}" for k in range(permutations)]
+    fixed_orders = ["best_first", "worst_first"]
+    slot_orders = {f"slot {_words(place)}": place for place in places.tolist()}
+    rankings: dict[str, dict[str, list[str]]] = {name: {} for name in (*random_orders, *fixed_orders, *slot_orders)}
+    judged: dict[str, Mapping[str, int]] = {}
+    lengths, taus, reversals, shares, score_variances, rank_variances, gold_variances = ([] for _ in range(7))
+    for id, candidates in lists:
+        first = candidates.ids
+        if len(first) < 2:
+            continue
+        rng = random.Random(f"{seed} {id}")
+        orders = {name: rng.sample(first, len(first)) for name in random_orders}
+        orders |= {"best_first": first, "worst_first": first[::-1]}
+        judged[id] = qrels.get(id, {})
+        gold = relevant_document(first, judged[id])
+        if gold is not None:
+            rest = [document for document in first if document != gold]
+            for name, place in slot_orders.items():
+                at = round(place * len(rest))
+                orders[name] = [*rest[:at], gold, *rest[at:]]
+        ranked = dict(
+            zip(orders, rank_lists(reranker, [candidates.arranged(order) for order in orders.values()]), strict=True)
+        )
+        for name, scores in ranked.items():
+            if scores.keys() != set(first):
+                raise InputError(f"{system!r} gave back other documents for query {id!r} than it was handed")
+            rankings[name][id] = list(scores)
+        row = {document: i for i, document in enumerate(first)}
+        ranks = np.empty((permutations + 2, len(first)), dtype=np.int64)
+        for k, name in enumerate([*random_orders, *fixed_orders]):
+            ranks[k, [row[document] for document in ranked[name]]] = np.arange(len(first))
+        scored = np.array([[ranked[name][document] for document in first] for name in random_orders])
+        lengths.append(len(first))
+        taus.append(kendall_tau(ranks[:permutations])[np.triu_indices(permutations, 1)].mean())
+        reversals.append(kendall_tau(ranks[permutations:])[0, 1])
+        within, total = variance(scored).mean(), variance(scored.reshape(-1, 1))[0]
+        score_variances.append(within)
+        shares.append(within / total if total > 0 else 0.0)
+        by_rank = variance(ranks[:permutations])
+        rank_variances.append(by_rank.mean())
+        if gold is not None:
+            gold_variances.append(by_rank[[row[d] for d in first if judged[id].get(d, 0) > 0]].mean())
+    if not judged:
+        raise InputError("no list has two documents: there is no order to change")
+    values = {}
+    for name, order in rankings.items():
+        found = evaluate({id: judged[id] for id in order}, order, [measure])[1] if order else {}
+        values[name] = np.array([found[id][measure] for id in order])
+    spread = np.stack([values[name] for name in random_orders])  # (K, Q)
+    at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)
+    from_top = at - at[:1]  # so that equal values give exactly 0, whatever a mean of them rounds to
+    tau = interval(taus, seed=seed)
+    return OrderBias(
+        system=system,
+        measure=measure,
+        permutations=permutations,
+        queries=len(lengths),
+        documents=float(np.mean(lengths)),
+        relevant_queries=at.shape[1],
+        tau=tau,
+        tau_psi=(1 - tau.mean) / 2,
+        score_variance=float(np.mean(score_variances)),
+        score_variance_share=float(np.mean(shares)),
+        rank_variance=float(np.mean(rank_variances)),
+        gold_rank_variance=float(np.mean(gold_variances)) if gold_variances else None,
+        ndcg=Spread(float(spread.mean()), float(spread.min(axis=0).mean()), float(spread.max(axis=0).mean())),
+        per_permutation=tuple(spread.mean(axis=1).tolist()),
+        arrangements={name: float(values[name].mean()) for name in ("best_first", "worst_first")},
+        reversal_tau=interval(reversals, seed=seed),
+        gold_at=tuple(
+            Slot(_words(place), *dataclasses.astuple(interval(row, seed=seed)))
+            for place, row in zip(places.tolist(), at, strict=True)
+            if len(row)
+        ),
+        ends_minus_middle=interval(from_top[-1] / 2 - from_top[1:-1].mean(axis=0), seed=seed) if at.size else None,
+        slot_psi=paired_psi(at, seed=seed) if at.size else PSI(None),
+    )
+
+
+def _words(place: float) -> str:
+    return {0.0: "top", 1.0: "bottom"}.get(place, f"{place:.0%}".replace("%", " %"))

@@ -1,0 +1,285 @@
+"""Judged collections that know where in its document each answer stands, in the layouts in which they are published."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...documents import Document
+from ...errors import DataError, InputError, MissingExtraError
+from ..dataset import Dataset, load_dataset
+from .position import Span
+
+__all__ = ["PositionDataset", "load_positions", "read_posir", "read_spans", "read_squad"]
+
+_SPANS = ("query-id", "corpus-id", "answer_start", "answer_len", "passage_len", "occurrences")
+
+
+@dataclass(frozen=True, slots=True)
+class PositionDataset(Dataset):
+    """A judged collection with the place of each answer.
+
+    Args:
+        spans: by query id; empty if the places are not known, and queries without one are measured by no position.
+        corpus: the documents, where they are not in a BEIR folder.
+    """
+
+    spans: dict[str, Span] = dataclasses.field(default_factory=dict)
+    corpus: tuple[Document, ...] | None = None
+
+    def documents(self, only: Set[str] | None = None) -> Iterator[Document]:
+        """The corpus, as a stream; see `Dataset.documents`."""
+        if self.corpus is None:
+            yield from Dataset.documents(self, only)
+        else:
+            yield from (document for document in self.corpus if only is None or document.id in only)
+
+    def sampled(self, queries: int, seed: int = 0) -> PositionDataset:
+        """With so many of its queries, drawn at random and left in their order; the corpus stays whole.
+
+        First ones would not do: collections made from articles have the questions of an article together.
+        """
+        if queries < 1:
+            raise InputError(f"the sample must have at least 1 query, not {queries}")
+        if queries >= len(self.queries):
+            return self
+        return self.only(set(random.Random(seed).sample(sorted(self.queries), queries)))
+
+    def only(self, ids: Set[str]) -> PositionDataset:
+        """With these of its queries."""
+        return dataclasses.replace(
+            self,
+            queries={id: text for id, text in self.queries.items() if id in ids},
+            qrels={id: grades for id, grades in self.qrels.items() if id in ids},
+            spans={id: span for id, span in self.spans.items() if id in ids},
+        )
+
+
+def load_positions(path: str | Path, split: str = "test", *, qrels: str | Path | None = None) -> PositionDataset:
+    """Read a collection, with the answers' places where it has them.
+
+    Args:
+        path: a BEIR folder, with ``spans.tsv`` if places are known (see `read_spans`); a PosIR folder (`read_posir`);
+            a file of SQuAD, or a folder of such files (`read_squad`).
+        split: of BEIR's and PosIR's judgements.
+        qrels: judgements to use instead, for a BEIR folder.
+
+    Raises:
+        DataError: if a file is missing or malformed.
+        InputError: if ``qrels`` is given for another layout.
+        MissingExtraError: for Parquet files without pyarrow.
+    """
+    path = Path(path)
+    if path.is_dir() and any((path / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
+        dataset = load_dataset(path, split, qrels=qrels)
+        spans = read_spans(path / "spans.tsv", dataset) if (path / "spans.tsv").is_file() else {}
+        fields = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(Dataset)}
+        return PositionDataset(**fields, spans=spans)
+    if qrels is not None:
+        raise InputError(f"judgements of your own are for BEIR folders; {path} has no corpus.jsonl")
+    if (path / "corpus.parquet").is_file():
+        return read_posir(path, split)
+    files = [path] if path.is_file() else sorted(f for f in path.glob("*") if f.suffix in (".json", ".parquet"))
+    if not files:
+        raise DataError("neither a BEIR folder (corpus.jsonl), nor PosIR's (corpus.parquet), nor SQuAD", path=path)
+    return read_squad(files)
+
+
+def read_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Span]:
+    r"""Read ``spans.tsv``: query-id, corpus-id, answer_start, answer_len, passage_len, occurrences, with a header.
+
+    Rows whose answer occurs more than once in its document are left out: which of the places is meant is not known.
+
+    Args:
+        path: the file; more columns may follow, and are not read.
+        dataset: whose queries and relevant documents the rows must be of; None for no such check. Rows of queries it
+            does not have are left out.
+
+    Raises:
+        DataError: naming the line, if one is malformed or a second one for its query, or its document is not relevant.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "spans.tsv")
+        ...     header = "query-id corpus-id answer_start answer_len passage_len occurrences".split()
+        ...     rows = [header, "q1 d1 20 10 100 1".split(), "q2 d1 0 3 100 2".split()]
+        ...     _ = path.write_text("".join("\t".join(row) + "\n" for row in rows))
+        ...     read_spans(path)
+        {'q1': Span(start=20, end=30, length=100, tokens=None)}
+    """
+    spans: dict[str, Span] = {}
+    seen: set[str] = set()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", path=path) from error
+    if tuple(lines[0].rstrip("\r").split("\t")[: len(_SPANS)]) != _SPANS:
+        raise DataError(f"the header must begin with {', '.join(_SPANS)}, with tabs between", path=path, line=1)
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        cells = line.rstrip("\r").split("\t")
+        try:
+            query, document = cells[:2]
+            start, length, whole, occurrences = map(int, cells[2 : len(_SPANS)])
+            span = Span(start, start + length, whole)
+        except (ValueError, InputError) as error:
+            raise DataError(f"not a row of {', '.join(_SPANS)}: {error}", path=path, line=number) from None
+        if query in seen:
+            raise DataError(f"query {query!r} is there for the second time", path=path, line=number)
+        seen.add(query)
+        if dataset is not None and query not in dataset.queries:
+            continue
+        if dataset is not None and dataset.qrels[query].get(document, 0) <= 0:
+            raise DataError(f"document {document!r} is not relevant to query {query!r}", path=path, line=number)
+        if occurrences == 1:
+            spans[query] = span
+    return spans
+
+
+def read_squad(paths: Sequence[str | Path]) -> PositionDataset:
+    """Read SQuAD 1.1 or 2.0 as SQuAD-PosQ uses it (Zeng et al. 2025, https://arxiv.org/abs/2505.13950).
+
+    Every distinct paragraph is a document, also of questions without an answer, which themselves are left out; titles
+    are not read; the place of an answer is that of its first annotation. Unlike in the authors' code, two questions of
+    the same words keep their own paragraphs.
+
+    Args:
+        paths: the published JSON files, or Parquet or JSONL files with columns ``id``, ``context``, ``question`` and
+            ``answers`` (``text`` and ``answer_start``, lists); for SQuAD-PosQ, those of train and validation.
+
+    Raises:
+        DataError: naming file and record, if one is malformed, an id is there twice, or an answer's place is outside
+            its paragraph; or if there is no question with an answer.
+        MissingExtraError: for Parquet without pyarrow.
+    """
+    corpus: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    spans: dict[str, Span] = {}
+    for path in map(Path, paths):
+        for number, record in enumerate(_squad_records(path), start=1):
+            try:
+                id, question, context = record["id"], record["question"], record["context"]
+                starts, texts = record["answers"]["answer_start"], record["answers"]["text"]
+                if not all(isinstance(value, str) and value.strip() for value in (id, question, context)):
+                    raise DataError("id, question and context must be strings with something in them")
+                document = corpus.setdefault(context, f"c{len(corpus)}")
+                if not len(starts):
+                    continue
+                if id in queries:
+                    raise DataError(f"the question id {id!r} is there for the second time")
+                span = Span(int(starts[0]), int(starts[0]) + len(texts[0]), len(context))
+                if span.end > span.length:
+                    raise DataError(f"the answer of {id!r} ends behind its paragraph")
+            except (KeyError, TypeError, IndexError, ValueError) as error:
+                reason = error.reason if isinstance(error, DataError) else f"not a question of SQuAD: {error!r}"
+                raise DataError(reason, path=path, line=number) from None
+            queries[id], qrels[id], spans[id] = question, {document: 1}, span
+    if not queries:
+        raise DataError("there is no question with an answer", path=paths[0] if paths else None)
+    documents = tuple(Document(id, text) for text, id in corpus.items())
+    first = Path(paths[0])
+    name = first.stem if len(paths) == 1 else first.resolve().parent.name
+    return PositionDataset(name, "all", first.parent, queries, qrels, spans, documents)
+
+
+def _squad_records(path: Path) -> Iterator[Mapping[str, Any]]:
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix in (".jsonl", ".ndjson"):
+            yield from (json.loads(line) for line in text.split("\n") if line.strip())
+            return
+        for article in json.loads(text)["data"]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    answers = question["answers"]
+                    yield {
+                        "id": question["id"],
+                        "question": question["question"],
+                        "context": paragraph["context"],
+                        "answers": {
+                            "text": [answer["text"] for answer in answers],
+                            "answer_start": [answer["answer_start"] for answer in answers],
+                        },
+                    }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"not a file of SQuAD: {error!r}", path=path) from error
+
+
+def read_posir(folder: str | Path, split: str = "test") -> PositionDataset:
+    """Read one language and domain of PosIR (``LANGUAGE/DOMAIN`` of infgrad/PosIR-Benchmark-v1).
+
+    Args:
+        folder: with ``corpus.parquet`` (``_id``, ``text``, perhaps ``title``), ``queries.parquet`` (``_id``, ``text``,
+            ``pos_char_span``, ``pos_char_length``, ``pos_token_length``) and ``qrels/SPLIT.parquet`` (``query-id``,
+            ``corpus-id``, ``score``).
+        split: of the judgements.
+
+    Raises:
+        DataError: naming file and record, if one is missing or malformed, or a judged query has no text; or if no
+            query is judged.
+        MissingExtraError: without pyarrow.
+    """
+    folder = Path(folder)
+    judged = folder / "qrels" / f"{split}.parquet"
+    qrels: dict[str, dict[str, int]] = {}
+    for number, row in enumerate(_parquet(judged), start=1):
+        try:
+            qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"not a judgement: {error!r}", path=judged, line=number) from None
+    path = folder / "queries.parquet"
+    queries: dict[str, str] = {}
+    spans: dict[str, Span] = {}
+    for number, row in enumerate(_parquet(path), start=1):
+        try:
+            id, (start, end), length = str(row["_id"]), row["pos_char_span"], int(row["pos_char_length"])
+            if id in queries:
+                raise DataError(f"the query id {id!r} is there for the second time")
+            if id not in qrels:
+                continue
+            queries[id] = row["text"]
+            if length > 0 and start >= 0:  # as PosIR's own analysis has it
+                spans[id] = Span(int(start), int(end), length, int(row["pos_token_length"]))
+        except (KeyError, TypeError, ValueError) as error:
+            reason = error.reason if isinstance(error, DataError) else f"not a query of PosIR: {error!r}"
+            raise DataError(reason, path=path, line=number) from None
+    if missing := [id for id in qrels if id not in queries]:
+        raise DataError(f"judged query {missing[0]!r} has no text in queries.parquet", path=judged)
+    if not queries:
+        raise DataError("judges no query", path=judged)
+    path = folder / "corpus.parquet"
+    documents = []
+    for number, row in enumerate(_parquet(path), start=1):
+        try:
+            documents.append(Document(str(row["_id"]), row["text"], row.get("title") or ""))
+        except (KeyError, InputError) as error:
+            raise DataError(f"not a document: {error}", path=path, line=number) from None
+    if not documents:
+        raise DataError("holds no document", path=path)
+    name = "-".join(folder.resolve().parts[-2:])
+    return PositionDataset(name, split, folder, queries, {id: qrels[id] for id in queries}, spans, tuple(documents))
+
+
+def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "readers") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"not a parquet file that can be read: {error}", path=path) from error

@@ -1,0 +1,189 @@
+"""All biases of several systems on one collection, in one ``bias.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import random
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+from ...errors import InputError
+from ...rerank.reranker import load_reranker
+from ...retrieval.files import replace_file
+from ...retrieval.index import Index
+from ...search import FirstStage
+from ..evaluate import _check_collection, _index, evaluate_systems, parse_system
+from ..trec import read_run
+from .candidates import CandidateList, given_lists, searched_lists
+from .documents import measure_documents
+from .order import measure_order
+from .position import measure_position
+from .readers import PositionDataset
+
+__all__ = ["KINDS", "measure_bias"]
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("order", "position", "documents")
+
+_TWINS = 500  # queries with near-duplicates: enough for their intervals, and reading them takes the longest
+
+
+def measure_bias(
+    dataset: PositionDataset,
+    systems: Sequence[str],
+    out: str | Path,
+    *,
+    kinds: Sequence[str] = KINDS,
+    measure: str = "nDCG@10",
+    depth: int = 100,
+    candidates: int = 30,
+    permutations: int = 10,
+    slots: int = 5,
+    seed: int = 0,
+    runs: Mapping[str, str | Path] | None = None,
+    index: str | Path | None = None,
+    command: Sequence[str] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure the biases of systems.
+
+    Every query is searched once for ``position``, whatever the bins, and every list of ``order`` and ``documents`` is
+    retrieved and read once, however often it is ranked. Near-duplicates are made for 500 queries, drawn by the seed.
+    Candidates are honest: a relevant document that the first stage did not find is not added.
+
+    Args:
+        dataset: the collection, for ``position`` with the answers' places.
+        systems: names for `parse_system`. The order of the candidates concerns those with a reranker only.
+        out: a folder for ``bias.json``; for ``position`` also for what `evaluate_systems` writes; and for ``index/``.
+        kinds: which of `KINDS`.
+        measure: of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
+        depth: candidates per query for ``position``.
+        candidates: documents per list for ``order`` and ``documents``.
+        permutations: random orders of each list.
+        slots: places of the list at which a relevant document is put.
+        seed: of permutations, exchanged ids, and intervals.
+        runs: given first stages: name to file of a TREC run.
+        index: an existing index of the collection; None for one under ``out``, with token states.
+        command: what was typed, to be kept with the results, without the folders of absolute paths.
+        progress: called with the current step and how many queries of it are done.
+
+    Returns:
+        What is also written to ``bias.json``: ``version``, ``dataset``, ``split``, ``queries``, ``depth``,
+        ``candidates``, ``seed``, ``command``, and one entry for each system in ``order`` (`OrderBias.as_dict`),
+        ``position`` (`PositionBias.as_dict`, for each axis) and ``documents`` (`DocumentBias.as_dict`).
+
+    Raises:
+        InputError: if an argument cannot be used, or the collection cannot tell what was asked.
+        SightlineError: as `evaluate_systems`.
+    """
+    out, runs, tell = Path(out), dict(runs or {}), progress or (lambda step, done: None)
+    plans = {name: parse_system(name, runs) for name in dict.fromkeys(systems)}
+    _check(dataset, plans, kinds, candidates)
+    rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
+    found: dict[str, Any] = {
+        "version": 1,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "queries": len(dataset.queries),
+        "depth": depth,
+        "candidates": candidates,
+        "seed": seed,
+        "command": None if command is None else shlex.join(map(_without_folders, command)),
+        **{kind: [] for kind in KINDS},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    if "position" in kinds:
+        placed = dataset.only(dataset.spans.keys())
+        outcome = evaluate_systems(
+            placed, list(plans), out, depth=depth, measures=[measure], runs=runs, index=index, progress=progress
+        )
+        for name, per_query in outcome.per_query.items():
+            values = {id: by_measure[measure] for id, by_measure in per_query.items()}
+            found["position"] += [
+                one.as_dict()
+                for one in measure_position(_without_folders(name), measure, values, dataset.spans, seed=seed)
+            ]
+    if {"order", "documents"} & set(kinds):
+        with contextlib.ExitStack() as opened:
+            searched: Index | None = None
+            if any(first not in runs for first, _ in plans.values()):
+                searched = opened.enter_context(_opened(dataset, index, out, bool(rerankers), partial(tell, "index")))
+            for name, (first, second) in plans.items():
+                reranker = rerankers[second] if second else None
+                if reranker is None and "documents" not in kinds:
+                    continue
+                if first in runs:
+                    lists = given_lists(dataset, read_run(runs[first]), reranker, candidates)
+                else:
+                    assert searched is not None
+                    lists = searched_lists(searched, cast(FirstStage, first), reranker, dataset.queries, candidates)
+                shown = _without_folders(name)
+                kept = list(_counted(lists, partial(tell, f"{name}: candidates")))
+                if reranker is not None and "order" in kinds:
+                    order = measure_order(
+                        shown, reranker, _counted(kept, partial(tell, f"{name}: order")), dataset.qrels,
+                        measure=measure, permutations=permutations, slots=slots, seed=seed,
+                    )  # fmt: skip
+                    found["order"].append(order.as_dict())
+                if "documents" in kinds:
+                    counted = _counted(kept, partial(tell, f"{name}: documents"))
+                    twins = set(random.Random(seed).sample([id for id, _ in kept], min(_TWINS, len(kept))))
+                    found["documents"].append(
+                        measure_documents(shown, reranker, counted, dataset.qrels, twins_of=twins, seed=seed).as_dict()
+                    )
+    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
+    replace_file(out / "bias.json", text.encode())
+    return json.loads(text)
+
+
+def _check(
+    dataset: PositionDataset, plans: Mapping[str, tuple[str, str | None]], kinds: Sequence[str], candidates: int
+) -> None:
+    """Refuse at once what would fail only after hours of searching."""
+    if not plans or not kinds:
+        raise InputError("name at least one system and one kind of bias")
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise InputError(f"no bias {unknown[0]!r}; there are {', '.join(KINDS)}")
+    if candidates < 2:
+        raise InputError(f"candidates must be at least 2, not {candidates}: a list of one has no order")
+    if "position" in kinds and not dataset.spans:
+        raise InputError(
+            f"{dataset.name} does not say where in their documents answers stand (it has no spans.tsv); leave out the "
+            "kind 'position'"
+        )
+    if "order" in kinds and not any(second for _, second in plans.values()):
+        raise InputError("the order of the candidates concerns rerankers; name a system FIRST+RERANKER")
+
+
+@contextlib.contextmanager
+def _opened(
+    dataset: PositionDataset, index: str | Path | None, out: Path, keep: bool, progress: Callable[[int], None]
+) -> Iterator[Index]:
+    if index is None:
+        opened = _index(dataset, out / "index", {}, keep, progress)
+    else:
+        opened = Index.open(index)
+        _check_collection(opened, dataset)
+    with opened:
+        yield opened
+
+
+def _counted(
+    lists: Iterator[tuple[str, CandidateList]] | list[tuple[str, CandidateList]], progress: Callable[[int], None]
+) -> Iterator[tuple[str, CandidateList]]:
+    for number, one in enumerate(lists, start=1):
+        yield one
+        progress(number)
+
+
+def _without_folders(text: str) -> str:
+    """A name or an argument without the folders of absolute paths in it: results travel, folders do not."""
+    parts = re.split(r"([=,+:#])", text)
+    return "".join(PurePath(part).name if part.startswith("/") else part for part in parts)
