@@ -77,6 +77,7 @@ def evaluate(
     """Evaluate systems on a judged collection: a table, results.json, and a TREC run per system."""
     from ..eval.dataset import load_dataset
     from ..eval.evaluate import evaluate_systems
+    from ..eval.metrics import split_measures
 
     runs = {}
     for given in run or []:
@@ -85,7 +86,7 @@ def evaluate(
             raise InputError(f"--run {given!r} is not NAME=FILE")
         runs[name] = file
     names = [name.strip() for name in systems.split(",") if name.strip()]
-    wanted = [name.strip() for name in measures.split(",") if name.strip()]
+    wanted = split_measures(measures)
     dataset = load_dataset(folder, split, qrels=qrels, max_queries=max_queries)
     settings = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
     if any("+" in name for name in names):

@@ -25,7 +25,7 @@ from .compare import compare, interval
 from .dataset import Dataset
 from .metrics import DEFAULT_MEASURES, evaluate
 from .rerank_run import rerank_run
-from .trec import read_run, write_run
+from .trec import read_run, trec_order, untie, write_run
 
 __all__ = ["Outcome", "evaluate_systems", "parse_system"]
 
@@ -143,6 +143,7 @@ def evaluate_systems(
                 searcher = Searcher(opened, reranker, first_stage=cast(FirstStage, first), candidates=depth)
                 run = _from_index(dataset, searcher, depth, partial(tell, name))
             seconds = time.perf_counter() - started
+            run = {id: untie(scores) for id, scores in run.items()}  # what is written gives trec_eval the same figures
             order = {id: list(scores) for id, scores in run.items()}
             summary["systems"][name], per_query[name] = evaluate(dataset.qrels, order, measures)
             summary["milliseconds_per_query"][name] = seconds * 1e3 / len(dataset.queries)
@@ -225,8 +226,8 @@ def _from_run(
 ) -> dict[str, dict[str, float]]:
     if reranker is not None:
         return rerank_run(dataset, run, reranker, depth, progress)
-    best = {id: sorted(run[id].items(), key=lambda item: -item[1])[:depth] for id in dataset.queries if id in run}
-    return {id: dict(items) for id, items in best.items()}
+    best = {id: trec_order(run[id])[:depth] for id in dataset.queries if id in run}
+    return {id: {document: run[id][document] for document in documents} for id, documents in best.items()}
 
 
 def _from_index(

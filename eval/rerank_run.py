@@ -11,6 +11,7 @@ from ..errors import DataError, InputError
 from ..rerank.reranker import Reranker
 from ..retrieval.passages import Splitter
 from .dataset import Dataset
+from .trec import trec_order
 
 __all__ = ["rerank_run"]
 
@@ -51,7 +52,7 @@ def rerank_run(
         raise DataError(f"none of the run's {len(run)} queries is in {dataset.name}, split {dataset.split}")
     if len(known) < len(run):
         logger.warning("%d of the run's %d queries are not in the data set", len(run) - len(known), len(run))
-    top = {id: sorted(run[id], key=lambda d: -run[id][d])[:depth] for id in known}
+    top = {id: trec_order(run[id])[:depth] for id in known}
     wanted = {document for documents in top.values() for document in documents}
     texts = {document.id: document for document in dataset.documents(only=wanted)}
     for id, documents in top.items():
