@@ -40,7 +40,8 @@ def evaluate(
     Args:
         qrels: grades by query id and document id.
         rankings: document ids by query id, best first. A judged query without a ranking counts as 0.
-        measures: names that ir_measures knows, parameters and all, such as ``nDCG@10``, ``AP(rel=2)@100``, ``Judged@10``.
+        measures: names that ir_measures knows, parameters and all, such as ``nDCG@10``, ``AP(rel=2)@100``,
+            ``Judged@10``.
         ignore_identical_ids: drop a document whose id is the query's own (the BEIR convention, for ArguAna and Quora).
 
     Returns:
@@ -84,7 +85,10 @@ def evaluate(
         if id in queries:
             run[queries[id]] = {number(document): float(len(kept) - rank) for rank, document in enumerate(kept)}
     per_query: dict[str, dict[str, float]] = {id: dict.fromkeys(measures, 0.0) for id in qrels}
-    judged = {queries[id]: {number(d): grade for d, grade in grades.items()} for id, grades in qrels.items()}
+    judged = {}
+    for id, grades in qrels.items():
+        floor = 0 if max(grades.values(), default=0) < 0 else None  # trec_eval never ends where all grades are negative
+        judged[queries[id]] = {number(d): grade if floor is None else floor for d, grade in grades.items()}
     try:
         values = list(ir_measures.iter_calc(list(names), judged, run))
     except Exception as error:  # its providers fail each in its own way at a parameter or a tool that is missing

@@ -13,7 +13,7 @@ from ..retrieval.passages import Splitter
 from .dataset import Dataset
 from .trec import trec_order
 
-__all__ = ["rerank_run"]
+__all__ = ["rerank_run", "with_positives"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,4 +77,38 @@ def rerank_run(
             out[id] = best
         if progress is not None:
             progress(len(out))
+    return out
+
+
+def with_positives(
+    dataset: Dataset, run: Mapping[str, Mapping[str, float]], depth: int = 100
+) -> dict[str, dict[str, float]]:
+    """The top of a run, and below it every relevant document that is not there.
+
+    What is measured on such lists is how a reranker orders them, and no longer what a user would have got.
+
+    Args:
+        dataset: has judgements and texts; a relevant document without a text is not added, nor one with the query's id.
+        run: scores by query id and document id.
+        depth: candidates per query, to which the relevant ones are added.
+
+    Returns:
+        Scores by query id and document id; they say the order and no more.
+
+    Raises:
+        InputError: if ``depth`` is below 1.
+    """
+    if depth < 1:
+        raise InputError(f"depth must be at least 1, not {depth}")
+    relevant = {
+        id: [document for document, grade in dataset.qrels[id].items() if grade > 0 and document != id]
+        for id in dataset.queries
+    }
+    texts = {document.id for document in dataset.documents(only={d for found in relevant.values() for d in found})}
+    out = {}
+    for id, wanted in relevant.items():
+        top = trec_order(run.get(id, {}))[:depth]
+        lists = [*top, *(document for document in wanted if document in texts and document not in top)]
+        if lists:
+            out[id] = {document: -float(rank) for rank, document in enumerate(lists)}
     return out

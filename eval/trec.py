@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import DataError, InputError
 
-__all__ = ["read_qrels", "read_queries", "read_run", "trec_order", "untie", "write_run"]
+__all__ = ["read_lines", "read_qrels", "read_queries", "read_run", "trec_order", "untie", "write_run"]
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -53,7 +53,7 @@ def read_queries(path: str | os.PathLike[str]) -> dict[str, str]:
     path = Path(path)
     queries: dict[str, str] = {}
     parse = _json_query if path.suffix == ".jsonl" else _tsv_query
-    for line, text in _lines(path):
+    for line, text in read_lines(path):
         try:
             query, words = parse(text)
             _check_text(query, words)
@@ -113,7 +113,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
     path = Path(path)
     qrels: dict[str, dict[str, int]] = {}
     beir = None
-    for line, text in _lines(path):
+    for line, text in read_lines(path):
         if beir is None and (beir := text.rstrip("\r\n").split("\t") == _BEIR_HEADER):
             continue
         try:
@@ -132,7 +132,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    r"""Read a run: TREC's six columns ``query Q0 document rank score tag``, or MS MARCO's three ``query document rank``.
+    r"""Read a run: TREC's ``query Q0 document rank score tag``, or MS MARCO's ``query document rank``.
 
     The scores alone make the ranking, as in trec_eval: the columns Q0, rank and tag are not read. Where there are
     only ranks, the score is ``1 / rank``, as Pyserini has it.
@@ -162,7 +162,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     run: dict[str, dict[str, float]] = {}
     taken: set[tuple[str, str]] = set()
     msmarco = None
-    for line, text in _lines(path):
+    for line, text in read_lines(path):
         columns = _split(text)
         if msmarco is None:
             msmarco = len(columns) == 3
@@ -251,8 +251,8 @@ def write_run(
         format: ``trec``, or ``msmarco`` for ``query document rank`` with tabs between, which has no scores.
 
     Raises:
-        InputError: if there is no such format, the run has no result, a score is not finite, or an id or the tag is empty or has whitespace.
-        DataError: if the file cannot be written.
+        InputError: if there is no such format, the run has no result, a score is not finite, or an id or the tag is
+            empty or has whitespace.
 
     Example:
         >>> import pathlib, tempfile
@@ -309,8 +309,12 @@ def _check_text(*values: str) -> None:
         raise DataError("there is a NUL character or half of a surrogate pair in it")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a file, from 1, that are not blank.
+
+    Raises:
+        DataError: if the file cannot be read, or a line is not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             for line, raw in enumerate(file, 1):
