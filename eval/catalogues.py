@@ -209,7 +209,7 @@ def plain_documents(rows: Iterable[Mapping[str, Any]]) -> Iterator[Document]:
             logger.warning("document %r has neither text nor title, and is left out", id)
             continue
         try:
-            yield Document(id, text, title)  # type: ignore[arg-type]  # what is no string is refused there
+            yield Document(id, text, title)
         except InputError as error:
             raise DataError(str(error)) from None
 
