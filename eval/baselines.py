@@ -5,8 +5,9 @@
 | ``cross-encoder:MODEL`` | query and document read together, pair by pair (Nogueira and Cho, 2019) |
 | ``late-interaction:MODEL`` | MaxSim over token vectors, as ColBERT has it (Khattab and Zaharia, SIGIR 2020) |
 
-MODEL is a folder, or a name on the hub. Both are sentence-transformers', which also loads what PyLate has trained;
-PyLate itself (1.6) asks for ``sentence-transformers==5.3.0`` and does not install beside ours.
+MODEL is a folder, or a name on the hub. Both read every text anew for each query, as a cross-encoder must and late
+interaction need not. Both are sentence-transformers', which also loads what PyLate has trained. PyLate itself does not
+run beside ours: 1.6 asks for ``sentence-transformers==5.3.0``, and 1.0, which does not, cannot be imported with 6.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from .baselines import load_reranker
 from .compare import compare, interval
 from .dataset import Dataset
 from .metrics import DEFAULT_MEASURES, evaluate
-from .rerank_run import rerank_run, with_positives
+from .rerank_run import known_queries, rerank_run, with_positives
 from .runs import load_run
 from .trec import trec_order, untie, write_run
 
@@ -244,7 +244,9 @@ def _from_run(
             run = with_positives(dataset, run, depth)
             depth = max(map(len, run.values()), default=depth)
         return rerank_run(dataset, run, reranker, depth, progress)
-    best = {id: trec_order(run[id])[:depth] for id in dataset.queries if id in run}
+    best = {id: trec_order(run[id])[:depth] for id in known_queries(dataset, run)}
+    if missing := len(dataset.queries) - len(best):
+        logger.warning("a given run lacks %d of %d judged queries; they count as 0", missing, len(dataset.queries))
     return {id: {document: run[id][document] for document in documents} for id, documents in best.items()}
 
 

@@ -13,7 +13,7 @@ from ..retrieval.passages import Splitter
 from .dataset import Dataset
 from .trec import trec_order
 
-__all__ = ["rerank_run", "with_positives"]
+__all__ = ["known_queries", "rerank_run", "with_positives"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,7 @@ def rerank_run(
     """
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
-    known = [id for id in run if id in dataset.queries]
-    if not known:
-        raise DataError(f"none of the run's {len(run)} queries is in {dataset.name}, split {dataset.split}")
-    if len(known) < len(run):
-        logger.warning("%d of the run's %d queries are not in the data set", len(run) - len(known), len(run))
+    known = known_queries(dataset, run)
     top = {id: trec_order(run[id])[:depth] for id in known}
     wanted = {document for documents in top.values() for document in documents}
     texts = {document.id: document for document in dataset.documents(only=wanted)}
@@ -78,6 +74,20 @@ def rerank_run(
         if progress is not None:
             progress(len(out))
     return out
+
+
+def known_queries(dataset: Dataset, run: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The run's queries that the data set has, in the run's order; others are passed over, with a warning.
+
+    Raises:
+        DataError: if there is none.
+    """
+    known = [id for id in run if id in dataset.queries]
+    if not known:
+        raise DataError(f"none of the run's {len(run)} queries is in {dataset.name}, split {dataset.split}")
+    if len(known) < len(run):
+        logger.warning("%d of the run's %d queries are not in the data set", len(run) - len(known), len(run))
+    return known
 
 
 def with_positives(

@@ -5,7 +5,7 @@ import json
 import pytest
 import pytrec_eval
 
-from sightline.errors import InputError, SightlineError
+from sightline.errors import DataError, InputError, SightlineError
 from sightline.eval import evaluate as module
 from sightline.eval.dataset import load_dataset
 from sightline.eval.evaluate import evaluate_systems, parse_system
@@ -150,6 +150,18 @@ def test_a_given_run_with_ties_is_judged_as_trec_eval_judges_it(dataset, tmp_pat
     outcome = evaluate_systems(dataset, ["ties"], tmp_path / "out", runs={"ties": tmp_path / "ties.trec"})
     assert list(outcome.runs["ties"]["q1"]) == ["cow", "cat", "bird"]
     assert outcome.per_query["ties"]["q1"]["RR@10"] == 0.5
+
+
+def test_queries_of_a_given_run_that_are_unknown_or_missing_are_told(dataset, tmp_path, caplog):
+    options = {"runs": {"run": tmp_path / "run.trec"}}
+    write_run(tmp_path / "run.trec", {"q1": {"cat": 1.0}, "q77": {"cat": 1.0}}, "run")
+    outcome = evaluate_systems(dataset, ["run"], tmp_path / "out", **options)
+    assert outcome.summary["systems"]["run"]["RR@10"] == pytest.approx(1 / 3)
+    assert "1 of the run's 2 queries are not in the data set" in caplog.text
+    assert "lacks 2 of 3 judged queries; they count as 0" in caplog.text
+    write_run(tmp_path / "run.trec", {"q77": {"cat": 1.0}}, "run")
+    with pytest.raises(DataError, match="none of the run's 1 queries is in zoo, split test"):
+        evaluate_systems(dataset, ["run"], tmp_path / "out", **options)
 
 
 def test_positives_are_added_only_if_asked_for(dataset, tmp_path):
