@@ -28,29 +28,40 @@ def register(app: typer.Typer) -> None:
 
 
 def rerank(
-    data: Annotated[Path, typer.Option(help="BEIR folder with the texts of queries and documents.")],
-    run: Annotated[Path, typer.Option(help="TREC run to rerank.")],
-    out: Annotated[Path, typer.Option(help="TREC run to write.")],
+    out: Annotated[Path, typer.Option(help="Run to write: TREC, or .tsv MS MARCO, .json MTEB, .jsonl rank_llm.")],
+    data: Annotated[
+        Path | None, typer.Option(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME, with the texts.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run to rerank, in any of --out's formats.")] = None,
+    requests: Annotated[
+        Path | None, typer.Option(help="Instead of both: requests of rank_llm, .jsonl, texts and all.")
+    ] = None,
     rerank: RerankOption = "minilm",
     layout: LayoutOption = None,
     depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
     split: Annotated[str, typer.Option(help="Split whose queries are reranked.")] = "test",
     json: JsonOption = False,
 ) -> None:
-    """Rerank a TREC run."""
+    """Rerank a run."""
+    from ..eval.baselines import load_reranker
     from ..eval.dataset import load_dataset
+    from ..eval.rank_llm import read_requests
     from ..eval.rerank_run import rerank_run
-    from ..eval.trec import read_run, write_run
-    from ..rerank.reranker import load_reranker
+    from ..eval.runs import load_run, save_run
 
-    dataset, given = load_dataset(data, split), read_run(run)
+    if requests is not None and data is None and run is None:
+        dataset, given = read_requests(requests)
+    elif requests is None and data is not None and run is not None:
+        dataset, given = load_dataset(data, split), load_run(run, split)
+    else:
+        raise InputError("give either --data and --run, or --requests alone")
     name = reranker_name(rerank, layout)
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
     with progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, given, reranker, depth, tell)
-    write_run(out, ranked, reranker.name)
+    save_run(out, ranked, reranker.name, dataset)
     if json:
         write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "depth": depth})
     else:
@@ -59,7 +70,7 @@ def rerank(
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder.")],
+    folder: Annotated[Path, typer.Argument(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
     systems: Annotated[
         str,
         typer.Option(
@@ -69,9 +80,15 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results.json, per_query.json, the runs and the index.")],
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
     qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
-    run: Annotated[list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE.trec.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE, see rerank --out.")
+    ] = None,
     index: Annotated[Path | None, typer.Option(help="Search this index instead of making one under --out.")] = None,
     depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
+    add_positives: Annotated[
+        bool,
+        typer.Option("--add-positives", help="Rerank relevant documents that were not found, too. Results say so."),
+    ] = False,
     max_queries: Annotated[int | None, typer.Option(help="Only the first so many queries.", min=1)] = None,
     measures: Annotated[str, typer.Option(help="Comma-separated, as ir_measures names them.")] = "nDCG@10,RR@10,R@100",
     encoder: Annotated[str, typer.Option(help="Bi-encoder for dense and hybrid.")] = "minilm",
@@ -84,6 +101,7 @@ def evaluate(
     """Evaluate systems on a judged collection: a table, results.json, and a TREC run per system."""
     from ..eval.dataset import load_dataset
     from ..eval.evaluate import evaluate_systems
+    from ..eval.metrics import split_measures
 
     runs = {}
     for given in run or []:
@@ -92,7 +110,7 @@ def evaluate(
             raise InputError(f"--run {given!r} is not NAME=FILE")
         runs[name] = file
     names = [name.strip() for name in systems.split(",") if name.strip()]
-    wanted = [name.strip() for name in measures.split(",") if name.strip()]
+    wanted = split_measures(measures)
     dataset = load_dataset(folder, split, qrels=qrels, max_queries=max_queries)
     settings = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
     if any("+" in name for name in names):
@@ -103,6 +121,7 @@ def evaluate(
             names,
             out,
             depth=depth,
+            add_positives=add_positives,
             measures=wanted,
             runs=runs,
             index=index,
@@ -112,7 +131,9 @@ def evaluate(
     if json:
         write_json(outcome.summary)
         return
-    table = Table(title=Text(visible(f"{dataset.name}, {split}: {len(dataset.queries)} queries, depth {depth}")))
+    title = f"{dataset.name}, {dataset.split}: {len(dataset.queries)} queries, depth {depth}"
+    said = _caveats(outcome.summary)
+    table = Table(title=Text(visible(title + said)))
     table.add_column("system")
     for name in wanted:
         table.add_column(name, justify="right")
@@ -128,13 +149,21 @@ def evaluate(
         table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
     console.print(table)
     if outcome.summary["comparisons"]:
-        console.print(_comparisons(outcome.summary["comparisons"], wanted[0]))
+        console.print(_comparisons(outcome.summary["comparisons"], wanted[0], said))
     console.print(visible(f"written to {out}"), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _comparisons(found: Sequence[Mapping[str, Any]], measure: str) -> Table:
+def _caveats(summary: Mapping[str, Any]) -> str:
+    """What every table has to say of its candidates."""
+    said = "; POSITIVES ADDED to what was reranked" if summary["positives_added"] else ""
+    if summary["identical_ids"]:
+        said += f"; {summary['identical_ids']} results with their query's own id ignored"
+    return said
+
+
+def _comparisons(found: Sequence[Mapping[str, Any]], measure: str, said: str) -> Table:
     """Every two systems: how much they differ, and whether that could be chance."""
-    table = Table(title=Text(visible(f"differences in {measure}; p by randomisation, corrected by Holm")))
+    table = Table(title=Text(visible(f"differences in {measure}; p by randomisation, corrected by Holm{said}")))
     table.add_column("", no_wrap=True)
     for name in ("difference", "95 %", "p", "+", "=", "-"):
         table.add_column(name, justify="right")

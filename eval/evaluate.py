@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import InputError
-from ..rerank.reranker import load_reranker
 from ..retrieval.files import replace_file
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
+from .baselines import load_reranker
 from .compare import compare, interval
 from .dataset import Dataset
 from .metrics import DEFAULT_MEASURES, evaluate
-from .rerank_run import rerank_run
-from .trec import read_run, write_run
+from .rerank_run import known_queries, rerank_run, with_positives
+from .runs import load_run
+from .trec import trec_order, untie, write_run
 
 __all__ = ["Outcome", "evaluate_systems", "parse_system"]
 
@@ -71,6 +72,7 @@ def evaluate_systems(
     out: str | Path,
     *,
     depth: int = 100,
+    add_positives: bool = False,
     measures: Sequence[str] = DEFAULT_MEASURES,
     runs: Mapping[str, str | Path] | None = None,
     index: str | Path | None = None,
@@ -79,16 +81,19 @@ def evaluate_systems(
 ) -> Outcome:
     """Run each system over all judged queries and measure it.
 
-    Candidates are honest: a relevant document that the first stage did not find is not added. First stages other than
-    given runs search an index that is built under ``out`` once, and used again if its settings are the same.
+    Candidates are honest: a relevant document that the first stage did not find is not added, unless that is asked
+    for. First stages other than given runs search an index that is built under ``out`` once, and used again if its
+    settings are the same.
 
     Args:
         dataset: what to search and to measure against.
         systems: names for `parse_system`.
         out: a folder for ``results.json``, ``per_query.json``, one ``SYSTEM.trec`` each, and ``index/``.
         depth: candidates that a first stage hands on, and documents that are measured.
+        add_positives: let rerankers also read the relevant documents that the first stage did not find; results then
+            say so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
         measures: names that ir_measures knows.
-        runs: given first stages: name to file of a TREC run.
+        runs: given first stages: name to file of a run, see `sightline.eval.runs`.
         index: an existing index of the collection to search; None for one under ``out``.
         settings: of the index under ``out``, for `Index.create`; token states are fp16 unless it says otherwise.
         progress: called with the current step and how many documents or queries of it are done.
@@ -109,7 +114,7 @@ def evaluate_systems(
     plans = {name: parse_system(name, runs) for name in systems}
     evaluate({"q": {"d": 1}}, {"q": ["d"]}, measures)
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
-    given = {name: read_run(path) for name, path in runs.items()}
+    given = {name: load_run(path, dataset.split) for name, path in runs.items()}
     tell = progress or (lambda step, done: None)
     out.mkdir(parents=True, exist_ok=True)
     opened = None
@@ -124,7 +129,8 @@ def evaluate_systems(
         "queries": len(dataset.queries),
         "depth": depth,
         "ignore_identical_ids": True,
-        "positives_added": False,
+        "identical_ids": 0,
+        "positives_added": add_positives,
         "systems": {},
         "milliseconds_per_query": {},
         "index": None if opened is None else {"counts": opened.counts(), "settings": opened.manifest.settings()},
@@ -137,14 +143,19 @@ def evaluate_systems(
             started = time.perf_counter()
             reranker = rerankers[second] if second else None
             if first in given:
-                run = _from_run(dataset, given[first], reranker, depth, partial(tell, name))
+                run = _from_run(dataset, given[first], reranker, depth, add_positives, partial(tell, name))
             else:
                 assert opened is not None
-                searcher = Searcher(opened, reranker, first_stage=cast(FirstStage, first), candidates=depth)
+                direct = None if add_positives else reranker
+                searcher = Searcher(opened, direct, first_stage=cast(FirstStage, first), candidates=depth)
                 run = _from_index(dataset, searcher, depth, partial(tell, name))
+                if reranker is not direct:
+                    run = _from_run(dataset, run, reranker, depth, add_positives, partial(tell, name))
             seconds = time.perf_counter() - started
+            run = {id: untie(scores) for id, scores in run.items()}  # what is written gives trec_eval the same figures
             order = {id: list(scores) for id, scores in run.items()}
             summary["systems"][name], per_query[name] = evaluate(dataset.qrels, order, measures)
+            summary["identical_ids"] += sum(id in found for id, found in run.items())
             summary["milliseconds_per_query"][name] = seconds * 1e3 / len(dataset.queries)
             label = re.sub(r"[^\w.+-]", "_", name)  # a layout's path is neither a file's name nor a tag
             write_run(out / f"{label}.trec", run, label)
@@ -221,12 +232,22 @@ def _differs(index: Index, wanted: Mapping[str, Any]) -> bool:
 
 
 def _from_run(
-    dataset: Dataset, run: Mapping[str, Mapping[str, float]], reranker: Any, depth: int, progress: Callable[[int], None]
+    dataset: Dataset,
+    run: Mapping[str, Mapping[str, float]],
+    reranker: Any,
+    depth: int,
+    add_positives: bool,
+    progress: Callable[[int], None],
 ) -> dict[str, dict[str, float]]:
     if reranker is not None:
+        if add_positives:
+            run = with_positives(dataset, run, depth)
+            depth = max(map(len, run.values()), default=depth)
         return rerank_run(dataset, run, reranker, depth, progress)
-    best = {id: sorted(run[id].items(), key=lambda item: -item[1])[:depth] for id in dataset.queries if id in run}
-    return {id: dict(items) for id, items in best.items()}
+    best = {id: trec_order(run[id])[:depth] for id in known_queries(dataset, run)}
+    if missing := len(dataset.queries) - len(best):
+        logger.warning("a given run lacks %d of %d judged queries; they count as 0", missing, len(dataset.queries))
+    return {id: {document: run[id][document] for document in documents} for id, documents in best.items()}
 
 
 def _from_index(
