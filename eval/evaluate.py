@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import inspect
 import json
 import logging
-import platform
 import re
-import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,22 +15,29 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import InputError
-from ..rerank.reranker import load_reranker
-from ..retrieval.files import replace_file
+from ..rerank.reranker import Reranker, load_reranker
+from ..retrieval.files import digest, replace_file
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
-from .compare import compare, interval
+from .compare import compare, interval, largest_changes
 from .dataset import Dataset
 from .metrics import DEFAULT_MEASURES, evaluate
-from .rerank_run import rerank_run
+from .provenance import dataset_hashes, git_revision, hardware, hash_of, portable_command, portable_name, versions
+from .report import write_report
+from .rerank_run import rerank_run_each
 from .trec import read_run, write_run
 
 __all__ = ["Outcome", "evaluate_systems", "parse_system"]
 
 logger = logging.getLogger(__name__)
 
+Run = dict[str, dict[str, float]]
+"""Score by query id and document id, best first."""
+
 _FIRST_STAGES = ("bm25", "dense", "hybrid")
-_LIBRARIES = ("sightline", "torch", "transformers", "sentence-transformers", "faiss-cpu", "ir-measures", "numpy")
+_QUERIES_AT_ONCE = 32  # searched together
+_CHANGES = 5  # queries listed for every two systems
+_SEED, _RESAMPLES = 0, 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +46,9 @@ class Outcome:
 
     Args:
         summary: what ``results.json`` holds: ``dataset``, ``split``, ``systems`` (mean by system and measure),
-            ``intervals`` (95 % bootstrap interval of the mean by system) and ``comparisons`` (of every two systems),
-            both by the first measure, and how it was made.
+            ``intervals`` (95 % bootstrap interval of the mean by system), ``comparisons`` (of every two systems) and
+            ``changes`` (the queries on which every two systems differ most), all three by the first measure, and how
+            it was made.
         per_query: value by system, query id and measure.
         runs: scores by system, query id and document id.
     """
@@ -75,22 +81,27 @@ def evaluate_systems(
     runs: Mapping[str, str | Path] | None = None,
     index: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    command: Sequence[str] | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Outcome:
     """Run each system over all judged queries and measure it.
 
     Candidates are honest: a relevant document that the first stage did not find is not added. First stages other than
-    given runs search an index that is built under ``out`` once, and used again if its settings are the same.
+    given runs search an index that is built under ``out`` once, and used again if its settings are the same. Systems
+    that share a first stage share its candidates, and what is read of them.
 
     Args:
         dataset: what to search and to measure against.
         systems: names for `parse_system`.
-        out: a folder for ``results.json``, ``per_query.json``, one ``SYSTEM.trec`` each, and ``index/``.
+        out: a folder for ``results.json``, ``per_query.json``, ``report.html``, ``results.csv``, ``table.tex``, one
+            ``SYSTEM.trec`` each, and ``index/``.
         depth: candidates that a first stage hands on, and documents that are measured.
         measures: names that ir_measures knows.
         runs: given first stages: name to file of a TREC run.
         index: an existing index of the collection to search; None for one under ``out``.
         settings: of the index under ``out``, for `Index.create`; token states are fp16 unless it says otherwise.
+        command: what was typed, to be kept with the results; absolute paths are kept by their last part only, here
+            and in the names of systems.
         progress: called with the current step and how many documents or queries of it are done.
 
     Returns:
@@ -106,7 +117,7 @@ def evaluate_systems(
         raise InputError("name at least one system")
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
-    plans = {name: parse_system(name, runs) for name in systems}
+    plans = _plans(systems, runs)
     evaluate({"q": {"d": 1}}, {"q": ["d"]}, measures)
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
     given = {name: read_run(path) for name, path in runs.items()}
@@ -118,49 +129,101 @@ def evaluate_systems(
         _check_collection(opened, dataset)
     elif any(first not in given for first, _ in plans.values()):
         opened = _index(dataset, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
+    found: dict[str, tuple[Run, float]] = {}
+    try:
+        searched = {}
+        for name, (first, second) in plans.items():
+            if first not in given:
+                searched[name] = (cast(FirstStage, first), rerankers[second] if second else None)
+        if opened is not None and searched:
+            found |= _from_index(dataset, Searcher(opened, None, candidates=depth), searched, depth, tell)
+        for first, run in given.items():
+            chosen = {name: rerankers[r] if r else None for name, (stage, r) in plans.items() if stage == first}
+            found |= _from_run(dataset, run, chosen, depth, partial(tell, first))
+        indexed = None if opened is None else _description(opened)
+    finally:
+        if opened is not None:
+            opened.close()
+    results = {name: found[name][0] for name in plans}
+    means, per_query = {}, {}
+    for name, run in results.items():
+        order = {id: list(scores) for id, scores in run.items()}
+        means[name], per_query[name] = evaluate(dataset.qrels, order, measures)
+        label = _label(name)
+        write_run(out / f"{label}.trec", run, label)
+    first_measure = measures[0]
+    compared = compare(per_query, first_measure, seed=_SEED, resamples=_RESAMPLES)
     summary: dict[str, Any] = {
         "dataset": dataset.name,
         "split": dataset.split,
         "queries": len(dataset.queries),
         "depth": depth,
+        "measures": list(measures),
         "ignore_identical_ids": True,
         "positives_added": False,
-        "systems": {},
-        "milliseconds_per_query": {},
-        "index": None if opened is None else {"counts": opened.counts(), "settings": opened.manifest.settings()},
+        "systems": means,
+        "milliseconds_per_query": {name: found[name][1] / len(dataset.queries) for name in plans},
+        "intervals": {
+            name: dataclasses.asdict(
+                interval([value[first_measure] for value in values.values()], seed=_SEED, resamples=_RESAMPLES)
+            )
+            for name, values in per_query.items()
+        },
+        "comparisons": [dataclasses.asdict(pair) for pair in compared],
+        "changes": [
+            {
+                "a": pair.a,
+                "b": pair.b,
+                "queries": [
+                    {"id": id, "text": dataset.queries[id], "a": a, "b": b}
+                    for id, a, b in largest_changes(per_query, pair.a, pair.b, first_measure, _CHANGES)
+                ],
+            }
+            for pair in compared
+        ],
+        "index": indexed,
         "given_runs": {name: Path(path).name for name, path in runs.items()},
-        "versions": _versions(),
+        "command": None if command is None else portable_command(command),
+        "seeds": {"bootstrap": _SEED, "randomisation": _SEED, "resamples": _RESAMPLES},
+        "hashes": {
+            "runs": {name: hash_of(run) for name, run in results.items()},
+            "given_runs": {name: digest(Path(path)) for name, path in runs.items()},
+            "dataset": dataset_hashes(dataset),
+        },
+        "hardware": hardware(),
+        "versions": versions(),
+        "git": git_revision(),
     }
-    per_query, results = {}, {}
-    try:
-        for name, (first, second) in plans.items():
-            started = time.perf_counter()
-            reranker = rerankers[second] if second else None
-            if first in given:
-                run = _from_run(dataset, given[first], reranker, depth, partial(tell, name))
-            else:
-                assert opened is not None
-                searcher = Searcher(opened, reranker, first_stage=cast(FirstStage, first), candidates=depth)
-                run = _from_index(dataset, searcher, depth, partial(tell, name))
-            seconds = time.perf_counter() - started
-            order = {id: list(scores) for id, scores in run.items()}
-            summary["systems"][name], per_query[name] = evaluate(dataset.qrels, order, measures)
-            summary["milliseconds_per_query"][name] = seconds * 1e3 / len(dataset.queries)
-            label = re.sub(r"[^\w.+-]", "_", name)  # a layout's path is neither a file's name nor a tag
-            write_run(out / f"{label}.trec", run, label)
-            results[name] = run
-    finally:
-        if opened is not None:
-            opened.close()
-    first_measure = measures[0]
-    summary["intervals"] = {
-        name: dataclasses.asdict(interval([found[first_measure] for found in values.values()]))
-        for name, values in per_query.items()
-    }
-    summary["comparisons"] = [dataclasses.asdict(found) for found in compare(per_query, first_measure)]
     for file, value in (("results.json", summary), ("per_query.json", per_query)):
         replace_file(out / file, json.dumps(value, indent=2, ensure_ascii=False).encode())
+    write_report([out], out)
     return Outcome(summary, per_query, results)
+
+
+def _label(name: str) -> str:
+    """A system's name as a file's name and a run's tag."""
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def _plans(systems: Sequence[str], runs: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
+    """First stage and reranker by the system's name in the results."""
+    plans: dict[str, tuple[str, str | None]] = {}
+    for name in dict.fromkeys(systems):
+        shown = portable_name(name)
+        if shown in plans or _label(shown) in map(_label, plans):
+            raise InputError(
+                f"two systems would both be called {_label(shown)!r} in the results; rename a layout's file"
+            )
+        plans[shown] = parse_system(name, runs)
+    return plans
+
+
+def _description(index: Index) -> dict[str, Any]:
+    return {
+        "counts": index.counts(),
+        "settings": index.manifest.settings(),
+        "manifest": digest(index.path / "manifest.json"),
+    }
 
 
 def _index(
@@ -221,33 +284,40 @@ def _differs(index: Index, wanted: Mapping[str, Any]) -> bool:
 
 
 def _from_run(
-    dataset: Dataset, run: Mapping[str, Mapping[str, float]], reranker: Any, depth: int, progress: Callable[[int], None]
-) -> dict[str, dict[str, float]]:
-    if reranker is not None:
-        return rerank_run(dataset, run, reranker, depth, progress)
-    best = {id: sorted(run[id].items(), key=lambda item: -item[1])[:depth] for id in dataset.queries if id in run}
-    return {id: dict(items) for id, items in best.items()}
-
-
-def _from_index(
-    dataset: Dataset, searcher: Searcher, depth: int, progress: Callable[[int], None]
-) -> dict[str, dict[str, float]]:
-    ids = list(dataset.queries)
-    out = {}
-    for start in range(0, len(ids), 32):
-        part = ids[start : start + 32]
-        found = searcher.search_batch([dataset.queries[id] for id in part], k=depth)
-        for id, result in zip(part, found, strict=True):
-            out[id] = {hit.id: hit.score for hit in result.hits}
-        progress(len(out))
+    dataset: Dataset,
+    run: Run,
+    systems: Mapping[str, Reranker | None],
+    depth: int,
+    progress: Callable[[int], None],
+) -> dict[str, tuple[Run, float]]:
+    """By system, its run and its milliseconds."""
+    chosen = {name: reranker for name, reranker in systems.items() if reranker is not None}
+    out: dict[str, tuple[Run, float]] = {}
+    if len(chosen) < len(systems):
+        best = {id: sorted(run[id].items(), key=lambda item: -item[1])[:depth] for id in dataset.queries if id in run}
+        out = {name: ({id: dict(items) for id, items in best.items()}, 0.0) for name in systems.keys() - chosen.keys()}
+    if chosen:
+        out |= zip(chosen, rerank_run_each(dataset, run, list(chosen.values()), depth, progress), strict=True)
     return out
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _from_index(
+    dataset: Dataset,
+    searcher: Searcher,
+    systems: Mapping[str, tuple[FirstStage, Reranker | None]],
+    depth: int,
+    progress: Callable[[str, int], None],
+) -> dict[str, tuple[Run, float]]:
+    """By system, its run and its milliseconds."""
+    ids = list(dataset.queries)
+    runs: dict[str, Run] = {name: {} for name in systems}
+    spent: dict[str, float] = defaultdict(float)
+    for start in range(0, len(ids), _QUERIES_AT_ONCE):
+        part = ids[start : start + _QUERIES_AT_ONCE]
+        found = searcher.search_each([dataset.queries[id] for id in part], list(systems.values()), k=depth)
+        for id, results in zip(part, found, strict=True):
+            for name, result in zip(systems, results, strict=True):
+                runs[name][id] = {hit.id: hit.score for hit in result.hits}
+                spent[name] += sum(result.milliseconds.values())
+        progress("searching", start + len(part))
+    return {name: (run, spent[name]) for name, run in runs.items()}
