@@ -72,7 +72,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """This machine: architecture, system, ``cpu`` (model), ``cores`` of this process, ``threads`` of torch, memory, GPU.
+    """This machine: architecture, system, CPU model, cores of this process, threads of torch, memory, GPU.
 
     What cannot be found out is None.
     """
