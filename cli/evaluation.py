@@ -166,7 +166,7 @@ def bench(
             dataset, _names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
         )
     if not json:
-        console.print(_costs(outcome.summary))
+        _print(_costs(outcome.summary))
     _show(outcome.summary, out, json)
 
 
@@ -187,6 +187,13 @@ def report(
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _print(table: Table) -> None:
+    """No figure is cut short where the width is but a guess."""
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
 
 
 def _say(text: str) -> None:
@@ -211,9 +218,9 @@ def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
         bounds = f"{between['low']:.3f} {between['high']:.3f}"
         spent = summary["milliseconds_per_query"][name]
         table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
-    console.print(table)
+    _print(table)
     if summary["comparisons"]:
-        console.print(_comparisons(summary["comparisons"], summary["measures"][0]))
+        _print(_comparisons(summary["comparisons"], summary["measures"][0]))
     _say(f"written to {out}")
 
 
@@ -229,7 +236,7 @@ def _show_all(summaries: Sequence[Mapping[str, Any]], out: Path, json: bool) -> 
     for name in dict.fromkeys(name for summary in summaries for name in summary["systems"]):
         means = [summary["intervals"].get(name) for summary in summaries]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean['mean']:.4f}" for mean in means))
-    console.print(table)
+    _print(table)
     _say(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}")
 
 
@@ -249,7 +256,7 @@ def _costs(summary: Mapping[str, Any]) -> Table:
             ),
             "" if cost["flops_per_query"] is None else f"{cost['flops_per_query'] / 1e9:.2f}",
             f"{max(limits):.2f}",
-            f"{cost['memory']['rise_bytes'] / 1e6:.0f}",
+            f"{cost['memory']['peak_bytes'] / 1e6:.0f}",
         )
         table.add_row(Text(visible(name + " *" * (name in summary["cost"]["pareto"]))), *figures)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from .tables import significantly_better
 
 __all__ = ["render_page"]
 
+_LABEL_ROOM = 38  # characters below the narrowest chart
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -226,6 +228,10 @@ def _one_scale(charts: list[dict[str, Any]]) -> dict[str, Any] | None:
         return None
     axis = Axis.around(values, most=4)
     for chart in charts:
+        widest = max(len(str(column["label"])) for column in chart["columns"]) + 2
+        step = math.ceil(widest * len(chart["columns"]) / _LABEL_ROOM)
+        for number, column in enumerate(chart["columns"]):
+            column["labelled"] = number % step == 0
         for number, column in enumerate(chart["columns"]):
             column["x"] = (number + 0.5) / len(chart["columns"]) * 100
             if column["mean"] is not None:
