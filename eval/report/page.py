@@ -231,7 +231,9 @@ def _one_scale(charts: list[dict[str, Any]]) -> dict[str, Any] | None:
         widest = max(len(str(column["label"])) for column in chart["columns"]) + 2
         step = math.ceil(widest * len(chart["columns"]) / _LABEL_ROOM)
         for number, column in enumerate(chart["columns"]):
-            column["labelled"] = number % step == 0
+            # A few too many stand in two lines; of very many some are left out.
+            column["lower"] = step == 2 and number % 2 == 1
+            column["labelled"] = step == 2 or number % step == 0
         for number, column in enumerate(chart["columns"]):
             column["x"] = (number + 0.5) / len(chart["columns"]) * 100
             if column["mean"] is not None:
