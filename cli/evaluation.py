@@ -17,6 +17,8 @@ from .indexing import Lexical, TokenStates
 
 __all__ = ["register"]
 
+_WIDEST = 1000  # characters of a table, where nobody says how many there are
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -260,7 +262,8 @@ def _names(text: str) -> list[str]:
 def _print(table: Table) -> None:
     """No figure is cut short where the width is but a guess."""
     if not console.is_terminal:
-        console.width = max(console.width, console.measure(table).maximum)
+        needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+        console.width = max(console.width, needed)
     console.print(table)
 
 

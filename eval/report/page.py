@@ -256,8 +256,9 @@ def _figure(value: float | None, digits: int = 4) -> str:
 
 
 def _signed(value: float, digits: int = 3) -> str:
+    value = round(value, digits) or 0.0  # nothing is not less than nothing
     text = f"{value:+.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.{digits}f}"
-    return text.replace("-", "−")
+    return text.replace("-", "−") if value else text[1:]
 
 
 def _p(value: float) -> str:

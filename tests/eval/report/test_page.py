@@ -209,7 +209,7 @@ def test_in_a_browser_nothing_is_cut_off_or_covers_another(tmp_path, rich):
             size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             browser.get(page.as_uri())
-            found = browser.execute_script(_LOOK)
+            found = browser.execute_script(_LOOK, width)
             assert found["wide"] <= width and found["beyond"] == [] and found["over"] == [], (width, theme)
             assert found["contrast"] >= 4.5, (width, theme, found["faint"])
         assert browser.get_log("browser") == []
@@ -242,7 +242,7 @@ for (const e of document.querySelectorAll("body *")) {
   const here = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
   if (here < contrast) { contrast = here; faint = e.outerHTML.slice(0, 120); }
 }
-const outside = (e) => box(e).right > innerWidth + 1 || box(e).left < -1;
+const outside = (e) => box(e).right > arguments[0] + 1 || box(e).left < -1;
 const beyond = [...document.querySelectorAll("body *")].filter((e) => shown(e) && !e.closest(".scroll") && outside(e));
 const over = [];
 for (const group of document.querySelectorAll(".ticks, .labels, .figures, .rows > div")) {
