@@ -346,7 +346,7 @@ def _follow(value: Any, way: Sequence[Any]) -> float:
     for step in way:
         try:
             if isinstance(step, dict):
-                [value] = [item for item in value if all(item[name] == wanted for name, wanted in step.items())]
+                [value] = [item for item in value if isinstance(item, dict) and step.items() <= item.items()]
             else:
                 value = value[step]
         except (KeyError, IndexError, TypeError, ValueError):
