@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def evaluate_collections(
     folders = [out / name for name in names]
     if jobs == 1:
         found = [
-            _evaluate(collection, folder, options, lambda step, done, name=folder.name: tell(f"{name}: {step}", done))
+            _evaluate(collection, folder, options, partial(_tell, tell, folder.name))
             for collection, folder in zip(collections, folders, strict=True)
         ]
     else:
@@ -158,6 +159,10 @@ def evaluate_collections(
             found = [task.result() for task in tasks]
     write_report(folders, out)
     return found
+
+
+def _tell(tell: Callable[[str, int], None], name: str, step: str, done: int) -> None:
+    tell(f"{name}: {step}", done)
 
 
 def _share_cores(threads: int) -> None:
