@@ -70,7 +70,7 @@ _IndexOption = Annotated[
 _DepthOption = Annotated[int, typer.Option("--depth", help="Candidates per query.", min=1)]
 _QueriesOption = Annotated[int | None, typer.Option("--max-queries", help="Only the first so many queries.", min=1)]
 _MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated, as ir_measures names them.")]
-_JobsOption = Annotated[int, typer.Option("--jobs", help="Collections at a time; they share the cores.", min=1)]
+_JobsOption = Annotated[int, typer.Option("--jobs", help="Processes that answer queries; they share the cores.", min=1)]
 _MEASURES = "nDCG@10,RR@10,R@100"
 
 
@@ -95,7 +95,7 @@ def evaluate(
 ) -> None:
     """Evaluate systems on judged collections: tables, results.json, an HTML report, and a TREC run per system."""
     from ..eval.dataset import load_dataset
-    from ..eval.evaluate import evaluate_systems
+    from ..eval.evaluate import evaluate_systems, search_pool
     from ..eval.matrix import Collection, evaluate_collections
 
     runs = {}
@@ -120,8 +120,8 @@ def evaluate(
         _show_all(summaries, out, json)
         return
     dataset = load_dataset(folders[0], split, qrels=qrels, max_queries=max_queries)
-    with progress_bar("evaluating") as tell:
-        outcome = evaluate_systems(dataset, names, out, runs=runs, index=index, progress=tell, **options)
+    with progress_bar("evaluating") as tell, search_pool(jobs) as pool:
+        outcome = evaluate_systems(dataset, names, out, runs=runs, index=index, pool=pool, progress=tell, **options)
     _show(outcome.summary, out, json)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import inspect
 import json
 import logging
+import multiprocessing
+import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,12 +32,14 @@ from .report import write_report
 from .rerank_run import rerank_run_each
 from .trec import read_run, write_run
 
-__all__ = ["Outcome", "evaluate_systems", "parse_system"]
+__all__ = ["Outcome", "evaluate_systems", "parse_system", "search_pool"]
 
 logger = logging.getLogger(__name__)
 
 Run = dict[str, dict[str, float]]
 """Score by query id and document id, best first."""
+
+_Answer = tuple[dict[str, float], float]
 
 _FIRST_STAGES = ("bm25", "dense", "hybrid")
 _QUERIES_AT_ONCE = 32  # searched together
@@ -82,6 +89,7 @@ def evaluate_systems(
     index: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     command: Sequence[str] | None = None,
+    pool: Executor | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Outcome:
     """Run each system over all judged queries and measure it.
@@ -102,6 +110,7 @@ def evaluate_systems(
         settings: of the index under ``out``, for `Index.create`; token states are fp16 unless it says otherwise.
         command: what was typed, to be kept with the results; absolute paths are kept by their last part only, here
             and in the names of systems.
+        pool: of processes among which queries are shared out, see `search_pool`; None to answer all here.
         progress: called with the current step and how many documents or queries of it are done.
 
     Returns:
@@ -131,12 +140,11 @@ def evaluate_systems(
         opened = _index(dataset, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
     found: dict[str, tuple[Run, float]] = {}
     try:
-        searched = {}
-        for name, (first, second) in plans.items():
-            if first not in given:
-                searched[name] = (cast(FirstStage, first), rerankers[second] if second else None)
+        searched = {
+            name: (cast(FirstStage, first), second) for name, (first, second) in plans.items() if first not in given
+        }
         if opened is not None and searched:
-            found |= _from_index(dataset, Searcher(opened, None, candidates=depth), searched, depth, tell)
+            found |= _from_index(dataset, opened, searched, rerankers, depth, tell, pool)
         for first, run in given.items():
             chosen = {name: rerankers[r] if r else None for name, (stage, r) in plans.items() if stage == first}
             found |= _from_run(dataset, run, chosen, depth, partial(tell, first))
@@ -303,21 +311,93 @@ def _from_run(
 
 def _from_index(
     dataset: Dataset,
-    searcher: Searcher,
-    systems: Mapping[str, tuple[FirstStage, Reranker | None]],
+    index: Index,
+    systems: Mapping[str, tuple[FirstStage, str | None]],
+    rerankers: Mapping[str, Reranker],
     depth: int,
     progress: Callable[[str, int], None],
+    pool: Executor | None,
 ) -> dict[str, tuple[Run, float]]:
     """By system, its run and its milliseconds."""
     ids = list(dataset.queries)
+    parts = [ids[start : start + _QUERIES_AT_ONCE] for start in range(0, len(ids), _QUERIES_AT_ONCE)]
+    texts = [[dataset.queries[id] for id in part] for part in parts]
+    plans = list(systems.values())
+    if pool is None:
+        answer = partial(_answer, Searcher(index, None, candidates=depth), _ready(plans, rerankers))
+        answered: Iterable[list[list[_Answer]]] = map(answer, texts)
+    else:
+        answered = pool.map(partial(_answer_elsewhere, str(index.path), tuple(plans), depth), texts)
     runs: dict[str, Run] = {name: {} for name in systems}
     spent: dict[str, float] = defaultdict(float)
-    for start in range(0, len(ids), _QUERIES_AT_ONCE):
-        part = ids[start : start + _QUERIES_AT_ONCE]
-        found = searcher.search_each([dataset.queries[id] for id in part], list(systems.values()), k=depth)
-        for id, results in zip(part, found, strict=True):
-            for name, result in zip(systems, results, strict=True):
-                runs[name][id] = {hit.id: hit.score for hit in result.hits}
-                spent[name] += sum(result.milliseconds.values())
-        progress("searching", start + len(part))
+    done = 0
+    for part, found in zip(parts, answered, strict=True):
+        for id, answers in zip(part, found, strict=True):
+            for name, (scores, milliseconds) in zip(systems, answers, strict=True):
+                runs[name][id] = scores
+                spent[name] += milliseconds
+        done += len(part)
+        progress("searching", done)
     return {name: (run, spent[name]) for name, run in runs.items()}
+
+
+def _ready(
+    plans: Sequence[tuple[FirstStage, str | None]], rerankers: Mapping[str, Reranker]
+) -> list[tuple[FirstStage, Reranker | None]]:
+    return [(stage, rerankers[second] if second else None) for stage, second in plans]
+
+
+def _answer(
+    searcher: Searcher, systems: Sequence[tuple[FirstStage, Reranker | None]], texts: Sequence[str]
+) -> list[list[_Answer]]:
+    """For each text, each system's scores by document id, and milliseconds."""
+    return [
+        [({hit.id: hit.score for hit in result.hits}, sum(result.milliseconds.values())) for result in results]
+        for results in searcher.search_each(texts, systems, k=searcher.candidates)
+    ]
+
+
+def _answer_elsewhere(
+    path: str, plans: tuple[tuple[FirstStage, str | None], ...], depth: int, texts: Sequence[str]
+) -> list[list[_Answer]]:
+    """`_answer` in a process of the pool."""
+    return _answer(*_opened(path, plans, depth), texts)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(
+    path: str, plans: tuple[tuple[FirstStage, str | None], ...], depth: int
+) -> tuple[Searcher, list[tuple[FirstStage, Reranker | None]]]:
+    # Whoever shares out the queries has checked the index.
+    rerankers = {second: load_reranker(second) for _, second in plans if second}
+    return Searcher(Index.open(path, verify=False), None, candidates=depth), _ready(plans, rerankers)
+
+
+@contextlib.contextmanager
+def search_pool(jobs: int) -> Iterator[Executor | None]:
+    """Processes for `evaluate_systems`; None for one job.
+
+    The cores are shared out among them: the products of a short list gain little from a second thread, so queries side
+    by side are faster than one after the other.
+
+    Args:
+        jobs: how many.
+
+    Raises:
+        InputError: if ``jobs`` is below 1.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs must be at least 1, not {jobs}")
+    if jobs == 1:
+        yield None
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads as they stand
+    with ProcessPoolExecutor(jobs, context, initializer=_share_cores, initargs=(max(1, cores // jobs),)) as pool:
+        yield pool
+
+
+def _share_cores(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +12,7 @@ import yaml
 
 from ..errors import DataError, InputError
 from .dataset import load_dataset
-from .evaluate import evaluate_systems
+from .evaluate import evaluate_systems, search_pool
 from .report import write_report
 
 __all__ = ["MATRIX", "Collection", "evaluate_collections", "load_matrix"]
@@ -110,15 +107,13 @@ def evaluate_collections(
 ) -> list[dict[str, Any]]:
     """Evaluate systems on several collections, and report them together.
 
-    Indexes under ``out`` are kept, and used again. With several jobs, each collection is a process's, and the cores are
-    shared out among them: short matrix products gain little from a second thread, so this is faster than one after
-    the other.
+    Indexes under ``out`` are kept, and used again.
 
     Args:
         collections: begun in this order, reported in it.
         out: a folder for ``report.html``, ``results.csv``, ``table.tex``, and one folder of results each, by name.
-        jobs: collections at a time.
-        progress: called with the current step and how many of it are done; with several jobs, with collections done.
+        jobs: processes that answer queries, see `sightline.eval.evaluate.search_pool`.
+        progress: called with the current step and how many documents or queries of it are done.
         options: of `evaluate_systems`.
 
     Returns:
@@ -129,56 +124,25 @@ def evaluate_collections(
         SightlineError: see `evaluate_systems`.
     """
     names = [collection.folder.resolve().name for collection in collections]
-    if not names or jobs < 1:
-        raise InputError("name at least one collection, and at least one job")
+    if not names:
+        raise InputError("name at least one collection")
     if len(set(names)) < len(names):
         raise InputError(f"two collections have one name; their results would share a folder: {', '.join(names)}")
     out, tell = Path(out), progress or (lambda step, done: None)
-    folders = [out / name for name in names]
-    if jobs == 1:
-        found = [
-            _evaluate(collection, folder, options, partial(_tell, tell, folder.name))
-            for collection, folder in zip(collections, folders, strict=True)
-        ]
-    else:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with ProcessPoolExecutor(
-            min(jobs, len(names)),
-            multiprocessing.get_context("spawn"),  # a fork would inherit torch's threads as they stand
-            initializer=_share_cores,
-            initargs=(max(1, cores // jobs),),
-        ) as pool:
-            tasks = [
-                pool.submit(_evaluate, collection, folder, options)
-                for collection, folder in zip(collections, folders, strict=True)
-            ]
-            tell("collections", 0)
-            for done, task in enumerate(as_completed(tasks), start=1):
-                task.result()
-                tell("collections", done)
-            found = [task.result() for task in tasks]
+    folders, found = [out / name for name in names], []
+    with search_pool(jobs) as pool:
+        for collection, folder in zip(collections, folders, strict=True):
+            dataset = load_dataset(
+                collection.folder, collection.split, qrels=collection.qrels, max_queries=collection.max_queries
+            )
+            told = partial(_tell, tell, folder.name)
+            outcome = evaluate_systems(
+                dataset, collection.systems, folder, runs=collection.runs, pool=pool, progress=told, **options
+            )
+            found.append(outcome.summary)
     write_report(folders, out)
     return found
 
 
 def _tell(tell: Callable[[str, int], None], name: str, step: str, done: int) -> None:
     tell(f"{name}: {step}", done)
-
-
-def _share_cores(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _evaluate(
-    collection: Collection,
-    out: Path,
-    options: Mapping[str, Any],
-    progress: Callable[[str, int], None] | None = None,
-) -> dict[str, Any]:
-    dataset = load_dataset(
-        collection.folder, collection.split, qrels=collection.qrels, max_queries=collection.max_queries
-    )
-    outcome = evaluate_systems(dataset, collection.systems, out, runs=collection.runs, progress=progress, **options)
-    return outcome.summary

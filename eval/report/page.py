@@ -133,7 +133,9 @@ def _pareto(found: Results) -> dict[str, Any] | None:
     if len(cost) < 2:
         return None
     front = pareto_front({name: (cost[name], means[name]) for name in cost})
-    across, up = Axis.logarithmic(cost.values()), Axis.around([means[name] for name in cost])
+    worst, best = min(means[name] for name in cost), max(means[name] for name in cost)
+    room = 0.06 * (best - worst)  # so that no point lies on the axis' figures
+    across, up = Axis.logarithmic(cost.values()), Axis.around([worst - room, best + room])
     order = sorted(cost, key=lambda name: (cost[name], -means[name]))
     points = [
         {
@@ -184,14 +186,13 @@ def _bias(bias: dict[str, Any]) -> dict[str, Any]:
     position = [
         {**one, **_columns(one["bins"], "label", "mean")} for one in bias.get("position", []) if one.get("bins")
     ]
-    documents = bias.get("documents") or []
-    documents = [documents] if isinstance(documents, dict) else documents
+    documents = [row for row in bias.get("documents") or [] if isinstance(row, dict)]
     return {
         "spread": spread,
         "slots": _one_scale(slots),
         "position": _one_scale(position),
-        "documents": [row for row in documents if isinstance(row, dict)],
-        "document_columns": list(dict.fromkeys(name for row in documents if isinstance(row, dict) for name in row)),
+        "documents": documents,
+        "facts": [name for name in dict.fromkeys(name for row in documents for name in row) if name != "system"],
     }
 
 
@@ -288,8 +289,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict) and {"low", "high"} <= value.keys():
         middle = value.get("mean", value.get("value"))
         return f"{_cell(middle)} ({_cell(value['low'])} to {_cell(value['high'])})"
+    if isinstance(value, float) and 0.9995 <= value < 1:
+        return _figure(value, 6)  # not one
     if isinstance(value, float):
-        return _figure(value, 3)
+        return _figure(value, 3) if not value or abs(value) >= 0.0005 else f"{value:.1g}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_cell(one)}" for name, one in value.items())
     if isinstance(value, list):

@@ -8,7 +8,7 @@ import yaml
 from sightline.errors import DataError, InputError
 from sightline.eval import evaluate as module
 from sightline.eval.dataset import load_dataset
-from sightline.eval.evaluate import evaluate_systems
+from sightline.eval.evaluate import evaluate_systems, search_pool
 from sightline.eval.matrix import MATRIX, Collection, evaluate_collections, load_matrix
 from sightline.eval.trec import write_run
 from sightline.rerank import MiniLMReranker, load_layout
@@ -94,17 +94,19 @@ def test_collections_are_reported_together(tmp_path, toy_everywhere):
 
 
 @pytest.mark.timeout(120)
-def test_side_by_side_is_as_one_after_the_other(tmp_path):
-    folders = [make(tmp_path / name) for name in ("one", "two")]
-    collections = [Collection(folder, ("bm25",)) for folder in folders]
-    for folder in folders:
-        write_run(folder / "r.trec", {"q1": {"cat": 2.0, "dog": 1.0}}, "r")
-    collections = [Collection(folder, ("r",), runs={"r": folder / "r.trec"}) for folder in folders]
-    one, two = (
-        evaluate_collections(collections, tmp_path / f"jobs{jobs}", jobs=jobs, command=["sightline"]) for jobs in (1, 2)
-    )
-    for a, b in zip(one, two, strict=True):
-        assert a["systems"] == b["systems"] and a["hashes"] == b["hashes"] and a["comparisons"] == b["comparisons"]
+def test_several_processes_answer_as_one(tmp_path):
+    dataset = load_dataset(make(tmp_path / "zoo"))
+    systems = ["bm25", "hybrid+minilm"]
+    one = evaluate_systems(dataset, systems, tmp_path / "one")
+    with search_pool(2) as pool:
+        two = evaluate_systems(dataset, systems, tmp_path / "two", index=tmp_path / "one" / "index", pool=pool)
+    assert two.runs == one.runs and two.summary["systems"] == one.summary["systems"]
+    assert all(milliseconds > 0 for milliseconds in two.summary["milliseconds_per_query"].values())
+
+
+def test_no_job_is_refused():
+    with pytest.raises(InputError, match="at least 1"), search_pool(0):
+        pass
 
 
 def test_what_cannot_be_reported_together_is_refused(tmp_path):

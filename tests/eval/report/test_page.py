@@ -106,7 +106,7 @@ def test_hostile_texts_are_text():
         dataset=HOSTILE[0],
         texts={"q0": HOSTILE[1], "q1": HOSTILE[0]},
         command=HOSTILE[5],
-        bias={"version": 1, "documents": [{HOSTILE[0]: HOSTILE[1]}]},
+        bias={"version": 1, "documents": [{"system": HOSTILE[7], HOSTILE[0]: HOSTILE[1]}]},
     )
     page = render_page([made, made])
     found = Elements(page)
