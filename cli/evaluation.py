@@ -34,25 +34,38 @@ def register(app: typer.Typer) -> None:
 
 
 def rerank(
-    data: Annotated[Path, typer.Option(help="BEIR folder with the texts of queries and documents.")],
-    run: Annotated[Path, typer.Option(help="TREC run to rerank.")],
-    out: Annotated[Path, typer.Option(help="TREC run to write.")],
-    rerank: Annotated[str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, or a layout's .yaml.")] = "minilm",
+    out: Annotated[Path, typer.Option(help="Run to write: TREC, or .tsv MS MARCO, .json MTEB, .jsonl rank_llm.")],
+    data: Annotated[
+        Path | None, typer.Option(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME, with the texts.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run to rerank, in any of --out's formats.")] = None,
+    requests: Annotated[
+        Path | None, typer.Option(help="Instead of both: requests of rank_llm, .jsonl, texts and all.")
+    ] = None,
+    rerank: Annotated[
+        str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, a layout's .yaml, or a baseline.")
+    ] = "minilm",
     depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
     split: Annotated[str, typer.Option(help="Split whose queries are reranked.")] = "test",
     json: JsonOption = False,
 ) -> None:
-    """Rerank a TREC run."""
+    """Rerank a run."""
+    from ..eval.baselines import load_reranker
     from ..eval.dataset import load_dataset
+    from ..eval.rank_llm import read_requests
     from ..eval.rerank_run import rerank_run
-    from ..eval.trec import read_run, write_run
-    from ..rerank.reranker import load_reranker
+    from ..eval.runs import load_run, save_run
 
-    dataset, given = load_dataset(data, split), read_run(run)
+    if requests is not None and data is None and run is None:
+        dataset, given = read_requests(requests)
+    elif requests is None and data is not None and run is not None:
+        dataset, given = load_dataset(data, split), load_run(run, split)
+    else:
+        raise InputError("give either --data and --run, or --requests alone")
     reranker = load_reranker(rerank)
     with progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, given, reranker, depth, tell)
-    write_run(out, ranked, reranker.name)
+    save_run(out, ranked, reranker.name, dataset)
     if json:
         write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "depth": depth})
     else:
@@ -75,14 +88,23 @@ _MEASURES = "nDCG@10,RR@10,R@100"
 
 
 def evaluate(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="BEIR folder; several give a matrix.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; several give a matrix."),
+    ],
     systems: _SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
     qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
-    run: Annotated[list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE.trec.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE, see rerank --out.")
+    ] = None,
     index: _IndexOption = None,
     depth: _DepthOption = 100,
+    add_positives: Annotated[
+        bool,
+        typer.Option("--add-positives", help="Rerank relevant documents that were not found, too. Results say so."),
+    ] = False,
     max_queries: _QueriesOption = None,
     measures: _MeasuresOption = _MEASURES,
     encoder: Annotated[str, typer.Option(help="Bi-encoder for dense and hybrid.")] = "minilm",
@@ -97,6 +119,7 @@ def evaluate(
     from ..eval.dataset import load_dataset
     from ..eval.evaluate import evaluate_systems, search_pool
     from ..eval.matrix import Collection, evaluate_collections
+    from ..eval.metrics import split_measures
 
     runs = {}
     for given in run or []:
@@ -110,7 +133,13 @@ def evaluate(
         settings["token_states"] = token_states.value
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
-    options: dict[str, Any] = {"depth": depth, "measures": _names(measures), "settings": settings, "command": sys.argv}
+    options: dict[str, Any] = {
+        "depth": depth,
+        "add_positives": add_positives,
+        "measures": split_measures(measures),
+        "settings": settings,
+        "command": sys.argv,
+    }
     if len(folders) > 1:
         if runs or qrels or index:
             raise InputError("--run, --qrels and --index are of one collection; evaluate one, or write a matrix's plan")
@@ -138,9 +167,10 @@ def matrix(
 ) -> None:
     """Evaluate every first stage, alone and before every reranker, on every collection of a plan."""
     from ..eval.matrix import MATRIX, evaluate_collections, load_matrix
+    from ..eval.metrics import split_measures
 
     collections = load_matrix(data, plan or MATRIX, only=_names(only), max_queries=max_queries)
-    options: dict[str, Any] = {"depth": depth, "measures": _names(measures), "command": sys.argv}
+    options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("matrix") as tell:
         summaries = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
     _show_all(summaries, out, json)
@@ -161,9 +191,10 @@ def bench(
     """Measure what systems cost, beside how good they are: latency, memory, bytes, FLOPs, and the Pareto front."""
     from ..eval.cost import bench_systems
     from ..eval.dataset import load_dataset
+    from ..eval.metrics import split_measures
 
     dataset = load_dataset(folder, split, max_queries=max_queries)
-    options: dict[str, Any] = {"depth": depth, "measures": _names(measures), "command": sys.argv}
+    options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("measuring") as tell:
         outcome = bench_systems(
             dataset, _names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
@@ -275,8 +306,8 @@ def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
     if json:
         write_json(summary)
         return
-    about = "{dataset}, {split}: {queries} queries, depth {depth}".format_map(summary)
-    table = Table(title=Text(visible(about)))
+    about, said = "{dataset}, {split}: {queries} queries, depth {depth}".format_map(summary), _caveats(summary)
+    table = Table(title=Text(visible(about + said)))
     table.add_column("system", no_wrap=True)
     for place, name in enumerate(summary["measures"]):
         table.add_column(name, justify="right")
@@ -291,7 +322,7 @@ def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
         table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
     _print(table)
     if summary["comparisons"]:
-        _print(_comparisons(summary["comparisons"], summary["measures"][0]))
+        _print(_comparisons(summary["comparisons"], summary["measures"][0], said))
     _say(f"written to {out}")
 
 
@@ -300,7 +331,8 @@ def _show_all(summaries: Sequence[Mapping[str, Any]], out: Path, json: bool) -> 
     if json:
         write_json(summaries)
         return
-    table = Table(title=Text(visible(summaries[0]["measures"][0])))
+    said = "; POSITIVES ADDED to what was reranked" if summaries[0]["positives_added"] else ""
+    table = Table(title=Text(visible(summaries[0]["measures"][0] + said)))
     table.add_column("system", no_wrap=True)
     for summary in summaries:
         table.add_column(Text(visible(summary["dataset"])), justify="right")
@@ -333,9 +365,17 @@ def _costs(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _comparisons(found: Sequence[Mapping[str, Any]], measure: str) -> Table:
+def _caveats(summary: Mapping[str, Any]) -> str:
+    """What every table has to say of its candidates."""
+    said = "; POSITIVES ADDED to what was reranked" if summary["positives_added"] else ""
+    if summary["identical_ids"]:
+        said += f"; {summary['identical_ids']} results with their query's own id ignored"
+    return said
+
+
+def _comparisons(found: Sequence[Mapping[str, Any]], measure: str, said: str) -> Table:
     """Every two systems: how much they differ, and whether that could be chance."""
-    table = Table(title=Text(visible(f"differences in {measure}; p by randomisation, corrected by Holm")))
+    table = Table(title=Text(visible(f"differences in {measure}; p by randomisation, corrected by Holm{said}")))
     table.add_column("", no_wrap=True)
     for name in ("difference", "95 %", "p", "+", "=", "-"):
         table.add_column(name, justify="right")

@@ -16,10 +16,10 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import InputError
-from ..rerank.reranker import load_reranker
 from ..retrieval.files import replace_file
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
+from .baselines import load_reranker
 from .dataset import Dataset
 from .evaluate import Outcome, evaluate_systems, parse_system
 from .provenance import portable_name

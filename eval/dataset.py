@@ -1,9 +1,9 @@
-"""A judged collection in BEIR layout: corpus, queries, judgements of one split."""
+"""A judged collection: corpus, queries, judgements of one split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..documents import Document
@@ -19,11 +19,13 @@ class Dataset:
     """One split of a judged collection.
 
     Args:
-        name: of the folder.
+        name: of the folder, or in the catalogue.
         split: of the judgements.
-        folder: with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` (Thakur et al., 2021).
+        folder: with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` (Thakur et al., 2021); or else what
+            messages say where the data is from.
         queries: texts by id; only those with judgements.
         qrels: grades by query id and document id.
+        corpus: gives the documents, anew at each call; None for those of the folder.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Dataset:
     folder: Path
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+    corpus: Callable[[], Iterable[Document]] | None = None
 
     def documents(self, only: Set[str] | None = None) -> Iterator[Document]:
         """The corpus, as a stream.
@@ -38,11 +41,9 @@ class Dataset:
         Args:
             only: ids wanted; None for all.
         """
-        if only is None:
-            yield from read_documents(self.folder, format="beir")
-            return
-        for document in read_documents(self.folder, format="beir"):
-            if document.id in only:
+        corpus = read_documents(self.folder, format="beir") if self.corpus is None else self.corpus()
+        for document in corpus:
+            if only is None or document.id in only:
                 yield document
 
 
@@ -52,32 +53,43 @@ def load_dataset(
     """Read the queries and judgements of one split.
 
     Args:
-        folder: a BEIR folder.
-        split: names ``qrels/<split>.tsv``.
-        qrels: judgements to use instead, in BEIR or TREC format; all queries of ``qrels/<split>.tsv`` stay.
+        folder: a BEIR folder, or a name in a catalogue: ``ir:ID`` of ir_datasets, ``mteb:TASK`` (or
+            ``mteb:TASK/SUBSET``), ``nano:NAME`` of NanoBEIR; see `sightline.eval.catalogues`.
+        split: names ``qrels/<split>.tsv``, or a split of the task; an ir_datasets id has its own in it.
+        qrels: judgements to use instead, in BEIR or TREC format; all queries of the split stay.
         max_queries: keep the first so many queries, in the order of the judgements.
 
     Raises:
         DataError: if a file is missing or malformed, a judged query has no text, or ``qrels`` judges no query.
-        InputError: if ``max_queries`` is below 1.
+        InputError: if ``max_queries`` is below 1, or a catalogue does not have the name.
+        MissingExtraError: if the catalogue's library is not installed.
     """
-    folder = Path(folder)
+    from .catalogues import CATALOGUES
+
     if max_queries is not None and max_queries < 1:
         raise InputError(f"max_queries must be at least 1, not {max_queries}")
+    catalogue, _, name = str(folder).partition(":")
+    if name and catalogue in CATALOGUES and not Path(folder).exists():
+        whole, judged = CATALOGUES[catalogue](name, split), Path(folder)
+    else:
+        whole, judged = _read_folder(Path(folder), split), Path(folder) / "qrels" / f"{split}.tsv"
+    ids = list(whole.qrels)[:max_queries]
+    missing = [id for id in ids if id not in whole.queries]
+    if missing:
+        raise DataError(f"judged query {missing[0]!r} has no text among the queries ({len(missing)} such)", path=judged)
+    grades = whole.qrels
+    if qrels is not None:
+        grades = read_qrels(qrels)
+        if not any(id in grades for id in ids):
+            raise DataError(f"judges none of the {len(ids)} queries of {whole.name}, split {whole.split}", path=qrels)
+    return replace(whole, queries={id: whole.queries[id] for id in ids}, qrels={id: grades.get(id, {}) for id in ids})
+
+
+def _read_folder(folder: Path, split: str) -> Dataset:
+    """All there is of a split."""
     judged = folder / "qrels" / f"{split}.tsv"
     if not judged.is_file():
         splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
         raise DataError(f"no such judgements; splits there: {', '.join(splits) or 'none'}", path=judged)
     grades = read_qrels(judged)
-    texts = read_queries(folder / "queries.jsonl")
-    ids = list(grades)[:max_queries]
-    missing = [id for id in ids if id not in texts]
-    if missing:
-        raise DataError(f"judged query {missing[0]!r} has no text in queries.jsonl ({len(missing)} such)", path=judged)
-    if qrels is not None:
-        grades = read_qrels(qrels)
-        if not any(id in grades for id in ids):
-            raise DataError(f"judges none of the {len(ids)} queries of {folder.name}, split {split}", path=qrels)
-    return Dataset(
-        folder.resolve().name, split, folder, {id: texts[id] for id in ids}, {id: grades.get(id, {}) for id in ids}
-    )
+    return Dataset(folder.resolve().name, split, folder, read_queries(folder / "queries.jsonl"), grades)

@@ -20,17 +20,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import InputError
-from ..rerank.reranker import Reranker, load_reranker
+from ..rerank.reranker import Reranker
 from ..retrieval.files import digest, replace_file
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
+from .baselines import load_reranker
 from .compare import compare, interval, largest_changes
 from .dataset import Dataset
 from .metrics import DEFAULT_MEASURES, evaluate
 from .provenance import dataset_hashes, git_revision, hardware, hash_of, portable_command, portable_name, versions
 from .report import write_report
-from .rerank_run import rerank_run_each
-from .trec import read_run, write_run
+from .rerank_run import known_queries, rerank_run_each, with_positives
+from .runs import load_run
+from .trec import trec_order, untie, write_run
 
 __all__ = ["Outcome", "evaluate_systems", "parse_system", "search_pool"]
 
@@ -84,6 +86,7 @@ def evaluate_systems(
     out: str | Path,
     *,
     depth: int = 100,
+    add_positives: bool = False,
     measures: Sequence[str] = DEFAULT_MEASURES,
     runs: Mapping[str, str | Path] | None = None,
     index: str | Path | None = None,
@@ -94,9 +97,9 @@ def evaluate_systems(
 ) -> Outcome:
     """Run each system over all judged queries and measure it.
 
-    Candidates are honest: a relevant document that the first stage did not find is not added. First stages other than
-    given runs search an index that is built under ``out`` once, and used again if its settings are the same. Systems
-    that share a first stage share its candidates, and what is read of them.
+    Candidates are honest: a relevant document that the first stage did not find is not added, unless that is asked
+    for. First stages other than given runs search an index that is built under ``out`` once, and used again if its
+    settings are the same. Systems that share a first stage share its candidates, and what is read of them.
 
     Args:
         dataset: what to search and to measure against.
@@ -104,8 +107,10 @@ def evaluate_systems(
         out: a folder for ``results.json``, ``per_query.json``, ``report.html``, ``results.csv``, ``table.tex``, one
             ``SYSTEM.trec`` each, and ``index/``.
         depth: candidates that a first stage hands on, and documents that are measured.
+        add_positives: let rerankers also read the relevant documents that the first stage did not find; results then
+            say so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
         measures: names that ir_measures knows.
-        runs: given first stages: name to file of a TREC run.
+        runs: given first stages: name to file of a run, see `sightline.eval.runs`.
         index: an existing index of the collection to search; None for one under ``out``.
         settings: of the index under ``out``, for `Index.create`; token states are fp16 unless it says otherwise.
         command: what was typed, to be kept with the results; absolute paths are kept by their last part only, here
@@ -129,7 +134,7 @@ def evaluate_systems(
     plans = _plans(systems, runs)
     evaluate({"q": {"d": 1}}, {"q": ["d"]}, measures)
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
-    given = {name: read_run(path) for name, path in runs.items()}
+    given = {name: load_run(path, dataset.split) for name, path in runs.items()}
     tell = progress or (lambda step, done: None)
     out.mkdir(parents=True, exist_ok=True)
     opened = None
@@ -144,15 +149,22 @@ def evaluate_systems(
             name: (cast(FirstStage, first), second) for name, (first, second) in plans.items() if first not in given
         }
         if opened is not None and searched:
-            found |= _from_index(dataset, opened, searched, rerankers, depth, tell, pool)
-        for first, run in given.items():
-            chosen = {name: rerankers[r] if r else None for name, (stage, r) in plans.items() if stage == first}
-            found |= _from_run(dataset, run, chosen, depth, partial(tell, first))
+            direct = {name: (first, None if add_positives else second) for name, (first, second) in searched.items()}
+            found |= _from_index(dataset, opened, direct, rerankers, depth, tell, pool)
+        searched_runs = {first: found[name][0] for name, (first, _) in searched.items()} if add_positives else {}
+        for first, run in (given | searched_runs).items():
+            chosen = {
+                name: rerankers[r] if r else None
+                for name, (stage, r) in plans.items()
+                if stage == first and (r or stage in given)
+            }
+            found |= _from_run(dataset, run, chosen, depth, add_positives, partial(tell, first))
         indexed = None if opened is None else _description(opened)
     finally:
         if opened is not None:
             opened.close()
-    results = {name: found[name][0] for name in plans}
+    # What is written gives trec_eval the same figures.
+    results = {name: {id: untie(scores) for id, scores in found[name][0].items()} for name in plans}
     means, per_query = {}, {}
     for name, run in results.items():
         order = {id: list(scores) for id, scores in run.items()}
@@ -168,7 +180,8 @@ def evaluate_systems(
         "depth": depth,
         "measures": list(measures),
         "ignore_identical_ids": True,
-        "positives_added": False,
+        "identical_ids": sum(id in scores for run in results.values() for id, scores in run.items()),
+        "positives_added": add_positives,
         "systems": means,
         "milliseconds_per_query": {name: found[name][1] / len(dataset.queries) for name in plans},
         "intervals": {
@@ -296,15 +309,22 @@ def _from_run(
     run: Run,
     systems: Mapping[str, Reranker | None],
     depth: int,
+    add_positives: bool,
     progress: Callable[[int], None],
 ) -> dict[str, tuple[Run, float]]:
     """By system, its run and its milliseconds."""
     chosen = {name: reranker for name, reranker in systems.items() if reranker is not None}
     out: dict[str, tuple[Run, float]] = {}
     if len(chosen) < len(systems):
-        best = {id: sorted(run[id].items(), key=lambda item: -item[1])[:depth] for id in dataset.queries if id in run}
-        out = {name: ({id: dict(items) for id, items in best.items()}, 0.0) for name in systems.keys() - chosen.keys()}
+        best = {id: trec_order(run[id])[:depth] for id in known_queries(dataset, run)}
+        if missing := len(dataset.queries) - len(best):
+            logger.warning("a given run lacks %d of %d judged queries; they count as 0", missing, len(dataset.queries))
+        cut = {id: {document: run[id][document] for document in documents} for id, documents in best.items()}
+        out = dict.fromkeys(systems.keys() - chosen.keys(), (cut, 0.0))
     if chosen:
+        if add_positives:
+            run = with_positives(dataset, run, depth)
+            depth = max(map(len, run.values()), default=depth)
         out |= zip(chosen, rerank_run_each(dataset, run, list(chosen.values()), depth, progress), strict=True)
     return out
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["DEFAULT_MEASURES", "evaluate"]
+__all__ = ["DEFAULT_MEASURES", "evaluate", "split_measures"]
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "R@100")
+
+
+def split_measures(text: str) -> list[str]:
+    """Names of measures out of one text, with commas between them; those in parentheses belong to a name.
+
+    Example:
+        >>> split_measures("nDCG@10, AP(rel=2)@100,SDCG(dcg='log2', max_rel=3)@5")
+        ['nDCG@10', 'AP(rel=2)@100', "SDCG(dcg='log2', max_rel=3)@5"]
+    """
+    return [name.strip() for name in re.split(r",(?![^(]*\))", text) if name.strip()]
 
 
 def evaluate(
@@ -21,13 +32,16 @@ def evaluate(
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Measure rankings.
 
-    Ranks rather than scores are handed to the evaluation tool, which would break ties between equal scores by
-    document id, in an order that no user saw.
+    Ranks rather than scores are handed to the evaluation tools, which would break ties between equal scores by
+    document id, each in its own precision, in an order that no user saw. A run whose scores are to decide is ranked by
+    `sightline.eval.trec.trec_order` before; then the figures are those of trec_eval with ``-c``, that is, over all
+    judged queries.
 
     Args:
         qrels: grades by query id and document id.
         rankings: document ids by query id, best first. A judged query without a ranking counts as 0.
-        measures: names that ir_measures knows.
+        measures: names that ir_measures knows, parameters and all, such as ``nDCG@10``, ``AP(rel=2)@100``,
+            ``Judged@10``.
         ignore_identical_ids: drop a document whose id is the query's own (the BEIR convention, for ArguAna and Quora).
 
     Returns:
@@ -51,21 +65,35 @@ def evaluate(
         for name in measures:
             names.setdefault(ir_measures.parse_measure(name), []).append(name)
     except (NameError, ValueError, SyntaxError, KeyError) as error:
-        raise InputError(f"unknown measure among {', '.join(measures)}: {error}") from error
+        raise InputError(
+            f"unknown measure among {', '.join(measures)}: {error}; names are as in ir_measures, capitals and all, "
+            "such as Judged@10"
+        ) from error
+    # Numbers instead of ids: some tools read files, in which ids may have no blanks, and queries must be numbers.
+    ids = list(qrels)
+    queries = {id: str(place) for place, id in enumerate(ids)}
+    documents: dict[str, str] = {}
+
+    def number(document: str) -> str:
+        return documents.setdefault(document, f"d{len(documents)}")
+
     run = {}
     for id, ranking in rankings.items():
         kept = [document for document in ranking if not (ignore_identical_ids and document == id)]
         if len(set(kept)) < len(kept):
             raise InputError(f"the ranking of query {id!r} names a document twice")
-        run[id] = {document: float(len(kept) - rank) for rank, document in enumerate(kept)}
+        if id in queries:
+            run[queries[id]] = {number(document): float(len(kept) - rank) for rank, document in enumerate(kept)}
     per_query: dict[str, dict[str, float]] = {id: dict.fromkeys(measures, 0.0) for id in qrels}
-    judged = {id: dict(grades) for id, grades in qrels.items()}
+    judged = {}
+    for id, grades in qrels.items():
+        floor = 0 if max(grades.values(), default=0) < 0 else None  # trec_eval never ends where all grades are negative
+        judged[queries[id]] = {number(d): grade if floor is None else floor for d, grade in grades.items()}
     try:
         values = list(ir_measures.iter_calc(list(names), judged, run))
     except Exception as error:  # its providers fail each in its own way at a parameter or a tool that is missing
         raise InputError(f"cannot compute one of {', '.join(measures)}: {error}") from error
     for value in values:
-        if value.query_id in per_query:
-            per_query[value.query_id] |= dict.fromkeys(names[value.measure], float(value.value))
+        per_query[ids[int(value.query_id)]] |= dict.fromkeys(names[value.measure], float(value.value))
     mean = {name: sum(values[name] for values in per_query.values()) / len(per_query) for name in measures}
     return mean, per_query

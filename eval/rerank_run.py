@@ -12,8 +12,9 @@ from ..errors import DataError, InputError
 from ..rerank.reranker import DocumentStates, Reranker
 from ..retrieval.passages import Splitter
 from .dataset import Dataset
+from .trec import trec_order
 
-__all__ = ["rerank_run", "rerank_run_each"]
+__all__ = ["known_queries", "rerank_run", "rerank_run_each", "with_positives"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,8 @@ def rerank_run_each(
     """
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
-    known = [id for id in run if id in dataset.queries]
-    if not known:
-        raise DataError(f"none of the run's {len(run)} queries is in {dataset.name}, split {dataset.split}")
-    if len(known) < len(run):
-        logger.warning("%d of the run's %d queries are not in the data set", len(run) - len(known), len(run))
-    top = {id: sorted(run[id], key=lambda d: -run[id][d])[:depth] for id in known}
+    known = known_queries(dataset, run)
+    top = {id: trec_order(run[id])[:depth] for id in known}
     wanted = {document for documents in top.values() for document in documents}
     texts = {document.id: document for document in dataset.documents(only=wanted)}
     for query, documents in top.items():
@@ -135,3 +132,51 @@ def _read(model: Any, blocks: Sequence[Document]) -> dict[str, DocumentStates]:
         )
         for i, text in enumerate(texts)
     }
+
+
+def known_queries(dataset: Dataset, run: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The run's queries that the data set has, in the run's order; others are passed over, with a warning.
+
+    Raises:
+        DataError: if there is none.
+    """
+    known = [id for id in run if id in dataset.queries]
+    if not known:
+        raise DataError(f"none of the run's {len(run)} queries is in {dataset.name}, split {dataset.split}")
+    if len(known) < len(run):
+        logger.warning("%d of the run's %d queries are not in the data set", len(run) - len(known), len(run))
+    return known
+
+
+def with_positives(
+    dataset: Dataset, run: Mapping[str, Mapping[str, float]], depth: int = 100
+) -> dict[str, dict[str, float]]:
+    """The top of a run, and below it every relevant document that is not there.
+
+    What is measured on such lists is how a reranker orders them, and no longer what a user would have got.
+
+    Args:
+        dataset: has judgements and texts; a relevant document without a text is not added, nor one with the query's id.
+        run: scores by query id and document id.
+        depth: candidates per query, to which the relevant ones are added.
+
+    Returns:
+        Scores by query id and document id; they say the order and no more.
+
+    Raises:
+        InputError: if ``depth`` is below 1.
+    """
+    if depth < 1:
+        raise InputError(f"depth must be at least 1, not {depth}")
+    relevant = {
+        id: [document for document, grade in dataset.qrels[id].items() if grade > 0 and document != id]
+        for id in dataset.queries
+    }
+    texts = {document.id for document in dataset.documents(only={d for found in relevant.values() for d in found})}
+    out = {}
+    for id, wanted in relevant.items():
+        top = trec_order(run.get(id, {}))[:depth]
+        lists = [*top, *(document for document in wanted if document in texts and document not in top)]
+        if lists:
+            out[id] = {document: -float(rank) for rank, document in enumerate(lists)}
+    return out

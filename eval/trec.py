@@ -1,4 +1,7 @@
-"""The files of a retrieval evaluation: queries, judgements (qrels) and runs."""
+"""The files of a retrieval evaluation: queries, judgements (qrels) and runs.
+
+Where scores are equal, trec_eval decides: `trec_order` is its order, and `untie` makes another order plain to it.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from ..errors import DataError, InputError
 
-__all__ = ["read_qrels", "read_queries", "read_run", "write_run"]
+__all__ = ["read_lines", "read_qrels", "read_queries", "read_run", "trec_order", "untie", "write_run"]
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_RANK = re.compile(r"[1-9][0-9]{0,8}")
 _BEIR_HEADER = ["query-id", "corpus-id", "score"]
 _BLANK = re.compile(r"[ \t\n\r\v\f]")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
@@ -47,7 +53,7 @@ def read_queries(path: str | os.PathLike[str]) -> dict[str, str]:
     path = Path(path)
     queries: dict[str, str] = {}
     parse = _json_query if path.suffix == ".jsonl" else _tsv_query
-    for line, text in _lines(path):
+    for line, text in read_lines(path):
         try:
             query, words = parse(text)
             _check_text(query, words)
@@ -107,7 +113,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
     path = Path(path)
     qrels: dict[str, dict[str, int]] = {}
     beir = None
-    for line, text in _lines(path):
+    for line, text in read_lines(path):
         if beir is None and (beir := text.rstrip("\r\n").split("\t") == _BEIR_HEADER):
             continue
         try:
@@ -126,19 +132,21 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    r"""Read a run: TREC's six columns ``query Q0 document rank score tag``.
+    r"""Read a run: TREC's ``query Q0 document rank score tag``, or MS MARCO's ``query document rank``.
 
-    The scores alone make the ranking, as in trec_eval: the columns Q0, rank and tag are not read.
+    The scores alone make the ranking, as in trec_eval: the columns Q0, rank and tag are not read. Where there are
+    only ranks, the score is ``1 / rank``, as Pyserini has it.
 
     Args:
-        path: the file; ids may have any character but ASCII whitespace.
+        path: the file, whose first line tells the two apart; ids may have any character but ASCII whitespace.
 
     Returns:
-        Score by document id by query id, in the file's order; higher is better.
+        Score by document id by query id; the queries in the file's order, the documents in that of `trec_order`.
 
     Raises:
-        DataError: if the file cannot be read or is empty, a line does not have six columns, a score is not a finite
-            number, or a query has a document for the second time.
+        DataError: if the file cannot be read or is empty, a line does not have six columns (or three), a score is not
+            a finite number or a rank not a positive integer, or a query has a document or an MS MARCO rank for the
+            second time.
 
     Example:
         >>> import pathlib, tempfile
@@ -152,21 +160,87 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     """
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
-    for line, text in _lines(path):
+    taken: set[tuple[str, str]] = set()
+    msmarco = None
+    for line, text in read_lines(path):
+        columns = _split(text)
+        if msmarco is None:
+            msmarco = len(columns) == 3
         try:
-            query, _, document, _, score, _ = _columns(_split(text), "query, Q0, document, rank, score, tag")
-            if not _NUMBER.fullmatch(score) or not math.isfinite(float(score)):
-                raise DataError(f"the score {score[:40]!r} is not a finite number")
+            if msmarco:
+                query, document, rank = _columns(columns, "query, document, rank")
+                if not _RANK.fullmatch(rank):
+                    raise DataError(f"the rank {rank[:40]!r} is not a positive integer of at most 9 digits")
+                if (query, rank) in taken:
+                    raise DataError(f"query {query!r} has the rank {rank} for the second time")
+                taken.add((query, rank))
+                value = 1 / int(rank)
+            else:
+                query, _, document, _, score, _ = _columns(columns, "query, Q0, document, rank, score, tag")
+                if not _NUMBER.fullmatch(score) or not math.isfinite(float(score)):
+                    raise DataError(f"the score {score[:40]!r} is not a finite number")
+                value = float(score)
             if document in run.setdefault(query, {}):
                 raise DataError(f"query {query!r} has the document {document!r} for the second time")
         except DataError as error:
             raise DataError(error.reason, path=path, line=line) from None
-        run[query][document] = float(score)
-    return _filled(run, path, "result")
+        run[query][document] = value
+    return {
+        query: {document: scores[document] for document in trec_order(scores)}
+        for query, scores in _filled(run, path, "result").items()
+    }
 
 
-def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], tag: str) -> None:
-    r"""Write a run that `read_run` reads back equal: highest score first, then by document id, ranks from 1.
+def trec_order(scores: Mapping[str, float]) -> list[str]:
+    """Document ids best first, as trec_eval orders them: by score in single precision, equal ones by id, descending.
+
+    Args:
+        scores: by document id.
+
+    Example:
+        >>> trec_order({"a": 1.0, "c": 0.5, "b": 1.0 + 1e-12})
+        ['b', 'a', 'c']
+    """
+    with np.errstate(over="ignore"):
+        singles = np.fromiter(scores.values(), dtype=np.float32, count=len(scores)).tolist()
+    # UTF-8, which trec_eval compares, has the order of code points, which Python compares.
+    return [document for _, document in sorted(zip(singles, scores, strict=True), reverse=True)]
+
+
+def untie(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores for which `trec_order` is the order of the mapping.
+
+    Who measures a written run with trec_eval then gets the figures of the order that was shown. A score that would
+    not do becomes the next lower single-precision number; Anserini lowers tied scores likewise.
+
+    Args:
+        scores: by document id, best first.
+
+    Example:
+        >>> untie({"a": 1.0, "b": 1.0, "c": 0.5})
+        {'a': 1.0, 'b': 0.9999999403953552, 'c': 0.5}
+    """
+    out: dict[str, float] = {}
+    last, above = None, ""
+    for document, score in scores.items():
+        with np.errstate(over="ignore"):
+            single = np.float32(score)
+        if last is None or single < last or (single == last and document < above):
+            out[document] = score
+        else:
+            single = np.nextafter(last, np.float32(-np.inf))
+            out[document] = float(single)
+        last, above = single, document
+    return out
+
+
+def write_run(
+    path: str | os.PathLike[str],
+    run: Mapping[str, Mapping[str, float]],
+    tag: str,
+    format: Literal["trec", "msmarco"] = "trec",
+) -> None:
+    r"""Write a run that `read_run` reads back equal: in the order of `trec_order`, ranks from 1.
 
     The file is written beside its place and then renamed: a reader never sees half of one.
 
@@ -174,10 +248,11 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
         path: the file; one that is there is replaced. Its folder must exist.
         run: score by document id by query id; a query without documents leaves no line.
         tag: names the run; no whitespace.
+        format: ``trec``, or ``msmarco`` for ``query document rank`` with tabs between, which has no scores.
 
     Raises:
-        InputError: if the run has no result, a score is not finite, or an id or the tag is empty or has whitespace.
-        DataError: if the file cannot be written.
+        InputError: if there is no such format, the run has no result, a score is not finite, or an id or the tag is
+            empty or has whitespace.
 
     Example:
         >>> import pathlib, tempfile
@@ -188,12 +263,14 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    if format not in ("trec", "msmarco"):
+        raise InputError(f"a run's format is 'trec' or 'msmarco', not {format!r}")
     if not any(run.values()):
         raise InputError("the run has no result to write")
     _check_column(tag, "tag")
     try:
         with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(_run_lines(run, tag))
+            file.writelines(_run_lines(run, tag, format))
         beside.replace(path)
     except OSError as error:
         raise DataError(f"cannot be written: {error}", path=path) from error
@@ -202,16 +279,18 @@ def write_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float
             beside.unlink()
 
 
-def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str) -> Iterator[str]:
+def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str, format: str) -> Iterator[str]:
     for query, scores in run.items():
         _check_column(query, "query id")
         for document, score in scores.items():
             _check_column(document, "document id")
             if not math.isfinite(score):
                 raise InputError(f"query {query!r}, document {document!r}: the score {score} is not finite")
-        ranked = sorted(scores.items(), key=lambda item: (-float(item[1]), item[0]))
-        for rank, (document, score) in enumerate(ranked, 1):
-            yield f"{query} Q0 {document} {rank} {float(score)!r} {tag}\n"
+        for rank, document in enumerate(trec_order(scores), 1):
+            if format == "msmarco":
+                yield f"{query}\t{document}\t{rank}\n"
+            else:
+                yield f"{query} Q0 {document} {rank} {float(scores[document])!r} {tag}\n"
 
 
 def _check_column(value: str, what: str) -> None:
@@ -230,8 +309,12 @@ def _check_text(*values: str) -> None:
         raise DataError("there is a NUL character or half of a surrogate pair in it")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a file, from 1, that are not blank.
+
+    Raises:
+        DataError: if the file cannot be read, or a line is not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             for line, raw in enumerate(file, 1):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -366,6 +367,31 @@ def test_reproduce_tells_what_differs(run, tmp_path):
     assert code == 0 and "scifact (quality, 14 figures)" in out and "sightline eval {data}/scifact" in out
 
 
+def test_every_table_says_that_positives_were_added(run, beir, tmp_path):
+    given = ["eval", beir, "--systems", "given,given+minilm", "--run", f"given={beir / 'given.trec'}", "--depth", 1]
+    code, plain, _ = run(*given, "--out", tmp_path / "honest")
+    assert code == 0 and "POSITIVES" not in plain
+    assert json.loads((tmp_path / "honest" / "results.json").read_text())["positives_added"] is False
+    code, said, _ = run(*given, "--out", tmp_path / "added", "--add-positives")
+    assert code == 0 and " ".join(said.split()).count("POSITIVES ADDED to what was reranked") == 2
+    results = json.loads((tmp_path / "added" / "results.json").read_text())
+    assert results["positives_added"] is True
+    assert results["systems"]["given"]["RR@10"] == 0.5 < results["systems"]["given+minilm"]["RR@10"]
+
+
+def test_any_measure_and_a_missing_baseline(run, beir, tmp_path):
+    given = ["eval", beir, "--run", f"given={beir / 'given.trec'}", "--out", tmp_path / "out"]
+    measures = "nDCG(dcg='log2', gains={1: 5})@10,AP(rel=1)@5, Judged@2"
+    code, out, _ = run(*given, "--systems", "given", "--measures", measures, "--json")
+    assert code == 0
+    values = json.loads(out)["systems"]["given"]
+    assert values == pytest.approx(
+        {"nDCG(dcg='log2', gains={1: 5})@10": (1 + 1 / math.log2(3)) / 2, "AP(rel=1)@5": 0.75, "Judged@2": 0.5}
+    )
+    code, _, err = run(*given, "--systems", f"given+cross-encoder:{tmp_path}/none")
+    assert code == 5 and f"the weights of '{tmp_path}/none' cannot be loaded" in "".join(err.split("\n"))
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 WRONG = {
@@ -395,6 +421,35 @@ WRONG = {
     "unknown measure": (["eval", "{beir}", "--systems", "bm25", "--measures", "fun", "--out", "{tmp}/o"], 2),
     "bad run option": (["eval", "{beir}", "--systems", "bm25", "--run", "x", "--out", "{tmp}/o"], 2),
 }
+
+
+def test_rerank_reads_requests_and_writes_every_format(run, beir, tmp_path):
+    from sightline.eval.runs import load_run
+
+    rerank = ["rerank", "--data", beir, "--run", beir / "given.trec", "--json", "--out"]
+    for name in ("run.trec", "run.tsv", "run.json", "requests.jsonl"):
+        code, _, err = run(*rerank, tmp_path / name)
+        assert (code, err) == (0, "")
+    expected = load_run(tmp_path / "run.trec")
+    assert load_run(tmp_path / "run.json") == load_run(tmp_path / "requests.jsonl") == expected
+    order = {id: list(scores) for id, scores in expected.items()}
+    assert {id: list(scores) for id, scores in load_run(tmp_path / "run.tsv").items()} == order
+    code, out, _ = run("rerank", "--requests", tmp_path / "requests.jsonl", "--out", tmp_path / "again.jsonl", "--json")
+    assert (code, json.loads(out)["queries"]) == (0, 2)
+    again = load_run(tmp_path / "again.jsonl")
+    assert {id: list(scores) for id, scores in again.items()} == order
+    (tmp_path / "bad.jsonl").write_text((tmp_path / "requests.jsonl").read_text() + '{"query": "x"}\n')
+    code, _, err = run("rerank", "--requests", tmp_path / "bad.jsonl", "--out", tmp_path / "again.jsonl")
+    assert code == 3 and "bad.jsonl:3: not a request" in "".join(err.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["--data"], ["--run"], ["--data", "--requests"], ["--run", "--requests"]], ids=str
+)
+def test_rerank_wants_either_data_and_run_or_requests(run, tmp_path, given):
+    arguments = [value for name in given for value in (name, tmp_path / "x")]
+    code, _, err = run("rerank", "--out", tmp_path / "out.trec", *arguments)
+    assert code == 2 and "either --data and --run, or --requests alone" in " ".join(err.split())
 
 
 @pytest.mark.parametrize("case", WRONG)

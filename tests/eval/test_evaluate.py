@@ -3,14 +3,17 @@
 import json
 
 import pytest
+import pytrec_eval
 
-from sightline.errors import InputError, SightlineError
+from sightline.errors import DataError, InputError, SightlineError
 from sightline.eval import evaluate as module
 from sightline.eval.dataset import load_dataset
 from sightline.eval.evaluate import evaluate_systems, parse_system
 from sightline.eval.metrics import evaluate
 from sightline.eval.trec import read_run, write_run
 from sightline.rerank import MiniLMReranker, load_layout
+from sightline.retrieval.index import Index
+from sightline.search import Searcher
 
 TEXTS = {
     "cat": "The cat purrs loudly and sleeps all day.",
@@ -119,6 +122,74 @@ def test_reranking_a_given_run_adds_no_candidate_and_drops_none(outcome, given):
     reranked = outcome.runs["mine+minilm-mass"]
     assert {id: set(scores) for id, scores in reranked.items()} == {id: set(s) for id, s in read_run(given).items()}
     assert outcome.per_query["mine+minilm-mass"]["q1"]["RR@10"] == 1.0
+
+
+def test_trec_eval_finds_the_same_in_what_is_written(outcome, dataset, tmp_path):
+    # Without -c, trec_eval passes over queries that found nothing; here every query found something.
+    evaluator = pytrec_eval.RelevanceEvaluator(dataset.qrels, {"ndcg_cut.10"})
+    for system, values in outcome.per_query.items():
+        run = read_run(tmp_path / "out" / f"{system}.trec")
+        theirs = {id: found["ndcg_cut_10"] for id, found in evaluator.evaluate(run).items()}
+        assert {id: found["nDCG@10"] for id, found in values.items()} == pytest.approx(theirs, abs=1e-6)
+
+
+def test_ties_are_written_in_the_order_that_was_judged(tmp_path):
+    # Of equal texts the first in the corpus comes first; trec_eval would put the last id first.
+    folder = make(tmp_path / "twins", {**TEXTS, "cat2": TEXTS["cat"], "cat3": TEXTS["cat"]})
+    outcome = evaluate_systems(load_dataset(folder), ["dense"], tmp_path / "out")
+    with Index.open(tmp_path / "out" / "index") as index:
+        hits = Searcher(index, None).search(QUERIES["q1"]).hits
+    assert [hit.id for hit in hits[:3]] == ["cat", "cat2", "cat3"] and len({hit.score for hit in hits[:3]}) == 1
+    written = read_run(tmp_path / "out" / "dense.trec")["q1"]
+    assert list(written) == list(outcome.runs["dense"]["q1"]) == [hit.id for hit in hits]
+    assert outcome.per_query["dense"]["q1"]["RR@10"] == 1.0
+
+
+def test_a_given_run_with_ties_is_judged_as_trec_eval_judges_it(dataset, tmp_path):
+    (tmp_path / "ties.trec").write_text("q1 Q0 bird 1 2 x\nq1 Q0 cat 2 2 x\nq1 Q0 cow 3 2.00000001 x\n")
+    outcome = evaluate_systems(dataset, ["ties"], tmp_path / "out", runs={"ties": tmp_path / "ties.trec"})
+    assert list(outcome.runs["ties"]["q1"]) == ["cow", "cat", "bird"]
+    assert outcome.per_query["ties"]["q1"]["RR@10"] == 0.5
+
+
+def test_queries_of_a_given_run_that_are_unknown_or_missing_are_told(dataset, tmp_path, caplog):
+    options = {"runs": {"run": tmp_path / "run.trec"}}
+    write_run(tmp_path / "run.trec", {"q1": {"cat": 1.0}, "q77": {"cat": 1.0}}, "run")
+    outcome = evaluate_systems(dataset, ["run"], tmp_path / "out", **options)
+    assert outcome.summary["systems"]["run"]["RR@10"] == pytest.approx(1 / 3)
+    assert "1 of the run's 2 queries are not in the data set" in caplog.text
+    assert "lacks 2 of 3 judged queries; they count as 0" in caplog.text
+    write_run(tmp_path / "run.trec", {"q77": {"cat": 1.0}}, "run")
+    with pytest.raises(DataError, match="none of the run's 1 queries is in zoo, split test"):
+        evaluate_systems(dataset, ["run"], tmp_path / "out", **options)
+
+
+def test_positives_are_added_only_if_asked_for(dataset, tmp_path):
+    write_run(tmp_path / "poor.trec", {"q1": {"dog": 1.0}, "q3": {"fish": 2.0, "bird": 1.0}}, "poor")
+    options = {"runs": {"poor": tmp_path / "poor.trec"}, "depth": 2}
+    systems = ["poor", "poor+minilm", "bm25+minilm"]
+    honest = evaluate_systems(dataset, systems, tmp_path / "honest", **options)
+    assert honest.summary["positives_added"] is False
+    assert set(honest.runs["poor+minilm"]["q1"]) == {"dog"} and "q2" not in honest.runs["poor+minilm"]
+    added = evaluate_systems(dataset, systems, tmp_path / "added", add_positives=True, **options)
+    assert json.loads((tmp_path / "added" / "results.json").read_text())["positives_added"] is True
+    assert added.runs["poor"] == honest.runs["poor"]
+    assert {id: set(found) for id, found in added.runs["poor+minilm"].items()} == {
+        "q1": {"dog", "cat"},
+        "q2": {"dog"},
+        "q3": {"fish", "bird", "cow"},
+    }
+    for id, found in added.runs["bm25+minilm"].items():
+        assert set(found) >= {d for d, grade in QRELS[id].items() if grade > 0}
+
+
+def test_results_with_the_querys_own_id_are_counted(tmp_path):
+    folder = make(tmp_path / "zoo", {**TEXTS, "q1": "Who purrs is a cat."})
+    run = tmp_path / "run.trec"
+    run.write_text("q1 Q0 q1 1 2 x\nq1 Q0 cat 2 1 x\n")
+    outcome = evaluate_systems(load_dataset(folder), ["mine"], tmp_path / "out", runs={"mine": run})
+    assert outcome.summary["ignore_identical_ids"] is True and outcome.summary["identical_ids"] == 1
+    assert outcome.per_query["mine"]["q1"]["RR@10"] == 1.0
 
 
 def test_words_find_what_has_them(outcome):

@@ -2,11 +2,16 @@
 
 import math
 import random
+import shutil
 
 import pytest
+import pytrec_eval
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sightline.errors import InputError
-from sightline.eval.metrics import DEFAULT_MEASURES, evaluate
+from sightline.eval.metrics import DEFAULT_MEASURES, evaluate, split_measures
+from sightline.eval.trec import read_qrels, read_run, trec_order
 
 
 def dcg(gains):
@@ -46,7 +51,6 @@ def test_default_measures_are_the_formulas(seed):
 
 @pytest.mark.parametrize("seed", range(4, 7))
 def test_default_measures_are_those_of_pytrec_eval(seed):
-    pytrec_eval = pytest.importorskip("pytrec_eval")
     qrels, rankings = collection(seed)
     run = {id: {d: 1000.0 - rank for rank, d in enumerate(ranking)} for id, ranking in rankings.items()}
     expected = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.100"}).evaluate(run)
@@ -108,3 +112,123 @@ def test_no_measures_and_no_judgements_are_refused():
         evaluate({"q": {"a": 1}}, {"q": ["a"]}, [])
     with pytest.raises(InputError, match="no judgements"):
         evaluate({}, {"q": ["a"]})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("grades", [{"a": -1}, {"a": -2, "b": -1}])
+def test_only_negative_grades_count_as_judged_and_not_relevant(grades):
+    names = ["nDCG@10", "AP", "RR", "P@1", "Judged@2"]
+    found = evaluate({"q": grades, "r": {"a": 1}}, {"q": ["a", "x"], "r": ["a"]}, names)[1]
+    assert found["q"] == {"nDCG@10": 0.0, "AP": 0.0, "RR": 0.0, "P@1": 0.0, "Judged@2": 0.5}
+    assert found["r"]["nDCG@10"] == 1.0
+
+
+# -- any measure of ir_measures ----------------------------------------------------------------------------------------
+
+
+def test_judged_is_the_share_of_judged_documents():
+    qrels = {"q": {"a": 1, "b": 0, "c": -1}, "r": {"a": 1}}
+    mean, per_query = evaluate(qrels, {"q": ["a", "x", "b", "y", "c"]}, ["Judged@4", "Judged@1"])
+    assert per_query == {"q": {"Judged@4": 0.5, "Judged@1": 1.0}, "r": {"Judged@4": 0.0, "Judged@1": 0.0}}
+    assert mean == {"Judged@4": 0.25, "Judged@1": 0.5}
+
+
+def test_parameters_of_a_measure_hold():
+    qrels, rankings = collection(11)
+    run = {id: {d: 1000.0 - rank for rank, d in enumerate(ranking)} for id, ranking in rankings.items()}
+    expected = pytrec_eval.RelevanceEvaluator(qrels, {"map_cut.20", "P.5", "success.1"}, relevance_level=2).evaluate(
+        run
+    )
+    names = {"AP(rel=2)@20": "map_cut_20", "P(rel=2)@5": "P_5", "Success(rel=2)@1": "success_1"}
+    _, per_query = evaluate(qrels, rankings, list(names))
+    for id, values in expected.items():
+        assert per_query[id] == pytest.approx({name: values[theirs] for name, theirs in names.items()}, abs=1e-9)
+
+
+@pytest.mark.skipif(shutil.which("perl") is None, reason="gdeval is a perl program")
+def test_measures_of_gdeval_whatever_the_ids():
+    qrels = {"why? no": {"doc 1": 3, "doc\t2": 1}, "q-2": {"a": 1}}
+    rankings = {"why? no": ["x", "doc 1", "doc\t2"], "q-2": ["a"]}
+    err, ndcg = "ERR@10", "nDCG(dcg='exp-log2')@10"
+    _, per_query = evaluate(qrels, rankings, [err, ndcg])
+    stop = {grade: (2**grade - 1) / 16 for grade in (0, 1, 3)}  # Chapelle et al., 2009; gdeval's grades end at 4
+    by_hand = stop[3] / 2 + (1 - stop[3]) * stop[1] / 3
+    gains = [2**grade - 1 for grade in (0, 3, 1)]
+    assert per_query["why? no"][err] == pytest.approx(by_hand, abs=1e-5)
+    assert per_query["why? no"][ndcg] == pytest.approx(dcg(gains) / dcg([7, 1]), abs=1e-5)
+    assert per_query["q-2"][ndcg] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("nDCG@10,RR@10", ["nDCG@10", "RR@10"]),
+        (" AP(rel=2) , ,R@5,", ["AP(rel=2)", "R@5"]),
+        ("nDCG(dcg='log2',gains={1: 2, 2: 3})@5,P@1", ["nDCG(dcg='log2',gains={1: 2, 2: 3})@5", "P@1"]),
+        ("", []),
+    ],
+)
+def test_names_are_split_outside_of_parentheses(text, names):
+    assert split_measures(text) == names
+
+
+def test_a_name_in_wrong_capitals_is_told_of():
+    with pytest.raises(InputError, match="judged.*capitals and all, such as Judged@10"):
+        evaluate({"q": {"a": 1}}, {"q": ["a"]}, ["judged@10"])
+
+
+# -- trec_eval ---------------------------------------------------------------------------------------------------------
+
+_THEIRS = {
+    "nDCG@10": "ndcg_cut_10",
+    "nDCG": "ndcg",
+    "AP": "map",
+    "RR": "recip_rank",
+    "P@5": "P_5",
+    "R@100": "recall_100",
+}
+
+
+def assert_equals_trec_eval(qrels, run, measures=tuple(_THEIRS)):
+    """By every query that both have, and 0 for the others, to 1e-6; returns how many values were compared."""
+    asked = {_THEIRS[name].replace("_1", ".1").replace("P_", "P.") for name in measures}
+    expected = pytrec_eval.RelevanceEvaluator(qrels, asked).evaluate(run)
+    rankings = {id: trec_order(scores) for id, scores in run.items()}
+    _, per_query = evaluate(qrels, rankings, list(measures), ignore_identical_ids=False)
+    for id, values in per_query.items():
+        theirs = expected.get(id, dict.fromkeys(_THEIRS.values(), 0.0))
+        assert values == pytest.approx({name: theirs[_THEIRS[name]] for name in measures}, abs=1e-6), id
+    return len(per_query) * len(measures)
+
+
+ids = st.sampled_from(["d", "D", "d1", "d10", "d2", "é", "日", "x y", "q"])
+# Where all grades of a query are negative, trec_eval never ends.
+graded = st.dictionaries(ids, st.integers(-2, 4), min_size=1).filter(lambda grades: max(grades.values()) >= 0)
+tied = st.one_of(st.sampled_from([1.0, 1.0 + 1e-12, 1.0 + 1e-9, 0.0, -2.0]), st.floats(-10, 10))
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("qrs"), graded, min_size=1),
+    st.dictionaries(st.sampled_from("qrst"), st.dictionaries(ids, tied, min_size=1)),
+)
+def test_any_run_gets_the_figures_of_trec_eval(qrels, run):
+    assert_equals_trec_eval(qrels, run)
+
+
+@pytest.mark.data
+def test_every_shared_run_gets_the_figures_of_trec_eval(collections):
+    compared, shared = 0, 0
+    for path in sorted(collections.glob("*/run.*.trec")):
+        run = read_run(path)
+        for name in ("qrels.full.trec", "qrels/test.tsv"):
+            if (path.parent / name).exists():
+                compared += assert_equals_trec_eval(read_qrels(path.parent / name), run)
+        shared += 1
+    for path in sorted(collections.glob("*/bm25.*.tsv")):
+        rows = [line.split("\t", 1) for line in path.read_text().splitlines()]
+        run = {id: {d: -float(rank) for rank, d in enumerate(found.split())} for id, found in rows if found.split()}
+        split = path.name.removeprefix("bm25.").removesuffix(".tsv")
+        compared += assert_equals_trec_eval(read_qrels(path.parent / "qrels" / f"{split}.tsv"), run)
+        shared += 1
+    assert shared >= 9 and compared > 5000

@@ -1,13 +1,17 @@
 import math
 import os
+import pathlib
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import pytrec_eval
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sightline.errors import DataError, InputError
-from sightline.eval.trec import read_qrels, read_queries, read_run, write_run
+from sightline.eval.trec import read_qrels, read_queries, read_run, trec_order, untie, write_run
 
 READERS = {"qrels": read_qrels, "queries": read_queries, "run": read_run}
 
@@ -37,6 +41,20 @@ BAD = [
         "q Q0 e\0 2 0.5 t",
         b"q Q0 caf\xe9 2 0.5 t",
         b"q Q0 \xed\xa0\x80 2 0.5 t",
+    ]
+]
+BAD += [
+    ("run", "run.tsv", "q\td\t1\n", bad)
+    for bad in [
+        "q\te",
+        "q\te\t0",
+        "q\te\t-1",
+        "q\te\t2.0",
+        "q\te\tx",
+        "q\te\t1",
+        "q\td\t2",
+        "q\te\t1234567890",
+        "q Q0 e 2 0.5 t",
     ]
 ]
 BAD += [
@@ -164,6 +182,63 @@ def test_run(tmp_path):
     assert read_run(path) == {"q1": {"d:1/ä\u3000\x1c": 1.5, "d2": 0.5}, "q2": {"d1": -0.002}}
 
 
+def test_msmarco_run(tmp_path):
+    path = write(tmp_path / "run.tsv", "q1\td2\t2\r\nq1 d1 1\n\nq2\td1\t1\n")
+    assert read_run(path) == {"q1": {"d1": 1.0, "d2": 0.5}, "q2": {"d1": 1.0}}
+
+
+@pytest.mark.parametrize("format", ["kilt", "", None])
+def test_a_format_that_there_is_not(tmp_path, format):
+    with pytest.raises(InputError, match=r"'trec' or 'msmarco'"):
+        write_run(tmp_path / "run", {"q": {"d": 1.0}}, "t", format)
+
+
+@given(st.dictionaries(st.integers(0, 99).map(str), st.integers(0, 3).map(float), min_size=1))
+def test_an_msmarco_run_keeps_the_order(scores):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "run.tsv")
+        write_run(path, {"q": scores}, "t", "msmarco")
+        assert list(read_run(path)["q"]) == trec_order(scores)
+        assert path.read_text() == "".join(f"q\t{d}\t{n}\n" for n, d in enumerate(trec_order(scores), 1))
+
+
+close = st.sampled_from([0.0, 1.0, 1.0 + 1e-12, 1.0 + 1e-6, 2.5, -3.0, 1e-30, 1e300, 1e301])
+
+
+def trec_eval_order(scores):
+    """What trec_eval takes for the order, found by asking it for the rank of one document after another."""
+    ranks = {}
+    for document in scores:
+        evaluator = pytrec_eval.RelevanceEvaluator({"q": {document: 1}}, {"recip_rank"})
+        ranks[round(1 / evaluator.evaluate({"q": dict(scores)})["q"]["recip_rank"])] = document
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+@given(st.dictionaries(st.text("ab0é日🂡", min_size=1, max_size=3), close, min_size=1, max_size=9))
+def test_the_order_is_that_of_trec_eval(scores):
+    assert trec_order(scores) == trec_eval_order(scores)
+
+
+@given(st.dictionaries(st.text("ab0é日🂡", min_size=1, max_size=3), close, min_size=1, max_size=9), st.randoms())
+def test_untied_scores_are_in_the_order_shown(scores, random):
+    shown = list(scores)
+    random.shuffle(shown)
+    shown.sort(key=scores.__getitem__, reverse=True)  # best first, ties in any order
+    untied = untie({document: scores[document] for document in shown})
+    assert list(untied) == shown == trec_eval_order(untied)
+    assert untie(untied) == untied
+    for document, score in untied.items():
+        assert score <= scores[document]
+        if scores[document] < 1e38:
+            assert score == pytest.approx(scores[document], rel=1e-5, abs=1e-5)
+
+
+@given(st.dictionaries(st.text("ab0é日", min_size=1, max_size=3), close, min_size=1, max_size=9))
+def test_what_needs_no_untying_is_kept_to_the_last_bit(scores):
+    there = {document: scores[document] for document in trec_order(scores)}
+    assert untie(there) == there
+
+
 names = st.text(
     alphabet=st.characters(exclude_characters="\0 \t\n\r\v\f", exclude_categories=["Cs"]), min_size=1, max_size=8
 ).filter(lambda name: name[0] != "\ufeff")
@@ -179,7 +254,9 @@ def test_run_round_trip(tmp_path, run, tag):
     read = read_run(path)
     assert read == run and list(read) == list(run)
     for query, found in read.items():
-        assert list(found) == sorted(run[query], key=lambda document: (-run[query][document], document))
+        with np.errstate(over="ignore"):
+            single = {document: float(np.float32(score)) for document, score in run[query].items()}
+        assert list(found) == sorted(single, key=lambda document: (single[document], document), reverse=True)
     columns = [line.split(" ") for line in path.read_bytes().decode().split("\n")[:-1]]
     ranks = {}
     for query, q0, _, rank, _, name in columns:

@@ -11,6 +11,8 @@ _EXTRAS = {
     "llamaindex": "llama_index.core",
     "haystack": "haystack",
     "mcp": "mcp",
+    "mteb": "mteb",
+    "pyterrier": "pyterrier",
     "rerankers": "rerankers",
 }
 _PROGRAM = """

@@ -1,0 +1,241 @@
+"""Judged collections that other libraries know by name, and fetch where there is a network.
+
+| name | library | extra |
+|---|---|---|
+| ``ir:beir/scifact/test`` | ir_datasets (MacAvaney et al., SIGIR 2021): BEIR, TREC, MS MARCO, ... | ``datasets`` |
+| ``nano:SciFact`` | Hugging Face datasets: NanoBEIR, 50 queries of each collection | ``datasets`` |
+| ``mteb:SciFact``, ``mteb:TASK/SUBSET`` | mteb: its retrieval and reranking tasks | ``mteb`` |
+
+A document without a text has its title for one; without both it is left out, since nothing can be found in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..documents import Document
+from ..errors import DataError, InputError, MissingExtraError, SightlineError
+from .dataset import Dataset
+
+__all__ = ["CATALOGUES", "from_ir_datasets", "from_mteb", "from_nano_beir", "mteb_queries", "plain_documents"]
+
+logger = logging.getLogger(__name__)
+
+_NANO_BEIR = "sentence-transformers/NanoBEIR-en"
+
+
+def from_ir_datasets(id: str) -> Dataset:
+    """A collection of ir_datasets.
+
+    Args:
+        id: of a part with queries and judgements, such as ``beir/scifact/test``.
+
+    Returns:
+        The queries and judgements; the documents are read when they are asked for. The last part of the id is taken
+        for the split's name.
+
+    Raises:
+        InputError: if there is no such id, or it has no documents, queries or judgements.
+        DataError: if the data cannot be fetched or read.
+        MissingExtraError: if ir_datasets is not installed.
+    """
+    try:
+        import ir_datasets
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("ir_datasets", "datasets") from error
+
+    try:
+        found = ir_datasets.load(id)
+    except KeyError:
+        raise InputError(f"ir_datasets has no {id!r}; see https://ir-datasets.com for what there is") from None
+    lacks = [part for part in ("docs", "queries", "qrels") if not getattr(found, f"has_{part}")()]
+    if lacks:
+        raise InputError(f"{id!r} of ir_datasets has no {', no '.join(lacks)}; name a part of it that has")
+
+    source = f"ir:{id}"
+
+    def documents() -> Iterator[Document]:
+        for row in _rows(found.docs_iter, source):
+            has_text = isinstance(getattr(row, "text", None), str)
+            yield from plain_documents(
+                [{"id": row.doc_id, "title": getattr(row, "title", ""), "text": row.text}]
+                if has_text
+                else [{"id": row.doc_id, "text": row.default_text()}]
+            )
+
+    queries = {row.query_id: row.default_text() for row in _rows(found.queries_iter, source)}
+    qrels: dict[str, dict[str, int]] = {}
+    for row in _rows(found.qrels_iter, source):
+        qrels.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
+    name, _, split = id.rpartition("/")
+    return Dataset(name or id, split, Path(source), queries, qrels, documents)
+
+
+def from_nano_beir(name: str, repository: str = _NANO_BEIR) -> Dataset:
+    """A collection of NanoBEIR.
+
+    Args:
+        name: such as ``SciFact``, in any capitals.
+        repository: of Hugging Face, or a folder; with the configurations ``corpus``, ``queries`` and ``qrels``, in
+            each of which ``NanoSciFact`` is a split.
+
+    Raises:
+        InputError: if there is no such collection.
+        DataError: if the data cannot be fetched or read.
+        MissingExtraError: if datasets is not installed.
+    """
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("datasets", "datasets") from error
+
+    source = f"nano:{name}"
+    splits = {
+        split.lower(): split
+        for split in _fetched(lambda: datasets.get_dataset_split_names(repository, "corpus"), source)
+    }
+    split = splits.get(f"nano{name.lower()}")
+    if split is None:
+        raise InputError(f"NanoBEIR has no {name!r}; there are {', '.join(s[4:] for s in splits.values())}")
+
+    def rows(part: str) -> Iterable[Mapping[str, Any]]:
+        return _fetched(lambda: datasets.load_dataset(repository, part, split=split), source)
+
+    qrels: dict[str, dict[str, int]] = {}
+    for row in rows("qrels"):
+        relevant = row["corpus-id"]
+        for document in [relevant] if isinstance(relevant, str) else relevant:
+            qrels.setdefault(row["query-id"], {})[document] = int(row.get("score", 1))
+    queries = {row["_id"]: row["text"] for row in rows("queries")}
+    return Dataset(split, "test", Path(source), queries, qrels, lambda: plain_documents(rows("corpus")))
+
+
+def from_mteb(name: str | Any, split: str = "test") -> Dataset:
+    """A retrieval or reranking task of MTEB (Muennighoff et al., EACL 2023).
+
+    Args:
+        name: of the task, with ``/SUBSET`` where it has several; or a task.
+        split: one of its evaluation splits.
+
+    Raises:
+        InputError: if there is no such task, subset or split, or it is no retrieval of texts.
+        DataError: if the data cannot be fetched or read.
+        MissingExtraError: if mteb is not installed.
+    """
+    try:
+        import mteb
+        from mteb.abstasks.retrieval import AbsTaskRetrieval
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("mteb", "mteb") from error
+
+    subset = ""
+    if isinstance(name, str):
+        name, _, subset = name.partition("/")
+        try:
+            task = mteb.get_task(name)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"mteb has no task {name!r}: {error}") from None
+    else:
+        task = name
+    known = task.metadata.name
+    if not isinstance(task, AbsTaskRetrieval) or "text" not in task.metadata.modalities:
+        raise InputError(f"{known} of mteb is a {task.metadata.type}; a retrieval or reranking of texts is needed")
+
+    def load() -> None:
+        task.load_data()
+        task.convert_v1_dataset_format_to_v2(num_proc=None)
+
+    _fetched(load, f"mteb:{known}")
+    if not subset and len(task.dataset) > 1:
+        raise InputError(
+            f"{known} of mteb has several subsets; name one, as in mteb:{known}/{next(iter(task.dataset))}"
+        )
+    splits = task.dataset.get(subset or next(iter(task.dataset)))
+    if splits is None:
+        raise InputError(f"{known} of mteb has no subset {subset!r}; there are {', '.join(task.dataset)}")
+    if split not in splits:
+        raise InputError(f"{known} of mteb has no split {split!r}; there are {', '.join(splits)}")
+    data = splits[split]
+    qrels = {id: {d: int(grade) for d, grade in grades.items()} for id, grades in data["relevant_docs"].items()}
+    return Dataset(
+        f"{known}/{subset}" if subset else known,
+        split,
+        Path(f"mteb:{known}"),
+        mteb_queries(data["queries"]),
+        qrels,
+        lambda: plain_documents(data["corpus"]),
+    )
+
+
+def mteb_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Texts by query id, each followed by its instruction where there is one, as MTEB joins them.
+
+    Raises:
+        InputError: if a query is no text.
+
+    Example:
+        >>> mteb_queries([{"id": "1", "text": "cats"}, {"id": "2", "text": "dogs", "instruction": "Find breeds."}])
+        {'1': 'cats', '2': 'dogs Find breeds.'}
+    """
+    queries = {}
+    for row in rows:
+        if not isinstance(row.get("text"), str):
+            raise InputError(f"query {row.get('id')!r} is no text, and only texts can be searched for")
+        queries[row["id"]] = f"{row['text']} {row['instruction']}" if row.get("instruction") else row["text"]
+    return queries
+
+
+def plain_documents(rows: Iterable[Mapping[str, Any]]) -> Iterator[Document]:
+    """Documents out of rows with ``id`` or ``_id``, ``text``, and perhaps ``title``.
+
+    Raises:
+        DataError: if a row has no id or no text, or one that no document can have.
+
+    Example:
+        >>> rows = [{"id": "1", "title": "Cats", "text": ""}, {"_id": "2", "text": "Dogs.", "title": None}]
+        >>> [(document.id, document.title, document.text) for document in plain_documents(rows)]
+        [('1', '', 'Cats'), ('2', '', 'Dogs.')]
+    """
+    for row in rows:
+        id, title, text = row.get("id", row.get("_id")), row.get("title") or "", row.get("text")
+        if not isinstance(text, str):
+            raise DataError(f"document {id!r} has no text; there are: {', '.join(map(repr, row))}")
+        if not text.strip():
+            title, text = "", title
+        if not text.strip():
+            logger.warning("document %r has neither text nor title, and is left out", id)
+            continue
+        try:
+            yield Document(id, text, title)
+        except InputError as error:
+            raise DataError(str(error)) from None
+
+
+def _fetched(call: Callable[[], Any], source: str) -> Any:
+    """What a library fetches; each fails in its own way where there is no network."""
+    try:
+        return call()
+    except SightlineError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"cannot be loaded ({type(error).__name__}: {error}); fetching it for the first time needs a network",
+            path=source,
+        ) from error
+
+
+def _rows(call: Callable[[], Iterable[Any]], source: str) -> Iterator[Any]:
+    """What a library fetches row by row."""
+    rows = _fetched(lambda: iter(call()), source)
+    while (row := _fetched(lambda: next(rows, None), source)) is not None:
+        yield row
+
+
+CATALOGUES: dict[str, Callable[[str, str], Dataset]] = {
+    "ir": lambda name, split: from_ir_datasets(name),
+    "mteb": from_mteb,
+    "nano": lambda name, split: from_nano_beir(name),
+}

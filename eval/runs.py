@@ -1,0 +1,68 @@
+"""Runs in whatever file they come: the name's ending tells which.
+
+| ending | |
+|---|---|
+| ``.json`` | predictions of MTEB, see `sightline.eval.predictions` |
+| ``.jsonl`` | requests of rank_llm, see `sightline.eval.rank_llm` |
+| ``.tsv`` | MS MARCO's ``query document rank``, as Pyserini writes it with ``--output-format msmarco`` |
+| any other | TREC's six columns, as Pyserini and everybody writes them |
+
+When read, the last two are told apart by their number of columns, whatever the name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .dataset import Dataset
+from .predictions import read_predictions, write_predictions
+from .rank_llm import read_requests, write_requests
+from .trec import read_run, write_run
+
+__all__ = ["load_run", "save_run"]
+
+
+def load_run(path: str | os.PathLike[str], split: str | None = None) -> dict[str, dict[str, float]]:
+    """Read a run.
+
+    Args:
+        path: the file.
+        split: which one of a file with several; only predictions of MTEB have such.
+
+    Returns:
+        Score by document id by query id, best first.
+
+    Raises:
+        DataError: see `read_run`, `read_predictions` and `read_requests`.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".json":
+        return read_predictions(path, split)
+    if suffix == ".jsonl":
+        return read_requests(path)[1]
+    return read_run(path)
+
+
+def save_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], name: str, dataset: Dataset) -> None:
+    """Write a run.
+
+    Args:
+        path: the file.
+        run: score by document id by query id.
+        name: of what made it: a TREC run's tag, blanks replaced, or the model of MTEB's predictions.
+        dataset: has the texts, which go into requests of rank_llm, and the split, which goes into predictions.
+
+    Raises:
+        InputError: see `write_run`, `write_predictions` and `write_requests`.
+        DataError: likewise.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".json":
+        write_predictions(path, run, name, dataset.split)
+    elif suffix == ".jsonl":
+        write_requests(path, dataset, run)
+    else:
+        write_run(path, run, re.sub(r"\s", "_", name), "msmarco" if suffix == ".tsv" else "trec")

@@ -1,0 +1,129 @@
+"""MTEB 2: the pipeline as a search model, for retrieval and for reranking tasks.
+
+Needs ``pip install 'sightline[mteb]'``. MTEB feeds rerankers pair by pair; this implements its ``SearchProtocol``
+instead, so that a candidate list is read whole.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+try:
+    from mteb.models.model_meta import ModelMeta
+except ModuleNotFoundError as error:
+    from ..errors import MissingExtraError
+
+    raise MissingExtraError("mteb", "mteb") from error
+
+from ..errors import InputError
+from ..eval.catalogues import mteb_queries, plain_documents
+from ..eval.dataset import Dataset
+from ..eval.rerank_run import rerank_run
+from ..eval.trec import untie
+from ..rerank.reranker import Reranker, load_reranker
+from ..retrieval.index import Index
+from ..search import FirstStage, Searcher
+
+__all__ = ["SightlineSearch"]
+
+
+class SightlineSearch:
+    """A model for ``mteb.evaluate``; implements its ``SearchProtocol``.
+
+    A retrieval task's corpus is indexed in a temporary folder, and searched. A reranking task's lists go to the
+    reranker whole; of a long document the best passage counts. Scores that tie are lowered by a rounding, so that MTEB
+    measures the order that was found.
+
+    Args:
+        reranker: a name for `sightline.load_reranker`, a `sightline.Reranker`, or None for first stages alone.
+        first_stage: see `sightline.Searcher`; for retrieval tasks.
+        candidates: how many documents are reranked; retrieval tasks get no more than these, and without a reranker
+            as many as they ask for.
+        settings: of the index, for `Index.create`, such as ``{"encoder": "intfloat/e5-small-v2"}``.
+
+    Example:
+        >>> import mteb  # doctest: +SKIP
+        >>> mteb.evaluate(SightlineSearch(), mteb.get_task("NanoSciFactRetrieval"))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        reranker: str | Reranker | None = "minilm",
+        *,
+        first_stage: FirstStage = "dense",
+        candidates: int = 100,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.reranker = load_reranker(reranker) if isinstance(reranker, str) else reranker
+        self.first_stage, self.candidates, self.settings = first_stage, candidates, dict(settings or {})
+        self._corpus: Any = None
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """The model's name, as ``sightline/dense+minilm``, and Sightline's version for a revision."""
+        name = f"{self.first_stage}+{self.reranker.name}" if self.reranker is not None else self.first_stage
+        version = importlib.metadata.version("sightline")
+        return ModelMeta.create_empty({"name": f"sightline/{name}", "revision": version})
+
+    def index(self, corpus: Any, **options: Any) -> None:
+        """Take a task's corpus; it is read when it is known whether there are lists to rerank.
+
+        Args:
+            corpus: rows with ``id``, ``text`` and perhaps ``title``.
+            options: what else MTEB says about the task.
+        """
+        self._corpus = corpus
+
+    def search(
+        self, queries: Any, *, top_k: int, top_ranked: Mapping[str, list[str]] | None = None, **options: Any
+    ) -> dict[str, dict[str, float]]:
+        """Search the corpus, or rerank lists of it.
+
+        Args:
+            queries: rows with ``id``, ``text`` and perhaps ``instruction``.
+            top_k: documents per query.
+            top_ranked: lists of document ids by query id; None searches.
+            options: what else MTEB says about the task.
+
+        Returns:
+            Score by document id by query id; a query without a list has none.
+
+        Raises:
+            InputError: if there is no corpus yet, a query or a document is no text, or there are lists but no reranker.
+            DataError: if a list has a document that the corpus has not.
+        """
+        if self._corpus is None:
+            raise InputError("there is no corpus yet; call index first")
+        corpus, self._corpus = self._corpus, None
+        texts = mteb_queries(queries)
+        dataset = Dataset("mteb", "", Path("mteb"), texts, {}, lambda: plain_documents(corpus))
+        if top_ranked is None:
+            found = self._search(dataset, top_k)
+        elif self.reranker is None:
+            raise InputError("a reranking task needs a reranker")
+        else:
+            lists = {
+                id: {document: -float(rank) for rank, document in enumerate(top_ranked[id])}
+                for id in texts
+                if top_ranked.get(id)
+            }
+            depth = max(map(len, lists.values()), default=1)
+            found = rerank_run(dataset, lists, self.reranker, depth) if lists else {}
+        return {id: dict(list(untie(found.get(id, {})).items())[:top_k]) for id in texts}
+
+    def _search(self, dataset: Dataset, top_k: int) -> dict[str, dict[str, float]]:
+        settings = {"token_states": "none" if self.reranker is None else "fp16"} | self.settings
+        candidates = top_k if self.reranker is None else self.candidates
+        with (
+            tempfile.TemporaryDirectory(prefix="sightline-") as folder,
+            Index.build(Path(folder) / "index", dataset.documents(), **settings) as index,
+        ):
+            searcher = Searcher(index, self.reranker, first_stage=self.first_stage, candidates=candidates)
+            results = searcher.search_batch(list(dataset.queries.values()), top_k)
+        return {
+            id: {hit.id: hit.score for hit in result.hits} for id, result in zip(dataset.queries, results, strict=True)
+        }

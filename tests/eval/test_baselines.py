@@ -1,0 +1,157 @@
+"""Baselines on small models of random weights, against what sentence-transformers itself says of them."""
+
+import math
+
+import pytest
+import torch
+
+from sightline.documents import Document
+from sightline.errors import InputError, ModelError, RankingError
+from sightline.eval.baselines import Baseline, load_reranker
+from sightline.minilm import find_minilm
+from sightline.rerank import MiniLMReranker
+
+QUERY = "what do cats do"
+TEXTS = ["Dogs bark at strangers.", "Cats purr.", "Iron rusts in wet air.", "Cats purr.", "purr " * 700]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A cross-encoder and a late-interaction model of one small layer."""
+    from sentence_transformers import MultiVectorEncoder
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
+
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(3)
+    made = {}
+    for kind, architecture in (("cross-encoder", BertForSequenceClassification), ("bare", BertModel)):
+        made[kind] = tmp_path_factory.mktemp(kind)
+        labels = {"num_labels": 1} if kind == "cross-encoder" else {}
+        config = BertConfig.from_pretrained(find_minilm(), initializer_range=0.5, **small, **labels)
+        architecture(config).save_pretrained(made[kind])
+        AutoTokenizer.from_pretrained(find_minilm()).save_pretrained(made[kind])
+    made["late-interaction"] = tmp_path_factory.mktemp("late-interaction")
+    MultiVectorEncoder(str(made["bare"])).save_pretrained(str(made["late-interaction"]))
+    return made
+
+
+@pytest.fixture(scope="module", params=["cross-encoder", "late-interaction"])
+def named(request, folders):
+    return request.param, folders[request.param]
+
+
+@pytest.fixture(scope="module")
+def baseline(named):
+    kind, folder = named
+    return load_reranker(f"{kind}:{folder}")
+
+
+def expected(kind, folder):
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder
+
+    if kind == "cross-encoder":
+        logits = CrossEncoder(str(folder)).predict([(QUERY, text) for text in TEXTS], activation_fn=torch.nn.Identity())
+        return logits.tolist()
+    model = MultiVectorEncoder(str(folder))
+    query = model.encode_query(QUERY)
+    # MaxSim (Khattab and Zaharia, 2020), equation 3, written out.
+    return [float((query @ model.encode_document(text).T).max(dim=1).values.sum()) for text in TEXTS]
+
+
+def test_scores_are_those_of_the_model(baseline, named):
+    ranking = baseline.rank(QUERY, TEXTS)
+    scores = {item.index: item.score for item in ranking}
+    assert [scores[i] for i in range(len(TEXTS))] == pytest.approx(expected(*named), rel=1e-4, abs=1e-4)
+    assert [item.score for item in ranking] == sorted(scores.values(), reverse=True)
+    assert (ranking.layout, ranking.model, ranking.dtype) == (named[0], str(named[1]), "float32")
+    assert ranking.total == len(TEXTS)
+
+
+def test_order_leaves_no_trace_and_duplicates_are_equal(baseline):
+    documents = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
+    there = {item.document.id: item.score for item in baseline.rank(QUERY, documents)}
+    back = baseline.rank(QUERY, documents[::-1])
+    assert {item.document.id: item.score for item in back} == pytest.approx(there, rel=1e-4, abs=1e-4)
+    assert there["d1"] == there["d3"]
+    places = [item.document.id for item in back]
+    assert places.index("d1") + 1 == places.index("d3")  # ties by id, not by place
+
+
+def test_what_is_cut_is_counted(baseline):
+    ranking = baseline.rank(QUERY, TEXTS)
+    assert {item.index: item.truncated > 0 for item in ranking} == {i: i == 4 for i in range(5)}
+    assert ranking.truncated == 1
+
+
+def test_the_options_of_a_reranker(baseline):
+    passages = [Document(id, text) for id, text in zip("abacc", TEXTS, strict=True)]
+    every = baseline.rank(QUERY, passages)
+    best = baseline.rank(QUERY, passages, best_per_id=True)
+    assert [i.document.id for i in best] == list(dict.fromkeys(i.document.id for i in every))
+    assert [i.score for i in baseline.rank(QUERY, passages, 2)] == [i.score for i in every[:2]]
+    assert len(baseline.rank(QUERY, [])) == 0
+    assert all(math.isnan(item.mass) for item in every)
+    lists = [(QUERY, TEXTS[:3]), ("iron", TEXTS[1:])]
+    for found, (query, texts) in zip(baseline.rank_batch(lists), lists, strict=True):
+        alone = baseline.rank(query, texts)
+        assert [i.index for i in found] == [i.index for i in alone]
+    for arguments, options in [((" ", TEXTS), {}), ((QUERY, TEXTS, 0), {}), ((QUERY, TEXTS), {"evidence": "token"})]:
+        with pytest.raises(InputError):
+            baseline.rank(*arguments, **options)
+
+
+def test_an_untrained_head_is_refused(folders):
+    with pytest.raises(ModelError, match=r"no trained CrossEncoder: .*classifier.weight"):
+        load_reranker(f"cross-encoder:{folders['bare']}")
+    with pytest.raises(ModelError, match=r"no trained MultiVectorEncoder: 1.linear.weight"):
+        load_reranker(f"late-interaction:{folders['bare']}")
+
+
+@pytest.mark.parametrize("kind", ["cross-encoder", "late-interaction"])
+def test_missing_weights_are_named(kind, tmp_path):
+    with pytest.raises(ModelError, match=rf"the weights of '{tmp_path}/none' cannot be loaded"):
+        load_reranker(f"{kind}:{tmp_path}/none")
+    with pytest.raises(InputError, match="names no model"):
+        load_reranker(f"{kind}:")
+
+
+def test_other_names_are_ours():
+    assert isinstance(load_reranker("minilm-mass"), MiniLMReranker)
+    with pytest.raises(InputError, match="no layout"):
+        load_reranker("cross-encoders:x")
+
+
+class Fixed:
+    def __init__(self, values):
+        self.values, self.model = values, torch.nn.Module()
+
+    def score(self, query, texts):
+        return self.values[: len(texts)], [0] * len(texts)
+
+
+@pytest.mark.parametrize("values", [[1.0, math.nan], [1.0, math.inf], [1.0, 1.0]])
+def test_scores_that_mean_nothing_are_refused(values):
+    with pytest.raises(RankingError):
+        Baseline("it", Fixed(values), "fixed").rank("q", ["a", "b"])
+
+
+def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(folders, tmp_path):
+    from sightline.eval.dataset import Dataset
+    from sightline.eval.evaluate import evaluate_systems
+
+    documents = [Document(f"d{i}", text) for i, text in enumerate([*TEXTS[:3], "A star shines.", "Cows eat grass."])]
+    dataset = Dataset("zoo", "test", tmp_path, {"q": QUERY}, {"q": {"d1": 1}}, lambda: documents)
+    systems = [
+        "dense",
+        "dense+minilm",
+        *(f"dense+{kind}:{folders[kind]}" for kind in ("cross-encoder", "late-interaction")),
+    ]
+    outcome = evaluate_systems(dataset, systems, tmp_path / "out", depth=3)
+    candidates = set(outcome.runs["dense"]["q"])
+    assert len(candidates) == 3
+    assert all(set(run["q"]) == candidates for run in outcome.runs.values())
+    assert set(outcome.summary["milliseconds_per_query"]) == set(systems)
+    texts = [document for document in documents if document.id in candidates]
+    for system in systems[2:]:
+        alone = load_reranker(system.partition("+")[2]).rank(QUERY, texts)
+        assert [item.document.id for item in alone] == list(outcome.runs[system]["q"])
