@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -193,6 +193,15 @@ class MiniLM:
                 remembered = self._queries = {}
             remembered.update((text, known[text]) for text in new[:_QUERIES_REMEMBERED])
         return [known[text] for text in texts]
+
+    def forget_queries(self) -> None:
+        """Drop what `read_queries` remembers, so that a benchmark reads every query."""
+        self._queries = {}
+
+    @property
+    def config(self) -> Any:
+        """The transformer's configuration, as transformers has it."""
+        return self._model.config
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Embed documents: float32 (N, 384), unit rows. This model treats them as it treats queries."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +16,14 @@ from .rerank.reranker import DocumentStates, Evidence, Reranker, load_reranker
 from .retrieval import fusion
 
 if TYPE_CHECKING:
+    from .kernels import Keys
     from .retrieval.index import Index
+    from .retrieval.store import StoredPassage
 
 __all__ = ["Explanation", "FirstStage", "Hit", "SearchResult", "Searcher"]
 
 FirstStage = Literal["dense", "bm25", "hybrid"]
+_FIRST_STAGES = ("dense", "bm25", "hybrid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,16 @@ class _Candidates:
     milliseconds: float
 
 
+@dataclass(slots=True)
+class _Fetched:
+    """Passages by row, with their kept token states if those were asked for, and the time that either took."""
+
+    passages: dict[int, StoredPassage]
+    keys: dict[int, Keys] | None
+    passages_ms: float
+    keys_ms: float
+
+
 class Searcher:
     """Searches an index in two steps: candidates, then attention over all of them.
 
@@ -162,7 +175,7 @@ class Searcher:
     ) -> None:
         from .retrieval.index import Index
 
-        if first_stage not in ("dense", "bm25", "hybrid"):
+        if first_stage not in _FIRST_STAGES:
             raise InputError(f"the first stage is 'dense', 'bm25' or 'hybrid', not {first_stage!r}")
         if candidates < 1:
             raise InputError(f"candidates must be at least 1, not {candidates}")
@@ -173,13 +186,7 @@ class Searcher:
         self.first_stage: FirstStage = first_stage
         self.candidates = candidates
         self._fusion = fusion
-        kept, model = self.index.manifest.token_states, getattr(self.reranker, "model", None)
-        self._kept_states = (
-            kept_states
-            and model is not None
-            and (kept.get("revision"), kept.get("max_length"))
-            == (getattr(model, "revision", None), getattr(model, "max_length", None))
-        )
+        self._kept_states = kept_states
 
     def search(
         self,
@@ -214,21 +221,55 @@ class Searcher:
         level: Literal["document", "passage"] = "document",
     ) -> list[SearchResult]:
         """Answer several queries; the bi-encoder reads them together, everything else is per query. See `search`."""
-        if isinstance(queries, str):
-            raise InputError("search_batch takes a list of queries; for one, use search")
-        for query in queries:
-            if not isinstance(query, str) or not query.strip() or not encodable(query):
-                raise InputError(f"a query must be a text with something in it and no lone surrogate, not {query!r}")
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
+        _check(queries, k)
         if level not in ("document", "passage"):
             raise InputError(f"level is 'document' or 'passage', not {level!r}")
         if evidence is not None and self.reranker is None:
             raise InputError("evidence needs a reranker: it is the reranker's attention")
         if not queries:
             return []
-        found = self._first_stage(queries, self.first_stage, where)
-        return [self._finish(query, one, k, evidence, level) for query, one in zip(queries, found, strict=True)]
+        found = self._first_stages(queries, {self.first_stage}, where)[self.first_stage]
+        return [
+            self._finish(query, one, k, evidence, level, stage=self.first_stage, reranker=self.reranker)
+            for query, one in zip(queries, found, strict=True)
+        ]
+
+    def search_each(
+        self, queries: Sequence[str], systems: Sequence[tuple[FirstStage, Reranker | None]], k: int = 10
+    ) -> list[list[SearchResult]]:
+        """Answer several queries by several pipelines: each first stage is run, and each candidate fetched, once.
+
+        For comparisons. Every result equals that of a `Searcher` with this first stage and reranker; of the time to
+        fetch, which is shared, each is charged its candidates' part.
+
+        Args:
+            queries: Q texts.
+            systems: S pairs of a first stage and a reranker, or None for the first stage's own order.
+            k: how many documents at most.
+
+        Returns:
+            For each query, S results.
+
+        Raises:
+            InputError: as `search`.
+        """
+        _check(queries, k)
+        if unknown := [stage for stage, _ in systems if stage not in _FIRST_STAGES]:
+            raise InputError(f"the first stage is 'dense', 'bm25' or 'hybrid', not {unknown[0]!r}")
+        stages = self._first_stages(queries, {stage for stage, _ in systems}, None) if queries and systems else {}
+        rerankers = [reranker for _, reranker in systems if reranker is not None]
+        keys = any(self._keeps(reranker) for reranker in rerankers)
+        out = []
+        for i, query in enumerate(queries):
+            rows = dict.fromkeys(row for found in stages.values() for row in found[i].rows)
+            fetched = self._fetch(list(rows), keys) if rerankers else None
+            out.append(
+                [
+                    self._finish(query, stages[stage][i], k, stage=stage, reranker=reranker, fetched=fetched)
+                    for stage, reranker in systems
+                ]
+            )
+        return out
 
     async def asearch(self, query: str, k: int = 10, **options: Any) -> SearchResult:
         """`search` in a worker thread, so that the event loop goes on meanwhile."""
@@ -254,7 +295,7 @@ class Searcher:
         wanted = {hit.id for hit in result.hits}
 
         def places(stage: FirstStage) -> dict[str, tuple[int, float]]:
-            found = self._first_stage([query], stage, where)[0]
+            found = self._first_stages([query], {stage}, where)[stage][0]
             first = _by_document(found)
             return {id: (rank, first[id]) for rank, id in enumerate(first, start=1) if id in wanted}
 
@@ -263,22 +304,23 @@ class Searcher:
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
-    def _first_stage(
-        self, queries: Sequence[str], stage: FirstStage, where: Mapping[str, Any] | None
-    ) -> list[_Candidates]:
-        started = time.perf_counter()
-        if stage == "bm25":
-            found = [self._enough(lambda k, q=query: self._words(q, k, where)) for query in queries]
-        elif stage == "dense":
-            found = self._meaning(queries, where)
-        else:
-            pairs = zip(
-                self._first_stage(queries, "dense", where), self._first_stage(queries, "bm25", where), strict=True
+    def _first_stages(
+        self, queries: Sequence[str], stages: Collection[FirstStage], where: Mapping[str, Any] | None
+    ) -> dict[FirstStage, list[_Candidates]]:
+        """Candidates of every query by first stage; hybrid is made of the other two, which run once."""
+        found: dict[FirstStage, list[_Candidates]] = {}
+        hybrid = "hybrid" in stages
+        if hybrid or "dense" in stages:
+            found["dense"] = _timed(len(queries), lambda: self._meaning(queries, where))
+        if hybrid or "bm25" in stages:
+            found["bm25"] = _timed(
+                len(queries), lambda: [self._enough(lambda k, q=query: self._words(q, k, where)) for query in queries]
             )
-            found = [self._fuse(dense, words) for dense, words in pairs]
-        each = (time.perf_counter() - started) * 1e3 / len(queries)
-        for one in found:
-            one.milliseconds = each
+        if hybrid:
+            pairs = list(zip(found["dense"], found["bm25"], strict=True))
+            found["hybrid"] = _timed(len(queries), lambda: [self._fuse(dense, words) for dense, words in pairs])
+            for one, (dense, words) in zip(found["hybrid"], pairs, strict=True):
+                one.milliseconds += dense.milliseconds + words.milliseconds
         return found
 
     def _words(self, query: str, k: int, where: Mapping[str, Any] | None) -> tuple[list[int], list[float]]:
@@ -340,29 +382,59 @@ class Searcher:
                 out.ids.append(id)
         return out
 
+    @property
+    def uses_kept_states(self) -> bool:
+        """Whether the reranker is served from the token states that the index keeps; False: it reads the texts."""
+        return self._keeps(self.reranker)
+
+    def _keeps(self, reranker: Reranker | None) -> bool:
+        """Whether the index keeps token states of the model that this reranker reads with, and they may be used."""
+        kept, model = self.index.manifest.token_states, getattr(reranker, "model", None)
+        return (
+            self._kept_states
+            and model is not None
+            and (kept.get("revision"), kept.get("max_length"))
+            == (getattr(model, "revision", None), getattr(model, "max_length", None))
+        )
+
+    def _fetch(self, rows: Sequence[int], keys: bool) -> _Fetched:
+        started = time.perf_counter()
+        passages = {stored.row: stored for stored in self.index.passages(rows)}
+        between = time.perf_counter()
+        found = self.index.token_keys(list(passages)) if keys else None
+        states = None if found is None else dict(zip(passages, found, strict=True))
+        return _Fetched(passages, states, (between - started) * 1e3, (time.perf_counter() - between) * 1e3)
+
     def _finish(
         self,
         query: str,
         found: _Candidates,
         k: int,
-        evidence: Literal["sentence", "token"] | None,
-        level: Literal["document", "passage"],
+        evidence: Literal["sentence", "token"] | None = None,
+        level: Literal["document", "passage"] = "document",
+        *,
+        stage: FirstStage,
+        reranker: Reranker | None,
+        fetched: _Fetched | None = None,
     ) -> SearchResult:
+        """Rank candidates; those that were not ``fetched``, perhaps with those of other stages, are now."""
         times = {"retrieve": found.milliseconds}
         first = _by_document(found)
         places = {id: rank for rank, id in enumerate(first, start=1)}
-        if self.reranker is None:
-            return self._unranked(query, found, first, places, k, level, times)
+        if reranker is None:
+            return self._unranked(query, found, first, places, k, level, stage, times, fetched)
+        kept = self._keeps(reranker)
+        if fetched is None:
+            fetched = self._fetch(found.rows, kept)
+        part = len(found.rows) / max(1, len(fetched.passages))
+        times["fetch"] = (fetched.passages_ms + fetched.keys_ms * kept) * min(1.0, part)
         started = time.perf_counter()
-        stored = self.index.passages(found.rows)
-        keys = self.index.token_keys([p.row for p in stored]) if self._kept_states else None
-        times["fetch"] = (time.perf_counter() - started) * 1e3
-        started = time.perf_counter()
+        stored = [fetched.passages[row] for row in found.rows if row in fetched.passages]
         blocks = [Document(p.passage.document.id, p.passage.text, p.passage.document.title) for p in stored]
-        states = None if keys is None else [DocumentStates(x, p.truncated) for x, p in zip(keys, stored, strict=True)]
-        ranking = self.reranker.rank(
-            query, blocks, k, evidence=evidence, states=states, best_per_id=level == "document"
-        )
+        states = None
+        if kept and fetched.keys is not None:
+            states = [DocumentStates(fetched.keys[p.row], p.truncated) for p in stored]
+        ranking = reranker.rank(query, blocks, k, evidence=evidence, states=states, best_per_id=level == "document")
         hits = []
         for rank, item in enumerate(ranking, start=1):
             passage = stored[item.index].passage
@@ -387,8 +459,8 @@ class Searcher:
             query,
             tuple(hits),
             len(blocks),
-            self.first_stage,
-            self.reranker.name,
+            stage,
+            reranker.name,
             ranking.query_tokens,
             ranking.truncated,
             ranking.warnings,
@@ -403,10 +475,11 @@ class Searcher:
         places: Mapping[str, int],
         k: int,
         level: Literal["document", "passage"],
+        stage: FirstStage,
         times: dict[str, float],
+        fetched: _Fetched | None,
     ) -> SearchResult:
         """The order of the first stage; only what is shown is fetched."""
-        started = time.perf_counter()
         shown: list[int] = []
         seen: set[str] = set()
         for row, id in zip(found.rows, found.ids, strict=True):
@@ -414,14 +487,36 @@ class Searcher:
                 shown.append(row)
             seen.add(id)
         score = dict(zip(found.rows, found.scores, strict=True))
-        stored = self.index.passages(shown[:k])
+        if fetched is None:
+            fetched = self._fetch(shown[:k], keys=False)
+        stored = [fetched.passages[row] for row in shown[:k] if row in fetched.passages]
         hits = tuple(
             Hit(rank, id, score[p.row], p.passage.document, p.passage, places[id], first[id])
             for rank, p in enumerate(stored, start=1)
             for id in [p.passage.document.id]
         )
-        times["fetch"] = (time.perf_counter() - started) * 1e3
-        return SearchResult(query, hits, len(found.rows), self.first_stage, None, (), 0, (), times)
+        times["fetch"] = fetched.passages_ms * min(1.0, len(stored) / max(1, len(fetched.passages)))
+        return SearchResult(query, hits, len(found.rows), stage, None, (), 0, (), times)
+
+
+def _check(queries: Sequence[str], k: int) -> None:
+    if isinstance(queries, str):
+        raise InputError("a batch is a list of queries; for one, use search")
+    for query in queries:
+        if not isinstance(query, str) or not query.strip() or not encodable(query):
+            raise InputError(f"a query must be a text with something in it and no lone surrogate, not {query!r}")
+    if k < 1:
+        raise InputError(f"k must be at least 1, not {k}")
+
+
+def _timed(queries: int, find: Callable[[], list[_Candidates]]) -> list[_Candidates]:
+    """Charge every query its part of the time."""
+    started = time.perf_counter()
+    found = find()
+    each = (time.perf_counter() - started) * 1e3 / queries
+    for one in found:
+        one.milliseconds = each
+    return found
 
 
 def _by_document(found: _Candidates) -> dict[str, float]:

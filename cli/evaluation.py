@@ -1,7 +1,8 @@
-"""``sightline rerank`` and ``sightline eval``."""
+"""``sightline rerank``, ``eval``, ``matrix``, ``bench``, ``report`` and ``reproduce``."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,15 +17,20 @@ from .indexing import Lexical, TokenStates
 
 __all__ = ["register"]
 
+_WIDEST = 1000  # characters of a table, where nobody says how many there are
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(
-        "rerank", epilog="Example: sightline rerank --data data/trec_dl19 --run bm25.trec --out minilm.trec --depth 100"
-    )(rerank)
-    app.command(
-        "eval", epilog="Example: sightline eval data/scifact --systems bm25,dense,dense+minilm --out results/scifact"
-    )(evaluate)
+    for name, command, example in (
+        ("rerank", rerank, "sightline rerank --data data/trec_dl19 --run bm25.trec --out minilm.trec --depth 100"),
+        ("eval", evaluate, "sightline eval data/scifact --systems bm25,dense,dense+minilm --out results/scifact"),
+        ("matrix", matrix, "sightline matrix data --out results/matrix --jobs 2"),
+        ("bench", bench, "sightline bench data/scifact --systems bm25,dense+minilm --out results/scifact"),
+        ("report", report, "sightline report results/scifact results/nfcorpus --out results"),
+        ("reproduce", reproduce, "sightline reproduce scifact --data data --out reproduced"),
+    ):
+        app.command(name, epilog=f"Example: {example}")(command)
 
 
 def rerank(
@@ -69,38 +75,54 @@ def rerank(
         console.print(visible(told), markup=False, highlight=False, soft_wrap=True)
 
 
+_SystemsOption = Annotated[
+    str,
+    typer.Option(
+        "--systems", help="bm25, dense, hybrid or a --run's name, alone or +RERANKER (also +hf:MODEL#LAYOUT), by comma."
+    ),
+]
+_IndexOption = Annotated[
+    Path | None, typer.Option("--index", help="Search this index instead of making one under --out.")
+]
+_DepthOption = Annotated[int, typer.Option("--depth", help="Candidates per query.", min=1)]
+_QueriesOption = Annotated[int | None, typer.Option("--max-queries", help="Only the first so many queries.", min=1)]
+_MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated, as ir_measures names them.")]
+_JobsOption = Annotated[int, typer.Option("--jobs", help="Processes that answer queries; they share the cores.", min=1)]
+_MEASURES = "nDCG@10,RR@10,R@100"
+
+
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
-    systems: Annotated[
-        str,
-        typer.Option(
-            help="bm25, dense, hybrid or a --run's name, alone or +RERANKER (also +hf:MODEL#LAYOUT), by comma."
-        ),
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; several give a matrix."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for results.json, per_query.json, the runs and the index.")],
+    systems: _SystemsOption,
+    out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
     split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
     qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
     run: Annotated[
         list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE, see rerank --out.")
     ] = None,
-    index: Annotated[Path | None, typer.Option(help="Search this index instead of making one under --out.")] = None,
-    depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
+    index: _IndexOption = None,
+    depth: _DepthOption = 100,
     add_positives: Annotated[
         bool,
         typer.Option("--add-positives", help="Rerank relevant documents that were not found, too. Results say so."),
     ] = False,
-    max_queries: Annotated[int | None, typer.Option(help="Only the first so many queries.", min=1)] = None,
-    measures: Annotated[str, typer.Option(help="Comma-separated, as ir_measures names them.")] = "nDCG@10,RR@10,R@100",
+    max_queries: _QueriesOption = None,
+    measures: _MeasuresOption = _MEASURES,
     encoder: Annotated[str, typer.Option(help="Bi-encoder for dense and hybrid.")] = "minilm",
     faiss: Annotated[str, typer.Option(help="FAISS factory string.")] = "Flat",
     lexical: Annotated[Lexical, typer.Option(help="BM25 engine.")] = Lexical.fts5,
     token_states: Annotated[TokenStates, typer.Option(help="Form of the kept token states.")] = TokenStates.fp16,
     max_tokens: Annotated[int | None, typer.Option(help="Tokens per passage; 0 keeps documents whole.")] = None,
+    jobs: _JobsOption = 1,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate systems on a judged collection: a table, results.json, and a TREC run per system."""
+    """Evaluate systems on judged collections: tables, results.json, an HTML report, and a TREC run per system."""
     from ..eval.dataset import load_dataset
-    from ..eval.evaluate import evaluate_systems
+    from ..eval.evaluate import evaluate_systems, search_pool
+    from ..eval.matrix import Collection, evaluate_collections
     from ..eval.metrics import split_measures
 
     runs = {}
@@ -108,49 +130,243 @@ def evaluate(
         name, found, file = given.partition("=")
         if not found or not name or "+" in name:
             raise InputError(f"--run {given!r} is not NAME=FILE")
-        runs[name] = file
-    names = [name.strip() for name in systems.split(",") if name.strip()]
-    wanted = split_measures(measures)
-    dataset = load_dataset(folder, split, qrels=qrels, max_queries=max_queries)
-    settings = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
+        runs[name] = Path(file)
+    names = _names(systems)
+    settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
     if any("+" in name for name in names):
         settings["token_states"] = token_states.value
-    with progress_bar("evaluating") as tell:
-        outcome = evaluate_systems(
-            dataset,
-            names,
-            out,
-            depth=depth,
-            add_positives=add_positives,
-            measures=wanted,
-            runs=runs,
-            index=index,
-            settings=settings if max_tokens is None else {**settings, "max_tokens": max_tokens},
-            progress=tell,
-        )
-    if json:
-        write_json(outcome.summary)
+    if max_tokens is not None:
+        settings["max_tokens"] = max_tokens
+    options: dict[str, Any] = {
+        "depth": depth,
+        "add_positives": add_positives,
+        "measures": split_measures(measures),
+        "settings": settings,
+        "command": sys.argv,
+    }
+    if len(folders) > 1:
+        if runs or qrels or index:
+            raise InputError("--run, --qrels and --index are of one collection; evaluate one, or write a matrix's plan")
+        wanted = [Collection(folder, tuple(names), split, max_queries=max_queries) for folder in folders]
+        with progress_bar("evaluating") as tell:
+            summaries = evaluate_collections(wanted, out, jobs=jobs, progress=tell, **options)
+        _show_all(summaries, out, json)
         return
-    title = f"{dataset.name}, {dataset.split}: {len(dataset.queries)} queries, depth {depth}"
-    said = _caveats(outcome.summary)
-    table = Table(title=Text(visible(title + said)))
-    table.add_column("system")
-    for name in wanted:
+    dataset = load_dataset(folders[0], split, qrels=qrels, max_queries=max_queries)
+    with progress_bar("evaluating") as tell, search_pool(jobs) as pool:
+        outcome = evaluate_systems(dataset, names, out, runs=runs, index=index, pool=pool, progress=tell, **options)
+    _show(outcome.summary, out, json)
+
+
+def matrix(
+    data: Annotated[Path, typer.Argument(help="Folder that holds the plan's collections.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report, and for each collection's results and index.")],
+    plan: Annotated[Path | None, typer.Option(help="YAML; None for the README's matrix.")] = None,
+    only: Annotated[str, typer.Option(help="Comma-separated: these collections alone.")] = "",
+    max_queries: _QueriesOption = None,
+    jobs: _JobsOption = 1,
+    depth: _DepthOption = 100,
+    measures: _MeasuresOption = _MEASURES,
+    json: JsonOption = False,
+) -> None:
+    """Evaluate every first stage, alone and before every reranker, on every collection of a plan."""
+    from ..eval.matrix import MATRIX, evaluate_collections, load_matrix
+    from ..eval.metrics import split_measures
+
+    collections = load_matrix(data, plan or MATRIX, only=_names(only), max_queries=max_queries)
+    options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
+    with progress_bar("matrix") as tell:
+        summaries = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
+    _show_all(summaries, out, json)
+
+
+def bench(
+    folder: Annotated[Path, typer.Argument(help="BEIR folder.")],
+    systems: _SystemsOption,
+    out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
+    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
+    index: _IndexOption = None,
+    depth: _DepthOption = 100,
+    max_queries: _QueriesOption = None,
+    cost_queries: Annotated[int, typer.Option(help="Queries timed one by one, the first ones.", min=1)] = 200,
+    measures: _MeasuresOption = _MEASURES,
+    json: JsonOption = False,
+) -> None:
+    """Measure what systems cost, beside how good they are: latency, memory, bytes, FLOPs, and the Pareto front."""
+    from ..eval.cost import bench_systems
+    from ..eval.dataset import load_dataset
+    from ..eval.metrics import split_measures
+
+    dataset = load_dataset(folder, split, max_queries=max_queries)
+    options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
+    with progress_bar("measuring") as tell:
+        outcome = bench_systems(
+            dataset, _names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
+        )
+    if not json:
+        _print(_costs(outcome.summary))
+    _show(outcome.summary, out, json)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Results, of one collection each.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; without it, the first of the folders.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Write the report of results: report.html, results.csv and table.tex."""
+    from ..eval.report import write_report
+
+    files = write_report(folders, out or folders[0])
+    if json:
+        write_json({"files": [str(file) for file in files]})
+    else:
+        _say(f"written: {', '.join(map(str, files))}")
+
+
+def reproduce(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", help="Entries; none for all of quality.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all that is made on the way; indexes are used again.")] = Path(
+        "reproduced"
+    ),
+    data: Annotated[Path | None, typer.Option(help="Folder of judged collections.", envvar="SIGHTLINE_DATA")] = None,
+    expected: Annotated[Path | None, typer.Option(help="YAML; None for the README's figures.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Of these, what takes a minute at most.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="List the entries, and run nothing.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Run the README's figures again, and tell which hold; exit code 1 if one does not."""
+    from ..eval.reproduce import EXPECTED, load_expected, select
+    from ..eval.reproduce import reproduce as run_again
+
+    entries = load_expected(expected or EXPECTED)
+    if list_only:
+        if json:
+            write_json([{"id": e.id, "kind": e.kind, "quick": e.quick, "command": e.command} for e in entries])
+            return
+        for entry in entries:
+            facts = f"{entry.kind}{', quick' * entry.quick}, {len(entry.figures)} figures"
+            console.print(visible(f"{entry.id} ({facts})"), markup=False, highlight=False)
+            _say(f"    {entry.command or entry.why or entry.reads}")
+        return
+    checks = []
+    with progress_bar("reproducing") as tell:
+        for check in run_again(select(entries, ids or [], quick=quick), out, data=data, known=entries, progress=tell):
+            checks.append(check)
+            if not json:
+                _show_check(check)
+    if json:
+        write_json(
+            [
+                {
+                    "id": check.entry.id,
+                    "holds": check.holds,
+                    "seconds": check.seconds,
+                    "error": check.error,
+                    "skipped": check.skipped,
+                    "figures": [
+                        {"name": figure.name, "expected": figure.value, "found": found, "holds": figure.holds(found)}
+                        for figure, found in zip(check.entry.figures, check.found, strict=False)
+                    ],
+                }
+                for check in checks
+            ]
+        )
+    if not all(check.holds or check.skipped for check in checks):
+        raise typer.Exit(1)
+
+
+def _show_check(check: Any) -> None:
+    if check.skipped or check.error:
+        word, style = ("skipped", "dim") if check.skipped else ("failed", "bold red")
+        console.print(Text.assemble((f"{word} ", style), visible(f"{check.entry.id}: {check.skipped or check.error}")))
+        return
+    word, style = ("holds ", "green") if check.holds else ("differs ", "bold red")
+    about = f"{check.entry.id}: {len(check.found)} figures, {check.seconds:.0f} s"
+    console.print(Text.assemble((word, style), visible(about)))
+    for figure, found in zip(check.entry.figures, check.found, strict=True):
+        if not figure.holds(found):
+            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _print(table: Table) -> None:
+    """No figure is cut short where the width is but a guess."""
+    if not console.is_terminal:
+        needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+        console.width = max(console.width, needed)
+    console.print(table)
+
+
+def _say(text: str) -> None:
+    console.print(visible(text), style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
+    if json:
+        write_json(summary)
+        return
+    about, said = "{dataset}, {split}: {queries} queries, depth {depth}".format_map(summary), _caveats(summary)
+    table = Table(title=Text(visible(about + said)))
+    table.add_column("system", no_wrap=True)
+    for place, name in enumerate(summary["measures"]):
         table.add_column(name, justify="right")
-        if name == wanted[0]:
+        if not place:
             table.add_column("95 %", justify="right")
     table.add_column("ms/query", justify="right")
-    for name in names:
-        values = outcome.summary["systems"][name]
-        spent = outcome.summary["milliseconds_per_query"][name]
-        between = outcome.summary["intervals"][name]
-        first, *others = (f"{values[measure]:.4f}" for measure in wanted)
+    for name, values in summary["systems"].items():
+        between = summary["intervals"][name]
+        first, *others = (f"{value:.4f}" for value in values.values())
         bounds = f"{between['low']:.3f} {between['high']:.3f}"
+        spent = summary["milliseconds_per_query"][name]
         table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
-    console.print(table)
-    if outcome.summary["comparisons"]:
-        console.print(_comparisons(outcome.summary["comparisons"], wanted[0], said))
-    console.print(visible(f"written to {out}"), style="dim", markup=False, highlight=False, soft_wrap=True)
+    _print(table)
+    if summary["comparisons"]:
+        _print(_comparisons(summary["comparisons"], summary["measures"][0], said))
+    _say(f"written to {out}")
+
+
+def _show_all(summaries: Sequence[Mapping[str, Any]], out: Path, json: bool) -> None:
+    """Systems by collections, by the first measure."""
+    if json:
+        write_json(summaries)
+        return
+    said = "; POSITIVES ADDED to what was reranked" if summaries[0]["positives_added"] else ""
+    table = Table(title=Text(visible(summaries[0]["measures"][0] + said)))
+    table.add_column("system", no_wrap=True)
+    for summary in summaries:
+        table.add_column(Text(visible(summary["dataset"])), justify="right")
+    for name in dict.fromkeys(name for summary in summaries for name in summary["systems"]):
+        means = [summary["intervals"].get(name) for summary in summaries]
+        table.add_row(Text(visible(name)), *("" if mean is None else f"{mean['mean']:.4f}" for mean in means))
+    _print(table)
+    _say(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}")
+
+
+def _costs(summary: Mapping[str, Any]) -> Table:
+    table = Table(title=Text("cost, query by query; * not beaten in both quality and median time"))
+    for place, name in enumerate(
+        ("system", "p50 ms", "p90", "p99", "passages/s", "tokens/s", "GFLOP", "limit ms", "MB")
+    ):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for name, cost in summary["cost"]["systems"].items():
+        limits = [value for value in cost["limit_ms"].values() if value is not None]
+        figures = (
+            *(f"{cost['latency_ms'][p]:.1f}" for p in ("p50", "p90", "p99")),
+            *(
+                "" if cost[rate] is None else f"{cost[rate]:.0f}"
+                for rate in ("passages_per_second", "tokens_per_second")
+            ),
+            "" if cost["flops_per_query"] is None else f"{cost['flops_per_query'] / 1e9:.2f}",
+            f"{max(limits):.2f}",
+            f"{cost['memory']['peak_bytes'] / 1e6:.0f}",
+        )
+        table.add_row(Text(visible(name + " *" * (name in summary["cost"]["pareto"]))), *figures)
+    return table
 
 
 def _caveats(summary: Mapping[str, Any]) -> str:

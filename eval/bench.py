@@ -13,7 +13,6 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from ..cli.console import console
 from ..minilm import find_minilm, load_minilm
 from ..retrieval.index import Index
 from ..search import Searcher
+from .cost import copy_rate, gemm_rate, index_bytes, transformer_flops
 from .dataset import load_dataset
 
 __all__ = ["indexing", "searching"]
@@ -39,7 +39,6 @@ def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the c
     alone, on texts in memory. Documents stay whole in both, cut at the model's 256 tokens. The two take turns on
     quarters of the corpus, so that a machine whose speed drifts favours neither.
     """
-    import torch
     from sentence_transformers import SentenceTransformer
 
     corpus = list(itertools.islice(load_dataset(folder).documents(), documents))
@@ -59,15 +58,13 @@ def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the c
             theirs += time.perf_counter() - started
             with Index.open(Path(scratch) / str(number)) as index:
                 worst = max(worst, float(np.abs(index.vectors() - expected).max()))
-    tokens = sum(len(spans) for spans in model.spans([document.contents for document in corpus]))
-    # Per token: 2 FLOPs per weight of 6 layers (QKV, output, two of the feed-forward), plus attention over 256 tokens.
-    flops = tokens * 6 * (2 * (4 * 384**2 + 2 * 384 * 1536) + 4 * 256 * 384)
-    a, b = torch.randn(2048, 384), torch.randn(384, 1536)
-    rate = 2 * 2048 * 384 * 1536 / _median(lambda: a @ b, 30)
+    lengths = [len(spans) + 2 for spans in model.spans([document.contents for document in corpus])]
+    flops = transformer_flops(model.config, lengths)
+    rate = gemm_rate()
     _report(
         {
             "documents": len(corpus),
-            "tokens": tokens,
+            "tokens": sum(lengths),
             "sightline index, s": ours,
             "sentence-transformers encode, s": theirs,
             "times faster": theirs / ours,
@@ -114,10 +111,9 @@ def searching(
             cross.predict(pairs, show_progress_bar=False)
             cross_times.append(time.perf_counter() - started)
         counts = opened.counts()
-        state_bytes = sum(file.stat().st_size for file in opened.path.glob("states.*"))
+        state_bytes = index_bytes(opened.path)["token states"]
         touched = state_bytes / counts["passages"] * statistics.median(sizes)
-    block = np.zeros(64 << 20, dtype=np.uint8)
-    bandwidth = block.nbytes / _median(block.copy, 5)
+    bandwidth = copy_rate()
     medians = {name: statistics.median(stage[name] for stage in stages) for name in stages[0]}
     _report(
         {
@@ -148,16 +144,6 @@ def _cross_encoder() -> Any:
     BertForSequenceClassification(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(find_minilm()).save_pretrained(folder)
     return CrossEncoder(folder, device="cpu", max_length=512)
-
-
-def _median(call: Callable[[], Any], times: int) -> float:
-    call()
-    spent = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        spent.append(time.perf_counter() - started)
-    return statistics.median(spent)
 
 
 def _report(figures: dict[str, Any]) -> None:

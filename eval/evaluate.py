@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.metadata
+import functools
 import inspect
 import json
 import logging
-import platform
+import multiprocessing
+import os
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import InputError
-from ..retrieval.files import replace_file
+from ..rerank.reranker import Reranker
+from ..retrieval.files import digest, replace_file
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
 from .baselines import load_reranker
-from .compare import compare, interval
+from .compare import compare, interval, largest_changes
 from .dataset import Dataset
 from .metrics import DEFAULT_MEASURES, evaluate
-from .rerank_run import known_queries, rerank_run, with_positives
+from .provenance import dataset_hashes, git_revision, hardware, hash_of, portable_command, portable_name, versions
+from .report import write_report
+from .rerank_run import known_queries, rerank_run_each, with_positives
 from .runs import load_run
 from .trec import trec_order, untie, write_run
 
-__all__ = ["Outcome", "evaluate_systems", "parse_system"]
+__all__ = ["Outcome", "evaluate_systems", "parse_system", "search_pool"]
 
 logger = logging.getLogger(__name__)
 
+Run = dict[str, dict[str, float]]
+"""Score by query id and document id, best first."""
+
+_Answer = tuple[dict[str, float], float]
+
 _FIRST_STAGES = ("bm25", "dense", "hybrid")
-_LIBRARIES = ("sightline", "torch", "transformers", "sentence-transformers", "faiss-cpu", "ir-measures", "numpy")
+_QUERIES_AT_ONCE = 32  # searched together
+_CHANGES = 5  # queries listed for every two systems
+_SEED, _RESAMPLES = 0, 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +55,9 @@ class Outcome:
 
     Args:
         summary: what ``results.json`` holds: ``dataset``, ``split``, ``systems`` (mean by system and measure),
-            ``intervals`` (95 % bootstrap interval of the mean by system) and ``comparisons`` (of every two systems),
-            both by the first measure, and how it was made.
+            ``intervals`` (95 % bootstrap interval of the mean by system), ``comparisons`` (of every two systems) and
+            ``changes`` (the queries on which every two systems differ most), all three by the first measure, and how
+            it was made.
         per_query: value by system, query id and measure.
         runs: scores by system, query id and document id.
     """
@@ -77,18 +91,21 @@ def evaluate_systems(
     runs: Mapping[str, str | Path] | None = None,
     index: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    command: Sequence[str] | None = None,
+    pool: Executor | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Outcome:
     """Run each system over all judged queries and measure it.
 
     Candidates are honest: a relevant document that the first stage did not find is not added, unless that is asked
     for. First stages other than given runs search an index that is built under ``out`` once, and used again if its
-    settings are the same.
+    settings are the same. Systems that share a first stage share its candidates, and what is read of them.
 
     Args:
         dataset: what to search and to measure against.
         systems: names for `parse_system`.
-        out: a folder for ``results.json``, ``per_query.json``, one ``SYSTEM.trec`` each, and ``index/``.
+        out: a folder for ``results.json``, ``per_query.json``, ``report.html``, ``results.csv``, ``table.tex``, one
+            ``SYSTEM.trec`` each, and ``index/``.
         depth: candidates that a first stage hands on, and documents that are measured.
         add_positives: let rerankers also read the relevant documents that the first stage did not find; results then
             say so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
@@ -96,6 +113,9 @@ def evaluate_systems(
         runs: given first stages: name to file of a run, see `sightline.eval.runs`.
         index: an existing index of the collection to search; None for one under ``out``.
         settings: of the index under ``out``, for `Index.create`; token states are fp16 unless it says otherwise.
+        command: what was typed, to be kept with the results; absolute paths are kept by their last part only, here
+            and in the names of systems.
+        pool: of processes among which queries are shared out, see `search_pool`; None to answer all here.
         progress: called with the current step and how many documents or queries of it are done.
 
     Returns:
@@ -111,7 +131,7 @@ def evaluate_systems(
         raise InputError("name at least one system")
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
-    plans = {name: parse_system(name, runs) for name in systems}
+    plans = _plans(systems, runs)
     evaluate({"q": {"d": 1}}, {"q": ["d"]}, measures)
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
     given = {name: load_run(path, dataset.split) for name, path in runs.items()}
@@ -123,55 +143,108 @@ def evaluate_systems(
         _check_collection(opened, dataset)
     elif any(first not in given for first, _ in plans.values()):
         opened = _index(dataset, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
+    found: dict[str, tuple[Run, float]] = {}
+    try:
+        searched = {
+            name: (cast(FirstStage, first), second) for name, (first, second) in plans.items() if first not in given
+        }
+        if opened is not None and searched:
+            direct = {name: (first, None if add_positives else second) for name, (first, second) in searched.items()}
+            found |= _from_index(dataset, opened, direct, rerankers, depth, tell, pool)
+        searched_runs = {first: found[name][0] for name, (first, _) in searched.items()} if add_positives else {}
+        for first, run in (given | searched_runs).items():
+            chosen = {
+                name: rerankers[r] if r else None
+                for name, (stage, r) in plans.items()
+                if stage == first and (r or stage in given)
+            }
+            found |= _from_run(dataset, run, chosen, depth, add_positives, partial(tell, first))
+        indexed = None if opened is None else _description(opened)
+    finally:
+        if opened is not None:
+            opened.close()
+    # What is written gives trec_eval the same figures.
+    results = {name: {id: untie(scores) for id, scores in found[name][0].items()} for name in plans}
+    means, per_query = {}, {}
+    for name, run in results.items():
+        order = {id: list(scores) for id, scores in run.items()}
+        means[name], per_query[name] = evaluate(dataset.qrels, order, measures)
+        label = _label(name)
+        write_run(out / f"{label}.trec", run, label)
+    first_measure = measures[0]
+    compared = compare(per_query, first_measure, seed=_SEED, resamples=_RESAMPLES)
     summary: dict[str, Any] = {
         "dataset": dataset.name,
         "split": dataset.split,
         "queries": len(dataset.queries),
         "depth": depth,
+        "measures": list(measures),
         "ignore_identical_ids": True,
-        "identical_ids": 0,
+        "identical_ids": sum(id in scores for run in results.values() for id, scores in run.items()),
         "positives_added": add_positives,
-        "systems": {},
-        "milliseconds_per_query": {},
-        "index": None if opened is None else {"counts": opened.counts(), "settings": opened.manifest.settings()},
+        "systems": means,
+        "milliseconds_per_query": {name: found[name][1] / len(dataset.queries) for name in plans},
+        "intervals": {
+            name: dataclasses.asdict(
+                interval([value[first_measure] for value in values.values()], seed=_SEED, resamples=_RESAMPLES)
+            )
+            for name, values in per_query.items()
+        },
+        "comparisons": [dataclasses.asdict(pair) for pair in compared],
+        "changes": [
+            {
+                "a": pair.a,
+                "b": pair.b,
+                "queries": [
+                    {"id": id, "text": dataset.queries[id], "a": a, "b": b}
+                    for id, a, b in largest_changes(per_query, pair.a, pair.b, first_measure, _CHANGES)
+                ],
+            }
+            for pair in compared
+        ],
+        "index": indexed,
         "given_runs": {name: Path(path).name for name, path in runs.items()},
-        "versions": _versions(),
+        "command": None if command is None else portable_command(command),
+        "seeds": {"bootstrap": _SEED, "randomisation": _SEED, "resamples": _RESAMPLES},
+        "hashes": {
+            "runs": {name: hash_of(run) for name, run in results.items()},
+            "given_runs": {name: digest(Path(path)) for name, path in runs.items()},
+            "dataset": dataset_hashes(dataset),
+        },
+        "hardware": hardware(),
+        "versions": versions(),
+        "git": git_revision(),
     }
-    per_query, results = {}, {}
-    try:
-        for name, (first, second) in plans.items():
-            started = time.perf_counter()
-            reranker = rerankers[second] if second else None
-            if first in given:
-                run = _from_run(dataset, given[first], reranker, depth, add_positives, partial(tell, name))
-            else:
-                assert opened is not None
-                direct = None if add_positives else reranker
-                searcher = Searcher(opened, direct, first_stage=cast(FirstStage, first), candidates=depth)
-                run = _from_index(dataset, searcher, depth, partial(tell, name))
-                if reranker is not direct:
-                    run = _from_run(dataset, run, reranker, depth, add_positives, partial(tell, name))
-            seconds = time.perf_counter() - started
-            run = {id: untie(scores) for id, scores in run.items()}  # what is written gives trec_eval the same figures
-            order = {id: list(scores) for id, scores in run.items()}
-            summary["systems"][name], per_query[name] = evaluate(dataset.qrels, order, measures)
-            summary["identical_ids"] += sum(id in found for id, found in run.items())
-            summary["milliseconds_per_query"][name] = seconds * 1e3 / len(dataset.queries)
-            label = re.sub(r"[^\w.+-]", "_", name)  # a layout's path is neither a file's name nor a tag
-            write_run(out / f"{label}.trec", run, label)
-            results[name] = run
-    finally:
-        if opened is not None:
-            opened.close()
-    first_measure = measures[0]
-    summary["intervals"] = {
-        name: dataclasses.asdict(interval([found[first_measure] for found in values.values()]))
-        for name, values in per_query.items()
-    }
-    summary["comparisons"] = [dataclasses.asdict(found) for found in compare(per_query, first_measure)]
     for file, value in (("results.json", summary), ("per_query.json", per_query)):
         replace_file(out / file, json.dumps(value, indent=2, ensure_ascii=False).encode())
+    write_report([out], out)
     return Outcome(summary, per_query, results)
+
+
+def _label(name: str) -> str:
+    """A system's name as a file's name and a run's tag."""
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def _plans(systems: Sequence[str], runs: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
+    """First stage and reranker by the system's name in the results."""
+    plans: dict[str, tuple[str, str | None]] = {}
+    for name in dict.fromkeys(systems):
+        shown = portable_name(name)
+        if shown in plans or _label(shown) in map(_label, plans):
+            raise InputError(
+                f"two systems would both be called {_label(shown)!r} in the results; rename a layout's file"
+            )
+        plans[shown] = parse_system(name, runs)
+    return plans
+
+
+def _description(index: Index) -> dict[str, Any]:
+    return {
+        "counts": index.counts(),
+        "settings": index.manifest.settings(),
+        "manifest": digest(index.path / "manifest.json"),
+    }
 
 
 def _index(
@@ -233,42 +306,118 @@ def _differs(index: Index, wanted: Mapping[str, Any]) -> bool:
 
 def _from_run(
     dataset: Dataset,
-    run: Mapping[str, Mapping[str, float]],
-    reranker: Any,
+    run: Run,
+    systems: Mapping[str, Reranker | None],
     depth: int,
     add_positives: bool,
     progress: Callable[[int], None],
-) -> dict[str, dict[str, float]]:
-    if reranker is not None:
+) -> dict[str, tuple[Run, float]]:
+    """By system, its run and its milliseconds."""
+    chosen = {name: reranker for name, reranker in systems.items() if reranker is not None}
+    out: dict[str, tuple[Run, float]] = {}
+    if len(chosen) < len(systems):
+        best = {id: trec_order(run[id])[:depth] for id in known_queries(dataset, run)}
+        if missing := len(dataset.queries) - len(best):
+            logger.warning("a given run lacks %d of %d judged queries; they count as 0", missing, len(dataset.queries))
+        cut = {id: {document: run[id][document] for document in documents} for id, documents in best.items()}
+        out = dict.fromkeys(systems.keys() - chosen.keys(), (cut, 0.0))
+    if chosen:
         if add_positives:
             run = with_positives(dataset, run, depth)
             depth = max(map(len, run.values()), default=depth)
-        return rerank_run(dataset, run, reranker, depth, progress)
-    best = {id: trec_order(run[id])[:depth] for id in known_queries(dataset, run)}
-    if missing := len(dataset.queries) - len(best):
-        logger.warning("a given run lacks %d of %d judged queries; they count as 0", missing, len(dataset.queries))
-    return {id: {document: run[id][document] for document in documents} for id, documents in best.items()}
-
-
-def _from_index(
-    dataset: Dataset, searcher: Searcher, depth: int, progress: Callable[[int], None]
-) -> dict[str, dict[str, float]]:
-    ids = list(dataset.queries)
-    out = {}
-    for start in range(0, len(ids), 32):
-        part = ids[start : start + 32]
-        found = searcher.search_batch([dataset.queries[id] for id in part], k=depth)
-        for id, result in zip(part, found, strict=True):
-            out[id] = {hit.id: hit.score for hit in result.hits}
-        progress(len(out))
+        out |= zip(chosen, rerank_run_each(dataset, run, list(chosen.values()), depth, progress), strict=True)
     return out
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def _from_index(
+    dataset: Dataset,
+    index: Index,
+    systems: Mapping[str, tuple[FirstStage, str | None]],
+    rerankers: Mapping[str, Reranker],
+    depth: int,
+    progress: Callable[[str, int], None],
+    pool: Executor | None,
+) -> dict[str, tuple[Run, float]]:
+    """By system, its run and its milliseconds."""
+    ids = list(dataset.queries)
+    parts = [ids[start : start + _QUERIES_AT_ONCE] for start in range(0, len(ids), _QUERIES_AT_ONCE)]
+    texts = [[dataset.queries[id] for id in part] for part in parts]
+    plans = list(systems.values())
+    if pool is None:
+        answer = partial(_answer, Searcher(index, None, candidates=depth), _ready(plans, rerankers))
+        answered: Iterable[list[list[_Answer]]] = map(answer, texts)
+    else:
+        answered = pool.map(partial(_answer_elsewhere, str(index.path), tuple(plans), depth), texts)
+    runs: dict[str, Run] = {name: {} for name in systems}
+    spent: dict[str, float] = defaultdict(float)
+    done = 0
+    for part, found in zip(parts, answered, strict=True):
+        for id, answers in zip(part, found, strict=True):
+            for name, (scores, milliseconds) in zip(systems, answers, strict=True):
+                runs[name][id] = scores
+                spent[name] += milliseconds
+        done += len(part)
+        progress("searching", done)
+    return {name: (run, spent[name]) for name, run in runs.items()}
+
+
+def _ready(
+    plans: Sequence[tuple[FirstStage, str | None]], rerankers: Mapping[str, Reranker]
+) -> list[tuple[FirstStage, Reranker | None]]:
+    return [(stage, rerankers[second] if second else None) for stage, second in plans]
+
+
+def _answer(
+    searcher: Searcher, systems: Sequence[tuple[FirstStage, Reranker | None]], texts: Sequence[str]
+) -> list[list[_Answer]]:
+    """For each text, each system's scores by document id, and milliseconds."""
+    return [
+        [({hit.id: hit.score for hit in result.hits}, sum(result.milliseconds.values())) for result in results]
+        for results in searcher.search_each(texts, systems, k=searcher.candidates)
+    ]
+
+
+def _answer_elsewhere(
+    path: str, plans: tuple[tuple[FirstStage, str | None], ...], depth: int, texts: Sequence[str]
+) -> list[list[_Answer]]:
+    """`_answer` in a process of the pool."""
+    return _answer(*_opened(path, plans, depth), texts)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(
+    path: str, plans: tuple[tuple[FirstStage, str | None], ...], depth: int
+) -> tuple[Searcher, list[tuple[FirstStage, Reranker | None]]]:
+    # Whoever shares out the queries has checked the index.
+    rerankers = {second: load_reranker(second) for _, second in plans if second}
+    return Searcher(Index.open(path, verify=False), None, candidates=depth), _ready(plans, rerankers)
+
+
+@contextlib.contextmanager
+def search_pool(jobs: int) -> Iterator[Executor | None]:
+    """Processes for `evaluate_systems`; None for one job.
+
+    The cores are shared out among them: the products of a short list gain little from a second thread, so queries side
+    by side are faster than one after the other.
+
+    Args:
+        jobs: how many.
+
+    Raises:
+        InputError: if ``jobs`` is below 1.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs must be at least 1, not {jobs}")
+    if jobs == 1:
+        yield None
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads as they stand
+    with ProcessPoolExecutor(jobs, context, initializer=_share_cores, initargs=(max(1, cores // jobs),)) as pool:
+        yield pool
+
+
+def _share_cores(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)

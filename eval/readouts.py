@@ -8,8 +8,10 @@ Each collection's first queries are reranked from the top of the embedded BM25, 
 from __future__ import annotations
 
 import itertools
+import json
 import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +43,7 @@ def study(
     collections: Annotated[list[str], typer.Argument(help="FOLDER:SPLIT, of dev splits only.")],
     queries: Annotated[int, typer.Option(help="Queries per collection, the first ones.")] = 60,
     depth: Annotated[int, typer.Option(help="Candidates per query.")] = 40,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the means, by readout and scale.")] = None,
 ) -> None:
     """Print nDCG@10 by readout, scale and collection, and the mean over collections."""
     import torch
@@ -75,6 +78,9 @@ def study(
     table = Table("readout", "scale", *names, "mean")
     for (readout, scale), values in sorted(figures.items(), key=lambda item: -sum(item[1])):
         table.add_row(readout, f"{scale:g}", *(f"{v:.3f}" for v in values), f"{sum(values) / len(values):.4f}")
+    if out is not None:
+        means = {f"{readout} {scale:g}": sum(v) / len(v) for (readout, scale), v in figures.items()}
+        out.write_text(json.dumps(means, indent=2))
     console.width = max(console.width, 18 * (len(names) + 3))  # no figure is cut short on a narrow terminal
     console.print(table)
 

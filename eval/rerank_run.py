@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..documents import Document
 from ..errors import DataError, InputError
-from ..rerank.reranker import Reranker
+from ..rerank.reranker import DocumentStates, Reranker
 from ..retrieval.passages import Splitter
 from .dataset import Dataset
 from .trec import trec_order
 
-__all__ = ["known_queries", "rerank_run", "with_positives"]
+__all__ = ["known_queries", "rerank_run", "rerank_run_each", "with_positives"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,34 +46,93 @@ def rerank_run(
         DataError: if a candidate has no text, or no query of the run is in the data set.
         InputError: if ``depth`` is below 1.
     """
+    return rerank_run_each(dataset, run, [reranker], depth, progress)[0][0]
+
+
+def rerank_run_each(
+    dataset: Dataset,
+    run: Mapping[str, Mapping[str, float]],
+    rerankers: Sequence[Reranker],
+    depth: int = 100,
+    progress: Callable[[int], None] | None = None,
+) -> list[tuple[dict[str, dict[str, float]], float]]:
+    """Rerank the top of a run by several rerankers; those that share a model read each document once.
+
+    See `rerank_run` for the arguments and errors.
+
+    Returns:
+        For each reranker, what `rerank_run` returns, and its milliseconds: all of the reading, which it would have had
+        to do alone, and its own ranking.
+    """
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
     known = known_queries(dataset, run)
     top = {id: trec_order(run[id])[:depth] for id in known}
     wanted = {document for documents in top.values() for document in documents}
     texts = {document.id: document for document in dataset.documents(only=wanted)}
-    for id, documents in top.items():
+    for query, documents in top.items():
         missing = [document for document in documents if document not in texts]
         if missing:
-            raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
-    reads: Any = getattr(reranker, "reads", None)  # not every reranker tells what it reads of a text
-    splitter = None if reads is None else Splitter(reads.token_offsets, reads.room)
-    blocks: dict[str, list[Document]] = {}
-    for id, text in texts.items():
-        passages = splitter.split(text) if splitter else []
-        blocks[id] = [Document(id, p.text, text.title) for p in passages] if len(passages) > 1 else [text]
-    out: dict[str, dict[str, float]] = {}
+            raise DataError(f"query {query!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+    models = [getattr(reranker, "model", None) for reranker in rerankers]
+    readers = [getattr(reranker, "reads", None) for reranker in rerankers]  # not every reranker tells what it reads
+    blocks = {id(reads): _blocks(texts, reads) for reads in readers}
+    outs: list[dict[str, dict[str, float]]] = [{} for _ in rerankers]
+    spent = [0.0] * len(rerankers)
     for start in range(0, len(known), _QUERIES_AT_ONCE):
         part = known[start : start + _QUERIES_AT_ONCE]
-        lists = [(dataset.queries[id], [block for document in top[id] for block in blocks[document]]) for id in part]
-        for id, ranking in zip(part, reranker.rank_batch(lists), strict=True):
-            best: dict[str, float] = {}
-            for item in ranking:
-                best.setdefault(item.document.id, item.score)
-            out[id] = best
+        read: dict[int, tuple[dict[str, DocumentStates], float]] = {}
+        for number, (reranker, model, reads) in enumerate(zip(rerankers, models, readers, strict=True)):
+            split = blocks[id(reads)]
+            lists = [(dataset.queries[q], [block for d in top[q] for block in split[d]]) for q in part]
+            started = time.perf_counter()
+            if hasattr(model, "read") and models.count(model) > 1:
+                if id(model) not in read:
+                    states = _read(model, [block for _, candidates in lists for block in candidates])
+                    read[id(model)] = (states, time.perf_counter() - started)
+                    started = time.perf_counter()
+                states, reading = read[id(model)]
+                spent[number] += reading
+                rankings = [
+                    reranker.rank(query, candidates, states=[states[block.contents] for block in candidates])
+                    for query, candidates in lists
+                ]
+            else:
+                rankings = reranker.rank_batch(lists)
+            spent[number] += time.perf_counter() - started
+            for q, ranking in zip(part, rankings, strict=True):
+                best: dict[str, float] = {}
+                for item in ranking:
+                    best.setdefault(item.document.id, item.score)
+                outs[number][q] = best
         if progress is not None:
-            progress(len(out))
-    return out
+            progress(start + len(part))
+    return [(out, seconds * 1e3) for out, seconds in zip(outs, spent, strict=True)]
+
+
+def _blocks(texts: Mapping[str, Document], reads: Any) -> dict[str, list[Document]]:
+    """By document id, what is read as one: the document, or its passages where it is too long."""
+    if reads is None:
+        return {id: [text] for id, text in texts.items()}
+    splitter = Splitter(reads.token_offsets, reads.room)
+    blocks = {}
+    for id, text in texts.items():
+        passages = splitter.split(text)
+        blocks[id] = [Document(id, p.text, text.title) for p in passages] if len(passages) > 1 else [text]
+    return blocks
+
+
+def _read(model: Any, blocks: Sequence[Document]) -> dict[str, DocumentStates]:
+    import torch
+
+    texts = list(dict.fromkeys(block.contents for block in blocks))
+    read = model.read(texts)
+    return {
+        text: DocumentStates(
+            torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]]), int(read.truncated[i])
+        )
+        for i, text in enumerate(texts)
+    }
 
 
 def known_queries(dataset: Dataset, run: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -19,7 +19,8 @@ from sightline.cli.console import conditions, visible
 from sightline.errors import InputError
 from sightline.eval.trec import read_run
 
-COMMANDS = ["index", "add", "delete", "info", "search", "rerank", "eval", "bias", "heads", "serve", "mcp"]
+COMMANDS = ["index", "add", "delete", "info", "search", "serve", "mcp", "rerank", "eval", "bias", "heads"]
+COMMANDS += ["matrix", "bench", "report", "reproduce"]
 EVIL = (
     "Terminal [bold red]x[/] markup [/] and \x1b[2J\x1b]0;owned\x07 escapes \x9b31m here \u202e\u2066. "
     "[link=x]Unbalanced."
@@ -349,6 +350,53 @@ def test_bias_prints_tables_and_writes_the_same(run, beir, tmp_path, monkeypatch
     assert told["position"] == told["documents"] == []
 
 
+def test_eval_of_two_folders_reports_them_together(run, beir, tmp_path):
+    other = shutil.copytree(beir, tmp_path / "other")
+    code, out, _ = run("eval", beir, other, "--systems", "bm25", "--out", tmp_path / "out", "--max-queries", "1")
+    assert code == 0 and "other" in out
+    assert (tmp_path / "out" / "other" / "results.json").is_file() and (tmp_path / "out" / "report.html").is_file()
+    code, _, err = run("eval", beir, other, "--systems", "bm25", "--out", tmp_path / "o", "--index", tmp_path)
+    assert code == 2 and "of one collection" in err
+
+
+def test_matrix_runs_a_plan(run, beir, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"first_stages: [bm25]\nrerankers: [minilm]\ncollections: [{{folder: {beir.name}}}]\n")
+    code, out, _ = run("matrix", beir.parent, "--plan", plan, "--out", tmp_path / "out", "--json")
+    [summary] = json.loads(out)
+    assert code == 0 and list(summary["systems"]) == ["bm25", "bm25+minilm"]
+
+
+def test_bench_puts_cost_beside_quality_and_report_renders_it_again(run, beir, tmp_path):
+    out = tmp_path / "out"
+    code, text, _ = run("bench", beir, "--systems", "bm25,dense+minilm", "--out", out, "--cost-queries", "1")
+    assert code == 0 and "p99" in text and "dense+minilm" in text
+    results = json.loads((out / "results.json").read_text())
+    assert results["cost"]["queries"] == 1 and str(tmp_path) not in json.dumps(results)
+    page = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    code, text, _ = run("report", out, "--json")
+    assert code == 0 and len(json.loads(text)["files"]) == 3
+    assert (out / "report.html").read_text() == page
+
+
+def test_reproduce_tells_what_differs(run, tmp_path):
+    (tmp_path / "x.json").write_text('{"n": 1}')
+    figures = "[{at: [n], value: %s, tolerance: 0}]"
+    expected = tmp_path / "expected.yaml"
+    for value, code, word in ((1, 0, "holds"), (2, 1, "differs")):
+        entry = f"{{id: one, source: test, reads: '{tmp_path}/x.json', figures: {figures % value}}}"
+        expected.write_text(f"version: 1\nentries: [{entry}]\n")
+        options = ["--expected", expected, "--out", tmp_path / "out"]
+        returned, out, _ = run("reproduce", *options)
+        assert (returned, out.split()[0]) == (code, word)
+        assert ("expected 2, found 1" in out) == bool(code)
+        returned, out, _ = run("reproduce", *options, "--json")
+        assert returned == code and json.loads(out)[0]["figures"][0]["holds"] == (not code)
+    code, out, _ = run("reproduce", "--list")
+    assert code == 0 and "scifact (quality, 14 figures)" in out and "sightline eval {data}/scifact" in out
+
+
 def test_every_table_says_that_positives_were_added(run, beir, tmp_path):
     given = ["eval", beir, "--systems", "given,given+minilm", "--run", f"given={beir / 'given.trec'}", "--depth", 1]
     code, plain, _ = run(*given, "--out", tmp_path / "honest")
@@ -400,6 +448,10 @@ WRONG = {
     "no such run": (["rerank", "--data", "{beir}", "--run", "{tmp}/no.trec", "--out", "{tmp}/o.trec"], 3),
     "no such split": (["eval", "{beir}", "--systems", "bm25", "--split", "dev", "--out", "{tmp}/o"], 3),
     "unknown system": (["eval", "{beir}", "--systems", "sparse", "--out", "{tmp}/o"], 2),
+    "no results": (["report", "{tmp}"], 3),
+    "unknown figure": (["reproduce", "nothing"], 2),
+    "unknown collection": (["matrix", "{tmp}", "--only", "nothing", "--out", "{tmp}/o"], 2),
+    "a cost of what was given": (["bench", "{beir}", "--systems", "given", "--out", "{tmp}/o"], 2),
     "unknown measure": (["eval", "{beir}", "--systems", "bm25", "--measures", "fun", "--out", "{tmp}/o"], 2),
     "bad run option": (["eval", "{beir}", "--systems", "bm25", "--run", "x", "--out", "{tmp}/o"], 2),
 }

@@ -1,0 +1,338 @@
+"""What an answer costs beside how good it is: time, memory, bytes, FLOPs, and what the machine could do at best."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ..errors import InputError
+from ..retrieval.files import replace_file
+from ..retrieval.index import Index
+from ..search import FirstStage, Searcher
+from .baselines import load_reranker
+from .dataset import Dataset
+from .evaluate import Outcome, evaluate_systems, parse_system
+from .provenance import portable_name
+from .report import pareto_front, write_report
+
+__all__ = [
+    "bench_systems",
+    "copy_rate",
+    "gemm_rate",
+    "index_bytes",
+    "measure_cost",
+    "median_seconds",
+    "peak_memory",
+    "transformer_flops",
+]
+
+_COUNTED = 20  # queries whose candidates are tokenised to count them, and whose memory is watched
+_WARM_UP = 3
+_GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3")  # three matrices in feed-forward
+
+
+def bench_systems(
+    dataset: Dataset,
+    systems: Sequence[str],
+    out: str | Path,
+    *,
+    index: str | Path | None = None,
+    cost_queries: int = 200,
+    depth: int = 100,
+    progress: Callable[[str, int], None] | None = None,
+    **options: Any,
+) -> Outcome:
+    """Evaluate systems, and measure what they cost on the same queries.
+
+    Args:
+        dataset: what to search and to measure against.
+        systems: names for `parse_system`; their first stages search an index.
+        out: a folder, see `evaluate_systems`; ``results.json`` gets ``cost``, and the report its Pareto plot.
+        index: an index of the collection; None for one under ``out``.
+        cost_queries: how many queries are timed, the first ones.
+        depth: candidates that a first stage hands on.
+        progress: called with the current step and how many queries of it are done.
+        options: of `evaluate_systems`.
+
+    Returns:
+        What was also written to ``out``; see `measure_cost` for ``summary["cost"]``.
+
+    Raises:
+        InputError: if a system is a given run: what took another's time cannot be measured here.
+        SightlineError: see `evaluate_systems`.
+    """
+    if options.get("runs"):
+        raise InputError("a given run has no cost that could be measured; name first stages that search an index")
+    if cost_queries < 1:
+        raise InputError(f"cost_queries must be at least 1, not {cost_queries}")
+    outcome = evaluate_systems(dataset, systems, out, index=index, depth=depth, progress=progress, **options)
+    out = Path(out)
+    with Index.open(index or out / "index") as opened:
+        texts = list(dataset.queries.values())[:cost_queries]
+        cost = measure_cost(opened, systems, texts, depth=depth, progress=progress)
+    means = {name: next(iter(values.values())) for name, values in outcome.summary["systems"].items()}
+    points = {name: (found["latency_ms"]["p50"], means[name]) for name, found in cost["systems"].items()}
+    outcome.summary["cost"] = {**cost, "pareto": sorted(pareto_front(points), key=lambda name: points[name])}
+    replace_file(out / "results.json", json.dumps(outcome.summary, indent=2, ensure_ascii=False).encode())
+    write_report([out], out)
+    return outcome
+
+
+def measure_cost(
+    index: Index,
+    systems: Sequence[str],
+    queries: Sequence[str],
+    *,
+    depth: int = 100,
+    k: int = 10,
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, Any]:
+    """Time systems query by query on a warm index.
+
+    The systems take turns on each query, so that a machine whose speed drifts favours none. A query is tokenised and
+    read anew every time.
+
+    Args:
+        index: searched by all.
+        systems: names for `parse_system`.
+        queries: N texts, at least one.
+        depth: candidates that a first stage hands on.
+        k: documents returned.
+        progress: called with the current step and how many queries of it are done.
+
+    Returns:
+        ``queries`` (N), ``machine`` (``gemm_flops`` and ``copy_bytes_per_second``, see `gemm_rate` and `copy_rate`),
+        ``index_bytes`` (see `index_bytes`) and ``systems``, each with ``latency_ms`` (``p50``, ``p90``, ``p99``,
+        ``mean``), ``stages_ms`` (medians), ``candidates`` and ``tokens`` (passages and their tokens per query that the
+        reranker scores), ``passages_per_second``, ``tokens_per_second``, ``flops_per_query`` (model FLOPs: reading the
+        query, and unless states are kept the candidates; inner products of exact search; attention over the
+        candidates' tokens; None if the model tells no configuration), ``bytes_per_query`` (embeddings and token states
+        that must be read), ``limit_ms`` (both at the machine's rates) and ``memory`` (see `peak_memory`).
+
+    Raises:
+        InputError: if there is no query, or a system cannot be used.
+    """
+    if not queries:
+        raise InputError("there is no query to time")
+    tell = progress or (lambda step, done: None)
+    searchers = {}
+    for name in systems:
+        stage, second = parse_system(name)
+        reranker = load_reranker(second) if second else None
+        searchers[portable_name(name)] = Searcher(
+            index, reranker, first_stage=cast(FirstStage, stage), candidates=depth
+        )
+    forget = getattr(index.encoder, "forget_queries", lambda: None)
+    for searcher in searchers.values():
+        for query in queries[:_WARM_UP]:
+            searcher.search(query, k)
+    seconds: dict[str, list[float]] = {name: [] for name in searchers}
+    stages: dict[str, list[Mapping[str, float]]] = {name: [] for name in searchers}
+    candidates: dict[str, list[int]] = {name: [] for name in searchers}
+    for number, query in enumerate(queries, start=1):
+        for name, searcher in searchers.items():
+            forget()
+            started = time.perf_counter()
+            result = searcher.search(query, k)
+            seconds[name].append(time.perf_counter() - started)
+            stages[name].append(result.milliseconds)
+            candidates[name].append(result.candidates if searcher.reranker else 0)
+        tell("timing", number)
+    machine = {"gemm_flops": gemm_rate(), "copy_bytes_per_second": copy_rate()}
+    found = {}
+    for name, searcher in searchers.items():
+        work = _work(searcher, queries[:_COUNTED])
+        memory = peak_memory(partial(_answer, searcher, queries[:_COUNTED], k))
+        mean = statistics.fmean(seconds[name])
+        found[name] = {
+            "latency_ms": {
+                **{f"p{p}": float(np.percentile(seconds[name], p)) * 1e3 for p in (50, 90, 99)},
+                "mean": mean * 1e3,
+            },
+            "stages_ms": {part: statistics.median(s[part] for s in stages[name]) for part in stages[name][0]},
+            "candidates": statistics.fmean(candidates[name]),
+            "tokens": work["tokens"],
+            "passages_per_second": statistics.fmean(candidates[name]) / mean or None,
+            "tokens_per_second": work["tokens"] / mean or None,
+            "flops_per_query": work["flops"],
+            "bytes_per_query": work["bytes"],
+            "limit_ms": {
+                "flops": None if work["flops"] is None else work["flops"] / machine["gemm_flops"] * 1e3,
+                "bytes": work["bytes"] / machine["copy_bytes_per_second"] * 1e3,
+            },
+            "memory": memory,
+        }
+        tell("counting", len(found))
+    return {"queries": len(queries), "machine": machine, "index_bytes": index_bytes(index.path), "systems": found}
+
+
+def _answer(searcher: Searcher, queries: Sequence[str], k: int) -> None:
+    for query in queries:
+        searcher.search(query, k)
+
+
+def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
+    """Means per query: tokens scored, model FLOPs, and bytes that must be read."""
+    index, reranker = searcher.index, searcher.reranker
+    rows, dim = len(index.vectors()), index.manifest.encoder["dim"]
+    exact = searcher.first_stage != "bm25" and index.manifest.faiss["factory"] == "Flat"
+    kept = index.manifest.token_states
+    encoder = index.encoder
+    tokens, flops, read = [], [], []
+    for query in queries:
+        length = len(encoder.token_offsets(query))
+        size, total = rows * dim * 4 if exact else 0, 0
+        work: float | None = 2.0 * rows * dim if exact else 0.0
+        if searcher.first_stage != "bm25" or reranker is not None:
+            # One reading serves the bi-encoder and the reranker where they are one model.
+            readers = {id(m): m for m in (encoder if searcher.first_stage != "bm25" else None, _model(reranker)) if m}
+            for model in readers.values():
+                work = _plus(work, model, [min(length + 2, model.max_length)])
+        if reranker is not None:
+            model = _model(reranker)
+            # Every passage that the reranker scored, not the best of each document alone.
+            hits = searcher.search(query, k=sys.maxsize, level="passage").hits
+            texts = [hit.passage.contents for hit in hits]
+            counts = [min(len(encoder.token_offsets(text)), encoder.max_length - 2) for text in texts]
+            total = sum(counts)
+            if model is None or not searcher.uses_kept_states:
+                work = None if model is None else _plus(work, model, [count + 2 for count in counts])
+            else:
+                size += total * (kept["dim"] * 2 if kept["kind"] == "fp16" else kept["dim"] + 4)
+            if work is not None and model is not None:
+                work += 2.0 * min(length, model.max_length - 2) * total * model.dim
+        tokens.append(total)
+        flops.append(work)
+        read.append(size)
+    known = [value for value in flops if value is not None]
+    return {
+        "tokens": statistics.fmean(tokens),
+        "flops": statistics.fmean(known) if len(known) == len(flops) else None,
+        "bytes": statistics.fmean(read),
+    }
+
+
+def _model(reranker: Any) -> Any:
+    """The model that a reranker reads with, if it tells its configuration."""
+    model = getattr(reranker, "model", None)
+    return model if hasattr(model, "config") else None
+
+
+def _plus(work: float | None, model: Any, lengths: Sequence[int]) -> float | None:
+    config = getattr(model, "config", None)
+    return None if work is None or config is None else work + transformer_flops(config, lengths)
+
+
+def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
+    """FLOPs of a forward pass without a head: matrix products only, a multiplication and an addition being two.
+
+    Per layer and text of L tokens: 2 L times the weights of the linear maps, and 4 L^2 times the width of all heads for
+    queries by keys and weights by values (Kaplan et al., 2020, table 1; Hoffmann et al., 2022, appendix F; a causal
+    mask is not discounted, as there). Padding is not counted.
+
+    Args:
+        config: of a transformers model, BERT-like, or Llama-like with a gated feed-forward and grouped keys.
+        lengths: tokens of each text that is read alone, special tokens included.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> minilm = SimpleNamespace(
+        ...     hidden_size=384, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=12, model_type="bert"
+        ... )
+        >>> transformer_flops(minilm, [256]) / 1e9
+        6.03979776
+    """
+    width, heads = config.hidden_size, config.num_attention_heads
+    head = getattr(config, "head_dim", None) or width // heads
+    keys = getattr(config, "num_key_value_heads", None) or heads
+    matrices = 3 if config.model_type in _GATED else 2
+    weights = width * head * (2 * heads + 2 * keys) + matrices * width * config.intermediate_size
+    per_layer = sum(2 * length * weights + 4 * length * length * heads * head for length in lengths)
+    return config.num_hidden_layers * per_layer
+
+
+def index_bytes(path: str | Path) -> dict[str, int]:
+    """Bytes of an index by part: what holds documents, BM25 and metadata, embeddings, token states, and the rest."""
+    parts = {"documents, BM25, metadata": 0, "embeddings": 0, "token states": 0, "other": 0}
+    for file in Path(path).rglob("*"):
+        if file.is_file():
+            relative = file.relative_to(path)
+            part = {"documents": "documents, BM25, metadata", "vectors": "embeddings", "states": "token states"}.get(
+                re.split(r"[.-]", file.name)[0], "other"
+            )
+            part = "documents, BM25, metadata" if relative.parts[0] == "lucene" else part
+            parts[part] += file.stat().st_size
+    return {part: size for part, size in parts.items() if size}
+
+
+def peak_memory(work: Callable[[], Any]) -> dict[str, int | None]:
+    """How high the resident memory of this process goes during some work.
+
+    Resident are also pages of memory-mapped files, such as an index's token states, which the system can take back.
+    On Linux the high-water mark is set back before the work. Elsewhere it cannot be: then ``rise_bytes`` is how much
+    the work raised the highest ever, which may be nothing although it used memory.
+
+    Args:
+        work: what to do.
+
+    Returns:
+        ``peak_bytes`` during the work, and ``rise_bytes`` above what was resident at its start.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        work()
+        peak = _status("VmHWM")
+    except OSError:  # no Linux, or not allowed
+        before = _highest()
+        work()
+        peak = _highest()
+    return {"peak_bytes": peak, "rise_bytes": max(0, peak - before)}
+
+
+def _status(field: str) -> int:
+    text = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
+    if found is None:
+        raise OSError(f"no {field} in /proc/self/status")
+    return int(found[1]) * 1024
+
+
+def _highest() -> int:
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest * 1024
+
+
+def copy_rate() -> float:
+    """Bytes per second at which this machine copies memory, one thread: 64 MB, the median of five."""
+    block = np.zeros(64 << 20, dtype=np.uint8)
+    return block.nbytes / median_seconds(block.copy, 5)
+
+
+def gemm_rate() -> float:
+    """FLOPs per second of torch's float32 matrix product, (2048, 384) by (384, 1536), the median of thirty."""
+    import torch
+
+    a, b = torch.randn(2048, 384), torch.randn(384, 1536)
+    return 2 * 2048 * 384 * 1536 / median_seconds(lambda: a @ b, 30)
+
+
+def median_seconds(call: Callable[[], Any], times: int) -> float:
+    """The median time of a call, after one that is not counted."""
+    call()
+    spent = []
+    for _ in range(times):
+        started = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - started)
+    return statistics.median(spent)

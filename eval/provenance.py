@@ -1,0 +1,139 @@
+"""What a result rests on: the command, the machine, the versions, and hashes of everything that went in and came out.
+
+Nothing here names a place on the machine: a report travels, its author's folders do not.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import xxhash
+
+from ..retrieval.files import digest
+from .dataset import Dataset
+
+__all__ = ["dataset_hashes", "git_revision", "hardware", "hash_of", "portable_command", "portable_name", "versions"]
+
+_LIBRARIES = (
+    "sightline",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "faiss-cpu",
+    "faiss-gpu",
+    "ir-measures",
+    "numpy",
+    "scipy",
+)
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def portable_name(text: str) -> str:
+    """A name or path without the folders of an absolute path, also behind ``=``, ``,``, ``+`` or ``:``.
+
+    Example:
+        >>> portable_name("given=/home/ann/run.trec"), portable_name("dense+/tmp/hot.yaml"), portable_name("data/nq")
+        ('given=run.trec', 'dense+hot.yaml', 'data/nq')
+    """
+    parts = re.split(r"([=,+:])", text)
+    return "".join(PurePath(part).name if part.startswith(("/", "~")) and len(part) > 1 else part for part in parts)
+
+
+def portable_command(arguments: Sequence[str]) -> str:
+    """A command line for a shell: the program by its name alone, and arguments by `portable_name`.
+
+    Example:
+        >>> portable_command(["/opt/bin/sightline", "eval", "/data/nq", "--out", "my results"])
+        "sightline eval nq --out 'my results'"
+    """
+    program, *rest = arguments
+    return shlex.join([PurePath(program).name, *map(portable_name, rest)])
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """This machine: architecture, system, CPU model, cores of this process, threads of torch, memory, GPU.
+
+    What cannot be found out is None.
+    """
+    import torch
+
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        memory = None
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpu": _cpu_model(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu_model() -> str | None:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+            return found[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or None
+
+
+def hash_of(value: Any) -> str:
+    """XXH3-128 of a value as JSON with sorted keys: equal contents give equal hashes, wherever they came from."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+
+
+def dataset_hashes(dataset: Dataset) -> dict[str, Any]:
+    """``queries`` and ``qrels`` as used (`hash_of`), and ``files`` of the collection (XXH3-128 of their bytes)."""
+    files: Mapping[str, Path] = {
+        name: Path(dataset.folder) / name for name in ("corpus.jsonl", "queries.jsonl", f"qrels/{dataset.split}.tsv")
+    }
+    return {
+        "queries": hash_of(dataset.queries),
+        "qrels": hash_of(dataset.qrels),
+        "files": {name: digest(path) for name, path in files.items() if path.is_file()},
+    }
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """The commit that the code was taken from, with ``+changes`` if files differ; None for an installed copy."""
+    if not (_PACKAGE / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(_PACKAGE), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

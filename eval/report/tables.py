@@ -1,0 +1,138 @@
+"""Results as tables: CSV for programs, LaTeX for papers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from ...errors import InputError
+from .results import Results, own_first_stage
+
+__all__ = ["csv_table", "latex_table", "latex_text", "significantly_better"]
+
+_COLUMNS = ("dataset", "split", "queries", "depth", "system", "measure", "mean", "low", "high", "milliseconds")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+_LEVEL = 0.05
+
+
+def csv_table(results: Sequence[Results]) -> str:
+    """One line for each collection, system and measure.
+
+    ``low`` and ``high`` (95 % bootstrap interval) are there for the first measure; ``milliseconds`` are per query. A
+    text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, CSV injection).
+
+    Raises:
+        InputError: if there are no results.
+    """
+    _check(results)
+    out = io.StringIO()
+    table = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for found in results:
+        summary = found.summary
+        for system, means in summary["systems"].items():
+            for measure, mean in means.items():
+                row = {"dataset": summary["dataset"], "split": summary["split"], "system": system, "measure": measure}
+                row = {name: _csv_text(str(text)) for name, text in row.items()}
+                between = summary["intervals"][system] if measure == found.measure else {}
+                table.writerow(
+                    {
+                        **row,
+                        "queries": summary["queries"],
+                        "depth": summary["depth"],
+                        "mean": mean,
+                        "low": between.get("low", ""),
+                        "high": between.get("high", ""),
+                        "milliseconds": summary.get("milliseconds_per_query", {}).get(system, ""),
+                    }
+                )
+    return out.getvalue()
+
+
+def _csv_text(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
+def latex_table(results: Sequence[Results]) -> str:
+    """A ``booktabs`` table: systems by measures, or for several collections systems by collections.
+
+    The best of a column is bold (ties all are). A dagger: better than the system's own first stage, p < .05 by
+    randomisation test with Holm's correction over all pairs of systems.
+
+    Raises:
+        InputError: if there are no results.
+    """
+    _check(results)
+    systems = list(dict.fromkeys(system for found in results for system in found.summary["systems"]))
+    if len(results) == 1:
+        [found] = results
+        columns = [
+            (measure, {system: means[measure] for system, means in found.summary["systems"].items()}, found)
+            for measure in next(iter(found.summary["systems"].values()))
+        ]
+        about = f"{found.summary['dataset']}, {found.summary['split']}: {found.summary['queries']} queries"
+    else:
+        columns = [
+            (r.summary["dataset"], {system: means[r.measure] for system, means in r.summary["systems"].items()}, r)
+            for r in results
+        ]
+        about = ", ".join(dict.fromkeys(found.measure for found in results))
+    bodies = {system: [latex_text(system)] for system in systems}
+    for number, (_, values, found) in enumerate(columns):
+        marked = significantly_better(found) if len(results) > 1 or number == 0 else set()
+        best = f"{max(values.values()):.4f}"
+        for system, cells in bodies.items():
+            text = "" if system not in values else _figure(values[system], best)
+            cells.append(text + (r"$^{\dagger}$" if text and system in marked else ""))
+    lines = [
+        f"% {' '.join(about.split())}",
+        r"% \usepackage{booktabs}; a dagger: better than its own first stage, p < .05 (randomisation test, Holm)",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"\toprule",
+        " & ".join(["system", *(latex_text(name) for name, _, _ in columns)]) + r" \\",
+        r"\midrule",
+        *(" & ".join(cells) + r" \\" for cells in bodies.values()),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figure(value: float, best: str) -> str:
+    text = f"{value:.4f}"
+    return rf"\textbf{{{text}}}" if text == best else text
+
+
+def latex_text(text: str) -> str:
+    r"""Text for LaTeX's text mode, on one line.
+
+    Example:
+        >>> print(latex_text(r"100% of {a_b} \input{x}"))
+        100\% of \{a\_b\} \textbackslash{}input\{x\}
+    """
+    return re.sub(r"""[\\~^<>|"&%$#_{}]""", lambda found: _LATEX[found[0]], " ".join(text.split()))
+
+
+def significantly_better(found: Results, level: float = _LEVEL) -> set[str]:
+    """Reranked systems that are better than their own first stage: first measure, Holm-corrected p < ``level``."""
+    return {
+        pair["a"]
+        for pair in found.pairs
+        if own_first_stage(pair["a"]) == pair["b"] and pair["difference"]["mean"] > 0 and pair["p_holm"] < level
+    }
+
+
+def _check(results: Sequence[Results]) -> None:
+    if not results:
+        raise InputError("there are no results to report")

@@ -1,0 +1,161 @@
+"""Costs: FLOPs against torch's own counter, bytes against the files, times against a sleeping system."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sightline.documents import Document
+from sightline.errors import InputError
+from sightline.eval import cost
+from sightline.eval.cost import (
+    bench_systems,
+    copy_rate,
+    gemm_rate,
+    index_bytes,
+    measure_cost,
+    peak_memory,
+    transformer_flops,
+)
+from sightline.eval.dataset import load_dataset
+from sightline.minilm import load_minilm
+from sightline.rerank import MiniLMReranker, load_layout
+from sightline.retrieval.index import Index
+
+
+def counted(model, ids):
+    """Torch does not count its fused attention on CPUs: the plain one does the same products."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        model(input_ids=ids)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("words", [1, 9, 120])
+def test_flops_of_the_default_model_are_what_torch_counts(words):
+    model = load_minilm()
+    [tokens] = model.spans(["cat " * words])
+    ids = torch.randint(1000, 2000, (1, len(tokens) + 2))
+    assert transformer_flops(model.config, [len(tokens) + 2]) == counted(model._model, ids)
+
+
+@pytest.mark.parametrize("kv", [1, 2, 8])
+def test_flops_of_a_decoder_with_grouped_keys(kv):
+    from transformers import Qwen3Config, Qwen3Model
+
+    config = Qwen3Config(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=kv,
+        head_dim=16, vocab_size=50, attn_implementation="sdpa",
+    )  # fmt: skip
+    model = Qwen3Model(config).eval()
+    expected = sum(counted(model, torch.randint(0, 50, (1, length))) for length in (5, 17))
+    assert transformer_flops(config, [5, 17]) == expected
+
+
+@pytest.fixture
+def index(tmp_path):
+    documents = [Document(f"d{i}", f"The cat number {i} sleeps. " * (1 + i % 3)) for i in range(12)]
+    with Index.build(tmp_path / "index", documents, token_states="fp16") as opened:
+        yield opened
+
+
+def test_work_is_counted(index):
+    found = measure_cost(index, ["bm25", "dense", "dense+minilm"], ["cat number 3", "who sleeps"], depth=5)
+    bm25, dense, reranked = (found["systems"][name] for name in ("bm25", "dense", "dense+minilm"))
+    assert (bm25["flops_per_query"], bm25["bytes_per_query"], bm25["tokens_per_second"]) == (0, 0, None)
+    config, rows = index.encoder.config, len(index.vectors())
+    lengths = [len(index.encoder.token_offsets(query)) for query in ("cat number 3", "who sleeps")]
+    encoder = np.mean([transformer_flops(config, [length + 2]) for length in lengths])
+    assert dense["flops_per_query"] == encoder + 2 * rows * 384 and dense["bytes_per_query"] == rows * 384 * 4
+    tokens = reranked["tokens"]
+    assert reranked["candidates"] == 5 and 5 * 6 <= tokens <= 5 * 24
+    assert reranked["bytes_per_query"] == dense["bytes_per_query"] + tokens * 384 * 2
+    assert reranked["flops_per_query"] > dense["flops_per_query"]
+    for one in found["systems"].values():
+        latency = one["latency_ms"]
+        assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
+    assert found["index_bytes"] == index_bytes(index.path)
+
+
+def test_states_read_anew_cost_a_pass_over_the_candidates(tmp_path):
+    texts = ["Cats purr.", "Dogs bark at strangers in the night."]
+    with Index.build(tmp_path / "bare", [Document(f"d{i}", text) for i, text in enumerate(texts)]) as bare:
+        dense, fresh = (
+            measure_cost(bare, [system], ["who barks"])["systems"][system] for system in ("dense", "dense+minilm")
+        )
+        lengths = [len(bare.encoder.token_offsets(text)) for text in texts]
+        query = len(bare.encoder.token_offsets("who barks"))
+    reading = transformer_flops(load_minilm().config, [length + 2 for length in lengths])
+    attention = 2 * query * sum(lengths) * 384
+    assert fresh["flops_per_query"] - dense["flops_per_query"] == reading + attention
+    assert fresh["bytes_per_query"] == dense["bytes_per_query"]
+
+
+def test_a_slow_system_is_slow_and_the_others_are_not(index, monkeypatch):
+    class Sleeper(MiniLMReranker):
+        def rank(self, *arguments, **options):
+            time.sleep(0.05)
+            return super().rank(*arguments, **options)
+
+    monkeypatch.setattr(cost, "load_reranker", lambda name: Sleeper(load_layout("minilm")))
+    queries = [f"cat {i}" for i in range(5)]
+    found = measure_cost(index, ["bm25", "bm25+slow"], queries, depth=3)["systems"]
+    slow, quick = found["bm25+slow"]["latency_ms"], found["bm25"]["latency_ms"]
+    assert slow["p50"] >= 50 and slow["p50"] > quick["p50"] + 45
+    assert found["bm25+slow"]["passages_per_second"] == pytest.approx(3 / (slow["mean"] / 1e3))
+
+
+def test_bytes_are_those_of_the_files(index):
+    parts = index_bytes(index.path)
+    assert sum(parts.values()) == sum(file.stat().st_size for file in index.path.iterdir())
+    assert parts["embeddings"] == 12 * 384 * 4
+    assert parts["token states"] == (index.path / "states.fp16").stat().st_size
+
+
+def test_memory_that_is_used_and_freed_is_seen():
+    def work():
+        block = np.ones(64 << 20, dtype=np.uint8)
+        return int(block[::4096].sum())
+
+    found = peak_memory(work)
+    assert found["rise_bytes"] >= 60 << 20 and found["peak_bytes"] > found["rise_bytes"]
+    again = peak_memory(lambda: None)
+    assert again["rise_bytes"] < 16 << 20
+
+
+def test_the_machines_rates_are_plausible():
+    assert 1e8 < copy_rate() < 1e13 and 1e8 < gemm_rate() < 1e16
+
+
+def make(folder):
+    (folder / "qrels").mkdir(parents=True)
+    texts = {"cat": "The cat purrs.", "dog": "The dog barks.", "cow": "The cow gives milk."}
+    queries = {"q1": "who purrs", "q2": "who barks"}
+    for name, rows in (("corpus", texts), ("queries", queries)):
+        lines = (json.dumps({"_id": id, "text": text}) for id, text in rows.items())
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tcat\t1\nq2\tdog\t1\n")
+    return load_dataset(folder)
+
+
+def test_cost_stands_beside_quality(tmp_path):
+    dataset = make(tmp_path / "zoo")
+    outcome = bench_systems(dataset, ["bm25", "dense+minilm"], tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written == outcome.summary and list(written["cost"]["systems"]) == ["bm25", "dense+minilm"]
+    assert written["cost"]["queries"] == 2 and set(written["cost"]["pareto"]) <= {"bm25", "dense+minilm"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Quality and cost" in page and "answered alone" in page
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path, index):
+    dataset = make(tmp_path / "zoo")
+    with pytest.raises(InputError, match="given run"):
+        bench_systems(dataset, ["given"], tmp_path / "out", runs={"given": "x.trec"})
+    with pytest.raises(InputError, match="at least 1"):
+        bench_systems(dataset, ["bm25"], tmp_path / "out", cost_queries=0)
+    with pytest.raises(InputError, match="no query"):
+        measure_cost(index, ["bm25"], [])
