@@ -26,18 +26,9 @@ class PositionDataset(Dataset):
 
     Args:
         spans: by query id; empty if the places are not known, and queries without one are measured by no position.
-        corpus: the documents, where they are not in a BEIR folder.
     """
 
     spans: dict[str, Span] = dataclasses.field(default_factory=dict)
-    corpus: tuple[Document, ...] | None = None
-
-    def documents(self, only: Set[str] | None = None) -> Iterator[Document]:
-        """The corpus, as a stream; see `Dataset.documents`."""
-        if self.corpus is None:
-            yield from Dataset.documents(self, only)
-        else:
-            yield from (document for document in self.corpus if only is None or document.id in only)
 
     def sampled(self, queries: int, seed: int = 0) -> PositionDataset:
         """With so many of its queries, drawn at random and left in their order; the corpus stays whole.
@@ -187,7 +178,7 @@ def read_squad(paths: Sequence[str | Path]) -> PositionDataset:
     documents = tuple(Document(id, text) for text, id in corpus.items())
     first = Path(paths[0])
     name = first.stem if len(paths) == 1 else first.resolve().parent.name
-    return PositionDataset(name, "all", first.parent, queries, qrels, spans, documents)
+    return PositionDataset(name, "all", first.parent, queries, qrels, lambda: documents, spans)
 
 
 def _squad_records(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -268,7 +259,7 @@ def read_posir(folder: str | Path, split: str = "test") -> PositionDataset:
     if not documents:
         raise DataError("holds no document", path=path)
     name = "-".join(folder.resolve().parts[-2:])
-    return PositionDataset(name, split, folder, queries, {id: qrels[id] for id in queries}, spans, tuple(documents))
+    return PositionDataset(name, split, folder, queries, {id: qrels[id] for id in queries}, lambda: documents, spans)
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
