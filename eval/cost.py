@@ -223,9 +223,9 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
 
 
 def _model(reranker: Any) -> Any:
-    """The model that a reranker reads with, if it tells its configuration."""
+    """The model that a reranker reads each text alone with; None for another kind, whose FLOPs are not known here."""
     model = getattr(reranker, "model", None)
-    return model if hasattr(model, "config") else None
+    return model if all(hasattr(model, name) for name in ("config", "max_length", "dim")) else None
 
 
 def _plus(work: float | None, model: Any, lengths: Sequence[int]) -> float | None:

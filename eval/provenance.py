@@ -39,14 +39,14 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def portable_name(text: str) -> str:
-    """A name or path without the folders of an absolute path, also behind ``=``, ``,``, ``+`` or ``:``.
+    """A name or path without the folders of an absolute path, also behind ``=``, ``,``, ``+``, ``:`` or ``#``.
 
     Example:
         >>> portable_name("given=/home/ann/run.trec"), portable_name("dense+/tmp/hot.yaml"), portable_name("data/nq")
         ('given=run.trec', 'dense+hot.yaml', 'data/nq')
     """
-    parts = re.split(r"([=,+:])", text)
-    return "".join(PurePath(part).name if part.startswith(("/", "~")) and len(part) > 1 else part for part in parts)
+    parts = re.split(r"([=,+:#])", text)
+    return "".join(PurePath(part).name if re.match(r"~|/[^/]", part) else part for part in parts)
 
 
 def portable_command(arguments: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,26 +76,24 @@ def rerank_run_each(
         if missing:
             raise DataError(f"query {query!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
     models = [getattr(reranker, "model", None) for reranker in rerankers]
-    readers = [getattr(reranker, "reads", None) for reranker in rerankers]  # not every reranker tells what it reads
-    blocks = {id(reads): _blocks(texts, reads) for reads in readers}
+    blocks = [_blocks(texts, reranker) for reranker in rerankers]
     outs: list[dict[str, dict[str, float]]] = [{} for _ in rerankers]
     spent = [0.0] * len(rerankers)
     for start in range(0, len(known), _QUERIES_AT_ONCE):
         part = known[start : start + _QUERIES_AT_ONCE]
-        read: dict[int, tuple[dict[str, DocumentStates], float]] = {}
-        for number, (reranker, model, reads) in enumerate(zip(rerankers, models, readers, strict=True)):
-            split = blocks[id(reads)]
-            lists = [(dataset.queries[q], [block for d in top[q] for block in split[d]]) for q in part]
+        states: dict[int, dict[str, DocumentStates]] = defaultdict(dict)
+        reading: dict[int, float] = defaultdict(float)
+        for number, (reranker, model) in enumerate(zip(rerankers, models, strict=True)):
+            lists = [(dataset.queries[q], [block for d in top[q] for block in blocks[number][d]]) for q in part]
             started = time.perf_counter()
             if hasattr(model, "read") and models.count(model) > 1:
-                if id(model) not in read:
-                    states = _read(model, [block for _, candidates in lists for block in candidates])
-                    read[id(model)] = (states, time.perf_counter() - started)
-                    started = time.perf_counter()
-                states, reading = read[id(model)]
-                spent[number] += reading
+                known_states = states[id(model)]
+                _read(model, [block for _, candidates in lists for block in candidates], known_states)
+                reading[id(model)] += time.perf_counter() - started
+                spent[number] += reading[id(model)]
+                started = time.perf_counter()
                 rankings = [
-                    reranker.rank(query, candidates, states=[states[block.contents] for block in candidates])
+                    reranker.rank(query, candidates, states=[known_states[block.contents] for block in candidates])
                     for query, candidates in lists
                 ]
             else:
@@ -110,29 +109,28 @@ def rerank_run_each(
     return [(out, seconds * 1e3) for out, seconds in zip(outs, spent, strict=True)]
 
 
-def _blocks(texts: Mapping[str, Document], reads: Any) -> dict[str, list[Document]]:
-    """By document id, what is read as one: the document, or its passages where it is too long."""
-    if reads is None:
-        return {id: [text] for id, text in texts.items()}
-    splitter = Splitter(reads.token_offsets, reads.room)
+def _blocks(texts: Mapping[str, Document], reranker: Reranker) -> dict[str, list[Document]]:
+    """By document id, what the reranker reads as one: the document, or its passages where it is too long."""
+    reads: Any = getattr(reranker, "reads", None)  # not every reranker tells what it reads of a text
+    splitter = None if reads is None else Splitter(reads.token_offsets, reads.room)
     blocks = {}
     for id, text in texts.items():
-        passages = splitter.split(text)
+        passages = splitter.split(text) if splitter else []
         blocks[id] = [Document(id, p.text, text.title) for p in passages] if len(passages) > 1 else [text]
     return blocks
 
 
-def _read(model: Any, blocks: Sequence[Document]) -> dict[str, DocumentStates]:
+def _read(model: Any, blocks: Sequence[Document], known: dict[str, DocumentStates]) -> None:
+    """Add the states of texts that are not known yet."""
     import torch
 
-    texts = list(dict.fromkeys(block.contents for block in blocks))
+    texts = [text for text in dict.fromkeys(block.contents for block in blocks) if text not in known]
+    if not texts:
+        return
     read = model.read(texts)
-    return {
-        text: DocumentStates(
-            torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]]), int(read.truncated[i])
-        )
-        for i, text in enumerate(texts)
-    }
+    for i, text in enumerate(texts):
+        rows = torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]])
+        known[text] = DocumentStates(rows, int(read.truncated[i]))
 
 
 def known_queries(dataset: Dataset, run: Mapping[str, Mapping[str, float]]) -> list[str]:

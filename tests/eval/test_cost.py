@@ -159,3 +159,20 @@ def test_what_cannot_be_measured_is_refused(tmp_path, index):
         bench_systems(dataset, ["bm25"], tmp_path / "out", cost_queries=0)
     with pytest.raises(InputError, match="no query"):
         measure_cost(index, ["bm25"], [])
+
+
+def test_what_is_not_known_is_not_made_up(index, monkeypatch):
+    class Foreign(MiniLMReranker):
+        """Reads with something that tells nothing of itself."""
+
+        def __init__(self):
+            super().__init__(load_layout("minilm"))
+            self.inner, self.model = MiniLMReranker(), object()
+
+        def rank(self, *arguments, **options):
+            return self.inner.rank(*arguments, **options)
+
+    monkeypatch.setattr(cost, "load_reranker", lambda name: Foreign())
+    found = measure_cost(index, ["bm25+foreign"], ["who sleeps"], depth=3)["systems"]["bm25+foreign"]
+    assert found["flops_per_query"] is None and found["limit_ms"]["flops"] is None
+    assert found["latency_ms"]["p50"] > 0 and found["tokens"] > 0

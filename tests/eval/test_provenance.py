@@ -24,6 +24,8 @@ def test_no_folder_of_the_machine_stays():
     command = ["/home/ann/bin/sightline", "eval", "/data/my set", "--out=/tmp/x/out", "--run", "a=/r/a.trec", "data/nq"]
     assert portable_command(command) == "sightline eval 'my set' --out=out --run a=a.trec data/nq"
     assert portable_name("dense+/home/ann/hot.yaml") == "dense+hot.yaml"
+    assert portable_name("bm25+hf:/models/tiny#/home/ann/icr.yaml") == "bm25+hf:tiny#icr.yaml"
+    assert portable_name("http://host/path") == "http://host/path" and portable_name("/") == "/"
 
 
 @given(st.lists(st.from_regex(r"/home/[a-z]+/[a-z=,+]+", fullmatch=True), min_size=1))
