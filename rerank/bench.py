@@ -73,6 +73,9 @@ class Float8Linear(nn.Module):
     The private function is the one that torchao calls too; this saves the dependency in a benchmark.
     """
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach()

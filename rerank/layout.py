@@ -190,9 +190,9 @@ class Layout:
             self._refuse("maxsim takes the largest logit of a block, which no length dilutes")
 
     def _check_minilm(self) -> None:
-        wanted = {"block": "{title} {text}", "mask": "block", "positions": "restart", "signal_tokens": "query"}
+        wanted: dict[str, Any] = {"block": "{title} {text}", "mask": "block"}
+        wanted |= {"positions": "restart", "signal_tokens": "query", "normalisation": "documents"}
         wanted |= {field.name: field.default for field in dataclasses.fields(self) if not _is_missing(field.default)}
-        wanted |= {"normalisation": "documents"}
         for field, value in wanted.items():
             if getattr(self, field) != value:
                 self._refuse(f"{field} must be {value!r} for minilm, not {getattr(self, field)!r}")

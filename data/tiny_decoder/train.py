@@ -135,15 +135,23 @@ def train(
         max_position_embeddings=32_768,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # position 16384 is still near in its slow turns
         tie_word_embeddings=True,
-        attn_implementation="eager",  # returns the attention that the auxiliary loss is on
     )
     model = Qwen3ForCausalLM(config)
+    model.set_attn_implementation("eager")  # returns the attention that the auxiliary loss is on
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     full = [load_layout("icr"), load_layout("blockrank")]
-    alone = {"block": "{text}", "query": "{query}", "instruction": "", "answer": "", "completion": "", "chat": False}
+    alone: dict[str, Any] = {
+        "block": "{text}",
+        "query": "{query}",
+        "instruction": "",
+        "answer": "",
+        "completion": "",
+        "chat": False,
+    }
     bare = [replace(layout, name=f"bare-{layout.name}", ids="none", **alone) for layout in full]
     templates = {layout: Template(layout, tokenizer, "tiny") for layout in (*bare, *full)}
-    started, figures = time.perf_counter(), {}
+    figures: dict[str, float] = {}
+    started = time.perf_counter()
     for step in range(steps):
         early = step < steps // 2
         layout = (bare if early else full)[step % 2]
@@ -191,9 +199,9 @@ def _loss(
             asked = asked[:1]
             first = template.instruction(texts[asked[0]])
         ends = [template.query(texts[i]) for i in asked]
-        ids = [*first, *(i for block in blocks for i in block.ids), *(i for end in ends for i in end.ids)]
+        tokens = [*first, *(i for block in blocks for i in block.ids), *(i for end in ends for i in end.ids)]
         context = Context([len(block.ids) for block in blocks], [len(end.ids) for end in ends], len(first))
-        rows.append(ids)
+        rows.append(tokens)
         answer = answers if layout.name != "blockrank" else [str(i) for i in range(len(documents))]
         targets.append([template.tokenizer.convert_tokens_to_ids(answer[i]) for i in asked])
         golds.append(asked)

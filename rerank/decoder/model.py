@@ -205,7 +205,7 @@ def _without(layer: nn.Module, *names: str) -> tuple[nn.Module]:
     if None in widths.values() or hasattr(attention, "_hf_hook") or hasattr(layer, "_hf_hook"):
         return (layer,)
     twin, twin_attention = copy.copy(layer), copy.copy(attention)
-    twin_attention._modules = attention._modules | {name: _Nothing(int(width)) for name, width in widths.items()}
+    twin_attention._modules = attention._modules | {name: _Nothing(width) for name, width in widths.items() if width}
     twin._modules = layer._modules | {"self_attn": twin_attention}
     return (twin,)
 

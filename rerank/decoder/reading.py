@@ -146,7 +146,7 @@ class _Readings:
                     blocks[rows] - blocks[rows][0],
                     None if largest is None else largest[rows, :, :n],
                     tuple(tokens[at : at + blocks_here]) if self.wanted.tokens else None,
-                    context.documents,
+                    tuple(context.documents),
                 )
             )
             at += blocks_here
@@ -244,7 +244,9 @@ class _QueryPass:
         k = torch.cat([*(block.keys[layer].to(k) for block in self.kept), k])
         v = torch.cat([*(block.values[layer].to(v) for block in self.kept), v])
         out = torch.nn.functional.scaled_dot_product_attention(
-            *(x.transpose(0, 1)[None] for x in (q, k, v)),
+            q.transpose(0, 1)[None],
+            k.transpose(0, 1)[None],
+            v.transpose(0, 1)[None],
             attn_mask=self.mask.to(q.device),
             scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],

@@ -155,4 +155,4 @@ def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(folders, tmp_
     texts = [document for document in documents if document.id in candidates]
     for system in systems[2:]:
         alone = load_reranker(system.partition("+")[2]).rank(QUERY, texts)
-        assert [item.document.id for item in alone] == list(outcome.runs[system]["q"])
+        assert [item.document.id for item in alone] == list(outcome.runs[portable_name(system)]["q"])
