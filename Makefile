@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := cpu,readers,datasets,mteb,pyterrier,serve,langchain,llamaindex,haystack,mcp,rerankers,dev
+EXTRAS := cpu,readers,datasets,mteb,pyterrier,serve,langchain,llamaindex,haystack,mcp,rerankers,decoders,dev
 
 .PHONY: demo test lint clean
 

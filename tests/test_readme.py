@@ -12,12 +12,14 @@ from sightline.cli import app
 from sightline.errors import MissingExtraError
 
 _README = (Path(sightline.__file__).parent / "README.md").read_text(encoding="utf-8")
-_EXAMPLE, *_PLUGS, _KERNELS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
+_EXAMPLE, *_PLUGS, _DECODERS, _KERNELS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
 _SAID = {
     "langchain": r"dogs -?\d\S+\n",
     "llamaindex": r"dogs -?\d\S+\n",
     "haystack": r"dogs -?\d\S+\n",
     "cross_encoder": r"d\nDogs bark\.\n",
+    "pyterrier": r"dogs\n",
+    "mteb": r"sightline/hybrid\+minilm\n",
 }
 
 
@@ -49,6 +51,11 @@ def test_plugging_in(animals, library, tmp_path, monkeypatch, capsys):
     except MissingExtraError as missing:
         pytest.skip(str(missing))
     assert re.fullmatch(_SAID[library], capsys.readouterr().out)
+
+
+def test_decoders(capsys):
+    exec(compile(_DECODERS, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "diri is the code of keka\n"
 
 
 def test_kernels():

@@ -3,10 +3,10 @@
     python -m sightline.data.tiny_decoder.train OUT
 
 Each document of a list says which code a key has, among filler words; several queries ask for a key each, and read the
-same documents without seeing one another. First the lists stand alone, then as rerankers lay them out. Half of the
-batches follow the layout ``icr`` (full attention, the answer is the code), half ``blockrank`` (block mask, the answer
-is the document's id). All carry an auxiliary loss on the attention of one middle layer, as BlockRank does (2025,
-section 3.4). Keys and codes of a list are drawn anew each time, and lists are shorter than those of the tests.
+same documents without seeing one another. For the first fifth the lists stand alone, then as rerankers lay them out:
+the layouts ``icr`` and ``core`` (full attention, the answer is the code), ``blockrank`` (block mask, the answer is the
+document's id) and ``blockrank-cached`` (block mask, the code) take turns. All carry an auxiliary loss on the attention
+of one middle layer, as BlockRank does (2025, section 3.4). Keys and codes of a list are drawn anew each time.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def make_tokenizer() -> Any:
 def train(
     out: Path,
     *,
-    steps: int = 2000,
+    steps: int = 3200,
     lists: int = 8,
     queries: int = 4,
     rate: float = 2e-3,
@@ -139,7 +139,7 @@ def train(
     model = Qwen3ForCausalLM(config)
     model.set_attn_implementation("eager")  # returns the attention that the auxiliary loss is on
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    full = [load_layout("icr"), load_layout("blockrank")]
+    full = [load_layout(name) for name in ("icr", "blockrank", "core", "blockrank-cached")]
     alone: dict[str, Any] = {
         "block": "{text}",
         "query": "{query}",
@@ -148,14 +148,15 @@ def train(
         "completion": "",
         "chat": False,
     }
-    bare = [replace(layout, name=f"bare-{layout.name}", ids="none", **alone) for layout in full]
+    bare = [replace(layout, name=f"bare-{layout.name}", ids="none", **alone) for layout in full[:2]]
     templates = {layout: Template(layout, tokenizer, "tiny") for layout in (*bare, *full)}
     figures: dict[str, float] = {}
     started = time.perf_counter()
     for step in range(steps):
-        early = step < steps // 2
-        layout = (bare if early else full)[step % 2]
-        count = draw.randint(2, 4 + min(8, step * 32 // steps))  # short lists first
+        early = step < steps // 5
+        turn = bare if early else full
+        layout = turn[step % len(turn)]
+        count = draw.randint(2, 4 + min(16, step * 32 // steps))  # short lists first
         batch = [make_list(count, draw) for _ in range(4 * lists if early else lists)]
         answer, attention, right = _loss(model, templates[layout], batch, min(queries, count), draw)
         name = layout.name
@@ -241,7 +242,7 @@ def main() -> None:
     """Train, and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
