@@ -31,43 +31,18 @@ from ...kernels import BlockLayout, Context
 from ...rerank.decoder.prompt import Template
 from ...rerank.decoder.reading import positions_of
 from ...rerank.layout import load_layout
+from .lists import make_list, words
 
-__all__ = ["make_list", "make_tokenizer", "train"]
+__all__ = ["make_tokenizer", "train"]
 
 logger = logging.getLogger(__name__)
 
-_SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
 _CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 _LAYER = 2  # of four, where `blockrank` reads
 _AUXILIARY = 1.0  # published with 0.1, on a model that already reads
-
-
-def words() -> tuple[list[str], list[str], list[str]]:
-    """Keys, codes and fillers: made-up words, the same ones every time."""
-    found = random.Random(0).sample([a + b for a in _SYLLABLES for b in _SYLLABLES], 480)
-    return found[:200], found[200:400], found[400:]
-
-
-def make_list(count: int, draw: random.Random, filler: int = 2) -> tuple[list[Document], list[str], list[str]]:
-    """Documents, the query that each answers, and the answers.
-
-    Example:
-        >>> documents, queries, answers = make_list(2, random.Random(0))
-        >>> documents[0].text.endswith(f"{answers[0]} is the code of {queries[0].split()[-1]}")
-        True
-    """
-    keys, codes, fillers = words()
-    chosen = draw.sample(keys, count)
-    answers = draw.sample(codes, count)
-    texts = [
-        " ".join([*draw.choices(fillers, k=filler), code, "is", "the", "code", "of", key])
-        for key, code in zip(chosen, answers, strict=True)
-    ]
-    documents = [Document(str(i), text) for i, text in enumerate(texts)]
-    return documents, [f"what is the code of {key}" for key in chosen], answers
 
 
 def make_tokenizer() -> Any:

@@ -7,7 +7,8 @@ import pytest
 
 from sightline import load_layout, load_reranker
 from sightline.data.tiny_decoder import TINY_DECODER
-from sightline.data.tiny_decoder.train import make_list, train
+from sightline.data.tiny_decoder.lists import make_list
+from sightline.data.tiny_decoder.train import train
 from sightline.rerank.decoder import DecoderReranker, load_decoder
 from sightline.rerank.heads import detect_heads
 
