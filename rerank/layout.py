@@ -219,14 +219,17 @@ class Layout:
         Raises:
             ModelError: if the model has no such layer.
         """
-        if isinstance(self.heads, tuple):
-            return sorted({layer for layer, _ in self.selected_heads})
-        if self.layers == "all":
+        if self.layers == "all" and isinstance(self.heads, str):
             return list(range(depth))
-        layer = int(self.layers * depth) if isinstance(self.layers, float) else int(self.layers)
-        if layer >= depth:
-            raise ModelError(f"layout {self.name!r} reads layer {layer}, but the model has layers 0 to {depth - 1}")
-        return [layer]
+        if isinstance(self.heads, tuple):
+            layers = sorted({layer for layer, _ in self.selected_heads})
+        else:
+            layers = [int(self.layers * depth) if isinstance(self.layers, float) else int(self.layers)]
+        if layers[-1] >= depth:
+            raise ModelError(
+                f"layout {self.name!r} reads layer {layers[-1]}, but the model has layers 0 to {depth - 1}"
+            )
+        return layers
 
     @property
     def selected_heads(self) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from sightline.errors import InputError
+from sightline.errors import InputError, ModelError
 from sightline.rerank import Layout, load_layout
 
 FIELDS = {
@@ -107,3 +107,97 @@ def test_what_is_not_a_mapping_with_a_name_is_refused(tmp_path, text):
 def test_an_unknown_name_is_told_with_those_there_are(name):
     with pytest.raises(InputError, match=re.escape(repr(name)) + ".* minilm, minilm-mass, minilm-maxsim"):
         load_layout(name)
+
+
+DECODER = {
+    "name": "mine",
+    "model": "decoder",
+    "block": "[{id}] {title} {text}",
+    "ids": "from_1",
+    "mask": "causal",
+    "positions": "sequential",
+    "signal_tokens": "block",
+    "max_block_tokens": 300,
+    "normalisation": "all_keys",
+    "readout": "mass",
+    "scale": 1.0,
+    "calibration": "null_query",
+    "outliers": 2.0,
+}
+PUBLISHED = ["blockrank", "blockrank-cached", "icr", "icr-block", "qrhead", "core"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_layouts_load_and_come_back_from_yaml(name, tmp_path):
+    layout = load_layout(name)
+    assert (layout.name, layout.model) == (name, "decoder")
+    assert load_layout(written(tmp_path, layout.as_dict())) == layout
+
+
+def test_what_of_a_layout_leaves_traces_of_the_order_and_what_can_be_kept():
+    free = {name for name in PUBLISHED if load_layout(name).order_free}
+    assert free == {name for name in PUBLISHED if load_layout(name).keepable} == {"blockrank-cached", "icr-block"}
+    assert not load_layout("blockrank-cached", ids="from_0", block="{id} {text}").order_free
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("block", "{title}"),
+        ("block", "{text} {text} {id}"),
+        ("block", "{text} {colour} {id}"),
+        ("block", "{text}"),  # an id without a place for it
+        ("ids", "none"),  # a place for an id without one
+        ("instruction", "{text}"),
+        ("query", "no place"),
+        ("query", "{query} {query}"),
+        ("chat", "yes"),
+        ("chat", 1),
+        *(("signal_tokens", value) for value in ("last", "last:0", "last:x", "first:2", "")),
+        *(("max_block_tokens", value) for value in (2, 1_000_001, 0.5)),
+        *(("layers", value) for value in (-1, 1.5, 0.0, "some", True, None)),
+        *(("heads", value) for value in ([], ["1"], ["1-2", "1-2"], [12], "qr", "qr:0", "best:3", None)),
+        *(("shuffles", value) for value in (-1, 1001, 2.0, True)),
+        *(("ssmax", value) for value in (-0.1, 1000, "x", True)),
+        *(("outliers", value) for value in (0, -1, "x")),
+        ("query_position", 100),  # positions do not restart
+        ("order", "random"),
+        ("readout", "log_mass"),  # calibration compares masses
+        ("normalisation", "documents"),
+    ],
+)
+def test_a_bad_value_of_a_decoders_layout_is_refused_by_name(field, value):
+    assert Layout(**DECODER).name == "mine"
+    told = "calibration" if field in ("readout", "normalisation") else field
+    with pytest.raises(InputError, match=f"layout .mine.: .*{told}"):
+        Layout(**{**DECODER, field: value})
+
+
+def test_outliers_need_calibration_and_maxsim_no_length():
+    with pytest.raises(InputError, match="outliers"):
+        Layout(**{**DECODER, "calibration": "none"})
+    with pytest.raises(InputError, match="maxsim"):
+        Layout(**{**DECODER, "calibration": "none", "outliers": None, "readout": "maxsim", "length": "mean"})
+
+
+@pytest.mark.parametrize("change", [{"chat": True}, {"layers": 3}, {"heads": ["1-1"]}, {"shuffles": 2}, {"ssmax": 0.4}])
+def test_the_default_model_takes_no_field_of_decoders(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        load_layout("minilm", **change)
+
+
+def test_signal_layers_by_number_by_depth_and_by_heads():
+    assert load_layout("blockrank").signal_layers(32) == [20]  # as published for Mistral-7B
+    assert load_layout("blockrank").signal_layers(28) == [17]
+    assert load_layout("icr").signal_layers(3) == [0, 1, 2]
+    assert load_layout("icr", layers=1).signal_layers(3) == [1]
+    assert load_layout("qrhead", heads=["5-1", "2-0", "5-3"]).signal_layers(8) == [2, 5]
+    with pytest.raises(ModelError, match="layer 9.*0 to 7"):
+        load_layout("qrhead", heads=["9-1"]).signal_layers(8)
+
+
+def test_a_fingerprint_changes_with_what_a_head_sees_and_with_nothing_else():
+    layout = load_layout("icr")
+    assert load_layout("icr", name="other", heads=["1-1"], shuffles=4).fingerprint == layout.fingerprint
+    changes = ({"block": "{id} {text}"}, {"mask": "block"}, {"signal_tokens": "query"}, {"max_block_tokens": 99})
+    assert len({layout.fingerprint, *(load_layout("icr", **change).fingerprint for change in changes)}) == 5

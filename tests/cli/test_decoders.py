@@ -1,0 +1,113 @@
+"""Decoders from the command line: heads are found, kept, and used by every command."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sightline import cli
+from sightline.data.tiny_decoder import TINY_DECODER
+from sightline.data.tiny_decoder.lists import write_lists
+from sightline.eval.trec import read_qrels, read_run
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run ``sightline``: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        return end.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lists")
+    write_lists(folder, queries=12, count=8)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+
+
+def reranked(run, lists, out, *more):
+    given = ["rerank", "--data", lists, "--run", lists / "run.trec", "--out", out, "--rerank", f"hf:{TINY_DECODER}"]
+    return run(*given, *more)
+
+
+def right(lists, path):
+    gold = read_qrels(lists / "qrels" / "test.tsv")
+    found = read_run(path)
+    return sum(max(scores, key=scores.get) in gold[query] for query, scores in found.items()) / len(gold)
+
+
+def test_heads_are_found_kept_and_used(run, lists, tmp_path):
+    code, _, err = reranked(run, lists, tmp_path / "none.trec", "--layout", "qrhead")
+    assert code == 5
+    assert "sightline heads" in err
+    given = ["heads", TINY_DECODER, "--data", lists, "--split", "test", "--run", lists / "run.trec", "--candidates", 8]
+    code, out, _ = run(*given, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["queries"] == 12 and len(told["best"]) == 16
+    found = yaml.safe_load(Path(told["file"]).read_text())
+    assert found["layout"] == "qrhead" and found["best"][:4] == told["best"][:4]
+    assert Path(told["picture"]).read_text().startswith("<svg")
+    assert run(*given, "--json")[1] == out  # the same again
+    code, out, _ = run(*given, "--method", "core")
+    assert code == 0 and "best heads by core" in out
+    # The layout asks for sixteen heads, all that there are; these four are the ones that retrieve.
+    heads = tmp_path / "layout.yaml"
+    from sightline import load_layout
+
+    heads.write_text(yaml.safe_dump(load_layout("qrhead", name="four", heads="qr:4").as_dict()))
+    code, _, _ = reranked(run, lists, tmp_path / "four.trec", "--layout", heads)
+    assert code == 0
+    assert right(lists, tmp_path / "four.trec") >= 0.9
+
+
+@pytest.mark.parametrize("layout", ["icr", "icr-block", "blockrank"])
+def test_a_run_is_reranked_by_a_decoder(run, lists, tmp_path, layout):
+    code, out, _ = reranked(run, lists, tmp_path / "out.trec", "--layout", layout)
+    assert code == 0
+    assert f"reranked by {layout}" in out
+    assert right(lists, tmp_path / "out.trec") >= 0.9
+
+
+def test_systems_name_model_and_layout(run, lists, tmp_path):
+    systems = f"given,given+hf:{TINY_DECODER}#icr,given+hf:{TINY_DECODER}#icr-block"
+    options = ["--run", f"given={lists / 'run.trec'}", "--out", tmp_path / "out", "--measures", "RR@10", "--json"]
+    code, out, _ = run("eval", lists, "--systems", systems, *options)
+    assert code == 0
+    values = list(json.loads(out)["systems"].values())
+    assert values[0]["RR@10"] < 0.6 < 0.9 < min(values[1]["RR@10"], values[2]["RR@10"])
+
+
+def test_search_and_its_evidence_by_a_decoder(run, lists, tmp_path):
+    assert run("index", lists / "corpus.jsonl", "--out", tmp_path / "index")[0] == 0
+    query = json.loads((lists / "queries.jsonl").read_text().splitlines()[0])["text"]
+    options = ["--rerank", f"hf:{TINY_DECODER}", "--layout", "icr-block", "--first-stage", "bm25"]
+    options += ["--candidates", 8, "--evidence"]
+    code, out, _ = run("search", tmp_path / "index", query, *options, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["reranker"] == "icr-block"
+    assert query.split()[-1] in told["hits"][0]["text"]
+    assert told["hits"][0]["evidence"]
+
+
+def test_a_layout_without_a_model_is_refused(run, lists, tmp_path):
+    code, _, err = run(
+        "rerank", "--data", lists, "--run", lists / "run.trec", "--out", tmp_path / "x", "--layout", "icr"
+    )
+    assert code == 2
+    assert "--rerank hf:MODEL" in err
