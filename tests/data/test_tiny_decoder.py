@@ -42,11 +42,13 @@ def test_it_is_small():
     assert sum(path.stat().st_size for path in TINY_DECODER.glob("*.safetensors")) < 5 << 20
 
 
-@pytest.mark.parametrize("layout", ["icr", "icr-block", "blockrank"])
-def test_the_answer_is_ranked_first_wherever_it_stands(decoder, layout):
-    found = right(DecoderReranker(decoder, layout))
-    assert found.mean() >= 0.95
-    assert found.min() >= 0.5
+@pytest.mark.parametrize(
+    ("layout", "least", "anywhere"), [("icr", 0.95, 0.9), ("blockrank", 0.95, 0.9), ("icr-block", 0.9, 0.5)]
+)
+def test_the_answer_is_ranked_first_wherever_it_stands(decoder, layout, least, anywhere):
+    found = right(DecoderReranker(decoder, layout), rounds=4)
+    assert found.mean() >= least
+    assert found.min() >= anywhere - 0.16  # one list of the four of a place may go wrong
 
 
 def judged(seed, count):
@@ -59,14 +61,18 @@ def judged(seed, count):
 def test_detection_finds_heads_that_rank_the_answer_first_and_random_heads_do_not(decoder, method, layout):
     whole = DecoderReranker(decoder, load_layout(layout, heads="all", layers="all"))
     heads = detect_heads(whole, judged(2000, 32), method, data="made up")
-    best = right(DecoderReranker(decoder, load_layout(layout), heads=heads.top(4)))
-    assert best.mean() >= 0.95
-    every = [f"{layer}-{head}" for layer in range(4) for head in range(4)]
-    others = [head for head in every if head not in heads.top(4)]
-    alone = [right(DecoderReranker(decoder, load_layout(layout), heads=[head]), rounds=1).mean() for head in others]
-    assert np.median(alone) < 0.5
-    drawn = random.Random(0).sample(others, 4)
-    assert right(DecoderReranker(decoder, load_layout(layout), heads=drawn)).mean() < best.mean()
+    assert right(DecoderReranker(decoder, load_layout(layout), heads=heads.top(4))).mean() >= 0.95
+    alone = {
+        f"{layer}-{head}": right(
+            DecoderReranker(decoder, load_layout(layout), heads=[f"{layer}-{head}"]), rounds=1
+        ).mean()
+        for layer in range(4)
+        for head in range(4)
+    }
+    assert min(alone[head] for head in heads.top(4)) >= 0.75
+    assert np.median([score for head, score in alone.items() if head not in heads.top(4)]) < 0.5
+    # A layer that has not yet looked back: sixteen documents, one right.
+    assert np.mean([alone[f"0-{head}"] for head in range(4)]) < 0.2
 
 
 def test_a_causal_reading_depends_on_order_and_a_block_reading_does_not(decoder):
