@@ -96,7 +96,7 @@ LANG = {"field": "meta.lang", "operator": "==", "value": "en"}
         ({"field": "meta.year", "operator": "!=", "value": 2001}, {"dog", "cow", "iron"}),
         (None, {"cat", "dog", "cow", "fish", "iron", "star"}),
     ],
-    ids=str,
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_filters_mean_what_they_mean_to_haystack(retriever, searcher, filters, expected):
     found = {d.id.partition("#")[0] for d in retriever.run("anything", filters, top_k=200)["documents"]} - {"town"}

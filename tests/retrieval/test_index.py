@@ -326,7 +326,7 @@ def test_filter_lets_through_what_meets_it(where, expected, catalogue):
         {"year": [[1]]},
         {"year": {}},
         {"year": (1, 2)},
-        {"year": object()},
+        {"year": Ellipsis},
         {"year": 2**64},
         {"year": [2**64]},
         {"year": float("nan")},
