@@ -174,7 +174,7 @@ class Layout:
         if isinstance(self.heads, str):
             if self.heads != "all" and not _DETECTED.fullmatch(self.heads):
                 self._refuse(f"heads must be 'all', such as 'qr:16', or a list of layer-head, not {self.heads!r}")
-        elif not self.heads or not all(isinstance(head, str) and _HEAD.fullmatch(head) for head in self.heads):
+        elif not isinstance(self.heads, tuple) or not self.heads or not all(map(_is_head, self.heads)):
             self._refuse(f"heads must be a list such as ['14-22', '13-16'], not {self.heads!r}")
         elif len(set(self.heads)) < len(self.heads):
             self._refuse("heads names a head twice")
@@ -289,6 +289,10 @@ def _checked(fields: dict[str, Any], source: object) -> dict[str, Any]:
 
 def _is_missing(default: object) -> bool:
     return default is dataclasses.MISSING
+
+
+def _is_head(value: object) -> bool:
+    return isinstance(value, str) and _HEAD.fullmatch(value) is not None
 
 
 def _is_number(value: object) -> bool:

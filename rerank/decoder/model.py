@@ -21,7 +21,7 @@ from torch import nn
 
 from ...errors import InputError, MissingExtraError, ModelError
 
-__all__ = ["Call", "Decoder", "Enough", "load_config", "load_decoder"]
+__all__ = ["Call", "Decoder", "Enough", "load_config", "load_decoder", "revision_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -303,7 +303,7 @@ def load_decoder(
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise InputError(f"{dtype!r} is not a dtype to compute with; take float32, bfloat16 or float16")
         dtype = found
-    on_cpu = device_map is None and torch.device(device).type == "cpu"
+    on_cpu = torch.device(device).type == "cpu" if device_map is None else not torch.cuda.is_available()
     config = load_config(name, revision)
     depth = config.num_hidden_layers
     layers = depth if signal_layer is None else signal_layer + 1
@@ -322,16 +322,21 @@ def load_decoder(
     tokenizer = _loading(name, lambda: AutoTokenizer.from_pretrained(name, revision=revision))
     if device_map is None and quantization_config is None:
         model = model.to(device)
-    commit = getattr(model.config, "_commit_hash", None) or (
-        _folder_revision(Path(name)) if Path(name).is_dir() else ""
-    )
-    return Decoder(model, tokenizer, name, commit or revision or "")
+    return Decoder(model, tokenizer, name, revision_of(name, config, revision))
 
 
-def _folder_revision(folder: Path) -> str:
-    """Of weights in a folder, which have no commit: a hash of both ends of each file, 16 hexadecimal digits."""
+def revision_of(name: str, config: Any, asked: str | None = None) -> str:
+    """Of a model's weights: the hub's commit; in a folder a hash of both ends of each file, 16 hexadecimal digits.
+
+    Args:
+        name: of the hub, or a folder.
+        config: of the model, see `load_config`.
+        asked: what was asked for, where the hub tells no commit.
+    """
+    if not Path(name).is_dir():
+        return getattr(config, "_commit_hash", None) or asked or ""
     found = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for path in sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]):
         size = path.stat().st_size
         found.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

@@ -23,7 +23,7 @@ from ..layout import Layout, load_layout
 from ..ranking import check_request, first_of_each_id, order_by_score
 from ..reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking
 from .cache import DocumentCache, block_key
-from .model import Decoder, load_config, load_decoder
+from .model import Decoder, load_config, load_decoder, revision_of
 from .prompt import NULL_QUERY, Block, Prompt, Template
 from .reading import KeptBlock, Reading, Wanted, positions_of, read, read_documents
 from .readout import document_scores, head_scores, row_shares
@@ -95,36 +95,22 @@ class DecoderReranker:
         layout = load_layout(layout) if isinstance(layout, str) else layout
         if layout.model != "decoder":
             raise InputError(f"layout {layout.name!r} is for the model {layout.model!r}, not for decoders")
-        if token_budget < 1 or (route is not None and route < 1):
-            raise InputError("token_budget and route must be at least 1")
+        if token_budget < 1 or (route is not None and route < 1) or (route_layer is not None and route_layer < 0):
+            raise InputError("token_budget and route must be at least 1, route_layer at least 0")
         if cache is not None and not layout.keepable:
             raise InputError(
                 f"layout {layout.name!r} reads documents together with the query or with one another, so they cannot "
                 "be kept; take a layout such as blockrank-cached or icr-block, or no cache"
             )
-        if isinstance(heads, Sequence) and not isinstance(heads, str):
-            layout, heads = dataclasses.replace(layout, heads=tuple(heads)), None
-        if isinstance(model, str):
-            config = load_config(model, loading.get("revision"))
-            # Heads that are not known yet may be in any layer; then the model is loaded whole, to be looked at.
-            layers = layout.signal_layers(config.num_hidden_layers)
-            decoder = None
-            if isinstance(layout.heads, str) and layout.heads != "all":
-                probe = load_decoder(model, signal_layer=0, **loading)
-                layout = dataclasses.replace(layout, heads=find_heads(heads, layout, model, probe.revision))
-                layers = layout.signal_layers(config.num_hidden_layers)
-            decoder = load_decoder(model, signal_layer=layers[-1], **loading)
+        if isinstance(model, Decoder):
+            name, revision, depth = model.name, model.revision, model.signal_layer + 1
         else:
-            decoder = model
-            if isinstance(layout.heads, str) and layout.heads != "all":
-                found = find_heads(heads, layout, decoder.name, decoder.revision)
-                layout = dataclasses.replace(layout, heads=found)
-            layers = layout.signal_layers(decoder.signal_layer + 1)
-        if layers[-1] > decoder.signal_layer:
-            raise ModelError(
-                f"layout {layout.name!r} reads layer {layers[-1]}, but {decoder.name!r} has been loaded up to layer "
-                f"{decoder.signal_layer}"
-            )
+            config = load_config(model, loading.get("revision"))
+            name, revision = model, revision_of(model, config, loading.get("revision"))
+            depth = int(config.num_hidden_layers)
+        layout = _with_heads(layout, heads, name, revision)
+        layers = layout.signal_layers(depth)
+        decoder = model if isinstance(model, Decoder) else load_decoder(model, signal_layer=layers[-1], **loading)
         if wrong := [pair for pair in layout.selected_heads if pair[1] >= decoder.heads]:
             raise ModelError(f"{decoder.name!r} has heads 0 to {decoder.heads - 1} in a layer, not {wrong[0][1]}")
         if layout.query_position is not None and decoder.positions and layout.query_position >= decoder.positions:
@@ -139,7 +125,6 @@ class DecoderReranker:
         for layer in layers:
             wanted[layer] = tuple(head for at, head in layout.selected_heads if at == layer) or None
         self._wanted = Wanted(layout, wanted, stop=layers[-1] if layers[-1] < decoder.signal_layer else None)
-        depth = decoder.config.num_hidden_layers if isinstance(model, Decoder) else config.num_hidden_layers
         asked = int(_ROUTE_DEPTH * depth) if route_layer is None else route_layer
         self.route_layer = min(asked, decoder.signal_layer)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
@@ -473,6 +458,17 @@ class DecoderReranker:
             [reading] = read(self.decoder, [fewer], wanted)
             return self._scored(fewer, reading, tokens)
         return self._score_tournament(query, some, fewer, wanted, tokens, seed)
+
+
+def _with_heads(layout: Layout, given: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:
+    """The layout with the heads that are to be read, where it does not read all."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return dataclasses.replace(layout, heads=tuple(given))
+    if isinstance(layout.heads, str) and layout.heads != "all":
+        return dataclasses.replace(layout, heads=find_heads(given, layout, model, revision))
+    if given is not None:
+        raise InputError(f"layout {layout.name!r} does not ask for heads of a file; take qrhead or core, or list them")
+    return layout
 
 
 def _below(final: _Scored, places: list[int], first: np.ndarray, count: int, note: str, tokens: bool) -> _Scored:

@@ -156,7 +156,7 @@ def test_what_of_a_layout_leaves_traces_of_the_order_and_what_can_be_kept():
         *(("signal_tokens", value) for value in ("last", "last:0", "last:x", "first:2", "")),
         *(("max_block_tokens", value) for value in (2, 1_000_001, 0.5)),
         *(("layers", value) for value in (-1, 1.5, 0.0, "some", True, None)),
-        *(("heads", value) for value in ([], ["1"], ["1-2", "1-2"], [12], "qr", "qr:0", "best:3", None)),
+        *(("heads", value) for value in ([], ["1"], ["1-2", "1-2"], [12], "qr", "qr:0", "best:3", 5, None)),
         *(("shuffles", value) for value in (-1, 1001, 2.0, True)),
         *(("ssmax", value) for value in (-0.1, 1000, "x", True)),
         *(("outliers", value) for value in (0, -1, "x")),

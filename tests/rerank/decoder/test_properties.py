@@ -1,6 +1,7 @@
 """What must not change a score, and what must be told when it does."""
 
 import dataclasses
+import importlib.util
 import random
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sightline import Document, load_layout, load_reranker
-from sightline.errors import InputError, ModelError, RankingError
+from sightline.errors import InputError, MissingExtraError, ModelError, RankingError
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
 
 from ..conftest import save_model
@@ -347,3 +348,43 @@ def test_a_layout_saved_with_a_model_is_its_default(tmp_path):
     (tmp_path / "model" / "layout.yaml").write_text(yaml.safe_dump(saved.as_dict()))
     assert load_reranker(f"hf:{folder}").layout == saved
     assert load_reranker(f"hf:{folder}", layout="icr").layout.name == "icr"
+
+
+def test_a_device_map_is_passed_on(model_of, monkeypatch):
+    pytest.importorskip("accelerate")
+    folder = model_of("llama")
+    mapped = load_reranker(folder, layout="blockrank", device_map="auto", device=None)
+    expected = by_place(load_reranker(folder, layout="blockrank").rank(QUERY, DOCUMENTS))
+    np.testing.assert_allclose(by_place(mapped.rank(QUERY, DOCUMENTS)), expected, atol=2e-6 if not _has_gpu() else 0.05)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "accelerate" else find(name, *rest)
+    )
+    with pytest.raises(MissingExtraError, match="decoders"):
+        load_decoder(folder, device_map="auto")
+
+
+def _has_gpu():
+    return torch.cuda.is_available()
+
+
+def test_options_that_cannot_be_meant_are_refused(decoder, tmp_path):
+    for options in ({"token_budget": 0}, {"route": 0}, {"route_layer": -1}, {"heads": tmp_path / "heads.yaml"}):
+        with pytest.raises(InputError, match="token_budget|heads of a file"):
+            DecoderReranker(decoder, "icr", **options)
+    with pytest.raises(InputError, match="token states"):
+        reranker(decoder, "icr").rank(QUERY, DOCUMENTS, states=[None] * 4)
+    with pytest.raises(InputError, match="budget"):
+        DocumentCache(host_bytes=-1)
+    with pytest.raises(InputError, match="folder"):
+        DocumentCache(disk_bytes=1)
+
+
+def test_a_layer_whose_hooks_are_bound_elsewhere_is_computed_whole(model_of):
+    """accelerate binds modules to devices; then the layer itself is run, and gives the same."""
+    from sightline.rerank.decoder import model
+
+    layer = load_decoder(model_of("qwen3")).model.layers[-1].layer
+    assert model._without(layer, "q_proj")[0] is not layer
+    layer.self_attn._hf_hook = object()
+    assert model._without(layer, "q_proj")[0] is layer
