@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
 from ...documents import Document
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     write_lists(asked.out, asked.queries, asked.count, asked.seed)
+    sys.stdout.write(json.dumps({"queries": asked.queries, "documents": asked.queries * asked.count}) + "\n")
 
 
 if __name__ == "__main__":
