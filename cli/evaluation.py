@@ -12,7 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import InputError
-from .console import JsonOption, LayoutOption, RerankOption, console, progress_bar, reranker_name, visible, write_json
+from .console import (
+    JsonOption,
+    LayoutOption,
+    RerankOption,
+    console,
+    given_runs,
+    names,
+    progress_bar,
+    reranker_name,
+    visible,
+    write_json,
+)
 from .indexing import Lexical, TokenStates
 
 __all__ = ["register"]
@@ -125,15 +136,10 @@ def evaluate(
     from ..eval.matrix import Collection, evaluate_collections
     from ..eval.metrics import split_measures
 
-    runs = {}
-    for given in run or []:
-        name, found, file = given.partition("=")
-        if not found or not name or "+" in name:
-            raise InputError(f"--run {given!r} is not NAME=FILE")
-        runs[name] = Path(file)
-    names = _names(systems)
+    runs = given_runs(run)
+    wanted_systems = names(systems)
     settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
-    if any("+" in name for name in names):
+    if any("+" in name for name in wanted_systems):
         settings["token_states"] = token_states.value
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
@@ -147,14 +153,16 @@ def evaluate(
     if len(folders) > 1:
         if runs or qrels or index:
             raise InputError("--run, --qrels and --index are of one collection; evaluate one, or write a matrix's plan")
-        wanted = [Collection(folder, tuple(names), split, max_queries=max_queries) for folder in folders]
+        wanted = [Collection(folder, tuple(wanted_systems), split, max_queries=max_queries) for folder in folders]
         with progress_bar("evaluating") as tell:
             summaries = evaluate_collections(wanted, out, jobs=jobs, progress=tell, **options)
         _show_all(summaries, out, json)
         return
     dataset = load_dataset(folders[0], split, qrels=qrels, max_queries=max_queries)
     with progress_bar("evaluating") as tell, search_pool(jobs) as pool:
-        outcome = evaluate_systems(dataset, names, out, runs=runs, index=index, pool=pool, progress=tell, **options)
+        outcome = evaluate_systems(
+            dataset, wanted_systems, out, runs=runs, index=index, pool=pool, progress=tell, **options
+        )
     _show(outcome.summary, out, json)
 
 
@@ -173,7 +181,7 @@ def matrix(
     from ..eval.matrix import MATRIX, evaluate_collections, load_matrix
     from ..eval.metrics import split_measures
 
-    collections = load_matrix(data, plan or MATRIX, only=_names(only), max_queries=max_queries)
+    collections = load_matrix(data, plan or MATRIX, only=names(only), max_queries=max_queries)
     options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("matrix") as tell:
         summaries = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
@@ -201,7 +209,7 @@ def bench(
     options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("measuring") as tell:
         outcome = bench_systems(
-            dataset, _names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
+            dataset, names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
         )
     if not json:
         _print(_costs(outcome.summary))
@@ -288,10 +296,6 @@ def _show_check(check: Any) -> None:
     for figure, found in zip(check.entry.figures, check.found, strict=True):
         if not figure.holds(found):
             console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _print(table: Table) -> None:

@@ -34,7 +34,7 @@ from .rerank_run import known_queries, rerank_run_each, with_positives
 from .runs import load_run
 from .trec import trec_order, untie, write_run
 
-__all__ = ["Outcome", "evaluate_systems", "parse_system", "search_pool"]
+__all__ = ["Outcome", "evaluate_systems", "open_index", "parse_system", "search_pool"]
 
 logger = logging.getLogger(__name__)
 
@@ -138,11 +138,8 @@ def evaluate_systems(
     tell = progress or (lambda step, done: None)
     out.mkdir(parents=True, exist_ok=True)
     opened = None
-    if index is not None:
-        opened = Index.open(index)
-        _check_collection(opened, dataset)
-    elif any(first not in given for first, _ in plans.values()):
-        opened = _index(dataset, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
+    if index is not None or any(first not in given for first, _ in plans.values()):
+        opened = open_index(dataset, index, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
     found: dict[str, tuple[Run, float]] = {}
     try:
         searched = {
@@ -247,9 +244,32 @@ def _description(index: Index) -> dict[str, Any]:
     }
 
 
-def _index(
-    dataset: Dataset, path: Path, settings: Mapping[str, Any], keep_states: bool, progress: Callable[[int], None]
+def open_index(
+    dataset: Dataset,
+    index: str | Path | None,
+    path: Path,
+    settings: Mapping[str, Any],
+    keep_states: bool,
+    progress: Callable[[int], None],
 ) -> Index:
+    """The index of a collection.
+
+    Args:
+        dataset: the collection.
+        index: an existing index of it; None for the one at ``path``, which is built if it is not there.
+        path: where that is.
+        settings: of the index at ``path``, for `Index.create`.
+        keep_states: whether it is to keep token states, unless ``settings`` say so themselves.
+        progress: called with the number of documents that are indexed.
+
+    Raises:
+        InputError: if the index is of another collection, or has other settings, or there is no such setting.
+        SightlineError: see `Index.open` and `Index.build`.
+    """
+    if index is not None:
+        opened = Index.open(index)
+        _check_collection(opened, dataset)
+        return opened
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(Index.create).parameters.items()
@@ -260,13 +280,13 @@ def _index(
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
     wanted = {**defaults, "token_states": "fp16" if keep_states else "none", **settings}
     if (path / "manifest.json").exists():
-        index = Index.open(path)
-        _check_collection(index, dataset)
-        if index.manifest.complete and not _differs(index, wanted):
+        opened = Index.open(path)
+        _check_collection(opened, dataset)
+        if opened.manifest.complete and not _differs(opened, wanted):
             logger.info("using the index at %s", path)
-            return index
-        index.close()
-        if index.manifest.complete:
+            return opened
+        opened.close()
+        if opened.manifest.complete:
             raise InputError(f"{path}: an index with other settings is there; remove it, or choose another --out")
     return Index.build(path, dataset.documents(), progress=progress, **wanted)
 

@@ -6,11 +6,9 @@ import contextlib
 import json
 import logging
 import random
-import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, cast
 
 from ...errors import InputError
@@ -18,7 +16,8 @@ from ...rerank.reranker import load_reranker
 from ...retrieval.files import replace_file
 from ...retrieval.index import Index
 from ...search import FirstStage
-from ..evaluate import _check_collection, _index, evaluate_systems, parse_system
+from ..evaluate import evaluate_systems, open_index, parse_system
+from ..provenance import portable_command, portable_name
 from ..trec import read_run
 from .candidates import CandidateList, given_lists, searched_lists
 from .documents import measure_documents
@@ -86,7 +85,8 @@ def measure_bias(
     out, runs, tell = Path(out), dict(runs or {}), progress or (lambda step, done: None)
     plans = {name: parse_system(name, runs) for name in dict.fromkeys(systems)}
     _check(dataset, plans, kinds, candidates)
-    rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
+    ranks = bool({"order", "documents"} & set(kinds))  # position leaves the loading to `evaluate_systems`
+    rerankers = {second: load_reranker(second) for _, second in plans.values() if second and ranks}
     found: dict[str, Any] = {
         "version": 1,
         "dataset": dataset.name,
@@ -95,7 +95,7 @@ def measure_bias(
         "depth": depth,
         "candidates": candidates,
         "seed": seed,
-        "command": None if command is None else shlex.join(map(_without_folders, command)),
+        "command": None if command is None else portable_command(command),
         **{kind: [] for kind in KINDS},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -107,14 +107,15 @@ def measure_bias(
         for name, per_query in outcome.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
             found["position"] += [
-                one.as_dict()
-                for one in measure_position(_without_folders(name), measure, values, dataset.spans, seed=seed)
+                one.as_dict() for one in measure_position(name, measure, values, dataset.spans, seed=seed)
             ]
-    if {"order", "documents"} & set(kinds):
+    if ranks:
         with contextlib.ExitStack() as opened:
             searched: Index | None = None
             if any(first not in runs for first, _ in plans.values()):
-                searched = opened.enter_context(_opened(dataset, index, out, bool(rerankers), partial(tell, "index")))
+                searched = opened.enter_context(
+                    open_index(dataset, index, out / "index", {}, bool(rerankers), partial(tell, "index"))
+                )
             for name, (first, second) in plans.items():
                 reranker = rerankers[second] if second else None
                 if reranker is None and "documents" not in kinds:
@@ -124,7 +125,7 @@ def measure_bias(
                 else:
                     assert searched is not None
                     lists = searched_lists(searched, cast(FirstStage, first), reranker, dataset.queries, candidates)
-                shown = _without_folders(name)
+                shown = portable_name(name)
                 kept = list(_counted(lists, partial(tell, f"{name}: candidates")))
                 if reranker is not None and "order" in kinds:
                     order = measure_order(
@@ -162,28 +163,9 @@ def _check(
         raise InputError("the order of the candidates concerns rerankers; name a system FIRST+RERANKER")
 
 
-@contextlib.contextmanager
-def _opened(
-    dataset: PositionDataset, index: str | Path | None, out: Path, keep: bool, progress: Callable[[int], None]
-) -> Iterator[Index]:
-    if index is None:
-        opened = _index(dataset, out / "index", {}, keep, progress)
-    else:
-        opened = Index.open(index)
-        _check_collection(opened, dataset)
-    with opened:
-        yield opened
-
-
 def _counted(
     lists: Iterator[tuple[str, CandidateList]] | list[tuple[str, CandidateList]], progress: Callable[[int], None]
 ) -> Iterator[tuple[str, CandidateList]]:
     for number, one in enumerate(lists, start=1):
         yield one
         progress(number)
-
-
-def _without_folders(text: str) -> str:
-    """A name or an argument without the folders of absolute paths in it: results travel, folders do not."""
-    parts = re.split(r"([=,+:#])", text)
-    return "".join(PurePath(part).name if part.startswith("/") else part for part in parts)

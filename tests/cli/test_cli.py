@@ -13,7 +13,6 @@ import sys
 import pytest
 from rich.console import Console
 
-from sightline import cli
 from sightline.cli import searching
 from sightline.cli.console import conditions, visible
 from sightline.errors import InputError
@@ -73,20 +72,6 @@ def beir(corpus):
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tcat\t1\nq2\tdog\t1\n")
     (folder / "given.trec").write_text("q1 Q0 dog 1 2 x\nq1 Q0 cat 2 1 x\nq2 Q0 dog 1 2 x\nq2 Q0 long 2 1 x\n")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run ``sightline``: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,30 +1,14 @@
 """Decoders from the command line: heads are found, kept, and used by every command."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from sightline import cli
 from sightline.data.tiny_decoder import TINY_DECODER
 from sightline.data.tiny_decoder.lists import write_lists
 from sightline.eval.trec import read_qrels, read_run
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run ``sightline``: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr()
-        return end.value.code or 0, said.out, said.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
