@@ -17,10 +17,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from ..documents import Document
-from ..errors import InputError, ModelError, RankingError
+from ..errors import InputError, ModelError
 from ..rerank import reranker as ours
-from ..rerank.reranker import Candidate, DocumentStates, Ranked, Ranking, Reranker, as_documents
+from ..rerank.ranking import check_request, first_of_each_id, order_by_score
+from ..rerank.reranker import Candidate, DocumentStates, Ranked, Ranking, Reranker
 
 __all__ = ["Baseline", "load_reranker"]
 
@@ -82,27 +82,17 @@ class Baseline:
     ) -> Ranking:
         """See `Reranker.rank`. Kept states are another model's, and not used."""
         started = time.perf_counter()
-        if not isinstance(query, str) or not query.strip():
+        blocks = check_request(query, documents, top_n)
+        if not query.strip():
             raise InputError(f"the query must be a text with something in it, not {query!r}")
-        if top_n is not None and top_n < 1:
-            raise InputError(f"top_n must be at least 1, not {top_n}")
         if evidence is not None:
             raise InputError(f"{self.name} has no evidence: its scores are not attention")
-        blocks = as_documents(documents)
         texts = list(dict.fromkeys(block.contents for block in blocks))  # equal texts get equal scores, to the last bit
         values, cut = self._scorer.score(query, texts) if texts else ([], [])
-        if not all(map(math.isfinite, values)):
-            raise RankingError(f"{self.name} gave a score that is NaN or infinite")
-        if len(values) > 1 and len(set(values)) == 1:
-            raise RankingError(f"{self.name} gave all {len(values)} texts the same score; there is nothing to rank by")
         score, truncated = dict(zip(texts, values, strict=True)), dict(zip(texts, cut, strict=True))
-        named = [block.id if _has_id(given) else "" for block, given in zip(blocks, documents, strict=True)]
-        order = sorted(range(len(blocks)), key=lambda i: (-score[blocks[i].contents], named[i], blocks[i].contents))
+        order, _ = order_by_score(blocks, documents, [score[block.contents] for block in blocks])
         if best_per_id:
-            best: dict[str, int] = {}
-            for i in order:
-                best.setdefault(blocks[i].id, i)
-            order = list(best.values())
+            order = first_of_each_id(order, blocks)
         model = self._scorer.model
         return Ranking(
             query=query,
@@ -204,7 +194,3 @@ def _trained(kind: Any, name: str) -> Any:
 
 def _cut(tokens: Sequence[Sequence[int]], limit: int | None) -> list[int]:
     return [0 if limit is None else max(0, len(ids) - limit) for ids in tokens]
-
-
-def _has_id(candidate: Candidate) -> bool:
-    return isinstance(candidate, Document) or (not isinstance(candidate, str) and "id" in candidate)
