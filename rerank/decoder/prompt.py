@@ -12,6 +12,7 @@ import numpy as np
 
 from ...documents import Document
 from ...errors import InputError, ModelError
+from ...kernels import Context
 from ..layout import Layout
 
 __all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template"]
@@ -64,6 +65,21 @@ class Prompt:
     documents: tuple[Block, ...]
     queries: tuple[QueryBlock, ...]
     signal_tokens: tuple[str, ...]
+
+    @property
+    def context(self) -> Context:
+        """Its token counts."""
+        return Context(
+            [len(block.ids) for block in self.documents],
+            [len(query.ids) for query in self.queries],
+            len(self.instruction),
+        )
+
+    @property
+    def size(self) -> int:
+        """All of its tokens."""
+        documents, queries, instruction = self.context
+        return instruction + sum(documents) + sum(queries)
 
 
 class Template:

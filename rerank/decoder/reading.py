@@ -14,7 +14,7 @@ from ..layout import Layout
 from .model import Decoder, Enough
 from .prompt import Prompt
 
-__all__ = ["KeptBlock", "Reading", "Wanted", "positions_of", "read", "read_documents"]
+__all__ = ["KeptBlock", "Reading", "Wanted", "last_position", "positions_of", "read", "read_documents"]
 
 _LOG2E = math.log2(math.e)
 
@@ -208,17 +208,15 @@ class _DocumentPass:
     key_rows: torch.Tensor | None = None
 
     def __init__(self, context: Context) -> None:
-        self.layout = BlockLayout([context])
+        self.layouts = _Layouts([context], causal=False, signal=[])
         self.longest = context.instruction + max(context.documents, default=0)
-        self._on: dict[torch.device, BlockLayout] = {}
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        layout = self._on.setdefault(q.device, self.layout.to(q.device))
         self.keys.append(k)
         self.values.append(v)
-        return block_attention(q, k, v, layout, scale=scale)[0]
+        return block_attention(q, k, v, self.layouts.on(q.device)[0], scale=scale)[0]
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
         self.keys.append(k)
@@ -281,13 +279,8 @@ def read(
     layout = wanted.layout
     contexts, signal, ids, positions, at = [], [], [], [], 0
     for prompt in prompts:
-        context = Context(
-            [len(block.ids) for block in prompt.documents],
-            [len(query.ids) for query in prompt.queries],
-            len(prompt.instruction),
-        )
+        context = prompt.context
         contexts.append(context)
-        places = positions_of(context, layout)
         tokens = [*prompt.instruction, *(i for block in prompt.documents for i in block.ids)]
         start = at + len(tokens)
         for query in prompt.queries:
@@ -295,7 +288,7 @@ def read(
             start += len(query.ids)
             tokens += query.ids
         ids += tokens
-        positions += places
+        positions += positions_of(context, layout)
         at += len(tokens)
     layouts = _Layouts(contexts, layout.mask == "causal", signal)
     readings = _Readings(wanted, layouts.signal)
@@ -341,15 +334,24 @@ def read_documents(
 
 def positions_of(context: Context, layout: Layout) -> list[int]:
     """Positions of a context's tokens, in packed order."""
-    first, documents = context.instruction, sum(context.documents)
+    first = context.instruction
     out = list(range(first))
-    if layout.positions == "restart":
-        for length in context.documents:
-            out += range(first, first + length)
-        start = layout.query_position if layout.query_position is not None else first + layout.max_block_tokens
-    else:
-        out += range(first, first + documents)
-        start = first + documents
+    for length in context.documents if layout.positions == "restart" else (sum(context.documents),):
+        out += range(first, first + length)
+    start = _query_start(context, layout)
     for length in context.queries:
         out += range(start, start + length)
     return out
+
+
+def last_position(context: Context, layout: Layout) -> int:
+    """The largest of `positions_of`, without laying them out."""
+    longest = max(context.documents, default=0) if layout.positions == "restart" else sum(context.documents)
+    ends = (_query_start(context, layout) + length for length in context.queries)
+    return max(context.instruction + longest, *ends) - 1
+
+
+def _query_start(context: Context, layout: Layout) -> int:
+    if layout.positions == "sequential":
+        return context.instruction + sum(context.documents)
+    return context.instruction + layout.max_block_tokens if layout.query_position is None else layout.query_position

@@ -16,7 +16,7 @@ import torch
 
 from ...documents import Document
 from ...errors import InputError, ModelError, RankingError
-from ...kernels import Context, choose
+from ...kernels import choose
 from ..evidence import find_evidence
 from ..heads import find_heads
 from ..layout import Layout, load_layout
@@ -25,7 +25,7 @@ from ..reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking
 from .cache import DocumentCache, block_key
 from .model import Decoder, load_config, load_decoder, revision_of
 from .prompt import NULL_QUERY, Block, Prompt, Template
-from .reading import KeptBlock, Reading, Wanted, positions_of, read, read_documents
+from .reading import KeptBlock, Reading, Wanted, last_position, read, read_documents
 from .readout import document_scores, head_scores, row_shares
 
 __all__ = ["DecoderReranker", "saved_layout"]
@@ -248,7 +248,6 @@ class DecoderReranker:
     def _score(self, lists: Sequence[tuple[str, list[Document]]], evidence: object) -> list[_Scored]:
         """Score lists; those that fit share passes, the others are read alone."""
         tokens = evidence is not None
-        wanted = dataclasses.replace(self._wanted, tokens=tokens or self.layout.calibration != "none")
         out: list[_Scored | None] = [None] * len(lists)
         parts: list[list[tuple[list[int], _Scored]]] = [[] for _ in lists]
         packed: list[tuple[int, list[int], Prompt]] = []
@@ -257,7 +256,7 @@ class DecoderReranker:
         def flush() -> None:
             if not packed:
                 return
-            readings = read(self.decoder, [prompt for _, _, prompt in packed], wanted)
+            readings = read(self.decoder, [prompt for _, _, prompt in packed], self._want(tokens))
             for (number, order, prompt), reading in zip(packed, readings, strict=True):
                 parts[number].append((order, self._scored(prompt, reading, tokens)))
             packed.clear()
@@ -271,14 +270,14 @@ class DecoderReranker:
                 stand = [blocks[i] for i in order]
                 prompt = self._prompt(query, stand, seed)
                 routed = self.route is not None and len(blocks) > self.route
-                if self.cache is None and not routed and _size(prompt) <= self.token_budget and self._fits(prompt):
-                    if size + _size(prompt) > self.token_budget:
+                if self.cache is None and not routed and self._holds(prompt):
+                    if size + prompt.size > self.token_budget:
                         flush()
                         size = 0
                     packed.append((number, order, prompt))
-                    size += _size(prompt)
+                    size += prompt.size
                 else:
-                    parts[number].append((order, self._score_long(query, stand, prompt, wanted, tokens, seed)))
+                    parts[number].append((order, self._score_long(query, stand, prompt, tokens, seed)))
         flush()
         for number, part in enumerate(parts):
             if part:
@@ -324,31 +323,34 @@ class DecoderReranker:
 
     def _fits(self, prompt: Prompt) -> bool:
         """Whether its positions are some that the model has."""
-        return (
-            self.decoder.positions is None or max(positions_of(_context(prompt), self.layout)) < self.decoder.positions
-        )
+        return self.decoder.positions is None or last_position(prompt.context, self.layout) < self.decoder.positions
 
-    def _score_long(
-        self, query: str, blocks: list[Document], prompt: Prompt, wanted: Wanted, tokens: bool, seed: int
-    ) -> _Scored:
+    def _holds(self, prompt: Prompt) -> bool:
+        """Whether one pass can read it."""
+        return prompt.size <= self.token_budget and self._fits(prompt)
+
+    def _want(self, tokens: bool) -> Wanted:
+        return dataclasses.replace(self._wanted, tokens=tokens or self.layout.calibration != "none")
+
+    def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> _Scored:
+        [reading] = read(self.decoder, [prompt], self._want(tokens), kept)
+        return self._scored(prompt, reading, tokens)
+
+    def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Scored:
         """Score a list that is routed, kept, or too long for one pass."""
         apart = self.layout.mask == "block" and self._fits(prompt)
         if not apart and self.layout.positions == "restart" and self.layout.mask == "block":
             raise InputError(
                 f"layout {self.layout.name!r} would put the end of the query at position "
-                f"{max(positions_of(_context(prompt), self.layout))}, but {self.decoder.name!r} has "
+                f"{last_position(prompt.context, self.layout)}, but {self.decoder.name!r} has "
                 f"{self.decoder.positions}; shorten the query, or give a smaller query_position or max_block_tokens"
             )
-        kept = self._keep(prompt) if apart and (self.cache is not None or _size(prompt) > self.token_budget) else None
+        kept = self._keep(prompt) if apart and (self.cache is not None or prompt.size > self.token_budget) else None
         if self.route is not None and len(blocks) > self.route and (apart or self._holds(prompt)):
             return self._score_routed(query, blocks, prompt, kept, tokens, seed)
         if kept is not None or self._holds(prompt):
-            [reading] = read(self.decoder, [prompt], wanted, kept)
-            return self._scored(prompt, reading, tokens)
-        return self._score_tournament(query, blocks, prompt, wanted, tokens, seed)
-
-    def _holds(self, prompt: Prompt) -> bool:
-        return _size(prompt) <= self.token_budget and self._fits(prompt)
+            return self._score_alone(prompt, tokens, kept)
+        return self._score_tournament(query, blocks, prompt, tokens, seed)
 
     def _keep(self, prompt: Prompt) -> list[KeptBlock]:
         """Instruction and documents of a list, from the cache or read group by group within the token budget."""
@@ -409,17 +411,15 @@ class DecoderReranker:
         note = f"of {len(blocks)} documents the {len(best)} with the largest logits at layer {layer} were ranked"
         return _below(final, best, first, len(blocks), note, tokens)
 
-    def _score_tournament(
-        self, query: str, blocks: list[Document], prompt: Prompt, wanted: Wanted, tokens: bool, seed: int
-    ) -> _Scored:
+    def _score_tournament(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Scored:
         """Groups are ranked apart, and the better half of each goes on, until those left fit one pass."""
         if len(blocks) < 2:
             raise InputError(
-                f"document {blocks[0].id!r} and the query take {_size(prompt)} tokens, more than one pass or the "
+                f"document {blocks[0].id!r} and the query take {prompt.size} tokens, more than one pass or the "
                 f"model's positions hold ({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
             )
         limit = min(self.token_budget, self.decoder.positions or self.token_budget)
-        count = min(len(blocks) // 2 or 1, max(2, -(-_size(prompt) // limit)))
+        count = min(len(blocks) // 2 or 1, max(2, -(-prompt.size // limit)))
         # Every group gets documents from all over the list.
         groups = [list(range(start, len(blocks), count)) for start in range(count)]
         first, going = np.zeros(len(blocks)), []
@@ -447,17 +447,14 @@ class DecoderReranker:
         seed: int,
     ) -> _Scored:
         """Score some documents of a list."""
-        wanted = dataclasses.replace(self._wanted, tokens=tokens or self.layout.calibration != "none")
-        some = [blocks[i] for i in places]
         if kept is not None:
             fewer = dataclasses.replace(prompt, documents=tuple(prompt.documents[i] for i in places))
-            [reading] = read(self.decoder, [fewer], wanted, [kept[0], *(kept[1 + i] for i in places)])
-            return self._scored(fewer, reading, tokens)
+            return self._score_alone(fewer, tokens, [kept[0], *(kept[1 + i] for i in places)])
+        some = [blocks[i] for i in places]
         fewer = self._prompt(query, some, seed)
         if self._holds(fewer):
-            [reading] = read(self.decoder, [fewer], wanted)
-            return self._scored(fewer, reading, tokens)
-        return self._score_tournament(query, some, fewer, wanted, tokens, seed)
+            return self._score_alone(fewer, tokens)
+        return self._score_tournament(query, some, fewer, tokens, seed)
 
 
 def _with_heads(layout: Layout, given: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:
@@ -516,19 +513,6 @@ def _equal_for_equals(blocks: Sequence[Block], values: torch.Tensor) -> torch.Te
         return values
     sums = values.new_zeros(*values.shape[:-1], len(first)).index_add_(-1, group, values)
     return (sums / group.bincount(minlength=len(first)))[..., group]
-
-
-def _context(prompt: Prompt) -> Context:
-    return Context(
-        [len(block.ids) for block in prompt.documents],
-        [len(query.ids) for query in prompt.queries],
-        len(prompt.instruction),
-    )
-
-
-def _size(prompt: Prompt) -> int:
-    documents, queries, instruction = _context(prompt)
-    return instruction + sum(documents) + sum(queries)
 
 
 def _head_dim(decoder: Decoder) -> int:

@@ -183,12 +183,11 @@ def _document(given):
 @pytest.mark.parametrize("layout", ["blockrank", "icr", "icr-block", "core", "blockrank-cached"])
 def test_ids_positions_and_signal_tokens_are_as_written_out(model_of, layout):
     from sightline.rerank.decoder.reading import positions_of
-    from sightline.rerank.decoder.reranker import _context, _size
 
     reranker = load_reranker(model_of("qwen3"), layout=layout, **({"heads": ["0-0"]} if layout == "core" else {}))
     prompt = reranker._prompt(QUERY, [*map(_document, DOCUMENTS)], 0)
-    positions = positions_of(_context(prompt), reranker.layout)
-    assert len(positions) == _size(prompt)
+    positions = positions_of(prompt.context, reranker.layout)
+    assert len(positions) == prompt.size
     if layout == "blockrank-cached":
         again = reranker._prompt("Why?", [*map(_document, DOCUMENTS)], 0)
         assert again.instruction == prompt.instruction

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from sightline import Document, load_layout, load_reranker
 from sightline.errors import InputError, MissingExtraError, ModelError, RankingError
+from sightline.kernels import Context
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
+from sightline.rerank.decoder.reading import last_position, positions_of
 
 from ..conftest import save_model
 from .test_engine import DOCUMENTS, QUERY, by_place
@@ -355,17 +357,15 @@ def test_a_device_map_is_passed_on(model_of, monkeypatch):
     folder = model_of("llama")
     mapped = load_reranker(folder, layout="blockrank", device_map="auto", device=None)
     expected = by_place(load_reranker(folder, layout="blockrank").rank(QUERY, DOCUMENTS))
-    np.testing.assert_allclose(by_place(mapped.rank(QUERY, DOCUMENTS)), expected, atol=2e-6 if not _has_gpu() else 0.05)
+    np.testing.assert_allclose(
+        by_place(mapped.rank(QUERY, DOCUMENTS)), expected, atol=2e-6 if not torch.cuda.is_available() else 0.05
+    )
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "accelerate" else find(name, *rest)
     )
     with pytest.raises(MissingExtraError, match="decoders"):
         load_decoder(folder, device_map="auto")
-
-
-def _has_gpu():
-    return torch.cuda.is_available()
 
 
 def test_options_that_cannot_be_meant_are_refused(decoder, tmp_path):
@@ -388,3 +388,17 @@ def test_a_layer_whose_hooks_are_bound_elsewhere_is_computed_whole(model_of):
     assert model._without(layer, "q_proj")[0] is not layer
     layer.self_attn._hf_hook = object()
     assert model._without(layer, "q_proj")[0] is layer
+
+
+@given(
+    st.lists(st.integers(0, 50), max_size=6),
+    st.lists(st.integers(1, 30), min_size=1, max_size=2),
+    st.integers(0, 40),
+    st.sampled_from([None, 1, 70]),
+)
+@pytest.mark.parametrize("positions", ["restart", "sequential"])
+def test_the_last_position_is_the_largest(positions, lengths, queries, instruction, query_position):
+    changes = {"positions": positions, "query_position": query_position if positions == "restart" else None}
+    layout = load_layout("icr", **changes)
+    context = Context(lengths, queries, instruction)
+    assert last_position(context, layout) == max(positions_of(context, layout))
