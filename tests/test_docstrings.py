@@ -23,6 +23,7 @@ _FLOORS = {
     "rerank": 2,
     "search": 3,
     "eval": 4,
+    "training": 4,
     "cli": 5,
     "data": 5,
     "serve": 5,
