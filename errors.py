@@ -18,6 +18,7 @@ __all__ = [
     "ModelError",
     "RankingError",
     "SightlineError",
+    "TrainingError",
 ]
 
 
@@ -70,6 +71,10 @@ class ModelError(SightlineError):
 
 class RankingError(SightlineError):
     """A ranking would not mean anything: NaN scores, or no signal at all."""
+
+
+class TrainingError(SightlineError):
+    """A training run cannot go on: its loss is not finite, or its saved state cannot be used."""
 
 
 class BackendError(SightlineError):

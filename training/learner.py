@@ -24,7 +24,7 @@ class TrainingList:
         query: the question.
         documents: N documents, in the order in which a layout lays them out.
         positive: which of them answer it; at least one does and one does not.
-        teacher: a stronger model's scores of the documents, or None.
+        teacher: a stronger model's scores of the documents, NaN where it has none; None if it has none at all.
         source: the collection that it came from.
     """
 
@@ -49,6 +49,9 @@ class Output(NamedTuple):
 
 class Learner(Protocol):
     """What must be there to train a reranker. Whatever is not among its parameters is frozen.
+
+    What is random in it (dropout, ids) comes from torch's default generators, which the loop seeds for each step, so
+    that a resumed run repeats what an uninterrupted one would have done.
 
     Attributes:
         name: of what is being trained, for logs and the model card.

@@ -1,0 +1,64 @@
+"""The state that a run goes on from: one file, replaced as a whole, so that a kill leaves the former one."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, TrainingError
+from ..retrieval.files import replace_file
+
+__all__ = ["STATE", "check_settings", "load_state", "save_state"]
+
+STATE = "state.pt"
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a state of tensors, numbers, strings, lists and dictionaries.
+
+    Raises:
+        TrainingError: if the disk refuses; the former state is untouched.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    try:
+        replace_file(folder / STATE, buffer.getvalue())
+    except OSError as error:
+        raise TrainingError(f"{folder / STATE}: cannot be written: {error}; the state before it is kept") from error
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """Read it, onto the CPU; None if there is none.
+
+    Raises:
+        TrainingError: if the file is damaged.
+    """
+    import torch
+
+    if not (folder / STATE).exists():
+        return None
+    try:
+        return dict(torch.load(folder / STATE, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0]
+        raise TrainingError(f"{folder / STATE}: cannot be read: {reason}; remove it to begin anew") from error
+
+
+def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than a run began with.
+
+    Raises:
+        InputError: naming the first field that differs.
+    """
+    for name in (*asked, *saved):
+        if name not in saved or name not in asked or saved[name] != asked[name]:
+            before, now = saved.get(name, "nothing"), asked.get(name, "nothing")
+            raise InputError(
+                f"{folder}: the run there was begun with {name} = {before}, not {now}; give what it was begun with, "
+                "or choose another folder"
+            )

@@ -1,0 +1,97 @@
+"""What is measured while training: nDCG@10 of the reranker as it stands, on lists that it does not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..eval.dataset import Dataset, load_dataset
+from ..eval.heads import first_stage_run
+from ..eval.metrics import evaluate
+from ..eval.rerank_run import rerank_run
+from ..rerank.reranker import Reranker
+from .examples import Source
+
+__all__ = ["MEASURE", "DevSet", "load_dev_set", "mean_of_collections", "measure"]
+
+MEASURE = "nDCG@10"
+
+PerQuery = dict[str, dict[str, float]]
+"""Value by collection and query id."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevSet:
+    """A collection to measure on.
+
+    Args:
+        dataset: texts, queries and judgements.
+        run: candidates, by query id and document id.
+        depth: how many of them are reranked.
+    """
+
+    dataset: Dataset
+    run: Mapping[str, Mapping[str, float]]
+    depth: int = 100
+
+    @property
+    def name(self) -> str:
+        """``COLLECTION/SPLIT``."""
+        return f"{self.dataset.name}/{self.dataset.split}"
+
+
+def load_dev_set(
+    source: Source,
+    run: Mapping[str, Mapping[str, float]] | None = None,
+    *,
+    depth: int = 100,
+    max_queries: int | None = None,
+) -> DevSet:
+    """A collection with the candidates of a run, or of its own ``bm25.<split>.tsv``.
+
+    Raises:
+        InputError: if the source is a file of lists, or ``depth`` or ``max_queries`` is below 1.
+        DataError: see `load_dataset` and `first_stage_run`.
+    """
+    if source.is_file:
+        raise InputError(f"{source.path}: what is measured on is a judged collection, not a file of lists")
+    if depth < 1:
+        raise InputError(f"depth must be at least 1, not {depth}")
+    dataset = load_dataset(source.path, source.split, max_queries=max_queries)
+    candidates = run or first_stage_run(dataset)
+    return DevSet(dataset, {id: candidates[id] for id in dataset.queries if id in candidates}, depth)
+
+
+def measure(reranker: Reranker, dev: Sequence[DevSet], progress: Callable[[int], None] | None = None) -> PerQuery:
+    """nDCG@10 of every judged query; one without candidates counts as 0.
+
+    Args:
+        reranker: what to measure.
+        dev: on what.
+        progress: called with the number of queries done, of all collections.
+    """
+    found: PerQuery = {}
+    done = 0
+    for one in dev:
+        before = done
+
+        def tell(count: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + count)
+
+        ranked = rerank_run(one.dataset, one.run, reranker, one.depth, tell)
+        _, values = evaluate(one.dataset.qrels, {id: list(scores) for id, scores in ranked.items()}, [MEASURE])
+        found[one.name] = {id: value[MEASURE] for id, value in values.items()}
+        done += len(one.run)
+    return found
+
+
+def mean_of_collections(values: PerQuery) -> float:
+    """The mean over collections of the mean over queries: no collection counts more for being large.
+
+    Example:
+        >>> mean_of_collections({"small": {"q1": 1.0}, "large": {"q1": 0.0, "q2": 0.0, "q3": 0.0}})
+        0.5
+    """
+    return sum(sum(one.values()) / len(one) for one in values.values()) / len(values)

@@ -1,0 +1,345 @@
+"""Judged questions to draw lists from: of BEIR folders with first-stage runs, or of the JSONL that others train on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from ..documents import Document, encodable
+from ..errors import DataError, InputError
+from ..eval.catalogues import CATALOGUES
+from ..eval.dataset import Dataset, load_dataset
+from ..eval.heads import first_stage_run
+from ..eval.trec import read_lines, trec_order
+from ..retrieval.files import replace_file
+
+__all__ = ["Example", "Source", "dataset_examples", "load_examples", "read_examples", "text_key", "write_examples"]
+
+logger = logging.getLogger(__name__)
+
+_FIELDS = ("query", "pos", "neg", "pos_scores", "neg_scores")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One question and what is known of it.
+
+    Args:
+        query: the question.
+        positives: documents that answer it; at least one.
+        pools: presumed negatives, one pool for each first stage that found them, best first. A document may be in
+            several.
+        teacher: a stronger model's scores, by `text_key`; of as many documents as it scored.
+        excluded: documents that are neither, such as those of a low grade: never put into a list of this question.
+        source: the collection.
+    """
+
+    query: str
+    positives: tuple[Document, ...]
+    pools: tuple[tuple[Document, ...], ...]
+    teacher: Mapping[int, float] = field(default_factory=dict)
+    excluded: tuple[Document, ...] = ()
+    source: str = ""
+
+
+def text_key(document: Document) -> int:
+    """What two documents share if their texts are equal but for case and blanks: XXH3-64, whatever their titles.
+
+    Example:
+        >>> text_key(Document("a", "Cats  purr.")) == text_key(Document("b", "cats purr.", title="Cats"))
+        True
+    """
+    return xxhash.xxh3_64_intdigest(" ".join(document.text.casefold().split()).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where examples come from.
+
+    Args:
+        path: a BEIR folder, a name in a catalogue (see `load_dataset`), or a ``.jsonl`` file.
+        split: of the judgements; not for files.
+        weight: how often an epoch has each example of it: .25 takes another quarter in each, 2 has each twice.
+
+    Raises:
+        InputError: if the weight is not above 0.
+    """
+
+    path: str
+    split: str = "train"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise InputError(f"source {self.path!r}: the weight must be above 0, not {self.weight}")
+
+    @classmethod
+    def parse(cls, text: str, split: str = "train") -> Source:
+        """Read ``PATH[:SPLIT][@WEIGHT]``.
+
+        Args:
+            text: what to read. A split of a catalogue's name is what follows its second colon.
+            split: if the text names none.
+
+        Raises:
+            InputError: if the path is empty or the weight not a number above 0.
+
+        Example:
+            >>> Source.parse("data/nq_train:dev@0.5")
+            Source(path='data/nq_train', split='dev', weight=0.5)
+        """
+        path, at, number = text.rpartition("@")
+        weight = 1.0
+        if at:
+            try:
+                weight = float(number)
+            except ValueError:
+                path = text  # an @ of the path's own
+        else:
+            path = text
+        if not Path(path).exists():
+            catalogue, _, rest = path.partition(":")
+            prefix = f"{catalogue}:" if catalogue in CATALOGUES and rest else ""
+            name, colon, named = path.removeprefix(prefix).rpartition(":")
+            if colon:
+                path, split = prefix + name, named
+        if not path or not split:
+            raise InputError(f"{text!r} is not PATH[:SPLIT][@WEIGHT]")
+        return cls(path, split, weight)
+
+    @property
+    def name(self) -> str:
+        """Of the folder, or of the file without its ending."""
+        return Path(self.path).stem if self.is_file else Path(self.path).resolve().name
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of lists rather than a judged collection."""
+        return self.path.endswith((".jsonl", ".json"))
+
+
+def load_examples(
+    source: Source, runs: Sequence[Mapping[str, Mapping[str, float]]] = (), *, min_grade: int = 1, depth: int = 100
+) -> list[Example]:
+    """All examples of a source.
+
+    Args:
+        source: see `Source`.
+        runs: candidates of first stages, beside the folder's own ``bm25.<split>.tsv``, which counts where it is there.
+        min_grade: of positives.
+        depth: candidates of each first stage.
+
+    Raises:
+        InputError: if a file of lists is given runs.
+        DataError: see `load_dataset`, `dataset_examples` and `read_examples`.
+    """
+    if source.is_file:
+        if runs:
+            raise InputError(f"{source.path}: a file of lists has its negatives in it; it takes no run")
+        return list(read_examples(source.path))
+    dataset = load_dataset(source.path, source.split)
+    own = [first_stage_run(dataset)] if (dataset.folder / f"bm25.{dataset.split}.tsv").is_file() else []
+    return dataset_examples(dataset, [*own, *runs], min_grade=min_grade, depth=depth)
+
+
+def dataset_examples(
+    dataset: Dataset, runs: Sequence[Mapping[str, Mapping[str, float]]] = (), *, min_grade: int = 1, depth: int = 100
+) -> list[Example]:
+    """Examples of a judged collection.
+
+    Documents of a grade of ``min_grade`` or more are positives; those of a grade of 0 or less a pool of negatives of
+    their own; those between are excluded. What a run names and nobody judged is presumed negative. A run that keeps to
+    a scope (one story, one policy) keeps the negatives in it.
+
+    Args:
+        dataset: texts and judgements.
+        runs: candidates by query id, one mapping for each first stage.
+        min_grade: at least 1.
+        depth: candidates of each first stage.
+
+    Returns:
+        One example for each query with a positive that has a text; others are passed over, and a warning counts them.
+
+    Raises:
+        InputError: if ``min_grade`` or ``depth`` is below 1, or no query has a positive.
+        DataError: if a candidate has no text.
+    """
+    if min_grade < 1 or depth < 1:
+        raise InputError(f"min_grade and depth must be at least 1, not {min_grade} and {depth}")
+    found = {id: [trec_order(run.get(id, {}))[:depth] for run in runs] for id in dataset.queries}
+    wanted = {document for pools in found.values() for pool in pools for document in pool}
+    wanted |= {document for id in dataset.queries for document in dataset.qrels[id]}
+    texts = {document.id: document for document in dataset.documents(only=wanted)}
+    examples, without, lost = [], 0, 0
+    for id, query in dataset.queries.items():
+        # A document with the query's own id is the query itself, as in ArguAna.
+        grades = {document: grade for document, grade in dataset.qrels[id].items() if document != id}
+        lost += sum(document not in texts for document in grades)
+        grades = {document: grade for document, grade in grades.items() if document in texts}
+        positives = tuple(texts[document] for document, grade in grades.items() if grade >= min_grade)
+        if not positives:
+            without += 1
+            continue
+        pools = []
+        for pool in found[id]:
+            if missing := [document for document in pool if document not in texts]:
+                raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+            pools.append(tuple(texts[d] for d in pool if d != id and grades.get(d, 0) <= 0))
+        if judged := tuple(texts[document] for document, grade in grades.items() if grade <= 0):
+            pools.append(judged)
+        excluded = tuple(texts[document] for document, grade in grades.items() if 0 < grade < min_grade)
+        examples.append(Example(query, positives, tuple(pools), {}, excluded, dataset.name))
+    if lost:
+        logger.warning("%s: %d judged documents are not in the corpus; passed over", dataset.name, lost)
+    if without:
+        logger.warning("%s: %d queries have no positive; passed over", dataset.name, without)
+    if not examples:
+        raise InputError(f"{dataset.name}, split {dataset.split}: no query has a document of grade {min_grade} or more")
+    return examples
+
+
+def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
+    r"""Read lists as FlagEmbedding and others have them.
+
+    A line is an object with ``query``, ``pos`` and ``neg``, and optionally ``pos_scores`` and ``neg_scores``. A text is
+    a string, or an object with ``text`` and optionally ``title``. Scores are a stronger model's, one for each text and
+    null where it has none. Other fields are not read.
+
+    Args:
+        path: of a JSONL file.
+
+    Yields:
+        Examples, in the order of the lines.
+
+    Raises:
+        DataError: naming file and line, if a line cannot be used or a text is both positive and negative; or if the
+            file cannot be read or holds no list.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "lists.jsonl")
+        ...     _ = path.write_text('{"query": "who purrs", "pos": ["Cats purr."], "neg": ["Dogs bark."]}\n')
+        ...     [example] = read_examples(path)
+        >>> example.positives[0].text, example.source
+        ('Cats purr.', 'lists')
+    """
+    path = Path(path)
+    known: dict[tuple[str, str], Document] = {}  # the same passage stands in many lists, and is kept once
+    empty = True
+    for line, text in read_lines(path):
+        try:
+            yield _example(_record(text), path.stem, known)
+        except (DataError, InputError) as error:
+            raise DataError(getattr(error, "reason", str(error)), path=path, line=line) from None
+        empty = False
+    if empty:
+        raise DataError("holds no list", path=path)
+
+
+def _record(text: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise DataError(f"a list must be a JSON object, not a {type(record).__name__}")
+    if missing := [name for name in _FIELDS[:3] if name not in record]:
+        raise DataError(f"has no {missing[0]!r}; there are: {', '.join(map(repr, record)) or 'no fields'}")
+    return record
+
+
+def _example(record: Mapping[str, Any], source: str, known: dict[tuple[str, str], Document]) -> Example:
+    query = record["query"]
+    if not isinstance(query, str) or not query.strip() or not encodable(query):
+        raise DataError(f"'query' must be a text with something in it and no lone surrogate, not {query!r}")
+    groups = {name: _texts(record[name], name, known) for name in ("pos", "neg")}
+    if not groups["pos"]:
+        raise DataError("'pos' is empty; a list needs a positive")
+    teacher: dict[int, float] = {}
+    for name, documents in groups.items():
+        for document, score in zip(documents, _scores(record, name, len(documents)), strict=True):
+            if score is not None:
+                teacher.setdefault(text_key(document), score)
+    if both := {text_key(d) for d in groups["pos"]} & {text_key(d) for d in groups["neg"]}:
+        shown = next(document for document in groups["neg"] if text_key(document) in both)
+        raise DataError(f"the text {shown.text[:60]!r} is both in 'pos' and in 'neg'")
+    pools = (tuple(groups["neg"]),) if groups["neg"] else ()
+    return Example(query, tuple(groups["pos"]), pools, teacher, (), source)
+
+
+def _texts(value: Any, name: str, known: dict[tuple[str, str], Document]) -> list[Document]:
+    if not isinstance(value, list):
+        raise DataError(f"{name!r} must be a list of texts, not a {type(value).__name__}")
+    out = []
+    for place, item in enumerate(value):
+        fields = {"text": item} if isinstance(item, str) else item
+        if not isinstance(fields, dict) or "text" not in fields:
+            raise DataError(f"{name}[{place}] must be a string, or an object with 'text' and optionally 'title'")
+        text, title = fields["text"], fields.get("title") or ""
+        try:
+            document = Document(f"{len(known)}", text, title)
+        except InputError as error:
+            raise DataError(f"{name}[{place}]: {error}") from None
+        out.append(known.setdefault((title, text), document))
+    return out
+
+
+def _scores(record: Mapping[str, Any], name: str, count: int) -> list[float | None]:
+    given = record.get(f"{name}_scores")
+    if given is None:
+        return [None] * count
+    if not isinstance(given, list) or len(given) != count:
+        size = len(given) if isinstance(given, list) else f"a {type(given).__name__}"
+        raise DataError(f"'{name}_scores' must be a list of {count} numbers, one for each text; it is {size}")
+    for place, score in enumerate(given):
+        number = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+        if score is not None and not number:
+            raise DataError(f"{name}_scores[{place}] must be a finite number, or null, not {score!r}")
+    return [None if score is None else float(score) for score in given]
+
+
+def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:
+    """Write examples as `read_examples` reads them; pools become one list of negatives, each text once.
+
+    The file is written beside its place and then renamed.
+
+    Args:
+        path: of the JSONL file.
+        examples: what to write. Sources, ids and excluded documents are not kept.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        InputError: if there is none.
+        DataError: if the file cannot be written.
+    """
+    lines = [json.dumps(_as_record(example), ensure_ascii=False) + "\n" for example in examples]
+    if not lines:
+        raise InputError("there is no list to write")
+    try:
+        replace_file(Path(path), "".join(lines).encode())
+    except OSError as error:
+        raise DataError(f"cannot be written: {error}", path=path) from error
+    return len(lines)
+
+
+def _as_record(example: Example) -> dict[str, Any]:
+    negatives = {text_key(document): document for pool in reversed(example.pools) for document in reversed(pool)}
+    groups = {"pos": example.positives, "neg": tuple(reversed(negatives.values()))}
+    record: dict[str, Any] = {"query": example.query}
+    for name, documents in groups.items():
+        record[name] = [{"title": d.title, "text": d.text} if d.title else d.text for d in documents]
+    if example.teacher:
+        for name, documents in groups.items():
+            record[f"{name}_scores"] = [example.teacher.get(text_key(document)) for document in documents]
+    return record

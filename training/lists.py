@@ -1,0 +1,222 @@
+"""Lists drawn from examples: the same seed and step give the same lists, whatever was drawn before."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..documents import Document
+from ..errors import InputError
+from ..sentences import sentence_spans
+from .examples import Example, text_key
+from .learner import TrainingList
+
+__all__ = ["ListSampler", "Sampling"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How lists are drawn.
+
+    Args:
+        documents: fewest and most documents in a list; how many is drawn anew for each.
+        in_batch: share of a list's negatives that are documents of the other lists of its step. Above 0, they also
+            fill up lists that have too few of their own.
+        drop_titles: probability that a list's documents lose their titles, as in collections that have none.
+        shuffle_sentences: probability that a document's sentences are put into another order, so that the place of an
+            answer tells nothing.
+        weights: by source, how often an epoch has each of its examples; 1 where a source is not named.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    documents: tuple[int, int] = (10, 200)
+    in_batch: float = 0.0
+    drop_titles: float = 0.0
+    shuffle_sentences: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        fewest, most = self.documents
+        if not 2 <= fewest <= most:
+            raise InputError(f"documents must be LOW-HIGH with 2 <= LOW <= HIGH, not {fewest}-{most}")
+        for name in ("in_batch", "drop_titles", "shuffle_sentences"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        for source, weight in self.weights.items():
+            if not (math.isfinite(weight) and weight > 0):
+                raise InputError(f"the weight of {source!r} must be above 0, not {weight}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The documents of a list that are its example's own, perturbed, by the keys of what they were."""
+
+    example: Example
+    positives: dict[int, Document]
+    negatives: dict[int, Document]
+    missing: int  # negatives to be taken from other lists
+
+
+class ListSampler:
+    """Draws the lists of a step.
+
+    Positives are forced in, up to half of the list; negatives come in equal parts from the pools of the example, that
+    is, from each of its first stages; the order is shuffled. No document is a negative whose text is known to answer
+    the same question, in whichever example that is said.
+
+    Args:
+        examples: what to draw from.
+        sampling: how.
+        seed: of all that is drawn.
+
+    Raises:
+        InputError: if there is no example, a weight names no source, or an example has no negatives and ``in_batch``
+            is 0.
+
+    Example:
+        >>> dogs = Example("who purrs", (Document("c", "Cats purr."),), ((Document("d", "Dogs bark."),),))
+        >>> [drawn] = ListSampler([dogs], Sampling(documents=(2, 2))).batch(step=0, lists=1)
+        >>> sorted(zip([d.id for d in drawn.documents], drawn.positive))
+        [('c', True), ('d', False)]
+    """
+
+    def __init__(self, examples: Sequence[Example], sampling: Sampling, seed: int = 0) -> None:
+        if not examples:
+            raise InputError("there is no example to draw lists from")
+        self.examples, self.sampling, self.seed = examples, sampling, seed
+        self._sources: dict[str, list[int]] = {}
+        self._known: dict[str, set[int]] = {}  # by question: texts that are no negatives of it
+        for place, example in enumerate(examples):
+            self._sources.setdefault(example.source, []).append(place)
+            known = self._known.setdefault(_question(example), set())
+            known.update(map(text_key, (*example.positives, *example.excluded)))
+            if not sampling.in_batch and not any(example.pools):
+                raise InputError(
+                    f"{example.source or 'an example'}: {example.query[:80]!r} has no negatives; give a run, or draw "
+                    "some in_batch"
+                )
+        if strange := sorted(set(sampling.weights) - set(self._sources)):
+            raise InputError(f"a weight names {strange[0]!r}; the sources are {', '.join(self._sources)}")
+        counts = {name: len(places) * sampling.weights.get(name, 1.0) for name, places in self._sources.items()}
+        self._counts = {name: max(1, round(count)) for name, count in counts.items()}
+        self._epoch: tuple[int, list[int]] = (-1, [])
+
+    @property
+    def epoch(self) -> int:
+        """Lists in an epoch."""
+        return sum(self._counts.values())
+
+    def batch(self, step: int, lists: int) -> list[TrainingList]:
+        """The lists of a step.
+
+        Args:
+            step: from 0.
+            lists: how many there are in every step.
+
+        Raises:
+            InputError: if a list would have no negative, because no other list of the step has one for it.
+        """
+        rngs = [np.random.default_rng((self.seed, step, place)) for place in range(lists)]
+        chosen = [self.examples[self._place(step * lists + place)] for place in range(lists)]
+        drawn = [self._draw(example, rng) for example, rng in zip(chosen, rngs, strict=True)]
+        return [self._finish(drawn, place, rng) for place, rng in enumerate(rngs)]
+
+    def _place(self, number: int) -> int:
+        """Which example the list of this number, counted from the start of training, is drawn from."""
+        epoch, within = divmod(number, self.epoch)
+        if self._epoch[0] != epoch:
+            # The third word keeps this stream apart from those of lists, whose words are three as well.
+            rng = np.random.default_rng((self.seed, epoch, 1 << 32))
+            order: list[int] = []
+            for name, places in self._sources.items():
+                whole, rest = divmod(self._counts[name], len(places))
+                order += places * whole
+                order += [places[i] for i in rng.choice(len(places), rest, replace=False)]
+            self._epoch = (epoch, [order[i] for i in rng.permutation(len(order))])
+        return self._epoch[1][within]
+
+    def _draw(self, example: Example, rng: np.random.Generator) -> _Drawn:
+        fewest, most = self.sampling.documents
+        size = int(rng.integers(fewest, most + 1))
+        positives = {text_key(document): document for document in example.positives}
+        if len(positives) > size // 2:
+            kept = rng.choice(len(positives), size // 2, replace=False)
+            pairs = list(positives.items())
+            positives = dict(pairs[i] for i in sorted(kept))
+        wanted = size - len(positives)
+        own = wanted - round(self.sampling.in_batch * wanted)
+        negatives: dict[int, Document] = {}
+        known = self._known[_question(example)]
+        for document in _in_turn(example.pools, rng) if own else ():
+            key = text_key(document)
+            if key not in known:
+                negatives.setdefault(key, document)
+            if len(negatives) == own:
+                break
+        missing = wanted - len(negatives) if self.sampling.in_batch else 0
+        drop = rng.random() < self.sampling.drop_titles
+        return _Drawn(
+            example,
+            {key: self._perturbed(document, drop, rng) for key, document in positives.items()},
+            {key: self._perturbed(document, drop, rng) for key, document in negatives.items()},
+            missing,
+        )
+
+    def _perturbed(self, document: Document, drop_title: bool, rng: np.random.Generator) -> Document:
+        text = document.text
+        if rng.random() < self.sampling.shuffle_sentences:
+            sentences = [text[start:end] for start, end in sentence_spans(text)]
+            text = " ".join(sentences[i] for i in rng.permutation(len(sentences)))
+        title = "" if drop_title else document.title
+        unchanged = (title, text) == (document.title, document.text)
+        return document if unchanged else dataclasses.replace(document, title=title, text=text)
+
+    def _finish(self, drawn: Sequence[_Drawn], place: int, rng: np.random.Generator) -> TrainingList:
+        mine = drawn[place]
+        example, negatives = mine.example, dict(mine.negatives)
+        if mine.missing:
+            barred = self._known[_question(example)] | negatives.keys()
+            others: dict[int, Document] = {}
+            for other in (*drawn[:place], *drawn[place + 1 :]):
+                for key, document in itertools.chain(other.positives.items(), other.negatives.items()):
+                    if key not in barred:
+                        others.setdefault(key, document)
+            pairs = list(others.items())
+            if pairs:
+                picked = rng.choice(len(pairs), min(mine.missing, len(pairs)), replace=False)
+                negatives |= (pairs[i] for i in picked)
+        if not negatives:
+            raise InputError(
+                f"{example.source or 'an example'}: {example.query[:80]!r} has no negative, of its own or in its "
+                "batch; give a run, or more lists to a batch"
+            )
+        keys = [*mine.positives, *negatives]
+        documents = [*mine.positives.values(), *negatives.values()]
+        order = rng.permutation(len(keys))
+        teacher = tuple(example.teacher.get(keys[i], math.nan) for i in order)
+        return TrainingList(
+            query=example.query,
+            documents=tuple(documents[i] for i in order),
+            positive=tuple(bool(i < len(mine.positives)) for i in order),
+            teacher=None if all(map(math.isnan, teacher)) else teacher,
+            source=example.source,
+        )
+
+
+def _question(example: Example) -> str:
+    return " ".join(example.query.casefold().split())
+
+
+def _in_turn(pools: Sequence[Sequence[Document]], rng: np.random.Generator) -> Iterator[Document]:
+    """One document of each pool after another, each pool in random order, until all are empty."""
+    streams = [[pool[i] for i in rng.permutation(len(pool))] for pool in pools]
+    streams = [streams[i] for i in rng.permutation(len(streams))]
+    for row in itertools.zip_longest(*streams):
+        yield from (document for document in row if document is not None)

@@ -1,0 +1,221 @@
+"""What training minimises: contrast between positives and the list, divergence from a teacher, distance from the start.
+
+Scores are never rescaled to a range, list by list: a list in which nothing stands out would then look like one in which
+something does. Temperatures are the only scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .learner import Output, TrainingList
+
+__all__ = ["COLDEST", "Objective", "anchor_loss", "contrastive_loss", "distillation_loss", "list_losses"]
+
+COLDEST = 0.01
+"""The lowest temperature that is learnt, as in CLIP (Radford et al., 2021, section 2.5)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """The loss: ``next_token + auxiliary_weight * (contrastive + distillation)`` (BlockRank, 2025, section 3.3).
+
+    Of a learner that writes no answers it is the contrastive loss and the distillation alone. To either the distance
+    from the start is added.
+
+    Args:
+        temperature: of the scores in both, tau; .05 suits attention mass, 1 its logarithm.
+        learn_temperature: train it, too.
+        positives: of several in a list, ``joint``: their probability together; ``each``: one after the other against
+            the negatives, and the mean of that (QRRanker, 2026).
+        auxiliary_weight: lambda, beside the next-token loss.
+        contrastive_weight: of the contrastive loss; 0 learns from the teacher alone.
+        distillation_weight: of the divergence from the teacher.
+        teacher_temperature: of the teacher's scores.
+        anchor_weight: of the mean squared distance of what is trained from where it started (L2-SP; Li, Grandvalet
+            and Davoine, ICML 2018).
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    temperature: float = 0.05
+    learn_temperature: bool = False
+    positives: Literal["joint", "each"] = "joint"
+    auxiliary_weight: float = 0.1
+    contrastive_weight: float = 1.0
+    distillation_weight: float = 0.0
+    teacher_temperature: float = 1.0
+    anchor_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "teacher_temperature"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("auxiliary_weight", "contrastive_weight", "distillation_weight", "anchor_weight"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.learn_temperature and self.temperature < COLDEST:
+            raise InputError(f"a temperature that is learnt must start at {COLDEST} or more, not {self.temperature}")
+        if self.positives not in ("joint", "each"):
+            raise InputError(f"positives are taken 'joint' or 'each', not {self.positives!r}")
+        if not self.contrastive_weight and not self.distillation_weight:
+            raise InputError("contrastive_weight and distillation_weight are both 0; there is nothing to learn from")
+
+
+def contrastive_loss(
+    scores: torch.Tensor,
+    positive: torch.Tensor,
+    temperature: float | torch.Tensor,
+    positives: Literal["joint", "each"] = "joint",
+) -> torch.Tensor:
+    """InfoNCE with several positives (van den Oord et al., 2018).
+
+    ``joint``: ``logsumexp(S / t) - logsumexp(S / t over positives)``, as BlockRank's code has it (2025, section 3.3).
+    ``each``: the mean over positives p of ``logsumexp(S / t over p and the negatives) - S_p / t``. With one positive
+    they are the same.
+
+    Args:
+        scores: S, (N,).
+        positive: bool (N,), with at least one True and one False.
+        temperature: t.
+        positives: which of the two.
+
+    Returns:
+        (), at least 0.
+
+    Raises:
+        InputError: if there is no positive, or no negative.
+
+    Example:
+        >>> import torch
+        >>> loss = contrastive_loss(torch.tensor([1.0, 1.0]), torch.tensor([True, False]), temperature=0.05)
+        >>> round(float(loss), 4)  # ln 2
+        0.6931
+    """
+    import torch
+
+    if positive.all() or not positive.any():
+        raise InputError(f"of {len(positive)} documents {int(positive.sum())} are positive; a list needs both kinds")
+    logits = scores / temperature
+    if positives == "joint":
+        return torch.logsumexp(logits, 0) - torch.logsumexp(logits[positive], 0)
+    against = torch.logsumexp(logits[~positive], 0)
+    return (torch.logaddexp(logits[positive], against) - logits[positive]).mean()
+
+
+def distillation_loss(
+    scores: torch.Tensor,
+    teacher: torch.Tensor,
+    temperature: float | torch.Tensor,
+    teacher_temperature: float = 1.0,
+) -> torch.Tensor:
+    """Kullback-Leibler divergence of the student's distribution over a list from the teacher's (Hinton et al., 2015).
+
+    Each has a temperature of its own, for their scores are on scales of their own: attention mass and, say, logits.
+
+    Args:
+        scores: the student's, (N,).
+        teacher: (N,), no gradient; NaN where it has no score: both distributions are over the others.
+        temperature: of the student.
+        teacher_temperature: of the teacher.
+
+    Returns:
+        () in nats, at least 0; 0 if the teacher scored fewer than two documents.
+    """
+    import torch
+    from torch.nn import functional
+
+    scored = ~torch.isnan(teacher)
+    student = torch.log_softmax(scores[scored] / temperature, 0)
+    target = torch.log_softmax(teacher[scored].to(scores.dtype) / teacher_temperature, 0)
+    return functional.kl_div(student, target, reduction="sum", log_target=True)
+
+
+def anchor_loss(parameters: Mapping[str, torch.Tensor], start: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Mean over all numbers of the squared distance from where they started (L2-SP, Li et al. 2018).
+
+    Args:
+        parameters: by name.
+        start: the same names and shapes.
+
+    Returns:
+        () float32.
+    """
+    count = sum(value.numel() for value in parameters.values())
+    return (
+        _sum(
+            (value.float() - start[name].to(value.device).float()).square().sum() for name, value in parameters.items()
+        )
+        / count
+    )
+
+
+def list_losses(
+    output: Output, lists: Sequence[TrainingList], objective: Objective, temperature: float | torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The loss of a batch of lists, and its parts, without the distance from the start.
+
+    Args:
+        output: what a learner computed of them.
+        lists: the same.
+        objective: which parts count for how much.
+        temperature: of the objective, as it stands where it is learnt.
+
+    Returns:
+        ``loss`` () and, of those that the objective has, its parts unweighted: ``contrastive``, ``distillation`` and
+        ``next_token``, each a mean over lists.
+
+    Raises:
+        InputError: if the learner returned other than one score for each document.
+    """
+    import torch
+
+    for one, scores in zip(lists, output.scores, strict=True):
+        if scores.shape != (len(one.documents),):
+            raise InputError(f"a list of {len(one.documents)} documents got scores of shape {tuple(scores.shape)}")
+    parts: dict[str, torch.Tensor] = {}
+    pairs = [
+        (one, scores.float() if scores.dtype != torch.float64 else scores)
+        for one, scores in zip(lists, output.scores, strict=True)
+    ]
+    if objective.contrastive_weight:
+        parts["contrastive"] = _sum(
+            contrastive_loss(scores, torch.tensor(one.positive, device=scores.device), temperature, objective.positives)
+            for one, scores in pairs
+        ) / len(lists)
+    if objective.distillation_weight:
+        parts["distillation"] = _sum(
+            distillation_loss(
+                scores,
+                torch.tensor(one.teacher, dtype=scores.dtype, device=scores.device),
+                temperature,
+                objective.teacher_temperature,
+            )
+            if one.teacher is not None
+            else 0.0 * scores.sum()
+            for one, scores in pairs
+        ) / len(lists)
+    weights = {"contrastive": objective.contrastive_weight, "distillation": objective.distillation_weight}
+    loss = _sum(weights[name] * value for name, value in parts.items())
+    if output.next_token is not None:
+        parts["next_token"] = output.next_token.float().mean()
+        loss = parts["next_token"].to(loss.device) + objective.auxiliary_weight * loss
+    return {"loss": loss, **parts}
+
+
+def _sum(values: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Of what may lie on several devices, on the first's; sum() would begin with an integer, and not move."""
+    total: torch.Tensor | None = None
+    for value in values:
+        total = value if total is None else total + value.to(total.device)
+    assert total is not None
+    return total

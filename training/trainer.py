@@ -1,0 +1,424 @@
+"""The loop: lists, loss, update; measured on dev, stopped when that no longer gains, resumed where it was killed.
+
+Plain torch: a learner places its own model, on several devices if transformers and accelerate spread it there, and what
+is left is one process that calls it. What is trained is small beside what is read, so no optimiser needs to be sharded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import xxhash
+
+from ..errors import InputError, TrainingError
+from ..eval.compare import compare, interval
+from ..eval.provenance import dataset_hashes, git_revision, hardware, portable_command, portable_name, versions
+from ..retrieval.files import replace_file
+from .card import Origin, model_card
+from .checkpoint import STATE, check_settings, load_state, save_state
+from .config import TrainingConfig
+from .dev import MEASURE, DevSet, PerQuery, mean_of_collections, measure
+from .examples import Example
+from .learner import Learner
+from .lists import ListSampler, Sampling
+from .loss import COLDEST, Objective, anchor_loss, list_losses
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Progress", "train"]
+
+logger = logging.getLogger(__name__)
+
+_RECORD_EVERY = 10  # steps whose losses are kept as one mean
+
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Args:
+        step: updates done.
+        steps: of how many.
+        loss: the last one's; NaN before the first.
+        dev: nDCG@10 by collection where it has just been measured, and under ``mean`` their mean; else empty.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    dev: Mapping[str, float]
+
+
+def train(
+    learner: Learner,
+    examples: Sequence[Example],
+    out: str | Path,
+    *,
+    config: TrainingConfig,
+    sampling: Sampling | None = None,
+    objective: Objective | None = None,
+    dev: Sequence[DevSet] = (),
+    origin: Origin | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Train a learner, and save what it learnt with a model card.
+
+    A run that was killed goes on from its last state when it is called again with the same arguments; its weights are
+    then those of a run that was not. Of the states on the way the one that was best on ``dev`` is kept (the last one
+    without ``dev``), and then brought nearer to the start by ``config.alpha``.
+
+    Args:
+        learner: what to train, as it was made.
+        examples: what lists are drawn from.
+        out: folder for what `Learner.save` writes, ``README.md`` (a model card), ``training.json`` (settings, losses,
+            dev figures), and on the way ``state.pt``, which is removed at the end.
+        config: how long and how fast.
+        sampling: how lists are drawn.
+        objective: the loss.
+        dev: collections to measure nDCG@10 on.
+        origin: what the model card says of the base model, the data and the command.
+        progress: called after every step, and after every measurement.
+
+    Returns:
+        What was written to ``training.json``.
+
+    Raises:
+        InputError: if the learner has nothing to train, ``out`` holds something else or a run with other settings, or
+            the examples do not fit the settings.
+        TrainingError: if the loss or the gradient is not finite, naming the step; or the saved state is damaged.
+        KeyboardInterrupt: passed on, after the state is saved.
+    """
+    sampling, objective, origin = sampling or Sampling(), objective or Objective(), origin or Origin()
+    return _Run(learner, examples, Path(out), config, sampling, objective, dev, origin, progress).go()
+
+
+class _Run:
+    """A run as it stands."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        examples: Sequence[Example],
+        out: Path,
+        config: TrainingConfig,
+        sampling: Sampling,
+        objective: Objective,
+        dev: Sequence[DevSet],
+        origin: Origin,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        import torch
+
+        self.learner, self.out, self.config, self.objective, self.dev = learner, out, config, objective, dev
+        self.origin = origin
+        self.sampling, self.progress = sampling, progress or (lambda told: None)
+        self.sampler = ListSampler(examples, sampling, config.seed)
+        self.lists = config.lists * config.accumulation
+        self.steps = config.steps or max(1, math.ceil((config.epochs or 0) * self.sampler.epoch / self.lists))
+        self.parameters = dict(learner.parameters())
+        if not self.parameters:
+            raise InputError(f"{learner.name} has nothing to train")
+        if objective.distillation_weight and not any(example.teacher for example in examples):
+            raise InputError(
+                "distillation_weight is above 0, but no example has a teacher's scores; see sightline mine"
+            )
+        if len({one.name for one in dev}) < len(dev):
+            raise InputError(f"dev names a collection twice: {', '.join(one.name for one in dev)}")
+        device = next(iter(self.parameters.values())).device
+        self.device = device.type
+        self.log_temperature = torch.nn.Parameter(
+            torch.tensor(math.log(objective.temperature), device=device), requires_grad=objective.learn_temperature
+        )
+        groups = [{"params": list(self.parameters.values()), "weight_decay": config.weight_decay}]
+        if objective.learn_temperature:
+            groups.append({"params": [self.log_temperature], "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.scaler = torch.amp.GradScaler(self.device, enabled=config.precision == "float16")
+        self.settings = self._settings(examples)
+        # What is below makes up the state.
+        self.step = 0
+        self.start = self._copy()
+        self.best: dict[str, torch.Tensor] | None = None
+        self.history: list[dict[str, Any]] = []  # step, dev by collection
+        self.per_query: dict[str, PerQuery] = {}  # at the start and at the best
+        self.records: list[dict[str, float]] = []
+        self.window: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._updating = False
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def go(self) -> dict[str, Any]:
+        self._open()
+        try:
+            with _own_randomness():
+                self._loop()
+        except KeyboardInterrupt:
+            if not self._updating:  # half an update is no state; the last one that was written is
+                self._save()
+            raise
+        return self._finish()
+
+    def _loop(self) -> None:
+        began = time.perf_counter() - self.seconds
+        while True:
+            if self.dev and self._due() and not any(past["step"] == self.step for past in self.history):
+                self._measure()
+                self.seconds = time.perf_counter() - began
+                self._save()
+            if self.step == self.steps or self._waited_enough():
+                break
+            loss = self._update()
+            self.seconds = time.perf_counter() - began
+            self.progress(Progress(self.step, self.steps, loss, {}))
+            if self.step % self.config.save_every == 0:
+                self._save()
+        if self.window:
+            self._record()
+
+    def _due(self) -> bool:
+        every = self.config.evaluate_every
+        return self.step in (0, self.steps) or bool(every and self.step % every == 0)
+
+    def _waited_enough(self) -> bool:
+        if not self.config.patience or not self.history:
+            return False
+        best = max(range(len(self.history)), key=lambda i: (self.history[i]["mean"], -i))
+        return len(self.history) - 1 - best >= self.config.patience
+
+    def _measure(self) -> None:
+        values = measure(self.learner.reranker(), self.dev)
+        mean = mean_of_collections(values)
+        if not self.history:
+            self.per_query["start"] = values
+        if not self.history or mean > max(past["mean"] for past in self.history):
+            self.best, self.per_query["best"] = self._copy(), values
+        by_name = {name: sum(one.values()) / len(one) for name, one in values.items()}
+        self.history.append({"step": self.step, "mean": mean, "dev": by_name})
+        told = ", ".join(f"{name} {value:.4f}" for name, value in by_name.items())
+        logger.info("step %d of %d: %s %.4f (%s)", self.step, self.steps, MEASURE, mean, told)
+        self.progress(Progress(self.step, self.steps, self._last_loss(), {"mean": mean, **by_name}))
+
+    def _last_loss(self) -> float:
+        last = (self.window or self.records or [{"loss": math.nan}])[-1]
+        return last["loss"]
+
+    def _update(self) -> float:
+        """One step; returns its loss."""
+        import torch
+
+        config = self.config
+        rate = config.rate(self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed((config.seed << 32) + self.step)
+        lists = self.sampler.batch(self.step, self.lists)
+        self.optimizer.zero_grad(set_to_none=True)
+        found = {"loss": 0.0}
+        if self.objective.anchor_weight:
+            anchor = anchor_loss(self.parameters, self.start)
+            self.scaler.scale(self.objective.anchor_weight * anchor).backward()
+            found |= {"loss": self.objective.anchor_weight * float(anchor.detach()), "anchor": float(anchor.detach())}
+        for begin in range(0, self.lists, config.lists):
+            part = lists[begin : begin + config.lists]
+            with self._autocast():
+                output = self.learner(part)
+            losses = list_losses(output, part, self.objective, self.log_temperature.exp())
+            for name, value in losses.items():
+                found[name] = found.get(name, 0.0) + float(value.detach()) / config.accumulation
+            if not math.isfinite(found["loss"]):
+                raise TrainingError(
+                    f"step {self.step + 1}: the loss is {found['loss']}; lower the learning rate, or train in float32"
+                )
+            self.scaler.scale(losses["loss"] / config.accumulation).backward()
+        self.scaler.unscale_(self.optimizer)
+        trained = [value for group in self.optimizer.param_groups for value in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, config.clip or math.inf))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise TrainingError(f"step {self.step + 1}: the gradient is {norm}; lower the learning rate")
+        self._updating = True
+        self.scaler.step(self.optimizer)  # passed over where float16 has overflowed
+        self.scaler.update()
+        if self.objective.learn_temperature:
+            with torch.no_grad():
+                self.log_temperature.clamp_(min=math.log(COLDEST))
+            found["temperature"] = math.exp(self.log_temperature.item())
+        self.step += 1
+        self.window.append({**found, "learning_rate": rate, "gradient": norm})
+        if len(self.window) == _RECORD_EVERY:
+            self._record()
+        self._updating = False
+        return found["loss"]
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        import torch
+
+        if self.config.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, dtype=getattr(torch, self.config.precision))
+
+    def _record(self) -> None:
+        """Keep the means of the last steps."""
+        means = {name: sum(one[name] for one in self.window) / len(self.window) for name in self.window[0]}
+        self.records.append({"step": self.step, **means})
+        self.window = []
+        logger.info("step %d of %d: loss %.4f", self.step, self.steps, means["loss"])
+
+    # -- the state -----------------------------------------------------------------------------------------------------
+
+    def _settings(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Whatever a run that goes on must have in common with the one that began, as JSON has it."""
+        settings: dict[str, Any] = {"learner": self.learner.name, "options": dict(self.origin.options)}
+        for one in (self.config, self.sampling, self.objective):
+            settings |= dataclasses.asdict(one)
+        settings["parameters"] = {name: list(value.shape) for name, value in self.parameters.items()}
+        settings["examples"] = _fingerprint(examples)
+        settings["dev"] = [f"{one.name}, {len(one.run)} queries, depth {one.depth}" for one in self.dev]
+        return dict(json.loads(json.dumps(settings)))
+
+    def _copy(self) -> dict[str, torch.Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self.parameters.items()}
+
+    def _put(self, values: Mapping[str, torch.Tensor]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(values[name])
+
+    def _open(self) -> None:
+        """Take up the run in the folder, or begin one."""
+        strangers = [path for path in self.out.iterdir() if path.suffix != ".new"] if self.out.is_dir() else []
+        state = load_state(self.out)
+        if state is None and strangers:
+            raise InputError(f"{self.out}: is not empty, and holds no run to go on with; choose another folder")
+        self.out.mkdir(parents=True, exist_ok=True)
+        if state is None:
+            return
+        check_settings(self.out, state["settings"], self.settings)
+        self.step, self.start, self.best = state["step"], state["start"], state["best"]
+        self.history, self.per_query = state["history"], state["per_query"]
+        self.records, self.window, self.seconds = state["records"], state["window"], state["seconds"]
+        self._put(state["parameters"])
+        with _no_gradient():
+            self.log_temperature.copy_(state["log_temperature"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        logger.info("going on from step %d of %d", self.step, self.steps)
+
+    def _save(self) -> None:
+        state = {
+            "settings": self.settings,
+            "step": self.step,
+            "parameters": self._copy(),
+            "log_temperature": self.log_temperature.detach().cpu(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "start": self.start,
+            "best": self.best,
+            "history": self.history,
+            "per_query": self.per_query,
+            "records": self.records,
+            "window": self.window,
+            "seconds": self.seconds,
+        }
+        save_state(self.out, state)
+
+    # -- the result ----------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> dict[str, Any]:
+        best = max(self.history, key=lambda past: (past["mean"], -past["step"]), default={"step": self.step})
+        learnt, alpha = self.best or self._copy(), self.config.alpha
+        if alpha < 1:
+            learnt = {name: start + alpha * (learnt[name] - start) for name, start in self.start.items()}
+        self._put(learnt)
+        if not best["step"]:
+            logger.warning("no step was better on dev than the start, which is kept")
+        after = self.per_query.get("best", {})
+        if self.dev and alpha < 1:
+            after = measure(self.learner.reranker(), self.dev)
+        self.learner.save(self.out)
+        summary = {
+            "learner": self.learner.name,
+            "settings": self.settings,
+            "steps": self.step,
+            "kept_step": best["step"],
+            "seconds": self.seconds,
+            "temperature": math.exp(self.log_temperature.item()),
+            "dev": _gains(self.per_query.get("start", {}), after),
+            "history": self.history,
+            "losses": self.records,
+            "origin": {
+                "base": portable_name(self.origin.base),
+                "data": list(self.origin.data),
+                "command": portable_command(self.origin.command) if self.origin.command else None,
+            },
+            "hashes": {one.name: dataset_hashes(one.dataset) for one in self.dev},
+            "hardware": hardware(),
+            "versions": versions(),
+            "git": git_revision(),
+        }
+        replace_file(self.out / "README.md", model_card(summary, self.origin).encode())
+        replace_file(self.out / "training.json", json.dumps(summary, indent=1, ensure_ascii=False).encode())
+        (self.out / STATE).unlink(missing_ok=True)
+        return summary
+
+
+def _gains(before: PerQuery, after: PerQuery) -> dict[str, Any]:
+    """By collection: nDCG@10 before and after with intervals, and their paired difference."""
+    found = {}
+    for name, values in after.items():
+        pair = {
+            "after": {id: {MEASURE: value} for id, value in values.items()},
+            "before": {id: {MEASURE: value} for id, value in before[name].items()},
+        }
+        [difference] = compare(pair, MEASURE)
+        found[name] = {
+            "queries": len(values),
+            "before": dataclasses.asdict(interval(list(before[name].values()))),
+            "after": dataclasses.asdict(interval(list(values.values()))),
+            "difference": dataclasses.asdict(difference.difference),
+            "p": difference.p_randomisation,
+        }
+    return found
+
+
+def _fingerprint(examples: Sequence[Example]) -> str:
+    """XXH3-128 of all that lists are drawn from."""
+    hasher, keys = xxhash.xxh3_128(), {}
+    for example in examples:
+        hasher.update(json.dumps([example.query, example.source]).encode())
+        for pool in (example.positives, *example.pools, example.excluded):
+            # Documents are shared among examples, so that each is hashed once.
+            for document in pool:
+                if id(document) not in keys:
+                    keys[id(document)] = xxhash.xxh3_64_intdigest(document.contents.encode()).to_bytes(8, "big")
+                hasher.update(keys[id(document)])
+            hasher.update(b"/")
+        hasher.update(json.dumps(sorted(example.teacher.items())).encode())
+    return hasher.hexdigest()
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Leave torch's generators as they were found."""
+    import torch
+
+    with torch.random.fork_rng():
+        yield
+
+
+@contextlib.contextmanager
+def _no_gradient() -> Iterator[None]:
+    import torch
+
+    with torch.no_grad():
+        yield
