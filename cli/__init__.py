@@ -22,7 +22,7 @@ from ..errors import (
     ModelError,
     SightlineError,
 )
-from . import bias, evaluation, heads, indexing, mcp, searching, serving
+from . import bias, evaluation, heads, indexing, mcp, searching, serving, training
 from .console import errors, visible
 
 __all__ = ["app", "main"]
@@ -35,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (indexing, searching, evaluation, bias, heads, serving, mcp):
+for module in (indexing, searching, evaluation, bias, heads, training, serving, mcp):
     module.register(app)
 
 _EXIT_CODES = (

@@ -38,8 +38,9 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
         made, given = importlib.import_module(".decoder", __package__).DecoderLearner, (name.removeprefix("hf:"),)
     else:
         raise InputError(f"nothing called {name!r} can be trained; there are 'minilm' and 'hf:MODEL'")
-    parameters = list(inspect.signature(made).parameters)[len(given) :]
-    if strange := sorted(set(options) - set(parameters)):
+    parameters = dict(list(inspect.signature(made).parameters.items())[len(given) :])
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not open_ended and (strange := sorted(set(options) - set(parameters))):
         raise InputError(f"{name} has no option {strange[0]!r}; there are {', '.join(parameters)}")
     learner: Learner = made(*given, **options)
     return learner

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import InputError
 from ..eval.dataset import Dataset, load_dataset
 from ..eval.heads import first_stage_run
 from ..eval.metrics import evaluate
 from ..eval.rerank_run import rerank_run
+from ..eval.runs import load_run
 from ..rerank.reranker import Reranker
 from .examples import Source
 
-__all__ = ["MEASURE", "DevSet", "load_dev_set", "mean_of_collections", "measure"]
+__all__ = ["MEASURE", "DevSet", "load_dev_sets", "mean_of_collections", "measure"]
 
 MEASURE = "nDCG@10"
 
@@ -41,26 +43,42 @@ class DevSet:
         return f"{self.dataset.name}/{self.dataset.split}"
 
 
-def load_dev_set(
-    source: Source,
-    run: Mapping[str, Mapping[str, float]] | None = None,
+def load_dev_sets(
+    sources: Sequence[Source],
+    runs: Iterable[tuple[str, str | Path]] = (),
     *,
     depth: int = 100,
     max_queries: int | None = None,
-) -> DevSet:
-    """A collection with the candidates of a run, or of its own ``bm25.<split>.tsv``.
+) -> list[DevSet]:
+    """Collections with candidates.
+
+    Args:
+        sources: judged collections. Their weights do not matter here.
+        runs: name of a collection and file of a run, for those that have no ``bm25.<split>.tsv`` or are to have others.
+        depth: candidates of each query.
+        max_queries: the first so many queries of each.
 
     Raises:
-        InputError: if the source is a file of lists, or ``depth`` or ``max_queries`` is below 1.
+        InputError: if a source is a file of lists, a run names none, or ``depth`` or ``max_queries`` is below 1.
         DataError: see `load_dataset` and `first_stage_run`.
     """
-    if source.is_file:
-        raise InputError(f"{source.path}: what is measured on is a judged collection, not a file of lists")
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
-    dataset = load_dataset(source.path, source.split, max_queries=max_queries)
-    candidates = run or first_stage_run(dataset)
-    return DevSet(dataset, {id: candidates[id] for id in dataset.queries if id in candidates}, depth)
+    files = dict(runs)
+    names = [source.name for source in sources]
+    if strange := sorted(set(files) - set(names)):
+        raise InputError(f"a run is for {strange[0]!r}; the collections to measure on are {', '.join(names) or 'none'}")
+    found = []
+    for source in sources:
+        if source.is_file:
+            raise InputError(f"{source.path}: what is measured on is a judged collection, not a file of lists")
+        dataset = load_dataset(source.path, source.split, max_queries=max_queries)
+        given = load_run(files[source.name], source.split) if source.name in files else first_stage_run(dataset)
+        candidates = {id: given[id] for id in dataset.queries if id in given}
+        if not candidates:
+            raise InputError(f"{dataset.name}, split {dataset.split}: its run has candidates for none of its queries")
+        found.append(DevSet(dataset, candidates, depth))
+    return found
 
 
 def measure(reranker: Reranker, dev: Sequence[DevSet], progress: Callable[[int], None] | None = None) -> PerQuery:

@@ -18,10 +18,20 @@ from ..errors import DataError, InputError
 from ..eval.catalogues import CATALOGUES
 from ..eval.dataset import Dataset, load_dataset
 from ..eval.heads import first_stage_run
+from ..eval.runs import load_run
 from ..eval.trec import read_lines, trec_order
 from ..retrieval.files import replace_file
 
-__all__ = ["Example", "Source", "dataset_examples", "load_examples", "read_examples", "text_key", "write_examples"]
+__all__ = [
+    "Example",
+    "Source",
+    "dataset_examples",
+    "load_examples",
+    "load_sources",
+    "read_examples",
+    "text_key",
+    "write_examples",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +134,43 @@ class Source:
     def is_file(self) -> bool:
         """Whether it is a file of lists rather than a judged collection."""
         return self.path.endswith((".jsonl", ".json"))
+
+
+def load_sources(
+    sources: Sequence[Source], runs: Iterable[tuple[str, str | Path]] = (), *, min_grade: int = 1, depth: int = 100
+) -> list[Example]:
+    """All examples of several sources.
+
+    Args:
+        sources: see `Source`; no two of one name.
+        runs: name of a source and file of a run, see `load_run`; a source may have several, one for each first stage.
+        min_grade: of positives.
+        depth: candidates of each first stage.
+
+    Raises:
+        InputError: if two sources have one name, or a run names none.
+        DataError: see `load_examples` and `load_run`.
+    """
+    splits: dict[str, str] = {}
+    for source in sources:
+        if source.name in splits:
+            raise InputError(f"two sources are called {source.name!r}; rename a folder or a file")
+        splits[source.name] = source.split
+    files: dict[str, list[str | Path]] = {name: [] for name in splits}
+    for name, file in runs:
+        if name not in files:
+            raise InputError(f"a run is for {name!r}; the sources are {', '.join(splits) or 'none'}")
+        files[name].append(file)
+    return [
+        example
+        for source in sources
+        for example in load_examples(
+            source,
+            [load_run(file, source.split) for file in files[source.name]],
+            min_grade=min_grade,
+            depth=depth,
+        )
+    ]
 
 
 def load_examples(

@@ -276,7 +276,8 @@ class _Run:
 
     def _settings(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Whatever a run that goes on must have in common with the one that began, as JSON has it."""
-        settings: dict[str, Any] = {"learner": self.learner.name, "options": dict(self.origin.options)}
+        options = {k: portable_name(v) if isinstance(v, str) else v for k, v in self.origin.options.items()}
+        settings: dict[str, Any] = {"learner": portable_name(self.learner.name), "options": options}
         for one in (self.config, self.sampling, self.objective):
             settings |= dataclasses.asdict(one)
         settings["parameters"] = {name: list(value.shape) for name, value in self.parameters.items()}
@@ -347,7 +348,7 @@ class _Run:
             after = measure(self.learner.reranker(), self.dev)
         self.learner.save(self.out)
         summary = {
-            "learner": self.learner.name,
+            "learner": self.settings["learner"],
             "settings": self.settings,
             "steps": self.step,
             "kept_step": best["step"],

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from sightline.eval.baselines import Baseline
-from sightline.training.dev import load_dev_set
+from sightline.training.dev import load_dev_sets
 from sightline.training.examples import Source, load_examples
 from sightline.training.learner import Output
 
@@ -105,7 +105,7 @@ def world(folder):
     if not train.exists():
         collection(train)
         collection(dev, 12, seed=1, split="dev")
-    return load_examples(Source(str(train))), [load_dev_set(Source(str(dev), "dev"))]
+    return load_examples(Source(str(train))), load_dev_sets([Source(str(dev), "dev")])
 
 
 if __name__ == "__main__":

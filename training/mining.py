@@ -1,0 +1,230 @@
+"""Hard negatives: what a system ranks high and nobody judged relevant, less what is probably relevant nevertheless."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from ..documents import Document
+from ..errors import DataError, InputError
+from ..eval.baselines import load_reranker
+from ..eval.dataset import Dataset
+from ..eval.evaluate import evaluate_systems, parse_system
+from ..eval.heads import first_stage_run
+from ..eval.rerank_run import rerank_run, with_positives
+from ..eval.trec import trec_order, write_run
+from .examples import Example, text_key
+
+__all__ = ["GIVEN", "MinedCounts", "Mining", "mine_run", "run_system"]
+
+GIVEN = "given"
+"""The first stage whose candidates are those of ``bm25.<split>.tsv`` in the collection's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mining:
+    """Which candidates become negatives.
+
+    A candidate that scores nearly as high as a positive is probably one that nobody judged (NV-Retriever; Moreira et
+    al., 2024, section 3.2, where the relative margin of .95 is called TopK-PercPos, the absolute one TopK-MarginPos).
+
+    Args:
+        negatives: of each question, the hardest; at most.
+        skip: ranks at the top of the system's ranking that are left out, whatever they score.
+        margin: of the score of the positive that scores lowest: ``relative``, a negative scores at least
+            ``(1 - margin) * abs(positive)`` less; ``absolute``, at least ``margin`` less; None keeps all. For positive
+            scores and a relative margin of .95 that is ``score < .95 * positive``; it holds for negative scores, such
+            as logarithms, as well.
+        kind: of the margin.
+        min_grade: of positives; what is judged above 0 and below it is no negative either.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> Mining(margin=0.95).ceiling(10.0), Mining(margin=0.95).ceiling(-10.0), Mining(margin=None).ceiling(1.0)
+        (9.5, -10.5, inf)
+    """
+
+    negatives: int = 50
+    skip: int = 0
+    margin: float | None = 0.95
+    kind: Literal["relative", "absolute"] = "relative"
+    min_grade: int = 1
+
+    def __post_init__(self) -> None:
+        if self.negatives < 1 or self.skip < 0 or self.min_grade < 1:
+            raise InputError("negatives and min_grade must be at least 1, skip at least 0")
+        if self.kind not in ("relative", "absolute"):
+            raise InputError(f"a margin is 'relative' or 'absolute', not {self.kind!r}")
+        if self.margin is not None and not 0 <= self.margin < (1 if self.kind == "relative" else math.inf):
+            raise InputError(f"a relative margin is from 0 to below 1, an absolute one 0 or more, not {self.margin}")
+
+    def ceiling(self, positive: float) -> float:
+        """The score that negatives are below, given the positive's; at most the positive's own."""
+        if self.margin is None:
+            return math.inf
+        return positive - ((1 - self.margin) * abs(positive) if self.kind == "relative" else self.margin)
+
+
+@dataclass(slots=True)
+class MinedCounts:
+    """What became of a collection's questions and candidates.
+
+    Args:
+        lists: questions with at least one negative.
+        without_positive: questions passed over, because none of their documents is a positive with a text.
+        without_score: passed over, because the system found no positive, so that a margin has nothing to start from.
+        without_negative: passed over, because no candidate was left.
+        negatives: kept.
+        too_high: candidates left out by the margin.
+        same_text: left out because a positive or excluded document has their text.
+    """
+
+    lists: int = 0
+    without_positive: int = 0
+    without_score: int = 0
+    without_negative: int = 0
+    negatives: int = 0
+    too_high: int = 0
+    same_text: int = 0
+
+
+def mine_run(
+    dataset: Dataset, run: Mapping[str, Mapping[str, float]], mining: Mining | None = None
+) -> tuple[list[Example], MinedCounts]:
+    """Hard negatives out of a run, with its scores as a teacher's.
+
+    Args:
+        dataset: texts and judgements.
+        run: scores by query id and document id, of any system; the positives' own scores should be among them.
+        mining: which candidates are taken.
+
+    Returns:
+        One example for each question with a negative, positives first by grade as they are judged, negatives hardest
+        first; and the counts.
+
+    Raises:
+        DataError: if a candidate has no text.
+        InputError: if no question is left.
+    """
+    mining, counts = mining or Mining(), MinedCounts()
+    ranked = {id: trec_order(run.get(id, {})) for id in dataset.queries}
+    wanted = {document for documents in ranked.values() for document in documents}
+    wanted |= {document for id in dataset.queries for document in dataset.qrels[id]}
+    texts = {document.id: document for document in dataset.documents(only=wanted)}
+    keys = {id: text_key(document) for id, document in texts.items()}
+    examples = []
+    for id, query in dataset.queries.items():
+        if missing := [document for document in ranked[id] if document not in texts]:
+            raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+        grades = {d: grade for d, grade in dataset.qrels[id].items() if d != id and d in texts}
+        positives = sorted((d for d, grade in grades.items() if grade >= mining.min_grade), key=lambda d: -grades[d])
+        scored = [run[id][document] for document in positives if document in run.get(id, {})]
+        if not positives:
+            counts.without_positive += 1
+            continue
+        if not scored and mining.margin is not None:
+            counts.without_score += 1
+            continue
+        ceiling = mining.ceiling(min(scored, default=math.inf))
+        known = {keys[document] for document, grade in grades.items() if grade > 0}
+        negatives: dict[int, Document] = {}
+        for document in ranked[id][mining.skip :]:
+            if grades.get(document, 0) > 0 or document == id:
+                continue
+            if keys[document] in known:
+                counts.same_text += 1
+            elif run[id][document] >= ceiling:
+                counts.too_high += 1
+            elif len(negatives) < mining.negatives:
+                negatives.setdefault(keys[document], texts[document])
+        if not negatives:
+            counts.without_negative += 1
+            continue
+        taken = [*(texts[document] for document in positives), *negatives.values()]
+        teacher = {keys[d.id]: run[id][d.id] for d in taken if d.id in run.get(id, {})}
+        answers = tuple(texts[document] for document in positives)
+        examples.append(Example(query, answers, (tuple(negatives.values()),), teacher, (), dataset.name))
+        counts.lists, counts.negatives = counts.lists + 1, counts.negatives + len(negatives)
+    if not examples:
+        raise InputError(
+            f"{dataset.name}, split {dataset.split}: no question is left with a positive and a negative ({counts}); "
+            "take more candidates, or a smaller margin"
+        )
+    return examples, counts
+
+
+def run_system(
+    dataset: Dataset,
+    system: str,
+    work: str | Path,
+    *,
+    depth: int = 100,
+    runs: Mapping[str, str | Path] | None = None,
+    index: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    command: Sequence[str] | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """What a system finds for every judged query, positives included.
+
+    A reranker also reads the positives that its first stage missed, so that it scores them: lists that lack one are
+    ranked again with it, from the texts. A first stage alone has no score for what it missed.
+
+    Args:
+        dataset: what to search.
+        system: as for `evaluate_systems`, such as ``dense+minilm``; its first stage may also be ``given``, the
+            candidates of ``bm25.<split>.tsv`` in the collection's folder, which keep to its scopes.
+        work: folder for the index and for what `evaluate_systems` writes; an index that is there is used again.
+        depth: candidates for each query.
+        runs: more first stages: name to file.
+        index: an existing index of the collection.
+        settings: of the index under ``work``.
+        command: what was typed, to be kept with the results.
+        progress: called with the current step and how much of it is done.
+
+    Returns:
+        Scores by query id and document id, best first.
+
+    Raises:
+        SightlineError: see `evaluate_systems`.
+    """
+    work, runs = Path(work), dict(runs or {})
+    if system.partition("+")[0] == GIVEN and GIVEN not in runs:
+        work.mkdir(parents=True, exist_ok=True)
+        runs[GIVEN] = work / f"{GIVEN}.trec"
+        write_run(runs[GIVEN], first_stage_run(dataset), GIVEN)
+    _, reranker = parse_system(system, runs)
+    outcome = evaluate_systems(
+        dataset,
+        [system],
+        work,
+        depth=depth,
+        measures=["nDCG@10", f"R@{depth}"],
+        runs=runs,
+        index=index,
+        settings=settings,
+        command=command,
+        progress=progress,
+    )
+    found = next(iter(outcome.runs.values()))
+    if reranker is not None:
+        # Not by evaluate_systems: it would read all lists anew, for which an index keeps the states.
+        lacking = [id for id, grades in dataset.qrels.items() if _positives(id, grades) - found.get(id, {}).keys()]
+        queries = {id: dataset.queries[id] for id in lacking}
+        some = dataclasses.replace(dataset, queries=queries, qrels={id: dataset.qrels[id] for id in lacking})
+        lists = with_positives(some, found, depth)
+        if lists:
+            tell = None if progress is None else partial(progress, "positives")
+            found |= rerank_run(some, lists, load_reranker(reranker), max(map(len, lists.values())), tell)
+    return found
+
+
+def _positives(query: str, grades: Mapping[str, int]) -> set[str]:
+    return {document for document, grade in grades.items() if grade > 0 and document != query}
