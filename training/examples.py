@@ -227,8 +227,7 @@ def dataset_examples(
     texts = {document.id: document for document in dataset.documents(only=wanted)}
     examples, without, lost = [], 0, 0
     for id, query in dataset.queries.items():
-        # A document with the query's own id is the query itself, as in ArguAna.
-        grades = {document: grade for document, grade in dataset.qrels[id].items() if document != id}
+        grades = dataset.qrels[id]
         lost += sum(document not in texts for document in grades)
         grades = {document: grade for document, grade in grades.items() if document in texts}
         positives = tuple(texts[document] for document, grade in grades.items() if grade >= min_grade)
@@ -239,6 +238,7 @@ def dataset_examples(
         for pool in found[id]:
             if missing := [document for document in pool if document not in texts]:
                 raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+            # Unjudged, a document with the query's own id is the query itself, as in ArguAna.
             pools.append(tuple(texts[d] for d in pool if d != id and grades.get(d, 0) <= 0))
         if judged := tuple(texts[document] for document, grade in grades.items() if grade <= 0):
             pools.append(judged)
@@ -381,8 +381,10 @@ def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) ->
 
 
 def _as_record(example: Example) -> dict[str, Any]:
-    negatives = {text_key(document): document for pool in reversed(example.pools) for document in reversed(pool)}
-    groups = {"pos": example.positives, "neg": tuple(reversed(negatives.values()))}
+    negatives: dict[int, Document] = {}
+    for document in (document for pool in example.pools for document in pool):
+        negatives.setdefault(text_key(document), document)
+    groups = {"pos": example.positives, "neg": tuple(negatives.values())}
     record: dict[str, Any] = {"query": example.query}
     for name, documents in groups.items():
         record[name] = [{"title": d.title, "text": d.text} if d.title else d.text for d in documents]

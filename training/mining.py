@@ -123,7 +123,7 @@ def mine_run(
     for id, query in dataset.queries.items():
         if missing := [document for document in ranked[id] if document not in texts]:
             raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
-        grades = {d: grade for d, grade in dataset.qrels[id].items() if d != id and d in texts}
+        grades = {d: grade for d, grade in dataset.qrels[id].items() if d in texts}
         positives = sorted((d for d, grade in grades.items() if grade >= mining.min_grade), key=lambda d: -grades[d])
         scored = [run[id][document] for document in positives if document in run.get(id, {})]
         if not positives:

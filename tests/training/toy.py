@@ -15,9 +15,12 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from sightline.eval.baselines import Baseline
+from sightline.training.config import TrainingConfig
 from sightline.training.dev import load_dev_sets
 from sightline.training.examples import Source, load_examples
 from sightline.training.learner import Output
+from sightline.training.lists import Sampling
+from sightline.training.trainer import train
 
 FILLER = [f"filler{i}" for i in range(12)]
 TOPICS = [f"topic{i}" for i in range(40)]
@@ -108,19 +111,17 @@ def world(folder):
     return load_examples(Source(str(train))), load_dev_sets([Source(str(dev), "dev")])
 
 
-if __name__ == "__main__":
-    from sightline.training.config import TrainingConfig
-    from sightline.training.lists import Sampling
-    from sightline.training.trainer import train
-
-    out, delay = Path(sys.argv[1]), float(sys.argv[2])
+def main(out, delay=0.0):
     examples, dev = world(out.parent)
-    config = TrainingConfig(steps=40, lists=4, learning_rate=0.05, save_every=7, evaluate_every=10)
     train(
         ToyLearner(dropout=0.2, delay=delay),
         examples,
         out,
-        config=config,
+        config=TrainingConfig(steps=40, lists=4, learning_rate=0.05, save_every=7, evaluate_every=10),
         sampling=Sampling(documents=(4, 12), in_batch=0.2),
         dev=dev,
     )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))
