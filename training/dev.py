@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,27 +81,18 @@ def load_dev_sets(
     return found
 
 
-def measure(reranker: Reranker, dev: Sequence[DevSet], progress: Callable[[int], None] | None = None) -> PerQuery:
+def measure(reranker: Reranker, dev: Sequence[DevSet]) -> PerQuery:
     """nDCG@10 of every judged query; one without candidates counts as 0.
 
     Args:
         reranker: what to measure.
         dev: on what.
-        progress: called with the number of queries done, of all collections.
     """
     found: PerQuery = {}
-    done = 0
     for one in dev:
-        before = done
-
-        def tell(count: int, before: int = before) -> None:
-            if progress is not None:
-                progress(before + count)
-
-        ranked = rerank_run(one.dataset, one.run, reranker, one.depth, tell)
+        ranked = rerank_run(one.dataset, one.run, reranker, one.depth)
         _, values = evaluate(one.dataset.qrels, {id: list(scores) for id, scores in ranked.items()}, [MEASURE])
         found[one.name] = {id: value[MEASURE] for id, value in values.items()}
-        done += len(one.run)
     return found
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +127,15 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Of the folder, or of the file without its ending."""
-        return Path(self.path).stem if self.is_file else Path(self.path).resolve().name
+        """Of the folder, of the file without its ending, or in the catalogue."""
+        if self.is_file:
+            return Path(self.path).stem
+        return self.path if self._catalogue else Path(self.path).resolve().name
+
+    @property
+    def _catalogue(self) -> bool:
+        catalogue, _, name = self.path.partition(":")
+        return bool(name) and catalogue in CATALOGUES and not Path(self.path).exists()
 
     @property
     def is_file(self) -> bool:
@@ -192,7 +199,7 @@ def load_examples(
         if runs:
             raise InputError(f"{source.path}: a file of lists has its negatives in it; it takes no run")
         return list(read_examples(source.path))
-    dataset = load_dataset(source.path, source.split)
+    dataset = replace(load_dataset(source.path, source.split), name=source.name)
     own = [first_stage_run(dataset)] if (dataset.folder / f"bm25.{dataset.split}.tsv").is_file() else []
     return dataset_examples(dataset, [*own, *runs], min_grade=min_grade, depth=depth)
 

@@ -72,8 +72,8 @@ def train(
     """Train a learner, and save what it learnt with a model card.
 
     A run that was killed goes on from its last state when it is called again with the same arguments; its weights are
-    then those of a run that was not. Of the states on the way the one that was best on ``dev`` is kept (the last one
-    without ``dev``), and then brought nearer to the start by ``config.alpha``.
+    then those of a run that was not. What is measured on ``dev`` is what would be kept: the weights, or with
+    ``config.alpha`` those part of the way to them. The best of what was measured is saved, without ``dev`` the last.
 
     Args:
         learner: what to train, as it was made.
@@ -152,7 +152,7 @@ class _Run:
         self.records: list[dict[str, float]] = []
         self.window: list[dict[str, float]] = []
         self.seconds = 0.0
-        self._updating = False
+        self._between = False
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class _Run:
             with _own_randomness():
                 self._loop()
         except KeyboardInterrupt:
-            if not self._updating:  # half an update is no state; the last one that was written is
+            if not self._between:  # half an update is no state; the last one that was written is
                 self._save()
             raise
         return self._finish()
@@ -195,17 +195,31 @@ class _Run:
         return len(self.history) - 1 - best >= self.config.patience
 
     def _measure(self) -> None:
-        values = measure(self.learner.reranker(), self.dev)
+        learnt, mixed = self._copy(), self._mixed()
+        self._between = True  # while the learner holds other weights than the state
+        self._put(mixed)
+        try:
+            values = measure(self.learner.reranker(), self.dev)
+        finally:
+            self._put(learnt)
+            self._between = False
         mean = mean_of_collections(values)
         if not self.history:
             self.per_query["start"] = values
         if not self.history or mean > max(past["mean"] for past in self.history):
-            self.best, self.per_query["best"] = self._copy(), values
+            self.best, self.per_query["best"] = mixed, values
         by_name = {name: sum(one.values()) / len(one) for name, one in values.items()}
         self.history.append({"step": self.step, "mean": mean, "dev": by_name})
         told = ", ".join(f"{name} {value:.4f}" for name, value in by_name.items())
         logger.info("step %d of %d: %s %.4f (%s)", self.step, self.steps, MEASURE, mean, told)
         self.progress(Progress(self.step, self.steps, self._last_loss(), {"mean": mean, **by_name}))
+
+    def _mixed(self) -> dict[str, torch.Tensor]:
+        """What would be kept of the weights as they stand: they, or those part of the way from the start."""
+        learnt, alpha = self._copy(), self.config.alpha
+        if alpha == 1:
+            return learnt
+        return {name: start + alpha * (learnt[name] - start) for name, start in self.start.items()}
 
     def _last_loss(self) -> float:
         last = (self.window or self.records or [{"loss": math.nan}])[-1]
@@ -244,7 +258,7 @@ class _Run:
         norm = float(torch.nn.utils.clip_grad_norm_(trained, config.clip or math.inf))
         if not math.isfinite(norm) and not self.scaler.is_enabled():
             raise TrainingError(f"step {self.step + 1}: the gradient is {norm}; lower the learning rate")
-        self._updating = True
+        self._between = True
         self.scaler.step(self.optimizer)  # passed over where float16 has overflowed
         self.scaler.update()
         if self.objective.learn_temperature:
@@ -255,7 +269,7 @@ class _Run:
         self.window.append({**found, "learning_rate": rate, "gradient": norm})
         if len(self.window) == _RECORD_EVERY:
             self._record()
-        self._updating = False
+        self._between = False
         return found["loss"]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -337,15 +351,9 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         best = max(self.history, key=lambda past: (past["mean"], -past["step"]), default={"step": self.step})
-        learnt, alpha = self.best or self._copy(), self.config.alpha
-        if alpha < 1:
-            learnt = {name: start + alpha * (learnt[name] - start) for name, start in self.start.items()}
-        self._put(learnt)
+        self._put(self.best or self._mixed())
         if not best["step"]:
             logger.warning("no step was better on dev than the start, which is kept")
-        after = self.per_query.get("best", {})
-        if self.dev and alpha < 1:
-            after = measure(self.learner.reranker(), self.dev)
         self.learner.save(self.out)
         summary = {
             "learner": self.settings["learner"],
@@ -354,7 +362,7 @@ class _Run:
             "kept_step": best["step"],
             "seconds": self.seconds,
             "temperature": math.exp(self.log_temperature.item()),
-            "dev": _gains(self.per_query.get("start", {}), after),
+            "dev": _gains(self.per_query.get("start", {}), self.per_query.get("best", {})),
             "history": self.history,
             "losses": self.records,
             "origin": {

@@ -64,6 +64,22 @@ def test_train_in_json(run, folders, tmp_path):
     assert summary["dev"] == {} and summary["history"] == []
 
 
+def test_an_interrupted_run_goes_on_by_the_same_command(run, folders, tmp_path, monkeypatch):
+    class Interrupted(ToyLearner):
+        def __call__(self, lists):
+            if len(self.calls) == 3:
+                raise KeyboardInterrupt
+            return super().__call__(lists)
+
+    given = ["train", "minilm", folders[0], "--out", tmp_path / "out", "--steps", 5]
+    monkeypatch.setattr(sightline.training, "load_learner", lambda name, **options: Interrupted())
+    code, _, err = run(*given)
+    assert code == 130 and "the same command goes on from there" in err
+    went_on = ToyLearner()
+    monkeypatch.setattr(sightline.training, "load_learner", lambda name, **options: went_on)
+    assert run(*given)[0] == 0 and len(went_on.calls) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

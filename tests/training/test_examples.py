@@ -104,6 +104,13 @@ def test_sources_are_read(text, source):
     assert Source.parse(text) == source
 
 
+def test_names_are_those_of_folders_files_and_catalogues():
+    names = [
+        Source.parse(text).name for text in ("data/nq:dev", "x/hard.jsonl@2", "mteb:SciFact", "ir:beir/scifact/train")
+    ]
+    assert names == ["nq", "hard", "mteb:SciFact", "ir:beir/scifact/train"]
+
+
 @pytest.mark.parametrize("text", ["", ":dev", "nq:", "nq@0", "nq@-1", "nq@nan"])
 def test_bad_sources(text):
     with pytest.raises(InputError):
@@ -180,3 +187,19 @@ def test_an_empty_file_and_a_missing_one(tmp_path):
     (tmp_path / "x.jsonl").write_text(json.dumps(GOOD))
     with pytest.raises(InputError, match="takes no run"):
         load_examples(Source(str(tmp_path / "x.jsonl")), [{"q": {"d": 1.0}}])
+
+
+@pytest.mark.data
+def test_judged_collections_give_the_lists_that_their_cards_count(collections):
+    from sightline.training.lists import ListSampler, Sampling
+
+    examples = load_sources([Source(str(collections / name)) for name in ("nq_train", "fairytaleqa", "pubmedqa")])
+    counts = {
+        name: sum(example.source == name for example in examples) for name in ("nq_train", "fairytaleqa", "pubmedqa")
+    }
+    assert counts == {"nq_train": 7167, "fairytaleqa": 8548, "pubmedqa": 1000}
+    sampler = ListSampler(examples, Sampling(documents=(10, 40)))
+    for step in range(10):
+        for one in sampler.batch(step, 8):
+            if one.source == "fairytaleqa":  # a question is asked inside of one story
+                assert len({document.id.partition("#")[0] for document in one.documents}) == 1

@@ -114,9 +114,22 @@ def test_alpha_goes_part_of_the_way(made, tmp_path):
     start = ToyLearner().weights
     assert torch.allclose(part, start + 0.25 * (whole - start), atol=1e-7)
     assert torch.equal(none, start)
-    _, measured = trained(made, tmp_path / "measured", alpha=0.0)
-    row = measured["dev"]["dev/dev"]
-    assert row["after"] == row["before"] and row["difference"]["mean"] == 0
+
+
+def test_what_is_measured_is_what_would_be_kept(made, tmp_path, monkeypatch):
+    seen = []
+
+    def measured(reranker, dev):
+        seen.append(reranker._scorer.weights.detach().clone())
+        return {"dev/dev": {"q0": 0.1 * len(seen)}}
+
+    monkeypatch.setattr(module, "measure", measured)
+    whole, _ = trained(made, tmp_path / "whole")
+    at = len(seen)
+    part, _ = trained(made, tmp_path / "part", alpha=0.25)
+    for learnt, mixed in zip(seen[:at], seen[at:], strict=True):
+        assert torch.allclose(mixed, seen[0] + 0.25 * (learnt - seen[0]), atol=1e-7)
+    assert torch.equal(part, seen[-1]) and torch.equal(whole, seen[at - 1])
 
 
 def test_an_anchor_holds(made, tmp_path):
@@ -290,7 +303,7 @@ def test_an_interrupt_leaves_the_last_step_to_go_on_from(made, tmp_path, at, pre
 
 
 def test_an_interrupt_while_measuring(made, tmp_path, monkeypatch):
-    whole, one = trained(made, tmp_path / "whole")
+    whole, one = trained(made, tmp_path / "whole", alpha=0.5)
     measure, calls = module.measure, []
 
     def interrupted(reranker, dev):
@@ -301,8 +314,9 @@ def test_an_interrupt_while_measuring(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        trained(made, tmp_path / "out")
-    weights, summary = trained(made, tmp_path / "out")
+        trained(made, tmp_path / "out", alpha=0.5)
+    assert torch.load(tmp_path / "out" / STATE, weights_only=True)["step"] == 10
+    weights, summary = trained(made, tmp_path / "out", alpha=0.5)
     assert torch.equal(weights, whole) and summary["history"] == one["history"]
 
 
