@@ -3,6 +3,7 @@
 As a program, ``python toy.py OUT SECONDS``, it trains at a pace at which it can be killed.
 """
 
+import functools
 import json
 import random
 import sys
@@ -94,6 +95,7 @@ class ToyLearner:
         (folder / "layout.yaml").write_text("name: toy\n")
 
 
+@functools.cache
 def bag(text):
     counts = torch.zeros(len(WORDS))
     for word in text.lower().replace(".", " ").split():
