@@ -81,7 +81,7 @@ def mine(
             runs=given_runs(run),
             index=index,
             settings={"encoder": encoder},
-            command=sys.argv,
+            command=["sightline", *sys.argv[1:]],
             progress=tell,
         )
     examples, counts = mine_run(dataset, found, wanted)
@@ -223,10 +223,12 @@ def train(
     if not errors.is_terminal:  # no bar is seen there: lines are
         logging.getLogger("sightline.training").setLevel(logging.INFO)
     with progress_bar("training") as tell:
+        last: dict[str, float] = {}
 
         def show(now: Progress) -> None:
-            measured_now = f", nDCG@10 {now.dev['mean']:.4f}" if now.dev else ""
-            tell(f"training, {now.steps} steps, loss {now.loss:.4f}{measured_now}", now.step)
+            last.update(now.dev)
+            found = f", nDCG@10 {last['mean']:.4f}" if last else ""
+            tell(f"training, {now.steps} steps, loss {now.loss:.4f}{found}", now.step)
 
         summary = run_training(
             learner,
@@ -240,7 +242,7 @@ def train(
                 base=model.removeprefix("hf:"),
                 options=options,
                 data=describe_data(sources, examples, dict(_pairs(licence, "--licence"))),
-                command=sys.argv,
+                command=["sightline", *sys.argv[1:]],
             ),
             progress=show,
         )

@@ -52,12 +52,19 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings than a run began with.
 
+    Args:
+        folder: of the run, for the message.
+        saved: the settings that it was begun with.
+        asked: those that it is to go on with. Where both have a mapping, its fields are compared.
+
     Raises:
         InputError: naming the first field that differs.
     """
-    for name in (*asked, *saved):
-        if name not in saved or name not in asked or saved[name] != asked[name]:
-            before, now = saved.get(name, "nothing"), asked.get(name, "nothing")
+    for name in dict.fromkeys((*asked, *saved)):
+        before, now = saved.get(name), asked.get(name)
+        if isinstance(before, dict) and isinstance(now, dict):
+            check_settings(folder, before, now)
+        elif before != now:
             raise InputError(
                 f"{folder}: the run there was begun with {name} = {before}, not {now}; give what it was begun with, "
                 "or choose another folder"

@@ -31,7 +31,7 @@ class TrainingConfig:
         patience: stop after so many measurements without a better one; 0 goes on to the end.
         save_every: steps between states that a run goes on from; they are also written with each measurement.
         alpha: how far the weights go from the start to what was learnt: ``start + alpha * (learnt - start)`` (WiSE-FT;
-            Wortsman et al., CVPR 2022).
+            Wortsman et al., CVPR 2022). Of low-rank adapters each factor goes so far, and their product less.
 
     Raises:
         InputError: if a value is out of range.

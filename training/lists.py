@@ -24,7 +24,8 @@ class Sampling:
     """How lists are drawn.
 
     Args:
-        documents: fewest and most documents in a list; how many is drawn anew for each.
+        documents: fewest and most documents in a list; how many is drawn anew for each. A list has fewer where its
+            example, and with ``in_batch`` the other lists, have no more.
         in_batch: share of a list's negatives that are documents of the other lists of its step. Above 0, they also
             fill up lists that have too few of their own.
         drop_titles: probability that a list's documents lose their titles, as in collections that have none.

@@ -26,7 +26,7 @@ COLDEST = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The loss: ``next_token + auxiliary_weight * (contrastive + distillation)`` (BlockRank, 2025, section 3.3).
+    """The loss: ``next_token + auxiliary_weight * (contrastive + distillation)`` (BlockRank, 2025).
 
     Of a learner that writes no answers it is the contrastive loss and the distillation alone. To either the distance
     from the start is added.
@@ -79,7 +79,7 @@ def contrastive_loss(
 ) -> torch.Tensor:
     """InfoNCE with several positives (van den Oord et al., 2018).
 
-    ``joint``: ``logsumexp(S / t) - logsumexp(S / t over positives)``, as BlockRank's code has it (2025, section 3.3).
+    ``joint``: ``logsumexp(S / t) - logsumexp(S / t over positives)``, as BlockRank's code has it (2025).
     ``each``: the mean over positives p of ``logsumexp(S / t over p and the negatives) - S_p / t``. With one positive
     they are the same.
 

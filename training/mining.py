@@ -31,7 +31,7 @@ class Mining:
     """Which candidates become negatives.
 
     A candidate that scores nearly as high as a positive is probably one that nobody judged (NV-Retriever; Moreira et
-    al., 2024, section 3.2, where the relative margin of .95 is called TopK-PercPos, the absolute one TopK-MarginPos).
+    al., 2024, who call the relative margin TopK-PercPos and the absolute one TopK-MarginPos).
 
     Args:
         negatives: of each question, the hardest; at most.

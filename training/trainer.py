@@ -95,6 +95,12 @@ def train(
             the examples do not fit the settings.
         TrainingError: if the loss or the gradient is not finite, naming the step; or the saved state is damaged.
         KeyboardInterrupt: passed on, after the state is saved.
+
+    Example:
+        >>> from sightline.training import load_learner
+        >>> examples = load_examples(Source("data/nq_train"))  # doctest: +SKIP
+        >>> config = TrainingConfig(steps=500, learning_rate=1e-3)
+        >>> train(load_learner("minilm"), examples, "trained", config=config)  # doctest: +SKIP
     """
     sampling, objective, origin = sampling or Sampling(), objective or Objective(), origin or Origin()
     return _Run(learner, examples, Path(out), config, sampling, objective, dev, origin, progress).go()
@@ -130,6 +136,10 @@ class _Run:
             raise InputError(
                 "distillation_weight is above 0, but no example has a teacher's scores; see sightline mine"
             )
+        if sampling.in_batch and self.lists == 1:
+            raise InputError("in_batch takes negatives from the other lists of a step; draw more than 1")
+        if config.patience and not dev:
+            raise InputError("patience is for measurements on dev; name a collection to measure on, or leave it at 0")
         if len({one.name for one in dev}) < len(dev):
             raise InputError(f"dev names a collection twice: {', '.join(one.name for one in dev)}")
         device = next(iter(self.parameters.values())).device
@@ -266,7 +276,8 @@ class _Run:
                 self.log_temperature.clamp_(min=math.log(COLDEST))
             found["temperature"] = math.exp(self.log_temperature.item())
         self.step += 1
-        self.window.append({**found, "learning_rate": rate, "gradient": norm})
+        found |= {"learning_rate": rate} | ({"gradient": norm} if math.isfinite(norm) else {})
+        self.window.append(found)
         if len(self.window) == _RECORD_EVERY:
             self._record()
         self._between = False
@@ -281,7 +292,11 @@ class _Run:
 
     def _record(self) -> None:
         """Keep the means of the last steps."""
-        means = {name: sum(one[name] for one in self.window) / len(self.window) for name in self.window[0]}
+        values: dict[str, list[float]] = {}
+        for one in self.window:
+            for name, value in one.items():
+                values.setdefault(name, []).append(value)
+        means = {name: sum(found) / len(found) for name, found in values.items()}
         self.records.append({"step": self.step, **means})
         self.window = []
         logger.info("step %d of %d: loss %.4f", self.step, self.steps, means["loss"])

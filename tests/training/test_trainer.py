@@ -227,6 +227,8 @@ def test_an_overflow_of_float16_is_passed_over(made, tmp_path):
 
     weights, _ = trained(made, tmp_path / "out", Overflowing(), dev=False, precision="float16")
     assert torch.isfinite(weights).all()
+    text = (tmp_path / "out" / "training.json").read_text()
+    assert "Infinity" not in text and "NaN" not in text
     with pytest.raises(TrainingError, match="step 4: the gradient is nan"):
         trained(made, tmp_path / "full", Overflowing(), dev=False)
 
@@ -368,6 +370,16 @@ def test_other_settings_are_refused_by_name(made, tmp_path, change, field):
         trained(made, tmp_path / "out", dev=False, **change)
 
 
+def test_other_options_of_the_learner_are_refused(made, tmp_path):
+    def run(learner, lora):
+        train(learner, made[0], tmp_path / "out", config=config(), origin=Origin(options={"lora": lora}))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Stopping(5), 4)
+    with pytest.raises(InputError, match="begun with lora = 4, not 8"):
+        run(ToyLearner(), 8)
+
+
 def test_other_data_are_refused(made, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(made, tmp_path / "out", Stopping(5), dev=False)
@@ -451,6 +463,10 @@ def test_nothing_to_train_and_two_names(made, tmp_path):
 
     with pytest.raises(InputError, match="nothing to train"):
         trained(made, tmp_path / "out", Empty())
+    with pytest.raises(InputError, match="draw more than 1"):
+        trained(made, tmp_path / "out", lists=1)
+    with pytest.raises(InputError, match="patience is for measurements on dev"):
+        trained(made, tmp_path / "out", dev=False, patience=1)
     with pytest.raises(InputError, match="twice"):
         train(ToyLearner(), made[0], tmp_path / "out", config=config(), dev=[*made[1], *made[1]])
 
