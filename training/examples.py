@@ -20,7 +20,6 @@ from ..eval.dataset import Dataset, load_dataset
 from ..eval.heads import first_stage_run
 from ..eval.runs import load_run
 from ..eval.trec import read_lines, trec_order
-from ..retrieval.files import replace_file
 
 __all__ = [
     "Example",
@@ -35,7 +34,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = ("query", "pos", "neg", "pos_scores", "neg_scores")
+_Known = dict[tuple[str, str], tuple[Document, int]]  # by title and text: the document, and its text_key
+_FIELDS = ("query", "pos", "neg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
         ('Cats purr.', 'lists')
     """
     path = Path(path)
-    known: dict[tuple[str, str], Document] = {}  # the same passage stands in many lists, and is kept once
+    known: _Known = {}  # the same passage stands in many lists, and is kept once
     empty = True
     for line, text in read_lines(path):
         try:
@@ -306,12 +306,12 @@ def _record(text: str) -> dict[str, Any]:
         raise DataError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
         raise DataError(f"a list must be a JSON object, not a {type(record).__name__}")
-    if missing := [name for name in _FIELDS[:3] if name not in record]:
+    if missing := [name for name in _FIELDS if name not in record]:
         raise DataError(f"has no {missing[0]!r}; there are: {', '.join(map(repr, record)) or 'no fields'}")
     return record
 
 
-def _example(record: Mapping[str, Any], source: str, known: dict[tuple[str, str], Document]) -> Example:
+def _example(record: Mapping[str, Any], source: str, known: _Known) -> Example:
     query = record["query"]
     if not isinstance(query, str) or not query.strip() or not encodable(query):
         raise DataError(f"'query' must be a text with something in it and no lone surrogate, not {query!r}")
@@ -319,18 +319,18 @@ def _example(record: Mapping[str, Any], source: str, known: dict[tuple[str, str]
     if not groups["pos"]:
         raise DataError("'pos' is empty; a list needs a positive")
     teacher: dict[int, float] = {}
-    for name, documents in groups.items():
-        for document, score in zip(documents, _scores(record, name, len(documents)), strict=True):
+    for name, texts in groups.items():
+        for (_, key), score in zip(texts, _scores(record, name, len(texts)), strict=True):
             if score is not None:
-                teacher.setdefault(text_key(document), score)
-    if both := {text_key(d) for d in groups["pos"]} & {text_key(d) for d in groups["neg"]}:
-        shown = next(document for document in groups["neg"] if text_key(document) in both)
-        raise DataError(f"the text {shown.text[:60]!r} is both in 'pos' and in 'neg'")
-    pools = (tuple(groups["neg"]),) if groups["neg"] else ()
-    return Example(query, tuple(groups["pos"]), pools, teacher, (), source)
+                teacher.setdefault(key, score)
+    answers = {key for _, key in groups["pos"]}
+    if both := [document for document, key in groups["neg"] if key in answers]:
+        raise DataError(f"the text {both[0].text[:60]!r} is both in 'pos' and in 'neg'")
+    positives, negatives = (tuple(document for document, _ in texts) for texts in groups.values())
+    return Example(query, positives, (negatives,) if negatives else (), teacher, (), source)
 
 
-def _texts(value: Any, name: str, known: dict[tuple[str, str], Document]) -> list[Document]:
+def _texts(value: Any, name: str, known: _Known) -> list[tuple[Document, int]]:
     if not isinstance(value, list):
         raise DataError(f"{name!r} must be a list of texts, not a {type(value).__name__}")
     out = []
@@ -339,11 +339,13 @@ def _texts(value: Any, name: str, known: dict[tuple[str, str], Document]) -> lis
         if not isinstance(fields, dict) or "text" not in fields:
             raise DataError(f"{name}[{place}] must be a string, or an object with 'text' and optionally 'title'")
         text, title = fields["text"], fields.get("title") or ""
-        try:
-            document = Document(f"{len(known)}", text, title)
-        except InputError as error:
-            raise DataError(f"{name}[{place}]: {error}") from None
-        out.append(known.setdefault((title, text), document))
+        if not (isinstance(text, str) and isinstance(title, str)) or (title, text) not in known:
+            try:
+                document = Document(str(len(known)), text, title)
+            except InputError as error:
+                raise DataError(f"{name}[{place}]: {error}") from None
+            known[title, text] = document, text_key(document)
+        out.append(known[title, text])
     return out
 
 
@@ -377,25 +379,31 @@ def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) ->
         InputError: if there is none.
         DataError: if the file cannot be written.
     """
-    lines = [json.dumps(_as_record(example), ensure_ascii=False) + "\n" for example in examples]
-    if not lines:
-        raise InputError("there is no list to write")
+    path, count = Path(path), 0
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        replace_file(Path(path), "".join(lines).encode())
+        with beside.open("w", encoding="utf-8", newline="\n") as file:
+            for count, example in enumerate(examples, 1):  # noqa: B007 - it is the number of them
+                file.write(json.dumps(_as_record(example), ensure_ascii=False) + "\n")
+        if not count:
+            raise InputError("there is no list to write")
+        beside.replace(path)
     except OSError as error:
         raise DataError(f"cannot be written: {error}", path=path) from error
-    return len(lines)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
 
 
 def _as_record(example: Example) -> dict[str, Any]:
     negatives: dict[int, Document] = {}
     for document in (document for pool in example.pools for document in pool):
         negatives.setdefault(text_key(document), document)
-    groups = {"pos": example.positives, "neg": tuple(negatives.values())}
+    groups = {"pos": [(text_key(d), d) for d in example.positives], "neg": list(negatives.items())}
     record: dict[str, Any] = {"query": example.query}
     for name, documents in groups.items():
-        record[name] = [{"title": d.title, "text": d.text} if d.title else d.text for d in documents]
+        record[name] = [{"title": d.title, "text": d.text} if d.title else d.text for _, d in documents]
     if example.teacher:
         for name, documents in groups.items():
-            record[f"{name}_scores"] = [example.teacher.get(text_key(document)) for document in documents]
+            record[f"{name}_scores"] = [example.teacher.get(key) for key, _ in documents]
     return record

@@ -144,6 +144,10 @@ def test_pools_are_written_once_each_in_order(tmp_path):
     assert json.loads((tmp_path / "x.jsonl").read_text())["neg"] == ["a", "b", "c"]
     with pytest.raises(InputError, match="no list"):
         write_examples(tmp_path / "x.jsonl", [])
+    with pytest.raises(DataError, match="cannot be written"):
+        write_examples(tmp_path / "no" / "x.jsonl", [Example("q", (a,), ((b,),))])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]  # as it was
+    assert json.loads((tmp_path / "x.jsonl").read_text())["neg"] == ["a", "b", "c"]
 
 
 GOOD = {"query": "q", "pos": ["p"], "neg": ["n"]}
