@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,25 @@ class TokenStates:
     spans: np.ndarray
     pooled: np.ndarray
     truncated: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """N texts as token ids.
+
+    Args:
+        ids: of each text, with the special tokens and whatever it stands behind.
+        lead: how many ids stand before the first of a text's own.
+        counts: int64 (N,), tokens of each text that are read.
+        truncated: int64 (N,), tokens at the end of each text that are not.
+        spans: the characters ``[start, end)`` that each of its tokens covers.
+    """
+
+    ids: list[list[int]]
+    lead: int
+    counts: np.ndarray
+    truncated: np.ndarray
+    spans: list[list[tuple[int, int]]]
 
 
 def find_minilm(path: str | Path | None = None) -> Path:
@@ -117,9 +136,11 @@ class MiniLM:
         path: folder of the checkpoint, or None to search (`find_minilm`).
         device: a torch device, or None for CUDA where there is one, else CPU.
         max_length: tokens read of a text, the two special ones included; at most 512. The published model uses 256.
+        trained: weights that training has changed, by name, to take the place of the published ones.
+        revision: of those.
 
     Raises:
-        ModelError: if the model cannot be found or verified.
+        ModelError: if the model cannot be found or verified, or ``trained`` are not weights of its.
         InputError: if ``max_length`` is out of range.
 
     Example:
@@ -130,11 +151,16 @@ class MiniLM:
     """
 
     name = "minilm"
-    revision = f"sha256:{SHA256}"
     dim = 384
 
     def __init__(
-        self, path: str | Path | None = None, *, device: str | torch.device | None = None, max_length: int = 256
+        self,
+        path: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        max_length: int = 256,
+        trained: Mapping[str, torch.Tensor] | None = None,
+        revision: str = "",
     ) -> None:
         import torch
         from tokenizers import Tokenizer
@@ -157,12 +183,19 @@ class MiniLM:
         hf_logging.set_verbosity_error()
         hf_logging.disable_progress_bar()
         try:
-            self._model = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
+            self.network = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
         finally:
             hf_logging.set_verbosity(verbosity)
             if bars:
                 hf_logging.enable_progress_bar()
-        self._model.eval().to(self.device)
+        self.revision, self.trained = f"sha256:{SHA256}", trained
+        if trained is not None:
+            own = self.network.state_dict()
+            if strange := sorted(name for name, value in trained.items() if name not in own or value.shape != own[name].shape):
+                raise ModelError(f"{REPOSITORY} has no weight {strange[0]!r} of that shape; the trained file is not of this model")
+            self.network.load_state_dict({name: value.float() for name, value in trained.items()}, strict=False)
+            self.revision = revision
+        self.network.eval().to(self.device)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embed queries: float32 (N, 384), unit rows."""
@@ -201,7 +234,7 @@ class MiniLM:
     @property
     def config(self) -> Any:
         """The transformer's configuration, as transformers has it."""
-        return self._model.config
+        return self.network.config
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Embed documents: float32 (N, 384), unit rows. This model treats them as it treats queries."""
@@ -226,43 +259,70 @@ class MiniLM:
         encodings = (self._tokenizer.encode(text, add_special_tokens=False) for text in texts)
         return [np.array(e.offsets[: self.room], dtype=np.int32).reshape(-1, 2) for e in encodings]
 
-    def read(self, texts: Sequence[str], *, states: bool = True) -> TokenStates:
+    def read(self, texts: Sequence[str], *, states: bool = True, behind: str = "") -> TokenStates:
         """Read each text alone, in length-sorted batches under a token budget.
 
         Args:
             texts: N strings; an empty one has no token states and the embedding of an empty text.
             states: keep the token states (4 * 384 bytes per token) or only the pooled embeddings.
+            behind: a text that each of them sees before itself, such as the query; its own states are left out. What it
+                takes of the room, up to a half, they lose.
 
         Returns:
             `TokenStates` in input order. Up to rounding, a text's rows depend on nothing but the text.
         """
         import torch
 
-        room = self.room
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ids = [e.ids[:room] for e in encodings]
-        counts = np.array([len(i) for i in ids], dtype=np.int64)
+        tokens = self.tokenise(texts, behind=behind)
+        counts = tokens.counts
         offsets = np.concatenate([[0], np.cumsum(counts)])
         packed = np.empty((int(offsets[-1]), self.dim), dtype=np.float32) if states else None
-        pooled = np.empty((len(ids), self.dim), dtype=np.float32)
+        pooled = np.empty((len(counts), self.dim), dtype=np.float32)
         with torch.inference_mode():
-            for batch in token_budget_batches((counts + 2).tolist(), _TOKEN_BUDGET[self.device.type]):
-                length = int(counts[batch[0]]) + 2
-                tokens = np.zeros((len(batch), length), dtype=np.int64)  # (B, L), 0 is [PAD]
-                for row, i in enumerate(batch):
-                    tokens[row, : counts[i] + 2] = [self._cls, *ids[i], self._sep]
-                input_ids = torch.from_numpy(tokens).to(self.device)
-                mask = (torch.arange(length) < torch.from_numpy(counts[batch] + 2)[:, None]).to(self.device)
-                hidden = self._model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state  # (B, L, D)
+            for batch in token_budget_batches((counts + tokens.lead + 1).tolist(), _TOKEN_BUDGET[self.device.type]):
+                hidden, mask = self.hidden(tokens, batch)
                 mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
                 pooled[batch] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
                 if packed is not None:
                     unit = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
                     for row, i in enumerate(batch):
-                        packed[offsets[i] : offsets[i + 1]] = unit[row, 1 : counts[i] + 1]
-        spans = np.array([o for e in encodings for o in e.offsets[:room]], dtype=np.int32).reshape(-1, 2)
-        truncated = np.array([len(e.ids) for e in encodings], dtype=np.int64) - counts
-        return TokenStates(packed, offsets, spans, pooled, truncated)
+                        packed[offsets[i] : offsets[i + 1]] = unit[row, tokens.lead : counts[i] + tokens.lead]
+        spans = np.array([o for one in tokens.spans for o in one], dtype=np.int32).reshape(-1, 2)
+        return TokenStates(packed, offsets, spans, pooled, tokens.truncated)
+
+    def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
+        """Token ids of texts as they are read; see `read`."""
+        room = self.room
+        first = [self._cls]
+        if behind:
+            first += [*self._tokenizer.encode(behind, add_special_tokens=False).ids[: room // 2 - 1], self._sep]
+            room -= len(first) - 1
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        counts = np.array([min(len(e.ids), room) for e in found], dtype=np.int64)
+        truncated = np.array([len(e.ids) for e in found], dtype=np.int64) - counts
+        ids = [[*first, *e.ids[:room], self._sep] for e in found]
+        return Tokens(ids, len(first), counts, truncated, [e.offsets[:room] for e in found])
+
+    def hidden(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last hidden states of some texts, in one forward pass, with gradients where they are asked for.
+
+        Args:
+            tokens: of `tokenise`.
+            batch: places of B texts in it.
+
+        Returns:
+            (float32 (B, L, 384), bool (B, L)): the states, special tokens included, and which of them are the text's.
+        """
+        import torch
+
+        lengths = [len(tokens.ids[i]) for i in batch]
+        padded = np.zeros((len(batch), max(lengths)), dtype=np.int64)  # (B, L), 0 is [PAD]
+        for row, i in enumerate(batch):
+            padded[row, : lengths[row]] = tokens.ids[i]
+        mask = (torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]).to(self.device)
+        input_ids = torch.from_numpy(padded).to(self.device)
+        # float32 whatever autocast makes of what lies between
+        return self.network(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state.float(), mask
 
 
 def load_minilm(max_length: int = 256, device: str | None = None) -> MiniLM:

@@ -51,7 +51,8 @@ class Layout:
         normalisation: over which keys a signal token's attention sums to one; ``documents``: all tokens of all
             candidates, and nothing else (BlockRank, 2025, section 3.3); ``all_keys``: everything it sees (ICR, QRHead).
         readout: ``mass``, the mean over signal tokens and heads of the attention on the block; ``log_mass``, the mean
-            of its logarithm, so that every signal token must find something; ``maxsim``, the mean of the largest logit.
+            of its logarithm, so that every signal token must find something; ``maxsim``, the mean of the largest logit;
+            ``learnt``, what weights beside the layout make of it (`LearntReadout`).
         scale: the factor on logits before the softmax that is read, an inverse temperature. The default model's logits
             are cosines, a decoder's its own.
         instruction: stands before the documents, which all see it. With ``{query}`` in it they see the query, and
@@ -97,7 +98,7 @@ class Layout:
     signal_tokens: str
     max_block_tokens: int
     normalisation: Literal["documents", "all_keys"]
-    readout: Literal["mass", "log_mass", "maxsim"]
+    readout: Literal["mass", "log_mass", "maxsim", "learnt"]
     scale: float
     instruction: str = ""
     query: str = "{query}"
@@ -135,6 +136,8 @@ class Layout:
         self._check_numbers()
         if self.model == "minilm":
             self._check_minilm()
+        elif self.readout == "learnt":
+            self._refuse("readout 'learnt' is for minilm; decoders learn in their layers")
 
     def _check_templates(self) -> None:
         for field, allowed, needed in (
@@ -193,6 +196,8 @@ class Layout:
         wanted: dict[str, Any] = {"block": "{title} {text}", "mask": "block"}
         wanted |= {"positions": "restart", "signal_tokens": "query", "normalisation": "documents"}
         wanted |= {field.name: field.default for field in dataclasses.fields(self) if not _is_missing(field.default)}
+        if self.instruction == "{query}":  # documents that see the query
+            del wanted["instruction"]
         for field, value in wanted.items():
             if getattr(self, field) != value:
                 self._refuse(f"{field} must be {value!r} for minilm, not {getattr(self, field)!r}")

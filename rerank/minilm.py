@@ -6,13 +6,17 @@ over cosines between the query's tokens and all tokens of all candidates; see `L
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
 
 from ..documents import Document
-from ..errors import InputError, RankingError
+from ..errors import InputError, ModelError, RankingError
 from ..minilm import MiniLM, load_minilm
 from .layout import Layout, load_layout
 from .ranking import check_request, first_of_each_id, order_by_score
@@ -22,10 +26,13 @@ if TYPE_CHECKING:
     import torch
 
     from ..kernels import Keys
+    from .learnt import LearntReadout
 
 __all__ = ["MiniLMReranker"]
 
 logger = logging.getLogger(__name__)
+
+_WEIGHTS = "model.safetensors"
 
 
 class MiniLMReranker:
@@ -34,6 +41,10 @@ class MiniLMReranker:
     Args:
         layout: a `Layout` or the name of one.
         model: the reader, or None to load the default model.
+        readout: what was learnt, for layouts whose readout is that.
+
+    Raises:
+        InputError: if the layout and the readout do not go together.
 
     Example:
         >>> ranking = MiniLMReranker().rank("what sound do cats make", ["Dogs bark.", "Cats purr."])
@@ -41,10 +52,49 @@ class MiniLMReranker:
         'Cats purr.'
     """
 
-    def __init__(self, layout: Layout | str = "minilm", model: MiniLM | None = None) -> None:
+    def __init__(
+        self, layout: Layout | str = "minilm", model: MiniLM | None = None, readout: LearntReadout | None = None
+    ) -> None:
         self.layout = load_layout(layout) if isinstance(layout, str) else layout
+        if (self.layout.readout == "learnt") != (readout is not None):
+            raise InputError(
+                f"layout {self.layout.name!r} reads {self.layout.readout!r}, which "
+                + ("no learnt weights go with" if readout else "needs learnt weights: load the folder they are in")
+            )
         self.name = self.layout.name
         self.model = self.reads = model or load_minilm(self.layout.max_block_tokens)
+        self.readout = readout
+
+    @classmethod
+    def load(cls, folder: str | Path, **changes: Any) -> MiniLMReranker:
+        """Load what was trained: ``layout.yaml`` and ``model.safetensors``.
+
+        Args:
+            folder: with both.
+            changes: fields of the layout to replace.
+
+        Raises:
+            ModelError: if the weights are missing, damaged, or of something else.
+            InputError: if the layout is not valid.
+        """
+        return cls(*_load_trained(Path(folder), changes))
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``layout.yaml`` and ``model.safetensors`` into a folder, for `load`; weights in half precision.
+
+        What the published model has is not written: only what was learnt.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        weights = {}
+        if self.readout is not None:
+            weights |= {f"readout.{name}": value.detach() for name, value in self.readout.state_dict().items()}
+        if self.model.trained is not None:
+            weights |= {f"encoder.{name}": value.half() for name, value in self.model.trained.items()}
+        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / _WEIGHTS)
+        text = yaml.safe_dump(self.layout.as_dict(), sort_keys=False, allow_unicode=True)
+        (folder / "layout.yaml").write_text(text, encoding="utf-8")
 
     def rank(
         self,
@@ -60,6 +110,7 @@ class MiniLMReranker:
         import torch
 
         from ..kernels import states_backend
+        from .learnt import LearntSignal
         from .signal import AttentionSignal, by_document
 
         started = time.perf_counter()
@@ -73,7 +124,7 @@ class MiniLMReranker:
         if not len(read.states):
             raise InputError(f"the query {query!r} has no token to attend with; ask something")
         q = torch.from_numpy(read.states)  # (S, D)
-        known = self._states(blocks, states or [None] * len(blocks))
+        known = self._states(query, blocks, states or [None] * len(blocks))
         keys = [block.keys for block in known]
         shapes = [_values(key).shape for key in keys]
         for block, shape in zip(blocks, shapes, strict=True):
@@ -83,14 +134,15 @@ class MiniLMReranker:
                 )
         if blocks and not any(shape[0] for shape in shapes):
             raise RankingError(f"none of the {len(blocks)} documents has a token to attend to")
-        reading = AttentionSignal()(q, keys, self.layout)
+        signal = AttentionSignal() if self.readout is None else LearntSignal(self.readout)
+        reading = signal(q, keys, self.layout)
         order, warnings = order_by_score(blocks, documents, reading.scores.tolist())
         if read.truncated[0]:
             warnings.append(f"the last {read.truncated[0]} tokens of the query were not read")
         if best_per_id:
             order = first_of_each_id(order, blocks)
         kept = order[:top_n]
-        marks = self._evidence(blocks, keys, q, reading.normaliser, kept, evidence)
+        marks = self._evidence(blocks, keys, reading.rows, reading.normaliser, kept, evidence)
         scores, mass, shares = reading.scores.tolist(), by_document(reading.shares).tolist(), reading.shares.T.tolist()
         for warning in warnings:
             logger.info("%s: %s", query[:80], warning)
@@ -120,15 +172,19 @@ class MiniLMReranker:
         evidence: Literal["sentence", "token"] | None = None,
     ) -> list[Ranking]:
         """See `Reranker.rank_batch`. Documents are read once for all lists; everything else is per list."""
+        if not self.layout.keepable:
+            return [self.rank(query, documents, top_n, evidence=evidence) for query, documents in lists]
         converted = [as_documents(documents) for _, documents in lists]
         distinct = {block.contents: block for blocks in converted for block in blocks}
-        read = dict(zip(distinct, self._states(list(distinct.values()), [None] * len(distinct)), strict=True))
+        read = dict(zip(distinct, self._states("", list(distinct.values()), [None] * len(distinct)), strict=True))
         return [
             self.rank(query, documents, top_n, evidence=evidence, states=[read[block.contents] for block in blocks])
             for (query, documents), blocks in zip(lists, converted, strict=True)
         ]
 
-    def _states(self, blocks: Sequence[Document], kept: Sequence[DocumentStates | None]) -> list[DocumentStates]:
+    def _states(
+        self, query: str, blocks: Sequence[Document], kept: Sequence[DocumentStates | None]
+    ) -> list[DocumentStates]:
         """States of every document, reading those that were not kept."""
         import torch
 
@@ -136,7 +192,7 @@ class MiniLMReranker:
         texts = list(dict.fromkeys(b.contents for b, k in zip(blocks, kept, strict=True) if k is None))
         fresh: dict[str, DocumentStates] = {}
         if texts:
-            read = self.model.read(texts)
+            read = self.model.read(texts, behind=self.layout.instruction.replace("{query}", query))
             assert read.states is not None
             for i, text in enumerate(texts):
                 rows = torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]])
@@ -160,6 +216,8 @@ class MiniLMReranker:
         marks = {}
         for i, spans in zip(wanted, self.model.spans([blocks[i].contents for i in wanted]), strict=True):
             mass = states_attention(q, keys[i], normaliser.float(), scale=self.layout.scale).numpy()
+            if not self.layout.keepable:  # behind the query there is less room
+                spans = spans[: len(mass)]
             if len(mass) != len(spans):
                 raise InputError(
                     f"document {blocks[i].id!r} has {len(spans)} tokens but came with {len(mass)} kept states; "
@@ -167,6 +225,32 @@ class MiniLMReranker:
                 )
             marks[i] = find_evidence(blocks[i], spans, mass, level)
         return marks
+
+
+def _load_trained(folder: Path, changes: dict[str, Any]) -> tuple[Layout, MiniLM | None, LearntReadout | None]:
+    """Layout, model (None for the published one) and readout (None for one without weights) of a folder."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from .learnt import LearntReadout
+
+    layout = load_layout(folder / "layout.yaml", **changes)
+    path = folder / _WEIGHTS
+    try:
+        data = path.read_bytes()
+        weights = load(data)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read as weights ({error}); train or copy the folder again") from error
+    own = {name.removeprefix("readout."): value for name, value in weights.items() if name.startswith("readout.")}
+    encoder = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
+    readout = LearntReadout.of(own, scale=layout.scale, source=path) if own else None
+    if len(own) + len(encoder) < len(weights) or not weights:
+        raise ModelError(f"{path}: these are not weights that sightline train wrote for minilm")
+    model = None
+    if encoder:
+        revision = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        model = MiniLM(max_length=layout.max_block_tokens, trained=encoder, revision=revision)
+    return layout, model, readout
 
 
 def _values(key: Keys) -> torch.Tensor:

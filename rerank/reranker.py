@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from ..documents import Document
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 Candidate = Document | str | Mapping[str, Any]
+_SHIPPED = {"sightline-mini": Path(__file__).parents[1] / "data" / "sightline_mini"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +217,9 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
 
     Args:
         name: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or ``minilm-maxsim``, or the
-            path of its YAML file; or a decoder model, ``hf:`` and its name on the hub or its folder. With ``layout``
-            the ``hf:`` may be left out. ``hf:MODEL#LAYOUT`` names both.
+            path of its YAML file; ``sightline-mini``, which learnt to read it; a folder that ``sightline train`` wrote;
+            or a decoder model, ``hf:`` and its name on the hub or its folder. With ``layout`` the ``hf:`` may be left
+            out. ``hf:MODEL#LAYOUT`` names both.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
         options: for decoder models those of `DecoderReranker`; what is left are fields of the layout to replace, such
@@ -236,7 +239,11 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
     if not name.startswith("hf:") and layout is None:
         from .minilm import MiniLMReranker
 
-        return MiniLMReranker(load_layout(name, **options))
+        folder = _SHIPPED.get(name, Path(name))
+        if (folder / "layout.yaml").is_file() and load_layout(folder / "layout.yaml").model == "minilm":
+            return MiniLMReranker.load(folder, **options)
+        if not folder.is_dir():
+            return MiniLMReranker(load_layout(name, **options))
     import inspect
 
     from .decoder.reranker import DecoderReranker, saved_layout

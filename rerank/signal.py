@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from .layout import Layout
 
-__all__ = ["AttentionSignal", "Reading", "Signal"]
+__all__ = ["NOTHING", "AttentionSignal", "Reading", "Signal", "by_document"]
 
 # What a document without tokens gets: below any value of one that has some, whatever the scale (at most 1000, and
 # cosines are at most 2 apart).
-_NOTHING = -10_000.0
+NOTHING = -10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,13 @@ class Reading:
         scores: float64 (N,), higher is better; only comparable within this list.
         shares: float64 (S, N), each signal token's attention on each document; rows sum to one.
         normaliser: float64 (S,), log-sum-exp over all tokens of all documents.
+        rows: float32 (S, D), what asked: the signal tokens' states, or what was learnt to make of them.
     """
 
     scores: torch.Tensor
     shares: torch.Tensor
     normaliser: torch.Tensor
+    rows: torch.Tensor
 
 
 class Signal(Protocol):
@@ -59,15 +61,15 @@ class AttentionSignal:
         lse = states_lse(q, keys, scale=layout.scale).double()  # (S, N)
         # Summed in sorted order, the normaliser is the same whatever the order of the documents.
         normaliser = torch.logsumexp(lse.sort(dim=1).values, dim=1)  # (S,)
-        log_shares = (lse - normaliser[:, None]).clamp_min(_NOTHING)
+        log_shares = (lse - normaliser[:, None]).clamp_min(NOTHING)
         shares = log_shares.exp()
         if layout.readout == "mass":
             scores = by_document(shares)
         elif layout.readout == "log_mass":
             scores = by_document(log_shares)
         else:
-            scores = by_document(states_max(q, keys).double().clamp_min(_NOTHING))
-        return Reading(scores, shares, normaliser)
+            scores = by_document(states_max(q, keys).double().clamp_min(NOTHING))
+        return Reading(scores, shares, normaliser, q)
 
 
 def by_document(values: torch.Tensor) -> torch.Tensor:

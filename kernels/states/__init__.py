@@ -2,7 +2,8 @@
 
 The states of a document may be memory-mapped, fp16, or int8 with one scale per row (`QuantizedKeys`), and never
 become one packed tensor; arithmetic and results are fp32. Every document is reduced by itself, so its numbers do not
-depend, to the last bit, on its place in the list, on its neighbours, or on how a list is split over calls.
+depend, to the last bit, on its place in the list, on its neighbours, or on how a list is split over calls. Gradients
+flow to queries and to keys that are tensors.
 """
 
 from __future__ import annotations

@@ -21,9 +21,11 @@ def _products(q: torch.Tensor, keys: Sequence[Keys]) -> Iterator[torch.Tensor]:
     q = q.float()
     values = [key.values if isinstance(key, QuantizedKeys) else key for key in keys]
     row = torch.empty(max(map(len, values), default=0), q.shape[1], device=q.device)
+    learning = torch.is_grad_enabled() and (q.requires_grad or any(value.requires_grad for value in values))
     for key, value in zip(keys, values, strict=True):
         # The product is fresh, aligned memory each time: BLAS rounds differently on differently aligned output.
-        product = q @ row[: len(value)].copy_(value).T
+        # Gradients need the keys as they were, and the buffer is written over.
+        product = q @ (value.float() if learning else row[: len(value)].copy_(value)).T
         yield product * key.scales if isinstance(key, QuantizedKeys) else product
 
 

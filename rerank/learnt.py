@@ -1,0 +1,177 @@
+"""What the default model's query block may learn to ask, and how to read the answers; its documents stay as they are.
+
+All of it is on the side of the query, so that token states of documents which were kept for the training-free readout
+serve this one, too. Untrained, every part leaves the scores of the layout ``minilm`` as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import nn
+
+from ..errors import InputError, ModelError
+from ..kernels import states_lse, states_max
+from ..kernels.states.keys import to_float
+from .signal import NOTHING, Reading, by_document
+
+if TYPE_CHECKING:
+    from ..kernels import Keys
+    from .layout import Layout
+
+__all__ = ["PARTS", "LearntReadout", "LearntSignal", "Part"]
+
+Part = Literal["weights", "projection", "heads", "read"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+# the weight by whose presence a part is known
+_SIGNS: dict[Part, str] = {"weights": "weigh", "projection": "down", "heads": "inner", "read": "gate"}
+_HIDDEN = 32
+_RANK = 16
+_STEP = 5.0  # cosines differ by hundredths: what the small network sees and says of them is stretched by so much
+
+
+class LearntReadout(nn.Module):
+    """From a query's token states to scores; S signal tokens, N documents, D dimensions.
+
+    - ``weights``: signal tokens count by a softmax over a linear function of their states, so by their meaning in
+      context, rather than alike.
+    - ``projection``: rows ask with ``g (x + U V x) + b``: a low-rank bilinear form, a temperature, and a bias of keys.
+    - ``heads``: three heads of attention, at the layout's scale, at twice that, and at infinity (MaxSim), each also
+      relative to its mean over the list, are read by a network of one hidden layer, for each signal token and document
+      alike; its result adds to the log mass. So candidates compete in what each token makes of them.
+    - ``read``: before it asks, the query block reads the documents: ``x <- unit(x + g Attention(x))``.
+
+    Args:
+        parts: which of them; in any order.
+        dim: D.
+        scale: of the layout.
+
+    Raises:
+        InputError: if there is no such part, or none.
+
+    Example:
+        >>> sum(weight.numel() for weight in LearntReadout(["weights", "heads"]).parameters())
+        641
+    """
+
+    def __init__(self, parts: Sequence[Part], dim: int = 384, scale: float = 20.0) -> None:
+        super().__init__()
+        if not parts or set(parts) - set(PARTS):
+            raise InputError(f"what can be learnt is {', '.join(PARTS)}; not {', '.join(parts) or 'nothing'}")
+        self.parts: tuple[Part, ...] = tuple(part for part in PARTS if part in parts)
+        self.scale = scale
+        # Drawn apart from what others draw: the start is the same wherever it is made.
+        draw = torch.Generator().manual_seed(0)
+        if "weights" in parts:
+            self.weigh = nn.Parameter(torch.zeros(dim))
+        if "projection" in parts:
+            self.down = nn.Parameter(torch.randn(_RANK, dim, generator=draw) * dim**-0.5)
+            self.up = nn.Parameter(torch.zeros(dim, _RANK))
+            self.bias = nn.Parameter(torch.zeros(dim))
+            self.gain = nn.Parameter(torch.zeros(()))
+        if "heads" in parts:
+            self.inner = nn.Parameter(torch.randn(_HIDDEN, 6, generator=draw) * 6**-0.5)
+            self.inner_bias = nn.Parameter(torch.zeros(_HIDDEN))
+            self.outer = nn.Parameter(torch.zeros(_HIDDEN))
+        if "read" in parts:
+            self.gate = nn.Parameter(torch.zeros(()))
+            self.sharpness = nn.Parameter(torch.zeros(()))
+
+    @classmethod
+    def of(cls, weights: Mapping[str, torch.Tensor], scale: float, source: object) -> LearntReadout:
+        """The readout that has these weights.
+
+        Args:
+            weights: by name.
+            scale: of the layout.
+            source: where they are from, for messages.
+
+        Raises:
+            ModelError: if they are not such weights, or not finite.
+        """
+        parts = [part for part, name in _SIGNS.items() if name in weights]
+        wrong = f"{source}: these are not the weights of a learnt readout; train or copy the folder again"
+        if not parts or not all(value.isfinite().all() for value in weights.values()):
+            raise ModelError(wrong)
+        readout = cls(parts, scale=scale)
+        try:
+            readout.load_state_dict({name: value.float() for name, value in weights.items()})
+        except RuntimeError as error:
+            raise ModelError(wrong) from error
+        return readout
+
+    def forward(self, q: torch.Tensor, keys: Sequence[Keys]) -> Reading:
+        """Score one list.
+
+        Args:
+            q: float32 (S, D), unit rows.
+            keys: N documents' token states, each (T_n, D).
+
+        Returns:
+            Scores are means over signal tokens of the log mass with what was learnt. Documents without tokens stand at
+            the end, whatever that is.
+        """
+        rows = q
+        if "read" in self.parts:
+            rows = rows + self.gate * _attend(self.sharpness.exp() * rows, keys, self.scale)
+            rows = nn.functional.normalize(rows, dim=-1)
+        if "projection" in self.parts:
+            rows = self.gain.exp() * (rows + rows @ self.down.T @ self.up.T + self.bias)
+        weights = q.new_full((len(q),), 1 / len(q))
+        if "weights" in self.parts:
+            weights = torch.softmax(q @ self.weigh, dim=0)
+        lse = states_lse(rows, keys, scale=self.scale)  # (S, N)
+        # Summed in sorted order, the normaliser is the same to the last bit whatever the order of the documents.
+        normaliser = torch.logsumexp(lse.double().sort(dim=1).values, dim=1)
+        log_shares = (lse.double() - normaliser[:, None]).clamp_min(NOTHING)
+        values = log_shares
+        if "heads" in self.parts:
+            values = values + self._heads(rows, lse, keys)
+        empty = torch.isneginf(lse).all(dim=0)
+        scores = by_document(values * (weights * len(q))[:, None])
+        return Reading(scores.masked_fill(empty, NOTHING), log_shares.exp(), normaliser, rows)
+
+    def _heads(self, rows: torch.Tensor, lse: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
+        twice = 2 * self.scale
+        read = [lse / self.scale, states_lse(rows, keys, scale=twice) / twice, states_max(rows, keys)]
+        seen = ~torch.isneginf(lse)
+        features = []
+        for one in read:
+            value = torch.where(seen, one, torch.zeros_like(one)).double()
+            mean = value.sort(dim=1).values.sum(dim=1) / seen.sum(dim=1).clamp_min(1)
+            features += [value, _STEP * (value - mean[:, None])]
+        # Sums of single products, not a matrix product: to the last bit, no document's result depends on its place.
+        hidden: torch.Tensor = self.inner_bias.double()[:, None, None]
+        for number, feature in enumerate(features):
+            hidden = hidden + self.inner.double()[:, number, None, None] * feature  # (H, S, N)
+        hidden = hidden.relu() * self.outer.double()[:, None, None]
+        total = hidden[0]
+        for one in hidden[1:]:
+            total = total + one
+        return _STEP * total
+
+
+class LearntSignal:
+    """`LearntReadout` over kept token states; implements `Signal`.
+
+    Args:
+        readout: what was learnt.
+    """
+
+    def __init__(self, readout: LearntReadout) -> None:
+        self.readout = readout.eval()
+
+    def __call__(self, q: torch.Tensor, keys: Sequence[Keys], layout: Layout) -> Reading:
+        """See `Signal`."""
+        with torch.inference_mode():
+            reading: Reading = self.readout(q, keys)
+        return reading
+
+
+def _attend(rows: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
+    """Attention over all tokens of all documents, whose states are the values: (S, D)."""
+    states = torch.cat([to_float(one) for one in keys])
+    return torch.softmax(scale * (rows @ states.T), dim=-1) @ states
