@@ -96,11 +96,13 @@ def mine(
 def train(
     model: Annotated[str, typer.Argument(help="minilm, or hf:MODEL for a decoder.")],
     data: Annotated[
-        list[str], typer.Argument(metavar="DATA...", help="FOLDER[:SPLIT][@WEIGHT] or lists.jsonl[@WEIGHT].")
+        list[str],
+        typer.Argument(metavar="DATA...", help="FOLDER:SPLIT@WEIGHT or lists.jsonl@WEIGHT; train and 1 if left out."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the weights and their card; a run in it is taken up again.")],
     dev: Annotated[
-        list[str] | None, typer.Option("--dev", help="FOLDER[:SPLIT] to measure on; several count alike.")
+        list[str] | None,
+        typer.Option("--dev", help="FOLDER:SPLIT to measure on, dev if left out; several count alike."),
     ] = None,
     run: Annotated[
         list[str] | None,

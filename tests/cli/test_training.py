@@ -53,6 +53,11 @@ def test_train_writes_a_model_with_its_card(run, folders, tmp_path):
     assert code == 2 and "holds no run to go on with" in err
 
 
+def test_help_is_not_taken_for_markup(run):
+    said = run("train", "--help")[1]
+    assert "SPLIT@WEIGHT" in said and "LOW-HIGH" in said
+
+
 def test_train_in_json(run, folders, tmp_path):
     train, _, _ = folders
     lists = tmp_path / "lists.jsonl"

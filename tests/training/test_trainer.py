@@ -321,6 +321,24 @@ def test_an_interrupt_while_measuring(made, tmp_path, monkeypatch):
     assert torch.equal(weights, whole) and summary["history"] == one["history"]
 
 
+@pytest.mark.parametrize("dev", [True, False])
+def test_an_interrupt_while_the_result_is_written(made, tmp_path, monkeypatch, dev):
+    whole, one = trained(made, tmp_path / "whole", dev=dev, save_every=7)
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(module, "model_card", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(made, tmp_path / "out", dev=dev, save_every=7)
+    assert (tmp_path / "out" / "model.safetensors").exists() and (tmp_path / "out" / STATE).exists()
+    weights, summary = trained(made, tmp_path / "out", dev=dev, save_every=7)
+    assert torch.equal(weights, whole)
+    assert (summary["losses"], summary["dev"]) == (one["losses"], one["dev"])
+    assert not (tmp_path / "out" / STATE).exists()
+
+
 def kill(out, after):
     """Run the toy in a process, and kill it when its state has been written ``after`` times."""
     environment = os.environ | {"PYTHONPATH": str(Path(sightline.__file__).parents[1])}
