@@ -192,7 +192,8 @@ class MiniLMReranker:
         texts = list(dict.fromkeys(b.contents for b, k in zip(blocks, kept, strict=True) if k is None))
         fresh: dict[str, DocumentStates] = {}
         if texts:
-            read = self.model.read(texts, behind=self.layout.instruction.replace("{query}", query))
+            behind = self.layout.instruction.replace("{query}", query)
+            read = self.model.read(texts, behind=behind) if behind else self.model.read(texts)
             assert read.states is not None
             for i, text in enumerate(texts):
                 rows = torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]])

@@ -125,6 +125,7 @@ def main() -> None:
     data = data_folder()
     sources, found = examples(data)
     options: dict[str, Any] = {"parts": ["weights", "heads"], "precision": "bfloat16", "name": "sightline-mini"}
+    options["remember"] = 12_000_000  # all of them: 9 GB
     summary = train(
         MiniLMLearner(**options),
         found,

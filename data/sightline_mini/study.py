@@ -1,0 +1,226 @@
+"""The study behind ``sightline-mini``: what to train of the default model, and how little; on dev splits only.
+
+    SIGHTLINE_DATA=path/to/collections python -m sightline.data.sightline_mini.study OUT
+
+Every row is a run of its own in a folder of OUT, and is not run again if it is there. Rows with a frozen encoder share
+what has been read. Those that train the encoder are measured on fewer questions, and see few lists: minutes on a CPU
+are not what such training needs, and the table says how many lists it were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ...rerank.reranker import Reranker, load_reranker
+from ...training.card import Origin
+from ...training.config import TrainingConfig
+from ...training.dev import DevSet
+from ...training.examples import Example, text_key
+from ...training.lists import Sampling
+from ...training.loss import Objective
+from ...training.minilm import MiniLMLearner, RememberingMiniLM
+from ...training.trainer import train
+from .recipe import CONFIG, OBJECTIVE, SAMPLING, data_folder, dev_sets, examples
+
+__all__ = ["VARIANTS", "Variant", "study"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row of the table.
+
+    Args:
+        name: of the row and its folder.
+        what: in words.
+        options: of `MiniLMLearner`.
+        config: changes to the recipe's.
+        sampling: changes to the recipe's.
+        objective: changes to the recipe's.
+        teacher: the row whose reranker scores the lists; "" for none.
+    """
+
+    name: str
+    what: str
+    options: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    teacher: str = ""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether states of documents are read once for all rows."""
+        return self.options.get("encoder", "frozen") == "frozen"
+
+
+_FEW: dict[str, Any] = {"epochs": None, "steps": 40, "lists": 8, "weight_decay": 0.0}
+_SHORT: dict[str, Any] = {"documents": (8, 12), "in_batch": 0.15}
+
+VARIANTS = (
+    Variant("weights", "(a) learnt token weights", {"parts": ["weights"]}),
+    Variant("projection", "(b) learnt projection, temperature and key bias", {"parts": ["projection"]}),
+    Variant("heads", "(c) three heads of attention, read by a small network", {"parts": ["heads"]}),
+    Variant("weights-heads", "(a, c)", {"parts": ["weights", "heads"]}),
+    Variant("read", "(d) the query block reads the candidates first", {"parts": ["read"]}),
+    Variant("weights-heads-read", "(a, c, d)", {"parts": ["weights", "heads", "read"]}),
+    Variant("all", "(a, b, c, d)", {"parts": ["weights", "projection", "heads", "read"]}),
+    Variant("wise", "(a, b, c, d), half-way from the start (WiSE-FT)", {"parts": ["weights", "projection", "heads", "read"]}, config={"alpha": 0.5}),
+    Variant(
+        "perturbed",
+        "(a, c), a third of lists without titles, of documents with shuffled sentences",
+        {"parts": ["weights", "heads"]},
+        sampling={"drop_titles": 0.33, "shuffle_sentences": 0.33},
+    ),
+    Variant("own", "(a, c), negatives of BM25 alone", {"parts": ["weights", "heads"]}, sampling={"in_batch": 0.0}),
+    Variant("short", "(a, c), lists of 5 to 12", {"parts": ["weights", "heads"]}, sampling={"documents": (5, 12)}),
+    Variant(
+        "full",
+        "all of the encoder, at a low rate",
+        {"parts": [], "encoder": "full"},
+        config={**_FEW, "learning_rate": 2e-5},
+        sampling=_SHORT,
+    ),
+    Variant(
+        "full-anchored",
+        "the same, held to the start (L2) and half-way from it (WiSE-FT)",
+        {"parts": [], "encoder": "full"},
+        config={**_FEW, "learning_rate": 2e-5, "alpha": 0.5},
+        sampling=_SHORT,
+        objective={"anchor_weight": 1e4},
+    ),
+    Variant(
+        "lora",
+        "adapters in the encoder (LoRA)",
+        {"parts": [], "encoder": "lora"},
+        config={**_FEW, "learning_rate": 3e-4},
+        sampling=_SHORT,
+    ),
+    Variant(
+        "prefix",
+        "(e) documents see the query, LoRA",
+        {"parts": [], "encoder": "lora", "prefix": True},
+        config={**_FEW, "learning_rate": 1e-3},
+        sampling=_SHORT,
+    ),
+    Variant(
+        "distilled",
+        "(a, c), taught by (e)",
+        {"parts": ["weights", "heads"]},
+        config={"epochs": 2},
+        objective={"distillation_weight": 1.0},
+        teacher="prefix",
+    ),
+)
+
+
+def study(out: Path, only: Sequence[str] = (), *, queries: int = 60, questions: int = 300) -> dict[str, Any]:
+    """Train and measure every row.
+
+    Args:
+        out: folder of the rows' folders.
+        only: names of rows; empty for all.
+        queries: of each dev collection; rows that train the encoder are measured on a third of them.
+        questions: of each collection, the first so many to learn from.
+
+    Returns:
+        For each row its mean nDCG@10 before and after, the same by collection with p, and what it cost.
+    """
+    data = data_folder()
+    known: dict[str, int] = {}
+    found: list[Example] = []
+    for example in examples(data, depth=30)[1]:
+        known[example.source] = known.get(example.source, 0) + 1
+        if known[example.source] <= questions:
+            found.append(example)
+    many = dev_sets(data, queries, 30)
+    few = [replace(one, depth=15) for one in dev_sets(data, max(1, queries // 3))]
+    model = RememberingMiniLM(tokens=8_000_000, precision="bfloat16")
+    rows: dict[str, Any] = {}
+    for variant in VARIANTS:
+        if only and variant.name not in only:
+            continue
+        folder = out / variant.name
+        if not (folder / "training.json").is_file():
+            lists = found
+            if variant.teacher:
+                lists = taught(found[:: max(1, len(found) // 150)], load_reranker(str(out / variant.teacher)))
+            _train(variant, folder, lists, many if variant.frozen else few, model)
+        rows[variant.name] = {"what": variant.what} | _row(json.loads((folder / "training.json").read_text()))
+        logger.info("%s: %s", variant.name, {k: v for k, v in rows[variant.name].items() if k != "dev"})
+    return rows
+
+
+def _train(
+    variant: Variant, folder: Path, lists: Sequence[Example], dev: Sequence[DevSet], model: RememberingMiniLM
+) -> None:
+    options = variant.options | {"name": variant.name}
+    learner = MiniLMLearner(**options, model=model) if variant.frozen else MiniLMLearner(**options)
+    config: TrainingConfig = replace(CONFIG, **variant.config)
+    # Every source alike: what is studied is what to train, and the recipe's weights are for all of the questions.
+    sampling: Sampling = replace(SAMPLING, **({"documents": (5, 30), "weights": {}} | variant.sampling))
+    objective: Objective = replace(OBJECTIVE, **variant.objective)
+    origin = Origin(base="sentence-transformers/all-MiniLM-L6-v2", options=options)
+    train(learner, lists, folder, config=config, sampling=sampling, objective=objective, dev=dev, origin=origin)
+
+
+def taught(lists: Sequence[Example], teacher: Reranker, depth: int = 20) -> list[Example]:
+    """Examples with a reranker's scores of their positives and of the first ``depth`` candidates, and no others."""
+    out = []
+    for example in lists:
+        pools = tuple(pool[:depth] for pool in example.pools)
+        documents = {text_key(d): d for d in (*example.positives, *(d for pool in pools for d in pool))}
+        ranking = teacher.rank(example.query, list(documents.values()))
+        scores = {text_key(item.document): item.score for item in ranking}
+        out.append(replace(example, pools=pools, teacher=scores))
+    return out
+
+
+def _row(summary: dict[str, Any]) -> dict[str, Any]:
+    dev = summary["dev"]
+    settings = summary["settings"]
+    history = summary["history"]
+    return {
+        "before": history[0]["mean"],
+        "after": history[-1]["mean"],
+        "lists": summary["steps"] * settings["lists"] * settings["accumulation"],
+        "seconds": round(summary["seconds"]),
+        "dev": {name: history[-1]["dev"][name] - history[0]["dev"][name] for name in dev},
+    }
+
+
+def main() -> None:
+    """Run the study and print its table."""
+    parser = argparse.ArgumentParser(description="What to train of the default model, on dev splits.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--only", nargs="*", default=[], choices=[variant.name for variant in VARIANTS])
+    parser.add_argument("--queries", type=int, default=60)
+    parser.add_argument("--questions", type=int, default=300)
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    rows = study(asked.out, asked.only, queries=asked.queries, questions=asked.questions)
+    (asked.out / "study.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    names = [name.split("/")[0] for name in next(iter(rows.values()))["dev"]]
+    table = Table("trained", "lists", "before", "after", *names)
+    for row in rows.values():
+        changes = (f"{value:+.3f}" for value in row["dev"].values())
+        table.add_row(row["what"], str(row["lists"]), f"{row['before']:.4f}", f"{row['after']:.4f}", *changes)
+    console = Console(file=sys.stdout)
+    console.width = max(console.width, 220)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
