@@ -191,8 +191,12 @@ class MiniLM:
         self.revision, self.trained = f"sha256:{SHA256}", trained
         if trained is not None:
             own = self.network.state_dict()
-            if strange := sorted(name for name, value in trained.items() if name not in own or value.shape != own[name].shape):
-                raise ModelError(f"{REPOSITORY} has no weight {strange[0]!r} of that shape; the trained file is not of this model")
+            if strange := sorted(
+                name for name, value in trained.items() if name not in own or value.shape != own[name].shape
+            ):
+                raise ModelError(
+                    f"{REPOSITORY} has no weight {strange[0]!r} of that shape; the trained file is not of this model"
+                )
             self.network.load_state_dict({name: value.float() for name, value in trained.items()}, strict=False)
             self.revision = revision
         self.network.eval().to(self.device)

@@ -87,7 +87,7 @@ class MiniLMReranker:
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        weights = {}
+        weights: dict[str, torch.Tensor] = {}
         if self.readout is not None:
             weights |= {f"readout.{name}": value.detach() for name, value in self.readout.state_dict().items()}
         if self.model.trained is not None:

@@ -175,7 +175,11 @@ class MiniLMLearner:
     def _trained(self) -> dict[str, torch.Tensor]:
         """The encoder's weights that differ from the published ones, adapters merged into them."""
         if self.encoder == "full":
-            return {key.removeprefix("encoder."): value.detach() for key, value in self._parameters.items() if key.startswith("encoder.")}
+            return {
+                key.removeprefix("encoder."): value.detach()
+                for key, value in self._parameters.items()
+                if key.startswith("encoder.")
+            }
         found = {}
         for key, module in self._adapted.base_model.model.named_modules():
             if hasattr(module, "get_delta_weight"):

@@ -103,7 +103,7 @@ def dev_sets(data: Path, queries: int = 100, depth: int = 50) -> list[DevSet]:
 def _candidates(dataset: Dataset) -> Mapping[str, Mapping[str, float]]:
     if dataset.name in _JUDGED_CANDIDATES:
         run: Mapping[str, Mapping[str, float]] = {
-            query: {id: 0.0 for id in dataset.qrels[query]} for query in dataset.queries
+            query: dict.fromkeys(dataset.qrels[query], 0.0) for query in dataset.queries
         }
     elif dataset.name == "trec_dl21":
         run = first_stage_run(dataset, dataset.folder / "run.bm25.trec")
@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train sightline-mini.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=float, default=CONFIG.epochs)
-    parser.add_argument("--queries", type=int, default=200, help="of each collection that is measured on")
+    parser.add_argument("--queries", type=int, default=100, help="of each collection that is measured on")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

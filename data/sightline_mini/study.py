@@ -76,7 +76,12 @@ VARIANTS = (
     Variant("read", "(d) the query block reads the candidates first", {"parts": ["read"]}),
     Variant("weights-heads-read", "(a, c, d)", {"parts": ["weights", "heads", "read"]}),
     Variant("all", "(a, b, c, d)", {"parts": ["weights", "projection", "heads", "read"]}),
-    Variant("wise", "(a, b, c, d), half-way from the start (WiSE-FT)", {"parts": ["weights", "projection", "heads", "read"]}, config={"alpha": 0.5}),
+    Variant(
+        "wise",
+        "(a, b, c, d), half-way from the start (WiSE-FT)",
+        {"parts": ["weights", "projection", "heads", "read"]},
+        config={"alpha": 0.5},
+    ),
     Variant(
         "perturbed",
         "(a, c), a third of lists without titles, of documents with shuffled sentences",

@@ -86,7 +86,10 @@ def test_untrained_it_scores_as_the_layout_minilm(part):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.integers(0, 20), min_size=2, max_size=40).filter(any), st.integers(1, 9), st.integers(0, 99), st.randoms()
+    st.lists(st.integers(0, 20), min_size=2, max_size=40).filter(any),
+    st.integers(1, 9),
+    st.integers(0, 99),
+    st.randoms(),
 )
 def test_order_leaves_no_trace_and_duplicates_are_equal(lengths, rows, seed, draw):
     q, keys = unit(rows, 24, seed=seed), [unit(n, 24, seed=n) for n in lengths]
