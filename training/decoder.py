@@ -129,7 +129,7 @@ class DecoderLearner:
         self.ranker = DecoderReranker(Decoder(cut_off(self.base, self.layers), self.tokenizer, model, revision), layout)
         if gradient_checkpointing:
             # The reentrant kind loses what leaves a layer by another way than its result, as the signal does.
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            _checkpoint(self.model)
         self._freeze_the_unreached()
         self._parameters = {name: one for name, one in self.base.named_parameters() if one.requires_grad}
 
@@ -272,6 +272,12 @@ class DecoderLearner:
     def _merged(self) -> Any:
         """The model up to its signal layer with modules of its own, which share all weights that no adapter changes."""
         return cut_off(_merge(self.base), self.layers).eval()
+
+
+def _checkpoint(model: Any) -> None:
+    """Under the name that the installed transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _merge(module: nn.Module) -> nn.Module:
