@@ -193,7 +193,8 @@ class DecoderLearner:
         order, seed = next(ranker.orders(documents))
         if self.layout.ids == "random":
             seed = int(torch.randint(2**31, ()))
-        prompt, target = ranker.prompt(one.query, [documents[place] for place in order], seed), ()
+        prompt = ranker.prompt(one.query, [documents[place] for place in order], seed)
+        target: tuple[int, ...] = ()
         if self.next_token:
             answers = [at for at, place in enumerate(order) if one.positive[place]]
             target = ranker.template.target(len(documents), answers, seed)
@@ -208,7 +209,7 @@ class DecoderLearner:
 
     def _write(self, packed: Packed, targets: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Run the whole model; the mean loss over the tokens of the targets."""
-        rows = []
+        rows: list[int] = []
         for end, target in zip(packed.answers, targets, strict=True):
             rows += range(end - len(target) - 1, end - 1)  # what stands before a token predicts it
         device = self.ranker.decoder.device
@@ -246,7 +247,7 @@ class DecoderLearner:
         chosen = sorted(name for name in linear if targets is None or name.rpartition(".")[2] in targets)
         config = LoraConfig(
             r=rank,
-            lora_alpha=2 * rank if alpha is None else alpha,
+            lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]  # need not be whole
             target_modules=chosen,
             lora_dropout=dropout,
             base_model_name_or_path=self.name,
@@ -263,7 +264,7 @@ class DecoderLearner:
         """No gradient reaches what comes after the signal layer's queries and keys, whatever the model calls it."""
         probe = TrainingList("What is it?", (Document("a", "This."), Document("b", "That.")), (True, False))
         scores, next_token = self([probe])
-        (scores[0].sum() + (0.0 if next_token is None else next_token.cpu())).backward()  # type: ignore[no-untyped-call]
+        (scores[0].sum() + (0.0 if next_token is None else next_token.cpu())).backward()
         for one in self.model.parameters():
             one.requires_grad_(one.grad is not None)
             one.grad = None
