@@ -158,8 +158,6 @@ class Layout:
                 self._refuse(f"{field} has a place twice that it may have once")
         if ("{id}" in self.block) != (self.ids != "none"):
             self._refuse(f"ids is {self.ids!r} but block has {'' if '{id}' in self.block else 'no '}place for an id")
-        if self.target and self.ids == "none":
-            self._refuse("target names documents by their ids, but ids is 'none'")
         if self.query.count("{query}") > 1:
             self._refuse("query has the place {query} twice")
 

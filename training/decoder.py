@@ -108,8 +108,11 @@ class DecoderLearner:
         layout = load_layout(layout) if isinstance(layout, str) else layout
         if layout.model != "decoder":
             raise InputError(f"layout {layout.name!r} is for the model {layout.model!r}, not for decoders")
-        if next_token and not layout.target:
-            raise InputError(f"layout {layout.name!r} has no target to write; take blockrank, or no next-token loss")
+        if next_token and (not layout.target or layout.ids == "none"):
+            raise InputError(
+                f"layout {layout.name!r} has no {'ids' if layout.target else 'target'} to write; take blockrank, or no "
+                "next-token loss"
+            )
         layout = with_heads(dataclasses.replace(layout, shuffles=0), heads, model, revision)
         self.layers = layout.signal_layers(int(config.num_hidden_layers))[-1] + 1
         if isinstance(layout.layers, float):  # of the saved model it would be another layer
