@@ -75,10 +75,10 @@ class DecoderLearner:
         >>> learner = DecoderLearner(str(TINY_DECODER), "blockrank", lora=4)
         >>> documents = (Document("a", "sime is the code of veba"), Document("b", "diri is the code of keka"))
         >>> output = learner([TrainingList("what is the code of keka", documents, (False, True))])
-        >>> output.scores[0].shape, round(float(output.scores[0].sum()), 6)
+        >>> output.scores[0].shape, round(output.scores[0].sum().item(), 6)
         (torch.Size([2]), 1.0)
         >>> sum(parameter.numel() for parameter in learner.parameters().values())
-        17920
+        18176
     """
 
     def __init__(
@@ -109,10 +109,8 @@ class DecoderLearner:
         if layout.model != "decoder":
             raise InputError(f"layout {layout.name!r} is for the model {layout.model!r}, not for decoders")
         if next_token and (not layout.target or layout.ids == "none"):
-            raise InputError(
-                f"layout {layout.name!r} has no {'ids' if layout.target else 'target'} to write; take blockrank, or no "
-                "next-token loss"
-            )
+            lacks = "ids" if layout.target else "target"
+            raise InputError(f"layout {layout.name!r} has no {lacks} to write; take blockrank, or no next-token loss")
         layout = with_heads(dataclasses.replace(layout, shuffles=0), heads, model, revision)
         self.layers = layout.signal_layers(int(config.num_hidden_layers))[-1] + 1
         if isinstance(layout.layers, float):  # of the saved model it would be another layer
@@ -146,19 +144,18 @@ class DecoderLearner:
         Raises:
             InputError: if a list is longer than the model's positions, or a query has no token.
         """
+        decoder, next_token, scores = self.ranker.decoder, None, []
+        wide = torch.promote_types(decoder.dtype, torch.float32)
         self.model.train()
         laid = [self._lay_out(one) for one in lists]
         packed = pack([prompt for prompt, _, _ in laid], self.ranker.wanted)
-        next_token = None
         if self.next_token:
             next_token = self._write(packed, [target for _, _, target in laid])
         else:
-            self.ranker.decoder.run(packed.ids, packed.positions, packed.call)
-        wide = torch.promote_types(self.ranker.decoder.dtype, torch.float32)
-        scores = []
+            decoder.run(packed.ids, packed.positions, packed.call)
         for reading, (_, order, _) in zip(packed.readings(), laid, strict=True):
             back = torch.tensor(order).argsort()
-            scores.append(document_scores(reading, self.layout)[back].to(wide))
+            scores.append(document_scores(reading, self.layout)[back].to(decoder.device, wide))
         return Output(scores, next_token)
 
     def reranker(self) -> DecoderReranker:
@@ -267,7 +264,7 @@ class DecoderLearner:
         """No gradient reaches what comes after the signal layer's queries and keys, whatever the model calls it."""
         probe = TrainingList("What is it?", (Document("a", "This."), Document("b", "That.")), (True, False))
         scores, next_token = self([probe])
-        (scores[0].sum() + (0.0 if next_token is None else next_token.cpu())).backward()
+        (scores[0].sum() + (0.0 if next_token is None else next_token)).backward()
         for one in self.model.parameters():
             one.requires_grad_(one.grad is not None)
             one.grad = None
