@@ -1,6 +1,7 @@
 """Learning decoders: loss and gradients against eager attention with a written-out mask, and what is saved."""
 
 import dataclasses
+import functools
 import json
 import sys
 
@@ -32,6 +33,9 @@ LISTS = [
     TrainingList("Why does iron rust?", DOCUMENTS[2:0:-1], (False, True)),
 ]
 TAU = 0.05
+
+
+load = functools.partial(load_reranker, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +127,14 @@ def assert_same_gradients(learner, expected, rtol):
     return {name for name, grad in expected.items() if grad is not None and float(grad.abs().max()) > rtol * largest}
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize(
-    ("backend", "dtype", "rtol"),
-    [("reference", "float64", 1e-5), ("cpu", "float64", 1e-5), ("cpu", "float32", 1e-3)],
+    ("family", "backend", "dtype", "rtol"),
+    [
+        ("qwen3", "reference", "float64", 1e-5),
+        ("qwen3", "cpu", "float64", 1e-5),
+        ("llama", "cpu", "float64", 1e-5),
+        ("llama", "cpu", "float32", 1e-3),
+    ],
 )
 def test_loss_and_gradients_are_those_of_dense_attention(folder, monkeypatch, family, backend, dtype, rtol):
     monkeypatch.setenv("SIGHTLINE_BACKEND", backend)
@@ -148,7 +156,8 @@ def test_triton_kernels_give_the_same_loss_and_gradients(folder, monkeypatch):
     found = []
     for backend in ("cpu", "triton"):
         monkeypatch.setenv("SIGHTLINE_BACKEND", backend)
-        learner = DecoderLearner(folder(), layout, lora=2, device="cpu" if backend == "cpu" else None)
+        on = "cpu" if backend == "cpu" else None
+        learner = DecoderLearner(folder(), layout, lora=2, dtype="float32", device=on)
         assert learner.ranker.backend == backend
         loss = loss_of(disturbed(learner)(short), short)
         loss.backward()
@@ -215,10 +224,9 @@ def test_loss_through_block_lse_passes_gradcheck(backend):
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("layout", ["blockrank", "blockrank-cached", "icr-block", "icr"])
 def test_scores_are_those_that_the_reranker_ranks_by(folder, layout, family):
-    plain = load_reranker(folder(family), layout=layout)
-    options = [{}, {"lora": 2}, {"gradient_checkpointing": True}]
-    options += [{"next_token": True, "lora": 2}] if layout == "blockrank" else []
-    for given in options:
+    plain = load(folder(family), layout=layout)
+    whole = {"lora": 2, "gradient_checkpointing": True, "next_token": layout == "blockrank"}
+    for given in ({}, whole):
         learner = DecoderLearner(folder(family), layout, device="cpu", **given)
         output = learner(LISTS)
         assert all(scores.dtype == torch.float32 and scores.requires_grad for scores in output.scores)
@@ -279,7 +287,7 @@ def disturbed(learner, seed=1):
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, one in learner.parameters().items():
-            one += 0.1 * torch.randn_like(one) * (1 if "lora" in name else one.abs().mean())
+            one += 0.1 * torch.randn(one.shape).to(one) * (1 if "lora" in name else one.abs().mean())
     return learner
 
 
@@ -290,9 +298,9 @@ def ranked(reranker, one=LISTS[0]):
 @pytest.mark.parametrize("options", [{}, {"lora": 2}, {"lora": 2, "next_token": True}], ids=["full", "lora", "write"])
 def test_what_is_saved_ranks_by_its_path_as_the_learner_does(folder, tmp_path, options):
     learner = disturbed(DecoderLearner(folder(), "blockrank", device="cpu", **options))
-    before = ranked(load_reranker(folder(), layout="blockrank"))
+    before = ranked(load(folder(), layout="blockrank"))
     learner.save(tmp_path)
-    saved = load_reranker(f"hf:{tmp_path}")
+    saved = load(f"hf:{tmp_path}")
     assert ranked(saved) == ranked(learner.reranker())  # to the bit
     np.testing.assert_allclose(ranked(saved), learner(LISTS).scores[0].detach().numpy(), rtol=1e-4)
     assert max(abs(np.array(ranked(saved)) - before)) > 1e-3
@@ -308,7 +316,9 @@ def test_what_is_saved_ranks_by_its_path_as_the_learner_does(folder, tmp_path, o
 def test_adapters_alone_do_in_the_whole_model_what_merged_weights_do(folder, tmp_path):
     from peft import PeftModel
 
-    learner = disturbed(DecoderLearner(folder(), "blockrank", lora=3, alpha=5.0, targets=["q_proj", "up_proj"]))
+    learner = disturbed(
+        DecoderLearner(folder(), "blockrank", lora=3, alpha=5.0, targets=["q_proj", "up_proj"], device="cpu")
+    )
     learner.save(tmp_path)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == (folder(), 3, 5.0)
@@ -316,7 +326,7 @@ def test_adapters_alone_do_in_the_whole_model_what_merged_weights_do(folder, tmp
     dense.model = PeftModel.from_pretrained(dense.model, str(tmp_path / "adapter"))
     with torch.no_grad():
         scores = dense(LISTS[0])[0]
-    np.testing.assert_allclose(scores.numpy(), ranked(load_reranker(f"hf:{tmp_path}")), rtol=1e-4)
+    np.testing.assert_allclose(scores.numpy(), ranked(load(f"hf:{tmp_path}")), rtol=1e-4)
 
 
 def test_adapters_gradients_follow_from_those_of_the_merged_weights(folder, tmp_path):
