@@ -323,14 +323,17 @@ def load_weights(
         name: of the hub, or a folder.
         layers: how many to load, from the first; None for all.
         head: with the head that predicts tokens.
-        revision: as for `load_decoder`, like all below.
-        dtype: .
-        device: .
-        device_map: .
-        quantization_config: .
+        revision: as for `load_decoder`.
+        dtype: as for `load_decoder`.
+        device: as for `load_decoder`.
+        device_map: as for `load_decoder`.
+        quantization_config: as for `load_decoder`.
+
+    Returns:
+        The model, base or whole, and the tokenizer.
 
     Raises:
-        ModelError: as `load_decoder`.
+        ModelError: if the model cannot be loaded, or has not so many layers.
         MissingExtraError: as `load_decoder`.
         InputError: as `load_decoder`.
     """
