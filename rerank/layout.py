@@ -61,6 +61,8 @@ class Layout:
         chat: wrap all of it in the model's chat template, as one turn of the user.
         answer: what the model has begun to answer.
         completion: more of it, tokenised by itself.
+        target: how the answer goes on, for models that learn to write it; ``{ids}`` are those of the documents that
+            answer, with commas between them. Nothing reads it but training.
         ids: what ``{id}`` is: the place in the list ``from_0`` or ``from_1``, or a ``random`` number of four digits.
         query_position: with ``restart``, the position at which the query block begins; None for the end of a block of
             ``max_block_tokens``. Fixed, so that it tells nothing of the list.
@@ -105,6 +107,7 @@ class Layout:
     chat: bool = False
     answer: str = ""
     completion: str = ""
+    target: str = ""
     ids: Literal["none", "from_0", "from_1", "random"] = "none"
     query_position: int | None = None
     order: Literal["given", "reversed"] = "given"
@@ -144,6 +147,7 @@ class Layout:
             ("block", ("title", "text", "id"), ("text",)),
             ("instruction", ("query",), ()),
             ("query", ("query",), ("query",)),
+            ("target", ("ids",), ("ids",) if self.target else ()),
         ):
             found = re.findall(r"\{(\w*)\}", getattr(self, field))
             if unknown := [name for name in found if name not in allowed]:

@@ -2,7 +2,8 @@
 
     python -m sightline.data.tiny_decoder.lists OUT
 
-writes a collection in BEIR layout, with the lists as a TREC run, their documents in no order.
+writes a collection in BEIR layout, with the lists as a TREC run, their documents in no order; or, if OUT ends in
+``.jsonl``, lists for `sightline train`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import argparse
 import json
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...documents import Document
+from ...training.examples import Example, write_examples
 
-__all__ = ["make_list", "words", "write_lists"]
+__all__ = ["draw_lists", "make_list", "words", "write_lists"]
 
 _SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
 
@@ -45,21 +48,36 @@ def make_list(count: int, draw: random.Random, filler: int = 2) -> tuple[list[Do
     return documents, [f"what is the code of {key}" for key in chosen], answers
 
 
-def write_lists(folder: str | Path, queries: int = 100, count: int = 16, seed: int = 0) -> None:
-    """Write a collection: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv`` and ``run.trec``.
+def draw_lists(queries: int, count: int, seed: int) -> Iterator[tuple[str, list[Document], int]]:
+    """Lists in which one document answers: query, documents, place of the answer."""
+    draw = random.Random(seed)
+    for _ in range(queries):
+        documents, texts, _ = make_list(count, draw)
+        gold = draw.randrange(count)
+        yield texts[gold], documents, gold
+
+
+def write_lists(out: str | Path, queries: int = 100, count: int = 16, seed: int = 0) -> None:
+    """Write a collection, ``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv`` and ``run.trec``; or lists to learn.
 
     Args:
-        folder: to write to; made if missing.
+        out: a folder, made if missing; or a file ``.jsonl`` of lists as `sightline train` reads them.
         queries: how many, each with a list of its own.
         count: documents in a list.
         seed: of the draw.
     """
-    folder, draw = Path(folder), random.Random(seed)
+    folder = Path(out)
+    if folder.suffix == ".jsonl":
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        drawn = draw_lists(queries, count, seed)
+        write_examples(
+            folder,
+            (Example(query, (docs[gold],), ((*docs[:gold], *docs[gold + 1 :]),)) for query, docs, gold in drawn),
+        )
+        return
     corpus, asked, qrels, run = [], [], ["query-id\tcorpus-id\tscore"], []
-    for number in range(queries):
-        documents, texts, _ = make_list(count, draw)
-        gold = draw.randrange(count)
-        asked.append({"_id": f"q{number}", "text": texts[gold]})
+    for number, (query, documents, gold) in enumerate(draw_lists(queries, count, seed)):
+        asked.append({"_id": f"q{number}", "text": query})
         qrels.append(f"q{number}\td{number}-{gold}\t1")
         for document in documents:
             corpus.append({"_id": f"d{number}-{document.id}", "title": "", "text": document.text})
@@ -76,8 +94,8 @@ def write_lists(folder: str | Path, queries: int = 100, count: int = 16, seed: i
 
 def main() -> None:
     """Write the collection."""
-    parser = argparse.ArgumentParser(description="Write lists of made-up facts as a collection.")
-    parser.add_argument("out", type=Path)
+    parser = argparse.ArgumentParser(description="Write lists of made-up facts, to try on or to learn from.")
+    parser.add_argument("out", type=Path, help="a folder, or a file .jsonl of lists to learn from")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

@@ -7,6 +7,9 @@ same documents without seeing one another. For the first fifth the lists stand a
 the layouts ``icr`` and ``core`` (full attention, the answer is the code), ``blockrank`` (block mask, the answer is the
 document's id) and ``blockrank-cached`` (block mask, the code) take turns. All carry an auxiliary loss on the attention
 of one middle layer, as BlockRank does (2025, section 3.4). Keys and codes of a list are drawn anew each time.
+
+This is no case for `sightline train`, which trains one layout, on what it reads: here the answers of four, also where
+they are codes, have to make heads that retrieve, from nothing.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ def train(
 
     Args:
         out: the folder to write.
-        steps: optimiser steps.
+        steps: optimiser steps; 0 leaves the weights as they begin.
         lists: contexts in a batch.
         queries: query blocks in a context.
         rate: the highest learning rate; it warms up over the first hundredth of the steps, and falls to zero as a

@@ -31,6 +31,8 @@ def token_mass(
 ) -> list[torch.Tensor]:
     """Attention of each query block's signal tokens on each token of its documents, a mean over the signal tokens.
 
+    Carries gradients by ``q_signal``, ``k`` and ``lse``; for them logits are kept, R x Hq x K.
+
     Args:
         q_signal: (R, Hq, D), rows ``layout.signal``.
         k: (T, Hkv, D).
@@ -42,8 +44,8 @@ def token_mass(
         reduce: sum over those heads, else keep them apart.
 
     Returns:
-        For each query block that has signal tokens, in packed order: float32 (K,) or (H, K), K the tokens of all
-        documents of its context in packed order.
+        For each query block that has signal tokens, in packed order: float32 (float64 for float64) (K,) or (H, K), K
+        the tokens of all documents of its context in packed order.
 
     Raises:
         InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
@@ -57,11 +59,11 @@ def token_mass(
     """
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
-    documents = _document_spans(layout)
+    documents, wide = _document_spans(layout), torch.promote_types(q_signal.dtype, torch.float32)
     out = []
     for first, last, context in _signal_spans(layout):
         start, stop = documents.get(context, (0, 0))
-        base = lse[first:last].float()[..., None]  # (R, Hq, 1)
+        base = lse[first:last].to(wide)[..., None]  # (R, Hq, 1)
 
         def share(logits: torch.Tensor, base: torch.Tensor = base) -> torch.Tensor:
             p = (logits - base).exp().mean(dim=0)  # (Hq, K)
@@ -70,12 +72,14 @@ def token_mass(
 
         chunks = _chunks(q_signal[first:last], k, start, stop, scale, share)
         empty = q_signal.new_zeros(() if reduce else (len(heads) if heads is not None else q_signal.shape[1],))
-        out.append(torch.cat(chunks, dim=-1) if chunks else empty.float()[..., None][..., :0])
+        out.append(torch.cat(chunks, dim=-1) if chunks else empty.to(wide)[..., None][..., :0])
     return out
 
 
 def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, *, scale: float) -> torch.Tensor:
     """The largest logit of each signal row in each document, late interaction's MaxSim before its sum.
+
+    Carries gradients by ``q_signal`` and ``k``, as `token_mass` does.
 
     Args:
         q_signal: (R, Hq, D), rows ``layout.signal``.
@@ -84,14 +88,16 @@ def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, *, s
         scale: factor on q . k.
 
     Returns:
-        float32 (R, Hq, N), natural units; ``-inf`` for documents without tokens and those of other contexts.
+        float32 (R, Hq, N) (float64 for float64), natural units; ``-inf`` for documents without tokens and those of
+        other contexts.
 
     Raises:
         InputError: as `token_mass`.
     """
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
-    out = q_signal.new_full((*q_signal.shape[:2], layout.documents), -torch.inf, dtype=torch.float32)
+    wide = torch.promote_types(q_signal.dtype, torch.float32)
+    out = q_signal.new_full((*q_signal.shape[:2], layout.documents), -torch.inf, dtype=wide)
     for start, stop, first, last, column in key_spans(layout, "documents").tolist():
         chunks = _chunks(q_signal[first:last], k, start, stop, scale, lambda logits: logits.amax(dim=2, keepdim=True))
         out[first:last, :, column] = torch.cat(chunks, dim=2).amax(dim=2)
@@ -103,11 +109,11 @@ def _chunks(
 ) -> list[torch.Tensor]:
     """``use`` of the logits (R, Hq, K) of each chunk of keys."""
     rows, hq, d = q.shape
-    hkv = k.shape[1]
-    q_ = q.float().reshape(rows, hkv, hq // hkv, d).transpose(0, 1).reshape(hkv, -1, d)  # (Hkv, R * G, D)
+    hkv, wide = k.shape[1], torch.promote_types(q.dtype, torch.float32)
+    q_ = q.to(wide).reshape(rows, hkv, hq // hkv, d).transpose(0, 1).reshape(hkv, -1, d)  # (Hkv, R * G, D)
     out = []
     for at in range(start, stop, _CHUNK):
-        keys = k[at : min(at + _CHUNK, stop)].float().transpose(0, 1)  # (Hkv, K, D)
+        keys = k[at : min(at + _CHUNK, stop)].to(wide).transpose(0, 1)  # (Hkv, K, D)
         logits = (q_ @ keys.mT * scale).reshape(hkv, rows, hq // hkv, -1).transpose(0, 1)
         out.append(use(logits.reshape(rows, hq, -1)))
     return out

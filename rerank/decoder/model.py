@@ -21,7 +21,7 @@ from torch import nn
 
 from ...errors import InputError, MissingExtraError, ModelError
 
-__all__ = ["Call", "Decoder", "Enough", "load_config", "load_decoder", "revision_of"]
+__all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,8 @@ class _SignalLayer(nn.Module):
         keys = _capture(self._keys[0], hidden_states, key_rows, kwargs)
         queries = _capture(self._queries[0], hidden_states, rows, kwargs) if len(rows) else keys
         q = queries.q if len(rows) else keys.q[:0]
-        sightline.signal(self.index, q, keys.k, keys.scale)
+        with _as_given(q):
+            sightline.signal(self.index, q, keys.k, keys.scale)
         return hidden_states
 
 
@@ -236,11 +237,19 @@ def _attention(
             "fewer or shorter documents, or choose another model"
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    # Under autocast positions are applied in float32, but values are not made so.
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     if isinstance(sightline, _Capture):
         raise _Captured(q, k, scale)
-    out = sightline.attend(module.layer_idx, q, k, v, scale)
+    with _as_given(q):
+        out = sightline.attend(module.layer_idx, q, k, v, scale)
     return out[None], None
+
+
+def _as_given(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Autocast reaches up to the kernels, which know themselves what to compute in more than they are given."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def register_attention() -> None:
@@ -291,7 +300,44 @@ def load_decoder(
         MissingExtraError: if ``device_map`` is given and accelerate is not installed.
         InputError: if the dtype is none.
     """
-    from transformers import AutoModel, AutoTokenizer
+    depth = None if signal_layer is None else signal_layer + 1
+    options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
+    model, tokenizer = load_weights(name, layers=depth, revision=revision, dtype=dtype, **options)
+    return Decoder(model, tokenizer, name, revision_of(name, model.config, revision))
+
+
+def load_weights(
+    name: str,
+    *,
+    layers: int | None = None,
+    head: bool = False,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantization_config: Any = None,
+) -> tuple[Any, Any]:
+    """Load a transformers model whose attention is ours, and its tokenizer.
+
+    Args:
+        name: of the hub, or a folder.
+        layers: how many to load, from the first; None for all.
+        head: with the head that predicts tokens.
+        revision: as for `load_decoder`.
+        dtype: as for `load_decoder`.
+        device: as for `load_decoder`.
+        device_map: as for `load_decoder`.
+        quantization_config: as for `load_decoder`.
+
+    Returns:
+        The model, base or whole, and the tokenizer.
+
+    Raises:
+        ModelError: if the model cannot be loaded, or has not so many layers.
+        MissingExtraError: as `load_decoder`.
+        InputError: as `load_decoder`.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     register_attention()
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
@@ -306,23 +352,42 @@ def load_decoder(
     on_cpu = torch.device(device).type == "cpu" if device_map is None else not torch.cuda.is_available()
     config = load_config(name, revision)
     depth = config.num_hidden_layers
-    layers = depth if signal_layer is None else signal_layer + 1
+    layers = depth if layers is None else layers
     if not 1 <= layers <= depth:
         raise ModelError(f"{name!r} has layers 0 to {depth - 1}, so none with the number {layers - 1}")
-    config.num_hidden_layers = layers
-    if isinstance(getattr(config, "layer_types", None), list):
-        config.layer_types = config.layer_types[:layers]
+    _shorten(config, layers)
     options: dict[str, Any] = {"config": config, "revision": revision, "attn_implementation": _NAME}
     options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)
     if device_map is not None:
         options["device_map"] = device_map
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
-    model = _loading(name, lambda: AutoModel.from_pretrained(name, **options))
+    kind = AutoModelForCausalLM if head else AutoModel
+    model = _loading(name, lambda: kind.from_pretrained(name, **options))
     tokenizer = _loading(name, lambda: AutoTokenizer.from_pretrained(name, revision=revision))
     if device_map is None and quantization_config is None:
         model = model.to(device)
-    return Decoder(model, tokenizer, name, revision_of(name, config, revision))
+    return model, tokenizer
+
+
+def cut_off(model: Any, layers: int) -> Any:
+    """The same model, sharing its weights, up to a layer; for a `Decoder`, which leaves what it is given another.
+
+    Args:
+        model: a transformers base model (without head).
+        layers: how many to keep, from the first.
+    """
+    twin, config = copy.copy(model), copy.deepcopy(model.config)
+    _shorten(config, layers)
+    twin.config = config
+    twin._modules = model._modules | {"layers": nn.ModuleList(list(model.layers)[:layers])}
+    return twin
+
+
+def _shorten(config: Any, layers: int) -> None:
+    config.num_hidden_layers = layers
+    if isinstance(getattr(config, "layer_types", None), list):
+        config.layer_types = config.layer_types[:layers]
 
 
 def revision_of(name: str, config: Any, asked: str | None = None) -> str:

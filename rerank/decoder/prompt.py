@@ -151,6 +151,18 @@ class Template:
             for document, name, (text, regions), (ids, offsets) in zip(documents, names, filled, encoded, strict=True)
         ]
 
+    def target(self, count: int, chosen: Sequence[int], seed: int = 0) -> tuple[int, ...]:
+        """Tokens with which the answer goes on, if it names some of ``count`` documents.
+
+        Args:
+            count: of documents in the list.
+            chosen: places of those that are named.
+            seed: as for `documents`.
+        """
+        names = self._ids(count, seed)
+        text = self.layout.target.replace("{ids}", ", ".join(names[place] for place in sorted(chosen)))
+        return tuple(self._encode([text])[0][0])
+
     def plain(self, text: str) -> str:
         """The text with special tokens' names blanked, as long as it was."""
         return self._special.sub(lambda found: " " * len(found[0]), text) if self._special else text

@@ -14,7 +14,17 @@ from ..layout import Layout
 from .model import Decoder, Enough
 from .prompt import Prompt
 
-__all__ = ["KeptBlock", "Reading", "Wanted", "last_position", "positions_of", "read", "read_documents"]
+__all__ = [
+    "KeptBlock",
+    "Packed",
+    "Reading",
+    "Wanted",
+    "last_position",
+    "pack",
+    "positions_of",
+    "read",
+    "read_documents",
+]
 
 _LOG2E = math.log2(math.e)
 
@@ -96,6 +106,7 @@ class _Readings:
         self.total2: list[torch.Tensor] = []
         self.largest: list[torch.Tensor] = []
         self.tokens: list[list[torch.Tensor]] = []
+        self.complete = False
 
     def add(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, row: torch.Tensor | None, layout: BlockLayout
@@ -116,16 +127,22 @@ class _Readings:
         def select(x: torch.Tensor) -> torch.Tensor:
             return x if index is None else x.index_select(1, index)
 
+        largest = select(block_max(q, k, layout, scale=scale)) if spec.readout == "maxsim" else None
+        masses = []
+        if wanted.tokens:
+            masses = token_mass(q, k, layout, total2 / _LOG2E, scale=scale, heads=index, reduce=not wanted.by_head)
+        if self.complete:  # a checkpointed layer is computed again for its gradients
+            return
         self.lse2.append(select(lse2).cpu())
         self.total2.append(select(total2).cpu())
-        if spec.readout == "maxsim":
-            self.largest.append(select(block_max(q, k, layout, scale=scale)).cpu())
+        if largest is not None:
+            self.largest.append(largest.cpu())
         if wanted.tokens:
-            found = token_mass(q, k, layout, total2 / _LOG2E, scale=scale, heads=index, reduce=not wanted.by_head)
-            self.tokens.append([x.cpu() for x in found])
+            self.tokens.append([x.cpu() for x in masses])
 
     def split(self) -> list[Reading]:
         """One reading per list."""
+        self.complete = True
         layout = self.layout
         lse2, total2 = torch.cat(self.lse2, dim=1), torch.cat(self.total2, dim=1)
         largest = torch.cat(self.largest, dim=1) if self.largest else None
@@ -262,27 +279,43 @@ class _QueryPass:
         self.readings.add(layer, q, k, scale, None, self.layouts.on(q.device)[1])
 
 
-def read(
-    decoder: Decoder, prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | None = None
-) -> list[Reading]:
-    """Read lists in one forward pass; none sees another.
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Lists laid out for one forward pass, in which none sees another.
 
     Args:
-        decoder: the model.
+        ids: int64 (T,), tokens.
+        positions: int64 (T,).
+        call: what attention does in the pass, see `Decoder.run`.
+        answers: of each list, where its first query block ends among the T, with what has been answered.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    call: _ListPass | _QueryPass
+    answers: tuple[int, ...]
+
+    def readings(self) -> list[Reading]:
+        """One per list, once the pass has been made; with gradients if it was."""
+        return self.call.readings.split()
+
+
+def pack(prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | None = None) -> Packed:
+    """Lay lists out for one forward pass.
+
+    Args:
         prompts: the lists.
         wanted: what is read.
         kept: for a single list: its instruction and its documents, in order, read before by `read_documents`.
-
-    Returns:
-        One `Reading` per list.
     """
     layout = wanted.layout
-    contexts, signal, ids, positions, at = [], [], [], [], 0
+    contexts, signal, ids, positions, answers, at = [], [], [], [], [], 0
     for prompt in prompts:
         context = prompt.context
         contexts.append(context)
         tokens = [*prompt.instruction, *(i for block in prompt.documents for i in block.ids)]
         start = at + len(tokens)
+        answers.append(start + len(prompt.queries[0].ids))
         for query in prompt.queries:
             signal += [start + row for row in query.signal]
             start += len(query.ids)
@@ -298,9 +331,28 @@ def read(
     else:
         call = _QueryPass(kept, layouts, readings)
         ids, positions = ids[call.prefix :], positions[call.prefix :]
+        answers = [end - call.prefix for end in answers]
+    return Packed(torch.tensor(ids), torch.tensor(positions), call, tuple(answers))
+
+
+def read(
+    decoder: Decoder, prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | None = None
+) -> list[Reading]:
+    """Read lists in one forward pass, without gradients; none sees another.
+
+    Args:
+        decoder: the model.
+        prompts: the lists.
+        wanted: what is read.
+        kept: see `pack`.
+
+    Returns:
+        One `Reading` per list.
+    """
+    packed = pack(prompts, wanted, kept)
     with torch.inference_mode():
-        decoder.run(torch.tensor(ids), torch.tensor(positions), call)
-    return readings.split()
+        decoder.run(packed.ids, packed.positions, packed.call)
+    return packed.readings()
 
 
 def read_documents(

@@ -28,7 +28,7 @@ from .prompt import NULL_QUERY, Block, Prompt, Template
 from .reading import KeptBlock, Reading, Wanted, last_position, read, read_documents
 from .readout import document_scores, head_scores, row_shares
 
-__all__ = ["DecoderReranker", "saved_layout"]
+__all__ = ["DecoderReranker", "saved_layout", "with_heads"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class DecoderReranker:
             config = load_config(model, loading.get("revision"))
             name, revision = model, revision_of(model, config, loading.get("revision"))
             depth = int(config.num_hidden_layers)
-        layout = _with_heads(layout, heads, name, revision)
+        layout = with_heads(layout, heads, name, revision)
         layers = layout.signal_layers(depth)
         decoder = model if isinstance(model, Decoder) else load_decoder(model, signal_layer=layers[-1], **loading)
         if wrong := [pair for pair in layout.selected_heads if pair[1] >= decoder.heads]:
@@ -124,7 +124,8 @@ class DecoderReranker:
         wanted: dict[int, tuple[int, ...] | None] = {}
         for layer in layers:
             wanted[layer] = tuple(head for at, head in layout.selected_heads if at == layer) or None
-        self._wanted = Wanted(layout, wanted, stop=layers[-1] if layers[-1] < decoder.signal_layer else None)
+        stop = layers[-1] if layers[-1] < decoder.signal_layer else None
+        self.wanted = Wanted(layout, wanted, tokens=layout.calibration != "none", stop=stop)
         asked = int(_ROUTE_DEPTH * depth) if route_layer is None else route_layer
         self.route_layer = min(asked, decoder.signal_layer)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
@@ -166,10 +167,45 @@ class DecoderReranker:
         layout = self.layout
         if not calibrate:
             layout = dataclasses.replace(layout, calibration="none", outliers=None)
-        prompt = self._prompt(query, blocks, 0)
-        wanted = dataclasses.replace(self._wanted, layout=layout, by_head=True, tokens=layout.calibration != "none")
+        prompt = self.prompt(query, blocks, 0)
+        wanted = dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=layout.calibration != "none")
         [reading] = read(self.decoder, [prompt], wanted)
         return head_scores(reading, layout).numpy()
+
+    def orders(self, blocks: Sequence[Document]) -> Iterator[tuple[list[int], int]]:
+        """Orders in which the documents are to stand, each with the seed of its ids."""
+        places = list(range(len(blocks)))
+        if self.layout.order_free or self.layout.shuffles:
+            # The same whatever order they are given in, so that not even rounding depends on it.
+            places.sort(key=lambda i: (blocks[i].contents, blocks[i].title))
+        if self.layout.shuffles:
+            for number in range(self.layout.shuffles):
+                seed = self.seed * 1000 + number
+                yield random.Random(seed).sample(places, len(places)), seed
+        else:
+            yield places[::-1] if self.layout.order == "reversed" else places, self.seed
+
+    def prompt(self, query: str, blocks: Sequence[Document], seed: int) -> Prompt:
+        """Lay a list out, its documents in the order in which they stand.
+
+        Args:
+            query: the query.
+            blocks: the documents.
+            seed: of random ids.
+        """
+        queries = [self.template.query(query)]
+        if self.layout.calibration == "null_query":
+            queries.append(self.template.query(NULL_QUERY))
+        return Prompt(
+            self.template.instruction(query),
+            tuple(self.template.documents(blocks, seed)),
+            tuple(queries),
+            self.template.signal_texts(queries[0]),
+        )
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether its positions are some that the model has."""
+        return self.decoder.positions is None or last_position(prompt.context, self.layout) < self.decoder.positions
 
     # -- one list ----------------------------------------------------------------------------------------------------
 
@@ -266,9 +302,9 @@ class DecoderReranker:
                 self.template.query(query)
                 out[number] = _Scored(np.zeros(0), np.zeros((0, 0)), [] if tokens else None, [], (), [])
                 continue
-            for order, seed in self._orders(blocks):
+            for order, seed in self.orders(blocks):
                 stand = [blocks[i] for i in order]
-                prompt = self._prompt(query, stand, seed)
+                prompt = self.prompt(query, stand, seed)
                 routed = self.route is not None and len(blocks) > self.route
                 if self.cache is None and not routed and self._holds(prompt):
                     if size + prompt.size > self.token_budget:
@@ -284,30 +320,6 @@ class DecoderReranker:
                 out[number] = _mean(part)
         return [one for one in out if one is not None]
 
-    def _orders(self, blocks: Sequence[Document]) -> Iterator[tuple[list[int], int]]:
-        """Orders in which the documents are to stand, each with the seed of its ids."""
-        places = list(range(len(blocks)))
-        if self.layout.order_free or self.layout.shuffles:
-            # The same whatever order they are given in, so that not even rounding depends on it.
-            places.sort(key=lambda i: (blocks[i].contents, blocks[i].title))
-        if self.layout.shuffles:
-            for number in range(self.layout.shuffles):
-                seed = self.seed * 1000 + number
-                yield random.Random(seed).sample(places, len(places)), seed
-        else:
-            yield places[::-1] if self.layout.order == "reversed" else places, self.seed
-
-    def _prompt(self, query: str, blocks: Sequence[Document], seed: int) -> Prompt:
-        queries = [self.template.query(query)]
-        if self.layout.calibration == "null_query":
-            queries.append(self.template.query(NULL_QUERY))
-        return Prompt(
-            self.template.instruction(query),
-            tuple(self.template.documents(blocks, seed)),
-            tuple(queries),
-            self.template.signal_texts(queries[0]),
-        )
-
     def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Scored:
         scores = document_scores(reading, self.layout)
         if bool((reading.lse2[reading.block == 0] == -torch.inf).all()):
@@ -321,16 +333,12 @@ class DecoderReranker:
             scores, shares = (_equal_for_equals(prompt.documents, x) for x in (scores, shares))
         return _Scored(scores.numpy(), shares.numpy(), by_document, list(prompt.documents), prompt.signal_tokens, [])
 
-    def _fits(self, prompt: Prompt) -> bool:
-        """Whether its positions are some that the model has."""
-        return self.decoder.positions is None or last_position(prompt.context, self.layout) < self.decoder.positions
-
     def _holds(self, prompt: Prompt) -> bool:
         """Whether one pass can read it."""
-        return prompt.size <= self.token_budget and self._fits(prompt)
+        return prompt.size <= self.token_budget and self.fits(prompt)
 
     def _want(self, tokens: bool) -> Wanted:
-        return dataclasses.replace(self._wanted, tokens=tokens or self.layout.calibration != "none")
+        return dataclasses.replace(self.wanted, tokens=tokens or self.wanted.tokens)
 
     def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> _Scored:
         [reading] = read(self.decoder, [prompt], self._want(tokens), kept)
@@ -338,7 +346,7 @@ class DecoderReranker:
 
     def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Scored:
         """Score a list that is routed, kept, or too long for one pass."""
-        apart = self.layout.mask == "block" and self._fits(prompt)
+        apart = self.layout.mask == "block" and self.fits(prompt)
         if not apart and self.layout.positions == "restart" and self.layout.mask == "block":
             raise InputError(
                 f"layout {self.layout.name!r} would put the end of the query at position "
@@ -451,14 +459,25 @@ class DecoderReranker:
             fewer = dataclasses.replace(prompt, documents=tuple(prompt.documents[i] for i in places))
             return self._score_alone(fewer, tokens, [kept[0], *(kept[1 + i] for i in places)])
         some = [blocks[i] for i in places]
-        fewer = self._prompt(query, some, seed)
+        fewer = self.prompt(query, some, seed)
         if self._holds(fewer):
             return self._score_alone(fewer, tokens)
         return self._score_tournament(query, some, fewer, tokens, seed)
 
 
-def _with_heads(layout: Layout, given: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:
-    """The layout with the heads that are to be read, where it does not read all."""
+def with_heads(layout: Layout, given: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:
+    """The layout with the heads that are to be read, where it does not read all.
+
+    Args:
+        layout: of a decoder.
+        given: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
+        model: whose heads.
+        revision: of its weights.
+
+    Raises:
+        InputError: if heads are given to a layout that reads all, or the file does not fit.
+        ModelError: if heads are asked for that nobody has found.
+    """
     if isinstance(given, Sequence) and not isinstance(given, str):
         return dataclasses.replace(layout, heads=tuple(given))
     if isinstance(layout.heads, str) and layout.heads != "all":

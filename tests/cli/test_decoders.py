@@ -95,3 +95,36 @@ def test_a_layout_without_a_model_is_refused(run, lists, tmp_path):
     )
     assert code == 2
     assert "--rerank hf:MODEL" in err
+
+
+def test_a_decoder_is_trained_and_its_folder_is_taken_by_every_command(run, lists, tmp_path):
+    """Above the layer that the shipped weights were trained at, attention finds nothing: there adapters learn to."""
+    from sightline import load_layout
+
+    layout = tmp_path / "layout.yaml"
+    layout.write_text(yaml.safe_dump(load_layout("blockrank", layers=3).as_dict()))
+    write_lists(tmp_path / "learn.jsonl", queries=240, count=4, seed=5)
+    given = ["train", f"hf:{TINY_DECODER}", tmp_path / "learn.jsonl", "--layout", layout, "--lora", 16, "--lr", 3e-3]
+    given += ["--documents", "2-4", "--steps", 30, "--evaluate-every", 0, "--out", tmp_path / "made", "--json"]
+    code, out, _ = run(*given, "--dev", f"{lists}:test", "--dev-run", f"{lists.name}={lists / 'run.trec'}")
+    assert code == 0
+    start, end = (past["mean"] for past in json.loads(out)["history"])
+    assert start < 0.6  # of eight documents one answers, in any order: .5
+    assert end > 0.95
+    made = f"hf:{tmp_path / 'made'}"
+    code, out, _ = run(
+        "rerank", "--data", lists, "--run", lists / "run.trec", "--out", tmp_path / "out.trec", "--rerank", made
+    )
+    assert code == 0 and "reranked by blockrank" in out
+    assert right(lists, tmp_path / "out.trec") >= 0.9
+    options = ["--run", f"given={lists / 'run.trec'}", "--out", tmp_path / "out", "--measures", "P@1", "--json"]
+    code, out, _ = run("eval", lists, "--systems", f"given,given+{made}", *options)
+    assert code == 0
+    values = list(json.loads(out)["systems"].values())
+    assert values[0]["P@1"] < 0.5 and values[1]["P@1"] >= 0.9
+    assert run("index", lists / "corpus.jsonl", "--out", tmp_path / "index")[0] == 0
+    query = json.loads((lists / "queries.jsonl").read_text().splitlines()[0])["text"]
+    options = ["--rerank", made, "--first-stage", "bm25", "--candidates", 8, "--json"]
+    code, out, _ = run("search", tmp_path / "index", query, *options)
+    assert code == 0
+    assert query.split()[-1] in json.loads(out)["hits"][0]["text"]

@@ -185,11 +185,11 @@ def test_ids_positions_and_signal_tokens_are_as_written_out(model_of, layout):
     from sightline.rerank.decoder.reading import positions_of
 
     reranker = load_reranker(model_of("qwen3"), layout=layout, **({"heads": ["0-0"]} if layout == "core" else {}))
-    prompt = reranker._prompt(QUERY, [*map(_document, DOCUMENTS)], 0)
+    prompt = reranker.prompt(QUERY, [*map(_document, DOCUMENTS)], 0)
     positions = positions_of(prompt.context, reranker.layout)
     assert len(positions) == prompt.size
     if layout == "blockrank-cached":
-        again = reranker._prompt("Why?", [*map(_document, DOCUMENTS)], 0)
+        again = reranker.prompt("Why?", [*map(_document, DOCUMENTS)], 0)
         assert again.instruction == prompt.instruction
         assert [b.ids for b in again.documents] == [b.ids for b in prompt.documents]
         return
