@@ -13,8 +13,9 @@ def relevance(reranker: Reranker, score: float) -> float:
     """A score of this reranker on a scale that RAG clients can take: higher is better, and the order is the ranking's.
 
     For a readout by ``log_mass`` it is ``exp(score)``: the geometric mean, over the query's tokens, of the share of
-    attention that the document got among all documents of its list, between 0 and 1. Other readouts keep their score: a
-    ``mass`` is such a share already (the arithmetic mean), a ``maxsim`` a cosine. It is relative to its list, as the
+    attention that the document got among all documents of its list, between 0 and 1. A ``learnt`` readout adds to that
+    logarithm, and is taken through a sigmoid, which is near the exponential where shares are small. Other readouts keep
+    their score: a ``mass`` is such a share already (the arithmetic mean), a ``maxsim`` a cosine. It is relative to its list, as the
     score is: the same document gets less among better ones, so no threshold means the same for two lists.
 
     Args:
@@ -29,4 +30,6 @@ def relevance(reranker: Reranker, score: float) -> float:
         [0.9, 0.0]
     """
     readout = getattr(getattr(reranker, "layout", None), "readout", None)
+    if readout == "learnt":
+        return 1 / (1 + math.exp(min(-score, 700.0)))  # e^700 is nearly the largest number there is
     return math.exp(min(score, 0.0)) if readout == "log_mass" else score

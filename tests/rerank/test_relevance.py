@@ -17,7 +17,7 @@ def test_it_is_the_geometric_mean_of_the_shares():
         assert relevance(reranker, item.score) == pytest.approx(mean, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["minilm", "minilm-mass", "minilm-maxsim"])
+@pytest.mark.parametrize("name", ["minilm", "minilm-mass", "minilm-maxsim", "sightline-mini"])
 def test_it_keeps_the_order(name):
     reranker = load_reranker(name)
     values = [relevance(reranker, item.score) for item in reranker.rank("what do cats do", DOCUMENTS)]
