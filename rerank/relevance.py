@@ -15,8 +15,8 @@ def relevance(reranker: Reranker, score: float) -> float:
     For a readout by ``log_mass`` it is ``exp(score)``: the geometric mean, over the query's tokens, of the share of
     attention that the document got among all documents of its list, between 0 and 1. A ``learnt`` readout adds to that
     logarithm, and is taken through a sigmoid, which is near the exponential where shares are small. Other readouts keep
-    their score: a ``mass`` is such a share already (the arithmetic mean), a ``maxsim`` a cosine. It is relative to its list, as the
-    score is: the same document gets less among better ones, so no threshold means the same for two lists.
+    their score: a ``mass`` is such a share already (the arithmetic mean), a ``maxsim`` a cosine. It is relative to its
+    list, as the score is: the same document gets less among better ones, so no threshold means the same for two lists.
 
     Args:
         reranker: which gave the score.

@@ -39,8 +39,8 @@ class MiniLMLearner:
             can be kept.
         max_tokens: of a document while the encoder is trained; rerankers read as much as the layout says.
         remember: tokens of documents whose states are kept while training, at 768 bytes each.
-        precision: ``bfloat16`` reads documents faster where the encoder is frozen; the reranker that is saved reads in
-            float32 whatever it says.
+        precision: in which texts are read without gradients; ``bfloat16`` is faster where a processor has it. With
+            gradients, it is the loop's precision that counts. The reranker that is saved reads in float32.
         name: of what is learnt: its layout's.
         model: to read with; None for the default.
 
@@ -116,25 +116,26 @@ class MiniLMLearner:
     # -- scores ------------------------------------------------------------------------------------------------------
 
     def _score(self, one: TrainingList) -> torch.Tensor:
+        states = self._read([document.contents for document in one.documents], one.query)
+        if self.encoder == "frozen":
+            read = self.model.read_queries([one.query])[0].states
+            assert read is not None
+            q = torch.from_numpy(read).to(self.model.device)
+        else:
+            [q] = self._read([one.query], "")
+        if not len(q):
+            raise InputError(f"the query {one.query!r} has no token to attend with")
         # Cosines are compared by hundredths, which bfloat16 does not have.
         with torch.autocast(self.model.device.type, enabled=False):
-            states = [state.float() for state in self._read([d.contents for d in one.documents], one.query)]
-            if self.encoder == "frozen":
-                read = self.model.read_queries([one.query])[0].states
-                assert read is not None
-                q = torch.from_numpy(read).to(self.model.device)
-            else:
-                [q] = self._read([one.query], "")
-            if not len(q):
-                raise InputError(f"the query {one.query!r} has no token to attend with")
             if self.readout is not None:
-                return self.readout(q, states).scores
+                scores: torch.Tensor = self.readout(q, states).scores
+                return scores
             lse = states_lse(q, states, scale=self.layout.scale)
             return (lse - torch.logsumexp(lse, dim=1, keepdim=True)).mean(dim=0)
 
     def _read(self, texts: Sequence[str], query: str) -> list[torch.Tensor]:
         """Unit token states of each text; with gradients where the encoder is trained."""
-        behind = self.layout.instruction.replace("{query}", query)
+        behind = self.layout.instruction.replace("{query}", query)  # nothing, if there is no query
         if self.encoder == "frozen":
             read = self.model.read(texts, behind=behind)
             assert read.states is not None

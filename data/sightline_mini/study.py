@@ -65,7 +65,7 @@ class Variant:
         return self.options.get("encoder", "frozen") == "frozen"
 
 
-_FEW: dict[str, Any] = {"epochs": None, "steps": 40, "lists": 8, "weight_decay": 0.0}
+_FEW: dict[str, Any] = {"epochs": None, "steps": 40, "lists": 8, "weight_decay": 0.0, "precision": "bfloat16", "alpha": 1.0}
 _SHORT: dict[str, Any] = {"documents": (8, 12), "in_batch": 0.15}
 
 VARIANTS = (
@@ -170,9 +170,9 @@ def study(out: Path, only: Sequence[str] = (), *, queries: int = 60, questions: 
 def _train(
     variant: Variant, folder: Path, lists: Sequence[Example], dev: Sequence[DevSet], model: RememberingMiniLM
 ) -> None:
-    options = variant.options | {"name": variant.name}
+    options = variant.options | {"name": variant.name, "precision": "bfloat16"}
     learner = MiniLMLearner(**options, model=model) if variant.frozen else MiniLMLearner(**options)
-    config: TrainingConfig = replace(CONFIG, **variant.config)
+    config: TrainingConfig = replace(CONFIG, **({"alpha": 1.0} | variant.config))
     # Every source alike: what is studied is what to train, and the recipe's weights are for all of the questions.
     sampling: Sampling = replace(SAMPLING, **({"documents": (5, 30), "weights": {}} | variant.sampling))
     objective: Objective = replace(OBJECTIVE, **variant.objective)
