@@ -35,7 +35,10 @@ errors = Console(stderr=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RerankOption = Annotated[
-    str, typer.Option(help="minilm, minilm-mass, minilm-maxsim, a layout's .yaml, hf:MODEL for a decoder, or none.")
+    str,
+    typer.Option(
+        help="minilm, sightline-mini, what sightline train wrote, a layout's name or .yaml, hf:MODEL (a decoder), or none."
+    ),
 ]
 LayoutOption = Annotated[
     str | None,

@@ -54,7 +54,7 @@ class LearntReadout(nn.Module):
 
     Example:
         >>> sum(weight.numel() for weight in LearntReadout(["weights", "heads"]).parameters())
-        641
+        640
     """
 
     def __init__(self, parts: Sequence[Part], dim: int = 384, scale: float = 20.0) -> None:

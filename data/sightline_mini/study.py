@@ -65,7 +65,14 @@ class Variant:
         return self.options.get("encoder", "frozen") == "frozen"
 
 
-_FEW: dict[str, Any] = {"epochs": None, "steps": 40, "lists": 8, "weight_decay": 0.0, "precision": "bfloat16", "alpha": 1.0}
+_FEW: dict[str, Any] = {
+    "epochs": None,
+    "steps": 40,
+    "lists": 8,
+    "weight_decay": 0.0,
+    "precision": "bfloat16",
+    "alpha": 1.0,
+}
 _SHORT: dict[str, Any] = {"documents": (8, 12), "in_batch": 0.15}
 
 VARIANTS = (

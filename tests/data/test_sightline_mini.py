@@ -20,7 +20,7 @@ FOLDER = Path(sightline_mini.__file__).parent
 def test_it_is_a_readout_and_nothing_else():
     weights = load_file(FOLDER / "model.safetensors")
     assert {name.split(".")[0] for name in weights} == {"readout"}
-    assert sum(weight.numel() for weight in weights.values()) == 641
+    assert sum(weight.numel() for weight in weights.values()) == 640
     reranker = load_reranker("sightline-mini")
     assert reranker.name == reranker.layout.name == "sightline-mini"
     assert reranker.model is load_minilm()  # so a query is read once, and an index's token states serve it
