@@ -1,7 +1,6 @@
 """The weights that ship: small, the documents' reader untouched, and as good on dev as their card says."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -51,10 +50,9 @@ def test_without_the_collections_the_recipe_says_so(monkeypatch):
 
 
 @pytest.mark.data
-def test_its_dev_figures_are_those_of_its_card():
-    data = Path(os.environ["SIGHTLINE_DATA"])
+def test_its_dev_figures_are_those_of_its_card(collections):
     record = json.loads((FOLDER / "training.json").read_text())
-    chosen = [one for one in dev_sets(data) if one.dataset.name in ("multihop_small", "trec_dl21")]
+    chosen = [one for one in dev_sets(Path(collections)) if one.dataset.name == "multihop_small"]
     for name, values in measure(load_reranker("sightline-mini"), chosen).items():
         row = record["dev"][name]["after"]
         assert sum(values.values()) / len(values) == pytest.approx(row["mean"], abs=0.003), name
@@ -62,8 +60,8 @@ def test_its_dev_figures_are_those_of_its_card():
 
 
 @pytest.mark.data
-def test_it_learns_from_train_splits_of_openly_licensed_collections_alone():
-    sources, found = examples(Path(os.environ["SIGHTLINE_DATA"]), depth=5)
+def test_it_learns_from_train_splits_of_openly_licensed_collections_alone(collections):
+    sources, found = examples(Path(collections), depth=5)
     assert {source.split for source in sources} == {"train"}
     assert (
         {source.name for source in sources}
