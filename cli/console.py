@@ -37,7 +37,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 RerankOption = Annotated[
     str,
     typer.Option(
-        help="minilm, sightline-mini, what sightline train wrote, a layout (name or .yaml), hf:MODEL (a decoder), or none."
+        help="minilm, sightline-mini, a folder of sightline train, a layout (name or .yaml), hf:MODEL, or none."
     ),
 ]
 LayoutOption = Annotated[

@@ -73,15 +73,15 @@ SAMPLING = Sampling(documents=(5, 50), in_batch=0.15, weights=_WEIGHTS)
 OBJECTIVE = Objective(temperature=1.0)
 
 
-def data_folder() -> Path:
-    """Where the judged collections are.
+def data_folder(asked: Path | None = None) -> Path:
+    """Where the judged collections are: as asked, or where ``SIGHTLINE_DATA`` says.
 
     Raises:
-        InputError: if ``SIGHTLINE_DATA`` is not set.
+        InputError: if neither does.
     """
-    found = os.environ.get("SIGHTLINE_DATA")
+    found = asked or os.environ.get("SIGHTLINE_DATA")
     if not found:
-        raise InputError("set SIGHTLINE_DATA to the folder of the judged collections")
+        raise InputError("name the folder of the judged collections: --data, or SIGHTLINE_DATA")
     return Path(found)
 
 
@@ -117,13 +117,14 @@ def main() -> None:
     """Train, and write the weights and their card."""
     parser = argparse.ArgumentParser(description="Train sightline-mini.")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--epochs", type=float, default=CONFIG.epochs)
     parser.add_argument("--queries", type=int, default=100, help="of each collection that is measured on")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sightline.training").setLevel(logging.INFO)
-    data = data_folder()
+    data = data_folder(asked.data)
     sources, found = examples(data)
     options: dict[str, Any] = {"parts": ["weights", "heads"], "precision": "bfloat16", "name": "sightline-mini"}
     options["remember"] = 12_000_000  # all of them: 9 GB

@@ -137,10 +137,13 @@ VARIANTS = (
 )
 
 
-def study(out: Path, only: Sequence[str] = (), *, queries: int = 60, questions: int = 300) -> dict[str, Any]:
+def study(
+    data: Path, out: Path, only: Sequence[str] = (), *, queries: int = 40, questions: int = 200
+) -> dict[str, Any]:
     """Train and measure every row.
 
     Args:
+        data: folder of the collections.
         out: folder of the rows' folders.
         only: names of rows; empty for all.
         queries: of each dev collection; rows that train the encoder are measured on a third of them.
@@ -149,7 +152,6 @@ def study(out: Path, only: Sequence[str] = (), *, queries: int = 60, questions: 
     Returns:
         For each row its mean nDCG@10 before and after, the same by collection with p, and what it cost.
     """
-    data = data_folder()
     known: dict[str, int] = {}
     found: list[Example] = []
     for example in examples(data, depth=30)[1]:
@@ -217,12 +219,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What to train of the default model, on dev splits.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", nargs="*", default=[], choices=[variant.name for variant in VARIANTS])
-    parser.add_argument("--queries", type=int, default=60)
-    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
+    parser.add_argument("--queries", type=int, default=40)
+    parser.add_argument("--questions", type=int, default=200)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    rows = study(asked.out, asked.only, queries=asked.queries, questions=asked.questions)
+    rows = study(data_folder(asked.data), asked.out, asked.only, queries=asked.queries, questions=asked.questions)
     (asked.out / "study.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     names = [name.split("/")[0] for name in next(iter(rows.values()))["dev"]]
     table = Table("trained", "lists", "before", "after", *names)

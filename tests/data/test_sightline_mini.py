@@ -47,6 +47,7 @@ def test_without_the_collections_the_recipe_says_so(monkeypatch):
     monkeypatch.delenv("SIGHTLINE_DATA", raising=False)
     with pytest.raises(InputError, match="SIGHTLINE_DATA"):
         data_folder()
+    assert data_folder(Path("here")) == Path("here")
 
 
 @pytest.mark.data
