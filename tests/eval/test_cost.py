@@ -39,7 +39,7 @@ def test_flops_of_the_default_model_are_what_torch_counts(words):
     model = load_minilm()
     [tokens] = model.spans(["cat " * words])
     ids = torch.randint(1000, 2000, (1, len(tokens) + 2))
-    assert transformer_flops(model.config, [len(tokens) + 2]) == counted(model._model, ids)
+    assert transformer_flops(model.config, [len(tokens) + 2]) == counted(model.network, ids)
 
 
 @pytest.mark.parametrize("kv", [1, 2, 8])
