@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import InputError, ModelError
 from ..kernels import states_lse, states_max
 from ..kernels.states.keys import to_float
-from .signal import NOTHING, Reading, by_document
+from .signal import NOTHING, Reading, by_document, joint_log_shares
 
 if TYPE_CHECKING:
     from ..kernels import Keys
@@ -124,9 +124,7 @@ class LearntReadout(nn.Module):
         if "weights" in self.parts:
             weights = torch.softmax(q @ self.weigh, dim=0)
         lse = states_lse(rows, keys, scale=self.scale)  # (S, N)
-        # Summed in sorted order, the normaliser is the same to the last bit whatever the order of the documents.
-        normaliser = torch.logsumexp(lse.double().sort(dim=1).values, dim=1)
-        log_shares = (lse.double() - normaliser[:, None]).clamp_min(NOTHING)
+        log_shares, normaliser = joint_log_shares(lse)
         values = log_shares
         if "heads" in self.parts:
             values = values + self._heads(rows, lse, keys)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .layout import Layout
 
-__all__ = ["NOTHING", "AttentionSignal", "Reading", "Signal", "by_document"]
+__all__ = ["NOTHING", "AttentionSignal", "Reading", "Signal", "by_document", "joint_log_shares"]
 
 # What a document without tokens gets: below any value of one that has some, whatever the scale (at most 1000, and
 # cosines are at most 2 apart).
@@ -56,12 +56,7 @@ class AttentionSignal:
 
     def __call__(self, q: torch.Tensor, keys: Sequence[Keys], layout: Layout) -> Reading:
         """See `Signal`."""
-        import torch
-
-        lse = states_lse(q, keys, scale=layout.scale).double()  # (S, N)
-        # Summed in sorted order, the normaliser is the same whatever the order of the documents.
-        normaliser = torch.logsumexp(lse.sort(dim=1).values, dim=1)  # (S,)
-        log_shares = (lse - normaliser[:, None]).clamp_min(NOTHING)
+        log_shares, normaliser = joint_log_shares(states_lse(q, keys, scale=layout.scale))
         shares = log_shares.exp()
         if layout.readout == "mass":
             scores = by_document(shares)
@@ -70,6 +65,16 @@ class AttentionSignal:
         else:
             scores = by_document(states_max(q, keys).double().clamp_min(NOTHING))
         return Reading(scores, shares, normaliser, q)
+
+
+def joint_log_shares(lse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each document's log-sum-exp (S, N): the logarithms of its shares, float64 (S, N), and the normaliser (S,)."""
+    import torch
+
+    lse = lse.double()
+    # Summed in sorted order, the normaliser is the same to the last bit whatever the order of the documents.
+    normaliser = torch.logsumexp(lse.sort(dim=1).values, dim=1)
+    return (lse - normaliser[:, None]).clamp_min(NOTHING), normaliser
 
 
 def by_document(values: torch.Tensor) -> torch.Tensor:

@@ -13,11 +13,11 @@ from torch import nn
 
 from ..batching import token_budget_batches
 from ..errors import InputError, MissingExtraError
-from ..kernels import states_lse
 from ..minilm import MiniLM, Tokens, TokenStates
 from ..rerank.layout import load_layout
 from ..rerank.learnt import LearntReadout, Part
 from ..rerank.minilm import MiniLMReranker
+from ..rerank.signal import AttentionSignal
 from .learner import Output, TrainingList
 
 __all__ = ["MiniLMLearner", "RememberingMiniLM"]
@@ -80,7 +80,7 @@ class MiniLMLearner:
             changes["readout"] = "learnt"
         self.layout = load_layout("minilm", **changes)
         self.name, self.encoder, self._max_tokens = name, encoder, max_tokens
-        memory = remember if encoder == "frozen" and not prefix else 0
+        memory = remember if encoder == "frozen" else 0
         # A model of its own: what is trained, or remembered, is nobody else's business.
         self.model = model or RememberingMiniLM(self.layout.max_block_tokens, memory, precision)
         self.readout = LearntReadout(parts, scale=self.layout.scale) if parts else None
@@ -108,10 +108,9 @@ class MiniLMLearner:
 
     def save(self, folder: Path) -> None:
         """See `Learner.save`."""
-        model = self.model
         if self.encoder != "frozen":
-            model = MiniLM(max_length=self.layout.max_block_tokens, trained=self._trained(), revision="unsaved")
-        MiniLMReranker(self.layout, model, self.readout).save(folder)
+            self.model.trained = self._trained()
+        self.reranker().save(folder)
 
     # -- scores ------------------------------------------------------------------------------------------------------
 
@@ -127,11 +126,10 @@ class MiniLMLearner:
             raise InputError(f"the query {one.query!r} has no token to attend with")
         # Cosines are compared by hundredths, which bfloat16 does not have.
         with torch.autocast(self.model.device.type, enabled=False):
-            if self.readout is not None:
-                scores: torch.Tensor = self.readout(q, states).scores
-                return scores
-            lse = states_lse(q, states, scale=self.layout.scale)
-            return (lse - torch.logsumexp(lse, dim=1, keepdim=True)).mean(dim=0)
+            if self.readout is None:
+                return AttentionSignal()(q, states, self.layout).scores
+            scores: torch.Tensor = self.readout(q, states).scores
+            return scores
 
     def _read(self, texts: Sequence[str], query: str) -> list[torch.Tensor]:
         """Unit token states of each text; with gradients where the encoder is trained."""

@@ -67,7 +67,7 @@ _DEV = {
 """Collections and splits to choose on; of the last seven nothing is learnt from."""
 _JUDGED_CANDIDATES = ("multihop_small", "wikiqa")  # each question comes with its own
 
-# Half-way from the start (WiSE-FT): all the way gains as much on dev, and loses significantly on TREC DL21.
+# Half-way from the start (WiSE-FT): all the way gains more on dev, and loses significantly on TREC DL21.
 CONFIG = TrainingConfig(epochs=1, lists=16, learning_rate=1e-3, weight_decay=0.01, evaluate_every=0, alpha=0.5)
 SAMPLING = Sampling(documents=(5, 50), in_batch=0.15, weights=_WEIGHTS)
 OBJECTIVE = Objective(temperature=1.0)

@@ -65,15 +65,8 @@ class Variant:
         return self.options.get("encoder", "frozen") == "frozen"
 
 
-_FEW: dict[str, Any] = {
-    "epochs": None,
-    "steps": 40,
-    "lists": 8,
-    "weight_decay": 0.0,
-    "precision": "bfloat16",
-    "alpha": 1.0,
-}
-_SHORT: dict[str, Any] = {"documents": (8, 12), "in_batch": 0.15}
+_FEW: dict[str, Any] = {"epochs": None, "steps": 40, "lists": 8, "weight_decay": 0.0, "precision": "bfloat16"}
+_SHORT: dict[str, Any] = {"documents": (8, 12)}
 
 VARIANTS = (
     Variant("weights", "(a) learnt token weights", {"parts": ["weights"]}),
@@ -150,7 +143,7 @@ def study(
         questions: of each collection, the first so many to learn from.
 
     Returns:
-        For each row its mean nDCG@10 before and after, the same by collection with p, and what it cost.
+        For each row its mean nDCG@10 before and after, what changed by collection, and what it cost.
     """
     known: dict[str, int] = {}
     found: list[Example] = []
@@ -169,7 +162,7 @@ def study(
         if not (folder / "training.json").is_file():
             lists = found
             if variant.teacher:
-                lists = taught(found[:: max(1, len(found) // 150)], load_reranker(str(out / variant.teacher)))
+                lists = _taught(found[:: max(1, len(found) // 150)], load_reranker(str(out / variant.teacher)))
             _train(variant, folder, lists, many if variant.frozen else few, model)
         rows[variant.name] = {"what": variant.what} | _row(json.loads((folder / "training.json").read_text()))
         logger.info("%s: %s", variant.name, {k: v for k, v in rows[variant.name].items() if k != "dev"})
@@ -180,7 +173,7 @@ def _train(
     variant: Variant, folder: Path, lists: Sequence[Example], dev: Sequence[DevSet], model: RememberingMiniLM
 ) -> None:
     options = variant.options | {"name": variant.name, "precision": "bfloat16"}
-    learner = MiniLMLearner(**options, model=model) if variant.frozen else MiniLMLearner(**options)
+    learner = MiniLMLearner(**options, model=model if variant.frozen else None)
     config: TrainingConfig = replace(CONFIG, **({"alpha": 1.0} | variant.config))
     # Every source alike: what is studied is what to train, and the recipe's weights are for all of the questions.
     sampling: Sampling = replace(SAMPLING, **({"documents": (5, 30), "weights": {}} | variant.sampling))
@@ -189,7 +182,7 @@ def _train(
     train(learner, lists, folder, config=config, sampling=sampling, objective=objective, dev=dev, origin=origin)
 
 
-def taught(lists: Sequence[Example], teacher: Reranker, depth: int = 20) -> list[Example]:
+def _taught(lists: Sequence[Example], teacher: Reranker, depth: int = 20) -> list[Example]:
     """Examples with a reranker's scores of their positives and of the first ``depth`` candidates, and no others."""
     out = []
     for example in lists:
