@@ -124,6 +124,8 @@ class MiniLMReranker:
         if not len(read.states):
             raise InputError(f"the query {query!r} has no token to attend with; ask something")
         q = torch.from_numpy(read.states)  # (S, D)
+        if not self.layout.keepable:  # what was kept has not seen this query
+            states = None
         known = self._states(query, blocks, states or [None] * len(blocks))
         keys = [block.keys for block in known]
         shapes = [_values(key).shape for key in keys]

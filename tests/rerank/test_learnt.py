@@ -1,5 +1,6 @@
 """The learnt readout: untrained it is `minilm`; trained it keeps the invariants, whatever its weights are."""
 
+import itertools
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from sightline import MiniLMReranker, load_layout, load_reranker
 from sightline.errors import InputError, ModelError
 from sightline.kernels import QuantizedKeys
 from sightline.rerank.learnt import PARTS, LearntReadout, LearntSignal
+from sightline.rerank.reranker import DocumentStates
 from sightline.rerank.signal import NOTHING, AttentionSignal
 
 LAYOUT = load_layout("minilm")
@@ -192,6 +194,9 @@ def test_documents_that_see_the_query_change_with_it(tmp_path):
     seen = reranker.rank("what purrs", documents, evidence="token")
     assert seen.truncated == 1 and seen.items != alone.items
     assert [item.score for item in reranker.rank_batch([("what purrs", documents)])[0]] == [i.score for i in seen]
+    kept = reranker.model.read(documents)
+    states = [DocumentStates(torch.from_numpy(kept.states[a:b]), 0) for a, b in itertools.pairwise(kept.offsets)]
+    assert reranker.rank("what purrs", documents, states=states, evidence="token").items == seen.items
     longest = next(item for item in seen if item.truncated)
     assert longest.truncated > next(item for item in alone if item.truncated).truncated  # the query took of the room
     assert all(mark.text in longest.document.text for mark in longest.evidence)
