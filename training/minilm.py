@@ -22,7 +22,7 @@ from .learner import Output, TrainingList
 
 __all__ = ["MiniLMLearner", "RememberingMiniLM"]
 
-_TOKENS = 4096  # read with gradients at once
+_TOKENS = 2048  # read with gradients at once
 
 
 class MiniLMLearner:

@@ -1,0 +1,1 @@
+"""Weights of ``sightline-mini-read``, and the recipe that makes them."""
