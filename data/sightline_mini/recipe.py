@@ -12,26 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
-from ...eval.dataset import Dataset, load_dataset
-from ...eval.heads import first_stage_run
 from ...training.card import Origin, describe_data
 from ...training.config import TrainingConfig
-from ...training.dev import DevSet
 from ...training.examples import Example, Source, load_sources
 from ...training.lists import Sampling
 from ...training.loss import Objective
 from ...training.minilm import MiniLMLearner
 from ...training.trainer import train
+from .dev import data_folder, dev_sets
 
-__all__ = ["CONFIG", "LICENCES", "OBJECTIVE", "RECIPE", "SAMPLING", "Recipe", "data_folder", "dev_sets", "examples"]
+__all__ = ["CONFIG", "LICENCES", "OBJECTIVE", "RECIPE", "SAMPLING", "Recipe", "examples"]
 
 _WEIGHTS = {
     "nq_train": 0.6,
@@ -52,20 +48,6 @@ LICENCES = {
     "stackexchange_small": "CC BY-SA 3.0",
     "ares_synth": "Apache-2.0; passages CC BY-SA and of news, queries synthetic",
 }
-_DEV = {
-    "nq_train": "dev",
-    "medquad": "dev",
-    "fairytaleqa": "dev",
-    "mlquestions": "dev",
-    "bioasq": "dev",
-    "policyqa": "dev",
-    "checkthat2020": "dev",
-    "multihop_small": "test",
-    "wikiqa": "train",
-    "trec_dl21": "test",
-}
-"""Collections and splits to choose on; of the last seven nothing is learnt from."""
-_JUDGED_CANDIDATES = ("multihop_small", "wikiqa")  # each question comes with its own
 
 # Half-way from the start (WiSE-FT): all the way gains more on dev, and loses significantly on TREC DL21.
 CONFIG = TrainingConfig(epochs=1, lists=16, learning_rate=1e-3, weight_decay=0.01, evaluate_every=0, alpha=0.5)
@@ -73,44 +55,10 @@ SAMPLING = Sampling(documents=(5, 50), in_batch=0.15, weights=_WEIGHTS)
 OBJECTIVE = Objective(temperature=1.0)
 
 
-def data_folder(asked: Path | None = None) -> Path:
-    """Where the judged collections are: as asked, or where ``SIGHTLINE_DATA`` says.
-
-    Raises:
-        InputError: if neither does.
-    """
-    found = asked or os.environ.get("SIGHTLINE_DATA")
-    if not found:
-        raise InputError("name the folder of the judged collections: --data, or SIGHTLINE_DATA")
-    return Path(found)
-
-
 def examples(data: Path, depth: int = 50) -> tuple[list[Source], list[Example]]:
     """What is learnt from: questions with their positives, and ``depth`` candidates of BM25."""
     sources = [Source(str(data / name), "train", weight) for name, weight in _WEIGHTS.items()]
     return sources, load_sources(sources, depth=depth)
-
-
-def dev_sets(data: Path, queries: int = 100, depth: int = 50) -> list[DevSet]:
-    """What is chosen on: of each collection the first ``queries`` questions and ``depth`` candidates."""
-    found = []
-    for name, split in _DEV.items():
-        qrels = data / name / "qrels.full.trec" if name == "trec_dl21" else None
-        dataset = load_dataset(data / name, split, qrels=qrels, max_queries=queries)
-        found.append(DevSet(dataset, _candidates(dataset), depth))
-    return found
-
-
-def _candidates(dataset: Dataset) -> Mapping[str, Mapping[str, float]]:
-    if dataset.name in _JUDGED_CANDIDATES:
-        run: Mapping[str, Mapping[str, float]] = {
-            query: dict.fromkeys(dataset.qrels[query], 0.0) for query in dataset.queries
-        }
-    elif dataset.name == "trec_dl21":
-        run = first_stage_run(dataset, dataset.folder / "run.bm25.trec")
-    else:
-        run = first_stage_run(dataset)
-    return {query: run[query] for query in dataset.queries if query in run}
 
 
 @dataclass(frozen=True, slots=True)

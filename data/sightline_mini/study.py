@@ -30,7 +30,8 @@ from ...training.lists import Sampling
 from ...training.loss import Objective
 from ...training.minilm import MiniLMLearner, RememberingMiniLM
 from ...training.trainer import train
-from .recipe import CONFIG, OBJECTIVE, SAMPLING, data_folder, dev_sets, examples
+from .dev import data_folder, dev_sets
+from .recipe import CONFIG, OBJECTIVE, SAMPLING, examples
 
 __all__ = ["VARIANTS", "Variant", "study"]
 

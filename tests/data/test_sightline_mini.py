@@ -1,6 +1,7 @@
 """The weights that ship: small, the documents' reader untouched, and as good on dev as their card says."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ from safetensors.torch import load_file
 
 from sightline import load_reranker
 from sightline.data import sightline_mini
-from sightline.data.sightline_mini.recipe import data_folder, dev_sets, examples
+from sightline.data.sightline_mini import dev
+from sightline.data.sightline_mini.dev import data_folder, dev_sets
+from sightline.data.sightline_mini.recipe import RECIPE, examples
+from sightline.data.sightline_mini_read.recipe import RECIPE as READ
 from sightline.errors import InputError
 from sightline.minilm import load_minilm
 from sightline.training.dev import measure
@@ -48,6 +52,72 @@ def test_without_the_collections_the_recipe_says_so(monkeypatch):
     with pytest.raises(InputError, match="SIGHTLINE_DATA"):
         data_folder()
     assert data_folder(Path("here")) == Path("here")
+
+
+CRIES = {"cat": "purrs", "dog": "barks", "crow": "caws", "frog": "croaks", "lion": "roars", "bee": "buzzes"}
+TRAIN = ("nq_train", "squad_train_sub", "medquad", "fairytaleqa", "pubmedqa", "stackexchange_small", "ares_synth")
+DEV = ("nq_train", "medquad", "fairytaleqa", "mlquestions", "bioasq", "policyqa", "checkthat2020")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Folders named and made as the collections are, of three questions each."""
+    data = tmp_path / "data"
+    splits = {**dict.fromkeys(TRAIN, ("train",)), **dict.fromkeys(DEV, ("dev",))}
+    splits |= dict.fromkeys(set(TRAIN) & set(DEV), ("train", "dev"))
+    splits |= {"multihop_small": ("test",), "wikiqa": ("train",), "trec_dl21": ("test",)}
+    for name, parts in splits.items():
+        folder = data / name
+        (folder / "qrels").mkdir(parents=True)
+        corpus = [
+            {"_id": animal, "title": "", "text": f"In {name}, a {animal} {cry}."} for animal, cry in CRIES.items()
+        ]
+        questions = [{"_id": f"q{i}", "text": f"which animal {cry}?"} for i, cry in enumerate(list(CRIES.values())[:3])]
+        (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+        (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+        for split in parts:
+            judged = [(f"q{i}", animal, int(i == j)) for i in range(3) for j, animal in enumerate(CRIES)]
+            rows = "".join("\t".join(map(str, row)) + "\n" for row in judged)
+            (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+            (folder / f"bm25.{split}.tsv").write_text("".join(f"q{i}\t{' '.join(CRIES)}\n" for i in range(3)))
+        (folder / "qrels.full.trec").write_text("".join(f"{q} 0 {a} {grade}\n" for q, a, grade in judged))
+        lines = (f"q{i} Q0 {a} {rank} {-rank} bm25\n" for i in range(3) for rank, a in enumerate(CRIES, 1))
+        (folder / "run.bm25.trec").write_text("".join(lines))
+    return data
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, READ], ids=lambda recipe: recipe.options["name"])
+def test_one_command_trains_what_ships(recipe, small, tmp_path, monkeypatch, capsys):
+    if recipe.options.get("encoder") == "lora":
+        pytest.importorskip("peft")
+    monkeypatch.setattr(sys, "argv", ["recipe", str(tmp_path / "out"), "--data", str(small), "--steps", "2"])
+    recipe.main()
+    told = json.loads(capsys.readouterr().out)
+    assert {name.split("/")[0] for name in told} == {*DEV, "multihop_small", "wikiqa", "trec_dl21"}
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["steps"] == 2 and {row["name"] for row in record["origin"]["data"]} == set(TRAIN)
+    assert recipe.module in (tmp_path / "out" / "README.md").read_text()
+    reranker = load_reranker(str(tmp_path / "out"))
+    assert reranker.name == recipe.options["name"]
+    assert reranker.rank("which animal purrs?", ["A dog barks.", "A cat purrs."])[0].index == 1
+
+
+def test_rerankers_are_compared_on_dev(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["dev", str(tmp_path / "out"), "minilm", "minilm-maxsim", "--data", str(small), "--queries", "2"]
+    )
+    dev.main()
+    told = capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "dev.json").read_text())
+    assert list(found) == ["minilm", "minilm-maxsim"]
+    for name, row in found["minilm-maxsim"]["dev"].items():
+        before = found["minilm"]["dev"][name]
+        assert row["queries"] == before["queries"] == 2 and "difference" not in before
+        gain = row["value"]["mean"] - before["value"]["mean"]
+        assert row["difference"]["mean"] == pytest.approx(gain, abs=1e-9) and 0 <= row["p"] <= 1
+        assert name in told and f"{row['value']['mean']:.4f}" in told
+    values = [row["value"]["mean"] for row in found["minilm"]["dev"].values()]
+    assert found["minilm"]["mean"] == pytest.approx(sum(values) / len(values))
 
 
 @pytest.mark.data
