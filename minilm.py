@@ -24,7 +24,7 @@ from .errors import InputError, ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["REPOSITORY", "SHA256", "MiniLM", "TokenStates", "find_minilm", "load_minilm"]
+__all__ = ["REPOSITORY", "SHA256", "MiniLM", "TokenStates", "find_minilm", "load_minilm", "native_dtype"]
 
 logger = logging.getLogger(__name__)
 
@@ -136,12 +136,13 @@ class MiniLM:
         path: folder of the checkpoint, or None to search (`find_minilm`).
         device: a torch device, or None for CUDA where there is one, else CPU.
         max_length: tokens read of a text, the two special ones included; at most 512. The published model uses 256.
+        dtype: ``float32``, or that of autocast's matrix products: ``bfloat16`` or ``float16``; see `native_dtype`.
         trained: weights that training has changed, by name, to take the place of the published ones.
         revision: of those.
 
     Raises:
         ModelError: if the model cannot be found or verified, or ``trained`` are not weights of its.
-        InputError: if ``max_length`` is out of range.
+        InputError: if ``max_length`` is out of range, or ``dtype`` is none of these.
 
     Example:
         >>> model = load_minilm()
@@ -159,6 +160,7 @@ class MiniLM:
         *,
         device: str | torch.device | None = None,
         max_length: int = 256,
+        dtype: str = "float32",
         trained: Mapping[str, torch.Tensor] | None = None,
         revision: str = "",
     ) -> None:
@@ -169,8 +171,10 @@ class MiniLM:
 
         if not 3 <= max_length <= 512:
             raise InputError(f"max_length must be between 3 and 512, not {max_length}")
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise InputError(f"dtype is 'float32', 'bfloat16' or 'float16', not {dtype!r}")
         folder = find_minilm(path)
-        self.max_length = max_length
+        self.max_length, self.dtype = max_length, dtype
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
@@ -282,7 +286,8 @@ class MiniLM:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         packed = np.empty((int(offsets[-1]), self.dim), dtype=np.float32) if states else None
         pooled = np.empty((len(counts), self.dim), dtype=np.float32)
-        with torch.inference_mode():
+        lower = torch.autocast(self.device.type, getattr(torch, self.dtype), enabled=self.dtype != "float32")
+        with torch.inference_mode(), lower:
             for batch in token_budget_batches((counts + tokens.lead + 1).tolist(), _TOKEN_BUDGET[self.device.type]):
                 hidden, mask = self.hidden(tokens, batch)
                 mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -329,14 +334,24 @@ class MiniLM:
         return self.network(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state.float(), mask
 
 
-def load_minilm(max_length: int = 256, device: str | None = None) -> MiniLM:
-    """The default model, loaded once per process for each (max_length, device).
+def native_dtype(device: str | torch.device) -> str:
+    """``bfloat16`` if a device multiplies matrices of it by itself, else ``float32``: imitated, it would be slow."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+
+
+def load_minilm(max_length: int = 256, device: str | None = None, dtype: str = "float32") -> MiniLM:
+    """The default model, loaded once per process for each (max_length, device, dtype).
 
     So the bi-encoder and the reranker are one object, and a query is read once for both.
     """
-    return _load(max_length, device)
+    return _load(max_length, device, dtype)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(max_length: int, device: str | None) -> MiniLM:
-    return MiniLM(max_length=max_length, device=device)
+def _load(max_length: int, device: str | None, dtype: str) -> MiniLM:
+    return MiniLM(max_length=max_length, device=device, dtype=dtype)

@@ -17,7 +17,7 @@ import yaml
 
 from ..documents import Document
 from ..errors import InputError, ModelError, RankingError
-from ..minilm import MiniLM, load_minilm
+from ..minilm import MiniLM, load_minilm, native_dtype
 from .layout import Layout, load_layout
 from .ranking import check_request, first_of_each_id, order_by_score
 from .reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking, as_documents
@@ -42,6 +42,8 @@ class MiniLMReranker:
         layout: a `Layout` or the name of one.
         model: the reader, or None to load the default model.
         readout: what was learnt, for layouts whose readout is that.
+        dtype: that a loaded model computes with, see `MiniLM`. None for float32, so that states which are kept are the
+            same wherever they were read; but of layouts that keep nothing for `sightline.minilm.native_dtype`.
 
     Raises:
         InputError: if the layout and the readout do not go together.
@@ -53,7 +55,12 @@ class MiniLMReranker:
     """
 
     def __init__(
-        self, layout: Layout | str = "minilm", model: MiniLM | None = None, readout: LearntReadout | None = None
+        self,
+        layout: Layout | str = "minilm",
+        model: MiniLM | None = None,
+        readout: LearntReadout | None = None,
+        *,
+        dtype: str | None = None,
     ) -> None:
         self.layout = load_layout(layout) if isinstance(layout, str) else layout
         if (self.layout.readout == "learnt") != (readout is not None):
@@ -62,22 +69,25 @@ class MiniLMReranker:
                 + ("no learnt weights go with" if readout else "needs learnt weights: load the folder they are in")
             )
         self.name = self.layout.name
-        self.model = self.reads = model or load_minilm(self.layout.max_block_tokens)
+        self.model = self.reads = model or load_minilm(
+            self.layout.max_block_tokens, dtype=dtype or _default_dtype(self.layout)
+        )
         self.readout = readout
 
     @classmethod
-    def load(cls, folder: str | Path, **changes: Any) -> MiniLMReranker:
+    def load(cls, folder: str | Path, *, dtype: str | None = None, **changes: Any) -> MiniLMReranker:
         """Load what was trained: ``layout.yaml`` and ``model.safetensors``.
 
         Args:
             folder: with both.
+            dtype: see above.
             changes: fields of the layout to replace.
 
         Raises:
             ModelError: if the weights are missing, damaged, or of something else.
             InputError: if the layout is not valid.
         """
-        return cls(*_load_trained(Path(folder), changes))
+        return cls(*_load_trained(Path(folder), changes, dtype), dtype=dtype)
 
     def save(self, folder: str | Path) -> None:
         """Write ``layout.yaml`` and ``model.safetensors`` into a folder, for `load`; weights in half precision.
@@ -160,7 +170,7 @@ class MiniLMReranker:
             layout=self.layout.name,
             model=self.model.name,
             revision=self.model.revision,
-            dtype=_dtype(keys),
+            dtype=_dtypes(keys, states or [None] * len(keys), self.model.dtype),
             backend=states_backend(),
             seconds=time.perf_counter() - started,
             warnings=tuple(warnings),
@@ -230,7 +240,9 @@ class MiniLMReranker:
         return marks
 
 
-def _load_trained(folder: Path, changes: dict[str, Any]) -> tuple[Layout, MiniLM | None, LearntReadout | None]:
+def _load_trained(
+    folder: Path, changes: dict[str, Any], dtype: str | None
+) -> tuple[Layout, MiniLM | None, LearntReadout | None]:
     """Layout, model (None for the published one) and readout (None for one without weights) of a folder."""
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -252,7 +264,8 @@ def _load_trained(folder: Path, changes: dict[str, Any]) -> tuple[Layout, MiniLM
     model = None
     if encoder:
         revision = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        model = MiniLM(max_length=layout.max_block_tokens, trained=encoder, revision=revision)
+        dtype = dtype or _default_dtype(layout)
+        model = MiniLM(max_length=layout.max_block_tokens, dtype=dtype, trained=encoder, revision=revision)
     return layout, model, readout
 
 
@@ -262,6 +275,14 @@ def _values(key: Keys) -> torch.Tensor:
     return key.values if isinstance(key, QuantizedKeys) else key
 
 
-def _dtype(keys: Sequence[Keys]) -> str:
-    names = {str(_values(key).dtype).removeprefix("torch.") for key in keys}
-    return "+".join(sorted(names)) or "float32"
+def _default_dtype(layout: Layout) -> str:
+    import torch
+
+    return "float32" if layout.keepable else native_dtype("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtypes(keys: Sequence[Keys], kept: Sequence[DocumentStates | None], read: str) -> str:
+    names = {
+        read if k is None else str(_values(key).dtype).removeprefix("torch.") for key, k in zip(keys, kept, strict=True)
+    }
+    return "+".join(sorted(names)) or read

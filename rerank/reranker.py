@@ -89,7 +89,7 @@ class Ranking(Sequence[Ranked]):
         layout: name of the layout.
         model: name of the model.
         revision: of the model's weights.
-        dtype: of the token states: float32, or fp16 or int8 where they were kept.
+        dtype: that the token states were computed with, or float16 or int8 where they were kept in it.
         backend: the kernels' backend.
         seconds: wall time.
         warnings: what the reader of this ranking should know.
@@ -222,8 +222,8 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
             out. ``hf:MODEL#LAYOUT`` names both.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
-        options: for decoder models those of `DecoderReranker`; what is left are fields of the layout to replace, such
-            as ``scale=10.0``.
+        options: ``dtype``, see `MiniLMReranker`; for decoder models those of `DecoderReranker`; what is left are fields
+            of the layout to replace, such as ``scale=10.0``.
 
     Raises:
         InputError: if there is no such layout, or an option is not one.
@@ -243,7 +243,8 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
         if (folder / "layout.yaml").is_file() and load_layout(folder / "layout.yaml").model == "minilm":
             return MiniLMReranker.load(folder, **options)
         if not folder.is_dir():
-            return MiniLMReranker(load_layout(name, **options))
+            dtype = options.pop("dtype", None)
+            return MiniLMReranker(load_layout(name, **options), dtype=dtype)
     import inspect
 
     from .decoder.reranker import DecoderReranker, saved_layout

@@ -3,11 +3,12 @@ import shutil
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from sightline import minilm
 from sightline.errors import InputError, ModelError
-from sightline.minilm import MiniLM, find_minilm, load_minilm
+from sightline.minilm import MiniLM, find_minilm, load_minilm, native_dtype
 
 FILES = ("model.safetensors", "config.json", "tokenizer.json")
 TEXTS = [
@@ -198,6 +199,24 @@ def test_reading_without_states_gives_the_same_embeddings(model):
     read = model.read(TEXTS, states=False)
     assert read.states is None
     np.testing.assert_array_equal(read.pooled, model.read(TEXTS).pooled)
+
+
+def test_bfloat16_reads_nearly_the_same(model):
+    texts = ["Cats purr.", "Two dogs bark loudly at night, and one cat does not mind."]
+    fast, exact = MiniLM(dtype="bfloat16").read(texts), model.read(texts)
+    assert fast.states.dtype == np.float32
+    assert (fast.states * exact.states).sum(1).min() > 0.998
+    assert not np.array_equal(fast.states, exact.states)
+    with pytest.raises(InputError, match="dtype is 'float32'"):
+        MiniLM(dtype="float7")
+
+
+@pytest.mark.parametrize(("known", "dtype"), [({"avx512_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")])
+def test_bfloat16_is_native_where_the_processor_says_so(monkeypatch, known, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert native_dtype("cpu") == dtype
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert native_dtype("cpu") == "float32"
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first", "remembered"])

@@ -40,7 +40,7 @@ class MiniLMLearner:
         max_tokens: of a document while the encoder is trained; rerankers read as much as the layout says.
         remember: tokens of documents whose states are kept while training, at 768 bytes each.
         precision: in which texts are read without gradients; ``bfloat16`` is faster where a processor has it. With
-            gradients, it is the loop's precision that counts. The reranker that is saved reads in float32.
+            gradients, it is the loop's precision that counts.
         name: of what is learnt: its layout's.
         model: to read with; None for the default.
 
@@ -193,21 +193,20 @@ class RememberingMiniLM(MiniLM):
     Args:
         max_length: tokens read of a text.
         tokens: that are remembered, in float16; once full it forgets all.
-        precision: that it computes with.
+        dtype: that it computes with.
     """
 
-    def __init__(self, max_length: int = 256, tokens: int = 0, precision: str = "float32") -> None:
-        super().__init__(max_length=max_length)
+    def __init__(self, max_length: int = 256, tokens: int = 0, dtype: str = "float32") -> None:
+        super().__init__(max_length=max_length, dtype=dtype)
         self._room_left = self._tokens = tokens
-        self._precision = precision
         self._known: dict[str, tuple[np.ndarray, TokenStates]] = {}
 
     def read(self, texts: Sequence[str], *, states: bool = True, behind: str = "") -> TokenStates:
         """See `MiniLM.read`."""
         if not self._tokens or behind or not states:
-            return self._fresh(texts, states, behind)
+            return super().read(texts, states=states, behind=behind)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        fresh = dict(self._split(self._fresh(new, True, ""), new)) if new else {}
+        fresh = dict(self._split(super().read(new), new)) if new else {}
         found = [fresh.get(text) or self._known[text] for text in texts]
         for text, (half, one) in fresh.items():
             if len(half) > self._room_left:
@@ -222,10 +221,6 @@ class RememberingMiniLM(MiniLM):
             np.concatenate([one.pooled for _, one in found]),
             np.concatenate([one.truncated for _, one in found]),
         )
-
-    def _fresh(self, texts: Sequence[str], states: bool, behind: str) -> TokenStates:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._precision == "bfloat16"):
-            return super().read(texts, states=states, behind=behind)
 
     @staticmethod
     def _split(read: TokenStates, texts: Sequence[str]) -> Iterator[tuple[str, tuple[np.ndarray, TokenStates]]]:

@@ -154,7 +154,7 @@ def study(
             found.append(example)
     many = dev_sets(data, queries, 30)
     few = [replace(one, depth=15) for one in dev_sets(data, max(1, queries // 3))]
-    model = RememberingMiniLM(tokens=8_000_000, precision="bfloat16")
+    model = RememberingMiniLM(tokens=8_000_000, dtype="bfloat16")
     rows: dict[str, Any] = {}
     for variant in VARIANTS:
         if only and variant.name not in only:

@@ -294,6 +294,16 @@ def test_a_rerankers_name_is_its_layouts():
     assert load_reranker("minilm", name="hot", scale=40.0).name == "hot"
 
 
+def test_what_keeps_nothing_is_read_as_fast_as_the_processor_can(monkeypatch):
+    monkeypatch.setattr("sightline.rerank.minilm.native_dtype", lambda device: "bfloat16")
+    assert load_reranker().rank(QUERY, DOCUMENTS).dtype == "float32"
+    assert load_reranker("minilm", dtype="bfloat16").rank(QUERY, DOCUMENTS).dtype == "bfloat16"
+    fast = load_reranker("minilm", instruction="{query}").rank(QUERY, DOCUMENTS)
+    exact = load_reranker("minilm", instruction="{query}", dtype="float32").rank(QUERY, DOCUMENTS)
+    assert (fast.dtype, exact.dtype) == ("bfloat16", "float32")
+    assert scores(fast) == pytest.approx(scores(exact), abs=0.05)
+
+
 # -- kept states ------------------------------------------------------------------------------------------------------
 
 
