@@ -13,8 +13,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ...training.minilm import MiniLMLearner
 from ...training.trainer import train
 from .dev import data_folder, dev_sets
 
-__all__ = ["CONFIG", "LICENCES", "OBJECTIVE", "RECIPE", "SAMPLING", "Recipe", "examples"]
+__all__ = ["CONFIG", "LICENCES", "OBJECTIVE", "SAMPLING", "examples", "main"]
 
 _WEIGHTS = {
     "nq_train": 0.6,
@@ -61,75 +60,38 @@ def examples(data: Path, depth: int = 50) -> tuple[list[Source], list[Example]]:
     return sources, load_sources(sources, depth=depth)
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a run of training is made of.
+def main() -> None:
+    """Train, and write the weights and their card."""
+    parser = argparse.ArgumentParser(description="Train sightline-mini.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
+    parser.add_argument("--epochs", type=float, default=CONFIG.epochs)
+    parser.add_argument("--queries", type=int, default=100, help="of each collection that is measured on")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("sightline.training").setLevel(logging.INFO)
+    data = data_folder(asked.data)
+    sources, found = examples(data)
+    options: dict[str, Any] = {"parts": ["weights", "heads"], "precision": "bfloat16", "name": "sightline-mini"}
+    options["remember"] = 12_000_000  # all of them: 9 GB
+    summary = train(
+        MiniLMLearner(**options),
+        found,
+        asked.out,
+        config=replace(CONFIG, epochs=asked.epochs, seed=asked.seed),
+        sampling=SAMPLING,
+        objective=OBJECTIVE,
+        dev=dev_sets(data, asked.queries),
+        origin=Origin(
+            base="sentence-transformers/all-MiniLM-L6-v2",
+            options=options,
+            data=describe_data(sources, found, LICENCES),
+            command=["python", "-m", "sightline.data.sightline_mini.recipe", *sys.argv[1:]],
+        ),
+    )
+    sys.stdout.write(json.dumps(summary["dev"], indent=2) + "\n")
 
-    Args:
-        module: whose command it is.
-        options: of `MiniLMLearner`; the name of what is learnt is one of them.
-        config: how long and how fast.
-        sampling: how lists are drawn.
-        queries: of each collection that is measured on.
-        depth: candidates of each of them.
-    """
-
-    module: str
-    options: Mapping[str, Any]
-    config: TrainingConfig
-    sampling: Sampling
-    queries: int
-    depth: int
-
-    def main(self) -> None:
-        """Train as the command line says, and write the weights and their card."""
-        parser = argparse.ArgumentParser(description=f"Train {self.options['name']}.")
-        parser.add_argument("out", type=Path)
-        parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
-        parser.add_argument("--queries", type=int, default=self.queries, help="of each collection that is measured on")
-        parser.add_argument("--seed", type=int, default=0)
-        length = parser.add_mutually_exclusive_group()
-        length.add_argument("--epochs", type=float)
-        length.add_argument("--steps", type=int)
-        asked = parser.parse_args()
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        logging.getLogger("sightline.training").setLevel(logging.INFO)
-        config = replace(self.config, seed=asked.seed)
-        if asked.epochs or asked.steps:
-            config = replace(config, epochs=asked.epochs, steps=asked.steps)
-        data = data_folder(asked.data)
-        sources, found = examples(data)
-        summary = train(
-            MiniLMLearner(**self.options),
-            found,
-            asked.out,
-            config=config,
-            sampling=self.sampling,
-            objective=OBJECTIVE,
-            dev=dev_sets(data, asked.queries, self.depth),
-            origin=Origin(
-                base="sentence-transformers/all-MiniLM-L6-v2",
-                options=dict(self.options),
-                data=describe_data(sources, found, LICENCES),
-                command=["python", "-m", self.module, *sys.argv[1:]],
-            ),
-        )
-        sys.stdout.write(json.dumps(summary["dev"], indent=2) + "\n")
-
-
-RECIPE = Recipe(
-    module="sightline.data.sightline_mini.recipe",
-    options={
-        "parts": ["weights", "heads"],
-        "precision": "bfloat16",
-        "name": "sightline-mini",
-        "remember": 12_000_000,  # all of them: 9 GB
-    },
-    config=CONFIG,
-    sampling=SAMPLING,
-    queries=100,
-    depth=50,
-)
 
 if __name__ == "__main__":
-    RECIPE.main()
+    main()

@@ -3,8 +3,9 @@
     SIGHTLINE_DATA=path/to/collections python -m sightline.data.sightline_mini.study OUT
 
 Every row is a run of its own in a folder of OUT, and is not run again if it is there. Rows with a frozen encoder share
-what has been read. Those that train the encoder are measured on fewer questions, and see few lists: minutes on a CPU
-are not what such training needs, and the table says how many lists it were.
+what has been read. Those that train the encoder see few lists: minutes on a CPU are not what such training needs, and
+the table says how many lists it were. All are measured on the same questions: a third of them, with half of the
+candidates, once made a gain of what was a loss.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ...minilm import MiniLM
 from ...rerank.reranker import Reranker, load_reranker
 from ...training.card import Origin
 from ...training.config import TrainingConfig
@@ -29,11 +33,12 @@ from ...training.examples import Example, text_key
 from ...training.lists import Sampling
 from ...training.loss import Objective
 from ...training.minilm import MiniLMLearner, RememberingMiniLM
+from ...training.mining import Mining
 from ...training.trainer import train
 from .dev import data_folder, dev_sets
 from .recipe import CONFIG, OBJECTIVE, SAMPLING, examples
 
-__all__ = ["VARIANTS", "Variant", "study"]
+__all__ = ["VARIANTS", "Variant", "study", "with_dense"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,7 @@ class Variant:
         sampling: changes to the recipe's.
         objective: changes to the recipe's.
         teacher: the row whose reranker scores the lists; "" for none.
+        dense: whether negatives are also those that the bi-encoder finds.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Variant:
     sampling: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
     teacher: str = ""
+    dense: bool = False
 
     @property
     def frozen(self) -> bool:
@@ -91,6 +98,8 @@ VARIANTS = (
     ),
     Variant("own", "(a, c), negatives of BM25 alone", {"parts": ["weights", "heads"]}, sampling={"in_batch": 0.0}),
     Variant("short", "(a, c), lists of 5 to 12", {"parts": ["weights", "heads"]}, sampling={"documents": (5, 12)}),
+    Variant("long", "(a, c), lists of 10 to 200", {"parts": ["weights", "heads"]}, sampling={"documents": (10, 200)}),
+    Variant("stages", "(a, c), negatives of BM25 and of dense", {"parts": ["weights", "heads"]}, dense=True),
     Variant(
         "full",
         "all of the encoder, at a low rate",
@@ -140,7 +149,7 @@ def study(
         data: folder of the collections.
         out: folder of the rows' folders.
         only: names of rows; empty for all.
-        queries: of each dev collection; rows that train the encoder are measured on a third of them.
+        queries: of each dev collection, the first so many to measure on.
         questions: of each collection, the first so many to learn from.
 
     Returns:
@@ -152,8 +161,7 @@ def study(
         known[example.source] = known.get(example.source, 0) + 1
         if known[example.source] <= questions:
             found.append(example)
-    many = dev_sets(data, queries, 30)
-    few = [replace(one, depth=15) for one in dev_sets(data, max(1, queries // 3))]
+    dev = dev_sets(data, queries, 30)
     model = RememberingMiniLM(tokens=8_000_000, dtype="bfloat16")
     rows: dict[str, Any] = {}
     for variant in VARIANTS:
@@ -164,7 +172,9 @@ def study(
             lists = found
             if variant.teacher:
                 lists = _taught(found[:: max(1, len(found) // 150)], load_reranker(str(out / variant.teacher)))
-            _train(variant, folder, lists, many if variant.frozen else few, model)
+            if variant.dense:
+                lists = with_dense(found, model)
+            _train(variant, folder, lists, dev, model)
         rows[variant.name] = {"what": variant.what} | _row(json.loads((folder / "training.json").read_text()))
         logger.info("%s: %s", variant.name, {k: v for k, v in rows[variant.name].items() if k != "dev"})
     return rows
@@ -192,6 +202,25 @@ def _taught(lists: Sequence[Example], teacher: Reranker, depth: int = 20) -> lis
         ranking = teacher.rank(example.query, list(documents.values()))
         scores = {text_key(item.document): item.score for item in ranking}
         out.append(replace(example, pools=pools, teacher=scores))
+    return out
+
+
+def with_dense(lists: Sequence[Example], model: MiniLM, depth: int = 30) -> list[Example]:
+    """Examples with a second pool: what the bi-encoder finds among the candidates of a collection's questions."""
+    out, mining = [], Mining(negatives=depth)
+    for source in dict.fromkeys(example.source for example in lists):
+        own = [example for example in lists if example.source == source]
+        texts = {text_key(d): d for e in own for d in (*e.positives, *(d for pool in e.pools for d in pool))}
+        keys, documents = list(texts), list(texts.values())
+        chunks = [[d.contents for d in documents[i : i + 256]] for i in range(0, len(documents), 256)]
+        vectors = np.concatenate([model.read(chunk).pooled for chunk in chunks])
+        queries = model.encode_queries([example.query for example in own])
+        for example, scores in zip(own, queries @ vectors.T, strict=True):
+            answers = set(map(text_key, (*example.positives, *example.excluded)))
+            ceiling = mining.ceiling(min(float(scores[keys.index(text_key(d))]) for d in example.positives))
+            best = (i for i in np.argsort(-scores) if keys[i] not in answers and scores[i] < ceiling)
+            pool = tuple(documents[i] for i in islice(best, mining.negatives))
+            out.append(replace(example, pools=(*example.pools, pool)))
     return out
 
 

@@ -1,1 +1,0 @@
-"""Weights of ``sightline-mini-read``, and the recipe that makes them."""
