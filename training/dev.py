@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..eval.dataset import Dataset, load_dataset
 from ..eval.heads import first_stage_run
 from ..eval.metrics import evaluate
-from ..eval.rerank_run import rerank_run
+from ..eval.rerank_run import rerank_run_each
 from ..eval.runs import load_run
 from ..rerank.reranker import Reranker
 from .examples import Source
@@ -81,18 +81,19 @@ def load_dev_sets(
     return found
 
 
-def measure(reranker: Reranker, dev: Sequence[DevSet]) -> PerQuery:
-    """nDCG@10 of every judged query; one without candidates counts as 0.
+def measure(rerankers: Sequence[Reranker], dev: Sequence[DevSet]) -> list[PerQuery]:
+    """For each reranker nDCG@10 of every judged query; one without candidates counts as 0.
 
     Args:
-        reranker: what to measure.
+        rerankers: what to measure; those that share a model read each document once.
         dev: on what.
     """
-    found: PerQuery = {}
+    found: list[PerQuery] = [{} for _ in rerankers]
     for one in dev:
-        ranked = rerank_run(one.dataset, one.run, reranker, one.depth)
-        _, values = evaluate(one.dataset.qrels, {id: list(scores) for id, scores in ranked.items()}, [MEASURE])
-        found[one.name] = {id: value[MEASURE] for id, value in values.items()}
+        ranked = rerank_run_each(one.dataset, one.run, rerankers, one.depth)
+        for by_collection, (run, _) in zip(found, ranked, strict=True):
+            _, values = evaluate(one.dataset.qrels, {id: list(scores) for id, scores in run.items()}, [MEASURE])
+            by_collection[one.name] = {id: value[MEASURE] for id, value in values.items()}
     return found
 
 

@@ -85,7 +85,7 @@ def compare_on_dev(rerankers: Mapping[str, Reranker], dev: Sequence[DevSet]) -> 
         For each ``mean``, that of the collections' means, and by collection, under ``dev``, its ``value`` with a 95 %
         bootstrap interval; for all but the first also ``difference`` from it and ``p`` of a paired randomisation test.
     """
-    found: dict[str, PerQuery] = {name: measure(reranker, dev) for name, reranker in rerankers.items()}
+    found: dict[str, PerQuery] = dict(zip(rerankers, measure(list(rerankers.values()), dev), strict=True))
     first = next(iter(found))
     out: dict[str, Any] = {}
     for name, values in found.items():
@@ -108,9 +108,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--depth", type=int, default=50)
+    parser.add_argument("--dtype", default="bfloat16", help="that texts are read in, as while training")
     asked = parser.parse_args()
     dev = dev_sets(data_folder(asked.data), asked.queries, asked.depth)
-    found = compare_on_dev({name: load_reranker(name) for name in asked.rerankers}, dev)
+    found = compare_on_dev({name: load_reranker(name, dtype=asked.dtype) for name in asked.rerankers}, dev)
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "dev.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     table = Table(MEASURE, *found)

@@ -151,7 +151,7 @@ def test_a_second_first_stage_gives_negatives_that_nobody_judged_to_answer():
 def test_its_dev_figures_are_those_of_its_card(collections):
     record = SHIPPED
     chosen = [one for one in dev_sets(Path(collections)) if one.dataset.name == "multihop_small"]
-    for name, values in measure(load_reranker("sightline-mini"), chosen).items():
+    for name, values in measure([load_reranker("sightline-mini")], chosen)[0].items():
         row = record["dev"][name]["after"]
         assert sum(values.values()) / len(values) == pytest.approx(row["mean"], abs=0.003), name
         assert row["low"] <= sum(values.values()) / len(values) <= row["high"]

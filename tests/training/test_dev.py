@@ -25,8 +25,9 @@ def knowing():
 def test_a_reranker_that_knows_is_measured_so(folder):
     (dev,) = load_dev_sets([Source(str(folder), "dev")])
     assert dev.name == "zoo/dev" and len(dev.run) == 8 and dev.depth == 100
-    assert set(measure(knowing().reranker(), [dev])["zoo/dev"].values()) == {1.0}
-    assert mean_of_collections(measure(ToyLearner().reranker(), [dev])) < 0.7
+    knows, starts = measure([knowing().reranker(), ToyLearner().reranker()], [dev])
+    assert set(knows["zoo/dev"].values()) == {1.0}
+    assert mean_of_collections(starts) < 0.7
 
 
 def test_candidates_decide_what_can_be_found(folder, tmp_path):
@@ -36,7 +37,8 @@ def test_candidates_decide_what_can_be_found(folder, tmp_path):
     sources = [Source(str(folder), "dev")]
     for depth, expected in ((3, 2 / 8), (2, 1 / 8)):
         (dev,) = load_dev_sets(sources, [("zoo", run)], depth=depth)
-        found = measure(knowing().reranker(), [dev])["zoo/dev"]
+        [by_collection] = measure([knowing().reranker()], [dev])
+        found = by_collection["zoo/dev"]
         assert len(found) == 8
         assert math.fsum(found.values()) / 8 == pytest.approx(expected)
     (dev,) = load_dev_sets(sources, max_queries=3)

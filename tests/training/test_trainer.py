@@ -307,11 +307,11 @@ def test_an_interrupt_while_measuring(made, tmp_path, monkeypatch):
     whole, one = trained(made, tmp_path / "whole", alpha=0.5)
     measure, calls = module.measure, []
 
-    def interrupted(reranker, dev):
+    def interrupted(rerankers, dev):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return measure(reranker, dev)
+        return measure(rerankers, dev)
 
     monkeypatch.setattr(module, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
