@@ -22,6 +22,7 @@ class ToyEncoder:
     name = "toy"
     revision = "toy-1"
     max_length = 64
+    dtype = "float32"
 
     def __init__(self, dim=32, name="toy", revision="toy-1"):
         self.dim, self.name, self.revision = dim, name, revision

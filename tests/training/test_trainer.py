@@ -119,9 +119,9 @@ def test_alpha_goes_part_of_the_way(made, tmp_path):
 def test_what_is_measured_is_what_would_be_kept(made, tmp_path, monkeypatch):
     seen = []
 
-    def measured(reranker, dev):
-        seen.append(reranker._scorer.weights.detach().clone())
-        return {"dev/dev": {"q0": 0.1 * len(seen)}}
+    def measured(rerankers, dev):
+        seen.append(rerankers[0]._scorer.weights.detach().clone())
+        return [{"dev/dev": {"q0": 0.1 * len(seen)}}]
 
     monkeypatch.setattr(module, "measure", measured)
     whole, _ = trained(made, tmp_path / "whole")
@@ -174,10 +174,10 @@ def test_it_stops_when_dev_gains_no_more_and_keeps_the_best(made, tmp_path, monk
     values = iter([0.1, 0.5, 0.4, 0.4, 0.9])
     seen = []
 
-    def measured(reranker, dev):
-        seen.append(reranker._scorer.weights.detach().clone())
+    def measured(rerankers, dev):
+        seen.append(rerankers[0]._scorer.weights.detach().clone())
         value = next(values)
-        return {"dev/dev": {"q0": value, "q1": value**2}}
+        return [{"dev/dev": {"q0": value, "q1": value**2}}]
 
     monkeypatch.setattr(module, "measure", measured)
     weights, summary = trained(made, tmp_path / "out", steps=100, patience=2)
@@ -187,7 +187,7 @@ def test_it_stops_when_dev_gains_no_more_and_keeps_the_best(made, tmp_path, monk
 
 def test_the_start_is_kept_where_nothing_was_better(made, tmp_path, monkeypatch, caplog):
     values = iter([0.9, 0.5, 0.4, 0.4])
-    monkeypatch.setattr(module, "measure", lambda *_: {"dev/dev": {"q0": next(values)}})
+    monkeypatch.setattr(module, "measure", lambda *_: [{"dev/dev": {"q0": next(values)}}])
     weights, summary = trained(made, tmp_path / "out")
     assert summary["kept_step"] == 0 and torch.equal(weights, ToyLearner().weights)
     assert "no step was better on dev than the start" in caplog.text
