@@ -175,7 +175,7 @@ class MiniLM:
             raise InputError(f"dtype is 'float32', 'bfloat16' or 'float16', not {dtype!r}")
         folder = find_minilm(path)
         self.max_length, self.dtype = max_length, dtype
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -334,11 +334,21 @@ class MiniLM:
         return self.network(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state.float(), mask
 
 
-def native_dtype(device: str | torch.device) -> str:
-    """``bfloat16`` if a device multiplies matrices of it by itself, else ``float32``: imitated, it would be slow."""
+def _device(asked: str | torch.device | None) -> torch.device:
     import torch
 
-    if torch.device(device).type == "cuda":
+    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def native_dtype(device: str | torch.device | None) -> str:
+    """``bfloat16`` if a device, None for `MiniLM`'s, multiplies matrices of it by itself, else ``float32``.
+
+    Imitated, bfloat16 would be slow.
+    """
+    import torch
+
+    device = _device(device)
+    if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"

@@ -276,9 +276,7 @@ def _values(key: Keys) -> torch.Tensor:
 
 
 def _default_dtype(layout: Layout) -> str:
-    import torch
-
-    return "float32" if layout.keepable else native_dtype("cuda" if torch.cuda.is_available() else "cpu")
+    return "float32" if layout.keepable else native_dtype(None)
 
 
 def _dtypes(keys: Sequence[Keys], kept: Sequence[DocumentStates | None], read: str) -> str:

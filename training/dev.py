@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
+from ..eval.compare import compare, interval
 from ..eval.dataset import Dataset, load_dataset
 from ..eval.heads import first_stage_run
 from ..eval.metrics import evaluate
@@ -15,7 +17,7 @@ from ..eval.runs import load_run
 from ..rerank.reranker import Reranker
 from .examples import Source
 
-__all__ = ["MEASURE", "DevSet", "load_dev_sets", "mean_of_collections", "measure"]
+__all__ = ["MEASURE", "DevSet", "PerQuery", "gains", "load_dev_sets", "mean_of_collections", "measure"]
 
 MEASURE = "nDCG@10"
 
@@ -105,3 +107,22 @@ def mean_of_collections(values: PerQuery) -> float:
         0.5
     """
     return sum(sum(one.values()) / len(one) for one in values.values()) / len(values)
+
+
+def gains(before: PerQuery, after: PerQuery) -> dict[str, Any]:
+    """By collection: nDCG@10 before and after with intervals, and their paired difference."""
+    found = {}
+    for name, values in after.items():
+        pair = {
+            "after": {id: {MEASURE: value} for id, value in values.items()},
+            "before": {id: {MEASURE: value} for id, value in before[name].items()},
+        }
+        [difference] = compare(pair, MEASURE)
+        found[name] = {
+            "queries": len(values),
+            "before": asdict(interval(list(before[name].values()))),
+            "after": asdict(interval(list(values.values()))),
+            "difference": asdict(difference.difference),
+            "p": difference.p_randomisation,
+        }
+    return found

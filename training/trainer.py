@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import xxhash
 
 from ..errors import InputError, TrainingError
-from ..eval.compare import compare, interval
 from ..eval.provenance import dataset_hashes, git_revision, hardware, portable_command, portable_name, versions
 from ..retrieval.files import replace_file
 from .card import Origin, model_card
 from .checkpoint import STATE, check_settings, load_state, save_state
 from .config import TrainingConfig
-from .dev import MEASURE, DevSet, PerQuery, mean_of_collections, measure
+from .dev import MEASURE, DevSet, PerQuery, gains, mean_of_collections, measure
 from .examples import Example
 from .learner import Learner
 from .lists import ListSampler, Sampling
@@ -377,7 +376,7 @@ class _Run:
             "kept_step": best["step"],
             "seconds": self.seconds,
             "temperature": math.exp(self.log_temperature.item()),
-            "dev": _gains(self.per_query.get("start", {}), self.per_query.get("best", {})),
+            "dev": gains(self.per_query.get("start", {}), self.per_query.get("best", {})),
             "history": self.history,
             "losses": self.records,
             "origin": {
@@ -394,25 +393,6 @@ class _Run:
         replace_file(self.out / "training.json", json.dumps(summary, indent=1, ensure_ascii=False).encode())
         (self.out / STATE).unlink(missing_ok=True)
         return summary
-
-
-def _gains(before: PerQuery, after: PerQuery) -> dict[str, Any]:
-    """By collection: nDCG@10 before and after with intervals, and their paired difference."""
-    found = {}
-    for name, values in after.items():
-        pair = {
-            "after": {id: {MEASURE: value} for id, value in values.items()},
-            "before": {id: {MEASURE: value} for id, value in before[name].items()},
-        }
-        [difference] = compare(pair, MEASURE)
-        found[name] = {
-            "queries": len(values),
-            "before": dataclasses.asdict(interval(list(before[name].values()))),
-            "after": dataclasses.asdict(interval(list(values.values()))),
-            "difference": dataclasses.asdict(difference.difference),
-            "p": difference.p_randomisation,
-        }
-    return found
 
 
 def _fingerprint(examples: Sequence[Example]) -> str:

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ...errors import InputError
-from ...eval.compare import compare, interval
 from ...eval.dataset import Dataset, load_dataset
 from ...eval.heads import first_stage_run
 from ...rerank.reranker import Reranker, load_reranker
-from ...training.dev import MEASURE, DevSet, PerQuery, mean_of_collections, measure
+from ...training.dev import MEASURE, DevSet, PerQuery, gains, mean_of_collections, measure
 
 __all__ = ["compare_on_dev", "data_folder", "dev_sets"]
 
@@ -90,12 +88,10 @@ def compare_on_dev(rerankers: Mapping[str, Reranker], dev: Sequence[DevSet]) -> 
     out: dict[str, Any] = {}
     for name, values in found.items():
         out[name] = {"mean": mean_of_collections(values), "dev": {}}
-        for one, by_query in values.items():
-            row: dict[str, Any] = {"queries": len(by_query), "value": asdict(interval(list(by_query.values())))}
+        for one, gain in gains(found[first], values).items():
+            row = {"queries": gain["queries"], "value": gain["after"]}
             if name != first:
-                pair = {who: {id: {MEASURE: v} for id, v in found[who][one].items()} for who in (name, first)}
-                [test] = compare(pair, MEASURE)
-                row |= {"difference": asdict(test.difference), "p": test.p_randomisation}
+                row |= {key: gain[key] for key in ("difference", "p")}
             out[name]["dev"][one] = row
     return out
 

@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ...documents import Document
 from ...minilm import MiniLM
 from ...rerank.reranker import Reranker, load_reranker
 from ...training.card import Origin
@@ -198,10 +199,9 @@ def _taught(lists: Sequence[Example], teacher: Reranker, depth: int = 20) -> lis
     out = []
     for example in lists:
         pools = tuple(pool[:depth] for pool in example.pools)
-        documents = {text_key(d): d for d in (*example.positives, *(d for pool in pools for d in pool))}
-        ranking = teacher.rank(example.query, list(documents.values()))
-        scores = {text_key(item.document): item.score for item in ranking}
-        out.append(replace(example, pools=pools, teacher=scores))
+        short = replace(example, pools=pools)
+        ranking = teacher.rank(example.query, list(_documents(short).values()))
+        out.append(replace(short, teacher={text_key(item.document): item.score for item in ranking}))
     return out
 
 
@@ -210,7 +210,7 @@ def with_dense(lists: Sequence[Example], model: MiniLM, depth: int = 30) -> list
     out, mining = [], Mining(negatives=depth)
     for source in dict.fromkeys(example.source for example in lists):
         own = [example for example in lists if example.source == source]
-        texts = {text_key(d): d for e in own for d in (*e.positives, *(d for pool in e.pools for d in pool))}
+        texts = {key: document for example in own for key, document in _documents(example).items()}
         keys, documents = list(texts), list(texts.values())
         chunks = [[d.contents for d in documents[i : i + 256]] for i in range(0, len(documents), 256)]
         vectors = np.concatenate([model.read(chunk).pooled for chunk in chunks])
@@ -222,6 +222,11 @@ def with_dense(lists: Sequence[Example], model: MiniLM, depth: int = 30) -> list
             pool = tuple(documents[i] for i in islice(best, mining.negatives))
             out.append(replace(example, pools=(*example.pools, pool)))
     return out
+
+
+def _documents(example: Example) -> dict[int, Document]:
+    """Its positives and the candidates of its pools, by `text_key`."""
+    return {text_key(d): d for d in (*example.positives, *(d for pool in example.pools for d in pool))}
 
 
 def _row(summary: dict[str, Any]) -> dict[str, Any]:
