@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .retrieval.readers import read_documents
     from .search import Explanation, Hit, Searcher, SearchResult
 
+__version__ = "0.1.0"
+
 _WHERE = {
     "Document": "documents",
     "Encoder": "retrieval.encoder",

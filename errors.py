@@ -90,5 +90,5 @@ class MissingExtraError(SightlineError, ImportError):
     """
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module!r} is not installed; install it with: pip install 'sightline[{extra}]'")
+        super().__init__(f"{module!r} is not installed; install it with: pip install 'sightline-search[{extra}]'")
         self.module, self.extra = module, extra

@@ -19,13 +19,13 @@ from typing import Any
 
 import xxhash
 
+from .. import __version__
 from ..retrieval.files import digest
 from .dataset import Dataset
 
 __all__ = ["dataset_hashes", "git_revision", "hardware", "hash_of", "portable_command", "portable_name", "versions"]
 
 _LIBRARIES = (
-    "sightline",
     "torch",
     "transformers",
     "sentence-transformers",
@@ -62,7 +62,7 @@ def portable_command(arguments: Sequence[str]) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that results depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "sightline": __version__}
     for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -1,4 +1,4 @@
-"""Retrieval-augmented generation with Haystack 3: pip install 'sightline[cpu,haystack]'."""
+"""Retrieval-augmented generation with Haystack 3: pip install 'sightline-search[cpu,haystack]'."""
 
 import tempfile
 

@@ -1,4 +1,4 @@
-"""Retrieval-augmented generation with LangChain: pip install 'sightline[cpu,langchain]'."""
+"""Retrieval-augmented generation with LangChain: pip install 'sightline-search[cpu,langchain]'."""
 
 import tempfile
 

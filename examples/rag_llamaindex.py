@@ -1,4 +1,4 @@
-"""Retrieval-augmented generation with LlamaIndex: pip install 'sightline[cpu,llamaindex]'."""
+"""Retrieval-augmented generation with LlamaIndex: pip install 'sightline-search[cpu,llamaindex]'."""
 
 import tempfile
 

@@ -1,6 +1,6 @@
 """LangChain: a retriever over an index, and a document compressor that reranks whatever was retrieved.
 
-Needs ``pip install 'sightline[langchain]'``, which is langchain-core only.
+Needs ``pip install 'sightline-search[langchain]'``, which is langchain-core only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """LlamaIndex: a retriever over an index, and a node postprocessor that reranks whatever was retrieved.
 
-Needs ``pip install 'sightline[llamaindex]'``, which is llama-index-core only.
+Needs ``pip install 'sightline-search[llamaindex]'``, which is llama-index-core only.
 """
 
 from __future__ import annotations

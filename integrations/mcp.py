@@ -1,12 +1,11 @@
 """An MCP server over an index: assistants get the tools ``search`` and ``get_document``.
 
-Needs ``pip install 'sightline[mcp]'``. The command is ``sightline mcp INDEX``.
+Needs ``pip install 'sightline-search[mcp]'``. The command is ``sightline mcp INDEX``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -15,7 +14,8 @@ try:
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp_types import ToolAnnotations
 except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
+    from .. import __version__
+from ..errors import MissingExtraError
 
     raise MissingExtraError("mcp", "mcp") from error
 
@@ -88,7 +88,7 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     """
     server: MCPServer[Any] = MCPServer(
         "sightline",
-        version=importlib.metadata.version("sightline"),
+        version=__version__,
         instructions="Search a collection of documents, and read them.",
         log_level="WARNING",
     )

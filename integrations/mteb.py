@@ -1,12 +1,11 @@
 """MTEB 2: the pipeline as a search model, for retrieval and for reranking tasks.
 
-Needs ``pip install 'sightline[mteb]'``. MTEB feeds rerankers pair by pair; this implements its ``SearchProtocol``
+Needs ``pip install 'sightline-search[mteb]'``. MTEB feeds rerankers pair by pair; this implements its ``SearchProtocol``
 instead, so that a candidate list is read whole.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 try:
     from mteb.models.model_meta import ModelMeta
 except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
+    from .. import __version__
+from ..errors import MissingExtraError
 
     raise MissingExtraError("mteb", "mteb") from error
 
@@ -66,8 +66,7 @@ class SightlineSearch:
     def mteb_model_meta(self) -> ModelMeta:
         """The model's name, as ``sightline/dense+minilm``, and Sightline's version for a revision."""
         name = f"{self.first_stage}+{self.reranker.name}" if self.reranker is not None else self.first_stage
-        version = importlib.metadata.version("sightline")
-        return ModelMeta.create_empty({"name": f"sightline/{name}", "revision": version})
+        return ModelMeta.create_empty({"name": f"sightline/{name}", "revision": __version__})
 
     def index(self, corpus: Any, **options: Any) -> None:
         """Take a task's corpus; it is read when it is known whether there are lists to rerank.

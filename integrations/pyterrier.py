@@ -1,6 +1,6 @@
 """PyTerrier: a retriever over an index, and a reranker for whatever was retrieved, as steps of its pipelines.
 
-Needs ``pip install 'sightline[pyterrier]'``, and no Java.
+Needs ``pip install 'sightline-search[pyterrier]'``, and no Java.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
+from .. import __version__
 from ..documents import Document, Passage
 from ..errors import DataError, IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
 from .encoder import Encoder, TokenReader, load_encoder
@@ -142,7 +142,7 @@ class Index:
             faiss={"factory": faiss, "parameters": faiss_parameters},
             lexical={"engine": lexical},
             token_states=states,
-            sightline=_version(),
+            sightline=__version__,
         )
         if (path / "manifest.json").exists():
             existing = Manifest.load(path)
@@ -589,10 +589,3 @@ def _reader_of(encoder: Encoder) -> TokenReader:
     from ..minilm import load_minilm
 
     return load_minilm()
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("sightline")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

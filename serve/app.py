@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import hmac
-import importlib.metadata
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from .. import __version__
 from ..batching import interruptible
 from ..documents import Document
 from ..errors import InputError
@@ -101,7 +101,7 @@ def create_app(
     service = Service(searcher, reranker, limits)
     app = FastAPI(
         title="Sightline",
-        version=_version(),
+        version=__version__,
         description="Search and reranking by attention. Scores are relative to their list.",
         lifespan=service.lifespan,
         # The pages that FastAPI has for these load scripts from elsewhere.
@@ -141,7 +141,7 @@ def _add_common(app: FastAPI, service: Service) -> None:
         """Whether the server works, and what it serves."""
         found = HealthResponse(
             status="ok" if service.healthy() else "stopping",
-            version=_version(),
+            version=__version__,
             model=service.reranker.name if service.reranker is not None else None,
             first_stage=service.searcher.first_stage if service.searcher is not None else None,
             index=service.counts if service.searcher is not None else None,
@@ -343,10 +343,3 @@ def _warnings(done: RankedList, documents: int, ignored: dict[str, Any] | None) 
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("sightline")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -13,6 +13,7 @@ from sightline.errors import MissingExtraError
 
 _ROOT = Path(sightline.__file__).parent
 _FLOORS = {
+    "__version__": 0,
     "errors": 0,
     "documents": 0,
     "sentences": 0,

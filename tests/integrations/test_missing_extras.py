@@ -39,7 +39,7 @@ def told():
 
 @pytest.mark.parametrize("extra", _EXTRAS)
 def test_the_extra_is_named(told, extra):
-    message = f"'{_EXTRAS[extra]}' is not installed; install it with: pip install 'sightline[{extra}]'"
+    message = f"'{_EXTRAS[extra]}' is not installed; install it with: pip install 'sightline-search[{extra}]'"
     assert told[extra] == [message, extra]
 
 
@@ -48,4 +48,4 @@ def test_the_command_line_says_it_too(tmp_path):
     arguments = [sys.executable, "-c", program, "mcp", str(tmp_path)]
     ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (5, "")
-    assert "pip install 'sightline[mcp]'" in " ".join(ended.stderr.split())
+    assert "pip install 'sightline-search[mcp]'" in " ".join(ended.stderr.split())

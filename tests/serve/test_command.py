@@ -125,4 +125,4 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path):
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
         )
         (tmp_path / f"{module}.py").unlink()
-        assert done.returncode == 5 and "pip install 'sightline[serve]'" in " ".join(done.stderr.split())
+        assert done.returncode == 5 and "pip install 'sightline-search[serve]'" in " ".join(done.stderr.split())
