@@ -14,11 +14,11 @@ from typing import Any
 try:
     from mteb.models.model_meta import ModelMeta
 except ModuleNotFoundError as error:
-    from .. import __version__
-from ..errors import MissingExtraError
+    from ..errors import MissingExtraError
 
     raise MissingExtraError("mteb", "mteb") from error
 
+from .. import __version__
 from ..errors import InputError
 from ..eval.catalogues import mteb_queries, plain_documents
 from ..eval.dataset import Dataset
