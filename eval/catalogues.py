@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..documents import Document
+from ..documents import Document, cleaned
 from ..errors import DataError, InputError, MissingExtraError, SightlineError
 from .dataset import Dataset
 
@@ -188,7 +188,8 @@ def mteb_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def plain_documents(rows: Iterable[Mapping[str, Any]]) -> Iterator[Document]:
     """Documents out of rows with ``id`` or ``_id``, ``text``, and perhaps ``title``.
 
-    A text or title that is None counts as empty. A document without text is kept: lists may name it.
+    A text or title that is None counts as empty. A document without text is kept: lists may name it. A NUL becomes a
+    blank, a lone surrogate U+FFFD: catalogues are not the user's to clean.
 
     Raises:
         DataError: if a row has no id or no text, or one that no document can have.
@@ -204,7 +205,7 @@ def plain_documents(rows: Iterable[Mapping[str, Any]]) -> Iterator[Document]:
         if not isinstance(text, str):
             raise DataError(f"document {id!r} has no text; there are: {', '.join(map(repr, row))}")
         try:
-            yield Document(id, text, title)
+            yield Document(id, cleaned(text), cleaned(title))
         except InputError as error:
             raise DataError(str(error)) from None
 

@@ -166,6 +166,7 @@ class CrossEncoder:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
         if isinstance(documents, str):
             raise InputError("documents must be a list of texts, not a single text")
+        documents = list(documents)
         ranking = self._reranker.rank(query, [candidate(None, text) for text in documents], top_k)
         return [
             {"corpus_id": item.index, "score": item.score}

@@ -126,6 +126,8 @@ class SightlineReranker(pt.Transformer):
         found: dict[str, list[Any]] = {"score": [], "rank": []}
         for (_, name), rows in lists.items():
             queries = {columns["query"][row] for row in rows}
+            if any(map(is_missing, queries)):
+                raise InputError(f"query {name!r} has no text")
             if len(queries) > 1:
                 raise InputError(f"query {name!r} has several texts")
             docnos = [columns["docno"][row] for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..documents import cleaned
-from ..errors import InputError
+from ..errors import InputError, UnknownNameError
 from ..rerank.placement import Order, arrange
 from ..rerank.reranker import Candidate, Reranker, load_reranker
 from ..search import Hit, SearchResult
@@ -116,8 +116,8 @@ def drop_in(reranker: str | Reranker, **options: Any) -> Reranker:
         raise InputError(f"revision is for models of the hub, hf:MODEL, not for {reranker!r}; leave it out")
     try:
         return load_reranker(reranker, **asked)
-    except InputError as error:
-        raise InputError(
-            f"{error}. (Not only the import changes, but the model's name, too: it must be one that "
-            "sightline.load_reranker knows)"
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"the model's name changes with the import: use one of Sightline's, such as 'minilm' or 'sightline-mini'. "
+            f"{str(error)[0].upper()}{str(error)[1:]}"
         ) from error
