@@ -286,7 +286,7 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     shipped = resources.files(__package__) / "layouts"
     names = sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
     given = str(name).endswith((".yaml", ".yml"))
-    if not (os.path.isfile(name) if given else str(name) in names):
+    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at names that are too long
         raise InputError(
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
