@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -75,8 +76,15 @@ def _picture(found: re.Match[str]) -> str:
 
 
 def write_json(value: Any) -> None:
-    """Print a value as one JSON document, in which no string can steer a terminal."""
+    """Print a value as one JSON document, in which no string can steer a terminal.
+
+    Where the output cannot encode a character, all that are not ASCII are escaped, so that it stays JSON.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8", "surrogatepass")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
     # Of what matches, only line breaks are outside of strings.
     typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
 
