@@ -6,7 +6,6 @@ or of another encoder; 5 a model, backend or optional dependency is missing; 1 a
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer

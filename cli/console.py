@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ..errors import InputError
 
@@ -28,6 +29,7 @@ __all__ = [
     "progress_bar",
     "reranker_name",
     "visible",
+    "working",
     "write_json",
 ]
 
@@ -149,6 +151,13 @@ def given_runs(texts: list[str] | None) -> dict[str, str]:
             raise InputError(f"--run {text!r} is not NAME=FILE")
         runs[name] = file
     return runs
+
+
+@contextlib.contextmanager
+def working(step: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal's stderr, and nothing elsewhere; call it with the next step."""
+    with errors.status(Text(step)) if errors.is_terminal else contextlib.nullcontext() as status:
+        yield lambda text: None if status is None else status.update(Text(text))
 
 
 @contextlib.contextmanager

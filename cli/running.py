@@ -123,7 +123,7 @@ def open_streams() -> None:
             with contextlib.suppress(OSError):
                 while os.open(os.devnull, os.O_RDWR) < number:
                     pass
-            setattr(sys, name, Path(os.devnull).open("w" if number else "r", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
         elif number and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 

@@ -16,15 +16,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-<<<<<<< HEAD
-import yaml
-
-from ..errors import InputError, ModelError, did_you_mean
-=======
 from ..errors import DataError, InputError, ModelError
 from ..parsing import read_yaml
 from ..wording import did_you_mean, listed, quoted
->>>>>>> w-words
 
 __all__ = ["Layout", "check_model", "load_layout", "shipped_layouts"]
 
@@ -285,8 +279,11 @@ _FOLDER = resources.files(__package__) / "layouts"
 @functools.cache
 def shipped_layouts() -> Mapping[str, str]:
     """Names of the layouts that ship with Sightline, each with the kind of model that it is for."""
-    names = sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir())
-    return {name: load_layout(_FOLDER / f"{name}.yaml").model for name in names}
+    return {name: load_layout(_FOLDER / f"{name}.yaml").model for name in _shipped_names()}
+
+
+def _shipped_names() -> list[str]:
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 def check_model(layout: Layout, model: Literal["minilm", "decoder"], asked: object = None) -> None:
@@ -321,27 +318,13 @@ def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
     """
     if isinstance(name, Layout):
         return Layout(**_checked({**name.as_dict(), **changes}, f"layout {name.name!r}"))
-<<<<<<< HEAD
-    if str(name).endswith((".yaml", ".yml")):
-        source: Traversable = Path(name) if isinstance(name, str) else name
-        if not source.is_file():
-            raise InputError(f"{name}: no such layout file")
-    else:
-        source = _FOLDER / f"{name}.yaml"
-        if str(name) not in (names := shipped_layouts()):
-            near = did_you_mean(str(name), names)
-            raise InputError(f"no layout {str(name)!r}{near} There are {', '.join(names)}, or name a .yaml file")
-=======
-    shipped = resources.files(__package__) / "layouts"
-    names = sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
-    given = str(name).endswith((".yaml", ".yml"))
-    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at names that are too long
+    given, names = str(name).endswith((".yaml", ".yml")), _shipped_names()
+    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
         raise InputError(
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
         )
-    source = Path(name) if given else shipped / f"{name}.yaml"
->>>>>>> w-words
+    source: Traversable = Path(name) if given else _FOLDER / f"{name}.yaml"
     try:
         fields = read_yaml(source)
     except DataError as error:
@@ -354,12 +337,6 @@ def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
 def _checked(fields: dict[str, Any], source: object) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(Layout)}
     needed = {field.name for field in dataclasses.fields(Layout) if _is_missing(field.default)}
-<<<<<<< HEAD
-    if unknown := sorted(map(str, set(fields) - known)):
-        raise InputError(f"{source}: a layout has no field {unknown[0]!r}{did_you_mean(unknown[0], known)}".rstrip("."))
-    if missing := sorted(needed - set(fields)):
-        raise InputError(f"{source}: fields that a layout needs are missing: {', '.join(missing)}")
-=======
     reasons = []
     if missing := sorted(needed - set(fields)):
         reasons.append(f"the layout lacks {', '.join(missing)}")
@@ -369,7 +346,6 @@ def _checked(fields: dict[str, Any], source: object) -> dict[str, Any]:
         reasons.append(f"a layout has no {listed(unknown)}{guess}")
     if reasons:
         raise InputError(f"{source}: {'; '.join(reasons)}")
->>>>>>> w-words
     return fields
 
 

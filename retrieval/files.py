@@ -52,7 +52,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def share_files(*paths: Path) -> None:
-    """Give files, and all files in folders, the permissions of files that are opened to be written: 0666 less the umask.
+    """Give files, and all files in folders, the permissions of ordinary new files: 0666 less the umask.
 
     safetensors creates its files for their owner alone, so that a server under another user could not load them.
 

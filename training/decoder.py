@@ -64,6 +64,8 @@ class DecoderLearner:
 
     Attributes:
         name: of the model.
+        temperature: 0.05, since scores are shares of attention (BlockRank, 2025).
+        learning_rate: 1e-4.
         layout: as it is saved, with the number of its signal layer.
 
     Raises:
@@ -81,6 +83,9 @@ class DecoderLearner:
         >>> sum(parameter.numel() for parameter in learner.parameters().values())
         18176
     """
+
+    temperature = 0.05
+    learning_rate = 1e-4
 
     def __init__(
         self,
