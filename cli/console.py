@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ..errors import InputError
 
@@ -27,6 +29,7 @@ __all__ = [
     "progress_bar",
     "reranker_name",
     "visible",
+    "working",
     "write_json",
 ]
 
@@ -75,8 +78,15 @@ def _picture(found: re.Match[str]) -> str:
 
 
 def write_json(value: Any) -> None:
-    """Print a value as one JSON document, in which no string can steer a terminal."""
+    """Print a value as one JSON document, in which no string can steer a terminal.
+
+    Where the output cannot encode a character, all that are not ASCII are escaped, so that it stays JSON.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8", "surrogatepass")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
     # Of what matches, only line breaks are outside of strings.
     typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
 
@@ -141,6 +151,13 @@ def given_runs(texts: list[str] | None) -> dict[str, str]:
             raise InputError(f"--run {text!r} is not NAME=FILE")
         runs[name] = file
     return runs
+
+
+@contextlib.contextmanager
+def working(step: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal's stderr, and nothing elsewhere; call it with the next step."""
+    with errors.status(Text(step)) if errors.is_terminal else contextlib.nullcontext() as status:
+        yield lambda text: None if status is None else status.update(Text(text))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import xxhash
 
 from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError
 
-__all__ = ["AppendFile", "digest", "locked", "populate", "replace_file", "storage_errors"]
+__all__ = ["AppendFile", "digest", "locked", "populate", "replace_file", "share_files", "storage_errors"]
 
 _CHUNK = 1 << 22
 _MADV_POPULATE_READ = 22  # <linux/mman.h>; the mmap module does not name it
@@ -49,6 +49,22 @@ def replace_file(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def share_files(*paths: Path) -> None:
+    """Give files, and all files in folders, the permissions of ordinary new files: 0666 less the umask.
+
+    safetensors creates its files for their owner alone, so that a server under another user could not load them.
+
+    Args:
+        paths: files or folders that this process has just written.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            if file.is_file():
+                file.chmod(0o666 & ~umask)
 
 
 @contextlib.contextmanager
