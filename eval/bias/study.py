@@ -17,8 +17,10 @@ from ...retrieval.files import replace_file
 from ...retrieval.index import Index
 from ...search import FirstStage
 from ..evaluate import evaluate_systems, open_index, parse_system
+from ..metrics import check_measures
+from ..output import make_folder
 from ..provenance import portable_command, portable_name
-from ..trec import read_run
+from ..runs import load_run
 from .candidates import CandidateList, given_lists, searched_lists
 from .documents import measure_documents
 from .order import measure_order
@@ -82,9 +84,11 @@ def measure_bias(
         InputError: if an argument cannot be used, or the collection cannot tell what was asked.
         SightlineError: as `evaluate_systems`.
     """
-    out, runs, tell = Path(out), dict(runs or {}), progress or (lambda step, done: None)
+    runs, tell = dict(runs or {}), progress or (lambda step, done: None)
     plans = {name: parse_system(name, runs) for name in dict.fromkeys(systems)}
     _check(dataset, plans, kinds, candidates)
+    check_measures([measure])
+    out = make_folder(out)
     ranks = bool({"order", "documents"} & set(kinds))  # position leaves the loading to `evaluate_systems`
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second and ranks}
     found: dict[str, Any] = {
@@ -98,7 +102,6 @@ def measure_bias(
         "command": None if command is None else portable_command(command),
         **{kind: [] for kind in KINDS},
     }
-    out.mkdir(parents=True, exist_ok=True)
     if "position" in kinds:
         placed = dataset.only(dataset.spans.keys())
         outcome = evaluate_systems(
@@ -113,15 +116,16 @@ def measure_bias(
         with contextlib.ExitStack() as opened:
             searched: Index | None = None
             if any(first not in runs for first, _ in plans.values()):
+                searching = [plan for plan in plans.values() if plan[0] not in runs]
                 searched = opened.enter_context(
-                    open_index(dataset, index, out / "index", {}, bool(rerankers), partial(tell, "index"))
+                    open_index(dataset, index, out / "index", {}, searching, partial(tell, "index"))
                 )
             for name, (first, second) in plans.items():
                 reranker = rerankers[second] if second else None
                 if reranker is None and "documents" not in kinds:
                     continue
                 if first in runs:
-                    lists = given_lists(dataset, read_run(runs[first]), reranker, candidates)
+                    lists = given_lists(dataset, load_run(runs[first], dataset.split), reranker, candidates)
                 else:
                     assert searched is not None
                     lists = searched_lists(searched, cast(FirstStage, first), reranker, dataset.queries, candidates)

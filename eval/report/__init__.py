@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...retrieval.files import replace_file
+from ..output import make_folder
 from .page import render_page
 from .plots import pareto_front
 from .results import Results, load_results
@@ -29,9 +30,8 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> list[Path]:
         InputError: if there is no folder.
     """
     found = [load_results(folder) for folder in folders]
-    out = Path(out)
     pages = {"report.html": render_page(found), "results.csv": csv_table(found), "table.tex": latex_table(found)}
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
     for name, text in pages.items():
         replace_file(out / name, text.encode())
     return [out / name for name in pages]

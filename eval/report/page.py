@@ -9,7 +9,8 @@ from typing import Any
 
 from ...errors import InputError
 from .plots import Axis, difference_path, pareto_front
-from .results import Results, own_first_stage
+from ..compare import own_first_stage
+from .results import Results
 from .tables import significantly_better
 
 __all__ = ["render_page"]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ..compare import new_and_base, own_first_stage
 
-__all__ = ["Results", "clean", "load_results", "own_first_stage"]
+__all__ = ["Results", "clean", "load_results"]
 
 # What no page or table can show: controls but tab and line feed, overrides of the writing direction, half surrogates.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -38,10 +39,9 @@ class Results:
 
     @property
     def pairs(self) -> list[dict[str, Any]]:
-        """Comparisons of a reranked system with its own first stage, better minus worse stage; all if there is none."""
-        pairs = self.summary["comparisons"]
-        turned = [_turned(pair) if own_first_stage(pair["b"]) == pair["a"] else pair for pair in pairs]
-        return [pair for pair in turned if own_first_stage(pair["a"]) == pair["b"]] or pairs
+        """Comparisons of a reranked system with its own first stage; all comparisons if there is none."""
+        pairs: list[dict[str, Any]] = self.summary["comparisons"]
+        return [pair for pair in pairs if own_first_stage(pair["a"]) == pair["b"]] or pairs
 
     def changes(self, a: str, b: str) -> list[dict[str, Any]]:
         """The queries on which two systems differ most: ``id``, ``text``, and the values ``a`` and ``b``."""
@@ -53,19 +53,11 @@ class Results:
         return []
 
 
-def own_first_stage(system: str) -> str | None:
-    """The first stage of a reranked system, or None.
-
-    Example:
-        >>> own_first_stage("dense+minilm"), own_first_stage("dense")
-        ('dense', None)
-    """
-    first, plus, _ = system.partition("+")
-    return first if plus else None
-
-
-def _turned(pair: dict[str, Any]) -> dict[str, Any]:
-    """The same comparison, the other system first."""
+def _directed(pair: dict[str, Any], order: list[str]) -> dict[str, Any]:
+    """A comparison, new minus base: former versions of Sightline wrote others."""
+    first, second = sorted((pair["a"], pair["b"]), key=order.index)
+    if (pair["a"], pair["b"]) == new_and_base(first, second):
+        return pair
     by = pair["difference"]
     turned = {"mean": -by["mean"], "low": -by["high"], "high": -by["low"]}
     return pair | {
@@ -94,6 +86,8 @@ def load_results(folder: str | Path) -> Results:
         raise DataError(f"lacks the system {missing[0]!r}; evaluate again", path=folder / "per_query.json")
     if bias is not None and bias.get("version") != 1:
         raise DataError(f"version {bias.get('version')!r}; this Sightline reads 1", path=folder / "bias.json")
+    order = list(summary["systems"])
+    summary["comparisons"] = [_directed(pair, order) for pair in summary["comparisons"]]
     return Results(summary, per_query, bias)
 
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 
 from ...errors import InputError
-from .results import Results, own_first_stage
+from ..compare import own_first_stage
+from .results import Results
 
 __all__ = ["csv_table", "latex_table", "latex_text", "significantly_better"]
 

@@ -27,7 +27,7 @@ QRELS = {"q1": {"cat": 1}, "q2": {"dog": 2, "cat": 0}, "q3": {"cow": 1, "fish": 
 
 
 def make(folder, texts=TEXTS):
-    (folder / "qrels").mkdir(parents=True)
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
     rows = [{"_id": id, "title": "", "text": text} for id, text in texts.items()]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = [{"_id": id, "text": text} for id, text in QUERIES.items()]
@@ -227,10 +227,39 @@ def test_given_runs_need_no_index(dataset, given, tmp_path):
     ],
     ids=str,
 )
-def test_an_index_with_other_settings_is_refused(dataset, tmp_path, first, second):
+def test_an_index_with_other_settings_is_built_anew_and_says_so(dataset, tmp_path, first, second, caplog):
     evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=first)
-    with pytest.raises(InputError, match="other settings"):
-        evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=second)
+    assert "built anew" not in caplog.text
+    evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=second)
+    assert "built anew" in caplog.text and next(iter(first | second)) in caplog.text
+
+
+def test_an_index_of_the_users_own_is_not_removed(dataset, tmp_path):
+    Index.build(tmp_path / "out" / "index", dataset.documents(), faiss="HNSW8").close()
+    with pytest.raises(InputError, match="no evaluation made"):
+        evaluate_systems(dataset, ["dense"], tmp_path / "out")
+    with Index.open(tmp_path / "out" / "index") as opened:
+        assert opened.manifest.faiss["factory"] == "HNSW8"
+
+
+def test_a_system_is_added_in_the_same_folder(dataset, tmp_path, caplog):
+    evaluate_systems(dataset, ["dense"], tmp_path / "out")
+    both = evaluate_systems(dataset, ["dense", "dense+minilm"], tmp_path / "out")
+    assert "token_states" in caplog.text and list(both.per_query) == ["dense", "dense+minilm"]
+    caplog.clear()
+    again = evaluate_systems(dataset, ["dense+minilm", "hybrid"], tmp_path / "out")
+    assert "built anew" not in caplog.text
+    assert again.runs["dense+minilm"] == both.runs["dense+minilm"]
+
+
+def test_a_changed_collection_is_indexed_anew(tmp_path, caplog):
+    folder = make(tmp_path / "zoo", TEXTS)
+    evaluate_systems(load_dataset(folder), ["dense"], tmp_path / "out")
+    make(folder, TEXTS | {"cow": "A cow in space."})
+    evaluate_systems(load_dataset(folder), ["dense"], tmp_path / "out")
+    assert "has changed" in caplog.text
+    with Index.open(tmp_path / "out" / "index") as opened:
+        assert opened.document("cow").text == "A cow in space."
 
 
 def test_naming_a_default_is_no_other_setting(dataset, tmp_path):
@@ -250,8 +279,6 @@ def test_an_unknown_setting_is_named(dataset, tmp_path):
 def test_an_index_of_another_collection_is_refused(dataset, tmp_path, texts):
     other = load_dataset(make(tmp_path / "other", texts))
     evaluate_systems(other, ["dense"], tmp_path / "out")
-    with pytest.raises(InputError, match="another collection"):
-        evaluate_systems(dataset, ["dense"], tmp_path / "out")
     with pytest.raises(InputError, match="another collection"):
         evaluate_systems(dataset, ["dense"], tmp_path / "elsewhere", index=tmp_path / "out" / "index")
 

@@ -173,7 +173,7 @@ def test_names_are_split_outside_of_parentheses(text, names):
 
 
 def test_a_name_in_wrong_capitals_is_told_of():
-    with pytest.raises(InputError, match="judged.*capitals and all, such as Judged@10"):
+    with pytest.raises(InputError, match="no measure 'judged@10'; did you mean 'Judged'"):
         evaluate({"q": {"a": 1}}, {"q": ["a"]}, ["judged@10"])
 
 

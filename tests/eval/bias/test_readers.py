@@ -213,7 +213,7 @@ def test_bad_posir(tmp_path, changes, said):
 def test_what_is_none_of_the_layouts(tmp_path):
     with pytest.raises(DataError, match="neither a BEIR folder"):
         load_positions(tmp_path)
-    with pytest.raises(DataError, match="neither a BEIR folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         load_positions(tmp_path / "nowhere")
     with pytest.raises(InputError, match="for BEIR folders"):
         load_positions(tmp_path, qrels=tmp_path / "mine.tsv")
