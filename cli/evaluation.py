@@ -62,6 +62,7 @@ def rerank(
     """Rerank a run."""
     from ..eval.baselines import load_reranker
     from ..eval.dataset import load_dataset
+    from ..eval.output import writable_file
     from ..eval.rank_llm import read_requests
     from ..eval.rerank_run import rerank_run
     from ..eval.runs import load_run, save_run
@@ -72,6 +73,7 @@ def rerank(
         dataset, given = load_dataset(data, split), load_run(run, split)
     else:
         raise InputError("give either --data and --run, or --requests alone")
+    writable_file(out)
     name = reranker_name(rerank, layout)
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
@@ -134,10 +136,11 @@ def evaluate(
     from ..eval.dataset import load_dataset
     from ..eval.evaluate import evaluate_systems, search_pool
     from ..eval.matrix import Collection, evaluate_collections
-    from ..eval.metrics import split_measures
+    from ..eval.metrics import check_measures, split_measures
 
     runs = given_runs(run)
-    wanted_systems = names(systems)
+    wanted_systems, wanted_measures = names(systems), split_measures(measures)
+    check_measures(wanted_measures)
     settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
     if any("+" in name for name in wanted_systems):
         settings["token_states"] = token_states.value
@@ -146,7 +149,7 @@ def evaluate(
     options: dict[str, Any] = {
         "depth": depth,
         "add_positives": add_positives,
-        "measures": split_measures(measures),
+        "measures": wanted_measures,
         "settings": settings,
         "command": sys.argv,
     }
@@ -382,10 +385,11 @@ def _caveats(summary: Mapping[str, Any]) -> str:
 
 
 def _comparisons(found: Sequence[Mapping[str, Any]], measure: str, said: str) -> Table:
-    """Every two systems: how much they differ, and whether that could be chance."""
-    table = Table(title=Text(visible(f"differences in {measure}; p by randomisation, corrected by Holm{said}")))
+    """Every two systems: how much they differ, new minus base, and whether that could be chance."""
+    title = f"differences in {measure}, new minus base; p by randomisation, corrected by Holm{said}"
+    table = Table(title=Text(visible(title)))
     table.add_column("", no_wrap=True)
-    for name in ("difference", "95 %", "p", "+", "=", "-"):
+    for name in ("difference", "95 %", "p", "better", "same", "worse"):
         table.add_column(name, justify="right")
     for pair in found:
         by = pair["difference"]

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ..documents import Document
 from ..errors import DataError, InputError
+from ..retrieval.compression import SUFFIXES
 from ..retrieval.readers import read_documents
 from .trec import plain_suffix, read_lines, read_qrels, read_queries
 
 __all__ = ["Dataset", "collection_files", "load_dataset"]
 
-_COMPRESSED = ("", ".gz", ".zst", ".bz2", ".xz")
+_COMPRESSED = ("", *SUFFIXES)
 _CORPUS = ("corpus.jsonl", "corpus.tsv", "collection.tsv")
 _QUERIES = ("queries.jsonl", "queries.tsv", "queries.{split}.jsonl", "queries.{split}.tsv")
 _QRELS = (

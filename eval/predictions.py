@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError
+from ..retrieval.compression import open_binary
 from ..retrieval.files import replace_file
 from .trec import trec_order
 
@@ -49,7 +50,8 @@ def read_predictions(
     """
     path = Path(path)
     try:
-        record: Any = json.loads(path.read_bytes().decode("utf-8-sig"))
+        with open_binary(path) as file:
+            record: Any = json.loads(file.read().decode("utf-8-sig"))
     except OSError as error:
         raise DataError(f"cannot be read: {error}", path=path) from error
     except (ValueError, RecursionError) as error:

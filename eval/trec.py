@@ -8,11 +8,9 @@ from __future__ import annotations
 import codecs
 import json
 import logging
-import lzma
 import math
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ..errors import DataError, InputError
-from ..retrieval.compression import open_binary
+from ..retrieval.compression import SUFFIXES, open_binary, uncompressed_name
 
 __all__ = [
     "plain_suffix",
@@ -41,7 +39,6 @@ _RANK = re.compile(r"[1-9][0-9]{0,8}")
 _BLANK = re.compile(r"[ \t\n\r\v\f]")
 _UNWRITABLE = re.compile(r"[\t\n\r]|^\ufeff")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
-_COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 # The names that columns have in headers, in small letters and with hyphens.
 _QUERY = ("query-id", "queryid", "qid", "query", "topic", "topic-id", "-id", "id")
 _DOCUMENT = (
@@ -60,8 +57,7 @@ def plain_suffix(path: str | os.PathLike[str]) -> str:
         >>> plain_suffix("queries.jsonl.gz"), plain_suffix("run.TSV")
         ('.jsonl', '.tsv')
     """
-    path = Path(path)
-    return Path(path.stem if path.suffix.lower() in _COMPRESSED else path.name).suffix.lower()
+    return Path(uncompressed_name(path)).suffix.lower()
 
 
 def read_queries(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -352,7 +348,7 @@ def write_run(
         raise InputError(f"a run's format is 'trec' or 'msmarco', not {format!r}")
     if not any(run.values()):
         raise InputError("the run has no result to write")
-    if path.suffix.lower() in _COMPRESSED:
+    if path.suffix.lower() in SUFFIXES:
         raise InputError(f"{path}: runs are written without compression; leave out {path.suffix}")
     if _BLANK.search(tag):
         raise InputError(f"the tag {tag!r} has whitespace, which a run's tag cannot have")
@@ -385,7 +381,7 @@ def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str, format: str, bl
 
 
 def writable(ids: Iterable[str]) -> bool:
-    """Whether `write_run` can write these ids: none has a tab or a line break, or begins with a byte order mark.
+    r"""Whether `write_run` can write these ids: none has a tab or a line break, or begins with a byte order mark.
 
     Example:
         >>> writable(["user guide.md", "d1"]), writable(["a\tb"])
@@ -429,7 +425,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                     raise DataError(reason, path=path, line=line) from None
                 if text.strip(" \r\n"):
                     yield line, text
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except OSError as error:
         raise DataError(f"cannot be read: {error}", path=path) from error
 
 

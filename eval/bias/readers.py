@@ -253,7 +253,7 @@ def read_posir(folder: str | Path, split: str = "test") -> PositionDataset:
     documents = []
     for number, row in enumerate(_parquet(path), start=1):
         try:
-            documents.append(Document(str(row["_id"]), row["text"], row.get("title") or ""))
+            documents.append(Document(str(row["_id"]), row["text"] or "", row.get("title") or ""))
         except (KeyError, InputError) as error:
             raise DataError(f"not a document: {error}", path=path, line=number) from None
     if not documents:

@@ -1,4 +1,4 @@
-"""All biases of several systems on one collection, in one ``bias.json``."""
+"""All biases of several systems on one collection, in one ``bias.json`` and one ``report.html``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ...search import FirstStage
 from ..evaluate import evaluate_systems, open_index, parse_system
 from ..metrics import check_measures
 from ..output import make_folder
-from ..provenance import portable_command, portable_name
+from ..provenance import dataset_hashes, git_revision, hardware, portable_command, portable_name, versions
+from ..report import write_bias_report
 from ..runs import load_run
 from .candidates import CandidateList, given_lists, searched_lists
 from .documents import measure_documents
@@ -62,7 +63,8 @@ def measure_bias(
     Args:
         dataset: the collection, for ``position`` with the answers' places.
         systems: names for `parse_system`. The order of the candidates concerns those with a reranker only.
-        out: a folder for ``bias.json``; for ``position`` also for what `evaluate_systems` writes; and for ``index/``.
+        out: a folder for ``bias.json`` and its ``report.html``; for ``position`` also for what `evaluate_systems`
+            writes; and for ``index/``.
         kinds: which of `KINDS`.
         measure: of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
         depth: candidates per query for ``position``.
@@ -99,14 +101,21 @@ def measure_bias(
         "depth": depth,
         "candidates": candidates,
         "seed": seed,
+        "measure": measure,
         "command": None if command is None else portable_command(command),
+        "seeds": {"bias": seed},
+        "hashes": {"dataset": dataset_hashes(dataset)},
+        "hardware": hardware(),
+        "versions": versions(),
+        "git": git_revision(),
         **{kind: [] for kind in KINDS},
     }
     if "position" in kinds:
         placed = dataset.only(dataset.spans.keys())
         outcome = evaluate_systems(
-            placed, list(plans), out, depth=depth, measures=[measure], runs=runs, index=index, progress=progress
-        )
+            placed, list(plans), out, depth=depth, measures=[measure], runs=runs, index=index, command=command,
+            progress=progress,
+        )  # fmt: skip
         for name, per_query in outcome.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
             found["position"] += [
@@ -145,6 +154,7 @@ def measure_bias(
                     )
     text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     replace_file(out / "bias.json", text.encode())
+    write_bias_report(out, with_quality="position" in kinds)
     return json.loads(text)
 
 

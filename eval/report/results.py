@@ -12,7 +12,7 @@ from ...errors import DataError
 from ..compare import new_and_base, own_first_stage
 from .schema import Bias, PerQuery, Summary, check
 
-__all__ = ["Results", "clean", "load_results"]
+__all__ = ["Results", "clean", "load_bias", "load_results"]
 
 # What no page or table can show: controls but tab and line feed, overrides of the writing direction, half surrogates.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -79,11 +79,9 @@ def load_results(folder: str | Path) -> Results:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no such folder of results", path=folder)
-    bias = _read(folder / "bias.json", Bias) if (folder / "bias.json").exists() else None
-    if bias is not None and bias["version"] != 1:
-        raise DataError(f"version {bias['version']!r}; this Sightline reads 1", path=folder / "bias.json")
-    if bias is not None and not (folder / "results.json").exists():
-        return Results(_bias_summary(bias, folder), {}, bias)
+    biased = load_bias(folder) if (folder / "bias.json").exists() else None
+    if biased is not None and not (folder / "results.json").exists():
+        return biased
     summary = _read(folder / "results.json", Summary)
     per_query = _read(folder / "per_query.json", PerQuery)
     try:
@@ -96,19 +94,25 @@ def load_results(folder: str | Path) -> Results:
         raise DataError(f"{error.reason}; evaluate again", path=folder / "per_query.json") from None
     order = list(summary["systems"])
     summary["comparisons"] = [_directed(pair, order) for pair in summary["comparisons"]]
-    return Results(summary, per_query, bias)
+    return Results(summary, per_query, None if biased is None else biased.bias)
 
 
-def _bias_summary(bias: dict[str, Any], folder: Path) -> dict[str, Any]:
+def load_bias(folder: str | Path) -> Results:
+    """Read the biases of systems on one collection, without their quality; see `load_results`."""
+    folder = Path(folder)
+    bias = _read(folder / "bias.json", Bias)
+    if bias["version"] != 1:
+        raise DataError(f"version {bias['version']!r}; this Sightline reads 1", path=folder / "bias.json")
     named = {"dataset": folder.resolve().name, "split": "", "queries": 0, **bias}
-    kept = ("dataset", "split", "queries", "command", "git", "hardware", "versions", "seeds")
-    return {
+    kept = ("dataset", "split", "queries", "command", "git", "hardware", "versions", "seeds", "hashes")
+    summary = {
         **{name: named[name] for name in kept if name in named},
         "depth": bias.get("candidates", 0),
         "systems": {},
         "intervals": {},
         "comparisons": [],
     }
+    return Results(summary, {}, bias)
 
 
 def _check_systems(summary: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ class _DatasetHashes(TypedDict):
 
 class _Hashes(TypedDict):
     dataset: _DatasetHashes
-    runs: dict[str, str]
+    runs: NotRequired[dict[str, str]]
 
 
 class _Made(TypedDict):
@@ -103,6 +103,7 @@ class _Made(TypedDict):
     hardware: NotRequired[dict[str, str | float | None]]
     versions: NotRequired[dict[str, str | float | None]]
     seeds: NotRequired[dict[str, str | float | None]]
+    hashes: NotRequired[_Hashes]
 
 
 class Summary(_Made):
@@ -118,7 +119,6 @@ class Summary(_Made):
     positives_added: NotRequired[bool]
     milliseconds_per_query: NotRequired[dict[str, float]]
     changes: NotRequired[list[_Changes]]
-    hashes: NotRequired[_Hashes]
     cost: NotRequired[_Cost]
 
 
@@ -193,8 +193,16 @@ class _Position(TypedDict):
     trend: NotRequired[_Trend | None]
 
 
+class _Documents(TypedDict):
+    """A system's other fields are facts of any kind."""
+
+    system: str
+    bins: NotRequired[list[_Bin]]
+    psi: NotRequired[_Psi]
+
+
 class Bias(_Made):
-    """``bias.json``; each entry of ``documents`` has its system's name, and facts of any kind."""
+    """``bias.json``."""
 
     version: int
     dataset: NotRequired[str]
@@ -206,7 +214,7 @@ class Bias(_Made):
     measure: NotRequired[str]
     order: NotRequired[list[_Order]]
     position: NotRequired[list[_Position]]
-    documents: NotRequired[list[dict[str, str | float | None | _Interval | _Psi | list[_Bin]]]]
+    documents: NotRequired[list[_Documents]]
 
 
 def check(value: Any, kind: Any, where: str = "") -> None:
