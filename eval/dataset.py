@@ -129,7 +129,7 @@ def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]
     """
     folder = Path(folder)
     found = {"corpus": _corpus_file(folder)}
-    for part, names in (("queries", _QUERIES), ("qrels", _QRELS)):
+    for part, names in (("qrels", _QRELS), ("queries", _QUERIES)):
         path = _first(folder, [name.format(split=split) for name in names])
         if path is None and part == "qrels":
             splits = ", ".join(_splits(folder)) or "none"
