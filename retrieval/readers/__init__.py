@@ -22,7 +22,7 @@ from .summary import ReadSummary
 from .tables import read_csv, read_tsv
 from .values import identity, plain, plain_text
 
-__all__ = ["ReadSummary", "read_documents"]
+__all__ = ["ReadSummary", "guess_format", "read_documents"]
 
 _log = logging.getLogger(__name__)
 
@@ -141,9 +141,8 @@ def read_documents(
     path = Path(source)
     if strict and on_bad is not None:
         raise InputError("strict stops at the first bad file, on_bad goes on without it; give one of them")
-    if not _exists(path):
-        raise DataError("no such file or folder", path=path)
-    format = format or _guess(path)
+    _check_exists(path)
+    format = format or guess_format(path)
     if format not in _FORMATS:
         raise InputError(f"unknown format {format!r}; there are: {', '.join(_FORMATS)}")
     if format in {"folder", "text"} and fields != Fields():
@@ -176,11 +175,13 @@ def _leaves_out(
     return report
 
 
-def _exists(path: Path) -> bool:
+def _check_exists(path: Path) -> None:
     try:
-        return path.exists()
-    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
-        raise DataError(f"cannot be read: {error}", path=path) from error
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError("no such file or folder", path=path) from None
+    except (OSError, ValueError) as error:  # such as a name that is too long, or has a NUL
+        raise DataError(f"cannot be read: {error}", path=path) from None
 
 
 def _check_table(delimiter: str | None, columns: Sequence[str] | None, csv_types: str) -> None:
@@ -192,7 +193,14 @@ def _check_table(delimiter: str | None, columns: Sequence[str] | None, csv_types
         raise InputError(f"csv_types must be 'json' or 'text', not {csv_types!r}")
 
 
-def _guess(path: Path) -> str:
+def guess_format(path: Path) -> str:
+    """The format that the name of a path says, or what is in the folder.
+
+    Raises:
+        DataError: if there is no such file or folder.
+        InputError: if the name says none.
+    """
+    _check_exists(path)
     if path.is_dir():
         return "beir" if _corpus(path) else "folder"
     suffix = Path(uncompressed_name(path)).suffix.lower()
@@ -262,7 +270,7 @@ def _read_beir(path: Path, reading: Reading) -> Records:
     corpus = _corpus(path)
     if corpus is None:
         raise DataError("not a BEIR folder: it has no corpus.jsonl", path=path)
-    return _FORMATS[_guess(corpus)](corpus, reading)
+    return _FORMATS[guess_format(corpus)](corpus, reading)
 
 
 _FORMATS: dict[str, Callable[[Path, Reading], Records]] = {

@@ -62,9 +62,6 @@ def read_json(path: Path, reading: Reading) -> Records:
     if not first.lstrip().startswith(b"["):
         yield from read_json_lines(path, reading)
         return
-    try:
-        records = parse(whole_text(path, reading.encoding, _MAX_ARRAY), path, None)
-    except DataError as error:
-        raise DataError(f"{error.reason}; JSON Lines (.jsonl) may be of any size", path=path) from None
+    records = parse(whole_text(path, reading.encoding, _MAX_ARRAY), path, None)
     for number, record in enumerate(records, 1):
         yield path, number, record

@@ -41,8 +41,8 @@ class _Loader(yaml.SafeLoader):
 def front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
     """The fields that a text begins with, and the text without them: YAML between ``---``, TOML between ``+++``.
 
-    What cannot be used (a syntax error, aliases, more than 64 Ki characters, a value that JSON cannot hold) stays in the
-    text, and a warning says so.
+    What cannot be used (a syntax error, aliases, more than 64 Ki characters, a value that JSON cannot hold) stays in
+    the text, and a warning says so.
     """
     opened, _, rest = text.lstrip("\ufeff").partition("\n")
     fence = opened.rstrip()

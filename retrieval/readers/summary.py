@@ -45,6 +45,14 @@ class ReadSummary:
         if name and len(names) < _NAMED:
             names.append(name)
 
+    @property
+    def progress(self) -> str:
+        """How far the reading has come in words, ``""`` where that is not known."""
+        if not self.total:
+            return ""
+        share = f"{100 * min(1.0, self.done / self.total):.0f}% of "
+        return share + (f"{self.total / 1e6:,.1f} MB" if self.unit == "bytes" else f"{self.total:,} {self.unit}")
+
     def __str__(self) -> str:
         """Say what was left out in one sentence, ``""`` if nothing was."""
         if not self.left_out:
