@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -29,6 +30,8 @@ __all__ = [
     "visible",
     "write_json",
 ]
+
+_LINE_EVERY = 30  # seconds between lines of progress where there is no terminal
 
 console = Console()
 errors = Console(stderr=True)
@@ -145,21 +148,34 @@ def given_runs(texts: list[str] | None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def progress_bar(step: str) -> Iterator[Callable[..., None]]:
-    """A counter on a terminal's stderr, and nothing elsewhere; call it with (count) or (step, count)."""
+    """Show on stderr how far work has come: a bar on a terminal, elsewhere a line every 30 seconds.
+
+    Call what it yields with (count) or (step, count); ``total`` is the count at the end, where it is known, and
+    ``detail`` more words.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )
+    started = told = time.monotonic()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task(step, total=None, rate="")
+        task = bar.add_task(step, total=None, rate="", detail="")
 
-        def tell(*news: Any) -> None:
+        def tell(*news: Any, total: int | None = None, detail: str = "") -> None:
+            nonlocal told
             *name, done = news
-            elapsed = bar.tasks[0].elapsed or 0
-            rate = f"{done / elapsed:.0f}/s" if elapsed > 1 else ""
-            bar.update(task, completed=done, description=name[0] if name else step, rate=rate)
+            now = time.monotonic()
+            rate = f"{done / (now - started):.0f}/s" if now - started > 1 else ""
+            shown = name[0] if name else step
+            bar.update(task, completed=done, total=total, description=shown, rate=rate, detail=detail)
+            if not errors.is_terminal and now - told >= _LINE_EVERY:
+                told = now
+                count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+                words = [f"{shown}: {count}", detail, rate, f"{now - started:.0f} s"]
+                errors.print(visible(", ".join(filter(None, words))), markup=False, highlight=False, soft_wrap=True)
 
         yield tell

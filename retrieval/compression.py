@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from ..errors import DataError, MissingExtraError
 
-__all__ = ["SUFFIXES", "open_binary", "uncompressed_name"]
+__all__ = ["SUFFIXES", "open_binary", "position", "uncompressed_name"]
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 
@@ -72,6 +72,11 @@ def open_binary(path: str | os.PathLike[str]) -> io.BufferedReader:
         raise
 
 
+def position(file: io.BufferedReader) -> int:
+    """How many bytes of the file on disk a stream of `open_binary` has read; compare it with the file's size."""
+    return file.raw.source.tell() if isinstance(file.raw, _Uncompressed) else file.tell()
+
+
 def uncompressed_name(path: str | os.PathLike[str]) -> str:
     """The file's name without the suffix that says how it is compressed.
 
@@ -95,7 +100,7 @@ class _Uncompressed(io.RawIOBase):
     """What a decompressor reads, its own kinds of errors turned into `OSError`, and the file closed with it."""
 
     def __init__(self, file: BinaryIO, inner: Any) -> None:
-        self._file, self._inner = file, inner
+        self.source, self._inner = file, inner
 
     def readable(self) -> bool:
         return True
@@ -110,7 +115,7 @@ class _Uncompressed(io.RawIOBase):
 
     def close(self) -> None:
         self._inner.close()
-        self._file.close()
+        self.source.close()
         super().close()
 
 
