@@ -22,7 +22,9 @@ from typing import Any
 from ..documents import Document
 from ..errors import DataError, InputError, MissingExtraError
 
-__all__ = ["read_documents"]
+__all__ = ["ID_FIELDS", "read_documents"]
+
+ID_FIELDS = ("_id", "id", "docno", "docid")
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +140,7 @@ class _Fields:
         """Names of the id, title (None: there is none) and text fields among those there are."""
         names = list(names)
         return (
-            _find(names, self.id, "_id", "id", "docno", "docid"),
+            _find(names, self.id, *ID_FIELDS),
             None if self.title is None and "title" not in names else _find(names, self.title, "title"),
             _find(names, self.text, "text", "contents", "body"),
         )
