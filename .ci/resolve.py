@@ -1,7 +1,7 @@
 """Check that constraints.txt resolves against the public package index alone, as a new user's machine resolves it.
 
-Where pip is configured to look elsewhere (for a CPU wheel of torch, say, whose requirements differ), a pin that conflicts
-is not noticed. So this unsets every setting of pip and uv, except the path of certificates.
+Where pip looks elsewhere too (for a CPU wheel of torch, say, whose requirements differ), a pin that conflicts goes
+unnoticed. So this unsets every setting of pip and uv, except the path of certificates.
 
     python .ci/resolve.py
 """

@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import os
 import re
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -318,7 +317,9 @@ def open_index(
                     "remove it, or choose another --out"
                 )
             logger.warning("the index at %s does not serve (%s) and is built anew", path, reason)
-            shutil.rmtree(path)
+            built = Index.build(path, dataset.documents(), progress=progress, overwrite=True, **wanted)
+            replace_file(source, files)
+            return built
     replace_file(source, files)
     return Index.build(path, dataset.documents(), progress=progress, **wanted)
 
@@ -345,7 +346,7 @@ def _wanted(settings: Mapping[str, Any], systems: Sequence[tuple[str, str | None
     reranks = any(second for _, second in systems)
     wanted = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
     if not reranks and all(first == "bm25" for first, _ in systems):
-        wanted |= {"encoder": "none", "encoder_options": None, "token_states": "none"}
+        wanted |= {"encoder": "none", "encoder_options": None, "faiss": "Flat", "faiss_parameters": "", "token_states": "none"}
     return wanted
 
 
@@ -370,6 +371,8 @@ def _misfit(index: Index, wanted: Mapping[str, Any]) -> str | None:
     wanted = {**wanted, "encoder_options": wanted["encoder_options"] or {}}
     if not isinstance(wanted["encoder"], str):
         wanted["encoder"] = wanted["encoder"].name
+    elif Path(wanted["encoder"]).exists():
+        wanted["encoder"] = str(Path(wanted["encoder"]).resolve())
     if wanted["max_tokens"] is None:
         wanted["max_tokens"] = min(manifest.encoder["max_length"], 256) - 2
     there: dict[str, Any] = {
