@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import JsonOption, console, given_runs, names, progress_bar, visible, write_json
+from .console import JsonOption, console, given_runs, names, print_table, progress_bar, visible, write_json
 
 __all__ = ["register"]
 
@@ -73,7 +73,7 @@ def bias(
     title = f"{found['dataset']}, {found['split']}: {found['queries']} queries"
     for table in (_order(found["order"], title), _positions(found["position"], title), _documents(found, title)):
         if table is not None:
-            console.print(table)
+            print_table(table)
     told = f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}"
     console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
 

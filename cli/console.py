@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from ..errors import InputError
 
@@ -25,6 +26,7 @@ __all__ = [
     "errors",
     "given_runs",
     "names",
+    "print_table",
     "progress_bar",
     "reranker_name",
     "visible",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 _LINE_EVERY = 30  # seconds between lines of progress where there is no terminal
+
+_WIDEST = 1000  # characters of a table, where no terminal says how many there are
 
 console = Console()
 errors = Console(stderr=True)
@@ -75,6 +79,14 @@ def _picture(found: re.Match[str]) -> str:
     if chr(code).isspace():
         return " "
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where the output is no terminal, none of its figures is cut for lack of width."""
+    if not console.is_terminal:
+        needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+        console.width = max(console.width, needed)
+    console.print(table)
 
 
 def write_json(value: Any) -> None:

@@ -19,6 +19,7 @@ from .console import (
     console,
     given_runs,
     names,
+    print_table,
     progress_bar,
     reranker_name,
     visible,
@@ -27,8 +28,6 @@ from .console import (
 from .indexing import Lexical, TokenStates
 
 __all__ = ["register"]
-
-_WIDEST = 1000  # characters of a table, where nobody says how many there are
 
 
 def register(app: typer.Typer) -> None:
@@ -215,7 +214,7 @@ def bench(
             dataset, names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
         )
     if not json:
-        _print(_costs(outcome.summary))
+        print_table(_costs(outcome.summary))
     _show(outcome.summary, out, json)
 
 
@@ -301,14 +300,6 @@ def _show_check(check: Any) -> None:
             console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
 
 
-def _print(table: Table) -> None:
-    """No figure is cut short where the width is but a guess."""
-    if not console.is_terminal:
-        needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
-        console.width = max(console.width, needed)
-    console.print(table)
-
-
 def _say(text: str) -> None:
     console.print(visible(text), style="dim", markup=False, highlight=False, soft_wrap=True)
 
@@ -331,9 +322,9 @@ def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
         bounds = f"{between['low']:.3f} {between['high']:.3f}"
         spent = summary["milliseconds_per_query"][name]
         table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
-    _print(table)
+    print_table(table)
     if summary["comparisons"]:
-        _print(_comparisons(summary["comparisons"], summary["measures"][0], said))
+        print_table(_comparisons(summary["comparisons"], summary["measures"][0], said))
     _say(f"written to {out}")
 
 
@@ -350,7 +341,7 @@ def _show_all(summaries: Sequence[Mapping[str, Any]], out: Path, json: bool) -> 
     for name in dict.fromkeys(name for summary in summaries for name in summary["systems"]):
         means = [summary["intervals"].get(name) for summary in summaries]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean['mean']:.4f}" for mean in means))
-    _print(table)
+    print_table(table)
     _say(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}")
 
 

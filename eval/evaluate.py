@@ -346,7 +346,13 @@ def _wanted(settings: Mapping[str, Any], systems: Sequence[tuple[str, str | None
     reranks = any(second for _, second in systems)
     wanted = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
     if not reranks and all(first == "bm25" for first, _ in systems):
-        wanted |= {"encoder": "none", "encoder_options": None, "faiss": "Flat", "faiss_parameters": "", "token_states": "none"}
+        wanted |= {
+            "encoder": "none",
+            "encoder_options": None,
+            "faiss": "Flat",
+            "faiss_parameters": "",
+            "token_states": "none",
+        }
     return wanted
 
 

@@ -31,7 +31,7 @@ def render_page(results: Sequence[Results]) -> str:
     names = [found.summary["dataset"] for found in results]
     return _template().render(
         title=names[0] if len(names) == 1 else f"{len(names)} collections",
-        about="bias" if not any(found.summary["systems"] for found in results) else "evaluation",
+        about="evaluation" if any(found.bias is None for found in results) else "bias",
         overview=_overview(results) if len(results) > 1 else None,
         sections=[_section(found, f"c{number}") for number, found in enumerate(results)],
     )
