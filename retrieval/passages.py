@@ -61,7 +61,8 @@ class Splitter:
             document: any document; its text is tokenised once, its title once.
 
         Returns:
-            At least one passage, in the order of the text. A document that fits is one passage over all of its text;
+            At least one passage, in the order of the text, but none for a document that has neither text nor title. A
+            document that fits is one passage over all of its text;
             otherwise passages have no whitespace at their ends, and every other character is in at least one.
 
         Example:
@@ -69,6 +70,8 @@ class Splitter:
             >>> Splitter(lambda text: [(i, i + 1) for i in range(len(text))], max_tokens=99).split(document)[0].end
             15
         """
+        if document.empty:
+            return []
         text, tokens = document.text, self.offsets(document.text)
         title = len(self.offsets(document.title)) if document.title else 0
         budget = self.max_tokens - min(title, self.max_tokens // 2)
@@ -135,7 +138,10 @@ def passage_batches(
             json.dumps(dict(document.metadata), allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"document {document.id!r}: its metadata cannot be kept as JSON: {error}") from error
-        passages = splitter.split(document) if splitter else [Passage(document, 0, len(document.text))]
+        if splitter is not None:
+            passages = splitter.split(document)
+        else:
+            passages = [] if document.empty else [Passage(document, 0, len(document.text))]
         batch.append((document, passages))
         ids.add(document.id)
         count += len(passages)

@@ -171,7 +171,7 @@ def test_what_nano_beir_does_not_have_is_told(nano, tmp_path):
 )
 def test_a_missing_library_names_its_extra(name, module, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=rf"sightline\[{extra}\]") as caught:
+    with pytest.raises(MissingExtraError, match=rf"sightline-search\[{extra}\]") as caught:
         load_dataset(f"{name}:anything")
     assert caught.value.extra == extra
 
@@ -179,7 +179,7 @@ def test_a_missing_library_names_its_extra(name, module, extra, monkeypatch):
 def test_a_folder_that_is_called_like_a_name_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ir:zoo").mkdir()
-    with pytest.raises(DataError, match="no such judgements"):
+    with pytest.raises(DataError, match="has no corpus"):
         load_dataset("ir:zoo")
 
 
