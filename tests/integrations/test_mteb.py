@@ -156,7 +156,7 @@ def test_the_task_as_a_dataset(tmp_path, monkeypatch):
     assert (dataset.name, dataset.split) == ("ZooRetrieval", "test")
     assert (dataset.queries, dataset.qrels) == (QUERIES, QRELS)
     documents = {document.id: document for document in dataset.documents()}
-    assert (documents["title"].title, documents["title"].text) == ("", "Lions roar at night.")
+    assert (documents["title"].title, documents["title"].text) == ("Lions roar at night.", "")
     assert (documents["iron"].title, documents["cat"].title) == ("", "Felines")
     for arguments, said in [(("NoSuchTask",), "no task 'NoSuchTask'"), ((ZooRetrieval(), "dev"), "no split 'dev'")]:
         with pytest.raises(InputError, match=said):
