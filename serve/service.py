@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -71,6 +72,7 @@ class Service:
         self.metrics = Metrics()
         self.counts = IndexCounts(documents=0, passages=0)
         self.examples: list[str] | None = None
+        self._count_again = 0.0
         self._searches: Lane[Callable[[], Any], Any] | None = None
         self._rankings: Lane[RankingWork, RankedList] | None = None
 
@@ -99,15 +101,18 @@ class Service:
 
     def count(self, searcher: Searcher) -> None:
         """Remember what the index holds, for `now_counted` and the search page."""
+        started = time.monotonic()
         counts = searcher.index.counts()
         self.counts = IndexCounts(documents=counts["documents"], passages=counts["passages"])
         self.examples = _examples(searcher)
+        # Counting takes time in a large index: it may take a twentieth of the lane's.
+        self._count_again = time.monotonic() + 20 * (time.monotonic() - started)
 
     async def now_counted(self) -> IndexCounts | None:
         """What the index holds: counted now if the lane of searches has time for it, else as it was last counted."""
         if self.searcher is None:
             return None
-        if self._searches is not None:
+        if self._searches is not None and time.monotonic() > self._count_again:
             with contextlib.suppress(SightlineError):
                 await self._searches.do(functools.partial(self.count, self.searcher), seconds=_COUNTING_SECONDS)
         return self.counts
