@@ -14,7 +14,6 @@ from .console import (
     LayoutOption,
     RerankOption,
     WhereOption,
-    conditions,
     console,
     reranker_name,
     visible,
@@ -90,7 +89,7 @@ def search(
     from ..search import Searcher
 
     started = time.perf_counter()
-    where_filter = conditions(where)
+    where_filter = parse_where(where)
 
     searcher = Searcher(
         index,
@@ -140,7 +139,7 @@ def search(
         _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, level))
         console.print()
     if not result.hits:
-        console.print("nothing found")
+        console.print("nothing found with this filter" if where_filter else "nothing found")
     told = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
     console.print(f"{result.candidates} candidates; milliseconds: {told}", style="dim", highlight=False)
     if anew and result.hits:

@@ -316,9 +316,7 @@ class HealthResponse(BaseModel):
     model: str | None
     first_stage: str | None
     index: IndexCounts | None
-    examples: list[str] | None = Field(
-        None, description="Titles of some documents, as examples of what to search for."
-    )
+    examples: list[str] | None = Field(None, description="Titles of some documents, as examples of what to search for.")
 
 
 class ErrorDetail(BaseModel):
