@@ -548,11 +548,11 @@ class Index:
         if not self._store.rows():
             return
         try:
-            with self._writing():
+            with self._writing(), self._storing():
                 if self._fts5 is not None:
-                    with self._storing(), committing(self.path), self._store.transaction():
+                    with committing(self.path), self._store.transaction():
                         self._fts5 = self._index_words(self._store.connection, self._store.lock)
-                self._finish(complete=self._now().manifest.complete)
+                self._sign(Manifest.load(self.path))
         except IndexLockedError:
             return  # another writer is at work, and will sign what it leaves
         except IndexStoreError as error:
@@ -725,28 +725,27 @@ class Index:
             written = file.append(rows, committed)
         return Segment(file.path.name, committed * size, (committed + len(rows)) * size, written)
 
-    def _finish(self, complete: bool = True) -> None:
+    def _finish(self) -> None:
         """Bring the FAISS structure up to date, and sign what was committed; the caller is the one writer."""
         with self._storing():
             manifest = Manifest.load(self.path)
-            faiss, stale = dict(manifest.faiss), []
+            faiss = dict(manifest.faiss)
             if self._vector_file is not None:
                 faiss |= self._grown(faiss)
-                stale = [file for file in self.path.glob("vectors-*.faiss*") if file.name != faiss.get("file")]
             if isinstance(self._lexical, PyseriniIndex):
                 self._follow(self._lexical)
-            with committing(self.path):
-                dataclasses.replace(
-                    manifest,
-                    faiss=faiss,
-                    store={"counter": self._store.change_counter(), "digest": digest(self._store.path)},
-                    counts=self._store.counts(),
-                    complete=complete,
-                ).save(self.path)
-                for file in stale:
+            self._sign(dataclasses.replace(manifest, faiss=faiss, complete=True))
+
+    def _sign(self, manifest: Manifest) -> None:
+        """Write the manifest, with the checksum of the database as it is, and map what it names."""
+        with committing(self.path):
+            store = {"counter": self._store.change_counter(), "digest": digest(self._store.path)}
+            dataclasses.replace(manifest, store=store, counts=self._store.counts()).save(self.path)
+            for file in self.path.glob("vectors-*.faiss*"):
+                if file.name != manifest.faiss.get("file"):
                     file.unlink()
-                self._snapshot = None
-                self._map()
+            self._snapshot = None
+            self._map()
 
     def _grown(self, faiss: Mapping[str, Any]) -> dict[str, Any]:
         """The FAISS structure over all rows, built or extended: what the manifest says of it."""
