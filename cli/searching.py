@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from rich.text import Text
 
+from ..retrieval.filters import parse_where
 from .console import (
     JsonOption,
     LayoutOption,

@@ -94,7 +94,7 @@ class DocumentStore:
                 if not create:
                     raise sqlite3.DatabaseError("the tables are missing")
                 self.connection.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             self.connection.close()
             raise self._translated(error) from error
 
@@ -106,17 +106,36 @@ class DocumentStore:
         text = str(error)
         if isinstance(error, sqlite3.ProgrammingError):
             return IndexStoreError(f"{self.path}: {text.rstrip('.')}; open the index again")
-        if isinstance(error, sqlite3.OperationalError) and "malformed" not in text and "not a database" not in text:
+        damaged = ("malformed", "not a database", "decode", "no such")
+        if isinstance(error, sqlite3.OperationalError) and not any(word in text for word in damaged):
             why = "no space left on the device" if "full" in text else text
             return IndexStoreError(f"{self.path}: {why}; what was committed before is kept")
         return IndexCorruptError(f"{self.path}: {text}; restore the index from a copy, or build it again")
 
-    def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn SQLite's errors into `IndexStoreError`."""
         try:
-            with self.lock:
-                return self.connection.execute(sql, values).fetchall()
-        except sqlite3.DatabaseError as error:
+            yield
+        except sqlite3.Error as error:
             raise self._translated(error) from error
+
+    def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.translated(), self.lock:
+            return self.connection.execute(sql, values).fetchall()
+
+    def _document(self, id: Any, title: Any, text: Any, metadata: Any) -> Document:
+        """A document out of its columns.
+
+        Raises:
+            IndexCorruptError: if they are damaged, which is found here where an index is opened without verification.
+        """
+        try:
+            return Document(id, text, title, json.loads(metadata))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise IndexCorruptError(
+                f"{self.path}: document {id!r} is damaged; restore the index from a copy, or build it again"
+            ) from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -136,7 +155,7 @@ class DocumentStore:
                     if self.connection.in_transaction:
                         self.connection.execute("ROLLBACK")
                     raise
-            except sqlite3.DatabaseError as error:
+            except sqlite3.Error as error:
                 raise self._translated(error) from error
 
     def version(self) -> tuple[int, int, int]:
@@ -312,7 +331,7 @@ class DocumentStore:
                 texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
                 filter.check(json.loads(text) for (text,) in texts)
         found = np.array([row[0] for row in matches], dtype=np.int64)
-        mask[found[found < rows]] = True
+        mask[found[(found >= 0) & (found < rows)]] = True
         return mask
 
     def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
@@ -328,7 +347,7 @@ class DocumentStore:
             sql, [json.dumps([int(row) for row in rows])]
         ):
             if number not in documents:
-                documents[number] = Document(id, text, title, json.loads(metadata))
+                documents[number] = self._document(id, title, text, metadata)
             found[row] = StoredPassage(row, Passage(documents[number], start, stop), truncated)
         return found
 
@@ -359,7 +378,7 @@ class DocumentStore:
             "WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))"
         )
         return {
-            id: Document(id, text, title, json.loads(metadata))
+            id: self._document(id, title, text, metadata)
             for id, title, text, metadata in self._fetch(sql, [json.dumps(list(ids))])
         }
 
@@ -376,7 +395,7 @@ class DocumentStore:
             [last],
         ):
             for _, id, title, text, metadata in page:
-                yield Document(id, text, title, json.loads(metadata))
+                yield self._document(id, title, text, metadata)
             last = page[-1][0]
 
 
