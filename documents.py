@@ -18,8 +18,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Document:
     """A text with an identity.
 
-    A document may lack a text: it is then found and ranked by its title. One that lacks both (``empty``) can be kept and
-    fetched by its id, but no search finds it, and every reranker ranks it last.
+    A document may lack a text: it is then found and ranked by its title. One that lacks both (``empty``) can be
+    kept and fetched by its id, but no search finds it, and every reranker ranks it last.
 
     Args:
         id: your own id, a string with at least one character that is not a blank.
@@ -28,8 +28,8 @@ class Document:
         metadata: JSON-like values, kept as they are and usable as search filters.
 
     Raises:
-        InputError: if a field is not a string, ``id`` is empty, or a string has a NUL or a lone surrogate, which neither
-            SQLite nor tokenizers can hold; `cleaned` replaces them.
+        InputError: if a field is not a string, ``id`` is empty, or a string has a NUL or a lone surrogate, which
+            neither SQLite nor tokenizers can hold; `cleaned` replaces them.
 
     Example:
         >>> Document("d1", "Cats purr.", title="Cats").contents

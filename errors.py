@@ -99,7 +99,7 @@ class MissingExtraError(SightlineError, ImportError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'minilm'?"`` where a known word is near, whatever its case; else nothing.
+    """``"; did you mean 'minilm'?"`` where a known word is near, whatever its case; else a full stop.
 
     Example:
         >>> did_you_mean("MinLM", ["minilm", "icr"])
@@ -107,4 +107,4 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     folded = {one.casefold(): one for one in known}
     near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.7)
-    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+    return f"; did you mean {folded[near[0]]!r}?" if near else "."

@@ -1,7 +1,7 @@
 """Haystack 3: a retriever over an index, and a ranker for whatever was retrieved.
 
-Needs ``pip install 'sightline-search[haystack]'``. Haystack loads a saved pipeline with these components in it only if told
-to trust them: ``Pipeline.loads(text, allowed_modules=["sightline"])``.
+Needs ``pip install 'sightline-search[haystack]'``. Haystack loads a saved pipeline with these
+components in it only if you tell it to trust them: ``Pipeline.loads(text, allowed_modules=["sightline"])``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MTEB 2: the pipeline as a search model, for retrieval and for reranking tasks.
 
-Needs ``pip install 'sightline-search[mteb]'``. MTEB feeds rerankers pair by pair; this implements its ``SearchProtocol``
-instead, so that a candidate list is read whole.
+Needs ``pip install 'sightline-search[mteb]'``. MTEB feeds rerankers pair by pair; this implements its
+``SearchProtocol`` instead, so that a candidate list is read whole.
 """
 
 from __future__ import annotations

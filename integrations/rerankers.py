@@ -1,6 +1,7 @@
 """A drop-in for the ``Reranker`` of the `rerankers <https://github.com/AnswerDotAI/rerankers>`_ library.
 
-Needs ``pip install 'sightline-search[rerankers]'``. Results are that library's own, so that what reads them goes on as before.
+Needs ``pip install 'sightline-search[rerankers]'``. Results are objects of that library, so that the code that
+reads them need not change.
 """
 
 from __future__ import annotations

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, did_you_mean
 
-__all__ = ["Layout", "load_layout"]
+__all__ = ["Layout", "check_model", "load_layout", "shipped_layouts"]
 
 _HEAD = re.compile(r"\d+-\d+")
 _DETECTED = re.compile(r"(qr|core|ndcg):[1-9]\d*")
@@ -260,7 +263,36 @@ class Layout:
         raise InputError(f"layout {self.name!r}: {reason}")
 
 
-def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
+_FOLDER = resources.files(__package__) / "layouts"
+
+
+@functools.cache
+def shipped_layouts() -> Mapping[str, str]:
+    """Names of the layouts that ship with Sightline, each with the kind of model that it is for."""
+    names = sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir())
+    return {name: load_layout(_FOLDER / f"{name}.yaml").model for name in names}
+
+
+def check_model(layout: Layout, model: Literal["minilm", "decoder"], asked: object = None) -> None:
+    """Refuse a layout that is for the other kind of model.
+
+    Args:
+        layout: the layout.
+        model: the kind of model that would read with it.
+        asked: how the layout was asked for; None for its name.
+
+    Raises:
+        InputError: naming what to write instead.
+    """
+    if layout.model == model:
+        return
+    asked = layout.name if asked is None else asked
+    if layout.model == "decoder":
+        raise InputError(f"layout {asked!r} is for decoders; name the model too: hf:MODEL#{asked}")
+    raise InputError(f"layout {asked!r} is for MiniLM, not for decoders; load it without a model: {asked!r}")
+
+
+def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
     Args:
@@ -273,11 +305,15 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """
     if isinstance(name, Layout):
         return Layout(**_checked({**name.as_dict(), **changes}, f"layout {name.name!r}"))
-    shipped = resources.files(__package__) / "layouts"
-    source = Path(name) if str(name).endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
-    if not source.is_file():
-        names = sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir())
-        raise InputError(f"no layout {str(name)!r}; there are {', '.join(names)}, or name a .yaml file")
+    if str(name).endswith((".yaml", ".yml")):
+        source: Traversable = Path(name) if isinstance(name, str) else name
+        if not source.is_file():
+            raise InputError(f"{name}: no such layout file")
+    else:
+        source = _FOLDER / f"{name}.yaml"
+        if str(name) not in (names := shipped_layouts()):
+            near = did_you_mean(str(name), names)
+            raise InputError(f"no layout {str(name)!r}{near} There are {', '.join(names)}, or name a .yaml file")
     try:
         fields = yaml.safe_load(source.read_text(encoding="utf-8"))
     # Besides its own errors, YAML lets through what is no UTF-8, no date, or nested beyond reason.
@@ -291,8 +327,10 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
 def _checked(fields: dict[str, Any], source: object) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(Layout)}
     needed = {field.name for field in dataclasses.fields(Layout) if _is_missing(field.default)}
-    if wrong := sorted(map(str, (set(fields) - known) | (needed - set(fields)))):
-        raise InputError(f"{source}: missing or unknown fields: {', '.join(wrong)}")
+    if unknown := sorted(map(str, set(fields) - known)):
+        raise InputError(f"{source}: a layout has no field {unknown[0]!r}{did_you_mean(unknown[0], known)}".rstrip("."))
+    if missing := sorted(needed - set(fields)):
+        raise InputError(f"{source}: fields that a layout needs are missing: {', '.join(missing)}")
     return fields
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ...errors import InputError, MissingExtraError, ModelError
+from ..reranker import looks_local
 
 __all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
 
@@ -269,6 +270,8 @@ def load_config(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
+    if looks_local(name) and not Path(name).is_dir():
+        raise ModelError(f"cannot load {name!r}: " + ("it is a file" if Path(name).is_file() else "no such folder"))
     return _loading(name, lambda: AutoConfig.from_pretrained(name, revision=revision)).get_text_config()
 
 
@@ -417,7 +420,7 @@ def _loading(name: str, load: Callable[[], Any]) -> Any:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         return load()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # the hub's, the files', torch's: each has its own, such as one for pickles
         told = " ".join(str(error).split())
         raise ModelError(f"cannot load {name!r}: {told[:500]}") from error
     finally:

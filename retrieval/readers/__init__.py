@@ -16,13 +16,13 @@ from ..compression import uncompressed_name
 from .folder import SUFFIXES, read_folder, read_text
 from .json_files import read_json, read_json_lines
 from .lines import check_encoding
-from .options import Fields, Reading, Records
+from .options import ID_FIELDS, Fields, Reading, Records
 from .parquet import read_parquet
 from .summary import ReadSummary
 from .tables import read_csv, read_tsv
 from .values import identity, plain, plain_text
 
-__all__ = ["ReadSummary", "guess_format", "read_documents"]
+__all__ = ["ID_FIELDS", "ReadSummary", "guess_format", "read_documents"]
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,9 @@ from typing import Any
 from ...errors import DataError
 from .summary import ReadSummary
 
-__all__ = ["Fields", "Reading", "Records"]
+__all__ = ["ID_FIELDS", "Fields", "Reading", "Records"]
+
+ID_FIELDS = ("_id", "id", "docno", "docid")
 
 Records = Iterator[tuple[object, int | None, Any]]  # where a record is from, path and line or number; and what is there
 
@@ -30,7 +32,7 @@ class Fields:
         """
         names = list(names)
         return (
-            _find(names, self.id, "_id", "id", "docno", "docid"),
+            _find(names, self.id, *ID_FIELDS),
             None if self.title is None and "title" not in names else _find(names, self.title, "title"),
             _find(names, self.text, "text", "contents", "body"),
         )

@@ -124,6 +124,19 @@ def test_index_of_a_folder_goes_on_without_a_bad_file_and_lists_what_it_left_out
     assert code == 3 and f"{folder}/c.txt:1: not UTF-8" in err
 
 
+def test_a_finished_build_run_again_says_so_and_overwrite_replaces_it(run, tmp_path):
+    first = lines(tmp_path / "first.jsonl", [{"_id": "a", "text": "Cats purr."}])
+    other = lines(tmp_path / "other.jsonl", [{"_id": "b", "text": "Dogs bark."}])
+    assert run("index", first, "--out", tmp_path / "made")[0] == 0
+    code, out, _ = run("index", first, "--out", tmp_path / "made")
+    assert code == 0 and "finished already" in out
+    assert run("index", other, "--out", tmp_path / "made")[0] == 4
+    code, out, _ = run("index", other, "--out", tmp_path / "made", "--overwrite")
+    assert code == 0 and "finished already" not in out
+    code, out, _ = run("search", tmp_path / "made", "dogs", "--rerank", "none", "--json")
+    assert [hit["id"] for hit in json.loads(out)["hits"]] == ["b"]
+
+
 def test_a_bad_record_stops_and_the_message_names_the_option(run, tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("id;text;year\n1;Cats purr.;2020\n2;Dogs bark.\n")
