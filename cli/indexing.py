@@ -112,6 +112,10 @@ def index(
         int | None, typer.Option(help="Tokens per passage; 0 keeps documents whole, cut where models stop reading.")
     ] = None,
     overlap: Annotated[int, typer.Option(help="Tokens that neighbouring passages share.")] = 0,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace an index that is there; the old one stays until the new is done."),
+    ] = False,
     format: Format = None,
     id_field: IdField = None,
     title_field: TitleField = None,
@@ -130,7 +134,9 @@ def index(
     and folders, __pycache__, node_modules and virtual environments are not read.
     """
     from ..retrieval.index import Index
+    from ..retrieval.manifest import Manifest
 
+    finished = not overwrite and (out / "manifest.json").exists() and Manifest.load(out).complete
     source = _Source(
         corpus,
         strict,
@@ -149,6 +155,7 @@ def index(
         built = Index.build(
             out,
             source.documents("indexing", tell),
+            overwrite=overwrite,
             encoder=encoder,
             encoder_options=options,
             faiss=faiss,
@@ -159,7 +166,11 @@ def index(
             overlap=overlap,
         )
     with built:
-        _report(built, source, json, {})
+        _report(built, source, json, {"finished_before": True} if finished and json else {})
+        if finished and not json:
+            console.print(
+                "the index was finished already, of these documents and settings; nothing was changed", soft_wrap=True
+            )
 
 
 def add(

@@ -107,6 +107,57 @@ def test_index_makes_what_search_finds(run, corpus, tmp_path):
     assert json.loads(out)["hits"][0]["id"] == "cat"
 
 
+def test_index_of_a_folder_goes_on_without_a_bad_file_and_lists_what_it_left_out(run, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Cats purr.")
+    (folder / "b.png").write_text("PNG")
+    (folder / "c.txt").write_bytes(b"caf\xe9")
+    code, out, err = run("index", folder, "--out", tmp_path / "made", "--encoder", "minilm")
+    assert code == 0 and "1 document, 1 passage" in out
+    assert f"skipped: {folder}/c.txt:1: not UTF-8" in err
+    assert "left out 2 files: 1 .png (not a format that is read), 1 not UTF-8 (c.txt)" in err
+    code, out, err = run("add", tmp_path / "made", folder, "--update", "--encoding", "cp1252", "--json")
+    assert json.loads(out)["left_out"] == {".png (not a format that is read)": 1}
+    code, _, err = run("index", folder, "--out", tmp_path / "strict", "--strict")
+    assert code == 3 and f"{folder}/c.txt:1: not UTF-8" in err
+
+
+def test_a_finished_build_run_again_says_so_and_overwrite_replaces_it(run, tmp_path):
+    first = lines(tmp_path / "first.jsonl", [{"_id": "a", "text": "Cats purr."}])
+    other = lines(tmp_path / "other.jsonl", [{"_id": "b", "text": "Dogs bark."}])
+    assert run("index", first, "--out", tmp_path / "made")[0] == 0
+    code, out, _ = run("index", first, "--out", tmp_path / "made")
+    assert code == 0 and "finished already" in out
+    assert run("index", other, "--out", tmp_path / "made")[0] == 4
+    code, out, _ = run("index", other, "--out", tmp_path / "made", "--overwrite")
+    assert code == 0 and "finished already" not in out
+    code, out, _ = run("search", tmp_path / "made", "dogs", "--rerank", "none", "--json")
+    assert [hit["id"] for hit in json.loads(out)["hits"]] == ["b"]
+
+
+def test_a_bad_record_stops_and_the_message_names_the_option(run, tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("id;text;year\n1;Cats purr.;2020\n2;Dogs bark.\n")
+    code, _, err = run("index", path, "--out", tmp_path / "made")
+    assert code == 3 and "x.csv:3: the row has 2 cells, the header 3; --skip-bad goes on without it" in err
+    code, _, _ = run("index", path, "--out", tmp_path / "made", "--skip-bad", "--delimiter", ";")
+    assert code == 0
+    code, out, _ = run("search", tmp_path / "made", "cats", "--where", "year>=2000", "--rerank", "none", "--json")
+    assert [hit["id"] for hit in json.loads(out)["hits"]] == ["1"]
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    from sightline.cli import console
+
+    monkeypatch.setattr(console, "_LINE_EVERY", 0)
+    with console.progress_bar("indexing") as tell:
+        tell(1000, detail="41% of 12.0 MB")
+        tell("finishing", 2000, total=3000)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("indexing: 1,000, 41% of 12.0 MB, ") and second.startswith("finishing: 2,000 of 3,000")
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_skip_bad_counts_and_lists(run, tmp_path, as_json):
     path = tmp_path / "some.jsonl"
