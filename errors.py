@@ -22,6 +22,7 @@ __all__ = [
     "RankingError",
     "SightlineError",
     "TrainingError",
+    "UnknownNameError",
     "did_you_mean",
 ]
 
@@ -32,6 +33,10 @@ class SightlineError(Exception):
 
 class InputError(SightlineError, ValueError):
     """An argument, a configuration value or a command-line option is not usable."""
+
+
+class UnknownNameError(InputError):
+    """There is nothing of the name asked for; the message says what there is."""
 
 
 class DataError(SightlineError, ValueError):

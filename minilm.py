@@ -142,7 +142,7 @@ class MiniLM:
 
     Raises:
         ModelError: if the model cannot be found or verified, or ``trained`` are not weights of its.
-        InputError: if ``max_length`` is out of range, or ``dtype`` is none of these.
+        InputError: if ``max_length`` is out of range, ``dtype`` is none of these, or the device is not there.
 
     Example:
         >>> model = load_minilm()
@@ -348,7 +348,13 @@ class MiniLM:
 def _device(asked: str | torch.device | None) -> torch.device:
     import torch
 
-    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # a build without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the device {str(asked)!r} cannot be used here: {reason}") from error
+    return device
 
 
 def native_dtype(device: str | torch.device | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import InputError
 
@@ -21,7 +23,6 @@ __all__ = [
     "LayoutOption",
     "RerankOption",
     "WhereOption",
-    "conditions",
     "console",
     "errors",
     "given_runs",
@@ -30,6 +31,7 @@ __all__ = [
     "progress_bar",
     "reranker_name",
     "visible",
+    "working",
     "write_json",
 ]
 
@@ -53,7 +55,11 @@ LayoutOption = Annotated[
 ]
 WhereOption = Annotated[
     list[str] | None,
-    typer.Option("--where", help="Metadata filter, such as lang=en or 'year>=2000'; may be given several times."),
+    typer.Option(
+        "--where",
+        help="Metadata filter, such as lang=en, 'year>=2000', 'lang in [en, de]' or 'year is null'; may be "
+        "given several times, and all must hold.",
+    ),
 ]
 
 
@@ -90,8 +96,15 @@ def print_table(table: Table) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Print a value as one JSON document, in which no string can steer a terminal."""
+    """Print a value as one JSON document, in which no string can steer a terminal.
+
+    Where the output cannot encode a character, all that are not ASCII are escaped, so that it stays JSON.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8", "surrogatepass")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
     # Of what matches, only line breaks are outside of strings.
     typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
 
@@ -107,30 +120,6 @@ def reranker_name(rerank: str, layout: str | None) -> str | None:
     if rerank == "none":
         return None
     return rerank if layout is None else f"{rerank}#{layout}"
-
-
-def conditions(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:
-    """``["year>=2000"]`` as a filter: ``{"year": {">=": 2000}}``. Values are read as JSON where they are JSON.
-
-    Raises:
-        InputError: if a text is not FIELD OPERATOR VALUE, or a field has an operator twice.
-    """
-    where: dict[str, dict[str, Any]] = {}
-    for text in texts or []:
-        for operator in ("!=", "<=", ">=", "=", "<", ">"):
-            field, found, value = text.partition(operator)
-            if found and field.strip():
-                try:
-                    parsed = json.loads(value)
-                except ValueError:
-                    parsed = value.strip()
-                if operator in where.setdefault(field.strip(), {}):
-                    raise InputError(f"--where names {field.strip()!r} with {operator} twice; one would be lost")
-                where[field.strip()][operator] = parsed
-                break
-        else:
-            raise InputError(f"--where {text!r} is not FIELD OPERATOR VALUE with one of = != < <= > >=")
-    return where or None
 
 
 def names(text: str) -> list[str]:
@@ -156,6 +145,13 @@ def given_runs(texts: list[str] | None) -> dict[str, str]:
             raise InputError(f"--run {text!r} is not NAME=FILE")
         runs[name] = file
     return runs
+
+
+@contextlib.contextmanager
+def working(step: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal's stderr, and nothing elsewhere; call it with the next step."""
+    with errors.status(Text(step)) if errors.is_terminal else contextlib.nullcontext() as status:
+        yield lambda text: None if status is None else status.update(Text(text))
 
 
 @contextlib.contextmanager

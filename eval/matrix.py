@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import DataError, InputError
+from ..parsing import read_yaml
 from .dataset import collection_files, load_dataset
 from .evaluate import evaluate_systems, search_pool
 from .metrics import check_measures
@@ -63,10 +62,7 @@ def load_matrix(
     plan, data = Path(plan), Path(data)
     if not data.is_dir():
         raise DataError("no such folder; name the one that holds the plan's collections", path=data)
-    try:
-        body = yaml.safe_load(plan.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"cannot be read: {error}", path=plan) from error
+    body = read_yaml(plan)
     if not isinstance(body, dict) or body.keys() != {"first_stages", "rerankers", "collections"}:
         raise DataError("a plan has the fields first_stages, rerankers and collections, no other", path=plan)
     for name in ("first_stages", "rerankers"):

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from ..documents import Document
-from ..errors import InputError, ModelError, did_you_mean
+from ..errors import InputError, ModelError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
     from ..kernels import Keys
     from .layout import Layout
 
 __all__ = [
+    "SHIPPED",
     "Candidate",
     "DocumentStates",
     "Evidence",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 Candidate = Document | str | Mapping[str, Any]
-_SHIPPED = {"sightline-mini": Path(__file__).parents[1] / "data" / "sightline_mini"}
+SHIPPED = {"sightline-mini": Path(__file__).parents[1] / "data" / "sightline_mini"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +211,7 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
                 if "text" not in candidate:
                     raise InputError(f"has no 'text'; there are: {', '.join(map(repr, candidate)) or 'no fields'}")
                 id = _free_id(place, given) if _id(candidate) is None else candidate["id"]
-                text, title = ("" if _missing(value := candidate.get(name)) else value for name in ("text", "title"))
-                documents.append(Document(id, text, title))
+                documents.append(Document(id, _text(candidate["text"]), _text(candidate.get("title"))))
             else:
                 raise InputError(
                     f"a candidate must be a Document, a string or a mapping, not {type(candidate).__name__}"
@@ -234,8 +234,9 @@ def _free_id(place: int, given: Collection[Any]) -> str:
     return name
 
 
-def _missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+def _text(value: Any) -> Any:
+    """A field's value; None and NaN, with which tables fill what is missing, are empty."""
+    return "" if value is None or (isinstance(value, float) and value != value) else value
 
 
 def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None, **options: Any) -> Reranker:
@@ -252,8 +253,8 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
             others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
-        InputError: if there is no such reranker or layout, the layout is for another kind of model, or an option is
-            not one.
+        UnknownNameError: if there is no such reranker.
+        InputError: if there is no such layout, the layout is for another kind of model, or an option is not one.
         ModelError: if the model cannot be loaded, or the layout does not fit it.
 
     Example:
@@ -274,7 +275,7 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
         found = load_layout(name, **options)
         check_model(found, "minilm", name)
         return MiniLMReranker(found, **loading)
-    folder = _SHIPPED.get(name, Path(name))
+    folder = SHIPPED.get(name, Path(name))
     is_folder = bool(name) and folder.is_dir()
     if is_folder and _kind(folder) == "minilm":
         if layout is not None:
@@ -282,7 +283,7 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
         return MiniLMReranker.load(folder, **options)
     if is_folder or (name and layout is not None):
         return _load_decoder(name, layout, options)
-    raise InputError(_unknown(name))
+    raise UnknownNameError(_unknown(name))
 
 
 def _load_decoder(model: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
@@ -331,7 +332,7 @@ def _unknown(name: str) -> str:
         return f"{name!r}: no such folder; if you mean a decoder model of the hub, write 'hf:{name}'"
     if model in layouts:
         return f"{name!r}: {model!r} is a layout itself, and takes none; for a decoder model write hf:MODEL#LAYOUT"
-    ours = [*(one for one, model in layouts.items() if model == "minilm"), *_SHIPPED]
+    ours = [*(one for one, model in layouts.items() if model == "minilm"), *SHIPPED]
     decoders = ", ".join(one for one, model in layouts.items() if model == "decoder")
     return (
         f"no reranker {name!r}{did_you_mean(name, [*ours, *layouts])} There are {', '.join(ours)}; a folder that "

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ __all__ = [
     "locked",
     "populate",
     "replace_file",
+    "share_files",
     "storage_errors",
 ]
 
@@ -67,6 +69,22 @@ def replace_file(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+def share_files(*paths: Path) -> None:
+    """Give files, and all files in folders, the permissions of ordinary new files: 0666 less the umask.
+
+    safetensors creates its files for their owner alone, so that a server under another user could not load them.
+
+    Args:
+        paths: files or folders that this process has just written.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            if file.is_file():
+                file.chmod(0o666 & ~umask)
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path, kept: str) -> Iterator[None]:
     """Turn a failing disk into an `IndexStoreError` that says where, and what was ``kept``."""
@@ -78,11 +96,16 @@ def storage_errors(path: Path, kept: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False, wait: float | None = None) -> Iterator[None]:
     """Hold an advisory lock on a file; the system releases it when the process ends, however it ends.
 
+    Args:
+        path: the lock file.
+        shared: allow others to hold it, too.
+        wait: seconds to wait for it; None for as long as it takes.
+
     Raises:
-        IndexLockedError: if ``wait`` is False and another process holds it.
+        IndexLockedError: if another process holds it after ``wait`` seconds.
         IndexStoreError: if the file cannot be opened, or the file system has no locks.
     """
     # A reader must not need the right to write: indexes are served from read-only file systems.
@@ -98,7 +121,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
             raise
     try:
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            _flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
         except BlockingIOError as error:
             raise IndexLockedError(f"{path.parent}: another process is writing to this index; wait for it") from error
         except OSError as error:
@@ -108,7 +131,23 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
             ) from error
         yield
     finally:
+        # A forked child shares the open file: closing it here alone would leave the lock with the child.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
+
+
+def _flock(handle: int, kind: int, wait: float | None) -> None:
+    if wait is None:
+        return fcntl.flock(handle, kind)
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -158,7 +197,7 @@ def populate(rows: np.ndarray, start: int, stop: int) -> None:
     mapped = rows.base
     if stop > start and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
         first = start * rows.strides[0] // mmap.PAGESIZE * mmap.PAGESIZE
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, OverflowError):  # a range outside is refused by whoever reads it
             mapped.madvise(_MADV_POPULATE_READ, first, stop * rows.strides[0] - first)
 
 
@@ -202,7 +241,9 @@ class AppendFile:
         # Copy-on-write rather than read-only, for torch warns on tensors over read-only memory.
         try:
             return np.memmap(self.path, dtype=self.dtype.base, mode="c", shape=shape)
-        except (ValueError, OSError) as error:
+        except PermissionError as error:
+            raise IndexStoreError(f"{self.path}: cannot be read ({error.strerror})") from error
+        except (ValueError, OverflowError, OSError) as error:
             raise IndexCorruptError(
                 f"{self.path}: does not hold the {rows} rows that were committed ({error}); "
                 "restore the index from a copy, or build it again"

@@ -35,6 +35,7 @@ from ..errors import (
     IndexStoreError,
     InputError,
     ModelError,
+    SightlineError,
 )
 from .encoder import Encoder, TokenReader, load_encoder
 from .faiss_index import FaissIndex, build_structure, faiss_device, import_faiss, new_structure
@@ -71,6 +72,7 @@ T = TypeVar("T")
 _PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
 _BATCH_PASSAGES = 512  # commits are this far apart; token states of a batch take about 200 MB while it is written
 _DATABASE, _VECTORS = "documents.sqlite", "vectors.f32"
+_PATIENCE = 0.5  # seconds: whoever opens an index whose writer was killed holds its lock for a moment
 _EMBEDDED = ("minilm", "none")
 _ADVICE = "restore the index from a copy, or build it again"
 
@@ -109,6 +111,7 @@ class Index:
         self._file = self._store.version()[0]
         self._snapshot: _Snapshot | None = None
         self._fts5: Fts5Index | None = None
+        self._mended = False  # the words are indexed in memory until somebody who may write mends the file
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -346,7 +349,7 @@ class Index:
     def _overwrite(cls, path: Path, documents: Any, progress: Any, settings: dict[str, Any]) -> Index:
         """Build beside the index at ``path``, then let the two change places."""
         beside = path.with_name(path.name + ".building")
-        with locked(path / WRITER_LOCK, wait=False):
+        with locked(path / WRITER_LOCK, wait=_PATIENCE):
             if (beside / "manifest.json").exists():
                 # What an interrupted run left goes on only if it is the same build, and that one was not finished.
                 try:
@@ -489,8 +492,10 @@ class Index:
             return old
         manifest = Manifest.load(self.path)
         rows = self._store.rows()
-        if self._fts5 is None and manifest.lexical["engine"] == "fts5":
-            self._fts5 = Fts5Index(self._store.connection, self._store.lock)
+        if (self._fts5 is None or self._mended) and manifest.lexical["engine"] == "fts5":
+            self._mended = False
+            with self._store.translated():
+                self._fts5 = Fts5Index(self._store.connection, self._store.lock)
         structure = None
         if "file" in manifest.faiss:
             # Opened now, read when first needed: a writer may have replaced and removed the file by then.
@@ -548,11 +553,13 @@ class Index:
         if not self._store.rows():
             return
         try:
-            with self._writing():
+            with self._writing(), self._storing():
+                if self._store.change_counter() == Manifest.load(self.path).store.get("counter"):
+                    return  # the writer was alive, and has signed its work since
                 if self._fts5 is not None:
-                    with self._storing(), committing(self.path), self._store.transaction():
+                    with committing(self.path), self._store.transaction():
                         self._fts5 = self._index_words(self._store.connection, self._store.lock)
-                self._finish(complete=self._now().manifest.complete)
+                self._sign(Manifest.load(self.path))
         except IndexLockedError:
             return  # another writer is at work, and will sign what it leaves
         except IndexStoreError as error:
@@ -560,6 +567,7 @@ class Index:
                 raise
             logger.warning("%s: its last writer was interrupted, and it cannot be mended here (%s)", self.path, error)
             self._fts5 = self._index_words(sqlite3.connect(":memory:", check_same_thread=False), threading.RLock())
+            self._mended = True
 
     def _index_words(self, connection: sqlite3.Connection, lock: threading.RLock) -> Fts5Index:
         connection.execute("DROP TABLE IF EXISTS lexical")
@@ -591,7 +599,7 @@ class Index:
     def _change(self, documents: Any, existing: Literal["refuse", "replace"], progress: Any) -> int:
         with self._writing():
             count = self._write(_as_documents(documents), existing, progress)
-            self._finish()
+            self._settle()
         return count
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -614,7 +622,7 @@ class Index:
                     f"{self.path}: no document {missing[0]!r} ({len(missing)} of {len(wanted)} ids not found)"
                 )
             self._drop(wanted)
-            self._finish()
+            self._settle()
         return len(wanted)
 
     def _drop(self, ids: Sequence[str]) -> None:
@@ -630,8 +638,25 @@ class Index:
     def _writing(self) -> Iterator[None]:
         """Be the one writer, from before the first commit until the checksums are written."""
         self._now()
-        with locked(self.path / WRITER_LOCK, wait=False):
-            yield
+        with locked(self.path / WRITER_LOCK, wait=_PATIENCE):
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(SightlineError), self._storing():
+                    self._sign(Manifest.load(self.path))
+                raise
+
+    def _settle(self) -> None:
+        """Finish a change. It is committed: that the index cannot keep up with it now is no failure of the change."""
+        try:
+            self._finish()
+        except SightlineError as error:
+            logger.warning(
+                "%s: the change was made, but the index could not be brought up to date, which makes searches slower; "
+                "the next change tries again (%s)",
+                self.path,
+                error,
+            )
 
     def _storing(self) -> contextlib.AbstractContextManager[None]:
         """Around writes, and around nothing that is the user's: an error of their stream is no error of the index."""
@@ -725,28 +750,27 @@ class Index:
             written = file.append(rows, committed)
         return Segment(file.path.name, committed * size, (committed + len(rows)) * size, written)
 
-    def _finish(self, complete: bool = True) -> None:
+    def _finish(self) -> None:
         """Bring the FAISS structure up to date, and sign what was committed; the caller is the one writer."""
         with self._storing():
             manifest = Manifest.load(self.path)
-            faiss, stale = dict(manifest.faiss), []
+            faiss = dict(manifest.faiss)
             if self._vector_file is not None:
                 faiss |= self._grown(faiss)
-                stale = [file for file in self.path.glob("vectors-*.faiss*") if file.name != faiss.get("file")]
             if isinstance(self._lexical, PyseriniIndex):
                 self._follow(self._lexical)
-            with committing(self.path):
-                dataclasses.replace(
-                    manifest,
-                    faiss=faiss,
-                    store={"counter": self._store.change_counter(), "digest": digest(self._store.path)},
-                    counts=self._store.counts(),
-                    complete=complete,
-                ).save(self.path)
-                for file in stale:
+            self._sign(dataclasses.replace(manifest, faiss=faiss, complete=True))
+
+    def _sign(self, manifest: Manifest) -> None:
+        """Write the manifest, with the checksum of the database as it is, and map what it names."""
+        with committing(self.path):
+            store = {"counter": self._store.change_counter(), "digest": digest(self._store.path)}
+            dataclasses.replace(manifest, store=store, counts=self._store.counts()).save(self.path)
+            for file in self.path.glob("vectors-*.faiss*"):
+                if file.name != manifest.faiss.get("file"):
                     file.unlink()
-                self._snapshot = None
-                self._map()
+            self._snapshot = None
+            self._map()
 
     def _grown(self, faiss: Mapping[str, Any]) -> dict[str, Any]:
         """The FAISS structure over all rows, built or extended: what the manifest says of it."""
@@ -831,11 +855,12 @@ class Index:
         now = self._now()
         lexical = self._lexical  # after a fork or a replacement it is another
         assert lexical is not None
-        if where is not None:
-            return lexical.search(query, min(k, max(1, len(now.live))), np.flatnonzero(self._allowed(now, where)))
-        # The lexical index may know passages by now that this state of the others does not.
-        known, more = len(now.live), max(0, self._store.rows() - len(now.live))
-        rows, scores = lexical.search(query, min(k, max(1, known)) + more)
+        with self._store.translated():
+            if where is not None:
+                return lexical.search(query, min(k, max(1, len(now.live))), np.flatnonzero(self._allowed(now, where)))
+            # The lexical index may know passages by now that this state of the others does not.
+            known, more = len(now.live), max(0, self._store.rows() - len(now.live))
+            rows, scores = lexical.search(query, min(k, max(1, known)) + more)
         return rows[rows < known][:k], scores[rows < known][:k]
 
     def _allowed(self, now: _Snapshot, where: Mapping[str, Any] | None) -> np.ndarray:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ import numpy as np
 import xxhash
 
 from ..documents import Document, Passage, encodable
-from ..errors import IndexCorruptError, IndexStoreError, InputError
+from ..errors import IndexCorruptError, IndexStoreError
+from .filters import Filter
 
 __all__ = ["DocumentStore", "Segment", "StoredPassage", "as_json"]
 
@@ -35,9 +35,6 @@ CREATE INDEX IF NOT EXISTS passages_of ON passages(document);
 CREATE TABLE IF NOT EXISTS segments(file TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     digest TEXT NOT NULL, PRIMARY KEY (file, start));
 """
-_ORDER = ("<", "<=", ">", ">=")
-_OPERATORS = ("=", "!=", *_ORDER)
-_MEETS = "EXISTS (SELECT 1 FROM json_each(d.metadata) WHERE key = ? AND {})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,7 @@ class DocumentStore:
                 if not create:
                     raise sqlite3.DatabaseError("the tables are missing")
                 self.connection.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             self.connection.close()
             raise self._translated(error) from error
 
@@ -109,17 +106,36 @@ class DocumentStore:
         text = str(error)
         if isinstance(error, sqlite3.ProgrammingError):
             return IndexStoreError(f"{self.path}: {text.rstrip('.')}; open the index again")
-        if isinstance(error, sqlite3.OperationalError) and "malformed" not in text and "not a database" not in text:
+        damaged = ("malformed", "not a database", "decode", "no such")
+        if isinstance(error, sqlite3.OperationalError) and not any(word in text for word in damaged):
             why = "no space left on the device" if "full" in text else text
             return IndexStoreError(f"{self.path}: {why}; what was committed before is kept")
         return IndexCorruptError(f"{self.path}: {text}; restore the index from a copy, or build it again")
 
-    def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn SQLite's errors into `IndexStoreError`."""
         try:
-            with self.lock:
-                return self.connection.execute(sql, values).fetchall()
-        except sqlite3.DatabaseError as error:
+            yield
+        except sqlite3.Error as error:
             raise self._translated(error) from error
+
+    def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.translated(), self.lock:
+            return self.connection.execute(sql, values).fetchall()
+
+    def _document(self, id: Any, title: Any, text: Any, metadata: Any) -> Document:
+        """A document out of its columns.
+
+        Raises:
+            IndexCorruptError: if they are damaged, which is found here where an index is opened without verification.
+        """
+        try:
+            return Document(id, text, title, json.loads(metadata))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise IndexCorruptError(
+                f"{self.path}: document {id!r} is damaged; restore the index from a copy, or build it again"
+            ) from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -139,7 +155,7 @@ class DocumentStore:
                     if self.connection.in_transaction:
                         self.connection.execute("ROLLBACK")
                     raise
-            except sqlite3.DatabaseError as error:
+            except sqlite3.Error as error:
                 raise self._translated(error) from error
 
     def version(self) -> tuple[int, int, int]:
@@ -296,21 +312,26 @@ class DocumentStore:
 
         Args:
             rows: length of the mask.
-            where: metadata conditions, all of which must hold: ``{"year": 2020}`` (equal), ``{"lang": ["en", "de"]}``
-                (one of), ``{"year": {">=": 2000, "<": 2010}}``; ``None`` as a value means the field is absent or null.
-                Numbers are compared with numbers and strings with strings; a document without the field, or with a
-                list or an object in it, meets no other condition than ``None`` and its negation.
+            where: metadata filter, see `sightline.retrieval.filters.Filter`.
 
         Raises:
-            InputError: if a condition is not of these forms.
+            InputError: if the filter is not usable, or names a field that no document has, or compares a field with a
+                value of another type than it holds.
         """
-        clauses, values = _conditions({} if where is None else where)
-        sql = "SELECT p.row FROM passages p JOIN documents d ON d.number = p.document WHERE " + " AND ".join(
-            ["d.deleted = 0", *clauses]
-        )
         mask = np.zeros(rows, dtype=bool)
-        found = np.array([row[0] for row in self._fetch(sql, values)], dtype=np.int64)
-        mask[found[found < rows]] = True
+        sql = "SELECT row FROM passages WHERE document IN (SELECT number FROM documents WHERE deleted = 0{})"
+        if where is None:
+            matches = self._fetch(sql.format(""))
+        else:
+            filter = Filter(where)
+            with self.lock:
+                self.connection.create_function("meets", 1, lambda text: filter.meets(json.loads(text)))
+                matches = self._fetch(sql.format(" AND meets(metadata)"))
+            if filter.may_mislead or not matches:
+                texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
+                filter.check(json.loads(text) for (text,) in texts)
+        found = np.array([row[0] for row in matches], dtype=np.int64)
+        mask[found[(found >= 0) & (found < rows)]] = True
         return mask
 
     def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
@@ -326,7 +347,7 @@ class DocumentStore:
             sql, [json.dumps([int(row) for row in rows])]
         ):
             if number not in documents:
-                documents[number] = Document(id, text, title, json.loads(metadata))
+                documents[number] = self._document(id, title, text, metadata)
             found[row] = StoredPassage(row, Passage(documents[number], start, stop), truncated)
         return found
 
@@ -357,7 +378,7 @@ class DocumentStore:
             "WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))"
         )
         return {
-            id: Document(id, text, title, json.loads(metadata))
+            id: self._document(id, title, text, metadata)
             for id, title, text, metadata in self._fetch(sql, [json.dumps(list(ids))])
         }
 
@@ -374,7 +395,7 @@ class DocumentStore:
             [last],
         ):
             for _, id, title, text, metadata in page:
-                yield Document(id, text, title, json.loads(metadata))
+                yield self._document(id, title, text, metadata)
             last = page[-1][0]
 
 
@@ -388,48 +409,3 @@ def _seal(fields: Sequence[Any], passages: Sequence[Sequence[Any]]) -> bytes:
     return xxhash.xxh3_128_digest(
         json.dumps([list(fields), [list(place) for place in passages]], default=repr).encode()
     )
-
-
-def _conditions(where: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    if not isinstance(where, Mapping):
-        raise InputError(f"a filter maps metadata fields to conditions, and {where!r} does not")
-    clauses: list[str] = []
-    values: list[Any] = []
-    for name, condition in where.items():
-        if not (isinstance(name, str) and encodable(name)):
-            raise InputError(f"filter field {name!r} is not the name of a metadata field")
-        tests = (
-            condition if isinstance(condition, Mapping) else {"in": condition} if isinstance(condition, list) else None
-        )
-        if tests is None:
-            tests = {"=": condition}
-        if not tests:
-            raise InputError(f"filter on {name!r}: there is no condition in {condition!r}")
-        for operator, value in tests.items():
-            # The name is a value here and no JSON path, in which quotes and backslashes would be syntax.
-            if operator == "in" and isinstance(value, list) and all(_scalar(item) for item in value):
-                clauses.append(_MEETS.format("atom IN (SELECT value FROM json_each(?))"))
-                values += [name, json.dumps(value)]
-            elif operator in ("=", "!=") and value is None:
-                clauses.append(f"{'NOT ' if operator == '=' else ''}{_MEETS.format('type != ?')}")
-                values += [name, "null"]
-            elif operator in _OPERATORS and _scalar(value):
-                # SQLite holds any text to be greater than any number.
-                same = f"(typeof(atom) = 'text') = {int(isinstance(value, str))} AND " if operator in _ORDER else ""
-                clauses.append(_MEETS.format(f"{same}atom {operator} ?"))
-                values += [name, value]
-            else:
-                raise InputError(
-                    f"filter on {name!r}: {operator!r} {value!r} is not usable; "
-                    "use a value, a list of values, or {operator: value} with one of = != < <= > >="
-                )
-    return clauses, values
-
-
-def _scalar(value: Any) -> bool:
-    """Whether SQLite can hold and compare the value: NaN would be NULL to it."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    return isinstance(value, float) and math.isfinite(value)

@@ -57,7 +57,7 @@ class DecoderReranker:
     tournament), and the ranking says so. The same holds for lists beyond the model's positions.
 
     Args:
-        model: name on the hub, folder, or a `Decoder`.
+        model: name on the hub or folder, with or without ``hf:``, or a `Decoder`.
         layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
         heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
         token_budget: tokens in one forward pass.
@@ -91,6 +91,7 @@ class DecoderReranker:
         seed: int = 0,
         **loading: Any,
     ) -> None:
+        model = model.removeprefix("hf:") if isinstance(model, str) else model
         if layout is None:
             layout = saved_layout(model if isinstance(model, str) else model.name)
         layout = load_layout(layout) if isinstance(layout, str) else layout

@@ -92,7 +92,7 @@ def read_documents(
     strings; members of an Enum their values; sets sorted lists; bytes text if they are UTF-8, or else Base64; maps of
     parquet objects, or lists of pairs if their keys are no strings. Other types are refused, by name. An id may be an
     integer or a whole float, which becomes the integer's string; it may have blanks and slashes, but no line breaks or
-    other control characters. A text that is null is empty; a record that has no field for it is bad.
+    tabs. A text that is null is empty; a record that has no field for it is bad.
 
     Args:
         source: a path, or any iterable of documents or of mappings.

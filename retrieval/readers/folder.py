@@ -26,6 +26,7 @@ _WITH_TITLES = {".rst", ".org", ".adoc", ".asciidoc", ".tex"}
 _PLAIN = {".txt", ".text"}
 SUFFIXES = frozenset({*_PLAIN, *_MARKDOWN, *_WITH_TITLES, *_HTML, ".ipynb", ".pdf", ".docx"})
 
+_LINKED = "behind a symbolic link (--follow-links follows it)"
 _UNREAD_FOLDERS = {"__pycache__", "node_modules"}
 
 
@@ -112,7 +113,7 @@ def _is_read(file: Path, root: Path, reading: Reading) -> bool:
         return False
     try:
         if file.is_symlink() and not reading.follow_links and not file.resolve().is_relative_to(root.resolve()):
-            summary.leave_out("symbolic link out of the folder (--follow-links follows it)", name)
+            summary.leave_out(_LINKED, name)
             return False
         if not stat.S_ISREG(file.stat().st_mode):
             summary.leave_out("not a regular file", name)
@@ -152,9 +153,9 @@ def _walk(path: Path, reading: Reading) -> Iterator[Path]:
 def _left_out(folder: Path, reading: Reading) -> str:
     """Why a folder is not read, ``""`` if it is."""
     if folder.name.startswith("."):
-        return "hidden folder"
+        return "hidden"
     if folder.name in _UNREAD_FOLDERS or (folder / "pyvenv.cfg").exists():
-        return "folder of installed code"
+        return "installed code"
     if folder.is_symlink() and not reading.follow_links:
-        return "symbolic link to a folder (--follow-links follows it)"
+        return _LINKED
     return ""

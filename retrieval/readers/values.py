@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import uuid
 from collections.abc import Mapping, Sequence, Set
 from datetime import date, datetime, time, timedelta
@@ -21,6 +22,7 @@ from ...errors import DataError
 
 __all__ = ["identity", "is_missing", "plain", "plain_text"]
 
+_BREAK = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where str.splitlines breaks, and tabs
 _AS_STRINGS = (uuid.UUID, PurePath, IPv4Address, IPv6Address)
 _MAX_EXACT = 2**53  # whole floats up to here stand for one integer only
 _CALENDAR = {"Y", "M", "generic"}  # units of numpy's durations that have no length
@@ -44,7 +46,7 @@ def identity(value: Any, name: str) -> str:
     """An id as a string.
 
     Raises:
-        DataError: if it is missing, neither a string nor a whole number, or has a control character.
+        DataError: if it is missing, neither a string nor a whole number, or has a line break or a tab.
     """
     if is_missing(value):
         raise DataError(f"field {name!r}, the id, is missing")
@@ -55,9 +57,9 @@ def identity(value: Any, name: str) -> str:
         found = str(found)
     if not isinstance(found, str):
         raise DataError(f"field {name!r}, the id, must be a string or a whole number, not {_shown(value)}")
-    if strange := next((c for c in found if c < " " or "\x7f" <= c <= "\x9f" or c in "\u2028\u2029"), None):
-        what = "a line break" if strange in "\n\r\x0b\x0c\x85\u2028\u2029" else "a control character"
-        raise DataError(f"field {name!r}, the id {found!r}, has {what} (U+{ord(strange):04X}); no run file can hold it")
+    if broken := _BREAK.search(found):
+        what = f"a line break or a tab (U+{ord(broken[0]):04X})"
+        raise DataError(f"field {name!r}, the id {found!r}, has {what}, which files of runs and judgements cannot hold")
     return found
 
 
