@@ -372,8 +372,8 @@ def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str, format: str, bl
             if not math.isfinite(score):
                 raise InputError(f"query {query!r}, document {document!r}: the score {score} is not finite")
         for rank, document in enumerate(trec_order(scores), 1):
-            score = repr(float(scores[document]))
-            columns = (query, document, rank) if format == "msmarco" else (query, "Q0", document, rank, score, tag)
+            value = repr(float(scores[document]))
+            columns = (query, document, rank) if format == "msmarco" else (query, "Q0", document, rank, value, tag)
             yield blank.join(map(str, columns)) + "\n"
 
 

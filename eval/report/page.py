@@ -215,10 +215,7 @@ def _bias(bias: dict[str, Any]) -> dict[str, Any]:
         "psi": _sensitivities(order, position, documents),
         "spread": spread,
         "slots": _with_table(slots),
-        "position": [
-            {"about": _axis_words(axis, length), **_with_table([c for c in position if _axis(c) == (axis, length)])}
-            for axis, length in dict.fromkeys(map(_axis, position))
-        ],
+        "position": _by_axis(position),
         "lengths": _with_table(lengths),
         "documents": documents,
         "facts": [
@@ -227,6 +224,16 @@ def _bias(bias: dict[str, Any]) -> dict[str, Any]:
             if name not in ("system", "bins", "psi")
         ],
     }
+
+
+def _by_axis(charts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Charts of one axis and length together, with their table."""
+    groups = []
+    for axis, length in dict.fromkeys(map(_axis, charts)):
+        group = _with_table([chart for chart in charts if _axis(chart) == (axis, length)])
+        if group is not None:
+            groups.append({"about": _axis_words(axis, length), **group})
+    return groups
 
 
 def _axis(chart: dict[str, Any]) -> tuple[str, str]:

@@ -269,7 +269,7 @@ def check(value: Any, kind: Any, where: str = "") -> None:
 
 def _check_any(value: Any, kinds: tuple[Any, ...], where: str) -> None:
     """One of several types; what is said is what the nearest of them says."""
-    said = []
+    said: list[tuple[bool, bool, DataError]] = []
     for kind in kinds:
         try:
             check(value, kind, where)

@@ -1,6 +1,7 @@
 """The command line as its users meet it: what it prints, what it returns, and what it does not let through."""
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -364,7 +365,7 @@ def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
         assert f"{results['systems'][name]['nDCG@10']:.4f}" in row
         assert (tmp_path / "out" / f"{name}.trec").is_file()
     by = results["comparisons"][0]["difference"]["mean"]
-    assert f"{by:+.4f}" in next(line for line in out.splitlines() if "bm25 - dense+minilm" in line)
+    assert f"{by:+.4f}" in next(line for line in out.splitlines() if "dense+minilm - bm25" in line)
     code, out, _ = run("eval", beir, *options, "--json", "--measures", "RR@10")
     assert json.loads(out)["systems"]["given"] == {"RR@10": 0.75}
 
@@ -373,9 +374,9 @@ def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
 
 
 def test_bias_prints_tables_and_writes_the_same(run, beir, tmp_path, monkeypatch):
-    from sightline.cli import bias
-
-    monkeypatch.setattr(bias, "console", Console(width=110))
+    wide = Console(width=110)
+    for name in ("bias", "console"):
+        monkeypatch.setattr(importlib.import_module(f"sightline.cli.{name}"), "console", wide)
     folder = shutil.copytree(beir, tmp_path / "zoo")
     header = "query-id\tcorpus-id\tanswer_start\tanswer_len\tpassage_len\toccurrences\n"
     (folder / "spans.tsv").write_text(f"{header}q1\tcat\t23\t9\t71\t1\nq2\tdog\t0\t9\t38\t1\n")
@@ -387,12 +388,14 @@ def test_bias_prints_tables_and_writes_the_same(run, beir, tmp_path, monkeypatch
     assert found["order"][0]["score_variance"] == 0.0 and found["command"].startswith("sightline bias zoo --systems")
     assert str(tmp_path) not in json.dumps(found)
     rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
-    assert "1.0000 (1.0000 1.0000)" in rows["Kendall's tau"] and rows["score variance"].split("│")[2].strip() == "0"
-    assert rows["0-99"].split("│")[2].strip() == "2"  # no other bin by character: the next table's are by share
-    relative = [entry for entry in found["position"] if entry["axis"] == "relative"]
-    assert len(relative) == 2 and all(f"{entry['mean']:.4f}" in rows["mean of bins"] for entry in relative)
-    assert f"{relative[0]['psi']['value']:.4f} (" in rows["PSI"]
-    assert {"top", "bottom", "ends less middle", "ids exchanged largest difference"} < set(rows)
+    assert "1.0000 (1.0000 1.0000)" in rows["Kendall's tau"] and rows["rank variance"].split("│")[2].strip() == "0"
+    for entry in found["position"]:
+        row = rows[f"{entry['system']}, {'first character' if entry['axis'] == 'start' else 'relative position'}"]
+        assert f"{entry['mean']:.4f}" in row
+        assert ("undefined" if entry["psi"]["value"] is None else f"p {entry['psi']['p']:.4f}") in row
+    assert {"ends minus middle", "PSI over slots", "changed by exchanged ids", "PSI over lengths"} < set(rows)
+    assert len(out.splitlines()) < 40 and str(tmp_path / "out" / "report.html") in out
+    assert "Place of the evidence in the document" in (tmp_path / "out" / "report.html").read_text()
     code, out, _ = run("bias", folder, *options, "--kind", "order", "--max-queries", 1, "--json")
     told = json.loads(out)
     assert told == json.loads((tmp_path / "out" / "bias.json").read_text()) and told["queries"] == 1

@@ -82,7 +82,9 @@ def test_work_is_counted(index):
 
 def test_states_read_anew_cost_a_pass_over_the_candidates(tmp_path):
     texts = ["Cats purr.", "Dogs bark at strangers in the night."]
-    with Index.build(tmp_path / "bare", [Document(f"d{i}", text) for i, text in enumerate(texts)]) as bare:
+    with Index.build(
+        tmp_path / "bare", [Document(f"d{i}", text) for i, text in enumerate(texts)], token_states="none"
+    ) as bare:
         dense, fresh = (
             measure_cost(bare, [system], ["who barks"])["systems"][system] for system in ("dense", "dense+minilm")
         )

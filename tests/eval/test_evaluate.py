@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import pytrec_eval
 
+from sightline.documents import Document
 from sightline.errors import DataError, InputError, SightlineError
 from sightline.eval import evaluate as module
 from sightline.eval.dataset import load_dataset
@@ -254,6 +255,23 @@ def test_a_system_is_added_in_the_same_folder(dataset, tmp_path, caplog):
     assert again.runs["dense+minilm"] == both.runs["dense+minilm"]
 
 
+def test_a_baseline_of_words_embeds_nothing(dataset, tmp_path, monkeypatch, toy):
+    from sightline.retrieval import encoder, index
+
+    monkeypatch.setattr(index, "load_encoder", encoder.load_encoder)
+    monkeypatch.setattr(toy, "encode", lambda *given, **options: pytest.fail("embedded"), raising=False)
+    alone = evaluate_systems(dataset, ["bm25"], tmp_path / "out", settings={"encoder": "minilm", "faiss": "HNSW8"})
+    kept = {path.name for path in (tmp_path / "out" / "index").iterdir()}
+    assert "documents.sqlite" in kept and not kept & {"vectors.f32", "states.fp16", "states.int8"}
+    monkeypatch.undo()
+    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(toy, "name", "minilm")
+    both = evaluate_systems(dataset, ["bm25", "dense"], tmp_path / "out")
+    assert both.runs["bm25"].keys() == alone.runs["bm25"].keys()
+    again = evaluate_systems(dataset, ["bm25"], tmp_path / "out")
+    assert again.runs["bm25"] == both.runs["bm25"]
+
+
 def test_a_changed_collection_is_indexed_anew(tmp_path, caplog):
     folder = make(tmp_path / "zoo", TEXTS)
     evaluate_systems(load_dataset(folder), ["dense"], tmp_path / "out")
@@ -336,18 +354,13 @@ def test_names_split_at_the_first_plus():
 
 
 @pytest.mark.parametrize("id", ["user guide.md", "a/b c\\d", "tab\there", "line\nbreak", " edge ", "100%25", "é ü"])
-def test_ids_of_any_kind_give_results_and_come_back(tmp_path, id):
-    folder = make(tmp_path / "zoo")
-    rows = [{"_id": id, "title": "", "text": TEXTS["cat"]}, {"_id": "b", "title": "", "text": TEXTS["dog"]}]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "queries.jsonl").write_text(json.dumps({"_id": f"q {id}", "text": QUERIES["q1"]}) + "\n")
-    qrels = tmp_path / "qrels.tsv"
-    qrels.write_text("q1\t0\tcat\t1\n")
-    dataset = replace(load_dataset(make(tmp_path / "other")), folder=folder, queries={f"q {id}": QUERIES["q1"]},
-                      qrels={f"q {id}": {id: 1}})  # fmt: skip
+def test_ids_of_any_kind_give_results_and_come_back(dataset, tmp_path, id):
+    corpus = [Document(id, TEXTS["cat"]), Document("b", TEXTS["dog"])]
+    query = f"q {id}"
+    dataset = replace(dataset, queries={query: QUERIES["q1"]}, qrels={query: {id: 1}}, corpus=lambda: corpus)
     outcome = evaluate_systems(dataset, ["dense"], tmp_path / "out")
     [written] = [path for path in (tmp_path / "out").iterdir() if path.stem == "dense"]
-    assert load_run(written) == outcome.runs["dense"] and id in outcome.runs["dense"][f"q {id}"]
+    assert load_run(written) == outcome.runs["dense"] and id in outcome.runs["dense"][query]
     again = evaluate_systems(dataset, ["mine"], tmp_path / "again", runs={"mine": written})
     assert again.summary["systems"]["mine"] == outcome.summary["systems"]["dense"]
 

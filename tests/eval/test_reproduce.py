@@ -246,3 +246,18 @@ def test_the_quick_ones_hold(tmp_path, collections):
     quick = [e for e in select(entries, quick=True) if e.needs_data]
     checks = list(reproduce(quick, tmp_path, data=collections, known=entries))
     assert checks and all(check.holds for check in checks), checks
+
+
+def test_other_data_than_the_measured_are_told_before_anything_runs(tmp_path):
+    entries = load_expected()
+    [scifact] = [entry for entry in entries if entry.id == "scifact"]
+    [absent] = reproduce([scifact], tmp_path / "out", data=tmp_path / "nowhere")
+    assert "no such folder" in absent.error
+    (tmp_path / "data").mkdir()
+    [missing] = reproduce([scifact], tmp_path / "out", data=tmp_path / "data")
+    assert "scifact: no such folder" in missing.error
+    (tmp_path / "data" / "scifact").mkdir()
+    (tmp_path / "data" / "scifact" / "corpus.jsonl").write_text("another")
+    [other] = reproduce([scifact], tmp_path / "out", data=tmp_path / "data")
+    assert "your scifact is another one" in other.error and "corpus.jsonl" in other.error
+    assert not (tmp_path / "out").exists()

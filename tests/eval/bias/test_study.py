@@ -208,6 +208,31 @@ def test_places_that_are_not_known(dataset, given, rerankers, tmp_path):
     assert measure_bias(bare, ["given+free"], tmp_path / "out", runs=given, kinds=["order"])["position"] == []
 
 
+def test_every_kind_gets_a_page_with_its_index(dataset, given, rerankers, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("of an older evaluation")  # is not read where nothing is evaluated
+    for kinds, shown in (
+        (["order"], ["Order of the candidates", "Place of the relevant document in the list", "place in the list"]),
+        (["documents"], ["Length of the relevant document", "Length, duplicates, ids"]),
+        (["position"], ["Place of the evidence in the document", "Relative position of the answer", "Quality"]),
+    ):
+        command = ["sightline", "bias", "--kind", *kinds]
+        found = measure_bias(dataset, ["given+free"], tmp_path / "out", runs=given, kinds=kinds, command=command)
+        page = (tmp_path / "out" / "report.html").read_text()
+        for text in (*shown, "given+free", f"sightline bias --kind {kinds[0]}", "python", "<svg"):
+            assert text in page, (kinds, text)
+        assert "Position Sensitivity Index" in page and "chance" in page
+        for one in found["position"]:
+            for bin in one["bins"]:
+                assert f"({bin['low']:.3f} to {bin['high']:.3f})".replace("0.", ".") in page
+
+
+def test_an_impossible_measure_is_refused_first(dataset, given, rerankers, tmp_path):
+    with pytest.raises(InputError, match="impossible cutoff"):
+        measure_bias(dataset, ["given+free"], tmp_path / "out", runs=given, measure="nDCG@0")
+    assert not (tmp_path / "out").exists()
+
+
 def test_results_name_no_folder(dataset, given, rerankers, tmp_path):
     place = str(tmp_path / "hot.yaml")
     rerankers[place] = rerankers["free"]
