@@ -27,15 +27,14 @@ from sightline.retrieval.index import Index
 spec = importlib.util.spec_from_file_location("toys", sys.argv[1])
 toys = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(toys)
-path = sys.argv[2]
 document = lambda number, word="common": Document(f"d{number}", f"{word} word{number}.", metadata={"number": number})
-index = None
+last = index = None
 for line in sys.stdin:
-    if line.startswith("Index."):
-        eval(line)
-    else:
-        index = index or Index.open(path, encoder=toys.ToyEncoder())
-        eval(line)
+    path, line = line.split("\t", 1)
+    if not line.startswith("Index.") and path != last:
+        index = Index.open(path, encoder=toys.ToyEncoder())
+        last = path
+    eval(line)
     print("done", flush=True)
 """
 
@@ -44,27 +43,33 @@ def document(number, word="common"):
     return Document(f"d{number}", f"{word} word{number}.", metadata={"number": number})
 
 
-@pytest.fixture
-def writer(tmp_path):
-    """``writer(line)``: run a line of Python in another process, where ``index`` is the index."""
-    script = tmp_path / "writer.py"
+@pytest.fixture(scope="module")
+def other_process(tmp_path_factory):
+    script = tmp_path_factory.mktemp("writer") / "writer.py"
     script.write_text(_WRITER)
     conftest = Path(__file__).parents[1] / "conftest.py"
     process = subprocess.Popen(
-        [sys.executable, str(script), str(conftest), str(tmp_path / "index")],
+        [sys.executable, str(script), str(conftest)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
 
-    def write(line):
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "done\n"
-
-    yield write
+    yield process
     process.stdin.close()
     process.wait(timeout=30)
+
+
+@pytest.fixture
+def writer(tmp_path, other_process):
+    """``writer(line)``: run a line of Python in another process, where ``index`` is the index."""
+
+    def write(line):
+        other_process.stdin.write(f"{tmp_path / 'index'}\t{line}\n")
+        other_process.stdin.flush()
+        assert other_process.stdout.readline() == "done\n"
+
+    return write
 
 
 def seen(index):
