@@ -119,6 +119,10 @@ class DocumentStore:
             yield
         except sqlite3.Error as error:
             raise self._translated(error) from error
+        except UnicodeDecodeError as error:  # the sqlite3 module's own, of a damaged text in a message
+            raise IndexCorruptError(
+                f"{self.path}: {error}; restore the index from a copy, or build it again"
+            ) from error
 
     def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.translated(), self.lock:

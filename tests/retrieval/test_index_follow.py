@@ -1,6 +1,8 @@
 """Two processes on one index: an open reader answers from the writer's last commit, and from one commit only."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from sightline.documents import Document
-from sightline.errors import IndexLockedError, IndexStoreError
+from sightline.errors import DataError, IndexLockedError, IndexStoreError
 from sightline.retrieval import files
+from sightline.retrieval import index as index_module
+from sightline.retrieval.faiss_index import import_faiss
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
 
@@ -23,15 +27,14 @@ from sightline.retrieval.index import Index
 spec = importlib.util.spec_from_file_location("toys", sys.argv[1])
 toys = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(toys)
-path = sys.argv[2]
 document = lambda number, word="common": Document(f"d{number}", f"{word} word{number}.", metadata={"number": number})
-index = None
+last = index = None
 for line in sys.stdin:
-    if line.startswith("Index."):
-        eval(line)
-    else:
-        index = index or Index.open(path, encoder=toys.ToyEncoder())
-        eval(line)
+    path, line = line.split("\t", 1)
+    if not line.startswith("Index.") and path != last:
+        index = Index.open(path, encoder=toys.ToyEncoder())
+        last = path
+    eval(line)
     print("done", flush=True)
 """
 
@@ -40,27 +43,33 @@ def document(number, word="common"):
     return Document(f"d{number}", f"{word} word{number}.", metadata={"number": number})
 
 
-@pytest.fixture
-def writer(tmp_path):
-    """``writer(line)``: run a line of Python in another process, where ``index`` is the index."""
-    script = tmp_path / "writer.py"
+@pytest.fixture(scope="module")
+def other_process(tmp_path_factory):
+    script = tmp_path_factory.mktemp("writer") / "writer.py"
     script.write_text(_WRITER)
     conftest = Path(__file__).parents[1] / "conftest.py"
     process = subprocess.Popen(
-        [sys.executable, str(script), str(conftest), str(tmp_path / "index")],
+        [sys.executable, str(script), str(conftest)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
 
-    def write(line):
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "done\n"
-
-    yield write
+    yield process
     process.stdin.close()
     process.wait(timeout=30)
+
+
+@pytest.fixture
+def writer(tmp_path, other_process):
+    """``writer(line)``: run a line of Python in another process, where ``index`` is the index."""
+
+    def write(line):
+        other_process.stdin.write(f"{tmp_path / 'index'}\t{line}\n")
+        other_process.stdin.flush()
+        assert other_process.stdout.readline() == "done\n"
+
+    return write
 
 
 def seen(index):
@@ -282,3 +291,69 @@ def test_following_asks_one_thing_of_the_database(tmp_path, toy):
     index._now()
     assert calls == ["PRAGMA data_version"]
     index.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_child_does_not_wait_for_the_threads_of_its_parent(tmp_path, toy):
+    faiss = import_faiss()
+    index = Index.build(tmp_path / "index", [document(number) for number in range(2000)], encoder=toy, max_tokens=0)
+    queries = [f"word{number}" for number in range(64)]
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        expected = index.search_dense(queries, 20)[0].tolist()
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            os._exit(0 if index.search_dense(queries, 20)[0].tolist() == expected else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        faiss.omp_set_num_threads(threads)
+        index.close()
+
+
+def test_change_that_was_made_is_no_failure_where_the_structure_cannot_be_written(tmp_path, toy, monkeypatch, caplog):
+    with Index.build(tmp_path / "index", [document(1), document(2)], encoder=toy, faiss="HNSW8") as index:
+        monkeypatch.setattr(index_module, "build_structure", _full)
+        assert index.add([document(3)]) == 1
+        assert "the change was made" in caplog.text
+        assert index.document_ids(index.search_dense(["word3"], 1)[0][0]) == {2: "d3"}
+    with Index.open(tmp_path / "index", encoder=toy) as index:
+        assert len(index) == 3 and index.manifest.faiss["rows"] == 2
+
+
+def _full(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_reader_that_meets_a_writer_at_work_does_not_get_in_its_way(tmp_path, toy, monkeypatch):
+    path = tmp_path / "index"
+    index = Index.build(path, [document(1)], encoder=toy)
+    real = Index._finish
+
+    def finish(self):
+        Index.open(path, encoder=toy).close()  # between commit and checksums
+        real(self)
+
+    monkeypatch.setattr(Index, "_finish", finish)
+    assert index.add([document(2)]) == 1 and index.delete(["d1"]) == 1
+    assert len(Index.open(path, encoder=toy)) == 1
+
+
+@pytest.mark.parametrize("id", [".", ".."])
+def test_ids_that_clients_take_for_folders_are_refused(id, tmp_path, toy):
+    with pytest.raises(DataError, match="web clients take this id for a folder"):
+        Index.build(tmp_path / "index", [Document(id, "a text")], encoder=toy)
+
+
+def test_metadata_deeper_than_sqlite_reads_is_refused(tmp_path, toy):
+    def nested(levels):
+        value = 1
+        for _ in range(levels):
+            value = [value]
+        return {"a": value}
+
+    with Index.build(tmp_path / "index", [Document("a", "words", metadata=nested(499))], encoder=toy) as index:
+        assert index.search_lexical("words", 1, {"a": {"!=": None}})[0].tolist() == [0]
+        with pytest.raises(DataError, match="nested deeper than 500 levels"):
+            index.add([Document("b", "words", metadata=nested(500))])

@@ -2,10 +2,10 @@
 
     python -m sightline.tests.retrieval.trial_faults --kills 200 --errors 200
 
-Every trial makes one change to an index (build, add, update, delete, overwrite) in a process of its own, which is killed at
-a random moment or at one of its storage calls, or whose storage calls fail. The index must then open, with every byte
-verified, hold what was committed and nothing else, and take the change when it is made again. The last lines say how
-many trials there were and how many of them lost something.
+Every trial makes one change to an index (build, add, update, delete, overwrite) in a process of its own, which is
+killed at a random moment or at one of its storage calls, or one of whose storage calls fails. The index must then open,
+with every byte verified, hold what was committed and nothing else, and take the change when it is made again. The last
+lines say how many trials there were and how many of them lost something.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def fail(sqlite: bool) -> None:
 
 
 def run(mode: str, path: Path, at: int, act: Any, seconds: float = 0.0) -> tuple[int, int]:
-    """Make the change in a child; returns how it ended (0 well, 3 with an error of ours, 4 with another) and its calls."""
+    """Make the change in a child; returns how it ended (0 well, 3 with a `SightlineError`, 4 otherwise) and calls."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -245,13 +245,14 @@ def main() -> int:
             made = check(mode, path)
             key = {one.id: one for one in made or []}
             assert key == {one.id: one for one in NEW[mode]}, "the change made again"
-            assert sorted(os.listdir(path.parent)) == ["index"], f"left over: {os.listdir(path.parent)}"
+            left = [one.name for one in path.parent.iterdir()]
+            assert left == ["index"], f"left over: {left}"
         except (AssertionError, SightlineError, OSError, sqlite3.Error) as error:
             losses.append(f"{name}: {type(error).__name__}: {error}")
-            print(losses[-1], flush=True)
+            print(losses[-1], flush=True)  # noqa: T201
     for what, count in sorted(trials.items()):
-        print(f"{count:5} {what}")
-    print(f"{len(plan)} trials ({options.kills} kills, {options.errors} errors), {len(losses)} losses")
+        print(f"{count:5} {what}")  # noqa: T201
+    print(f"{len(plan)} trials ({options.kills} kills, {options.errors} errors), {len(losses)} losses")  # noqa: T201
     shutil.rmtree(folder)
     return 1 if losses else 0
 
