@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError
+from ..parsing import parse_json
+from ..retrieval.compression import open_binary
 from ..retrieval.files import replace_file
 from .trec import trec_order
 
@@ -49,11 +51,12 @@ def read_predictions(
     """
     path = Path(path)
     try:
-        record: Any = json.loads(path.read_bytes().decode("utf-8-sig"))
+        with open_binary(path) as file:
+            record: Any = parse_json(file.read())
+    except DataError as error:
+        raise DataError(error.reason, path=path) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error}", path=path) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", path=path) from None
     if not isinstance(record, dict):
         raise DataError(f"not predictions of MTEB: a JSON {type(record).__name__}", path=path)
     subsets = {name: value for name, value in record.items() if name != _META}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 try:
     from rerankers import Document
@@ -26,7 +26,7 @@ from .snippets import candidate, drop_in
 
 __all__ = ["Reranker"]
 
-_Candidate = str | Document | Mapping[str, Any] | tuple[Any, str] | None
+_Candidate: TypeAlias = str | Document | Mapping[str, Any] | tuple[Any, str] | None
 
 
 class Reranker(BaseRanker):
@@ -80,7 +80,7 @@ class Reranker(BaseRanker):
     def rank(
         self,
         query: str,
-        docs: _Candidate | Sequence[_Candidate],
+        docs: str | Document | Mapping[str, Any] | Sequence[_Candidate],
         doc_ids: Sequence[str] | Sequence[int] | None = None,
         metadata: Sequence[dict[str, Any] | None] | None = None,
     ) -> RankedResults:

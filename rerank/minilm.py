@@ -18,6 +18,7 @@ import yaml
 from ..documents import Document
 from ..errors import InputError, ModelError
 from ..minilm import MiniLM, load_minilm, native_dtype
+from ..retrieval.files import share_files
 from .layout import Layout, check_model, load_layout
 from .ranking import check_request, first_of_each_id, order_by_score
 from .reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking, as_documents
@@ -114,6 +115,7 @@ class MiniLMReranker:
         if self.model.trained is not None:
             weights |= {f"encoder.{name}": value.half() for name, value in self.model.trained.items()}
         save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / _WEIGHTS)
+        share_files(folder / _WEIGHTS)
         text = yaml.safe_dump(self.layout.as_dict(), sort_keys=False, allow_unicode=True)
         (folder / "layout.yaml").write_text(text, encoding="utf-8")
 

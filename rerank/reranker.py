@@ -211,8 +211,7 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
                 if "text" not in candidate:
                     raise InputError(f"has no 'text'; there are: {', '.join(map(repr, candidate)) or 'no fields'}")
                 id = _free_id(place, given) if _id(candidate) is None else candidate["id"]
-                text, title = ("" if _missing(value := candidate.get(name)) else value for name in ("text", "title"))
-                documents.append(Document(id, text, title))
+                documents.append(Document(id, _text(candidate["text"]), _text(candidate.get("title"))))
             else:
                 raise InputError(
                     f"a candidate must be a Document, a string or a mapping, not {type(candidate).__name__}"
@@ -235,8 +234,9 @@ def _free_id(place: int, given: Collection[Any]) -> str:
     return name
 
 
-def _missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+def _text(value: Any) -> Any:
+    """A field's value; None and NaN, with which tables fill what is missing, are empty."""
+    return "" if value is None or (isinstance(value, float) and value != value) else value
 
 
 def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None, **options: Any) -> Reranker:
