@@ -5,7 +5,7 @@ Needs ``pip install 'sightline-search[mcp]'``. The command is ``sightline mcp IN
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -24,16 +24,22 @@ from typing_extensions import TypedDict  # before Python 3.12 pydantic reads no 
 from .. import __version__
 from ..errors import SightlineError
 from ..search import Hit, Searcher
+from ..serve.lane import Lane
 
 __all__ = ["mcp_server"]
 
+_CHARACTERS = 100_000  # of a query
+_WAITING, _SECONDS = 64, 60.0  # calls in the queue; for a call, waiting included
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 Query = Annotated[str, Field(description="What to look for: a question or some words, in plain language.")]
 K = Annotated[int, Field(description="How many results at most.", ge=1, le=100)]
 Where = Annotated[
     dict[str, Any] | None,
-    Field(description='Metadata filter; all conditions must hold: {"lang": "en", "year": {">=": 2000, "<": 2010}}.'),
+    Field(
+        description='Metadata filter; all conditions must hold: {"lang": "en", "year": {">=": 2000, "<": 2010}}.',
+        max_length=100,
+    ),
 ]
 Id = Annotated[str, Field(description="The id of a document, as search gives it.")]
 Start = Annotated[int, Field(description="Where to begin, in characters.", ge=0)]
@@ -81,11 +87,21 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     """A server with the two tools; ``run()`` serves it, over stdio or HTTP.
 
     Args:
-        searcher: answers the calls, each in a worker thread.
+        searcher: answers the calls, one after the other in a thread of its own; at most 64 calls wait, and each has
+            60 seconds.
 
     Example:
         >>> mcp_server(Searcher("manuals.index")).run("stdio")  # doctest: +SKIP
     """
+    lane: Lane[Callable[[], Any], Any] = Lane("mcp", lambda calls: [call() for call in calls], capacity=_WAITING)
+
+    async def told(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The call's result; its own errors become the tool's, since others are hidden from the client."""
+        try:
+            return await lane.do(functools.partial(call, *arguments, **options), seconds=_SECONDS)
+        except SightlineError as error:
+            raise ToolError(str(error)) from error
+
     server: MCPServer[Any] = MCPServer(
         "sightline",
         version=__version__,
@@ -100,14 +116,16 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
         Every result has its document's id, the passage's text, and the sentences that made it fit (evidence). Scores
         compare within one answer only.
         """
+        if len(query) > _CHARACTERS:
+            raise ToolError(f"the query has {len(query)} characters, and at most {_CHARACTERS} are taken")
         evidence = None if searcher.reranker is None else "sentence"
-        found = await _told(searcher.search, query, k, where=where, evidence=evidence, level="passage")
+        found = await told(searcher.search, query, k, where=where, evidence=evidence, level="passage")
         return {"results": [_found(hit) for hit in found.hits]}
 
     @server.tool(annotations=_READS, structured_output=True)
     async def get_document(id: Id, start: Start = 0, length: Length = 20_000) -> Text:
         """Read a document, or a part of it."""
-        document = await _told(searcher.index.document, id)
+        document = await told(searcher.index.document, id)
         if document is None:
             raise ToolError(f"there is no document {id!r}; take an id from the results of search")
         return {
@@ -120,14 +138,6 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
         }
 
     return server
-
-
-async def _told(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """The call in a worker thread; its own errors become the tool's, since others are hidden from the client."""
-    try:
-        return await asyncio.to_thread(call, *arguments, **options)
-    except SightlineError as error:
-        raise ToolError(str(error)) from error
 
 
 def _found(hit: Hit) -> Found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, JsonValue, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
 
 __all__ = [
     "DocumentIn",
@@ -38,7 +38,7 @@ class _Foreign(BaseModel):
     """A request in a dialect of others, whose clients send more than we know; it is answered with a warning."""
 
     model_config = ConfigDict(strict=True, extra="allow")
-    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+    __pydantic_extra__: dict[str, Any] = Field(init=False)
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ class SearchRequest(_Own):
 
     query: str = Field(description="What to look for.")
     k: int = Field(10, ge=1, le=1000, description="How many hits at most.")
-    where: dict[str, JsonValue] | None = Field(
+    where: dict[str, Any] | None = Field(
         None,
         max_length=100,
         description='Metadata filter: {"lang": "en", "year": {">=": 2000}}; a list means one of, null means absent.',
@@ -249,7 +249,7 @@ class DocumentIn(_Own):
     id: str = Field(min_length=1)
     text: str | None = Field(description="May be empty or null; a document without text is found by its title.")
     title: str = ""
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 class DocumentsRequest(_Own):

@@ -215,6 +215,49 @@ def test_an_error_in_one_list_is_not_its_neighbours(slow):
         assert answers == [200, 422] * 3
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"top_n": 0},
+        {"top_n": None, "return_documents": None, "max_tokens_per_doc": None, "truncate_prompt_tokens": None},
+        {"truncate_prompt_tokens": -1},
+        {"truncate_prompt_tokens": 500, "max_tokens_per_doc": 500},
+    ],
+)
+def test_what_clients_send_for_their_defaults_changes_nothing(client, given):
+    plain = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS}).json()["results"]
+    assert client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, **given}).json()["results"] == plain
+
+
+def test_truncate_prompt_tokens_counts_query_and_document(client, reranker):
+    query = len(reranker.reads.token_offsets(QUERY))
+    ask = {"query": QUERY, "documents": TEXTS}
+    both = client.post("/v1/rerank", json={**ask, "truncate_prompt_tokens": query + 3}).json()["results"]
+    assert both == client.post("/v1/rerank", json={**ask, "max_tokens_per_doc": 3}).json()["results"]
+    refused = client.post("/v1/rerank", json={**ask, "truncate_prompt_tokens": query})
+    assert refused.status_code == 422 and "query alone" in refused.text
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_documents_without_text_are_ranked_last_with_a_warning(client, route):
+    documents = ["", {"text": None}, *TEXTS, {"text": "", "title": " "}, {"text": None, "title": "Cats"}]
+    answer = client.post(route, json={"query": QUERY, "documents": documents}).json()
+    order = [result["index"] for result in answer["results"]]
+    assert sorted(order) == list(range(len(documents))) and set(order[-3:]) == {0, 1, len(documents) - 2}
+    assert answer["meta"]["warnings"]
+
+
+def test_other_names_of_the_model_are_accepted_where_they_are_configured(reranker):
+    ask = {"query": QUERY, "documents": TEXTS}
+    app = create_app(reranker=reranker, model_names=["rerank-v3.5", "minilm"])
+    with client_of(app) as client:
+        assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["minilm", "rerank-v3.5"]
+        assert client.post("/v2/rerank", json={**ask, "model": "rerank-v3.5"}).json()["model"] == "rerank-v3.5"
+        assert client.post("/v2/rerank", json={**ask, "model": "rerank-v4"}).status_code == 404
+    with client_of(create_app(reranker=reranker, any_model=True)) as client:
+        assert client.post("/v2/rerank", json={**ask, "model": "jina-reranker-v3"}).status_code == 200
+
+
 # -- search, documents -------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +296,24 @@ def test_a_document_by_any_id(client):
             "metadata": document.metadata,
         }
     assert client.get("/documents/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("id", [".", "..", "a/b", "a\nb", "a\n", " a", "%2F", "?id=x", "ü", "a&b=c"])
+def test_a_document_of_any_id_is_written_found_and_deleted(own_index, id):
+    head = {"Authorization": f"Bearer {KEY}"}
+    with client_of(create_app(Searcher(own_index), api_key=KEY), headers=head) as client:
+        assert client.post("/documents", json={"documents": [{"id": id, "text": "Bees fly."}]}).status_code == 200
+        assert client.get("/documents", params={"id": id}).json()["id"] == id
+        if id not in (".", ".."):
+            assert client.get(f"/documents/{quote(id, safe='')}").json()["id"] == id
+        assert client.delete("/documents", params={"id": id}).json()["deleted"] == 1
+        assert client.get("/documents", params={"id": id}).status_code == 404
+
+
+def test_head_is_get_without_a_body(client):
+    answer = client.head("/health")
+    assert answer.status_code == 200 and not answer.content
+    assert client.head("/rerank").status_code == 405
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -395,6 +456,23 @@ def test_what_takes_too_long_is_given_up(slow):
         assert answer.status_code == 504 and answer.json()["error"]["type"] == "TimeLimitError"
         slow.open.set()
         until(lambda: client.post("/rerank", json={"query": QUERY, "documents": TEXTS}).status_code == 200)
+
+
+def test_time_that_runs_out_in_the_queue_is_a_504(slow, caplog):
+    body = {"query": QUERY, "documents": TEXTS}
+    with client_of(create_app(reranker=slow, limits=Limits(seconds=0.3, waiting=4))) as client:
+        codes = []
+        threads = [
+            threading.Thread(target=lambda: codes.append(client.post("/rerank", json=body).status_code))
+            for _ in range(12)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        slow.open.set()
+    assert set(codes) == {429, 504} and codes.count(504) >= 5
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_full_queue_is_answered_429_and_the_server_goes_on(slow):

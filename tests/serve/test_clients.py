@@ -95,3 +95,48 @@ def _agree(reranked):
     assert [text for text, _ in reranked] == [item.document.text for item in expected]
     scores = [relevance(reranker, item.score) for item in expected]
     assert [score for _, score in reranked] == pytest.approx(scores, rel=1e-5)
+
+
+# Request bodies as the clients of others write them, in the versions of 2025.
+BODIES = {
+    "Open WebUI": ("/v1/rerank", {"model": "minilm", "query": QUERY, "documents": TEXTS, "top_n": 3}),
+    "Dify": ("/rerank", {"model": "minilm", "query": QUERY, "documents": TEXTS, "top_n": 3, "return_documents": True}),
+    "RAGFlow": ("/v1/rerank", {"model": "minilm", "query": QUERY, "documents": TEXTS, "top_n": 3}),
+    "Jina": (
+        "/v1/rerank",
+        {"model": "minilm", "query": QUERY, "documents": [{"text": text} for text in TEXTS], "return_documents": False},
+    ),
+    "vLLM": (
+        "/v1/rerank",
+        {"model": "minilm", "query": QUERY, "documents": TEXTS, "top_n": 0, "truncate_prompt_tokens": None},
+    ),
+    "LiteLLM": (
+        "/v2/rerank",
+        {
+            "model": "minilm", "query": QUERY, "documents": TEXTS, "top_n": None, "rank_fields": None,
+            "return_documents": None, "max_chunks_per_doc": None, "max_tokens_per_doc": None,
+        },
+    ),
+}  # fmt: skip
+TEI = {
+    "LiteLLM": {"query": QUERY, "texts": TEXTS, "raw_scores": False, "return_text": False, "truncate": False},
+    "RAGFlow": {"query": QUERY, "texts": TEXTS, "raw_scores": False, "truncate": True},
+    "Continue": {
+        "query": QUERY, "texts": TEXTS, "return_text": False, "raw_scores": False, "truncate": True,
+        "truncation_direction": "Right",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies_of_other_clients(client, name):
+    route, body = BODIES[name]
+    answer = client.post(route, json=body).json()
+    assert answer["results"][0]["index"] == 1 and len(answer["results"]) == 3
+    assert all(0 <= result["relevance_score"] <= 1 for result in answer["results"])
+
+
+@pytest.mark.parametrize("name", TEI)
+def test_bodies_of_clients_of_text_embeddings_inference(client, name):
+    answer = client.post("/rerank", json=TEI[name]).json()
+    assert answer[0]["index"] == 1 and len(answer) == 3

@@ -64,6 +64,49 @@ def test_it_serves_and_stops_when_all_is_answered(small_index):
             httpx.get(f"{address}/health")
 
 
+def test_it_follows_what_another_process_writes(small_index, tmp_path):
+    index = shutil.copytree(small_index, tmp_path / "index")
+    corpus = tmp_path / "new.jsonl"
+
+    def write(*command):
+        done = subprocess.run([SIGHTLINE, *map(str, command)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    with served(index) as (_, address, _):
+
+        def best(query):
+            answer = httpx.post(f"{address}/search", json={"query": query, "k": 1}, timeout=30).json()
+            return answer["hits"][0]["id"], answer["hits"][0]["text"]
+
+        def documents():
+            return httpx.get(f"{address}/health", timeout=30).json()["index"]["documents"]
+
+        assert best("who barks at strangers")[0] == "dog"
+        corpus.write_text(json.dumps({"id": "dog", "text": "Dogs howl at the moon.", "title": "Dogs"}) + "\n")
+        write("add", index, corpus, "--update")
+        assert best("who howls at the moon") == ("dog", "Dogs howl at the moon.") and documents() == 4
+        corpus.write_text(json.dumps({"id": "bee", "text": "Bees make honey."}) + "\n")
+        write("add", index, corpus)
+        assert best("who makes honey") == ("bee", "Bees make honey.")
+        until = time.monotonic() + 10
+        while documents() != 5:  # counting may lag behind by a moment
+            assert time.monotonic() < until
+        write("delete", index, "bee")
+        assert best("who makes honey")[0] != "bee"
+
+
+def test_limits_are_options(small_index):
+    with served("--max-connections-per-client", "2", "--max-header-seconds", "1", "--any-model") as (_, address, _):
+        port = int(address.rpartition(":")[2])
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(6)]
+        body = {"query": "cats", "documents": ["dogs", "cats"], "model": "rerank-v3.5", "top_n": 0}
+        answer = httpx.post(f"{address}/v2/rerank", json=body, timeout=30).json()
+        assert answer["model"] == "rerank-v3.5" and len(answer["results"]) == 2
+        assert all(connection.recv(1) == b"" for connection in idle)  # by the limit, or by the time
+        for connection in idle:
+            connection.close()
+
+
 def test_curl(small_index):
     if shutil.which("curl") is None:
         pytest.skip("needs curl")

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 
 import pytest
 
@@ -240,3 +241,33 @@ def test_many_who_connect_and_say_nothing(target):
     assert target.post("/rerank", json=OK).status_code == 200
     for connection in idle:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "statuses"),
+    [
+        (b'{"query":"a","documents":[' + b"0," * 899_999 + b"0]}", {422}),
+        (b'{"query":"a","documents":[' + b"{}," * 299_999 + b"{}]}", {422}),
+        (b'{"query":"a","texts":[' + b"0," * 899_999 + b"0]}", {422}),
+        (b'{"query":"a","documents":["b"],"x":[' + b"0," * 899_999 + b"0]}", {200}),
+        (json.dumps({"query": "a", "documents": ["b"], **dict.fromkeys(map(str, range(140_000)))}).encode(), {400}),
+        (b'{"query":"a","documents":["b"],"top_n":' + b"9" * 1_900_000 + b"}", {400}),
+        (b"[" * 1_900_000, {400}),
+    ],
+    ids=["zeros", "objects", "texts", "values", "fields", "digits", "depth"],
+)
+def test_a_large_hostile_body_costs_little(target, body, statuses):
+    before = time.process_time()  # the server runs in this process
+    refused(target.post("/rerank", content=body, headers=JSON), statuses)
+    assert time.process_time() - before < 1.5
+
+
+def test_a_filter_has_a_bounded_number_of_fields(target):
+    for count in (101, 999, 1001, 5000):
+        where = {f"field{i}": 1 for i in range(count)}
+        refused(target.post("/search", json={"query": QUERY, "where": where}), {400, 422})
+
+
+@pytest.mark.parametrize("host", ["[::1].evil.example", "[::1", "127.0.0.1:80x", "[[127.0.0.1]]", "127.0.0.1]"])
+def test_a_host_that_only_begins_as_ours_is_refused(target, host):
+    assert target.get("/health", headers={"Host": host}).status_code == 421

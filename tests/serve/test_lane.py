@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sightline.batching import interruptible, token_budget_batches
-from sightline.serve.lane import ClosedError, Lane, QueueFullError, TimeLimitError
+from sightline.serve.lane import ClosedError, Lane, QueueFullError, TimeLimitError, _Job
 
 
 def each(works):
@@ -229,5 +229,48 @@ def test_a_closed_lane_refuses_and_drops_what_waits():
         assert await first == "through"
         await closing
         assert not lane.alive()
+
+    asyncio.run(main())
+
+
+def test_time_that_runs_out_in_the_queue_is_a_time_limit_too(lane):
+    async def main():
+        gate = Gate()
+        first = asyncio.create_task(lane.do(gate, seconds=9))
+        await until(gate.begun.is_set)
+        with pytest.raises(TimeLimitError):
+            await lane.do(lambda: None, seconds=0.05)
+        assert lane.waiting() == 0
+        gate.open.set()
+        assert await first == "through"
+
+    asyncio.run(main())
+
+
+def test_a_timeout_that_the_work_raises_is_not_the_limit(lane):
+    def fail():
+        raise TimeoutError("mine")
+
+    async def main():
+        with pytest.raises(TimeoutError, match="mine"):
+            await lane.do(fail, seconds=9)
+
+    asyncio.run(main())
+
+
+def test_a_lane_closes_while_a_caller_is_leaving():
+    lane = Lane("test", each, capacity=2)
+
+    async def main():
+        gate = Gate()
+        first = asyncio.create_task(lane.do(gate, seconds=9))
+        await until(gate.begun.is_set)
+        job = lane._put(_Job(lambda: None, 1))
+        job.future.cancel()  # its caller has gone, and had no time to take it from the queue
+        closing = asyncio.create_task(asyncio.to_thread(lane.close))
+        await until(lambda: not lane.alive())
+        gate.open.set()
+        assert await first == "through"
+        await closing
 
     asyncio.run(main())

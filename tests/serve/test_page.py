@@ -10,7 +10,7 @@ import pytest
 from sightline import Index, Searcher
 from sightline.serve import create_app
 
-from .conftest import EVIL, serving
+from .conftest import DOCUMENTS, EVIL, serving
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 
@@ -129,7 +129,8 @@ def test_the_first_stage_stands_beside_the_rank(page, expected):
     for rank, (id, place) in enumerate(zip(documents(hits), page.all(".move"), strict=True), start=1):
         by = first[id] - rank
         arrow = f"↑ {by}" if by > 0 else f"↓ {-by}" if by < 0 else ""
-        assert place.text.split("\n") == [part for part in (arrow, f"was {first[id]}") if part]
+        ordinal = {1: "1st", 2: "2nd", 3: "3rd"}.get(first[id], f"{first[id]}th")
+        assert " ".join(place.text.split()) == f"{arrow} {ordinal} before reranking".strip()
 
 
 def test_evidence_is_marked_by_its_mass(page, expected):
@@ -213,9 +214,53 @@ def test_filters_by_hand_and_by_tag(page):
         page.one(".chip").click()
     page.until(lambda: len(page.all(".hit")) == 4)
     page.one("#filter").send_keys("__proto__=1", Keys.ENTER)
-    page.until(lambda: not page.all(".hit"))
+    page.until(lambda: "no document has a field '__proto__'" in page.one("#message").text)
+    assert not page.all(".hit") and not page.one("#notes").is_displayed()
+    page.browser.get_log("browser")  # which notes the refusal
     page.one("#filter").send_keys("nonsense", Keys.ENTER)
     assert "FIELD OPERATOR VALUE" in page.one("#message").text
+    assert not page.one("#notes").is_displayed()  # an error is not an answer without hits
+
+
+@pytest.mark.parametrize(
+    ("written", "understood"),
+    [
+        ("lang=en year>=2000", ["lang = en", "year >= 2000"]),
+        ('lang = "en" year == 2010', ["lang = en", "year = 2010"]),
+        ('place="a b=c" n<>3', ["place = a b=c", "n != 3"]),
+        ("city=New York", ["city = New York"]),
+    ],
+)
+def test_several_filters_in_one_line(page, written, understood):
+    page.one("#filter").send_keys(written, Keys.ENTER)
+    assert [chip.text.rstrip("×").strip() for chip in page.all(".chip")] == understood
+
+
+@pytest.mark.parametrize(
+    ("written", "said"), [("year>=", "no value"), ("lang=en year>", "no value"), ("year=>3", "no operator"), ("=3", "")]
+)
+def test_half_a_filter_is_refused_in_words(page, written, said):
+    page.one("#filter").send_keys(written, Keys.ENTER)
+    assert said in page.one("#message").text and page.one("#message").text
+    assert not page.all(".chip") and page.one("#filter").get_attribute("value") == written
+
+
+def test_escape_clears_the_question_with_its_results(page):
+    page.ask("cats")
+    page.press(Keys.ESCAPE)
+    page.until(lambda: not page.all(".hit") and page.one("#hint").is_displayed())
+    assert page.one("#query").get_attribute("value") == "" and "q=" not in page.browser.current_url
+
+
+def test_the_empty_page_has_examples_from_the_collection(page):
+    shown = page.until(lambda: page.all("#examples button"))
+    titles = {document.title for document in DOCUMENTS}
+    assert 1 <= len(shown) <= 3 and {example.text for example in shown} <= titles
+    asked = shown[0].text
+    shown[0].click()
+    page.until(lambda: page.all(".hit"))
+    assert page.one("#query").get_attribute("value") == asked and not page.one("#hint").is_displayed()
+    assert page.one("#legend").is_displayed()
 
 
 def test_a_document_full_of_markup_stays_text(page):
@@ -235,7 +280,9 @@ def test_a_document_full_of_markup_stays_text(page):
 
 
 def test_a_query_full_of_markup_stays_text(page):
-    page.browser.get(f"{page.address}/?q=%3Cimg%20src%3Dx%20onerror%3D%22document.title%3D1%22%3E&where=a%3D%3Cb%3E")
+    page.browser.get(
+        f"{page.address}/?q=%3Cimg%20src%3Dx%20onerror%3D%22document.title%3D1%22%3E&where=a%3D%22%3Cb%3E%22"
+    )
     page.until(lambda: "Nothing found" in page.one("#notes").text)
     assert page.browser.title == "Sightline" and not page.all("main img")
 
