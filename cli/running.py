@@ -44,6 +44,7 @@ _EXIT_CODES = (
 logger = logging.getLogger(__name__)
 
 _SECONDS = 3.0  # in which the hub must accept a connection
+_NAMED_FILES = ("run", "dev_run")  # parameters that are NAME=FILE where they are strings
 _WRITTEN = ("out", "work")  # parameters whose paths need not exist
 _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
 _FIRST_WORD = re.compile(r"^[a-z]+\b(?= (?:must|is|are|of)\b)")
@@ -71,7 +72,9 @@ class Command(TyperCommand):
         try:
             for name, value in ctx.params.items():
                 for one in value if isinstance(value, list | tuple) else [value]:
-                    if isinstance(one, Path):
+                    if name in _NAMED_FILES and isinstance(one, str):
+                        check_path(Path(one.partition("=")[2]), _option_names(ctx)[name])
+                    elif isinstance(one, Path):
                         check_path(one, _option_names(ctx).get(name, name))
             if _may_ask_the_hub(ctx):
                 _go_offline_where_the_hub_is_away()
