@@ -20,24 +20,35 @@ def register(app: typer.Typer) -> None:
 
 
 def heads(
-    model: Annotated[str, typer.Argument(help="Decoder model: name on the hub, or folder.")],
-    data: Annotated[Path, typer.Option(help="BEIR folder with judgements.")],
-    method: Annotated[str, typer.Option(help="qr, core or ndcg.")] = "qr",
+    model: Annotated[str, typer.Argument(help="The decoder model: its name on the hub, or a folder.")],
+    data: Annotated[Path, typer.Option(help="A BEIR folder with judgements.")],
+    method: Annotated[str, typer.Option(help="How heads are scored: qr, core or ndcg.")] = "qr",
     layout: Annotated[
-        str | None, typer.Option(help="Layout the heads are for; qrhead, or core for the method core.")
+        str | None,
+        typer.Option(help="The layout that the heads are for. By default qrhead, or core with --method core."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split whose queries are read.")] = "train",
-    run: Annotated[Path | None, typer.Option(help="Candidates: a TREC run; else bm25.SPLIT.tsv of the folder.")] = None,
-    queries: Annotated[int, typer.Option(help="How many lists.", min=1)] = 128,
-    candidates: Annotated[int, typer.Option(help="Documents in a list.", min=2)] = 40,
-    seed: Annotated[int, typer.Option(help="Of the draw and of the shuffles.")] = 0,
-    temperature: Annotated[float | None, typer.Option(help="Of core; by default as published for the model.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Such as bfloat16; float32 on CPUs by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="YAML to write; by default where rerankers look for it.")] = None,
+    split: Annotated[str, typer.Option(help="The split whose queries are read.")] = "train",
+    run: Annotated[
+        Path | None, typer.Option(help="A TREC run with the candidates. By default bm25.SPLIT.tsv in the folder.")
+    ] = None,
+    queries: Annotated[int, typer.Option(help="How many lists are read, one for each query.", min=1)] = 128,
+    candidates: Annotated[int, typer.Option(help="How many documents each list has.", min=2)] = 40,
+    seed: Annotated[
+        int, typer.Option(help="Seed that decides which queries are drawn and how lists are shuffled.")
+    ] = 0,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature of --method core. By default the one published for the model.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of the model.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Number format to compute in, such as bfloat16. On CPUs the default is float32.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The YAML file to write. By default it goes where rerankers look for it.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Find the attention heads that retrieve: a YAML with every head's score, and a heat map beside it."""
+    """Find the attention heads that retrieve, and write every head's score to a YAML file with a heat map beside it."""
     from ..eval.dataset import load_dataset
     from ..eval.heads import detection_lists, first_stage_run
     from ..rerank.decoder import DecoderReranker

@@ -9,7 +9,10 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,10 @@ _EXIT_CODES = (
     ((DataError,), 3),
     ((InputError,), 2),
 )
+logger = logging.getLogger(__name__)
+
+_SECONDS = 3.0  # in which the hub must accept a connection
+_NAMED_FILES = ("run", "dev_run")  # parameters that are NAME=FILE where they are strings
 _WRITTEN = ("out", "work")  # parameters whose paths need not exist
 _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
 _FIRST_WORD = re.compile(r"^[a-z]+\b(?= (?:must|is|are|of)\b)")
@@ -65,8 +72,12 @@ class Command(TyperCommand):
         try:
             for name, value in ctx.params.items():
                 for one in value if isinstance(value, list | tuple) else [value]:
-                    if isinstance(one, Path):
+                    if name in _NAMED_FILES and isinstance(one, str):
+                        check_path(Path(one.partition("=")[2]), _option_names(ctx)[name])
+                    elif isinstance(one, Path):
                         check_path(one, _option_names(ctx).get(name, name))
+            if _may_ask_the_hub(ctx):
+                _go_offline_where_the_hub_is_away()
             return super().invoke(ctx)
         except SightlineError as error:
             code = next((code for kinds, code in _EXIT_CODES if isinstance(error, kinds)), 1)
@@ -145,8 +156,28 @@ def configure_logging() -> None:
     # follows says the same once.
     logging.getLogger("huggingface_hub").propagate = False
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Transformers obeys this too; HF_HUB_DISABLE_PROGRESS_BARS=0 shows the bars of both.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _may_ask_the_hub(ctx: Any) -> bool:
+    if ctx.info_name == "heads":
+        return not Path(ctx.params["model"]).exists()
+    named = re.findall(r"\bhf:([^\s,#]+)", " ".join(one for one in ctx.params.values() if isinstance(one, str)))
+    return any(not Path(name).exists() for name in named)
+
+
+def _go_offline_where_the_hub_is_away() -> None:
+    """Without this, the hub's client tries each file of a model for half a minute."""
+    if "HF_HUB_OFFLINE" in os.environ or urllib.request.getproxies():
+        return
+    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=_SECONDS).close()
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be reached (%s); only models on this machine are used", address.hostname, error)
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _tell(ctx: Any, kind: str, message: str) -> None:

@@ -105,7 +105,7 @@ def search(
     with searcher.index, working("loading the models") as tell:
         _load_models(searcher)
         loading = (time.perf_counter() - started) * 1e3
-        if anew := searcher.reranker is not None and not _keeps_states(searcher):
+        if anew := searcher.reranker is not None and not searcher.uses_kept_states:
             tell("reading the candidates' texts")
         if explain:
             explanation = searcher.explain(query, k, where=where_filter, level=unit)
@@ -146,7 +146,7 @@ def search(
     if anew and result.hits:
         _advise(searcher, result.candidates)
     if console.is_terminal and result.hits:
-        console.print(_LEGEND[searcher.reranker is not None], style="dim", highlight=False)
+        _print_below(Text(_LEGEND[searcher.reranker is not None], "dim"))
     for warning in result.warnings:
         console.print(Text(f"note: {visible(warning)}", "yellow"))
 
@@ -155,11 +155,6 @@ def _load_models(searcher: Any) -> None:
     """Load what the search needs, so that the time of its first step is its own."""
     if searcher.first_stage != "bm25":
         searcher.index.search_dense(["loading"], 1)
-
-
-def _keeps_states(searcher: Any) -> bool:
-    """Whether the index keeps token states that the reranker takes, so that no text is read anew."""
-    return bool(searcher._keeps(searcher.reranker))
 
 
 def _advise(searcher: Any, passages: int) -> None:

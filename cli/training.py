@@ -20,6 +20,7 @@ from .running import check_path
 
 if TYPE_CHECKING:
     from ..training.examples import Source
+    from ..training.mining import MinedCounts
 
 __all__ = ["register"]
 
@@ -42,29 +43,39 @@ def mine(
     system: Annotated[
         str, typer.Option(help="bm25, dense, hybrid, given (the folder's bm25.SPLIT.tsv) or a --run's name; +RERANKER.")
     ],
-    out: Annotated[Path, typer.Option(help="JSONL of lists to write: query, pos, neg, pos_scores, neg_scores.")],
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "train",
+    out: Annotated[
+        Path, typer.Option(help="The JSONL file to write, with the fields query, pos, neg, pos_scores and neg_scores.")
+    ],
+    split: Annotated[str, typer.Option(help="The split to mine, as in qrels/SPLIT.tsv.")] = "train",
     run: Annotated[
         list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE, see rerank --out.")
     ] = None,
     index: Annotated[Path | None, typer.Option(help="Search this index instead of making one under --work.")] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Folder for index and results, used again; None: beside --out, .mining.")
+        Path | None,
+        typer.Option(help="The folder for the index and results, which are used again. By default beside --out."),
     ] = None,
-    depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
-    negatives: Annotated[int, typer.Option(help="Most negatives of a list, the hardest ones.", min=1)] = 50,
-    skip: Annotated[int, typer.Option(help="Ranks at the top that are left out.", min=0)] = 0,
+    depth: Annotated[int, typer.Option(help="How many candidates each query gets.", min=1)] = 100,
+    negatives: Annotated[
+        int, typer.Option(help="How many negatives a list keeps at most, the hardest ones.", min=1)
+    ] = 50,
+    skip: Annotated[int, typer.Option(help="How many ranks at the top to leave out.", min=0)] = 0,
     margin: Annotated[
-        float, typer.Option(help="Negatives score below this part of the lowest positive's; --absolute: less by this.")
+        float,
+        typer.Option(
+            help="Negatives score below this fraction of the lowest positive; with --absolute, lower by this."
+        ),
     ] = 0.95,
-    absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference of scores.")] = False,
-    no_margin: Annotated[bool, typer.Option("--no-margin", help="Keep whatever is not judged relevant.")] = False,
-    min_grade: Annotated[int, typer.Option(help="Of positives.", min=1)] = 1,
+    absolute: Annotated[bool, typer.Option("--absolute", help="Take --margin as a difference of scores.")] = False,
+    no_margin: Annotated[
+        bool, typer.Option("--no-margin", help="Keep every candidate that is not judged relevant.")
+    ] = False,
+    min_grade: Annotated[int, typer.Option(help="The lowest grade that counts as relevant.", min=1)] = 1,
     max_queries: Annotated[int | None, typer.Option(help="Only the first so many queries.", min=1)] = None,
     encoder: Annotated[str, typer.Option(help="Bi-encoder for dense and hybrid.")] = "minilm",
     json: JsonOption = False,
 ) -> None:
-    """Mine hard negatives from any system, with its scores, leaving out what is probably relevant."""
+    """Mine hard negatives: documents that a system ranks high and that are probably not relevant."""
     from ..eval.dataset import load_dataset
     from ..training.examples import write_examples
     from ..training.mining import Mining, mine_run, run_system
@@ -94,96 +105,252 @@ def mine(
     if json:
         write_json({"out": str(out), **dataclasses.asdict(counts)})
         return
-    told = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in dataclasses.asdict(counts).items())
+    told = _mined(counts)
     console.print(visible(f"{out}: {told}"), markup=False, highlight=False, soft_wrap=True)
 
 
+def _mined(counts: MinedCounts) -> str:
+    """What was kept, and what was left out for which reason."""
+    left_out = (
+        (counts.without_positive, "questions without a relevant document that has a text"),
+        (counts.without_score, "questions for which the system found no relevant document to compare scores with"),
+        (counts.without_negative, "questions that had no candidate left"),
+        (counts.too_high, "candidates that score nearly as high as a relevant document, and may be relevant"),
+        (counts.same_text, "candidates with the text of a relevant document"),
+    )
+    told = [f"{count} {what}" for count, what in left_out if count]
+    kept = f"{counts.lists} lists with {counts.negatives} negatives"
+    return f"{kept}; left out: {'; '.join(told)}" if told else f"{kept}; nothing was left out"
+
+
 def train(
-    model: Annotated[str, typer.Argument(help="minilm, or hf:MODEL for a decoder.")],
+    model: Annotated[str, typer.Argument(help="What to train: minilm, or hf:MODEL for a decoder.")],
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA...", help="FOLDER:SPLIT@WEIGHT or lists.jsonl@WEIGHT; train and 1 if left out."),
+        typer.Argument(
+            metavar="DATA...",
+            help="FOLDER:SPLIT@WEIGHT or lists.jsonl@WEIGHT. By default train and 1.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the weights and their card; a run in it is taken up again.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder for the weights and their model card. An interrupted run in it goes on.")
+    ],
     dev: Annotated[
         list[str] | None,
-        typer.Option("--dev", help="FOLDER:SPLIT to measure on, dev if left out; several count alike."),
+        typer.Option(
+            "--dev",
+            rich_help_panel="Data",
+            help="FOLDER:SPLIT to measure on; by default dev. You may give several.",
+        ),
     ] = None,
     run: Annotated[
         list[str] | None,
-        typer.Option("--run", help="NAME=FILE: more candidates of a source, beside its bm25.SPLIT.tsv; several."),
+        typer.Option(
+            "--run",
+            rich_help_panel="Data",
+            help="NAME=FILE adds a run's candidates to those of a source. You may give several.",
+        ),
     ] = None,
     dev_run: Annotated[
-        list[str] | None, typer.Option("--dev-run", help="NAME=FILE: candidates to measure on, for bm25.SPLIT.tsv.")
+        list[str] | None,
+        typer.Option(
+            "--dev-run",
+            rich_help_panel="Data",
+            help="NAME=FILE gives candidates to measure on, in place of bm25.SPLIT.tsv.",
+        ),
     ] = None,
     licence: Annotated[
-        list[str] | None, typer.Option("--licence", help="NAME=TEXT: licence of a source, for the model card.")
+        list[str] | None,
+        typer.Option(
+            "--licence", rich_help_panel="Data", help="NAME=TEXT states the licence of a source in the model card."
+        ),
     ] = None,
-    layout: Annotated[str | None, typer.Option(help="Of decoders, such as blockrank.")] = None,
-    lora: Annotated[int | None, typer.Option(help="Of decoders: rank of the adapters; none trains all.", min=1)] = None,
+    layout: Annotated[
+        str | None, typer.Option(rich_help_panel="Model", help="The layout that a decoder learns, such as blockrank.")
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel="Model",
+            help="Train LoRA adapters of this rank. Without it, a decoder is trained whole.",
+            min=1,
+        ),
+    ] = None,
     next_token: Annotated[
-        bool, typer.Option("--next-token", help="Of decoders: learn to write the answer, too.")
+        bool,
+        typer.Option("--next-token", rich_help_panel="Model", help="Let a decoder also learn to write the answer."),
     ] = False,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Of decoders: compute again instead of remembering.")
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            rich_help_panel="Model",
+            help="Save memory of a decoder by computing activations twice.",
+        ),
     ] = False,
     option: Annotated[
-        list[str] | None, typer.Option("--option", help="NAME=VALUE: any other of the model's; VALUE as in YAML.")
+        list[str] | None,
+        typer.Option(
+            "--option",
+            rich_help_panel="Model",
+            help="NAME=VALUE sets any other option of the learner; VALUE is read as YAML.",
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates; or --epochs.", min=1)] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
-    lists: Annotated[int, typer.Option(help="Lists in a batch.", min=1)] = 8,
-    accumulation: Annotated[int, typer.Option(help="Batches in an update.", min=1)] = 1,
-    documents: Annotated[str, typer.Option(help="Documents in a list, LOW-HIGH.")] = "10-200",
-    in_batch: Annotated[float, typer.Option(help="Share of negatives that are other lists' documents.")] = 0.0,
-    drop_titles: Annotated[float, typer.Option(help="Probability that a list has no titles.")] = 0.0,
-    shuffle_sentences: Annotated[
-        float, typer.Option(help="Probability that a document's sentences are shuffled.")
+    steps: Annotated[
+        int | None,
+        typer.Option(rich_help_panel="Optimisation", help="How many updates to make; give this or --epochs.", min=1),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel="Optimisation", help="How many passes over the data to make; give this or --steps."
+        ),
+    ] = None,
+    lists: Annotated[int, typer.Option(rich_help_panel="Optimisation", help="How many lists a batch has.", min=1)] = 8,
+    accumulation: Annotated[
+        int, typer.Option(rich_help_panel="Optimisation", help="How many batches make one update.", min=1)
+    ] = 1,
+    documents: Annotated[
+        str, typer.Option(rich_help_panel="Data", help="How many documents a list has, LOW-HIGH.")
+    ] = "10-200",
+    in_batch: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel="Data",
+            help="Share of the negatives that are taken from the other lists of a step, from 0 to 1.",
+        ),
     ] = 0.0,
-    min_grade: Annotated[int, typer.Option(help="Of positives.", min=1)] = 1,
+    drop_titles: Annotated[
+        float, typer.Option(rich_help_panel="Data", help="Probability that a list's documents lose their titles.")
+    ] = 0.0,
+    shuffle_sentences: Annotated[
+        float, typer.Option(rich_help_panel="Data", help="Probability that the sentences of a document are shuffled.")
+    ] = 0.0,
+    min_grade: Annotated[
+        int, typer.Option(rich_help_panel="Data", help="The lowest grade that counts as relevant.", min=1)
+    ] = 1,
     depth: Annotated[
-        int, typer.Option(help="Candidates of each first stage that negatives are drawn from.", min=1)
+        int,
+        typer.Option(
+            rich_help_panel="Data", help="Candidates of each first stage that negatives are drawn from.", min=1
+        ),
     ] = 100,
     temperature: Annotated[
         float | None,
         typer.Option(
+            rich_help_panel="Loss",
             help="Divides the scores in the loss; too low a value makes the loss 0 and nothing is learnt.",
             show_default="1 for minilm, 0.05 for hf:MODEL",
         ),
     ] = None,
-    learn_temperature: Annotated[bool, typer.Option("--learn-temperature", help="Train it, too.")] = False,
-    positives: Annotated[str, typer.Option(help="Of several: joint, or each against the negatives.")] = "joint",
-    auxiliary_weight: Annotated[float, typer.Option(help="Of what is on scores, beside the next-token loss.")] = 0.1,
-    contrastive_weight: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 1.0,
-    distillation_weight: Annotated[float, typer.Option(help="Of the divergence from the lists' scores.")] = 0.0,
-    teacher_temperature: Annotated[float, typer.Option(help="Of the lists' scores.")] = 1.0,
-    anchor_weight: Annotated[float, typer.Option(help="Of the mean squared distance from the start.")] = 0.0,
+    learn_temperature: Annotated[
+        bool, typer.Option("--learn-temperature", rich_help_panel="Loss", help="Train the temperature too.")
+    ] = False,
+    positives: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel="Loss",
+            help="Count several relevant documents together (joint), or each on its own against the others (each).",
+        ),
+    ] = "joint",
+    auxiliary_weight: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel="Loss", help="With --next-token: weight of the ranking loss beside the next-token loss."
+        ),
+    ] = 0.1,
+    contrastive_weight: Annotated[
+        float, typer.Option(rich_help_panel="Loss", help="Weight of the contrastive loss.")
+    ] = 1.0,
+    distillation_weight: Annotated[
+        float,
+        typer.Option(rich_help_panel="Loss", help="Weight of learning the scores that the lists carry (distillation)."),
+    ] = 0.0,
+    teacher_temperature: Annotated[
+        float, typer.Option(rich_help_panel="Loss", help="Divides the scores that the lists carry.")
+    ] = 1.0,
+    anchor_weight: Annotated[
+        float,
+        typer.Option(rich_help_panel="Loss", help="Weight of the penalty on moving away from the initial weights."),
+    ] = 0.0,
     learning_rate: Annotated[
         float | None,
         typer.Option(
             "--learning-rate",
             "--lr",
+            rich_help_panel="Optimisation",
             help="The highest learning rate of the run.",
             show_default="1e-3 for minilm with a frozen encoder, else 1e-4",
         ),
     ] = None,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which it rises.")] = 0.05,
-    schedule: Annotated[str, typer.Option(help="After that: cosine or constant.")] = "cosine",
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient; 0 leaves it.")] = 1.0,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (mixed).")] = "float32",
-    alpha: Annotated[float, typer.Option(help="How far to go from the start to what was learnt (WiSE-FT).")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of all that is random.", min=0)] = 0,
+    warmup: Annotated[
+        float,
+        typer.Option(rich_help_panel="Optimisation", help="Share of the steps over which the learning rate rises."),
+    ] = 0.05,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel="Optimisation", help="How the learning rate goes on after that: cosine or constant."
+        ),
+    ] = "cosine",
+    weight_decay: Annotated[float, typer.Option(rich_help_panel="Optimisation", help="Weight decay of AdamW.")] = 0.0,
+    clip: Annotated[
+        float, typer.Option(rich_help_panel="Optimisation", help="Clip the gradient to this norm; 0 does not clip.")
+    ] = 1.0,
+    precision: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel="Optimisation",
+            help="Number format to compute in: float32, bfloat16 or float16 (mixed precision).",
+        ),
+    ] = "float32",
+    alpha: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel="Model",
+            help="How far to move from the initial weights to the learnt ones, from 0 to 1 (WiSE-FT).",
+        ),
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(rich_help_panel="Optimisation", help="Seed of everything random in the run.", min=0)
+    ] = 0,
     evaluate_every: Annotated[
-        int, typer.Option(help="Steps between measurements on --dev; 0: ends only.", min=0)
+        int,
+        typer.Option(
+            rich_help_panel="Measuring and saving",
+            help="Steps between measurements on --dev; 0 measures at the start and the end only.",
+            min=0,
+        ),
     ] = 100,
-    patience: Annotated[int, typer.Option(help="Measurements without gain after which it stops; 0: none.", min=0)] = 0,
-    save_every: Annotated[int, typer.Option(help="Steps between states to go on from.", min=1)] = 100,
-    dev_queries: Annotated[int | None, typer.Option(help="Of each --dev, the first so many.", min=1)] = None,
-    dev_depth: Annotated[int, typer.Option(help="Candidates per query of --dev.", min=1)] = 100,
+    patience: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel="Measuring and saving",
+            help="Stop after so many measurements without gain; 0 never stops early.",
+            min=0,
+        ),
+    ] = 0,
+    save_every: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel="Measuring and saving",
+            help="Steps between saved states, from which an interrupted run goes on.",
+            min=1,
+        ),
+    ] = 100,
+    dev_queries: Annotated[
+        int | None,
+        typer.Option(rich_help_panel="Data", help="Measure on the first so many queries of each --dev.", min=1),
+    ] = None,
+    dev_depth: Annotated[
+        int, typer.Option(rich_help_panel="Data", help="How many candidates of each --dev query are reranked.", min=1)
+    ] = 100,
     json: JsonOption = False,
 ) -> None:
-    """Train a reranker to attend to what answers; the same command goes on where it was interrupted."""
+    """Train a reranker on questions with relevant and other documents.
+
+    An interrupted run goes on when you give the same command again.
+    """
     from ..training import check_learner, load_learner
     from ..training.card import Origin, describe_data
     from ..training.config import TrainingConfig

@@ -19,9 +19,9 @@ from .corpus import write_collection
 __all__ = ["main"]
 
 _QUESTIONS = (
-    "read a csv file into dictionaries",
-    "run a shell command and get what it printed",
+    "split a url into host, path and query",
     "cache results of an expensive function",
+    "remove the common indentation from a triple-quoted string",
 )
 
 
@@ -52,6 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print("\n[bold]4. Evaluate: by words, by meaning, by meaning and then attention")
     systems = "bm25,dense,dense+minilm"
     _run("eval", str(collection), "--systems", systems, "--index", str(index), "--out", str(folder / "results"))
+    console.print(
+        "\nnDCG@10 says how high the right answers stand, from 0 to 1. On this small collection, search by meaning "
+        "(dense) is far\nbetter than search by words (bm25). Reranking adds a little on average, which may be chance: "
+        "the texts are short, and\nit helps on some questions, such as the first one above, and hurts on others. It "
+        "helps most on longer passages with\na short answer in them, such as SQuAD's: sightline eval runs the same "
+        "comparison on your own documents.",
+        highlight=False,
+    )
     console.print(f"\n[bold]done in {time.perf_counter() - started:.0f} s[/]; ask more with: sightline search", end=" ")
     console.print(f"{index} QUESTION --evidence", highlight=False)
 
