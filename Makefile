@@ -3,19 +3,31 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 EXTRAS := cpu,readers,datasets,mteb,pyterrier,serve,langchain,llamaindex,haystack,mcp,rerankers,decoders,training,dev
+# On Linux, PyPI's torch brings 3 GB of CUDA libraries. For the CPU build, a tenth of that:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint resolve clean
 
-# One environment serves the demo, the tests and the linters.
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(if $(TORCH_INDEX),$(INSTALL) torch --index-url $(TORCH_INDEX))
 	touch $@
 
-demo: $(VENV)/.ready  ## index the Python standard library's documentation, search it, evaluate
+# The demo needs the package with FAISS, and no more.
+$(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
+	$(INSTALL) -e '.[cpu]'
+	touch $@
+
+# The tests and the linters need every extra.
+$(VENV)/.ready: $(VENV)/.venv pyproject.toml constraints.txt
+	$(INSTALL) -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(VENV)/.demo  ## index the Python standard library's documentation, search it, evaluate
 	$(BIN)/python -m sightline.data.pydocs.demo demo-out
 
-# One thread each: torch's threads wait for one another where two processes share two cores.
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
@@ -25,6 +37,9 @@ lint: $(VENV)/.ready
 	@# The root is the package, whatever the folder is called; from inside it, kernels/ would shadow another package.
 	mkdir -p .mypy_cache/path && ln -sfn ../.. .mypy_cache/path/sightline
 	cd .mypy_cache/path && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p sightline
+
+resolve: $(VENV)/.ready  ## check that the pins resolve against the public package index, for every Python
+	$(BIN)/python .ci/resolve.py
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

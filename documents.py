@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import InputError
 
-__all__ = ["Document", "Passage", "encodable"]
+__all__ = ["Document", "Passage", "cleaned", "encodable"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """A text with an identity.
 
+    A document may lack a text: it is then found and ranked by its title. One that lacks both (``empty``) can be
+    kept and fetched by its id, but no search finds it, and every reranker ranks it last.
+
     Args:
-        id: the user's own id, a non-empty string.
-        text: the body, a non-empty string; character offsets of evidence count from its start.
+        id: your own id, a string with at least one character that is not a blank.
+        text: the body, which may be empty; character offsets of evidence count from its start.
         title: read before the text by every model, never part of the offsets.
         metadata: JSON-like values, kept as they are and usable as search filters.
 
     Raises:
-        InputError: if ``id`` or ``text`` is not a string with something in it, ``title`` not a string, or any of them
-            has a NUL or a lone surrogate, which neither SQLite nor tokenizers can hold.
+        InputError: if a field is not a string, ``id`` is empty, or a string has a NUL or a lone surrogate, which
+            neither SQLite nor tokenizers can hold; `cleaned` replaces them.
 
     Example:
         >>> Document("d1", "Cats purr.", title="Cats").contents
@@ -39,16 +45,28 @@ class Document:
         for name in ("id", "text", "title"):
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise InputError(f"document {self.id!r}: field {name!r} must be a string, not {type(value).__name__}")
-            if name != "title" and not value.strip():
-                raise InputError(f"document {self.id!r}: field {name!r} is empty")
+                hint = f"; use '{value}'" if name == "id" and isinstance(value, int) else ""
+                raise InputError(
+                    f"document {self.id!r}: field {name!r} must be a string, not {type(value).__name__}{hint}"
+                )
             if "\x00" in value or not encodable(value):
                 raise InputError(f"document {self.id!r}: field {name!r} has a NUL or a lone surrogate; clean the text")
+        if not self.id.strip():
+            raise InputError(f"document {self.id!r}: field 'id' is empty")
 
     @property
     def contents(self) -> str:
         """Title and text as models read them, joined by one space (the BEIR convention)."""
-        return f"{self.title} {self.text}" if self.title else self.text
+        return _joined(self.title, self.text)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to read, neither a title nor a text; blanks do not count."""
+        return not (self.title.strip() or self.text.strip())
+
+
+def _joined(title: str, text: str) -> str:
+    return f"{title} {text}" if title and text else title or text
 
 
 def encodable(text: str) -> bool:
@@ -58,6 +76,17 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def cleaned(text: str) -> str:
+    """The text with every NUL as a blank and every lone surrogate as U+FFFD, so that it is as long as it was.
+
+    Example:
+        >>> cleaned("Scan 1" + chr(0))
+        'Scan 1 '
+    """
+    text = text.replace("\x00", " ")
+    return text if encodable(text) else _SURROGATE.sub("\ufffd", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +105,4 @@ class Passage:
     @property
     def contents(self) -> str:
         """The document's title and the passage's text, as models read them."""
-        return f"{self.document.title} {self.text}" if self.document.title else self.text
+        return _joined(self.document.title, self.text)

@@ -138,11 +138,11 @@ class MiniLM:
         max_length: tokens read of a text, the two special ones included; at most 512. The published model uses 256.
         dtype: ``float32``, or that of autocast's matrix products: ``bfloat16`` or ``float16``; see `native_dtype`.
         trained: weights that training has changed, by name, to take the place of the published ones.
-        revision: of those.
+        revision: revision of the trained weights.
 
     Raises:
         ModelError: if the model cannot be found or verified, or ``trained`` are not weights of its.
-        InputError: if ``max_length`` is out of range, or ``dtype`` is none of these.
+        InputError: if ``max_length`` is out of range, ``dtype`` is none of these, or the device is not there.
 
     Example:
         >>> model = load_minilm()
@@ -288,7 +288,13 @@ class MiniLM:
         pooled = np.empty((len(counts), self.dim), dtype=np.float32)
         lower = torch.autocast(self.device.type, getattr(torch, self.dtype), enabled=self.dtype != "float32")
         with torch.inference_mode(), lower:
-            for batch in token_budget_batches((counts + tokens.lead + 1).tolist(), _TOKEN_BUDGET[self.device.type]):
+            # Texts that differ but have the same tokens are read once, so that they get the same rows to the last bit.
+            first: dict[tuple[int, ...], int] = {}
+            source = [first.setdefault(tuple(ids), i) for i, ids in enumerate(tokens.ids)]
+            distinct = np.array(list(first.values()), dtype=np.int64)
+            sizes = (counts[distinct] + tokens.lead + 1).tolist()
+            for places in token_budget_batches(sizes, _TOKEN_BUDGET[self.device.type]):
+                batch = distinct[places].tolist()
                 hidden, mask = self.hidden(tokens, batch)
                 mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
                 pooled[batch] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
@@ -296,6 +302,11 @@ class MiniLM:
                     unit = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
                     for row, i in enumerate(batch):
                         packed[offsets[i] : offsets[i + 1]] = unit[row, tokens.lead : counts[i] + tokens.lead]
+        for i, there in enumerate(source):
+            if there != i:
+                pooled[i] = pooled[there]
+                if packed is not None:
+                    packed[offsets[i] : offsets[i + 1]] = packed[offsets[there] : offsets[there + 1]]
         spans = np.array([o for one in tokens.spans for o in one], dtype=np.int32).reshape(-1, 2)
         return TokenStates(packed, offsets, spans, pooled, tokens.truncated)
 
@@ -337,7 +348,13 @@ class MiniLM:
 def _device(asked: str | torch.device | None) -> torch.device:
     import torch
 
-    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # a build without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the device {str(asked)!r} cannot be used here: {reason}") from error
+    return device
 
 
 def native_dtype(device: str | torch.device | None) -> str:

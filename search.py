@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,10 +184,22 @@ class Searcher:
             raise InputError(f"fusion is 'rrf' or a weight between 0 and 1, not {fusion!r}")
         self.index = index if isinstance(index, Index) else Index.open(index)
         self.reranker = load_reranker(reranker) if isinstance(reranker, str) else reranker
+        self._asked = reranker
         self.first_stage: FirstStage = first_stage
         self.candidates = candidates
         self._fusion = fusion
         self._kept_states = kept_states
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the index's path, and the reranker's name or the reranker as it was given."""
+        make = functools.partial(
+            Searcher,
+            first_stage=self.first_stage,
+            candidates=self.candidates,
+            fusion=self._fusion,
+            kept_states=self._kept_states,
+        )
+        return make, (self.index, self._asked)
 
     def search(
         self,
@@ -228,6 +241,16 @@ class Searcher:
             raise InputError("evidence needs a reranker: it is the reranker's attention")
         if not queries:
             return []
+        return self.index.read(lambda: self._search(queries, k, where, evidence, level))
+
+    def _search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        where: Mapping[str, Any] | None,
+        evidence: Literal["sentence", "token"] | None,
+        level: Literal["document", "passage"],
+    ) -> list[SearchResult]:
         found = self._first_stages(queries, {self.first_stage}, where)[self.first_stage]
         return [
             self._finish(query, one, k, evidence, level, stage=self.first_stage, reranker=self.reranker)
@@ -256,6 +279,11 @@ class Searcher:
         _check(queries, k)
         if unknown := [stage for stage, _ in systems if stage not in _FIRST_STAGES]:
             raise InputError(f"the first stage is 'dense', 'bm25' or 'hybrid', not {unknown[0]!r}")
+        return self.index.read(lambda: self._search_each(queries, systems, k))
+
+    def _search_each(
+        self, queries: Sequence[str], systems: Sequence[tuple[FirstStage, Reranker | None]], k: int
+    ) -> list[list[SearchResult]]:
         stages = self._first_stages(queries, {stage for stage, _ in systems}, None) if queries and systems else {}
         rerankers = [reranker for _, reranker in systems if reranker is not None]
         keys = any(self._keeps(reranker) for reranker in rerankers)
@@ -291,6 +319,11 @@ class Searcher:
 
         See `search` for the arguments.
         """
+        return self.index.read(lambda: self._explain(query, k, where, level))
+
+    def _explain(
+        self, query: str, k: int, where: Mapping[str, Any] | None, level: Literal["document", "passage"]
+    ) -> Explanation:
         result = self.search(query, k, where=where, evidence="token" if self.reranker else None, level=level)
         wanted = {hit.id for hit in result.hits}
 
@@ -328,11 +361,12 @@ class Searcher:
         return rows.tolist(), scores.tolist()
 
     def _meaning(self, queries: Sequence[str], where: Mapping[str, Any] | None) -> list[_Candidates]:
-        rows, scores = self.index.search_dense(queries, self.candidates, where)
+        width = self.candidates
+        rows, scores = self.index.search_dense(queries, width, where)
         first = {query: (r.tolist(), s.tolist()) for query, r, s in zip(queries, rows, scores, strict=True)}
 
         def more(query: str, k: int) -> tuple[list[int], list[float]]:
-            if k == self.candidates:
+            if k == width:
                 return first[query]
             wider, values = self.index.search_dense([query], k, where)
             return wider[0].tolist(), values[0].tolist()

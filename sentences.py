@@ -11,7 +11,7 @@ __all__ = ["sentence_spans"]
 _BREAK = re.compile(
     r"""
     (?P<block>
-        \n[^\S\n]*+ (?: \n | (?= (?: [-*•‣◦▪●] | \d{1,3}[.)] | [A-Za-z]\) | \#{1,6} ) [^\S\n] ) )  # blank line, list
+        \n[^\S\n]*+ (?: \n | (?= (?: [-*•‣◦▪●|] | \d{1,3}[.)] | [A-Za-z]\) | \#{1,6} ) [^\S\n] ) )  # blank, item, row
       | \n[=~^-]{3,}+ [^\S\n]*+ \n                                                                 # underlined title
       | ^\#{1,6} [^\S\n] [^\n]*+ \n                                                                # Markdown title
       | [\f\u2029]
@@ -41,8 +41,9 @@ _WINDOW = 40  # characters looked at before a stop: longer than any abbreviation
 def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Find the sentences of a text.
 
-    A blank line, a list item and a title always end a sentence; a single line break does not (wrapped prose). Stops
-    after abbreviations, initials, list numbers and inside numbers do not end one, CJK full stops always do.
+    A blank line, a list item, a row of a Markdown table and a title always end a sentence; a single line break does not
+    (wrapped prose). Stops after abbreviations, initials, list numbers and inside numbers do not end one, CJK full stops
+    always do.
 
     Args:
         text: any text; HTML or other markup is not understood.
@@ -80,7 +81,7 @@ def _ends_sentence(text: str, start: int, found: re.Match[str]) -> bool:
         return found.end() == len(text) or text[found.end()].isspace()
     following = follows[1]
     lowercase, stop = following[:1].islower(), found["stop"]
-    if following[:1] in {",", ";", ":", ")", "]", "."}:
+    if following[:1] in {",", ";", ":", ")", "]", ".", "|"}:
         return False
     if stop != ".":
         return not lowercase or ("." not in stop and "…" not in stop and not found["close"])

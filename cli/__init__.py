@@ -6,59 +6,62 @@ or of another encoder; 5 a model, backend or optional dependency is missing; 1 a
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
+from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from ..errors import (
-    BackendError,
-    DataError,
-    IndexStoreError,
-    InputError,
-    MissingExtraError,
-    ModelError,
-    SightlineError,
-)
 from . import bias, evaluation, heads, indexing, mcp, searching, serving, training
-from .console import errors, visible
+from .console import console, errors
+from .running import Command, configure_logging, flush_streams, open_streams
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="sightline",
-    help="Search that reads every candidate at once, and shows what it looked at.",
+    help="Search your own documents, rerank the results by attention, and see which words got it.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
 for module in (indexing, searching, evaluation, bias, heads, training, serving, mcp):
     module.register(app)
+for registered in app.registered_commands:
+    registered.cls = Command
 
-_EXIT_CODES = (
-    ((MissingExtraError, ModelError, BackendError), 5),
-    ((IndexStoreError,), 4),
-    ((DataError,), 3),
-    ((InputError,), 2),
-)
+
+def _version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        console.print(f"sightline {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback for unexpected errors.", envvar="SIGHTLINE_DEBUG")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+    context.obj = {"debug": debug}
 
 
 def main() -> None:
-    """Run the command line; what goes wrong on purpose becomes one message and an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    """Run the command line. An error becomes one message and an exit code."""
+    open_streams()
+    configure_logging()
     try:
         app()
-    except SightlineError as error:
-        code = next((code for kinds, code in _EXIT_CODES if isinstance(error, kinds)), 1)
-        if "--json" in sys.argv:
-            sys.stderr.write(json.dumps({"error": type(error).__name__, "message": str(error)}) + "\n")
-        else:
-            errors.print(Text.assemble(("error:", "bold red"), " ", visible(str(error))), soft_wrap=True)
-        sys.exit(code)
     except SystemExit as end:  # what typer makes of an interrupt
         if end.code == 130:
             errors.print("interrupted; what was committed is kept, and the same command goes on from there")
         raise
+    finally:
+        flush_streams()

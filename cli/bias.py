@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import JsonOption, console, given_runs, names, progress_bar, visible, write_json
+from .console import JsonOption, console, given_runs, names, print_table, progress_bar, visible, write_json
 
 __all__ = ["register"]
 
@@ -28,7 +28,7 @@ def bias(
     systems: Annotated[
         str, typer.Option(help="Comma-separated: bm25, dense, hybrid, or a --run's name, each alone or +RERANKER.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for bias.json, what eval writes, and the index.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, bias.json, what eval writes, and the index.")],
     kind: Annotated[
         str, typer.Option(help="Comma-separated: order (of candidates), position (of evidence), documents; or all.")
     ] = "all",
@@ -44,7 +44,7 @@ def bias(
     seed: Annotated[int, typer.Option(help="Of samples, permutations and intervals.", min=0)] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Measure what answers owe to the order of candidates, the place of the evidence, and other accidents."""
+    """Measure how results depend on the order of candidates, the place of the evidence, and other accidents."""
     from ..eval.bias import KINDS, load_positions, measure_bias
 
     kinds = KINDS if kind == "all" else names(kind)
@@ -71,15 +71,10 @@ def bias(
         write_json(found)
         return
     title = f"{found['dataset']}, {found['split']}: {found['queries']} queries"
-    for table in (
-        _order(found["order"], title),
-        _slots(found["order"], title),
-        *_positions(found["position"], title),
-        _documents(found["documents"], title),
-    ):
+    for table in (_order(found["order"], title), _positions(found["position"], title), _documents(found, title)):
         if table is not None:
-            console.print(table)
-    told = f"written to {out / 'bias.json'}"
+            print_table(table)
+    told = f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}"
     console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -95,66 +90,53 @@ def _order(entries: Sequence[Mapping[str, Any]], title: str) -> Table | None:
     if not entries:
         return None
     first = entries[0]
-    table = _table(f"{title}; candidate order, {first['permutations']} permutations", [e["system"] for e in entries])
+    about = f"{title}; order of the candidates, {first['permutations']} permutations"
+    table = _table(about, [e["system"] for e in entries])
     measure = first["measure"]
     rows: dict[str, Any] = {
         "lists": lambda e: str(e["queries"]),
-        "documents in a list": lambda e: f"{e['documents']:.1f}",
         "Kendall's tau": lambda e: _cell(e["tau"]),
-        "tau-PSI": lambda e: _cell(e["tau_psi"]),
-        "tau, best against worst first": lambda e: _cell(e["reversal_tau"]),
-        "score variance": lambda e: _cell(e["score_variance"]),
-        "its share of all": lambda e: _cell(e["score_variance_share"]),
         "rank variance": lambda e: _cell(e["rank_variance"]),
-        "of relevant documents": lambda e: _cell(e["gold_rank_variance"]),
         f"{measure}, mean": lambda e: _cell(e["ndcg"]["mean"]),
         "worst and best order": lambda e: f"{_cell(e['ndcg']['min'])} {_cell(e['ndcg']['max'])}",
-        "best first": lambda e: _cell(e["arrangements"]["best_first"]),
-        "worst first": lambda e: _cell(e["arrangements"]["worst_first"]),
+        "ends minus middle": lambda e: _cell(e["ends_minus_middle"]),
+        "PSI over slots": lambda e: _psi(e["slot_psi"]),
     }
     for label, cell in rows.items():
         table.add_row(label, *(cell(e) for e in entries))
     return table
 
 
-def _slots(entries: Sequence[Mapping[str, Any]], title: str) -> Table | None:
-    entries = [e for e in entries if e["gold_at"]]
+def _positions(entries: Sequence[Mapping[str, Any]], title: str) -> Table | None:
+    """A row for each axis, length and system: the mean, PSI, and the bins that are worst and best."""
     if not entries:
         return None
-    table = _table(f"{title}; {entries[0]['measure']} by slot of a relevant document", [e["system"] for e in entries])
-    for rows in zip(*(e["gold_at"] for e in entries), strict=True):
-        table.add_row(rows[0]["slot"], *(_cell({**row, "mean": row["value"]}) for row in rows))
-    table.add_row("ends less middle", *(_cell(e["ends_minus_middle"]) for e in entries))
-    table.add_row("PSI over slots", *(_psi(e["slot_psi"]) for e in entries))
+    table = _table(
+        f"{title}; {entries[0]['measure']} by the answer's position", ["mean of bins", "PSI", "worst", "best"]
+    )
+    for e in entries:
+        axis = {"start": "first character", "relative": "relative position"}[e["axis"]]
+        about = f"{e['system']}, {axis}{'' if e['length'] == 'all' else ', ' + e['length'] + ' tokens'}"
+        worst, best = (pick(e["bins"], key=lambda one: one["mean"]) for pick in (min, max))
+        ends = (f"{one['label']}: {_cell(one['mean'])}" for one in (worst, best))
+        table.add_row(Text(visible(about)), _cell(e["mean"]), _psi(e["psi"]), *ends)
     return table
 
 
-def _positions(entries: Sequence[Mapping[str, Any]], title: str) -> list[Table]:
-    tables = []
-    for axis, length in dict.fromkeys((e["axis"], e["length"]) for e in entries):
-        some = [e for e in entries if (e["axis"], e["length"]) == (axis, length)]
-        by = "character of the answer's start" if axis == "start" else "relative position of the answer"
-        of = "" if length == "all" else f", documents of {length} tokens"
-        systems = [e["system"] for e in some]
-        table = _table(f"{title}; {some[0]['measure']} by {by}{of}", ["queries", *systems])
-        for bins in zip(*(e["bins"] for e in some), strict=True):
-            table.add_row(bins[0]["label"], str(bins[0]["queries"]), *map(_cell, bins))
-        table.add_row("mean of bins", str(some[0]["queries"]), *(_cell(e["mean"]) for e in some))
-        table.add_row("PSI", "", *(_psi(e["psi"]) for e in some))
-        table.add_row("if position were shuffled", "", *(_cell(e["psi"]["floor"]) for e in some))
-        if some[0]["trend"] is not None:
-            table.add_row("slope", "", *(_cell(e["trend"]["slope"]) for e in some))
-            table.add_row("Spearman", "", *(_cell(e["trend"]["spearman"]) for e in some))
-        tables.append(table)
-    return tables
-
-
-def _documents(entries: Sequence[Mapping[str, Any]], title: str) -> Table | None:
+def _documents(found: Mapping[str, Any], title: str) -> Table | None:
+    entries = found["documents"]
     if not entries:
         return None
     table = _table(f"{title}; length, copies, twins, ids", [e["system"] for e in entries])
-    for name in dict.fromkeys(name for e in entries for name in e if name != "system"):
-        table.add_row(name.replace("_", " "), *(_cell(e.get(name)) for e in entries))
+    rows = {
+        "short relevant above longest other": "gold_above_longest",
+        "tau of length and rank": "length_tau",
+        "fall by one copy": "copy_gold_rank_change",
+        "changed by exchanged ids": "ids_exchanged_changed",
+    }
+    for label, name in rows.items():
+        table.add_row(label, *(_cell(e.get(name)) for e in entries))
+    table.add_row("PSI over lengths", *(_psi(e["psi"]) for e in entries))
     return table
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from ..errors import InputError
 
@@ -23,11 +27,17 @@ __all__ = [
     "errors",
     "given_runs",
     "names",
+    "print_table",
     "progress_bar",
     "reranker_name",
     "visible",
+    "working",
     "write_json",
 ]
+
+_LINE_EVERY = 30  # seconds between lines of progress where there is no terminal
+
+_WIDEST = 1000  # characters of a table, where no terminal says how many there are
 
 console = Console()
 errors = Console(stderr=True)
@@ -77,9 +87,24 @@ def _picture(found: re.Match[str]) -> str:
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
 
 
+def print_table(table: Table) -> None:
+    """Print a table; where the output is no terminal, none of its figures is cut for lack of width."""
+    if not console.is_terminal:
+        needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+        console.width = max(console.width, needed)
+    console.print(table)
+
+
 def write_json(value: Any) -> None:
-    """Print a value as one JSON document, in which no string can steer a terminal."""
+    """Print a value as one JSON document, in which no string can steer a terminal.
+
+    Where the output cannot encode a character, all that are not ASCII are escaped, so that it stays JSON.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8", "surrogatepass")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
     # Of what matches, only line breaks are outside of strings.
     typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
 
@@ -123,22 +148,42 @@ def given_runs(texts: list[str] | None) -> dict[str, str]:
 
 
 @contextlib.contextmanager
+def working(step: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal's stderr, and nothing elsewhere; call it with the next step."""
+    with errors.status(Text(step)) if errors.is_terminal else contextlib.nullcontext() as status:
+        yield lambda text: None if status is None else status.update(Text(text))
+
+
+@contextlib.contextmanager
 def progress_bar(step: str) -> Iterator[Callable[..., None]]:
-    """A counter on a terminal's stderr, and nothing elsewhere; call it with (count) or (step, count)."""
+    """Show on stderr how far work has come: a bar on a terminal, elsewhere a line every 30 seconds.
+
+    Call what it yields with (count) or (step, count); ``total`` is the count at the end, where it is known, and
+    ``detail`` more words.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )
+    started = told = time.monotonic()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task(step, total=None, rate="")
+        task = bar.add_task(step, total=None, rate="", detail="")
 
-        def tell(*news: Any) -> None:
+        def tell(*news: Any, total: int | None = None, detail: str = "") -> None:
+            nonlocal told
             *name, done = news
-            elapsed = bar.tasks[0].elapsed or 0
-            rate = f"{done / elapsed:.0f}/s" if elapsed > 1 else ""
-            bar.update(task, completed=done, description=name[0] if name else step, rate=rate)
+            now = time.monotonic()
+            rate = f"{done / (now - started):.0f}/s" if now - started > 1 else ""
+            shown = name[0] if name else step
+            bar.update(task, completed=done, total=total, description=shown, rate=rate, detail=detail)
+            if not errors.is_terminal and now - told >= _LINE_EVERY:
+                told = now
+                count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+                words = [f"{shown}: {count}", detail, rate, f"{now - started:.0f} s"]
+                errors.print(visible(", ".join(filter(None, words))), markup=False, highlight=False, soft_wrap=True)
 
         yield tell

@@ -19,6 +19,7 @@ from .console import (
     console,
     given_runs,
     names,
+    print_table,
     progress_bar,
     reranker_name,
     visible,
@@ -27,8 +28,6 @@ from .console import (
 from .indexing import Lexical, TokenStates
 
 __all__ = ["register"]
-
-_WIDEST = 1000  # characters of a table, where nobody says how many there are
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +61,7 @@ def rerank(
     """Rerank a run."""
     from ..eval.baselines import load_reranker
     from ..eval.dataset import load_dataset
+    from ..eval.output import writable_file
     from ..eval.rank_llm import read_requests
     from ..eval.rerank_run import rerank_run
     from ..eval.runs import load_run, save_run
@@ -72,6 +72,7 @@ def rerank(
         dataset, given = load_dataset(data, split), load_run(run, split)
     else:
         raise InputError("give either --data and --run, or --requests alone")
+    writable_file(out)
     name = reranker_name(rerank, layout)
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
@@ -134,10 +135,11 @@ def evaluate(
     from ..eval.dataset import load_dataset
     from ..eval.evaluate import evaluate_systems, search_pool
     from ..eval.matrix import Collection, evaluate_collections
-    from ..eval.metrics import split_measures
+    from ..eval.metrics import check_measures, split_measures
 
     runs = given_runs(run)
-    wanted_systems = names(systems)
+    wanted_systems, wanted_measures = names(systems), split_measures(measures)
+    check_measures(wanted_measures)
     settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
     if any("+" in name for name in wanted_systems):
         settings["token_states"] = token_states.value
@@ -146,7 +148,7 @@ def evaluate(
     options: dict[str, Any] = {
         "depth": depth,
         "add_positives": add_positives,
-        "measures": split_measures(measures),
+        "measures": wanted_measures,
         "settings": settings,
         "command": sys.argv,
     }
@@ -212,7 +214,7 @@ def bench(
             dataset, names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
         )
     if not json:
-        _print(_costs(outcome.summary))
+        print_table(_costs(outcome.summary))
     _show(outcome.summary, out, json)
 
 
@@ -298,14 +300,6 @@ def _show_check(check: Any) -> None:
             console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
 
 
-def _print(table: Table) -> None:
-    """No figure is cut short where the width is but a guess."""
-    if not console.is_terminal:
-        needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
-        console.width = max(console.width, needed)
-    console.print(table)
-
-
 def _say(text: str) -> None:
     console.print(visible(text), style="dim", markup=False, highlight=False, soft_wrap=True)
 
@@ -328,9 +322,9 @@ def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
         bounds = f"{between['low']:.3f} {between['high']:.3f}"
         spent = summary["milliseconds_per_query"][name]
         table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
-    _print(table)
+    print_table(table)
     if summary["comparisons"]:
-        _print(_comparisons(summary["comparisons"], summary["measures"][0], said))
+        print_table(_comparisons(summary["comparisons"], summary["measures"][0], said))
     _say(f"written to {out}")
 
 
@@ -347,7 +341,7 @@ def _show_all(summaries: Sequence[Mapping[str, Any]], out: Path, json: bool) -> 
     for name in dict.fromkeys(name for summary in summaries for name in summary["systems"]):
         means = [summary["intervals"].get(name) for summary in summaries]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean['mean']:.4f}" for mean in means))
-    _print(table)
+    print_table(table)
     _say(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}")
 
 
@@ -382,10 +376,11 @@ def _caveats(summary: Mapping[str, Any]) -> str:
 
 
 def _comparisons(found: Sequence[Mapping[str, Any]], measure: str, said: str) -> Table:
-    """Every two systems: how much they differ, and whether that could be chance."""
-    table = Table(title=Text(visible(f"differences in {measure}; p by randomisation, corrected by Holm{said}")))
+    """Every two systems: how much they differ, new minus base, and whether that could be chance."""
+    title = f"differences in {measure}, new minus base; p by randomisation, corrected by Holm{said}"
+    table = Table(title=Text(visible(title)))
     table.add_column("", no_wrap=True)
-    for name in ("difference", "95 %", "p", "+", "=", "-"):
+    for name in ("difference", "95 %", "p", "better", "same", "worse"):
         table.add_column(name, justify="right")
     for pair in found:
         by = pair["difference"]

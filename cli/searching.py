@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -18,6 +19,7 @@ from .console import (
     console,
     reranker_name,
     visible,
+    working,
     write_json,
 )
 
@@ -25,6 +27,11 @@ __all__ = ["register"]
 
 _EXCERPT = 240  # characters of a passage shown without evidence
 _SENTENCES = 3  # shown with evidence
+_LEGEND = {
+    True: "score: natural logarithm, higher is better; attention: the passage's share among all candidates; [%]: the "
+    "share of the passage's attention that a sentence got",
+    False: "score: of the first stage, higher is better",
+}
 _INDENT = " " * 5  # of what stands below a hit's title
 
 
@@ -59,14 +66,32 @@ def search(
     rerank: RerankOption = "minilm",
     layout: LayoutOption = None,
     evidence: Annotated[bool, typer.Option("--evidence", help="Show what the reranker looked at.")] = False,
-    evidence_level: Annotated[Level, typer.Option(help="With --evidence: by sentence or by token.")] = Level.sentence,
+    evidence_level: Annotated[
+        Level | None,
+        typer.Option(
+            help="Mark whole sentences or single tokens; implies --evidence.", show_default="sentence, with --evidence"
+        ),
+    ] = None,
     passages: Annotated[bool, typer.Option("--passages", help="Show passages instead of documents.")] = False,
     where: WhereOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show where each stage put each result.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Search an index, rerank by attention, show the evidence."""
+    """Search an index, rerank by attention, and show the evidence.
+
+    Each field of a hit in --json: score is the score of the last stage, higher is better, and comparable within this
+    answer only. mass is the share of the query's attention that the passage got among all candidates, from 0 to 1.
+    token_mass is that share for each token of the query, in the order of query_tokens. first_rank and first_score are
+    the document's place and score in the first stage. start and end are character offsets of the passage in the
+    document's text; an entry of evidence has offsets of its own in the field that it names, text or title.
+    milliseconds gives the time of each step; loading is the time to open the index and load the models.
+    """
+    import time
+
     from ..search import Searcher
+
+    started = time.perf_counter()
+    where_filter = parse_where(where)
 
     searcher = Searcher(
         index,
@@ -74,18 +99,25 @@ def search(
         first_stage=cast(Any, first_stage.value),
         candidates=candidates,
     )
-    level: Literal["sentence", "token"] | None = cast(Any, evidence_level.value) if evidence else None
+    level: Literal["sentence", "token"] | None = None
+    if evidence or evidence_level is not None:
+        level = cast(Any, (evidence_level or Level.sentence).value)
     unit: Literal["document", "passage"] = "passage" if passages else "document"
-    with searcher.index:
+    with searcher.index, working("loading the models") as tell:
+        _load_models(searcher)
+        loading = (time.perf_counter() - started) * 1e3
+        if anew := searcher.reranker is not None and not _keeps_states(searcher):
+            tell("reading the candidates' texts")
         if explain:
-            explanation = searcher.explain(query, k, where=parse_where(where), level=unit)
+            explanation = searcher.explain(query, k, where=where_filter, level=unit)
             result, stages = explanation.result, {"dense": explanation.dense, "bm25": explanation.bm25}
             level = "token"
         else:
-            result = searcher.search(query, k, where=parse_where(where), evidence=level, level=unit)
+            result = searcher.search(query, k, where=where_filter, evidence=level, level=unit)
             stages = {}
+    times = {"loading": loading, **result.milliseconds}
     if json:
-        found = result.as_dict()
+        found = result.as_dict() | {"milliseconds": times}
         for hit in found["hits"] if stages else ():
             hit["stages"] = {name: places.get(hit["id"]) for name, places in stages.items()}
         write_json(found)
@@ -109,11 +141,35 @@ def search(
         _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, level))
         console.print()
     if not result.hits:
-        console.print("nothing found with this filter" if where else "nothing found")
-    times = ", ".join(f"{name} {value:.1f}" for name, value in result.milliseconds.items())
-    console.print(f"{result.candidates} candidates; milliseconds: {times}", style="dim", highlight=False)
+        console.print("nothing found with this filter" if where_filter else "nothing found")
+    told = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
+    console.print(f"{result.candidates} candidates; milliseconds: {told}", style="dim", highlight=False)
+    if anew and result.hits:
+        _advise(searcher, result.candidates)
+    if console.is_terminal and result.hits:
+        console.print(_LEGEND[searcher.reranker is not None], style="dim", highlight=False)
     for warning in result.warnings:
         console.print(Text(f"note: {visible(warning)}", "yellow"))
+
+
+def _load_models(searcher: Any) -> None:
+    """Load what the search needs, so that the time of its first step is its own."""
+    if searcher.first_stage != "bm25":
+        searcher.index.search_dense(["loading"], 1)
+
+
+def _keeps_states(searcher: Any) -> bool:
+    """Whether the index keeps token states that the reranker takes, so that no text is read anew."""
+    return bool(searcher._keeps(searcher.reranker))
+
+
+def _advise(searcher: Any, passages: int) -> None:
+    told = f"this search read {passages} passages anew"
+    if searcher.reranker.layout.model == "minilm":
+        told += "; an index made with sightline index --token-states int8 keeps what was read, which takes milliseconds"
+    else:
+        told += ", since the index keeps no states of this model; fewer --candidates are faster"
+    console.print(Text(f"note: {told}", "yellow"))
 
 
 def _print_below(text: Text) -> None:
@@ -137,7 +193,9 @@ def _marked(hit: Any, level: Literal["sentence", "token"] | None) -> Text:
         for span in spans:
             out.append(visible(hit.document.text[at : span.start]))
             strong, weak = span.mass > top / 2, span.mass > top / 8
-            out.append(visible(span.text), "bold black on yellow" if strong else "yellow" if weak else "")
+            # Where styles are not seen, brackets mark what is strong.
+            marked = f"[{span.text}]" if strong and not console.is_terminal else span.text
+            out.append(visible(marked), "bold black on yellow" if strong else "yellow" if weak else "")
             at = span.end
         return out
     best = sorted(sorted(spans, key=lambda span: -span.mass)[:_SENTENCES], key=lambda span: span.start)

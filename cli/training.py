@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -14,7 +14,12 @@ from rich.text import Text
 
 from ..errors import DataError, InputError
 from ..parsing import parse_yaml
+from ..wording import did_you_mean
 from .console import JsonOption, console, errors, given_runs, progress_bar, visible, write_json
+from .running import check_path
+
+if TYPE_CHECKING:
+    from ..training.examples import Source
 
 __all__ = ["register"]
 
@@ -139,7 +144,13 @@ def train(
     depth: Annotated[
         int, typer.Option(help="Candidates of each first stage that negatives are drawn from.", min=1)
     ] = 100,
-    temperature: Annotated[float, typer.Option(help="Of the scores in the loss.")] = 0.05,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="Divides the scores in the loss; too low a value makes the loss 0 and nothing is learnt.",
+            show_default="1 for minilm, 0.05 for hf:MODEL",
+        ),
+    ] = None,
     learn_temperature: Annotated[bool, typer.Option("--learn-temperature", help="Train it, too.")] = False,
     positives: Annotated[str, typer.Option(help="Of several: joint, or each against the negatives.")] = "joint",
     auxiliary_weight: Annotated[float, typer.Option(help="Of what is on scores, beside the next-token loss.")] = 0.1,
@@ -147,7 +158,15 @@ def train(
     distillation_weight: Annotated[float, typer.Option(help="Of the divergence from the lists' scores.")] = 0.0,
     teacher_temperature: Annotated[float, typer.Option(help="Of the lists' scores.")] = 1.0,
     anchor_weight: Annotated[float, typer.Option(help="Of the mean squared distance from the start.")] = 0.0,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", "--lr", help="The highest.")] = 1e-4,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            "--lr",
+            help="The highest learning rate of the run.",
+            show_default="1e-3 for minilm with a frozen encoder, else 1e-4",
+        ),
+    ] = None,
     warmup: Annotated[float, typer.Option(help="Share of the steps in which it rises.")] = 0.05,
     schedule: Annotated[str, typer.Option(help="After that: cosine or constant.")] = "cosine",
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.0,
@@ -165,7 +184,7 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train a reranker to attend to what answers; the same command goes on where it was interrupted."""
-    from ..training import load_learner
+    from ..training import check_learner, load_learner
     from ..training.card import Origin, describe_data
     from ..training.config import TrainingConfig
     from ..training.dev import load_dev_sets
@@ -175,6 +194,15 @@ def train(
     from ..training.trainer import Progress
     from ..training.trainer import train as run_training
 
+    check_learner(model)
+    sources = [Source.parse(text) for text in data]
+    dev_sources = [Source.parse(text, "dev") for text in dev or []]
+    for source in (*sources, *dev_sources):
+        _check_there(source)
+    runs, dev_runs = _pairs(run, "--run"), _pairs(dev_run, "--dev-run")
+    for option_name, files in (("--run", runs), ("--dev-run", dev_runs)):
+        for _, file in files:
+            check_path(Path(file), option_name)
     config = TrainingConfig(
         steps=steps,
         epochs=epochs,
@@ -202,7 +230,6 @@ def train(
         teacher_temperature=teacher_temperature,
         anchor_weight=anchor_weight,
     )
-    sources = [Source.parse(text) for text in data]
     sampling = Sampling(
         documents=_range(documents),
         in_batch=in_batch,
@@ -215,12 +242,12 @@ def train(
     flags = (("next_token", next_token), ("gradient_checkpointing", gradient_checkpointing))
     options |= {name: True for name, asked in flags if asked}
     measured = load_dev_sets(
-        [Source.parse(text, "dev") for text in dev or []],
-        _pairs(dev_run, "--dev-run"),
+        dev_sources,
+        dev_runs,
         depth=dev_depth,
         max_queries=dev_queries,
     )
-    examples = load_sources(sources, _pairs(run, "--run"), min_grade=min_grade, depth=depth)
+    examples = load_sources(sources, runs, min_grade=min_grade, depth=depth, needs_negatives=not in_batch)
     learner = load_learner(model, **options)
     if not errors.is_terminal:  # no bar is seen there: lines are
         logging.getLogger("sightline.training").setLevel(logging.INFO)
@@ -266,6 +293,14 @@ def _pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
             raise InputError(f"{option} {text!r} is not NAME=VALUE")
         found.append((name, value))
     return found
+
+
+def _check_there(source: Source) -> None:
+    path = Path(source.path)
+    check_path(path, "DATA")
+    if not source.in_catalogue and not path.exists():
+        near = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
+        raise DataError(f"no such {'file' if source.is_file else 'folder'}{near}", path=path)
 
 
 def _option(name: str, value: str) -> Any:

@@ -21,6 +21,7 @@ from ..errors import InputError, ModelError
 from ..rerank import reranker as ours
 from ..rerank.ranking import check_request, first_of_each_id, order_by_score
 from ..rerank.reranker import Candidate, DocumentStates, Ranked, Ranking, Reranker
+from ..rerank.signal import NOTHING
 
 __all__ = ["Baseline", "load_reranker"]
 
@@ -87,30 +88,33 @@ class Baseline:
             raise InputError(f"the query must be a text with something in it, not {query!r}")
         if evidence is not None:
             raise InputError(f"{self.name} has no evidence: its scores are not attention")
-        texts = list(dict.fromkeys(block.contents for block in blocks))  # equal texts get equal scores, to the last bit
+        # Equal texts get equal scores, to the last bit.
+        texts = list(dict.fromkeys(block.contents for block in blocks if not block.empty))
         values, cut = self._scorer.score(query, texts) if texts else ([], [])
-        score, truncated = dict(zip(texts, values, strict=True)), dict(zip(texts, cut, strict=True))
-        order, _ = order_by_score(blocks, documents, [score[block.contents] for block in blocks])
+        scored = {text: (value, math.nan, over) for text, value, over in zip(texts, values, cut, strict=True)}
+        found = [scored.get(block.contents, (NOTHING, 0.0, 0)) for block in blocks]
+        unread = [i for i, block in enumerate(blocks) if block.empty]
+        order, warnings = order_by_score(blocks, documents, [score for score, _, _ in found], unread)
         if best_per_id:
             order = first_of_each_id(order, blocks)
         model = self._scorer.model
         return Ranking(
             query=query,
             items=tuple(
-                Ranked(blocks[i], i, score[text], math.nan, truncated[text], None, ())
+                Ranked(blocks[i], i, score, mass, cut, None, ())
                 for i in order[:top_n]
-                for text in [blocks[i].contents]
+                for score, mass, cut in [found[i]]
             ),
             total=len(blocks),
             query_tokens=(),
-            truncated=sum(truncated[block.contents] > 0 for block in blocks),
+            truncated=sum(over > 0 for _, _, over in found),
             layout=self._kind,
             model=self.name.partition(":")[2],
             revision=str(getattr(model.config, "_commit_hash", None) or ""),
             dtype=str(model.dtype).removeprefix("torch."),
             backend="sentence-transformers",
             seconds=time.perf_counter() - started,
-            warnings=(),
+            warnings=tuple(warnings),
         )
 
     def rank_batch(

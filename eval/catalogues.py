@@ -11,18 +11,15 @@ A document without a text has its title for one; without both it is left out, si
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..documents import Document
+from ..documents import Document, cleaned
 from ..errors import DataError, InputError, MissingExtraError, SightlineError
 from .dataset import Dataset
 
 __all__ = ["CATALOGUES", "from_ir_datasets", "from_mteb", "from_nano_beir", "mteb_queries", "plain_documents"]
-
-logger = logging.getLogger(__name__)
 
 _NANO_BEIR = "sentence-transformers/NanoBEIR-en"
 
@@ -191,25 +188,24 @@ def mteb_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def plain_documents(rows: Iterable[Mapping[str, Any]]) -> Iterator[Document]:
     """Documents out of rows with ``id`` or ``_id``, ``text``, and perhaps ``title``.
 
+    A text or title that is None counts as empty. A document without text is kept: lists may name it. A NUL becomes a
+    blank, a lone surrogate U+FFFD: catalogues are not the user's to clean.
+
     Raises:
         DataError: if a row has no id or no text, or one that no document can have.
 
     Example:
         >>> rows = [{"id": "1", "title": "Cats", "text": ""}, {"_id": "2", "text": "Dogs.", "title": None}]
         >>> [(document.id, document.title, document.text) for document in plain_documents(rows)]
-        [('1', '', 'Cats'), ('2', '', 'Dogs.')]
+        [('1', 'Cats', ''), ('2', '', 'Dogs.')]
     """
     for row in rows:
-        id, title, text = row.get("id", row.get("_id")), row.get("title") or "", row.get("text")
+        id, title, text = row.get("id", row.get("_id")), row.get("title") or "", row.get("text", row)
+        text = "" if text is None else text
         if not isinstance(text, str):
             raise DataError(f"document {id!r} has no text; there are: {', '.join(map(repr, row))}")
-        if not text.strip():
-            title, text = "", title
-        if not text.strip():
-            logger.warning("document %r has neither text nor title, and is left out", id)
-            continue
         try:
-            yield Document(id, text, title)
+            yield Document(id, cleaned(text), cleaned(title))
         except InputError as error:
             raise DataError(str(error)) from None
 

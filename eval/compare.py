@@ -15,7 +15,16 @@ import numpy as np
 
 from ..errors import InputError
 
-__all__ = ["Comparison", "Interval", "compare", "holm", "interval", "largest_changes"]
+__all__ = [
+    "Comparison",
+    "Interval",
+    "compare",
+    "holm",
+    "interval",
+    "largest_changes",
+    "new_and_base",
+    "own_first_stage",
+]
 
 PerQuery = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Value by system, query id and measure, as in `sightline.eval.evaluate.Outcome`."""
@@ -38,9 +47,9 @@ class Comparison:
 
     Args:
         measure: its name.
-        a: one system.
-        b: the other.
-        difference: mean of ``a`` minus mean of ``b``, with its paired bootstrap interval.
+        a: the new system, see `new_and_base`.
+        b: the system that it is compared with, its base.
+        difference: mean of ``a`` minus mean of ``b``, new minus base, with its paired bootstrap interval.
         p_t: two-sided paired t-test.
         p_randomisation: two-sided paired randomisation test (Fisher): which of the two scores is whose, by query.
         p_holm: the latter after Holm's correction over all pairs that were compared.
@@ -61,6 +70,33 @@ class Comparison:
     losses: int
 
 
+def own_first_stage(system: str) -> str | None:
+    """The first stage of a reranked system, or None.
+
+    Example:
+        >>> own_first_stage("dense+minilm"), own_first_stage("dense")
+        ('dense', None)
+    """
+    first, plus, _ = system.partition("+")
+    return first if plus else None
+
+
+def new_and_base(first: str, second: str) -> tuple[str, str]:
+    """Which of two systems is the new one, and which is its base. All differences are new minus base.
+
+    A reranked system is new, and its own first stage is its base. Of other pairs, the one that was named later is new.
+
+    Args:
+        first: the system that was named first.
+        second: the other.
+
+    Example:
+        >>> new_and_base("dense", "dense+minilm"), new_and_base("dense+minilm", "dense"), new_and_base("bm25", "dense")
+        (('dense+minilm', 'dense'), ('dense+minilm', 'dense'), ('dense', 'bm25'))
+    """
+    return (first, second) if own_first_stage(first) == second else (second, first)
+
+
 def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int = 9999) -> list[Comparison]:
     """Compare every pair of systems.
 
@@ -71,7 +107,8 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
         resamples: of bootstrap and randomisation. With few queries all possibilities are gone through instead.
 
     Returns:
-        One `Comparison` for each pair, in the order in which the systems are given.
+        One `Comparison` for each pair, in the order in which the systems are given; `new_and_base` decides its
+        direction.
 
     Raises:
         InputError: if the systems are not measured over the same queries, or not by this measure.
@@ -80,14 +117,18 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
         >>> values = {"a": {"q1": {"AP": 0.5}, "q2": {"AP": 0.7}}, "b": {"q1": {"AP": 0.4}, "q2": {"AP": 0.7}}}
         >>> [found] = compare(values, "AP")
         >>> round(found.difference.mean, 3), found.wins, found.ties, found.losses, found.p_holm
-        (0.05, 1, 1, 0, 1.0)
+        (-0.05, 0, 1, 1, 1.0)
     """
     from scipy import stats
 
     values = _matrix(per_query, measure)
     columns = np.stack(list(values.values()), axis=1)  # (Q, S)
     means = _bootstrap_means(columns, seed, resamples)
-    pairs = list(combinations(range(len(values)), 2))
+    names = list(values)
+    pairs = [
+        (names.index(new), names.index(base))
+        for new, base in (new_and_base(first, second) for first, second in combinations(names, 2))
+    ]
     chance = _randomised(columns, pairs, seed, resamples)
     tests = []
     for (a, b), p in zip(pairs, chance, strict=True):
@@ -97,7 +138,6 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
         else:
             tests.append((float(stats.ttest_rel(columns[:, a], columns[:, b]).pvalue), p))
     corrected = holm([p for _, p in tests])
-    names = list(values)
     return [
         Comparison(
             measure=measure,

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..documents import Document
 from ..errors import DataError, InputError
+from ..retrieval.compression import SUFFIXES
 from ..retrieval.readers import read_documents
-from .trec import read_qrels, read_queries
+from .trec import plain_suffix, read_lines, read_qrels, read_queries
 
-__all__ = ["Dataset", "load_dataset"]
+__all__ = ["Dataset", "collection_files", "load_dataset"]
+
+_COMPRESSED = ("", *SUFFIXES)
+_CORPUS = ("corpus.jsonl", "corpus.tsv", "collection.tsv")
+_QUERIES = ("queries.jsonl", "queries.tsv", "queries.{split}.jsonl", "queries.{split}.tsv")
+_QRELS = (
+    *("qrels/{split}.tsv", "qrels/{split}.txt", "qrels/{split}.qrels", "qrels/{split}.trec"),
+    *("qrels.{split}.tsv", "qrels.{split}.txt", "qrels/qrels.{split}.tsv", "qrels/qrels.{split}.txt"),
+)
+_LAYOUT = (
+    "a collection has corpus.jsonl (or collection.tsv), queries.jsonl (or queries.tsv) and qrels/SPLIT.tsv (or .txt)"
+)
+# By the usual name of a collection's folder, the name under which ir_datasets has it.
+_KNOWN = {
+    **{name: f"beir/{name}" for name in ("arguana", "climate-fever", "nq", "scidocs", "trec-covid")},
+    **{
+        name: f"beir/{name}/test"
+        for name in ("dbpedia-entity", "fever", "fiqa", "hotpotqa", "msmarco", "nfcorpus", "quora", "scifact")
+    },
+    "webis-touche2020": "beir/webis-touche2020/v2",
+    "trec_dl19": "msmarco-passage/trec-dl-2019/judged",
+    "trec_dl20": "msmarco-passage/trec-dl-2020/judged",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +45,7 @@ class Dataset:
     Args:
         name: of the folder, or in the catalogue.
         split: of the judgements.
-        folder: with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` (Thakur et al., 2021); or else what
-            messages say where the data is from.
+        folder: with the files of `collection_files`; or else what messages name as the source of the data.
         queries: texts by id; only those with judgements.
         qrels: grades by query id and document id.
         corpus: gives the documents, anew at each call; None for those of the folder.
@@ -41,7 +64,7 @@ class Dataset:
         Args:
             only: ids wanted; None for all.
         """
-        corpus = read_documents(self.folder, format="beir") if self.corpus is None else self.corpus()
+        corpus = _documents(_corpus_file(self.folder)) if self.corpus is None else self.corpus()
         for document in corpus:
             if only is None or document.id in only:
                 yield document
@@ -53,9 +76,10 @@ def load_dataset(
     """Read the queries and judgements of one split.
 
     Args:
-        folder: a BEIR folder, or a name in a catalogue: ``ir:ID`` of ir_datasets, ``mteb:TASK`` (or
-            ``mteb:TASK/SUBSET``), ``nano:NAME`` of NanoBEIR; see `sightline.eval.catalogues`.
-        split: names ``qrels/<split>.tsv``, or a split of the task; an ir_datasets id has its own in it.
+        folder: a folder in the layout of BEIR or MS MARCO (see `collection_files`), or a name in a catalogue:
+            ``ir:ID`` of ir_datasets, ``mteb:TASK`` (or ``mteb:TASK/SUBSET``), ``nano:NAME`` of NanoBEIR; see
+            `sightline.eval.catalogues`.
+        split: names ``qrels/<split>.tsv``, or a split of the task; an ir_datasets id contains its own.
         qrels: judgements to use instead, in BEIR or TREC format; all queries of the split stay.
         max_queries: keep the first so many queries, in the order of the judgements.
 
@@ -72,7 +96,11 @@ def load_dataset(
     if name and catalogue in CATALOGUES and not Path(folder).exists():
         whole, judged = CATALOGUES[catalogue](name, split), Path(folder)
     else:
-        whole, judged = _read_folder(Path(folder), split), Path(folder) / "qrels" / f"{split}.tsv"
+        files = collection_files(folder, split)
+        judged = files["qrels"]
+        whole = Dataset(
+            Path(folder).resolve().name, split, Path(folder), read_queries(files["queries"]), read_qrels(judged)
+        )
     ids = list(whole.qrels)[:max_queries]
     missing = [id for id in ids if id not in whole.queries]
     if missing:
@@ -85,11 +113,87 @@ def load_dataset(
     return replace(whole, queries={id: whole.queries[id] for id in ids}, qrels={id: grades.get(id, {}) for id in ids})
 
 
-def _read_folder(folder: Path, split: str) -> Dataset:
-    """All there is of a split."""
-    judged = folder / "qrels" / f"{split}.tsv"
-    if not judged.is_file():
-        splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
-        raise DataError(f"no such judgements; splits there: {', '.join(splits) or 'none'}", path=judged)
-    grades = read_qrels(judged)
-    return Dataset(folder.resolve().name, split, folder, read_queries(folder / "queries.jsonl"), grades)
+def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]:
+    """The files of one split of a collection; any of them may be compressed (``.gz``, ``.zst``, ``.bz2``, ``.xz``).
+
+    Args:
+        folder: in the layout of BEIR (``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``; Thakur et al., 2021)
+            or of MS MARCO (``collection.tsv``, ``queries.<split>.tsv``, ``qrels.<split>.tsv``).
+        split: of the judgements.
+
+    Returns:
+        The paths of ``corpus``, ``queries`` and ``qrels``.
+
+    Raises:
+        DataError: if there is no such folder, or it lacks one of them; the message says which splits there are.
+    """
+    folder = Path(folder)
+    found = {"corpus": _corpus_file(folder)}
+    for part, names in (("qrels", _QRELS), ("queries", _QUERIES)):
+        path = _first(folder, [name.format(split=split) for name in names])
+        if path is None and part == "qrels":
+            splits = ", ".join(_splits(folder)) or "none"
+            path = folder / "qrels" / f"{split}.tsv"
+            raise DataError(f"no judgements for the split {split!r}; splits there: {splits}", path=path)
+        if path is None:
+            raise DataError(f"this folder has no queries; {_LAYOUT}", path=folder)
+        found[part] = path
+    return found
+
+
+def _corpus_file(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DataError("this is a file, not a folder" if folder.is_file() else _no_folder(folder), path=folder)
+    path = _first(folder, _CORPUS)
+    if path is None:
+        raise DataError(f"this folder has no corpus; {_LAYOUT}", path=folder)
+    return path
+
+
+def _no_folder(folder: Path) -> str:
+    catalogue, colon, _ = str(folder).partition(":")
+    if colon and "/" not in catalogue:
+        return f"there is no such folder, and no catalogue {catalogue!r}; there are ir:, mteb: and nano:"
+    beside = [path.name for path in folder.parent.glob("*") if path.is_dir()] if folder.parent.is_dir() else []
+    if near := difflib.get_close_matches(folder.name, beside, n=1):
+        return f"no such folder; did you mean {folder.parent / near[0]}?"
+    near = difflib.get_close_matches(folder.name.lower(), _KNOWN, n=1, cutoff=0.85)
+    return f"no such folder; ir:{_KNOWN[near[0]]} fetches the collection {near[0]}" if near else "no such folder"
+
+
+def _first(folder: Path, names: Iterable[str]) -> Path | None:
+    paths = (folder / f"{name}{compressed}" for name in names for compressed in _COMPRESSED)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _splits(folder: Path) -> list[str]:
+    """The splits that have judgements."""
+    found = set()
+    for pattern in _QRELS:
+        before, after = pattern.split("{split}")
+        for compressed in _COMPRESSED:
+            for path in folder.glob(f"{before}*{after}{compressed}"):
+                found.add(str(path.relative_to(folder).as_posix())[len(before) :].removesuffix(f"{after}{compressed}"))
+    return sorted(name for name in found if not name.startswith("qrels."))
+
+
+def _documents(path: Path) -> Iterator[Document]:
+    if plain_suffix(path) == ".jsonl":
+        return read_documents(path, format="jsonl")
+    _, first = next(read_lines(path), (1, ""))
+    cells = first.rstrip("\r\n").split("\t")
+    # A header names a column "text"; a collection of MS MARCO has no header.
+    return read_documents(path, format="tsv") if "text" in cells else _collection(path)
+
+
+def _collection(path: Path) -> Iterator[Document]:
+    """MS MARCO: the columns are id and text, or id, title and text, or id, address, title and text; no header."""
+    for line, text in read_lines(path):
+        id, *cells = text.rstrip("\r\n").split("\t")
+        if not 1 <= len(cells) <= 3:
+            reason = f"a line must have 2 to 4 columns (id, perhaps address and title, text); it has {len(cells) + 1}"
+            raise DataError(reason, path=path, line=line)
+        try:
+            yield Document(id, cells[-1], cells[-2] if len(cells) > 1 else "")
+        except InputError as error:
+            raise DataError(str(error), path=path, line=line) from None

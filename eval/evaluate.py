@@ -19,20 +19,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import InputError
+from ..errors import DataError, InputError
 from ..rerank.reranker import Reranker
 from ..retrieval.files import digest, replace_file
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
 from .baselines import load_reranker
 from .compare import compare, interval, largest_changes
-from .dataset import Dataset
-from .metrics import DEFAULT_MEASURES, evaluate
+from .dataset import Dataset, collection_files
+from .metrics import DEFAULT_MEASURES, check_measures, evaluate
+from .output import make_folder
+from .predictions import write_predictions
 from .provenance import dataset_hashes, git_revision, hardware, hash_of, portable_command, portable_name, versions
 from .report import write_report
 from .rerank_run import known_queries, rerank_run_each, with_positives
 from .runs import load_run
-from .trec import trec_order, untie, write_run
+from .trec import trec_order, untie, writable, write_run
 
 __all__ = ["Outcome", "evaluate_systems", "open_index", "parse_system", "search_pool"]
 
@@ -46,6 +48,7 @@ _Answer = tuple[dict[str, float], float]
 _FIRST_STAGES = ("bm25", "dense", "hybrid")
 _QUERIES_AT_ONCE = 32  # searched together
 _CHANGES = 5  # queries listed for every two systems
+_LONGEST_LABEL = 200  # bytes; a file's name may have 255
 _SEED, _RESAMPLES = 0, 9999
 
 
@@ -98,14 +101,16 @@ def evaluate_systems(
     """Run each system over all judged queries and measure it.
 
     Candidates are honest: a relevant document that the first stage did not find is not added, unless that is asked
-    for. First stages other than given runs search an index that is built under ``out`` once, and used again if its
-    settings are the same. Systems that share a first stage share its candidates, and what is read of them.
+    for. First stages other than given runs search an index that is built under ``out`` once, and used again if it
+    serves; otherwise it is built anew, with a warning. Where only BM25 searches, nothing is embedded. Systems that
+    share a first stage share its candidates, and what is read of them.
 
     Args:
         dataset: what to search and to measure against.
         systems: names for `parse_system`.
         out: a folder for ``results.json``, ``per_query.json``, ``report.html``, ``results.csv``, ``table.tex``, one
-            ``SYSTEM.trec`` each, and ``index/``.
+            ``SYSTEM.trec`` each, and ``index/``. A run with ids that TREC's format cannot hold (a tab or a line break
+            in them) is written as ``SYSTEM.json`` in MTEB's format instead. Either can be given as a run again.
         depth: candidates that a first stage hands on, and documents that are measured.
         add_positives: let rerankers also read the relevant documents that the first stage did not find; results then
             say so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
@@ -122,24 +127,25 @@ def evaluate_systems(
         What was also written to ``out``.
 
     Raises:
-        InputError: if a system, measure, setting or depth cannot be used, or the index is of another collection.
+        InputError: if a system, measure, setting, depth or ``out`` cannot be used, or the index is of another
+            collection.
         SightlineError: see `Index.build`, `rerank_run`.
     """
-    out = Path(out)
     runs = dict(runs or {})
     if not systems:
         raise InputError("name at least one system")
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
     plans = _plans(systems, runs)
-    evaluate({"q": {"d": 1}}, {"q": ["d"]}, measures)
+    check_measures(measures)
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
     given = {name: load_run(path, dataset.split) for name, path in runs.items()}
     tell = progress or (lambda step, done: None)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(out)
     opened = None
     if index is not None or any(first not in given for first, _ in plans.values()):
-        opened = open_index(dataset, index, out / "index", settings or {}, bool(rerankers), partial(tell, "index"))
+        searching = [plan for plan in plans.values() if plan[0] not in given]
+        opened = open_index(dataset, index, out / "index", settings or {}, searching, partial(tell, "index"))
     found: dict[str, tuple[Run, float]] = {}
     try:
         searched = {
@@ -166,8 +172,7 @@ def evaluate_systems(
     for name, run in results.items():
         order = {id: list(scores) for id, scores in run.items()}
         means[name], per_query[name] = evaluate(dataset.qrels, order, measures)
-        label = _label(name)
-        write_run(out / f"{label}.trec", run, label)
+        _save_run(out, _label(name), run, dataset)
     first_measure = measures[0]
     compared = compare(per_query, first_measure, seed=_SEED, resamples=_RESAMPLES)
     summary: dict[str, Any] = {
@@ -220,7 +225,21 @@ def evaluate_systems(
 
 def _label(name: str) -> str:
     """A system's name as a file's name and a run's tag."""
-    return re.sub(r"[^\w.+-]", "_", name)
+    label = re.sub(r"[^\w.+-]", "_", name)
+    return label if len(label.encode()) <= _LONGEST_LABEL else f"{label[:60]}-{hash_of(name)}"
+
+
+def _save_run(out: Path, label: str, run: Run, dataset: Dataset) -> None:
+    """Write a run as TREC's, or as MTEB's predictions if it has ids that TREC's format cannot hold."""
+    for former in (out / f"{label}.trec", out / f"{label}.json"):
+        former.unlink(missing_ok=True)
+    if not any(run.values()):
+        logger.warning("%s found nothing for any query", label)
+    elif writable(id for query, scores in run.items() if scores for id in (query, *scores)):
+        write_run(out / f"{label}.trec", run, label)
+    else:
+        logger.warning("ids have a tab or a line break, which no TREC run can hold; %s.json has MTEB's format", label)
+        write_predictions(out / f"{label}.json", run, label, dataset.split)
 
 
 def _plans(systems: Sequence[str], runs: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
@@ -249,27 +268,73 @@ def open_index(
     index: str | Path | None,
     path: Path,
     settings: Mapping[str, Any],
-    keep_states: bool,
+    systems: Iterable[tuple[str, str | None]],
     progress: Callable[[int], None],
 ) -> Index:
     """The index of a collection.
 
     Args:
         dataset: the collection.
-        index: an existing index of it; None for the one at ``path``, which is built if it is not there.
-        path: where that is.
+        index: an existing index of it; None for the one at ``path``. That one is built if it is not there, and built
+            anew, with a warning, if it is of another state of the collection or does not serve the systems.
+        path: where that is; ``NAME.source.json`` beside it says of which files it was made.
         settings: of the index at ``path``, for `Index.create`.
-        keep_states: whether it is to keep token states, unless ``settings`` say so themselves.
+        systems: first stage and reranker of those that will search it. Where all of them are BM25 without a reranker,
+            nothing is embedded; where one has a reranker, token states are kept. ``settings`` may say otherwise of
+            the token states.
         progress: called with the number of documents that are indexed.
 
+    Returns:
+        The index, open.
+
     Raises:
-        InputError: if the index is of another collection, or has other settings, or there is no such setting.
+        InputError: if the index is of another collection, there is no such setting, or the index at ``path`` does not
+            serve and was not made by this function.
         SightlineError: see `Index.open` and `Index.build`.
     """
     if index is not None:
         opened = Index.open(index)
         _check_collection(opened, dataset)
         return opened
+    wanted = _wanted(settings, list(systems))
+    source = path.with_name(f"{path.name}.source.json")
+    files = json.dumps(_corpus_hash(dataset)).encode()
+    if (path / "manifest.json").exists():
+        opened = Index.open(path)
+        reason = _misfit(opened, wanted)
+        if reason is None and source.exists() and source.read_bytes() != files:
+            reason = "the collection has changed since"
+        if reason is None:
+            _check_collection(opened, dataset)
+            if opened.manifest.complete:
+                logger.info("using the index at %s", path)
+                return opened
+        opened.close()
+        if reason is not None:
+            if not source.exists():
+                raise InputError(
+                    f"{path}: an index with other settings is there that no evaluation made ({reason}); "
+                    "remove it, or choose another --out"
+                )
+            logger.warning("the index at %s does not serve (%s) and is built anew", path, reason)
+            built = Index.build(path, dataset.documents(), progress=progress, overwrite=True, **wanted)
+            replace_file(source, files)
+            return built
+    replace_file(source, files)
+    return Index.build(path, dataset.documents(), progress=progress, **wanted)
+
+
+def _corpus_hash(dataset: Dataset) -> dict[str, str]:
+    """Name and hash of the corpus; empty for what is not a folder: a catalogue's collections do not change."""
+    try:
+        path = collection_files(dataset.folder, dataset.split)["corpus"]
+    except DataError:
+        return {}
+    return {path.name: digest(path)}
+
+
+def _wanted(settings: Mapping[str, Any], systems: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+    """All settings of an index for these systems."""
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(Index.create).parameters.items()
@@ -278,17 +343,17 @@ def open_index(
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
-    wanted = {**defaults, "token_states": "fp16" if keep_states else "none", **settings}
-    if (path / "manifest.json").exists():
-        opened = Index.open(path)
-        _check_collection(opened, dataset)
-        if opened.manifest.complete and not _differs(opened, wanted):
-            logger.info("using the index at %s", path)
-            return opened
-        opened.close()
-        if opened.manifest.complete:
-            raise InputError(f"{path}: an index with other settings is there; remove it, or choose another --out")
-    return Index.build(path, dataset.documents(), progress=progress, **wanted)
+    reranks = any(second for _, second in systems)
+    wanted = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
+    if not reranks and all(first == "bm25" for first, _ in systems):
+        wanted |= {
+            "encoder": "none",
+            "encoder_options": None,
+            "faiss": "Flat",
+            "faiss_parameters": "",
+            "token_states": "none",
+        }
+    return wanted
 
 
 def _check_collection(index: Index, dataset: Dataset) -> None:
@@ -303,25 +368,37 @@ def _check_collection(index: Index, dataset: Dataset) -> None:
         )
 
 
-def _differs(index: Index, wanted: Mapping[str, Any]) -> bool:
+def _misfit(index: Index, wanted: Mapping[str, Any]) -> str | None:
+    """The first setting of an index that keeps it from serving, with its value; None if it serves.
+
+    An index that has more than is needed, embeddings or token states, serves just as well.
+    """
     manifest = index.manifest
     wanted = {**wanted, "encoder_options": wanted["encoder_options"] or {}}
     if not isinstance(wanted["encoder"], str):
         wanted["encoder"] = wanted["encoder"].name
+    elif Path(wanted["encoder"]).exists():
+        wanted["encoder"] = str(Path(wanted["encoder"]).resolve())
     if wanted["max_tokens"] is None:
         wanted["max_tokens"] = min(manifest.encoder["max_length"], 256) - 2
     there: dict[str, Any] = {
-        "encoder": manifest.encoder["name"],
-        "encoder_options": manifest.encoder["options"],
-        "faiss": manifest.faiss["factory"],
-        "faiss_parameters": manifest.faiss["parameters"],
         "lexical": manifest.lexical["engine"],
         "max_tokens": manifest.passages["max_tokens"],
         "overlap": manifest.passages["overlap"],
     }
-    # An index that keeps states serves systems that do not ask for them just as well.
-    states = wanted["token_states"] in ("none", manifest.token_states["kind"])
-    return not states or any(there[name] != value for name, value in wanted.items() if name != "token_states")
+    if wanted["encoder"] != "none":
+        there |= {
+            "encoder": manifest.encoder["name"],
+            "encoder_options": manifest.encoder["options"],
+            "faiss": manifest.faiss["factory"],
+            "faiss_parameters": manifest.faiss["parameters"],
+        }
+    if wanted["token_states"] != "none":
+        there["token_states"] = manifest.token_states["kind"]
+    return next(
+        (f"{name} is {value!r}, needed is {wanted[name]!r}" for name, value in there.items() if wanted[name] != value),
+        None,
+    )
 
 
 def _from_run(

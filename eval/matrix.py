@@ -10,8 +10,10 @@ from typing import Any
 
 from ..errors import DataError, InputError
 from ..parsing import read_yaml
-from .dataset import load_dataset
+from .dataset import collection_files, load_dataset
 from .evaluate import evaluate_systems, search_pool
+from .metrics import check_measures
+from .output import make_folder
 from .report import write_report
 
 __all__ = ["MATRIX", "Collection", "evaluate_collections", "load_matrix"]
@@ -54,10 +56,12 @@ def load_matrix(
         max_queries: only the first so many of each.
 
     Raises:
-        DataError: if the plan is malformed.
+        DataError: if there is no such folder, or the plan is malformed.
         InputError: if a collection is wanted that the plan does not have.
     """
     plan, data = Path(plan), Path(data)
+    if not data.is_dir():
+        raise DataError("no such folder; name the one that holds the plan's collections", path=data)
     body = read_yaml(plan)
     if not isinstance(body, dict) or body.keys() != {"first_stages", "rerankers", "collections"}:
         raise DataError("a plan has the fields first_stages, rerankers and collections, no other", path=plan)
@@ -124,7 +128,12 @@ def evaluate_collections(
         raise InputError("name at least one collection")
     if len(set(names)) < len(names):
         raise InputError(f"two collections have one name; their results would share a folder: {', '.join(names)}")
-    out, tell = Path(out), progress or (lambda step, done: None)
+    if "measures" in options:
+        check_measures(options["measures"])
+    for collection in collections:  # before the first takes its hours
+        if collection.folder.exists() or ":" not in str(collection.folder):
+            collection_files(collection.folder, collection.split)
+    out, tell = make_folder(out), progress or (lambda step, done: None)
     folders, found = [out / name for name in names], []
     with search_pool(jobs) as pool:
         for collection, folder in zip(collections, folders, strict=True):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["DEFAULT_MEASURES", "evaluate", "split_measures"]
+__all__ = ["DEFAULT_MEASURES", "check_measures", "evaluate", "split_measures"]
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "R@100")
+
+_LARGEST_CUTOFF = 1_000_000
 
 
 def split_measures(text: str) -> list[str]:
@@ -21,6 +25,77 @@ def split_measures(text: str) -> list[str]:
         ['nDCG@10', 'AP(rel=2)@100', "SDCG(dcg='log2', max_rel=3)@5"]
     """
     return [name.strip() for name in re.split(r",(?![^(]*\))", text) if name.strip()]
+
+
+def check_measures(measures: Sequence[str]) -> None:
+    """Refuse measures that cannot be computed here, before any work is done for them.
+
+    Args:
+        measures: names that ir_measures knows.
+
+    Raises:
+        InputError: if there is no measure, or one is unknown, has an impossible parameter, or needs a tool that is
+            not installed.
+
+    Example:
+        >>> check_measures(["nDCG@10", "AP(rel=2)@100"])
+    """
+    evaluate({"q": {"d": 1}}, {"q": ["d"]}, measures)
+
+
+def _parse(name: str) -> Any:
+    """A measure by its name.
+
+    Raises:
+        InputError: if ir_measures has no such measure, or a parameter is not possible. Its tools end the whole process
+            at some of them, so nothing that is not possible may reach them.
+    """
+    import ir_measures
+
+    try:
+        measure = ir_measures.parse_measure(name)
+    except KeyError as error:
+        raise InputError(f"the measure {name!r} has an unknown parameter: {error.args[0]!r}") from None
+    except (NameError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise InputError(_unknown(name)) from None
+    cutoff = measure.params.get("cutoff")
+    if cutoff is not None and (type(cutoff) is not int or not 1 <= cutoff <= _LARGEST_CUTOFF):
+        raise InputError(
+            f"the measure {name!r} has an impossible cutoff; it must be a whole number from 1 to {_LARGEST_CUTOFF:,}"
+        )
+    relevant = measure.params.get("rel")
+    if relevant is not None and (type(relevant) is not int or not 1 <= relevant < 2**31):
+        raise InputError(f"the measure {name!r} has an impossible rel; it must be a whole number of at least 1")
+    try:
+        measure.validate_params()
+    except (AssertionError, TypeError, ValueError):
+        raise InputError(f"the measure {name!r} cannot be computed; {_parameters(measure)}") from None
+    return measure
+
+
+def _unknown(name: str) -> str:
+    """What there is, for a name that is not."""
+    from ir_measures.measures import registry
+
+    word = re.split(r"[@(]", str(name))[0].strip()
+    if word in registry:
+        return f"the measure {name!r} cannot be read; {_parameters(registry[word]())}"
+    near = [known for known in registry if known.lower() == word.lower()] or difflib.get_close_matches(word, registry)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    known = ", ".join(known for known in registry if known.isascii())
+    return f"there is no measure {name!r}; {hint}ir_measures knows {known}, most of them with a cutoff, as in nDCG@10"
+
+
+def _parameters(measure: Any) -> str:
+    """The parameters that a measure takes."""
+    if not measure.SUPPORTED_PARAMS:
+        return "it takes no parameter and no cutoff"
+    described = [
+        f"{name} ({'needed; ' if info.required else ''}{info.desc or 'see ir_measures'})"
+        for name, info in measure.SUPPORTED_PARAMS.items()
+    ]
+    where = f"; {measure.AT_PARAM} may be written behind @" if measure.AT_PARAM in measure.SUPPORTED_PARAMS else ""
+    return f"its parameters are {', '.join(described)}{where}"
 
 
 def evaluate(
@@ -61,14 +136,8 @@ def evaluate(
     if not measures:
         raise InputError("name at least one measure")
     names: dict[Any, list[str]] = {}  # one measure may have several names, such as RR@10 and MRR@10
-    try:
-        for name in measures:
-            names.setdefault(ir_measures.parse_measure(name), []).append(name)
-    except (NameError, ValueError, SyntaxError, KeyError) as error:
-        raise InputError(
-            f"unknown measure among {', '.join(measures)}: {error}; names are as in ir_measures, capitals and all, "
-            "such as Judged@10"
-        ) from error
+    for name in measures:
+        names.setdefault(_parse(name), []).append(name)
     # Numbers instead of ids: some tools read files, in which ids may have no blanks, and queries must be numbers.
     ids = list(qrels)
     queries = {id: str(place) for place, id in enumerate(ids)}
@@ -92,7 +161,10 @@ def evaluate(
     try:
         values = list(ir_measures.iter_calc(list(names), judged, run))
     except Exception as error:  # its providers fail each in its own way at a parameter or a tool that is missing
-        raise InputError(f"cannot compute one of {', '.join(measures)}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot compute one of {', '.join(measures)}: {reason}") from error
+    if odd := next((value for value in values if not math.isfinite(value.value)), None):
+        raise InputError(f"the measure {names[odd.measure][0]!r} is {odd.value} for query {ids[int(odd.query_id)]!r}")
     for value in values:
         per_query[ids[int(value.query_id)]] |= dict.fromkeys(names[value.measure], float(value.value))
     mean = {name: sum(values[name] for values in per_query.values()) / len(per_query) for name in measures}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError
-from ..parsing import read_json
+from ..parsing import parse_json
+from ..retrieval.compression import open_binary
 from ..retrieval.files import replace_file
 from .trec import trec_order
 
@@ -49,7 +50,13 @@ def read_predictions(
         {'q1': {'d2': 0.75, 'd1': 0.5}}
     """
     path = Path(path)
-    record: Any = read_json(path)
+    try:
+        with open_binary(path) as file:
+            record: Any = parse_json(file.read())
+    except DataError as error:
+        raise DataError(error.reason, path=path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error}", path=path) from error
     if not isinstance(record, dict):
         raise DataError(f"not predictions of MTEB: a JSON {type(record).__name__}", path=path)
     subsets = {name: value for name, value in record.items() if name != _META}

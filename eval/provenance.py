@@ -13,15 +13,16 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import xxhash
 
 from .. import __version__
+from ..errors import DataError
 from ..retrieval.files import digest
-from .dataset import Dataset
+from .dataset import Dataset, collection_files
 
 __all__ = ["dataset_hashes", "git_revision", "hardware", "hash_of", "portable_command", "portable_name", "versions"]
 
@@ -111,13 +112,14 @@ def hash_of(value: Any) -> str:
 
 def dataset_hashes(dataset: Dataset) -> dict[str, Any]:
     """``queries`` and ``qrels`` as used (`hash_of`), and ``files`` of the collection (XXH3-128 of their bytes)."""
-    files: Mapping[str, Path] = {
-        name: Path(dataset.folder) / name for name in ("corpus.jsonl", "queries.jsonl", f"qrels/{dataset.split}.tsv")
-    }
+    try:
+        files = collection_files(dataset.folder, dataset.split)
+    except DataError:
+        files = {}  # not a folder in BEIR's layout
     return {
         "queries": hash_of(dataset.queries),
         "qrels": hash_of(dataset.qrels),
-        "files": {name: digest(path) for name, path in files.items() if path.is_file()},
+        "files": {path.relative_to(dataset.folder).as_posix(): digest(path) for path in files.values()},
     }
 
 

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError
 from ..parsing import parse_json, read_json, read_yaml
+from ..retrieval.files import digest
+from .matrix import MATRIX, load_matrix
 
 __all__ = ["EXPECTED", "Check", "Entry", "Figure", "load_expected", "reproduce", "select"]
 
@@ -103,6 +106,7 @@ class Entry:
         quick: takes a minute at most.
         why: of ``past``: why it is not run.
         figures: what is expected.
+        measured: of every collection that was measured, XXH3-128 by file, see `sightline.eval.provenance`.
     """
 
     id: str
@@ -115,6 +119,7 @@ class Entry:
     quick: bool
     why: str
     figures: tuple[Figure, ...]
+    measured: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def needs_data(self) -> bool:
@@ -164,6 +169,7 @@ def load_expected(path: str | Path = EXPECTED) -> list[Entry]:
     body = read_yaml(path)
     if not isinstance(body, dict) or body.get("version") != 1 or not isinstance(body.get("entries"), list):
         raise DataError("must have version: 1, and entries, a list", path=path)
+    measured = _measured(body, path)
     entries: dict[str, Entry] = {}
     for number, record in enumerate(body["entries"], start=1):
         name = record.get("id") if isinstance(record, dict) else None
@@ -172,12 +178,23 @@ def load_expected(path: str | Path = EXPECTED) -> list[Entry]:
         try:
             if name in entries:
                 raise DataError("the id is there for the second time")
-            entries[name] = _entry(record)
+            entries[name] = replace(_entry(record), measured=measured)
             if entries[name].after and entries[name].after not in entries:
                 raise DataError(f"after {entries[name].after!r}: no entry before it has this id")
         except DataError as error:
             raise DataError(f"entry {name!r}: {error.reason}", path=path) from None
     return list(entries.values())
+
+
+def _measured(body: Mapping[str, Any], path: Path) -> Mapping[str, Mapping[str, str]]:
+    """The hashes of the measured collections."""
+    found = body.get("collections", {})
+    right = isinstance(found, dict) and all(
+        isinstance(files, dict) and all(isinstance(hash, str) for hash in files.values()) for files in found.values()
+    )
+    if not right:
+        raise DataError("collections must give, by name, a hash for each file", path=path)
+    return found
 
 
 def _entry(record: Mapping[str, Any]) -> Entry:
@@ -288,6 +305,9 @@ def reproduce(
             yield Check(entry, skipped=skipped)
             continue
         try:
+            for one in (before, entry):
+                if one is not None and data is not None:
+                    _check_data(one, Path(data))
             if before is not None:
                 _run(before, work, places)
             value = _run(entry, work, places)
@@ -305,6 +325,33 @@ def _obstacle(entry: Entry, data: str | Path | None) -> str:
         return "needs the judged collections: --data, or SIGHTLINE_DATA"
     absent = [name for name in entry.modules if importlib.util.find_spec(name) is None]
     return f"needs {absent[0]}, which is not installed" if absent else ""
+
+
+def _check_data(entry: Entry, data: Path) -> None:
+    """Refuse data that an entry's figures were not measured on, before its command runs.
+
+    Raises:
+        DataError: if a collection is not there, or has other files.
+    """
+    if not entry.needs_data:
+        return
+    if not data.is_dir():
+        raise DataError("no such folder of judged collections", path=data)
+    names = set(re.findall(r"\{data\}/([\w-]+)", entry.command))
+    arguments = shlex.split(entry.command)
+    if "matrix" in arguments:
+        options = {name: value for name, value in pairwise(arguments) if name in ("--plan", "--only")}
+        plan = options.get("--plan", str(MATRIX)).format(root=_ROOT)
+        only = options.get("--only", "").split(",")
+        names |= {one.folder.name for one in load_matrix(data, plan, only=[name for name in only if name])}
+    for name in sorted(names):
+        if not (data / name).is_dir():
+            raise DataError("no such folder; the figures were measured on this collection", path=data / name)
+        for file, hash in entry.measured.get(name, {}).items():
+            path = data / name / file
+            if not path.is_file() or digest(path) != hash:
+                reason = f"your {name} is another one than the figures were measured on: {file} differs or is missing"
+                raise DataError(reason, path=data / name)
 
 
 def _run(entry: Entry, work: Path, places: Mapping[str, str]) -> Any:

@@ -93,7 +93,7 @@ def rerank_run_each(
                 spent[number] += reading[id(model)]
                 started = time.perf_counter()
                 rankings = [
-                    reranker.rank(query, candidates, states=[known_states[block.contents] for block in candidates])
+                    reranker.rank(query, candidates, states=[known_states.get(block.contents) for block in candidates])
                     for query, candidates in lists
                 ]
             else:
@@ -124,7 +124,7 @@ def _read(model: Any, blocks: Sequence[Document], known: dict[str, DocumentState
     """Add the states of texts that are not known yet."""
     import torch
 
-    texts = [text for text in dict.fromkeys(block.contents for block in blocks) if text not in known]
+    texts = [text for text in dict.fromkeys(block.contents for block in blocks if not block.empty) if text not in known]
     if not texts:
         return
     read = model.read(texts)

@@ -7,7 +7,8 @@
 | ``.tsv`` | MS MARCO's ``query document rank``, as Pyserini writes it with ``--output-format msmarco`` |
 | any other | TREC's six columns, as Pyserini and everybody writes them |
 
-When read, the last two are told apart by their number of columns, whatever the name.
+A file that is read may be compressed (``.gz``, ``.zst``, ...). When read, the last two are told apart by their number
+of columns, whatever the name.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from .dataset import Dataset
 from .predictions import read_predictions, write_predictions
 from .rank_llm import read_requests, write_requests
-from .trec import read_run, write_run
+from .trec import plain_suffix, read_run, write_run
 
 __all__ = ["load_run", "save_run"]
 
@@ -38,7 +39,7 @@ def load_run(path: str | os.PathLike[str], split: str | None = None) -> dict[str
     Raises:
         DataError: see `read_run`, `read_predictions` and `read_requests`.
     """
-    suffix = Path(path).suffix
+    suffix = plain_suffix(path)
     if suffix == ".json":
         return read_predictions(path, split)
     if suffix == ".jsonl":

@@ -6,10 +6,11 @@ Where scores are equal, trec_eval decides: `trec_order` is its order, and `untie
 from __future__ import annotations
 
 import codecs
+import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,30 +18,60 @@ import numpy as np
 
 from ..errors import DataError, InputError
 from ..parsing import parse_json
+from ..retrieval.compression import SUFFIXES, open_binary, uncompressed_name
 
-__all__ = ["read_lines", "read_qrels", "read_queries", "read_run", "trec_order", "untie", "write_run"]
+__all__ = [
+    "plain_suffix",
+    "read_lines",
+    "read_qrels",
+    "read_queries",
+    "read_run",
+    "trec_order",
+    "untie",
+    "writable",
+    "write_run",
+]
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+logger = logging.getLogger(__name__)
+
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _RANK = re.compile(r"[1-9][0-9]{0,8}")
-_BEIR_HEADER = ["query-id", "corpus-id", "score"]
 _BLANK = re.compile(r"[ \t\n\r\v\f]")
+_UNWRITABLE = re.compile(r"[\t\n\r]|^\ufeff")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+# The names that columns have in headers, in small letters and with hyphens.
+_QUERY = ("query-id", "queryid", "qid", "query", "topic", "topic-id", "-id", "id")
+_DOCUMENT = (
+    *("corpus-id", "corpusid", "cid", "doc-id", "docid", "did", "pid", "docno", "document", "document-id", "doc"),
+    *("passage-id", "passage", "item-id"),
+)
+_GRADE = ("score", "relevance", "rel", "label", "grade", "judgement", "judgment", "qrel")
+_TEXT = ("text", "query", "query-text", "title", "question")
 _Value = TypeVar("_Value")
 
 
+def plain_suffix(path: str | os.PathLike[str]) -> str:
+    """The ending of a file's name in small letters, without that of its compression.
+
+    Example:
+        >>> plain_suffix("queries.jsonl.gz"), plain_suffix("run.TSV")
+        ('.jsonl', '.tsv')
+    """
+    return Path(uncompressed_name(path)).suffix.lower()
+
+
 def read_queries(path: str | os.PathLike[str]) -> dict[str, str]:
-    r"""Read queries: ``queries.jsonl`` as BEIR has it, or a TSV of ``qid<TAB>text`` without a header.
+    r"""Read queries: ``queries.jsonl`` as in BEIR, or a TSV file of ``qid<TAB>text`` as in MS MARCO.
 
     Args:
-        path: a file whose name ends in ``.jsonl`` (fields ``_id`` or ``id``, and ``text``; others are not read), or
-            any other name for TSV.
+        path: a file whose name ends in ``.jsonl`` (fields ``_id`` or ``id``, and ``text``; others are ignored), or
+            any other name for TSV, with or without a header. It may be compressed (``.gz``, ``.zst``, ...).
 
     Returns:
         Query text by query id, in the file's order.
 
     Raises:
-        DataError: if the file cannot be read or is empty, or a line is bad or has an id for the second time.
+        DataError: if the file cannot be read or is empty, or a line is bad or repeats an id.
 
     Example:
         >>> import pathlib, tempfile
@@ -52,10 +83,14 @@ def read_queries(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     path = Path(path)
     queries: dict[str, str] = {}
-    parse = _json_query if path.suffix == ".jsonl" else _tsv_query
+    json_lines = plain_suffix(path) in (".jsonl", ".ndjson")
+    first = True
     for line, text in read_lines(path):
+        header, first = first and not json_lines and _is_header(text.rstrip("\r\n").split("\t"), _QUERY, _TEXT), False
+        if header:
+            continue
         try:
-            query, words = parse(text)
+            query, words = _json_query(text) if json_lines else _tsv_query(text)
             _check_text(query, words)
             if not query.strip() or not words.strip():
                 raise DataError("the query's id or text is empty")
@@ -71,7 +106,8 @@ def _json_query(text: str) -> tuple[str, str]:
     record: Any = parse_json(text)
     if not isinstance(record, dict):
         raise DataError(f"a query must be a JSON object, not a {type(record).__name__}")
-    query, words = record.get("_id", record.get("id")), record.get("text")
+    query = next((record[name] for name in ("_id", "id", "query_id", "qid") if name in record), None)
+    words = record.get("text", record.get("query"))
     if isinstance(query, int) and not isinstance(query, bool):
         query = str(query)
     if not isinstance(query, str) or not isinstance(words, str):
@@ -87,17 +123,21 @@ def _tsv_query(text: str) -> tuple[str, str]:
 
 
 def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
-    r"""Read judgements: BEIR's TSV (header ``query-id corpus-id score``) or TREC's four columns.
+    r"""Read judgements: BEIR's three columns, with or without a header, or TREC's four.
+
+    The columns are separated by tabs or by blanks. Where they are separated by tabs, ids may contain blanks. A header
+    may use the usual names of the columns (``query-id``, ``query_id``, ``qid``, ``corpus-id``, ``docid``, ``pid``,
+    ``score``, ``relevance``, ...), and then decides their order.
 
     Args:
-        path: the file; its first line tells the two apart.
+        path: the file; its first line tells the forms apart. It may be compressed (``.gz``, ``.zst``, ...).
 
     Returns:
         Grade by document id by query id, in the file's order. Grades may be 0 (judged, not relevant) or negative.
 
     Raises:
-        DataError: if the file cannot be read or is empty, or a line is bad or contradicts a former one. The same
-            judgement twice is no error.
+        DataError: if the file cannot be read or is empty, or a line is bad or contradicts an earlier one. A judgement
+            may be repeated. Grades must be whole numbers, which may be written as ``1.0``.
 
     Example:
         >>> import pathlib, tempfile
@@ -109,41 +149,81 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
     """
     path = Path(path)
     qrels: dict[str, dict[str, int]] = {}
-    beir = None
+    places: tuple[int, int, int] | None = None
+    names = "query-id, corpus-id, score"
+    width = 3
     for line, text in read_lines(path):
-        if beir is None and (beir := text.rstrip("\r\n").split("\t") == _BEIR_HEADER):
-            continue
         try:
-            if beir:
-                query, document, grade = _columns(text.rstrip("\r\n").split("\t"), "query-id, corpus-id, score")
-            else:
-                query, _, document, grade = _columns(_split(text), "query, iteration, document, grade")
-            if not _INTEGER.fullmatch(grade) or len(grade) > 9:
-                raise DataError(f"the grade {grade[:40]!r} is not an integer of at most 9 characters")
-            if qrels.setdefault(query, {}).setdefault(document, int(grade)) != int(grade):
+            if places is None:
+                if header := _qrels_header(text):
+                    places, width = header
+                    continue
+                width, places = (4, (0, 2, 3)) if _width(text, {4: 3, 3: 2}) == 4 else (3, (0, 1, 2))
+                names = "query, iteration, document, grade" if width == 4 else names
+                if not _NUMBER.fullmatch(_cells(text, width)[-1].strip()):
+                    raise DataError(
+                        "the first line is neither a judgement nor a header. Judgements have BEIR's three columns, "
+                        "under the header query-id, corpus-id, score or without one, or TREC's four: query, iteration, "
+                        "document, grade"
+                    )
+            columns = _columns(_cells(text, width), width, names)
+            query, document, grade = (columns[place] for place in places)
+            value = _grade(grade)
+            if qrels.setdefault(query, {}).setdefault(document, value) != value:
                 before = qrels[query][document]
-                raise DataError(f"query {query!r}, document {document!r}: grade {grade} here, {before} before")
+                raise DataError(f"query {query!r}, document {document!r}: grade {value} here, {before} before")
         except DataError as error:
             raise DataError(error.reason, path=path, line=line) from None
     return _filled(qrels, path, "judgement")
 
 
+def _qrels_header(text: str) -> tuple[tuple[int, int, int], int] | None:
+    """Where a header says that query, document and grade are, and the number of columns; None if it is no header."""
+    for cells in (text.rstrip("\r\n").split("\t"), _split(text)):
+        named = [_plain(cell) for cell in cells]
+        if len(named) not in (3, 4):
+            continue
+        found = [
+            next((i for i, name in enumerate(named) if name in known), None) for known in (_QUERY, _DOCUMENT, _GRADE)
+        ]
+        query, document, grade = found
+        if query is not None and document is not None and grade is not None:
+            return (query, document, grade), len(named)
+    return None
+
+
+def _is_header(cells: Sequence[str], *known: Sequence[str]) -> bool:
+    return len(cells) == len(known) and all(_plain(cell) in names for cell, names in zip(cells, known, strict=True))
+
+
+def _plain(name: str) -> str:
+    return name.strip().strip('"').lower().replace("_", "-")
+
+
+def _grade(text: str) -> int:
+    text = text.strip()
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not value.is_integer() or abs(value) > 999_999_999:
+        raise DataError(f"the grade {text[:40]!r} is not a whole number of at most 9 digits, which measures need")
+    return int(value)
+
+
 def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     r"""Read a run: TREC's ``query Q0 document rank score tag``, or MS MARCO's ``query document rank``.
 
-    The scores alone make the ranking, as in trec_eval: the columns Q0, rank and tag are not read. Where there are
-    only ranks, the score is ``1 / rank``, as Pyserini has it.
+    As in trec_eval, the scores alone make the ranking: the columns Q0, rank and tag are ignored. Where there are only
+    ranks, the score is ``1 / rank``, as in Pyserini.
 
     Args:
-        path: the file, whose first line tells the two apart; ids may have any character but ASCII whitespace.
+        path: the file, whose first line tells the two apart. Blanks or tabs separate the columns; where tabs do, ids
+            may contain blanks. It may be compressed (``.gz``, ``.zst``, ...).
 
     Returns:
         Score by document id by query id; the queries in the file's order, the documents in that of `trec_order`.
 
     Raises:
         DataError: if the file cannot be read or is empty, a line does not have six columns (or three), a score is not
-            a finite number or a rank not a positive integer, or a query has a document or an MS MARCO rank for the
-            second time.
+            a finite number or a rank not a positive integer, or a query repeats a document or an MS MARCO rank.
 
     Example:
         >>> import pathlib, tempfile
@@ -157,24 +237,23 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     """
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
-    taken: set[tuple[str, str]] = set()
-    msmarco = None
+    taken: set[tuple[str, int]] = set()
+    width = None
     for line, text in read_lines(path):
-        columns = _split(text)
-        if msmarco is None:
-            msmarco = len(columns) == 3
+        width = width or _width(text, {6: 4, 3: 2})
         try:
-            if msmarco:
-                query, document, rank = _columns(columns, "query, document, rank")
-                if not _RANK.fullmatch(rank):
+            if width == 3:
+                query, document, rank = _columns(_cells(text, 3), 3, "query, document, rank")
+                if not _RANK.fullmatch(rank.strip()):
                     raise DataError(f"the rank {rank[:40]!r} is not a positive integer of at most 9 digits")
-                if (query, rank) in taken:
+                if (query, int(rank)) in taken:
                     raise DataError(f"query {query!r} has the rank {rank} for the second time")
-                taken.add((query, rank))
+                taken.add((query, int(rank)))
                 value = 1 / int(rank)
             else:
-                query, _, document, _, score, _ = _columns(columns, "query, Q0, document, rank, score, tag")
-                if not _NUMBER.fullmatch(score) or not math.isfinite(float(score)):
+                names = "query, Q0, document, rank, score, tag"
+                query, _, document, _, score, _ = _columns(_cells(text, 6), 6, names)
+                if not _NUMBER.fullmatch(score.strip()) or not math.isfinite(float(score)):
                     raise DataError(f"the score {score[:40]!r} is not a finite number")
                 value = float(score)
             if document in run.setdefault(query, {}):
@@ -239,7 +318,8 @@ def write_run(
 ) -> None:
     r"""Write a run that `read_run` reads back equal: in the order of `trec_order`, ranks from 1.
 
-    The file is written beside its place and then renamed: a reader never sees half of one.
+    Blanks separate the columns; where an id contains a blank, tabs do, in the whole file. The file is written beside
+    its place and then renamed: a reader never sees half of one.
 
     Args:
         path: the file; one that is there is replaced. Its folder must exist.
@@ -249,7 +329,8 @@ def write_run(
 
     Raises:
         InputError: if there is no such format, the run has no result, a score is not finite, or an id or the tag is
-            empty or has whitespace.
+            empty or has a tab or a line break, or the tag a blank.
+        DataError: if the file cannot be written.
 
     Example:
         >>> import pathlib, tempfile
@@ -264,10 +345,17 @@ def write_run(
         raise InputError(f"a run's format is 'trec' or 'msmarco', not {format!r}")
     if not any(run.values()):
         raise InputError("the run has no result to write")
+    if path.suffix.lower() in SUFFIXES:
+        raise InputError(f"{path}: runs are written without compression; leave out {path.suffix}")
+    if _BLANK.search(tag):
+        raise InputError(f"the tag {tag!r} has whitespace, which a run's tag cannot have")
     _check_column(tag, "tag")
+    tabs = any(_BLANK.search(id) for query, scores in run.items() if scores for id in (query, *scores))
+    if tabs and format == "trec":
+        logger.warning("%s: ids have blanks, so tabs separate the columns; trec_eval does not read such files", path)
     try:
         with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(_run_lines(run, tag, format))
+            file.writelines(_run_lines(run, tag, format, "\t" if tabs or format == "msmarco" else " "))
         beside.replace(path)
     except OSError as error:
         raise DataError(f"cannot be written: {error}", path=path) from error
@@ -276,7 +364,7 @@ def write_run(
             beside.unlink()
 
 
-def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str, format: str) -> Iterator[str]:
+def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str, format: str, blank: str) -> Iterator[str]:
     for query, scores in run.items():
         _check_column(query, "query id")
         for document, score in scores.items():
@@ -284,17 +372,27 @@ def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str, format: str) ->
             if not math.isfinite(score):
                 raise InputError(f"query {query!r}, document {document!r}: the score {score} is not finite")
         for rank, document in enumerate(trec_order(scores), 1):
-            if format == "msmarco":
-                yield f"{query}\t{document}\t{rank}\n"
-            else:
-                yield f"{query} Q0 {document} {rank} {float(scores[document])!r} {tag}\n"
+            score = repr(float(scores[document]))
+            columns = (query, document, rank) if format == "msmarco" else (query, "Q0", document, rank, score, tag)
+            yield blank.join(map(str, columns)) + "\n"
+
+
+def writable(ids: Iterable[str]) -> bool:
+    r"""Whether `write_run` can write these ids: none has a tab or a line break, or begins with a byte order mark.
+
+    Example:
+        >>> writable(["user guide.md", "d1"]), writable(["a\tb"])
+        (True, False)
+    """
+    return not any(_UNWRITABLE.search(id) for id in ids)
 
 
 def _check_column(value: str, what: str) -> None:
-    if value.startswith("\ufeff"):
-        raise InputError(f"the {what} {value!r} begins with a byte order mark, which readers of a file drop")
-    if not value or _BLANK.search(value):
-        raise InputError(f"the {what} {value!r} is empty or has whitespace, which a TREC file cannot hold")
+    if not _split(value) or not writable([value]):
+        raise InputError(
+            f"the {what} {value!r} is empty, has a tab or a line break, or begins with a byte order mark, which a run "
+            "in this format cannot hold; a .json file can"
+        )
     try:
         _check_text(value)
     except DataError as error:
@@ -307,13 +405,14 @@ def _check_text(*values: str) -> None:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a file, from 1, that are not blank.
+    """Numbered lines of a file, from 1, that are not blank; it may be compressed.
 
     Raises:
         DataError: if the file cannot be read, or a line is not UTF-8.
     """
+    line = 0
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             for line, raw in enumerate(file, 1):
                 raw = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
                 try:
@@ -327,14 +426,34 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"cannot be read: {error}", path=path) from error
 
 
+def _width(text: str, layouts: Mapping[int, int]) -> int:
+    """How many columns a file has, by its first line.
+
+    Args:
+        text: the line.
+        layouts: by possible number of columns, the place of the one that is a number; the usual layout first.
+    """
+    for cells in (text.rstrip("\r\n").split("\t"), _split(text)):
+        for width, number in layouts.items():
+            if len(cells) == width and _NUMBER.fullmatch(cells[number].strip()):
+                return width
+    found = len(_split(text))
+    return found if found in layouts else next(iter(layouts))
+
+
+def _cells(text: str, width: int) -> list[str]:
+    """A line's columns: between tabs where there are so many, which lets ids have blanks, or else between blanks."""
+    tabbed = text.rstrip("\r\n").split("\t")
+    return tabbed if len(tabbed) == width and all(map(_split, tabbed)) else _split(text)
+
+
 def _split(text: str) -> list[str]:
     # Only ASCII whitespace, as in C: str.split() would also cut ids at, say, a no-break space.
     return [column for column in _BLANK.split(text) if column]
 
 
-def _columns(columns: list[str], names: str) -> list[str]:
-    wanted = names.count(",") + 1
-    if len(columns) != wanted or not all(columns):
+def _columns(columns: list[str], wanted: int, names: str) -> list[str]:
+    if len(columns) != wanted:
         raise DataError(f"a line must have {wanted} columns ({names}), none empty; it has {len(columns)}")
     _check_text(*columns)
     return columns

@@ -2,31 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..rerank.reranker import Reranker, load_reranker
+from ..rerank.reranker import Reranker
+from .snippets import candidate, drop_in
 
 __all__ = ["CrossEncoder"]
+
+# Names that sentence-transformers itself still takes, with those that have replaced them.
+_RENAMED = {
+    "model_name": "model_name_or_path",
+    "automodel_args": "model_kwargs",
+    "tokenizer_args": "processor_kwargs",
+    "tokenizer_kwargs": "processor_kwargs",
+    "config_args": "config_kwargs",
+    "cache_dir": "cache_folder",
+    "default_activation_function": "activation_fn",
+}
+# Constructor arguments about which there is nothing to do at these values.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "modules": (None,),
+    "prompts": (None,),
+    "default_prompt_name": (None,),
+    "cache_folder": (None,),
+    "trust_remote_code": (None, False),
+    "local_files_only": (None, False),
+    "token": (None, False),
+    "processor_kwargs": (None, {}),
+    "config_kwargs": (None, {}),
+    "model_card_data": (None,),
+    "backend": (None, "torch"),
+    "num_labels": (None, 1),
+    "activation_fn": (None,),
+    "keep_in_fp32_modules": (None,),
+    "classifier_dropout": (None,),
+}
+_NO_PREDICT = (
+    "CrossEncoder.predict cannot exist here: a score is relative to the list that it was computed in, so a pair alone "
+    "has none; use rank(query, documents)"
+)
+
+
+def _as_before(rank: Callable[..., Any]) -> Callable[..., Any]:
+    """Take what ``CrossEncoder.rank`` still takes of its earlier versions, with the same effect as there."""
+
+    @functools.wraps(rank)
+    def wrapper(self: Any, *args: Any, **options: Any) -> Any:
+        for name in ("apply_softmax", "convert_to_numpy", "convert_to_tensor", "num_workers"):
+            options.pop(name, None)
+        if "activation_fct" in options:
+            options.setdefault("activation_fn", options.pop("activation_fct"))
+        return rank(self, *args, **options)
+
+    return wrapper
 
 
 class CrossEncoder:
     """Ranks like ``sentence_transformers.CrossEncoder``.
 
-    There is no ``predict``: a score is relative to its list, so a pair alone has none.
+    Two things change in your code: the import and the model's name, which is one of `sightline.load_reranker`. There is
+    no ``predict``: a score is relative to its list, so a pair alone has none.
 
     Args:
-        reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
+        model_name_or_path: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
+        device: a torch device; None for CUDA where there is one, else CPU.
+        max_length: tokens read of each document; None for what the layout says.
+        revision: of a model on the hub (``hf:``).
+        model_kwargs: only ``dtype`` (or ``torch_dtype``).
+        options: the other arguments of the original are accepted at their defaults, and refused by name otherwise.
+
+    Raises:
+        InputError: if there is no such reranker, or an argument cannot be followed.
 
     Example:
         >>> CrossEncoder().rank("what sound do cats make", ["Dogs bark.", "Cats purr."], top_k=1)[0]["corpus_id"]
         1
     """
 
-    def __init__(self, reranker: str | Reranker = "minilm") -> None:
-        self._reranker = load_reranker(reranker) if isinstance(reranker, str) else reranker
+    def __init__(
+        self,
+        model_name_or_path: str | Reranker = "minilm",
+        *,
+        device: Any = None,
+        max_length: int | None = None,
+        revision: str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        for old, new in _RENAMED.items():
+            if old in options:
+                value = options.pop(old)
+                if new == "model_name_or_path":
+                    model_name_or_path = value
+                elif new == "model_kwargs":
+                    model_kwargs = value
+                else:
+                    options[new] = value
+        for name, value in options.items():
+            if name not in _NEUTRAL:
+                raise InputError(f"CrossEncoder has no argument {name!r}")
+            if not any(value is one or value == one for one in _NEUTRAL[name]):
+                raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
+        loading = dict(model_kwargs or {})
+        dtype = loading.pop("dtype", loading.pop("torch_dtype", None))
+        if loading:
+            raise InputError(f"model_kwargs may have 'dtype' and nothing else, not {next(iter(loading))!r}")
+        self._reranker = drop_in(
+            model_name_or_path, device=device, max_block_tokens=max_length, revision=revision, dtype=dtype
+        )
 
+    def predict(self, *args: Any, **options: Any) -> Any:
+        """Not available.
+
+        Raises:
+            InputError: always; it says why.
+        """
+        raise InputError(_NO_PREDICT)
+
+    @_as_before
     def rank(
         self,
         query: str,
@@ -46,15 +142,15 @@ class CrossEncoder:
 
         Args:
             query: a text.
-            documents: texts.
-            top_k: how many to return; None for all.
+            documents: texts. An empty one, or None, is ranked last.
+            top_k: how many to return, at least 1; None, or more than there are, for all.
             return_documents: add each document as ``text``.
             prompt_name: there are no prompts: must be None.
             prompt: there are no prompts: must be None.
             batch_size: without effect, here as there, on any score; not used.
             show_progress_bar: not used.
             activation_fn: scores are no logits: must be None.
-            device: the model stays where it is: must be None.
+            device: the model stays where it was loaded: must be None.
             pool: there are no worker processes: must be None.
             chunk_size: of a pool's work; not used.
 
@@ -62,13 +158,16 @@ class CrossEncoder:
             mappings with ``corpus_id`` (place in ``documents``), ``score`` and, if asked for, ``text``; best first.
 
         Raises:
-            InputError: if the query or a document cannot be used, or an argument would have to do what is not done.
+            InputError: if the query or a document cannot be used, or an argument asks for something that is not done.
         """
         asked = {"prompt_name": prompt_name, "prompt": prompt, "activation_fn": activation_fn}
         for name, value in {**asked, "device": device, "pool": pool}.items():
             if value is not None:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
-        ranking = self._reranker.rank(query, documents, top_k)
+        if isinstance(documents, str):
+            raise InputError("documents must be a list of texts, not a single text")
+        documents = list(documents)
+        ranking = self._reranker.rank(query, [candidate(None, text) for text in documents], top_k)
         return [
             {"corpus_id": item.index, "score": item.score}
             | ({"text": documents[item.index]} if return_documents else {})

@@ -1,7 +1,7 @@
 """Haystack 3: a retriever over an index, and a ranker for whatever was retrieved.
 
-Needs ``pip install 'sightline-search[haystack]'``. Haystack loads a saved pipeline with these components in it only if told
-to trust them: ``Pipeline.loads(text, allowed_modules=["sightline"])``.
+Needs ``pip install 'sightline-search[haystack]'``. Haystack loads a saved pipeline with these
+components in it only if you tell it to trust them: ``Pipeline.loads(text, allowed_modules=["sightline"])``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..rerank.placement import Order, arrange
 from ..rerank.reranker import Reranker, load_reranker
 from ..search import FirstStage, Searcher, SearchResult
-from .snippets import Level, candidate, snippets
+from .snippets import Level, candidate, is_missing, snippets
 
 __all__ = ["SightlineRanker", "SightlineRetriever"]
 
@@ -156,7 +156,7 @@ class SightlineRanker:
 
     Args:
         reranker: a name for `sightline.load_reranker`, loaded by ``warm_up`` or by the first run.
-        top_k: how many to return; None for all.
+        top_k: how many to return, at least 1; None, or more than there are, for all.
         meta_fields_to_embed: metadata that is read before the content, where a document has it; None for the title.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
@@ -216,10 +216,10 @@ class SightlineRanker:
             top_k: instead of the one given at first.
 
         Raises:
-            InputError: if the query or a document cannot be used; one without content is such a one.
+            InputError: if the query cannot be used. A document without content and title is ranked last.
         """
         fields = ["title"] if self.meta_fields_to_embed is None else self.meta_fields_to_embed
-        known = [[str(d.meta[field]) for field in fields if d.meta.get(field) is not None] for d in documents]
+        known = [[str(d.meta[field]) for field in fields if not is_missing(d.meta.get(field))] for d in documents]
         given = [candidate(d.id, d.content, " ".join(meta)) for d, meta in zip(documents, known, strict=True)]
         ranking = self._reranker().rank(query, given, self.top_k if top_k is None else top_k)
         return {

@@ -105,7 +105,7 @@ class SightlineRerank(BaseDocumentCompressor):
 
     Args:
         reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
-        top_n: how many to return; None for all.
+        top_n: how many to return, at least 1; None, or more than there are, for all.
         title_field: metadata field that is read before the text, where a document has it.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
@@ -134,7 +134,7 @@ class SightlineRerank(BaseDocumentCompressor):
         """Rerank.
 
         Raises:
-            InputError: if the query or a document cannot be used; an empty ``page_content`` is such a one.
+            InputError: if the query cannot be used. A document without ``page_content`` and title is ranked last.
         """
         given = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
         ranking = self._reranker.rank(query, given, self.top_n)

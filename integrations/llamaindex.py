@@ -110,7 +110,7 @@ class SightlineRerank(BaseNodePostprocessor):
 
     Args:
         reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
-        top_n: how many to return; None for all.
+        top_n: how many to return, at least 1; None, or more than there are, for all.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
     Example:

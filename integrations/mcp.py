@@ -14,14 +14,14 @@ try:
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp_types import ToolAnnotations
 except ModuleNotFoundError as error:
-    from .. import __version__
-from ..errors import MissingExtraError
+    from ..errors import MissingExtraError
 
     raise MissingExtraError("mcp", "mcp") from error
 
 from pydantic import Field
 from typing_extensions import TypedDict  # before Python 3.12 pydantic reads no other
 
+from .. import __version__
 from ..errors import SightlineError
 from ..search import Hit, Searcher
 

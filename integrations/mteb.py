@@ -1,7 +1,7 @@
 """MTEB 2: the pipeline as a search model, for retrieval and for reranking tasks.
 
-Needs ``pip install 'sightline-search[mteb]'``. MTEB feeds rerankers pair by pair; this implements its ``SearchProtocol``
-instead, so that a candidate list is read whole.
+Needs ``pip install 'sightline-search[mteb]'``. MTEB feeds rerankers pair by pair; this implements its
+``SearchProtocol`` instead, so that a candidate list is read whole.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 try:
     from mteb.models.model_meta import ModelMeta
 except ModuleNotFoundError as error:
-    from .. import __version__
-from ..errors import MissingExtraError
+    from ..errors import MissingExtraError
 
     raise MissingExtraError("mteb", "mteb") from error
 
+from .. import __version__
 from ..errors import InputError
 from ..eval.catalogues import mteb_queries, plain_documents
 from ..eval.dataset import Dataset

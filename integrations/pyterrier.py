@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..eval.trec import untie
 from ..rerank.reranker import Reranker, load_reranker
 from ..search import Searcher
-from .snippets import candidate
+from .snippets import candidate, is_missing
 
 __all__ = ["SightlineReranker", "SightlineRetriever"]
 
@@ -51,22 +51,27 @@ class SightlineRetriever(pt.Transformer):
         """Search.
 
         Args:
-            inp: with columns ``qid`` and ``query``; others are kept.
+            inp: with columns ``qid`` and ``query``; others are kept, and a row may lack a qid.
 
         Returns:
-            Columns ``docno``, ``score`` and ``rank`` (from 0) added, and the texts where asked for; best first.
+            Columns ``docno``, ``score`` and ``rank`` (from 0) added, and the texts where asked for; best first. The
+            other columns keep their dtypes.
         """
         pt.validate.query_frame(inp, extra_columns=["query"], context=self)
-        added = [*_RESULTS, *(["title", "text"] if self.text else [])]
-        rows: list[list[Any]] = []
+        rows: list[int] = []
+        found: dict[str, list[Any]] = {name: [] for name in [*_RESULTS, *(["title", "text"] if self.text else [])]}
         results = self.searcher.search_batch(inp["query"].tolist(), self.k)
-        for values, result in zip(inp.itertuples(index=False, name=None), results, strict=True):
+        for row, result in enumerate(results):
             documents = {hit.id: hit.document for hit in result.hits}
             scores = untie({hit.id: hit.score for hit in result.hits})
-            for rank, (id, score) in enumerate(scores.items()):
-                texts = [documents[id].title, documents[id].text] if self.text else []
-                rows.append([*values, id, score, rank, *texts])
-        return _frame(rows, [*inp.columns, *added])
+            rows += [row] * len(scores)
+            found["docno"] += scores
+            found["score"] += scores.values()
+            found["rank"] += range(len(scores))
+            if self.text:
+                found["title"] += [documents[id].title for id in scores]
+                found["text"] += [documents[id].text for id in scores]
+        return _frame(inp, rows, found)
 
     def __repr__(self) -> str:
         return "SightlineRetriever()"
@@ -101,41 +106,53 @@ class SightlineReranker(pt.Transformer):
         """Rerank.
 
         Args:
-            inp: with columns ``qid``, ``query``, ``docno`` and the text's; others are kept.
+            inp: with columns ``qid``, ``query``, ``docno`` and the text's; others are kept. Rows without a qid form one
+                list for each query's text. A document without a text is ranked last.
 
         Returns:
-            The same rows, best first within each query, with a new ``score`` and ``rank`` (from 0).
+            The same rows, best first within each query, with a new ``score`` and ``rank`` (from 0). The other columns
+            keep their dtypes.
 
         Raises:
             InputError: if a query or a text cannot be used, or a query has a document twice.
         """
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
-        columns = list(inp.columns) + [name for name in _RESULTS if name not in inp.columns]
-        score, rank = columns.index("score"), columns.index("rank")
-        rows: list[list[Any]] = []
-        for qid, part in inp.groupby("qid", sort=False):
-            if part["docno"].duplicated().any():
-                raise InputError(f"query {qid!r} has a document twice")
-            if part["query"].nunique() > 1:
-                raise InputError(f"query {qid!r} has several texts")
-            titles = part[self.title_field] if self.title_field in part else [""] * len(part)
+        columns = {name: inp[name].tolist() for name in ("qid", "query", "docno", self.text_field)}
+        titles = inp[self.title_field].tolist() if self.title_field in inp else [""] * len(inp)
+        lists: dict[tuple[str, Any], list[int]] = {}
+        for row, (qid, query) in enumerate(zip(columns["qid"], columns["query"], strict=True)):
+            lists.setdefault(("query", query) if is_missing(qid) else ("qid", qid), []).append(row)
+        order: list[int] = []
+        found: dict[str, list[Any]] = {"score": [], "rank": []}
+        for (_, name), rows in lists.items():
+            queries = {columns["query"][row] for row in rows}
+            if any(map(is_missing, queries)):
+                raise InputError(f"query {name!r} has no text")
+            if len(queries) > 1:
+                raise InputError(f"query {name!r} has several texts")
+            docnos = [columns["docno"][row] for row in rows]
+            ids = [f"row {row}" if is_missing(docno) else str(docno) for row, docno in zip(rows, docnos, strict=True)]
+            if len(set(ids)) < len(ids):
+                raise InputError(f"query {name!r} has a document twice")
             given = [
-                candidate(id, text, title)
-                for id, text, title in zip(part["docno"], part[self.text_field], titles, strict=True)
+                candidate(docno, columns[self.text_field][row], titles[row])
+                for row, docno in zip(rows, docnos, strict=True)
             ]
-            ranking = self.reranker.rank(part["query"].iloc[0], given)
-            scores = list(untie({item.document.id: item.score for item in ranking}).values())
-            values = list(part.itertuples(index=False, name=None))
-            for place, item in enumerate(ranking):
-                row = list(values[item.index]) + [None] * (len(columns) - len(inp.columns))
-                row[score], row[rank] = scores[place], place
-                rows.append(row)
-        return _frame(rows, columns)
+            ranking = self.reranker.rank(queries.pop(), given)
+            order += [rows[item.index] for item in ranking]
+            found["score"] += untie({ids[item.index]: item.score for item in ranking}).values()
+            found["rank"] += range(len(ranking))
+        return _frame(inp, order, found)
 
     def __repr__(self) -> str:
         return "SightlineReranker()"
 
 
-def _frame(rows: list[list[Any]], columns: list[str]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.astype({"score": "float64", "rank": "int64"})
+def _frame(inp: pd.DataFrame, rows: list[int], found: dict[str, list[Any]]) -> pd.DataFrame:
+    """Rows of the input in this order, their dtypes kept, with the columns that were found."""
+    frame = inp.iloc[rows].reset_index(drop=True)
+    kinds = {"score": "float64", "rank": "int64"}
+    for name, values in found.items():
+        # Of an empty column pandas would not know that it holds texts.
+        frame[name] = pd.Series(values, dtype=kinds.get(name, None if values else object))
+    return frame

@@ -1,13 +1,15 @@
 """A drop-in for the ``Reranker`` of the `rerankers <https://github.com/AnswerDotAI/rerankers>`_ library.
 
-Needs ``pip install 'sightline-search[rerankers]'``. Results are that library's own, so that what reads them goes on as before.
+Needs ``pip install 'sightline-search[rerankers]'``. Results are objects of that library, so that the code that
+reads them need not change.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 try:
     from rerankers import Document
@@ -20,15 +22,30 @@ except ModuleNotFoundError as error:
 
 from ..errors import InputError
 from ..rerank import reranker as rerank
+from .snippets import candidate, drop_in
 
 __all__ = ["Reranker"]
+
+_Candidate: TypeAlias = str | Document | Mapping[str, Any] | tuple[Any, str] | None
 
 
 class Reranker(BaseRanker):
     """Ranks like ``rerankers.Reranker(...)``; ``rank_async`` runs in a worker thread and leaves the event loop free.
 
+    Two things change in your code: the import and the model's name, which is one of `sightline.load_reranker`.
+
     Args:
-        reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
+        model_name: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
+        lang: the original chooses a default model by it; here only ``en`` is accepted.
+        model_type: not used: the name says what a reranker is.
+        verbose: not used.
+        dtype: see `sightline.load_reranker`.
+        device: see `sightline.load_reranker`.
+        batch_size: not used: it has no effect on any score.
+        options: other arguments of the original are refused by name, unless they are None.
+
+    Raises:
+        InputError: if there is no such reranker, or an argument cannot be followed.
 
     Example:
         >>> results = Reranker().rank("what sound do cats make", ["Dogs bark.", "Cats purr."], doc_ids=["d", "c"])
@@ -38,50 +55,92 @@ class Reranker(BaseRanker):
 
     ranking_type = "listwise"
 
-    def __init__(self, reranker: str | rerank.Reranker = "minilm") -> None:
-        self._reranker = rerank.load_reranker(reranker) if isinstance(reranker, str) else reranker
+    def __init__(
+        self,
+        model_name: str | rerank.Reranker = "minilm",
+        lang: str = "en",
+        model_type: str | None = None,
+        verbose: int = 1,
+        *,
+        dtype: Any = None,
+        device: Any = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        model_name = options.pop("model_name_or_path", model_name)
+        if lang != "en":
+            raise InputError(f"lang={lang!r} chooses no model here; leave it out, and name a model that reads it")
+        for name, value in options.items():
+            if name in ("api_key", "api_provider", "url") and value is not None:
+                raise InputError(f"{name} is for rerank services, and nothing here calls one; leave it out")
+            if value is not None:
+                raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
+        self._reranker = drop_in(model_name, dtype=dtype, device=device)
 
     def rank(
         self,
         query: str,
-        docs: str | Document | Sequence[str | Document],
+        docs: str | Document | Mapping[str, Any] | Sequence[_Candidate],
         doc_ids: Sequence[str] | Sequence[int] | None = None,
-        metadata: Sequence[dict[str, Any]] | None = None,
+        metadata: Sequence[dict[str, Any] | None] | None = None,
     ) -> RankedResults:
         """Rank one list.
 
         Args:
             query: a text.
-            docs: texts, or documents of the rerankers library, which are copied.
-            doc_ids: one for each; None keeps those of the documents, or counts from 0.
-            metadata: one for each; None keeps that of the documents.
+            docs: texts; documents of the rerankers library, which are copied; mappings with ``text`` and perhaps
+                ``doc_id`` (or ``id``) and ``metadata``; or pairs of id and text. An empty text, or None, is ranked
+                last.
+            doc_ids: one for each; None keeps those of the documents, and gives those without one their place in the
+                list, or the next number that no other document has.
+            metadata: one for each, where None is none; None keeps that of the documents.
 
         Raises:
             InputError: if the query or a document cannot be used, or the lists differ in length.
         """
-        documents = [docs] if isinstance(docs, str | Document) else list(docs)
+        documents = [docs] if isinstance(docs, str | Document | Mapping) else list(docs)
         for name, given in (("doc_ids", doc_ids), ("metadata", metadata)):
             if given is not None and len(given) != len(documents):
                 raise InputError(f"{len(documents)} docs came with {len(given)} {name}; give one for each")
-        copies = []
-        for place, document in enumerate(documents):
-            one = copy.copy(document) if isinstance(document, Document) else Document(document)
-            if one.document_type != "text":
-                raise InputError(f"document {place} is of type {one.document_type!r}; only text can be ranked")
+        copies = [_copy(document, place) for place, document in enumerate(documents)]
+        for place, one in enumerate(copies):
             if doc_ids is not None:
                 one.doc_id = doc_ids[place]
-            elif one.doc_id is None:
-                one.doc_id = place
-            one.metadata = dict(one.metadata if metadata is None else metadata[place])
-            copies.append(one)
-        ranking = self._reranker.rank(query, [one.text for one in copies])
+            one.metadata = dict((one.metadata if metadata is None else metadata[place]) or {})
+        taken = {str(one.doc_id) for one in copies if one.doc_id is not None}
+        free = (number for number in itertools.count(len(copies)) if str(number) not in taken)
+        for place, one in enumerate(copies):
+            if one.doc_id is None:
+                one.doc_id = next(free) if str(place) in taken else place
+        ranking = self._reranker.rank(query, [candidate(None, one.text) for one in copies])
         results = [Result(copies[item.index], item.score, rank) for rank, item in enumerate(ranking, start=1)]
         return RankedResults(results, query, has_scores=True)
 
     def score(self, query: str, doc: str) -> float:
-        """Not to be had.
+        """Not available.
 
         Raises:
             InputError: always.
         """
         raise InputError("a score is relative to its list, so a document alone has none; rank the list it stands in")
+
+
+def _copy(document: Any, place: int) -> Document:
+    """A document of the rerankers library made of whatever stands in the list."""
+    if isinstance(document, Document):
+        if document.document_type != "text":
+            raise InputError(f"document {place} is of type {document.document_type!r}; only text can be ranked")
+        return copy.copy(document)
+    if isinstance(document, Mapping):
+        if "text" not in document:
+            raise InputError(
+                f"document {place} has no 'text'; there are: {', '.join(map(repr, document)) or 'no fields'}"
+            )
+        text, id = document["text"], document.get("doc_id", document.get("id"))
+        return Document("" if text is None else text, id, document.get("metadata"))
+    if isinstance(document, tuple):
+        if len(document) != 2:
+            raise InputError(f"document {place} is a tuple of {len(document)}; a pair of id and text can be ranked")
+        id, text = document
+        return Document("" if text is None else text, id)
+    return Document("" if document is None else document)

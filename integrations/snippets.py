@@ -1,4 +1,4 @@
-"""What every retriever of this folder returns, before it takes the form of its library."""
+"""What the modules of this folder share: search results and candidates on their way from and to other libraries."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..documents import cleaned
+from ..errors import InputError, UnknownNameError
 from ..rerank.placement import Order, arrange
-from ..rerank.reranker import Candidate
+from ..rerank.reranker import Candidate, Reranker, load_reranker
 from ..search import Hit, SearchResult
 
-__all__ = ["Level", "Snippet", "candidate", "snippets"]
+__all__ = ["Level", "Snippet", "candidate", "drop_in", "is_missing", "snippets"]
 
 Level = Literal["document", "passage"]
+_DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,55 @@ def _snippet(hit: Hit, level: Level) -> Snippet:
     return Snippet(id, document.text[start:end], hit.score, metadata, document.id, start, end)
 
 
-def candidate(id: str | None, text: str | None, title: Any = None) -> Candidate:
-    """Another library's document as a reranker reads it; a title that is no text is none."""
-    named = {"id": id} if id else {}
-    return {**named, "text": text, "title": title if isinstance(title, str) else ""}
+def candidate(id: object, text: object, title: object = None) -> Candidate:
+    """Another library's document as a reranker reads it.
+
+    Libraries let through what models cannot read: a NUL becomes a blank, a lone surrogate U+FFFD, and None or NaN an
+    empty text, which is ranked last. The host's own object is left as it is.
+
+    Args:
+        id: decides between ties, as a string; None, NaN and blanks are none.
+        text: a string.
+        title: read before the text; anything but a string is none.
+    """
+    named = "" if is_missing(id) else cleaned(str(id)).strip()
+    read: dict[str, Any] = {"id": named} if named else {}
+    read["text"] = "" if is_missing(text) else cleaned(text) if isinstance(text, str) else text
+    return {**read, "title": cleaned(title) if isinstance(title, str) else ""}
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: None, NaN, or pandas' NA and NaT."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float) and value != value
+
+
+def drop_in(reranker: str | Reranker, **options: Any) -> Reranker:
+    """The reranker of a class that takes another library's arguments.
+
+    Args:
+        reranker: a name for `load_reranker`, or a reranker.
+        options: of `load_reranker`, where they are not None.
+
+    Raises:
+        InputError: if there is no such reranker, or options come with one that is loaded.
+    """
+    asked = {name: value for name, value in options.items() if value is not None}
+    if "dtype" in asked:
+        asked["dtype"] = _DTYPES.get(named := str(asked["dtype"]).removeprefix("torch."), named)
+        if named == "auto":
+            del asked["dtype"]
+    if not isinstance(reranker, str):
+        if asked:
+            raise InputError(f"{next(iter(asked))} is decided when a reranker is loaded; this one is loaded already")
+        return reranker
+    if "revision" in asked and not reranker.startswith("hf:"):
+        raise InputError(f"revision is for models of the hub, hf:MODEL, not for {reranker!r}; leave it out")
+    try:
+        return load_reranker(reranker, **asked)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"the model's name changes with the import: use one of Sightline's, such as 'minilm' or 'sightline-mini'. "
+            f"{str(error)[0].upper()}{str(error)[1:]}"
+        ) from error

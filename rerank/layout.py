@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -17,7 +20,7 @@ from ..errors import DataError, InputError, ModelError
 from ..parsing import read_yaml
 from ..wording import did_you_mean, listed, quoted
 
-__all__ = ["Layout", "load_layout"]
+__all__ = ["Layout", "check_model", "load_layout", "shipped_layouts"]
 
 _HEAD = re.compile(r"\d+-\d+")
 _DETECTED = re.compile(r"(qr|core|ndcg):[1-9]\d*")
@@ -270,7 +273,39 @@ class Layout:
         raise InputError(f"layout {quoted(self.name)}: {reason}")
 
 
-def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
+_FOLDER = resources.files(__package__) / "layouts"
+
+
+@functools.cache
+def shipped_layouts() -> Mapping[str, str]:
+    """Names of the layouts that ship with Sightline, each with the kind of model that it is for."""
+    return {name: load_layout(_FOLDER / f"{name}.yaml").model for name in _shipped_names()}
+
+
+def _shipped_names() -> list[str]:
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
+
+
+def check_model(layout: Layout, model: Literal["minilm", "decoder"], asked: object = None) -> None:
+    """Refuse a layout that is for the other kind of model.
+
+    Args:
+        layout: the layout.
+        model: the kind of model that would read with it.
+        asked: how the layout was asked for; None for its name.
+
+    Raises:
+        InputError: naming what to write instead.
+    """
+    if layout.model == model:
+        return
+    asked = layout.name if asked is None else asked
+    if layout.model == "decoder":
+        raise InputError(f"layout {asked!r} is for decoders; name the model too: hf:MODEL#{asked}")
+    raise InputError(f"layout {asked!r} is for MiniLM, not for decoders; load it without a model: {asked!r}")
+
+
+def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
     Args:
@@ -283,15 +318,13 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """
     if isinstance(name, Layout):
         return Layout(**_checked({**name.as_dict(), **changes}, f"layout {name.name!r}"))
-    shipped = resources.files(__package__) / "layouts"
-    names = sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
-    given = str(name).endswith((".yaml", ".yml"))
-    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at names that are too long
+    given, names = str(name).endswith((".yaml", ".yml")), _shipped_names()
+    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
         raise InputError(
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
         )
-    source = Path(name) if given else shipped / f"{name}.yaml"
+    source: Traversable = Path(name) if given else _FOLDER / f"{name}.yaml"
     try:
         fields = read_yaml(source)
     except DataError as error:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from ..documents import Document
-from ..errors import InputError, ModelError, RankingError
+from ..errors import InputError, ModelError
 from ..minilm import MiniLM, load_minilm, native_dtype
-from .layout import Layout, load_layout
+from ..retrieval.files import share_files
+from .layout import Layout, check_model, load_layout
 from .ranking import check_request, first_of_each_id, order_by_score
 from .reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking, as_documents
 
@@ -44,6 +45,7 @@ class MiniLMReranker:
         readout: what was learnt, for layouts whose readout is that.
         dtype: that a loaded model computes with, see `MiniLM`. None for float32, so that states which are kept are the
             same wherever they were read; but of layouts that keep nothing for `sightline.minilm.native_dtype`.
+        device: a torch device for a loaded model; None for CUDA where there is one, else CPU.
 
     Raises:
         InputError: if the layout and the readout do not go together.
@@ -61,8 +63,10 @@ class MiniLMReranker:
         readout: LearntReadout | None = None,
         *,
         dtype: str | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         self.layout = load_layout(layout) if isinstance(layout, str) else layout
+        check_model(self.layout, "minilm")
         if (self.layout.readout == "learnt") != (readout is not None):
             raise InputError(
                 f"layout {self.layout.name!r} reads {self.layout.readout!r}, which "
@@ -70,24 +74,32 @@ class MiniLMReranker:
             )
         self.name = self.layout.name
         self.model = self.reads = model or load_minilm(
-            self.layout.max_block_tokens, dtype=dtype or _default_dtype(self.layout)
+            self.layout.max_block_tokens, _name(device), dtype or _default_dtype(self.layout)
         )
         self.readout = readout
 
     @classmethod
-    def load(cls, folder: str | Path, *, dtype: str | None = None, **changes: Any) -> MiniLMReranker:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        dtype: str | None = None,
+        device: str | torch.device | None = None,
+        **changes: Any,
+    ) -> MiniLMReranker:
         """Load what was trained: ``layout.yaml`` and ``model.safetensors``.
 
         Args:
             folder: with both.
             dtype: see above.
+            device: see above.
             changes: fields of the layout to replace.
 
         Raises:
             ModelError: if the weights are missing, damaged, or of something else.
             InputError: if the layout is not valid.
         """
-        return cls(*_load_trained(Path(folder), changes, dtype), dtype=dtype)
+        return cls(*_load_trained(Path(folder), changes, dtype, device), dtype=dtype, device=device)
 
     def save(self, folder: str | Path) -> None:
         """Write ``layout.yaml`` and ``model.safetensors`` into a folder, for `load`; weights in half precision.
@@ -103,6 +115,7 @@ class MiniLMReranker:
         if self.model.trained is not None:
             weights |= {f"encoder.{name}": value.half() for name, value in self.model.trained.items()}
         save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / _WEIGHTS)
+        share_files(folder / _WEIGHTS)
         text = yaml.safe_dump(self.layout.as_dict(), sort_keys=False, allow_unicode=True)
         (folder / "layout.yaml").write_text(text, encoding="utf-8")
 
@@ -121,7 +134,7 @@ class MiniLMReranker:
 
         from ..kernels import states_backend
         from .learnt import LearntSignal
-        from .signal import AttentionSignal, by_document
+        from .signal import NOTHING, AttentionSignal, by_document
 
         started = time.perf_counter()
         blocks = check_request(query, documents, top_n, evidence)
@@ -144,18 +157,25 @@ class MiniLMReranker:
                 raise InputError(
                     f"document {block.id!r} came with kept states of shape {tuple(shape)}, not (tokens, {q.shape[1]})"
                 )
-        if blocks and not any(shape[0] for shape in shapes):
-            raise RankingError(f"none of the {len(blocks)} documents has a token to attend to")
+        there = [i for i, shape in enumerate(shapes) if shape[0]]
         signal = AttentionSignal() if self.readout is None else LearntSignal(self.readout)
-        reading = signal(q, keys, self.layout)
-        order, warnings = order_by_score(blocks, documents, reading.scores.tolist())
+        reading = signal(q, [keys[i] for i in there], self.layout)
+        scores, mass, shares = [NOTHING] * len(blocks), [0.0] * len(blocks), [[0.0] * len(q)] * len(blocks)
+        for i, *of in zip(
+            there,
+            reading.scores.tolist(),
+            by_document(reading.shares).tolist(),
+            reading.shares.T.tolist(),
+            strict=True,
+        ):
+            scores[i], mass[i], shares[i] = of
+        order, warnings = order_by_score(blocks, documents, scores, set(range(len(blocks))) - set(there))
         if read.truncated[0]:
             warnings.append(f"the last {read.truncated[0]} tokens of the query were not read")
         if best_per_id:
             order = first_of_each_id(order, blocks)
         kept = order[:top_n]
         marks = self._evidence(blocks, keys, reading.rows, reading.normaliser, kept, evidence)
-        scores, mass, shares = reading.scores.tolist(), by_document(reading.shares).tolist(), reading.shares.T.tolist()
         for warning in warnings:
             logger.info("%s: %s", query[:80], warning)
         return Ranking(
@@ -201,7 +221,8 @@ class MiniLMReranker:
         import torch
 
         # Equal texts are read once, so that duplicates get equal scores to the last bit.
-        texts = list(dict.fromkeys(b.contents for b, k in zip(blocks, kept, strict=True) if k is None))
+        texts = list(dict.fromkeys(b.contents for b, k in zip(blocks, kept, strict=True) if k is None and not b.empty))
+        nothing = DocumentStates(torch.empty(0, self.model.dim), 0)
         fresh: dict[str, DocumentStates] = {}
         if texts:
             behind = self.layout.instruction.replace("{query}", query)
@@ -210,7 +231,7 @@ class MiniLMReranker:
             for i, text in enumerate(texts):
                 rows = torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]])
                 fresh[text] = DocumentStates(rows, int(read.truncated[i]))
-        return [k if k is not None else fresh[b.contents] for b, k in zip(blocks, kept, strict=True)]
+        return [k or fresh.get(b.contents, nothing) for b, k in zip(blocks, kept, strict=True)]
 
     def _evidence(
         self,
@@ -241,7 +262,7 @@ class MiniLMReranker:
 
 
 def _load_trained(
-    folder: Path, changes: dict[str, Any], dtype: str | None
+    folder: Path, changes: dict[str, Any], dtype: str | None, device: str | torch.device | None
 ) -> tuple[Layout, MiniLM | None, LearntReadout | None]:
     """Layout, model (None for the published one) and readout (None for one without weights) of a folder."""
     from safetensors import SafetensorError
@@ -265,7 +286,9 @@ def _load_trained(
     if encoder:
         revision = f"sha256:{hashlib.sha256(data).hexdigest()}"
         dtype = dtype or _default_dtype(layout)
-        model = MiniLM(max_length=layout.max_block_tokens, dtype=dtype, trained=encoder, revision=revision)
+        model = MiniLM(
+            device=device, max_length=layout.max_block_tokens, dtype=dtype, trained=encoder, revision=revision
+        )
     return layout, model, readout
 
 
@@ -273,6 +296,11 @@ def _values(key: Keys) -> torch.Tensor:
     from ..kernels import QuantizedKeys
 
     return key.values if isinstance(key, QuantizedKeys) else key
+
+
+def _name(device: str | torch.device | None) -> str | None:
+    """A device by its name, so that one model serves all that ask for the same."""
+    return None if device is None else str(device)
 
 
 def _default_dtype(layout: Layout) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral
 from typing import Literal
 
 from ..documents import Document, encodable
@@ -27,38 +28,52 @@ def check_request(
         raise InputError(f"the query must be a string, not {type(query).__name__}")
     if not encodable(query):
         raise InputError(f"the query {query!r} has a lone surrogate; clean it")
-    if top_n is not None and top_n < 1:
-        raise InputError(f"top_n must be at least 1, not {top_n}")
+    if top_n is not None and (not isinstance(top_n, Integral) or isinstance(top_n, bool) or top_n < 1):
+        raise InputError(f"top_n must be a whole number of at least 1, or None for all, not {top_n!r}")
     if evidence not in (None, "sentence", "token"):
         raise InputError(f"evidence is by 'sentence' or by 'token', not {evidence!r}")
     return as_documents(documents)
 
 
 def order_by_score(
-    blocks: Sequence[Document], given: Sequence[Candidate], scores: Sequence[float]
+    blocks: Sequence[Document],
+    given: Sequence[Candidate],
+    scores: Sequence[float],
+    unread: Collection[int] = (),
 ) -> tuple[list[int], list[str]]:
     """Places of the documents, best first; ties in an order that has nothing to do with the input's.
 
     Args:
         blocks: the documents.
-        given: the same as they were given: an id that is but a place in the list must not decide between ties.
+        given: the same as they were given: an id that was invented from the place in the list must not decide a tie.
         scores: of each.
+        unread: places of the documents in which there was nothing to read; they come last, whatever their score.
 
     Returns:
         (places, warnings).
 
     Raises:
-        RankingError: if a score is not finite, or there is no signal at all.
+        RankingError: if a score is not finite.
     """
     if not all(value == value and abs(value) != float("inf") for value in scores):
         raise RankingError("a score is NaN or infinite; what the model read is damaged: read the documents again")
+    unread = set(unread)
     names = [block.id if _has_id(one) else "" for block, one in zip(blocks, given, strict=True)]
-    order = sorted(range(len(blocks)), key=lambda i: (-scores[i], names[i], blocks[i].contents))
-    distinct = {(value, block.contents) for value, block in zip(scores, blocks, strict=True)}
-    tied = len(distinct) - len(set(scores))
-    if tied and len(set(scores)) == 1:
-        raise RankingError(f"all {len(blocks)} documents got the same score; there is no signal to rank by")
-    return order, [f"{tied} documents of different text are tied with others; ordered by id"] if tied else []
+    order = sorted(range(len(blocks)), key=lambda i: (i in unread, -scores[i], names[i], blocks[i].contents))
+    read = [i for i in order if i not in unread]
+    warnings = []
+    if len(read) > 1 and len({scores[i] for i in read}) == 1:
+        warnings.append(
+            f"all {len(read)} documents got the same score: the model sees no difference between them; "
+            "ordered by id, then by text"
+        )
+    elif tied := len({(scores[i], blocks[i].contents) for i in read}) - len({scores[i] for i in read}):
+        what = "1 document is tied with another" if tied == 1 else f"{tied} documents are tied with others"
+        warnings.append(f"{what} of different text; ordered by id, then by text")
+    if unread:
+        what = "1 document has" if len(unread) == 1 else f"{len(unread)} documents have"
+        warnings.append(f"{what} no text to read; ranked last")
+    return order, warnings
 
 
 def first_of_each_id(order: Sequence[int], blocks: Sequence[Document]) -> list[int]:
@@ -70,4 +85,4 @@ def first_of_each_id(order: Sequence[int], blocks: Sequence[Document]) -> list[i
 
 
 def _has_id(candidate: Candidate) -> bool:
-    return isinstance(candidate, Document) or (isinstance(candidate, Mapping) and "id" in candidate)
+    return isinstance(candidate, Document) or (isinstance(candidate, Mapping) and candidate.get("id") is not None)

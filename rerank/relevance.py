@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from .reranker import Reranker
+from .signal import NOTHING
 
 __all__ = ["relevance"]
 
@@ -29,6 +30,8 @@ def relevance(reranker: Reranker, score: float) -> float:
         >>> [round(relevance(reranker, item.score), 2) for item in ranking]
         [0.9, 0.0]
     """
+    if score == NOTHING:  # nothing was read of the document
+        return 0.0
     readout = getattr(getattr(reranker, "layout", None), "readout", None)
     if readout == "learnt":
         return 1 / (1 + math.exp(min(-score, 700.0)))  # e^700 is nearly the largest number there is

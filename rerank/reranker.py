@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from ..documents import Document
-from ..errors import InputError
+from ..errors import InputError, ModelError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
     from ..kernels import Keys
     from .layout import Layout
 
 __all__ = [
+    "SHIPPED",
     "Candidate",
     "DocumentStates",
     "Evidence",
@@ -23,10 +24,11 @@ __all__ = [
     "Reranker",
     "as_documents",
     "load_reranker",
+    "looks_local",
 ]
 
 Candidate = Document | str | Mapping[str, Any]
-_SHIPPED = {"sightline-mini": Path(__file__).parents[1] / "data" / "sightline_mini"}
+SHIPPED = {"sightline-mini": Path(__file__).parents[1] / "data" / "sightline_mini"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +160,21 @@ class Reranker(Protocol):
     ) -> Ranking:
         """Rank one list.
 
+        Documents that the model cannot tell apart are tied: they stand in the order of their ids, then of their texts.
+        Documents without a text or title are ranked last, with mass 0, and change nothing for the others. The ranking
+        warns of both.
+
         Args:
             query: a text with at least one token.
             documents: `Document`, plain strings, or mappings with ``text`` and optionally ``id`` and ``title``.
-            top_n: how many to return; None for all. All are ranked either way.
+            top_n: how many to return, at least 1; None, or more than there are, for all. All are ranked either way.
             evidence: mark what got the attention in the returned documents.
             states: for each document its kept token states, or None to read its text.
             best_per_id: documents that share an id are passages of one document: return the best of each.
 
         Raises:
             InputError: if the query or a document cannot be used.
-            RankingError: if the scores would mean nothing (NaN, or no signal at all).
+            RankingError: if a score is not finite: weights or kept states are damaged.
         """
         ...
 
@@ -184,7 +190,9 @@ class Reranker(Protocol):
 
 
 def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
-    """Candidates as documents; those without an id get their place in the list as id.
+    """Candidates as documents; those without an id get their place in the list, from 0, or a variant that is free.
+
+    In a mapping, a ``text`` or ``title`` that is None or NaN counts as empty, and an ``id`` that is None as absent.
 
     Raises:
         InputError: naming the place of a candidate that cannot be used.
@@ -192,17 +200,18 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
     if isinstance(candidates, str | Document | Mapping) or not isinstance(candidates, Collection):
         raise InputError(f"documents must be a list, not a single {type(candidates).__name__}")
     documents = []
+    given = {id for candidate in candidates if (id := _id(candidate)) is not None}
     for place, candidate in enumerate(candidates):
         try:
             if isinstance(candidate, Document):
                 documents.append(candidate)
             elif isinstance(candidate, str):
-                documents.append(Document(str(place), candidate))
+                documents.append(Document(_free_id(place, given), candidate))
             elif isinstance(candidate, Mapping):
                 if "text" not in candidate:
                     raise InputError(f"has no 'text'; there are: {', '.join(map(repr, candidate)) or 'no fields'}")
-                fields = {"id": str(place), **candidate}
-                documents.append(Document(**{name: fields[name] for name in ("id", "text", "title") if name in fields}))
+                id = _free_id(place, given) if _id(candidate) is None else candidate["id"]
+                documents.append(Document(id, _text(candidate["text"]), _text(candidate.get("title"))))
             else:
                 raise InputError(
                     f"a candidate must be a Document, a string or a mapping, not {type(candidate).__name__}"
@@ -212,48 +221,126 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
     return documents
 
 
+def _id(candidate: object) -> Any:
+    if isinstance(candidate, Mapping):
+        return candidate.get("id")
+    return candidate.id if isinstance(candidate, Document) else None
+
+
+def _free_id(place: int, given: Collection[Any]) -> str:
+    name = str(place)
+    while name in given:
+        name += "'"
+    return name
+
+
+def _text(value: Any) -> Any:
+    """A field's value; None and NaN, with which tables fill what is missing, are empty."""
+    return "" if value is None or (isinstance(value, float) and value != value) else value
+
+
 def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None, **options: Any) -> Reranker:
     """Load a reranker.
 
     Args:
         name: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or ``minilm-maxsim``, or the
-            path of its YAML file; ``sightline-mini``, which learnt to read it; a folder that ``sightline train`` wrote;
-            or a decoder model, ``hf:`` and its name on the hub or its folder. With ``layout`` the ``hf:`` may be left
-            out. ``hf:MODEL#LAYOUT`` names both.
+            path of its YAML file; ``sightline-mini``, whose readout is trained; a folder that ``sightline train``
+            wrote; or a decoder model, ``hf:`` and its name on the hub or its folder. ``hf:MODEL#LAYOUT`` also names the
+            layout. If you give ``layout``, you may leave the ``hf:`` out.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
-        options: ``dtype``, see `MiniLMReranker`; for decoder models those of `DecoderReranker`; what is left are fields
-            of the layout to replace, such as ``scale=10.0``.
+        options: ``dtype`` and ``device``, see `MiniLMReranker`; for decoder models those of `DecoderReranker`. All
+            others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
-        InputError: if there is no such layout, or an option is not one.
+        UnknownNameError: if there is no such reranker.
+        InputError: if there is no such layout, the layout is for another kind of model, or an option is not one.
         ModelError: if the model cannot be loaded, or the layout does not fit it.
 
     Example:
         >>> load_reranker("hf:Qwen/Qwen3-0.6B", layout="icr", dtype="bfloat16")  # doctest: +SKIP
     """
-    from .layout import load_layout
-
     if not isinstance(name, str):
         raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
-    if not name.startswith("hf:") and layout is None:
-        from .minilm import MiniLMReranker
+    from .layout import check_model, load_layout, shipped_layouts
+    from .minilm import MiniLMReranker
 
-        folder = _SHIPPED.get(name, Path(name))
-        if (folder / "layout.yaml").is_file() and load_layout(folder / "layout.yaml").model == "minilm":
-            return MiniLMReranker.load(folder, **options)
-        if not folder.is_dir():
-            dtype = options.pop("dtype", None)
-            return MiniLMReranker(load_layout(name, **options), dtype=dtype)
+    if name.startswith("hf:"):
+        return _load_decoder(name.removeprefix("hf:"), layout, options)
+    if name in shipped_layouts() or name.endswith((".yaml", ".yml")):
+        if layout is not None:
+            check_model(load_layout(layout), "minilm")
+            raise InputError(f"{name!r} is a layout itself; leave layout={layout!r} out")
+        loading = {key: options.pop(key) for key in ("dtype", "device") if key in options}
+        found = load_layout(name, **options)
+        check_model(found, "minilm", name)
+        return MiniLMReranker(found, **loading)
+    folder = SHIPPED.get(name, Path(name))
+    is_folder = bool(name) and folder.is_dir()
+    if is_folder and _kind(folder) == "minilm":
+        if layout is not None:
+            raise InputError(f"{name!r} brings its own layout; leave layout={layout!r} out")
+        return MiniLMReranker.load(folder, **options)
+    if is_folder or (name and layout is not None):
+        return _load_decoder(name, layout, options)
+    raise UnknownNameError(_unknown(name))
+
+
+def _load_decoder(model: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
     import inspect
 
     from .decoder.reranker import DecoderReranker, saved_layout
+    from .layout import load_layout
 
     own = set(inspect.signature(DecoderReranker).parameters) - {"model", "layout", "loading"}
     own |= {"revision", "dtype", "device", "device_map", "quantization_config"}
     changes = {key: options.pop(key) for key in list(options) if key not in own}
-    model, _, named = name.removeprefix("hf:").partition("#")
-    layout = layout or named or None
-    if layout is None:
-        layout = saved_layout(model)
-    return DecoderReranker(model, load_layout(layout, **changes), **options)
+    model, _, named = model.partition("#")
+    if not model:
+        raise InputError("hf: names no model; add its name on the hub or its folder, as in hf:Qwen/Qwen3-0.6B")
+    return DecoderReranker(model, load_layout(layout or named or saved_layout(model), **changes), **options)
+
+
+def _kind(folder: Path) -> str:
+    """The kind of reranker that is in a folder: ``minilm`` or ``decoder``."""
+    from .layout import load_layout
+
+    if (folder / "layout.yaml").is_file():
+        return load_layout(folder / "layout.yaml").model
+    if (folder / "config.json").is_file():
+        return "decoder"
+    raise ModelError(
+        f"{folder}: this folder holds no reranker: there is no layout.yaml, which sightline train writes, and no "
+        "config.json of a decoder model"
+    )
+
+
+def _unknown(name: str) -> str:
+    """Why no reranker is called so, and what to write instead."""
+    from .layout import shipped_layouts
+
+    layouts = shipped_layouts()
+    kind, _, rest = name.partition(":")
+    model = name.partition("#")[0]
+    if kind in ("cross-encoder", "late-interaction") and rest:
+        return f"{name!r} can only be measured, by sightline eval; it is not a reranker that can be loaded to rank with"
+    if Path(name).is_file():
+        return f"{name!r} is a file; give the folder that it is in, or a layout's file that ends in .yaml"
+    if looks_local(model):
+        return f"{name!r}: no such folder"
+    if "/" in model:
+        return f"{name!r}: no such folder; if you mean a decoder model of the hub, write 'hf:{name}'"
+    if model in layouts:
+        return f"{name!r}: {model!r} is a layout itself, and takes none; for a decoder model write hf:MODEL#LAYOUT"
+    ours = [*(one for one, model in layouts.items() if model == "minilm"), *SHIPPED]
+    decoders = ", ".join(one for one, model in layouts.items() if model == "decoder")
+    return (
+        f"no reranker {name!r}{did_you_mean(name, [*ours, *layouts])} There are {', '.join(ours)}; a folder that "
+        f"sightline train wrote; a .yaml file with a layout; and hf:MODEL or hf:MODEL#LAYOUT for decoder models, where "
+        f"LAYOUT is a .yaml file or one of {decoders}"
+    )
+
+
+def looks_local(name: str) -> bool:
+    """Whether a model's name can only be a path: the hub's have one slash at most, and begin with a letter or digit."""
+    return name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name

@@ -54,8 +54,27 @@ class TokenReader(Protocol):
         ...
 
 
+class _NoEncoder:
+    """In the place of an encoder, where nothing is embedded: documents are cut as for the embedded default."""
+
+    name, revision, dim, max_length = "none", "", 0, 256
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        return np.zeros((len(texts), 0), dtype=np.float32)
+
+    encode_documents = encode_queries
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        from ..minilm import load_minilm
+
+        return load_minilm().token_offsets(text)
+
+
 def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
-    """Load a bi-encoder by name: ``minilm`` (the embedded default), or any sentence-transformers name or path.
+    """Load a bi-encoder by name.
+
+    ``minilm`` is the embedded default; ``none`` embeds nothing, for an index that is searched by words alone; any other
+    name is that of a sentence-transformers model, or the path of one.
 
     Args:
         name: what to load.
@@ -66,6 +85,8 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
         InputError: if the embedded default is given an option that it does not have.
         ModelError: if there is no such model, or it cannot serve as a bi-encoder.
     """
+    if name == "none":
+        return _NoEncoder()
     if name == "minilm":
         from ..minilm import load_minilm
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, MissingExtraError
+from ..errors import IndexCorruptError, InputError, MissingExtraError
 
 __all__ = ["FaissIndex", "build_structure", "faiss_device", "import_faiss", "new_structure"]
 
@@ -25,6 +24,7 @@ logger = logging.getLogger(__name__)
 _OVERSAMPLING = 4
 # Below this share of allowed rows, scanning just those rows beats over-fetching past the others.
 _SELECTIVE = 0.2
+_ADVICE = "restore the index from a copy, or build it again"
 # Bound the vectors gathered for rescoring, and for filters.
 _QUERIES_AT_ONCE = 64
 _ROWS_AT_ONCE = 65536
@@ -140,11 +140,12 @@ class FaissIndex:
         self._structure = None
         self._covered = 0
         self.device = faiss_device()
-        self._exact: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]] = lambda queries, k: self._knn(
-            queries, k, self._vectors
-        )
+        self._flat: Any = None
         if structure is not None:
-            index = self._faiss.read_index(str(structure), self._faiss.IO_FLAG_MMAP_IFC)
+            try:
+                index = self._faiss.read_index(str(structure), self._faiss.IO_FLAG_MMAP_IFC)
+            except RuntimeError as error:
+                raise IndexCorruptError(f"{structure}: FAISS cannot read it: {_reason(error)}; {_ADVICE}") from error
             self._covered = index.ntotal
             _set_parameters(index, factory, parameters)
             if self.device == "cuda" and "HNSW" not in factory:
@@ -153,9 +154,8 @@ class FaissIndex:
             self._structure = index
         elif self.device == "cuda" and len(vectors):
             self._resources = self._faiss.StandardGpuResources()
-            flat = self._faiss.GpuIndexFlatIP(self._resources, vectors.shape[1])
-            flat.add(np.ascontiguousarray(vectors))
-            self._exact = lambda queries, k: flat.search(queries, min(k, len(vectors)))[::-1]
+            self._flat = self._faiss.GpuIndexFlatIP(self._resources, vectors.shape[1])
+            self._flat.add(np.ascontiguousarray(vectors))
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -170,6 +170,7 @@ class FaissIndex:
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         total = len(self)
+        k = min(k, total)
         permitted = total if allowed is None else int(np.count_nonzero(allowed))
         if not permitted or not len(queries):
             return np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), -np.inf, dtype=np.float32)
@@ -205,7 +206,9 @@ class FaissIndex:
         """At least ``k`` rows a query where there are as many, unordered, with exact scores; -1 pads."""
         total = len(self)
         if self._structure is None:
-            return self._exact(queries, k)
+            if self._flat is not None:
+                return self._flat.search(queries, k)[::-1]
+            return self._knn(queries, k, self._vectors)
         _, rows = self._structure.search(queries, min(self._covered, _OVERSAMPLING * k))
         # (Q, R, D) @ (Q, D, 1): the structure's own scores may be approximations
         scores = (self._vectors[rows] @ queries[:, :, None])[..., 0]

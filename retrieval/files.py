@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +17,24 @@ import xxhash
 
 from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError
 
-__all__ = ["AppendFile", "digest", "locked", "populate", "replace_file", "storage_errors"]
+__all__ = [
+    "COMMIT_LOCK",
+    "LOCKS",
+    "TURNSTILE",
+    "WRITER_LOCK",
+    "AppendFile",
+    "committing",
+    "digest",
+    "exchange",
+    "loading",
+    "locked",
+    "populate",
+    "replace_file",
+    "share_files",
+    "storage_errors",
+]
 
+WRITER_LOCK, COMMIT_LOCK, TURNSTILE = LOCKS = (".writer.lock", ".commit.lock", ".turnstile.lock")
 _CHUNK = 1 << 22
 _MADV_POPULATE_READ = 22  # <linux/mman.h>; the mmap module does not name it
 
@@ -51,6 +69,22 @@ def replace_file(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+def share_files(*paths: Path) -> None:
+    """Give files, and all files in folders, the permissions of ordinary new files: 0666 less the umask.
+
+    safetensors creates its files for their owner alone, so that a server under another user could not load them.
+
+    Args:
+        paths: files or folders that this process has just written.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in paths:
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            if file.is_file():
+                file.chmod(0o666 & ~umask)
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path, kept: str) -> Iterator[None]:
     """Turn a failing disk into an `IndexStoreError` that says where, and what was ``kept``."""
@@ -62,25 +96,97 @@ def storage_errors(path: Path, kept: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False, wait: float | None = None) -> Iterator[None]:
     """Hold an advisory lock on a file; the system releases it when the process ends, however it ends.
 
+    Args:
+        path: the lock file.
+        shared: allow others to hold it, too.
+        wait: seconds to wait for it; None for as long as it takes.
+
     Raises:
-        IndexLockedError: if ``wait`` is False and another process holds it.
-        IndexStoreError: if the file cannot be opened.
+        IndexLockedError: if another process holds it after ``wait`` seconds.
+        IndexStoreError: if the file cannot be opened, or the file system has no locks.
     """
     # A reader must not need the right to write: indexes are served from read-only file systems.
     flags = (os.O_RDONLY if shared else os.O_RDWR) | os.O_CREAT
     with storage_errors(path.parent, "nothing was changed"):
-        handle = os.open(path, flags, 0o644)
+        try:
+            handle = os.open(path, flags, 0o644)
+        except OSError as error:
+            # Whoever may write makes the lock files first. A copy without them, where none can be made, has no writer.
+            if shared and not path.exists() and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                yield
+                return
+            raise
     try:
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            _flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
         except BlockingIOError as error:
             raise IndexLockedError(f"{path.parent}: another process is writing to this index; wait for it") from error
+        except OSError as error:
+            raise IndexStoreError(
+                f"{path.parent}: the file system cannot lock {path.name} ({error.strerror}); nothing was changed; "
+                "keep the index on a local disk"
+            ) from error
         yield
     finally:
+        # A forked child shares the open file: closing it here alone would leave the lock with the child.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
+
+
+def _flock(handle: int, kind: int, wait: float | None) -> None:
+    if wait is None:
+        return fcntl.flock(handle, kind)
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def committing(folder: Path) -> Iterator[None]:
+    """Keep every reader from loading while the files and the database change together."""
+    # Readers pass the turnstile before they lock. While a writer waits it is shut, so that they cannot starve it.
+    with locked(folder / TURNSTILE), locked(folder / COMMIT_LOCK):
+        yield
+
+
+@contextlib.contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Keep every writer from committing; see `committing`."""
+    with contextlib.ExitStack() as held:
+        with locked(folder / TURNSTILE, shared=True):
+            held.enter_context(locked(folder / COMMIT_LOCK, shared=True))
+        yield
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two directories change places, in one step where the system can (Linux, macOS).
+
+    Raises:
+        OSError: if they cannot be renamed.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):
+        here = ctypes.c_int(-100)  # AT_FDCWD
+        failed = library.renameat2(here, names[0], here, names[1], ctypes.c_uint(2))  # RENAME_EXCHANGE
+    elif hasattr(library, "renamex_np"):
+        failed = library.renamex_np(*names, ctypes.c_uint(2))  # RENAME_SWAP
+    else:
+        failed = -1
+    if failed:
+        aside = one.with_name(one.name + ".aside")
+        one.rename(aside)
+        other.rename(one)
+        aside.rename(other)
 
 
 def populate(rows: np.ndarray, start: int, stop: int) -> None:
@@ -91,7 +197,7 @@ def populate(rows: np.ndarray, start: int, stop: int) -> None:
     mapped = rows.base
     if stop > start and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
         first = start * rows.strides[0] // mmap.PAGESIZE * mmap.PAGESIZE
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, OverflowError):  # a range outside is refused by whoever reads it
             mapped.madvise(_MADV_POPULATE_READ, first, stop * rows.strides[0] - first)
 
 
@@ -135,7 +241,9 @@ class AppendFile:
         # Copy-on-write rather than read-only, for torch warns on tensors over read-only memory.
         try:
             return np.memmap(self.path, dtype=self.dtype.base, mode="c", shape=shape)
-        except (ValueError, OSError) as error:
+        except PermissionError as error:
+            raise IndexStoreError(f"{self.path}: cannot be read ({error.strerror})") from error
+        except (ValueError, OverflowError, OSError) as error:
             raise IndexCorruptError(
                 f"{self.path}: does not hold the {rows} rows that were committed ({error}); "
                 "restore the index from a copy, or build it again"

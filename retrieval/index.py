@@ -10,25 +10,54 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
 from .. import __version__
 from ..documents import Document, Passage
-from ..errors import DataError, IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
+from ..errors import (
+    DataError,
+    IndexCorruptError,
+    IndexLockedError,
+    IndexMismatchError,
+    IndexStoreError,
+    InputError,
+    ModelError,
+    SightlineError,
+)
 from .encoder import Encoder, TokenReader, load_encoder
 from .faiss_index import FaissIndex, build_structure, faiss_device, import_faiss, new_structure
-from .files import AppendFile, digest, locked, populate, storage_errors
+from .files import (
+    LOCKS,
+    WRITER_LOCK,
+    AppendFile,
+    committing,
+    digest,
+    exchange,
+    loading,
+    locked,
+    populate,
+    storage_errors,
+)
 from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
 from .manifest import Manifest
 from .passages import Splitter, passage_batches
 from .pyserini_index import PyseriniIndex
-from .store import DocumentStore, Segment, StoredPassage
+from .readers import ID_FIELDS, read_documents
+from .store import DocumentStore, Segment, StoredPassage, as_json
 from .token_states import decode, dtype_of, encode
 
 if TYPE_CHECKING:
@@ -38,10 +67,13 @@ __all__ = ["Index"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
 _BATCH_PASSAGES = 512  # commits are this far apart; token states of a batch take about 200 MB while it is written
 _DATABASE, _VECTORS = "documents.sqlite", "vectors.f32"
-_WRITER_LOCK, _COMMIT_LOCK = ".writer.lock", ".commit.lock"
+_PATIENCE = 0.5  # seconds: whoever opens an index whose writer was killed holds its lock for a moment
+_EMBEDDED = ("minilm", "none")
 _ADVICE = "restore the index from a copy, or build it again"
 
 
@@ -49,7 +81,8 @@ class Index:
     """A collection that can be searched by meaning and by words, and changed by document id.
 
     Made by `Index.build` or `Index.create`, opened by `Index.open`; use it as a context manager or call `close`. One
-    process writes at a time; readers see the index as it was when they opened it.
+    process writes at a time. An open index follows it: each call sees what was last committed, and `read` makes several
+    calls see the same. An index can be copied and pickled, by its path, and used in a forked process.
 
     Example:
         >>> import tempfile
@@ -60,23 +93,25 @@ class Index:
         'a'
     """
 
-    def __init__(self, path: Path, manifest: Manifest, encoder: Encoder | None) -> None:
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         """Use `Index.build`, `Index.create` or `Index.open`."""
         self.path = path
-        self.manifest = manifest
-        self._encoder = encoder
-        self._reader: TokenReader | None = None
-        self._store = DocumentStore(path / _DATABASE)
-        self._structure: BinaryIO | None = None
-        self._vector_file = AppendFile(path / _VECTORS, np.dtype((np.float32, (manifest.encoder["dim"],))))
-        kind = manifest.token_states["kind"]
-        self._state_file = (
-            None
-            if kind == "none"
-            else AppendFile(path / f"states.{kind}", dtype_of(kind, manifest.token_states["dim"]))
-        )
-        self._fts5: Fts5Index | None = None
+        self._settings = manifest
+        self._given: Encoder | None = None
+        self._encoder: Encoder | None = None
+        self._vector_file, self._state_file = _files(path, manifest)
+        self._lock = threading.RLock()
+        self._closed = False
         self._lucene: PyseriniIndex | None = None
+        self._connect()
+
+    def _connect(self) -> None:
+        self._pid = os.getpid()
+        self._store = DocumentStore(self.path / _DATABASE)
+        self._file = self._store.version()[0]
+        self._snapshot: _Snapshot | None = None
+        self._fts5: Fts5Index | None = None
+        self._mended = False  # the words are indexed in memory until somebody who may write mends the file
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -90,7 +125,7 @@ class Index:
         faiss: str = "Flat",
         faiss_parameters: str = "",
         lexical: Literal["fts5", "pyserini", "none"] = "fts5",
-        token_states: Literal["none", "fp16", "int8"] = "none",
+        token_states: Literal["none", "fp16", "int8"] = "int8",
         max_tokens: int | None = None,
         overlap: int = 0,
     ) -> Index:
@@ -98,23 +133,35 @@ class Index:
 
         Args:
             path: a directory that is not there yet, is empty, or holds an incomplete index.
-            encoder: a name for `load_encoder`, or an `Encoder`.
+            encoder: a name for `load_encoder`, or an `Encoder`. ``none`` keeps neither embeddings nor token states, so
+                that the index is searched by words alone. The path of a model is kept as an absolute path.
             encoder_options: passed to `load_encoder`, kept in the manifest.
             faiss: a FAISS factory string; ``Flat`` is exact search.
             faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
             lexical: the BM25 engine.
-            token_states: keep the block reader's token states, so that reranking reads no text.
+            token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (388 bytes a
+                token), ``fp16`` (768) or ``none``.
             max_tokens: of a passage, title included; None for what both models read whole (at most 254), 0 to keep
                 every document whole, cut off where a model stops reading.
             overlap: tokens that neighbouring passages share.
 
         Raises:
             IndexStoreError: if there is a complete index already, or the directory holds something else.
+            InputError: if an argument is out of range.
             IndexMismatchError: if there is an incomplete index with other settings.
             ModelError: if the encoder cannot be loaded.
         """
         path = Path(path)
-        model = load_encoder(encoder, **(encoder_options or {})) if isinstance(encoder, str) else encoder
+        if isinstance(encoder, str):
+            if encoder not in _EMBEDDED and Path(encoder).exists():
+                encoder = str(Path(encoder).resolve())
+            model = load_encoder(encoder, **(encoder_options or {}))
+        else:
+            model = encoder
+        if not model.dim:
+            if faiss != "Flat" or lexical == "none":
+                raise InputError("an index without embeddings has no FAISS structure, and needs a lexical engine")
+            token_states = "none"
         states: dict[str, Any] = {"kind": token_states}
         if token_states != "none":
             dtype_of(token_states, 1)
@@ -136,7 +183,7 @@ class Index:
                 "dim": model.dim,
                 "max_length": model.max_length,
                 "options": dict(encoder_options or {}),
-                "probe": [round(float(x), 5) for x in model.encode_queries([_PROBE])[0]],
+                "probe": [round(float(x), 5) for x in model.encode_queries([_PROBE])[0]] if model.dim else [],
             },
             passages={"max_tokens": max_tokens, "overlap": overlap},
             faiss={"factory": faiss, "parameters": faiss_parameters},
@@ -148,30 +195,38 @@ class Index:
             existing = Manifest.load(path)
             if existing.complete:
                 raise IndexStoreError(
-                    f"{path}: there is an index here already; change it with add, update or delete, or remove it first"
+                    f"{path}: there is an index here already; change it with add, update or delete, or build it again "
+                    "with overwrite"
                 )
             if existing.settings() != manifest.settings():
                 raise IndexMismatchError(
                     f"{path}: an interrupted build with other settings is here ({existing.difference(manifest)}); "
                     "repeat its settings to go on with it, or remove it"
                 )
-            return cls.open(path, encoder=model)
-        ours = {"manifest.json.new", _DATABASE, f"{_DATABASE}-journal", *_LOCKS}
-        if path.exists() and not (path.is_dir() and {found.name for found in path.iterdir()} <= ours):
-            raise IndexStoreError(f"{path}: exists and is not a Sightline index; choose another place")
+            return cls._opened(path, encoder, model)
+        ours = {"manifest.json.new", _DATABASE, f"{_DATABASE}-journal", *LOCKS}
         with storage_errors(path, "nothing was made"):
+            if path.exists() and not (path.is_dir() and {found.name for found in path.iterdir()} <= ours):
+                raise IndexStoreError(f"{path}: exists and is not a Sightline index; choose another place")
             path.mkdir(parents=True, exist_ok=True)
-            for lock in _LOCKS:
+            for lock in LOCKS:
                 (path / lock).touch()
             # The manifest comes last: where there is one, a file that is missing was lost.
             store = DocumentStore(path / _DATABASE, create=True)
             try:
                 if lexical == "fts5":
-                    Fts5Index(store.connection)
+                    with store.transaction():
+                        Fts5Index(store.connection)
             finally:
                 store.close()
             manifest.save(path)
-        return cls.open(path, encoder=model)
+        return cls._opened(path, encoder, model)
+
+    @classmethod
+    def _opened(cls, path: Path, asked: str | Encoder, model: Encoder) -> Index:
+        index = cls.open(path, encoder=model)
+        index._given = None if isinstance(asked, str) else asked
+        return index
 
     @classmethod
     def open(cls, path: str | Path, *, encoder: str | Encoder | None = None, verify: bool = True) -> Index:
@@ -190,65 +245,137 @@ class Index:
         """
         path = Path(path)
         Manifest.load(path)
-        with locked(path / _COMMIT_LOCK, shared=True):
+        with loading(path):
             # Again, for a writer may have replaced it, and removed files it names, before the lock was held.
-            index = cls(path, Manifest.load(path), None)
+            index = cls(path, Manifest.load(path))
             try:
-                if verify:
-                    index.verify()
-                index._load()
+                interrupted = verify and index._verify()
+                index._map()
             except BaseException:
                 index.close()
                 raise
-        if encoder is not None:
-            model = load_encoder(encoder) if isinstance(encoder, str) else encoder
-            try:
-                index._check_encoder(model)
-            except BaseException:
-                index.close()
-                raise
-            index._encoder = model
+        try:
+            if interrupted:
+                index._recover()
+            if encoder is not None:
+                index._encoder = index._given = load_encoder(encoder) if isinstance(encoder, str) else encoder
+                index._check_encoder(index._encoder)
+        except BaseException:
+            index.close()
+            raise
         return index
 
     @classmethod
     def build(
         cls,
         path: str | Path,
-        documents: Iterable[Document],
+        documents: Iterable[Document | Mapping[str, Any] | str],
         *,
         progress: Callable[[int], None] | None = None,
+        overwrite: bool = False,
         **settings: Any,
     ) -> Index:
-        """Make an index of ``documents``, or finish making it: documents that are already in it are passed over.
+        """Make an index of ``documents``, or finish making it.
+
+        A build that was interrupted goes on where it stopped. Documents that have changed since are replaced, and those
+        that are not among ``documents`` any more are deleted. On a finished index, the same documents and settings
+        change nothing.
 
         Args:
             path: see `create`.
-            documents: read as a stream, one batch in memory at a time.
+            documents: read as a stream, one batch in memory at a time: `Document`, mappings with the fields of
+                `read_documents`, or texts. Texts, and mappings without an id, get their place as id, from "0".
             progress: called after each batch with the number of documents taken from the stream so far.
+            overwrite: replace an index that is there already. It is built beside the old one, which can be searched
+                until it is done, and kept if it fails.
             settings: see `create`.
 
         Raises:
-            DataError: if two documents have one id, or there are no documents.
+            DataError: if two documents have one id, or there are no documents; nothing is made then.
+            IndexStoreError: if there is a finished index of other documents or settings already.
             SightlineError: see `create`.
         """
+        path = Path(path)
+        if overwrite and (path / "manifest.json").exists():
+            return cls._overwrite(path, documents, progress, settings)
+        stream = iter(_as_documents(documents))
+        first = next(stream, None)
+        if first is None:
+            raise DataError("there are no documents to index", path=path)
+        stream = itertools.chain([first], stream)
+        if (path / "manifest.json").exists() and Manifest.load(path).complete:
+            return cls._finished(path, stream, settings)
         index = cls.create(path, **settings)
         try:
-            index._write(documents, "skip", progress)
-            if not index.counts()["documents"]:
-                raise DataError("there are no documents to index", path=path)
-            index._finish()
+            with index._writing():
+                index._write(stream, "resume", progress)
+                index._finish()
         except BaseException:
             index.close()
             raise
         return index
 
+    @classmethod
+    def _finished(cls, path: Path, documents: Iterator[Document], settings: Mapping[str, Any]) -> Index:
+        """An index that needs no work, for it was built of these documents already."""
+        other = "change it with add, update or delete, or build it again with overwrite"
+        with tempfile.TemporaryDirectory() as folder, cls.create(Path(folder, "index"), **settings) as empty:
+            wanted, encoder = empty._settings, empty._encoder
+        index = cls.open(path)
+        try:
+            if index._settings.settings() != wanted.settings():
+                difference = index._settings.difference(wanted)
+                raise IndexMismatchError(f"{path}: there is an index with other settings ({difference}); {other}")
+            count = 0
+            while some := list(itertools.islice(documents, _BATCH_PASSAGES)):
+                count += len(some)
+                stored = index._store.find([document.id for document in some])
+                for document in some:
+                    if not _same(stored.get(document.id), document):
+                        raise IndexStoreError(
+                            f"{path}: there is an index of other documents, without {document.id!r} as given; {other}"
+                        )
+            if count != len(index):
+                raise IndexStoreError(f"{path}: there is an index of {len(index)} documents, not of {count}; {other}")
+        except BaseException:
+            index.close()
+            raise
+        index._encoder = encoder
+        index._given = None if isinstance(settings.get("encoder", "minilm"), str) else settings["encoder"]
+        logger.info("%s: complete already, with these %d documents", path, count)
+        return index
+
+    @classmethod
+    def _overwrite(cls, path: Path, documents: Any, progress: Any, settings: dict[str, Any]) -> Index:
+        """Build beside the index at ``path``, then let the two change places."""
+        beside = path.with_name(path.name + ".building")
+        with locked(path / WRITER_LOCK, wait=_PATIENCE):
+            if (beside / "manifest.json").exists():
+                # What an interrupted run left goes on only if it is the same build, and that one was not finished.
+                try:
+                    cls.create(beside, **settings).close()
+                except IndexStoreError:
+                    _remove(beside)
+            cls.build(beside, documents, progress=progress, **settings).close()
+            with storage_errors(path, "the old index is kept"):
+                exchange(path, beside)
+                _remove(beside)
+        index = cls.open(path)
+        index._given = None if isinstance(settings.get("encoder", "minilm"), str) else settings["encoder"]
+        index._encoder = index._given
+        return index
+
     def close(self) -> None:
-        """Release the files."""
+        """Release the files; afterwards every other call is refused."""
+        self._closed = True
         if self._lucene is not None:
             self._lucene.close()
-        if self._structure is not None:
-            self._structure.close()
+        self._snapshot = None
         self._store.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the path, and the encoder if one was given: they open the index again."""
+        return _open_again, (str(self.path.absolute()), self._given)
 
     def __enter__(self) -> Index:
         return self
@@ -262,21 +389,34 @@ class Index:
 
     def counts(self) -> dict[str, int]:
         """``documents`` and ``passages`` that are live, and ``deleted_documents``."""
+        self._now()
         return self._store.counts()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index is, as of the last write."""
+        return self._now().manifest
 
     @property
     def encoder(self) -> Encoder:
         """The bi-encoder, loaded and checked when first used."""
         if self._encoder is None:
-            model = load_encoder(self.manifest.encoder["name"], **self.manifest.encoder["options"])
+            built = self._settings.encoder
+            try:
+                model = load_encoder(built["name"], **built["options"])
+            except ModelError as error:
+                raise ModelError(
+                    f"{self.path}: its encoder {built['name']!r} cannot be loaded ({error}); if the model was moved, "
+                    "open the index with encoder= and the new path"
+                ) from error
             self._check_encoder(model)
             self._encoder = model
         return self._encoder
 
     def _check_encoder(self, model: Encoder) -> None:
-        built = self.manifest.encoder
+        built = self._settings.encoder
         same = model.dim == built["dim"]
-        if same and not (model.revision and model.revision == built["revision"]):
+        if same and model.dim and not (model.revision and model.revision == built["revision"]):
             probe, now = np.array(built["probe"]), model.encode_queries([_PROBE])[0]
             same = float(probe @ now) >= 0.999 * float(np.linalg.norm(probe) * np.linalg.norm(now))
         if not same:
@@ -285,23 +425,99 @@ class Index:
                 f"(dimension {model.dim}) gives other embeddings; open it with its own, or build it again"
             )
 
-    def _load(self) -> None:
-        """Map the files as of the last commit."""
+    # -- following the writer ----------------------------------------------------------------------------------------
+
+    def _now(self) -> _Snapshot:
+        """The files as of the last commit of any process.
+
+        Raises:
+            IndexStoreError: if the index was closed, or another index was put in its place.
+        """
+        if self._closed:
+            raise IndexStoreError(f"{self.path}: this index was closed; open it again")
+        if self._pid != os.getpid():
+            with contextlib.suppress(RuntimeError):
+                _PARENTS.append((self._store, self._lucene))  # SQLite forbids a child even to close what it inherits
+            self._lock, self._lucene = threading.RLock(), None
+            self._connect()
+        snapshot, version = self._snapshot, self._store.version()
+        if version[0] not in (0, self._file):
+            self._take_replacement()
+        elif snapshot is not None and snapshot.version == version:
+            return snapshot
+        with self._lock, loading(self.path):
+            return self._map()
+
+    def _take_replacement(self) -> None:
+        """Go on with the index that was put in the place of this one."""
+        with self._lock:
+            there = Manifest.load(self.path)
+            if there.settings() != self._settings.settings():
+                raise IndexMismatchError(
+                    f"{self.path}: was replaced by an index with other settings ({self._settings.difference(there)}); "
+                    "open it again"
+                )
+            if self._lucene is not None:
+                self._lucene.close()
+                self._lucene = None
+            self._connect()
+
+    def read(self, work: Callable[[], T]) -> T:
+        """Do ``work`` on one state of the index: again if somebody committed meanwhile, at last with writers kept out.
+
+        Args:
+            work: calls methods of this index, and may be called several times.
+
+        Returns:
+            What ``work`` returned.
+        """
+        for _ in range(3):
+            before = self._now()
+            try:
+                done = work()
+            except Exception:
+                if self._now() is before:
+                    raise
+                continue
+            if self._now() is before:
+                return done
+        with self._lock, loading(self.path):
+            self._map()
+            return work()
+
+    def _map(self) -> _Snapshot:
+        """Map the files as they are now; the caller keeps writers from committing."""
+        version, old = self._store.version(), self._snapshot
+        if old is not None and old.version == version:
+            return old
+        manifest = Manifest.load(self.path)
         rows = self._store.rows()
-        self._vectors = self._vector_file.map(rows)
-        self._states = self._state_file.map(self._store.token_rows()) if self._state_file else None
-        self._live = self._store.live(rows)
-        self._faiss: FaissIndex | None = None
-        if self._fts5 is None and self.manifest.lexical["engine"] == "fts5":
-            self._fts5 = Fts5Index(self._store.connection, self._store.lock)
-        if self._structure is not None:
-            self._structure.close()
-        # Opened now, read when first needed: a writer may have replaced and removed the file by then.
-        structure = self.path / self.manifest.faiss.get("file", "")
-        try:
-            self._structure = structure.open("rb") if "file" in self.manifest.faiss else None
-        except OSError as error:
-            raise IndexCorruptError(f"{structure}: cannot be read ({error.strerror}); {_ADVICE}") from error
+        if (self._fts5 is None or self._mended) and manifest.lexical["engine"] == "fts5":
+            self._mended = False
+            with self._store.translated():
+                self._fts5 = Fts5Index(self._store.connection, self._store.lock)
+        structure = None
+        if "file" in manifest.faiss:
+            # Opened now, read when first needed: a writer may have replaced and removed the file by then.
+            file = self.path / manifest.faiss["file"]
+            try:
+                structure = file.open("rb")
+            except OSError as error:
+                raise IndexCorruptError(f"{file}: cannot be read ({error.strerror}); {_ADVICE}") from error
+        snapshot = _Snapshot(
+            version,
+            manifest,
+            self._vector_file.map(rows) if self._vector_file else None,
+            self._state_file.map(self._store.token_rows()) if self._state_file else None,
+            self._store.live(rows),
+            structure,
+        )
+        if structure is not None:
+            weakref.finalize(snapshot, structure.close)
+        self._snapshot = snapshot
+        return snapshot
+
+    # -- checking ----------------------------------------------------------------------------------------------------
 
     def verify(self) -> None:
         """Check every file against its checksum.
@@ -309,48 +525,95 @@ class Index:
         Raises:
             IndexCorruptError: naming the first file that does not have the bytes it was written with.
         """
-        # A writer killed between its commit and the manifest leaves another counter: then only SQLite can judge.
-        if self._store.change_counter() != self.manifest.store.get("counter"):
-            self._store.check()
-        elif digest(self._store.path) != self.manifest.store["digest"]:
-            raise IndexCorruptError(f"{self._store.path}: checksum mismatch; {_ADVICE}")
-        for segment in self._store.segments():
-            path = self.path / segment.file
-            if not path.is_file() or digest(path, segment.start, segment.stop) != segment.digest:
-                raise IndexCorruptError(
-                    f"{path}: bytes {segment.start} to {segment.stop} are not what was written; {_ADVICE}"
-                )
-        structure = self.manifest.faiss.get("file")
-        if structure and (
-            not (self.path / structure).is_file() or digest(self.path / structure) != self.manifest.faiss["digest"]
-        ):
-            raise IndexCorruptError(f"{self.path / structure}: checksum mismatch; {_ADVICE}")
+        self._now()
+        with loading(self.path):
+            self._verify()
+
+    def _verify(self) -> bool:
+        """As `verify`, for a caller that keeps writers out; returns whether the last write was cut off at its end."""
+        manifest = Manifest.load(self.path)
+        with storage_errors(self.path, "nothing was changed"):
+            interrupted = self._store.change_counter() != manifest.store.get("counter")
+            if interrupted:
+                self._store.check()
+            elif digest(self._store.path) != manifest.store.get("digest"):
+                raise IndexCorruptError(f"{self._store.path}: checksum mismatch; {_ADVICE}")
+            for segment in self._store.segments():
+                path = self.path / segment.file
+                if not path.is_file() or digest(path, segment.start, segment.stop) != segment.digest:
+                    raise IndexCorruptError(
+                        f"{path}: bytes {segment.start} to {segment.stop} are not what was written; {_ADVICE}"
+                    )
+            if "file" in manifest.faiss:
+                _check_structure(self.path / manifest.faiss["file"], manifest)
+        return interrupted
+
+    def _recover(self) -> None:
+        """After a killed writer: index the words anew, the one part without checksums of its own, and sign the rest."""
+        if not self._store.rows():
+            return
+        try:
+            with self._writing(), self._storing():
+                if self._store.change_counter() == Manifest.load(self.path).store.get("counter"):
+                    return  # the writer was alive, and has signed its work since
+                if self._fts5 is not None:
+                    with committing(self.path), self._store.transaction():
+                        self._fts5 = self._index_words(self._store.connection, self._store.lock)
+                self._sign(Manifest.load(self.path))
+        except IndexLockedError:
+            return  # another writer is at work, and will sign what it leaves
+        except IndexStoreError as error:
+            if self._fts5 is None or os.access(self.path, os.W_OK):
+                raise
+            logger.warning("%s: its last writer was interrupted, and it cannot be mended here (%s)", self.path, error)
+            self._fts5 = self._index_words(sqlite3.connect(":memory:", check_same_thread=False), threading.RLock())
+            self._mended = True
+
+    def _index_words(self, connection: sqlite3.Connection, lock: threading.RLock) -> Fts5Index:
+        connection.execute("DROP TABLE IF EXISTS lexical")
+        fts5 = Fts5Index(connection, lock)
+        rows = np.flatnonzero(self._store.live(self._store.rows())).tolist()
+        for start in range(0, len(rows), _BATCH_PASSAGES):
+            found = self._store.passages(rows[start : start + _BATCH_PASSAGES])
+            fts5.add(list(found), [stored.passage.contents for stored in found.values()])
+        return fts5
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
-    def add(self, documents: Iterable[Document], progress: Callable[[int], None] | None = None) -> int:
-        """Add documents, a batch at a time; returns how many.
+    def add(
+        self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
+    ) -> int:
+        """Add documents, a batch at a time; returns how many. See `build` for what they may be.
 
         Raises:
             DataError: if an id is there already; earlier batches stay added.
         """
-        count = self._write(documents, "refuse", progress)
-        self._finish()
-        return count
+        return self._change(documents, "refuse", progress)
 
-    def update(self, documents: Iterable[Document], progress: Callable[[int], None] | None = None) -> int:
-        """Replace the documents of these ids, adding those that are not there; returns how many."""
-        count = self._write(documents, "replace", progress)
-        self._finish()
+    def update(
+        self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
+    ) -> int:
+        """Replace the documents of these ids, adding those that are not there; returns how many. See `build`."""
+        return self._change(documents, "replace", progress)
+
+    def _change(self, documents: Any, existing: Literal["refuse", "replace"], progress: Any) -> int:
+        with self._writing():
+            count = self._write(_as_documents(documents), existing, progress)
+            self._settle()
         return count
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents by id, all or none; returns how many.
 
+        Args:
+            ids: a list, or any other iterable, of ids.
+
         Raises:
-            InputError: if an id is not in the index.
+            InputError: if an id is not in the index, or ``ids`` is a single string.
         """
-        wanted = list(dict.fromkeys(ids))
+        if isinstance(ids, str | bytes):
+            raise InputError(f"{self.path}: delete takes a list of ids; for one document, [{ids!r}]")
+        wanted = list(dict.fromkeys(_checked_id(id) for id in ids))
         with self._writing():
             there = self._store.existing(wanted)
             missing = [id for id in wanted if id not in there]
@@ -358,10 +621,13 @@ class Index:
                 raise InputError(
                     f"{self.path}: no document {missing[0]!r} ({len(missing)} of {len(wanted)} ids not found)"
                 )
-            with self._storing(), locked(self.path / _COMMIT_LOCK), self._store.transaction():
-                self._forget(wanted)
-        self._finish()
+            self._drop(wanted)
+            self._settle()
         return len(wanted)
+
+    def _drop(self, ids: Sequence[str]) -> None:
+        with self._storing(), committing(self.path), self._store.transaction():
+            self._forget(ids)
 
     def _forget(self, ids: Sequence[str]) -> None:
         gone = self._store.delete(ids)
@@ -370,13 +636,27 @@ class Index:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        with locked(self.path / _WRITER_LOCK, wait=False):
-            # Another process may have written since this one opened the index.
-            self.manifest = Manifest.load(self.path)
+        """Be the one writer, from before the first commit until the checksums are written."""
+        self._now()
+        with locked(self.path / WRITER_LOCK, wait=_PATIENCE):
             try:
                 yield
-            finally:
-                self._load()
+            except BaseException:
+                with contextlib.suppress(SightlineError), self._storing():
+                    self._sign(Manifest.load(self.path))
+                raise
+
+    def _settle(self) -> None:
+        """Finish a change. It is committed: that the index cannot keep up with it now is no failure of the change."""
+        try:
+            self._finish()
+        except SightlineError as error:
+            logger.warning(
+                "%s: the change was made, but the index could not be brought up to date, which makes searches slower; "
+                "the next change tries again (%s)",
+                self.path,
+                error,
+            )
 
     def _storing(self) -> contextlib.AbstractContextManager[None]:
         """Around writes, and around nothing that is the user's: an error of their stream is no error of the index."""
@@ -385,35 +665,39 @@ class Index:
     def _write(
         self,
         documents: Iterable[Document],
-        existing: Literal["refuse", "skip", "replace"],
+        existing: Literal["refuse", "resume", "replace"],
         progress: Callable[[int], None] | None,
     ) -> int:
+        """Write documents, a batch and a commit at a time; see `build` for ``resume``."""
         written = taken = 0
-        limit, overlap = self.manifest.passages["max_tokens"], self.manifest.passages["overlap"]
+        limit, overlap = self._settings.passages["max_tokens"], self._settings.passages["overlap"]
         splitter = Splitter(self.encoder.token_offsets, limit, overlap) if limit else None
-        with self._writing():
-            before = self._store.last_number()
-            passed = bytearray(before + 1)  # by document number: it was in the stream
-            for batch in passage_batches(documents, splitter, _BATCH_PASSAGES):
-                taken += len(batch)
-                ids = [document.id for document, _ in batch]
-                there = self._store.existing(ids)
-                twice = [id for id, number in there.items() if number > before or passed[number]]
-                if twice:
-                    raise DataError(f"two documents have the id {twice[0]!r}", path=self.path)
-                if there and existing == "refuse":
-                    raise DataError(
-                        f"document {min(there)!r} is in the index already; use update to replace it", path=self.path
-                    )
-                if there and existing == "skip":
-                    for number in there.values():
-                        passed[number] = True
-                    batch = [(document, passages) for document, passages in batch if document.id not in there]
-                if batch:
-                    self._commit(batch, sorted(there) if existing == "replace" else [])
-                    written += len(batch)
-                if progress is not None:
-                    progress(taken)
+        before = self._store.last_number()
+        passed = bytearray(before + 1)  # by document number: it was in the stream
+        for batch in passage_batches(documents, splitter, _BATCH_PASSAGES):
+            taken += len(batch)
+            there = self._store.existing(document.id for document, _ in batch)
+            twice = [id for id, number in there.items() if number > before or passed[number]]
+            if twice:
+                raise DataError(f"two documents have the id {twice[0]!r}", path=self.path)
+            if there and existing == "refuse":
+                raise DataError(
+                    f"document {min(there)!r} is in the index already; use update to replace it", path=self.path
+                )
+            if there and existing == "resume":
+                for number in there.values():
+                    passed[number] = True
+                stored = self._store.find(there)
+                batch = [pair for pair in batch if not _same(stored.get(pair[0].id), pair[0])]
+            if batch:
+                self._commit(batch, sorted(there.keys() & {document.id for document, _ in batch}))
+                written += len(batch)
+            if progress is not None:
+                progress(taken)
+        if existing == "resume":
+            gone = [id for number, id in self._store.ids().items() if number <= before and not passed[number]]
+            for start in range(0, len(gone), _BATCH_PASSAGES):
+                self._drop(gone[start : start + _BATCH_PASSAGES])
         return written
 
     def _commit(self, batch: list[tuple[Document, list[Passage]]], replaced: Sequence[str]) -> None:
@@ -421,24 +705,28 @@ class Index:
         contents = [passage.contents for _, passages in batch for passage in passages]
         tokens = truncated = np.zeros(len(contents), dtype=np.int64)
         segments = []
-        if self._state_file is None:
-            vectors = self.encoder.encode_documents(contents)
+        vectors = None
+        if not contents:
+            pass
+        elif self._state_file is None:
+            if self._vector_file is not None:
+                vectors = self.encoder.encode_documents(contents)
         else:
             reader = _reader_of(self.encoder)
             read = reader.read(contents)
             assert read.states is not None
             vectors = read.pooled if reader is self.encoder else self.encoder.encode_documents(contents)
             tokens, truncated = np.diff(read.offsets), read.truncated
-            rows = encode(read.states, self.manifest.token_states["kind"])
+            rows = encode(read.states, self._settings.token_states["kind"])
             segments.append(self._append(self._state_file, rows, self._store.token_rows()))
-        if not np.isfinite(vectors).all():
-            bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise DataError(
-                f"the encoder gave NaN or infinity for a passage that begins {contents[bad][:60]!r}", path=self.path
-            )
-        first = self._store.rows()
-        segments.append(self._append(self._vector_file, vectors, first))
-        with self._storing(), locked(self.path / _COMMIT_LOCK), self._store.transaction():
+        if vectors is not None and self._vector_file is not None:
+            if not np.isfinite(vectors).all():
+                bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+                raise DataError(
+                    f"the encoder gave NaN or infinity for a passage that begins {contents[bad][:60]!r}", path=self.path
+                )
+            segments.append(self._append(self._vector_file, vectors, self._store.rows()))
+        with self._storing(), committing(self.path), self._store.transaction():
             if replaced:
                 self._forget(replaced)
             added = self._store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated)
@@ -453,8 +741,8 @@ class Index:
             lucene.delete(sorted(there - live), [])
         missing = sorted(live - there)
         for start in range(0, len(missing), _BATCH_PASSAGES):
-            found = self.passages(missing[start : start + _BATCH_PASSAGES])
-            lucene.add([p.row for p in found], [p.passage.contents for p in found])
+            found = self._store.passages(missing[start : start + _BATCH_PASSAGES])
+            lucene.add(list(found), [stored.passage.contents for stored in found.values()])
 
     def _append(self, file: AppendFile, rows: np.ndarray, committed: int) -> Segment:
         size = file.dtype.itemsize
@@ -463,45 +751,63 @@ class Index:
         return Segment(file.path.name, committed * size, (committed + len(rows)) * size, written)
 
     def _finish(self) -> None:
-        """Bring the FAISS structure up to date, and write down that all is well."""
-        with self._writing(), self._storing():
-            faiss = dict(self.manifest.faiss)
-            rows, built = self._store.rows(), faiss.get("rows", 0)
-            old = faiss.get("file")
-            if faiss["factory"] == "Flat":
-                faiss |= {"version": import_faiss().__version__, "device": faiss_device()}
-            elif rows > built:
-                # Clusters trained on less than half of what they must hold are trained anew.
-                retrain = old is None or rows > 2 * faiss["trained"]
-                file = self.path / f"vectors-{rows}.faiss"
-                beside = file.with_name(file.name + ".new")
-                grow = None if retrain else self.path / str(old)
-                build_structure(self._vector_file.map(rows), faiss["factory"], beside, grow)
-                beside.replace(file)
-                faiss |= {"file": file.name, "rows": rows, "digest": digest(file)}
-                faiss |= {"trained": rows if retrain else faiss["trained"]}
-                faiss |= {"version": import_faiss().__version__, "device": faiss_device()}
+        """Bring the FAISS structure up to date, and sign what was committed; the caller is the one writer."""
+        with self._storing():
+            manifest = Manifest.load(self.path)
+            faiss = dict(manifest.faiss)
+            if self._vector_file is not None:
+                faiss |= self._grown(faiss)
             if isinstance(self._lexical, PyseriniIndex):
                 self._follow(self._lexical)
-            with locked(self.path / _COMMIT_LOCK):
-                store = {"counter": self._store.change_counter(), "digest": digest(self._store.path)}
-                self.manifest = dataclasses.replace(
-                    self.manifest, faiss=faiss, store=store, counts=self.counts(), complete=True
-                )
-                self.manifest.save(self.path)
-            for stale in self.path.glob("vectors-*.faiss*"):
-                if stale.name != faiss.get("file"):
-                    stale.unlink()
+            self._sign(dataclasses.replace(manifest, faiss=faiss, complete=True))
+
+    def _sign(self, manifest: Manifest) -> None:
+        """Write the manifest, with the checksum of the database as it is, and map what it names."""
+        with committing(self.path):
+            store = {"counter": self._store.change_counter(), "digest": digest(self._store.path)}
+            dataclasses.replace(manifest, store=store, counts=self._store.counts()).save(self.path)
+            for file in self.path.glob("vectors-*.faiss*"):
+                if file.name != manifest.faiss.get("file"):
+                    file.unlink()
+            self._snapshot = None
+            self._map()
+
+    def _grown(self, faiss: Mapping[str, Any]) -> dict[str, Any]:
+        """The FAISS structure over all rows, built or extended: what the manifest says of it."""
+        assert self._vector_file is not None
+        rows, old = self._store.rows(), faiss.get("file")
+        made = {"version": import_faiss().__version__, "device": faiss_device()}
+        if faiss["factory"] == "Flat":
+            return made
+        if rows <= faiss.get("rows", 0):
+            return {}
+        # Clusters trained on less than half of what they must hold are trained anew.
+        retrain = old is None or rows > 2 * faiss["trained"]
+        file = self.path / f"vectors-{rows}.faiss"
+        beside = file.with_name(file.name + ".new")
+        grow = None if retrain else self.path / str(old)
+        build_structure(self._vector_file.map(rows), faiss["factory"], beside, grow)
+        beside.replace(file)
+        trained = rows if retrain else faiss["trained"]
+        return made | {"file": file.name, "rows": rows, "digest": digest(file), "trained": trained}
 
     # -- searching ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _vector_index(self) -> FaissIndex:
-        if self._faiss is None:
-            faiss = self.manifest.faiss
-            structure = None if self._structure is None else Path(f"/dev/fd/{self._structure.fileno()}")
-            self._faiss = FaissIndex(self._vectors, structure, faiss["factory"], faiss["parameters"])
-        return self._faiss
+    def _vector_index(self, now: _Snapshot) -> FaissIndex:
+        if now.vectors is None:
+            raise InputError(
+                f"{self.path}: built without embeddings (encoder none), so it can only be searched with bm25; "
+                "build it again with an encoder for dense and hybrid"
+            )
+        with self._lock:
+            if now.faiss is None:
+                faiss, structure = now.manifest.faiss, None
+                if now.structure is not None:
+                    structure = Path(f"/dev/fd/{now.structure.fileno()}")
+                    # FAISS trusts its files: a damaged one can crash it, or keep it busy for ever.
+                    _check_structure(structure, now.manifest)
+                now.faiss = FaissIndex(now.vectors, structure, faiss["factory"], faiss["parameters"])
+        return now.faiss
 
     def search_dense(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
@@ -514,14 +820,22 @@ class Index:
             where: metadata filter, see `DocumentStore.live`.
 
         Returns:
-            (rows, scores): int64 and float32 (Q, k), best first; -1 and -inf where there are fewer.
+            (rows, scores): int64 and float32 (Q, K), best first, K being ``k`` or, if that is less, all rows; -1 and
+            -inf where fewer are allowed.
+
+        Raises:
+            InputError: if the index has no embeddings, a query cannot be used, or ``k`` is below 1.
         """
-        return self._vector_index.search(self.encoder.encode_queries(list(queries)), k, self._allowed(where))
+        if isinstance(queries, str):
+            raise InputError("search_dense takes a list of queries; for one, a list of one")
+        now = self._now()
+        vectors = self._vector_index(now)
+        return vectors.search(self.encoder.encode_queries(list(queries)), k, self._allowed(now, where))
 
     @property
     def _lexical(self) -> LexicalIndex | None:
         """The lexical index; Lucene starts when it is first needed, and serves one process at a time."""
-        if self._lucene is None and self.manifest.lexical["engine"] == "pyserini":
+        if self._lucene is None and self._settings.lexical["engine"] == "pyserini":
             self._lucene = PyseriniIndex(self.path / "lucene")
         return self._fts5 or self._lucene
 
@@ -538,48 +852,141 @@ class Index:
         lexical = self._lexical
         if lexical is None:
             raise InputError(f"{self.path}: built without a lexical index; build it again with one for BM25 and hybrid")
-        if where is not None:
-            return lexical.search(query, k, np.flatnonzero(self._allowed(where)))
-        # The lexical index may know passages of another process that this reader does not.
-        known = len(self._live)
-        rows, scores = lexical.search(query, k + self._store.rows() - known)
+        now = self._now()
+        lexical = self._lexical  # after a fork or a replacement it is another
+        assert lexical is not None
+        with self._store.translated():
+            if where is not None:
+                return lexical.search(query, min(k, max(1, len(now.live))), np.flatnonzero(self._allowed(now, where)))
+            # The lexical index may know passages by now that this state of the others does not.
+            known, more = len(now.live), max(0, self._store.rows() - len(now.live))
+            rows, scores = lexical.search(query, min(k, max(1, known)) + more)
         return rows[rows < known][:k], scores[rows < known][:k]
 
-    def _allowed(self, where: Mapping[str, Any] | None) -> np.ndarray:
-        return self._live if where is None else self._store.live(len(self._live), where)
+    def _allowed(self, now: _Snapshot, where: Mapping[str, Any] | None) -> np.ndarray:
+        return now.live if where is None else self._store.live(len(now.live), where)
 
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
         """The passages of these rows, in order; rows deleted meanwhile, and -1, are left out."""
+        self._now()
         found = self._store.passages([int(row) for row in rows if row >= 0])
         return [found[int(row)] for row in rows if int(row) in found]
 
     def document_ids(self, rows: Sequence[int] | np.ndarray) -> dict[int, str]:
         """Document id by row; rows deleted meanwhile, and -1, are left out."""
+        self._now()
         return self._store.document_ids([int(row) for row in rows if row >= 0])
 
     def document(self, id: str) -> Document | None:
-        """A document by the user's id, or None."""
-        return self._store.document(id)
+        """A document by its id, or None.
+
+        Raises:
+            InputError: if the id is not a string.
+        """
+        self._now()
+        return self._store.document(_checked_id(id))
 
     def documents(self) -> Iterator[Document]:
         """All documents, in the order they were added."""
+        self._now()
         return self._store.documents()
 
     def vectors(self) -> np.ndarray:
-        """The embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped."""
-        return self._vectors
+        """The embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped.
+
+        Raises:
+            InputError: if the index keeps no embeddings.
+        """
+        vectors = self._now().vectors
+        if vectors is None:
+            raise InputError(f"{self.path}: built without embeddings (encoder none)")
+        return vectors
 
     def token_keys(self, rows: Sequence[int]) -> list[Keys] | None:
         """The kept token states of these rows as attention keys, memory-mapped; None if the index keeps none."""
-        if self._states is None:
+        states = self._now().states
+        if states is None:
             return None
         ranges = self._store.token_ranges(rows)
         for start, stop in ranges.values():
-            populate(self._states, start, stop)
-        return [decode(self._states[slice(*ranges[int(row)])]) for row in rows]
+            populate(states, start, stop)
+        return [decode(states[slice(*ranges[int(row)])]) for row in rows]
 
 
-_LOCKS = (_WRITER_LOCK, _COMMIT_LOCK)
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class _Snapshot:
+    """An index as of one commit. Searches take one of these, and what a writer does meanwhile is in another."""
+
+    version: tuple[int, int, int]
+    manifest: Manifest
+    vectors: np.ndarray | None
+    states: np.ndarray | None
+    live: np.ndarray
+    structure: BinaryIO | None
+    faiss: FaissIndex | None = None
+
+
+# Connections that a forked process inherited.
+_PARENTS: list[Any] = []
+
+
+def _files(path: Path, manifest: Manifest) -> tuple[AppendFile | None, AppendFile | None]:
+    """The files of the embeddings and of the token states, where the index has them."""
+    dim, states = manifest.encoder["dim"], manifest.token_states
+    return (
+        AppendFile(path / _VECTORS, np.dtype((np.float32, (dim,)))) if dim else None,
+        None
+        if states["kind"] == "none"
+        else AppendFile(path / f"states.{states['kind']}", dtype_of(states["kind"], states["dim"])),
+    )
+
+
+def _check_structure(file: Path, manifest: Manifest) -> None:
+    if not file.exists() or digest(file) != manifest.faiss["digest"]:
+        raise IndexCorruptError(f"{file.parent / manifest.faiss['file']}: checksum mismatch; {_ADVICE}")
+
+
+def _open_again(path: str, encoder: Encoder | None) -> Index:
+    return Index.open(path, encoder=encoder, verify=False)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same(stored: Document | None, given: Document) -> bool:
+    """Whether a stored document is the given one."""
+    return stored is not None and (stored.title, stored.text, as_json(stored.metadata)) == (
+        given.title,
+        given.text,
+        as_json(given.metadata),
+    )
+
+
+def _checked_id(id: Any) -> str:
+    if not isinstance(id, str):
+        raise InputError(f"ids are strings; use '{id}', not {id!r} ({type(id).__name__})")
+    return id
+
+
+def _as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> Iterator[Document]:
+    """Documents out of documents, mappings and texts.
+
+    Raises:
+        InputError: if one of them, or ``documents`` itself, is something else.
+    """
+    if isinstance(documents, str | bytes | Mapping | Document) or not isinstance(documents, Iterable):
+        raise InputError(f"documents must be a list or another iterable, not a single {type(documents).__name__}")
+    for place, given in enumerate(documents):
+        if isinstance(given, Document):
+            yield given
+        elif isinstance(given, str):
+            yield Document(str(place), given)
+        elif isinstance(given, Mapping):
+            named = given if given.keys() & set(ID_FIELDS) else {"id": str(place), **given}
+            yield from read_documents([named])
+        else:
+            raise InputError(f"document {place}: must be a Document, a mapping or a text, not {type(given).__name__}")
 
 
 def _reader_of(encoder: Encoder) -> TokenReader:

@@ -15,7 +15,7 @@ from .files import replace_file
 
 __all__ = ["FORMAT", "Manifest"]
 
-FORMAT = 1
+FORMAT = 2
 _NAME = "manifest.json"
 
 
@@ -79,22 +79,68 @@ class Manifest:
             IndexCorruptError: if the file does not have the contents it was written with.
         """
         path = folder / _NAME
-        if not path.is_file():
-            raise IndexStoreError(f"{folder}: not a Sightline index (no {_NAME}); build one with: sightline index")
         try:
             data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise IndexStoreError(
+                f"{folder}: not a Sightline index (no {_NAME}); build one with: sightline index"
+            ) from error
+        except (OSError, ValueError) as error:  # a path may hold a NUL
+            raise IndexStoreError(f"{path}: cannot be read ({error})") from error
+        try:
             body = json.loads(data)
             del body["digest"]
             damaged = _serialised(body) != data
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             damaged = True
         if damaged:
             raise IndexCorruptError(f"{path}: checksum mismatch; restore the index from a copy, or build it again")
-        if body["format"] != FORMAT:
+        if body.get("format") != FORMAT:
             raise IndexStoreError(
-                f"{folder}: index format {body['format']}, this version reads {FORMAT}; build the index again"
+                f"{folder}: index format {body.get('format')!r}, this version reads {FORMAT}; build the index again"
             )
+        if wrong := _misfits(body):
+            raise IndexCorruptError(f"{path}: {wrong}; restore the index from a copy, or build it again")
         return cls(**body)
+
+
+_SHAPE: dict[str, Any] = {
+    "encoder": {"name": str, "revision": str, "dim": int, "max_length": int, "options": dict, "probe": list},
+    "passages": {"max_tokens": int, "overlap": int},
+    "faiss": {"factory": str, "parameters": str},
+    "lexical": {"engine": str},
+    "token_states": {"kind": str},
+    "complete": bool,
+    "counts": dict,
+    "store": dict,
+    "sightline": str,
+    "format": int,
+}
+_OPTIONAL: dict[str, Any] = {
+    "faiss": {"file": str, "rows": int, "digest": str, "version": str, "device": str, "trained": int},
+    "token_states": {"model": str, "revision": str, "dim": int, "max_length": int},
+    "store": {"counter": int, "digest": str},
+}
+
+
+def _misfits(body: dict[str, Any]) -> str:
+    """What is wrong with the names and types of a manifest's fields, in words; "" if nothing is."""
+    if strange := sorted(body.keys() ^ _SHAPE.keys()):
+        return f"field {strange[0]!r} is {'missing' if strange[0] in _SHAPE else 'not known'}"
+    for name, shape in _SHAPE.items():
+        if not isinstance(body[name], dict if isinstance(shape, dict) else shape):
+            return f"field {name!r} has a {type(body[name]).__name__}"
+        if isinstance(shape, dict):
+            for key, kind in shape.items():
+                if not isinstance(body[name].get(key), kind):
+                    return f"field {name}.{key} is not a {kind.__name__}"
+        for key, kind in _OPTIONAL.get(name, {}).items():
+            if key in body[name] and not isinstance(body[name][key], kind):
+                return f"field {name}.{key} is not a {kind.__name__}"
+    file = body["faiss"].get("file", "")
+    if "/" in file or "\0" in file or not all(isinstance(x, int | float) for x in body["encoder"]["probe"]):
+        return "field 'faiss' names a file elsewhere" if file else "field encoder.probe is not a list of numbers"
+    return ""
 
 
 def _serialised(body: dict[str, Any]) -> bytes:

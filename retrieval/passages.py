@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 from ..documents import Document, Passage
 from ..errors import DataError, InputError
 from ..sentences import sentence_spans
 
 __all__ = ["Splitter", "passage_batches"]
+
+_DEPTH = 500  # SQLite reads JSON of 1,000 levels, older versions of 2,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class Splitter:
             document: any document; its text is tokenised once, its title once.
 
         Returns:
-            At least one passage, in the order of the text. A document that fits is one passage over all of its text;
+            At least one passage, in the order of the text, but none for a document that has neither text nor title. A
+            document that fits is one passage over all of its text;
             otherwise passages have no whitespace at their ends, and every other character is in at least one.
 
         Example:
@@ -69,6 +73,8 @@ class Splitter:
             >>> Splitter(lambda text: [(i, i + 1) for i in range(len(text))], max_tokens=99).split(document)[0].end
             15
         """
+        if document.empty:
+            return []
         text, tokens = document.text, self.offsets(document.text)
         title = len(self.offsets(document.title)) if document.title else 0
         budget = self.max_tokens - min(title, self.max_tokens // 2)
@@ -135,7 +141,14 @@ def passage_batches(
             json.dumps(dict(document.metadata), allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"document {document.id!r}: its metadata cannot be kept as JSON: {error}") from error
-        passages = splitter.split(document) if splitter else [Passage(document, 0, len(document.text))]
+        if document.id in (".", ".."):
+            raise DataError(f"document {document.id!r}: web clients take this id for a folder; choose another")
+        if _depth(document.metadata) > _DEPTH:
+            raise DataError(f"document {document.id!r}: its metadata is nested deeper than {_DEPTH} levels")
+        if splitter is not None:
+            passages = splitter.split(document)
+        else:
+            passages = [] if document.empty else [Passage(document, 0, len(document.text))]
         batch.append((document, passages))
         ids.add(document.id)
         count += len(passages)
@@ -144,6 +157,22 @@ def passage_batches(
             batch, ids, count = [], set(), 0
     if batch:
         yield batch
+
+
+def _depth(value: Any) -> int:
+    """Levels of nested objects and lists, up to one more than are allowed."""
+    level, depth = [value], 0
+    while depth <= _DEPTH:
+        level = [
+            item
+            for one in level
+            if isinstance(one, Mapping | list | tuple)
+            for item in (one.values() if isinstance(one, Mapping) else one)
+        ]
+        if not level:
+            break
+        depth += 1
+    return depth
 
 
 def _groups(tokens: list[tuple[int, int]]) -> tuple[list[int], list[int]]:

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from ..documents import Document, Passage, encodable
 from ..errors import IndexCorruptError, IndexStoreError
 from .filters import Filter
 
-__all__ = ["DocumentStore", "Segment", "StoredPassage"]
+__all__ = ["DocumentStore", "Segment", "StoredPassage", "as_json"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL,
-    deleted INTEGER NOT NULL DEFAULT 0);
+    deleted INTEGER NOT NULL DEFAULT 0, digest BLOB NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS live_ids ON documents(id) WHERE deleted = 0;
 CREATE TABLE IF NOT EXISTS passages(
     row INTEGER PRIMARY KEY, document INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
@@ -75,6 +76,7 @@ class DocumentStore:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
         self.lock = threading.RLock()
+        self._commits = 0
         # Manual transactions; the rollback journal leaves a single file at rest, which can be checksummed.
         name = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
         try:
@@ -92,7 +94,7 @@ class DocumentStore:
                 if not create:
                     raise sqlite3.DatabaseError("the tables are missing")
                 self.connection.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             self.connection.close()
             raise self._translated(error) from error
 
@@ -104,17 +106,36 @@ class DocumentStore:
         text = str(error)
         if isinstance(error, sqlite3.ProgrammingError):
             return IndexStoreError(f"{self.path}: {text.rstrip('.')}; open the index again")
-        if isinstance(error, sqlite3.OperationalError) and "malformed" not in text and "not a database" not in text:
+        damaged = ("malformed", "not a database", "decode", "no such")
+        if isinstance(error, sqlite3.OperationalError) and not any(word in text for word in damaged):
             why = "no space left on the device" if "full" in text else text
             return IndexStoreError(f"{self.path}: {why}; what was committed before is kept")
         return IndexCorruptError(f"{self.path}: {text}; restore the index from a copy, or build it again")
 
-    def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn SQLite's errors into `IndexStoreError`."""
         try:
-            with self.lock:
-                return self.connection.execute(sql, values).fetchall()
-        except sqlite3.DatabaseError as error:
+            yield
+        except sqlite3.Error as error:
             raise self._translated(error) from error
+
+    def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.translated(), self.lock:
+            return self.connection.execute(sql, values).fetchall()
+
+    def _document(self, id: Any, title: Any, text: Any, metadata: Any) -> Document:
+        """A document out of its columns.
+
+        Raises:
+            IndexCorruptError: if they are damaged, which is found here where an index is opened without verification.
+        """
+        try:
+            return Document(id, text, title, json.loads(metadata))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise IndexCorruptError(
+                f"{self.path}: document {id!r} is damaged; restore the index from a copy, or build it again"
+            ) from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -129,12 +150,25 @@ class DocumentStore:
                 try:
                     yield
                     self.connection.execute("COMMIT")
+                    self._commits += 1
                 except BaseException:
                     if self.connection.in_transaction:
                         self.connection.execute("ROLLBACK")
                     raise
-            except sqlite3.DatabaseError as error:
+            except sqlite3.Error as error:
                 raise self._translated(error) from error
+
+    def version(self) -> tuple[int, int, int]:
+        """Equal as long as nobody, in this process or another, has committed to the file or put another in its place.
+
+        Raises:
+            IndexStoreError: if the file cannot be asked.
+        """
+        try:
+            file = self.path.stat().st_ino
+        except OSError:
+            file = 0  # removed; what is open stays as it is
+        return file, self._fetch("PRAGMA data_version")[0][0], self._commits
 
     def change_counter(self) -> int:
         """SQLite's file change counter (file format, section 1.3.6): grows with every committed write.
@@ -150,14 +184,37 @@ class DocumentStore:
         return int.from_bytes(header[24:28], "big")
 
     def check(self) -> None:
-        """Let SQLite check the structure of the whole file.
+        """Check the structure of the whole file, and every document and its passages against their digest.
+
+        For a file that has no checksum as a whole, because its writer was killed before it could write one.
 
         Raises:
-            IndexCorruptError: if it finds anything wrong.
+            IndexCorruptError: if anything is wrong.
         """
-        found = self._fetch("PRAGMA quick_check(1)")[0][0]
+        found = self._fetch("PRAGMA integrity_check(1)")[0][0]
         if found != "ok":
             raise IndexCorruptError(f"{self.path}: {found}; restore the index from a copy, or build it again")
+        first = 0
+        while page := self._fetch(
+            "SELECT number, id, title, text, metadata, deleted, digest FROM documents WHERE number > ? "
+            "ORDER BY number LIMIT 500",
+            [first],
+        ):
+            last = page[-1][0]
+            passages: dict[int, list[tuple[Any, ...]]] = {}
+            for document, *place in self._fetch(
+                "SELECT document, row, start, stop, first_token, tokens, truncated FROM passages "
+                "WHERE document > ? AND document <= ? ORDER BY row",
+                [first, last],
+            ):
+                passages.setdefault(document, []).append(tuple(place))
+            for *fields, digest in page:
+                if _seal(fields, passages.get(fields[0], [])) != digest:
+                    raise IndexCorruptError(
+                        f"{self.path}: document {fields[1]!r} is not what was written; "
+                        "restore the index from a copy, or build it again"
+                    )
+            first = last
 
     def rows(self) -> int:
         """How many passage rows were ever committed, deleted ones included: the next free row."""
@@ -201,20 +258,21 @@ class DocumentStore:
             truncated: int64 (P,), tokens not read per passage.
         """
         first, token = self.rows(), self.token_rows()
-        row = first
+        row, number = first, self.last_number() + 1
         for document, chunks in zip(documents, passages, strict=True):
-            metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
-            number = self.connection.execute(
-                "INSERT INTO documents(id, title, text, metadata) VALUES (?, ?, ?, ?)",
-                (document.id, document.title, document.text, metadata),
-            ).lastrowid
+            fields = [number, document.id, document.title, document.text, as_json(document.metadata), 0]
+            places = []
             for chunk in chunks:
                 count, cut = int(tokens[row - first]), int(truncated[row - first])
-                self.connection.execute(
-                    "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (row, number, chunk.start, chunk.end, token, count, cut),
-                )
+                places.append((row, chunk.start, chunk.end, token, count, cut))
                 row, token = row + 1, token + count
+            self.connection.execute(
+                "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", [*fields, _seal(fields, places)]
+            )
+            self.connection.executemany(
+                "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?)", [(row, number, *rest) for row, *rest in places]
+            )
+            number += 1
         return range(first, row)
 
     def delete(self, ids: Iterable[str]) -> list[StoredPassage]:
@@ -225,11 +283,16 @@ class DocumentStore:
         )
         wanted = json.dumps(list(ids))
         gone = self.passages([row[0] for row in self._fetch(sql, [wanted])])
-        self.connection.execute(
-            "UPDATE documents SET deleted = 1, title = '', text = '', metadata = '{}' "
-            "WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))",
-            [wanted],
-        )
+        for id, number in self.existing(json.loads(wanted)).items():
+            fields = [number, id, "", "", "{}", 1]
+            places = self._fetch(
+                "SELECT row, start, stop, first_token, tokens, truncated FROM passages WHERE document = ? ORDER BY row",
+                [number],
+            )
+            self.connection.execute(
+                "UPDATE documents SET title = ?, text = ?, metadata = ?, deleted = ?, digest = ? WHERE number = ?",
+                [*fields[2:], _seal(fields, places), number],
+            )
         return list(gone.values())
 
     def record(self, segments: Iterable[Segment]) -> None:
@@ -268,7 +331,7 @@ class DocumentStore:
                 texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
                 filter.check(json.loads(text) for (text,) in texts)
         found = np.array([row[0] for row in matches], dtype=np.int64)
-        mask[found[found < rows]] = True
+        mask[found[(found >= 0) & (found < rows)]] = True
         return mask
 
     def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
@@ -284,7 +347,7 @@ class DocumentStore:
             sql, [json.dumps([int(row) for row in rows])]
         ):
             if number not in documents:
-                documents[number] = Document(id, text, title, json.loads(metadata))
+                documents[number] = self._document(id, title, text, metadata)
             found[row] = StoredPassage(row, Passage(documents[number], start, stop), truncated)
         return found
 
@@ -306,8 +369,22 @@ class DocumentStore:
         """A live document by the user's id."""
         if not encodable(id):
             return None  # SQLite can neither hold such an id nor be asked for it
-        found = self._fetch("SELECT id, title, text, metadata FROM documents WHERE deleted = 0 AND id = ?", [id])
-        return Document(found[0][0], found[0][2], found[0][1], json.loads(found[0][3])) if found else None
+        return self.find([id]).get(id)
+
+    def find(self, ids: Iterable[str]) -> dict[str, Document]:
+        """The live documents among these ids."""
+        sql = (
+            "SELECT id, title, text, metadata FROM documents "
+            "WHERE deleted = 0 AND id IN (SELECT value FROM json_each(?))"
+        )
+        return {
+            id: self._document(id, title, text, metadata)
+            for id, title, text, metadata in self._fetch(sql, [json.dumps(list(ids))])
+        }
+
+    def ids(self) -> dict[int, str]:
+        """The ids of all live documents, by number."""
+        return dict(self._fetch("SELECT number, id FROM documents WHERE deleted = 0"))
 
     def documents(self) -> Iterator[Document]:
         """All live documents, in the order they came, a page at a time."""
@@ -318,5 +395,17 @@ class DocumentStore:
             [last],
         ):
             for _, id, title, text, metadata in page:
-                yield Document(id, text, title, json.loads(metadata))
+                yield self._document(id, title, text, metadata)
             last = page[-1][0]
+
+
+def as_json(metadata: Mapping[str, Any]) -> str:
+    """Metadata in the form in which it is stored."""
+    return json.dumps(dict(metadata), ensure_ascii=False)
+
+
+def _seal(fields: Sequence[Any], passages: Sequence[Sequence[Any]]) -> bytes:
+    """The digest of a document's columns and of its passages', in the order of the tables."""
+    return xxhash.xxh3_128_digest(
+        json.dumps([list(fields), [list(place) for place in passages]], default=repr).encode()
+    )

@@ -21,7 +21,7 @@ class VectorIndex(Protocol):
             allowed: bool (rows,), which rows may be returned; None for all.
 
         Returns:
-            (rows, scores): int64 and float32 (Q, k), best first, ties by row; where fewer than ``k`` rows were found
-            the tail is -1 and -inf. Scores are exact inner products.
+            (rows, scores): int64 and float32 (Q, K), best first, ties by row; K is ``k``, or all rows if that is less;
+            where fewer were found, the tail is -1 and -inf. Scores are exact inner products.
         """
         ...

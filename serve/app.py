@@ -8,14 +8,16 @@ import functools
 import hashlib
 import hmac
 import re
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import resources
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.convertors import Convertor, register_url_convertor
 
 from .. import __version__
 from ..batching import interruptible
@@ -33,6 +35,8 @@ from .schemas import (
     DocumentsRequest,
     ErrorResponse,
     HealthResponse,
+    ModelOut,
+    ModelsResponse,
     RerankDocument,
     RerankMeta,
     RerankRequest,
@@ -50,6 +54,23 @@ from .service import Limits, Service
 __all__ = ["Limits", "create_app"]
 
 _BEARER = HTTPBearer(auto_error=False, description="The API key that the server was started with.")
+DocumentId = Annotated[str, Query(min_length=1, description="The document's id.")]
+
+
+class _DocumentConvertor(Convertor[str]):
+    """The rest of a path, slashes and line breaks included: an id may have them."""
+
+    regex = "(?s:.+)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("document", _DocumentConvertor())
+
 _STATUS = {
     400: "The body is not JSON.",
     408: "The body did not come in time.",
@@ -70,6 +91,8 @@ def create_app(
     limits: Limits | None = None,
     api_key: str | None = None,
     hosts: Sequence[str] | None = None,
+    model_names: Collection[str] = (),
+    any_model: bool = False,
 ) -> FastAPI:
     """The application; it closes the index of its searcher when it shuts down.
 
@@ -80,6 +103,8 @@ def create_app(
         api_key: lets those who have it write to the index; None leaves writing out.
         hosts: names that requests may be addressed to, None for any. Where the server listens to this machine only,
             name them, so that no page in a browser can come to it under a name of its own.
+        model_names: further names that requests may give as their ``model``, such as ``rerank-v3.5``.
+        any_model: accept every name of a model.
 
     Raises:
         InputError: if there is nothing to serve, or the key is too short to keep anyone out.
@@ -88,7 +113,7 @@ def create_app(
         >>> from sightline import load_reranker
         >>> app = create_app(reranker=load_reranker("minilm"))
         >>> sorted(app.openapi()["paths"])
-        ['/health', '/metrics', '/rerank', '/v1/rerank', '/v2/rerank']
+        ['/health', '/metrics', '/rerank', '/v1/models', '/v1/rerank', '/v2/rerank']
     """
     reranker = reranker or (searcher.reranker if searcher is not None else None)
     if searcher is None and reranker is None:
@@ -116,7 +141,7 @@ def create_app(
     add_error_handlers(app)
     _add_common(app, service)
     if reranker is not None:
-        _add_reranking(app, service, reranker)
+        _add_reranking(app, service, reranker, [reranker.name, *model_names], any_model)
     if searcher is not None:
         _add_searching(app, service, searcher)
         _add_page(app)
@@ -144,7 +169,8 @@ def _add_common(app: FastAPI, service: Service) -> None:
             version=__version__,
             model=service.reranker.name if service.reranker is not None else None,
             first_stage=service.searcher.first_stage if service.searcher is not None else None,
-            index=service.counts if service.searcher is not None else None,
+            index=await service.now_counted(),
+            examples=service.examples,
         )
         return answer(found, 200 if found.status == "ok" else 503)
 
@@ -154,15 +180,32 @@ def _add_common(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _add_reranking(app: FastAPI, service: Service, reranker: Reranker) -> None:
+def _add_reranking(
+    app: FastAPI, service: Service, reranker: Reranker, model_names: Sequence[str], any_model: bool
+) -> None:
+    model_names = list(dict.fromkeys(model_names))
+    started = int(time.time())
+
     async def cohere(request: Request, body: RerankRequest) -> Response:
-        if body.model not in (None, reranker.name):
-            raise HTTPException(404, f"there is no model {body.model!r} here; there is {reranker.name!r}")
+        if not (any_model or body.model is None or body.model in model_names):
+            known = ", ".join(map(repr, model_names))
+            raise HTTPException(
+                404, f"there is no model {body.model!r} here; there is {known}; --model-name or --any-model allow more"
+            )
         documents = [document if isinstance(document, RerankDocument) else None for document in body.documents]
-        texts = [(d.title or "", d.text) if isinstance(d, RerankDocument) else ("", d) for d in body.documents]
+        texts = [(d.title or "", d.text or "") if isinstance(d, RerankDocument) else ("", d) for d in body.documents]
+        top_n = body.top_n or None
+        pair = body.truncate_prompt_tokens
         done = await service.rank(
             request,
-            RankingWork(body.query, texts, body.top_n, body.max_tokens_per_doc, evidence=body.evidence),
+            RankingWork(
+                body.query,
+                texts,
+                top_n,
+                body.max_tokens_per_doc,
+                max_pair_tokens=None if pair == -1 else pair,
+                evidence=body.evidence,
+            ),
         )
         results = [
             RerankResult(
@@ -173,7 +216,7 @@ def _add_reranking(app: FastAPI, service: Service, reranker: Reranker) -> None:
                 else None,
                 evidence=None if item.evidence is None else [dataclasses.asdict(e) for e in item.evidence],  # type: ignore[misc]
             )
-            for item in done.ranking[: body.top_n]
+            for item in done.ranking[:top_n]
         ]
         meta = RerankMeta(
             api_version={"version": "2"},
@@ -183,7 +226,9 @@ def _add_reranking(app: FastAPI, service: Service, reranker: Reranker) -> None:
         )
         usage = Usage(prompt_tokens=done.tokens, total_tokens=done.tokens)
         return answer(
-            RerankResponse(id=str(uuid.uuid4()), model=reranker.name, results=results, usage=usage, meta=meta)
+            RerankResponse(
+                id=str(uuid.uuid4()), model=body.model or reranker.name, results=results, usage=usage, meta=meta
+            )
         )
 
     async def tei(request: Request, body: TeiRequest) -> Response:
@@ -201,6 +246,11 @@ def _add_reranking(app: FastAPI, service: Service, reranker: Reranker) -> None:
         return Response(content, media_type="application/json")
 
     unknown: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "No such model."}}
+
+    @app.get("/v1/models", response_model=ModelsResponse)
+    async def models() -> Response:
+        """The names that requests may give as their model."""
+        return answer(ModelsResponse(data=[ModelOut(id=name, created=started) for name in model_names]))
 
     @app.post("/rerank", response_model=RerankResponse | list[TeiItem], responses=unknown)
     async def rerank(request: Request, body: AnyRerankRequest) -> Response:
@@ -228,11 +278,14 @@ def _add_searching(app: FastAPI, service: Service, searcher: Searcher) -> None:
         )
         return answer(await service.search(request, lambda: _search_response(call())))
 
-    @app.get(
-        "/documents/{id:path}",
-        response_model=DocumentOut,
-        responses={404: {"model": ErrorResponse, "description": "No such document."}},
-    )
+    missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "No such document."}}
+
+    @app.get("/documents", response_model=DocumentOut, responses=missing)
+    async def document_by_query(request: Request, id: DocumentId) -> Response:
+        """A document of the index, whole; its id is a parameter, so that it may be ``.`` or ``..`` too."""
+        return await document(request, id)
+
+    @app.get("/documents/{id:document}", response_model=DocumentOut, responses=missing)
     async def document(request: Request, id: str) -> Response:
         """A document of the index, whole."""
         found = await service.search(request, functools.partial(searcher.index.document, id))
@@ -260,8 +313,8 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
     def documents(body: DocumentsRequest) -> list[Document]:
         service.check_count(len(body.documents))
         for place, one in enumerate(body.documents):
-            service.check_length(f"document {place}", f"{one.title} {one.text}")
-        return [Document(one.id, one.text, one.title, one.metadata) for one in body.documents]
+            service.check_length(f"document {place}", f"{one.title} {one.text or ''}")
+        return [Document(one.id, one.text or "", one.title, one.metadata) for one in body.documents]
 
     responses: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorResponse, "description": "The key is missing or wrong."},
@@ -287,10 +340,17 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
         count = await service.search(request, lambda: write(lambda: searcher.index.update(new)))
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
 
-    @app.delete(
-        "/documents/{id:path}",
-        **{**options, "responses": {**responses, 404: {"model": ErrorResponse, "description": "No such document."}}},
-    )
+    deleting = {
+        **options,
+        "responses": {**responses, 404: {"model": ErrorResponse, "description": "No such document."}},
+    }
+
+    @app.delete("/documents", **deleting)
+    async def delete_by_query(request: Request, id: DocumentId) -> Response:
+        """Delete a document; its id is a parameter, so that it may be ``.`` or ``..`` too."""
+        return await delete(request, id)
+
+    @app.delete("/documents/{id:document}", **deleting)
     async def delete(request: Request, id: str) -> Response:
         """Delete a document."""
 

@@ -24,6 +24,8 @@ __all__ = ["JsonRoute", "add_error_handlers", "answer"]
 
 logger = logging.getLogger(__name__)
 
+_FIELDS = 1000  # of one object
+
 
 def answer(model: BaseModel, status: int = 200) -> Response:
     """A model as JSON, without the fields that are None."""
@@ -33,13 +35,25 @@ def answer(model: BaseModel, status: int = 200) -> Response:
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        """The body by a strict reader: no NaN, no infinity, no lone surrogate, no bottomless nesting."""
+        """The body by a strict reader: no NaN, no infinity, no lone surrogate, no bottomless nesting.
+
+        What has too many documents or fields is refused here, since validation takes time and memory for each.
+        """
         try:
-            value = from_json(await self.body(), allow_inf_nan=False)
+            value = from_json(await self.body(), allow_inf_nan=False, cache_strings="keys")
         except ValueError as error:
             raise HTTPException(400, f"the body is not JSON: {error}") from None
-        if not _finite(value):
-            raise HTTPException(400, "the body is not usable: a number in it is too large")
+        if isinstance(value, dict):
+            for name in ("documents", "texts"):
+                if isinstance(listed := value.get(name), list):
+                    try:
+                        self.app.state.service.check_count(len(listed))
+                    except InputError as error:
+                        raise HTTPException(422, str(error)) from None
+        try:
+            _check_values(value)
+        except ValueError as error:
+            raise HTTPException(400, f"the body is not usable: {error}") from None
         return value
 
 
@@ -56,12 +70,17 @@ class JsonRoute(APIRoute):
         return handler
 
 
-def _finite(value: Any) -> bool:
+def _check_values(value: Any) -> None:
     if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+        if len(value) > _FIELDS:
+            raise ValueError(f"an object in it has {len(value)} fields, and at most {_FIELDS} are taken")
+        for one in value.values():
+            _check_values(one)
+    elif isinstance(value, list):
+        for one in value:
+            _check_values(one)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number in it is too large")
 
 
 def add_error_handlers(app: FastAPI) -> None:

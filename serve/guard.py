@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
@@ -53,6 +54,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # the server leaves the body out
+            scope = {**scope, "method": "GET"}
         started = time.perf_counter()
         status = 499  # unless there is an answer, the client has gone
 
@@ -141,8 +144,10 @@ def _is_json(content_type: bytes) -> bool:
     return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]*))(?::[0-9]*)?", re.IGNORECASE)
+
+
 def _name(host: str) -> str:
-    """A Host header without its port."""
-    if host.startswith("["):
-        return host.partition("]")[0][1:].lower()
-    return host.rpartition(":")[0].lower() if ":" in host else host.lower()
+    """A Host header without its port; all of it where it is not NAME, NAME:PORT, [IPV6] or [IPV6]:PORT."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2] if found else host).lower()

@@ -99,13 +99,15 @@ class Lane(Generic[Work, Result]):
             TimeLimitError: if there is no result after so many seconds.
         """
         job = self._put(_Job(work, weight))
+        result = asyncio.wrap_future(job.future)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(job.future), seconds)
-        except TimeoutError:
-            if job.future.done():  # the work's own
-                raise
-            raise TimeLimitError(f"not done after {seconds:g} s; ask for less, or when less is going on") from None
+            # Unlike `wait_for`, this cannot mistake a TimeoutError that the work raised for its own.
+            done, _ = await asyncio.wait({result}, timeout=seconds)
+            if not done:
+                raise TimeLimitError(f"not done after {seconds:g} s; ask for less, or when less is going on")
+            return result.result()
         finally:
+            result.cancel()
             self._drop(job)
 
     def waiting(self) -> int:
@@ -121,7 +123,8 @@ class Lane(Generic[Work, Result]):
         with self._changed:
             self._closed = True
             for job in self._queue:
-                job.future.set_exception(ClosedError("the server is stopping"))
+                if job.future.set_running_or_notify_cancel():  # its caller may have left just now
+                    job.future.set_exception(ClosedError("the server is stopping"))
             self._queue.clear()
             self._changed.notify()
         self._thread.join(seconds)

@@ -22,6 +22,7 @@ class RankingWork:
         documents: (title, text) of each.
         top_n: how many to return, or None for all.
         max_tokens: read at most so many tokens of a document; None for what the model reads.
+        max_pair_tokens: read at most so many tokens of the query and a document together; None for no such limit.
         refuse_long: refuse a document that would not be read to its end.
         evidence: mark what got the attention.
     """
@@ -30,6 +31,7 @@ class RankingWork:
     documents: Sequence[tuple[str, str]]
     top_n: int | None = None
     max_tokens: int | None = None
+    max_pair_tokens: int | None = None
     refuse_long: bool = False
     evidence: Literal["sentence", "token"] | None = None
 
@@ -85,21 +87,25 @@ def _cut(reranker: Reranker, work: RankingWork) -> _Cut:
     reads = getattr(reranker, "reads", None)
     if reads is None:
         raise InputError(f"the reranker {reranker.name!r} cannot say what it reads of a text, so it cannot be served")
-    room = reads.room
+    room = min(reads.room, work.max_tokens or reads.room)
+    if work.max_pair_tokens is not None:
+        room = min(room, work.max_pair_tokens - len(reads.token_offsets(work.query)))
+        if room < 1:
+            raise InputError(f"the query alone has more than {work.max_pair_tokens - 1} tokens; raise the limit")
     documents: list[Mapping[str, Any]] = []
     tokens = count = 0
     for place, (title, text) in enumerate(work.documents):
         contents = Document(str(place), text, title).contents
         offsets = reads.token_offsets(contents)
-        limit = min(room, work.max_tokens or room)
-        if len(offsets) > limit:
+        if len(offsets) > room:
             if work.refuse_long:
-                raise InputError(f"text {place} has {len(offsets)} tokens and {limit} are read; let it be truncated")
-            before = len(contents) - len(text)
-            end = offsets[limit - 1][1] - before
+                raise InputError(f"text {place} has {len(offsets)} tokens and {room} are read; let it be truncated")
+            before = len(contents) - len(text) if text else 0
+            end = offsets[room - 1][1] - before
             if end <= 0:
-                raise InputError(f"document {place}: its title alone has more than the {limit} tokens that are read")
-            text, count = text[:end], count + 1
-        tokens += min(len(offsets), limit)
+                raise InputError(f"document {place}: its title alone has more than the {room} tokens that are read")
+            title, text = (title, text[:end]) if text else (title[:end], text)
+            count += 1
+        tokens += min(len(offsets), room)
         documents.append({"title": title, "text": text})
     return _Cut(documents, tokens, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, JsonValue, Tag
 
 __all__ = [
     "DocumentIn",
@@ -12,6 +12,8 @@ __all__ = [
     "DocumentsRequest",
     "ErrorResponse",
     "HealthResponse",
+    "ModelOut",
+    "ModelsResponse",
     "RerankDocument",
     "RerankRequest",
     "RerankResponse",
@@ -49,6 +51,7 @@ class SearchRequest(_Own):
     k: int = Field(10, ge=1, le=1000, description="How many hits at most.")
     where: dict[str, JsonValue] | None = Field(
         None,
+        max_length=100,
         description='Metadata filter: {"lang": "en", "year": {">=": 2000}}; a list means one of, null means absent.',
     )
     evidence: Level | None = Field(None, description="Mark what got the attention, by sentence or by token.")
@@ -110,7 +113,7 @@ class SearchResponse(BaseModel):
 class RerankDocument(_Foreign):
     """A document as an object; other fields come back with it, and are not read."""
 
-    text: str
+    text: str | None = Field(description="May be empty or null; a document without text and title is ranked last.")
     title: str | None = None
 
 
@@ -133,12 +136,19 @@ RerankInput = Annotated[
 class RerankRequest(_Foreign):
     """A list to rank, as Cohere's, Jina's and vLLM's clients send it."""
 
-    model: str | None = Field(None, description="If given, the name of the model that is served.")
+    model: str | None = Field(None, description="If given, one of the names that /v1/models lists.")
     query: str
-    documents: list[RerankInput] = Field(min_length=1, description="Strings, or objects with text and maybe title.")
-    top_n: int | None = Field(None, ge=1, description="How many results at most; all documents are ranked.")
-    return_documents: bool = Field(False, description="Send each result's document back.")
+    documents: Annotated[list[RerankInput], FailFast()] = Field(
+        min_length=1, description="Strings, or objects with text and maybe title."
+    )
+    top_n: int | None = Field(
+        None, ge=0, description="How many results at most; 0 or null for all. All documents are ranked."
+    )
+    return_documents: bool | None = Field(None, description="Send each result's document back.")
     max_tokens_per_doc: int | None = Field(None, ge=1, description="Read at most so many tokens of a document.")
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=-1, description="Read at most so many tokens of query and document together; -1 for the model's limit."
+    )
     evidence: Level | None = Field(None, description="Mark what got the attention; ours, in no other dialect.")
 
     model_config = ConfigDict(
@@ -199,11 +209,13 @@ class TeiRequest(_Foreign):
     """A list to rank, as clients of text-embeddings-inference send it."""
 
     query: str
-    texts: list[str] = Field(min_length=1)
-    raw_scores: bool = Field(False, description="The model's own score rather than the relevance between 0 and 1.")
-    return_text: bool = False
+    texts: Annotated[list[str], FailFast()] = Field(min_length=1)
+    raw_scores: bool | None = Field(
+        None, description="The model's own score rather than the relevance between 0 and 1."
+    )
+    return_text: bool | None = None
     truncate: bool | None = Field(None, description="False refuses a text that the model cannot read to its end.")
-    truncation_direction: Literal["right", "Right"] = "right"
+    truncation_direction: Literal["right", "Right"] | None = None
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"query": _CATS, "texts": ["Dogs bark.", "Cats purr."], "return_text": True}]}
@@ -235,7 +247,7 @@ class DocumentIn(_Own):
     """A document to keep."""
 
     id: str = Field(min_length=1)
-    text: str = Field(min_length=1)
+    text: str | None = Field(description="May be empty or null; a document without text is found by its title.")
     title: str = ""
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
@@ -243,7 +255,7 @@ class DocumentIn(_Own):
 class DocumentsRequest(_Own):
     """Documents to keep, committed batch by batch."""
 
-    documents: list[DocumentIn] = Field(min_length=1)
+    documents: Annotated[list[DocumentIn], FailFast()] = Field(min_length=1)
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -280,6 +292,22 @@ class IndexCounts(BaseModel):
     passages: int
 
 
+class ModelOut(BaseModel):
+    """A name that requests may give as their model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "sightline"
+
+
+class ModelsResponse(BaseModel):
+    """The names of the model that is served, as OpenAI's API lists models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
+
+
 class HealthResponse(BaseModel):
     """Whether the server works, and what it serves."""
 
@@ -288,6 +316,7 @@ class HealthResponse(BaseModel):
     model: str | None
     first_stage: str | None
     index: IndexCounts | None
+    examples: list[str] | None = Field(None, description="Titles of some documents, as examples of what to search for.")
 
 
 class ErrorDetail(BaseModel):

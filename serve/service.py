@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 
-from ..errors import InputError
+from ..errors import InputError, SightlineError
 from ..rerank.reranker import Reranker
 from ..search import Searcher
 from .lane import ClosedError, Lane
@@ -30,6 +32,9 @@ T = TypeVar("T")
 
 # Lists that wait are read together up to about two of the model's batches; beyond that nobody gains.
 _CHARACTERS_TOGETHER = 16_384
+
+_COUNTING_SECONDS = 0.5
+_TITLES = 60  # among which examples are chosen
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class Service:
         self.searcher, self.reranker, self.limits = searcher, reranker, limits
         self.metrics = Metrics()
         self.counts = IndexCounts(documents=0, passages=0)
+        self.examples: list[str] | None = None
+        self._count_again = 0.0
         self._searches: Lane[Callable[[], Any], Any] | None = None
         self._rankings: Lane[RankingWork, RankedList] | None = None
 
@@ -93,9 +100,22 @@ class Service:
                 self.searcher.index.close()
 
     def count(self, searcher: Searcher) -> None:
-        """Remember what the index holds: counting takes time in a large one."""
+        """Remember what the index holds, for `now_counted` and the search page."""
+        started = time.monotonic()
         counts = searcher.index.counts()
         self.counts = IndexCounts(documents=counts["documents"], passages=counts["passages"])
+        self.examples = _examples(searcher)
+        # Counting takes time in a large index: it may take a twentieth of the lane's.
+        self._count_again = time.monotonic() + 20 * (time.monotonic() - started)
+
+    async def now_counted(self) -> IndexCounts | None:
+        """What the index holds: counted now if the lane of searches has time for it, else as it was last counted."""
+        if self.searcher is None:
+            return None
+        if self._searches is not None and time.monotonic() > self._count_again:
+            with contextlib.suppress(SightlineError):
+                await self._searches.do(functools.partial(self.count, self.searcher), seconds=_COUNTING_SECONDS)
+        return self.counts
 
     def healthy(self) -> bool:
         """Whether all lanes work."""
@@ -132,6 +152,14 @@ class Service:
         """Refuse what would take the tokenizer too long."""
         if len(text) > self.limits.characters:
             raise InputError(f"{what} has {len(text)} characters, and at most {self.limits.characters} are taken")
+
+
+def _examples(searcher: Searcher) -> list[str]:
+    """Up to three titles of the collection that can be searched for."""
+    documents = itertools.islice(searcher.index.documents(), _TITLES)
+    titles = dict.fromkeys(" ".join(document.title.split()) for document in documents)
+    usable = [title for title in titles if 3 <= len(title) <= 80]
+    return usable[:: max(1, -(-len(usable) // 3))][:3]
 
 
 class GoneError(Exception):

@@ -47,5 +47,5 @@ def test_reading_stops_where_the_check_says_so():
             raise TimeoutError
 
     with pytest.raises(TimeoutError), interruptible(check):
-        load_minilm().read(["word " * 250] * 40)
+        load_minilm().read([f"{number} " + "word " * 250 for number in range(40)])
     assert len(load_minilm().read(["word"]).offsets) == 2

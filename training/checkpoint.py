@@ -15,6 +15,8 @@ __all__ = ["STATE", "check_settings", "load_state", "save_state"]
 
 STATE = "state.pt"
 
+_FIELDS = {"settings": dict, "step": int, "parameters": dict, "optimizer": dict, "start": dict, "history": list}
+
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write a state of tensors, numbers, strings, lists and dictionaries.
@@ -36,17 +38,33 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     """Read it, onto the CPU; None if there is none.
 
     Raises:
-        TrainingError: if the file is damaged.
+        TrainingError: if the file is damaged, or holds something else.
     """
     import torch
 
     if not (folder / STATE).exists():
         return None
     try:
-        return dict(torch.load(folder / STATE, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    # What torch raises depends on where a damage is: besides its own errors, whatever its unpickler meets.
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise TrainingError(f"{folder / STATE}: cannot be read: {reason}; remove it to begin anew") from error
+    except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise TrainingError(f"{folder / STATE}: cannot be read: {reason}; remove it to begin anew") from error
+    if not isinstance(state, dict):
+        raise TrainingError(
+            f"{folder / STATE}: holds a {type(state).__name__}, not the state of a run; move it away, or "
+            "choose another folder"
+        )
+    for name, kind in _FIELDS.items():
+        if not isinstance(state.get(name), kind):
+            wrong = f"{name!r} is a {type(state[name]).__name__}" if name in state else f"it has no {name!r}"
+            raise TrainingError(
+                f"{folder / STATE}: is not the state of a run: {wrong}; move it away, or choose another folder"
+            )
+    return state
 
 
 def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ class TrainingConfig:
         epochs: passes over the examples, as `ListSampler.epoch` counts them. One of the two.
         lists: in a batch, that is, read at once.
         accumulation: batches whose gradients make one update. 2 of 4 lists give what 1 of 8 gives, but for rounding.
-        learning_rate: the highest.
+        learning_rate: the highest; None takes `Learner.learning_rate`.
         warmup: share of the steps over which the rate rises to it.
         schedule: after that, ``cosine`` to 0 or ``constant``.
         weight_decay: of AdamW (Loshchilov and Hutter, 2019).
@@ -45,7 +45,7 @@ class TrainingConfig:
     epochs: float | None = None
     lists: int = 8
     accumulation: int = 1
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     warmup: float = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 0.0
@@ -59,7 +59,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise InputError("give either steps or epochs")
+            raise InputError("say how long to train: give either steps or epochs")
         bounds: dict[str, tuple[float, float]] = {
             "steps": (1, 2**31),
             "lists": (1, 2**16),
@@ -91,7 +91,12 @@ class TrainingConfig:
         Args:
             step: from 0.
             steps: how many there are.
+
+        Raises:
+            InputError: if ``learning_rate`` is None.
         """
+        if self.learning_rate is None:
+            raise InputError("the learning rate is the learner's; give a learning_rate to have one here")
         rising = round(self.warmup * steps)
         if step < rising:
             return self.learning_rate * (step + 1) / rising

@@ -22,6 +22,7 @@ from ..rerank.decoder.reading import Packed, pack
 from ..rerank.decoder.readout import document_scores
 from ..rerank.decoder.reranker import DecoderReranker, saved_layout, with_heads
 from ..rerank.layout import Layout, load_layout
+from ..retrieval.files import share_files
 from .learner import Output, TrainingList
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class DecoderLearner:
 
     Attributes:
         name: of the model.
+        temperature: 0.05, since scores are shares of attention (BlockRank, 2025).
+        learning_rate: 1e-4.
         layout: as it is saved, with the number of its signal layer.
 
     Raises:
@@ -80,6 +83,9 @@ class DecoderLearner:
         >>> sum(parameter.numel() for parameter in learner.parameters().values())
         18176
     """
+
+    temperature = 0.05
+    learning_rate = 1e-4
 
     def __init__(
         self,
@@ -170,6 +176,7 @@ class DecoderLearner:
         adapters alone, for the whole model and other tools of peft, lie in the folder ``adapter``.
         """
         self._merged().save_pretrained(folder)
+        share_files(*folder.glob("*.safetensors"))
         self.tokenizer.save_pretrained(folder)
         (folder / "layout.yaml").write_text(
             yaml.safe_dump(self.layout.as_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8"
@@ -184,6 +191,7 @@ class DecoderLearner:
                 if f".{_ADAPTER}." in name
             }
             save_file(weights, beside / "adapter_model.safetensors", metadata={"format": "pt"})
+            share_files(beside)
 
     # -- parts -------------------------------------------------------------------------------------------------------
 

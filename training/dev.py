@@ -114,8 +114,8 @@ def gains(before: PerQuery, after: PerQuery) -> dict[str, Any]:
     found = {}
     for name, values in after.items():
         pair = {
-            "after": {id: {MEASURE: value} for id, value in values.items()},
             "before": {id: {MEASURE: value} for id, value in before[name].items()},
+            "after": {id: {MEASURE: value} for id, value in values.items()},
         }
         [difference] = compare(pair, MEASURE)
         found[name] = {

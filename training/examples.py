@@ -131,10 +131,11 @@ class Source:
         """Of the folder, of the file without its ending, or in the catalogue."""
         if self.is_file:
             return Path(self.path).stem
-        return self.path if self._catalogue else Path(self.path).resolve().name
+        return self.path if self.in_catalogue else Path(self.path).resolve().name
 
     @property
-    def _catalogue(self) -> bool:
+    def in_catalogue(self) -> bool:
+        """Whether the path is a name in a catalogue, such as ``ir:beir/scifact``, rather than a folder."""
         catalogue, _, name = self.path.partition(":")
         return bool(name) and catalogue in CATALOGUES and not Path(self.path).exists()
 
@@ -145,7 +146,12 @@ class Source:
 
 
 def load_sources(
-    sources: Sequence[Source], runs: Iterable[tuple[str, str | Path]] = (), *, min_grade: int = 1, depth: int = 100
+    sources: Sequence[Source],
+    runs: Iterable[tuple[str, str | Path]] = (),
+    *,
+    min_grade: int = 1,
+    depth: int = 100,
+    needs_negatives: bool = False,
 ) -> list[Example]:
     """All examples of several sources.
 
@@ -154,6 +160,7 @@ def load_sources(
         runs: name of a source and file of a run, see `load_run`; a source may have several, one for each first stage.
         min_grade: of positives.
         depth: candidates of each first stage.
+        needs_negatives: refuse a collection in which no question has a negative.
 
     Raises:
         InputError: if two sources have one name, or a run names none.
@@ -177,12 +184,18 @@ def load_sources(
             [load_run(file, source.split) for file in files[source.name]],
             min_grade=min_grade,
             depth=depth,
+            needs_negatives=needs_negatives,
         )
     ]
 
 
 def load_examples(
-    source: Source, runs: Sequence[Mapping[str, Mapping[str, float]]] = (), *, min_grade: int = 1, depth: int = 100
+    source: Source,
+    runs: Sequence[Mapping[str, Mapping[str, float]]] = (),
+    *,
+    min_grade: int = 1,
+    depth: int = 100,
+    needs_negatives: bool = False,
 ) -> list[Example]:
     """All examples of a source.
 
@@ -191,9 +204,10 @@ def load_examples(
         runs: candidates of first stages, beside the folder's own ``bm25.<split>.tsv``, which counts where it is there.
         min_grade: of positives.
         depth: candidates of each first stage.
+        needs_negatives: refuse a collection in which no question has a negative, and name the command that mines some.
 
     Raises:
-        InputError: if a file of lists is given runs.
+        InputError: if a file of lists is given runs, or negatives are needed and there are none.
         DataError: see `load_dataset`, `dataset_examples` and `read_examples`.
     """
     if source.is_file:
@@ -202,7 +216,15 @@ def load_examples(
         return list(read_examples(source.path))
     dataset = replace(load_dataset(source.path, source.split), name=source.name)
     own = [first_stage_run(dataset)] if (dataset.folder / f"bm25.{dataset.split}.tsv").is_file() else []
-    return dataset_examples(dataset, [*own, *runs], min_grade=min_grade, depth=depth)
+    examples = dataset_examples(dataset, [*own, *runs], min_grade=min_grade, depth=depth)
+    if needs_negatives and not any(any(example.pools) for example in examples):
+        hard = Path(source.path).with_name(f"{source.name}_hard.jsonl") if not source.in_catalogue else "mined.jsonl"
+        raise InputError(
+            f"{source.path}, split {source.split}: no question has negatives to learn from, since the folder has no "
+            f"bm25.{source.split}.tsv; mine some, and train on the file that this writes: sightline mine {source.path} "
+            f"--split {source.split} --system bm25 --out {hard}"
+        )
+    return examples
 
 
 def dataset_examples(
@@ -340,6 +362,8 @@ def _texts(value: Any, name: str, known: _Known) -> list[tuple[Document, int]]:
         if not (isinstance(text, str) and isinstance(title, str)) or (title, text) not in known:
             try:
                 document = Document(str(len(known)), text, title)
+                if document.empty:
+                    raise InputError("the text is empty, and there is no title; nothing can be learnt from it")
             except InputError as error:
                 raise DataError(f"{name}[{place}]: {error}") from None
             known[title, text] = document, text_key(document)

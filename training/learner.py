@@ -55,9 +55,14 @@ class Learner(Protocol):
 
     Attributes:
         name: of what is being trained, for logs and the model card.
+        temperature: by which its scores are divided in the loss, unless another is asked for: 1 for logarithms, 0.05
+            for shares of attention. With one that is too low, the loss is 0 from the start and nothing is learnt.
+        learning_rate: the highest learning rate, unless another is asked for.
     """
 
     name: str
+    temperature: float
+    learning_rate: float
 
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
         """What is trained, by name; the same objects at every call."""

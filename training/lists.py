@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from .examples import Example, text_key
 from .learner import TrainingList
 
 __all__ = ["ListSampler", "Sampling"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +81,8 @@ class ListSampler:
         seed: of all that is drawn.
 
     Raises:
-        InputError: if there is no example, a weight names no source, or an example has no negatives and ``in_batch``
-            is 0.
+        InputError: if there is no example, a weight names no source, or ``in_batch`` is 0 and no question of a source
+            has negatives. Where only some have none, they are left out, and a warning counts them.
 
     Example:
         >>> dogs = Example("who purrs", (Document("c", "Cats purr."),), ((Document("d", "Dogs bark."),),))
@@ -98,16 +101,38 @@ class ListSampler:
             self._sources.setdefault(example.source, []).append(place)
             known = self._known.setdefault(_question(example), set())
             known.update(map(text_key, (*example.positives, *example.excluded)))
-            if not sampling.in_batch and not any(example.pools):
-                raise InputError(
-                    f"{example.source or 'an example'}: {example.query[:80]!r} has no negatives; give a run, or draw "
-                    "some in_batch"
-                )
+        if not sampling.in_batch:
+            self._leave_out_without_negatives()
         if strange := sorted(set(sampling.weights) - set(self._sources)):
             raise InputError(f"a weight names {strange[0]!r}; the sources are {', '.join(self._sources)}")
         counts = {name: len(places) * sampling.weights.get(name, 1.0) for name, places in self._sources.items()}
         self._counts = {name: max(1, round(count)) for name, count in counts.items()}
         self._epoch: tuple[int, list[int]] = (-1, [])
+
+    def _leave_out_without_negatives(self) -> None:
+        for source, places in self._sources.items():
+            usable = [place for place in places if self._has_negative(self.examples[place])]
+            if not usable:
+                raise InputError(
+                    f"{source or 'the examples'}: no question has negatives to learn from; mine some, such as by "
+                    f"sightline mine {source or 'FOLDER'} --system bm25 --out {source or 'mined'}_hard.jsonl, and "
+                    "train on that file; or give candidates as a run; or take the other questions' documents by an "
+                    "in_batch above 0"
+                )
+            if len(usable) < len(places):
+                lacking = next(place for place in places if place not in set(usable))
+                logger.warning(
+                    "%s: %d of %d questions have no negatives, such as %r; left out",
+                    source or "examples",
+                    len(places) - len(usable),
+                    len(places),
+                    self.examples[lacking].query[:80],
+                )
+            self._sources[source] = usable
+
+    def _has_negative(self, example: Example) -> bool:
+        known = self._known[_question(example)]
+        return any(text_key(document) not in known for pool in example.pools for document in pool)
 
     @property
     def epoch(self) -> int:

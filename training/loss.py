@@ -32,7 +32,7 @@ class Objective:
     from the start is added.
 
     Args:
-        temperature: of the scores in both, tau; .05 suits attention mass, 1 its logarithm.
+        temperature: of the scores in both, tau; None takes `Learner.temperature`, which suits the learner's scores.
         learn_temperature: train it, too.
         positives: of several in a list, ``joint``: their probability together; ``each``: one after the other against
             the negatives, and the mean of that (QRRanker, 2026).
@@ -47,7 +47,7 @@ class Objective:
         InputError: if a value is out of range.
     """
 
-    temperature: float = 0.05
+    temperature: float | None = None
     learn_temperature: bool = False
     positives: Literal["joint", "each"] = "joint"
     auxiliary_weight: float = 0.1
@@ -58,12 +58,13 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name in ("temperature", "teacher_temperature"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} must be above 0, not {value}")
         for name in ("auxiliary_weight", "contrastive_weight", "distillation_weight", "anchor_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if self.learn_temperature and self.temperature < COLDEST:
+        if self.learn_temperature and self.temperature is not None and self.temperature < COLDEST:
             raise InputError(f"a temperature that is learnt must start at {COLDEST} or more, not {self.temperature}")
         if self.positives not in ("joint", "each"):
             raise InputError(f"positives are taken 'joint' or 'each', not {self.positives!r}")

@@ -44,6 +44,10 @@ class MiniLMLearner:
         name: of what is learnt: its layout's.
         model: to read with; None for the default.
 
+    Attributes:
+        temperature: 1, since scores are logarithms.
+        learning_rate: 1e-3 for a readout on a frozen encoder, else 1e-4.
+
     Raises:
         InputError: if there is nothing to train, or an option is out of range.
         MissingExtraError: if LoRA is asked for and peft is not installed.
@@ -53,6 +57,8 @@ class MiniLMLearner:
         >>> list(learner.parameters())
         ['readout.weigh']
     """
+
+    temperature = 1.0
 
     def __init__(
         self,
@@ -80,6 +86,7 @@ class MiniLMLearner:
             changes["readout"] = "learnt"
         self.layout = load_layout("minilm", **changes)
         self.name, self.encoder, self._max_tokens = name, encoder, max_tokens
+        self.learning_rate = 1e-3 if encoder == "frozen" else 1e-4
         memory = remember if encoder == "frozen" else 0
         # A model of its own: what is trained, or remembered, is nobody else's business.
         self.model = model or RememberingMiniLM(self.layout.max_block_tokens, memory, precision)

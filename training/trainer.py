@@ -37,6 +37,7 @@ __all__ = ["Progress", "train"]
 
 logger = logging.getLogger(__name__)
 
+_NO_LOSS = 5e-4  # a mean loss below this at the start is shown as zero, or nearly so
 _RECORD_EVERY = 10  # steps whose losses are kept as one mean
 
 
@@ -122,6 +123,10 @@ class _Run:
     ) -> None:
         import torch
 
+        temperature = learner.temperature if objective.temperature is None else objective.temperature
+        objective = dataclasses.replace(objective, temperature=temperature)
+        if config.learning_rate is None:
+            config = dataclasses.replace(config, learning_rate=learner.learning_rate)
         self.learner, self.out, self.config, self.objective, self.dev = learner, out, config, objective, dev
         self.origin = origin
         self.sampling, self.progress = sampling, progress or (lambda told: None)
@@ -144,12 +149,12 @@ class _Run:
         device = next(iter(self.parameters.values())).device
         self.device = device.type
         self.log_temperature = torch.nn.Parameter(
-            torch.tensor(math.log(objective.temperature), device=device), requires_grad=objective.learn_temperature
+            torch.tensor(math.log(temperature), device=device), requires_grad=objective.learn_temperature
         )
         groups = [{"params": list(self.parameters.values()), "weight_decay": config.weight_decay}]
         if objective.learn_temperature:
             groups.append({"params": [self.log_temperature], "weight_decay": 0.0})
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.rate(0, self.steps))
         self.scaler = torch.amp.GradScaler(self.device, enabled=config.precision == "float16")
         self.settings = self._settings(examples)
         # What is below makes up the state.
@@ -298,6 +303,15 @@ class _Run:
         means = {name: sum(found) / len(found) for name, found in values.items()}
         self.records.append({"step": self.step, **means})
         self.window = []
+        if len(self.records) == 1 and means["loss"] < _NO_LOSS:
+            logger.warning(
+                "the loss is %.4f from the start, so that nothing can be learnt: the temperature %g is too low for the "
+                "scores of %s (its own default is %g), or the negatives are too easy",
+                means["loss"],
+                math.exp(self.log_temperature.item()),
+                self.settings["learner"],
+                self.learner.temperature,
+            )
         logger.info("step %d of %d: loss %.4f", self.step, self.steps, means["loss"])
 
     # -- the state -----------------------------------------------------------------------------------------------------
@@ -333,6 +347,16 @@ class _Run:
         if state is None:
             return
         check_settings(self.out, state["settings"], self.settings)
+        try:
+            self._restore(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise TrainingError(
+                f"{self.out / STATE}: does not fit this run ({type(error).__name__}: {told}); remove it to begin anew"
+            ) from error
+        logger.info("going on from step %d of %d", self.step, self.steps)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         self.step, self.start, self.best = state["step"], state["start"], state["best"]
         self.history, self.per_query = state["history"], state["per_query"]
         self.records, self.window, self.seconds = state["records"], state["window"], state["seconds"]
@@ -341,7 +365,6 @@ class _Run:
             self.log_temperature.copy_(state["log_temperature"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        logger.info("going on from step %d of %d", self.step, self.steps)
 
     def _save(self) -> None:
         state = {

@@ -18,11 +18,16 @@ from ...sentences import sentence_spans
 from ..compare import Interval, interval
 from .candidates import CandidateList, rank_lists
 from .order import kendall_tau, relevant_document
+from .position import Bin, Bins
+from .sensitivity import PSI, grouped_psi
 
-__all__ = ["CopyBias", "DocumentBias", "IdBias", "LengthBias", "TwinBias", "measure_documents"]
+__all__ = ["WORDS", "CopyBias", "DocumentBias", "IdBias", "LengthBias", "TwinBias", "measure_documents"]
 
 _SHORT = 0.5  # CoRe's threshold: the relevant document has at most half the words of the longest other
 _COPIES = (1, 4)
+WORDS = Bins(
+    (0, 25, 50, 100, 200, 400, float("inf")), ("1-25", "26-50", "51-100", "101-200", "201-400", "401-"), "right"
+)
 
 _Variant = tuple[CandidateList, Callable[[dict[str, float]], None]]  # a list, and what to do with its scores
 
@@ -115,6 +120,10 @@ class DocumentBias:
         copies: see `CopyBias`; empty for a first stage, and if no list has a relevant and another document.
         twins: see `TwinBias`; those edits that fit some document; empty for a first stage.
         ids: see `IdBias`; None for a first stage, and if no list has two documents.
+        bins: mean reciprocal rank of the relevant document, of the highest grade, by its number of words; only bins
+            that have queries.
+        psi: Position Sensitivity Index over these bins: the formula of Zeng et al. for lengths instead of positions.
+            Lengths come with the questions, so that it shows more than a preference.
     """
 
     system: str
@@ -123,6 +132,8 @@ class DocumentBias:
     copies: tuple[CopyBias, ...]
     twins: tuple[TwinBias, ...]
     ids: IdBias | None
+    bins: tuple[Bin, ...]
+    psi: PSI
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON and tables: one row, its columns named after what was done and what came of it."""
@@ -135,7 +146,7 @@ class DocumentBias:
             row |= {f"{twin.edit.replace(' ', '_')}_{name}": x for name, x in _fields(twin, ("edit",))}
         if self.ids is not None:
             row |= {f"ids_exchanged_{name}": x for name, x in _fields(self.ids, ("queries",))}
-        return row
+        return row | {"bins": list(map(dataclasses.asdict, self.bins)), "psi": dataclasses.asdict(self.psi)}
 
 
 def measure_documents(
@@ -205,6 +216,7 @@ def measure_documents(
         tuple(found.result(n, seed) for n, found in copies.items() if found.changes),
         tuple(found.result(edit, seed) for edit, found in twins.items()),
         ids.result(seed) if ids.taus else None,
+        *length.by_length(seed),
     )
 
 
@@ -216,6 +228,7 @@ class _Lengths:
         self.longest: list[float] = []
         self.others: list[float] = []
         self.taus: list[float] = []
+        self.by_place: dict[int, list[float]] = {}
 
     def add(self, candidates: CandidateList, ranking: Sequence[str], grades: Mapping[str, int]) -> None:
         from scipy import stats
@@ -226,6 +239,9 @@ class _Lengths:
         rank = {document: i for i, document in enumerate(ranking)}
         gold = [document for document in ranking if grades.get(document, 0) > 0]
         others = [document for document in ranking if grades.get(document, 0) <= 0]
+        relevant = relevant_document(ranking, grades)
+        if relevant is not None and (place := WORDS.place(words[relevant])) is not None:
+            self.by_place.setdefault(place, []).append(1 / (1 + rank[relevant]))
         if len({words[document] for document in others}) > 1:
             tau = stats.kendalltau([words[d] for d in others], [-rank[d] for d in others]).statistic
             self.taus.append(float(tau))
@@ -241,6 +257,16 @@ class _Lengths:
         return LengthBias(
             len(self.longest), *(_interval(values, seed) for values in (self.longest, self.others, self.taus))
         )
+
+    def by_length(self, seed: int) -> tuple[tuple[Bin, ...], PSI]:
+        """Reciprocal rank of the relevant document by its length."""
+        places = sorted(self.by_place)
+        groups = [self.by_place[place] for place in places]
+        bins = [
+            Bin(WORDS.labels[place], len(group), **dataclasses.asdict(interval(group, seed=seed)))
+            for place, group in zip(places, groups, strict=True)
+        ]
+        return tuple(bins), grouped_psi(groups, seed=seed) if groups else PSI(None)
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------

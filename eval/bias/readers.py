@@ -66,7 +66,7 @@ def load_positions(path: str | Path, split: str = "test", *, qrels: str | Path |
         MissingExtraError: for Parquet files without pyarrow.
     """
     path = Path(path)
-    if path.is_dir() and any((path / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
+    if not path.exists() or any(path.glob("corpus.jsonl*")) or any(path.glob("collection.tsv*")):
         dataset = load_dataset(path, split, qrels=qrels)
         spans = read_spans(path / "spans.tsv", dataset) if (path / "spans.tsv").is_file() else {}
         fields = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(Dataset)}
@@ -107,7 +107,7 @@ def read_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Sp
     spans: dict[str, Span] = {}
     seen: set[str] = set()
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", path=path) from error
     if tuple(lines[0].rstrip("\r").split("\t")[: len(_SPANS)]) != _SPANS:
@@ -254,7 +254,7 @@ def read_posir(folder: str | Path, split: str = "test") -> PositionDataset:
     documents = []
     for number, row in enumerate(_parquet(path), start=1):
         try:
-            documents.append(Document(str(row["_id"]), row["text"], row.get("title") or ""))
+            documents.append(Document(str(row["_id"]), row["text"] or "", row.get("title") or ""))
         except (KeyError, InputError) as error:
             raise DataError(f"not a document: {error}", path=path, line=number) from None
     if not documents:

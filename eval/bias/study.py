@@ -1,4 +1,4 @@
-"""All biases of several systems on one collection, in one ``bias.json``."""
+"""All biases of several systems on one collection, in one ``bias.json`` and one ``report.html``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from ...retrieval.files import replace_file
 from ...retrieval.index import Index
 from ...search import FirstStage
 from ..evaluate import evaluate_systems, open_index, parse_system
-from ..provenance import portable_command, portable_name
-from ..trec import read_run
+from ..metrics import check_measures
+from ..output import make_folder
+from ..provenance import dataset_hashes, git_revision, hardware, portable_command, portable_name, versions
+from ..report import write_bias_report
+from ..runs import load_run
 from .candidates import CandidateList, given_lists, searched_lists
 from .documents import measure_documents
 from .order import measure_order
@@ -60,7 +63,8 @@ def measure_bias(
     Args:
         dataset: the collection, for ``position`` with the answers' places.
         systems: names for `parse_system`. The order of the candidates concerns those with a reranker only.
-        out: a folder for ``bias.json``; for ``position`` also for what `evaluate_systems` writes; and for ``index/``.
+        out: a folder for ``bias.json`` and its ``report.html``; for ``position`` also for what `evaluate_systems`
+            writes; and for ``index/``.
         kinds: which of `KINDS`.
         measure: of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
         depth: candidates per query for ``position``.
@@ -82,9 +86,11 @@ def measure_bias(
         InputError: if an argument cannot be used, or the collection cannot tell what was asked.
         SightlineError: as `evaluate_systems`.
     """
-    out, runs, tell = Path(out), dict(runs or {}), progress or (lambda step, done: None)
+    runs, tell = dict(runs or {}), progress or (lambda step, done: None)
     plans = {name: parse_system(name, runs) for name in dict.fromkeys(systems)}
     _check(dataset, plans, kinds, candidates)
+    check_measures([measure])
+    out = make_folder(out)
     ranks = bool({"order", "documents"} & set(kinds))  # position leaves the loading to `evaluate_systems`
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second and ranks}
     found: dict[str, Any] = {
@@ -95,15 +101,21 @@ def measure_bias(
         "depth": depth,
         "candidates": candidates,
         "seed": seed,
+        "measure": measure,
         "command": None if command is None else portable_command(command),
+        "seeds": {"bias": seed},
+        "hashes": {"dataset": dataset_hashes(dataset)},
+        "hardware": hardware(),
+        "versions": versions(),
+        "git": git_revision(),
         **{kind: [] for kind in KINDS},
     }
-    out.mkdir(parents=True, exist_ok=True)
     if "position" in kinds:
         placed = dataset.only(dataset.spans.keys())
         outcome = evaluate_systems(
-            placed, list(plans), out, depth=depth, measures=[measure], runs=runs, index=index, progress=progress
-        )
+            placed, list(plans), out, depth=depth, measures=[measure], runs=runs, index=index, command=command,
+            progress=progress,
+        )  # fmt: skip
         for name, per_query in outcome.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
             found["position"] += [
@@ -113,15 +125,16 @@ def measure_bias(
         with contextlib.ExitStack() as opened:
             searched: Index | None = None
             if any(first not in runs for first, _ in plans.values()):
+                searching = [plan for plan in plans.values() if plan[0] not in runs]
                 searched = opened.enter_context(
-                    open_index(dataset, index, out / "index", {}, bool(rerankers), partial(tell, "index"))
+                    open_index(dataset, index, out / "index", {}, searching, partial(tell, "index"))
                 )
             for name, (first, second) in plans.items():
                 reranker = rerankers[second] if second else None
                 if reranker is None and "documents" not in kinds:
                     continue
                 if first in runs:
-                    lists = given_lists(dataset, read_run(runs[first]), reranker, candidates)
+                    lists = given_lists(dataset, load_run(runs[first], dataset.split), reranker, candidates)
                 else:
                     assert searched is not None
                     lists = searched_lists(searched, cast(FirstStage, first), reranker, dataset.queries, candidates)
@@ -141,6 +154,7 @@ def measure_bias(
                     )
     text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     replace_file(out / "bias.json", text.encode())
+    write_bias_report(out, with_quality="position" in kinds)
     return json.loads(text)
 
 

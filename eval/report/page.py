@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .plots import Axis, difference_path, pareto_front
-from .results import Results, own_first_stage
-from .tables import significantly_better
+from ..compare import own_first_stage
+from .plots import Axis, difference_path, pareto_front, spread_labels
+from .results import Results
+from .tables import best_systems, significantly_better
 
 __all__ = ["render_page"]
 
@@ -24,10 +26,21 @@ def render_page(results: Sequence[Results]) -> str:
     Raises:
         InputError: if there are no results.
     """
-    import jinja2
-
     if not results:
         raise InputError("there are no results to report")
+    names = [found.summary["dataset"] for found in results]
+    return _template().render(
+        title=names[0] if len(names) == 1 else f"{len(names)} collections",
+        about="evaluation" if any(found.bias is None for found in results) else "bias",
+        overview=_overview(results) if len(results) > 1 else None,
+        sections=[_section(found, f"c{number}") for number, found in enumerate(results)],
+    )
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -44,18 +57,15 @@ def render_page(results: Sequence[Results]) -> str:
         "cell": _cell,
         "short": _short,
     }
-    names = [found.summary["dataset"] for found in results]
-    return environment.get_template("page.html").render(
-        title=names[0] if len(names) == 1 else f"{len(names)} collections",
-        overview=_overview(results) if len(results) > 1 else None,
-        sections=[_section(found, f"c{number}") for number, found in enumerate(results)],
-    )
+    return environment.get_template("page.html")
 
 
 def _overview(results: Sequence[Results]) -> dict[str, Any]:
     systems = list(dict.fromkeys(system for found in results for system in found.summary["systems"]))
     columns = []
     for number, found in enumerate(results):
+        if not found.summary["systems"]:
+            continue
         values = {system: means[found.measure] for system, means in found.summary["systems"].items()}
         columns.append(
             {
@@ -64,7 +74,8 @@ def _overview(results: Sequence[Results]) -> dict[str, Any]:
                 "measure": found.measure,
                 "queries": found.summary["queries"],
                 "values": values,
-                "best": max(values.values()),
+                "intervals": found.summary["intervals"],
+                "best": best_systems(found),
                 "better": significantly_better(found),
             }
         )
@@ -73,6 +84,10 @@ def _overview(results: Sequence[Results]) -> dict[str, Any]:
 
 def _section(found: Results, anchor: str) -> dict[str, Any]:
     summary = found.summary
+    bias = None if found.bias is None else _bias(found.bias)
+    if not summary["systems"]:  # only biases were measured
+        parts = dict.fromkeys(("quality", "effects", "pareto", "cost"))
+        return {"anchor": anchor, "summary": summary, "bias": bias, **parts}
     return {
         "anchor": anchor,
         "summary": summary,
@@ -84,24 +99,25 @@ def _section(found: Results, anchor: str) -> dict[str, Any]:
         "queries": [_by_query(found, pair) for pair in found.pairs],
         "pareto": _pareto(found),
         "cost": summary.get("cost"),
-        "bias": None if found.bias is None else _bias(found.bias),
+        "bias": bias,
     }
 
 
 def _quality(found: Results) -> dict[str, Any]:
     intervals = found.summary["intervals"]
     axis = Axis.around([value for between in intervals.values() for value in (between["low"], between["high"])])
-    best = max(between["mean"] for between in intervals.values())
+    best = best_systems(found)
     rows = [
         {
             "name": name,
-            "best": intervals[name]["mean"] == best,
+            "best": best == {name} and len(intervals) > 1,
+            "tied": name in best and len(best) > 1,
             "others": {measure: value for measure, value in means.items() if measure != found.measure},
             **_placed(axis, intervals[name]),
         }
         for name, means in found.summary["systems"].items()
     ]
-    return {"axis": axis, "rows": rows}
+    return {"axis": axis, "rows": rows, "tied": len(best) > 1}
 
 
 def _effects(pairs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -128,6 +144,7 @@ def _pareto(found: Results) -> dict[str, Any] | None:
     means = {name: values[found.measure] for name, values in found.summary["systems"].items()}
     if measured:
         cost = {name: values["latency_ms"]["p50"] for name, values in measured.items() if name in means}
+        cost = {name: ms for name, ms in cost.items() if ms > 0}
     else:
         cost = {name: ms for name, ms in found.summary.get("milliseconds_per_query", {}).items() if ms > 0}
     if len(cost) < 2:
@@ -150,6 +167,8 @@ def _pareto(found: Results) -> dict[str, Any] | None:
         }
         for number, name in enumerate(order, start=1)
     ]
+    for point, (x, y) in zip(points, spread_labels([(point["x"], point["y"]) for point in points]), strict=True):
+        point |= {"label_x": x, "label_y": y, "moved": (x, y) != (point["x"], point["y"])}
     steps = [point for point in points if point["front"]]
     path = f"M{steps[0]['x']:.4g} 100V{steps[0]['y']:.4g}"
     path += "".join(f"H{point['x']:.4g}V{point['y']:.4g}" for point in steps[1:]) + "H100"
@@ -187,13 +206,79 @@ def _bias(bias: dict[str, Any]) -> dict[str, Any]:
         {**one, **_columns(one["bins"], "label", "mean")} for one in bias.get("position", []) if one.get("bins")
     ]
     documents = [row for row in bias.get("documents") or [] if isinstance(row, dict)]
+    lengths = [
+        {"system": row["system"], "psi": row.get("psi"), **_columns(row["bins"], "label", "mean")}
+        for row in documents
+        if row.get("bins")
+    ]
     return {
+        "psi": _sensitivities(order, position, documents),
         "spread": spread,
-        "slots": _one_scale(slots),
-        "position": _one_scale(position),
+        "slots": _with_table(slots),
+        "position": [
+            {"about": _axis_words(axis, length), **_with_table([c for c in position if _axis(c) == (axis, length)])}
+            for axis, length in dict.fromkeys(map(_axis, position))
+        ],
+        "lengths": _with_table(lengths),
         "documents": documents,
-        "facts": [name for name in dict.fromkeys(name for row in documents for name in row) if name != "system"],
+        "facts": [
+            name
+            for name in dict.fromkeys(name for row in documents for name in row)
+            if name not in ("system", "bins", "psi")
+        ],
     }
+
+
+def _axis(chart: dict[str, Any]) -> tuple[str, str]:
+    return chart.get("axis", ""), chart.get("length", "all")
+
+
+def _axis_words(axis: str, length: str) -> str:
+    words = {"start": "Character at which the answer starts", "relative": "Relative position of the answer"}
+    return words.get(axis, "Position of the answer") + ("" if length == "all" else f", documents of {length} tokens")
+
+
+def _sensitivities(
+    order: Sequence[dict[str, Any]], position: Sequence[dict[str, Any]], documents: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Every Position Sensitivity Index there is, each with the bins that are worst and best."""
+    found = [
+        *(
+            ("place in the list", one["system"], one.get("slot_psi"), one.get("gold_at"), "slot", "value")
+            for one in order
+        ),
+        *((_axis_words(*_axis(one)), one["system"], one.get("psi"), one["bins"], "label", "mean") for one in position),
+        *(
+            ("length of the document", one["system"], one.get("psi"), one.get("bins"), "label", "mean")
+            for one in documents
+        ),
+    ]
+    rows = []
+    for about, system, psi, bins, label, mean in found:
+        held = [one for one in bins or [] if one.get(mean) is not None]
+        if psi is not None and held:
+            low, high = min(held, key=lambda one: one[mean]), max(held, key=lambda one: one[mean])
+            rows.append({"about": about, "system": system, "psi": psi, "worst": low[label], "best": high[label]})
+    return rows
+
+
+def _with_table(charts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Charts on one scale, and the table of their bins: a row each, with its value in every chart."""
+    placed = _one_scale(charts)
+    if placed is None:
+        return None
+    labels = dict.fromkeys(column["label"] for chart in charts for column in chart["columns"])
+    rows = [
+        {
+            "label": label,
+            "cells": [next((c for c in chart["columns"] if c["label"] == label), None) for chart in charts],
+        }
+        for label in labels
+    ]
+    for row in rows:
+        counts = dict.fromkeys(c["queries"] for c in row["cells"] if c is not None and c["queries"] is not None)
+        row["queries"] = ", ".join(map(str, counts)) or "–"
+    return {**placed, "rows": rows}
 
 
 def _arranged(one: dict[str, Any]) -> dict[str, float]:
@@ -207,8 +292,8 @@ def _columns(bins: Sequence[dict[str, Any]], label: str, mean: str = "value") ->
             {
                 "label": one[label],
                 "mean": one.get(mean),
-                "low": one.get("low", one.get(mean)),
-                "high": one.get("high", one.get(mean)),
+                "low": one.get(mean) if one.get("low") is None else one["low"],
+                "high": one.get(mean) if one.get("high") is None else one["high"],
                 "queries": one.get("queries"),
             }
             for one in bins

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Axis", "difference_path", "pareto_front"]
+__all__ = ["Axis", "difference_path", "pareto_front", "spread_labels"]
 
 _COLUMNS = 600  # of a shape: more queries are averaged in groups, for no screen shows more
 
@@ -86,6 +86,40 @@ def difference_path(differences: Sequence[float], side: Literal["above", "below"
             top = min(2.0, max(0.0, 1 - height))
             path.append(f"M{start * width:.6g} 1V{top:.4g}H{place * width:.6g}V1Z")
     return "".join(path)
+
+
+def spread_labels(
+    points: Sequence[tuple[float, float]], width: float = 7.5, height: float = 9.0
+) -> list[tuple[float, float]]:
+    """Places for labels at points, so that no two overlap: at the point itself where that is free, else near it.
+
+    Args:
+        points: (x, y) in percent of the plot.
+        width: of a label, in percent.
+        height: likewise.
+
+    Example:
+        >>> spread_labels([(10, 10), (90, 90)]), spread_labels([(50, 50), (50, 50)])
+        ([(10, 10), (90, 90)], [(50, 50), (57.5, 50.0)])
+    """
+    placed: list[tuple[float, float]] = []
+    rings = [(ring, step) for ring in range(1, 2 + len(points)) for step in range(8 * ring)]
+    for x, y in points:
+        around = (
+            (
+                x + ring * width * math.cos(math.tau * step / (8 * ring)),
+                y + ring * height * math.sin(math.tau * step / (8 * ring)),
+            )
+            for ring, step in rings
+        )
+        inside = (place for place in around if 0 <= place[0] <= 100 and 0 <= place[1] <= 100)
+        free = (
+            place
+            for place in ((x, y), *inside)
+            if all(abs(place[0] - a) >= width - 1e-9 or abs(place[1] - b) >= height - 1e-9 for a, b in placed)
+        )
+        placed.append(next(free, (x, y)))
+    return placed
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> set[str]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ..compare import new_and_base, own_first_stage
+from .schema import Bias, PerQuery, Summary, check
 
-__all__ = ["Results", "clean", "load_results", "own_first_stage"]
+__all__ = ["Results", "clean", "load_bias", "load_results"]
 
 # What no page or table can show: controls but tab and line feed, overrides of the writing direction, half surrogates.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_NEEDED = ("dataset", "split", "queries", "depth", "systems", "intervals", "comparisons")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Results:
     """What an evaluation left in its folder; every string of it can be shown.
 
     Args:
-        summary: of ``results.json``.
+        summary: of ``results.json``; or of ``bias.json``, with no ``systems``, where only biases were measured.
         per_query: value by system, query id and measure, of ``per_query.json``.
         bias: of ``bias.json``, or None.
     """
@@ -33,15 +34,14 @@ class Results:
 
     @property
     def measure(self) -> str:
-        """The first measure, by which systems are compared."""
+        """The first measure, by which systems are compared; there is none if no system was measured."""
         return next(iter(next(iter(self.summary["systems"].values()))))
 
     @property
     def pairs(self) -> list[dict[str, Any]]:
-        """Comparisons of a reranked system with its own first stage, better minus worse stage; all if there is none."""
-        pairs = self.summary["comparisons"]
-        turned = [_turned(pair) if own_first_stage(pair["b"]) == pair["a"] else pair for pair in pairs]
-        return [pair for pair in turned if own_first_stage(pair["a"]) == pair["b"]] or pairs
+        """Comparisons of a reranked system with its own first stage; all comparisons if there is none."""
+        pairs: list[dict[str, Any]] = self.summary["comparisons"]
+        return [pair for pair in pairs if own_first_stage(pair["a"]) == pair["b"]] or pairs
 
     def changes(self, a: str, b: str) -> list[dict[str, Any]]:
         """The queries on which two systems differ most: ``id``, ``text``, and the values ``a`` and ``b``."""
@@ -53,19 +53,11 @@ class Results:
         return []
 
 
-def own_first_stage(system: str) -> str | None:
-    """The first stage of a reranked system, or None.
-
-    Example:
-        >>> own_first_stage("dense+minilm"), own_first_stage("dense")
-        ('dense', None)
-    """
-    first, plus, _ = system.partition("+")
-    return first if plus else None
-
-
-def _turned(pair: dict[str, Any]) -> dict[str, Any]:
-    """The same comparison, the other system first."""
+def _directed(pair: dict[str, Any], order: list[str]) -> dict[str, Any]:
+    """A comparison, new minus base: former versions of Sightline wrote others."""
+    first, second = sorted((pair["a"], pair["b"]), key=order.index)
+    if (pair["a"], pair["b"]) == new_and_base(first, second):
+        return pair
     by = pair["difference"]
     turned = {"mean": -by["mean"], "low": -by["high"], "high": -by["low"]}
     return pair | {
@@ -81,20 +73,80 @@ def load_results(folder: str | Path) -> Results:
     """Read the results of one collection.
 
     Raises:
-        DataError: if there are none, they are no JSON, or a part is missing.
+        DataError: if there are none, or a file is not JSON, or a field is missing, of a wrong type, or at odds with
+            others; the message names file and field.
     """
     folder = Path(folder)
-    summary, per_query = _read(folder / "results.json"), _read(folder / "per_query.json")
-    bias = _read(folder / "bias.json") if (folder / "bias.json").exists() else None
-    if missing := [name for name in _NEEDED if name not in summary]:
-        raise DataError(f"lacks {missing[0]!r}; evaluate again", path=folder / "results.json")
-    if not summary["systems"] or not all(summary["systems"].values()):
-        raise DataError("holds no system that was measured; evaluate again", path=folder / "results.json")
-    if missing := [name for name in summary["systems"] if name not in per_query or name not in summary["intervals"]]:
-        raise DataError(f"lacks the system {missing[0]!r}; evaluate again", path=folder / "per_query.json")
-    if bias is not None and bias.get("version") != 1:
-        raise DataError(f"version {bias.get('version')!r}; this Sightline reads 1", path=folder / "bias.json")
-    return Results(summary, per_query, bias)
+    if not folder.is_dir():
+        raise DataError("no such folder of results", path=folder)
+    biased = load_bias(folder) if (folder / "bias.json").exists() else None
+    if biased is not None and not (folder / "results.json").exists():
+        return biased
+    summary = _read(folder / "results.json", Summary)
+    per_query = _read(folder / "per_query.json", PerQuery)
+    try:
+        _check_systems(summary)
+    except DataError as error:
+        raise DataError(f"{error.reason}; evaluate again", path=folder / "results.json") from None
+    try:
+        _check_queries(summary, per_query)
+    except DataError as error:
+        raise DataError(f"{error.reason}; evaluate again", path=folder / "per_query.json") from None
+    order = list(summary["systems"])
+    summary["comparisons"] = [_directed(pair, order) for pair in summary["comparisons"]]
+    return Results(summary, per_query, None if biased is None else biased.bias)
+
+
+def load_bias(folder: str | Path) -> Results:
+    """Read the biases of systems on one collection, without their quality; see `load_results`."""
+    folder = Path(folder)
+    bias = _read(folder / "bias.json", Bias)
+    if bias["version"] != 1:
+        raise DataError(f"version {bias['version']!r}; this Sightline reads 1", path=folder / "bias.json")
+    named = {"dataset": folder.resolve().name, "split": "", "queries": 0, **bias}
+    kept = ("dataset", "split", "queries", "command", "git", "hardware", "versions", "seeds", "hashes")
+    summary = {
+        **{name: named[name] for name in kept if name in named},
+        "depth": bias.get("candidates", 0),
+        "systems": {},
+        "intervals": {},
+        "comparisons": [],
+    }
+    return Results(summary, {}, bias)
+
+
+def _check_systems(summary: dict[str, Any]) -> None:
+    """Every system has the same measures and an interval, and only systems are compared."""
+    systems = summary["systems"]
+    if not systems or not all(systems.values()):
+        raise DataError("holds no system that was measured")
+    measures = list(next(iter(systems.values())))
+    for name, means in systems.items():
+        if list(means) != measures:
+            raise DataError(f"systems.{name} has other measures than the first system")
+        if name not in summary["intervals"]:
+            raise DataError(f"intervals lacks the system {name!r}")
+    for part in ("intervals", "milliseconds_per_query"):
+        if unknown := summary.get(part, {}).keys() - systems.keys():
+            raise DataError(f"{part} has the unknown system {min(unknown)!r}")
+    for part in ("comparisons", "changes"):
+        for number, pair in enumerate(summary.get(part, [])):
+            if not {pair["a"], pair["b"]} <= systems.keys() or pair["a"] == pair["b"]:
+                raise DataError(f"{part}[{number}] does not compare two of the systems")
+
+
+def _check_queries(summary: dict[str, Any], per_query: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Every system has the same queries, measured by the first measure."""
+    measure = next(iter(next(iter(summary["systems"].values()))))
+    ids: set[str] | None = None
+    for name in summary["systems"]:
+        if name not in per_query:
+            raise DataError(f"lacks the system {name!r}")
+        ids = set(per_query[name]) if ids is None else ids
+        if not ids or per_query[name].keys() != ids:
+            raise DataError(f"{name} has no queries, or others than the first system")
+        if lacking := [id for id, values in per_query[name].items() if measure not in values]:
+            raise DataError(f"{name}.{lacking[0]} lacks {measure}")
 
 
 def clean(value: Any) -> Any:
@@ -113,7 +165,7 @@ def clean(value: Any) -> Any:
     return value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: Any) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -122,5 +174,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"not JSON: {error}", path=path) from None
     if not isinstance(value, dict):
         raise DataError(f"a {type(value).__name__} where an object should be", path=path)
+    try:
+        check(value, kind)
+    except DataError as error:
+        raise DataError(error.reason, path=path) from None
     cleaned: dict[str, Any] = clean(value)
     return cleaned

@@ -8,9 +8,10 @@ import re
 from collections.abc import Sequence
 
 from ...errors import InputError
-from .results import Results, own_first_stage
+from ..compare import own_first_stage
+from .results import Results
 
-__all__ = ["csv_table", "latex_table", "latex_text", "significantly_better"]
+__all__ = ["best_systems", "csv_table", "latex_table", "latex_text", "significantly_better"]
 
 _COLUMNS = ("dataset", "split", "queries", "depth", "system", "measure", "mean", "low", "high", "milliseconds")
 _LATEX = {
@@ -131,6 +132,19 @@ def significantly_better(found: Results, level: float = _LEVEL) -> set[str]:
         for pair in found.pairs
         if own_first_stage(pair["a"]) == pair["b"] and pair["difference"]["mean"] > 0 and pair["p_holm"] < level
     }
+
+
+def best_systems(found: Results, level: float = _LEVEL) -> set[str]:
+    """The system of the highest mean, and those that are not significantly worse: Holm-corrected p >= ``level``."""
+    means = {name: values[found.measure] for name, values in found.summary["systems"].items()}
+    highest = max(means, key=means.__getitem__)
+    level_with = {
+        other
+        for pair in found.summary["comparisons"]
+        for one, other in ((pair["a"], pair["b"]), (pair["b"], pair["a"]))
+        if one == highest and (pair["p_holm"] >= level or means[other] == means[highest])
+    }
+    return {highest, *level_with}
 
 
 def _check(results: Sequence[Results]) -> None:

@@ -12,6 +12,7 @@ import copy
 import hashlib
 import importlib.util
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ import torch
 from torch import nn
 
 from ...errors import InputError, MissingExtraError, ModelError
+from ..layout import shipped_layouts
+from ..reranker import SHIPPED, looks_local
 
 __all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
 
@@ -269,6 +272,10 @@ def load_config(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
+    if name in SHIPPED or name in shipped_layouts():
+        raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
+    if looks_local(name) and not Path(name).is_dir():
+        raise ModelError(f"cannot load {name!r}: " + ("it is a file" if Path(name).is_file() else "no such folder"))
     return _loading(name, lambda: AutoConfig.from_pretrained(name, revision=revision)).get_text_config()
 
 
@@ -412,13 +419,24 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
 
 
 def _loading(name: str, load: Callable[[], Any]) -> Any:
-    level = logging.getLogger("transformers").level
+    from transformers.utils import logging as hf_logging
+
+    level, bars = logging.getLogger("transformers").level, hf_logging.is_progress_bar_enabled()
     # Weights of the layers above the signal layer are left out on purpose; transformers warns of each.
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    hf_logging.disable_progress_bar()
     try:
         return load()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"cannot load {name!r}: its weights are a pickle that torch refuses, because it could run code or is "
+            "damaged; get or convert them as model.safetensors"
+        ) from error
+    except Exception as error:  # the hub's, the files', torch's: each has its own, such as one for pickles
         told = " ".join(str(error).split())
-        raise ModelError(f"cannot load {name!r}: {told[:500]}") from error
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise ModelError(f"cannot load {name!r}: {kind}{told[:500]}") from error
     finally:
         logging.getLogger("transformers").setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from collections.abc import Sequence
@@ -193,7 +194,7 @@ class Template:
         first = 1 if kind == "from_1" else 0
         return ["" if kind == "none" else str(first + i) for i in range(count)]
 
-    def _fill(self, document: Document, name: str, stop: int | None = None) -> tuple[str, dict[str, tuple[int, int]]]:
+    def _fill(self, document: Document, name: str) -> tuple[str, dict[str, tuple[int, int]]]:
         """The block's text, and where title and text stand in it."""
         template = self.layout.block
         if not document.title:
@@ -201,7 +202,7 @@ class Template:
         values = {
             "id": name,
             "title": self.plain(document.title),
-            "text": self.plain(document.text if stop is None else document.text[:stop]),
+            "text": self.plain(document.text),
         }
         out, regions = "", {}
         for part in re.split(r"(\{(?:id|title|text)\})", template):
@@ -221,13 +222,15 @@ class Template:
         tokens: int,
         offsets: Sequence[tuple[int, int]],
     ) -> Block:
-        """Cut the text, and nothing else, until the block fits."""
-        start, stop = regions["text"]
+        """Cut the text, and nothing else, until the block fits; of a document without text, its title."""
+        field = "text" if document.text.strip() else "title"
+        start, stop = regions.get(field, (0, 0))
         ends = [min(b, stop) - start for a, b in offsets if a < stop and b > start]
         over = tokens - self.layout.max_block_tokens
         # What is cut in the middle of a word may take more tokens than it took; then one token more is cut.
         for kept in range(len(ends) - over, 0, -1):
-            filled, there = self._fill(document, name, ends[kept - 1])
+            shorter: dict[str, Any] = {field: getattr(document, field)[: ends[kept - 1]]}
+            filled, there = self._fill(dataclasses.replace(document, **shorter), name)
             [(ids, found)] = self._encode([filled])
             if len(ids) <= self.layout.max_block_tokens:
                 return _block(ids, found, there, document, len(ends) - kept)

@@ -19,9 +19,10 @@ from ...errors import InputError, ModelError, RankingError
 from ...kernels import choose
 from ..evidence import find_evidence
 from ..heads import find_heads
-from ..layout import Layout, load_layout
+from ..layout import Layout, check_model, load_layout
 from ..ranking import check_request, first_of_each_id, order_by_score
 from ..reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking
+from ..signal import NOTHING
 from .cache import DocumentCache, block_key
 from .model import Decoder, load_config, load_decoder, revision_of
 from .prompt import NULL_QUERY, Block, Prompt, Template
@@ -56,7 +57,7 @@ class DecoderReranker:
     tournament), and the ranking says so. The same holds for lists beyond the model's positions.
 
     Args:
-        model: name on the hub, folder, or a `Decoder`.
+        model: name on the hub or folder, with or without ``hf:``, or a `Decoder`.
         layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
         heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
         token_budget: tokens in one forward pass.
@@ -90,11 +91,11 @@ class DecoderReranker:
         seed: int = 0,
         **loading: Any,
     ) -> None:
+        model = model.removeprefix("hf:") if isinstance(model, str) else model
         if layout is None:
             layout = saved_layout(model if isinstance(model, str) else model.name)
         layout = load_layout(layout) if isinstance(layout, str) else layout
-        if layout.model != "decoder":
-            raise InputError(f"layout {layout.name!r} is for the model {layout.model!r}, not for decoders")
+        check_model(layout, "decoder")
         if token_budget < 1 or (route is not None and route < 1) or (route_layer is not None and route_layer < 0):
             raise InputError("token_budget and route must be at least 1, route_layer at least 0")
         if cache is not None and not layout.keepable:
@@ -218,18 +219,28 @@ class DecoderReranker:
     ) -> list[Ranking]:
         started = time.perf_counter()
         checked = [check_request(query, documents, top_n, evidence) for query, documents in lists]
-        scored = self._score([(query, blocks) for (query, _), blocks in zip(lists, checked, strict=True)], evidence)
+        # Without a text a document would be scored by its template alone.
+        readable = [[i for i, block in enumerate(blocks) if self._has_text(block)] for blocks in checked]
+        scored = self._score(
+            [
+                (query, [blocks[i] for i in there])
+                for (query, _), blocks, there in zip(lists, checked, readable, strict=True)
+            ],
+            evidence,
+        )
         rankings = []
-        for (query, given), blocks, found in zip(lists, checked, scored, strict=True):
-            order, warnings = order_by_score(blocks, given, found.scores.tolist())
+        for (query, given), blocks, there, part in zip(lists, checked, readable, scored, strict=True):
+            found = _among(part, there, len(blocks))
+            unread = set(range(len(blocks))) - set(there)
+            order, warnings = order_by_score(blocks, given, found.scores.tolist(), unread)
             warnings = [*found.notes, *warnings]
-            if not self.layout.order_free and not self.layout.shuffles and len(blocks) > 1:
+            if not self.layout.order_free and not self.layout.shuffles and len(there) > 1:
                 warnings.append(
                     f"layout {self.layout.name!r} shows the model the order of the candidates, and scores depend on "
                     "it; shuffles=8 ranks by the mean over eight orders"
                 )
             order = first_of_each_id(order, blocks) if best_per_id else order
-            mass = found.shares.mean(axis=0) if blocks else np.zeros(0)
+            mass = found.shares.mean(axis=0) if len(found.shares) else np.zeros(len(blocks))
             items = [self._ranked(blocks[i], i, found, mass, evidence) for i in order[:top_n]]
             for warning in warnings:
                 logger.info("%s: %s", query[:80], warning)
@@ -250,6 +261,10 @@ class DecoderReranker:
                 )
             )
         return rankings
+
+    def _has_text(self, document: Document) -> bool:
+        """Whether something is left of a document when special tokens' names are blanked."""
+        return bool(self.template.plain(document.contents).strip())
 
     def _ranked(
         self,
@@ -417,7 +432,7 @@ class DecoderReranker:
         best = sorted(order[: self.route])
         final = self._score_again(query, blocks, best, prompt, kept, tokens, seed)
         note = f"of {len(blocks)} documents the {len(best)} with the largest logits at layer {layer} were ranked"
-        return _below(final, best, first, len(blocks), note, tokens)
+        return _below(final, best, first, len(blocks), note)
 
     def _score_tournament(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Scored:
         """Groups are ranked apart, and the better half of each goes on, until those left fit one pass."""
@@ -442,7 +457,7 @@ class DecoderReranker:
             f"{len(blocks)} documents do not fit one pass of layout {self.layout.name!r}: {count} groups were ranked "
             f"apart, and {len(going)} documents met again; the scores of the others are of their group"
         )
-        return _below(final, going, first, len(blocks), note, tokens)
+        return _below(final, going, first, len(blocks), note)
 
     def _score_again(
         self,
@@ -487,22 +502,30 @@ def with_heads(layout: Layout, given: str | Path | Sequence[str] | None, model: 
     return layout
 
 
-def _below(final: _Scored, places: list[int], first: np.ndarray, count: int, note: str, tokens: bool) -> _Scored:
-    """The final round's scores, and below them, in the order of the round before, those that did not come so far."""
-    left = [i for i in range(count) if i not in set(places)]
-    scores = np.empty(count)
-    scores[places] = final.scores
-    if left:
-        scores[left] = first[left] - first[left].max() + final.scores.min() - 1.0
-    shares = np.zeros((len(final.shares), count))
-    shares[:, places] = final.shares
+def _among(found: _Scored, places: list[int], count: int) -> _Scored:
+    """What was found of some documents, among ``count`` of which the others were not read."""
+    if len(places) == count:
+        return found
+    scores = np.full(count, NOTHING)
+    scores[places] = found.scores
+    shares = np.zeros((len(found.shares), count))
+    shares[:, places] = found.shares
     blocks: list[Block | None] = [None] * count
-    marks = [np.zeros(0)] * count if tokens else None
+    marks = None if found.tokens is None else [np.zeros(0)] * count
     for at, place in enumerate(places):
-        blocks[place] = final.blocks[at]
-        if marks is not None and final.tokens is not None:
-            marks[place] = final.tokens[at]
-    return _Scored(scores, shares, marks, blocks, final.signal, [note, *final.notes])
+        blocks[place] = found.blocks[at]
+        if marks is not None and found.tokens is not None:
+            marks[place] = found.tokens[at]
+    return _Scored(scores, shares, marks, blocks, found.signal, found.notes)
+
+
+def _below(final: _Scored, places: list[int], first: np.ndarray, count: int, note: str) -> _Scored:
+    """The final round's scores, and below them, in the order of the round before, those that did not come so far."""
+    out = _among(final, places, count)
+    left = [i for i in range(count) if i not in set(places)]
+    if left:
+        out.scores[left] = first[left] - first[left].max() + final.scores.min() - 1.0
+    return dataclasses.replace(out, notes=[note, *final.notes])
 
 
 def _mean(parts: Sequence[tuple[list[int], _Scored]]) -> _Scored:

@@ -110,7 +110,7 @@ def test_index_makes_what_search_finds(run, corpus, tmp_path):
 @pytest.mark.parametrize("as_json", [True, False])
 def test_skip_bad_counts_and_lists(run, tmp_path, as_json):
     path = tmp_path / "some.jsonl"
-    path.write_text('{"_id": "a", "text": "fine"}\nnot json\n{"_id": "b", "text": ""}\n{"_id": "c", "text": "fine"}\n')
+    path.write_text('{"_id": "a", "text": "fine"}\nnot json\n{"_id": "b", "text": 5}\n{"_id": "c", "text": "fine"}\n')
     json_option = ["--json"] if as_json else []
     code, out, err = run("index", path, "--out", tmp_path / "made", "--skip-bad", *json_option)
     assert code == 0

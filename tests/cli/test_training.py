@@ -94,7 +94,9 @@ def test_an_interrupted_run_goes_on_by_the_same_command(run, folders, tmp_path, 
         (["--steps", 1, "--option", "x"], "--option 'x' is not NAME=VALUE"),
         (["--steps", 1, "--run", "nq=x.trec"], "a run is for 'nq'"),
         (["--steps", 1, "--schedule", "linear"], "schedule must be one of"),
-        (["--steps", 1, "--dev", "lists.jsonl"], "not a file of lists"),
+        (["--steps", 1, "--learning-rate", -1], "--learning-rate must be above 0"),
+        (["--steps", 1, "--shuffle-sentences", 2], "--shuffle-sentences must be from 0 to 1"),
+        (["--steps", 1, "--option", "parts=[weights"], "--option parts: not valid YAML"),
     ],
 )
 def test_train_refuses_what_it_cannot_do(run, folders, tmp_path, more, message):
@@ -123,3 +125,78 @@ def test_learners_are_asked_for_by_name():
         load_learner("bert")
     with pytest.raises(InputError, match="names no model"):
         load_learner("hf:")
+
+
+@pytest.mark.parametrize("more", [[], ["--steps", 1, "--epochs", 1], ["--schedule", "linear"]])
+def test_train_names_a_missing_folder_and_a_typo_before_anything_else(run, folders, tmp_path, more):
+    train, _, _ = folders
+    code, _, err = run("train", "minilm", train.with_name("trian"), "--out", tmp_path / "out", *more)
+    assert code == 3 and "no such folder; did you mean 'train'?" in err
+    code, _, err = run("train", "minilm", train, "--dev", tmp_path / "nowhere", "--out", tmp_path / "out", *more)
+    assert code == 3 and f"{tmp_path / 'nowhere'}: no such folder" in err
+    code, _, err = run("train", "minlm", train, "--out", tmp_path / "out", *more)
+    assert code == 2 and "did you mean 'minilm'?" in err
+
+
+def test_a_plain_folder_is_told_the_command_that_mines_its_negatives(run, folders, tmp_path):
+    train, _, _ = folders
+    (train / "bm25.train.tsv").unlink()
+    code, _, err = run("train", "minilm", train, "--out", tmp_path / "out", "--steps", 1)
+    hard = tmp_path / "train_hard.jsonl"
+    command = f"sightline mine {train} --split train --system bm25 --out {hard}"
+    assert code == 2 and command in err
+    assert run(*command.split()[1:])[0] == 0
+    assert run("train", "minilm", hard, "--out", tmp_path / "out", "--steps", 1)[0] == 0
+
+
+def test_one_question_without_candidates_is_left_out_and_counted(run, folders, tmp_path, caplog):
+    train, _, _ = folders
+    candidates = train / "bm25.train.tsv"
+    candidates.write_text("".join(candidates.read_text().splitlines(keepends=True)[1:]))
+    code, _, err = run("train", "minilm", train, "--out", tmp_path / "out", "--steps", 1)
+    assert code == 0, err
+    assert "1 of 40 questions have no negatives" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], {"a": 1}, {"settings": [], "step": "x"}, b"not a state", b""],
+    ids=["list", "keys", "types", "bytes", "empty"],
+)
+def test_a_state_file_of_something_else_is_named(run, folders, tmp_path, content):
+    import torch
+
+    out = tmp_path / "out"
+    out.mkdir()
+    if isinstance(content, bytes):
+        (out / "state.pt").write_bytes(content)
+    else:
+        torch.save(content, out / "state.pt")
+    code, _, err = run("train", "minilm", folders[0], "--out", out, "--steps", 1)
+    assert code == 1 and f"{out / 'state.pt'}: " in err and "unexpected" not in err and "Traceback" not in err
+    assert (out / "state.pt").exists()
+
+
+def test_what_is_trained_has_ordinary_permissions(tmp_path):
+    learner = load_learner("minilm", parts=["weights"])
+    learner.save(tmp_path)
+    (tmp_path / "plain").write_text("")
+    ordinary = (tmp_path / "plain").stat().st_mode
+    assert {file.stat().st_mode for file in tmp_path.iterdir()} == {ordinary}
+
+
+def test_each_learner_has_its_own_temperature_and_rate():
+    from sightline.data.tiny_decoder import TINY_DECODER
+
+    minilm, decoder = load_learner("minilm"), load_learner(f"hf:{TINY_DECODER}", layout="blockrank", lora=2)
+    assert (minilm.temperature, minilm.learning_rate) == (1.0, 1e-3)
+    assert (decoder.temperature, decoder.learning_rate) == (0.05, 1e-4)
+
+
+def test_a_loss_of_zero_from_the_start_is_warned_of(run, folders, tmp_path, caplog):
+    lists = tmp_path / "lists.jsonl"
+    lists.write_text('{"query": "topic1", "pos": ["topic1 a"], "neg": ["topic2 b", "topic3 c"]}\n')
+    given = ["train", "minilm", lists, "--out", tmp_path / "out", "--steps", 2, "--documents", "3-3"]
+    code, _, err = run(*given, "--temperature", "1e-6")
+    assert code == 0, err
+    assert "the temperature 1e-06 is too low" in caplog.text

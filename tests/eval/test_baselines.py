@@ -1,6 +1,7 @@
 """Baselines on small models of random weights, against what sentence-transformers itself says of them."""
 
 import math
+import types
 
 import pytest
 import torch
@@ -117,22 +118,37 @@ def test_missing_weights_are_named(kind, tmp_path):
 
 def test_other_names_are_ours():
     assert isinstance(load_reranker("minilm-mass"), MiniLMReranker)
-    with pytest.raises(InputError, match="no layout"):
+    with pytest.raises(InputError, match="no reranker"):
         load_reranker("cross-encoders:x")
 
 
 class Fixed:
     def __init__(self, values):
-        self.values, self.model = values, torch.nn.Module()
+        self.values, self.model = values, types.SimpleNamespace(config=None, dtype=torch.float32)
 
     def score(self, query, texts):
         return self.values[: len(texts)], [0] * len(texts)
 
 
-@pytest.mark.parametrize("values", [[1.0, math.nan], [1.0, math.inf], [1.0, 1.0]])
+@pytest.mark.parametrize("values", [[1.0, math.nan], [1.0, math.inf]])
 def test_scores_that_mean_nothing_are_refused(values):
     with pytest.raises(RankingError):
         Baseline("it", Fixed(values), "fixed").rank("q", ["a", "b"])
+
+
+def test_equal_scores_are_ties_with_a_warning():
+    ranking = Baseline("it", Fixed([1.0, 1.0]), "fixed").rank("q", [Document("b", "x"), Document("a", "y")])
+    assert [item.document.id for item in ranking] == ["a", "b"]
+    assert "all 2 documents got the same score" in ranking.warnings[0]
+
+
+def test_documents_without_text_are_not_read_and_come_last(baseline):
+    alone = [(item.document.text, item.score) for item in baseline.rank(QUERY, TEXTS)]
+    ranking = baseline.rank(QUERY, ["", *TEXTS, " "])
+    assert [(item.document.text, item.score) for item in ranking][: len(TEXTS)] == alone
+    assert [(item.index, item.mass) for item in ranking][len(TEXTS) :] == [(0, 0.0), (len(TEXTS) + 1, 0.0)]
+    assert ranking.warnings == ("2 documents have no text to read; ranked last",)
+    assert [item.mass for item in baseline.rank(QUERY, [""])] == [0.0]
 
 
 def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(folders, tmp_path):

@@ -26,7 +26,7 @@ def t_test(differences):
 def test_few_queries_are_enumerated():
     rng = np.random.default_rng(1)
     a, b = rng.random(9), rng.random(9) - 0.1
-    (found,) = compare(per_query(a=a, b=b), "AP")
+    (found,) = compare(per_query(b=b, a=a), "AP")
     observed = abs((a - b).mean())
     flips = [abs(np.mean((a - b) * signs)) for signs in itertools.product([1, -1], repeat=9)]
     exact = np.mean([flip >= observed - 1e-12 for flip in flips])
@@ -40,7 +40,7 @@ def test_resampling_agrees_with_scipys(queries, shift, grades):
     rng = np.random.default_rng(queries)
     a = rng.choice(grades, queries)
     b = np.where(rng.random(queries) < shift, rng.choice(grades, queries), a)
-    (found,) = compare(per_query(a=a, b=b), "AP")
+    (found,) = compare(per_query(b=b, a=a), "AP")
     test = stats.permutation_test(
         (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", vectorized=True,
         n_resamples=9999, batch=1000, rng=np.random.default_rng(7),
@@ -72,7 +72,7 @@ def test_agrees_with_ranx(shift):
     ranx = pytest.importorskip("ranx")
     rng = np.random.default_rng(2)
     a, b = rng.random(120), np.clip(rng.random(120) + shift, 0, 1)
-    (found,) = compare(per_query(a=a, b=b), "AP")
+    (found,) = compare(per_query(b=b, a=a), "AP")
     from ranx.statistical_tests import fisher_randomization_test, paired_student_t_test
 
     assert found.p_t == pytest.approx(paired_student_t_test(a, b)[0], rel=1e-6)
@@ -86,10 +86,10 @@ def test_every_pair_is_corrected_together():
     base = rng.random(200)
     values = per_query(a=base, b=base + 0.05 * rng.random(200), c=base + 0.002 * rng.standard_normal(200))
     found = compare(values, "AP")
-    assert [(x.a, x.b) for x in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [(x.a, x.b) for x in found] == [("b", "a"), ("c", "a"), ("c", "b")]
     assert [x.p_holm for x in found] == holm([x.p_randomisation for x in found])
     assert found[0].p_holm < 0.01 < found[1].p_holm
-    assert found[0].difference.high < 0 and found[0].losses == 200 and found[0].wins == found[0].ties == 0
+    assert found[0].difference.low > 0 and found[0].wins == 200 and found[0].losses == found[0].ties == 0
 
 
 def test_the_same_seed_gives_the_same_and_order_of_queries_does_not_matter():
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_and_order_of_queries_does_not_matter():
 def test_no_difference_is_no_significance():
     (found,) = compare(per_query(a=[0.5, 0.2], b=[0.5, 0.2]), "AP")
     assert (found.p_t, found.p_randomisation, found.p_holm, found.ties) == (1, 1, 1, 2)
-    (one,) = compare(per_query(a=[0.5], b=[0.2]), "AP")
+    (one,) = compare(per_query(b=[0.2], a=[0.5]), "AP")
     assert one.p_t == one.p_randomisation == 1.0 and one.wins == 1
 
 
@@ -114,6 +114,18 @@ def test_intervals_cover_the_truth():
         for found in (interval(rng.normal(0.3, 0.2, 80), resamples=500, seed=i) for i in range(300))
     )
     assert 0.90 <= inside / 300 <= 0.98
+
+
+def test_differences_are_new_minus_base_whatever_the_order():
+    values = per_query(**{"dense+minilm": [0.9, 0.8], "dense": [0.1, 0.2], "bm25": [0.5, 0.4]})
+    for order in itertools.permutations(values):
+        for found in compare({name: values[name] for name in order}, "AP"):
+            means = {name: np.mean([one["AP"] for one in values[name].values()]) for name in (found.a, found.b)}
+            assert found.difference.mean == pytest.approx(means[found.a] - means[found.b])
+            if {found.a, found.b} == {"dense", "dense+minilm"}:
+                assert (found.a, found.wins, found.losses) == ("dense+minilm", 2, 0)
+            else:
+                assert order.index(found.a) > order.index(found.b)
 
 
 def test_holm_by_hand():

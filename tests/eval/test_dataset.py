@@ -1,5 +1,6 @@
 """Judged collections in BEIR layout."""
 
+import gzip
 import json
 
 import pytest
@@ -84,3 +85,59 @@ def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(DataError, match=name):
         load_dataset(folder)
+
+
+def test_a_folder_that_is_not_there_is_said_not_to_be(folder, tmp_path):
+    for name, said in (
+        ("mimi", "no such folder; did you mean .*mini"),
+        ("scifact", "no such folder; ir:beir/scifact/test fetches"),
+        ("data/nfcorpuss", "no such folder; ir:beir/nfcorpus/test fetches"),
+        ("elsewhere", "elsewhere: no such folder$"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load_dataset(tmp_path / name)
+    with pytest.raises(DataError, match=r"no catalogue 'beir'; there are ir:, mteb: and nano:"):
+        load_dataset("beir:scifact")
+    with pytest.raises(DataError, match="a file, not a folder"):
+        load_dataset(folder / "corpus.jsonl")
+
+
+@pytest.mark.parametrize(("file", "said"), [("corpus.jsonl", "no corpus"), ("queries.jsonl", "no queries")])
+def test_a_part_that_is_missing_is_named(folder, file, said):
+    (folder / file).unlink()
+    with pytest.raises(DataError, match=rf"mini: this folder has {said}; a collection has corpus.jsonl"):
+        load_dataset(folder)
+
+
+def test_the_splits_that_there_are_are_named(folder):
+    (folder / "qrels" / "train.txt").write_text("q3 0 d1 1\n")
+    with pytest.raises(DataError, match=r"no judgements for the split 'x'; splits there: dev, test, train"):
+        load_dataset(folder, "x")
+    assert load_dataset(folder, "train").qrels == {"q3": {"d1": 1}}
+
+
+def test_a_folder_of_ms_marco_is_read(tmp_path):
+    (tmp_path / "collection.tsv").write_text("7\tcats purr\n8\tdogs bark\n")
+    (tmp_path / "queries.dev.tsv").write_text("1\twhat do cats do\n2\twhat do dogs do\n3\tnever judged\n")
+    (tmp_path / "qrels.dev.tsv").write_text("1\t0\t7\t1\n2\t0\t8\t1\n")
+    dataset = load_dataset(tmp_path, "dev")
+    assert dataset.queries == {"1": "what do cats do", "2": "what do dogs do"}
+    assert dataset.qrels == {"1": {"7": 1}, "2": {"8": 1}}
+    assert [(d.id, d.title, d.text) for d in dataset.documents()] == [("7", "", "cats purr"), ("8", "", "dogs bark")]
+    with pytest.raises(DataError, match="splits there: dev"):
+        load_dataset(tmp_path)
+    (tmp_path / "collection.tsv").write_text("D7\thttp://x\tCats\tThey purr.\nD8\tDogs\tThey bark.\n")
+    assert [(d.title, d.text) for d in dataset.documents()] == [("Cats", "They purr."), ("Dogs", "They bark.")]
+    (tmp_path / "collection.tsv").write_text("7\n")
+    with pytest.raises(DataError, match=r"collection.tsv:1: a line must have 2 to 4 columns"):
+        list(dataset.documents())
+
+
+def test_compressed_parts_are_read(folder):
+    before = load_dataset(folder)
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    after = load_dataset(folder)
+    assert (after.queries, after.qrels) == (before.queries, before.qrels)
+    assert [document.id for document in after.documents()] == ["d0", "d1", "d2", "d3"]

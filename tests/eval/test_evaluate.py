@@ -1,6 +1,7 @@
 """Evaluation end to end, on a collection small enough to judge by eye."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import pytrec_eval
@@ -10,6 +11,7 @@ from sightline.eval import evaluate as module
 from sightline.eval.dataset import load_dataset
 from sightline.eval.evaluate import evaluate_systems, parse_system
 from sightline.eval.metrics import evaluate
+from sightline.eval.runs import load_run
 from sightline.eval.trec import read_run, write_run
 from sightline.rerank import MiniLMReranker, load_layout
 from sightline.retrieval.index import Index
@@ -27,7 +29,7 @@ QRELS = {"q1": {"cat": 1}, "q2": {"dog": 2, "cat": 0}, "q3": {"cow": 1, "fish": 
 
 
 def make(folder, texts=TEXTS):
-    (folder / "qrels").mkdir(parents=True)
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
     rows = [{"_id": id, "title": "", "text": text} for id, text in texts.items()]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = [{"_id": id, "text": text} for id, text in QUERIES.items()]
@@ -227,10 +229,39 @@ def test_given_runs_need_no_index(dataset, given, tmp_path):
     ],
     ids=str,
 )
-def test_an_index_with_other_settings_is_refused(dataset, tmp_path, first, second):
+def test_an_index_with_other_settings_is_built_anew_and_says_so(dataset, tmp_path, first, second, caplog):
     evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=first)
-    with pytest.raises(InputError, match="other settings"):
-        evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=second)
+    assert "built anew" not in caplog.text
+    evaluate_systems(dataset, ["dense"], tmp_path / "out", settings=second)
+    assert "built anew" in caplog.text and next(iter(first | second)) in caplog.text
+
+
+def test_an_index_of_the_users_own_is_not_removed(dataset, tmp_path):
+    Index.build(tmp_path / "out" / "index", dataset.documents(), faiss="HNSW8").close()
+    with pytest.raises(InputError, match="no evaluation made"):
+        evaluate_systems(dataset, ["dense"], tmp_path / "out")
+    with Index.open(tmp_path / "out" / "index") as opened:
+        assert opened.manifest.faiss["factory"] == "HNSW8"
+
+
+def test_a_system_is_added_in_the_same_folder(dataset, tmp_path, caplog):
+    evaluate_systems(dataset, ["dense"], tmp_path / "out")
+    both = evaluate_systems(dataset, ["dense", "dense+minilm"], tmp_path / "out")
+    assert "token_states" in caplog.text and list(both.per_query) == ["dense", "dense+minilm"]
+    caplog.clear()
+    again = evaluate_systems(dataset, ["dense+minilm", "hybrid"], tmp_path / "out")
+    assert "built anew" not in caplog.text
+    assert again.runs["dense+minilm"] == both.runs["dense+minilm"]
+
+
+def test_a_changed_collection_is_indexed_anew(tmp_path, caplog):
+    folder = make(tmp_path / "zoo", TEXTS)
+    evaluate_systems(load_dataset(folder), ["dense"], tmp_path / "out")
+    make(folder, TEXTS | {"cow": "A cow in space."})
+    evaluate_systems(load_dataset(folder), ["dense"], tmp_path / "out")
+    assert "has changed" in caplog.text
+    with Index.open(tmp_path / "out" / "index") as opened:
+        assert opened.document("cow").text == "A cow in space."
 
 
 def test_naming_a_default_is_no_other_setting(dataset, tmp_path):
@@ -250,8 +281,6 @@ def test_an_unknown_setting_is_named(dataset, tmp_path):
 def test_an_index_of_another_collection_is_refused(dataset, tmp_path, texts):
     other = load_dataset(make(tmp_path / "other", texts))
     evaluate_systems(other, ["dense"], tmp_path / "out")
-    with pytest.raises(InputError, match="another collection"):
-        evaluate_systems(dataset, ["dense"], tmp_path / "out")
     with pytest.raises(InputError, match="another collection"):
         evaluate_systems(dataset, ["dense"], tmp_path / "elsewhere", index=tmp_path / "out" / "index")
 
@@ -304,3 +333,42 @@ def test_names_split_at_the_first_plus():
     assert parse_system("dense") == ("dense", None)
     assert parse_system("bm25+minilm-mass") == ("bm25", "minilm-mass")
     assert parse_system("mine+minilm", {"mine": 0}) == ("mine", "minilm")
+
+
+@pytest.mark.parametrize("id", ["user guide.md", "a/b c\\d", "tab\there", "line\nbreak", " edge ", "100%25", "é ü"])
+def test_ids_of_any_kind_give_results_and_come_back(tmp_path, id):
+    folder = make(tmp_path / "zoo")
+    rows = [{"_id": id, "title": "", "text": TEXTS["cat"]}, {"_id": "b", "title": "", "text": TEXTS["dog"]}]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": f"q {id}", "text": QUERIES["q1"]}) + "\n")
+    qrels = tmp_path / "qrels.tsv"
+    qrels.write_text("q1\t0\tcat\t1\n")
+    dataset = replace(load_dataset(make(tmp_path / "other")), folder=folder, queries={f"q {id}": QUERIES["q1"]},
+                      qrels={f"q {id}": {id: 1}})  # fmt: skip
+    outcome = evaluate_systems(dataset, ["dense"], tmp_path / "out")
+    [written] = [path for path in (tmp_path / "out").iterdir() if path.stem == "dense"]
+    assert load_run(written) == outcome.runs["dense"] and id in outcome.runs["dense"][f"q {id}"]
+    again = evaluate_systems(dataset, ["mine"], tmp_path / "again", runs={"mine": written})
+    assert again.summary["systems"]["mine"] == outcome.summary["systems"]["dense"]
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_work(dataset, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(Index, "build", lambda *given, **options: pytest.fail("the work began"))
+    with pytest.raises(InputError, match="is a file"):
+        evaluate_systems(dataset, ["dense"], tmp_path / "file")
+    with pytest.raises(InputError, match="impossible cutoff"):
+        evaluate_systems(dataset, ["dense"], tmp_path / "out", measures=["nDCG@0"])
+
+
+def test_a_system_that_finds_nothing_gets_nothing_and_stops_nobody(dataset, tmp_path, caplog):
+    silent = replace(dataset, queries=dict.fromkeys(dataset.queries, "zzz qqq"))
+    outcome = evaluate_systems(silent, ["bm25", "dense"], tmp_path / "out", settings={"encoder": "minilm"})
+    assert outcome.summary["systems"]["bm25"]["nDCG@10"] == 0 and "bm25 found nothing" in caplog.text
+    assert (tmp_path / "out" / "dense.trec").exists() and not (tmp_path / "out" / "bm25.trec").exists()
+
+
+def test_a_long_name_of_a_system_still_names_a_file(dataset, tmp_path):
+    write_run(tmp_path / "r", {"q1": {"cat": 1.0}}, "t")
+    evaluate_systems(dataset, ["n" * 240], tmp_path / "out", runs={"n" * 240: tmp_path / "r"})
+    assert len(list((tmp_path / "out").glob("n*.trec"))) == 1

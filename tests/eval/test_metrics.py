@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import shutil
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.errors import InputError
-from sightline.eval.metrics import DEFAULT_MEASURES, evaluate, split_measures
+from sightline.eval.metrics import DEFAULT_MEASURES, check_measures, evaluate, split_measures
 from sightline.eval.trec import read_qrels, read_run, trec_order
 
 
@@ -173,8 +174,32 @@ def test_names_are_split_outside_of_parentheses(text, names):
 
 
 def test_a_name_in_wrong_capitals_is_told_of():
-    with pytest.raises(InputError, match="judged.*capitals and all, such as Judged@10"):
+    with pytest.raises(InputError, match="no measure 'judged@10'; did you mean 'Judged'"):
         evaluate({"q": {"a": 1}}, {"q": ["a"]}, ["judged@10"])
+
+
+IMPOSSIBLE = """
+nDCG@0 P@0 R@0 AP@0 RR@0 Success@0 ERR@0 Judged@0 nDCG@-1 nDCG@10.5 nDCG@1e9 nDCG@2000000 P@True
+nDCG(cutoff=0) nDCG(cutoff='x') AP(rel=0) AP(rel=-1) AP(rel=99999999999) RBP RBP(p=2) RBP(p=0) RBP(p=nan)
+Rprec@5 INST BPM IPrec IPrec@2 SetF(beta=0) Compat(p=1) nDCG(dcg='foo')@10 nDCG(gains='x')@10
+nDCG(unknown=1)@10 nDCG@ @10 nDCG@10@5 foo@10 DCG@10 ( nDCG@007 __import__('os') 10
+""".split()
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_an_impossible_measure_is_an_error_and_no_abort(name):
+    with pytest.raises(InputError, match=re.escape(name)):
+        check_measures(["nDCG@10", name])
+
+
+def test_a_measure_that_needs_another_tool_says_which():
+    with pytest.raises(InputError, match="pyndeval|alpha_nDCG"):
+        check_measures(["alpha_nDCG@10"])
+
+
+def test_parameters_of_a_measure_are_told():
+    with pytest.raises(InputError, match=r"cannot be computed; its parameters are .*cutoff \(needed"):
+        check_measures(["Recall"])
 
 
 # -- trec_eval ---------------------------------------------------------------------------------------------------------

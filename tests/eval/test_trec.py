@@ -1,3 +1,6 @@
+import bz2
+import gzip
+import lzma
 import math
 import os
 import pathlib
@@ -63,7 +66,8 @@ BAD += [
         "q 0 e",
         "q 0 e 1 x",
         "q\te\t1",
-        "q 0 e 1.0",
+        "q 0 e 1.5",
+        "q 0 e nan",
         "q 0 e x",
         "q 0 e 1_0",
         "q 0 e ٣",
@@ -78,7 +82,7 @@ BAD += [
     for bad in [
         "q\te",
         "q\te\t1\tx",
-        "q e 1",
+        "q e f 1",
         "q\t\t1",
         "\te\t1",
         "q\te\t",
@@ -177,6 +181,71 @@ def test_qrels(tmp_path):
     assert read_qrels(trec) == {"q1": {"d1": -1}, "q2": {"d1": 3, "d\u00a02": 1}}
 
 
+VARIANTS = {
+    "no header": "q1\td1\t1\nq1\td2\t0\n",
+    "underscores": "query_id\tcorpus_id\tscore\nq1\td1\t1\nq1\td2\t0\n",
+    "blanks": "query-id corpus-id score\nq1 d1 1\nq1 d2 0\n",
+    "qid and cid": "qid\tcid\tscore\nq1\td1\t1\nq1\td2\t0\n",
+    "other order": "corpus-id\tquery-id\tscore\nd1\tq1\t1\nd2\tq1\t0\n",
+    "four columns with a header": "qid\titer\tdocid\trel\nq1\t0\td1\t1\nq1\t0\td2\t0\n",
+    "MS MARCO": "q1\t0\td1\t1\nq1\t0\td2\t0\n",
+    "capitals and quotes": '"Query-ID"\t"Corpus-ID"\t"Score"\nq1\td1\t1\nq1\td2\t0\n',
+    "CRLF and a byte order mark": "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td1\t1\r\nq1\td2\t0\r\n",
+    "floats": "q1\td1\t1.0\nq1\td2\t0.0\n",
+    "header by blanks, rows by tabs": "query-id corpus-id score\nq1\td1\t1\nq1\td2\t0\n",
+}
+
+
+@pytest.mark.parametrize("text", VARIANTS.values(), ids=VARIANTS)
+def test_judgements_in_many_forms_are_the_same(text, tmp_path):
+    assert read_qrels(write(tmp_path / "test.tsv", text)) == {"q1": {"d1": 1, "d2": 0}}
+
+
+@pytest.mark.parametrize("text", ["query document grade\nq d 1\n", "a\tb\tc\nq\td\t1\n", "a b\nq d\n", "who, what\n"])
+def test_a_first_line_that_is_neither_header_nor_judgement_says_what_is_needed(text, tmp_path):
+    text = text.replace("query document grade", "question answer mark")
+    with pytest.raises(DataError, match=r"tsv:1: .*header query-id, corpus-id, score"):
+        read_qrels(write(tmp_path / "test.tsv", text))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz"])
+def test_compressed_files_are_read(suffix, tmp_path):
+    pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[suffix]
+    run = write(tmp_path / f"run.trec{suffix}", pack(b"q Q0 d 1 0.5 t\n"))
+    assert read_run(run) == {"q": {"d": 0.5}}
+    assert read_qrels(write(tmp_path / f"test.tsv{suffix}", pack(b"q\td\t2\n"))) == {"q": {"d": 2}}
+    jsonl = write(tmp_path / f"queries.jsonl{suffix}", pack(b'{"_id": "q", "text": "t"}\n'))
+    assert read_queries(jsonl) == {"q": "t"}
+    if suffix:
+        for name in ("run.trec", "test.tsv", "queries.jsonl"):
+            damaged = (tmp_path / f"{name}{suffix}").read_bytes()[:-7]
+            reader = {"run.trec": read_run, "test.tsv": read_qrels, "queries.jsonl": read_queries}[name]
+            with pytest.raises(DataError):
+                reader(write(tmp_path / f"{name}{suffix}", damaged))
+
+
+def test_a_header_of_queries_is_no_query(tmp_path):
+    assert read_queries(write(tmp_path / "queries.tsv", "query_id\ttext\nq1\tcats\n")) == {"q1": "cats"}
+    assert read_queries(write(tmp_path / "queries.tsv", "q0\tquery\nq1\tcats\n")) == {"q0": "query", "q1": "cats"}
+
+
+def test_ids_with_blanks_come_back(tmp_path):
+    run = {"what is it?": {"user guide.md": 2.0, " d": 1.0, "d ": 0.5}, "q": {"d 1 2 0.5 t": 1.0}}
+    write_run(tmp_path / "x.trec", run, "mine")
+    assert read_run(tmp_path / "x.trec") == run
+    ranks = {query: {d: 1 / n for n, d in enumerate(trec_order(found), 1)} for query, found in run.items()}
+    write_run(tmp_path / "x.tsv", run, "mine", "msmarco")
+    assert read_run(tmp_path / "x.tsv") == ranks
+    assert read_qrels(write(tmp_path / "qrels", "what is it?\t0\tuser guide.md\t1\n")) == {
+        "what is it?": {"user guide.md": 1}
+    }
+
+
+def test_a_run_is_not_written_under_the_name_of_a_compressed_file(tmp_path):
+    with pytest.raises(InputError, match="without compression"):
+        write_run(tmp_path / "x.trec.gz", {"q": {"d": 1.0}}, "t")
+
+
 def test_run(tmp_path):
     path = write(tmp_path / "run", "q1 Q0 d:1/ä\u3000\x1c 1 1.5 t\r\n\nq2\tQ0\td1  7\t-2e-3 t\nq1 Q0 d2 x .5 t\n")
     assert read_run(path) == {"q1": {"d:1/ä\u3000\x1c": 1.5, "d2": 0.5}, "q2": {"d1": -0.002}}
@@ -242,6 +311,13 @@ def test_what_needs_no_untying_is_kept_to_the_last_bit(scores):
 names = st.text(
     alphabet=st.characters(exclude_characters="\0 \t\n\r\v\f", exclude_categories=["Cs"]), min_size=1, max_size=8
 ).filter(lambda name: name[0] != "\ufeff")
+blank_names = st.text(
+    alphabet=st.one_of(
+        st.sampled_from(" 1a.\v"), st.characters(exclude_characters="\0\t\n\r", exclude_categories=["Cs"])
+    ),
+    min_size=1,
+    max_size=8,
+).filter(lambda name: name[0] != "\ufeff" and name.strip(" \v\f"))
 scores = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -264,6 +340,17 @@ def test_run_round_trip(tmp_path, run, tag):
         assert (q0, int(rank), name) == ("Q0", ranks[query], tag)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.dictionaries(
+        blank_names, st.dictionaries(blank_names, st.floats(-9, 9), min_size=1, max_size=4), min_size=1, max_size=4
+    )
+)
+def test_any_ids_that_fit_on_a_line_come_back(tmp_path, run):
+    write_run(tmp_path / "x.trec", run, "t")
+    assert read_run(tmp_path / "x.trec") == run
+
+
 @pytest.mark.parametrize(
     ("run", "tag", "message"),
     [
@@ -271,7 +358,8 @@ def test_run_round_trip(tmp_path, run, tag):
         ({"q": {}}, "t", "no result"),
         ({"q": {"d": math.nan}}, "t", "not finite"),
         ({"q": {"e": 1.0, "d": math.inf}}, "t", "not finite"),
-        ({"q": {"d 1": 1.0}}, "t", "document id 'd 1'"),
+        ({"q": {"d\t1": 1.0}}, "t", "document id"),
+        ({"q": {" ": 1.0}}, "t", "document id ' '"),
         ({"q": {"": 1.0}}, "t", "document id ''"),
         ({"q\n": {"d": 1.0}}, "t", "query id"),
         ({"q": {"\ud800": 1.0}}, "t", "surrogate"),

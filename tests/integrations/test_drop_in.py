@@ -5,6 +5,7 @@ import copy
 import inspect
 
 import pytest
+import torch
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 
 from sightline.errors import InputError
@@ -18,7 +19,6 @@ QUERY = "who purrs"
 @pytest.fixture(scope="module")
 def random_cross_encoder(tmp_path_factory):
     """The path of a cross-encoder with the default model's tokenizer and few random weights."""
-    import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -67,6 +67,61 @@ def test_cross_encoder_scores_are_the_rerankers(reranker):
 def test_what_cannot_be_done_is_refused(options):
     with pytest.raises(InputError, match=f"{next(iter(options))} has no meaning"):
         CrossEncoder().rank(QUERY, TEXTS, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device": "cpu"},
+        {"max_length": 512, "device": "cpu"},
+        {"num_labels": 1, "trust_remote_code": False, "token": None, "backend": "torch"},
+        {"model_kwargs": {"torch_dtype": torch.float32}, "tokenizer_args": {}},
+    ],
+    ids=str,
+)
+def test_usual_arguments_of_the_constructor_are_taken(options):
+    encoder = CrossEncoder("minilm", **options)
+    assert encoder.rank(QUERY, TEXTS)[0]["corpus_id"] == 1
+    words = ["the " * 400 + "cats", "the " * 400 + "dogs"]
+    scores = {row["score"] for row in encoder.rank("cats", words)}
+    assert len(scores) == (2 if "max_length" in options else 1)  # the end is read, or it is not
+
+
+def test_every_argument_of_the_original_is_taken_or_refused_by_name():
+    parameters = inspect.signature(TheirCrossEncoder.__init__).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    CrossEncoder(**{**defaults, "model_name_or_path": "minilm"})
+    for name in set(defaults) - {"model_name_or_path"}:
+        with pytest.raises(InputError, match=f"{name}|the device|max_block_tokens"):
+            CrossEncoder("minilm", **{name: {"strange": 1} if name == "model_kwargs" else "strange"})
+    with pytest.raises(InputError, match="no argument 'bogus'"):
+        CrossEncoder(bogus=1)
+
+
+@pytest.mark.parametrize("name", ["cross-encoder/ms-marco-MiniLM-L-6-v2", "BAAI/bge-reranker-base", "cross-encoder"])
+def test_the_name_of_another_model_is_refused_with_those_that_work(name):
+    with pytest.raises(
+        InputError, match="the model's name changes with the import: use .* 'minilm' or 'sightline-mini'"
+    ):
+        CrossEncoder(name)
+
+
+def test_predict_says_why_it_cannot_exist():
+    with pytest.raises(InputError, match="relative to the list"):
+        CrossEncoder().predict([(QUERY, TEXTS[0])])
+
+
+def test_former_arguments_of_rank_are_taken_as_there():
+    former = {"convert_to_numpy": True, "convert_to_tensor": False, "apply_softmax": True, "num_workers": 2}
+    assert CrossEncoder().rank(QUERY, TEXTS, **former) == CrossEncoder().rank(QUERY, TEXTS)
+    with pytest.raises(InputError, match="activation_fn has no meaning"):
+        CrossEncoder().rank(QUERY, TEXTS, activation_fct=abs)
+
+
+def test_texts_that_are_missing_come_last_and_others_are_cleaned():
+    given = [None, "Cats\x00 purr.", "", "Scan \ud83d"]
+    rows = CrossEncoder().rank(QUERY, given, return_documents=True)
+    assert [row["text"] for row in rows] == ["Cats\x00 purr.", "Scan \ud83d", None, ""]
 
 
 # -- rerankers ---------------------------------------------------------------------------------------------------------
@@ -149,6 +204,43 @@ def test_rerankers_lists_of_other_lengths_are_refused(rerankers, ours):
         ours.rank(QUERY, [TEXTS[0], rerankers.Document(document_type="image", base64="")])
     with pytest.raises(InputError, match="a document alone has none"):
         ours.score(QUERY, TEXTS[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"verbose": 0}, {"model_type": "cross-encoder", "lang": "en", "batch_size": 4, "api_key": None},
+     {"device": "cpu", "dtype": "fp32"}, {"dtype": torch.float32}],
+)  # fmt: skip
+def test_usual_arguments_of_rerankers_are_taken(ours, options):
+    made = type(ours)("minilm", **options)
+    assert [r.doc_id for r in made.rank(QUERY, TEXTS)] == [r.doc_id for r in ours.rank(QUERY, TEXTS)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"api_key": "x"}, "api_key is for"), ({"lang": "fr"}, "lang='fr'"), ({"window_size": 3}, "window_size has no")],
+)
+def test_arguments_of_rerankers_that_cannot_be_followed_are_refused(ours, options, said):
+    with pytest.raises(InputError, match=said):
+        type(ours)(**options)
+
+
+@pytest.mark.parametrize("ids", [[1, None], [None, 0, None], ["0", None, 2, None], [None, None, 0, 1]], ids=str)
+def test_rerankers_ids_are_never_given_twice(rerankers, ours, ids):
+    documents = [rerankers.Document(f"text {place}", doc_id=id) for place, id in enumerate(ids)]
+    for found in (ours.rank(QUERY, documents), ours.rank(QUERY, [d.text for d in documents], doc_ids=ids)):
+        there = {r.text: r.doc_id for r in found}
+        assert len(set(map(str, there.values()))) == len(ids)
+        assert all(id in (None, there[f"text {place}"]) for place, id in enumerate(ids))
+
+
+def test_rerankers_take_what_is_missing_and_other_forms(ours):
+    found = ours.rank(QUERY, ["Dogs bark.", "Cats purr."], metadata=[None, {"a": 1}])
+    assert [r.metadata for r in found] == [{"a": 1}, {}]
+    found = ours.rank(QUERY, [{"text": "Dogs bark.", "id": 5}, ("x", "Cats purr."), None, ""])
+    assert [r.doc_id for r in found] == ["x", 5, 2, 3]
+    with pytest.raises(InputError, match="document 0 has no 'text'"):
+        ours.rank(QUERY, [{"body": "a"}])
 
 
 def test_rerankers_async_leaves_the_loop_free(ours, leaves_loop_free):

@@ -180,9 +180,12 @@ def test_the_title_is_read():
     assert len({d.score for d in plain}) == 2
 
 
-def test_a_document_without_content_is_named(ranker, documents):
-    with pytest.raises(InputError, match="candidate 1: document 'image': field 'text' must be a string, not NoneType"):
-        ranker.run("cats", [documents[0], Document(id="image", content=None, meta={"file": "a.png"})])
+def test_documents_without_content_come_last(ranker, documents):
+    image = Document(id="image", content=None, meta={"file": "a.png"})
+    odd = Document(id="odd", content="Cats\x00", meta={"title": "\ud83d"})
+    ranked = ranker.run("cats", [image, documents[0], odd], top_k=3)["documents"]
+    assert {d.id for d in ranked[:2]} == {documents[0].id, "odd"} and ranked[2].content is None
+    assert [d.id for d in ranker.run("cats", [image])["documents"]] == ["image"]
 
 
 # -- both --------------------------------------------------------------------------------------------------------------

@@ -187,9 +187,17 @@ def test_the_title_is_read():
     assert ranked[0].metadata["headline"] == "Whales"
 
 
-def test_an_empty_document_is_named(documents):
-    with pytest.raises(InputError, match="candidate 1: document 'empty': field 'text' is empty"):
-        SightlineRerank().compress_documents([documents[0], Document(id="empty", page_content=" ")], "cats")
+def test_empty_documents_come_last_and_what_models_cannot_read_is_left_to_the_host(documents):
+    odd = Document(id="\x00", page_content="Cats\x00 purr.", metadata={"title": "Scan \ud83d"})
+    empty = [Document(id="e", page_content=" "), Document(page_content="", metadata={"title": None})]
+    given = [empty[0], odd, empty[1], *documents]
+    before = [document.model_copy(deep=True) for document in given]
+    ranked = SightlineRerank(top_n=None).compress_documents(given, "who purrs")
+    assert given == before
+    assert [document.page_content for document in ranked[-2:]] == ["", " "]
+    assert odd.page_content in [document.page_content for document in ranked[:-2]]
+    alone = SightlineRerank(top_n=None).compress_documents([odd, *documents], "who purrs")
+    assert ranked[:-2] == alone
 
 
 def test_compressing_leaves_the_loop_free(documents, leaves_loop_free):

@@ -136,6 +136,29 @@ def test_ties_keep_their_order_in_mteb(tmp_path, reranker):
     assert {id: list(found) for id, found in tied.items()} == {id: list(found) for id, found in plain.items()}
 
 
+def test_lists_with_texts_that_are_missing_or_read_alike_are_ranked(reranker):
+    corpus = [
+        {"id": "a", "text": "Cats purr."},
+        {"id": "b", "text": "CATS purr.", "title": None},
+        {"id": "c", "text": ""},
+        {"id": "d", "text": None},
+        {"id": "e", "text": "", "title": "Cats purr"},
+        {"id": "f", "text": "Iron\x00 rusts."},
+    ]
+    queries = [
+        {"id": "all", "text": "what do cats do"},
+        {"id": "tied", "text": "cats"},
+        {"id": "empty", "text": "cats"},
+    ]
+    model = SightlineSearch(reranker)
+    model.index(corpus)
+    lists = {"all": list("dfceba"), "tied": ["b", "a"], "empty": ["c", "d"]}
+    found = model.search(queries, top_k=10, top_ranked=lists)
+    assert {id: sorted(scores) for id, scores in found.items()} == {id: sorted(ids) for id, ids in lists.items()}
+    assert set(list(found["all"])[:3]) == {"a", "b", "e"} and list(found["all"])[3:] == ["f", "c", "d"]
+    assert all(len(set(scores.values())) == len(scores) for scores in found.values())
+
+
 def test_what_cannot_be_done_is_told(model, reranker):
     queries = [{"id": "q", "text": "cats"}]
     with pytest.raises(InputError, match="no corpus"):
@@ -156,7 +179,7 @@ def test_the_task_as_a_dataset(tmp_path, monkeypatch):
     assert (dataset.name, dataset.split) == ("ZooRetrieval", "test")
     assert (dataset.queries, dataset.qrels) == (QUERIES, QRELS)
     documents = {document.id: document for document in dataset.documents()}
-    assert (documents["title"].title, documents["title"].text) == ("", "Lions roar at night.")
+    assert (documents["title"].title, documents["title"].text) == ("Lions roar at night.", "")
     assert (documents["iron"].title, documents["cat"].title) == ("", "Felines")
     for arguments, said in [(("NoSuchTask",), "no task 'NoSuchTask'"), ((ZooRetrieval(), "dev"), "no split 'dev'")]:
         with pytest.raises(InputError, match=said):

@@ -99,8 +99,30 @@ def test_what_cannot_be_ranked_is_named(ranker):
         ranker(twice)
     with pytest.raises(InputError, match="'q' has several texts"):
         ranker(twice.assign(docno=["a", "b"], query=["cats", "dogs"]))
-    with pytest.raises(InputError, match="candidate 0"):
-        ranker(twice.head(1).assign(text=None))
+    with pytest.raises(InputError, match="'q' has no text"):
+        ranker(twice.head(1).assign(query=None))
+
+
+def test_rows_without_a_qid_or_a_text_are_kept_with_their_dtypes(ranker):
+    frame = pd.DataFrame(
+        [[None, "cats", 1, "Dogs bark.", 7], [None, "dogs", 1, "Dogs bark.", None], [None, "cats", 2, "Cats purr.", 9],
+         ["q", "cats", 3, None, 1], ["q", "cats", 4, "Cats purr.", 2], ["q", "cats", 5, float("nan"), 2]],
+        columns=["qid", "query", "docno", "text", "year"],
+    ).astype({"year": "Int64", "qid": "category"})  # fmt: skip
+    ranked = ranker(frame)
+    assert ranked[["docno", "rank"]].values.tolist() == [[2, 0], [1, 1], [1, 0], [4, 0], [3, 1], [5, 2]]
+    assert ranked.dtypes[list(frame.columns)].equals(frame.dtypes)
+    for part in (ranked[:2], ranked[3:]):
+        assert part["score"].is_monotonic_decreasing and part["score"].is_unique
+
+
+@pytest.mark.parametrize("docno", ["object", "int64"])
+def test_empty_frames_give_empty_frames(ranker, retriever, docno):
+    frame = pd.DataFrame(columns=["qid", "query", "docno", "text"]).astype({"docno": docno})
+    ranked = ranker(frame)
+    assert list(ranked.columns) == [*frame.columns, "score", "rank"] and ranked.empty
+    assert (ranked["docno"].dtype, ranked["score"].dtype, ranked["rank"].dtype) == (docno, "float64", "int64")
+    assert retriever(frame[["qid", "query"]]).empty
 
 
 def test_pipelines_and_experiments_find_the_same_figures_as_we_do(retriever, ranker):

@@ -1,17 +1,21 @@
-"""What the reranker promises: order leaves no trace, nothing leaks between lists, and no signal is no ranking."""
+"""What the reranker promises: order leaves no trace, nothing leaks between lists, and what reads alike is tied."""
 
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.documents import Document
-from sightline.errors import InputError, RankingError
+from sightline.errors import InputError, ModelError, RankingError
+from sightline.eval.baselines import load_reranker as eval_reranker
 from sightline.minilm import load_minilm
 from sightline.rerank import DocumentStates, MiniLMReranker, load_layout, load_reranker
+from sightline.rerank.reranker import as_documents
 from sightline.retrieval import token_states
 
 QUERY = "what sound do cats make when they are happy"
@@ -236,7 +240,7 @@ def test_a_mappings_title_is_read(minilm):
     assert "Cats" in {e.text for e in minilm.rank("cats", [titled[0].document], evidence="sentence")[0].evidence}
 
 
-@pytest.mark.parametrize("bad", [None, 5, "", "   ", b"bytes", {"id": "x"}, {"text": 5}, {"text": "a", "id": 7}, ["a"]])
+@pytest.mark.parametrize("bad", [None, 5, b"bytes", {"id": "x"}, {"text": 5}, {"text": "a", "id": 7}, ["a"]])
 def test_a_bad_candidate_is_named_by_its_place(minilm, bad):
     with pytest.raises(InputError, match="candidate 1"):
         minilm.rank("cats", ["Cats purr.", bad])
@@ -351,7 +355,7 @@ def test_kept_states_of_another_text_are_found_when_evidence_is_asked_for(minilm
         minilm.rank(QUERY, DOCUMENTS[:2], states=states_once[None][1::-1], evidence="token")
 
 
-# -- no signal, ties --------------------------------------------------------------------------------------------------
+# -- ties, no text ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", [float("nan"), float("inf")])
@@ -375,25 +379,162 @@ def test_damaged_kept_states_of_every_form_are_an_error(reranker, kind):
         reranker.rank(QUERY, DOCUMENTS[:2], states=[state, None])
 
 
-def test_equal_scores_for_all_different_texts_are_no_signal(toy):
+def test_equal_scores_for_all_texts_are_ties_with_a_warning(toy):
     toy._word = lambda word: np.eye(toy.dim, dtype=np.float32)[0]
-    with pytest.raises(RankingError, match="no signal"):
-        toy_reranker(toy).rank("cat", ["cat", "dog", "tree"])
+    ranking = toy_reranker(toy).rank("cat", [Document("b", "cat"), Document("c", "dog"), Document("a", "tree")])
+    assert [item.document.id for item in ranking] == ["a", "b", "c"]
+    assert len({item.score for item in ranking}) == 1
+    [warning] = ranking.warnings
+    assert warning.startswith("all 3 documents got the same score")
 
 
-def test_copies_of_one_text_are_not_mistaken_for_no_signal(toy):
-    assert len(toy_reranker(toy).rank("cat", ["dog", "dog", "dog"])) == 3
+_LONG = "This agreement is made between the two parties named below. " * 40
+READ_ALIKE = {
+    "case": ["Refunds take 5 days.", "REFUNDS TAKE 5 DAYS."],
+    "blanks": ["Refunds take 5 days.", "Refunds  take 5 days.\n"],
+    "accents": ["Café opens at 9.", "Cafe opens at 9."],
+    "beginning": [_LONG + "Alpha may leave after 30 days.", _LONG + "Beta pays in advance."],
+    "emoji": ["\U0001f600", "\U0001f622"],
+    "script": ["แมวกำลังนอน", "หมากำลังเห่า"],
+    "copies": ["Cats purr."] * 3,
+}
 
 
-def test_documents_without_any_token_are_no_signal(reranker):
-    with pytest.raises(RankingError, match="token"):
-        reranker.rank("cat", ["\u200b", "\u200b\u200b"])
+@pytest.mark.parametrize("texts", READ_ALIKE.values(), ids=READ_ALIKE)
+def test_texts_that_the_model_cannot_tell_apart_are_tied(reranker, texts):
+    documents = [Document(id, text) for id, text in zip("cab", texts, strict=False)]
+    states = [reranker.model.read([document.contents]).states for document in documents]
+    rankings = [
+        reranker.rank(QUERY, documents),
+        reranker.rank(QUERY, documents, states=[DocumentStates(torch.from_numpy(one), 0) for one in states]),
+        *reranker.rank_batch([(QUERY, documents), ("cats", ["iron"])])[:1],
+    ]
+    for ranking in rankings:
+        assert [item.document.id for item in ranking] == sorted(document.id for document in documents)
+        assert len({item.score for item in ranking}) == 1
+        assert any("same score" in warning for warning in ranking.warnings)
 
 
-def test_a_document_without_a_token_comes_last(reranker):
-    ranking = reranker.rank("cat", ["\u200b", "iron rusts"], evidence="sentence")
-    assert ranking[1].document.text == "\u200b"
-    assert (ranking[1].mass, ranking[1].evidence) == (0.0, ())
+@pytest.mark.parametrize("texts", [["\u200b", "\u200b\u200b"], [""], ["", " ", "  "]], ids=repr)
+def test_a_list_without_a_text_is_ranked_with_a_warning(reranker, texts):
+    ranking = reranker.rank("cat", texts, evidence="sentence")
+    assert [(item.index, item.mass, item.evidence) for item in ranking] == [(i, 0.0, ()) for i in range(len(texts))]
+    assert any("no text to read" in warning for warning in ranking.warnings)
+
+
+@pytest.mark.parametrize(
+    "empty", ["", "   ", "\u200b", {"text": None}, {"text": float("nan"), "title": None}], ids=repr
+)
+def test_documents_without_text_come_last_and_change_nothing_for_the_others(reranker, empty):
+    texts = ["Iron rusts in wet air.", "Cats purr.", "Dogs bark."]
+    alone = reranker.rank(QUERY, texts)
+    for places in ([0], [3], [1, 4]):
+        documents = list(texts)
+        for place in places:
+            documents.insert(place, empty)
+        for ranking in (reranker.rank(QUERY, documents), *reranker.rank_batch([(QUERY, documents)])):
+            found = [(item.document.text, item.score, item.mass, item.token_mass) for item in ranking]
+            assert found[:3] == [(item.document.text, item.score, item.mass, item.token_mass) for item in alone]
+            assert all(mass == sum(shares) == 0.0 for _, _, mass, shares in found[3:])
+            assert sum("no text to read" in warning for warning in ranking.warnings) == 1
+
+
+def test_a_title_alone_is_read(reranker):
+    documents = [Document("iron", "Iron rusts."), Document("cats", "", title="Cats purr")]
+    ranking = reranker.rank("what do cats do", documents, evidence="sentence")
+    assert ranking[0].document.id == "cats"
+    assert [(mark.field, mark.text) for mark in ranking[0].evidence] == [("title", "Cats purr")]
+
+
+@given(st.lists(st.sampled_from(["0", "1", "0'", None]), max_size=5))
+def test_invented_ids_meet_no_given_one(ids):
+    found = [document.id for document in as_documents([{"id": id, "text": "a"} for id in ids])]
+    assert all(id in (None, there) for id, there in zip(ids, found, strict=True))
+    invented = [there for id, there in zip(ids, found, strict=True) if id is None]
+    assert len(set(invented)) == len(invented) and not set(invented) & {id for id in ids if id is not None}
+
+
+@pytest.mark.parametrize("top_n", [0, -1, True, 2.5, "3"])
+def test_a_count_that_is_none_is_refused(minilm, top_n):
+    with pytest.raises(InputError, match="top_n must be a whole number"):
+        minilm.rank("cats", ["a", "b"], top_n)
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["icr", "blockrank", "blockrank-cached", "icr-block", "qrhead", "core"])
+def test_a_decoder_layout_is_refused_with_the_name_that_would_do(tmp_path, name):
+    remedy = rf"layout '{name}' is for decoders; name the model too: hf:MODEL#{name}"
+    layout = load_layout(name)
+    calls = [
+        lambda: load_reranker(name),
+        lambda: load_reranker("minilm", layout=name),
+        lambda: load_reranker("minilm", layout=layout),
+        lambda: MiniLMReranker(name),
+        lambda: MiniLMReranker(layout),
+        lambda: eval_reranker(name),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match=remedy):
+            call()
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(layout.as_dict()))
+    with pytest.raises(InputError, match=rf"hf:MODEL#{re.escape(str(path))}"):
+        load_reranker(str(path))
+    with pytest.raises(InputError, match="is for decoders"):
+        load_reranker("minilm", model="decoder")
+
+
+@pytest.mark.parametrize("name", ["hf:Qwen/Qwen3-0.6B#minilm", "hf:nowhere/at-all#minilm-mass"])
+def test_a_layout_of_minilm_is_refused_for_decoders(name):
+    with pytest.raises(InputError, match="is for MiniLM, not for decoders"):
+        load_reranker(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("minlm", "did you mean 'minilm'"),
+        ("MiniLM", "did you mean 'minilm'"),
+        ("sightline-min", "did you mean 'sightline-mini'"),
+        ("gpt", "There are minilm, minilm-mass, minilm-maxsim, sightline-mini; a folder .* hf:MODEL"),
+        ("", "no reranker ''"),
+        ("Qwen/Qwen3-0.6B", "write 'hf:Qwen/Qwen3-0.6B'"),
+        ("Qwen/Qwen3-0.6B#icr", "write 'hf:Qwen/Qwen3-0.6B#icr'"),
+        ("minilm#icr", "'minilm' is a layout itself"),
+        ("hf:", "names no model"),
+        ("./nowhere", "no such folder"),
+        ("/no/such/folder", "no such folder"),
+        ("hf:/no/such/folder", "no such folder"),
+        ("hf:runs/not/there", "no such folder"),
+        ("hf:minilm", "ships with Sightline"),
+        ("nowhere.yaml", "no such layout file"),
+        ("cross-encoder:some/model", "can only be measured"),
+    ],
+)
+def test_a_name_of_nothing_is_told_what_there_is_without_asking_the_hub(name, said, monkeypatch):
+    import transformers
+
+    def asked(*args, **options):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", asked)
+    with pytest.raises((InputError, ModelError), match=said):
+        load_reranker(name)
+
+
+def test_a_folder_of_something_else_is_told(tmp_path):
+    with pytest.raises(ModelError, match="no layout.yaml"):
+        load_reranker(str(tmp_path))
+    (tmp_path / "file.txt").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        load_reranker(str(tmp_path / "file.txt"))
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(InputError, match="the device 'nowhere' cannot be used"):
+        load_reranker("minilm", device="nowhere")
 
 
 @pytest.mark.parametrize("evidence", [None, "sentence"])
@@ -405,7 +546,7 @@ def test_ties_are_told_and_stand_by_id_whatever_the_order(toy, evidence):
         random.Random(seed).shuffle(documents)
         ranking = reranker.rank("cat", documents, evidence=evidence)
         assert [item.document.id for item in ranking] == ["a", "b", "c", "d", "e"]
-        assert ranking.warnings == ("3 documents of different text are tied with others; ordered by id",)
+        assert ranking.warnings == ("3 documents are tied with others of different text; ordered by id, then by text",)
 
 
 def test_ties_of_texts_without_an_id_do_not_stand_in_the_order_of_the_input(toy):

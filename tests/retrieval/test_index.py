@@ -1,4 +1,6 @@
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -144,8 +146,168 @@ def test_nothing_to_index_is_an_error(build):
 
 def test_complete_index_is_not_built_over(build):
     build([document(1)])
-    with pytest.raises(IndexStoreError, match="there is an index here already"):
+    with pytest.raises(IndexStoreError, match="an index of other documents, without 'd2' as given; .* with overwrite"):
         build([document(2)])
+    with pytest.raises(IndexStoreError, match="an index of 1 documents, not of 2"):
+        build([document(1), document(1)])
+    with pytest.raises(IndexMismatchError, match="an index with other settings .*max_tokens.*; .* with overwrite"):
+        build([document(1)], max_tokens=7)
+
+
+def test_finished_index_is_built_again_at_no_cost(build):
+    first = build([document(1), document(2)])
+    written = (first.path / "manifest.json").stat().st_mtime_ns
+    again = build([document(2), document(1)])
+    assert list(again.documents()) == [document(1), document(2)]
+    assert (first.path / "manifest.json").stat().st_mtime_ns == written
+
+
+def test_overwriting_keeps_the_old_index_until_the_new_one_is_done(build):
+    old = build([document(1), document(2)])
+
+    def failing():
+        yield document(3)
+        assert [found.id for found in old.documents()] == ["d1", "d2"]
+        raise KeyError("the user's stream")
+
+    with pytest.raises(KeyError):
+        build(failing(), overwrite=True)
+    assert [found.id for found in Index.open(old.path, encoder=old.encoder).documents()] == ["d1", "d2"]
+    new = build([document(3)], overwrite=True)
+    assert [found.id for found in new.documents()] == ["d3"]
+    assert [found.id for found in old.documents()] == ["d3"]  # an open index follows
+    assert sorted(path.name for path in old.path.parent.iterdir()) == ["index"]
+
+
+def test_overwriting_with_other_settings_tells_open_readers(build):
+    old = build([document(1)])
+    build([document(1)], overwrite=True, max_tokens=9)
+    with pytest.raises(IndexMismatchError, match="replaced by an index with other settings"):
+        old.search_lexical("word", 1)
+
+
+def test_build_of_nothing_leaves_nothing(build, tmp_path):
+    with pytest.raises(DataError, match="no documents to index"):
+        build([])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_and_mappings_are_documents(build):
+    index = build(["Cats purr.", {"text": "Dogs bark.", "lang": "en"}, {"_id": "c", "text": "Cows graze."}])
+    assert [(found.id, found.text, found.metadata) for found in index.documents()] == [
+        ("0", "Cats purr.", {}),
+        ("1", "Dogs bark.", {"lang": "en"}),
+        ("c", "Cows graze.", {}),
+    ]
+
+
+@pytest.mark.parametrize("documents", ["a text", {"text": "a"}, document(1), 7, [7], b"a"], ids=repr)
+def test_what_is_no_list_of_documents_is_refused(documents, build):
+    with pytest.raises(InputError, match="must be a"):
+        build(documents)
+
+
+def test_resumed_build_equals_a_fresh_one(build, monkeypatch):
+    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", 2)
+    first = [document(number) for number in range(6)]
+
+    def interrupted():
+        yield from first
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(interrupted())
+    changed = [document(0), Document("d1", "another text"), Document("d2", first[2].text, "a title"), *first[4:]]
+    index = build(changed)
+    assert sorted(index.documents(), key=lambda found: found.id) == changed
+    assert index.counts()["passages"] == 5
+    assert len(index.search_lexical("word3", 5)[0]) == 0 and len(index.search_lexical("another", 5)[0]) == 1
+
+
+@pytest.mark.parametrize("ids", ["12", b"12"])
+def test_a_single_string_is_no_list_of_ids(ids, build):
+    index = build([Document(id, "a text") for id in ("1", "2", "12")])
+    with pytest.raises(InputError, match="delete takes a list of ids"):
+        index.delete(ids)
+    assert len(index) == 3
+
+
+@pytest.mark.parametrize("id", [7, 7.0, None, np.int64(7), ("7",)], ids=repr)
+def test_ids_that_are_no_strings_are_refused_by_name(id, build):
+    index = build([Document("7", "a text")])
+    for call in (lambda: index.document(id), lambda: index.delete([id])):
+        with pytest.raises(InputError, match="ids are strings; use "):
+            call()
+    assert len(index) == 1
+
+
+def test_documents_without_text_are_kept_and_found_by_their_title_alone(build):
+    index = build([Document("t", "", "whales sing"), Document("e", ""), Document("b", " \n", " "), document(1)])
+    assert index.counts() == {"documents": 4, "passages": 2, "deleted_documents": 0}
+    assert index.document("e") == Document("e", "")
+    assert index.document_ids(index.search_lexical("whales", 9)[0]) == {0: "t"}
+    assert {*index.document_ids(index.search_dense(["whales"], 9)[0][0]).values()} == {"t", "d1"}
+    index.update([Document("e", "now with words")])
+    assert index.document_ids(index.search_lexical("words", 9)[0]) == {2: "e"}
+    index.delete(["b", "t"])
+    assert sorted(found.id for found in index.documents()) == ["d1", "e"]
+
+
+def test_only_documents_without_text_make_an_index_that_finds_nothing(build):
+    index = build([Document("e", "")])
+    assert index.search_dense(["a"], 3)[0].shape == (1, 0) and len(index.search_lexical("a", 3)[0]) == 0
+
+
+def test_index_without_embeddings_is_searched_by_words_alone(tmp_path):
+    index = Index.build(tmp_path / "index", ["Cats purr.", "Dogs bark."], encoder="none")
+    assert index.search_lexical("dogs", 3)[0].tolist() == [1] and index.token_keys([0]) is None
+    assert not (tmp_path / "index" / "vectors.f32").exists()
+    for call in (lambda: index.search_dense(["dogs"], 1), index.vectors):
+        with pytest.raises(InputError, match="built without embeddings"):
+            call()
+    index.close()
+    again = Index.open(index.path)
+    again.add([Document("c", "Cows graze.")])
+    assert again.document_ids(again.search_lexical("cows", 3)[0]) == {2: "c"}
+    with pytest.raises(InputError, match="needs a lexical engine"):
+        Index.create(tmp_path / "other", encoder="none", lexical="none")
+
+
+def test_asking_for_more_than_there_is_costs_what_there_is(build):
+    index = build([document(number) for number in range(3)])
+    assert index.search_dense(["word1"], 2**40)[0].shape == (1, 3)
+    assert len(index.search_lexical("common", 2**70)[0]) == 3
+    assert len(index.search_lexical("common", 2**70, {"absent": None})[0]) == 3
+
+
+def test_closed_index_refuses_every_call_and_holds_no_file(build):
+    index = build([document(1)], faiss="HNSW8")
+    index.search_dense(["word1"], 1)
+    index.close()
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(index.path) not in maps.read_text()
+    for call in (
+        lambda: index.search_dense(["a"], 1),
+        lambda: index.search_lexical("a", 1),
+        lambda: index.add([document(2)]),
+        lambda: index.document("d1"),
+        lambda: list(index.documents()),
+        lambda: len(index),
+        lambda: index.manifest,
+        lambda: index.token_keys([0]),
+    ):
+        with pytest.raises(IndexStoreError, match="was closed; open it again"):
+            call()
+    index.close()
+
+
+def test_copies_and_pickles_open_the_index_again(build):
+    index = build([document(1), document(2)])
+    for other in (copy.copy(index), copy.deepcopy(index), pickle.loads(pickle.dumps(index))):
+        assert other is not index and list(other.documents()) == list(index.documents())
+        assert other.search_dense(["word2"], 1)[0].tolist() == index.search_dense(["word2"], 1)[0].tolist()
+        other.close()
+    assert len(index) == 2
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "documents.txt"])
@@ -169,8 +331,8 @@ def test_newer_format_is_refused(build, monkeypatch):
     from sightline.retrieval import manifest
 
     index = build([document(1)])
-    monkeypatch.setattr(manifest, "FORMAT", 2)
-    with pytest.raises(IndexStoreError, match="index format 1, this version reads 2"):
+    monkeypatch.setattr(manifest, "FORMAT", 99)
+    with pytest.raises(IndexStoreError, match="index format 2, this version reads 99"):
         Index.open(index.path)
 
 
@@ -532,7 +694,7 @@ def test_unknown_faiss_settings_are_refused_before_anything_is_made(factory, par
 def test_search_parameters_reach_faiss(build, monkeypatch):
     index = build(numbered(0, 1000), encoder=Vectors(), faiss="IVF16,Flat", faiss_parameters="nprobe=16")
     assert_close_to_exact(index, least=1.0)
-    assert faiss.extract_index_ivf(index._vector_index._structure).nprobe == 16
+    assert faiss.extract_index_ivf(index._vector_index(index._now())._structure).nprobe == 16
 
 
 class Grid(Vectors):
@@ -568,8 +730,8 @@ def test_more_queries_than_are_searched_at_once_keep_their_order(build):
 def test_no_queries_and_no_documents_find_nothing(tmp_path, toy):
     with Index.create(tmp_path / "index", encoder=toy) as index:
         rows, scores = index.search_dense(["word"], 3)
-        assert rows.tolist() == [[-1, -1, -1]] and np.isneginf(scores).all()
-        assert index.search_dense([], 3)[0].shape == (0, 3)
+        assert rows.shape == scores.shape == (1, 0)
+        assert index.search_dense([], 3)[0].shape == (0, 0)
         assert len(index.search_lexical("word", 3)[0]) == 0
 
 
@@ -612,7 +774,7 @@ def test_embeddings_that_are_not_finite_are_refused(bad, build, toy):
         vectors[["sick" in text for text in texts], 3] = bad
         return vectors
 
-    index = build([document(1)])
+    index = build([document(1)], token_states="none")
     toy.encode_documents = broken
     with pytest.raises(DataError, match="NaN or infinity for a passage that begins 'sick one"):
         index.add([document(2), document(3, "sick one")])
@@ -630,14 +792,14 @@ def test_query_embedding_that_is_not_finite_is_refused(build, toy):
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
-def test_reader_sees_the_index_as_it_was_opened(factory, build):
+def test_open_reader_sees_each_commit_of_another(factory, build):
     writer = build(numbered(0, 700), encoder=Vectors(), faiss=factory)
     with Index.open(writer.path, encoder=Vectors()) as reader:
         writer.add(numbered(700, 2010))
         writer.delete(["n5"])
-        rows, _ = reader.search_dense(NUMBERS, 10)
-        assert ((rows >= 0) & (rows < 700)).all()
-        assert words(reader, "650") == ["n650"] and words(reader, "2009") == []
+        assert reader.search_dense(["2009"], 1)[0].tolist() == [[2009]]
+        assert 5 not in reader.search_dense(["5"], 10)[0]
+        assert words(reader, "650") == ["n650"] and words(reader, "2009") == ["n2009"]
         assert reader.passages([5, 6])[0].passage.document.id == "n6"
     with Index.open(writer.path, encoder=Vectors()) as reader:
         assert reader.search_dense(["2009"], 1)[0].tolist() == [[2009]]
@@ -758,7 +920,7 @@ def test_texts_without_tokens_keep_no_states(build):
 
 
 def test_index_without_states_says_so(build):
-    assert build([document(1)]).token_keys([0]) is None
+    assert build([document(1)], token_states="none").token_keys([0]) is None
 
 
 # -- BM25 ------------------------------------------------------------------------------------------------------------

@@ -5,9 +5,13 @@
 
 import contextlib
 import errno
+import fcntl
+import io
+import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -24,6 +28,7 @@ from sightline.retrieval.files import AppendFile
 from sightline.retrieval.index import Index
 
 KILLS = int(os.environ.get("SIGHTLINE_KILLS", "4"))
+ERRORS = int(os.environ.get("SIGHTLINE_ERRORS", "40"))
 SEED = int(os.environ.get("SIGHTLINE_SEED", "7"))
 BATCH, BASE, STREAM = 8, 40, 160
 SETTINGS = {"faiss": "HNSW8", "token_states": "int8"}
@@ -131,7 +136,7 @@ def contents(index):
     queries = ["word3 word17", "common", "word150 version2"]
     dense = [index.document_ids(rows) for rows in index.search_dense(queries, 12)[0]]
     lexical = [[tuple(x.tolist()) for x in index.search_lexical(query, 200)] for query in queries]
-    keys = index.token_keys(np.flatnonzero(index._live).tolist())
+    keys = index.token_keys(np.flatnonzero(index._now().live).tolist())
     states = [(key.values.tolist(), key.scales.tolist()) for key in keys]
     return list(index.documents()), index.vectors().tolist(), dense, lexical, states
 
@@ -243,10 +248,53 @@ def test_kill_between_commit_and_manifest_opens_and_still_checks_the_vectors(tmp
     index.add(map(document, range(20, 30)))
     index.close()
     with Index.open(tmp_path / "index", encoder=toy) as index:
-        assert len(index) == 30
+        assert len(index) == 30 == index.manifest.counts["documents"]
     flip(tmp_path / "index" / "vectors.f32", -5)
     with pytest.raises(IndexCorruptError, match="vectors.f32"):
         Index.open(tmp_path / "index")
+
+
+@pytest.fixture
+def cut_off(tmp_path, toy, monkeypatch):
+    """An index whose last writer was killed after its commit, before it wrote the checksums."""
+    index = Index.build(tmp_path / "index", map(document, range(40)), encoder=toy, token_states="int8")
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_finish", lambda: None)
+        index.update(document(number, 2) for number in range(20))
+    index.close()
+    return tmp_path / "index"
+
+
+def test_flip_after_a_kill_changes_no_answer_unnoticed(cut_off, toy, tmp_path):
+    with Index.open(shutil.copytree(cut_off, tmp_path / "sound"), encoder=toy) as index:
+        expected = contents(index)
+    moments, noticed = random.Random(SEED), 0
+    size = (cut_off / "documents.sqlite").stat().st_size
+    for flipped in range(60):
+        path = tmp_path / str(flipped)
+        shutil.copytree(cut_off, path)
+        flip(path / "documents.sqlite", moments.randrange(100, size), moments.randrange(1, 256))
+        try:
+            with Index.open(path, encoder=toy) as index:
+                assert contents(index) == expected, flipped
+        except IndexStoreError:
+            noticed += 1
+        shutil.rmtree(path)
+    assert noticed
+
+
+def test_cut_off_index_on_a_read_only_disk_is_searched(cut_off, toy, monkeypatch):
+    real = os.open
+
+    def read_only(path, flags, *mode, **options):
+        if flags & os.O_RDWR and str(path).startswith(str(cut_off)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    with Index.open(cut_off, encoder=toy) as index:
+        assert len(index.search_lexical("version2", 99)[0]) == 20 == len(index.search_lexical("version1", 99)[0])
 
 
 # -- a full disk -----------------------------------------------------------------------------------------------------
@@ -337,6 +385,126 @@ def test_failing_write_is_told_and_the_index_stays_as_committed(
         assert index.search_dense([document(55).text], 1)[0].tolist() == [[55]]
 
 
+_STORAGE = (
+    (os, "open"),
+    (os, "fsync"),
+    (os, "stat"),
+    (fcntl, "flock"),
+    (Path, "open"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Path, "mkdir"),
+    (Path, "touch"),
+    (Path, "read_bytes"),
+    (AppendFile, "append"),
+    (Path, "rename"),
+)
+
+
+def _write_something(kind, path, toy):
+    """One of the ways to write, and the documents that are right after it."""
+    if kind == "build":
+        Index.build(path, map(document, range(24)), encoder=toy, **SETTINGS).close()
+        return [document(number) for number in range(24)]
+    if kind == "overwrite":
+        Index.build(path, map(document, range(30, 40)), overwrite=True, encoder=toy, **SETTINGS).close()
+        return [document(number) for number in range(30, 40)]
+    with Index.open(path, encoder=toy) as index:
+        there = {found.id for found in index.documents()}
+        if kind == "add":
+            index.add(document(number) for number in range(30) if f"d{number}" not in there)
+            return [document(number) for number in range(30)]
+        if kind == "update":
+            index.update(document(number, 2) for number in range(10))
+            return [document(number, 2 if number < 10 else 1) for number in range(20)]
+        index.delete([id for id in ("d3", "d4") if id in there])
+        return [document(number) for number in range(20) if number not in (3, 4)]
+
+
+def test_disk_errors_are_told_and_lose_nothing(tmp_path, toy, monkeypatch):
+    """``SIGHTLINE_ERRORS=250`` injects that many."""
+    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", BATCH)
+    base, moments, injected = tmp_path / "base", random.Random(SEED), 0
+    Index.build(base, map(document, range(20)), encoder=toy, **SETTINGS).close()
+    for trial in range(ERRORS):
+        kind = moments.choice(["build", "add", "update", "delete", "overwrite"])
+        path = tmp_path / f"{trial}"
+        if kind != "build":
+            shutil.copytree(base, path)
+        number = moments.choice([errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT])
+        owner, name = moments.choice(_STORAGE)
+        after, calls, real = moments.randrange(12), [], getattr(owner, name)
+
+        def failing(*arguments, real=real, calls=calls, after=after, number=number, path=path, **options):
+            about = isinstance(arguments[0], int) or str(path) in str(getattr(arguments[0], "path", arguments[0]))
+            calls.extend([1] * about)
+            if about and len(calls) == after + 1:
+                raise OSError(number, os.strerror(number))
+            return real(*arguments, **options)
+
+        what = f"trial {trial}: {kind}, call {after} of {name} fails with {errno.errorcode[number]}"
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failing)
+            try:
+                _write_something(kind, path, toy)
+            except IndexStoreError:
+                injected += 1
+            except Exception as error:
+                raise AssertionError(what) from error
+        try:
+            expected = _write_something(kind, path, toy)  # the same command again
+            with Index.open(path, encoder=toy) as index:
+                assert sorted(index.documents(), key=str) == sorted(expected, key=str), what
+        except IndexStoreError as error:
+            raise AssertionError(what) from error
+        shutil.rmtree(path)
+    assert injected >= ERRORS / 5
+
+
+@pytest.mark.parametrize("pages", [1, 3, 6, 9, 12, 14])
+def test_database_that_cannot_grow_is_told(pages, tmp_path, toy, monkeypatch):
+    real = sqlite3.connect
+
+    def small(*arguments, **options):
+        connection = real(*arguments, **options)
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    with pytest.raises(IndexStoreError, match="no space left on the device"):
+        Index.build(tmp_path / "index", map(document, range(200)), encoder=toy)
+    monkeypatch.undo()
+    with Index.build(tmp_path / "index", map(document, range(200)), encoder=toy) as index:
+        assert len(index) == 200
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["", "manifest.json", "documents.sqlite", "vectors.f32", ".commit.lock"])
+def test_files_that_may_not_be_read_are_named(name, sound, tmp_path):
+    path = shutil.copytree(sound, tmp_path / "copy") / name
+    path.chmod(0)
+    try:
+        with pytest.raises(IndexStoreError, match="denied"):
+            Index.open(tmp_path / "copy")
+    finally:
+        path.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "vectors.f32", "vectors-60.faiss"])
+def test_refused_permission_is_told(name, sound, toy, monkeypatch):
+    real = io.open
+
+    def denied(file, *arguments, **options):
+        if str(file).endswith(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return real(file, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", denied)
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(IndexStoreError, match="denied"):
+        Index.open(sound, encoder=toy)
+
+
 def test_error_of_the_users_stream_is_left_as_it_is(tmp_path, toy):
     def stream():
         yield document(1)
@@ -422,6 +590,52 @@ def test_blank_of_the_manifest_that_became_another_blank_is_refused(mask, sound)
     with damaged(path) as data:
         flip(path, data.index(b" "), mask)
         refused(path)
+
+
+@pytest.mark.parametrize("name", ["documents.sqlite", "vectors.f32", "states.int8", "vectors-60.faiss"])
+def test_damage_that_nobody_looked_for_raises_no_foreign_error(name, sound, toy):
+    path, moments = sound / name, random.Random(name)
+    for _ in range(25):
+        with damaged(path) as data:
+            flip(path, moments.randrange(len(data)), moments.randrange(1, 256))
+            with contextlib.suppress(IndexStoreError), Index.open(sound, encoder=toy, verify=False) as index:
+                contents(index)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoder": 7},
+        {"encoder": {"name": "minilm"}},
+        {"faiss": {"factory": "Flat", "parameters": "", "file": "../../etc/passwd", "digest": "", "rows": 1}},
+        {"passages": {"max_tokens": "many", "overlap": 0}},
+        {"token_states": []},
+        {"store": {"counter": "1"}},
+        {"strange": 1},
+        {"format": None},
+        {"complete": "yes"},
+    ],
+    ids=str,
+)
+def test_forged_manifest_is_refused(change, sound):
+    from sightline.retrieval.manifest import _serialised
+
+    path = sound / "manifest.json"
+    with damaged(path) as data:
+        body = json.loads(data)
+        del body["digest"]
+        path.write_bytes(_serialised(body | change))
+        with pytest.raises(IndexStoreError):
+            Index.open(sound)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "null", "[]", '"x"', "7", "", "\0"], ids=lambda t: t[:6]
+)
+def test_manifest_that_is_no_manifest_is_refused(text, sound):
+    with damaged(sound / "manifest.json"):
+        (sound / "manifest.json").write_text(text)
+        refused(sound / "manifest.json")
 
 
 @pytest.mark.parametrize("name", FILES)

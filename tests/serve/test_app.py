@@ -196,7 +196,7 @@ def test_requests_at_once_never_share_a_list(reranker):
 
 def test_an_error_in_one_list_is_not_its_neighbours(slow):
     with client_of(create_app(reranker=slow)) as client:
-        bodies = [{"query": QUERY, "documents": TEXTS}, {"query": QUERY, "documents": ["ok", " "]}] * 3
+        bodies = [{"query": QUERY, "documents": TEXTS}, {"query": QUERY, "documents": ["ok", "\x00"]}] * 3
         answers = [None] * 6
 
         def ask(i):
@@ -266,10 +266,10 @@ def own_index(small_index, tmp_path):
 def test_writing_is_off_unless_a_key_is_configured(client):
     body = {"documents": [{"id": "a", "text": "b"}]}
     head = {"Authorization": f"Bearer {KEY}"}
-    assert client.post("/documents", json=body, headers=head).status_code == 404
-    assert client.put("/documents", json=body, headers=head).status_code == 404
+    assert client.post("/documents", json=body, headers=head).status_code == 405
+    assert client.put("/documents", json=body, headers=head).status_code == 405
     assert client.delete("/documents/cat", headers=head).status_code == 405
-    assert "/documents" not in client.get("/openapi.json").json()["paths"]
+    assert set(client.get("/openapi.json").json()["paths"]["/documents"]) == {"get"}
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_without_an_index_it_reranks():
     [
         (["nowhere.index"], 4, "nowhere.index"),
         (["--rerank", "none"], 2, "nothing to serve"),
-        (["--rerank", "gpt"], 2, "no layout 'gpt'"),
+        (["--rerank", "gpt"], 2, "no reranker 'gpt'"),
         (["--host", "256.0.0.1"], 2, "cannot listen"),
     ],
 )

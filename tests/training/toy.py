@@ -58,6 +58,9 @@ def words(rng, count):
 class ToyLearner:
     """Score = sum over shared words of their weight. ``dropout`` makes it random, ``delay`` slow."""
 
+    temperature = 0.05
+    learning_rate = 1e-4
+
     def __init__(self, name="toy", dropout=0.0, delay=0.0, next_token=False, dtype=torch.float32, half=False):
         self.name, self.dropout, self.delay, self.next_token, self.half = name, dropout, delay, next_token, half
         self.weights = torch.nn.Parameter(torch.full((len(WORDS),), 0.1, dtype=dtype))

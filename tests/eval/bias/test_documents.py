@@ -158,12 +158,21 @@ def test_the_default_reranker_reads_no_id_and_scores_copies_alike():
     assert all(math.isfinite(twin.score_change.mean) and twin.score_change.mean != 0 for twin in found.twins)
 
 
-def test_the_row_is_flat(known, make_list):
+def test_the_row_is_flat_but_for_its_bins(known, make_list):
     row = measured(known(by_worth), [("q", make_list(TEXTS))]).as_dict()
     assert row["system"] == "x" and row["short_queries"] == 1 and row["ids_exchanged_largest_difference"] == 0.0
     assert row["copy_gold_rank_change"] == row["4_copies_gold_rank_change"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert row.pop("bins")[0]["queries"] == 1 and row.pop("psi")["value"] is None
     for value in row.values():
         assert value is None or isinstance(value, str | int | float) or set(value) == {"mean", "low", "high"}
+
+
+def test_relevant_documents_are_binned_by_length(known, make_list):
+    texts = {"short": ["gold", "one two"], "long": ["gold " * 60, "one two"]}
+    lists = [(f"{name}{i}", make_list(pair)) for name, pair in texts.items() for i in range(3)]
+    found = measured(known(words), lists, {id: {"d0": 1} for id, _ in lists})
+    assert [(one.label, one.queries, one.mean) for one in found.bins] == [("1-25", 3, 0.5), ("51-100", 3, 1.0)]
+    assert found.psi.value == 0.5
 
 
 def test_empty_lists(known):

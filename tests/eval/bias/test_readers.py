@@ -201,7 +201,7 @@ def test_posir(tmp_path):
         ({"qrels/test": [{"query-id": "q9", "corpus-id": "d1", "score": 1}]}, "'q9' has no text"),
         ({"qrels/test": [{"query-id": "q1", "corpus-id": "d1"}]}, "not a judgement"),
         ({"queries": [{"_id": "q1", "text": "one"}]}, "not a query of PosIR"),
-        ({"corpus": [{"_id": "d1", "text": ""}]}, "not a document"),
+        ({"corpus": [{"_id": "", "text": "t"}]}, "not a document"),
     ],
 )
 def test_bad_posir(tmp_path, changes, said):
@@ -213,7 +213,7 @@ def test_bad_posir(tmp_path, changes, said):
 def test_what_is_none_of_the_layouts(tmp_path):
     with pytest.raises(DataError, match="neither a BEIR folder"):
         load_positions(tmp_path)
-    with pytest.raises(DataError, match="neither a BEIR folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         load_positions(tmp_path / "nowhere")
     with pytest.raises(InputError, match="for BEIR folders"):
         load_positions(tmp_path, qrels=tmp_path / "mine.tsv")

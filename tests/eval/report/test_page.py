@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sightline.errors import DataError, InputError
-from sightline.eval.report import load_results, render_page, write_report
+from sightline.eval.report import csv_table, latex_table, load_results, render_page, write_report
 
 from .made import HOSTILE, results
 
@@ -163,7 +164,7 @@ def test_folders_are_read_and_written(tmp_path, rich):
         ("results.json", None, "results.json: cannot be read"),
         ("results.json", "[]", "a list where an object"),
         ("results.json", "{", "not JSON"),
-        ("results.json", "{}", "lacks 'dataset'"),
+        ("results.json", "{}", "lacks the field"),
         ("results.json", {"systems": {}}, "no system"),
         ("per_query.json", "{}", "lacks the system 'bm25'"),
         ("bias.json", '{"version": 2}', "version 2"),
@@ -172,6 +173,8 @@ def test_folders_are_read_and_written(tmp_path, rich):
 def test_what_cannot_be_read_is_named(tmp_path, rich, file, content, match):
     folder = write(tmp_path / "one", rich)
     (folder / file).unlink(missing_ok=True)
+    if content is None:
+        (folder / "bias.json").unlink()
     if isinstance(content, dict):
         content = json.dumps({**rich.summary, **content})
     if content is not None:
@@ -257,3 +260,79 @@ for (const group of document.querySelectorAll(".ticks, .labels, .figures, .rows 
 const starts = beyond.map((e) => e.outerHTML.slice(0, 120));
 return { wide: document.documentElement.scrollWidth, beyond: starts, over, contrast, faint };
 """
+
+
+def leaves(value, way=()):
+    """The ways to every value that is no object or list, and to every object and list."""
+    yield way
+    if isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, (*way, name))
+
+
+def changed(value, way, new):
+    if not way:
+        return new
+    copy = value.copy()
+    if new is REMOVED and len(way) == 1:
+        del copy[way[0]]
+    else:
+        copy[way[0]] = changed(value[way[0]], way[1:], new)
+    return copy
+
+
+REMOVED = object()
+WRONG = [None, "x", "", [], {}, True, -1, 0, 1e300, -0.5, math.nan, {"x": [1]}, [[None]], REMOVED]
+
+
+def full():
+    psi = {"value": 0.5, "low": 0.1, "high": 0.9, "corrected": 0.4, "floor": 0.1, "floor_high": 0.2, "p": 0.01}
+    bins = [{"label": "1-25", "queries": 3, **between(0.5)}, {"label": "26-", "queries": 2, **between(0.7)}]
+    bias = {
+        **BIAS, "seeds": {"bias": 0}, "versions": {"python": "3"}, "command": "sightline bias",
+        "documents": [{"system": "dense", "length_tau": between(0.1), "lists": 9, "bins": bins, "psi": psi}],
+        "order": [{**one, "slot_psi": psi} for one in BIAS["order"]],
+        "position": [
+            {
+                "system": "dense", "measure": "nDCG@10", "axis": "relative", "length": "all", "queries": 5, "mean": 0.6,
+                "bins": bins, "psi": psi, "trend": {"slope": 0.1, "pearson": 1.0, "spearman": None, "kendall": None},
+            }
+        ],
+    }  # fmt: skip
+    hashes = {"dataset": {"queries": "0", "qrels": "1", "files": {"corpus.jsonl": "2"}}, "runs": {"bm25": "3"}}
+    values = {"bm25": [0.1, 0.4], "bm25+minilm": [0.4, 0.5]}
+    return results(
+        values, bias=bias, cost=COST, hashes=hashes, command="sightline eval", git=None, versions={"python": "3"},
+        hardware={"cores": 2, "gpu": None}, seeds={"bootstrap": 0},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["results.json", "per_query.json", "bias.json"])
+def test_no_change_of_a_value_is_more_than_a_message(tmp_path, file):
+    made = full()
+    folder = write(tmp_path / "one", made)
+    write_report([folder], folder)
+    content = {"results.json": made.summary, "per_query.json": made.per_query, "bias.json": made.bias}[file]
+    tried = refused = 0
+    for way in leaves(content):
+        for new in WRONG:
+            if new is REMOVED and not way:
+                continue
+            (folder / file).write_text(json.dumps(changed(content, way, new)))
+            tried += 1
+            try:
+                found = load_results(folder)
+            except DataError as error:
+                assert file in str(error) or "results.json" in str(error) or "per_query.json" in str(error)
+                refused += 1
+            else:
+                render_page([found]), csv_table([found]), latex_table([found])
+    assert refused > tried / 3 and tried > 100
+
+
+def test_the_wrong_field_is_named(tmp_path, rich):
+    folder = write(tmp_path / "one", rich)
+    summary = changed(rich.summary, ("comparisons", 0, "difference", "low"), "far")
+    (folder / "results.json").write_text(json.dumps(summary))
+    with pytest.raises(DataError, match=r"results.json: the field comparisons\[0\].difference.low must be a number"):
+        load_results(folder)

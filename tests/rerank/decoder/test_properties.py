@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib.util
+import pickle
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sightline import Document, load_layout, load_reranker
-from sightline.errors import InputError, MissingExtraError, ModelError, RankingError
+from sightline.errors import InputError, MissingExtraError, ModelError
 from sightline.kernels import Context
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
 from sightline.rerank.decoder.reading import last_position, positions_of
@@ -51,12 +53,10 @@ def test_permuting_the_candidates_changes_no_score_by_a_bit(decoder, layout, tex
 
 
 def _rank(ranker, given_):
-    try:
-        return ranker.rank(QUERY, given_)
-    except RankingError as error:  # all texts alike: told, not ranked
-        assert "same score" in str(error)
+    ranking = ranker.rank(QUERY, given_)
+    if any("same score" in warning for warning in ranking.warnings):
         assert len({document.text for document in given_}) == 1
-        return []
+    return ranking
 
 
 @SLOW
@@ -257,6 +257,36 @@ def test_no_documents_rank_to_nothing_and_one_document_ranks(decoder):
     assert len(ranker.rank(QUERY, [])) == 0
     assert len(ranker.rank(QUERY, ["only one"])) == 1
     assert ranker.rank_batch([]) == []
+
+
+@pytest.mark.parametrize("layout", ["icr", "icr-block", "blockrank", "blockrank-cached"])
+@pytest.mark.parametrize("empty", ["", " \n", "</s>", {"text": None}], ids=repr)
+def test_documents_without_text_come_last_and_change_nothing_for_the_others(decoder, layout, empty):
+    ranker = reranker(decoder, layout)
+    alone = [(item.document.text, item.score, item.mass, item.token_mass) for item in ranker.rank(QUERY, WORDS[:4])]
+    ranking = ranker.rank(QUERY, [empty, *WORDS[:2], empty, *WORDS[2:4]], evidence="sentence")
+    assert [(item.document.text, item.score, item.mass, item.token_mass) for item in ranking][:4] == alone
+    assert [(item.index, item.mass, item.evidence) for item in ranking][4:] == [(0, 0.0, ()), (3, 0.0, ())]
+    assert "2 documents have no text to read; ranked last" in ranking.warnings
+    batch = ranker.rank_batch([(QUERY, [empty]), (QUERY, WORDS[:4]), (QUERY, [])])
+    assert [[item.mass for item in batch[0]], len(batch[1]), len(batch[2])] == [[0.0], 4, 0]
+
+
+def test_a_title_without_a_text_is_cut_where_the_block_ends(decoder):
+    ranker = reranker(decoder, "icr-block", max_block_tokens=40)
+    ranking = ranker.rank(QUERY, [Document("long", "", title="cats purr " * 80), Document("short", "iron rusts")])
+    by_id = {item.document.id: item for item in ranking}
+    assert by_id["long"].truncated > 0 and by_id["short"].truncated == 0
+    with pytest.raises(InputError, match="shorten the title"):
+        ranker.rank(QUERY, [Document("both", "text", title="cats purr " * 80)])
+
+
+def test_weights_that_torch_refuses_are_a_model_error(model_of, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(model_of("qwen3"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": folder}))
+    with pytest.raises(ModelError, match="pickle that torch refuses"):
+        load_reranker(f"hf:{folder}")
 
 
 @pytest.mark.parametrize("query", ["", "   ", "[/INST]", 5, "\ud800"])

@@ -1,0 +1,195 @@
+"""How commands are run: standard streams that take any text, paths checked first, and errors told in one message."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.text import Text
+from typer.core import TyperCommand
+
+from ..errors import (
+    BackendError,
+    DataError,
+    IndexStoreError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    SightlineError,
+)
+from ..wording import did_you_mean, quoted
+from .console import errors, visible
+
+__all__ = ["Command", "check_path", "configure_logging", "flush_streams", "open_streams"]
+
+_EXIT_CODES = (
+    ((MissingExtraError, ModelError, BackendError), 5),
+    ((IndexStoreError,), 4),
+    ((DataError,), 3),
+    ((InputError,), 2),
+)
+_WRITTEN = ("out", "work")  # parameters whose paths need not exist
+_NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
+_FIRST_WORD = re.compile(r"^[a-z]+\b(?= (?:must|is|are|of)\b)")
+
+
+class Command(TyperCommand):
+    """A command that checks the paths it is given before it runs, and ends in one message where it fails."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and suggest the choice that may have been meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            if found := re.search(r"'([^']*)' is not one of (.*)", error.message):
+                meant = did_you_mean(found[1], re.findall(r"'([^']*)'", found[2]))
+                error.message = error.message.rstrip(".") + (meant or ".")
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            typer.Exit: with the code of what went wrong, after the message is printed.
+        """
+        try:
+            for name, value in ctx.params.items():
+                for one in value if isinstance(value, list | tuple) else [value]:
+                    if isinstance(one, Path):
+                        check_path(one, _option_names(ctx).get(name, name))
+            return super().invoke(ctx)
+        except SightlineError as error:
+            code = next((code for kinds, code in _EXIT_CODES if isinstance(error, kinds)), 1)
+            _tell(ctx, type(error).__name__, _in_options(ctx, str(error)) + _near_path(ctx, str(error)))
+            raise typer.Exit(code) from error
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.obj and ctx.obj.get("debug"):
+                raise
+            if isinstance(error, OSError) and error.filename is not None and error.strerror:
+                _tell(ctx, "DataError", f"{os.fsdecode(error.filename)}: {error.strerror}")
+                raise typer.Exit(3) from error
+            told = " ".join(str(error).split())[:300]
+            _tell(
+                ctx,
+                type(error).__name__,
+                f"unexpected {type(error).__name__}: {told}; this is a fault in Sightline. Please report it with the "
+                "traceback, which SIGHTLINE_DEBUG=1 shows",
+            )
+            raise typer.Exit(1) from error
+
+
+def check_path(path: Path, name: str) -> None:
+    """Refuse a path that the system cannot have, whether or not there is a file.
+
+    Args:
+        path: what was given.
+        name: the option or argument, for the message.
+
+    Raises:
+        InputError: if the path is too long, holds a NUL character, or goes in circles.
+    """
+    try:
+        path.stat()
+    except ValueError:
+        raise InputError(f"{name}: a path cannot contain a NUL character: {quoted(str(path))}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+            raise InputError(
+                f"{name}: the path is too long for this system: {quoted(str(path))}, of {len(os.fsencode(path))} "
+                f"bytes, its longest part of {longest} bytes; choose a shorter path"
+            ) from None
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{name}: the symbolic links of {quoted(str(path))} go in circles") from None
+
+
+def open_streams() -> None:
+    """Make the standard streams usable: a closed one discards, and characters it cannot encode are escaped."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the process; its number must not go to another file
+            with contextlib.suppress(OSError):
+                while os.open(os.devnull, os.O_RDWR) < number:
+                    pass
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
+        elif number and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush_streams() -> None:
+    """Flush what was printed. Where the reader has gone away, as ``head`` does, that is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (BrokenPipeError, ValueError):  # ValueError: it is closed
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def configure_logging() -> None:
+    """Warnings go to stderr, each once, and other libraries' progress bars stay away from our own."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # The hub's client prints its warnings itself. Each retry of each file is a warning of its own: the error that
+    # follows says the same once.
+    logging.getLogger("huggingface_hub").propagate = False
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _tell(ctx: Any, kind: str, message: str) -> None:
+    if ctx.params.get("json"):
+        sys.stderr.write(json.dumps({"error": kind, "message": message}) + "\n")
+    else:
+        errors.print(Text.assemble(("error:", "bold red"), " ", visible(message)), soft_wrap=True)
+
+
+def _option_names(ctx: Any) -> dict[str, str]:
+    """What the user types for each parameter: its longest option, or the name of an argument."""
+    return {
+        param.name: max(param.opts, key=len) if param.param_type_name == "option" else param.name.upper()
+        for param in ctx.command.params
+    }
+
+
+def _in_options(ctx: Any, message: str) -> str:
+    """A library's message with the names of this command's options in the place of its parameters'."""
+    known: Mapping[str, str] = {name: typed for name, typed in _option_names(ctx).items() if typed.startswith("--")}
+
+    def option(found: re.Match[str]) -> str:
+        # What follows dashes, dots, slashes or quotes is an option already, or a name of the user's.
+        before = message[found.start() - 1 : found.start()]
+        return found[0] if before in tuple("-./'\"") else known.get(found[0], found[0])
+
+    return _NAME.sub(option, _FIRST_WORD.sub(lambda found: known.get(found[0], found[0]), message))
+
+
+def _near_path(ctx: Any, message: str) -> str:
+    """A suggestion, where the message is about a path that does not exist and one beside it has a similar name."""
+    if "did you mean" in message:
+        return ""
+    for path in _given_paths(ctx.params):
+        if str(path) in message and not path.exists():
+            with contextlib.suppress(OSError):
+                names = [one.name for one in path.parent.iterdir()]
+                if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
+                    return f"; did you mean {str(path.parent / close[0])!r}?"
+    return ""
+
+
+def _given_paths(params: Mapping[str, Any]) -> Iterator[Path]:
+    for name, value in params.items():
+        if name not in _WRITTEN:
+            yield from (one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, Path))

@@ -1,0 +1,285 @@
+"""Documents out of files and Python iterables, one at a time, and the bad ones named."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ...documents import Document
+from ...errors import DataError, InputError
+from ..compression import uncompressed_name
+from .folder import SUFFIXES, read_folder, read_text
+from .json_files import read_json, read_json_lines
+from .lines import check_encoding
+from .options import ID_FIELDS, Fields, Reading, Records
+from .parquet import read_parquet
+from .summary import ReadSummary
+from .tables import read_csv, read_tsv
+from .values import identity, plain, plain_text
+
+__all__ = ["ID_FIELDS", "ReadSummary", "guess_format", "read_documents"]
+
+_log = logging.getLogger(__name__)
+
+_COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
+_CORPORA = (
+    *(f"corpus.jsonl{suffix}" for suffix in _COMPRESSED),
+    "corpus.parquet",
+    *(f"{name}.tsv{suffix}" for name in ("corpus", "collection") for suffix in _COMPRESSED),
+)
+
+
+def read_documents(
+    source: str | os.PathLike[str] | Iterable[Document | Mapping[str, Any]],
+    *,
+    format: str | None = None,
+    id_field: str | None = None,
+    title_field: str | None = None,
+    text_field: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    columns: Sequence[str] | None = None,
+    csv_types: str = "json",
+    follow_links: bool = False,
+    strict: bool = False,
+    on_bad: Callable[[DataError], None] | None = None,
+    summary: ReadSummary | None = None,
+) -> Iterator[Document]:
+    """Read documents one at a time. Of those already read only 16 bytes per id are kept, to find duplicates.
+
+    **Formats.** The path's name says which one it is. Every file but parquet may be compressed (``.gz``, ``.bz2``,
+    ``.xz``; ``.zst`` needs the extra ``readers``).
+
+    * ``beir``: a folder with ``corpus.jsonl`` (or ``corpus.parquet``, ``corpus.tsv``, or MS MARCO's
+      ``collection.tsv``).
+    * ``jsonl`` (``.jsonl``, ``.ndjson``): a JSON object per line; blank lines are skipped.
+    * ``json`` (``.json``): an array of objects, at most 256 MiB, or else JSON Lines.
+    * ``csv``: quoted as RFC 4180 says. The delimiter is the one of comma, semicolon, tab and ``|`` that finds the
+      fields in the header.
+    * ``tsv``: cells between tabs; a quote is a character like any other.
+    * ``parquet`` (needs the extra ``readers``).
+    * ``folder``: each file below a folder is a document; see below.
+    * ``text``: a single file of the kinds that folders hold.
+
+    **Encoding.** Text is UTF-8, or what its byte order mark says (UTF-8, UTF-16, UTF-32), or ``encoding``. A line, and
+    a file that is read as a whole, may have at most 64 MiB. Only regular files are read.
+
+    **Tables** have a header, unless ``columns`` names the columns, or the table has no header and is laid out as MS
+    MARCO's are (id and text, or id, URL, title and text, where the id is a number or begins with ``D`` or
+    ``msmarco_``). A column of metadata in which every cell that is not empty is a JSON number (without leading zeros
+    or signs, or thousands separators) holds numbers, and one of ``true`` and ``false`` in any case holds booleans; the
+    file is read twice to know. Ids, titles and texts stay strings, and so does all of it with ``csv_types="text"``.
+    Empty cells are absent.
+
+    **Folders.** Files are read sorted, those of a folder before those of its subfolders: plain text (``.txt``,
+    ``.text``), Markdown (``.md``, ``.markdown``, ``.mdx``, ``.mkd``, ``.mdown``, ``.qmd``, ``.rmd``), ``.rst``,
+    ``.org``, ``.adoc``, ``.asciidoc``, ``.tex``, notebooks (``.ipynb``: cells, not outputs), and with the extra
+    ``readers`` HTML (``.html``, ``.htm``, ``.xhtml``), PDF and Word (``.docx``). The id is the path below the folder.
+    The title is that of the front matter (YAML between ``---``, TOML between ``+++``), of the page, or the first
+    heading, or else the file's name. The metadata are ``path``, ``suffix``, ``modified`` (a date, in UTC) and the
+    front matter's other fields, which win. Left out, and counted in ``summary``, are: other kinds of files, empty and
+    unreadable ones, what is hidden (its name begins with a dot), ``__pycache__``, ``node_modules`` and virtual
+    environments, links out of the folder and to folders.
+
+    **Values.** Fields that are not id, title or text become metadata; a field ``metadata`` that is an object is merged
+    into it. None, NaN, NaT and pandas' NA are absent (null within a list). Scalars and arrays of numpy become Python's;
+    Decimal and Fraction numbers; durations seconds; dates and times ISO 8601 strings; UUIDs, paths and IP addresses
+    strings; members of an Enum their values; sets sorted lists; bytes text if they are UTF-8, or else Base64; maps of
+    parquet objects, or lists of pairs if their keys are no strings. Other types are refused, by name. An id may be an
+    integer or a whole float, which becomes the integer's string; it may have blanks and slashes, but no line breaks or
+    tabs. A text that is null is empty; a record that has no field for it is bad.
+
+    Args:
+        source: a path, or any iterable of documents or of mappings.
+        format: one of the above; None guesses. Only for paths.
+        id_field: the id's field; by default the first there is of ``_id``, ``id``, ``docno``, ``docid``.
+        title_field: the title's field; by default ``title``, where there is one.
+        text_field: the text's field; by default the first there is of ``text``, ``contents``, ``body``.
+        encoding: of text files, any that Python knows, such as ``"cp1252"``.
+        delimiter: of CSV and TSV, one character.
+        columns: names of the columns of a table without a header.
+        csv_types: ``"json"`` types the columns of CSV and TSV as above, ``"text"`` keeps strings.
+        follow_links: follow symbolic links that lead out of the folder, or to folders. Loops are harmless.
+        strict: raise for the first file of a folder that cannot be read, too. Without it, folders are read without
+            that file, and bad records of other formats raise.
+        on_bad: called with the error of each bad record or file, which is then skipped, whatever the format.
+        summary: is told how far the reading has come, and what of a folder was left out. Without it a warning is logged
+            of what was left out.
+
+    Returns:
+        An iterator over the documents, in the order of the source.
+
+    Raises:
+        InputError: if the arguments do not fit together.
+        DataError: if a record is bad (a ``DataError`` names file and line; the record's number for parquet, JSON
+        arrays and iterables). Always, whatever ``on_bad``, if a file is missing, broken, or holds no usable document.
+        MissingExtraError: if the format needs a library that is not installed.
+
+    Example:
+        >>> bad = []
+        >>> records = [{"id": 7, "text": "Cats purr.", "lang": "en"}, {"id": 8, "text": 5}]
+        >>> list(read_documents(records, on_bad=bad.append))
+        [Document(id='7', text='Cats purr.', title='', metadata={'lang': 'en'})]
+        >>> print(bad[0])
+        <iterable>:2: field 'text' must be a string, not an int
+    """
+    fields, told = Fields(id_field, title_field, text_field), summary is not None
+    summary = ReadSummary() if summary is None else summary
+    report = on_bad or _raise
+    if not isinstance(source, str | os.PathLike):
+        if format is not None:
+            raise InputError(f"format={format!r} is for paths, not for a Python {type(source).__name__}")
+        if isinstance(source, Mapping | Document | bytes) or not isinstance(source, Iterable):
+            raise InputError(f"source must be a path or an iterable of documents, not a {type(source).__name__}")
+        records: Records = (("<iterable>", number, record) for number, record in enumerate(source, 1))
+        return _documents(records, Reading(fields, report=report, summary=summary), None, told)
+    path = Path(source)
+    if strict and on_bad is not None:
+        raise InputError("strict stops at the first bad file, on_bad goes on without it; give one of them")
+    _check_exists(path)
+    format = format or guess_format(path)
+    if format not in _FORMATS:
+        raise InputError(f"unknown format {format!r}; there are: {', '.join(_FORMATS)}")
+    if format in {"folder", "text"} and fields != Fields():
+        raise InputError("the files of a folder have no fields; leave out id_field, title_field and text_field")
+    _check_table(delimiter, columns, csv_types)
+    if encoding is not None:
+        check_encoding(encoding)
+    if format == "folder" and not strict:
+        report = _leaves_out(path, summary, on_bad)
+    reading = Reading(fields, encoding, delimiter, columns, csv_types, follow_links, strict, report, summary)
+    return _documents(_FORMATS[format](path, reading), reading, path, told)
+
+
+def _raise(error: DataError) -> None:
+    raise error
+
+
+def _leaves_out(
+    root: Path, summary: ReadSummary, on_bad: Callable[[DataError], None] | None
+) -> Callable[[DataError], None]:
+    """Counts a bad file of a folder, by the kind of its error."""
+
+    def report(error: DataError) -> None:
+        name = Path(str(error.path))
+        shown = name.relative_to(root).as_posix() if name.is_relative_to(root) else name.as_posix()
+        summary.leave_out(error.reason.partition(":")[0], ascii(shown)[1:-1] if not shown.isprintable() else shown)
+        if on_bad is not None:
+            on_bad(error)
+
+    return report
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError("no such file or folder", path=path) from None
+    except (OSError, ValueError) as error:  # such as a name that is too long, or has a NUL
+        raise DataError(f"cannot be read: {error}", path=path) from None
+
+
+def _check_table(delimiter: str | None, columns: Sequence[str] | None, csv_types: str) -> None:
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise InputError(f"delimiter must be one character, and no quote or line break, not {delimiter!r}")
+    if columns is not None and isinstance(columns, str):
+        raise InputError(f"columns must be a list of names, not the string {columns!r}")
+    if csv_types not in {"json", "text"}:
+        raise InputError(f"csv_types must be 'json' or 'text', not {csv_types!r}")
+
+
+def guess_format(path: Path) -> str:
+    """The format that the name of a path says, or what is in the folder.
+
+    Raises:
+        DataError: if there is no such file or folder.
+        InputError: if the name says none.
+    """
+    _check_exists(path)
+    if path.is_dir():
+        return "beir" if _corpus(path) else "folder"
+    suffix = Path(uncompressed_name(path)).suffix.lower()
+    if suffix in SUFFIXES:
+        return "text"
+    format = "jsonl" if suffix == ".ndjson" else "tsv" if suffix == ".tab" else suffix.removeprefix(".")
+    if format not in {"json", "jsonl", "csv", "tsv", "parquet"}:
+        raise InputError(
+            f"cannot guess the format of {path.name!r}; give the format (--format), one of: {', '.join(_FORMATS)}"
+        )
+    return format
+
+
+# ---- Records into documents
+
+
+def _documents(records: Records, reading: Reading, path: Path | None, told: bool) -> Iterator[Document]:
+    seen: set[bytes] = set()
+    for where, line, record in records:
+        try:
+            document = _document(record, reading.fields)
+            key = blake2b(document.id.encode(), digest_size=16).digest()
+            if key in seen:
+                raise DataError(f"another document already has the id {document.id!r}")
+        except (DataError, InputError) as error:
+            reason = error.reason if isinstance(error, DataError) else str(error)
+            reading.report(DataError(reason, path=where, line=line))
+        except RecursionError:
+            reading.report(DataError("metadata is nested too deeply", path=where, line=line))
+        else:
+            seen.add(key)
+            yield document
+    left_out = str(reading.summary)
+    if path is not None and not seen:
+        raise DataError("no usable document in it" + (f"; {left_out}" if left_out else ""), path=path)
+    if left_out and not told:
+        _log.warning("%s: %s", path, left_out)
+
+
+def _document(record: Any, fields: Fields) -> Document:
+    if isinstance(record, Document):
+        return replace(record, id=identity(record.id, "id"), metadata=plain(record.metadata, "metadata"))
+    if not isinstance(record, Mapping):
+        raise DataError(f"a document must be an object with fields, not a {type(record).__name__}")
+    id_field, title_field, text_field = fields.find(record)
+    text, title = plain_text(record[text_field], text_field), ""
+    if title_field:
+        title = plain_text(record[title_field], title_field)
+    metadata = {name: value for name, value in record.items() if name not in {id_field, title_field, text_field}}
+    nested = metadata.get("metadata")
+    if isinstance(nested, Mapping):
+        del metadata["metadata"]
+        if clash := sorted(metadata.keys() & nested.keys()):
+            raise DataError(f"field {clash[0]!r} is both in the record and in its metadata")
+        metadata |= nested
+    return Document(identity(record[id_field], id_field), text, title, plain(metadata, "metadata"))
+
+
+# ---- Formats
+
+
+def _corpus(folder: Path) -> Path | None:
+    return next((folder / name for name in _CORPORA if (folder / name).exists()), None)
+
+
+def _read_beir(path: Path, reading: Reading) -> Records:
+    corpus = _corpus(path)
+    if corpus is None:
+        raise DataError("not a BEIR folder: it has no corpus.jsonl", path=path)
+    return _FORMATS[guess_format(corpus)](corpus, reading)
+
+
+_FORMATS: dict[str, Callable[[Path, Reading], Records]] = {
+    "beir": _read_beir,
+    "jsonl": read_json_lines,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "parquet": read_parquet,
+    "folder": read_folder,
+    "text": read_text,
+}
