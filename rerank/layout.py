@@ -324,7 +324,7 @@ def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
         )
-    source: Traversable = Path(name) if given else _FOLDER / f"{name}.yaml"
+    source: Traversable = Path(str(name)) if given else _FOLDER / f"{name}.yaml"
     try:
         fields = read_yaml(source)
     except DataError as error:
