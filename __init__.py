@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .forking import compute_alone_after_fork
+
 if TYPE_CHECKING:
     from .documents import Document, Passage
     from .errors import SightlineError
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from .search import Explanation, Hit, Searcher, SearchResult
 
 __version__ = "0.1.0"
+
+compute_alone_after_fork()
 
 _WHERE = {
     "Document": "documents",

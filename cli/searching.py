@@ -85,8 +85,6 @@ def search(
     document's text; an entry of evidence has offsets of its own in the field that it names, text or title.
     milliseconds gives the time of each step; loading is the time to open the index and load the models.
     """
-    import time
-
     from ..search import Searcher
 
     started = time.perf_counter()

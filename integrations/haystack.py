@@ -237,7 +237,7 @@ class SightlineRanker:
         return await asyncio.to_thread(self.run, query, documents, top_k)
 
 
-_OPERATORS = {"==": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "in": "in"}
+_OPERATORS = {"==": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "in": "in", "not in": "not in"}
 
 
 def _where(filters: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:

@@ -319,12 +319,12 @@ def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
     if isinstance(name, Layout):
         return Layout(**_checked({**name.as_dict(), **changes}, f"layout {name.name!r}"))
     given, names = str(name).endswith((".yaml", ".yml")), _shipped_names()
-    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
+    if not (os.path.isfile(str(name)) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
         raise InputError(
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
         )
-    source: Traversable = Path(name) if given else _FOLDER / f"{name}.yaml"
+    source: Traversable = Path(str(name)) if given else _FOLDER / f"{name}.yaml"
     try:
         fields = read_yaml(source)
     except DataError as error:

@@ -249,7 +249,7 @@ def _scalar(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int):
         return value
-    if isinstance(value, numbers.Real) and math.isfinite(value):
+    if isinstance(value, numbers.Real) and not isinstance(value, np.timedelta64) and math.isfinite(value):
         return float(value)
     raise InputError(f"{quoted(value)} is not usable; use a text, a finite number, True, False, None or a date")
 

@@ -16,6 +16,7 @@ _FLOORS = {
     "__version__": 0,
     "errors": 0,
     "wording": 0,
+    "forking": 0,
     "parsing": 0,
     "documents": 0,
     "sentences": 0,

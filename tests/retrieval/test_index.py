@@ -977,7 +977,7 @@ def test_index_equals_a_dictionary_after_any_changes(tmp_path_factory, operation
     exec(compile(conftest.read_text(), str(conftest), "exec"), space)
     toy = space["ToyEncoder"]()
     path = tmp_path_factory.mktemp("any") / "index"
-    model = {"d9": document(9, "common first9")}
+    model = {"d9": document(9, "common first9", step=-1)}
     index = Index.build(path, model.values(), encoder=toy, faiss=factory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_module, "_BATCH_PASSAGES", 2)
