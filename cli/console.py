@@ -19,7 +19,6 @@ __all__ = [
     "LayoutOption",
     "RerankOption",
     "WhereOption",
-    "conditions",
     "console",
     "errors",
     "given_runs",
@@ -46,7 +45,11 @@ LayoutOption = Annotated[
 ]
 WhereOption = Annotated[
     list[str] | None,
-    typer.Option("--where", help="Metadata filter, such as lang=en or 'year>=2000'; may be given several times."),
+    typer.Option(
+        "--where",
+        help="Metadata filter, such as lang=en, 'year>=2000', 'lang in [en, de]' or 'year is null'; may be "
+        "given several times, and all must hold.",
+    ),
 ]
 
 
@@ -92,30 +95,6 @@ def reranker_name(rerank: str, layout: str | None) -> str | None:
     if rerank == "none":
         return None
     return rerank if layout is None else f"{rerank}#{layout}"
-
-
-def conditions(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:
-    """``["year>=2000"]`` as a filter: ``{"year": {">=": 2000}}``. Values are read as JSON where they are JSON.
-
-    Raises:
-        InputError: if a text is not FIELD OPERATOR VALUE, or a field has an operator twice.
-    """
-    where: dict[str, dict[str, Any]] = {}
-    for text in texts or []:
-        for operator in ("!=", "<=", ">=", "=", "<", ">"):
-            field, found, value = text.partition(operator)
-            if found and field.strip():
-                try:
-                    parsed = json.loads(value)
-                except ValueError:
-                    parsed = value.strip()
-                if operator in where.setdefault(field.strip(), {}):
-                    raise InputError(f"--where names {field.strip()!r} with {operator} twice; one would be lost")
-                where[field.strip()][operator] = parsed
-                break
-        else:
-            raise InputError(f"--where {text!r} is not FIELD OPERATOR VALUE with one of = != < <= > >=")
-    return where or None
 
 
 def names(text: str) -> list[str]:

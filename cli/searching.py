@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from rich.text import Text
 
+from ..retrieval.filters import parse_where
 from .console import (
     JsonOption,
     LayoutOption,
     RerankOption,
     WhereOption,
-    conditions,
     console,
     reranker_name,
     visible,
@@ -78,11 +78,11 @@ def search(
     unit: Literal["document", "passage"] = "passage" if passages else "document"
     with searcher.index:
         if explain:
-            explanation = searcher.explain(query, k, where=conditions(where), level=unit)
+            explanation = searcher.explain(query, k, where=parse_where(where), level=unit)
             result, stages = explanation.result, {"dense": explanation.dense, "bm25": explanation.bm25}
             level = "token"
         else:
-            result = searcher.search(query, k, where=conditions(where), evidence=level, level=unit)
+            result = searcher.search(query, k, where=parse_where(where), evidence=level, level=unit)
             stages = {}
     if json:
         found = result.as_dict()
@@ -109,7 +109,7 @@ def search(
         _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, level))
         console.print()
     if not result.hits:
-        console.print("nothing found")
+        console.print("nothing found with this filter" if where else "nothing found")
     times = ", ".join(f"{name} {value:.1f}" for name, value in result.milliseconds.items())
     console.print(f"{result.candidates} candidates; milliseconds: {times}", style="dim", highlight=False)
     for warning in result.warnings:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-import yaml
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import InputError
+from ..errors import DataError, InputError
+from ..parsing import parse_yaml
 from .console import JsonOption, console, errors, given_runs, progress_bar, visible, write_json
 
 __all__ = ["register"]
@@ -210,7 +210,7 @@ def train(
         shuffle_sentences=shuffle_sentences,
         weights={source.name: source.weight for source in sources},
     )
-    options = {name: yaml.safe_load(value) for name, value in _pairs(option, "--option")}
+    options = {name: _option(name, value) for name, value in _pairs(option, "--option")}
     options |= {name: value for name, value in (("layout", layout), ("lora", lora)) if value is not None}
     flags = (("next_token", next_token), ("gradient_checkpointing", gradient_checkpointing))
     options |= {name: True for name, asked in flags if asked}
@@ -266,6 +266,13 @@ def _pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
             raise InputError(f"{option} {text!r} is not NAME=VALUE")
         found.append((name, value))
     return found
+
+
+def _option(name: str, value: str) -> Any:
+    try:
+        return parse_yaml(value)
+    except DataError as error:
+        raise InputError(f"--option {name}: {error.reason}") from None
 
 
 def _range(text: str) -> tuple[int, int]:

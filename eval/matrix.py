@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import DataError, InputError
+from ..parsing import read_yaml
 from .dataset import load_dataset
 from .evaluate import evaluate_systems, search_pool
 from .report import write_report
@@ -59,10 +58,7 @@ def load_matrix(
         InputError: if a collection is wanted that the plan does not have.
     """
     plan, data = Path(plan), Path(data)
-    try:
-        body = yaml.safe_load(plan.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"cannot be read: {error}", path=plan) from error
+    body = read_yaml(plan)
     if not isinstance(body, dict) or body.keys() != {"first_stages", "rerankers", "collections"}:
         raise DataError("a plan has the fields first_stages, rerankers and collections, no other", path=plan)
     for name in ("first_stages", "rerankers"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError
+from ..parsing import read_json
 from ..retrieval.files import replace_file
 from .trec import trec_order
 
@@ -48,12 +49,7 @@ def read_predictions(
         {'q1': {'d2': 0.75, 'd1': 0.5}}
     """
     path = Path(path)
-    try:
-        record: Any = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot be read: {error}", path=path) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}", path=path) from None
+    record: Any = read_json(path)
     if not isinstance(record, dict):
         raise DataError(f"not predictions of MTEB: a JSON {type(record).__name__}", path=path)
     subsets = {name: value for name, value in record.items() if name != _META}

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..documents import Document, encodable
 from ..errors import DataError, InputError
+from ..parsing import parse_json
 from ..retrieval.files import replace_file
 from .dataset import Dataset
 from .trec import read_lines, trec_order, untie
@@ -75,10 +76,7 @@ def read_requests(path: str | os.PathLike[str]) -> tuple[Dataset, dict[str, dict
 
 
 def _request(text: str) -> tuple[str, str, list[Any]]:
-    try:
-        record: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}") from None
+    record: Any = parse_json(text)
     match record:
         case {"query": {"text": str(words), "qid": str() | int() as query}, "candidates": list(candidates)}:
             pass

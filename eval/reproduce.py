@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 import re
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import DataError, InputError
+from ..parsing import parse_json, read_json, read_yaml
 
 __all__ = ["EXPECTED", "Check", "Entry", "Figure", "load_expected", "reproduce", "select"]
 
@@ -163,10 +161,7 @@ def load_expected(path: str | Path = EXPECTED) -> list[Entry]:
         True
     """
     path = Path(path)
-    try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"cannot be read: {error}", path=path) from error
+    body = read_yaml(path)
     if not isinstance(body, dict) or body.get("version") != 1 or not isinstance(body.get("entries"), list):
         raise DataError("must have version: 1, and entries, a list", path=path)
     entries: dict[str, Entry] = {}
@@ -332,9 +327,10 @@ def _run(entry: Entry, work: Path, places: Mapping[str, str]) -> Any:
         said = done.stdout
         (out / _DONE).touch()
     try:
-        return json.loads(Path(filled["reads"]).read_text(encoding="utf-8") if entry.reads else said)
-    except (OSError, ValueError) as error:
-        raise DataError(f"there is no JSON to read: {error}", path=filled["reads"] or "standard output") from None
+        return read_json(filled["reads"]) if entry.reads else parse_json(said)
+    except DataError as error:
+        where = filled["reads"] or "standard output"
+        raise DataError(f"there is no JSON to read: {error.reason}", path=where) from None
 
 
 def _look_up(value: Any, figure: Figure) -> float:

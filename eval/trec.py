@@ -6,7 +6,6 @@ Where scores are equal, trec_eval decides: `trec_order` is its order, and `untie
 from __future__ import annotations
 
 import codecs
-import json
 import math
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ..errors import DataError, InputError
+from ..parsing import parse_json
 
 __all__ = ["read_lines", "read_qrels", "read_queries", "read_run", "trec_order", "untie", "write_run"]
 
@@ -68,10 +68,7 @@ def read_queries(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _json_query(text: str) -> tuple[str, str]:
-    try:
-        record: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}") from None
+    record: Any = parse_json(text)
     if not isinstance(record, dict):
         raise DataError(f"a query must be a JSON object, not a {type(record).__name__}")
     query, words = record.get("_id", record.get("id")), record.get("text")

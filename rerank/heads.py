@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import yaml
 
 from ..documents import Document
 from ..errors import InputError, ModelError
+from ..parsing import read_yaml
+from ..wording import quoted
 
 if TYPE_CHECKING:
     from .decoder.reranker import DecoderReranker
@@ -105,17 +107,24 @@ class Heads:
             InputError: if it is not such a file.
         """
         try:
-            fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            names = {field.name for field in dataclasses.fields(cls)}
-            if not isinstance(fields, dict) or not names <= set(fields):
-                raise InputError("it lacks " + ", ".join(sorted(names - set(fields or {}))))
+            fields = read_yaml(path)
+            kinds = get_type_hints(cls)
+            if not isinstance(fields, dict):
+                raise InputError("it is no mapping")
+            if missing := sorted(kinds.keys() - fields.keys()):
+                raise InputError(f"it lacks {', '.join(missing)}")
+            for name in kinds.keys() - {"scores", "method"}:
+                if not isinstance(fields[name], kinds[name]):
+                    raise InputError(f"its {name} cannot be {quoted(fields[name])}")
             scores = tuple(tuple(map(float, row)) for row in fields["scores"])
-            if fields["method"] not in get_args(Method) or not scores or len(set(map(len, scores))) != 1:
-                raise InputError("its method or its scores are none")
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            if fields["method"] not in get_args(Method):
+                raise InputError(f"its method is {quoted(fields['method'])}, not one of {', '.join(get_args(Method))}")
+            if not scores or not scores[0] or len(set(map(len, scores))) != 1 or not np.isfinite(scores).all():
+                raise InputError("its scores are no table of finite numbers")
+        except (ValueError, TypeError, OverflowError) as error:
             told = " ".join(str(error).split())
             raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {told}") from error
-        return cls(**{name: fields[name] for name in names} | {"scores": scores})
+        return cls(**{name: fields[name] for name in kinds} | {"scores": scores})
 
     def picture(self) -> str:
         """The heat map of layer by head, as SVG; the ten best are framed."""

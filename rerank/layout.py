@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +16,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-import yaml
-
-from ..errors import InputError, ModelError, did_you_mean
+from ..errors import DataError, InputError, ModelError
+from ..parsing import read_yaml
+from ..wording import did_you_mean, listed, quoted
 
 __all__ = ["Layout", "check_model", "load_layout", "shipped_layouts"]
 
@@ -128,16 +130,16 @@ class Layout:
         for field, kind in get_type_hints(Layout).items():
             value, allowed = getattr(self, field), get_args(kind)
             if allowed and all(isinstance(one, str) for one in allowed) and value not in allowed:
-                self._refuse(f"{field} must be {' or '.join(map(repr, allowed))}, not {value!r}")
+                self._refuse(f"{field} must be {' or '.join(map(repr, allowed))}, not {quoted(value)}")
             if kind is str and not isinstance(value, str):
-                self._refuse(f"{field} must be a text, not {value!r}")
+                self._refuse(f"{field} must be a text, not {quoted(value)}")
         # The name becomes the tag of TREC runs, which blanks would break.
         if self.name.split() != [self.name]:
             self._refuse("name must be a word without blanks")
         if not _is_number(self.scale) or not 0 < self.scale < 1000:
-            self._refuse(f"scale must be a number above 0 and below 1000, not {self.scale!r}")
+            self._refuse(f"scale must be a number above 0 and below 1000, not {quoted(self.scale)}")
         if not isinstance(self.chat, bool):
-            self._refuse(f"chat must be true or false, not {self.chat!r}")
+            self._refuse(f"chat must be true or false, not {quoted(self.chat)}")
         self._check_templates()
         self._check_numbers()
         if self.model == "minilm":
@@ -160,38 +162,46 @@ class Layout:
             if any(found.count(name) > 1 for name in ("title", "text")):
                 self._refuse(f"{field} has a place twice that it may have once")
         if ("{id}" in self.block) != (self.ids != "none"):
-            self._refuse(f"ids is {self.ids!r} but block has {'' if '{id}' in self.block else 'no '}place for an id")
+            self._refuse(
+                f"ids is {quoted(self.ids)} but block has {'' if '{id}' in self.block else 'no '}place for an id"
+            )
         if self.query.count("{query}") > 1:
             self._refuse("query has the place {query} twice")
 
     def _check_numbers(self) -> None:
         limit = 512 if self.model == "minilm" else 1_000_000
         if not _is_whole(self.max_block_tokens) or not 3 <= self.max_block_tokens <= limit:
-            self._refuse(f"max_block_tokens must be from 3 to {limit}, not {self.max_block_tokens!r}")
+            self._refuse(f"max_block_tokens must be from 3 to {limit}, not {quoted(self.max_block_tokens)}")
         if self.signal_tokens not in ("query", "prompt", "block") and not _LAST.fullmatch(self.signal_tokens):
-            self._refuse(f"signal_tokens must be query, prompt, block or such as last:2, not {self.signal_tokens!r}")
+            self._refuse(
+                f"signal_tokens must be query, prompt, block or such as last:2, not {quoted(self.signal_tokens)}"
+            )
         if self.query_position is not None and (
             not _is_whole(self.query_position) or self.query_position < 1 or self.positions != "restart"
         ):
-            self._refuse(f"query_position is for positions that restart, and above 0; it is {self.query_position!r}")
+            self._refuse(
+                f"query_position is for positions that restart, and above 0; it is {quoted(self.query_position)}"
+            )
         if not _is_whole(self.shuffles) or not 0 <= self.shuffles <= 1000:
-            self._refuse(f"shuffles must be from 0 to 1000, not {self.shuffles!r}")
+            self._refuse(f"shuffles must be from 0 to 1000, not {quoted(self.shuffles)}")
         if self.layers != "all" and not (
             (_is_whole(self.layers) and self.layers >= 0)  # type: ignore[operator]
             or (isinstance(self.layers, float) and 0 < self.layers < 1)
         ):
-            self._refuse(f"layers must be 'all', a number from 0, or a depth between 0 and 1, not {self.layers!r}")
+            self._refuse(
+                f"layers must be 'all', a number from 0, or a depth between 0 and 1, not {quoted(self.layers)}"
+            )
         if isinstance(self.heads, str):
             if self.heads != "all" and not _DETECTED.fullmatch(self.heads):
-                self._refuse(f"heads must be 'all', such as 'qr:16', or a list of layer-head, not {self.heads!r}")
+                self._refuse(f"heads must be 'all', such as 'qr:16', or a list of layer-head, not {quoted(self.heads)}")
         elif not isinstance(self.heads, tuple) or not self.heads or not all(map(_is_head, self.heads)):
-            self._refuse(f"heads must be a list such as ['14-22', '13-16'], not {self.heads!r}")
+            self._refuse(f"heads must be a list such as ['14-22', '13-16'], not {quoted(self.heads)}")
         elif len(set(self.heads)) < len(self.heads):
             self._refuse("heads names a head twice")
         if not _is_number(self.ssmax) or not 0 <= self.ssmax < 1000:
-            self._refuse(f"ssmax must be a number from 0 to below 1000, not {self.ssmax!r}")
-        if self.outliers is not None and (not _is_number(self.outliers) or self.outliers <= 0):
-            self._refuse(f"outliers must be above 0, or null, not {self.outliers!r}")
+            self._refuse(f"ssmax must be a number from 0 to below 1000, not {quoted(self.ssmax)}")
+        if self.outliers is not None and (not _is_number(self.outliers) or not 0 < self.outliers < math.inf):
+            self._refuse(f"outliers must be above 0, or null, not {quoted(self.outliers)}")
         if self.outliers is not None and self.calibration == "none":
             self._refuse("outliers are found by calibration, which is none")
         if self.calibration != "none" and (self.readout, self.normalisation) != ("mass", "all_keys"):
@@ -207,7 +217,7 @@ class Layout:
             del wanted["instruction"]
         for field, value in wanted.items():
             if getattr(self, field) != value:
-                self._refuse(f"{field} must be {value!r} for minilm, not {getattr(self, field)!r}")
+                self._refuse(f"{field} must be {quoted(value)} for minilm, not {quoted(getattr(self, field))}")
 
     @property
     def order_free(self) -> bool:
@@ -260,7 +270,7 @@ class Layout:
         return found
 
     def _refuse(self, reason: str) -> None:
-        raise InputError(f"layout {self.name!r}: {reason}")
+        raise InputError(f"layout {quoted(self.name)}: {reason}")
 
 
 _FOLDER = resources.files(__package__) / "layouts"
@@ -269,8 +279,11 @@ _FOLDER = resources.files(__package__) / "layouts"
 @functools.cache
 def shipped_layouts() -> Mapping[str, str]:
     """Names of the layouts that ship with Sightline, each with the kind of model that it is for."""
-    names = sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir())
-    return {name: load_layout(_FOLDER / f"{name}.yaml").model for name in names}
+    return {name: load_layout(_FOLDER / f"{name}.yaml").model for name in _shipped_names()}
+
+
+def _shipped_names() -> list[str]:
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 def check_model(layout: Layout, model: Literal["minilm", "decoder"], asked: object = None) -> None:
@@ -305,20 +318,17 @@ def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
     """
     if isinstance(name, Layout):
         return Layout(**_checked({**name.as_dict(), **changes}, f"layout {name.name!r}"))
-    if str(name).endswith((".yaml", ".yml")):
-        source: Traversable = Path(name) if isinstance(name, str) else name
-        if not source.is_file():
-            raise InputError(f"{name}: no such layout file")
-    else:
-        source = _FOLDER / f"{name}.yaml"
-        if str(name) not in (names := shipped_layouts()):
-            near = did_you_mean(str(name), names)
-            raise InputError(f"no layout {str(name)!r}{near} There are {', '.join(names)}, or name a .yaml file")
+    given, names = str(name).endswith((".yaml", ".yml")), _shipped_names()
+    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
+        raise InputError(
+            f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
+            f"{did_you_mean(str(name), names)}"
+        )
+    source: Traversable = Path(name) if given else _FOLDER / f"{name}.yaml"
     try:
-        fields = yaml.safe_load(source.read_text(encoding="utf-8"))
-    # Besides its own errors, YAML lets through what is no UTF-8, no date, or nested beyond reason.
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+        fields = read_yaml(source)
+    except DataError as error:
+        raise InputError(str(error)) from None
     if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
         raise InputError(f"{source}: a layout is a mapping with a name")
     return Layout(**_checked({**fields, **changes}, source))
@@ -327,10 +337,15 @@ def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
 def _checked(fields: dict[str, Any], source: object) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(Layout)}
     needed = {field.name for field in dataclasses.fields(Layout) if _is_missing(field.default)}
-    if unknown := sorted(map(str, set(fields) - known)):
-        raise InputError(f"{source}: a layout has no field {unknown[0]!r}{did_you_mean(unknown[0], known)}".rstrip("."))
+    reasons = []
     if missing := sorted(needed - set(fields)):
-        raise InputError(f"{source}: fields that a layout needs are missing: {', '.join(missing)}")
+        reasons.append(f"the layout lacks {', '.join(missing)}")
+    if unknown := sorted(map(str, set(fields) - known)):
+        guess = next(filter(None, (did_you_mean(name, known) for name in unknown)), "")
+        guess = guess or f"; there are {', '.join(sorted(known))}"
+        reasons.append(f"a layout has no {listed(unknown)}{guess}")
+    if reasons:
+        raise InputError(f"{source}: {'; '.join(reasons)}")
     return fields
 
 

@@ -1,19 +1,22 @@
 """BM25 inside the document store: SQLite's FTS5, so that words and documents commit in one transaction.
 
-FTS5 scores with BM25 (Robertson et al., 1994) at its fixed k1 = 1.2, b = 0.75, over Porter stems. Query terms are
-joined by OR; Lucene's 33 English stop words are dropped from a query that has other terms, which changes almost no
-ranking (their weight is near zero) and halves the time.
+FTS5 scores with BM25 (Robertson et al., 1994) at its fixed k1 = 1.2, b = 0.75, over Porter stems of the terms that
+`sightline.retrieval.analysis` makes of documents and queries alike. Query terms are joined by OR; Lucene's 33 English
+stop words are dropped from a query that has other terms, which changes almost no ranking (their weight is near zero)
+and halves the time.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+
+from ..errors import IndexStoreError
+from .analysis import document_terms, query_terms
 
 __all__ = ["Fts5Index"]
 
@@ -21,7 +24,9 @@ _STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
     "to was will with".split()
 )
-_WORD = re.compile(r"\w+")
+# What terms look like belongs to the table: whoever changes `analysis` gives the column another name, so that tables of
+# the former terms are noticed. To this tokenizer every character that is not ASCII is part of a term.
+_TABLE = "CREATE VIRTUAL TABLE lexical USING fts5(terms_1, content='', tokenize='porter ascii')"
 # FTS5 walks every term's list at once; no real query comes near this.
 _MAX_TERMS = 1024
 
@@ -33,6 +38,9 @@ class Fts5Index:
         connection: where the table is, or is made.
         lock: held while the connection is used, where several threads share it.
 
+    Raises:
+        IndexStoreError: if the table is there with other terms than this version makes.
+
     Example:
         >>> index = Fts5Index(sqlite3.connect(":memory:"))
         >>> index.add([0, 1], ["cats purr", "dogs bark"])
@@ -43,28 +51,31 @@ class Fts5Index:
     def __init__(self, connection: sqlite3.Connection, lock: threading.RLock | None = None) -> None:
         self._db = connection
         self._lock = lock or threading.RLock()
-        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'lexical'").fetchone():
-            self._db.execute(
-                "CREATE VIRTUAL TABLE lexical USING fts5(contents, content='', tokenize='porter unicode61')"
+        found = self._db.execute("SELECT sql FROM sqlite_master WHERE name = 'lexical'").fetchone()
+        if found is None:
+            self._db.execute(_TABLE)
+        elif found[0] != _TABLE:
+            raise IndexStoreError(
+                "another version of Sightline made the BM25 part of this index; build the index again"
             )
 
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """See `LexicalIndex.add`; in the owner's transaction."""
-        self._db.executemany("INSERT INTO lexical(rowid, contents) VALUES (?, ?)", zip(rows, texts, strict=True))
+        self._db.executemany("INSERT INTO lexical(rowid, terms_1) VALUES (?, ?)", _analysed(rows, texts))
 
     def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """See `LexicalIndex.delete`; in the owner's transaction."""
         self._db.executemany(
-            "INSERT INTO lexical(lexical, rowid, contents) VALUES ('delete', ?, ?)", zip(rows, texts, strict=True)
+            "INSERT INTO lexical(lexical, rowid, terms_1) VALUES ('delete', ?, ?)", _analysed(rows, texts)
         )
 
     def search(self, query: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `LexicalIndex.search`."""
-        words = list(dict.fromkeys(_WORD.findall(query.lower())))
-        terms = [word for word in words if word not in _STOP_WORDS] or words
+        words = query_terms(query)
+        terms = [(word, begins) for word, begins in words if word not in _STOP_WORDS] or words
         hits: list[tuple[int, float]] = []
         if terms:
-            match = " OR ".join(f'"{term}"' for term in terms[:_MAX_TERMS])
+            match = " OR ".join(f'"{term}"{" *" * begins}' for term, begins in terms[:_MAX_TERMS])
             only = "" if allowed is None else "AND rowid IN (SELECT value FROM json_each(?))"
             values = [match] if allowed is None else [match, json.dumps(allowed.tolist())]
             with self._lock:
@@ -80,3 +91,7 @@ class Fts5Index:
 
     def close(self) -> None:
         """Nothing of its own to release: the connection is its owner's."""
+
+
+def _analysed(rows: Sequence[int], texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    return ((row, " ".join(document_terms(text))) for row, text in zip(rows, texts, strict=True))

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,7 +34,8 @@ _LOG_TAIL = 4000  # bytes
 class PyseriniIndex:
     """A lexical index (see `sightline.retrieval.lexical_index.LexicalIndex`) kept by Anserini's Lucene.
 
-    It analyses text and ranks exactly as Pyserini's BM25 over "flat" documents does, and its scores come from the
+    It analyses text and ranks exactly as Pyserini's BM25 over "flat" documents does (texts and queries in NFC, so that
+    composed and decomposed accents match), and its scores come from the
     passages that are in the index now: deleted ones have no part in them. Each `add` and each `delete` is on disk in
     full when it returns; one whose worker fails leaves no trace, but the index has to be opened again. The methods may
     be called from several threads, which then wait for each other.
@@ -135,7 +137,9 @@ class PyseriniIndex:
             with self._change():
                 for start in range(0, len(rows), _TEXTS_PER_REQUEST):
                     part = slice(start, start + _TEXTS_PER_REQUEST)
-                    self._ask("add", rows=rows[part], texts=list(texts[part]))
+                    self._ask(
+                        "add", rows=rows[part], texts=[unicodedata.normalize("NFC", text) for text in texts[part]]
+                    )
 
     def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Forget rows.
@@ -177,7 +181,7 @@ class PyseriniIndex:
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         among = None if allowed is None else np.asarray(allowed, dtype=np.int64).tolist()
-        rows, scores = self._ask("search", query=query, k=int(k), allowed=among)
+        rows, scores = self._ask("search", query=unicodedata.normalize("NFC", query), k=int(k), allowed=among)
         return np.array(rows, dtype=np.int64), np.array(scores, dtype=np.float64)
 
     def search_batch(self, queries: Iterable[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..documents import Document, Passage, encodable
-from ..errors import IndexCorruptError, IndexStoreError, InputError
+from ..errors import IndexCorruptError, IndexStoreError
+from .filters import Filter
 
 __all__ = ["DocumentStore", "Segment", "StoredPassage"]
 
@@ -34,9 +34,6 @@ CREATE INDEX IF NOT EXISTS passages_of ON passages(document);
 CREATE TABLE IF NOT EXISTS segments(file TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     digest TEXT NOT NULL, PRIMARY KEY (file, start));
 """
-_ORDER = ("<", "<=", ">", ">=")
-_OPERATORS = ("=", "!=", *_ORDER)
-_MEETS = "EXISTS (SELECT 1 FROM json_each(d.metadata) WHERE key = ? AND {})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,20 +249,25 @@ class DocumentStore:
 
         Args:
             rows: length of the mask.
-            where: metadata conditions, all of which must hold: ``{"year": 2020}`` (equal), ``{"lang": ["en", "de"]}``
-                (one of), ``{"year": {">=": 2000, "<": 2010}}``; ``None`` as a value means the field is absent or null.
-                Numbers are compared with numbers and strings with strings; a document without the field, or with a
-                list or an object in it, meets no other condition than ``None`` and its negation.
+            where: metadata filter, see `sightline.retrieval.filters.Filter`.
 
         Raises:
-            InputError: if a condition is not of these forms.
+            InputError: if the filter is not usable, or names a field that no document has, or compares a field with a
+                value of another type than it holds.
         """
-        clauses, values = _conditions({} if where is None else where)
-        sql = "SELECT p.row FROM passages p JOIN documents d ON d.number = p.document WHERE " + " AND ".join(
-            ["d.deleted = 0", *clauses]
-        )
         mask = np.zeros(rows, dtype=bool)
-        found = np.array([row[0] for row in self._fetch(sql, values)], dtype=np.int64)
+        sql = "SELECT row FROM passages WHERE document IN (SELECT number FROM documents WHERE deleted = 0{})"
+        if where is None:
+            matches = self._fetch(sql.format(""))
+        else:
+            filter = Filter(where)
+            with self.lock:
+                self.connection.create_function("meets", 1, lambda text: filter.meets(json.loads(text)))
+                matches = self._fetch(sql.format(" AND meets(metadata)"))
+            if filter.may_mislead or not matches:
+                texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
+                filter.check(json.loads(text) for (text,) in texts)
+        found = np.array([row[0] for row in matches], dtype=np.int64)
         mask[found[found < rows]] = True
         return mask
 
@@ -318,48 +320,3 @@ class DocumentStore:
             for _, id, title, text, metadata in page:
                 yield Document(id, text, title, json.loads(metadata))
             last = page[-1][0]
-
-
-def _conditions(where: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    if not isinstance(where, Mapping):
-        raise InputError(f"a filter maps metadata fields to conditions, and {where!r} does not")
-    clauses: list[str] = []
-    values: list[Any] = []
-    for name, condition in where.items():
-        if not (isinstance(name, str) and encodable(name)):
-            raise InputError(f"filter field {name!r} is not the name of a metadata field")
-        tests = (
-            condition if isinstance(condition, Mapping) else {"in": condition} if isinstance(condition, list) else None
-        )
-        if tests is None:
-            tests = {"=": condition}
-        if not tests:
-            raise InputError(f"filter on {name!r}: there is no condition in {condition!r}")
-        for operator, value in tests.items():
-            # The name is a value here and no JSON path, in which quotes and backslashes would be syntax.
-            if operator == "in" and isinstance(value, list) and all(_scalar(item) for item in value):
-                clauses.append(_MEETS.format("atom IN (SELECT value FROM json_each(?))"))
-                values += [name, json.dumps(value)]
-            elif operator in ("=", "!=") and value is None:
-                clauses.append(f"{'NOT ' if operator == '=' else ''}{_MEETS.format('type != ?')}")
-                values += [name, "null"]
-            elif operator in _OPERATORS and _scalar(value):
-                # SQLite holds any text to be greater than any number.
-                same = f"(typeof(atom) = 'text') = {int(isinstance(value, str))} AND " if operator in _ORDER else ""
-                clauses.append(_MEETS.format(f"{same}atom {operator} ?"))
-                values += [name, value]
-            else:
-                raise InputError(
-                    f"filter on {name!r}: {operator!r} {value!r} is not usable; "
-                    "use a value, a list of values, or {operator: value} with one of = != < <= > >="
-                )
-    return clauses, values
-
-
-def _scalar(value: Any) -> bool:
-    """Whether SQLite can hold and compare the value: NaN would be NULL to it."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    return isinstance(value, float) and math.isfinite(value)

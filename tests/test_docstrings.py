@@ -15,6 +15,8 @@ _ROOT = Path(sightline.__file__).parent
 _FLOORS = {
     "__version__": 0,
     "errors": 0,
+    "wording": 0,
+    "parsing": 0,
     "documents": 0,
     "sentences": 0,
     "batching": 0,

@@ -20,6 +20,7 @@ from ..eval.dataset import Dataset, load_dataset
 from ..eval.heads import first_stage_run
 from ..eval.runs import load_run
 from ..eval.trec import read_lines, trec_order
+from ..parsing import parse_json
 
 __all__ = [
     "Example",
@@ -300,10 +301,7 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
 
 
 def _record(text: str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not JSON: {error}") from None
+    record = parse_json(text)
     if not isinstance(record, dict):
         raise DataError(f"a list must be a JSON object, not a {type(record).__name__}")
     if missing := [name for name in _FIELDS if name not in record]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from ...documents import Document
 from ...errors import DataError, InputError, MissingExtraError
+from ...parsing import parse_json
 from ..dataset import Dataset, load_dataset
 from .position import Span
 
@@ -188,9 +188,9 @@ def _squad_records(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix in (".jsonl", ".ndjson"):
-            yield from (json.loads(line) for line in text.split("\n") if line.strip())
+            yield from (parse_json(line) for line in text.split("\n") if line.strip())
             return
-        for article in json.loads(text)["data"]:
+        for article in parse_json(text)["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
                     answers = question["answers"]
@@ -204,7 +204,8 @@ def _squad_records(path: Path) -> Iterator[Mapping[str, Any]]:
                         },
                     }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a file of SQuAD: {error!r}", path=path) from error
+        why = error.reason if isinstance(error, DataError) else repr(error)
+        raise DataError(f"not a file of SQuAD: {why}", path=path) from error
 
 
 def read_posir(folder: str | Path, split: str = "test") -> PositionDataset:

@@ -14,8 +14,7 @@ import pytest
 from rich.console import Console
 
 from sightline.cli import searching
-from sightline.cli.console import conditions, visible
-from sightline.errors import InputError
+from sightline.cli.console import visible
 from sightline.eval.trec import read_run
 
 COMMANDS = ["index", "add", "delete", "info", "search", "serve", "mcp", "rerank", "eval", "bias", "heads"]
@@ -236,7 +235,21 @@ def test_where_filters(run, shared_index, where, ids):
 def test_nothing_found_is_said(run, shared_index):
     code, out, _ = run("search", shared_index, "cats", "--where", "lang=xx")
     assert code == 0
-    assert "nothing found" in out
+    assert "nothing found with this filter" in out
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("yeer>2000", "no document has a field 'yeer'"),
+        ('year="2001"', "field 'year' holds numbers, and '2001' is a text"),
+        ("year=>2000", "there is no operator =>; write >="),
+    ],
+)
+def test_filter_that_compares_nothing_is_refused_in_words(run, shared_index, where, told):
+    code, _, err = run("search", shared_index, "cats", "--where", where)
+    assert code == 2
+    assert told in " ".join(err.split())
 
 
 # -- text that would steer a terminal ----------------------------------------------------------------------------------
@@ -494,18 +507,6 @@ def test_a_missing_backend_has_its_own_exit_code(run, shared_index, monkeypatch)
     code, _, err = run("search", shared_index, "cats")
     assert code == 5
     assert "abacus" in err
-
-
-def test_conditions_are_read_as_json_where_they_are():
-    assert conditions(["year>=2000", "year < 2010", "lang=en", "open=true"]) == {
-        "year": {">=": 2000, "<": 2010},
-        "lang": {"=": "en"},
-        "open": {"=": True},
-    }
-    assert conditions(None) is None
-    for bad in (["="], ["year"], [""]):
-        with pytest.raises(InputError):
-            conditions(bad)
 
 
 @pytest.fixture

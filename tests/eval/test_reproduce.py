@@ -193,7 +193,7 @@ _FIGURE = {"at": ["a"], "value": 1, "tolerance": 0}
         ({"after": "two"}, "no entry before it"),
         ({"quick": "yes"}, "quick true or false"),
         ({"figures": [7]}, "figure 1: must be a mapping"),
-        ({"figures": [_FIGURE, {**_FIGURE, "value": "x"}]}, "figure 2: value must be a number"),
+        ({"figures": [_FIGURE, {**_FIGURE, "at": ["b"], "value": "x"}]}, "figure 2: value must be a number"),
         ({"figures": [{**_FIGURE, "tolerance": float("nan")}]}, "figure 1: tolerance must be a number"),
         ({"figures": [{**_FIGURE, "tolerance": -1}]}, "at least 0"),
         ({"figures": [{**_FIGURE, "factor": 2}]}, "not both"),

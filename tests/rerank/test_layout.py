@@ -68,13 +68,19 @@ def test_a_bad_value_is_refused_by_name(field, value):
 @pytest.mark.parametrize("field", sorted(set(FIELDS) - {"name"}))
 def test_a_missing_field_is_named(tmp_path, field):
     path = written(tmp_path, {name: value for name, value in FIELDS.items() if name != field})
-    with pytest.raises(InputError, match=f"missing: {field}$"):
+    with pytest.raises(InputError, match=f"mine.yaml: the layout lacks {field}$"):
         load_layout(path)
+
+
+def test_missing_and_unknown_fields_are_told_apart_and_a_typo_is_recognised(tmp_path):
+    fields = {name: value for name, value in FIELDS.items() if name != "mask"} | {"maks": "block", "foo": 1}
+    with pytest.raises(InputError, match=r"mine.yaml: the layout lacks mask; a layout has no foo, maks; did you mean"):
+        load_layout(written(tmp_path, fields))
 
 
 @pytest.mark.parametrize("extra", ["temperature", 7])
 def test_an_unknown_field_is_named(tmp_path, extra):
-    with pytest.raises(InputError, match=f"a layout has no field '{extra}'"):
+    with pytest.raises(InputError, match=f"a layout has no {extra}; there are answer, "):
         load_layout(written(tmp_path, FIELDS | {extra: 1}))
 
 
@@ -85,7 +91,7 @@ def test_an_unknown_change_is_named():
 
 @pytest.mark.parametrize("text", ["a: [", "name: x\nday: 2020-13-45", "\t- x", "&a [*a]: 1", "[" * 5000])
 def test_what_is_not_yaml_is_refused_in_one_line_with_the_files_name(tmp_path, text):
-    with pytest.raises(InputError, match="mine.yaml: not valid YAML") as told:
+    with pytest.raises(InputError, match="mine.yaml: not (valid|usable) YAML") as told:
         load_layout(written(tmp_path, text))
     assert "\n" not in str(told.value)
 
@@ -103,7 +109,7 @@ def test_what_is_not_a_mapping_with_a_name_is_refused(tmp_path, text):
         load_layout(written(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", ["nothing", "minilmm", ""])
+@pytest.mark.parametrize("name", ["nothing", "nowhere.yaml", ""])
 def test_an_unknown_name_is_told_with_those_there_are(name):
     with pytest.raises(InputError, match=re.escape(repr(name)) + ".* minilm, minilm-mass, minilm-maxsim"):
         load_layout(name)

@@ -160,7 +160,7 @@ GOOD = {"query": "q", "pos": ["p"], "neg": ["n"]}
         ("[1]", "JSON object"),
         ({"query": "q", "pos": ["p"]}, "has no 'neg'"),
         (GOOD | {"query": " "}, "'query'"),
-        (GOOD | {"query": "\ud800"}, "'query'"),
+        (GOOD | {"query": "\ud800"}, "surrogate"),
         (GOOD | {"pos": []}, "'pos' is empty"),
         (GOOD | {"pos": "p"}, "'pos' must be a list"),
         (GOOD | {"neg": ["n", 3]}, r"neg\[1\]"),

@@ -1,0 +1,259 @@
+"""The one way in for JSON and YAML that somebody else wrote: strict, bounded, and with errors that say what is wrong.
+
+Both readers refuse what would be lost or would not survive the way out: a field that is there twice, NaN and infinity
+(in JSON), half surrogates, nesting beyond reason. YAML is read safely: no tags that make objects, no anchors and no
+aliases, with which a few lines become gigabytes ("billion laughs").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from importlib.resources.abc import Traversable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import DataError
+from .wording import quoted
+
+__all__ = ["parse_json", "parse_yaml", "read_json", "read_yaml"]
+
+_DEEPEST_JSON = 500  # SQLite, which holds metadata, reads 1,000 levels
+_DEEPEST_YAML = 50
+_LARGEST_YAML = 2_000_000  # characters; YAML is read at some hundred kilobytes a second
+_LONGEST_NUMBER = 100  # characters of a number in YAML, whose sexagesimal ones take quadratic time
+_SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str | bytes) -> Any:
+    r"""Parse one JSON document.
+
+    Args:
+        text: the document; bytes are UTF-8, with or without a byte order mark.
+
+    Returns:
+        Dicts, lists, strings, integers, finite floats, booleans and None, nested at most 500 deep.
+
+    Raises:
+        DataError: if it is not JSON, or has a field twice in one object, NaN, infinity or a number too large for one, a
+            half surrogate, or deeper nesting. It names no file; callers that know one add it.
+
+    Example:
+        >>> parse_json('{"a": [1, 2.5, null]}')
+        {'a': [1, 2.5, None]}
+        >>> parse_json('{"a": 1, "a": 2}')
+        Traceback (most recent call last):
+        sightline.errors.DataError: not usable JSON: an object has the field 'a' twice
+    """
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from None
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
+        raise DataError(f"not JSON: {error.msg} at {place}") from None
+    except DataError:
+        raise
+    except RecursionError:
+        raise DataError(f"not usable JSON: nested more than {_DEEPEST_JSON} deep") from None
+    except ValueError:  # the only one left is Python's limit on the digits of an integer
+        raise DataError("not usable JSON: it has an integer of more than 4300 digits") from None
+    if text.count("[") + text.count("{") > _DEEPEST_JSON and _depth(value) > _DEEPEST_JSON:
+        raise DataError(f"not usable JSON: nested more than {_DEEPEST_JSON} deep")
+    if _SURROGATE.search(text):
+        for string in _strings(value):
+            if re.search(r"[\ud800-\udfff]", string):
+                raise DataError(f"not usable JSON: half a surrogate pair in {quoted(string)}")
+    return value
+
+
+def read_json(path: str | PathLike[str]) -> Any:
+    """Parse a file with `parse_json`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What `parse_json` returns.
+
+    Raises:
+        DataError: naming the file, if it cannot be read or `parse_json` refuses it.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "a.json")
+        ...     _ = path.write_text("[1, 2]")
+        ...     read_json(path)
+        [1, 2]
+    """
+    try:
+        return parse_json(Path(path).read_bytes())
+    except DataError as error:
+        raise DataError(error.reason, path=path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path=path) from error
+
+
+def parse_yaml(text: str) -> Any:
+    r"""Parse one YAML document of plain data.
+
+    Args:
+        text: the document, at most 2 million characters.
+
+    Returns:
+        Dicts, lists, strings, numbers, booleans, dates and None, nested at most 50 deep.
+
+    Raises:
+        DataError: if it is not YAML, or has anchors, aliases, tags that are not plain data, a field twice in one
+            mapping, a number of more than 100 characters, deeper nesting or more text. It names no file; callers that
+            know one add it.
+
+    Example:
+        >>> parse_yaml("parts: [weights, 2]")
+        {'parts': ['weights', 2]}
+        >>> parse_yaml("a: &x [1]\nb: *x")
+        Traceback (most recent call last):
+        sightline.errors.DataError: not usable YAML: it has an anchor, &x (line 1, column 4); write the value out
+    """
+    if len(text) > _LARGEST_YAML:
+        raise DataError(f"not usable YAML: more than {_LARGEST_YAML:,} characters")
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        told = " ".join(f"{error.context or ''} {error.problem or ''}".split())
+        raise DataError(f"not valid YAML: {told[:200]}{place}") from None
+    except DataError:
+        raise
+    # Besides its own errors, YAML lets through what is no character, no date, or nested beyond reason.
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(f"not valid YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+def read_yaml(path: str | PathLike[str] | Traversable) -> Any:
+    """Parse a file with `parse_yaml`.
+
+    Args:
+        path: the file, or a resource of a package.
+
+    Returns:
+        What `parse_yaml` returns.
+
+    Raises:
+        DataError: naming the file, if it cannot be read or `parse_yaml` refuses it.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "a.yaml")
+        ...     _ = path.write_text("name: mine")
+        ...     read_yaml(path)
+        {'name': 'mine'}
+    """
+    source = path if isinstance(path, Traversable) else Path(path)
+    try:
+        with source.open("rb") as file:
+            data = file.read(4 * _LARGEST_YAML + 1)
+        return parse_yaml(data.decode("utf-8-sig"))
+    except DataError as error:
+        raise DataError(error.reason, path=path) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}", path=path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path=path) from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML whose result is as large as its text."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if getattr(event, "anchor", None) is not None:
+            kind, sign = ("alias", "*") if isinstance(event, yaml.AliasEvent) else ("anchor", "&")
+            self._refuse(f"it has an {kind}, {sign}{event.anchor[:40]}", event, "; write the value out")
+        if self._depth >= _DEEPEST_YAML:
+            self._refuse(f"nested more than {_DEEPEST_YAML} deep", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            seen = set()
+            for key, _ in node.value:
+                if (name := self.construct_object(key)) in seen:
+                    self._refuse(f"the field {quoted(name)} is there twice", key)
+                seen.add(name)
+        return mapping
+
+    def construct_number(self, node: Any) -> Any:
+        if len(node.value) > _LONGEST_NUMBER:
+            self._refuse(f"a number of {len(node.value)} characters", node)
+        return (self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float)(node)
+
+    def _refuse(self, reason: str, at: Any, advice: str = "") -> None:
+        place = f"line {at.start_mark.line + 1}, column {at.start_mark.column + 1}"
+        raise DataError(f"not usable YAML: {reason} ({place}){advice}")
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_number)
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.construct_number)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise DataError(f"not usable JSON: an object has the field {quoted(twice)} twice")
+    return record
+
+
+def _no_constant(constant: str) -> Any:
+    raise DataError(f"not JSON: {constant} is not a finite number; write null for a missing value")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise DataError(f"not usable JSON: the number {quoted(digits)} is too large")
+    return value
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """What stands at each depth; not by recursion, which would be the limit itself."""
+    level = [value]
+    while level:
+        yield level
+        level = [
+            item
+            for one in level
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+
+
+def _depth(value: Any) -> int:
+    return sum(any(isinstance(one, dict | list) for one in level) for level in _levels(value))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    for level in _levels(value):
+        for one in level:
+            if isinstance(one, str):
+                yield one
+            elif isinstance(one, dict):
+                yield from one

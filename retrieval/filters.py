@@ -1,0 +1,365 @@
+"""Metadata filters: what they may say, which documents meet them, and how they are written in one line.
+
+The same `Filter` serves Python, the command line, HTTP, MCP and the adapters.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import numbers
+import operator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..documents import encodable
+from ..errors import DataError, InputError
+from ..parsing import parse_json
+from ..wording import did_you_mean, listed, quoted
+
+__all__ = ["Filter", "parse_where"]
+
+_MOST_CONDITIONS = 256
+_LONGEST_LINE = 10_000  # characters
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_OPERATORS = ("=", "!=", *_ORDER, "in", "not in")
+_SAME = {"==": "=", "<>": "!="}
+# As other libraries and hasty fingers write them.
+_MEANT = {
+    **{"eq": "=", "ne": "!=", "lt": "<", "lte": "<=", "le": "<=", "gt": ">", "gte": ">=", "ge": ">=", "nin": "not in"},
+    **{"===": "=", "=>": ">=", "=<": "<=", "!==": "!=", "not": "!=", "is": "=", "is not": "!="},
+    **{"match": "=", "any": "in", "not_in": "not in"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    field: str
+    operator: str
+    value: Any  # None, a str, bool, int or float, or a list of them
+
+    @property
+    def values(self) -> list[Any]:
+        return self.value if isinstance(self.value, list) else [self.value]
+
+    def meets(self, metadata: Mapping[str, Any]) -> bool:
+        there = list(_there(metadata, self.field))
+        if self.value is None:
+            return any(value is not None for value in there) == (self.operator == "!=")
+        found = [value for value in _scalars(there) if value is not None]
+        if self.operator in _ORDER:
+            meets, limit, kind = _ORDER[self.operator], self.value, _kind(self.value)
+            return any(_kind(value) == kind and meets(value, limit) for value in found)
+        same = any(value == one and _kind(value) == _kind(one) for value in found for one in self.values)
+        return bool(found) and same == (self.operator in ("=", "in"))
+
+
+class Filter:
+    """Conditions on metadata, all of which a document must meet.
+
+    Numbers are compared with numbers, texts with texts, and booleans with booleans. A field that holds a list meets a
+    condition if one of its items does, and ``!=`` or ``not in`` if none of them is excluded. ``a.b`` is the field
+    ``a.b``, or else the field ``b`` of the object (or of one of the objects in the list) ``a``. A document without
+    the field meets no other condition than ``None``.
+
+    Args:
+        where: condition by field: ``{"year": 2020}`` (equal), ``{"lang": ["en", "de"]}`` (one of), ``{"year": {">=":
+            2000, "<": 2010}}`` with operators ``= != < <= > >= in`` and ``not in``; ``None`` as a value means that the
+            field is absent or null. Dates and times stand for their ISO form, as a text.
+
+    Raises:
+        InputError: if a condition is not of these forms, or there are more than 256.
+
+    Example:
+        >>> found = Filter({"lang": ["en", "de"], "meta.year": {">=": 2000}})
+        >>> found.meets({"lang": "en", "meta": {"year": 2001}}), found.meets({"lang": "en"})
+        (True, False)
+    """
+
+    def __init__(self, where: Mapping[str, Any]) -> None:
+        if not isinstance(where, Mapping):
+            raise InputError(
+                "a filter maps metadata fields to conditions, such as {'lang': 'en', 'year': {'>=': 2000}}; "
+                f"{quoted(where)} does not"
+            )
+        self._conditions = tuple(_conditions(where))
+        if len(self._conditions) > _MOST_CONDITIONS:
+            raise InputError(
+                f"the filter has {len(self._conditions)} conditions; at most {_MOST_CONDITIONS} are usable"
+            )
+
+    def meets(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether a document with this metadata meets all conditions."""
+        return all(condition.meets(metadata) for condition in self._conditions)
+
+    @property
+    def may_mislead(self) -> bool:
+        """Whether documents can meet a condition on a field that none of them has, or on a value of another type."""
+        return any(condition.operator in ("!=", "not in") or condition.value is None for condition in self._conditions)
+
+    def check(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse a filter that compares nothing with anything.
+
+        Args:
+            records: the metadata of all documents.
+
+        Raises:
+            InputError: if no document has a field that the filter names, or a field holds nothing of the type that it
+                is compared with. Where there are no documents nothing is refused.
+        """
+        names: set[str] = set()
+        kinds: dict[str, set[str]] = {condition.field: set() for condition in self._conditions}
+        examples: dict[str, Any] = {}
+        some = False
+        for metadata in records:
+            some = True
+            names.update(metadata)
+            for field, found in kinds.items():
+                for value in _there(metadata, field):
+                    if isinstance(value, Mapping):
+                        found.add("object")
+                        examples.setdefault(field, value)
+                    elif isinstance(value, list) and not value:
+                        found.add("list")
+                    else:
+                        found.update("object" if isinstance(one, Mapping) else _kind(one) for one in _flat(value))
+        if some:
+            for condition in self._conditions:
+                _check_field(condition, kinds[condition.field], names, examples.get(condition.field))
+
+
+def _check_field(condition: _Condition, kinds: set[str], names: set[str], example: Mapping[str, Any] | None) -> None:
+    field = condition.field
+    if not kinds:
+        there = f"there are: {listed(sorted(names))}" if names else "the documents have no metadata"
+        raise InputError(f"filter: no document has a field {quoted(field)}; {there}{did_you_mean(field, names)}")
+    scalars = kinds & set(_PLURAL)
+    if condition.value is None or not condition.values or not (scalars or "object" in kinds):
+        return
+    if not scalars:
+        inner = f", such as {field}.{min(map(str, example))}" if example else ""
+        raise InputError(f"filter: field {quoted(field)} holds objects; filter on a field inside of them{inner}")
+    wanted = {_kind(value) for value in condition.values}
+    if not wanted & scalars:
+        value = condition.values[0]
+        advice = f"; compare it with {str(value)!r}, in quotes" if scalars == {"text"} else ""
+        raise InputError(
+            f"filter: field {quoted(field)} holds {' and '.join(_PLURAL[kind] for kind in sorted(scalars))}, "
+            f"and {quoted(value)} is a {_kind(value)}{advice}"
+        )
+
+
+_PLURAL = {"text": "texts", "number": "numbers", "boolean": "booleans"}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bool):
+        return "boolean"
+    return "null" if value is None else "number"
+
+
+def _there(metadata: Any, field: str) -> Iterator[Any]:
+    """What stands under a field or a path of fields; in lists of objects, under that of each."""
+    if isinstance(metadata, Mapping):
+        if field in metadata:
+            yield metadata[field]
+        elif "." in field:
+            first, _, rest = field.partition(".")
+            if first in metadata:
+                inner = metadata[first]
+                for one in inner if isinstance(inner, list) else [inner]:
+                    yield from _there(one, rest)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The items of a list, and of lists in it; of anything else itself."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        else:
+            yield one
+
+
+def _scalars(values: Iterable[Any]) -> Iterator[Any]:
+    return (one for value in values for one in _flat(value) if not isinstance(one, Mapping))
+
+
+def _conditions(where: Mapping[str, Any]) -> Iterator[_Condition]:
+    for field, given in where.items():
+        if not (isinstance(field, str) and encodable(field)):
+            raise InputError(f"filter field {quoted(field)} is not the name of a metadata field")
+        tests = given if isinstance(given, Mapping) else {"in" if _is_several(given) else "=": given}
+        if not tests:
+            raise InputError(f"filter on {quoted(field)}: there is no condition in {quoted(given)}")
+        for name, value in tests.items():
+            try:
+                yield _condition(field, name, value)
+            except InputError as error:
+                raise InputError(f"filter on {quoted(field)}: {error}") from None
+
+
+def _condition(field: str, name: Any, value: Any) -> _Condition:
+    known = _SAME.get(name, name) if isinstance(name, str) else None
+    if known not in _OPERATORS:
+        meant = _MEANT.get(name.lower().removeprefix("$").strip()) if isinstance(name, str) else None
+        advice = f"write {meant!r}" if meant else f"use one of {' '.join(_OPERATORS[:-1])} or 'not in'"
+        raise InputError(f"there is no operator {quoted(name)}; {advice}")
+    if known in ("in", "not in"):
+        if not _is_several(value):
+            raise InputError(f"{name!r} takes a list of values, not {quoted(value)}")
+        values = [_scalar(one) for one in value]
+        if None in values:
+            raise InputError("None cannot be one of several values; use it alone, for fields that are absent or null")
+        return _Condition(field, known, values)
+    if _is_several(value):
+        raise InputError(f"{name!r} takes one value, not {quoted(value)}; use 'in' or 'not in' with several")
+    value = _scalar(value)
+    if known in _ORDER and (value is None or isinstance(value, bool)):
+        raise InputError(f"{name!r} compares numbers or texts, not {value}")
+    return _Condition(field, known, value)
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, list | tuple | set | frozenset | np.ndarray)
+
+
+def _scalar(value: Any) -> Any:
+    """A value as JSON would hold it."""
+    if isinstance(value, np.datetime64) and not np.isnat(value):
+        value = value if np.datetime_data(value)[0] in ("Y", "M", "W", "D") else value.astype("datetime64[us]")
+        value = value.astype(object)  # a date or a datetime; of nanoseconds it would be an integer
+    elif isinstance(value, np.number | np.bool_ | np.str_) and not isinstance(value, np.timedelta64):
+        value = value.item()
+    if isinstance(value, datetime.date | datetime.time) and value == value:  # NaT, no date, differs from itself
+        return value.isoformat()
+    if isinstance(value, str) and encodable(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, numbers.Real) and math.isfinite(value):
+        return float(value)
+    raise InputError(f"{quoted(value)} is not usable; use a text, a finite number, True, False, None or a date")
+
+
+# -- in one line -------------------------------------------------------------------------------------------------------
+
+_QUOTED = r'"(?:[^"\\]|\\.)*"' + r"|'[^']*'"
+_WORDS = r"not\s+in\b|in\b|is\s+not\b|is\b|between\b|like\b|contains\b"
+_LINE = re.compile(
+    rf"\s*(?P<field>{_QUOTED}|[^=!<>~\"'\s][^=!<>~]*?)(?:\s*(?P<sign>[=!<>~]+)|\s+(?P<word>{_WORDS}))(?P<value>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_VALUE = re.compile(rf"\s*({_QUOTED}|[^,\"'\[\](){{}}][^,\[\](){{}}]*|)\s*(,|$)", re.DOTALL)
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_CONSTANTS = {"true": True, "false": False, "null": None, "none": None}
+_JOINED = re.compile(r"[=<>]|&&|\|\||\b(and|or)\b", re.IGNORECASE)
+
+
+def parse_where(texts: Collection[str] | None) -> dict[str, dict[str, Any]] | None:
+    """Read filters as they are written on the command line.
+
+    Args:
+        texts: each FIELD OPERATOR VALUE, with an operator of Python or SQL: ``= == != <> < <= > >=``, ``in [a, b]``,
+            ``not in (a, b)``, ``is null``, ``is not null`` or ``between A and B``. Numbers, ``true``, ``false`` and
+            ``null`` are what they are called; everything else, and whatever is in quotes, is a text.
+
+    Returns:
+        A filter as `Filter` takes it; None if there are no texts.
+
+    Raises:
+        InputError: if a text is not of this form, or a field has an operator twice.
+
+    Example:
+        >>> parse_where(["year>=2000", "lang in [en, de]", 'title = "a=b"'])
+        {'year': {'>=': 2000}, 'lang': {'in': ['en', 'de']}, 'title': {'=': 'a=b'}}
+    """
+    where: dict[str, dict[str, Any]] = {}
+    for text in texts or []:
+        for field, name, value in _read(text):
+            tests = where.setdefault(field, {})
+            if name in tests:
+                raise InputError(
+                    f"the filter {quoted(text)} names {field!r} with {name} for the second time; "
+                    "one would be lost (use 'in' or 'not in' for several values)"
+                )
+            tests[name] = value
+    return where or None
+
+
+def _read(text: str) -> list[tuple[str, str, Any]]:
+    try:
+        if not isinstance(text, str) or len(text) > _LONGEST_LINE:
+            raise InputError(f"it is not a text of at most {_LONGEST_LINE} characters")
+        parts = _LINE.fullmatch(text)
+        if parts is None:
+            raise InputError(f"it is not FIELD OPERATOR VALUE with one of {' '.join(_OPERATORS[:-1])} or 'not in'")
+        field = _unquoted(parts["field"].strip())
+        name, value = " ".join((parts["sign"] or parts["word"]).lower().split()), parts["value"].strip()
+        if name in ("is", "is not"):
+            if value.lower() not in ("null", "none"):
+                raise InputError(f"after {name!r} comes null; for other values use = or !=")
+            return [(field, "=" if name == "is" else "!=", None)]
+        if name == "between":
+            bounds = re.split(r"\s+and\s+", value, flags=re.IGNORECASE)
+            if len(bounds) != 2:
+                raise InputError("it is not FIELD between A and B")
+            return [(field, ">=", _value(bounds[0])), (field, "<=", _value(bounds[1]))]
+        name = _SAME.get(name, name)
+        if name not in _OPERATORS:
+            meant = f"; write {_MEANT[name]}" if name in _MEANT else f"; there are {' '.join(_OPERATORS)}"
+            raise InputError(f"there is no operator {name}{meant}")
+        return [(field, name, _values(value) if name in ("in", "not in") else _value(value))]
+    except (InputError, DataError) as error:
+        raise InputError(f"the filter {quoted(text)} cannot be read: {error}") from None
+
+
+def _unquoted(text: str) -> str:
+    if text[:1] == '"':
+        return str(parse_json(text))
+    return text[1:-1] if text[:1] == "'" else text
+
+
+def _value(text: str) -> Any:
+    if not text:
+        raise InputError('it has no value; write "" for an empty text, and FIELD is null for an absent one')
+    if re.fullmatch(_QUOTED, text, re.DOTALL):
+        return _unquoted(text)
+    if text.lower() in _CONSTANTS:
+        return _CONSTANTS[text.lower()]
+    if _NUMBER.fullmatch(text):
+        return parse_json(text)
+    if text[0] in "[({":
+        raise InputError("several values go with 'in', such as: lang in [en, de]; quote a text that begins so")
+    if text[0] in "\"'":
+        raise InputError("a quote is not closed, or something follows it")
+    if found := _JOINED.search(text):
+        raise InputError(f"its value has {found[0]!r} in it; give each condition by itself, or put the value in quotes")
+    return text
+
+
+def _values(text: str) -> list[Any]:
+    if not (text[:1] + text[-1:] in ("[]", "()") and len(text) > 1):
+        raise InputError("'in' and 'not in' take values in brackets, such as: lang in [en, de]")
+    inner, found, place = text[1:-1].strip(), [], 0
+    while place < len(inner):
+        item = _VALUE.match(inner, place)
+        if item is None:
+            raise InputError("the values in the brackets must be numbers or texts with commas between them")
+        found.append(_value(item[1].strip()))
+        place = item.end()
+    if inner.endswith(","):
+        raise InputError("a value is missing after the last comma")
+    return found
