@@ -279,7 +279,7 @@ _FOLDER = resources.files(__package__) / "layouts"
 @functools.cache
 def shipped_layouts() -> Mapping[str, str]:
     """Names of the layouts that ship with Sightline, each with the kind of model that it is for."""
-    return {name: load_layout(_FOLDER / f"{name}.yaml").model for name in _shipped_names()}
+    return {name: load_layout(name).model for name in _shipped_names()}
 
 
 def _shipped_names() -> list[str]:
@@ -305,7 +305,7 @@ def check_model(layout: Layout, model: Literal["minilm", "decoder"], asked: obje
     raise InputError(f"layout {asked!r} is for MiniLM, not for decoders; load it without a model: {asked!r}")
 
 
-def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
+def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
     Args:
