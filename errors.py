@@ -6,9 +6,6 @@ A message says what was wrong, where (file and line, id, field), and what to do 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 __all__ = [
     "BackendError",
     "DataError",
@@ -23,7 +20,6 @@ __all__ = [
     "SightlineError",
     "TrainingError",
     "UnknownNameError",
-    "did_you_mean",
 ]
 
 
@@ -101,15 +97,3 @@ class MissingExtraError(SightlineError, ImportError):
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"{module!r} is not installed; install it with: pip install 'sightline-search[{extra}]'")
         self.module, self.extra = module, extra
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'minilm'?"`` where a known word is near, whatever its case; else a full stop.
-
-    Example:
-        >>> did_you_mean("MinLM", ["minilm", "icr"])
-        "; did you mean 'minilm'?"
-    """
-    folded = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.7)
-    return f"; did you mean {folded[near[0]]!r}?" if near else "."

@@ -279,7 +279,7 @@ _FOLDER = resources.files(__package__) / "layouts"
 @functools.cache
 def shipped_layouts() -> Mapping[str, str]:
     """Names of the layouts that ship with Sightline, each with the kind of model that it is for."""
-    return {name: load_layout(_FOLDER / f"{name}.yaml").model for name in _shipped_names()}
+    return {name: load_layout(name).model for name in _shipped_names()}
 
 
 def _shipped_names() -> list[str]:
@@ -305,7 +305,7 @@ def check_model(layout: Layout, model: Literal["minilm", "decoder"], asked: obje
     raise InputError(f"layout {asked!r} is for MiniLM, not for decoders; load it without a model: {asked!r}")
 
 
-def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
+def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
     Args:
@@ -319,12 +319,12 @@ def load_layout(name: str | Traversable | Layout, /, **changes: Any) -> Layout:
     if isinstance(name, Layout):
         return Layout(**_checked({**name.as_dict(), **changes}, f"layout {name.name!r}"))
     given, names = str(name).endswith((".yaml", ".yml")), _shipped_names()
-    if not (os.path.isfile(str(name)) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
+    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
         raise InputError(
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
         )
-    source: Traversable = Path(str(name)) if given else _FOLDER / f"{name}.yaml"
+    source: Traversable = Path(name) if given else _FOLDER / f"{name}.yaml"
     try:
         fields = read_yaml(source)
     except DataError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
 
 from ..documents import Document
-from ..errors import InputError, ModelError, UnknownNameError, did_you_mean
+from ..errors import InputError, ModelError, UnknownNameError
+from ..wording import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from ..kernels import Keys
@@ -276,7 +278,7 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
         check_model(found, "minilm", name)
         return MiniLMReranker(found, **loading)
     folder = SHIPPED.get(name, Path(name))
-    is_folder = bool(name) and folder.is_dir()
+    is_folder = bool(name) and os.path.isdir(folder)  # noqa: PTH112 - Path.is_dir raises at long names
     if is_folder and _kind(folder) == "minilm":
         if layout is not None:
             raise InputError(f"{name!r} brings its own layout; leave layout={layout!r} out")
@@ -324,7 +326,7 @@ def _unknown(name: str) -> str:
     model = name.partition("#")[0]
     if kind in ("cross-encoder", "late-interaction") and rest:
         return f"{name!r} can only be measured, by sightline eval; it is not a reranker that can be loaded to rank with"
-    if Path(name).is_file():
+    if os.path.isfile(name):  # noqa: PTH113 - Path.is_file raises at long names
         return f"{name!r} is a file; give the folder that it is in, or a layout's file that ends in .yaml"
     if looks_local(model):
         return f"{name!r}: no such folder"
@@ -335,9 +337,9 @@ def _unknown(name: str) -> str:
     ours = [*(one for one, model in layouts.items() if model == "minilm"), *SHIPPED]
     decoders = ", ".join(one for one, model in layouts.items() if model == "decoder")
     return (
-        f"no reranker {name!r}{did_you_mean(name, [*ours, *layouts])} There are {', '.join(ours)}; a folder that "
-        f"sightline train wrote; a .yaml file with a layout; and hf:MODEL or hf:MODEL#LAYOUT for decoder models, where "
-        f"LAYOUT is a .yaml file or one of {decoders}"
+        f"no reranker {quoted(name)}{did_you_mean(name, [*ours, *layouts])}; there are {', '.join(ours)}; a folder "
+        f"that sightline train wrote; a .yaml file with a layout; and hf:MODEL or hf:MODEL#LAYOUT for decoder models, "
+        f"where LAYOUT is a .yaml file or one of {decoders}"
     )
 
 

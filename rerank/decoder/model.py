@@ -12,6 +12,7 @@ import copy
 import hashlib
 import importlib.util
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from ...errors import InputError, MissingExtraError, ModelError
+from ...wording import quoted
 from ..layout import shipped_layouts
 from ..reranker import SHIPPED, looks_local
 
@@ -274,8 +276,9 @@ def load_config(name: str, revision: str | None = None) -> Any:
 
     if name in SHIPPED or name in shipped_layouts():
         raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
-    if looks_local(name) and not Path(name).is_dir():
-        raise ModelError(f"cannot load {name!r}: " + ("it is a file" if Path(name).is_file() else "no such folder"))
+    if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
+        reason = "it is not a folder" if os.path.exists(name) else "no such folder"  # noqa: PTH110
+        raise ModelError(f"cannot load {quoted(name)}: {reason}")
     return _loading(name, lambda: AutoConfig.from_pretrained(name, revision=revision)).get_text_config()
 
 
