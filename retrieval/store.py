@@ -94,7 +94,7 @@ class DocumentStore:
                 if not create:
                     raise sqlite3.DatabaseError("the tables are missing")
                 self.connection.executescript(_SCHEMA)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self.connection.close()
             raise self._translated(error) from error
 
@@ -102,7 +102,7 @@ class DocumentStore:
         """Close the connection."""
         self.connection.close()
 
-    def _translated(self, error: sqlite3.Error) -> IndexStoreError:
+    def _translated(self, error: sqlite3.Error | UnicodeDecodeError) -> IndexStoreError:
         text = str(error)
         if isinstance(error, sqlite3.ProgrammingError):
             return IndexStoreError(f"{self.path}: {text.rstrip('.')}; open the index again")
