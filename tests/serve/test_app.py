@@ -298,16 +298,25 @@ def test_a_document_by_any_id(client):
     assert client.get("/documents/nothing").status_code == 404
 
 
-@pytest.mark.parametrize("id", [".", "..", "a/b", "a\nb", "a\n", " a", "%2F", "?id=x", "ü", "a&b=c"])
+@pytest.mark.parametrize("id", ["...", "a/..", "a/b", "a\nb", "a\n", " a", "%2F", "?id=x", "ü", "a&b=c"])
 def test_a_document_of_any_id_is_written_found_and_deleted(own_index, id):
     head = {"Authorization": f"Bearer {KEY}"}
     with client_of(create_app(Searcher(own_index), api_key=KEY), headers=head) as client:
         assert client.post("/documents", json={"documents": [{"id": id, "text": "Bees fly."}]}).status_code == 200
         assert client.get("/documents", params={"id": id}).json()["id"] == id
-        if id not in (".", ".."):
-            assert client.get(f"/documents/{quote(id, safe='')}").json()["id"] == id
+        assert client.get(f"/documents/{quote(id, safe='')}").json()["id"] == id
         assert client.delete("/documents", params={"id": id}).json()["deleted"] == 1
         assert client.get("/documents", params={"id": id}).status_code == 404
+
+
+@pytest.mark.parametrize("id", [".", ".."])
+def test_an_id_that_no_path_can_carry_is_refused_and_can_be_asked_for(own_index, id):
+    head = {"Authorization": f"Bearer {KEY}"}
+    with client_of(create_app(Searcher(own_index), api_key=KEY), headers=head) as client:
+        refused = client.post("/documents", json={"documents": [{"id": id, "text": "Bees fly."}]})
+        assert refused.status_code in (409, 422) and repr(id) in refused.json()["error"]["message"]
+        missing = client.get("/documents", params={"id": id})
+        assert missing.status_code == 404 and repr(id) in missing.json()["error"]["message"]
 
 
 def test_head_is_get_without_a_body(client):
