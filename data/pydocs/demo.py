@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ...cli import main as sightline
 from ...cli.console import console
-from ...retrieval.manifest import Manifest
 from .corpus import write_collection
 
 __all__ = ["main"]
@@ -44,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_collection(collection)
     console.print(f"written to {collection}")
     console.print("\n[bold]2. Index it: embeddings, words, and what the reranker reads")
-    if not (index / "manifest.json").exists() or not Manifest.load(index).complete:
-        _run("index", str(collection), "--out", str(index), "--token-states", "int8")
+    try:
+        _run("index", str(collection), "--out", str(index))
+    except SystemExit as end:
+        if end.code != 4:
+            raise
+        _run("index", str(collection), "--out", str(index), "--overwrite")  # of another version or another Python
     console.print("\n[bold]3. Ask: what got the most attention is marked")
     for question in _QUESTIONS:
         _run("search", str(index), question, "-k", "3", "--evidence")
