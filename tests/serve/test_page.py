@@ -281,7 +281,7 @@ def test_a_document_full_of_markup_stays_text(page):
 
 def test_a_query_full_of_markup_stays_text(page):
     page.browser.get(
-        f"{page.address}/?q=%3Cimg%20src%3Dx%20onerror%3D%22document.title%3D1%22%3E&where=a%3D%22%3Cb%3E%22"
+        f"{page.address}/?q=%3Cimg%20src%3Dx%20onerror%3D%22document.title%3D1%22%3E&where=lang%3D%22%3Cb%3E%22"
     )
     page.until(lambda: "Nothing found" in page.one("#notes").text)
     assert page.browser.title == "Sightline" and not page.all("main img")
