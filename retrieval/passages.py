@@ -141,8 +141,6 @@ def passage_batches(
             json.dumps(dict(document.metadata), allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"document {document.id!r}: its metadata cannot be kept as JSON: {error}") from error
-        if document.id in (".", ".."):
-            raise DataError(f"document {document.id!r}: web clients take this id for a folder; choose another")
         if _depth(document.metadata) > _DEPTH:
             raise DataError(f"document {document.id!r}: its metadata is nested deeper than {_DEPTH} levels")
         if splitter is not None:

@@ -341,9 +341,10 @@ def test_reader_that_meets_a_writer_at_work_does_not_get_in_its_way(tmp_path, to
 
 
 @pytest.mark.parametrize("id", [".", ".."])
-def test_ids_that_clients_take_for_folders_are_refused(id, tmp_path, toy):
-    with pytest.raises(DataError, match="web clients take this id for a folder"):
-        Index.build(tmp_path / "index", [Document(id, "a text")], encoder=toy)
+def test_ids_that_look_like_folders_are_ids_like_others(id, tmp_path, toy):
+    with Index.build(tmp_path / "index", [Document(id, "a text")], encoder=toy) as index:
+        assert index.document(id) == Document(id, "a text")
+        assert index.delete([id]) == 1
 
 
 def test_metadata_deeper_than_sqlite_reads_is_refused(tmp_path, toy):
