@@ -7,11 +7,12 @@ aliases, with which a few lines become gigabytes ("billion laughs").
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources.abc import Traversable
 from os import PathLike
 from pathlib import Path
@@ -22,10 +23,11 @@ import yaml
 from .errors import DataError
 from .wording import quoted
 
-__all__ = ["parse_json", "parse_yaml", "read_json", "read_yaml"]
+__all__ = ["DEEPEST", "parse_json", "parse_yaml", "read_json", "read_yaml", "too_deep"]
 
-_DEEPEST_JSON = 500  # SQLite, which holds metadata, reads 1,000 levels
+DEEPEST = 500  # SQLite, which holds metadata, reads 1,000 levels
 _DEEPEST_YAML = 50
+_NESTS = (Mapping, list, tuple)
 _LARGEST_YAML = 2_000_000  # characters; YAML is read at some hundred kilobytes a second
 _LONGEST_NUMBER = 100  # characters of a number in YAML, whose sexagesimal ones take quadratic time
 _SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
@@ -63,11 +65,11 @@ def parse_json(text: str | bytes) -> Any:
     except DataError:
         raise
     except RecursionError:
-        raise DataError(f"not usable JSON: nested more than {_DEEPEST_JSON} deep") from None
+        raise DataError(f"not usable JSON: nested more than {DEEPEST} deep") from None
     except ValueError:  # the only one left is Python's limit on the digits of an integer
         raise DataError("not usable JSON: it has an integer of more than 4300 digits") from None
-    if text.count("[") + text.count("{") > _DEEPEST_JSON and _depth(value) > _DEEPEST_JSON:
-        raise DataError(f"not usable JSON: nested more than {_DEEPEST_JSON} deep")
+    if text.count("[") + text.count("{") > DEEPEST and too_deep(value):
+        raise DataError(f"not usable JSON: nested more than {DEEPEST} deep")
     if _SURROGATE.search(text):
         for string in _strings(value):
             if re.search(r"[\ud800-\udfff]", string):
@@ -241,13 +243,20 @@ def _levels(value: Any) -> Iterator[list[Any]]:
         level = [
             item
             for one in level
-            if isinstance(one, dict | list)
-            for item in (one.values() if isinstance(one, dict) else one)
+            if isinstance(one, _NESTS)
+            for item in (one.values() if isinstance(one, Mapping) else one)
         ]
 
 
-def _depth(value: Any) -> int:
-    return sum(any(isinstance(one, dict | list) for one in level) for level in _levels(value))
+def too_deep(value: Any) -> bool:
+    """Whether objects and lists are nested deeper than `DEEPEST`, which every reader of JSON takes.
+
+    Example:
+        >>> too_deep([[1]])
+        False
+    """
+    below = next(itertools.islice(_levels(value), DEEPEST, None), [])
+    return any(isinstance(one, _NESTS) for one in below)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
 
 from ..documents import Document, Passage
 from ..errors import DataError, InputError
+from ..parsing import DEEPEST, too_deep
 from ..sentences import sentence_spans
 
 __all__ = ["Splitter", "passage_batches"]
-
-_DEPTH = 500  # SQLite reads JSON of 1,000 levels, older versions of 2,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +139,8 @@ def passage_batches(
             json.dumps(dict(document.metadata), allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"document {document.id!r}: its metadata cannot be kept as JSON: {error}") from error
-        if _depth(document.metadata) > _DEPTH:
-            raise DataError(f"document {document.id!r}: its metadata is nested deeper than {_DEPTH} levels")
+        if too_deep(document.metadata):
+            raise DataError(f"document {document.id!r}: its metadata is nested deeper than {DEEPEST} levels")
         if splitter is not None:
             passages = splitter.split(document)
         else:
@@ -155,22 +153,6 @@ def passage_batches(
             batch, ids, count = [], set(), 0
     if batch:
         yield batch
-
-
-def _depth(value: Any) -> int:
-    """Levels of nested objects and lists, up to one more than are allowed."""
-    level, depth = [value], 0
-    while depth <= _DEPTH:
-        level = [
-            item
-            for one in level
-            if isinstance(one, Mapping | list | tuple)
-            for item in (one.values() if isinstance(one, Mapping) else one)
-        ]
-        if not level:
-            break
-        depth += 1
-    return depth
 
 
 def _groups(tokens: list[tuple[int, int]]) -> tuple[list[int], list[int]]:

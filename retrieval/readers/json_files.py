@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...parsing import DEEPEST, too_deep
 from .lines import decode, numbered_lines, whole_text
 from .options import Reading, Records
 
@@ -22,7 +23,11 @@ def parse(text: str, path: Path, line: int | None) -> Any:
         DataError: if it is not JSON.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        # How deep Python's parser goes differs by version.
+        if text.count("[") + text.count("{") > DEEPEST and too_deep(value):
+            raise DataError(f"not JSON that can be read: nested more than {DEEPEST} deep")
+        return value
     except DataError as error:
         raise DataError(error.reason, path=path, line=line) from None
     except json.JSONDecodeError as error:

@@ -149,8 +149,7 @@ def test_a_bad_record_stops_and_the_message_names_the_option(run, tmp_path):
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys, monkeypatch):
-    from sightline.cli import console
-
+    console = importlib.import_module("sightline.cli.console")
     monkeypatch.setattr(console, "_LINE_EVERY", 0)
     with console.progress_bar("indexing") as tell:
         tell(1000, detail="41% of 12.0 MB")

@@ -274,10 +274,10 @@ def test_index_without_embeddings_is_searched_by_words_alone(tmp_path):
 
 
 def test_asking_for_more_than_there_is_costs_what_there_is(build):
-    index = build([document(number) for number in range(3)])
+    index = build([document(number, lang="en") for number in range(3)])
     assert index.search_dense(["word1"], 2**40)[0].shape == (1, 3)
     assert len(index.search_lexical("common", 2**70)[0]) == 3
-    assert len(index.search_lexical("common", 2**70, {"absent": None})[0]) == 3
+    assert len(index.search_lexical("common", 2**70, {"lang": "en"})[0]) == 3
 
 
 def test_closed_index_refuses_every_call_and_holds_no_file(build):
