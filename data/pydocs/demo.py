@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _run("eval", str(collection), "--systems", systems, "--index", str(index), "--out", str(folder / "results"))
     console.print(
         "\nnDCG@10 says how high the right answers stand, from 0 to 1. On this small collection, search by meaning "
-        "(dense) is far\nbetter than search by words (bm25). Reranking adds a little on average, which may be chance: "
-        "the texts are short, and\nit helps on some questions, such as the first one above, and hurts on others. It "
-        "helps most on longer passages with\na short answer in them, such as SQuAD's: sightline eval runs the same "
+        "(dense) is far better than search by words (bm25). Reranking adds a little on average, which may be chance: "
+        "the texts are short, and it helps on some questions, such as the first one above, and hurts on others. It "
+        "helps most on longer passages with a short answer in them, such as SQuAD's: sightline eval runs the same "
         "comparison on your own documents.",
         highlight=False,
     )
