@@ -106,6 +106,7 @@ class Index:
         self._connect()
 
     def _connect(self) -> None:
+        self._reading = threading.local()
         self._pid = os.getpid()
         self._store = DocumentStore(self.path / _DATABASE)
         self._file = self._store.version()[0]
@@ -435,6 +436,9 @@ class Index:
         """
         if self._closed:
             raise IndexStoreError(f"{self.path}: this index was closed; open it again")
+        held: _Snapshot | None = getattr(self._reading, "snapshot", None)
+        if held is not None:
+            return held
         if self._pid != os.getpid():
             with contextlib.suppress(RuntimeError):
                 _PARENTS.append((self._store, self._lucene))  # SQLite forbids a child even to close what it inherits
@@ -471,19 +475,30 @@ class Index:
         Returns:
             What ``work`` returned.
         """
+        if getattr(self._reading, "snapshot", None) is not None:
+            return work()  # within another call of this thread, which looks for commits at its end
         for _ in range(3):
             before = self._now()
             try:
-                done = work()
+                with self._holding(before):
+                    done = work()
             except Exception:
                 if self._now() is before:
                     raise
                 continue
             if self._now() is before:
                 return done
-        with self._lock, loading(self.path):
-            self._map()
+        with self._lock, loading(self.path), self._holding(self._map()):
             return work()
+
+    @contextlib.contextmanager
+    def _holding(self, snapshot: _Snapshot) -> Iterator[None]:
+        """Let this thread's calls use one snapshot, and not look for a later one."""
+        self._reading.snapshot = snapshot
+        try:
+            yield
+        finally:
+            self._reading.snapshot = None
 
     def _map(self) -> _Snapshot:
         """Map the files as they are now; the caller keeps writers from committing."""
