@@ -6,6 +6,7 @@ The same `Filter` serves Python, the command line, HTTP, MCP and the adapters.
 from __future__ import annotations
 
 import datetime
+import decimal
 import math
 import numbers
 import operator
@@ -233,7 +234,7 @@ def _condition(field: str, name: Any, value: Any) -> _Condition:
 
 
 def _is_several(value: Any) -> bool:
-    return isinstance(value, list | tuple | set | frozenset | np.ndarray)
+    return isinstance(value, list | tuple | set | frozenset | range | np.ndarray)
 
 
 def _scalar(value: Any) -> Any:
@@ -249,7 +250,11 @@ def _scalar(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, bool | int):
         return value
-    if isinstance(value, numbers.Real) and not isinstance(value, np.timedelta64) and math.isfinite(value):
+    if (
+        isinstance(value, numbers.Real | decimal.Decimal)
+        and not isinstance(value, np.timedelta64)
+        and math.isfinite(value)
+    ):
         return float(value)
     raise InputError(f"{quoted(value)} is not usable; use a text, a finite number, True, False, None or a date")
 

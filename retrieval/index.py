@@ -992,6 +992,8 @@ def _as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> It
     """
     if isinstance(documents, str | bytes | Mapping | Document) or not isinstance(documents, Iterable):
         raise InputError(f"documents must be a list or another iterable, not a single {type(documents).__name__}")
+    if hasattr(documents, "to_dict"):
+        raise InputError(f"documents are a {type(documents).__name__}; give its rows: frame.to_dict('records')")
     for place, given in enumerate(documents):
         if isinstance(given, Document):
             yield given

@@ -136,6 +136,8 @@ def read_documents(
             raise InputError(f"format={format!r} is for paths, not for a Python {type(source).__name__}")
         if isinstance(source, Mapping | Document | bytes) or not isinstance(source, Iterable):
             raise InputError(f"source must be a path or an iterable of documents, not a {type(source).__name__}")
+        if hasattr(source, "to_dict"):  # iterating over a frame of pandas gives the names of its columns
+            raise InputError(f"source is a {type(source).__name__}; give its rows: frame.to_dict('records')")
         records: Records = (("<iterable>", number, record) for number, record in enumerate(source, 1))
         return _documents(records, Reading(fields, report=report, summary=summary), None, told)
     path = Path(source)

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.documents import Document
-from sightline.errors import DataError
+from sightline.errors import DataError, InputError
+from sightline.retrieval.index import Index
 from sightline.retrieval.readers import read_documents
 
 
@@ -199,3 +200,12 @@ def test_parquet_types(tmp_path):
     first, second = read_documents(tmp_path / "x.parquet")
     assert first == Document("1", "a", metadata={name: value for name, (_, value) in columns.items()})
     assert second == Document("2", "b")
+
+
+def test_a_frame_is_told_to_give_its_rows(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"id": ["1"], "text": ["Cats purr."]})
+    for call in (lambda: list(read_documents(frame)), lambda: Index.build(tmp_path / "index", frame)):
+        with pytest.raises(InputError, match=r"frame.to_dict\('records'\)"):
+            call()
+    assert [document.id for document in read_documents(frame.to_dict("records"))] == ["1"]
