@@ -537,8 +537,12 @@ def _check(queries: Sequence[str], k: int) -> None:
     if isinstance(queries, str):
         raise InputError("a batch is a list of queries; for one, use search")
     for query in queries:
-        if not isinstance(query, str) or not query.strip() or not encodable(query):
-            raise InputError(f"a query must be a text with something in it and no lone surrogate, not {query!r}")
+        if not isinstance(query, str):
+            raise InputError(f"a query must be a string, not {type(query).__name__}")
+        if not query.strip():
+            raise InputError("the query is empty")
+        if not encodable(query):
+            raise InputError(f"the query {query!r} has half a surrogate pair; clean the text")
     if k < 1:
         raise InputError(f"k must be at least 1, not {k}")
 

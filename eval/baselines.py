@@ -85,7 +85,7 @@ class Baseline:
         started = time.perf_counter()
         blocks = check_request(query, documents, top_n)
         if not query.strip():
-            raise InputError(f"the query must be a text with something in it, not {query!r}")
+            raise InputError(f"the query must be a text that is not empty, not {query!r}")
         if evidence is not None:
             raise InputError(f"{self.name} has no evidence: its scores are not attention")
         # Equal texts get equal scores, to the last bit.

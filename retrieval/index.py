@@ -697,7 +697,7 @@ class Index:
                 raise DataError(f"two documents have the id {twice[0]!r}", path=self.path)
             if there and existing == "refuse":
                 raise DataError(
-                    f"document {min(there)!r} is in the index already; use update to replace it", path=self.path
+                    f"document {min(there)!r} is in the index already; update replaces it (--update)", path=self.path
                 )
             if there and existing == "resume":
                 for number in there.values():

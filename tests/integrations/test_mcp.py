@@ -96,7 +96,7 @@ def test_without_a_reranker_there_is_no_evidence(searcher):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (("search", {"query": " "}), "a query must be a text with something in it"),
+        (("search", {"query": " "}), "the query is empty"),
         (("search", {"query": "cats", "where": {"year": {"~": 3}}}), "filter on 'year'"),
         (("search", {"query": "cats", "k": 0}), "greater than or equal to 1"),
         (("search", {"query": "cats", "k": "many"}), "valid integer"),

@@ -115,7 +115,7 @@ def test_unknown_id_deletes_nothing(build):
 
 def test_added_document_that_is_there_is_refused(build):
     index = build(map(document, range(5)))
-    with pytest.raises(DataError, match="'d2' is in the index already; use update"):
+    with pytest.raises(DataError, match="'d2' is in the index already; update replaces it"):
         index.add([document(7), document(2)])
     assert len(index) == 5
 
