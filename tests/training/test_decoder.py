@@ -454,7 +454,7 @@ def test_a_layer_that_is_not_there_and_a_list_without_room_are_refused(folder, t
 
 def test_without_peft_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingExtraError, match=r"sightline\[training\]"):
+    with pytest.raises(MissingExtraError, match=r"sightline-search\[training\]"):
         DecoderLearner(folder(), "blockrank", lora=2)
     DecoderLearner(folder(), "blockrank")  # full fine-tuning needs none
 
