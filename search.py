@@ -8,13 +8,15 @@ import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .documents import Document, Passage, encodable
 from .errors import InputError
-from .rerank.reranker import DocumentStates, Evidence, Reranker, load_reranker
+from .rerank.reranker import DocumentStates, Evidence, Reranker, as_reranker
 from .retrieval import fusion
+from .wording import quoted
 
 if TYPE_CHECKING:
     from .kernels import Keys
@@ -178,12 +180,11 @@ class Searcher:
 
         if first_stage not in _FIRST_STAGES:
             raise InputError(f"the first stage is 'dense', 'bm25' or 'hybrid', not {first_stage!r}")
-        if candidates < 1:
-            raise InputError(f"candidates must be at least 1, not {candidates}")
+        _check_count("candidates", candidates)
         if fusion != "rrf" and not (isinstance(fusion, int | float) and 0 <= fusion <= 1):
             raise InputError(f"fusion is 'rrf' or a weight between 0 and 1, not {fusion!r}")
+        self.reranker = None if reranker is None else as_reranker(reranker)
         self.index = index if isinstance(index, Index) else Index.open(index)
-        self.reranker = load_reranker(reranker) if isinstance(reranker, str) else reranker
         self._asked = reranker
         self.first_stage: FirstStage = first_stage
         self.candidates = candidates
@@ -543,8 +544,12 @@ def _check(queries: Sequence[str], k: int) -> None:
             raise InputError("the query is empty")
         if not encodable(query):
             raise InputError(f"the query {query!r} has half a surrogate pair; clean the text")
-    if k < 1:
-        raise InputError(f"k must be at least 1, not {k}")
+    _check_count("k", k)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {quoted(value)}")
 
 
 def _timed(queries: int, find: Callable[[], list[_Candidates]]) -> list[_Candidates]:

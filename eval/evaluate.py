@@ -137,6 +137,7 @@ def evaluate_systems(
     if depth < 1:
         raise InputError(f"depth must be at least 1, not {depth}")
     plans = _plans(systems, runs)
+    measures = tuple(dict.fromkeys(measures))
     check_measures(measures)
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second}
     given = {name: load_run(path, dataset.split) for name, path in runs.items()}

@@ -18,13 +18,13 @@ _LARGEST_CUTOFF = 1_000_000
 
 
 def split_measures(text: str) -> list[str]:
-    """Names of measures out of one text, with commas between them; those in parentheses belong to a name.
+    """Names of measures out of one text, each once, with commas between them; those in parentheses belong to a name.
 
     Example:
         >>> split_measures("nDCG@10, AP(rel=2)@100,SDCG(dcg='log2', max_rel=3)@5")
         ['nDCG@10', 'AP(rel=2)@100', "SDCG(dcg='log2', max_rel=3)@5"]
     """
-    return [name.strip() for name in re.split(r",(?![^(]*\))", text) if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in re.split(r",(?![^(]*\))", text) if name.strip()))
 
 
 def check_measures(measures: Sequence[str]) -> None:

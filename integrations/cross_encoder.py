@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import InputError
 from ..rerank.reranker import Reranker
-from .snippets import candidate, drop_in
+from .snippets import candidate, drop_in, text_list
 
 __all__ = ["CrossEncoder"]
 
@@ -84,7 +85,7 @@ class CrossEncoder:
 
     def __init__(
         self,
-        model_name_or_path: str | Reranker = "minilm",
+        model_name_or_path: str | os.PathLike[str] | Reranker = "minilm",
         *,
         device: Any = None,
         max_length: int | None = None,
@@ -164,9 +165,7 @@ class CrossEncoder:
         for name, value in {**asked, "device": device, "pool": pool}.items():
             if value is not None:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
-        if isinstance(documents, str):
-            raise InputError("documents must be a list of texts, not a single text")
-        documents = list(documents)
+        documents = text_list("documents", documents)
         ranking = self._reranker.rank(query, [candidate(None, text) for text in documents], top_k)
         return [
             {"corpus_id": item.index, "score": item.score}

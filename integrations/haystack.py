@@ -36,8 +36,8 @@ class SightlineRetriever:
     Args:
         index: path of an index, opened by ``warm_up`` or by the first run.
         top_k: how many documents at most.
-        filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=`` or ``in``, or one
-            ``AND`` of such. A document without the field meets none of them.
+        filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in`` or
+            ``not in``, or one ``AND`` of such. A document without the field meets none of them.
         reranker: see `sightline.Searcher`; as all that follow, it goes into a saved pipeline.
         first_stage: see `sightline.Searcher`.
         candidates: see `sightline.Searcher`.

@@ -20,9 +20,9 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("langchain_core", "langchain") from error
 
 from ..rerank.placement import Order, arrange
-from ..rerank.reranker import Reranker, load_reranker
+from ..rerank.reranker import Reranker, as_reranker
 from ..search import Searcher, SearchResult
-from .snippets import Level, candidate, snippets
+from .snippets import Level, Made, as_searcher, candidate, snippets
 
 __all__ = ["SightlineRerank", "SightlineRetriever"]
 
@@ -53,11 +53,12 @@ class SightlineRetriever(BaseRetriever):
     level: Level = "passage"
     evidence: Literal["sentence", "token"] | None = None
     order: Order = "relevance"
-    _searcher: Searcher = PrivateAttr()
+    _opened: Made[Searcher] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Open the index, if a path was given."""
-        self._searcher = self.searcher if isinstance(self.searcher, Searcher) else Searcher(self.searcher)
+        self._opened = Made(as_searcher)
+        self._opened.of(self.searcher)
 
     def _get_relevant_documents(
         self,
@@ -67,7 +68,7 @@ class SightlineRetriever(BaseRetriever):
         k: int | None = None,
         where: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        return self._documents(self._searcher.search(query, **self._options(k, where)))
+        return self._documents(self._opened.of(self.searcher).search(query, **self._options(k, where)))
 
     async def _aget_relevant_documents(
         self,
@@ -77,7 +78,7 @@ class SightlineRetriever(BaseRetriever):
         k: int | None = None,
         where: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        return self._documents(await self._searcher.asearch(query, **self._options(k, where)))
+        return self._documents(await self._opened.of(self.searcher).asearch(query, **self._options(k, where)))
 
     def _options(self, k: int | None, where: Mapping[str, Any] | None) -> dict[str, Any]:
         return {
@@ -122,11 +123,12 @@ class SightlineRerank(BaseDocumentCompressor):
     top_n: int | None = 5
     title_field: str = "title"
     order: Order = "relevance"
-    _reranker: Reranker = PrivateAttr()
+    _loaded: Made[Reranker] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the reranker, if a name was given."""
-        self._reranker = load_reranker(self.reranker) if isinstance(self.reranker, str) else self.reranker
+        self._loaded = Made(as_reranker)
+        self._loaded.of(self.reranker)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -137,7 +139,7 @@ class SightlineRerank(BaseDocumentCompressor):
             InputError: if the query cannot be used. A document without ``page_content`` and title is ranked last.
         """
         given = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
-        ranking = self._reranker.rank(query, given, self.top_n)
+        ranking = self._loaded.of(self.reranker).rank(query, given, self.top_n)
         return [
             documents[item.index].model_copy(
                 update={"metadata": {**documents[item.index].metadata, "relevance_score": item.score}}

@@ -31,9 +31,9 @@ except ModuleNotFoundError as error:
 
 from ..errors import InputError
 from ..rerank.placement import Order, arrange
-from ..rerank.reranker import Reranker, load_reranker
+from ..rerank.reranker import Reranker, as_reranker
 from ..search import Searcher, SearchResult
-from .snippets import Level, Snippet, candidate, snippets
+from .snippets import Level, Made, Snippet, as_searcher, candidate, snippets
 
 __all__ = ["SightlineRerank", "SightlineRetriever"]
 
@@ -72,7 +72,7 @@ class SightlineRetriever(BaseRetriever):
         callback_manager: CallbackManager | None = None,
     ) -> None:
         super().__init__(callback_manager=callback_manager)
-        self._searcher = searcher if isinstance(searcher, Searcher) else Searcher(searcher)
+        self._searcher = as_searcher(searcher)
         self._level, self._order = level, order
         self._options: dict[str, Any] = {"k": similarity_top_k, "where": where, "evidence": evidence, "level": level}
 
@@ -123,12 +123,13 @@ class SightlineRerank(BaseNodePostprocessor):
     reranker: Any = "minilm"
     top_n: int | None = 5
     order: Order = "relevance"
-    _reranker: Reranker = PrivateAttr()
+    _loaded: Made[Reranker] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the reranker, if a name was given."""
         super().model_post_init(context)
-        self._reranker = load_reranker(self.reranker) if isinstance(self.reranker, str) else self.reranker
+        self._loaded = Made(as_reranker)
+        self._loaded.of(self.reranker)
 
     @classmethod
     def class_name(cls) -> str:
@@ -140,16 +141,17 @@ class SightlineRerank(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise InputError("reranking needs the query: pass query_str or query_bundle")
+        reranker = self._loaded.of(self.reranker)
         _dispatcher.event(
             ReRankStartEvent(
                 query=query_bundle,
                 nodes=nodes,
                 top_n=len(nodes) if self.top_n is None else self.top_n,
-                model_name=self._reranker.name,
+                model_name=reranker.name,
             )
         )
         given = [candidate(n.node_id, n.get_content(metadata_mode=MetadataMode.EMBED)) for n in nodes]
-        ranking = self._reranker.rank(query_bundle.query_str, given, self.top_n)
+        ranking = reranker.rank(query_bundle.query_str, given, self.top_n)
         ranked = [
             NodeWithScore(node=node.model_copy(update={"metadata": dict(node.metadata)}), score=item.score)
             for item in arrange(ranking, self.order)

@@ -24,7 +24,7 @@ from ..eval.catalogues import mteb_queries, plain_documents
 from ..eval.dataset import Dataset
 from ..eval.rerank_run import rerank_run
 from ..eval.trec import untie
-from ..rerank.reranker import Reranker, load_reranker
+from ..rerank.reranker import Reranker, as_reranker
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
 
@@ -58,7 +58,7 @@ class SightlineSearch:
         candidates: int = 100,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.reranker = load_reranker(reranker) if isinstance(reranker, str) else reranker
+        self.reranker = None if reranker is None else as_reranker(reranker)
         self.first_stage, self.candidates, self.settings = first_stage, candidates, dict(settings or {})
         self._corpus: Any = None
 

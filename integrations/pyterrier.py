@@ -18,9 +18,9 @@ except ModuleNotFoundError as error:
 
 from ..errors import InputError
 from ..eval.trec import untie
-from ..rerank.reranker import Reranker, load_reranker
+from ..rerank.reranker import Reranker, as_reranker
 from ..search import Searcher
-from .snippets import candidate, is_missing
+from .snippets import as_searcher, candidate, is_missing
 
 __all__ = ["SightlineReranker", "SightlineRetriever"]
 
@@ -44,7 +44,7 @@ class SightlineRetriever(pt.Transformer):
     schematic = _SCHEMATIC
 
     def __init__(self, searcher: Searcher | str | Path, k: int = 100, *, text: bool = False) -> None:
-        self.searcher = searcher if isinstance(searcher, Searcher) else Searcher(searcher)
+        self.searcher = as_searcher(searcher)
         self.k, self.text = k, text
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +99,7 @@ class SightlineReranker(pt.Transformer):
     def __init__(
         self, reranker: str | Reranker = "minilm", *, text_field: str = "text", title_field: str = "title"
     ) -> None:
-        self.reranker = load_reranker(reranker) if isinstance(reranker, str) else reranker
+        self.reranker = as_reranker(reranker)
         self.text_field, self.title_field = text_field, title_field
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,8 @@ except ModuleNotFoundError as error:
 
 from ..errors import InputError
 from ..rerank import reranker as rerank
-from .snippets import candidate, drop_in
+from ..wording import quoted
+from .snippets import candidate, drop_in, is_missing, text_list
 
 __all__ = ["Reranker"]
 
@@ -83,6 +84,7 @@ class Reranker(BaseRanker):
         docs: str | Document | Mapping[str, Any] | Sequence[_Candidate],
         doc_ids: Sequence[str] | Sequence[int] | None = None,
         metadata: Sequence[dict[str, Any] | None] | None = None,
+        batch_size: int | None = None,
     ) -> RankedResults:
         """Rank one list.
 
@@ -94,11 +96,12 @@ class Reranker(BaseRanker):
             doc_ids: one for each; None keeps those of the documents, and gives those without one their place in the
                 list, or the next number that no other document has.
             metadata: one for each, where None is none; None keeps that of the documents.
+            batch_size: not used: it has no effect on any score.
 
         Raises:
             InputError: if the query or a document cannot be used, or the lists differ in length.
         """
-        documents = [docs] if isinstance(docs, str | Document | Mapping) else list(docs)
+        documents = [docs] if isinstance(docs, str | Document | Mapping) else text_list("docs", docs)
         for name, given in (("doc_ids", doc_ids), ("metadata", metadata)):
             if given is not None and len(given) != len(documents):
                 raise InputError(f"{len(documents)} docs came with {len(given)} {name}; give one for each")
@@ -106,7 +109,10 @@ class Reranker(BaseRanker):
         for place, one in enumerate(copies):
             if doc_ids is not None:
                 one.doc_id = doc_ids[place]
-            one.metadata = dict((one.metadata if metadata is None else metadata[place]) or {})
+            about = one.metadata if metadata is None else metadata[place]
+            if not (is_missing(about) or isinstance(about, Mapping)):
+                raise InputError(f"the metadata of document {place} must be a mapping, not {quoted(about)}")
+            one.metadata = {} if is_missing(about) else dict(about)
         taken = {str(one.doc_id) for one in copies if one.doc_id is not None}
         free = (number for number in itertools.count(len(copies)) if str(number) not in taken)
         for place, one in enumerate(copies):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from ..documents import cleaned
 from ..errors import InputError, UnknownNameError
 from ..rerank.placement import Order, arrange
-from ..rerank.reranker import Candidate, Reranker, load_reranker
-from ..search import Hit, SearchResult
+from ..rerank.reranker import Candidate, Reranker, as_reranker, load_reranker
+from ..search import Hit, Searcher, SearchResult
+from ..wording import quoted
 
-__all__ = ["Level", "Snippet", "candidate", "drop_in", "is_missing", "snippets"]
+__all__ = ["Level", "Made", "Snippet", "as_searcher", "candidate", "drop_in", "is_missing", "snippets", "text_list"]
 
 Level = Literal["document", "passage"]
+T = TypeVar("T")
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
@@ -93,7 +97,56 @@ def is_missing(value: object) -> bool:
     return isinstance(value, float) and value != value
 
 
-def drop_in(reranker: str | Reranker, **options: Any) -> Reranker:
+class Made(Generic[T]):
+    """What is made of a field's values, once of each: an updated copy of a model has another value, and shares this.
+
+    Args:
+        make: from the value.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self._made: list[tuple[Any, T]] = []
+
+    def of(self, value: Any) -> T:
+        """What was made of this value."""
+        for known, made in self._made:
+            if known is value or known == value:
+                return made
+        made = self._make(value)
+        self._made.append((value, made))
+        return made
+
+
+def as_searcher(searcher: Searcher | str | os.PathLike[str]) -> Searcher:
+    """A searcher itself, or one over the index at this path.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if isinstance(searcher, str | os.PathLike):
+        return Searcher(searcher)
+    if not isinstance(searcher, Searcher):
+        raise InputError(f"searcher must be a Searcher or the path of an index, not {quoted(searcher)}")
+    return searcher
+
+
+def text_list(name: str, texts: Any) -> list[Any]:
+    """What stands in a list of documents.
+
+    Args:
+        name: the argument's.
+        texts: a list, or another iterable but a text or a mapping, whose parts would be taken for documents.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise InputError(f"{name} must be a list of texts, not a single {type(texts).__name__}")
+    return list(texts)
+
+
+def drop_in(reranker: str | os.PathLike[str] | Reranker, **options: Any) -> Reranker:
     """The reranker of a class that takes another library's arguments.
 
     Args:
@@ -108,10 +161,12 @@ def drop_in(reranker: str | Reranker, **options: Any) -> Reranker:
         asked["dtype"] = _DTYPES.get(named := str(asked["dtype"]).removeprefix("torch."), named)
         if named == "auto":
             del asked["dtype"]
+    if isinstance(reranker, os.PathLike):
+        reranker = os.fspath(reranker)
     if not isinstance(reranker, str):
         if asked:
             raise InputError(f"{next(iter(asked))} is decided when a reranker is loaded; this one is loaded already")
-        return reranker
+        return as_reranker(reranker)
     if "revision" in asked and not reranker.startswith("hf:"):
         raise InputError(f"revision is for models of the hub, hf:MODEL, not for {reranker!r}; leave it out")
     try:

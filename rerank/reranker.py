@@ -25,6 +25,7 @@ __all__ = [
     "Ranking",
     "Reranker",
     "as_documents",
+    "as_reranker",
     "load_reranker",
     "looks_local",
 ]
@@ -241,14 +242,29 @@ def _text(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and value != value) else value
 
 
-def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None, **options: Any) -> Reranker:
+def as_reranker(reranker: str | os.PathLike[str] | Reranker) -> Reranker:
+    """A reranker itself, or the one that `load_reranker` loads by this name.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    if isinstance(reranker, str | os.PathLike):
+        return load_reranker(reranker)
+    if not callable(getattr(reranker, "rank", None)):
+        raise InputError(f"reranker must be a name for load_reranker, or a reranker, not {quoted(reranker)}")
+    return reranker
+
+
+def load_reranker(
+    name: str | os.PathLike[str] = "minilm", /, *, layout: Layout | str | None = None, **options: Any
+) -> Reranker:
     """Load a reranker.
 
     Args:
-        name: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or ``minilm-maxsim``, or the
-            path of its YAML file; ``sightline-mini``, whose readout is trained; a folder that ``sightline train``
-            wrote; or a decoder model, ``hf:`` and its name on the hub or its folder. ``hf:MODEL#LAYOUT`` also names the
-            layout. If you give ``layout``, you may leave the ``hf:`` out.
+        name: a text, or a path: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or
+            ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is trained; a folder that
+            ``sightline train`` wrote; or a decoder model, ``hf:`` and its name on the hub or its folder.
+            ``hf:MODEL#LAYOUT`` also names the layout. If you give ``layout``, you may leave the ``hf:`` out.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
         options: ``dtype`` and ``device``, see `MiniLMReranker`; for decoder models those of `DecoderReranker`. All
@@ -262,6 +278,8 @@ def load_reranker(name: str = "minilm", /, *, layout: Layout | str | None = None
     Example:
         >>> load_reranker("hf:Qwen/Qwen3-0.6B", layout="icr", dtype="bfloat16")  # doctest: +SKIP
     """
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
     if not isinstance(name, str):
         raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
     from .layout import check_model, load_layout, shipped_layouts
@@ -336,8 +354,9 @@ def _unknown(name: str) -> str:
         return f"{name!r}: {model!r} is a layout itself, and takes none; for a decoder model write hf:MODEL#LAYOUT"
     ours = [*(one for one, model in layouts.items() if model == "minilm"), *SHIPPED]
     decoders = ", ".join(one for one, model in layouts.items() if model == "decoder")
+    near = did_you_mean(name, [*ours, *layouts]).removesuffix("?")
     return (
-        f"no reranker {quoted(name)}{did_you_mean(name, [*ours, *layouts])}; there are {', '.join(ours)}; a folder "
+        f"no reranker {quoted(name)}{near}; there are {', '.join(ours)}; a folder "
         f"that sightline train wrote; a .yaml file with a layout; and hf:MODEL or hf:MODEL#LAYOUT for decoder models, "
         f"where LAYOUT is a .yaml file or one of {decoders}"
     )

@@ -310,6 +310,9 @@ def test_asearch_batch_is_search_batch(searcher):
         {"fusion": -0.1},
         {"fusion": float("nan")},
         {"reranker": "nothing"},
+        {"reranker": 5},
+        {"candidates": "many"},
+        {"candidates": 2.5},
     ],
     ids=str,
 )
@@ -324,7 +327,10 @@ def test_a_bad_query_is_refused(searcher, query):
         searcher.search(query)
 
 
-@pytest.mark.parametrize("options", [{"k": 0}, {"level": "page"}, {"evidence": "word"}, {"where": "lang=en"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"k": 0}, {"k": None}, {"k": "3"}, {"k": 2.5}, {"level": "page"}, {"evidence": "word"}, {"where": "lang=en"}],
+)
 def test_a_bad_argument_is_refused(searcher, options):
     with pytest.raises(InputError):
         searcher.search("cat", **options)

@@ -165,6 +165,7 @@ def test_measures_of_gdeval_whatever_the_ids():
     [
         ("nDCG@10,RR@10", ["nDCG@10", "RR@10"]),
         (" AP(rel=2) , ,R@5,", ["AP(rel=2)", "R@5"]),
+        ("P@1,R@5, P@1", ["P@1", "R@5"]),
         ("nDCG(dcg='log2',gains={1: 2, 2: 3})@5,P@1", ["nDCG(dcg='log2',gains={1: 2, 2: 3})@5", "P@1"]),
         ("", []),
     ],

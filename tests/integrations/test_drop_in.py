@@ -3,11 +3,13 @@
 import asyncio
 import copy
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 
+from sightline import rerank
 from sightline.errors import InputError
 from sightline.integrations.cross_encoder import CrossEncoder
 from sightline.minilm import find_minilm
@@ -116,6 +118,24 @@ def test_former_arguments_of_rank_are_taken_as_there():
     assert CrossEncoder().rank(QUERY, TEXTS, **former) == CrossEncoder().rank(QUERY, TEXTS)
     with pytest.raises(InputError, match="activation_fn has no meaning"):
         CrossEncoder().rank(QUERY, TEXTS, activation_fct=abs)
+
+
+@pytest.mark.parametrize("documents", ["one text", {"a": "text"}, None, 5], ids=str)
+def test_what_is_no_list_of_documents_is_refused(documents):
+    with pytest.raises(InputError, match="documents must be a list of texts, not a single"):
+        CrossEncoder().rank(QUERY, documents)
+
+
+@pytest.mark.parametrize("name", [5, None, object()], ids=lambda name: type(name).__name__)
+def test_what_is_neither_a_name_nor_a_reranker_is_refused_at_once(name):
+    with pytest.raises(InputError, match="reranker must be a name for load_reranker, or a reranker, not"):
+        CrossEncoder(name)
+
+
+def test_a_path_names_a_reranker(tmp_path):
+    layout = tmp_path / "mine.yaml"
+    layout.write_text(Path(rerank.__file__).with_name("layouts").joinpath("minilm.yaml").read_text())
+    assert CrossEncoder(layout).rank(QUERY, TEXTS) == CrossEncoder(str(layout)).rank(QUERY, TEXTS)
 
 
 def test_texts_that_are_missing_come_last_and_others_are_cleaned():
@@ -241,6 +261,11 @@ def test_rerankers_take_what_is_missing_and_other_forms(ours):
     assert [r.doc_id for r in found] == ["x", 5, 2, 3]
     with pytest.raises(InputError, match="document 0 has no 'text'"):
         ours.rank(QUERY, [{"body": "a"}])
+
+
+def test_rerankers_metadata_that_is_no_mapping_is_refused(ours):
+    with pytest.raises(InputError, match="metadata of document 1 must be a mapping, not 'x'"):
+        ours.rank(QUERY, TEXTS[:2], metadata=[{}, "x"], batch_size=8)
 
 
 def test_rerankers_async_leaves_the_loop_free(ours, leaves_loop_free):

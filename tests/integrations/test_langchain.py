@@ -200,6 +200,17 @@ def test_empty_documents_come_last_and_what_models_cannot_read_is_left_to_the_ho
     assert ranked[:-2] == alone
 
 
+def test_an_updated_copy_uses_what_it_was_updated_with(documents, retriever, index_path):
+    compressor = SightlineRerank(top_n=None)
+    other = compressor.model_copy(update={"reranker": "minilm-mass"})
+    for name, one in (("minilm-mass", other), ("minilm", compressor)):
+        expected = SightlineRerank(reranker=name, top_n=None).compress_documents(documents, "who purrs")
+        assert one.compress_documents(documents, "who purrs") == expected
+    bm25 = Searcher(index_path, None, first_stage="bm25")
+    found = retriever.model_copy(update={"searcher": bm25}).invoke("lighthouse")
+    assert [d.metadata["relevance_score"] for d in found] == [h.score for h in bm25.search("lighthouse", 3).hits]
+
+
 def test_compressing_leaves_the_loop_free(documents, leaves_loop_free):
     ranked = leaves_loop_free(lambda: SightlineRerank().acompress_documents(documents, "who purrs"))
     assert ranked[0].id == "id1"

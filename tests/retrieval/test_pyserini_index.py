@@ -387,7 +387,7 @@ def test_missing_module(pyserini, tmp_path, monkeypatch, module):
     with pytest.raises(BackendError, match=f"has no '{module}'; install it with: .*pip install pyserini"):
         PyseriniIndex(tmp_path / "index", python=python)
     monkeypatch.setattr(sys, "executable", python)
-    with pytest.raises(MissingExtraError, match=r"sightline\[pyserini\]") as caught:
+    with pytest.raises(MissingExtraError, match=r"sightline-search\[pyserini\]") as caught:
         PyseriniIndex(tmp_path / "index")
     assert caught.value.module == module
 
