@@ -19,7 +19,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
@@ -51,6 +51,7 @@ from .files import (
     populate,
     storage_errors,
 )
+from .filters import Filter
 from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
 from .manifest import Manifest
@@ -74,6 +75,7 @@ _BATCH_PASSAGES = 512  # commits are this far apart; token states of a batch tak
 _DATABASE, _VECTORS = "documents.sqlite", "vectors.f32"
 _PATIENCE = 0.5  # seconds: whoever opens an index whose writer was killed holds its lock for a moment
 _EMBEDDED = ("minilm", "none")
+_MASKS = 32  # filters whose rows an index remembers, a byte a row, until the next commit
 _ADVICE = "restore the index from a copy, or build it again"
 
 
@@ -879,7 +881,15 @@ class Index:
         return rows[rows < known][:k], scores[rows < known][:k]
 
     def _allowed(self, now: _Snapshot, where: Mapping[str, Any] | None) -> np.ndarray:
-        return now.live if where is None else self._store.live(len(now.live), where)
+        if where is None:
+            return now.live
+        filter = Filter(where)
+        mask = now.masks.get(filter.key)
+        if mask is None:
+            if len(now.masks) == _MASKS:
+                now.masks.clear()
+            mask = now.masks[filter.key] = self._store.live(len(now.live), filter)
+        return mask
 
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
         """The passages of these rows, in order; rows deleted meanwhile, and -1, are left out."""
@@ -939,6 +949,7 @@ class _Snapshot:
     live: np.ndarray
     structure: BinaryIO | None
     faiss: FaissIndex | None = None
+    masks: dict[str, np.ndarray] = field(default_factory=dict)  # rows by filter
 
 
 # Connections that a forked process inherited.

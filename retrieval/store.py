@@ -311,23 +311,22 @@ class DocumentStore:
         """All that was ever appended, in order."""
         return [Segment(*row) for row in self._fetch("SELECT * FROM segments ORDER BY file, start")]
 
-    def live(self, rows: int, where: Mapping[str, Any] | None = None) -> np.ndarray:
+    def live(self, rows: int, filter: Filter | None = None) -> np.ndarray:
         """Which of the first ``rows`` passages belong to live documents that match a filter: bool (rows,).
 
         Args:
             rows: length of the mask.
-            where: metadata filter, see `sightline.retrieval.filters.Filter`.
+            filter: on metadata; None takes all.
 
         Raises:
-            InputError: if the filter is not usable, or names a field that no document has, or compares a field with a
-                value of another type than it holds.
+            InputError: if the filter names a field that no document has, or compares a field with a value of another
+                type than it holds.
         """
         mask = np.zeros(rows, dtype=bool)
         sql = "SELECT row FROM passages WHERE document IN (SELECT number FROM documents WHERE deleted = 0{})"
-        if where is None:
+        if filter is None:
             matches = self._fetch(sql.format(""))
         else:
-            filter = Filter(where)
             with self.lock:
                 self.connection.create_function("meets", 1, lambda text: filter.meets(json.loads(text)))
                 matches = self._fetch(sql.format(" AND meets(metadata)"))

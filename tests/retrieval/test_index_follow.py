@@ -15,6 +15,7 @@ from sightline.errors import DataError, IndexLockedError, IndexStoreError
 from sightline.retrieval import files
 from sightline.retrieval import index as index_module
 from sightline.retrieval.faiss_index import import_faiss
+from sightline.retrieval.filters import Filter
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
 
@@ -22,6 +23,7 @@ from sightline.search import Searcher
 _WRITER = """
 import importlib.util, sys
 from sightline.documents import Document
+from sightline.retrieval.filters import Filter
 from sightline.retrieval.index import Index
 
 spec = importlib.util.spec_from_file_location("toys", sys.argv[1])
@@ -358,3 +360,16 @@ def test_metadata_deeper_than_sqlite_reads_is_refused(tmp_path, toy):
         assert index.search_lexical("words", 1, {"a": {"!=": None}})[0].tolist() == [0]
         with pytest.raises(DataError, match="nested deeper than 500 levels"):
             index.add([Document("b", "words", metadata=nested(500))])
+
+
+def test_rows_of_a_filter_are_found_once_between_commits(tmp_path, toy, monkeypatch):
+    index = Index.build(tmp_path / "index", map(document, range(4)), encoder=toy)
+    asked, real = [], Filter.meets
+    monkeypatch.setattr(Filter, "meets", lambda filter, metadata: asked.append(metadata) or real(filter, metadata))
+    for where in ({"number": [1, 2]}, {"number": {"in": (1, 2)}}):
+        assert sorted(index.search_dense(["common"], 4, where)[0][0].tolist()) == [-1, -1, 1, 2]
+    assert len(asked) == 4
+    index.update([document(1, "fresh")])
+    assert sorted(index.search_dense(["common"], 4, {"number": [1, 2]})[0][0].tolist()) == [-1, -1, 2, 4]
+    assert len(asked) == 8
+    index.close()
