@@ -109,7 +109,7 @@ class Reranker(BaseRanker):
         for place, one in enumerate(copies):
             if doc_ids is not None:
                 one.doc_id = doc_ids[place]
-            about = one.metadata if metadata is None else metadata[place]
+            about: Any = one.metadata if metadata is None else metadata[place]
             if not (is_missing(about) or isinstance(about, Mapping)):
                 raise InputError(f"the metadata of document {place} must be a mapping, not {quoted(about)}")
             one.metadata = {} if is_missing(about) else dict(about)

@@ -125,7 +125,7 @@ def as_searcher(searcher: Searcher | str | os.PathLike[str]) -> Searcher:
         InputError: if it is neither.
     """
     if isinstance(searcher, str | os.PathLike):
-        return Searcher(searcher)
+        return Searcher(os.fspath(searcher))
     if not isinstance(searcher, Searcher):
         raise InputError(f"searcher must be a Searcher or the path of an index, not {quoted(searcher)}")
     return searcher
