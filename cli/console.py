@@ -158,8 +158,8 @@ def working(step: str) -> Iterator[Callable[[str], None]]:
 def progress_bar(step: str) -> Iterator[Callable[..., None]]:
     """Show on stderr how far work has come: a bar on a terminal, elsewhere a line every 30 seconds.
 
-    Call what it yields with (count) or (step, count); ``total`` is the count at the end, where it is known, and
-    ``detail`` more words.
+    Call what it yields with (count) or (step, count); ``total`` is the count at the end, where it is known, from which
+    follows how long the rest will take, and ``detail`` more words.
     """
     columns = (
         SpinnerColumn(),
@@ -168,22 +168,28 @@ def progress_bar(step: str) -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[detail]}", markup=False),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     started = told = time.monotonic()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task(step, total=None, rate="", detail="")
+        task = bar.add_task(step, total=None, rate="", detail="", left="")
+        first: int | None = None  # what an earlier run had done does not count for the speed of this one
 
         def tell(*news: Any, total: int | None = None, detail: str = "") -> None:
-            nonlocal told
+            nonlocal told, first
             *name, done = news
+            first = done if first is None else first
             now = time.monotonic()
             rate = f"{done / (now - started):.0f}/s" if now - started > 1 else ""
             shown = name[0] if name else step
-            bar.update(task, completed=done, total=total, description=shown, rate=rate, detail=detail)
+            left = ""
+            if total is not None and first < done < total:
+                left = f"about {(now - started) / (done - first) * (total - done):.0f} s left"
+            bar.update(task, completed=done, total=total, description=shown, rate=rate, detail=detail, left=left)
             if not errors.is_terminal and now - told >= _LINE_EVERY:
                 told = now
                 count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
-                words = [f"{shown}: {count}", detail, rate, f"{now - started:.0f} s"]
+                words = [f"{shown}: {count}", detail, rate, f"{now - started:.0f} s", left]
                 errors.print(visible(", ".join(filter(None, words))), markup=False, highlight=False, soft_wrap=True)
 
         yield tell

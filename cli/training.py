@@ -424,7 +424,7 @@ def train(
         def show(now: Progress) -> None:
             last.update(now.dev)
             found = f", nDCG@10 {last['mean']:.4f}" if last else ""
-            tell(f"training, {now.steps} steps, loss {now.loss:.4f}{found}", now.step)
+            tell("training", now.step, total=now.steps, detail=f"loss {now.loss:.4f}{found}")
 
         summary = run_training(
             learner,

@@ -154,7 +154,9 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(capsys, monkeypatc
     with console.progress_bar("indexing") as tell:
         tell(1000, detail="41% of 12.0 MB")
         tell("finishing", 2000, total=3000)
-    first, second = capsys.readouterr().err.splitlines()
+        tell("finishing", 3000, total=3000)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert re.search(r", about \d+ s left$", second) and "left" not in first + third
     assert first.startswith("indexing: 1,000, 41% of 12.0 MB, ") and second.startswith("finishing: 2,000 of 3,000")
 
 
