@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...errors import InputError
+from ...retrieval.files import share_files
 from .reading import KeptBlock
 
 __all__ = ["DocumentCache", "block_key"]
@@ -166,6 +167,7 @@ class _Disk:
         try:
             path.parent.mkdir(exist_ok=True)
             save_file(tensors, beside)
+            share_files(beside)
             beside.replace(path)  # a reader never sees half of a file
         except (OSError, SafetensorError) as error:
             beside.unlink(missing_ok=True)
