@@ -145,9 +145,9 @@ def index(
         title_field=title_field,
         text_field=text_field,
         encoding=encoding,
-        delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter),
-        columns=names(columns) if columns else None,
-        csv_types=csv_types.value,
+        delimiter=delimiter,
+        columns=columns,
+        csv_types=csv_types,
         follow_links=follow_links,
     )
     options = {"truncate_dim": truncate_dim} if truncate_dim else {}
@@ -200,9 +200,9 @@ def add(
         title_field=title_field,
         text_field=text_field,
         encoding=encoding,
-        delimiter={"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter),
-        columns=names(columns) if columns else None,
-        csv_types=csv_types.value,
+        delimiter=delimiter,
+        columns=columns,
+        csv_types=csv_types,
         follow_links=follow_links,
     )
     with Index.open(index) as opened, progress_bar("adding") as tell:
@@ -234,12 +234,25 @@ def info(index: IndexPath, json: JsonOption = False) -> None:
 class _Source:
     """The documents of a command, what was skipped of them, and how far their reading has come."""
 
-    def __init__(self, corpus: Path, strict: bool | None, **options: Any) -> None:
+    def __init__(
+        self,
+        corpus: Path,
+        strict: bool | None,
+        *,
+        format: str | None,
+        delimiter: str | None,
+        columns: str | None,
+        csv_types: CsvTypes,
+        **options: Any,
+    ) -> None:
         from ..retrieval.readers import ReadSummary, guess_format, read_documents
 
         self.bad: list[DataError] = []
         self.summary = ReadSummary()
-        options["format"] = options["format"] or guess_format(corpus)
+        options["format"] = format or guess_format(corpus)
+        options["delimiter"] = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)
+        options["columns"] = names(columns) if columns else None
+        options["csv_types"] = csv_types.value
         folder = options["format"] == "folder"
         skip = strict is False or (strict is None and folder)
         on_bad = self.bad.append if skip else None if folder else _stop
