@@ -26,7 +26,7 @@ $(VENV)/.ready: $(VENV)/.venv pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.demo  ## index the Python standard library's documentation, search it, evaluate
-	$(BIN)/python -m sightline.data.pydocs.demo demo-out
+	$(BIN)/python -m sightline.recipes.pydocs.demo demo-out
 
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

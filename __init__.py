@@ -20,10 +20,20 @@ from .forking import compute_alone_after_fork
 if TYPE_CHECKING:
     from .documents import Document, Passage
     from .errors import SightlineError
-    from .rerank import Evidence, Layout, MiniLMReranker, Ranked, Ranking, Reranker, arrange, load_layout, load_reranker
-    from .retrieval.encoder import Encoder, load_encoder
+    from .models.encoder import Encoder, load_encoder
+    from .rerank import (
+        Evidence,
+        LateInteractionReranker,
+        Layout,
+        Ranked,
+        Ranking,
+        Reranker,
+        arrange,
+        load_layout,
+        load_reranker,
+    )
     from .retrieval.index import Index
-    from .retrieval.readers import read_documents
+    from .retrieval.sources import read_documents
     from .search import Explanation, Hit, Searcher, SearchResult
 
 __version__ = "0.1.0"
@@ -32,13 +42,13 @@ compute_alone_after_fork()
 
 _WHERE = {
     "Document": "documents",
-    "Encoder": "retrieval.encoder",
+    "Encoder": "models.encoder",
     "Evidence": "rerank",
     "Explanation": "search",
     "Hit": "search",
     "Index": "retrieval.index",
     "Layout": "rerank",
-    "MiniLMReranker": "rerank",
+    "LateInteractionReranker": "rerank",
     "Passage": "documents",
     "Ranked": "rerank",
     "Ranking": "rerank",
@@ -47,10 +57,10 @@ _WHERE = {
     "Searcher": "search",
     "SightlineError": "errors",
     "arrange": "rerank",
-    "load_encoder": "retrieval.encoder",
+    "load_encoder": "models.encoder",
     "load_layout": "rerank",
     "load_reranker": "rerank",
-    "read_documents": "retrieval.readers",
+    "read_documents": "retrieval.sources",
 }
 
 __all__ = [
@@ -60,8 +70,8 @@ __all__ = [
     "Explanation",
     "Hit",
     "Index",
+    "LateInteractionReranker",
     "Layout",
-    "MiniLMReranker",
     "Passage",
     "Ranked",
     "Ranking",

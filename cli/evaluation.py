@@ -247,8 +247,8 @@ def reproduce(
     json: JsonOption = False,
 ) -> None:
     """Run the README's figures again, and tell which hold; exit code 1 if one does not."""
-    from ..eval.reproduce import EXPECTED, load_expected, select
-    from ..eval.reproduce import reproduce as run_again
+    from ..recipes.reproduce import EXPECTED, load_expected, select
+    from ..recipes.reproduce import reproduce as run_again
 
     entries = load_expected(expected or EXPECTED)
     if list_only:

@@ -50,7 +50,8 @@ def heads(
 ) -> None:
     """Find the attention heads that retrieve, and write every head's score to a YAML file with a heat map beside it."""
     from ..eval.dataset import load_dataset
-    from ..eval.heads import detection_lists, first_stage_run
+    from ..eval.heads import detection_lists
+    from ..eval.runs import first_stage_run
     from ..rerank.decoder import DecoderReranker
     from ..rerank.heads import detect_heads, heads_path
     from ..rerank.layout import load_layout

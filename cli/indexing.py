@@ -245,7 +245,7 @@ class _Source:
         csv_types: CsvTypes,
         **options: Any,
     ) -> None:
-        from ..retrieval.readers import ReadSummary, guess_format, read_documents
+        from ..retrieval.sources import ReadSummary, guess_format, read_documents
 
         self.bad: list[DataError] = []
         self.summary = ReadSummary()

@@ -93,7 +93,7 @@ def serve(
     reads nothing of its answer for 30 seconds is disconnected, an object in a body has at most 1,000 fields (400), a
     filter has at most 100 fields (422), and a search returns at most 1,000 hits (422).
     """
-    from ..rerank.reranker import load_reranker
+    from ..rerank.loading import load_reranker
     from ..retrieval.index import Index
     from ..search import Searcher
 

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from ..errors import InputError, ModelError
-from ..rerank import reranker as ours
+from ..rerank import loading as ours
+from ..rerank.base import Candidate, Reranker
 from ..rerank.ranking import check_request, first_of_each_id, order_by_score
-from ..rerank.reranker import Candidate, DocumentStates, Ranked, Ranking, Reranker
+from ..rerank.results import DocumentStates, Ranked, Ranking
 from ..rerank.signal import NOTHING
 
 __all__ = ["Baseline", "load_reranker"]

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..errors import InputError
-from ..retrieval.files import replace_file
+from ..files import replace_file
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
 from .baselines import load_reranker

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..documents import Document
 from ..errors import DataError, InputError
 from ..retrieval.compression import SUFFIXES
-from ..retrieval.readers import read_documents
+from ..retrieval.sources import read_documents
 from .trec import plain_suffix, read_lines, read_qrels, read_queries
 
 __all__ = ["Dataset", "collection_files", "load_dataset"]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import DataError, InputError
-from ..rerank.reranker import Reranker
-from ..retrieval.files import digest, replace_file
+from ..files import digest, replace_file
+from ..rerank.base import Reranker
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
 from .baselines import load_reranker

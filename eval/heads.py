@@ -4,35 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from ..documents import Document
 from ..errors import DataError, InputError
 from .dataset import Dataset
-from .trec import read_run
 
-__all__ = ["detection_lists", "first_stage_run"]
-
-
-def first_stage_run(dataset: Dataset, run: str | Path | None = None) -> dict[str, dict[str, float]]:
-    """Candidates of each query, from a TREC run, or from ``bm25.<split>.tsv`` in the data set's folder.
-
-    Raises:
-        DataError: if there is neither, or it is malformed.
-    """
-    if run is not None:
-        return read_run(run)
-    path = dataset.folder / f"bm25.{dataset.split}.tsv"
-    if not path.is_file():
-        raise DataError("there are no candidates here; give a run (--run FILE.trec)", path=path)
-    out: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        query, _, rest = line.partition("\t")
-        ids = rest.split()
-        if not query or (not ids and number > 1):
-            raise DataError("a line must have a query id, a tab, and candidates' ids", path=path, line=number)
-        out[query] = {id: float(len(ids) - place) for place, id in enumerate(ids)}
-    return out
+__all__ = ["detection_lists"]
 
 
 def detection_lists(

@@ -18,7 +18,7 @@ from .report import write_report
 
 __all__ = ["MATRIX", "Collection", "evaluate_collections", "load_matrix"]
 
-MATRIX = Path(__file__).parents[1] / "data" / "matrix.yaml"
+MATRIX = Path(__file__).parents[1] / "recipes" / "matrix.yaml"
 """The matrix that the README shows."""
 
 
@@ -50,7 +50,7 @@ def load_matrix(
 
     Args:
         data: the folder that holds the collections.
-        plan: a YAML file as ``data/matrix.yaml``: ``first_stages``, ``rerankers``, and ``collections``, each with
+        plan: a YAML file as ``recipes/matrix.yaml``: ``first_stages``, ``rerankers``, and ``collections``, each with
             ``folder`` and perhaps ``split``, ``qrels``, and ``runs`` (which then are its only first stages).
         only: names of the collections wanted; empty for all.
         max_queries: only the first so many of each.

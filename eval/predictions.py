@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError
+from ..files import replace_file
 from ..parsing import parse_json
 from ..retrieval.compression import open_binary
-from ..retrieval.files import replace_file
 from .trec import trec_order
 
 __all__ = ["read_predictions", "write_predictions"]

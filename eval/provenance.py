@@ -21,7 +21,7 @@ import xxhash
 
 from .. import __version__
 from ..errors import DataError
-from ..retrieval.files import digest
+from ..files import digest
 from .dataset import Dataset, collection_files
 
 __all__ = ["dataset_hashes", "git_revision", "hardware", "hash_of", "portable_command", "portable_name", "versions"]

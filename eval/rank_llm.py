@@ -15,8 +15,8 @@ from typing import Any
 
 from ..documents import Document, encodable
 from ..errors import DataError, InputError
+from ..files import replace_file
 from ..parsing import parse_json
-from ..retrieval.files import replace_file
 from .dataset import Dataset
 from .trec import read_lines, trec_order, untie
 

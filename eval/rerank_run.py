@@ -10,7 +10,8 @@ from typing import Any
 
 from ..documents import Document
 from ..errors import DataError, InputError
-from ..rerank.reranker import DocumentStates, Reranker
+from ..rerank.base import Reranker
+from ..rerank.results import DocumentStates
 from ..retrieval.passages import Splitter
 from .dataset import Dataset
 from .trec import trec_order

@@ -18,12 +18,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import DataError
 from .dataset import Dataset
 from .predictions import read_predictions, write_predictions
 from .rank_llm import read_requests, write_requests
 from .trec import plain_suffix, read_run, write_run
 
-__all__ = ["load_run", "save_run"]
+__all__ = ["first_stage_run", "load_run", "save_run"]
 
 
 def load_run(path: str | os.PathLike[str], split: str | None = None) -> dict[str, dict[str, float]]:
@@ -67,3 +68,24 @@ def save_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]
         write_requests(path, dataset, run)
     else:
         write_run(path, run, re.sub(r"\s", "_", name), "msmarco" if suffix == ".tsv" else "trec")
+
+
+def first_stage_run(dataset: Dataset, run: str | Path | None = None) -> dict[str, dict[str, float]]:
+    """Candidates of each query, from a TREC run, or from ``bm25.<split>.tsv`` in the data set's folder.
+
+    Raises:
+        DataError: if there is neither, or it is malformed.
+    """
+    if run is not None:
+        return read_run(run)
+    path = dataset.folder / f"bm25.{dataset.split}.tsv"
+    if not path.is_file():
+        raise DataError("there are no candidates here; give a run (--run FILE.trec)", path=path)
+    out: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        query, _, rest = line.partition("\t")
+        ids = rest.split()
+        if not query or (not ids and number > 1):
+            raise DataError("a line must have a query id, a tab, and candidates' ids", path=path, line=number)
+        out[query] = {id: float(len(ids) - place) for place, id in enumerate(ids)}
+    return out

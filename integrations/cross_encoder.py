@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..rerank.reranker import Reranker
+from ..rerank.base import Reranker
 from .snippets import candidate, drop_in, text_list
 
 __all__ = ["CrossEncoder"]

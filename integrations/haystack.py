@@ -19,8 +19,9 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("haystack", "haystack") from error
 
 from ..errors import InputError
+from ..rerank.base import Reranker
+from ..rerank.loading import load_reranker
 from ..rerank.placement import Order, arrange
-from ..rerank.reranker import Reranker, load_reranker
 from ..search import FirstStage, Searcher, SearchResult
 from .snippets import Level, candidate, is_missing, snippets
 

@@ -19,8 +19,9 @@ except ModuleNotFoundError as error:
 
     raise MissingExtraError("langchain_core", "langchain") from error
 
+from ..rerank.base import Reranker
+from ..rerank.loading import as_reranker
 from ..rerank.placement import Order, arrange
-from ..rerank.reranker import Reranker, as_reranker
 from ..search import Searcher, SearchResult
 from .snippets import Level, Made, as_searcher, candidate, snippets
 

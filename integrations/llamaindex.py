@@ -30,8 +30,9 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("llama_index.core", "llamaindex") from error
 
 from ..errors import InputError
+from ..rerank.base import Reranker
+from ..rerank.loading import as_reranker
 from ..rerank.placement import Order, arrange
-from ..rerank.reranker import Reranker, as_reranker
 from ..search import Searcher, SearchResult
 from .snippets import Level, Made, Snippet, as_searcher, candidate, snippets
 

@@ -24,7 +24,8 @@ from ..eval.catalogues import mteb_queries, plain_documents
 from ..eval.dataset import Dataset
 from ..eval.rerank_run import rerank_run
 from ..eval.trec import untie
-from ..rerank.reranker import Reranker, as_reranker
+from ..rerank.base import Reranker
+from ..rerank.loading import as_reranker
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
 

@@ -18,7 +18,8 @@ except ModuleNotFoundError as error:
 
 from ..errors import InputError
 from ..eval.trec import untie
-from ..rerank.reranker import Reranker, as_reranker
+from ..rerank.base import Reranker
+from ..rerank.loading import as_reranker
 from ..search import Searcher
 from .snippets import as_searcher, candidate, is_missing
 

@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("rerankers", "rerankers") from error
 
 from ..errors import InputError
-from ..rerank import reranker as rerank
+from ..rerank import base as rerank
 from ..wording import quoted
 from .snippets import candidate, drop_in, is_missing, text_list
 

@@ -11,8 +11,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from ..documents import cleaned
 from ..errors import InputError, UnknownNameError
+from ..rerank.base import Candidate, Reranker
+from ..rerank.loading import as_reranker, load_reranker
 from ..rerank.placement import Order, arrange
-from ..rerank.reranker import Candidate, Reranker, as_reranker, load_reranker
 from ..search import Hit, Searcher, SearchResult
 from ..wording import quoted
 

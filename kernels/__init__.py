@@ -1,6 +1,6 @@
 """Attention read block by block, on tensors only: naive references and fast paths, behind one dispatch.
 
-- `BlockLayout`: which token of a packed context sees which.
+- `Packing`: which token of a packed context sees which.
 - `block_attention`: attention over such a context; with it, models run and train.
 - `block_lse`, `row_lse`, `mass`, `block_max`, `token_mass`: what a query pays to each document, and to its tokens.
 - `states_lse`, `states_max`, `states_attention`: the same over kept token states, one tensor per document.
@@ -11,16 +11,16 @@ code that probes for its own optional package ``kernels`` finds this one first.
 
 from .attention import block_attention
 from .dispatch import Backend, Choice, choose
-from .layout import BlockLayout, Context
 from .lse import block_lse, block_max, mass, row_lse, token_mass
+from .packing import Context, Packing
 from .states import Keys, QuantizedKeys, states_attention, states_backend, states_lse, states_max
 
 __all__ = [
     "Backend",
-    "BlockLayout",
     "Choice",
     "Context",
     "Keys",
+    "Packing",
     "QuantizedKeys",
     "block_attention",
     "block_lse",

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from .layout import BlockLayout
+from .packing import Packing
 
 __all__ = ["check_packed", "check_scale"]
 
@@ -14,9 +14,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _MAX_HEAD_DIM = 256
 
 
-def check_packed(
-    layout: BlockLayout, *, queries: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None
-) -> None:
+def check_packed(layout: Packing, *, queries: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None) -> None:
     """Shapes, dtypes, devices and strides of the tensors of one call.
 
     Args:

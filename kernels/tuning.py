@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import triton
 
-from .layout import DOCUMENT, BlockLayout
 from .packed import interpreted
+from .packing import DOCUMENT, Packing
 
 __all__ = ["Tile", "arch", "kind", "tuned"]
 
@@ -47,7 +47,7 @@ def arch(device: torch.device) -> str:
     return {(8, 0): "sm80", (9, 0): "sm90"}.get((major, minor), "sm100" if major in (10, 11) else "sm86")
 
 
-def kind(name: str, q: torch.Tensor, layout: BlockLayout, group: int) -> tuple[object, ...]:
+def kind(name: str, q: torch.Tensor, layout: Packing, group: int) -> tuple[object, ...]:
     """What a tuned tile is kept for; see the module's docstring."""
     sizes = [stop - start for _, _, start, stop in layout.spans(DOCUMENT)]
     bucket = int(np.median(sizes)).bit_length() if sizes else 0
@@ -59,7 +59,7 @@ def tuned(
     default: Tile,
     candidates: Sequence[Tile],
     q: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     group: int,
     run: Callable[[Tile], None],
 ) -> Tile:

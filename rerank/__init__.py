@@ -1,15 +1,22 @@
 """Second stage: all candidates in one context, ranked by the attention that the query pays to each."""
 
+from .base import Reranker
+from .late_interaction import LateInteractionReranker
 from .layout import Layout, load_layout
-from .minilm import MiniLMReranker
+from .loading import load_reranker
 from .placement import arrange
-from .reranker import DocumentStates, Evidence, Ranked, Ranking, Reranker, load_reranker
+from .results import (
+    DocumentStates,
+    Evidence,
+    Ranked,
+    Ranking,
+)
 
 __all__ = [
     "DocumentStates",
     "Evidence",
+    "LateInteractionReranker",
     "Layout",
-    "MiniLMReranker",
     "Ranked",
     "Ranking",
     "Reranker",

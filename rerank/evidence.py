@@ -8,7 +8,7 @@ import numpy as np
 
 from ..documents import Document
 from ..sentences import sentence_spans
-from .reranker import Evidence
+from .results import Evidence
 
 __all__ = ["Level", "find_evidence"]
 

@@ -11,12 +11,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from ..errors import DataError, InputError, ModelError
+from ..names import LAYOUTS, layout_names
 from ..parsing import read_yaml
 from ..wording import did_you_mean, listed, quoted
 
@@ -273,17 +273,10 @@ class Layout:
         raise InputError(f"layout {quoted(self.name)}: {reason}")
 
 
-_FOLDER = resources.files(__package__) / "layouts"
-
-
 @functools.cache
 def shipped_layouts() -> Mapping[str, str]:
     """Names of the layouts that ship with Sightline, each with the kind of model that it is for."""
-    return {name: load_layout(name).model for name in _shipped_names()}
-
-
-def _shipped_names() -> list[str]:
-    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
+    return {name: load_layout(name).model for name in layout_names()}
 
 
 def check_model(layout: Layout, model: Literal["minilm", "decoder"], asked: object = None) -> None:
@@ -318,13 +311,13 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """
     if isinstance(name, Layout):
         return Layout(**_checked({**name.as_dict(), **changes}, f"layout {name.name!r}"))
-    given, names = str(name).endswith((".yaml", ".yml")), _shipped_names()
+    given, names = str(name).endswith((".yaml", ".yml")), layout_names()
     if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
         raise InputError(
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
         )
-    source: Traversable = Path(name) if given else _FOLDER / f"{name}.yaml"
+    source: Traversable = Path(name) if given else LAYOUTS / f"{name}.yaml"
     try:
         fields = read_yaml(source)
     except DataError as error:

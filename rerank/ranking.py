@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..documents import Document, encodable
 from ..errors import InputError, RankingError
-from .reranker import Candidate, as_documents
+from .base import Candidate, as_documents
 
 __all__ = ["check_request", "first_of_each_id", "order_by_score"]
 

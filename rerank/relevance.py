@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .reranker import Reranker
+from .base import Reranker
 from .signal import NOTHING
 
 __all__ = ["relevance"]

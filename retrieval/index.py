@@ -37,14 +37,15 @@ from ..errors import (
     ModelError,
     SightlineError,
 )
-from .encoder import Encoder, TokenReader, load_encoder
+from ..files import digest
+from ..models.encoder import Encoder, load_encoder
+from ..models.reader import BlockReader
 from .faiss_index import FaissIndex, build_structure, faiss_device, import_faiss, new_structure
 from .files import (
     LOCKS,
     WRITER_LOCK,
     AppendFile,
     committing,
-    digest,
     exchange,
     loading,
     locked,
@@ -57,7 +58,7 @@ from .lexical_index import LexicalIndex
 from .manifest import Manifest
 from .passages import Splitter, passage_batches
 from .pyserini_index import PyseriniIndex
-from .readers import ID_FIELDS, read_documents
+from .sources import ID_FIELDS, read_documents
 from .store import DocumentStore, Segment, StoredPassage, as_json
 from .token_states import decode, dtype_of, encode
 
@@ -1017,10 +1018,10 @@ def _as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> It
             raise InputError(f"document {place}: must be a Document, a mapping or a text, not {type(given).__name__}")
 
 
-def _reader_of(encoder: Encoder) -> TokenReader:
+def _reader_of(encoder: Encoder) -> BlockReader:
     """The model whose token states are kept: the encoder itself where it can read tokens, else the default model."""
     if hasattr(encoder, "read"):
         return encoder  # type: ignore[return-value]
-    from ..minilm import load_minilm
+    from ..models.minilm import load_minilm
 
     return load_minilm()

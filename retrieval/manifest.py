@@ -11,7 +11,7 @@ from typing import Any
 import xxhash
 
 from ..errors import IndexCorruptError, IndexStoreError
-from .files import replace_file
+from ..files import replace_file
 
 __all__ = ["FORMAT", "Manifest"]
 

@@ -20,11 +20,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import Convertor, register_url_convertor
 
 from .. import __version__
-from ..batching import interruptible
 from ..documents import Document
 from ..errors import InputError
+from ..models.batching import interruptible
+from ..rerank.base import Reranker
 from ..rerank.relevance import relevance
-from ..rerank.reranker import Reranker
 from ..search import Searcher, SearchResult
 from .bodies import JsonRoute, add_error_handlers, answer
 from .guard import Guard

@@ -14,8 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ..batching import interruptible
 from ..errors import SightlineError
+from ..models.batching import interruptible
 
 __all__ = ["ClosedError", "Lane", "QueueFullError", "TimeLimitError"]
 

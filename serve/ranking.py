@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from ..documents import Document
 from ..errors import InputError, SightlineError
-from ..rerank.reranker import Ranking, Reranker
+from ..rerank.base import Reranker
+from ..rerank.results import Ranking
 
 __all__ = ["RankedList", "RankingWork", "rank_all"]
 

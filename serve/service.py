@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 
 from ..errors import InputError, SightlineError
-from ..rerank.reranker import Reranker
+from ..rerank.base import Reranker
 from ..search import Searcher
 from .lane import ClosedError, Lane
 from .memory import keep_giving_back

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.minilm import TokenStates
+from sightline.models.reader import TokenStates
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when haystack is imported
 if not torch.cuda.is_available():

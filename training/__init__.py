@@ -43,7 +43,8 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
 
     Args:
         name: ``minilm``, the embedded default, or ``hf:`` and the name or folder of a decoder model.
-        options: those of `sightline.training.minilm.MiniLMLearner` or `sightline.training.decoder.DecoderLearner`.
+        options: those of `sightline.training.late_interaction.LateInteractionLearner` or
+            `sightline.training.decoder.DecoderLearner`.
 
     Raises:
         InputError: if there is no such learner, or an option is not one of its.
@@ -56,7 +57,7 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
     check_learner(name)
     given: tuple[str, ...] = ()
     if name == "minilm":
-        made = importlib.import_module(".minilm", __package__).MiniLMLearner
+        made = importlib.import_module(".late_interaction", __package__).LateInteractionLearner
     else:
         made, given = importlib.import_module(".decoder", __package__).DecoderLearner, (name.removeprefix("hf:"),)
     parameters = dict(list(inspect.signature(made).parameters.items())[len(given) :])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, TrainingError
-from ..retrieval.files import replace_file
+from ..files import replace_file
 
 __all__ = ["STATE", "check_settings", "load_state", "save_state"]
 

@@ -16,13 +16,19 @@ from torch import nn
 
 from ..documents import Document
 from ..errors import InputError, MissingExtraError
-from ..rerank.decoder.model import Decoder, cut_off, load_config, load_weights, revision_of
+from ..files import share_files
+from ..models.decoder import (
+    Decoder,
+    cut_off,
+    load_config,
+    load_weights,
+    revision_of,
+)
+from ..rerank.decoder.forward import Packed, pack
 from ..rerank.decoder.prompt import Prompt, QueryBlock
-from ..rerank.decoder.reading import Packed, pack
 from ..rerank.decoder.readout import document_scores
 from ..rerank.decoder.reranker import DecoderReranker, saved_layout, with_heads
 from ..rerank.layout import Layout, load_layout
-from ..retrieval.files import share_files
 from .learner import Output, TrainingList
 
 if TYPE_CHECKING:
@@ -74,7 +80,7 @@ class DecoderLearner:
         InputError: if an option cannot be used.
 
     Example:
-        >>> from sightline.data.tiny_decoder import TINY_DECODER
+        >>> from sightline.recipes.tiny_decoder import TINY_DECODER
         >>> learner = DecoderLearner(str(TINY_DECODER), "blockrank", lora=4)
         >>> documents = (Document("a", "sime is the code of veba"), Document("b", "diri is the code of keka"))
         >>> output = learner([TrainingList("what is the code of keka", documents, (False, True))])

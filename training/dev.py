@@ -10,11 +10,10 @@ from typing import Any
 from ..errors import InputError
 from ..eval.compare import compare, interval
 from ..eval.dataset import Dataset, load_dataset
-from ..eval.heads import first_stage_run
 from ..eval.metrics import evaluate
 from ..eval.rerank_run import rerank_run_each
-from ..eval.runs import load_run
-from ..rerank.reranker import Reranker
+from ..eval.runs import first_stage_run, load_run
+from ..rerank.base import Reranker
 from .examples import Source
 
 __all__ = ["MEASURE", "DevSet", "PerQuery", "gains", "load_dev_sets", "mean_of_collections", "measure"]

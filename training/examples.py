@@ -17,8 +17,7 @@ from ..documents import Document, encodable
 from ..errors import DataError, InputError
 from ..eval.catalogues import CATALOGUES
 from ..eval.dataset import Dataset, load_dataset
-from ..eval.heads import first_stage_run
-from ..eval.runs import load_run
+from ..eval.runs import first_stage_run, load_run
 from ..eval.trec import read_lines, trec_order
 from ..parsing import parse_json
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..documents import Document
-    from ..rerank.reranker import Reranker
+    from ..rerank.base import Reranker
 
 __all__ = ["Learner", "Output", "TrainingList"]
 

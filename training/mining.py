@@ -15,8 +15,8 @@ from ..errors import DataError, InputError
 from ..eval.baselines import load_reranker
 from ..eval.dataset import Dataset
 from ..eval.evaluate import evaluate_systems, parse_system
-from ..eval.heads import first_stage_run
 from ..eval.rerank_run import rerank_run, with_positives
+from ..eval.runs import first_stage_run
 from ..eval.trec import trec_order, write_run
 from .examples import Example, text_key
 

@@ -20,7 +20,7 @@ import xxhash
 
 from ..errors import InputError, TrainingError
 from ..eval.provenance import dataset_hashes, git_revision, hardware, portable_command, portable_name, versions
-from ..retrieval.files import replace_file
+from ..files import replace_file
 from .card import Origin, model_card
 from .checkpoint import STATE, check_settings, load_state, save_state
 from .config import TrainingConfig

@@ -1,1 +1,1 @@
-"""Weights of ``sightline-mini``, the recipe that makes them, and the study that chose it."""
+"""Weights of ``sightline-mini``."""

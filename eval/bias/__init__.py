@@ -12,7 +12,13 @@ from .candidates import CandidateList, given_lists, rank_lists, searched_lists
 from .documents import DocumentBias, measure_documents
 from .order import OrderBias, measure_order
 from .position import Bins, PositionBias, Span, measure_position
-from .readers import PositionDataset, load_positions, read_posir, read_spans, read_squad
+from .positions import (
+    PositionDataset,
+    load_positions,
+    read_posir,
+    read_spans,
+    read_squad,
+)
 from .sensitivity import PSI, grouped_psi, paired_psi, psi
 from .study import KINDS, measure_bias
 

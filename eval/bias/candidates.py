@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...documents import Document
-from ...rerank.reranker import Candidate, DocumentStates, Ranking, Reranker, as_documents
+from ...rerank.base import Candidate, Reranker, as_documents
+from ...rerank.results import DocumentStates, Ranking
 from ...retrieval.index import Index
 from ...search import FirstStage, Searcher
 from ..dataset import Dataset

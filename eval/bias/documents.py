@@ -13,7 +13,7 @@ import numpy as np
 
 from ...documents import Document
 from ...errors import InputError
-from ...rerank.reranker import Reranker
+from ...rerank.base import Reranker
 from ...sentences import sentence_spans
 from ..compare import Interval, interval
 from .candidates import CandidateList, rank_lists

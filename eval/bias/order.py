@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...rerank.reranker import Reranker
+from ...rerank.base import Reranker
 from ..compare import Interval, interval
 from ..metrics import evaluate
 from .candidates import CandidateList, rank_lists

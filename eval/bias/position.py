@@ -1,8 +1,9 @@
 """Where in the document the evidence stands: quality by position, for retrievers and rerankers alike.
 
 Each query is measured once, by whatever system; its value then goes to the bin of its answer's position. Positions
-come with the data (`sightline.eval.bias.readers`). Documents and questions are not changed, so that bins differ by more
-than position: a late answer is one in a long document. Relative positions, and those of like lengths, take that out.
+come with the data (`sightline.eval.bias.positions`). Documents and questions are not changed, so that bins differ by
+more than position: a late answer is one in a long document. Relative positions, and those of like lengths, take that
+out.
 """
 
 from __future__ import annotations

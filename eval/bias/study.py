@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...errors import InputError
-from ...rerank.reranker import load_reranker
-from ...retrieval.files import replace_file
+from ...files import replace_file
+from ...rerank.loading import load_reranker
 from ...retrieval.index import Index
 from ...search import FirstStage
 from ..evaluate import evaluate_systems, open_index, parse_system
@@ -26,7 +26,7 @@ from .candidates import CandidateList, given_lists, searched_lists
 from .documents import measure_documents
 from .order import measure_order
 from .position import measure_position
-from .readers import PositionDataset
+from .positions import PositionDataset
 
 __all__ = ["KINDS", "measure_bias"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...retrieval.files import replace_file
+from ...files import replace_file
 from ..output import make_folder
 from .page import render_page
 from .plots import pareto_front

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
-from ..layout import BlockLayout
+from ..packing import Packing
 from . import reference
 
 __all__ = ["block_attention"]
@@ -21,12 +21,12 @@ def block_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     *,
     scale: float,
     backend: Backend | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax attention of every token to what its block sees: its prefix and itself; see `BlockLayout`.
+    """Softmax attention of every token to what its block sees: its prefix and itself; see `Packing`.
 
     Nothing of size T x T is made, nothing is padded in memory, and key heads are not repeated. Both results carry
     gradients. Documents are computed each by itself, so on ``triton`` a document's rows do not change by a bit when its
@@ -50,8 +50,8 @@ def block_attention(
         BackendError: if the backend asked for cannot run.
 
     Example:
-        >>> from sightline.kernels import BlockLayout, Context
-        >>> layout = BlockLayout([Context(documents=[2, 3], queries=[2], instruction=1)])
+        >>> from sightline.kernels import Packing, Context
+        >>> layout = Packing([Context(documents=[2, 3], queries=[2], instruction=1)])
         >>> q = k = v = torch.eye(8)[:, None, :5].contiguous()
         >>> out, lse = block_attention(q, k, v, layout, scale=1.0)
         >>> out.shape, [round(x, 3) for x in lse[:3, 0].exp().tolist()]
@@ -69,7 +69,7 @@ class _BlockAttention(torch.autograd.Function):
     """Gradients by the backend's own backward pass; the naive reference differentiates itself."""
 
     @staticmethod
-    def forward(ctx: Any, q: Any, k: Any, v: Any, layout: BlockLayout, scale: float, ops: ModuleType) -> Any:
+    def forward(ctx: Any, q: Any, k: Any, v: Any, layout: Packing, scale: float, ops: ModuleType) -> Any:
         with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
             out, lse = ops.forward(q, k, v, layout, scale)
         ctx.save_for_backward(q, k, v, out, lse)

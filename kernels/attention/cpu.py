@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..layout import QUERY, BlockLayout
+from ..packing import QUERY, Packing
 
 __all__ = ["backward", "forward"]
 
@@ -46,7 +46,7 @@ class _Batch(NamedTuple):
 
 
 def forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `sightline.kernels.block_attention`."""
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -78,7 +78,7 @@ def backward(
     v: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients by q, k and v; probabilities are computed again from ``lse`` (FlashAttention-2, section 3.1.2)."""
@@ -113,7 +113,7 @@ def backward(
     return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype)
 
 
-def _batches(layout: BlockLayout) -> list[_Batch]:
+def _batches(layout: Packing) -> list[_Batch]:
     """Instructions and documents, those of about one length and the same prefix length together."""
     blocks = layout.blocks[layout.blocks[:, 6] != QUERY]
     size, prefix = blocks[:, 1] - blocks[:, 0], blocks[:, 3] - blocks[:, 2]
@@ -148,7 +148,7 @@ def _batch(blocks: np.ndarray, causal: bool) -> _Batch:
     return _Batch(rows, keys, mask, real if padded else None)
 
 
-def _queries(layout: BlockLayout) -> list[tuple[_Index, torch.Tensor | None, _Index]]:
+def _queries(layout: Packing) -> list[tuple[_Index, torch.Tensor | None, _Index]]:
     """Per query block: its rows (1, L), the mask on itself, its prefix (1, P)."""
     out = []
     for start, stop, prefix_start, prefix_stop in layout.blocks[layout.blocks[:, 6] == QUERY, :4].tolist():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from ..layout import BlockLayout
+from ..packing import Packing
 
 __all__ = ["block_attention"]
 
 
 def block_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `sightline.kernels.block_attention`; differentiable by autograd."""
     wide = torch.promote_types(q.dtype, torch.float32)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..layout import INSTRUCTION, QUERY, BlockLayout
+from ..packing import INSTRUCTION, QUERY, Packing
 
 __all__ = ["Work", "key_tiles", "row_tiles"]
 
@@ -36,7 +36,7 @@ class Work(NamedTuple):
     splits: torch.Tensor
 
 
-def row_tiles(layout: BlockLayout, tokens: int, heads: int) -> Work:
+def row_tiles(layout: Packing, tokens: int, heads: int) -> Work:
     """Tiles of queries, for the output and for dq: own and far are the keys they see.
 
     Args:
@@ -47,12 +47,12 @@ def row_tiles(layout: BlockLayout, tokens: int, heads: int) -> Work:
     return layout.keep(("row tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=False))
 
 
-def key_tiles(layout: BlockLayout, tokens: int, heads: int) -> Work:
+def key_tiles(layout: Packing, tokens: int, heads: int) -> Work:
     """Tiles of keys, for dk and dv: own and far are the queries that see them."""
     return layout.keep(("key tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=True))
 
 
-def _cut(layout: BlockLayout, tokens: int, heads: int, *, by_keys: bool) -> Work:
+def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
     blocks = layout.blocks
     count = -(-(blocks[:, 1] - blocks[:, 0]) // tokens)  # (B,), tiles of each block
     block = np.repeat(blocks, count, axis=0)

@@ -17,8 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ..layout import BlockLayout
 from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, store, upcast
+from ..packing import Packing
 from ..tuning import Tile, arch, tuned
 from .tiles import key_tiles, row_tiles
 
@@ -263,7 +263,7 @@ _FORWARD_CANDIDATES = (
 
 
 def forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: BlockLayout, scale: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `sightline.kernels.block_attention`."""
     (_, hq, d), hkv = q.shape, k.shape[1]
@@ -309,7 +309,7 @@ def backward(
     v: torch.Tensor,
     out: torch.Tensor,
     lse: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients by q, k and v; probabilities are computed again from ``lse`` (FlashAttention-2, section 3.1.2)."""

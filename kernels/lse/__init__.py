@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
-from ..layout import BlockLayout
+from ..packing import Packing
 from . import reference
 from .spans import Part
 from .tokens import block_max, token_mass
@@ -23,7 +23,7 @@ __all__ = ["block_lse", "block_max", "mass", "row_lse", "token_mass"]
 def block_lse(
     q_signal: torch.Tensor,
     k: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     *,
     scale: float,
     backend: Backend | None = None,
@@ -51,8 +51,8 @@ def block_lse(
         BackendError: if the backend asked for cannot run.
 
     Example:
-        >>> from sightline.kernels import BlockLayout, Context
-        >>> layout = BlockLayout([Context(documents=[2, 0, 1], queries=[1])])
+        >>> from sightline.kernels import Packing, Context
+        >>> layout = Packing([Context(documents=[2, 0, 1], queries=[1])])
         >>> block_lse(torch.zeros(1, 1, 4), torch.ones(4, 1, 4), layout, scale=0.5)
         tensor([[[1., -inf, 0.]]])
     """
@@ -62,7 +62,7 @@ def block_lse(
 def row_lse(
     q_signal: torch.Tensor,
     k: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     *,
     scale: float,
     lse2: torch.Tensor | None = None,
@@ -145,7 +145,7 @@ def mass(
 
 
 def _lse(
-    q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float, backend: Backend | None, part: Part
+    q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, backend: Backend | None, part: Part
 ) -> torch.Tensor:
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
@@ -159,9 +159,7 @@ class _BlockLSE(torch.autograd.Function):
     """The gradient of a log-sum-exp is the softmax inside the document, so K is read once more and nothing is kept."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Any, k: Any, layout: BlockLayout, scale: float, part: Part, ops: ModuleType
-    ) -> torch.Tensor:
+    def forward(ctx: Any, q: Any, k: Any, layout: Packing, scale: float, part: Part, ops: ModuleType) -> torch.Tensor:
         with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
             lse2 = ops.forward(q, k, layout, scale, part)
         ctx.save_for_backward(q, k, lse2)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..layout import BlockLayout
+from ..packing import Packing
 from ..threads import one_thread
 from .spans import Part, columns, key_spans
 
@@ -20,7 +20,7 @@ _LOG2E = math.log2(math.e)
 
 
 @one_thread()
-def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float, part: Part) -> torch.Tensor:
+def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part) -> torch.Tensor:
     """See `sightline.kernels.block_lse`."""
     wide = torch.promote_types(q_signal.dtype, torch.float32)
     rows, hq, _ = q_signal.shape
@@ -36,7 +36,7 @@ def backward(
     q_signal: torch.Tensor,
     k: torch.Tensor,
     lse2: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     scale: float,
     part: Part,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +53,7 @@ def backward(
 
 
 def _logits(
-    q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float, part: Part
+    q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]]:
     """Per span: logits (Hkv, R * G, S), its rows of q (Hkv, R * G, D), its keys (Hkv, S, D), the span itself."""
     wide = torch.promote_types(q_signal.dtype, torch.float32)

@@ -6,13 +6,13 @@ import math
 
 import torch
 
-from ..layout import BlockLayout
+from ..packing import Packing
 from .spans import Part, columns, key_spans
 
 __all__ = ["lse2"]
 
 
-def lse2(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float, part: Part) -> torch.Tensor:
+def lse2(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part) -> torch.Tensor:
     """See `sightline.kernels.block_lse`; differentiable by autograd."""
     wide = torch.promote_types(q_signal.dtype, torch.float32)
     group = q_signal.shape[1] // k.shape[1]

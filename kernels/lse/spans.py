@@ -6,19 +6,24 @@ from typing import Literal
 
 import numpy as np
 
-from ..layout import DOCUMENT, INSTRUCTION, QUERY, BlockLayout
+from ..packing import (
+    DOCUMENT,
+    INSTRUCTION,
+    QUERY,
+    Packing,
+)
 
 __all__ = ["Part", "columns", "key_spans"]
 
 Part = Literal["documents", "rest"]
 
 
-def columns(layout: BlockLayout, part: Part) -> int:
+def columns(layout: Packing, part: Part) -> int:
     """Width of the result: the documents, or instruction and own query block."""
     return layout.documents if part == "documents" else 2
 
 
-def key_spans(layout: BlockLayout, part: Part) -> np.ndarray:
+def key_spans(layout: Packing, part: Part) -> np.ndarray:
     """Spans of keys, each reduced by itself.
 
     Returns:
@@ -29,7 +34,7 @@ def key_spans(layout: BlockLayout, part: Part) -> np.ndarray:
     return layout.keep(("key spans", part), lambda: _key_spans(layout, part))
 
 
-def _key_spans(layout: BlockLayout, part: Part) -> np.ndarray:
+def _key_spans(layout: Packing, part: Part) -> np.ndarray:
     blocks, rows = layout.blocks, layout.signal_rows
     kinds = (DOCUMENT,) if part == "documents" else (INSTRUCTION, QUERY)
     chosen = np.isin(blocks[:, 6], kinds)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from ..checks import check_packed, check_scale
-from ..layout import DOCUMENT, BlockLayout
+from ..packing import DOCUMENT, Packing
 from .spans import key_spans
 
 __all__ = ["block_max", "token_mass"]
@@ -22,7 +22,7 @@ _CHUNK = 4096  # keys whose logits are held at a time
 def token_mass(
     q_signal: torch.Tensor,
     k: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     lse: torch.Tensor,
     *,
     scale: float,
@@ -51,8 +51,8 @@ def token_mass(
         InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
 
     Example:
-        >>> from sightline.kernels import BlockLayout, Context
-        >>> layout = BlockLayout([Context(documents=[1, 2], queries=[1])])
+        >>> from sightline.kernels import Packing, Context
+        >>> layout = Packing([Context(documents=[1, 2], queries=[1])])
         >>> k = torch.zeros(4, 1, 2)
         >>> token_mass(k[3:], k, layout, torch.tensor([[3.0]]).log(), scale=1.0)
         [tensor([0.3333, 0.3333, 0.3333])]
@@ -76,7 +76,7 @@ def token_mass(
     return out
 
 
-def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, *, scale: float) -> torch.Tensor:
+def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale: float) -> torch.Tensor:
     """The largest logit of each signal row in each document, late interaction's MaxSim before its sum.
 
     Carries gradients by ``q_signal`` and ``k``, as `token_mass` does.
@@ -119,7 +119,7 @@ def _chunks(
     return out
 
 
-def _document_spans(layout: BlockLayout) -> dict[int, tuple[int, int]]:
+def _document_spans(layout: Packing) -> dict[int, tuple[int, int]]:
     """Per context: first and last+1 token of its documents, which stand together."""
     found: dict[int, tuple[int, int]] = {}
     for context, _, start, stop in layout.spans(DOCUMENT):
@@ -127,7 +127,7 @@ def _document_spans(layout: BlockLayout) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _signal_spans(layout: BlockLayout) -> list[tuple[int, int, int]]:
+def _signal_spans(layout: Packing) -> list[tuple[int, int, int]]:
     """Per query block that has signal rows: first and last+1 of them, and its context."""
     out: list[tuple[int, int, int]] = []
     for i, block in enumerate(layout.signal_blocks.tolist()):

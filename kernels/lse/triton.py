@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ..layout import BlockLayout
 from ..packed import LOG2E, LOWEST, load, padded_dim, upcast
+from ..packing import Packing
 from ..tuning import Tile
 from .spans import Part, columns, key_spans
 
@@ -151,7 +151,7 @@ def _backward_tile(dtype: torch.dtype, group: int) -> Tile:
     return Tile(16, 32, 8 if dtype == torch.float32 else 4, 1).holding(group)
 
 
-def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: BlockLayout, scale: float, part: Part) -> torch.Tensor:
+def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part) -> torch.Tensor:
     """See `sightline.kernels.block_lse`."""
     (rows, hq, d), hkv = q_signal.shape, k.shape[1]
     group, dim, width = hq // hkv, padded_dim(d), columns(layout, part)
@@ -175,7 +175,7 @@ def backward(
     q_signal: torch.Tensor,
     k: torch.Tensor,
     lse2: torch.Tensor,
-    layout: BlockLayout,
+    layout: Packing,
     scale: float,
     part: Part,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,7 +210,7 @@ def backward(
     return d_q.sum(dim=0).to(q_signal.dtype), d_k
 
 
-def _spans(layout: BlockLayout, part: Part) -> tuple[torch.Tensor, int]:
+def _spans(layout: Packing, part: Part) -> tuple[torch.Tensor, int]:
     """Spans as int32 (M, 5) on the device, and the most rows that one has."""
 
     def make() -> tuple[torch.Tensor, int]:
@@ -220,11 +220,11 @@ def _spans(layout: BlockLayout, part: Part) -> tuple[torch.Tensor, int]:
     return layout.keep(("lse spans", part), make)
 
 
-def _tokens(layout: BlockLayout) -> torch.Tensor:
+def _tokens(layout: Packing) -> torch.Tensor:
     return layout.keep("lse tokens", lambda: _as_int32(layout.signal_rows, layout))
 
 
-def _parts(layout: BlockLayout, part: Part) -> tuple[torch.Tensor, int]:
+def _parts(layout: Packing, part: Part) -> tuple[torch.Tensor, int]:
     """int32 (P, 5): first row, last row + 1, first span, last span + 1, slot; and the number of slots.
 
     Two parts that share rows never share a slot.
@@ -240,7 +240,7 @@ def _parts(layout: BlockLayout, part: Part) -> tuple[torch.Tensor, int]:
     return _as_int32(np.array(out), layout), 1 + max(slot for *_, slot in out)
 
 
-def _key_tiles(layout: BlockLayout, part: Part, keys: int) -> torch.Tensor:
+def _key_tiles(layout: Packing, part: Part, keys: int) -> torch.Tensor:
     """int32 (M, 5): as spans, cut into tiles of keys."""
     spans = key_spans(layout, part)
     count = -(-(spans[:, 1] - spans[:, 0]) // keys)
@@ -251,5 +251,5 @@ def _key_tiles(layout: BlockLayout, part: Part, keys: int) -> torch.Tensor:
     return _as_int32(tiles, layout)
 
 
-def _as_int32(x: np.ndarray, layout: BlockLayout) -> torch.Tensor:
+def _as_int32(x: np.ndarray, layout: Packing) -> torch.Tensor:
     return torch.from_numpy(x.astype(np.int32)).to(layout.device)

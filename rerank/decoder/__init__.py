@@ -5,8 +5,8 @@ makes the forward passes and reads attention; `readout` makes scores of it; `cac
 whole.
 """
 
+from ...models.decoder import Decoder, load_decoder
 from .cache import DocumentCache
-from .model import Decoder, load_decoder
 from .reranker import DecoderReranker
 
 __all__ = ["Decoder", "DecoderReranker", "DocumentCache", "load_decoder"]

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...errors import InputError
-from ...retrieval.files import share_files
-from .reading import KeptBlock
+from ...files import share_files
+from .forward import KeptBlock
 
 __all__ = ["DocumentCache", "block_key"]
 

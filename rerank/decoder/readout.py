@@ -7,7 +7,7 @@ import math
 import torch
 
 from ..layout import Layout
-from .reading import Reading
+from .forward import Reading
 
 __all__ = ["document_scores", "head_scores", "row_shares"]
 

@@ -18,16 +18,34 @@ import torch
 from ...documents import Document
 from ...errors import InputError, ModelError, RankingError
 from ...kernels import choose
+from ...models.decoder import (
+    Decoder,
+    load_config,
+    load_decoder,
+    revision_of,
+)
+from ..base import Candidate
 from ..evidence import find_evidence
 from ..heads import find_heads
 from ..layout import Layout, check_model, load_layout
 from ..ranking import check_request, first_of_each_id, order_by_score
-from ..reranker import Candidate, DocumentStates, Evidence, Ranked, Ranking
+from ..results import (
+    DocumentStates,
+    Evidence,
+    Ranked,
+    Ranking,
+)
 from ..signal import NOTHING
 from .cache import DocumentCache, block_key
-from .model import Decoder, load_config, load_decoder, revision_of
+from .forward import (
+    KeptBlock,
+    Reading,
+    Wanted,
+    last_position,
+    read,
+    read_documents,
+)
 from .prompt import NULL_QUERY, Block, Prompt, Template
-from .reading import KeptBlock, Reading, Wanted, last_position, read, read_documents
 from .readout import document_scores, head_scores, row_shares
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads"]

@@ -52,7 +52,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shared_index(corpus):
     from sightline.retrieval.index import Index
-    from sightline.retrieval.readers import read_documents
+    from sightline.retrieval.sources import read_documents
 
     Index.build(corpus.parent / "index", read_documents(corpus), token_states="fp16").close()
     return corpus.parent / "index"

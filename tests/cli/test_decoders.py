@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sightline.data.tiny_decoder import TINY_DECODER
-from sightline.data.tiny_decoder.lists import write_lists
 from sightline.eval.trec import read_qrels, read_run
+from sightline.recipes.tiny_decoder import TINY_DECODER
+from sightline.recipes.tiny_decoder.lists import write_lists
 
 
 @pytest.fixture(scope="module")

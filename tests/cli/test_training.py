@@ -186,7 +186,7 @@ def test_what_is_trained_has_ordinary_permissions(tmp_path):
 
 
 def test_each_learner_has_its_own_temperature_and_rate():
-    from sightline.data.tiny_decoder import TINY_DECODER
+    from sightline.recipes.tiny_decoder import TINY_DECODER
 
     minilm, decoder = load_learner("minilm"), load_learner(f"hf:{TINY_DECODER}", layout="blockrank", lora=2)
     assert (minilm.temperature, minilm.learning_rate) == (1.0, 1e-3)

@@ -9,8 +9,8 @@ import torch
 from sightline.documents import Document
 from sightline.errors import InputError, ModelError, RankingError
 from sightline.eval.baselines import Baseline, load_reranker
-from sightline.minilm import find_minilm
-from sightline.rerank import MiniLMReranker
+from sightline.models.minilm import find_minilm
+from sightline.rerank import LateInteractionReranker
 
 QUERY = "what do cats do"
 TEXTS = ["Dogs bark at strangers.", "Cats purr.", "Iron rusts in wet air.", "Cats purr.", "purr " * 700]
@@ -117,7 +117,7 @@ def test_missing_weights_are_named(kind, tmp_path):
 
 
 def test_other_names_are_ours():
-    assert isinstance(load_reranker("minilm-mass"), MiniLMReranker)
+    assert isinstance(load_reranker("minilm-mass"), LateInteractionReranker)
     with pytest.raises(InputError, match="no reranker"):
         load_reranker("cross-encoders:x")
 

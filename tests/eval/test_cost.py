@@ -22,8 +22,8 @@ from sightline.eval.cost import (
     transformer_flops,
 )
 from sightline.eval.dataset import load_dataset
-from sightline.minilm import load_minilm
-from sightline.rerank import MiniLMReranker, load_layout
+from sightline.models.minilm import load_minilm
+from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
 
 
@@ -97,7 +97,7 @@ def test_states_read_anew_cost_a_pass_over_the_candidates(tmp_path):
 
 
 def test_a_slow_system_is_slow_and_the_others_are_not(index, monkeypatch):
-    class Sleeper(MiniLMReranker):
+    class Sleeper(LateInteractionReranker):
         def rank(self, *arguments, **options):
             time.sleep(0.05)
             return super().rank(*arguments, **options)
@@ -164,12 +164,12 @@ def test_what_cannot_be_measured_is_refused(tmp_path, index):
 
 
 def test_what_is_not_known_is_not_made_up(index, monkeypatch):
-    class Foreign(MiniLMReranker):
+    class Foreign(LateInteractionReranker):
         """Reads with something that tells nothing of itself."""
 
         def __init__(self):
             super().__init__(load_layout("minilm"))
-            self.inner, self.model = MiniLMReranker(), object()
+            self.inner, self.model = LateInteractionReranker(), object()
 
         def rank(self, *arguments, **options):
             return self.inner.rank(*arguments, **options)

@@ -14,7 +14,7 @@ from sightline.eval.evaluate import evaluate_systems, parse_system
 from sightline.eval.metrics import evaluate
 from sightline.eval.runs import load_run
 from sightline.eval.trec import read_run, write_run
-from sightline.rerank import MiniLMReranker, load_layout
+from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
 
@@ -51,7 +51,7 @@ def toy_everywhere(monkeypatch, toy):
     from sightline.retrieval import index
 
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
-    monkeypatch.setattr(module, "load_reranker", lambda name: MiniLMReranker(load_layout(name), model=toy))
+    monkeypatch.setattr(module, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), model=toy))
     # So that the manifest names what the settings ask for by default.
     monkeypatch.setattr(toy, "name", "minilm")
 
@@ -256,7 +256,8 @@ def test_a_system_is_added_in_the_same_folder(dataset, tmp_path, caplog):
 
 
 def test_a_baseline_of_words_embeds_nothing(dataset, tmp_path, monkeypatch, toy):
-    from sightline.retrieval import encoder, index
+    from sightline.models import encoder
+    from sightline.retrieval import index
 
     monkeypatch.setattr(index, "load_encoder", encoder.load_encoder)
     monkeypatch.setattr(toy, "encode", lambda *given, **options: pytest.fail("embedded"), raising=False)

@@ -11,7 +11,7 @@ from sightline.eval.dataset import load_dataset
 from sightline.eval.evaluate import evaluate_systems, search_pool
 from sightline.eval.matrix import MATRIX, Collection, evaluate_collections, load_matrix
 from sightline.eval.trec import write_run
-from sightline.rerank import MiniLMReranker, load_layout
+from sightline.rerank import LateInteractionReranker, load_layout
 
 from .test_evaluate import TEXTS, make
 
@@ -21,7 +21,7 @@ def toy_everywhere(monkeypatch, toy):
     from sightline.retrieval import index
 
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
-    monkeypatch.setattr(module, "load_reranker", lambda name: MiniLMReranker(load_layout(name), model=toy))
+    monkeypatch.setattr(module, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), model=toy))
     monkeypatch.setattr(toy, "name", "minilm")
     return toy
 

@@ -8,7 +8,7 @@ import pytest
 from sightline.errors import DataError, InputError
 from sightline.eval.dataset import load_dataset
 from sightline.eval.rerank_run import rerank_run
-from sightline.rerank import MiniLMReranker, load_layout
+from sightline.rerank import LateInteractionReranker, load_layout
 
 FILLER = "grass road song tree rain iron wall lamp " * 20
 TEXTS = {
@@ -35,7 +35,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def reranker(toy):
-    return MiniLMReranker(load_layout("minilm"), model=toy)
+    return LateInteractionReranker(load_layout("minilm"), model=toy)
 
 
 def test_the_same_candidates_in_a_better_order(dataset, reranker):

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from sightline.documents import Document
-from sightline.rerank import MiniLMReranker, load_reranker
+from sightline.rerank import LateInteractionReranker, load_reranker
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
 
@@ -63,7 +63,7 @@ def leaves_loop_free(monkeypatch):
         monkeypatch.setattr(owner, name, hold)
 
     held_back(Searcher, "search_batch")
-    held_back(MiniLMReranker, "rank")
+    held_back(LateInteractionReranker, "rank")
 
     def run(start):
         async def scenario():

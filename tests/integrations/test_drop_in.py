@@ -12,7 +12,7 @@ from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sightline import rerank
 from sightline.errors import InputError
 from sightline.integrations.cross_encoder import CrossEncoder
-from sightline.minilm import find_minilm
+from sightline.models.minilm import find_minilm
 
 TEXTS = ["Dogs bark.", "Cats purr when content.", "Iron rusts.", "Lions are cats that roar."]
 QUERY = "who purrs"

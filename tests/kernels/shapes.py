@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from sightline.kernels import BlockLayout, Context
+from sightline.kernels import Context, Packing
 
 _RAGGED = random.Random(7)
 
@@ -32,7 +32,7 @@ TINY = [Context([1 + i % 3 for i in range(500)], [2], 4)]
 
 
 def layout_of(contexts, causal=True, device="cpu"):
-    return BlockLayout(contexts, causal=causal, device=device)
+    return Packing(contexts, causal=causal, device=device)
 
 
 def tensors(layout, *, kv_heads=2, group=2, dim=16, dtype=torch.float32, seed=0, spread=1.0, device="cpu"):

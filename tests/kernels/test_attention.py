@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.errors import BackendError, InputError
-from sightline.kernels import BlockLayout, Context, block_attention
+from sightline.kernels import Context, Packing, block_attention
 from sightline.kernels.attention import cpu, tiles
-from sightline.kernels.layout import DOCUMENT
+from sightline.kernels.packing import DOCUMENT
 
 from .shapes import CONTEXTS, TINY, layout_of, tensors, tolerance
 
@@ -118,7 +118,7 @@ def test_split_tiles(name, dtype, device, monkeypatch):
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_gradients_by_finite_differences(backend, causal):
-    layout = BlockLayout([Context([3, 0, 2, 5, 5], [2, 3], 2), Context([1], [1])], causal=causal)
+    layout = Packing([Context([3, 0, 2, 5, 5], [2, 3], 2), Context([1], [1])], causal=causal)
     leaves = [x.double().requires_grad_() for x in tensors(layout, dim=3)]
     assert torch.autograd.gradcheck(lambda *x: block_attention(*x, layout, scale=0.6, backend=backend), leaves)
 
@@ -157,8 +157,8 @@ def test_permuting_documents(backend, device):
 def test_batching_changes_nothing(sizes, instruction, query, causal, backend):
     """A context gives the same in a batch as alone; so does a document whatever the list it stands in."""
     one = Context(sizes, [query], instruction)
-    alone = BlockLayout([one], causal=causal)
-    batch = BlockLayout([Context([3, 9], [2], 2), one, Context([20], [1])], causal=causal)
+    alone = Packing([one], causal=causal)
+    batch = Packing([Context([3, 9], [2], 2), one, Context([20], [1])], causal=causal)
     first = 3 + 9 + 2 + 2
     here = slice(first, first + alone.tokens)
     q, k, v = tensors(batch)
@@ -231,7 +231,7 @@ def test_results_repeat_to_the_last_bit(device):
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-LAYOUT = BlockLayout([Context([3, 4], [2], 1)])
+LAYOUT = Packing([Context([3, 4], [2], 1)])
 
 
 def good(**changed):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sightline.errors import BackendError
-from sightline.kernels import BlockLayout, Context, block_attention, choose, dispatch
+from sightline.kernels import Context, Packing, block_attention, choose, dispatch
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_a_missing_triton_is_said_and_replaced_by_the_reference(monkeypatch, cap
 
 
 def test_calls_go_where_they_are_told(monkeypatch):
-    layout = BlockLayout([Context([3], [1])])
+    layout = Packing([Context([3], [1])])
     q = k = v = torch.zeros(4, 1, 8)
     monkeypatch.setenv("SIGHTLINE_BACKEND", "triton")
     with pytest.raises(BackendError, match="SIGHTLINE_BACKEND"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sightline.kernels import BlockLayout, Context, block_attention, block_lse, choose, mass, row_lse
+from sightline.kernels import Context, Packing, block_attention, block_lse, choose, mass, row_lse
 
 from .shapes import CONTEXTS, TINY, layout_of, tensors
 from .test_attention import check
@@ -47,7 +47,7 @@ def test_log_sum_exps(name, dtype):
 
 def test_a_list_as_long_as_they_come():
     """100,000 tokens in bfloat16: split tiles, many programs; a sample of rows against float64."""
-    layout = BlockLayout([Context([200] * 500, [64], 128)], device="cuda")
+    layout = Packing([Context([200] * 500, [64], 128)], device="cuda")
     q, k, v = tensors(layout, kv_heads=8, group=4, dim=128, dtype=torch.bfloat16, device="cuda")
     scale = 128**-0.5
     out, lse = block_attention(q, k, v, layout, scale=scale)

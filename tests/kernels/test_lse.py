@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.errors import InputError
-from sightline.kernels import BlockLayout, Context, block_attention, block_lse, mass, row_lse
-from sightline.kernels.layout import DOCUMENT
+from sightline.kernels import Context, Packing, block_attention, block_lse, mass, row_lse
+from sightline.kernels.packing import DOCUMENT
 
 from .shapes import CONTEXTS, TINY, layout_of, tensors, tolerance
 
@@ -117,7 +117,7 @@ def test_gradients(name, causal, dtype, backend, device):
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_gradients_by_finite_differences(backend):
-    layout = BlockLayout([Context([3, 0, 2], [2, 1], 2), Context([0], [1])])
+    layout = Packing([Context([3, 0, 2], [2, 1], 2), Context([0], [1])])
     q, k, _ = (x.double() for x in tensors(layout, dim=3))
     leaves = [q[layout.signal].clone().requires_grad_(), k.clone().requires_grad_()]
 
@@ -135,7 +135,7 @@ def test_gradients_by_finite_differences(backend):
 )  # fmt: skip
 @settings(max_examples=50, deadline=None)
 def test_masses_sum_to_one(sizes, query, instruction, causal, backend, scale):
-    layout = BlockLayout([Context(sizes, [query], instruction)], causal=causal)
+    layout = Packing([Context(sizes, [query], instruction)], causal=causal)
     q, k, v = (x.double() for x in tensors(layout))
     lse2 = block_lse(q[layout.signal], k, layout, scale=scale, backend=backend)
     shares = mass(lse2)
@@ -215,7 +215,7 @@ def test_mass_says_what_it_lacks():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_must_be_the_signal_tokens(backend):
-    layout = BlockLayout([Context([3, 4], [2], 1)])
+    layout = Packing([Context([3, 4], [2], 1)])
     _, k, _ = tensors(layout)
     with pytest.raises(InputError, match="q has 3 rows, but the layout covers 2 signal tokens"):
         block_lse(torch.zeros(3, 4, 16), k, layout, scale=1, backend=backend)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sightline.errors import InputError
-from sightline.kernels import BlockLayout, Context, block_lse, block_max, mass, row_lse, token_mass
+from sightline.kernels import Context, Packing, block_lse, block_max, mass, row_lse, token_mass
 from sightline.kernels.lse import tokens
 
 CONTEXTS = [
@@ -17,7 +17,7 @@ CONTEXTS = [
 
 def case(hq=4, hkv=2, d=8, dtype=torch.float32, causal=True):
     torch.manual_seed(0)
-    layout = BlockLayout(CONTEXTS, causal=causal)
+    layout = Packing(CONTEXTS, causal=causal)
     q, k = (torch.randn(layout.tokens, h, d, dtype=dtype) for h in (hq, hkv))
     rows = layout.signal[[0, 2, 4, 5, 6, 8, 10]]
     return q[rows], k, layout.with_signal(rows)

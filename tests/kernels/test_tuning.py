@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from sightline.kernels import BlockLayout, Context
+from sightline.kernels import Context, Packing
 
 tuning = pytest.importorskip("sightline.kernels.tuning", reason="triton is not installed", exc_type=ImportError)
 
 DEFAULT, FAST, TOO_LARGE = tuning.Tile(64, 64, 4, 2), tuning.Tile(128, 64, 8, 3), tuning.Tile(256, 256, 8, 4)
-LAYOUT = BlockLayout([Context([200] * 10, [8], 4)])
+LAYOUT = Packing([Context([200] * 10, [8], 4)])
 Q = torch.zeros(LAYOUT.tokens, 4, 64, dtype=torch.bfloat16)
 
 
@@ -39,9 +39,9 @@ def test_the_static_table_is_the_default(timed, monkeypatch):
 def test_tuning_on_request_happens_once_per_kind(timed, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_AUTOTUNE", "1")
     assert pick() == FAST and timed == [DEFAULT, FAST, TOO_LARGE]
-    longer = BlockLayout([Context([190] * 300, [64], 100)])  # more documents and tokens: the same kind
+    longer = Packing([Context([190] * 300, [64], 100)])  # more documents and tokens: the same kind
     assert pick(longer, torch.zeros(longer.tokens, 4, 64, dtype=torch.bfloat16)) == FAST and len(timed) == 3
-    short = BlockLayout([Context([20] * 10, [8], 4)])
+    short = Packing([Context([20] * 10, [8], 4)])
     pick(short, torch.zeros(short.tokens, 4, 64, dtype=torch.bfloat16))
     assert len(timed) == 6
     pick(q=Q[..., :32])

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from sightline import MiniLMReranker, load_layout, load_reranker
+from sightline import LateInteractionReranker, load_layout, load_reranker
 from sightline.errors import InputError, ModelError
 from sightline.kernels import QuantizedKeys
 from sightline.rerank.learnt import PARTS, LearntReadout, LearntSignal
-from sightline.rerank.reranker import DocumentStates
+from sightline.rerank.results import DocumentStates
 from sightline.rerank.signal import NOTHING, AttentionSignal
 
 LAYOUT = load_layout("minilm")
@@ -141,7 +141,7 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
     readout = LearntReadout(["heads", "weights"])
     with torch.no_grad():
         readout.outer += 0.1
-    reranker = MiniLMReranker(load_layout("minilm", name="mine", readout="learnt"), readout=readout)
+    reranker = LateInteractionReranker(load_layout("minilm", name="mine", readout="learnt"), readout=readout)
     reranker.save(tmp_path)
     documents = ["Dogs bark.", "Cats purr.", "Iron rusts."]
     loaded = load_reranker(str(tmp_path))
@@ -155,7 +155,7 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty", "strange", "shape", "nan"])
 def test_damaged_weights_are_refused(tmp_path, damage):
     layout = load_layout("minilm", name="mine", readout="learnt")
-    MiniLMReranker(layout, readout=LearntReadout(["heads"])).save(tmp_path)
+    LateInteractionReranker(layout, readout=LearntReadout(["heads"])).save(tmp_path)
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
     if damage == "gone":
@@ -179,7 +179,7 @@ def test_readout_and_layout_go_together():
     with pytest.raises(InputError, match="needs learnt weights"):
         load_reranker("minilm", readout="learnt")
     with pytest.raises(InputError, match="no learnt weights"):
-        MiniLMReranker("minilm", readout=LearntReadout(["heads"]))
+        LateInteractionReranker("minilm", readout=LearntReadout(["heads"]))
     with pytest.raises(InputError, match="for minilm"):
         load_layout("blockrank", readout="learnt")
     with pytest.raises(InputError, match="what can be learnt"):
@@ -187,10 +187,10 @@ def test_readout_and_layout_go_together():
 
 
 def test_documents_that_see_the_query_change_with_it(tmp_path):
-    reranker = MiniLMReranker(load_layout("minilm", instruction="{query}"))
+    reranker = LateInteractionReranker(load_layout("minilm", instruction="{query}"))
     documents = ["Dogs bark. " * 200, "Cats purr."]
     assert not reranker.layout.keepable
-    alone = MiniLMReranker().rank("what purrs", documents, evidence="token")
+    alone = LateInteractionReranker().rank("what purrs", documents, evidence="token")
     seen = reranker.rank("what purrs", documents, evidence="token")
     assert seen.truncated == 1 and seen.items != alone.items
     assert [item.score for item in reranker.rank_batch([("what purrs", documents)])[0]] == [i.score for i in seen]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.retrieval.passages import Splitter
-from sightline.retrieval.readers import read_documents
+from sightline.retrieval.sources import read_documents
 from sightline.sentences import sentence_spans
 
 

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from sightline.errors import DataError
-from sightline.retrieval.readers import ReadSummary, read_documents
+from sightline.retrieval.sources import ReadSummary, read_documents
 from sightline.sentences import sentence_spans
 
 
@@ -286,7 +286,7 @@ def test_markup_is_read_in_linear_time(piece, tmp_path):
     assert etree.LXML_VERSION >= (6,)
     from time import process_time
 
-    from sightline.retrieval.readers.html import read_html
+    from sightline.retrieval.sources.html import read_html
 
     started = process_time()
     read_html(piece * (400_000 // len(piece)), tmp_path)

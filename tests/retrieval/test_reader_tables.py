@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import DataError
-from sightline.retrieval.readers import ReadSummary, read_documents
+from sightline.retrieval.sources import ReadSummary, read_documents
 
 
 def read(tmp_path, name, text, **options):

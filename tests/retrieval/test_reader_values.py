@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sightline.documents import Document
 from sightline.errors import DataError, InputError
 from sightline.retrieval.index import Index
-from sightline.retrieval.readers import read_documents
+from sightline.retrieval.sources import read_documents
 
 
 class Colour(enum.Enum):

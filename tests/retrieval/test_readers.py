@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import DataError, InputError, MissingExtraError
-from sightline.retrieval import readers
-from sightline.retrieval.readers import ReadSummary, read_documents
+from sightline.retrieval import sources as readers
+from sightline.retrieval.sources import ReadSummary, read_documents
 
 GOOD = [{"_id": "a", "title": "A", "text": "one"}, {"_id": "b", "title": "B", "text": "two"}]
 

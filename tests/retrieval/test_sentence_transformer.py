@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sightline.errors import ModelError
-from sightline.minilm import find_minilm
-from sightline.retrieval.sentence_transformer import SentenceTransformerEncoder
+from sightline.models.minilm import find_minilm
+from sightline.models.sentence_transformer import SentenceTransformerEncoder
 
 TEXTS = [
     "",

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sightline import Index, MiniLMReranker, Searcher, load_reranker
+from sightline import Index, LateInteractionReranker, Searcher, load_reranker
 from sightline.errors import InputError
 from sightline.rerank.relevance import relevance
 from sightline.retrieval.files import locked
@@ -32,7 +32,7 @@ ROUTES = ["/rerank", "/v1/rerank", "/v2/rerank"]
 LONG = " ".join(f"word{i}" for i in range(2000))
 
 
-class Slow(MiniLMReranker):
+class Slow(LateInteractionReranker):
     """Waits to be let through, so that a test can look at what goes on meanwhile."""
 
     def __init__(self):

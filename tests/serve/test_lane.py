@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sightline.batching import interruptible, token_budget_batches
+from sightline.models.batching import interruptible, token_budget_batches
 from sightline.serve.lane import ClosedError, Lane, QueueFullError, TimeLimitError, _Job
 
 

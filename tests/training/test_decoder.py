@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sightline import Document, load_layout, load_reranker
 from sightline.errors import InputError, MissingExtraError, ModelError
-from sightline.kernels import BlockLayout, Context, block_lse, mass
+from sightline.kernels import Context, Packing, block_lse, mass
 from sightline.training.decoder import DecoderLearner
 from sightline.training.learner import TrainingList
 
@@ -208,7 +208,7 @@ def test_the_same_losses_step_by_step_as_with_dense_attention(folder):
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_loss_through_block_lse_passes_gradcheck(backend):
     torch.manual_seed(0)
-    layout = BlockLayout([Context([2, 3, 1], [2], 1), Context([1, 2], [1], 2)])
+    layout = Packing([Context([2, 3, 1], [2], 1), Context([1, 2], [1], 2)])
     q = torch.randn(len(layout.signal), 4, 3, dtype=torch.float64, requires_grad=True)
     k = torch.randn(layout.tokens, 2, 3, dtype=torch.float64, requires_grad=True)
 

@@ -10,7 +10,7 @@ from sightline.documents import Document
 from sightline.errors import DataError, InputError
 from sightline.eval import evaluate as evaluate_module
 from sightline.eval.dataset import Dataset, load_dataset
-from sightline.rerank import MiniLMReranker, load_layout
+from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.training import mining as module
 from sightline.training.examples import read_examples, text_key, write_examples
 from sightline.training.mining import Mining, mine_run, run_system
@@ -122,7 +122,7 @@ def folder(tmp_path, monkeypatch, toy):
     from sightline.retrieval import index
 
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
-    load = lambda name: MiniLMReranker(load_layout(name), model=toy)  # noqa: E731
+    load = lambda name: LateInteractionReranker(load_layout(name), model=toy)  # noqa: E731
     monkeypatch.setattr(evaluate_module, "load_reranker", load)
     monkeypatch.setattr(module, "load_reranker", load)
     monkeypatch.setattr(toy, "name", "minilm")

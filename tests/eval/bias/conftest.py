@@ -4,7 +4,8 @@ import pytest
 
 from sightline.documents import Document
 from sightline.eval.bias import CandidateList
-from sightline.rerank.reranker import Ranked, Ranking, as_documents
+from sightline.rerank.base import as_documents
+from sightline.rerank.results import Ranked, Ranking
 
 
 class KnownReranker:

@@ -15,7 +15,7 @@ from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.eval.bias import CandidateList, measure_order, rank_lists
 from sightline.eval.bias.order import kendall_tau, relevant_document, variance
-from sightline.rerank import DocumentStates, MiniLMReranker, load_layout, load_reranker
+from sightline.rerank import DocumentStates, LateInteractionReranker, load_layout, load_reranker
 
 N = 5
 TEXTS = [f"text {i}" for i in range(N)]
@@ -159,7 +159,7 @@ def test_passages_of_a_document_move_together(known):
 
 
 def test_kept_states_move_with_their_documents(toy, make_list):
-    reranker = MiniLMReranker(load_layout("minilm"), model=toy)
+    reranker = LateInteractionReranker(load_layout("minilm"), model=toy)
     plain = make_list(["cats purr", "dogs bark", "cows moo loudly"], query="what do cats do")
     read = toy.read([block.contents for block in plain.blocks])
     states = tuple(

@@ -10,7 +10,7 @@ from sightline.eval import evaluate as evaluating
 from sightline.eval.bias import given_lists, load_positions, measure_bias, rank_lists, searched_lists, study
 from sightline.eval.rerank_run import rerank_run
 from sightline.eval.trec import write_run
-from sightline.rerank import MiniLMReranker, load_layout
+from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
 
@@ -128,7 +128,7 @@ def test_the_reader_of_100_characters_falls_to_the_place_that_ties_leave_it(data
 def toy_everywhere(monkeypatch, toy):
     from sightline.retrieval import index
 
-    made = MiniLMReranker(load_layout("minilm"), model=toy)
+    made = LateInteractionReranker(load_layout("minilm"), model=toy)
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
     monkeypatch.setattr(toy, "name", "minilm")
     for module in (study, evaluating):

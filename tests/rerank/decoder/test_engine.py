@@ -182,7 +182,7 @@ def _document(given):
 
 @pytest.mark.parametrize("layout", ["blockrank", "icr", "icr-block", "core", "blockrank-cached"])
 def test_ids_positions_and_signal_tokens_are_as_written_out(model_of, layout):
-    from sightline.rerank.decoder.reading import positions_of
+    from sightline.rerank.decoder.forward import positions_of
 
     reranker = load_reranker(model_of("qwen3"), layout=layout, **({"heads": ["0-0"]} if layout == "core" else {}))
     prompt = reranker.prompt(QUERY, [*map(_document, DOCUMENTS)], 0)

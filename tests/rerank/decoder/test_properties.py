@@ -16,7 +16,7 @@ from sightline import Document, load_layout, load_reranker
 from sightline.errors import InputError, MissingExtraError, ModelError
 from sightline.kernels import Context
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
-from sightline.rerank.decoder.reading import last_position, positions_of
+from sightline.rerank.decoder.forward import last_position, positions_of
 
 from ..conftest import save_model
 from .test_engine import DOCUMENTS, QUERY, by_place
@@ -370,7 +370,7 @@ def test_the_protocol_called_is_a_reranker(model_of):
     assert isinstance(made, DecoderReranker)
     assert made.layout.heads == ("1-0",)
     assert made.rank(QUERY, DOCUMENTS).layout == "qrhead"
-    assert type(Reranker("minilm")).__name__ == "MiniLMReranker"
+    assert type(Reranker("minilm")).__name__ == "LateInteractionReranker"
 
 
 def test_a_layout_saved_with_a_model_is_its_default(tmp_path):
@@ -414,7 +414,7 @@ def test_options_that_cannot_be_meant_are_refused(decoder, tmp_path):
 
 def test_a_layer_whose_hooks_are_bound_elsewhere_is_computed_whole(model_of):
     """accelerate binds modules to devices; then the layer itself is run, and gives the same."""
-    from sightline.rerank.decoder import model
+    from sightline.models import decoder as model
 
     layer = load_decoder(model_of("qwen3")).model.layers[-1].layer
     assert model._without(layer, "q_proj")[0] is not layer

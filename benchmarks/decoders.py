@@ -1,0 +1,330 @@
+"""Milliseconds to score a list with a decoder, layer by layer of what the engine saves; one run, side by side.
+
+    python -m sightline.benchmarks.decoders [--json FILE]
+
+Weights are random, of real shapes: only speed is measured, no quality. Beside each figure stands what the arithmetic
+alone would take at the rate that this machine multiplies matrices at, which is measured in the same run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ..kernels import Context, Packing
+from ..models.decoder import Decoder, register_attention
+from ..rerank.decoder.forward import (
+    Wanted,
+    positions_of,
+    read,
+    read_documents,
+)
+from ..rerank.decoder.prompt import Block, Prompt, QueryBlock
+from ..rerank.layout import load_layout
+
+__all__ = ["bench"]
+
+_INSTRUCTION, _QUERY, _SIGNAL = 128, 64, 2
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A decoder's shape, and the signal layer that it is read at."""
+
+    name: str
+    family: str
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    exit: int
+
+    @property
+    def linear(self) -> int:
+        """Weights of one layer's projections: a token costs two FLOPs for each."""
+        attention = 2 * self.hidden * (self.heads + self.kv_heads) * self.head_dim
+        return attention + 3 * self.hidden * self.inner
+
+
+SHAPES = {
+    "qwen3-0.6b": Shape("Qwen3-0.6B", "qwen3", 1024, 3072, 28, 16, 8, 128, 18),
+    "mistral-7b": Shape("Mistral-7B", "mistral", 4096, 14336, 32, 32, 8, 128, 20),
+    "small": Shape("small, for CPUs", "qwen3", 256, 768, 12, 8, 4, 32, 8),
+}
+
+
+class Float8Linear(nn.Module):
+    """A linear layer in float8 (e4m3), with a scale per token and per output, by ``torch._scaled_mm``.
+
+    The private function is the one that torchao calls too; this saves the dependency in a benchmark.
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scale = weight.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-12) / 448
+        self.out_features = linear.out_features
+        self.register_buffer("weight", (weight.float() / scale).to(torch.float8_e4m3fn))
+        self.register_buffer("scale", scale.T.contiguous())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Quantise the tokens, multiply."""
+        rows = x.reshape(-1, x.shape[-1])
+        scale = rows.abs().amax(dim=1, keepdim=True).float().clamp_min(1e-12) / 448
+        small = (rows.float() / scale).to(torch.float8_e4m3fn)
+        out = torch._scaled_mm(small, self.weight.T, scale_a=scale, scale_b=self.scale, out_dtype=torch.bfloat16)
+        return out.reshape(*x.shape[:-1], -1).to(x.dtype)
+
+
+def _model(shape: Shape, layers: int, attention: str, device: str, dtype: torch.dtype) -> Any:
+    from transformers import AutoModel, MistralConfig, Qwen3Config
+
+    register_attention()
+    make = {"qwen3": Qwen3Config, "mistral": MistralConfig}[shape.family]
+    config = make(
+        vocab_size=1024,  # rows are looked up; how many there are costs nothing
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=1 << 20,
+        sliding_window=None,
+    )
+    with torch.device(device):
+        return AutoModel.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+
+
+class _NoTokenizer:
+    """In the place of a tokenizer: the benchmark makes token ids itself."""
+
+    is_fast = True
+
+
+def _decoder(shape: Shape, signal_layer: int, device: str, dtype: torch.dtype, float8: bool = False) -> Decoder:
+    model = _model(shape, signal_layer + 1, "sightline", device, dtype)
+    if float8:
+        for module in list(model.layers.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, Float8Linear(child))
+    return Decoder(model, _NoTokenizer(), shape.name)
+
+
+def _lists(counts: list[int]) -> Iterator[tuple[str, list[int]]]:
+    for count in counts:
+        yield f"{count} x 200", [200] * count
+        ragged = np.random.default_rng(0).integers(20, 401, count)
+        yield f"{count} x 20-400", ragged.tolist()
+
+
+def _prompt(lengths: list[int]) -> Prompt:
+    draw = np.random.default_rng(1)
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(draw.integers(0, 1024, count).tolist())
+
+    blocks = tuple(Block(some(n), np.zeros((n, 2), dtype=np.int64), 0) for n in lengths)
+    signal = tuple(range(_QUERY - _SIGNAL, _QUERY))
+    return Prompt(some(_INSTRUCTION), blocks, (QueryBlock(some(_QUERY), signal),), ())
+
+
+def _flops(shape: Shape, lengths: list[int], layers: int, dense: bool, only_query: bool = False) -> float:
+    """Of the projections and of attention in layers 0 to ``layers - 1``; see the README for what is left out."""
+    context = Context(lengths, [_QUERY], _INSTRUCTION)
+    tokens = _INSTRUCTION + sum(lengths) + _QUERY
+    if only_query:
+        pairs = _QUERY * (_INSTRUCTION + sum(lengths)) + _QUERY * (_QUERY + 1) // 2
+        tokens = _QUERY
+    else:
+        pairs = tokens * (tokens + 1) // 2 if dense else Packing([context]).pairs
+    return layers * (2.0 * shape.linear * tokens + 4.0 * shape.heads * shape.head_dim * pairs)
+
+
+def _time(work: Callable[[], Any], device: str, repeats: int) -> float:
+    """Median seconds, after one run to warm up."""
+    work()
+    found = []
+    for _ in range(repeats):
+        if device != "cpu":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+def _rate(device: str, dtype: torch.dtype, repeats: int, float8: bool = False) -> float:
+    """FLOP/s of a large product of matrices, the limit that figures are held against."""
+    n = 8192 if device != "cpu" else 1024
+    if float8:
+        linear = Float8Linear(nn.Linear(n, n, bias=False, device=device, dtype=torch.bfloat16))
+        x = torch.randn(n, n, device=device, dtype=torch.bfloat16).to(torch.float8_e4m3fn)
+        one = torch.ones(n, 1, device=device)
+        return (
+            2
+            * n**3
+            / _time(
+                lambda: torch._scaled_mm(
+                    x, linear.weight.T, scale_a=one, scale_b=linear.scale, out_dtype=torch.bfloat16
+                ),
+                device,
+                repeats,
+            )
+        )
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n**3 / _time(lambda: a @ b, device, repeats)
+
+
+def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
+    """Time every variant on every list.
+
+    Args:
+        shape: of the decoder.
+        counts: documents in a list, once of 200 tokens each and once of 20 to 400.
+        device: ``cpu`` or ``cuda``.
+        dtype: of the weights.
+        repeats: of which the median is taken.
+
+    Returns:
+        One row per list and variant: milliseconds, the limit in milliseconds, tokens, and the ratio to dense attention.
+    """
+    layout = dataclasses.replace(load_layout("blockrank-cached"), max_block_tokens=512)
+    rate = _rate(device, dtype, repeats)
+    float8 = device != "cpu" and torch.cuda.get_device_capability() >= (8, 9)
+    rate8 = _rate(device, dtype, repeats, float8=True) if float8 else None
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, lengths: list[int], variant: str, seconds: float, flops: float, at: float) -> None:
+        dense = next((r["ms"] for r in rows if (r["list"], r["variant"]) == (name, "dense SDPA, all layers")), None)
+        rows.append(
+            {
+                "model": shape.name,
+                "list": name,
+                "tokens": _INSTRUCTION + sum(lengths) + _QUERY,
+                "variant": variant,
+                "ms": seconds * 1e3,
+                "limit_ms": flops / at * 1e3,
+                "times_dense": None if dense is None else dense / (seconds * 1e3),
+            }
+        )
+
+    def read_with(decoder: Decoder, prompt: Prompt, kept: Any = None) -> Callable[[], Any]:
+        wanted = Wanted(layout, {decoder.signal_layer: None})
+        return lambda: read(decoder, [prompt], wanted, kept)
+
+    def free() -> None:
+        gc.collect()
+        if device != "cpu":
+            torch.cuda.empty_cache()
+
+    dense = _model(shape, shape.layers, "sdpa", device, dtype)
+    for name, lengths in _lists(counts):
+        ids = torch.randint(0, 1024, (1, _INSTRUCTION + sum(lengths) + _QUERY), device=device)
+        with torch.inference_mode():
+            seconds = _time(partial(dense, input_ids=ids, use_cache=False), device, repeats)
+        flops = _flops(shape, lengths, shape.layers, dense=True)
+        add(name, lengths, "dense SDPA, all layers", seconds, flops, rate)
+    del dense
+    free()
+    for variant, layers, small in (
+        ("block-sparse, all layers", shape.layers - 1, False),
+        (f"block-sparse, exit at {shape.exit}", shape.exit, False),
+        (f"block-sparse, exit at {shape.exit}, FP8", shape.exit, True),
+    ):
+        if small and rate8 is None:
+            continue
+        decoder = _decoder(shape, layers, device, dtype, small)
+        for name, lengths in _lists(counts):
+            prompt = _prompt(lengths)
+            seconds = _time(read_with(decoder, prompt), device, repeats)
+            at = rate8 if small and rate8 is not None else rate
+            add(name, lengths, variant, seconds, _flops(shape, lengths, layers, dense=False), at)
+            if layers == shape.exit and not small:
+                kept = read_documents(decoder, prompt.instruction, [b.ids for b in prompt.documents], layout)
+                seconds = _time(read_with(decoder, prompt, kept), device, repeats)
+                flops = _flops(shape, lengths, layers, dense=False, only_query=True)
+                add(name, lengths, f"documents cached, exit at {shape.exit}", seconds, flops, rate)
+                del kept
+                free()
+        del decoder
+        free()
+    return rows
+
+
+def _check(shape: Shape, device: str, dtype: torch.dtype) -> None:
+    """Refuse to time what is wrong: one pass, and a pass behind kept documents, must agree."""
+    layout = load_layout("blockrank-cached")
+    small = dataclasses.replace(shape, layers=4, exit=2)
+    decoder = _decoder(small, small.exit, device, dtype)
+    prompt = _prompt([20, 33, 7])
+    wanted = Wanted(layout, {decoder.signal_layer: None})
+    [one] = read(decoder, [prompt], wanted)
+    kept = read_documents(decoder, prompt.instruction, [block.ids for block in prompt.documents], layout)
+    [other] = read(decoder, [prompt], wanted, kept)
+    torch.testing.assert_close(one.lse2, other.lse2, atol=0.1 if dtype is torch.bfloat16 else 1e-3, rtol=0)
+    assert max(positions_of(Context([20], [3], 5), layout)) == layout.query_position + 2  # type: ignore[operator]
+
+
+@app.command()
+def main(
+    model: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(SHAPES)}; may be given several times.")
+    ] = None,
+    documents: Annotated[list[int] | None, typer.Option(help="In a list; may be given several times.")] = None,
+    repeats: Annotated[int, typer.Option(help="Of which the median is taken.", min=1)] = 5,
+    out: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Time a decoder's scoring of lists: dense, block-sparse, with early exit, in FP8, with cached documents."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    names = model or (["small"] if device == "cpu" else ["qwen3-0.6b", "mistral-7b"])
+    if unknown := [name for name in names if name not in SHAPES]:
+        raise typer.BadParameter(f"there is no shape {unknown[0]!r}; there are {', '.join(SHAPES)}")
+    counts = documents or ([10, 40] if device == "cpu" else [100, 500])
+    console = Console()
+    rows = []
+    for name in names:
+        _check(SHAPES[name], device, dtype)
+        found = bench(SHAPES[name], counts, device, dtype, repeats)
+        rows += found
+        where = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
+        table = Table(title=f"{SHAPES[name].name}, random weights, {str(dtype)[6:]}, {where}")
+        for column in ("list", "variant", "ms", "limit", "times dense"):
+            table.add_column(column, justify="left" if column in ("list", "variant") else "right")
+        for row in sorted(found, key=lambda row: [r["list"] for r in found].index(row["list"])):
+            ratio = "" if row["times_dense"] is None else f"{row['times_dense']:.2f}x"
+            table.add_row(row["list"], row["variant"], f"{row['ms']:,.1f}", f"{row['limit_ms']:,.1f}", ratio)
+        console.print(table)
+    if out is not None:
+        versions = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device}
+        out.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,241 @@
+"""The server under load, on loopback: a process of its own, and clients beside it.
+
+python -m sightline.benchmarks.server load BEIR_FOLDER --index INDEX      (needs wrk)
+python -m sightline.benchmarks.server crosstalk                           (needs httpx)
+python -m sightline.benchmarks.server memory BEIR_FOLDER --index INDEX    (needs wrk, and Linux)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..cli.console import console
+from ..errors import InputError, MissingExtraError
+from ..eval.dataset import load_dataset
+from ..rerank.loading import load_reranker
+from ..rerank.relevance import relevance
+from ..retrieval.index import Index
+
+__all__ = ["crosstalk", "load", "memory"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+_PASSAGES = 20
+_SCRIPT = """
+local bodies = {}
+for line in io.lines(os.getenv("BODIES")) do bodies[#bodies + 1] = line end
+local i = 0
+function request()
+  i = i % #bodies + 1
+  return wrk.format("POST", os.getenv("ROUTE"), {["Content-Type"] = "application/json"}, bodies[i])
+end
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format('RESULT {"requests": %d, "seconds": %.3f, "p50_ms": %.1f, "p99_ms": %.1f, "failed": %d}',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+Folder = Annotated[Path, typer.Argument(help="BEIR folder with the queries.")]
+IndexPath = Annotated[Path, typer.Option(help="Index of its corpus.")]
+
+
+@app.command()
+def load(
+    folder: Folder,
+    index: IndexPath,
+    seconds: Annotated[int, typer.Option(help="For each measurement.")] = 60,
+    clients: Annotated[str, typer.Option(help="Comma-separated.")] = "1,8,32",
+) -> None:
+    """Throughput and latency of reranking 20 passages, and of searches with evidence, no body twice in a row."""
+    found: dict[str, Any] = {}
+    with _server(index) as (_, address), tempfile.TemporaryDirectory() as scratch:
+        bodies = _bodies(folder, index, Path(scratch))
+        for route, count in itertools.product(bodies, map(int, clients.split(","))):
+            _wrk(address, route, bodies[route], count, 3)
+            found[f"{route}, {count} clients"] = _wrk(address, route, bodies[route], count, seconds)
+    _report(found)
+
+
+@app.command()
+def crosstalk(
+    requests: Annotated[int, typer.Option(help="How many.")] = 10_000,
+    clients: Annotated[int, typer.Option(help="At once.")] = 32,
+) -> None:
+    """Requests with distinct answers, many at once; each answer is compared with that of its list ranked alone here."""
+    try:
+        import httpx
+    except ImportError as error:
+        raise MissingExtraError("httpx", "dev") from error
+
+    lists = [_list(random.Random(number), number) for number in range(requests)]
+    answers: list[Any] = [None] * requests
+
+    async def ask_all(address: str) -> None:
+        numbers = iter(range(requests))
+        async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+
+            async def ask() -> None:
+                for number in numbers:
+                    query, documents = lists[number]
+                    body = {"query": query, "documents": documents, "return_documents": True}
+                    answer = await client.post("/v1/rerank", json=body)
+                    answers[number] = answer.json()["results"] if answer.status_code == 200 else answer.status_code
+
+            await asyncio.gather(*(ask() for _ in range(clients)))
+
+    with _server(None) as (_, address):
+        started = time.perf_counter()
+        asyncio.run(ask_all(address))
+        spent = time.perf_counter() - started
+    reranker = load_reranker("minilm")
+    wrong, largest = 0, 0.0
+    for (query, documents), results in zip(lists, answers, strict=True):
+        expected = {item.index: relevance(reranker, item.score) for item in reranker.rank(query, documents)}
+        if not isinstance(results, list) or sorted(result["index"] for result in results) != list(
+            range(len(documents))
+        ):
+            wrong += 1
+            continue
+        off = max(abs(result["relevance_score"] - expected[result["index"]]) for result in results)
+        largest = max(largest, off)
+        echoed = all(result["document"]["text"] == documents[result["index"]] for result in results)
+        wrong += not (echoed and off < 1e-4)
+    distinct = len({json.dumps(answer) for answer in answers})
+    _report(
+        {
+            "requests": requests,
+            "clients": clients,
+            "distinct answers": distinct,
+            "wrong": wrong,
+            "largest difference of a relevance score": largest,
+            "requests per second": requests / spent,
+        }
+    )
+
+
+@app.command()
+def memory(
+    folder: Folder,
+    index: IndexPath,
+    minutes: Annotated[float, typer.Option(help="Under load.")] = 10,
+    clients: Annotated[int, typer.Option(help="Of each route.")] = 4,
+) -> None:
+    """Memory of the server while it searches and reranks: what it holds of its own, without the mapped index."""
+    samples: list[tuple[float, int]] = []
+    with _server(index) as (process, address), tempfile.TemporaryDirectory() as scratch:
+        bodies = _bodies(folder, index, Path(scratch))
+        found: dict[str, Any] = {}
+
+        def run(route: str) -> None:
+            found[route] = _wrk(address, route, bodies[route], clients, int(minutes * 60))
+
+        loads = [threading.Thread(target=run, args=[route]) for route in bodies]
+        started = time.monotonic()
+        for thread in loads:
+            thread.start()
+        while any(thread.is_alive() for thread in loads):
+            samples.append((time.monotonic() - started, _anonymous_kilobytes(process.pid)))
+            time.sleep(2)
+    by_minute: dict[int, list[int]] = {}
+    for when, kilobytes in samples:
+        by_minute.setdefault(int(when // 60), []).append(kilobytes)
+    _report({"MB, mean of each minute": [round(statistics.mean(v) / 1024, 1) for v in by_minute.values()], **found})
+
+
+@contextlib.contextmanager
+def _server(index: Path | None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    arguments = [] if index is None else [str(index)]
+    command = [sys.executable, "-c", "from sightline.cli import main; main()", "serve", *arguments, "--port", "0"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "500"}
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.match(r"http://\S+", line)
+        if found is None:
+            raise InputError(f"the server did not start; it said {line!r}")
+        yield process, found[0]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _bodies(folder: Path, index: Path, scratch: Path) -> dict[str, Path]:
+    """A file of requests for each route: a query each, for reranking with the passages that BM25 finds for it."""
+    queries = list(load_dataset(folder).queries.values())
+    files = {route: scratch / f"{number}.jsonl" for number, route in enumerate(("/v1/rerank", "/search"))}
+    with Index.open(index, verify=False) as opened, files["/v1/rerank"].open("w") as out:
+        for query in queries:
+            found = opened.passages(opened.search_lexical(query, _PASSAGES)[0])
+            if len(found) == _PASSAGES:
+                documents = [stored.passage.contents for stored in found]
+                out.write(json.dumps({"query": query, "documents": documents}) + "\n")
+    with files["/search"].open("w") as out:
+        # The server remembers recent queries; numbered ones are new to it.
+        for number, query in enumerate(itertools.islice(itertools.cycle(queries), 20_000)):
+            out.write(json.dumps({"query": f"{query} {number}", "k": 10, "evidence": "sentence"}) + "\n")
+    return files
+
+
+def _wrk(address: str, route: str, bodies: Path, clients: int, seconds: int) -> dict[str, Any]:
+    program = shutil.which("wrk")
+    if program is None:
+        raise InputError("wrk is not installed; it is in the package wrk of Debian and Homebrew")
+    script = bodies.with_suffix(".lua")
+    script.write_text(_SCRIPT)
+    command = [program, "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "120s", "-s", str(script), address]
+    environment = {**os.environ, "BODIES": str(bodies), "ROUTE": route}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    found = re.search(r"RESULT (\{.*\})", said)
+    if found is None:
+        raise InputError(f"wrk gave no result; it said {said[-500:]!r}")
+    result = json.loads(found[1])
+    return {**result, "requests_per_second": round(result["requests"] / result["seconds"], 2)}
+
+
+_THINGS = [
+    ("cat", "purrs"), ("dog", "barks"), ("volcano", "smokes"), ("river", "floods"), ("engine", "roars"),
+    ("baker", "kneads"), ("comet", "glows"), ("violin", "sings"), ("soldier", "marches"), ("glacier", "melts"),
+]  # fmt: skip
+
+
+def _list(random: random.Random, number: int) -> tuple[str, list[str]]:
+    """A query and three to eight short documents, unlike those of any other number."""
+    things = random.sample(_THINGS, random.randint(3, 8))
+    documents = [f"The {thing} of town {number} {verb} in year {random.randint(1, 2000)}." for thing, verb in things]
+    return f"what {random.choice(things)[1]} in town {number}", documents
+
+
+def _anonymous_kilobytes(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(r"RssAnon:\s+(\d+)", status)
+    assert found is not None
+    return int(found[1])
+
+
+def _report(figures: dict[str, Any]) -> None:
+    console.print_json(json.dumps({"cores": os.cpu_count(), **figures}))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,241 @@
+"""Which token sees which: a packed batch of contexts, as offsets, never as a mask.
+
+Every block of a context, be it the instruction, a document or a query block, sees one span of earlier tokens (its
+*prefix*) and itself:
+
+| block | its prefix | itself |
+|---|---|---|
+| instruction | nothing | causal, or whole for encoders |
+| document | the instruction | causal, or whole |
+| query block | the instruction and all documents | causal, or whole |
+
+So the mask is two intervals per token, and whatever walks it (the reference, the CPU path, the Triton kernels) needs no
+more than that. Several query blocks over the same documents do not see one another. (BlockRank, 2025, section 4.1.)
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+__all__ = ["DOCUMENT", "INSTRUCTION", "QUERY", "Context", "Packing"]
+
+INSTRUCTION, DOCUMENT, QUERY = range(3)
+_MAX_TOKENS = 2**31 - 1
+_MAX_DRAWN = 200
+
+T = TypeVar("T")
+
+
+class Context(NamedTuple):
+    """Token counts of one context, in the order in which its tokens are packed: instruction, documents, query blocks.
+
+    Args:
+        documents: tokens of each document; a document may have none.
+        queries: tokens of each query block, at least one each; they read the same documents and not one another.
+        instruction: tokens before the documents (template, query prefix), which every document sees; may be 0.
+    """
+
+    documents: Sequence[int]
+    queries: Sequence[int] = ()
+    instruction: int = 0
+
+
+class Packing:
+    """Contexts packed one after another, without padding.
+
+    Args:
+        contexts: token counts of each.
+        causal: whether a token sees only itself and what comes before it in its own block (decoders), or its whole
+            block (encoders).
+        device: where the kernels will look for the offsets.
+
+    Attributes:
+        tokens: T, all tokens of all contexts.
+        documents: N, the documents of the context that has most; columns of `sightline.kernels.block_lse`.
+        contexts: the counts, as given.
+        blocks: int64 (B, 8), one row per block that has tokens, in packed order; columns as in `Packing.COLUMNS`.
+        signal: int64 (R,), on `device`: the packed indices of the signal tokens; all tokens of all query blocks unless
+            chosen by `with_signal`.
+
+    Raises:
+        InputError: if a count is not a whole number, negative, or zero for a query block; if there is no token, or more
+            than 2^31 - 1.
+
+    Example:
+        >>> layout = Packing([Context(documents=[2, 1], queries=[2], instruction=1)])
+        >>> layout.tokens, layout.documents, layout.signal.tolist()
+        (6, 2, [4, 5])
+        >>> print(layout.draw())
+        I 0 |#.....
+        D 1 |##....
+        D 2 |###...
+        D 3 |#..#..
+        Q 4 |#####.
+        Q 5 |######
+    """
+
+    COLUMNS = ("start", "stop", "prefix_start", "prefix_stop", "readers_start", "readers_stop", "kind", "context")
+
+    def __init__(self, contexts: Sequence[Context], *, causal: bool = True, device: torch.device | str = "cpu") -> None:
+        self.contexts = tuple(_checked(context, i) for i, context in enumerate(contexts))
+        self.causal = bool(causal)
+        self.device = torch.device(device)
+        self.documents = max((len(context.documents) for context in self.contexts), default=0)
+        blocks, columns, at = [], [], 0
+        for number, (documents, queries, instruction) in enumerate(self.contexts):
+            first, then = at + instruction, at + instruction + sum(documents)
+            end = then + sum(queries)
+            rows = [(at, first, at, at, first, end, INSTRUCTION)]
+            columns.append(-1)
+            for i, stop in enumerate(np.cumsum(documents, dtype=np.int64)):
+                rows.append((first + stop - documents[i], first + stop, at, first, then, end, DOCUMENT))
+                columns.append(i)
+            for i, stop in enumerate(np.cumsum(queries, dtype=np.int64)):
+                rows.append((then + stop - queries[i], then + stop, at, then, end, end, QUERY))
+                columns.append(i)
+            blocks += [(*row, number) for row in rows]
+            at = end
+        if not 0 < at <= _MAX_TOKENS:
+            raise _input_error(f"a layout of {at} tokens cannot be laid out; it takes 1 to {_MAX_TOKENS}")
+        table = np.array(blocks, dtype=np.int64).reshape(-1, 8)
+        full = table[:, 1] > table[:, 0]
+        self.blocks = table[full]
+        self.tokens = at
+        self._index_in_kind = np.array(columns, dtype=np.int64)[full]
+        self._kept: dict[object, object] = {}
+        spans = self.blocks[self.blocks[:, 6] == QUERY, :2]
+        rows_ = np.concatenate([np.arange(*span) for span in spans]) if len(spans) else np.empty(0, dtype=np.int64)
+        self._set_signal(rows_)
+
+    def with_signal(self, rows: Sequence[int] | torch.Tensor) -> Packing:
+        """The same layout with other signal tokens.
+
+        Args:
+            rows: packed indices, strictly increasing, each inside a query block.
+
+        Raises:
+            InputError: if they are not.
+        """
+        if isinstance(rows, torch.Tensor) and (rows.is_floating_point() or rows.dtype == torch.bool):
+            raise _input_error(f"signal tokens are given by their packed indices, not by {rows.dtype}")
+        chosen = np.asarray(rows.tolist() if isinstance(rows, torch.Tensor) else rows)
+        if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
+            raise _input_error("signal tokens are given as a flat list of packed indices")
+        if (np.diff(chosen) <= 0).any():
+            raise _input_error("signal tokens must be given in increasing order, each once")
+        out = object.__new__(Packing)
+        out.__dict__.update(self.__dict__)
+        out._kept = {}
+        out._set_signal(chosen.astype(np.int64))
+        return out
+
+    def to(self, device: torch.device | str) -> Packing:
+        """The same layout on another device."""
+        device = torch.device(device)
+        if device == self.device:
+            return self
+        out = object.__new__(Packing)
+        out.__dict__.update(self.__dict__)
+        out._kept, out.device, out.signal = {}, device, self.signal.to(device)
+        return out
+
+    def _set_signal(self, rows: np.ndarray) -> None:
+        owner = self.owner(rows)
+        if len(rows) and ((owner < 0) | (self.blocks[owner, 6] != QUERY)).any():
+            wrong = rows[(owner < 0) | (self.blocks[owner, 6] != QUERY)][0]
+            raise _input_error(f"token {wrong} is not in a query block; signal tokens are those of query blocks")
+        self.signal_rows = rows
+        self.signal_blocks = owner
+        self.signal = torch.from_numpy(rows).to(self.device)
+
+    def owner(self, tokens: np.ndarray) -> np.ndarray:
+        """Row of `blocks` that each packed index lies in; -1 outside of the layout. int64, shaped like ``tokens``."""
+        found = np.searchsorted(self.blocks[:, 0], tokens, side="right") - 1
+        return np.where((tokens >= 0) & (tokens < self.tokens), found, -1)
+
+    def spans(self, kind: int) -> list[tuple[int, int, int, int]]:
+        """Blocks of one kind that have tokens: (context, index in the context, start, stop), in packed order."""
+        chosen = self.blocks[:, 6] == kind
+        return [
+            (int(row[7]), int(index), int(row[0]), int(row[1]))
+            for row, index in zip(self.blocks[chosen], self._index_in_kind[chosen], strict=True)
+        ]
+
+    @property
+    def column(self) -> np.ndarray:
+        """int64 (B,): each block's place among its kind in its context; -1 for instructions."""
+        return self._index_in_kind
+
+    @property
+    def pairs(self) -> int:
+        """(query, key) pairs that the mask lets through; a head's forward pass costs 4 * D FLOPs for each."""
+        size = self.blocks[:, 1] - self.blocks[:, 0]
+        own = size * (size + 1) // 2 if self.causal else size * size
+        return int((own + size * (self.blocks[:, 3] - self.blocks[:, 2])).sum())
+
+    def mask(self) -> torch.Tensor:
+        """Dense bool (T, T), True where row sees column: for references and drawings of small layouts."""
+        seen = torch.zeros(self.tokens, self.tokens, dtype=torch.bool)
+        for start, stop, prefix_start, prefix_stop in self.blocks[:, :4].tolist():
+            seen[start:stop, prefix_start:prefix_stop] = True
+            own = torch.ones(stop - start, stop - start, dtype=torch.bool)
+            seen[start:stop, start:stop] = own.tril() if self.causal else own
+        return seen.to(self.device)
+
+    def draw(self) -> str:
+        """The mask as text: a line per token, ``#`` for each token that it sees.
+
+        Raises:
+            InputError: for more than 200 tokens.
+        """
+        if self.tokens > _MAX_DRAWN:
+            raise _input_error(
+                f"a drawing holds {_MAX_DRAWN} tokens, this layout has {self.tokens}; draw a smaller one"
+            )
+        kinds = np.repeat(self.blocks[:, 6], self.blocks[:, 1] - self.blocks[:, 0])
+        width = len(str(self.tokens - 1))
+        return "\n".join(
+            f"{'IDQ'[kind]} {i:>{width}} |" + "".join("#" if seen else "." for seen in row)
+            for i, (kind, row) in enumerate(zip(kinds, self.mask().tolist(), strict=True))
+        )
+
+    def keep(self, key: object, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once per layout and key: layers share the work of cutting a layout into tiles."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.contexts)} contexts, {len(self.blocks)} blocks, {self.tokens} tokens"
+        return f"Packing({counts}, {'causal' if self.causal else 'bidirectional'}, {self.device})"
+
+
+def _checked(context: Context, number: int) -> Context:
+    try:
+        documents, queries, instruction = context
+        counts = [
+            tuple(map(operator.index, documents)),
+            tuple(map(operator.index, queries)),
+            (operator.index(instruction),),
+        ]
+    except (TypeError, ValueError):
+        raise _input_error(
+            f"context {number} is {context!r}; it takes Context(documents, queries, instruction) of token counts"
+        ) from None
+    for name, values in zip(("document", "query block", "instruction"), counts, strict=True):
+        for i, value in enumerate(values):
+            if value < 0 or (value == 0 and name == "query block"):
+                least = 1 if name == "query block" else 0
+                raise _input_error(f"context {number}, {name} {i}: {value} tokens; it takes at least {least}")
+    return Context(counts[0], counts[1], counts[2][0])
+
+
+def _input_error(message: str) -> Exception:
+    from ..errors import InputError
+
+    return InputError(message)

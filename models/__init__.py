@@ -1,0 +1,1 @@
+"""What reads text: encoders, readers of blocks, cross-encoders and decoders."""

@@ -1,0 +1,444 @@
+"""Any causal language model of the Hugging Face hub, run over packed blocks by our own attention, up to a signal layer.
+
+The modelling code is transformers' own: it calls the attention function that we register, for every layer, with queries
+and keys to which the positions have been applied. Above the signal layer nothing is loaded; at the signal layer only
+the queries of the signal tokens and the keys that they look at are computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import importlib.util
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..errors import InputError, MissingExtraError, ModelError
+from ..names import SHIPPED, layout_names, looks_local
+from ..wording import quoted
+
+__all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
+
+logger = logging.getLogger(__name__)
+
+# Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
+_NAME = "sightline"
+
+
+class Call(Protocol):
+    """One forward pass: what attention does in it, and what is read.
+
+    Attributes:
+        signal_rows: int64 (R,), places of the signal tokens among the tokens of the pass; may be empty.
+        key_rows: int64, places of the tokens whose keys the signal layer needs; None for all.
+        longest: tokens of its longest context, which a sliding window must not cut.
+    """
+
+    signal_rows: torch.Tensor
+    key_rows: torch.Tensor | None
+    longest: int
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attention of a layer below the signal layer.
+
+        Args:
+            layer: from 0.
+            q: (T, Hq, D); not repeated for grouped heads.
+            k: (T, Hkv, D).
+            v: (T, Hkv, D).
+            scale: of the model.
+
+        Returns:
+            (T, Hq, D).
+        """
+        ...
+
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+        """What the signal layer sees: q (R, Hq, D) of the signal rows, k (K, Hkv, D) of the key rows."""
+        ...
+
+
+class Enough(Exception):  # noqa: N818 - not an error
+    """Raised by a `Call` that has read all it wants: ends the pass."""
+
+
+class Decoder:
+    """A causal language model cut off at its signal layer.
+
+    Args:
+        model: a transformers base model (without head) with ``signal_layer + 1`` layers, whose attention implementation
+            is ours; `load_decoder` makes one.
+        tokenizer: its fast tokenizer.
+        name: how it was asked for.
+        revision: of its weights.
+
+    Attributes:
+        signal_layer: its last layer, of which only queries and keys are computed.
+        positions: how many positions it was made for; None if it does not say.
+
+    Raises:
+        ModelError: if it is not built of decoder layers as transformers builds them.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, revision: str = "") -> None:
+        register_attention()
+        layers = getattr(model, "layers", None)
+        if not isinstance(layers, nn.ModuleList) or not all(hasattr(layer, "self_attn") for layer in layers):
+            raise ModelError(f"{name!r} ({type(model).__name__}) is not a decoder with layers of self-attention")
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(f"{name!r} has no fast tokenizer; one is needed to tell which characters a token covers")
+        self.model, self.tokenizer, self.name, self.revision = model.eval(), tokenizer, name, revision
+        self.config = model.config
+        self.signal_layer = len(layers) - 1
+        model.layers[-1] = _SignalLayer(layers[-1], self.signal_layer)
+        model.norm = nn.Identity()  # nothing reads what it would normalise
+        self.positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.heads = int(self.config.num_attention_heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens go in."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what it computes with."""
+        return self.model.dtype
+
+    def run(self, ids: torch.Tensor, positions: torch.Tensor, call: Call) -> None:
+        """One forward pass over packed tokens.
+
+        Args:
+            ids: int64 (T,).
+            positions: int64 (T,).
+            call: is told what every layer sees.
+        """
+        with contextlib.suppress(Enough):
+            self.model(
+                input_ids=ids[None].to(self.device),
+                position_ids=positions[None].to(self.device),
+                use_cache=False,
+                sightline=call,
+            )
+
+
+class _SignalLayer(nn.Module):
+    """A decoder layer of which only the projections that the signal needs are computed."""
+
+    def __init__(self, layer: nn.Module, index: int) -> None:
+        super().__init__()
+        self.layer, self.index = layer, index
+        self._queries = _without(layer, "k_proj", "v_proj")
+        self._keys = _without(layer, "q_proj", "v_proj")
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # models ask their layers for their type, such as attention_type
+            return getattr(super().__getattr__("layer"), name)
+
+    def forward(self, hidden_states: torch.Tensor, sightline: Call, **kwargs: Any) -> torch.Tensor:
+        rows, key_rows = sightline.signal_rows, sightline.key_rows
+        keys = _capture(self._keys[0], hidden_states, key_rows, kwargs)
+        queries = _capture(self._queries[0], hidden_states, rows, kwargs) if len(rows) else keys
+        q = queries.q if len(rows) else keys.q[:0]
+        with _as_given(q):
+            sightline.signal(self.index, q, keys.k, keys.scale)
+        return hidden_states
+
+
+class _Captured(Exception):  # noqa: N818 - it carries a result out of transformers' code; nothing went wrong
+    """Queries and keys as the attention function got them."""
+
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+        self.q, self.k, self.scale = q, k, scale
+
+
+class _Capture:
+    """In the place of a `Call`: ends the layer as soon as queries and keys are there."""
+
+    longest = 0
+
+
+def _capture(layer: nn.Module, hidden: torch.Tensor, rows: torch.Tensor | None, kwargs: dict[str, Any]) -> _Captured:
+    tokens = hidden.shape[1]
+    if rows is not None and len(rows) < tokens:
+
+        def cut(value: Any) -> Any:
+            """Whatever has one entry for each token along its second dimension."""
+            if isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == tokens:
+                return value.index_select(1, rows.to(value.device))
+            if isinstance(value, tuple):
+                return tuple(map(cut, value))
+            return {key: cut(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+        hidden, kwargs = cut(hidden), {name: cut(value) for name, value in kwargs.items()}
+    try:
+        layer(hidden, sightline=_Capture(), **kwargs)
+    except _Captured as captured:
+        return captured
+    raise ModelError(f"{type(layer).__name__} did not call the attention function; transformers has changed")
+
+
+class _Nothing(nn.Module):
+    """In the place of a projection whose result nobody looks at: zeros of its shape, which take no memory."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(1).expand(*x.shape[:-1], self.width)
+
+
+def _without(layer: nn.Module, *names: str) -> tuple[nn.Module]:
+    """The same layer, sharing its weights, without some projections; in a tuple, so that it is not registered twice.
+
+    Where a model fuses its projections, or accelerate has bound the modules to their devices, the layer itself.
+    """
+    attention: Any = layer.self_attn
+    projections = {name: getattr(attention, name, None) for name in names}
+    widths = {name: getattr(one, "out_features", None) for name, one in projections.items()}
+    if None in widths.values() or hasattr(attention, "_hf_hook") or hasattr(layer, "_hf_hook"):
+        return (layer,)
+    twin, twin_attention = copy.copy(layer), copy.copy(attention)
+    twin_attention._modules = attention._modules | {name: _Nothing(width) for name, width in widths.items() if width}
+    twin._modules = layer._modules | {"self_attn": twin_attention}
+    return (twin,)
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    sightline: Any = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in every layer: query (1, Hq, T, D), key and value (1, Hkv, T, D), positions applied."""
+    if sightline is None:
+        raise ModelError("the attention implementation 'sightline' runs only through sightline's own rerankers")
+    if softcap is not None or s_aux is not None:
+        what = "caps its logits" if softcap is not None else "has attention sinks"
+        raise ModelError(f"{type(module).__name__} {what}, which block attention does not; choose another model")
+    if sliding_window is not None and sightline.longest > sliding_window:
+        raise InputError(
+            f"{type(module).__name__} sees {sliding_window} tokens back, but a list has {sightline.longest}; give "
+            "fewer or shorter documents, or choose another model"
+        )
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    # Under autocast positions are applied in float32, but values are not made so.
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    if isinstance(sightline, _Capture):
+        raise _Captured(q, k, scale)
+    with _as_given(q):
+        out = sightline.attend(module.layer_idx, q, k, v, scale)
+    return out[None], None
+
+
+def _as_given(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Autocast reaches up to the kernels, which know themselves what to compute in more than they are given."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
+def register_attention() -> None:
+    """Make our attention known to transformers, under the name ``sightline``; once is enough, again does no harm."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(_NAME, _attention)
+    # Without a mask function of its own, transformers would build a mask of tokens by tokens.
+    AttentionMaskInterface.register(_NAME, lambda *args, attention_mask=None, **kwargs: attention_mask)
+
+
+def load_config(name: str, revision: str | None = None) -> Any:
+    """The configuration of a model, of its text part if it has several.
+
+    Raises:
+        ModelError: if there is none, or its code is not transformers' own.
+    """
+    from transformers import AutoConfig
+
+    if name in SHIPPED or name in layout_names():
+        raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
+    if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
+        reason = "it is not a folder" if os.path.exists(name) else "no such folder"  # noqa: PTH110
+        raise ModelError(f"cannot load {quoted(name)}: {reason}")
+    return _loading(name, lambda: AutoConfig.from_pretrained(name, revision=revision)).get_text_config()
+
+
+def load_decoder(
+    name: str,
+    *,
+    signal_layer: int | None = None,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantization_config: Any = None,
+) -> Decoder:
+    """Load a decoder without its head and without the layers above the signal layer.
+
+    Code that comes with a model is never run (``trust_remote_code`` stays off).
+
+    Args:
+        name: of the hub, or a folder.
+        signal_layer: the last layer to load; None for all.
+        revision: branch, tag or commit, to pin what is loaded.
+        dtype: such as ``bfloat16``; None for float32 on CPUs and bfloat16 elsewhere.
+        device: None for a GPU if torch sees one.
+        device_map: as transformers takes it (needs accelerate), instead of ``device``.
+        quantization_config: as transformers takes it, such as a ``BitsAndBytesConfig`` or ``TorchAoConfig``.
+
+    Raises:
+        ModelError: if the model cannot be loaded, or is not a decoder that this engine can run.
+        MissingExtraError: if ``device_map`` is given and accelerate is not installed.
+        InputError: if the dtype is none.
+    """
+    depth = None if signal_layer is None else signal_layer + 1
+    options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
+    model, tokenizer = load_weights(name, layers=depth, revision=revision, dtype=dtype, **options)
+    return Decoder(model, tokenizer, name, revision_of(name, model.config, revision))
+
+
+def load_weights(
+    name: str,
+    *,
+    layers: int | None = None,
+    head: bool = False,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantization_config: Any = None,
+) -> tuple[Any, Any]:
+    """Load a transformers model whose attention is ours, and its tokenizer.
+
+    Args:
+        name: of the hub, or a folder.
+        layers: how many to load, from the first; None for all.
+        head: with the head that predicts tokens.
+        revision: as for `load_decoder`.
+        dtype: as for `load_decoder`.
+        device: as for `load_decoder`.
+        device_map: as for `load_decoder`.
+        quantization_config: as for `load_decoder`.
+
+    Returns:
+        The model, base or whole, and the tokenizer.
+
+    Raises:
+        ModelError: if the model cannot be loaded, or has not so many layers.
+        MissingExtraError: as `load_decoder`.
+        InputError: as `load_decoder`.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    register_attention()
+    if device_map is not None and importlib.util.find_spec("accelerate") is None:
+        raise MissingExtraError("accelerate", "decoders")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise InputError(f"{dtype!r} is not a dtype to compute with; take float32, bfloat16 or float16")
+        dtype = found
+    on_cpu = torch.device(device).type == "cpu" if device_map is None else not torch.cuda.is_available()
+    config = load_config(name, revision)
+    depth = config.num_hidden_layers
+    layers = depth if layers is None else layers
+    if not 1 <= layers <= depth:
+        raise ModelError(f"{name!r} has layers 0 to {depth - 1}, so none with the number {layers - 1}")
+    _shorten(config, layers)
+    options: dict[str, Any] = {"config": config, "revision": revision, "attn_implementation": _NAME}
+    options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)
+    if device_map is not None:
+        options["device_map"] = device_map
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    kind = AutoModelForCausalLM if head else AutoModel
+    model = _loading(name, lambda: kind.from_pretrained(name, **options))
+    tokenizer = _loading(name, lambda: AutoTokenizer.from_pretrained(name, revision=revision))
+    if device_map is None and quantization_config is None:
+        model = model.to(device)
+    return model, tokenizer
+
+
+def cut_off(model: Any, layers: int) -> Any:
+    """The same model, sharing its weights, up to a layer; for a `Decoder`, which leaves what it is given another.
+
+    Args:
+        model: a transformers base model (without head).
+        layers: how many to keep, from the first.
+    """
+    twin, config = copy.copy(model), copy.deepcopy(model.config)
+    _shorten(config, layers)
+    twin.config = config
+    twin._modules = model._modules | {"layers": nn.ModuleList(list(model.layers)[:layers])}
+    return twin
+
+
+def _shorten(config: Any, layers: int) -> None:
+    config.num_hidden_layers = layers
+    if isinstance(getattr(config, "layer_types", None), list):
+        config.layer_types = config.layer_types[:layers]
+
+
+def revision_of(name: str, config: Any, asked: str | None = None) -> str:
+    """Of a model's weights: the hub's commit; in a folder a hash of both ends of each file, 16 hexadecimal digits.
+
+    Args:
+        name: of the hub, or a folder.
+        config: of the model, see `load_config`.
+        asked: what was asked for, where the hub tells no commit.
+    """
+    if not Path(name).is_dir():
+        return getattr(config, "_commit_hash", None) or asked or ""
+    found = hashlib.sha256()
+    for path in sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            found.update(file.read(1 << 20))
+            file.seek(max(0, size - (1 << 20)))
+            found.update(file.read())
+    return found.hexdigest()[:16]
+
+
+def _loading(name: str, load: Callable[[], Any]) -> Any:
+    from transformers.utils import logging as hf_logging
+
+    level, bars = logging.getLogger("transformers").level, hf_logging.is_progress_bar_enabled()
+    # Weights of the layers above the signal layer are left out on purpose; transformers warns of each.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    hf_logging.disable_progress_bar()
+    try:
+        return load()
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"cannot load {name!r}: its weights are a pickle that torch refuses, because it could run code or is "
+            "damaged; get or convert them as model.safetensors"
+        ) from error
+    except Exception as error:  # the hub's, the files', torch's: each has its own, such as one for pickles
+        told = " ".join(str(error).split())
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise ModelError(f"cannot load {name!r}: {kind}{told[:500]}") from error
+    finally:
+        logging.getLogger("transformers").setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()

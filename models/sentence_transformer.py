@@ -1,0 +1,110 @@
+"""Any sentence-transformers model as a bi-encoder, fed in length-sorted batches under a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelError
+from .batching import token_budget_batches
+
+__all__ = ["SentenceTransformerEncoder"]
+
+_TOKEN_BUDGET = {"cpu": 2048}
+_TOKEN_BUDGET_GPU = 65536
+
+
+class SentenceTransformerEncoder:
+    """A sentence-transformers model, with its query and document prompts, as an `Encoder`.
+
+    Embeddings are normalised when the model's similarity is cosine, and left as they are when it is the dot product.
+
+    Args:
+        name: a hub name or a folder.
+        truncate_dim: keep only the first dimensions (Matryoshka models).
+        device: a torch device, or None for CUDA where there is one, else CPU.
+        dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``; None for bfloat16 on a GPU that has it, float16 on one
+            that does not, float32 on CPU.
+        revision: pin a hub revision.
+        token_budget: padded tokens per batch; None for one that suits the device.
+
+    Raises:
+        ModelError: if the model cannot be loaded, or its similarity is neither cosine nor dot product.
+
+    Example:
+        >>> encoder = SentenceTransformerEncoder("intfloat/e5-small-v2", dtype="float32")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        truncate_dim: int | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        revision: str | None = None,
+        token_budget: int | None = None,
+    ) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if dtype is None:
+            on_gpu = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
+            dtype = on_gpu if device.startswith("cuda") else "float32"
+        try:
+            self._model: Any = SentenceTransformer(
+                name,
+                device=device,
+                truncate_dim=truncate_dim,
+                revision=revision,
+                model_kwargs={"dtype": getattr(torch, dtype)},
+            )
+        except (OSError, ValueError, AttributeError, RuntimeError, KeyError) as error:
+            raise ModelError(f"cannot load the encoder {name!r}: {error}") from error
+        similarity = self._model.similarity_fn_name
+        if similarity not in ("cosine", "dot"):
+            raise ModelError(f"{name}: its similarity is {similarity!r}; an index needs 'cosine' or 'dot'")
+        self._normalise = similarity == "cosine"
+        self.name = name
+        self.revision = revision or ""
+        dim: Any = truncate_dim or self._model.get_embedding_dimension()
+        self.dim = int(dim)
+        length: int | None = self._model.get_max_seq_length()
+        self.max_length = length or 512
+        self._budget = token_budget or _TOKEN_BUDGET.get(device.split(":")[0], _TOKEN_BUDGET_GPU)
+        prompt = (self._model.prompts or {}).get("document") or ""
+        # A document prompt takes room that a passage cannot have.
+        self.max_length -= len(self.token_offsets(prompt)) if prompt else 0
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token of the text, special tokens left out."""
+        encoding = self._model.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+        )
+        return list(encoding["offset_mapping"])
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed queries with the model's query prompt: float32 (N, dim)."""
+        return self._encode(self._model.encode_query, texts)
+
+    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed documents with the model's document prompt: float32 (N, dim)."""
+        return self._encode(self._model.encode_document, texts)
+
+    def _encode(self, encode: Any, texts: Sequence[str]) -> np.ndarray:
+        out = np.empty((len(texts), self.dim), dtype=np.float32)
+        if not texts:
+            return out
+        lengths = [len(ids) for ids in self._model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
+        for batch in token_budget_batches([min(n, self.max_length) for n in lengths], self._budget):
+            out[batch] = encode(
+                [texts[i] for i in batch],
+                batch_size=len(batch),
+                normalize_embeddings=self._normalise,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            ).astype(np.float32)
+        return out

@@ -1,0 +1,1 @@
+"""How what ships was made, chosen and measured. Not in the wheel."""

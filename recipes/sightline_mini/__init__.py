@@ -1,0 +1,1 @@
+"""The recipe that makes ``sightline-mini``, and the study that chose it."""

@@ -1,0 +1,130 @@
+"""The collections that everything trained here is chosen on, and what rerankers are worth on them.
+
+    SIGHTLINE_DATA=path/to/collections python -m sightline.recipes.sightline_mini.dev OUT minilm sightline-mini
+
+Every reranker ranks the same candidates, and is compared with the first, collection by collection, query by query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ...errors import InputError
+from ...eval.dataset import Dataset, load_dataset
+from ...eval.runs import first_stage_run
+from ...rerank.base import Reranker
+from ...rerank.loading import load_reranker
+from ...training.dev import MEASURE, DevSet, PerQuery, gains, mean_of_collections, measure
+
+__all__ = ["compare_on_dev", "data_folder", "dev_sets"]
+
+_DEV = {
+    "nq_train": "dev",
+    "medquad": "dev",
+    "fairytaleqa": "dev",
+    "mlquestions": "dev",
+    "bioasq": "dev",
+    "policyqa": "dev",
+    "checkthat2020": "dev",
+    "multihop_small": "test",
+    "wikiqa": "train",
+    "trec_dl21": "test",
+}
+"""Collections and splits to choose on; of the last seven nothing is learnt from."""
+_JUDGED_CANDIDATES = ("multihop_small", "wikiqa")  # each question comes with its own
+
+
+def data_folder(asked: Path | None = None) -> Path:
+    """Where the judged collections are: as asked, or where ``SIGHTLINE_DATA`` says.
+
+    Raises:
+        InputError: if neither does.
+    """
+    found = asked or os.environ.get("SIGHTLINE_DATA")
+    if not found:
+        raise InputError("name the folder of the judged collections: --data, or SIGHTLINE_DATA")
+    return Path(found)
+
+
+def dev_sets(data: Path, queries: int = 100, depth: int = 50) -> list[DevSet]:
+    """What is chosen on: of each collection the first ``queries`` questions and ``depth`` candidates."""
+    found = []
+    for name, split in _DEV.items():
+        qrels = data / name / "qrels.full.trec" if name == "trec_dl21" else None
+        dataset = load_dataset(data / name, split, qrels=qrels, max_queries=queries)
+        found.append(DevSet(dataset, _candidates(dataset), depth))
+    return found
+
+
+def _candidates(dataset: Dataset) -> Mapping[str, Mapping[str, float]]:
+    if dataset.name in _JUDGED_CANDIDATES:
+        run: Mapping[str, Mapping[str, float]] = {
+            query: dict.fromkeys(dataset.qrels[query], 0.0) for query in dataset.queries
+        }
+    elif dataset.name == "trec_dl21":
+        run = first_stage_run(dataset, dataset.folder / "run.bm25.trec")
+    else:
+        run = first_stage_run(dataset)
+    return {query: run[query] for query in dataset.queries if query in run}
+
+
+def compare_on_dev(rerankers: Mapping[str, Reranker], dev: Sequence[DevSet]) -> dict[str, Any]:
+    """nDCG@10 of rerankers, each beside the first.
+
+    Returns:
+        For each ``mean``, that of the collections' means, and by collection, under ``dev``, its ``value`` with a 95 %
+        bootstrap interval; for all but the first also ``difference`` from it and ``p`` of a paired randomisation test.
+    """
+    found: dict[str, PerQuery] = dict(zip(rerankers, measure(list(rerankers.values()), dev), strict=True))
+    first = next(iter(found))
+    out: dict[str, Any] = {}
+    for name, values in found.items():
+        out[name] = {"mean": mean_of_collections(values), "dev": {}}
+        for one, gain in gains(found[first], values).items():
+            row = {"queries": gain["queries"], "value": gain["after"]}
+            if name != first:
+                row |= {key: gain[key] for key in ("difference", "p")}
+            out[name]["dev"][one] = row
+    return out
+
+
+def main() -> None:
+    """Measure, write ``dev.json`` and print a table."""
+    parser = argparse.ArgumentParser(description="Rerankers on the collections to choose on.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("rerankers", nargs="+", help="names or folders; the others are compared with the first")
+    parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--depth", type=int, default=50)
+    parser.add_argument("--dtype", default="bfloat16", help="that texts are read in, as while training")
+    asked = parser.parse_args()
+    dev = dev_sets(data_folder(asked.data), asked.queries, asked.depth)
+    found = compare_on_dev({name: load_reranker(name, dtype=asked.dtype) for name in asked.rerankers}, dev)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    (asked.out / "dev.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    table = Table(MEASURE, *found)
+    for one in dev:
+        cells = [row["dev"][one.name] for row in found.values()]
+        table.add_row(one.name, *(_cell(cell) for cell in cells))
+    table.add_row("mean", *(f"{row['mean']:.4f}" for row in found.values()))
+    console = Console(file=sys.stdout)
+    console.width = max(console.width, 120)
+    console.print(table)
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    value = f"{row['value']['mean']:.4f}"
+    return f"{value} {row['difference']['mean']:+.4f} (p {row['p']:.3f})" if "p" in row else value
+
+
+if __name__ == "__main__":
+    main()

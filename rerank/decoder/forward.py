@@ -1,0 +1,409 @@
+"""Forward passes over packed lists, and what is read in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ...kernels import Context, Packing, block_attention, block_lse, block_max, row_lse, token_mass
+from ...kernels.packing import DOCUMENT
+from ...models.decoder import Decoder, Enough
+from ..layout import Layout
+from .prompt import Prompt
+
+__all__ = [
+    "KeptBlock",
+    "Packed",
+    "Reading",
+    "Wanted",
+    "last_position",
+    "pack",
+    "positions_of",
+    "read",
+    "read_documents",
+]
+
+_LOG2E = math.log2(math.e)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBlock:
+    """A block's keys and values, positions applied, for as many layers as are read; nothing depends on a query.
+
+    Args:
+        keys: per layer (T, Hkv, D), the signal layer included.
+        values: per layer below the signal layer (T, Hkv, D).
+    """
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of all its tensors."""
+        return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
+
+    def to(self, device: torch.device | str) -> KeptBlock:
+        """The same elsewhere."""
+        return KeptBlock(tuple(x.to(device) for x in self.keys), tuple(x.to(device) for x in self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the signal tokens of one list saw, over all layers and heads that are read, side by side as H.
+
+    Args:
+        lse2: float32 (R, H, N), base-2 log-sum-exp of each signal row over each document's logits.
+        total2: float64 (R, H), what attention is normalised by, base 2.
+        block: int64 (R,), 0 for rows of the query's block, 1 for those of the null query's.
+        largest: float32 (R, H, N), the largest logits; None unless the readout asks for them.
+        tokens: per query block float32 (K,) or (H, K): the attention on each of the K tokens of the documents, mean
+            over rows, and over heads unless they are kept apart; None unless asked for.
+        lengths: tokens of each document.
+    """
+
+    lse2: torch.Tensor
+    total2: torch.Tensor
+    block: torch.Tensor
+    largest: torch.Tensor | None
+    tokens: tuple[torch.Tensor, ...] | None
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read.
+
+    Args:
+        layout: says how logits are scaled and normalised.
+        heads: per layer that is read the indices of heads, or None for all.
+        tokens: also the attention on each token.
+        by_head: keep that apart by head.
+        stop: a layer after whose reading the pass ends; None for the signal layer.
+    """
+
+    layout: Layout
+    heads: Mapping[int, tuple[int, ...] | None]
+    tokens: bool = False
+    by_head: bool = False
+    stop: int | None = None
+
+
+class _Readings:
+    """Collects what the layers of one pass show, for all lists of the pass."""
+
+    def __init__(self, wanted: Wanted, layout: Packing) -> None:
+        self.wanted, self.layout = wanted, layout
+        contexts = layout.blocks[layout.signal_blocks, 7]
+        counts = [len(layout.contexts[int(context)].documents) for context in contexts]
+        ssmax = wanted.layout.ssmax
+        # One factor per row: lists in one pass may differ in their number of documents.
+        self.factors = [wanted.layout.scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
+        self.lse2: list[torch.Tensor] = []
+        self.total2: list[torch.Tensor] = []
+        self.largest: list[torch.Tensor] = []
+        self.tokens: list[list[torch.Tensor]] = []
+        self.complete = False
+
+    def add(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, row: torch.Tensor | None, layout: Packing
+    ) -> None:
+        """Read one layer: q (R, Hq, D), k (T, Hkv, D), and its rows' natural log-sum-exp (R, Hq) where it is known."""
+        wanted, spec = self.wanted, self.wanted.layout
+        if any(factor != 1.0 for factor in self.factors):
+            q, row = q * q.new_tensor(self.factors)[:, None, None], None
+        lse2 = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
+        if spec.normalisation == "all_keys":
+            total2 = (row if row is not None else row_lse(q, k, layout, scale=scale)).double() * _LOG2E
+        else:
+            # Sums in sorted order are the same for every order of the documents.
+            total2 = torch.logsumexp(lse2.double().sort(dim=-1).values / _LOG2E, dim=-1) * _LOG2E
+        chosen = wanted.heads[layer]
+        index = None if chosen is None else torch.tensor(chosen, device=q.device)
+
+        def select(x: torch.Tensor) -> torch.Tensor:
+            return x if index is None else x.index_select(1, index)
+
+        largest = select(block_max(q, k, layout, scale=scale)) if spec.readout == "maxsim" else None
+        masses = []
+        if wanted.tokens:
+            masses = token_mass(q, k, layout, total2 / _LOG2E, scale=scale, heads=index, reduce=not wanted.by_head)
+        if self.complete:  # a checkpointed layer is computed again for its gradients
+            return
+        self.lse2.append(select(lse2).cpu())
+        self.total2.append(select(total2).cpu())
+        if largest is not None:
+            self.largest.append(largest.cpu())
+        if wanted.tokens:
+            self.tokens.append([x.cpu() for x in masses])
+
+    def split(self) -> list[Reading]:
+        """One reading per list."""
+        self.complete = True
+        layout = self.layout
+        lse2, total2 = torch.cat(self.lse2, dim=1), torch.cat(self.total2, dim=1)
+        largest = torch.cat(self.largest, dim=1) if self.largest else None
+        blocks = torch.from_numpy(layout.signal_blocks)
+        contexts = torch.from_numpy(layout.blocks[layout.signal_blocks, 7])
+        tokens = [
+            torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse2.shape[1]
+            for parts in zip(*self.tokens, strict=True)
+        ]
+        out, at = [], 0
+        for number, context in enumerate(layout.contexts):
+            rows = contexts == number
+            n, blocks_here = len(context.documents), len(context.queries)
+            out.append(
+                Reading(
+                    lse2[rows, :, :n],
+                    total2[rows],
+                    blocks[rows] - blocks[rows][0],
+                    None if largest is None else largest[rows, :, :n],
+                    tuple(tokens[at : at + blocks_here]) if self.wanted.tokens else None,
+                    tuple(context.documents),
+                )
+            )
+            at += blocks_here
+        return out
+
+
+class _Layouts:
+    """One packing as attention runs over it and as the signal is read, on whatever device a layer lives."""
+
+    def __init__(self, contexts: Sequence[Context], causal: bool, signal: Sequence[int]) -> None:
+        self.signal = Packing(contexts).with_signal(signal)
+        # A causal mask over all documents is that of one long instruction.
+        whole = [Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts]
+        self.attention = Packing(whole) if causal else self.signal
+        self._moved: dict[torch.device, tuple[Packing, Packing]] = {}
+
+    def on(self, device: torch.device) -> tuple[Packing, Packing]:
+        if device not in self._moved:
+            signal = self.signal.to(device)
+            self._moved[device] = (self.attention.to(device) if self.attention is not self.signal else signal, signal)
+        return self._moved[device]
+
+
+class _ListPass:
+    """A pass over whole lists; see `Call`."""
+
+    key_rows: torch.Tensor | None = None
+
+    def __init__(self, layouts: _Layouts, readings: _Readings) -> None:
+        self.layouts, self.readings = layouts, readings
+        self.signal_rows: torch.Tensor = layouts.signal.signal
+        self.longest = max(c.instruction + sum(c.documents) + max(c.queries) for c in layouts.signal.contexts)
+        if readings.wanted.layout.normalisation == "documents":
+            spans = layouts.signal.blocks[layouts.signal.blocks[:, 6] == DOCUMENT, :2]
+            self.key_rows = torch.cat([torch.arange(a, b) for a, b in spans.tolist()])
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        attention, signal = self.layouts.on(q.device)
+        out, lse = block_attention(q, k, v, attention, scale=scale)
+        if layer in self.readings.wanted.heads:
+            rows = signal.signal
+            self.readings.add(layer, q[rows], k, scale, lse[rows], signal)
+        if layer == self.readings.wanted.stop:
+            raise Enough
+        return out
+
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+        _, signal = self.layouts.on(q.device)
+        if self.key_rows is not None:  # the kernels want a key for every token; nothing looks at the others
+            whole = k.new_zeros(signal.tokens, *k.shape[1:])
+            k = whole.index_copy_(0, self.key_rows.to(k.device), k)
+        self.readings.add(layer, q, k, scale, None, signal)
+
+
+class _DocumentPass:
+    """A pass over an instruction and documents without a query, whose keys and values are kept; see `Call`."""
+
+    signal_rows = torch.empty(0, dtype=torch.int64)
+    key_rows: torch.Tensor | None = None
+
+    def __init__(self, context: Context) -> None:
+        self.layouts = _Layouts([context], causal=False, signal=[])
+        self.longest = context.instruction + max(context.documents, default=0)
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        self.keys.append(k)
+        self.values.append(v)
+        return block_attention(q, k, v, self.layouts.on(q.device)[0], scale=scale)[0]
+
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+        self.keys.append(k)
+
+
+class _QueryPass:
+    """A pass over query blocks alone, behind blocks whose keys and values are kept; see `Call`."""
+
+    key_rows: torch.Tensor | None = None
+
+    def __init__(self, kept: Sequence[KeptBlock], layouts: _Layouts, readings: _Readings) -> None:
+        self.kept, self.layouts, self.readings = kept, layouts, readings
+        self.context = layouts.signal.contexts[0]
+        self.prefix = self.context.instruction + sum(self.context.documents)
+        self.signal_rows = layouts.signal.signal - self.prefix
+        self.longest = self.prefix + max(self.context.queries)
+        # A query block sees all that is kept, and itself, causally.
+        rows = sum(self.context.queries)
+        own = torch.block_diag(*(torch.ones(n, n).tril() for n in self.context.queries)).bool()
+        self.mask = torch.cat([torch.ones(rows, self.prefix, dtype=torch.bool), own], dim=1)
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        k = torch.cat([*(block.keys[layer].to(k) for block in self.kept), k])
+        v = torch.cat([*(block.values[layer].to(v) for block in self.kept), v])
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q.transpose(0, 1)[None],
+            k.transpose(0, 1)[None],
+            v.transpose(0, 1)[None],
+            attn_mask=self.mask.to(q.device),
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        if layer in self.readings.wanted.heads:
+            self._read(layer, q[self.signal_rows.to(q.device)], k, scale)
+        if layer == self.readings.wanted.stop:
+            raise Enough
+        return out[0].transpose(0, 1)
+
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+        self._read(layer, q, torch.cat([*(block.keys[layer].to(k) for block in self.kept), k]), scale)
+
+    def _read(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+        self.readings.add(layer, q, k, scale, None, self.layouts.on(q.device)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Lists laid out for one forward pass, in which none sees another.
+
+    Args:
+        ids: int64 (T,), tokens.
+        positions: int64 (T,).
+        call: what attention does in the pass, see `Decoder.run`.
+        answers: of each list, where its first query block ends among the T, with what has been answered.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    call: _ListPass | _QueryPass
+    answers: tuple[int, ...]
+
+    def readings(self) -> list[Reading]:
+        """One per list, once the pass has been made; with gradients if it was."""
+        return self.call.readings.split()
+
+
+def pack(prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | None = None) -> Packed:
+    """Lay lists out for one forward pass.
+
+    Args:
+        prompts: the lists.
+        wanted: what is read.
+        kept: for a single list: its instruction and its documents, in order, read before by `read_documents`.
+    """
+    layout = wanted.layout
+    contexts, signal, ids, positions, answers, at = [], [], [], [], [], 0
+    for prompt in prompts:
+        context = prompt.context
+        contexts.append(context)
+        tokens = [*prompt.instruction, *(i for block in prompt.documents for i in block.ids)]
+        start = at + len(tokens)
+        answers.append(start + len(prompt.queries[0].ids))
+        for query in prompt.queries:
+            signal += [start + row for row in query.signal]
+            start += len(query.ids)
+            tokens += query.ids
+        ids += tokens
+        positions += positions_of(context, layout)
+        at += len(tokens)
+    layouts = _Layouts(contexts, layout.mask == "causal", signal)
+    readings = _Readings(wanted, layouts.signal)
+    call: _ListPass | _QueryPass
+    if kept is None:
+        call = _ListPass(layouts, readings)
+    else:
+        call = _QueryPass(kept, layouts, readings)
+        ids, positions = ids[call.prefix :], positions[call.prefix :]
+        answers = [end - call.prefix for end in answers]
+    return Packed(torch.tensor(ids), torch.tensor(positions), call, tuple(answers))
+
+
+def read(
+    decoder: Decoder, prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | None = None
+) -> list[Reading]:
+    """Read lists in one forward pass, without gradients; none sees another.
+
+    Args:
+        decoder: the model.
+        prompts: the lists.
+        wanted: what is read.
+        kept: see `pack`.
+
+    Returns:
+        One `Reading` per list.
+    """
+    packed = pack(prompts, wanted, kept)
+    with torch.inference_mode():
+        decoder.run(packed.ids, packed.positions, packed.call)
+    return packed.readings()
+
+
+def read_documents(
+    decoder: Decoder, instruction: Sequence[int], documents: Sequence[Sequence[int]], layout: Layout
+) -> list[KeptBlock]:
+    """Read documents behind an instruction, for later queries.
+
+    Args:
+        decoder: the model.
+        instruction: its tokens.
+        documents: tokens of each.
+        layout: one with a block mask and positions that restart.
+
+    Returns:
+        What is kept of the instruction, and of each document.
+    """
+    context = Context([len(ids) for ids in documents], (), len(instruction))
+    call = _DocumentPass(context)
+    ids = [*instruction, *(i for document in documents for i in document)]
+    with torch.inference_mode():
+        decoder.run(torch.tensor(ids), torch.tensor(positions_of(context, layout)), call)
+    lengths = [context.instruction, *context.documents]
+
+    def pieces(layers: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+        # Copies: a view would keep the whole pass in memory for the sake of one document.
+        split = [[piece.clone() for piece in layer.split(lengths)] for layer in layers]
+        return list(zip(*split, strict=True)) if split else [() for _ in lengths]
+
+    return [KeptBlock(k, v) for k, v in zip(pieces(call.keys), pieces(call.values), strict=True)]
+
+
+def positions_of(context: Context, layout: Layout) -> list[int]:
+    """Positions of a context's tokens, in packed order."""
+    first = context.instruction
+    out = list(range(first))
+    for length in context.documents if layout.positions == "restart" else (sum(context.documents),):
+        out += range(first, first + length)
+    start = _query_start(context, layout)
+    for length in context.queries:
+        out += range(start, start + length)
+    return out
+
+
+def last_position(context: Context, layout: Layout) -> int:
+    """The largest of `positions_of`, without laying them out."""
+    longest = max(context.documents, default=0) if layout.positions == "restart" else sum(context.documents)
+    ends = (_query_start(context, layout) + length for length in context.queries)
+    return max(context.instruction + longest, *ends) - 1
+
+
+def _query_start(context: Context, layout: Layout) -> int:
+    if layout.positions == "sequential":
+        return context.instruction + sum(context.documents)
+    return context.instruction + layout.max_block_tokens if layout.query_position is None else layout.query_position

@@ -1,0 +1,268 @@
+"""Expected figures: every one of the README's is there, a wrong one is caught, and a malformed file says where."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sightline
+from sightline.errors import DataError, InputError
+from sightline.recipes.reproduce import (
+    Figure,
+    load_expected,
+    reproduce,
+    select,
+)
+
+_README = (Path(sightline.__file__).parent / "README.md").read_text(encoding="utf-8")
+_FIGURES = re.search(r"\n## Figures\n(.*?)\n## ", _README, re.DOTALL)[1]
+_NUMBER = re.compile(r"(?<![\w.])(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?!\w*-)")
+
+
+def numbers(text):
+    return [float(found.replace(",", "")) for found in _NUMBER.findall(text.replace("*", "").replace("x ", " "))]
+
+
+def cells():
+    """(row, column) and the cell of every table of figures in the README."""
+    for table in re.findall(r"(?:^\|.*\n)+", _FIGURES, re.MULTILINE):
+        header, _, *rows = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in table.splitlines()]
+        for row in rows:
+            yield from (((row[0], column), cell) for column, cell in zip(header[1:], row[1:], strict=True))
+
+
+_CELLS = {place: cell for place, cell in cells() if any(c.isdigit() for c in cell)}
+_PROSE = " ".join(line for line in _FIGURES.splitlines() if not line.startswith("|"))
+
+
+def test_the_readme_has_tables():
+    assert len(_CELLS) > 60 and len({row for row, _ in _CELLS}) > 15
+
+
+@pytest.mark.parametrize("place", _CELLS, ids=" - ".join)
+def test_every_figure_of_the_readmes_tables_has_an_entry(place):
+    expected = [
+        [figure.value for figure in entry.figures if figure.cell == place]
+        for entry in load_expected()
+        if any(figure.cell == place for figure in entry.figures)
+    ]
+    shown = numbers(re.sub(r"(\d)x$", r"\1", _CELLS[place]))
+    assert expected, f"recipes/expected.yaml has no figure for {place}"
+    for values in expected:
+        assert sorted(set(values)) == sorted(set(shown))
+
+
+def test_every_measured_value_in_the_prose_has_an_entry():
+    known = {figure.value for entry in load_expected() for figure in entry.figures}
+    shown = {float(value) for value in re.findall(r"(?<![\w.])\.\d{3,4}(?!\d)", _PROSE)}
+    assert len(shown) > 30 and shown <= known, sorted(shown - known)
+
+
+@pytest.mark.parametrize("entry", load_expected(), ids=lambda entry: entry.id)
+def test_every_entry_is_quoted(entry):
+    words = " ".join(_README.split())
+    for figure in entry.figures:
+        if figure.cell is not None:
+            assert figure.cell in _CELLS, figure
+        if figure.text is not None:
+            assert " ".join(figure.text.split()) in words, figure.text
+            assert figure.value in numbers(figure.text) or not figure.value, figure
+        assert figure.cell or figure.text or entry.source == "make demo"
+
+
+def written(folder, *entries, version=1):
+    path = folder / "expected.yaml"
+    path.write_text(yaml.safe_dump({"version": version, "entries": list(entries)}))
+    return path
+
+
+def entry(folder, **fields):
+    (folder / "made.json").write_text(json.dumps({"a": {"b": [1, {"name": "x", "v": 0.5}]}, "n": 4, "text": "t"}))
+    base = {"id": "one", "source": "test", "reads": str(folder / "made.json")}
+    return {**base, "figures": [{"at": ["a", "b", {"name": "x"}, "v"], "value": 0.5, "tolerance": 0}], **fields}
+
+
+def run(folder, *entries, **options):
+    return list(reproduce(load_expected(written(folder, *entries)), folder / "work", **options))
+
+
+def test_a_figure_that_holds(tmp_path):
+    [check] = run(tmp_path, entry(tmp_path))
+    assert check.holds and check.found == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("figure", "holds"),
+    [
+        ({"value": 0.5, "tolerance": 0}, True),
+        ({"value": 0.501, "tolerance": 0.0005}, False),
+        ({"value": 0.501, "tolerance": 0.001}, True),
+        ({"value": 0.24, "factor": 2}, False),
+        ({"value": 0.26, "factor": 2}, True),
+        ({"value": 1.1, "factor": 2}, False),
+        ({"value": -500, "times": -1000, "tolerance": 0}, True),
+        ({"value": 0.125, "per": ["n"], "tolerance": 0}, True),
+        ({"value": 0.5, "per": ["n"], "tolerance": 0.3}, False),
+    ],
+    ids=str,
+)
+def test_a_wrong_figure_is_caught(tmp_path, figure, holds):
+    [check] = run(tmp_path, entry(tmp_path, figures=[{"at": ["a", "b", 1, "v"], **figure}]))
+    assert check.holds is holds and not check.error
+
+
+def test_nan_never_holds():
+    assert not Figure(0.5, tolerance=10).holds(float("nan")) and not Figure(0.5, factor=9).holds(float("inf"))
+
+
+def test_a_fault_in_the_readout_is_caught(tmp_path):
+    """The same command, with and without a fault put into the code that it runs."""
+    code = "import json, sys; from sightline.rerank import layout; {fault}; json.dump({{'scale': "
+    code += "layout.load_layout('minilm').scale}}, open(sys.argv[1], 'w'))"
+    spoil = "old = layout.load_layout; layout.load_layout = lambda name: old(name, scale=21.0)"
+    figures = [{"at": ["scale"], "value": 20, "tolerance": 0.5}]
+    script = tmp_path / "run.py"
+    common = {"command": f"python {script} {{out}}/x.json", "reads": "{out}/x.json", "figures": figures}
+    for fault, holds in (("None", True), (spoil, False)):
+        script.write_text(code.format(fault=fault))
+        [check] = run(tmp_path, entry(tmp_path, **common))
+        assert check.holds is holds and not check.error
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"command": "python -c 'raise SystemExit(\"boom 7\")'"}, "exit code 1: boom 7"),
+        ({"command": "sightline info absent", "reads": ""}, "exit code 4"),
+        ({"command": "python -c 'print(1, 2)'", "reads": ""}, "no JSON"),
+        ({"reads": "{out}/absent.json"}, "absent.json: there is no JSON"),
+        ({"figures": [{"at": ["a", "c"], "value": 1, "tolerance": 0}]}, "no 'c' on the way a / c"),
+        ({"figures": [{"at": ["a", "b", {"name": "y"}], "value": 1, "tolerance": 0}]}, "on the way"),
+        ({"figures": [{"at": ["text"], "value": 1, "tolerance": 0}]}, "is no number"),
+    ],
+    ids=str,
+)
+def test_what_fails_is_told_and_does_not_stop_the_rest(tmp_path, fields, match):
+    failed, fine = run(tmp_path, entry(tmp_path, **fields), entry(tmp_path, id="two"))
+    assert match in failed.error and not failed.holds and fine.holds
+
+
+def test_an_entry_runs_what_it_comes_after_once(tmp_path):
+    count = 'python -c \'open("count", "a").write("."); print(7)\''
+    base = entry(tmp_path, id="base", command=count, reads="", figures=[], kind="speed")
+    later = entry(
+        tmp_path, after="base", command="python -c 'print(len(open(\"../base/count\").read()))'", reads="",
+        figures=[{"at": [], "value": 1, "tolerance": 0}],
+    )  # fmt: skip
+    later["figures"] = []
+    known = load_expected(written(tmp_path, base, later))
+    for _ in range(2):
+        [check] = reproduce(known[1:], tmp_path / "work", known=known)
+        assert check.holds
+    assert (tmp_path / "work" / "base" / "count").read_text() == "."
+
+
+def test_what_cannot_run_is_skipped_with_its_reason(tmp_path):
+    checks = run(
+        tmp_path,
+        entry(tmp_path, command="sightline info {data}/x"),
+        entry(tmp_path, id="two", modules=["no_such_module"]),
+        entry(tmp_path, id="three", kind="past", why="the tape is lost", reads="", figures=[{"value": 1}]),
+    )
+    assert [check.skipped.split(":")[0] for check in checks] == [
+        "needs the judged collections",
+        "needs no_such_module, which is not installed",
+        "the tape is lost",
+    ]
+    assert not any(check.holds for check in checks)
+
+
+_FIGURE = {"at": ["a"], "value": 1, "tolerance": 0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"id": "a b"}, "entry 1 has no id"),
+        ({"colour": 1}, "unknown field 'colour'"),
+        ({"kind": "rumour"}, "kind 'rumour'"),
+        ({"source": ""}, "source is missing"),
+        ({"kind": "past"}, "needs a why"),
+        ({"why": "x"}, "needs a why"),
+        ({"reads": ""}, "nothing to run"),
+        ({"reads": "{home}/x"}, r"reads has \{home\}"),
+        ({"command": "rm -rf {out}"}, "must begin with sightline or python"),
+        ({"command": 7}, "command must be a text"),
+        ({"after": "two"}, "no entry before it"),
+        ({"quick": "yes"}, "quick true or false"),
+        ({"figures": [7]}, "figure 1: must be a mapping"),
+        ({"figures": [_FIGURE, {**_FIGURE, "at": ["b"], "value": "x"}]}, "figure 2: value must be a number"),
+        ({"figures": [{**_FIGURE, "tolerance": float("nan")}]}, "figure 1: tolerance must be a number"),
+        ({"figures": [{**_FIGURE, "tolerance": -1}]}, "at least 0"),
+        ({"figures": [{**_FIGURE, "factor": 2}]}, "not both"),
+        ({"figures": [{"at": ["a"], "value": 1}]}, "needs a tolerance or a factor"),
+        ({"figures": [{"at": "a", "value": 1, "tolerance": 0}]}, "at must be a list"),
+        ({"figures": [{"at": ["a"], "tolerance": 0}]}, "value is missing"),
+        ({"figures": [{**_FIGURE, "cell": ["row"]}]}, r"\[row, column\]"),
+        ({"figures": [{**_FIGURE, "color": 1}]}, "unknown field 'color'"),
+    ],
+    ids=str,
+)
+def test_a_malformed_file_says_where(tmp_path, fields, match):
+    path = written(tmp_path, entry(tmp_path, **fields))
+    with pytest.raises(DataError, match=match) as raised:
+        load_expected(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "version: 2\nentries: []", "version: 1", "a: [", "\x00"])
+def test_what_is_no_file_of_figures(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    for path in (tmp_path / "x.yaml", tmp_path / "absent.yaml"):
+        with pytest.raises(DataError, match="yaml"):
+            load_expected(path)
+
+
+def test_an_id_twice(tmp_path):
+    with pytest.raises(DataError, match="second time"):
+        load_expected(written(tmp_path, entry(tmp_path), entry(tmp_path)))
+
+
+def test_speed_is_run_by_name_only():
+    entries = load_expected()
+    assert {one.kind for one in select(entries)} == {"quality"}
+    assert [one.id for one in select(entries, ["kernels"])] == ["kernels"]
+    assert all(one.quick for one in select(entries, quick=True)) and select(entries, quick=True)
+    with pytest.raises(InputError, match="no entry is called 'nothing'"):
+        select(entries, ["nothing"])
+
+
+def test_the_quick_ones_that_need_no_data_hold(tmp_path):
+    entries = load_expected()
+    checks = list(reproduce([e for e in select(entries, quick=True) if not e.needs_data], tmp_path, known=entries))
+    assert checks and all(check.holds for check in checks), checks
+
+
+@pytest.mark.data
+def test_the_quick_ones_hold(tmp_path, collections):
+    entries = load_expected()
+    quick = [e for e in select(entries, quick=True) if e.needs_data]
+    checks = list(reproduce(quick, tmp_path, data=collections, known=entries))
+    assert checks and all(check.holds for check in checks), checks
+
+
+def test_other_data_than_the_measured_are_told_before_anything_runs(tmp_path):
+    entries = load_expected()
+    [scifact] = [entry for entry in entries if entry.id == "scifact"]
+    [absent] = reproduce([scifact], tmp_path / "out", data=tmp_path / "nowhere")
+    assert "no such folder" in absent.error
+    (tmp_path / "data").mkdir()
+    [missing] = reproduce([scifact], tmp_path / "out", data=tmp_path / "data")
+    assert "scifact: no such folder" in missing.error
+    (tmp_path / "data" / "scifact").mkdir()
+    (tmp_path / "data" / "scifact" / "corpus.jsonl").write_text("another")
+    [other] = reproduce([scifact], tmp_path / "out", data=tmp_path / "data")
+    assert "your scifact is another one" in other.error and "corpus.jsonl" in other.error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,153 @@
+"""The embedded default learns: what is trained is what ranks, and what ranks is what is saved."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from sightline import LateInteractionReranker, load_reranker
+from sightline.documents import Document
+from sightline.errors import InputError
+from sightline.models.minilm import MiniLM, load_minilm
+from sightline.training.config import TrainingConfig
+from sightline.training.examples import Example
+from sightline.training.late_interaction import LateInteractionLearner, RememberingMiniLM
+from sightline.training.learner import TrainingList
+from sightline.training.lists import Sampling
+from sightline.training.loss import Objective
+from sightline.training.trainer import train
+
+TEXTS = [
+    "Dogs bark loudly at night.",
+    "Cats purr when happy.",
+    "Iron rusts in wet air.",
+    "A cat sleeps " + "much " * 60,
+]
+LIST = TrainingList(
+    "what sound do cats make",
+    tuple(Document(str(i), text, "Facts" if i % 2 else "") for i, text in enumerate(TEXTS)),
+    (False, True, False, False),
+)
+KINDS = {
+    "heads": {"parts": ["weights", "heads"]},
+    "every part": {"parts": ["weights", "projection", "heads", "read"]},
+    "full": {"parts": [], "encoder": "full", "max_tokens": 254},
+    "lora": {"parts": ["heads"], "encoder": "lora", "rank": 2, "max_tokens": 254},
+    "prefix": {"parts": [], "encoder": "lora", "rank": 2, "prefix": True, "max_tokens": 254},
+}
+
+
+def learner(kind):
+    if kind in ("lora", "prefix"):
+        pytest.importorskip("peft")
+    return LateInteractionLearner(**KINDS[kind], name="mine")
+
+
+def ranked(reranker):
+    return [
+        score for _, score in sorted((item.index, item.score) for item in reranker.rank(LIST.query, LIST.documents))
+    ]
+
+
+def step(one, rate=1e-3):
+    optimizer = torch.optim.SGD(one.parameters().values(), rate)
+    (-torch.log_softmax(one([LIST]).scores[0], 0)[1]).backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in one.parameters().values())
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_ranks_by_what_it_learns_and_saves_it(kind, tmp_path):
+    one = learner(kind)
+    [start] = one([LIST]).scores
+    if kind != "prefix":  # there documents are read otherwise from the start
+        np.testing.assert_allclose(start.detach().numpy(), ranked(LateInteractionReranker()), atol=2e-3)
+    for _ in range(2):  # of LoRA, and of a gate, the first moves one factor alone
+        step(one, 1e-2)
+    [learnt] = one([LIST]).scores
+    assert (learnt - start).abs().max() > 1e-4
+    np.testing.assert_allclose(learnt.detach().numpy(), ranked(one.reranker()), atol=1e-4)
+    one.save(tmp_path)
+    loaded = load_reranker(str(tmp_path))
+    assert loaded.name == "mine"
+    scale = (learnt - start).abs().max().item()
+    np.testing.assert_allclose(ranked(loaded), ranked(one.reranker()), atol=max(2e-3, 0.1 * scale))
+    frozen = one.encoder == "frozen"
+    assert (loaded.model.revision == load_minilm().revision) == frozen  # so an index's kept states serve it, or not
+    assert (tmp_path / "model.safetensors").stat().st_size < (200_000 if frozen else 50_000_000)
+
+
+def test_no_list_influences_another():
+    one = learner("every part")
+    step(one)
+    other = TrainingList("why does iron rust", LIST.documents[::-1], LIST.positive[::-1])
+    together, alone = one([LIST, other]).scores, [one([LIST]).scores[0], one([other]).scores[0]]
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def test_the_embedded_default_itself_stays_as_it_is(tmp_path):
+    before = ranked(LateInteractionReranker())
+    one = learner("full")
+    step(one, 1.0)
+    assert ranked(one.reranker()) != before
+    assert ranked(LateInteractionReranker()) == before
+
+
+def test_what_is_remembered_is_what_would_be_read():
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(["cats", "purr", "iron", "rusts", "x" * 40], k=n)) for n in (3, 40, 1, 300, 7)]
+    plain = MiniLM()
+    for tokens in (0, 50, 10_000):  # nothing is kept; it is full again and again; all is kept
+        model = RememberingMiniLM(tokens=tokens)
+        for _ in range(2):
+            order = draw.sample([*texts, texts[0]], 6)
+            got, expected = model.read(order), plain.read(order)
+            np.testing.assert_allclose(got.states, expected.states, atol=2e-3)
+            for name in ("offsets", "spans", "truncated"):
+                assert np.array_equal(getattr(got, name), getattr(expected, name)), name
+            np.testing.assert_allclose(got.pooled, expected.pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": []}, "nothing to learn"),
+        ({"parts": ["ears"]}, "what can be learnt"),
+        ({"encoder": "half"}, "frozen"),
+        ({"precision": "int4"}, "precision"),
+        ({"encoder": "lora", "rank": 0}, "rank"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        LateInteractionLearner(**options)
+
+
+def test_a_run_of_the_loop_learns_what_the_lists_teach(tmp_path):
+    # Whoever asks for a sound wants the animal that is named with a colour: nothing that MiniLM would guess.
+    draw = random.Random(0)
+    animals = ["cat", "dog", "cow", "owl", "frog", "horse", "duck", "sheep"]
+    found = []
+    for _ in range(24):
+        names = draw.sample(animals, 6)
+        right = draw.choice(["red", "blue", "green"])
+        positive = Document("p", f"The {names[0]} is {right} today.")
+        negatives = tuple(Document(str(i), f"The {name} makes a sound, loudly.") for i, name in enumerate(names[1:]))
+        found.append(Example("which animal makes a sound", (positive,), (negatives,)))
+    config = TrainingConfig(steps=60, lists=6, learning_rate=1e-2, evaluate_every=0)
+    summary = train(
+        LateInteractionLearner(parts=["projection"]),
+        found,
+        tmp_path / "out",
+        config=config,
+        sampling=Sampling(documents=(6, 6)),
+        objective=Objective(temperature=1.0),
+    )
+    losses = [one["loss"] for one in summary["losses"]]
+    assert losses[0] > 1.5 and losses[-1] < 0.4
+    trained = load_reranker(str(tmp_path / "out"))
+    new = ["The goat makes a sound, loudly.", "The goat is red today.", "The crow makes a sound, loudly."]
+    assert LateInteractionReranker().rank("which animal makes a sound", new)[0].index != 1
+    assert trained.rank("which animal makes a sound", new)[0].index == 1

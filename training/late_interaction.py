@@ -1,0 +1,239 @@
+"""The embedded default learns: what its query block asks and how the answers are read; or, at a price, its encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import InputError, MissingExtraError
+from ..models.batching import token_budget_batches
+from ..models.minilm import MiniLM, Tokens
+from ..models.reader import TokenStates
+from ..rerank.late_interaction import LateInteractionReranker
+from ..rerank.layout import load_layout
+from ..rerank.learnt import LearntReadout, Part
+from ..rerank.signal import AttentionSignal
+from .learner import Output, TrainingList
+
+__all__ = ["LateInteractionLearner", "RememberingMiniLM"]
+
+_TOKENS = 2048  # read with gradients at once
+
+
+class LateInteractionLearner:
+    """Trains `sightline.rerank.learnt.LearntReadout`, the encoder, or both; implements `Learner`.
+
+    With a frozen encoder every document is read once and remembered, and a step is a few products of matrices.
+
+    Args:
+        parts: of the readout, see `LearntReadout`; empty for the readout of the layout.
+        encoder: ``frozen``; ``lora``, adapters in all its layers (Hu et al., 2021; needs the extra ``training``); or
+            ``full``, all of it but the embeddings of tokens.
+        rank: of LoRA's matrices.
+        prefix: documents see the query, so they are read anew for each: stronger if trained for it, slower, and nothing
+            can be kept.
+        max_tokens: of a document while the encoder is trained; rerankers read as much as the layout says.
+        remember: tokens of documents whose states are kept while training, at 768 bytes each.
+        precision: in which texts are read without gradients; ``bfloat16`` is faster where a processor has it. With
+            gradients, it is the loop's precision that counts.
+        name: of what is learnt: its layout's.
+        model: to read with; None for the default.
+
+    Attributes:
+        temperature: 1, since scores are logarithms.
+        learning_rate: 1e-3 for a readout on a frozen encoder, else 1e-4.
+
+    Raises:
+        InputError: if there is nothing to train, or an option is out of range.
+        MissingExtraError: if LoRA is asked for and peft is not installed.
+
+    Example:
+        >>> learner = LateInteractionLearner(parts=["weights"])
+        >>> list(learner.parameters())
+        ['readout.weigh']
+    """
+
+    temperature = 1.0
+
+    def __init__(
+        self,
+        parts: Sequence[Part] = ("weights", "heads"),
+        *,
+        encoder: Literal["frozen", "lora", "full"] = "frozen",
+        rank: int = 16,
+        prefix: bool = False,
+        max_tokens: int = 128,
+        remember: int = 6_000_000,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        name: str = "trained",
+        model: MiniLM | None = None,
+    ) -> None:
+        if encoder not in ("frozen", "lora", "full"):
+            raise InputError(f"encoder is 'frozen', 'lora' or 'full', not {encoder!r}")
+        if precision not in ("float32", "bfloat16"):
+            raise InputError(f"precision is 'float32' or 'bfloat16', not {precision!r}")
+        if encoder == "frozen" and not parts:
+            raise InputError("a frozen encoder without parts of the readout has nothing to learn")
+        if rank < 1 or max_tokens < 1 or remember < 0:
+            raise InputError("rank and max_tokens must be at least 1, remember at least 0")
+        changes: dict[str, Any] = {"name": name} | ({"instruction": "{query}"} if prefix else {})
+        if parts:
+            changes["readout"] = "learnt"
+        self.layout = load_layout("minilm", **changes)
+        self.name, self.encoder, self._max_tokens = name, encoder, max_tokens
+        self.learning_rate = 1e-3 if encoder == "frozen" else 1e-4
+        memory = remember if encoder == "frozen" else 0
+        # A model of its own: what is trained, or remembered, is nobody else's business.
+        self.model = model or RememberingMiniLM(self.layout.max_block_tokens, memory, precision)
+        self.readout = LearntReadout(parts, scale=self.layout.scale) if parts else None
+        self._parameters: dict[str, nn.Parameter] = {}
+        if self.readout is not None:
+            self.readout.to(self.model.device)
+            self._parameters |= {f"readout.{key}": value for key, value in self.readout.named_parameters()}
+        self._adapted: Any = None
+        if encoder != "frozen":
+            self._parameters |= self._unfreeze(rank)
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """See `Learner.parameters`."""
+        return self._parameters
+
+    def __call__(self, lists: Sequence[TrainingList]) -> Output:
+        """See `Learner`."""
+        return Output([self._score(one) for one in lists])
+
+    def reranker(self) -> LateInteractionReranker:
+        """See `Learner.reranker`."""
+        if self.encoder != "frozen":
+            self.model.forget_queries()
+        return LateInteractionReranker(self.layout, self.model, self.readout)
+
+    def save(self, folder: Path) -> None:
+        """See `Learner.save`."""
+        if self.encoder != "frozen":
+            self.model.trained = self._trained()
+        self.reranker().save(folder)
+
+    # -- scores ------------------------------------------------------------------------------------------------------
+
+    def _score(self, one: TrainingList) -> torch.Tensor:
+        states = self._read([document.contents for document in one.documents], one.query)
+        if self.encoder == "frozen":
+            read = self.model.read_queries([one.query])[0].states
+            assert read is not None
+            q = torch.from_numpy(read).to(self.model.device)
+        else:
+            [q] = self._read([one.query], "")
+        if not len(q):
+            raise InputError(f"the query {one.query!r} has no token to attend with")
+        # Cosines are compared by hundredths, which bfloat16 does not have.
+        with torch.autocast(self.model.device.type, enabled=False):
+            if self.readout is None:
+                return AttentionSignal()(q, states, self.layout).scores
+            scores: torch.Tensor = self.readout(q, states).scores
+            return scores
+
+    def _read(self, texts: Sequence[str], query: str) -> list[torch.Tensor]:
+        """Unit token states of each text; with gradients where the encoder is trained."""
+        behind = self.layout.instruction.replace("{query}", query)  # nothing, if there is no query
+        if self.encoder == "frozen":
+            read = self.model.read(texts, behind=behind)
+            assert read.states is not None
+            packed = torch.from_numpy(read.states).to(self.model.device)
+            return list(packed.split(np.diff(read.offsets).tolist()))
+        tokens = self.model.tokenise(texts, behind=behind)
+        room = tokens.lead + self._max_tokens
+        ids = [[*one[:room], one[-1]] if len(one) > room + 1 else one for one in tokens.ids]
+        tokens = Tokens(ids, tokens.lead, np.minimum(tokens.counts, self._max_tokens), tokens.truncated, [])
+        out: dict[int, torch.Tensor] = {}
+        for batch in token_budget_batches([len(one) for one in ids], _TOKENS):
+            hidden, _ = self.model.hidden(tokens, batch)
+            unit = nn.functional.normalize(hidden, dim=-1)
+            for row, i in enumerate(batch):
+                out[i] = unit[row, tokens.lead : tokens.lead + int(tokens.counts[i])]
+        return [out[i] for i in range(len(ids))]
+
+    # -- the encoder -------------------------------------------------------------------------------------------------
+
+    def _unfreeze(self, rank: int) -> dict[str, nn.Parameter]:
+        bert = self.model.network
+        if self.encoder == "lora":
+            try:
+                from peft import LoraConfig, get_peft_model
+            except ImportError as error:
+                raise MissingExtraError("peft", "training") from error
+            torch.manual_seed(0)
+            targets = ["query", "key", "value", "dense"]
+            self._adapted = get_peft_model(bert, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
+        trained = (self._adapted or bert).named_parameters()
+        wanted = {
+            key: value for key, value in trained if ("lora_" in key) == (self.encoder == "lora") and "embed" not in key
+        }
+        for value in wanted.values():
+            value.requires_grad_(True)
+        return {f"encoder.{key}": cast(nn.Parameter, value) for key, value in wanted.items()}
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """The encoder's weights that differ from the published ones, adapters merged into them."""
+        if self.encoder == "full":
+            return {
+                key.removeprefix("encoder."): value.detach()
+                for key, value in self._parameters.items()
+                if key.startswith("encoder.")
+            }
+        found = {}
+        for key, module in self._adapted.base_model.model.named_modules():
+            if hasattr(module, "get_delta_weight"):
+                delta = module.get_delta_weight("default")
+                found[f"{key}.weight"] = (module.base_layer.weight + delta).detach()
+        return found
+
+
+class RememberingMiniLM(MiniLM):
+    """The default model, which remembers the token states of what it has read.
+
+    Args:
+        max_length: tokens read of a text.
+        tokens: that are remembered, in float16; once full it forgets all.
+        dtype: that it computes with.
+    """
+
+    def __init__(self, max_length: int = 256, tokens: int = 0, dtype: str = "float32") -> None:
+        super().__init__(max_length=max_length, dtype=dtype)
+        self._room_left = self._tokens = tokens
+        self._known: dict[str, tuple[np.ndarray, TokenStates]] = {}
+
+    def read(self, texts: Sequence[str], *, states: bool = True, behind: str = "") -> TokenStates:
+        """See `MiniLM.read`."""
+        if not self._tokens or behind or not states:
+            return super().read(texts, states=states, behind=behind)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        fresh = dict(self._split(super().read(new), new)) if new else {}
+        found = [fresh.get(text) or self._known[text] for text in texts]
+        for text, (half, one) in fresh.items():
+            if len(half) > self._room_left:
+                self._known, self._room_left = {}, self._tokens
+            self._known[text] = (half, one)
+            self._room_left -= len(half)
+        counts = [len(half) for half, _ in found]
+        return TokenStates(
+            np.concatenate([half for half, _ in found], dtype=np.float32, casting="unsafe"),
+            np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+            np.concatenate([one.spans for _, one in found]),
+            np.concatenate([one.pooled for _, one in found]),
+            np.concatenate([one.truncated for _, one in found]),
+        )
+
+    @staticmethod
+    def _split(read: TokenStates, texts: Sequence[str]) -> Iterator[tuple[str, tuple[np.ndarray, TokenStates]]]:
+        assert read.states is not None
+        for i, (text, (a, b)) in enumerate(zip(texts, pairwise(read.offsets.tolist()), strict=True)):
+            one = slice(i, i + 1)
+            rest = TokenStates(None, np.array([0, b - a]), read.spans[a:b], read.pooled[one], read.truncated[one])
+            yield text, (read.states[a:b].astype(np.float16), rest)
