@@ -7,6 +7,7 @@ aliases, with which a few lines become gigabytes ("billion laughs").
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -16,20 +17,21 @@ from collections.abc import Iterator, Mapping
 from importlib.resources.abc import Traversable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from .errors import DataError
+from .errors import DataError, SightlineError
 from .wording import quoted
 
-__all__ = ["DEEPEST", "parse_json", "parse_yaml", "read_json", "read_yaml", "too_deep"]
+__all__ = ["DEEPEST", "as_type", "parse_json", "parse_yaml", "read_json", "read_yaml", "too_deep"]
 
 DEEPEST = 500  # SQLite, which holds metadata, reads 1,000 levels
 _DEEPEST_YAML = 50
 _NESTS = (Mapping, list, tuple)
 _LARGEST_YAML = 2_000_000  # characters; YAML is read at some hundred kilobytes a second
 _LONGEST_NUMBER = 100  # characters of a number in YAML, whose sexagesimal ones take quadratic time
+T = TypeVar("T")
 _SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 
 
@@ -173,6 +175,56 @@ def read_yaml(path: str | PathLike[str] | Traversable) -> Any:
         raise DataError(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}", path=path) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", path=path) from error
+
+
+def as_type(value: Any, kind: type[T]) -> T:
+    """Turn parsed JSON or YAML into a typed object, or refuse it.
+
+    Types are plain dataclasses, TypedDicts and annotations; pydantic checks them, strictly: a number in quotes is no
+    number. A class that has ``__pydantic_config__ = {"extra": "forbid"}`` also refuses fields that it does not have.
+
+    Args:
+        value: what `parse_json` or `parse_yaml` returned.
+        kind: the type.
+
+    Raises:
+        DataError: naming the first field that is wrong. It names no file; callers that know one add it.
+        SightlineError: what the ``__post_init__`` of a dataclass raises.
+
+    Example:
+        >>> as_type({"a": [1, 2.5]}, dict[str, list[float]])
+        {'a': [1.0, 2.5]}
+        >>> as_type({"a": [1, "x"]}, dict[str, list[float]])
+        Traceback (most recent call last):
+        sightline.errors.DataError: the field a[1] must be a valid number, not 'x'
+    """
+    from pydantic import ValidationError
+
+    try:
+        # Of JSON, strict validation makes tuples and paths where a type has them; of Python's objects it does not.
+        return _adapter(kind).validate_json(json.dumps(value, default=_not_json), strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+    if isinstance(raised := found.get("ctx", {}).get("error"), SightlineError):
+        raise raised
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).removeprefix(".")
+    if found["type"] in ("missing", "missing_argument"):
+        raise DataError(f"lacks the field {field}")
+    if found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        raise DataError(f"has a field {quoted(field)}, which is not one it can have")
+    reason = found["msg"].replace("Input should be", "must be", 1)
+    raise DataError(f"{f'the field {field}' if field else 'it'} {reason}, not {quoted(found['input'])}")
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _not_json(value: object) -> Any:
+    raise DataError(f"a {type(value).__name__} ({quoted(str(value))}) is not JSON; write it as a text, in quotes")
 
 
 class _PlainLoader(yaml.SafeLoader):
