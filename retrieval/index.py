@@ -40,7 +40,7 @@ from ..errors import (
 from ..files import digest
 from ..models.encoder import Encoder, load_encoder
 from ..models.reader import BlockReader
-from .faiss_index import FaissIndex, build_structure, faiss_device, import_faiss, new_structure
+from .faiss_index import build_structure, faiss_device, import_faiss, new_structure
 from .files import (
     LOCKS,
     WRITER_LOCK,
@@ -61,6 +61,7 @@ from .pyserini_index import PyseriniIndex
 from .sources import ID_FIELDS, read_documents
 from .store import DocumentStore, Segment, StoredPassage, as_json
 from .token_states import decode, dtype_of, encode
+from .vector_index import VectorIndex, flat_engine, open_vector_index
 
 if TYPE_CHECKING:
     from ..kernels import Keys
@@ -140,7 +141,7 @@ class Index:
             encoder: a name for `load_encoder`, or an `Encoder`. ``none`` keeps neither embeddings nor token states, so
                 that the index is searched by words alone. The path of a model is kept as an absolute path.
             encoder_options: passed to `load_encoder`, kept in the manifest.
-            faiss: a FAISS factory string; ``Flat`` is exact search.
+            faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
             faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
             lexical: the BM25 engine.
             token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (388 bytes a
@@ -794,9 +795,8 @@ class Index:
         """The FAISS structure over all rows, built or extended: what the manifest says of it."""
         assert self._vector_file is not None
         rows, old = self._store.rows(), faiss.get("file")
-        made = {"version": import_faiss().__version__, "device": faiss_device()}
         if faiss["factory"] == "Flat":
-            return made
+            return flat_engine()
         if rows <= faiss.get("rows", 0):
             return {}
         # Clusters trained on less than half of what they must hold are trained anew.
@@ -807,11 +807,12 @@ class Index:
         build_structure(self._vector_file.map(rows), faiss["factory"], beside, grow)
         beside.replace(file)
         trained = rows if retrain else faiss["trained"]
+        made = {"version": import_faiss().__version__, "device": faiss_device()}
         return made | {"file": file.name, "rows": rows, "digest": digest(file), "trained": trained}
 
     # -- searching ---------------------------------------------------------------------------------------------------
 
-    def _vector_index(self, now: _Snapshot) -> FaissIndex:
+    def _vector_index(self, now: _Snapshot) -> VectorIndex:
         if now.vectors is None:
             raise InputError(
                 f"{self.path}: built without embeddings (encoder none), so it can only be searched with bm25; "
@@ -824,7 +825,7 @@ class Index:
                     structure = Path(f"/dev/fd/{now.structure.fileno()}")
                     # FAISS trusts its files: a damaged one can crash it, or keep it busy for ever.
                     _check_structure(structure, now.manifest)
-                now.faiss = FaissIndex(now.vectors, structure, faiss["factory"], faiss["parameters"])
+                now.faiss = open_vector_index(now.vectors, faiss["factory"], faiss["parameters"], structure)
         return now.faiss
 
     def search_dense(
@@ -949,7 +950,7 @@ class _Snapshot:
     states: np.ndarray | None
     live: np.ndarray
     structure: BinaryIO | None
-    faiss: FaissIndex | None = None
+    faiss: VectorIndex | None = None
     masks: dict[str, np.ndarray] = field(default_factory=dict)  # rows by filter
 
 
