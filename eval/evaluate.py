@@ -381,21 +381,21 @@ def _misfit(index: Index, wanted: Mapping[str, Any]) -> str | None:
     elif Path(wanted["encoder"]).exists():
         wanted["encoder"] = str(Path(wanted["encoder"]).resolve())
     if wanted["max_tokens"] is None:
-        wanted["max_tokens"] = min(manifest.encoder["max_length"], 256) - 2
+        wanted["max_tokens"] = min(manifest.encoder.max_length, 256) - 2
     there: dict[str, Any] = {
-        "lexical": manifest.lexical["engine"],
-        "max_tokens": manifest.passages["max_tokens"],
-        "overlap": manifest.passages["overlap"],
+        "lexical": manifest.lexical.engine,
+        "max_tokens": manifest.passages.max_tokens,
+        "overlap": manifest.passages.overlap,
     }
     if wanted["encoder"] != "none":
         there |= {
-            "encoder": manifest.encoder["name"],
-            "encoder_options": manifest.encoder["options"],
-            "faiss": manifest.faiss["factory"],
-            "faiss_parameters": manifest.faiss["parameters"],
+            "encoder": manifest.encoder.name,
+            "encoder_options": manifest.encoder.options,
+            "faiss": manifest.faiss.factory,
+            "faiss_parameters": manifest.faiss.parameters,
         }
     if wanted["token_states"] != "none":
-        there["token_states"] = manifest.token_states["kind"]
+        there["token_states"] = manifest.token_states.kind
     return next(
         (f"{name} is {value!r}, needed is {wanted[name]!r}" for name, value in there.items() if wanted[name] != value),
         None,

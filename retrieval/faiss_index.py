@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import IndexCorruptError, InputError, MissingExtraError
+from .files import RESTORE
 from .vector_index import VectorIndex, best
 
 __all__ = ["FaissIndex", "build_structure", "faiss_device", "import_faiss", "new_structure"]
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 _OVERSAMPLING = 4
 # Below this share of allowed rows, scanning just those rows beats over-fetching past the others.
 _SELECTIVE = 0.2
-_ADVICE = "restore the index from a copy, or build it again"
 _ROWS_AT_ONCE = 65536
 # Equal vectors beyond so many are told apart by chance, not by row.
 _TIES = 16384
@@ -155,7 +155,7 @@ class FaissIndex(VectorIndex):
             try:
                 index = self._faiss.read_index(str(structure), self._faiss.IO_FLAG_MMAP_IFC)
             except RuntimeError as error:
-                raise IndexCorruptError(f"{structure}: FAISS cannot read it: {_reason(error)}; {_ADVICE}") from error
+                raise IndexCorruptError(f"{structure}: FAISS cannot read it: {_reason(error)}; {RESTORE}") from error
             self._covered = index.ntotal
             _set_parameters(index, factory, parameters)
             if self.device == "cuda" and "HNSW" not in factory:

@@ -93,16 +93,16 @@ def open_vector_index(vectors: np.ndarray, factory: str, parameters: str, struct
     return TorchIndex(vectors)
 
 
-def flat_engine() -> dict[str, str]:
-    """What searches ``Flat`` here, as the manifest records it: its ``version``, and the ``device`` it runs on."""
+def flat_engine() -> tuple[str, str]:
+    """What searches ``Flat`` here, as the manifest records it: its version, and the device it runs on."""
     from .faiss_index import faiss_device, import_faiss
 
     try:
-        return {"version": import_faiss().__version__, "device": faiss_device()}
+        return import_faiss().__version__, faiss_device()
     except MissingExtraError:
         import torch
 
-        return {"version": f"torch {torch.__version__}", "device": "cpu"}
+        return f"torch {torch.__version__}", "cpu"
 
 
 def best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

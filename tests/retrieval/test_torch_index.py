@@ -110,7 +110,7 @@ with Index.open(folder + "/ours", encoder=toy) as index:
     said["updated"] = found(index, "common word7")
     index.delete(["d7"])
     said["deleted"] = found(index, "common word7")
-    said["engine"] = index.manifest.faiss["version"]
+    said["engine"] = index.manifest.faiss.version
 try:
     Index.create(folder + "/hnsw", encoder=toy, faiss="HNSW8")
 except MissingExtraError as error:
