@@ -23,6 +23,7 @@ import yaml
 
 from ..documents import Document
 from ..errors import InputError, ModelError
+from ..files import replacing
 from ..parsing import read_yaml
 from ..wording import quoted
 
@@ -93,9 +94,8 @@ class Heads:
                 (path, yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=10_000)),
                 (path.with_suffix(".svg"), self.picture()),
             ):
-                beside = file.with_name(f".{file.name}.{os.getpid()}")
-                beside.write_text(text, encoding="utf-8")
-                beside.replace(file)
+                with replacing(file) as beside:
+                    beside.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error}") from error
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..documents import Document, Passage
 from ..errors import DataError, IndexLockedError, IndexStoreError, InputError, SightlineError
-from ..files import digest
+from ..files import digest, replacing
 from ..models.encoder import Encoder
 from .faiss_index import build_structure, faiss_device, import_faiss
 from .files import WRITER_LOCK, AppendFile, committing, locked, storage_errors
@@ -250,9 +250,9 @@ class Writer:
         # Clusters trained on less than half of what they must hold are trained anew.
         old = faiss.file if rows <= 2 * (faiss.trained or 0) else None
         file = self._path / f"vectors-{rows}.faiss"
-        beside = file.with_name(file.name + ".new")
-        build_structure(self._files.vectors.map(rows), faiss.factory, beside, None if old is None else self._path / old)
-        beside.replace(file)
+        vectors, grow = self._files.vectors.map(rows), None if old is None else self._path / old
+        with replacing(file, one_writer=True) as beside:
+            build_structure(vectors, faiss.factory, beside, grow)
         return dataclasses.replace(
             faiss,
             version=import_faiss().__version__,
