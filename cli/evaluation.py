@@ -61,9 +61,9 @@ def rerank(
     """Rerank a run."""
     from ..eval.dataset import load_dataset
     from ..eval.output import writable_file
+    from ..eval.provenance import portable_name
     from ..eval.rank_llm import read_requests
     from ..eval.rerank_run import rerank_run
-    from ..eval.provenance import portable_name
     from ..eval.runs import load_run, save_run
     from ..rerank.loading import load_reranker
 
