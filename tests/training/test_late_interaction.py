@@ -71,11 +71,11 @@ def test_it_ranks_by_what_it_learns_and_saves_it(kind, tmp_path):
     np.testing.assert_allclose(learnt.detach().numpy(), ranked(one.reranker()), atol=1e-4)
     one.save(tmp_path)
     loaded = load_reranker(str(tmp_path))
-    assert loaded.name == "mine"
+    assert loaded.layout == "mine"
     scale = (learnt - start).abs().max().item()
     np.testing.assert_allclose(ranked(loaded), ranked(one.reranker()), atol=max(2e-3, 0.1 * scale))
     frozen = one.encoder == "frozen"
-    assert (loaded.model.revision == load_minilm().revision) == frozen  # so an index's kept states serve it, or not
+    assert (loaded.reader.revision == load_minilm().revision) == frozen  # so an index's kept states serve it, or not
     assert (tmp_path / "model.safetensors").stat().st_size < (200_000 if frozen else 50_000_000)
 
 
