@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +43,6 @@ def import_faiss() -> Any:
     except ImportError as error:
         raise MissingExtraError("faiss", "cpu") from error
     return faiss
-
-
-def _after_fork() -> None:
-    """FAISS's threads stay with the parent process, and a child that used several would wait for them for ever."""
-    if "faiss" in sys.modules:
-        sys.modules["faiss"].omp_set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def faiss_device() -> str:

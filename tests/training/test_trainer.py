@@ -24,7 +24,7 @@ from sightline.training.config import TrainingConfig
 from sightline.training.learner import Output
 from sightline.training.lists import Sampling
 from sightline.training.loss import Objective
-from sightline.training.summary import TrainingSummary
+from sightline.training.summary import DataRow, TrainingSummary
 from sightline.training.trainer import train
 
 from . import toy
@@ -169,7 +169,7 @@ def test_a_temperature_is_learnt(made, tmp_path):
         made, tmp_path / "cold", objective=Objective(temperature=0.0101, learn_temperature=True),
         learning_rate=5.0, dev=False,
     )  # fmt: skip
-    assert cold["temperature"] >= 0.01 - 1e-6
+    assert cold.temperature >= 0.01 - 1e-6
 
 
 def test_it_stops_when_dev_gains_no_more_and_keeps_the_best(made, tmp_path, monkeypatch):
@@ -495,7 +495,7 @@ def test_the_card_says_what_it_is_made_of(made, tmp_path):
     origin = Origin(
         base="/models/secret/base",
         options={"layout": "/models/secret/x.yaml"},
-        data=[{"name": "tr|ain", "split": "train", "examples": 40, "weight": 0.5, "licence": "CC BY 4.0"}],
+        data=[DataRow("tr|ain", "train", 40, 0.5, "CC BY 4.0")],
         command=["/opt/bin/sightline", "train", "minilm", "/data/secret/train", "--out", "o"],
     )
     learner = ToyLearner("/models/secret/base")
