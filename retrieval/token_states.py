@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..models.encoder import Encoder
-from ..models.reader import BlockReader
+from ..models.reader import BlockReader, load_reader
 
 if TYPE_CHECKING:
     from ..kernels import Keys
@@ -54,8 +54,4 @@ def decode(rows: np.ndarray) -> Keys:
 
 def states_reader(encoder: Encoder) -> BlockReader:
     """The model whose token states are kept: the encoder itself where it can read tokens, else the default model."""
-    if hasattr(encoder, "read"):
-        return encoder  # type: ignore[return-value]
-    from ..models.minilm import load_minilm
-
-    return load_minilm()
+    return encoder if isinstance(encoder, BlockReader) else load_reader()
