@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import yaml
@@ -28,6 +28,7 @@ from ..parsing import as_type, read_yaml
 
 if TYPE_CHECKING:
     from .decoder.reranker import DecoderReranker
+    from .layout import Layout
 
 __all__ = ["Heads", "Method", "core_score", "detect_heads", "find_heads", "heads_path", "ndcg_score", "qr_score"]
 
@@ -218,14 +219,7 @@ def detect_heads(
         order = shuffler.permutation(len(documents))
         # CoRe detects on attention as it is; its own layout calibrates only when it ranks.
         found = reranker.head_scores(query, [documents[i] for i in order], calibrate=method != "core")
-        gains, gold = gains[order], gold[order]
-        if method == "qr":
-            value = qr_score(found, gold)
-        elif method == "ndcg":
-            value = ndcg_score(found, gains)
-        else:
-            assert temperature is not None
-            value = core_score(found, gold, temperature)
+        value = _head_values(method, found, gains[order], temperature)
         total = value if not read else total + value
         read, candidates = read + 1, max(candidates, len(documents))
         if progress is not None:
@@ -249,6 +243,15 @@ def detect_heads(
     )
 
 
+def _head_values(method: Method, scores: np.ndarray, gains: np.ndarray, temperature: float | None) -> np.ndarray:
+    """A list's value for every head: float (H, N), gains (N,) to (H,)."""
+    gold = gains > 0
+    if method == "core":
+        assert temperature is not None
+        return core_score(scores, gold, temperature)
+    return qr_score(scores, gold) if method == "qr" else ndcg_score(scores, gains)
+
+
 def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path:
     """Where heads are kept between runs: under ``SIGHTLINE_CACHE``, or the user's cache folder."""
     home = os.environ.get("SIGHTLINE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sightline"
@@ -256,7 +259,7 @@ def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path
     return Path(home).expanduser() / "heads" / f"{name}_{revision[:12] or 'local'}_{fingerprint}_{method}.yaml"
 
 
-def find_heads(given: Any, layout: Any, model: str, revision: str) -> tuple[str, ...]:
+def find_heads(given: str | os.PathLike[str] | None, layout: Layout, model: str, revision: str) -> tuple[str, ...]:
     """The heads that a layout such as ``qr:16`` asks for.
 
     Args:
@@ -269,6 +272,7 @@ def find_heads(given: Any, layout: Any, model: str, revision: str) -> tuple[str,
         ModelError: if none were found for this model and layout yet; the message names the command.
         InputError: if the file is of another model or layout.
     """
+    assert isinstance(layout.heads, str), "a layout that lists its heads asks for none"
     method, _, count = layout.heads.partition(":")
     path = Path(given) if given is not None else heads_path(model, revision, layout.fingerprint, method)
     if given is None and not path.is_file():
