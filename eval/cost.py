@@ -20,6 +20,7 @@ from ..files import replace_file
 from ..names import SystemName
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
+from ..retrieval.token_states import dtype_of
 from ..search import FirstStage, Searcher
 from .dataset import Dataset
 from .evaluate import Outcome, evaluate_systems
@@ -183,8 +184,8 @@ def _answer(searcher: Searcher, queries: Sequence[str], k: int) -> None:
 def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
     """Means per query: tokens scored, model FLOPs, and bytes that must be read."""
     index, reranker = searcher.index, searcher.reranker
-    rows, dim = len(index.vectors()), index.manifest.encoder["dim"]
-    exact = searcher.first_stage != "bm25" and index.manifest.faiss["factory"] == "Flat"
+    rows, dim = len(index.vectors()), index.manifest.encoder.dim
+    exact = searcher.first_stage != "bm25" and index.manifest.faiss.factory == "Flat"
     kept = index.manifest.token_states
     encoder = index.encoder
     tokens, flops, read = [], [], []
@@ -207,7 +208,7 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
             if model is None or not searcher.uses_kept_states:
                 work = None if model is None else _plus(work, model, [count + 2 for count in counts])
             else:
-                size += total * (kept["dim"] * 2 if kept["kind"] == "fp16" else kept["dim"] + 4)
+                size += total * dtype_of(kept.kind, kept.dim or 0).itemsize
             if work is not None and model is not None:
                 work += 2.0 * min(length, model.max_length - 2) * total * model.dim
         tokens.append(total)
