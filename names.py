@@ -12,14 +12,25 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 from .errors import InputError
 from .wording import did_you_mean, quoted
 
-__all__ = ["FIRST_STAGES", "LAYOUTS", "SHIPPED", "Kind", "RerankerName", "SystemName", "layout_names", "looks_local"]
+__all__ = [
+    "FIRST_STAGES",
+    "LAYOUTS",
+    "SHIPPED",
+    "FirstStage",
+    "Kind",
+    "RerankerName",
+    "SystemName",
+    "layout_names",
+    "looks_local",
+]
 
-FIRST_STAGES = ("bm25", "dense", "hybrid")
+FirstStage = Literal["bm25", "dense", "hybrid"]
+FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
 Kind = Literal["layout", "folder", "hf", "cross-encoder", "late-interaction"]
 _PREFIXES = ("hf", "cross-encoder", "late-interaction")
 _DATA = resources.files(__package__) / "data"

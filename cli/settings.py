@@ -27,7 +27,7 @@ class SettingsOptions(Generic[T]):
         panel: the panel of the help that the options stand in.
         panels: of fields that stand in another one.
         left_out: fields that are no options.
-        names: further names of an option, such as ``--lr``.
+        names: how an option is written, where it is not just the field's name, such as ``("--learning-rate", "--lr")``.
         shown: what the help shows as the default, for defaults that the code finds later.
     """
 
@@ -65,8 +65,8 @@ class SettingsOptions(Generic[T]):
         if setting.range is not None:
             more = {"min": setting.range.low, "max": setting.range.high}
         option = typer.Option(
-            "--" + setting.name.replace("_", "-"),  # the only name, so that a flag has no --no-
-            *self.names.get(setting.name, ()),
+            # Names are always given, so that flags have no --no-.
+            *self.names.get(setting.name, ("--" + setting.name.replace("_", "-"),)),
             help=(setting.help[:1].upper() + setting.help[1:]).replace("``", ""),
             rich_help_panel=self.panels.get(setting.name, self.panel),
             show_default=self.shown.get(setting.name, True),
