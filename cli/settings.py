@@ -67,7 +67,7 @@ class SettingsOptions(Generic[T]):
         option = typer.Option(
             # Names are always given, so that flags have no --no-.
             *self.names.get(setting.name, ("--" + setting.name.replace("_", "-"),)),
-            help=(setting.help[:1].upper() + setting.help[1:]).replace("``", ""),
+            help=setting.help.replace("``", ""),
             rich_help_panel=self.panels.get(setting.name, self.panel),
             show_default=self.shown.get(setting.name, True),
             **more,
