@@ -20,6 +20,7 @@ from .wording import did_you_mean, quoted
 __all__ = [
     "FIRST_STAGES",
     "LAYOUTS",
+    "PREFIXES",
     "SHIPPED",
     "FirstStage",
     "Kind",
@@ -32,7 +33,7 @@ __all__ = [
 FirstStage = Literal["bm25", "dense", "hybrid"]
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
 Kind = Literal["layout", "folder", "hf", "cross-encoder", "late-interaction"]
-_PREFIXES = ("hf", "cross-encoder", "late-interaction")
+PREFIXES = ("hf", "cross-encoder", "late-interaction")
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
 SHIPPED = {"sightline-mini": Path(str(_DATA / "sightline_mini"))}
@@ -116,7 +117,7 @@ class RerankerName:
         if not isinstance(name, str):
             raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
         kind, colon, rest = name.partition(":")
-        if colon and kind in _PREFIXES:
+        if colon and kind in PREFIXES:
             model, _, layout = rest.partition("#") if kind == "hf" else (rest, "", "")
             if not model:
                 example = "Qwen/Qwen3-0.6B" if kind == "hf" else "PATH"

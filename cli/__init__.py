@@ -62,7 +62,7 @@ def main() -> None:
     open_streams()
     configure_logging()
     try:
-        app()
+        app(prog_name="sightline")
     except SystemExit as end:  # what typer makes of an interrupt
         if end.code == 130:
             errors.print("interrupted; what was committed is kept, and the same command goes on from there")

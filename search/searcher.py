@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Hit:
         passage: the part of it that scored best.
         first_rank: its document's rank in the first stage, from 1.
         first_score: its document's score in the first stage.
-        mass: share of the query's attention that the passage got among all candidates; None without a reranker.
+        mass: share of the query's attention that the passage got among all candidates; None without a reranker, and for
+            rerankers that do not score by attention.
         evidence: spans with their mass, offsets in ``document.text`` (or the title); None unless asked for.
         token_mass: attention mass by query token; None without a reranker.
     """
@@ -486,7 +488,7 @@ class Searcher:
                     passage,
                     places[id],
                     first[id],
-                    item.mass,
+                    None if math.isnan(item.mass) else item.mass,
                     marks,
                     item.token_mass,
                 )
