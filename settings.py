@@ -8,7 +8,6 @@ options of them by `settings_of`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 import re
@@ -43,12 +42,14 @@ class Range:
     above: float | None = None
 
     def __contains__(self, value: object) -> bool:
+        if not isinstance(value, Real):
+            return False
+        number: Any = value  # of numpy too; Real has no comparisons for type checkers
         return (
-            isinstance(value, Real)
-            and -math.inf < value < math.inf
-            and (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
+            -math.inf < number < math.inf
+            and (self.low is None or number >= self.low)
+            and (self.high is None or number <= self.high)
+            and (self.above is None or number > self.above)
         )
 
     def __str__(self) -> str:
@@ -82,7 +83,6 @@ class Setting:
     help: str
 
 
-@functools.cache
 def settings_of(kind: type) -> tuple[Setting, ...]:
     """The fields of a dataclass of settings, in their order.
 
@@ -125,7 +125,7 @@ def check_settings(settings: Any) -> None:
 
 
 def _setting(field: dataclasses.Field[Any], hint: Any, told: str) -> Setting:
-    extras: tuple[Any, ...] = ()
+    extras: list[Any] = []
     if typing.get_origin(hint) is typing.Annotated:
         hint, *extras = typing.get_args(hint)
     parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

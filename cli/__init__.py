@@ -31,7 +31,7 @@ for module in (indexing, searching, evaluation, bias, heads, training, serving, 
 for registered in app.registered_commands:
     registered.cls = Command
     # A terminal breaks the lines of a paragraph where it is full, not where the source does.
-    paragraphs = inspect.getdoc(registered.callback).split("\n\n")
+    paragraphs = (inspect.getdoc(registered.callback) or "").split("\n\n")
     registered.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 

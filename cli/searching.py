@@ -11,7 +11,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..retrieval.filters import parse_where
 from .console import console, print_table, visible, working, write_json
 from .options import (
     SEARCHING,
@@ -85,6 +84,7 @@ def search(
     document's text; an entry of evidence has offsets of its own in the field that it names, text or title.
     milliseconds gives the time of each step; loading is the time to open the index and load the models.
     """
+    from ..retrieval.filters import parse_where
     from ..search import Searcher
 
     started = time.perf_counter()

@@ -58,7 +58,8 @@ class SettingsOptions(Generic[T]):
         return [setting for setting in settings_of(self.kind) if setting.name not in self.left_out]
 
     def _parameter(self, setting: Setting) -> inspect.Parameter:
-        kind, default, more = setting.type, setting.default, {}
+        kind, default = setting.type, setting.default
+        more: dict[str, Any] = {}
         if kind == tuple[int, int]:
             kind, default = str, "{}-{}".format(*default)
             more = {"parser": _span, "metavar": "LOW-HIGH"}
