@@ -44,7 +44,8 @@ class Hit:
         passage: the part of it that scored best.
         first_rank: its document's rank in the first stage, from 1.
         first_score: its document's score in the first stage.
-        mass: share of the query's attention that the passage got among all candidates; None without a reranker.
+        mass: share of the query's attention that the passage got among all candidates; None without a reranker, and for
+            rerankers that do not score by attention.
         evidence: spans with their mass, offsets in ``document.text`` (or the title); None unless asked for.
         token_mass: attention mass by query token; None without a reranker.
     """
