@@ -79,7 +79,8 @@ def heads(
     from ..eval.heads import detection_lists
     from ..eval.runs import first_stage_run
     from ..rerank.decoder import DecoderReranker
-    from ..rerank.heads import detect_heads, heads_path
+    from ..rerank.detection import detect_heads
+    from ..rerank.heads import heads_path
     from ..rerank.layout import load_layout
 
     spec = load_layout(layout or ("core" if method == "core" else "qrhead"), heads="all", layers="all")

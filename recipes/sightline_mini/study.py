@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ...documents import Document
-from ...models.reader import BlockReader, load_reader
+from ...models.loading import load_reader
+from ...models.reader import BlockReader
 from ...rerank.base import Reranker
 from ...rerank.loading import load_reranker
 from ...training.card import Origin
