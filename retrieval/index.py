@@ -522,12 +522,14 @@ class Index:
                 structure = file.open("rb")
             except OSError as error:
                 raise IndexCorruptError(f"{file}: cannot be read ({error.strerror}); {_ADVICE}") from error
+        numbers = self._store.document_numbers(rows)
         snapshot = _Snapshot(
             version,
             manifest,
             self._vector_file.map(rows) if self._vector_file else None,
             self._state_file.map(self._store.token_rows()) if self._state_file else None,
-            self._store.live(rows),
+            numbers,
+            numbers > 0,
             structure,
         )
         if structure is not None:
@@ -928,15 +930,27 @@ class Index:
             raise InputError(f"{self.path}: built without embeddings (encoder none)")
         return vectors
 
-    def token_keys(self, rows: Sequence[int]) -> list[Keys] | None:
-        """The kept token states of these rows as attention keys, memory-mapped; None if the index keeps none."""
+    def document_numbers(self, rows: np.ndarray) -> np.ndarray:
+        """Number of the document that each row is of; 0 for rows that were deleted, and for -1.
+
+        Documents are numbered within the index; `passages` gives those of some rows with their ids and texts.
+
+        Args:
+            rows: int64 (N,), as `search_dense` and `search_lexical` give them.
+
+        Returns:
+            int64 (N,).
+        """
+        return np.where(rows >= 0, self._now().documents[rows], 0)
+
+    def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
+        """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
         states = self._now().states
         if states is None:
             return None
-        ranges = self._store.token_ranges(rows)
-        for start, stop in ranges.values():
-            populate(states, start, stop)
-        return [decode(states[slice(*ranges[int(row)])]) for row in rows]
+        for stored in passages:
+            populate(states, *stored.tokens)
+        return [decode(states[slice(*stored.tokens)]) for stored in passages]
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -947,6 +961,7 @@ class _Snapshot:
     manifest: Manifest
     vectors: np.ndarray | None
     states: np.ndarray | None
+    documents: np.ndarray  # number of the document of each row, 0 where it was deleted
     live: np.ndarray
     structure: BinaryIO | None
     faiss: FaissIndex | None = None
