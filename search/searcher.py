@@ -260,9 +260,9 @@ class Searcher:
         See `search` for the arguments.
         """
         parts: list[FirstStage] = []
-        if self.index.manifest.encoder["dim"]:
+        if self.index.manifest.encoder.dim:
             parts.append("dense")
-        if self.index.manifest.lexical["engine"] != "none":
+        if self.index.manifest.lexical.engine != "none":
             parts.append("bm25")
         lists = self.candidates_each([query], {self.first_stage, *parts}, [self.reranker], where=where)[0]
         evidence: Literal["token"] | None = "token" if self.reranker else None
@@ -285,7 +285,7 @@ class Searcher:
 
     def _kept_reader(self) -> tuple[str, int] | None:
         kept = self.index.manifest.token_states
-        return None if kept["kind"] == "none" else (kept["revision"], kept["max_length"])
+        return None if kept.kind == "none" else (kept.revision, kept.max_length)
 
     # -- the first step ----------------------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ def test_one_question_to_the_database_fetches_everything(index, reranker):
     asked = []
     searcher = Searcher(index, reranker, first_stage="hybrid")
     searcher.search(QUERIES[0])  # the index has mapped its files now
-    connection = index._store.connection
+    connection = index._files.store.connection
     connection.set_trace_callback(asked.append)
     try:
         searcher.search(QUERIES[0])
