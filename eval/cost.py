@@ -26,14 +26,12 @@ from .dataset import Dataset
 from .evaluate import Outcome, evaluate_systems
 from .provenance import portable_name
 from .report import pareto_front, write_report
+from .timing import copy_rate, matmul_rate
 
 __all__ = [
     "bench_systems",
-    "copy_rate",
-    "gemm_rate",
     "index_bytes",
     "measure_cost",
-    "median_seconds",
     "peak_memory",
     "transformer_flops",
 ]
@@ -113,7 +111,7 @@ def measure_cost(
         progress: called with the current step and how many queries of it are done.
 
     Returns:
-        ``queries`` (N), ``machine`` (``gemm_flops`` and ``copy_bytes_per_second``, see `gemm_rate` and `copy_rate`),
+        ``queries`` (N), ``machine`` (``gemm_flops`` and ``copy_bytes_per_second``, see `sightline.eval.timing`),
         ``index_bytes`` (see `index_bytes`) and ``systems``, each with ``latency_ms`` (``p50``, ``p90``, ``p99``,
         ``mean``), ``stages_ms`` (medians), ``candidates`` and ``tokens`` (passages and their tokens per query that the
         reranker scores), ``passages_per_second``, ``tokens_per_second``, ``flops_per_query`` (model FLOPs: reading the
@@ -150,7 +148,7 @@ def measure_cost(
             stages[name].append(result.milliseconds)
             candidates[name].append(result.candidates if searcher.reranker else 0)
         tell("timing", number)
-    machine = {"gemm_flops": gemm_rate(), "copy_bytes_per_second": copy_rate()}
+    machine = {"gemm_flops": matmul_rate(), "copy_bytes_per_second": copy_rate()}
     found = {}
     for name, searcher in searchers.items():
         work = _work(searcher, queries[:_COUNTED])
@@ -202,12 +200,11 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
                 work = _plus(work, model, [min(length + 2, model.max_length)])
         if reranker is not None:
             model = _model(reranker)
-            # Every passage that the reranker scored, not the best of each document alone.
-            hits = searcher.search(query, k=sys.maxsize, level="passage").hits
-            texts = [hit.passage.contents for hit in hits]
+            [candidates] = searcher.candidates([query])
+            texts = [passage.contents for passage in candidates.passages]
             counts = [min(len(encoder.token_offsets(text)), encoder.max_length - 2) for text in texts]
             total = sum(counts)
-            if model is None or not searcher.uses_kept_states:
+            if model is None or candidates.states is None:
                 work = None if model is None else _plus(work, model, [count + 2 for count in counts])
             else:
                 size += total * dtype_of(kept.kind, kept.dim or 0).itemsize
@@ -313,28 +310,3 @@ def _status(field: str) -> int:
 def _highest() -> int:
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return highest if sys.platform == "darwin" else highest * 1024
-
-
-def copy_rate() -> float:
-    """Bytes per second at which this machine copies memory, one thread: 64 MB, the median of five."""
-    block = np.zeros(64 << 20, dtype=np.uint8)
-    return block.nbytes / median_seconds(block.copy, 5)
-
-
-def gemm_rate() -> float:
-    """FLOPs per second of torch's float32 matrix product, (2048, 384) by (384, 1536), the median of thirty."""
-    import torch
-
-    a, b = torch.randn(2048, 384), torch.randn(384, 1536)
-    return 2 * 2048 * 384 * 1536 / median_seconds(lambda: a @ b, 30)
-
-
-def median_seconds(call: Callable[[], Any], times: int) -> float:
-    """The median time of a call, after one that is not counted."""
-    call()
-    spent = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        spent.append(time.perf_counter() - started)
-    return statistics.median(spent)
