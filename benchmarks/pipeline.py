@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,16 +18,13 @@ import numpy as np
 import typer
 
 from ..cli.console import console
-from ..eval.cost import (
-    copy_rate,
-    gemm_rate,
-    index_bytes,
-    transformer_flops,
-)
+from ..eval.cost import index_bytes, transformer_flops
 from ..eval.dataset import load_dataset
+from ..eval.timing import copy_rate, matmul_rate
 from ..models.minilm import find_minilm, load_minilm
 from ..retrieval.index import Index
 from ..search import Searcher
+from .timing import command_line, machine
 
 __all__ = ["indexing", "searching"]
 
@@ -65,7 +60,7 @@ def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the c
                 worst = max(worst, float(np.abs(index.vectors() - expected).max()))
     lengths = [len(spans) + 2 for spans in model.spans([document.contents for document in corpus])]
     flops = transformer_flops(model.config, lengths)
-    rate = gemm_rate()
+    rate = matmul_rate()
     _report(
         {
             "documents": len(corpus),
@@ -152,8 +147,7 @@ def _cross_encoder() -> Any:
 
 
 def _report(figures: dict[str, Any]) -> None:
-    figures = {"cores": os.cpu_count(), "machine": platform.machine(), **figures}
-    console.print_json(json.dumps(figures))
+    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from ..eval.dataset import load_dataset
 from ..rerank.loading import load_reranker
 from ..rerank.relevance import relevance
 from ..retrieval.index import Index
+from .timing import command_line, machine
 
 __all__ = ["crosstalk", "load", "memory"]
 
@@ -234,7 +235,7 @@ def _anonymous_kilobytes(process: int) -> int:
 
 
 def _report(figures: dict[str, Any]) -> None:
-    console.print_json(json.dumps({"cores": os.cpu_count(), **figures}))
+    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))
 
 
 if __name__ == "__main__":

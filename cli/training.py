@@ -34,6 +34,7 @@ from .settings import SettingsOptions, takes_settings
 if TYPE_CHECKING:
     from ..training.examples import Source
     from ..training.mining import MinedCounts
+    from ..training.summary import TrainingSummary
     from ..training.trainer import Progress
 
 __all__ = ["register"]
@@ -301,13 +302,13 @@ def _shown(tell: Callable[..., None]) -> Callable[[Progress], None]:
     return show
 
 
-def _report(summary: dict[str, Any], out: Path, json: bool) -> None:
+def _report(summary: TrainingSummary, out: Path, json: bool) -> None:
     if json:
-        write_json(summary)
+        write_json(summary.as_dict())
         return
-    if summary["dev"]:
+    if summary.dev:
         console.print(_gains(summary))
-    told = f"{out}: weights of step {summary['kept_step']} of {summary['steps']}; the card is {out / 'README.md'}"
+    told = f"{out}: weights of step {summary.kept_step} of {summary.steps}; the card is {out / 'README.md'}"
     console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -329,20 +330,20 @@ def _option(name: str, value: str) -> Any:
         raise InputError(f"--option {name}: {error.reason}") from None
 
 
-def _gains(summary: dict[str, Any]) -> Table:
-    table = Table(title=Text(visible(f"{summary['learner']}: nDCG@10 on dev")))
+def _gains(summary: TrainingSummary) -> Table:
+    table = Table(title=Text(visible(f"{summary.learner}: nDCG@10 on dev")))
     table.add_column("", no_wrap=True)
     for name in ("queries", "before", "after", "difference", "95 %", "p"):
         table.add_column(name, justify="right")
-    for name, row in summary["dev"].items():
-        by = row["difference"]
+    for name, gain in summary.dev.items():
+        by = gain.difference
         table.add_row(
             Text(visible(name)),
-            str(row["queries"]),
-            f"{row['before']['mean']:.4f}",
-            f"{row['after']['mean']:.4f}",
-            f"{by['mean']:+.4f}",
-            f"{by['low']:+.3f} {by['high']:+.3f}",
-            f"{row['p']:.4f}",
+            str(gain.queries),
+            f"{gain.before.mean:.4f}",
+            f"{gain.after.mean:.4f}",
+            f"{by.mean:+.4f}",
+            f"{by.low:+.3f} {by.high:+.3f}",
+            f"{gain.p:.4f}",
         )
     return table
