@@ -13,19 +13,35 @@ from rich.text import Text
 
 from ..errors import InputError
 from .console import (
-    JsonOption,
-    LayoutOption,
-    RerankOption,
     console,
     given_runs,
     names,
     print_table,
     progress_bar,
-    reranker_name,
     visible,
     write_json,
 )
-from .indexing import Lexical, TokenStates
+from .options import (
+    CANDIDATES,
+    MEASURING,
+    DepthOption,
+    EncoderOption,
+    FaissOption,
+    IndexOption,
+    JobsOption,
+    JsonOption,
+    LexicalOption,
+    MaxQueriesOption,
+    MaxTokensOption,
+    MeasuresOption,
+    QrelsOption,
+    RerankOption,
+    RunsOption,
+    SplitOption,
+    SystemsOption,
+    TokenStatesOption,
+    reranker_or_none,
+)
 
 __all__ = ["register"]
 
@@ -39,7 +55,7 @@ def register(app: typer.Typer) -> None:
         ("bench", bench, "sightline bench data/scifact --systems bm25,dense+minilm --out results/scifact"),
         ("report", report, "sightline report results/scifact results/nfcorpus --out results"),
     ):
-        app.command(name, epilog=f"Example: {example}")(command)
+        app.command(name, rich_help_panel="Evaluate", epilog=f"Example: {example}")(command)
 
 
 def rerank(
@@ -52,9 +68,8 @@ def rerank(
         Path | None, typer.Option(help="Instead of both: requests of rank_llm, .jsonl, texts and all.")
     ] = None,
     rerank: RerankOption = "minilm",
-    layout: LayoutOption = None,
-    depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
-    split: Annotated[str, typer.Option(help="Split whose queries are reranked.")] = "test",
+    depth: DepthOption = 100,
+    split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
     """Rerank a run."""
@@ -73,7 +88,7 @@ def rerank(
     else:
         raise InputError("give either --data and --run, or --requests alone")
     writable_file(out)
-    name = reranker_name(rerank, layout)
+    name = reranker_or_none(rerank)
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
@@ -87,19 +102,6 @@ def rerank(
         console.print(visible(told), markup=False, highlight=False, soft_wrap=True)
 
 
-_SystemsOption = Annotated[
-    str,
-    typer.Option(
-        "--systems", help="bm25, dense, hybrid or a --run's name, alone or +RERANKER (also +hf:MODEL#LAYOUT), by comma."
-    ),
-]
-_IndexOption = Annotated[
-    Path | None, typer.Option("--index", help="Search this index instead of making one under --out.")
-]
-_DepthOption = Annotated[int, typer.Option("--depth", help="Candidates per query.", min=1)]
-_QueriesOption = Annotated[int | None, typer.Option("--max-queries", help="Only the first so many queries.", min=1)]
-_MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated, as ir_measures names them.")]
-_JobsOption = Annotated[int, typer.Option("--jobs", help="Processes that answer queries; they share the cores.", min=1)]
 _MEASURES = "nDCG@10,RR@10,R@100"
 
 
@@ -108,27 +110,29 @@ def evaluate(
         list[Path],
         typer.Argument(metavar="FOLDER...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; several give a matrix."),
     ],
-    systems: _SystemsOption,
+    systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
-    qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
-    run: Annotated[
-        list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE, see rerank --out.")
-    ] = None,
-    index: _IndexOption = None,
-    depth: _DepthOption = 100,
+    split: SplitOption = "test",
+    qrels: QrelsOption = None,
+    max_queries: MaxQueriesOption = None,
+    run: RunsOption = None,
+    index: IndexOption = None,
+    depth: DepthOption = 100,
     add_positives: Annotated[
         bool,
-        typer.Option("--add-positives", help="Rerank relevant documents that were not found, too. Results say so."),
+        typer.Option(
+            "--add-positives",
+            help="Rerank relevant documents that were not found, too. Results say so.",
+            rich_help_panel=CANDIDATES,
+        ),
     ] = False,
-    max_queries: _QueriesOption = None,
-    measures: _MeasuresOption = _MEASURES,
-    encoder: Annotated[str, typer.Option(help="Bi-encoder for dense and hybrid.")] = "minilm",
-    faiss: Annotated[str, typer.Option(help="FAISS factory string.")] = "Flat",
-    lexical: Annotated[Lexical, typer.Option(help="BM25 engine.")] = Lexical.fts5,
-    token_states: Annotated[TokenStates, typer.Option(help="Form of the kept token states.")] = TokenStates.fp16,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens per passage; 0 keeps documents whole.")] = None,
-    jobs: _JobsOption = 1,
+    measures: MeasuresOption = _MEASURES,
+    encoder: EncoderOption = "minilm",
+    faiss: FaissOption = "Flat",
+    lexical: LexicalOption = "fts5",
+    token_states: TokenStatesOption = "fp16",
+    max_tokens: MaxTokensOption = None,
+    jobs: JobsOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Evaluate systems on judged collections: tables, results.json, an HTML report, and a TREC run per system."""
@@ -140,9 +144,9 @@ def evaluate(
     runs = given_runs(run)
     wanted_systems, wanted_measures = names(systems), split_measures(measures)
     check_measures(wanted_measures)
-    settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
+    settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical}
     if any("+" in name for name in wanted_systems):
-        settings["token_states"] = token_states.value
+        settings["token_states"] = token_states
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
     options: dict[str, Any] = {
@@ -173,10 +177,10 @@ def matrix(
     out: Annotated[Path, typer.Option(help="Folder for the report, and for each collection's results and index.")],
     plan: Annotated[Path, typer.Option(help="YAML with first_stages, rerankers and collections; see load_matrix.")],
     only: Annotated[str, typer.Option(help="Comma-separated: these collections alone.")] = "",
-    max_queries: _QueriesOption = None,
-    jobs: _JobsOption = 1,
-    depth: _DepthOption = 100,
-    measures: _MeasuresOption = _MEASURES,
+    max_queries: MaxQueriesOption = None,
+    jobs: JobsOption = 1,
+    depth: DepthOption = 100,
+    measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
 ) -> None:
     """Evaluate every first stage, alone and before every reranker, on every collection of a plan."""
@@ -191,15 +195,18 @@ def matrix(
 
 
 def bench(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder.")],
-    systems: _SystemsOption,
+    folder: Annotated[Path, typer.Argument(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
+    systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
-    index: _IndexOption = None,
-    depth: _DepthOption = 100,
-    max_queries: _QueriesOption = None,
-    cost_queries: Annotated[int, typer.Option(help="Queries timed one by one, the first ones.", min=1)] = 200,
-    measures: _MeasuresOption = _MEASURES,
+    split: SplitOption = "test",
+    max_queries: MaxQueriesOption = None,
+    index: IndexOption = None,
+    depth: DepthOption = 100,
+    cost_queries: Annotated[
+        int,
+        typer.Option(help="Queries timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
+    ] = 200,
+    measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
 ) -> None:
     """Measure what systems cost, beside how good they are: latency, memory, bytes, FLOPs, and the Pareto front."""

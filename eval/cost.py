@@ -200,12 +200,11 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
                 work = _plus(work, model, [min(length + 2, model.max_length)])
         if reranker is not None:
             model = _model(reranker)
-            # Every passage that the reranker scored, not the best of each document alone.
-            hits = searcher.search(query, k=sys.maxsize, level="passage").hits
-            texts = [hit.passage.contents for hit in hits]
+            [candidates] = searcher.candidates([query])
+            texts = [passage.contents for passage in candidates.passages]
             counts = [min(len(encoder.token_offsets(text)), encoder.max_length - 2) for text in texts]
             total = sum(counts)
-            if model is None or not searcher.uses_kept_states:
+            if model is None or candidates.states is None:
                 work = None if model is None else _plus(work, model, [count + 2 for count in counts])
             else:
                 size += total * dtype_of(kept.kind, kept.dim or 0).itemsize

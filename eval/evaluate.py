@@ -25,7 +25,8 @@ from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
 from ..retrieval.planning import IndexSettings
-from ..search import FirstStage, Searcher
+from ..search import CandidateList, FirstStage, Searcher
+from .candidates import known_queries
 from .compare import compare, interval, largest_changes
 from .dataset import Dataset, collection_files
 from .metrics import DEFAULT_MEASURES, check_measures, evaluate
@@ -33,7 +34,7 @@ from .output import make_folder
 from .predictions import write_predictions
 from .provenance import dataset_hashes, git_revision, hardware, hash_of, portable_command, portable_name, versions
 from .report import write_report
-from .rerank_run import known_queries, rerank_run_each, with_positives
+from .rerank_run import rerank_run_each, with_positives
 from .runs import load_run
 from .trec import trec_order, untie, writable, write_run
 
@@ -452,10 +453,14 @@ def _answer(
     searcher: Searcher, systems: Sequence[tuple[FirstStage, Reranker | None]], texts: Sequence[str]
 ) -> list[list[_Answer]]:
     """For each text, each system's scores by document id, and milliseconds."""
-    return [
-        [({hit.id: hit.score for hit in result.hits}, sum(result.milliseconds.values())) for result in results]
-        for results in searcher.search_each(texts, systems, k=searcher.candidates)
-    ]
+    stages = dict.fromkeys(stage for stage, _ in systems)
+    found = searcher.candidates_each(texts, stages, [reranker for _, reranker in systems])
+    return [[_scored(searcher, lists[stage], reranker) for stage, reranker in systems] for lists in found]
+
+
+def _scored(searcher: Searcher, candidates: CandidateList, reranker: Reranker | None) -> _Answer:
+    result = searcher.rank(candidates, reranker, max(1, len(candidates.first)))
+    return {hit.id: hit.score for hit in result.hits}, sum(result.milliseconds.values())
 
 
 def _answer_elsewhere(

@@ -20,6 +20,7 @@ _FLOORS = {
     "names": 0,
     "parsing": 0,
     "sentences": 0,
+    "settings": 0,
     "wording": 0,
     "kernels": 1,
     "models": 2,
