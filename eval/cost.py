@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 import resource
 import statistics
@@ -11,20 +11,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 
 from ..errors import InputError
-from ..files import replace_file
 from ..names import SystemName
+from ..parsing import as_type
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
 from .dataset import Dataset
-from .evaluate import Outcome, evaluate_systems
+from .experiment import EvaluateOptions, evaluate, save_with_report
 from .provenance import portable_name
-from .report import pareto_front, write_report
+from .report import pareto_front
+from .results import Results
+from .summary import Cost
 
 __all__ = [
     "bench_systems",
@@ -47,26 +49,20 @@ def bench_systems(
     systems: Sequence[str],
     out: str | Path,
     *,
-    index: str | Path | None = None,
     cost_queries: int = 200,
-    depth: int = 100,
-    progress: Callable[[str, int], None] | None = None,
-    **options: Any,
-) -> Outcome:
+    **options: Unpack[EvaluateOptions],
+) -> Results:
     """Evaluate systems, and measure what they cost on the same queries.
 
     Args:
         dataset: what to search and to measure against.
         systems: names for `sightline.names.SystemName.parse`; their first stages search an index.
-        out: a folder, see `evaluate_systems`; ``results.json`` gets ``cost``, and the report its Pareto plot.
-        index: an index of the collection; None for one under ``out``.
+        out: a folder, see `evaluate_systems`; results have a ``cost``, and the report its Pareto plot.
         cost_queries: how many queries are timed, the first ones.
-        depth: candidates that a first stage hands on.
-        progress: called with the current step and how many queries of it are done.
-        options: of `evaluate_systems`.
+        options: of `evaluate`.
 
     Returns:
-        What was also written to ``out``; see `measure_cost` for ``summary["cost"]``.
+        What was also written to ``out``; see `measure_cost` for ``summary.cost``.
 
     Raises:
         InputError: if a system is a given run: what took another's time cannot be measured here.
@@ -76,17 +72,17 @@ def bench_systems(
         raise InputError("a given run has no cost that could be measured; name first stages that search an index")
     if cost_queries < 1:
         raise InputError(f"cost_queries must be at least 1, not {cost_queries}")
-    outcome = evaluate_systems(dataset, systems, out, index=index, depth=depth, progress=progress, **options)
-    out = Path(out)
-    with Index.open(index or out / "index") as opened:
-        texts = list(dataset.queries.values())[:cost_queries]
-        cost = measure_cost(opened, systems, texts, depth=depth, progress=progress)
-    means = {name: next(iter(values.values())) for name, values in outcome.summary["systems"].items()}
-    points = {name: (found["latency_ms"]["p50"], means[name]) for name, found in cost["systems"].items()}
-    outcome.summary["cost"] = {**cost, "pareto": sorted(pareto_front(points), key=lambda name: points[name])}
-    replace_file(out / "results.json", json.dumps(outcome.summary, indent=2, ensure_ascii=False).encode())
-    write_report([out], out)
-    return outcome
+    results = evaluate(systems, dataset, work=out, **options)
+    texts = list(dataset.queries.values())[:cost_queries]
+    with Index.open(options.get("index") or Path(out) / "index") as opened:
+        depth, progress = results.summary.depth, options.get("progress")
+        cost = as_type(measure_cost(opened, systems, texts, depth=depth, progress=progress), Cost)
+    points = {
+        name: (found.latency_ms.p50, results.systems[name][results.measure]) for name, found in cost.systems.items()
+    }
+    cost = dataclasses.replace(cost, pareto=sorted(pareto_front(points), key=lambda name: points[name]))
+    summary = dataclasses.replace(results.summary, cost=cost)
+    return save_with_report(dataclasses.replace(results, summary=summary), out)
 
 
 def measure_cost(

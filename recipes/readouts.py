@@ -20,7 +20,7 @@ from rich.table import Table
 from ..cli.console import console
 from ..documents import Document
 from ..eval.dataset import load_dataset
-from ..eval.metrics import evaluate
+from ..eval.metrics import measure_rankings
 from ..rerank import DocumentStates, LateInteractionReranker, load_layout
 from ..retrieval.fts5 import Fts5Index
 
@@ -73,7 +73,7 @@ def study(
                     kept = [states[document.id] for document in documents]
                     ranking = reranker.rank(dataset.queries[id], documents, states=kept)
                     rankings[id] = [item.document.id for item in ranking]
-            figures[layout].append(evaluate(dataset.qrels, rankings, ["nDCG@10"])[0]["nDCG@10"])
+            figures[layout].append(measure_rankings(dataset.qrels, rankings, ["nDCG@10"])[0]["nDCG@10"])
         names.append(dataset.name)
     table = Table("readout", "scale", *names, "mean")
     for (readout, scale), values in sorted(figures.items(), key=lambda item: -sum(item[1])):

@@ -407,7 +407,7 @@ class _Run:
                 "data": list(self.origin.data),
                 "command": portable_command(self.origin.command) if self.origin.command else None,
             },
-            "hashes": {one.name: dataset_hashes(one.dataset) for one in self.dev},
+            "hashes": {one.name: dataclasses.asdict(dataset_hashes(one.dataset)) for one in self.dev},
             "hardware": hardware(),
             "versions": versions(),
             "git": git_revision(),

@@ -18,7 +18,7 @@ from ...rerank.base import Request, Reranker, Scored
 from ...retrieval.index import Index
 from ...search import FirstStage, Searcher
 from ..dataset import Dataset
-from ..rerank_run import rerank_run
+from ..reranking import rerank_run
 
 __all__ = ["CandidateList", "given_lists", "rank_lists", "searched_lists"]
 

@@ -15,7 +15,7 @@ from ...documents import Document
 from ...errors import InputError
 from ...rerank.base import Reranker
 from ...sentences import sentence_spans
-from ..compare import Interval, interval
+from ..significance import Interval, interval
 from .candidates import CandidateList, rank_lists
 from .order import kendall_tau, relevant_document
 from .position import Bin, Bins

@@ -17,8 +17,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...rerank.base import Reranker
-from ..compare import Interval, interval
-from ..metrics import evaluate
+from ..metrics import measure_rankings
+from ..significance import Interval, interval
 from .candidates import CandidateList, rank_lists
 from .sensitivity import PSI, paired_psi
 
@@ -232,7 +232,7 @@ def measure_order(
         raise InputError("no list has two documents: there is no order to change")
     values = {}
     for name, order in rankings.items():
-        found = evaluate({id: judged[id] for id in order}, order, [measure])[1] if order else {}
+        found = measure_rankings({id: judged[id] for id in order}, order, [measure])[1] if order else {}
         values[name] = np.array([found[id][measure] for id in order])
     spread = np.stack([values[name] for name in random_orders])  # (K, Q)
     at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)

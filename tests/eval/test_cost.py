@@ -147,7 +147,7 @@ def test_cost_stands_beside_quality(tmp_path):
     dataset = make(tmp_path / "zoo")
     outcome = bench_systems(dataset, ["bm25", "dense+minilm"], tmp_path / "out")
     written = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert written == outcome.summary and list(written["cost"]["systems"]) == ["bm25", "dense+minilm"]
+    assert written == outcome.as_json() and list(written["cost"]["systems"]) == ["bm25", "dense+minilm"]
     assert written["cost"]["queries"] == 2 and set(written["cost"]["pareto"]) <= {"bm25", "dense+minilm"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Quality and cost" in page and "answered alone" in page

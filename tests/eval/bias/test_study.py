@@ -8,7 +8,7 @@ import pytest
 from sightline.errors import InputError
 from sightline.eval import evaluate as evaluating
 from sightline.eval.bias import given_lists, load_positions, measure_bias, rank_lists, searched_lists, study
-from sightline.eval.rerank_run import rerank_run
+from sightline.eval.reranking import rerank_run
 from sightline.eval.trec import write_run
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index

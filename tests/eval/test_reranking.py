@@ -7,7 +7,7 @@ import pytest
 
 from sightline.errors import DataError, InputError
 from sightline.eval.dataset import load_dataset
-from sightline.eval.rerank_run import rerank_run
+from sightline.eval.reranking import rerank_run
 from sightline.rerank import LateInteractionReranker, Reranker, load_layout
 
 FILLER = "grass road song tree rain iron wall lamp " * 20
