@@ -165,5 +165,5 @@ def parse_bias(body: Any) -> Bias:
 
 def _with_facts(row: dict[str, Any]) -> dict[str, Any]:
     """A row whose columns that are not fields of `DocumentRow` are together under ``facts``."""
-    own = {name: row[name] for name in ("system", "bins", "psi") if name in row}
-    return {**own, "facts": {name: value for name, value in row.items() if name not in own}}
+    facts = {name: value for name, value in row.items() if name not in ("system", "bins", "psi")}
+    return {**{name: value for name, value in row.items() if name not in facts}, "facts": facts}

@@ -127,7 +127,6 @@ def evaluate_collections(
     out: str | Path,
     *,
     jobs: int = 1,
-    progress: Callable[[str, int], None] | None = None,
     **options: Unpack[EvaluateOptions],
 ) -> list[Results]:
     """Evaluate systems on several collections, and report them together.
@@ -138,7 +137,6 @@ def evaluate_collections(
         collections: begun in this order, reported in it.
         out: a folder for ``report.html``, ``results.csv``, ``table.tex``, and one folder of results each, by name.
         jobs: processes that answer queries, see `sightline.eval.search_pool`.
-        progress: called with the current step and how many documents or queries of it are done.
         options: of `evaluate`.
 
     Returns:
@@ -158,7 +156,7 @@ def evaluate_collections(
     for collection in collections:  # before the first takes its hours
         if collection.folder.exists() or ":" not in str(collection.folder):
             collection_files(collection.folder, collection.split)
-    out, tell = make_folder(out), progress or (lambda step, done: None)
+    out, tell = make_folder(out), options.get("progress") or (lambda step, done: None)
     found = []
     with search_pool(jobs) as pool:
         for collection, name in zip(collections, names, strict=True):

@@ -143,7 +143,8 @@ def load_results(folder: str | Path, *, runs: bool = True) -> Results:
     if biased is not None and not (folder / "results.json").exists():
         return biased
     body = _load(folder / "results.json", dict[str, Any])
-    summary, made = (_typed(body, kind, folder / "results.json") for kind in (Summary, Provenance))
+    summary = _typed(body, Summary, folder / "results.json")
+    made = _typed(body, Provenance, folder / "results.json")
     per_query = _load(folder / "per_query.json", PerQuery)
     _check(_check_systems, summary, path=folder / "results.json")
     _check(_check_queries, summary, per_query, path=folder / "per_query.json")
@@ -239,9 +240,11 @@ def _check_systems(summary: Summary) -> None:
     ):
         if unknown := named.keys() - systems.keys():
             raise DataError(f"{part} has the unknown system {min(unknown)!r}")
-    for part, pairs in (("comparisons", summary.comparisons), ("changes", summary.changes)):
-        for number, pair in enumerate(pairs):
-            if not {pair.a, pair.b} <= systems.keys() or pair.a == pair.b:
+    compared = [(pair.a, pair.b) for pair in summary.comparisons]
+    changed = [(pair.a, pair.b) for pair in summary.changes]
+    for part, pairs in (("comparisons", compared), ("changes", changed)):
+        for number, (a, b) in enumerate(pairs):
+            if not {a, b} <= systems.keys() or a == b:
                 raise DataError(f"{part}[{number}] does not compare two of the systems")
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from sightline.errors import InputError
-from sightline.eval import evaluate as evaluating
+from sightline.eval import systems as evaluating
 from sightline.eval.bias import given_lists, load_positions, measure_bias, rank_lists, searched_lists, study
 from sightline.eval.reranking import rerank_run
 from sightline.eval.trec import write_run
