@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     )
     from .retrieval.index import Index
     from .retrieval.sources import read_documents
-    from .search import Explanation, Hit, Searcher, SearchResult
+    from .search import CandidateList, Explanation, Hit, Searcher, SearchResult
 
 __version__ = "0.1.0"
 
 compute_alone_after_fork()
 
 _WHERE = {
+    "CandidateList": "search",
     "Document": "documents",
     "Encoder": "models.encoder",
     "Evidence": "rerank",
@@ -57,6 +58,7 @@ _WHERE = {
     "Searcher": "search",
     "SightlineError": "errors",
     "arrange": "rerank",
+    "list_rerankers": "rerank",
     "load_encoder": "models.encoder",
     "load_layout": "rerank",
     "load_reranker": "rerank",
@@ -64,6 +66,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "CandidateList",
     "Document",
     "Encoder",
     "Evidence",
@@ -80,6 +83,7 @@ __all__ = [
     "Searcher",
     "SightlineError",
     "arrange",
+    "list_rerankers",
     "load_encoder",
     "load_layout",
     "load_reranker",

@@ -1,4 +1,4 @@
-"""``sightline rerank``, ``eval``, ``matrix``, ``bench``, ``report`` and ``reproduce``."""
+"""``sightline rerank``, ``eval``, ``matrix``, ``bench`` and ``report``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,35 @@ from rich.text import Text
 
 from ..errors import InputError
 from .console import (
-    JsonOption,
-    LayoutOption,
-    RerankOption,
     console,
     given_runs,
     names,
     print_table,
     progress_bar,
-    reranker_name,
     visible,
     write_json,
 )
-from .indexing import Lexical, TokenStates
+from .options import (
+    CANDIDATES,
+    MEASURING,
+    DepthOption,
+    EncoderOption,
+    FaissOption,
+    IndexOption,
+    JobsOption,
+    JsonOption,
+    LexicalOption,
+    MaxQueriesOption,
+    MaxTokensOption,
+    MeasuresOption,
+    QrelsOption,
+    RerankOption,
+    RunsOption,
+    SplitOption,
+    SystemsOption,
+    TokenStatesOption,
+    reranker_or_none,
+)
 
 if TYPE_CHECKING:
     from ..eval.results import Results
@@ -40,12 +56,11 @@ def register(app: typer.Typer) -> None:
     for name, command, example in (
         ("rerank", rerank, "sightline rerank --data data/trec_dl19 --run bm25.trec --out minilm.trec --depth 100"),
         ("eval", evaluate, "sightline eval data/scifact --systems bm25,dense,dense+minilm --out results/scifact"),
-        ("matrix", matrix, "sightline matrix data --out results/matrix --jobs 2"),
+        ("matrix", matrix, "sightline matrix data --plan plan.yaml --out results/matrix"),
         ("bench", bench, "sightline bench data/scifact --systems bm25,dense+minilm --out results/scifact"),
         ("report", report, "sightline report results/scifact results/nfcorpus --out results"),
-        ("reproduce", reproduce, "sightline reproduce scifact --data data --out reproduced"),
     ):
-        app.command(name, epilog=f"Example: {example}")(command)
+        app.command(name, rich_help_panel="Evaluate", epilog=f"Example: {example}")(command)
 
 
 def rerank(
@@ -58,9 +73,8 @@ def rerank(
         Path | None, typer.Option(help="Instead of both: requests of rank_llm, .jsonl, texts and all.")
     ] = None,
     rerank: RerankOption = "minilm",
-    layout: LayoutOption = None,
-    depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
-    split: Annotated[str, typer.Option(help="Split whose queries are reranked.")] = "test",
+    depth: DepthOption = 100,
+    split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
     """Rerank a run."""
@@ -79,7 +93,7 @@ def rerank(
     else:
         raise InputError("give either --data and --run, or --requests alone")
     writable_file(out)
-    name = reranker_name(rerank, layout)
+    name = reranker_or_none(rerank)
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
@@ -93,19 +107,6 @@ def rerank(
         console.print(visible(told), markup=False, highlight=False, soft_wrap=True)
 
 
-_SystemsOption = Annotated[
-    str,
-    typer.Option(
-        "--systems", help="bm25, dense, hybrid or a --run's name, alone or +RERANKER (also +hf:MODEL#LAYOUT), by comma."
-    ),
-]
-_IndexOption = Annotated[
-    Path | None, typer.Option("--index", help="Search this index instead of making one under --out.")
-]
-_DepthOption = Annotated[int, typer.Option("--depth", help="Candidates per query.", min=1)]
-_QueriesOption = Annotated[int | None, typer.Option("--max-queries", help="Only the first so many queries.", min=1)]
-_MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated, as ir_measures names them.")]
-_JobsOption = Annotated[int, typer.Option("--jobs", help="Processes that answer queries; they share the cores.", min=1)]
 _MEASURES = "nDCG@10,RR@10,R@100"
 
 
@@ -114,27 +115,29 @@ def evaluate(
         list[Path],
         typer.Argument(metavar="FOLDER...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; several give a matrix."),
     ],
-    systems: _SystemsOption,
+    systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
-    qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
-    run: Annotated[
-        list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE, see rerank --out.")
-    ] = None,
-    index: _IndexOption = None,
-    depth: _DepthOption = 100,
+    split: SplitOption = "test",
+    qrels: QrelsOption = None,
+    max_queries: MaxQueriesOption = None,
+    run: RunsOption = None,
+    index: IndexOption = None,
+    depth: DepthOption = 100,
     add_positives: Annotated[
         bool,
-        typer.Option("--add-positives", help="Rerank relevant documents that were not found, too. Results say so."),
+        typer.Option(
+            "--add-positives",
+            help="Rerank relevant documents that were not found, too. Results say so.",
+            rich_help_panel=CANDIDATES,
+        ),
     ] = False,
-    max_queries: _QueriesOption = None,
-    measures: _MeasuresOption = _MEASURES,
-    encoder: Annotated[str, typer.Option(help="Bi-encoder for dense and hybrid.")] = "minilm",
-    faiss: Annotated[str, typer.Option(help="FAISS factory string.")] = "Flat",
-    lexical: Annotated[Lexical, typer.Option(help="BM25 engine.")] = Lexical.fts5,
-    token_states: Annotated[TokenStates, typer.Option(help="Form of the kept token states.")] = TokenStates.fp16,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens per passage; 0 keeps documents whole.")] = None,
-    jobs: _JobsOption = 1,
+    measures: MeasuresOption = _MEASURES,
+    encoder: EncoderOption = "minilm",
+    faiss: FaissOption = "Flat",
+    lexical: LexicalOption = "fts5",
+    token_states: TokenStatesOption = "fp16",
+    max_tokens: MaxTokensOption = None,
+    jobs: JobsOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Evaluate systems on judged collections: tables, results.json, an HTML report, and a TREC run per system."""
@@ -147,9 +150,9 @@ def evaluate(
     runs = given_runs(run)
     wanted_systems, wanted_measures = names(systems), split_measures(measures)
     check_measures(wanted_measures)
-    settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
+    settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical}
     if any("+" in name for name in wanted_systems):
-        settings["token_states"] = token_states.value
+        settings["token_states"] = token_states
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
     options: dict[str, Any] = {
@@ -178,19 +181,19 @@ def evaluate(
 def matrix(
     data: Annotated[Path, typer.Argument(help="Folder that holds the plan's collections.")],
     out: Annotated[Path, typer.Option(help="Folder for the report, and for each collection's results and index.")],
-    plan: Annotated[Path | None, typer.Option(help="YAML; None for the README's matrix.")] = None,
+    plan: Annotated[Path, typer.Option(help="YAML with first_stages, rerankers and collections; see load_matrix.")],
     only: Annotated[str, typer.Option(help="Comma-separated: these collections alone.")] = "",
-    max_queries: _QueriesOption = None,
-    jobs: _JobsOption = 1,
-    depth: _DepthOption = 100,
-    measures: _MeasuresOption = _MEASURES,
+    max_queries: MaxQueriesOption = None,
+    jobs: JobsOption = 1,
+    depth: DepthOption = 100,
+    measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
 ) -> None:
     """Evaluate every first stage, alone and before every reranker, on every collection of a plan."""
-    from ..eval.matrix import MATRIX, evaluate_collections, load_matrix
+    from ..eval.matrix import evaluate_collections, load_matrix
     from ..eval.metrics import split_measures
 
-    collections = load_matrix(data, plan or MATRIX, only=names(only), max_queries=max_queries)
+    collections = load_matrix(data, plan, only=names(only), max_queries=max_queries)
     options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("matrix") as tell:
         results = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
@@ -198,15 +201,18 @@ def matrix(
 
 
 def bench(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder.")],
-    systems: _SystemsOption,
+    folder: Annotated[Path, typer.Argument(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
+    systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
-    index: _IndexOption = None,
-    depth: _DepthOption = 100,
-    max_queries: _QueriesOption = None,
-    cost_queries: Annotated[int, typer.Option(help="Queries timed one by one, the first ones.", min=1)] = 200,
-    measures: _MeasuresOption = _MEASURES,
+    split: SplitOption = "test",
+    max_queries: MaxQueriesOption = None,
+    index: IndexOption = None,
+    depth: DepthOption = 100,
+    cost_queries: Annotated[
+        int,
+        typer.Option(help="Queries timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
+    ] = 200,
+    measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
 ) -> None:
     """Measure what systems cost, beside how good they are: latency, memory, bytes, FLOPs, and the Pareto front."""
@@ -239,73 +245,6 @@ def report(
         write_json({"files": [str(file) for file in files]})
     else:
         _say(f"written: {', '.join(map(str, files))}")
-
-
-def reproduce(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID...]", help="Entries; none for all of quality.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for all that is made on the way; indexes are used again.")] = Path(
-        "reproduced"
-    ),
-    data: Annotated[Path | None, typer.Option(help="Folder of judged collections.", envvar="SIGHTLINE_DATA")] = None,
-    expected: Annotated[Path | None, typer.Option(help="YAML; None for the README's figures.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Of these, what takes a minute at most.")] = False,
-    list_only: Annotated[bool, typer.Option("--list", help="List the entries, and run nothing.")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Run the README's figures again, and tell which hold; exit code 1 if one does not."""
-    from ..recipes.reproduce import EXPECTED, load_expected, select
-    from ..recipes.reproduce import reproduce as run_again
-
-    entries = load_expected(expected or EXPECTED)
-    if list_only:
-        if json:
-            write_json([{"id": e.id, "kind": e.kind, "quick": e.quick, "command": e.command} for e in entries])
-            return
-        for entry in entries:
-            facts = f"{entry.kind}{', quick' * entry.quick}, {len(entry.figures)} figures"
-            console.print(visible(f"{entry.id} ({facts})"), markup=False, highlight=False)
-            _say(f"    {entry.command or entry.why or entry.reads}")
-        return
-    checks = []
-    with progress_bar("reproducing") as tell:
-        for check in run_again(select(entries, ids or [], quick=quick), out, data=data, known=entries, progress=tell):
-            checks.append(check)
-            if not json:
-                _show_check(check)
-    if json:
-        write_json(
-            [
-                {
-                    "id": check.entry.id,
-                    "holds": check.holds,
-                    "seconds": check.seconds,
-                    "error": check.error,
-                    "skipped": check.skipped,
-                    "figures": [
-                        {"name": figure.name, "expected": figure.value, "found": found, "holds": figure.holds(found)}
-                        for figure, found in zip(check.entry.figures, check.found, strict=False)
-                    ],
-                }
-                for check in checks
-            ]
-        )
-    if not all(check.holds or check.skipped for check in checks):
-        raise typer.Exit(1)
-
-
-def _show_check(check: Any) -> None:
-    if check.skipped or check.error:
-        word, style = ("skipped", "dim") if check.skipped else ("failed", "bold red")
-        console.print(Text.assemble((f"{word} ", style), visible(f"{check.entry.id}: {check.skipped or check.error}")))
-        return
-    word, style = ("holds ", "green") if check.holds else ("differs ", "bold red")
-    about = f"{check.entry.id}: {len(check.found)} figures, {check.seconds:.0f} s"
-    console.print(Text.assemble((word, style), visible(about)))
-    for figure, found in zip(check.entry.figures, check.found, strict=True):
-        if not figure.holds(found):
-            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
 
 
 def _say(text: str) -> None:

@@ -125,13 +125,12 @@ def load_dataset(
         InputError: if ``max_queries`` is below 1, or a catalogue does not have the name.
         MissingExtraError: if the catalogue's library is not installed.
     """
-    from .catalogues import CATALOGUES
+    from .catalogues import CATALOGUES, in_catalogue
 
     if max_queries is not None and max_queries < 1:
         raise InputError(f"max_queries must be at least 1, not {max_queries}")
-    catalogue, _, name = str(folder).partition(":")
-    if name and catalogue in CATALOGUES and not Path(folder).exists():
-        whole, judged = CATALOGUES[catalogue](name, split), Path(folder)
+    if named := in_catalogue(folder):
+        whole, judged = CATALOGUES[named[0]](named[1], split), Path(folder)
     else:
         files = collection_files(folder, split)
         judged = files["qrels"]

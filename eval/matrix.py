@@ -19,10 +19,7 @@ from .pool import search_pool
 from .report import write_report
 from .results import Results
 
-__all__ = ["MATRIX", "Collection", "evaluate_collections", "load_matrix"]
-
-MATRIX = Path(__file__).parents[1] / "recipes" / "matrix.yaml"
-"""The matrix that the README shows."""
+__all__ = ["Collection", "evaluate_collections", "load_matrix"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +44,13 @@ class Collection:
 
 
 def load_matrix(
-    data: str | Path, plan: str | Path = MATRIX, *, only: Sequence[str] = (), max_queries: int | None = None
+    data: str | Path, plan: str | Path, *, only: Sequence[str] = (), max_queries: int | None = None
 ) -> list[Collection]:
     """Read a plan.
 
     Args:
         data: the folder that holds the collections.
-        plan: a YAML file as ``recipes/matrix.yaml``: ``first_stages``, ``rerankers``, and ``collections``, each with
+        plan: a YAML file with ``first_stages``, ``rerankers``, and ``collections``, each with
             ``folder`` and perhaps ``split``, ``qrels``, and ``runs`` (which then are its only first stages).
         only: names of the collections wanted; empty for all.
         max_queries: only the first so many of each.
@@ -163,12 +160,9 @@ def evaluate_collections(
             dataset = load_dataset(
                 collection.folder, collection.split, qrels=collection.qrels, max_queries=collection.max_queries
             )
-            results = evaluate_systems(
-                dataset,
-                collection.systems,
-                out / name,
-                **{**options, "runs": collection.runs, "pool": pool, "progress": partial(_tell, tell, name)},
-            )
+            told = partial(_tell, tell, name)
+            chosen: EvaluateOptions = {**options, "runs": collection.runs, "pool": pool, "progress": told}
+            results = evaluate_systems(dataset, collection.systems, out / name, **chosen)
             found.append(dataclasses.replace(results, runs={}))  # they are in their folder, and large together
     write_report(found, out)
     return found

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import TypeVar
 
-from ..documents import Document
-from ..errors import DataError, InputError
-from ..models.reader import BlockReader, DocumentStates, document_states
+from ..errors import InputError
 from ..rerank.base import Reranker
-from ..retrieval.passages import Splitter
+from ..search import CandidateList
+from .candidates import GivenLists, rank_lists, read_lists
 from .dataset import Dataset
 from .trec import trec_order
 
-__all__ = ["known_queries", "rerank_run", "rerank_run_each", "with_positives"]
+__all__ = ["rerank_run", "rerank_run_each", "with_positives"]
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _QUERIES_AT_ONCE = 16  # lists whose documents are read together; bounds the token states in memory
 
@@ -65,79 +65,36 @@ def rerank_run_each(
         For each reranker, what `rerank_run` returns, and its milliseconds: all of the reading, which it would have had
         to do alone, and its own ranking.
     """
-    if depth < 1:
-        raise InputError(f"depth must be at least 1, not {depth}")
-    known = known_queries(dataset, run)
-    top = {id: trec_order(run[id])[:depth] for id in known}
-    wanted = {document for documents in top.values() for document in documents}
-    texts = {document.id: document for document in dataset.documents(only=wanted)}
-    for query, documents in top.items():
-        missing = [document for document in documents if document not in texts]
-        if missing:
-            raise DataError(f"query {query!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+    given = GivenLists(dataset, run, depth)
+    windows = {id(reranker.window): reranker.window for reranker in rerankers}
+    lists = {key: given.lists(window) for key, window in windows.items()}
     readers = [reranker.reader for reranker in rerankers]
-    blocks = [_blocks(texts, reranker) for reranker in rerankers]
-    outs: list[dict[str, dict[str, float]]] = [{} for _ in rerankers]
-    spent = [0.0] * len(rerankers)
-    for start in range(0, len(known), _QUERIES_AT_ONCE):
-        part = known[start : start + _QUERIES_AT_ONCE]
-        states: dict[int, dict[str, DocumentStates]] = defaultdict(dict)
-        reading: dict[int, float] = defaultdict(float)
-        for number, (reranker, reader) in enumerate(zip(rerankers, readers, strict=True)):
-            lists = [(dataset.queries[q], [block for d in top[q] for block in blocks[number][d]]) for q in part]
-            started = time.perf_counter()
-            if reader is not None and readers.count(reader) > 1:
-                known_states = states[id(reader)]
-                _read(reader, [block for _, candidates in lists for block in candidates], known_states)
-                reading[id(reader)] += time.perf_counter() - started
-                spent[number] += reading[id(reader)]
-                started = time.perf_counter()
-                rankings = [
-                    reranker.rank(query, candidates, states=[known_states.get(block.contents) for block in candidates])
-                    for query, candidates in lists
-                ]
-            else:
-                rankings = reranker.rank_batch(lists)
-            spent[number] += time.perf_counter() - started
-            for q, ranking in zip(part, rankings, strict=True):
-                best: dict[str, float] = {}
-                for item in ranking:
-                    best.setdefault(item.document.id, item.score)
-                outs[number][q] = best
+    runs: list[dict[str, dict[str, float]]] = [{} for _ in rerankers]
+    seconds = [0.0] * len(rerankers)
+    for start in range(0, len(given.queries), _QUERIES_AT_ONCE):
+        part = {key: dict(islice(some, _QUERIES_AT_ONCE)) for key, some in lists.items()}
+        read: dict[tuple[int, int], tuple[list[CandidateList], float]] = {}
+        for number, reranker in enumerate(rerankers):
+            queries, candidates = zip(*part[id(reranker.window)].items(), strict=True)
+            if reranker.reader is not None and readers.count(reranker.reader) > 1:
+                key = (id(reranker.reader), id(reranker.window))
+                if key not in read:
+                    read[key] = _timed(partial(read_lists, reranker.reader, candidates))
+                candidates, reading = read[key]
+                seconds[number] += reading
+            scores, ranking = _timed(partial(rank_lists, reranker, candidates))
+            seconds[number] += ranking
+            runs[number] |= zip(queries, scores, strict=True)
         if progress is not None:
-            progress(start + len(part))
-    return [(out, seconds * 1e3) for out, seconds in zip(outs, spent, strict=True)]
+            progress(min(start + _QUERIES_AT_ONCE, len(given.queries)))
+    return [(found, spent * 1e3) for found, spent in zip(runs, seconds, strict=True)]
 
 
-def _blocks(texts: Mapping[str, Document], reranker: Reranker) -> dict[str, list[Document]]:
-    """By document id, what the reranker reads as one: the document, or its passages where it is too long."""
-    window = reranker.window
-    splitter = None if window is None else Splitter(window.token_offsets, window.room)
-    blocks = {}
-    for id, text in texts.items():
-        passages = splitter.split(text) if splitter else []
-        blocks[id] = [Document(id, p.text, text.title) for p in passages] if len(passages) > 1 else [text]
-    return blocks
-
-
-def _read(reader: BlockReader, blocks: Sequence[Document], known: dict[str, DocumentStates]) -> None:
-    """Add the states of texts that are not known yet."""
-    texts = [text for text in dict.fromkeys(block.contents for block in blocks if not block.empty) if text not in known]
-    known.update(zip(texts, document_states(reader, texts), strict=True))
-
-
-def known_queries(dataset: Dataset, run: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The run's queries that the data set has, in the run's order; others are passed over, with a warning.
-
-    Raises:
-        DataError: if there is none.
-    """
-    known = [id for id in run if id in dataset.queries]
-    if not known:
-        raise DataError(f"none of the run's {len(run)} queries is in {dataset.name}, split {dataset.split}")
-    if len(known) < len(run):
-        logger.warning("%d of the run's %d queries are not in the data set", len(run) - len(known), len(run))
-    return known
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What some work gives, and its seconds."""
+    started = time.perf_counter()
+    done = work()
+    return done, time.perf_counter() - started
 
 
 def with_positives(

@@ -76,7 +76,21 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class SystemCost:
-    """What an answer of one system costs; see `sightline.eval.cost.measure_cost`."""
+    """What an answer of one system costs; figures without another unit are means per query.
+
+    Args:
+        latency_ms: of queries that are answered one by one.
+        passages_per_second: passages that the reranker scores.
+        tokens_per_second: their tokens.
+        flops_per_query: model FLOPs: reading the query, and unless states are kept the candidates; inner products of
+            exact search; attention over the candidates' tokens. None if the model tells no configuration.
+        bytes_per_query: embeddings and token states that must be read.
+        limit_ms: both at the machine's rates.
+        memory: while the system answered, see `sightline.eval.cost.peak_memory`.
+        stages_ms: median of each stage.
+        candidates: passages that the reranker scores.
+        tokens: their tokens.
+    """
 
     latency_ms: Latency
     passages_per_second: Number | None
@@ -92,7 +106,7 @@ class SystemCost:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Measured rates of the machine: float32 matrix products, and copies of memory."""
+    """Measured rates of the machine, see `sightline.eval.timing`: matrix products, and copies of memory."""
 
     gemm_flops: Number
     copy_bytes_per_second: Number

@@ -18,10 +18,11 @@ from ..names import SystemName
 from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
-from ..search import FirstStage, Searcher, SearchResult
+from ..search import CandidateList, FirstStage, Searcher, SearchResult
+from .candidates import known_queries
 from .dataset import Dataset
 from .provenance import portable_name
-from .reranking import known_queries, rerank_run_each, with_positives
+from .reranking import rerank_run_each, with_positives
 from .results import Run, file_label
 from .runs import load_run
 from .trec import trec_order
@@ -258,7 +259,13 @@ def _answer(
     searcher: Searcher, systems: Sequence[tuple[FirstStage, Reranker | None]], texts: Sequence[str]
 ) -> list[list[_Answer]]:
     """For each text, each system's answer."""
-    return [list(map(_scored, results)) for results in searcher.search_each(texts, systems, k=searcher.candidates)]
+    stages = dict.fromkeys(stage for stage, _ in systems)
+    found = searcher.candidates_each(texts, stages, [reranker for _, reranker in systems])
+    return [[_ranked(searcher, lists[stage], reranker) for stage, reranker in systems] for lists in found]
+
+
+def _ranked(searcher: Searcher, candidates: CandidateList, reranker: Reranker | None) -> _Answer:
+    return _scored(searcher.rank(candidates, reranker, max(1, len(candidates.first))))
 
 
 def _scored(result: SearchResult) -> _Answer:

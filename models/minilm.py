@@ -12,16 +12,15 @@ import hashlib
 import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .batching import token_budget_batches
+from .batching import token_budget_batches, tokens_at_once
 from .devices import choose_device
-from .reader import BlockReader, TokenStates
+from .reader import Tokens, TokenStates, TrainableReader
 
 if TYPE_CHECKING:
     import torch
@@ -32,28 +31,7 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Activations of about 2,000 tokens stay in the last-level cache of a laptop; larger batches were slower on CPU.
-_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
 _QUERIES_REMEMBERED = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """N texts as token ids.
-
-    Args:
-        ids: of each text, with the special tokens and whatever it stands behind.
-        lead: how many ids stand before the first of a text's own.
-        counts: int64 (N,), tokens of each text that are read.
-        truncated: int64 (N,), tokens at the end of each text that are not.
-        spans: the characters ``[start, end)`` that each of its tokens covers.
-    """
-
-    ids: list[list[int]]
-    lead: int
-    counts: np.ndarray
-    truncated: np.ndarray
-    spans: list[list[tuple[int, int]]]
 
 
 def find_minilm(path: str | Path | None = None) -> Path:
@@ -112,8 +90,8 @@ def _locate(path: str | Path | None) -> Path:
         ) from error
 
 
-class MiniLM(BlockReader):
-    """The default model, as bi-encoder (`Encoder`) and as block reader (`BlockReader`).
+class MiniLM(TrainableReader):
+    """The default model, as bi-encoder (`Encoder`) and as block reader (`TrainableReader`).
 
     Args:
         path: folder of the checkpoint, or None to search (`find_minilm`).
@@ -280,7 +258,7 @@ class MiniLM(BlockReader):
             source = [first.setdefault(tuple(ids), i) for i, ids in enumerate(tokens.ids)]
             distinct = np.array(list(first.values()), dtype=np.int64)
             sizes = (counts[distinct] + tokens.lead + 1).tolist()
-            for places in token_budget_batches(sizes, _TOKEN_BUDGET[self.device.type]):
+            for places in token_budget_batches(sizes, tokens_at_once(self.device)):
                 batch = distinct[places].tolist()
                 hidden, mask = self.hidden(tokens, batch)
                 mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -298,7 +276,7 @@ class MiniLM(BlockReader):
         return TokenStates(packed, offsets, spans, pooled, tokens.truncated)
 
     def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
-        """Token ids of texts as they are read; see `read`."""
+        """See `TrainableReader.tokenise`."""
         room = self.room
         first = [self._cls]
         if behind:

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..errors import InputError
-
 if TYPE_CHECKING:
     import torch
 
     from ..kernels import Keys
 
-__all__ = ["BlockReader", "DocumentStates", "TokenStates", "Window", "document_states", "load_reader"]
+__all__ = [
+    "BlockReader",
+    "DocumentStates",
+    "TokenStates",
+    "Tokens",
+    "TrainableReader",
+    "Window",
+    "document_states",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,25 @@ class TokenStates:
     spans: np.ndarray
     pooled: np.ndarray
     truncated: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """N texts as token ids.
+
+    Args:
+        ids: ids of each text, with special tokens and whatever stands before the text.
+        lead: how many ids stand before the first of a text's own.
+        counts: int64 (N,), how many tokens of each text are read.
+        truncated: int64 (N,), how many tokens at the end of each text are not.
+        spans: the characters ``[start, end)`` that each token of each text covers.
+    """
+
+    ids: list[list[int]]
+    lead: int
+    counts: np.ndarray
+    truncated: np.ndarray
+    spans: list[list[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +158,38 @@ class BlockReader(Protocol):
         return [text[start:end] for start, end in self.token_offsets(text)[: self.room]]
 
 
+class TrainableReader(BlockReader, Protocol):
+    """A block reader whose network can be trained: what `sightline.training` needs beside `BlockReader`.
+
+    Attributes:
+        network: the torch module.
+        device: where it is.
+    """
+
+    network: torch.nn.Module
+    device: torch.device
+
+    def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
+        """Token ids of texts as `read` reads them."""
+        ...
+
+    def hidden(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last hidden states of some texts, in one forward pass, with gradients if they are enabled.
+
+        Args:
+            tokens: what `tokenise` returned.
+            batch: places of B texts in it.
+
+        Returns:
+            (float32 (B, L, dim), bool (B, L)): the states, special tokens included, and which of them are the text's.
+        """
+        ...
+
+    def forget_queries(self) -> None:
+        """Drop what `read_queries` remembers, since the weights have changed."""
+        ...
+
+
 def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = "") -> list[DocumentStates]:
     """Read documents: the token states of each text.
 
@@ -144,6 +201,7 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
         behind: see `BlockReader.read`.
 
     Example:
+        >>> from sightline.models.loading import load_reader
         >>> states = document_states(load_reader(), ["Cats purr.", "Dogs bark.", "Cats purr."])
         >>> [tuple(one.keys.shape) for one in states], states[0] is states[2]
         ([(4, 384), (3, 384), (4, 384)], True)
@@ -160,22 +218,3 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
         for text, start, end, cut in zip(distinct, read.offsets, read.offsets[1:], read.truncated, strict=False)
     }
     return [found[text] for text in texts]
-
-
-def load_reader(name: str = "minilm", **options: Any) -> BlockReader:
-    """Load a block reader by name.
-
-    Args:
-        name: ``minilm``, the embedded default.
-        options: those of `sightline.models.minilm.load_minilm`: ``max_length``, ``device`` and ``dtype``; or, to read
-            with trained weights, those of `sightline.models.minilm.MiniLM`.
-
-    Raises:
-        InputError: if there is no such reader, or it has no such option.
-        ModelError: if its weights cannot be loaded.
-    """
-    from .minilm import MiniLM, load_minilm
-
-    if name != "minilm":
-        raise InputError(f"no block reader {name!r}; there is 'minilm'")
-    return MiniLM(**options) if "trained" in options else load_minilm(**options)

@@ -1,35 +1,23 @@
-"""Which attention heads retrieve: detection on judged lists, and the file that holds what was found.
-
-Three published criteria over the same reading of each list:
-
-- ``qr``: the attention on the gold documents (QRHead, Zhang et al. 2025, section 3);
-- ``ndcg``: nDCG@10 of the ranking by the head alone (QRHead's code for BEIR);
-- ``core``: how far gold is ahead of the hard negatives, as a softmax (CoRe, 2025).
-"""
+"""Which attention heads retrieve: the file that holds them, and the heads that a layout asks for."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 
-from ..documents import Document
-from ..errors import InputError, ModelError
-from ..parsing import read_yaml
-from ..wording import quoted
+from ..errors import DataError, InputError, ModelError
+from ..files import replacing
+from ..parsing import as_type, read_yaml
 
-if TYPE_CHECKING:
-    from .decoder.reranker import DecoderReranker
-
-__all__ = ["Heads", "Method", "core_score", "detect_heads", "find_heads", "heads_path", "ndcg_score", "qr_score"]
+__all__ = ["Heads", "Method", "find_heads", "heads_path"]
 
 Method = Literal["qr", "core", "ndcg"]
 
@@ -50,6 +38,9 @@ class Heads:
         seed: of the shuffles.
         temperature: of ``core``; None for the others.
         scores: by layer, by head; higher retrieves better.
+
+    Raises:
+        InputError: if the scores are no table of finite numbers.
     """
 
     model: str
@@ -63,6 +54,12 @@ class Heads:
     seed: int
     temperature: float | None
     scores: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.scores or not self.scores[0] or len(set(map(len, self.scores))) != 1:
+            raise InputError("its scores are no table: one row for each layer, one number for each head")
+        if not np.isfinite(self.scores).all():
+            raise InputError("its scores are not all finite numbers")
 
     def top(self, count: int) -> tuple[str, ...]:
         """The best heads as ``layer-head``, best first; ties by layer and head.
@@ -82,49 +79,31 @@ class Heads:
             InputError: if a file cannot be written.
         """
         path = Path(path)
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields |= {
-            "best": list(self.top(min(32, sum(map(len, self.scores))))),
-            "scores": [list(r) for r in self.scores],
-        }
+        best = list(self.top(min(32, sum(map(len, self.scores)))))
+        fields = dataclasses.asdict(self) | {"best": best, "scores": [list(row) for row in self.scores]}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for file, text in (
                 (path, yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=10_000)),
                 (path.with_suffix(".svg"), self.picture()),
             ):
-                beside = file.with_name(f".{file.name}.{os.getpid()}")
-                beside.write_text(text, encoding="utf-8")
-                beside.replace(file)
+                with replacing(file) as beside:
+                    beside.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Heads:
-        """Read what `save` wrote.
+        """Load what `save` wrote.
 
         Raises:
             InputError: if it is not such a file.
         """
         try:
-            fields = read_yaml(path)
-            kinds = get_type_hints(cls)
-            if not isinstance(fields, dict):
-                raise InputError("it is no mapping")
-            if missing := sorted(kinds.keys() - fields.keys()):
-                raise InputError(f"it lacks {', '.join(missing)}")
-            for name in kinds.keys() - {"scores", "method"}:
-                if not isinstance(fields[name], kinds[name]):
-                    raise InputError(f"its {name} cannot be {quoted(fields[name])}")
-            scores = tuple(tuple(map(float, row)) for row in fields["scores"])
-            if fields["method"] not in get_args(Method):
-                raise InputError(f"its method is {quoted(fields['method'])}, not one of {', '.join(get_args(Method))}")
-            if not scores or not scores[0] or len(set(map(len, scores))) != 1 or not np.isfinite(scores).all():
-                raise InputError("its scores are no table of finite numbers")
-        except (ValueError, TypeError, OverflowError) as error:
-            told = " ".join(str(error).split())
-            raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {told}") from error
-        return cls(**{name: fields[name] for name in kinds} | {"scores": scores})
+            return as_type(read_yaml(path), cls)
+        except (DataError, InputError) as error:
+            reason = error.reason if isinstance(error, DataError) else str(error)
+            raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {reason}") from error
 
     def picture(self) -> str:
         """The heat map of layer by head, as SVG; the ten best are framed."""
@@ -159,103 +138,6 @@ class Heads:
             x = left + head * cell + cell // 2
             parts.append(f'<text x="{x}" y="{y}" text-anchor="middle" fill="#555">{head}</text>')
         return "".join([*parts, "</svg>"])
-
-
-def qr_score(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """The attention on the gold documents: float (H, N), bool (N,) to (H,)."""
-    return scores[:, gold].sum(axis=1)
-
-
-def ndcg_score(scores: np.ndarray, grades: np.ndarray, cutoff: int = 10) -> np.ndarray:
-    """NDCG of the ranking by each head: float (H, N), gains (N,) to (H,). Ties count as they stand in the list."""
-    discounts = 1 / np.log2(np.arange(2, min(cutoff, len(grades)) + 2))
-    best = (np.sort(grades)[::-1][: len(discounts)] * discounts).sum()
-    order = np.argsort(-scores, axis=1, kind="stable")[:, : len(discounts)]
-    return (grades[order] * discounts).sum(axis=1) / best
-
-
-def core_score(scores: np.ndarray, gold: np.ndarray, temperature: float) -> np.ndarray:
-    """How far each gold document is ahead of all negatives, a softmax; mean over gold: (H, N), bool (N,) to (H,)."""
-    z = scores / temperature
-    largest = z.max(axis=1, keepdims=True)
-    powers = np.exp(z - largest)
-    negatives = powers[:, ~gold].sum(axis=1, keepdims=True)
-    positives = powers[:, gold]
-    # Far behind the largest, both underflow; then nothing of the gold is ahead.
-    return (positives / np.maximum(positives + negatives, np.finfo(float).tiny)).mean(axis=1)
-
-
-def detect_heads(
-    reranker: DecoderReranker,
-    lists: Iterable[tuple[str, Sequence[Document], Sequence[int]]],
-    method: Method = "qr",
-    *,
-    data: str,
-    seed: int = 0,
-    temperature: float | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Heads:
-    """Score every head of a model on judged lists.
-
-    Each list is shuffled, so that a head which follows the order of the candidates is not taken for one that retrieves.
-
-    Args:
-        reranker: of the layout that the heads are for, reading all layers and heads.
-        lists: query, documents and their grades; a list without both gold and negatives tells nothing and is passed
-            over.
-        method: the criterion.
-        data: what the lists are of, for the record.
-        seed: of the shuffles.
-        temperature: of ``core``; None for 0.001 on Mistral and Granite models and 0.1 on others, as published.
-        progress: called with the number of lists read.
-
-    Raises:
-        InputError: if the method is none, or no list tells anything.
-    """
-    if method not in get_args(Method):
-        raise InputError(f"heads are found by 'qr', 'core' or 'ndcg', not {method!r}")
-    if method == "core" and temperature is None:
-        kind = str(getattr(reranker.decoder.config, "model_type", ""))
-        temperature = 0.001 if kind.startswith(("mistral", "granite")) else 0.1
-    shuffler = np.random.default_rng(seed)
-    total, read, candidates = np.zeros(0), 0, 0
-    for query, documents, grades in lists:
-        gains = np.asarray(grades, dtype=np.float64).clip(0)
-        gold = gains > 0
-        if not gold.any() or gold.all():
-            continue
-        order = shuffler.permutation(len(documents))
-        # CoRe detects on attention as it is; its own layout calibrates only when it ranks.
-        found = reranker.head_scores(query, [documents[i] for i in order], calibrate=method != "core")
-        gains, gold = gains[order], gold[order]
-        if method == "qr":
-            value = qr_score(found, gold)
-        elif method == "ndcg":
-            value = ndcg_score(found, gains)
-        else:
-            assert temperature is not None
-            value = core_score(found, gold, temperature)
-        total = value if not read else total + value
-        read, candidates = read + 1, max(candidates, len(documents))
-        if progress is not None:
-            progress(read)
-    if not read:
-        raise InputError(f"none of the lists of {data} has both a relevant document and one that is not")
-    decoder, layout = reranker.decoder, reranker.spec
-    scores = (total / read).reshape(-1, decoder.heads)
-    return Heads(
-        model=decoder.name,
-        revision=decoder.revision,
-        layout=layout.name,
-        fingerprint=layout.fingerprint,
-        method=method,
-        data=data,
-        queries=read,
-        candidates=candidates,
-        seed=seed,
-        temperature=temperature if method == "core" else None,
-        scores=tuple(tuple(round(float(x), 8) for x in row) for row in scores),
-    )
 
 
 def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path:

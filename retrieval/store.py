@@ -19,6 +19,7 @@ import xxhash
 
 from ..documents import Document, Passage, encodable
 from ..errors import IndexCorruptError, IndexStoreError
+from .files import RESTORE
 from .filters import Filter
 
 __all__ = ["DocumentStore", "Segment", "StoredPassage", "as_json"]
@@ -52,13 +53,15 @@ class StoredPassage:
     """A passage as it is stored.
 
     Args:
-        row: its number in the vector, lexical and token-state files.
+        row: its number in the vector and lexical files.
         passage: the text, with its document.
+        tokens: where its token states are in their file: ``[first, stop)``.
         truncated: tokens at its end that the encoder did not read.
     """
 
     row: int
     passage: Passage
+    tokens: tuple[int, int]
     truncated: int
 
 
@@ -83,9 +86,7 @@ class DocumentStore:
             self.connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False, timeout=60)
         except sqlite3.OperationalError as error:
             if not create and not path.exists():
-                raise IndexCorruptError(
-                    f"{path}: the file is missing; restore the index from a copy, or build it again"
-                ) from error
+                raise IndexCorruptError(f"{path}: the file is missing; {RESTORE}") from error
             raise self._translated(error) from error
         try:
             self.connection.execute("PRAGMA synchronous = FULL")
@@ -110,7 +111,7 @@ class DocumentStore:
         if isinstance(error, sqlite3.OperationalError) and not any(word in text for word in damaged):
             why = "no space left on the device" if "full" in text else text
             return IndexStoreError(f"{self.path}: {why}; what was committed before is kept")
-        return IndexCorruptError(f"{self.path}: {text}; restore the index from a copy, or build it again")
+        return IndexCorruptError(f"{self.path}: {text}; {RESTORE}")
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -120,9 +121,7 @@ class DocumentStore:
         except sqlite3.Error as error:
             raise self._translated(error) from error
         except UnicodeDecodeError as error:  # the sqlite3 module's own, of a damaged text in a message
-            raise IndexCorruptError(
-                f"{self.path}: {error}; restore the index from a copy, or build it again"
-            ) from error
+            raise IndexCorruptError(f"{self.path}: {error}; {RESTORE}") from error
 
     def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.translated(), self.lock:
@@ -137,9 +136,7 @@ class DocumentStore:
         try:
             return Document(id, text, title, json.loads(metadata))
         except (ValueError, TypeError, RecursionError) as error:
-            raise IndexCorruptError(
-                f"{self.path}: document {id!r} is damaged; restore the index from a copy, or build it again"
-            ) from error
+            raise IndexCorruptError(f"{self.path}: document {id!r} is damaged; {RESTORE}") from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -184,7 +181,7 @@ class DocumentStore:
             header = file.read(100)
         # SQLite writes the counter twice, the second time as "version-valid-for".
         if header[24:28] != header[92:96]:
-            raise IndexCorruptError(f"{self.path}: damaged header; restore the index from a copy, or build it again")
+            raise IndexCorruptError(f"{self.path}: damaged header; {RESTORE}")
         return int.from_bytes(header[24:28], "big")
 
     def check(self) -> None:
@@ -197,7 +194,7 @@ class DocumentStore:
         """
         found = self._fetch("PRAGMA integrity_check(1)")[0][0]
         if found != "ok":
-            raise IndexCorruptError(f"{self.path}: {found}; restore the index from a copy, or build it again")
+            raise IndexCorruptError(f"{self.path}: {found}; {RESTORE}")
         first = 0
         while page := self._fetch(
             "SELECT number, id, title, text, metadata, deleted, digest FROM documents WHERE number > ? "
@@ -214,10 +211,7 @@ class DocumentStore:
                 passages.setdefault(document, []).append(tuple(place))
             for *fields, digest in page:
                 if _seal(fields, passages.get(fields[0], [])) != digest:
-                    raise IndexCorruptError(
-                        f"{self.path}: document {fields[1]!r} is not what was written; "
-                        "restore the index from a copy, or build it again"
-                    )
+                    raise IndexCorruptError(f"{self.path}: document {fields[1]!r} is not what was written; {RESTORE}")
             first = last
 
     def rows(self) -> int:
@@ -311,6 +305,15 @@ class DocumentStore:
         """All that was ever appended, in order."""
         return [Segment(*row) for row in self._fetch("SELECT * FROM segments ORDER BY file, start")]
 
+    def document_numbers(self, rows: int) -> np.ndarray:
+        """Number of the live document that each of the first ``rows`` passages is of, 0 for a deleted one: int64."""
+        numbers = np.zeros(rows, dtype=np.int64)
+        sql = "SELECT row, document FROM passages WHERE document IN (SELECT number FROM documents WHERE deleted = 0)"
+        found = np.array(self._fetch(sql), dtype=np.int64).reshape(-1, 2)
+        found = found[(found[:, 0] >= 0) & (found[:, 0] < rows)]
+        numbers[found[:, 0]] = found[:, 1]
+        return numbers
+
     def live(self, rows: int, filter: Filter | None = None) -> np.ndarray:
         """Which of the first ``rows`` passages belong to live documents that match a filter: bool (rows,).
 
@@ -322,17 +325,19 @@ class DocumentStore:
             InputError: if the filter names a field that no document has, or compares a field with a value of another
                 type than it holds.
         """
-        mask = np.zeros(rows, dtype=bool)
-        sql = "SELECT row FROM passages WHERE document IN (SELECT number FROM documents WHERE deleted = 0{})"
         if filter is None:
-            matches = self._fetch(sql.format(""))
-        else:
-            with self.lock:
-                self.connection.create_function("meets", 1, lambda text: filter.meets(json.loads(text)))
-                matches = self._fetch(sql.format(" AND meets(metadata)"))
-            if filter.may_mislead or not matches:
-                texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
-                filter.check(json.loads(text) for (text,) in texts)
+            return self.document_numbers(rows) > 0
+        sql = (
+            "SELECT row FROM passages "
+            "WHERE document IN (SELECT number FROM documents WHERE deleted = 0 AND meets(metadata))"
+        )
+        with self.lock:
+            self.connection.create_function("meets", 1, lambda text: filter.meets(json.loads(text)))
+            matches = self._fetch(sql)
+        if filter.may_mislead or not matches:
+            texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
+            filter.check(json.loads(text) for (text,) in texts)
+        mask = np.zeros(rows, dtype=bool)
         found = np.array([row[0] for row in matches], dtype=np.int64)
         mask[found[(found >= 0) & (found < rows)]] = True
         return mask
@@ -340,18 +345,20 @@ class DocumentStore:
     def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
         """The live passages among these rows, with their documents, keyed by row."""
         sql = (
-            "SELECT p.row, p.start, p.stop, p.truncated, p.document, d.id, d.title, d.text, d.metadata FROM passages p "
+            "SELECT p.row, p.start, p.stop, p.first_token, p.tokens, p.truncated, p.document, "
+            "d.id, d.title, d.text, d.metadata FROM passages p "
             "JOIN documents d ON d.number = p.document AND NOT d.deleted "
             "WHERE p.row IN (SELECT value FROM json_each(?))"
         )
         documents: dict[int, Document] = {}
         found = {}
-        for row, start, stop, truncated, number, id, title, text, metadata in self._fetch(
+        for row, start, stop, first, tokens, truncated, number, *fields in self._fetch(
             sql, [json.dumps([int(row) for row in rows])]
         ):
             if number not in documents:
-                documents[number] = self._document(id, title, text, metadata)
-            found[row] = StoredPassage(row, Passage(documents[number], start, stop), truncated)
+                documents[number] = self._document(*fields)
+            passage = Passage(documents[number], start, stop)
+            found[row] = StoredPassage(row, passage, (first, first + tokens), truncated)
         return found
 
     def document_ids(self, rows: Sequence[int]) -> dict[int, str]:
@@ -361,12 +368,6 @@ class DocumentStore:
             "WHERE p.row IN (SELECT value FROM json_each(?))"
         )
         return dict(self._fetch(sql, [json.dumps([int(row) for row in rows])]))
-
-    def token_ranges(self, rows: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Where each row's token states are: ``[first, stop)``."""
-        sql = "SELECT row, first_token, tokens FROM passages WHERE row IN (SELECT value FROM json_each(?))"
-        found = self._fetch(sql, [json.dumps([int(row) for row in rows])])
-        return {row: (first, first + count) for row, first, count in found}
 
     def document(self, id: str) -> Document | None:
         """A live document by the user's id."""

@@ -17,8 +17,9 @@ from ...files import replace_file
 from ...names import SystemName
 from ...rerank.loading import load_reranker
 from ...retrieval.index import Index
-from ...search import FirstStage
+from ...search import CandidateList, FirstStage, Searcher
 from ..biases import parse_bias
+from ..candidates import GivenLists, searched_lists
 from ..collection_index import open_index
 from ..experiment import evaluate_systems
 from ..metrics import check_measures
@@ -27,7 +28,6 @@ from ..provenance import portable_name, provenance
 from ..report import write_report
 from ..results import Results, results_of_bias
 from ..runs import load_run
-from .candidates import CandidateList, given_lists, searched_lists
 from .documents import measure_documents
 from .order import measure_order
 from .position import measure_position
@@ -137,10 +137,13 @@ def measure_bias(
                 if reranker is None and "documents" not in kinds:
                     continue
                 if first in runs:
-                    lists = given_lists(dataset, load_run(runs[first], dataset.split), reranker, candidates)
+                    given = GivenLists(dataset, load_run(runs[first], dataset.split), candidates)
+                    lists = given.lists(None if reranker is None else reranker.window)
                 else:
                     assert searched is not None
-                    lists = searched_lists(searched, cast(FirstStage, first), reranker, dataset.queries, candidates)
+                    stage = cast(FirstStage, first)
+                    searcher = Searcher(searched, reranker, first_stage=stage, candidates=candidates)
+                    lists = searched_lists(searcher, dataset.queries)
                 shown = portable_name(name)
                 kept = list(_counted(lists, partial(tell, f"{name}: candidates")))
                 if reranker is not None and "order" in kinds:

@@ -13,7 +13,8 @@ from sightline import Document, load_layout, load_reranker
 from sightline.errors import InputError, ModelError
 from sightline.eval.metrics import measure_rankings
 from sightline.rerank.decoder import DecoderReranker, load_decoder
-from sightline.rerank.heads import Heads, core_score, detect_heads, heads_path, ndcg_score, qr_score
+from sightline.rerank.detection import core_score, detect_heads, ndcg_score, qr_score
+from sightline.rerank.heads import Heads, heads_path
 
 FIELDS = {
     "model": "m",

@@ -20,7 +20,7 @@ from sightline.errors import (
     IndexStoreError,
     InputError,
 )
-from sightline.retrieval import index as index_module
+from sightline.retrieval import writing
 from sightline.retrieval.index import Index
 from sightline.retrieval.token_states import decode, encode
 
@@ -57,7 +57,7 @@ def build(tmp_path, toy):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", 4)
+    monkeypatch.setattr(writing, "BATCH_PASSAGES", 4)
 
 
 # -- making, opening, changing ---------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_what_is_no_list_of_documents_is_refused(documents, build):
 
 
 def test_resumed_build_equals_a_fresh_one(build, monkeypatch):
-    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", 2)
+    monkeypatch.setattr(writing, "BATCH_PASSAGES", 2)
     first = [document(number) for number in range(6)]
 
     def interrupted():
@@ -260,7 +260,7 @@ def test_only_documents_without_text_make_an_index_that_finds_nothing(build):
 
 def test_index_without_embeddings_is_searched_by_words_alone(tmp_path):
     index = Index.build(tmp_path / "index", ["Cats purr.", "Dogs bark."], encoder="none")
-    assert index.search_lexical("dogs", 3)[0].tolist() == [1] and index.token_keys([0]) is None
+    assert index.search_lexical("dogs", 3)[0].tolist() == [1] and index.token_keys(index.passages([0])) is None
     assert not (tmp_path / "index" / "vectors.f32").exists()
     for call in (lambda: index.search_dense(["dogs"], 1), index.vectors):
         with pytest.raises(InputError, match="built without embeddings"):
@@ -294,7 +294,7 @@ def test_closed_index_refuses_every_call_and_holds_no_file(build):
         lambda: list(index.documents()),
         lambda: len(index),
         lambda: index.manifest,
-        lambda: index.token_keys([0]),
+        lambda: index.token_keys([]),
     ):
         with pytest.raises(IndexStoreError, match="was closed; open it again"):
             call()
@@ -614,7 +614,7 @@ def assert_close_to_exact(index, k=10, where=None, allowed=None, least=0.9):
     assert (np.diff(scores, axis=1) <= 0).all()
     assert all(len(set(row)) == k for row in rows.tolist())
     recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(rows.tolist(), expected.tolist(), strict=True)])
-    assert recall >= (1.0 if index.manifest.faiss["factory"] == "Flat" else least)
+    assert recall >= (1.0 if index.manifest.faiss.factory == "Flat" else least)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -638,9 +638,9 @@ def test_structure_agrees_with_exact_search_through_all_changes(factory, build):
 @pytest.mark.parametrize("factory", [factory for factory in FACTORIES if factory != "Flat"])
 def test_rows_beyond_the_structure_are_searched_exactly(factory, build, monkeypatch):
     index = build(numbered(0, 1000), encoder=Vectors(), faiss=factory)
-    monkeypatch.setattr(index, "_finish", lambda: None)
+    monkeypatch.setattr(index._writer, "finish", lambda: None)
     index.add(numbered(1000, 2010))
-    assert index.manifest.faiss["rows"] == 1000
+    assert index.manifest.faiss.rows == 1000
     assert_close_to_exact(index)
     assert index.search_dense(NUMBERS[:10], 1)[0][:, 0].tolist() == list(range(2000, 2010))
 
@@ -648,9 +648,9 @@ def test_rows_beyond_the_structure_are_searched_exactly(factory, build, monkeypa
 def test_structure_grows_until_it_is_trained_anew(build):
     index = build(numbered(0, 700), encoder=Vectors(), faiss="IVF16,Flat")
     index.add(numbered(700, 1300))
-    assert (index.manifest.faiss["rows"], index.manifest.faiss["trained"]) == (1300, 700)
+    assert (index.manifest.faiss.rows, index.manifest.faiss.trained) == (1300, 700)
     index.add(numbered(1300, 1500))
-    assert (index.manifest.faiss["rows"], index.manifest.faiss["trained"]) == (1500, 1500)
+    assert (index.manifest.faiss.rows, index.manifest.faiss.trained) == (1500, 1500)
     assert [found.name for found in index.path.glob("*.faiss*")] == ["vectors-1500.faiss"]
     assert_close_to_exact(index)
 
@@ -672,7 +672,7 @@ def test_too_few_vectors_are_told_and_the_index_is_searched_exactly(build, tmp_p
     with Index.open(tmp_path / "index", encoder=Vectors()) as index:
         assert_close_to_exact(index, k=3)
         index.add(numbered(10, 700))
-        assert index.manifest.faiss["rows"] == 700
+        assert index.manifest.faiss.rows == 700
         assert_close_to_exact(index)
 
 
@@ -694,7 +694,7 @@ def test_unknown_faiss_settings_are_refused_before_anything_is_made(factory, par
 def test_search_parameters_reach_faiss(build, monkeypatch):
     index = build(numbered(0, 1000), encoder=Vectors(), faiss="IVF16,Flat", faiss_parameters="nprobe=16")
     assert_close_to_exact(index, least=1.0)
-    assert faiss.extract_index_ivf(index._vector_index(index._now())._structure).nprobe == 16
+    assert faiss.extract_index_ivf(index._files.vector_index(index._files.now())._structure).nprobe == 16
 
 
 class Grid(Vectors):
@@ -905,7 +905,7 @@ def test_index_gives_back_the_states_of_each_passage(kind, build, toy, small_bat
     index.delete(["d2"])
     index.add([document(20)])
     with Index.open(index.path, encoder=toy) as index:
-        for row, keys in zip([10, 3], index.token_keys([10, 3]), strict=True):
+        for row, keys in zip([10, 3], index.token_keys(index.passages([10, 3])), strict=True):
             read = toy.read([index.passages([row])[0].passage.contents]).states
             back = keys.float().numpy() if kind == "fp16" else keys.values.numpy() * keys.scales.numpy()[:, None]
             np.testing.assert_allclose(back, read, atol=0.005)
@@ -916,11 +916,11 @@ def test_texts_without_tokens_keep_no_states(build):
     index.add([document(2, "???")])
     index.add([document(3, "...")])
     index.add([document(4)])
-    assert [len(keys) for keys in index.token_keys([0, 1, 2, 3])] == [0, 0, 0, 4]
+    assert [len(keys) for keys in index.token_keys(index.passages([0, 1, 2, 3]))] == [0, 0, 0, 4]
 
 
 def test_index_without_states_says_so(build):
-    assert build([document(1)], token_states="none").token_keys([0]) is None
+    assert build([document(1)], token_states="none").token_keys([]) is None
 
 
 # -- BM25 ------------------------------------------------------------------------------------------------------------
@@ -980,7 +980,7 @@ def test_index_equals_a_dictionary_after_any_changes(tmp_path_factory, operation
     model = {"d9": document(9, "common first9", step=-1)}
     index = Index.build(path, model.values(), encoder=toy, faiss=factory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_module, "_BATCH_PASSAGES", 2)
+        patch.setattr(writing, "BATCH_PASSAGES", 2)
         for step, (operation, numbers) in enumerate(operations):
             new = {f"d{n}": document(n, f"common step{step} word{n}", step=step) for n in numbers}
             if operation == "reopen":

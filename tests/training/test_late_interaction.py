@@ -9,13 +9,12 @@ import torch
 from sightline import LateInteractionReranker, load_reranker
 from sightline.documents import Document
 from sightline.errors import InputError
+from sightline.models.loading import load_reader
 from sightline.models.minilm import MiniLM, load_minilm
-from sightline.training.config import TrainingConfig
+from sightline.training.config import Objective, Sampling, TrainingConfig
 from sightline.training.examples import Example
-from sightline.training.late_interaction import LateInteractionLearner, RememberingMiniLM
+from sightline.training.late_interaction import LateInteractionLearner, RememberingReader
 from sightline.training.learner import TrainingList
-from sightline.training.lists import Sampling
-from sightline.training.loss import Objective
 from sightline.training.trainer import train
 
 TEXTS = [
@@ -100,7 +99,7 @@ def test_what_is_remembered_is_what_would_be_read():
     texts = [" ".join(draw.choices(["cats", "purr", "iron", "rusts", "x" * 40], k=n)) for n in (3, 40, 1, 300, 7)]
     plain = MiniLM()
     for tokens in (0, 50, 10_000):  # nothing is kept; it is full again and again; all is kept
-        model = RememberingMiniLM(tokens=tokens)
+        model = RememberingReader(load_reader(shared=False), tokens=tokens)
         for _ in range(2):
             order = draw.sample([*texts, texts[0]], 6)
             got, expected = model.read(order), plain.read(order)
@@ -145,7 +144,7 @@ def test_a_run_of_the_loop_learns_what_the_lists_teach(tmp_path):
         sampling=Sampling(documents=(6, 6)),
         objective=Objective(temperature=1.0),
     )
-    losses = [one["loss"] for one in summary["losses"]]
+    losses = [one["loss"] for one in summary.losses]
     assert losses[0] > 1.5 and losses[-1] < 0.4
     trained = load_reranker(str(tmp_path / "out"))
     new = ["The goat makes a sound, loudly.", "The goat is red today.", "The crow makes a sound, loudly."]

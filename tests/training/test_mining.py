@@ -12,8 +12,9 @@ from sightline.eval import systems as systems_module
 from sightline.eval.dataset import Dataset, load_dataset
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.training import mining as module
+from sightline.training.config import Mining
 from sightline.training.examples import read_examples, text_key, write_examples
-from sightline.training.mining import Mining, mine_run, run_system
+from sightline.training.mining import mine_run, run_system
 
 TEXTS = {id: f"Text of {id}." for id in "abcdefghij"} | {"twin": "text  of A."}
 
