@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,6 +23,7 @@ from .console import (
 )
 from .options import (
     CANDIDATES,
+    COLLECTION,
     MEASURING,
     DepthOption,
     EncoderOption,
@@ -42,6 +43,11 @@ from .options import (
     TokenStatesOption,
     reranker_or_none,
 )
+
+if TYPE_CHECKING:
+    from ..eval.results import Results
+    from ..eval.significance import Comparison
+    from ..eval.summary import Cost, Summary
 
 __all__ = ["register"]
 
@@ -77,7 +83,7 @@ def rerank(
     from ..eval.output import writable_file
     from ..eval.provenance import portable_name
     from ..eval.rank_llm import read_requests
-    from ..eval.rerank_run import rerank_run
+    from ..eval.reranking import rerank_run
     from ..eval.runs import load_run, save_run
     from ..rerank.loading import load_reranker
 
@@ -137,9 +143,10 @@ def evaluate(
 ) -> None:
     """Evaluate systems on judged collections: tables, results.json, an HTML report, and a TREC run per system."""
     from ..eval.dataset import load_dataset
-    from ..eval.evaluate import evaluate_systems, search_pool
+    from ..eval.experiment import evaluate_systems
     from ..eval.matrix import Collection, evaluate_collections
     from ..eval.metrics import check_measures, split_measures
+    from ..eval.pool import search_pool
 
     runs = given_runs(run)
     wanted_systems, wanted_measures = names(systems), split_measures(measures)
@@ -161,22 +168,24 @@ def evaluate(
             raise InputError("--run, --qrels and --index are of one collection; evaluate one, or write a matrix's plan")
         wanted = [Collection(folder, tuple(wanted_systems), split, max_queries=max_queries) for folder in folders]
         with progress_bar("evaluating") as tell:
-            summaries = evaluate_collections(wanted, out, jobs=jobs, progress=tell, **options)
-        _show_all(summaries, out, json)
+            results = evaluate_collections(wanted, out, jobs=jobs, progress=tell, **options)
+        _show_all(results, out, json)
         return
     dataset = load_dataset(folders[0], split, qrels=qrels, max_queries=max_queries)
     with progress_bar("evaluating") as tell, search_pool(jobs) as pool:
-        outcome = evaluate_systems(
+        found = evaluate_systems(
             dataset, wanted_systems, out, runs=runs, index=index, pool=pool, progress=tell, **options
         )
-    _show(outcome.summary, out, json)
+    _show(found, out, json)
 
 
 def matrix(
     data: Annotated[Path, typer.Argument(help="Folder that holds the plan's collections.")],
     out: Annotated[Path, typer.Option(help="Folder for the report, and for each collection's results and index.")],
     plan: Annotated[Path, typer.Option(help="YAML with first_stages, rerankers and collections; see load_matrix.")],
-    only: Annotated[str, typer.Option(help="Comma-separated: these collections alone.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Comma-separated: these collections alone.", rich_help_panel=COLLECTION)
+    ] = "",
     max_queries: MaxQueriesOption = None,
     jobs: JobsOption = 1,
     depth: DepthOption = 100,
@@ -190,8 +199,8 @@ def matrix(
     collections = load_matrix(data, plan, only=names(only), max_queries=max_queries)
     options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("matrix") as tell:
-        summaries = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
-    _show_all(summaries, out, json)
+        results = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
+    _show_all(results, out, json)
 
 
 def bench(
@@ -217,12 +226,12 @@ def bench(
     dataset = load_dataset(folder, split, max_queries=max_queries)
     options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("measuring") as tell:
-        outcome = bench_systems(
+        results = bench_systems(
             dataset, names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
         )
-    if not json:
-        print_table(_costs(outcome.summary))
-    _show(outcome.summary, out, json)
+    if not json and results.summary.cost is not None:
+        print_table(_costs(results.summary.cost))
+    _show(results, out, json)
 
 
 def report(
@@ -232,8 +241,9 @@ def report(
 ) -> None:
     """Write the report of results: report.html, results.csv and table.tex."""
     from ..eval.report import write_report
+    from ..eval.results import load_results
 
-    files = write_report(folders, out or folders[0])
+    files = write_report([load_results(folder, runs=False) for folder in folders], out or folders[0])
     if json:
         write_json({"files": [str(file) for file in files]})
     else:
@@ -244,78 +254,76 @@ def _say(text: str) -> None:
     console.print(visible(text), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
+def _show(results: Results, out: Path, json: bool) -> None:
     if json:
-        write_json(summary)
+        write_json(results.as_json())
         return
-    about, said = "{dataset}, {split}: {queries} queries, depth {depth}".format_map(summary), _caveats(summary)
+    summary, said = results.summary, _caveats(results.summary)
+    about = f"{summary.dataset}, {summary.split}: {summary.queries} queries, depth {summary.depth}"
     table = Table(title=Text(visible(about + said)))
     table.add_column("system", no_wrap=True)
-    for place, name in enumerate(summary["measures"]):
+    for place, name in enumerate(summary.measures):
         table.add_column(name, justify="right")
         if not place:
             table.add_column("95 %", justify="right")
     table.add_column("ms/query", justify="right")
-    for name, values in summary["systems"].items():
-        between = summary["intervals"][name]
+    for name, values in summary.systems.items():
+        between = summary.intervals[name]
         first, *others = (f"{value:.4f}" for value in values.values())
-        bounds = f"{between['low']:.3f} {between['high']:.3f}"
-        spent = summary["milliseconds_per_query"][name]
+        bounds = f"{between.low:.3f} {between.high:.3f}"
+        spent = summary.milliseconds_per_query[name]
         table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
     print_table(table)
-    if summary["comparisons"]:
-        print_table(_comparisons(summary["comparisons"], summary["measures"][0], said))
+    if summary.comparisons:
+        print_table(_comparisons(summary.comparisons, results.measure, said))
     _say(f"written to {out}")
 
 
-def _show_all(summaries: Sequence[Mapping[str, Any]], out: Path, json: bool) -> None:
+def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
     """Systems by collections, by the first measure."""
     if json:
-        write_json(summaries)
+        write_json([found.as_json() for found in results])
         return
-    said = "; POSITIVES ADDED to what was reranked" if summaries[0]["positives_added"] else ""
-    table = Table(title=Text(visible(summaries[0]["measures"][0] + said)))
+    said = "; POSITIVES ADDED to what was reranked" if results[0].summary.positives_added else ""
+    table = Table(title=Text(visible(results[0].measure + said)))
     table.add_column("system", no_wrap=True)
-    for summary in summaries:
-        table.add_column(Text(visible(summary["dataset"])), justify="right")
-    for name in dict.fromkeys(name for summary in summaries for name in summary["systems"]):
-        means = [summary["intervals"].get(name) for summary in summaries]
-        table.add_row(Text(visible(name)), *("" if mean is None else f"{mean['mean']:.4f}" for mean in means))
+    for found in results:
+        table.add_column(Text(visible(found.summary.dataset)), justify="right")
+    for name in dict.fromkeys(name for found in results for name in found.systems):
+        means = [found.summary.intervals.get(name) for found in results]
+        table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
     _say(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}")
 
 
-def _costs(summary: Mapping[str, Any]) -> Table:
+def _costs(cost: Cost) -> Table:
     table = Table(title=Text("cost, query by query; * not beaten in both quality and median time"))
     for place, name in enumerate(
         ("system", "p50 ms", "p90", "p99", "passages/s", "tokens/s", "GFLOP", "limit ms", "MB")
     ):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for name, cost in summary["cost"]["systems"].items():
-        limits = [value for value in cost["limit_ms"].values() if value is not None]
+    for name, found in cost.systems.items():
+        limits = [value for value in (found.limit_ms.flops, found.limit_ms.bytes) if value is not None]
         figures = (
-            *(f"{cost['latency_ms'][p]:.1f}" for p in ("p50", "p90", "p99")),
-            *(
-                "" if cost[rate] is None else f"{cost[rate]:.0f}"
-                for rate in ("passages_per_second", "tokens_per_second")
-            ),
-            "" if cost["flops_per_query"] is None else f"{cost['flops_per_query'] / 1e9:.2f}",
+            *(f"{value:.1f}" for value in (found.latency_ms.p50, found.latency_ms.p90, found.latency_ms.p99)),
+            *("" if rate is None else f"{rate:.0f}" for rate in (found.passages_per_second, found.tokens_per_second)),
+            "" if found.flops_per_query is None else f"{found.flops_per_query / 1e9:.2f}",
             f"{max(limits):.2f}",
-            f"{cost['memory']['peak_bytes'] / 1e6:.0f}",
+            f"{found.memory.peak_bytes / 1e6:.0f}",
         )
-        table.add_row(Text(visible(name + " *" * (name in summary["cost"]["pareto"]))), *figures)
+        table.add_row(Text(visible(name + " *" * (name in cost.pareto))), *figures)
     return table
 
 
-def _caveats(summary: Mapping[str, Any]) -> str:
+def _caveats(summary: Summary) -> str:
     """What every table has to say of its candidates."""
-    said = "; POSITIVES ADDED to what was reranked" if summary["positives_added"] else ""
-    if summary["identical_ids"]:
-        said += f"; {summary['identical_ids']} results with their query's own id ignored"
+    said = "; POSITIVES ADDED to what was reranked" if summary.positives_added else ""
+    if summary.identical_ids:
+        said += f"; {summary.identical_ids} results with their query's own id ignored"
     return said
 
 
-def _comparisons(found: Sequence[Mapping[str, Any]], measure: str, said: str) -> Table:
+def _comparisons(found: Sequence[Comparison], measure: str, said: str) -> Table:
     """Every two systems: how much they differ, new minus base, and whether that could be chance."""
     title = f"differences in {measure}, new minus base; p by randomisation, corrected by Holm{said}"
     table = Table(title=Text(visible(title)))
@@ -323,12 +331,12 @@ def _comparisons(found: Sequence[Mapping[str, Any]], measure: str, said: str) ->
     for name in ("difference", "95 %", "p", "better", "same", "worse"):
         table.add_column(name, justify="right")
     for pair in found:
-        by = pair["difference"]
+        by = pair.difference
         table.add_row(
-            Text(visible(f"{pair['a']} - {pair['b']}")),
-            f"{by['mean']:+.4f}",
-            f"{by['low']:+.3f} {by['high']:+.3f}",
-            f"{pair['p_holm']:.4f}",
-            *(str(pair[name]) for name in ("wins", "ties", "losses")),
+            Text(visible(f"{pair.a} - {pair.b}")),
+            f"{by.mean:+.4f}",
+            f"{by.low:+.3f} {by.high:+.3f}",
+            f"{pair.p_holm:.4f}",
+            *map(str, (pair.wins, pair.ties, pair.losses)),
         )
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +57,43 @@ class Dataset:
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     corpus: Callable[[], Iterable[Document]] | None = None
+
+    @staticmethod
+    def in_memory(
+        documents: Iterable[Document],
+        queries: Mapping[str, str],
+        qrels: Mapping[str, Mapping[str, int]],
+        *,
+        name: str = "in memory",
+        split: str = "test",
+    ) -> Dataset:
+        """A collection that is in no folder.
+
+        Args:
+            documents: the corpus.
+            queries: texts by id; those without judgements are left out.
+            qrels: grades by query id and document id.
+            name: what results call it.
+            split: likewise.
+
+        Raises:
+            DataError: if a judged query has no text.
+
+        Example:
+            >>> Dataset.in_memory([Document("d1", "The cat purrs.")], {"q1": "who purrs"}, {"q1": {"d1": 1}}).queries
+            {'q1': 'who purrs'}
+        """
+        corpus = list(documents)
+        if missing := [id for id in qrels if id not in queries]:
+            raise DataError(f"judged query {missing[0]!r} has no text among the queries ({len(missing)} such)")
+        return Dataset(
+            name,
+            split,
+            Path(f"memory:{name}"),
+            {id: queries[id] for id in qrels},
+            {id: dict(grades) for id, grades in qrels.items()},
+            lambda: corpus,
+        )
 
     def documents(self, only: Set[str] | None = None) -> Iterator[Document]:
         """The corpus, as a stream.

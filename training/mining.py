@@ -13,8 +13,8 @@ from typing import Any
 from ..documents import Document
 from ..errors import DataError, InputError
 from ..eval.dataset import Dataset
-from ..eval.evaluate import evaluate_systems
-from ..eval.rerank_run import rerank_run, with_positives
+from ..eval.experiment import evaluate_systems
+from ..eval.reranking import rerank_run, with_positives
 from ..eval.runs import first_stage_run
 from ..eval.trec import trec_order, write_run
 from ..names import SystemName

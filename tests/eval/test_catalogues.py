@@ -128,11 +128,11 @@ def test_other_judgements_for_a_named_collection(ir, tmp_path):
 
 
 def test_a_named_collection_goes_through_an_evaluation(ir, tmp_path):
-    from sightline.eval.evaluate import evaluate_systems
+    from sightline.eval.experiment import evaluate_systems
 
     outcome = evaluate_systems(load_dataset("ir:sightline-zoo/test"), ["bm25"], tmp_path / "out", measures=["RR"])
-    assert outcome.summary["systems"]["bm25"]["RR"] == 1.0
-    assert outcome.summary["dataset"] == "sightline-zoo"
+    assert outcome.summary.systems["bm25"]["RR"] == 1.0
+    assert outcome.summary.dataset == "sightline-zoo"
 
 
 @pytest.fixture

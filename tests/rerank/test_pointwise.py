@@ -133,7 +133,7 @@ def test_documents_without_text_are_not_read_and_come_last(baseline):
 
 def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(scorer_folders, tmp_path):
     from sightline.eval.dataset import Dataset
-    from sightline.eval.evaluate import evaluate_systems
+    from sightline.eval.experiment import evaluate_systems
     from sightline.eval.provenance import portable_name
 
     documents = [Document(f"d{i}", text) for i, text in enumerate([*TEXTS[:3], "A star shines.", "Cows eat grass."])]
@@ -147,7 +147,7 @@ def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(scorer_folder
     candidates = set(outcome.runs["dense"]["q"])
     assert len(candidates) == 3
     assert all(set(run["q"]) == candidates for run in outcome.runs.values())
-    assert set(outcome.summary["milliseconds_per_query"]) == set(map(portable_name, systems))
+    assert set(outcome.summary.milliseconds_per_query) == set(map(portable_name, systems))
     texts = [document for document in documents if document.id in candidates]
     for system in systems[2:]:
         alone = load_reranker(system.partition("+")[2]).rank(QUERY, texts)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import DataError, InputError
-from sightline.eval import evaluate as evaluate_module
+from sightline.eval import systems as systems_module
 from sightline.eval.dataset import Dataset, load_dataset
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.training import mining as module
@@ -124,7 +124,7 @@ def folder(tmp_path, monkeypatch, toy):
 
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
     load = lambda name: LateInteractionReranker(load_layout(name), reader=toy)  # noqa: E731
-    monkeypatch.setattr(evaluate_module, "load_reranker", load)
+    monkeypatch.setattr(systems_module, "load_reranker", load)
     monkeypatch.setattr(module, "load_reranker", load)
     monkeypatch.setattr(toy, "name", "minilm")
     folder = tmp_path / "zoo"
