@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..documents import Unit
 from ..retrieval.fusion import reciprocal_rank, weighted_sum
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ class Found:
             best.setdefault(document, score)
         return best
 
-    def first(self, k: int, level: Literal["document", "passage"]) -> Found:
+    def first(self, k: int, unit: Unit) -> Found:
         """The first ``k`` passages, or the best passage of each of the first ``k`` documents."""
-        if level == "passage":
+        if unit == "passage":
             return Found(self.rows[:k], self.documents[:k], self.scores[:k], self.milliseconds)
         places: dict[int, int] = {}
         for place, document in enumerate(self.documents):
