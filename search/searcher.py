@@ -285,7 +285,7 @@ class Searcher:
 
     def _kept_reader(self) -> tuple[str, int] | None:
         kept = self.index.manifest.token_states
-        return None if kept.kind == "none" else (kept.revision, kept.max_length)
+        return None if kept.revision is None or kept.max_length is None else (kept.revision, kept.max_length)
 
     # -- the first step ----------------------------------------------------------------------------------------------
 
@@ -369,13 +369,10 @@ def _ranked(
 
 def _in_order(candidates: CandidateList, k: int, level: Literal["document", "passage"]) -> SearchResult:
     """The order of the first stage."""
-    places = range(len(candidates.passages))
-    if level == "document":
-        best: dict[str, int] = {}
-        for place, passage in enumerate(candidates.passages):
-            best.setdefault(passage.document.id, place)
-        places = best.values()
-    shown = list(places)[:k]
+    best: dict[str, int] = {}
+    for place, passage in enumerate(candidates.passages):
+        best.setdefault(passage.document.id, place)
+    shown = list(best.values() if level == "document" else range(len(candidates.passages)))[:k]
     times = candidates.milliseconds
     return SearchResult(
         query=candidates.query,
