@@ -18,6 +18,7 @@ import numpy as np
 import typer
 
 from ..cli.console import console
+from ..cli.running import Command
 from ..eval.cost import index_bytes, transformer_flops
 from ..eval.dataset import load_dataset
 from ..eval.timing import copy_rate, matmul_rate
@@ -28,10 +29,10 @@ from .timing import command_line, machine
 
 __all__ = ["indexing", "searching"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the corpus, at most.")] = 5000) -> None:
     """Index a corpus, and encode the same texts with sentence-transformers' defaults: seconds, and their ratio.
 
@@ -75,7 +76,7 @@ def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the c
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def searching(
     folder: Path,
     index: Annotated[Path, typer.Option(help="Index of the corpus that keeps token states.")],

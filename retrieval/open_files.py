@@ -19,12 +19,13 @@ import numpy as np
 
 from ..errors import IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
 from ..files import digest
+from .engines import open_vector_index
 from .files import DATABASE, RESTORE, AppendFile, loading, storage_errors
 from .filters import Filter
 from .manifest import Manifest
 from .store import DocumentStore
 from .token_states import dtype_of
-from .vector_index import VectorIndex, open_vector_index
+from .vector_index import VectorIndex
 from .words import Words, open_words
 
 __all__ = ["OpenFiles", "Snapshot"]

@@ -265,7 +265,7 @@ class Searcher:
         if self.index.manifest.lexical.engine != "none":
             parts.append("bm25")
         lists = self.candidates_each([query], {self.first_stage, *parts}, [self.reranker], where=where)[0]
-        evidence: Literal["token"] | None = "token" if self.reranker else None
+        evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
         result = self.rank(lists[self.first_stage], k=k, evidence=evidence, level=level)
         places = {
             stage: {hit.id: lists[stage].first[hit.id] for hit in result.hits if hit.id in lists[stage].first}
@@ -285,7 +285,9 @@ class Searcher:
 
     def _kept_reader(self) -> tuple[str, int] | None:
         kept = self.index.manifest.token_states
-        return None if kept.revision is None or kept.max_length is None else (kept.revision, kept.max_length)
+        if kept.revision is None or kept.max_length is None:
+            return None
+        return kept.revision, kept.max_length
 
     # -- the first step ----------------------------------------------------------------------------------------------
 
@@ -404,7 +406,7 @@ def _hit(candidates: CandidateList, place: int, rank: int, score: float, ranked:
         first_score=first_score,
         mass=None if ranked is None else ranked.mass,
         evidence=None if marks is None else tuple(_shifted(mark, passage.start) for mark in marks),
-        token_mass=None if ranked is None else ranked.token_mass,
+        token_mass=None if ranked is None or ranked.mass is None else ranked.token_mass,
     )
 
 

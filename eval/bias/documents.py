@@ -17,7 +17,7 @@ from ...rerank.base import Reranker
 from ...search import CandidateList
 from ...sentences import sentence_spans
 from ..candidates import rank_lists
-from ..compare import Interval, interval
+from ..significance import Interval, interval
 from .order import kendall_tau, relevant_document
 from .position import Bin, Bins
 from .sensitivity import PSI, grouped_psi

@@ -19,8 +19,8 @@ from ...errors import InputError
 from ...rerank.base import Reranker
 from ...search import CandidateList
 from ..candidates import rank_lists
-from ..compare import Interval, interval
-from ..metrics import evaluate
+from ..metrics import measure_rankings
+from ..significance import Interval, interval
 from .sensitivity import PSI, paired_psi
 
 __all__ = ["OrderBias", "Slot", "Spread", "kendall_tau", "measure_order", "relevant_document", "variance"]
@@ -231,7 +231,7 @@ def measure_order(
         raise InputError("no list has two documents: there is no order to change")
     values = {}
     for name, order in rankings.items():
-        found = evaluate({id: judged[id] for id in order}, order, [measure])[1] if order else {}
+        found = measure_rankings({id: judged[id] for id in order}, order, [measure])[1] if order else {}
         values[name] = np.array([found[id][measure] for id in order])
     spread = np.stack([values[name] for name in random_orders])  # (K, Q)
     at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)

@@ -6,10 +6,10 @@ import math
 import pytest
 
 from sightline.errors import InputError
-from sightline.eval import evaluate as evaluating
+from sightline.eval import systems as evaluating
 from sightline.eval.bias import load_positions, measure_bias, study
 from sightline.eval.candidates import GivenLists, rank_lists, searched_lists
-from sightline.eval.rerank_run import rerank_run
+from sightline.eval.reranking import rerank_run
 from sightline.eval.trec import write_run
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
