@@ -90,9 +90,9 @@ def retrieve(
     """
     found: dict[FirstStage, list[Found]] = {}
     if "dense" in stages or "hybrid" in stages:
-        found["dense"] = _timed(len(queries), lambda: _by_meaning(index, queries, candidates, where))
+        found["dense"] = _timed(len(queries), partial(_by_meaning, index, queries, candidates, where))
     if "bm25" in stages or "hybrid" in stages:
-        found["bm25"] = _timed(len(queries), lambda: _by_words(index, queries, candidates, where))
+        found["bm25"] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
     if "hybrid" in stages:
         pairs = list(zip(found["dense"], found["bm25"], strict=True))
         found["hybrid"] = _timed(len(queries), lambda: [_fused(*pair, candidates, how) for pair in pairs])

@@ -315,20 +315,19 @@ class Searcher:
         lists: dict[FirstStage, CandidateList] = {}
         for stage, one in found.items():
             there = [(row, score) for row, score in zip(one.rows, one.scores, strict=True) if row in stored]
-            passages = tuple(stored[row].passage for row, _ in there)
-            best: dict[str, float] = {}
-            for passage, (_, score) in zip(passages, there, strict=True):
-                best.setdefault(passage.document.id, score)
             part = len(there) / max(1, len(stored))
+            best: dict[str, float] = {}
+            for row, score in there:
+                best.setdefault(stored[row].passage.document.id, score)
             lists[stage] = CandidateList(
-                query,
-                passages,
-                tuple(score for _, score in there),
-                {id: (rank, score) for rank, (id, score) in enumerate(best.items(), start=1)},
-                stage,
-                None if states is None else tuple(states[row] for row, _ in there),
-                reader,
-                {"retrieve": one.milliseconds, "fetch": fetch_ms * part, "states": states_ms * part},
+                query=query,
+                passages=tuple(stored[row].passage for row, _ in there),
+                scores=tuple(score for _, score in there),
+                first={id: (rank, score) for rank, (id, score) in enumerate(best.items(), start=1)},
+                first_stage=stage,
+                states=None if states is None else tuple(states[row] for row, _ in there),
+                reader=reader,
+                milliseconds={"retrieve": one.milliseconds, "fetch": fetch_ms * part, "states": states_ms * part},
             )
         return lists
 
@@ -371,13 +370,10 @@ def _ranked(
 
 def _in_order(candidates: CandidateList, k: int, unit: Unit) -> SearchResult:
     """The order of the first stage."""
-    places: Collection[int] = range(len(candidates.passages))
-    if unit == "document":
-        best: dict[str, int] = {}
-        for place, passage in enumerate(candidates.passages):
-            best.setdefault(passage.document.id, place)
-        places = best.values()
-    shown = list(places)[:k]
+    best: dict[str, int] = {}
+    for place, passage in enumerate(candidates.passages):
+        best.setdefault(passage.document.id, place)
+    shown = list(best.values() if unit == "document" else range(len(candidates.passages)))[:k]
     times = candidates.milliseconds
     return SearchResult(
         query=candidates.query,

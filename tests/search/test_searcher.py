@@ -160,6 +160,13 @@ def test_an_index_without_words_says_so(shared_toy, reranker, tmp_path):
                 Searcher(index, reranker, first_stage=stage).search("cat")
 
 
+def test_an_index_without_embeddings_is_explained_by_words_alone(tmp_path):
+    with Index.build(tmp_path / "i", ANIMALS, encoder="none") as index:
+        explanation = Searcher(index, None, first_stage="bm25").explain("cat purrs")
+    assert explanation.result.hits[0].id == "cat"
+    assert explanation.dense == {} and explanation.bm25["cat"][0] == 1
+
+
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 
