@@ -23,6 +23,7 @@ from .console import (
 )
 from .options import (
     CANDIDATES,
+    COLLECTION,
     MEASURING,
     DepthOption,
     EncoderOption,
@@ -182,7 +183,9 @@ def matrix(
     data: Annotated[Path, typer.Argument(help="Folder that holds the plan's collections.")],
     out: Annotated[Path, typer.Option(help="Folder for the report, and for each collection's results and index.")],
     plan: Annotated[Path, typer.Option(help="YAML with first_stages, rerankers and collections; see load_matrix.")],
-    only: Annotated[str, typer.Option(help="Comma-separated: these collections alone.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Comma-separated: these collections alone.", rich_help_panel=COLLECTION)
+    ] = "",
     max_queries: MaxQueriesOption = None,
     jobs: JobsOption = 1,
     depth: DepthOption = 100,

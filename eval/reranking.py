@@ -75,7 +75,8 @@ def rerank_run_each(
         part = {key: dict(islice(some, _QUERIES_AT_ONCE)) for key, some in lists.items()}
         read: dict[tuple[int, int], tuple[list[CandidateList], float]] = {}
         for number, reranker in enumerate(rerankers):
-            queries, candidates = zip(*part[id(reranker.window)].items(), strict=True)
+            queries = list(part[id(reranker.window)])
+            candidates = list(part[id(reranker.window)].values())
             if reranker.reader is not None and readers.count(reranker.reader) > 1:
                 key = (id(reranker.reader), id(reranker.window))
                 if key not in read:

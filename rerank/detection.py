@@ -88,14 +88,7 @@ def detect_heads(
         order = shuffler.permutation(len(documents))
         # CoRe detects on attention as it is; its own layout calibrates only when it ranks.
         found = reranker.head_scores(query, [documents[i] for i in order], calibrate=method != "core")
-        gains, gold = gains[order], gold[order]
-        if method == "qr":
-            value = qr_score(found, gold)
-        elif method == "ndcg":
-            value = ndcg_score(found, gains)
-        else:
-            assert temperature is not None
-            value = core_score(found, gold, temperature)
+        value = _head_values(method, found, gains[order], temperature)
         total = value if not read else total + value
         read, candidates = read + 1, max(candidates, len(documents))
         if progress is not None:
@@ -117,3 +110,12 @@ def detect_heads(
         temperature=temperature if method == "core" else None,
         scores=tuple(tuple(round(float(x), 8) for x in row) for row in scores),
     )
+
+
+def _head_values(method: Method, scores: np.ndarray, gains: np.ndarray, temperature: float | None) -> np.ndarray:
+    """A list's value for every head: float (H, N), gains (N,) to (H,)."""
+    gold = gains > 0
+    if method == "core":
+        assert temperature is not None
+        return core_score(scores, gold, temperature)
+    return qr_score(scores, gold) if method == "qr" else ndcg_score(scores, gains)

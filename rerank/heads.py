@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import yaml
@@ -16,6 +16,7 @@ import yaml
 from ..errors import DataError, InputError, ModelError
 from ..files import replacing
 from ..parsing import as_type, read_yaml
+from .layout import Layout
 
 __all__ = ["Heads", "Method", "find_heads", "heads_path"]
 
@@ -147,7 +148,7 @@ def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path
     return Path(home).expanduser() / "heads" / f"{name}_{revision[:12] or 'local'}_{fingerprint}_{method}.yaml"
 
 
-def find_heads(given: Any, layout: Any, model: str, revision: str) -> tuple[str, ...]:
+def find_heads(given: str | os.PathLike[str] | None, layout: Layout, model: str, revision: str) -> tuple[str, ...]:
     """The heads that a layout such as ``qr:16`` asks for.
 
     Args:
@@ -160,6 +161,7 @@ def find_heads(given: Any, layout: Any, model: str, revision: str) -> tuple[str,
         ModelError: if none were found for this model and layout yet; the message names the command.
         InputError: if the file is of another model or layout.
     """
+    assert isinstance(layout.heads, str), "a layout that lists its heads asks for none"
     method, _, count = layout.heads.partition(":")
     path = Path(given) if given is not None else heads_path(model, revision, layout.fingerprint, method)
     if given is None and not path.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..retrieval.fusion import reciprocal_rank, weighted_sum
@@ -90,12 +91,7 @@ def retrieve(
     if "dense" in stages or "hybrid" in stages:
         found["dense"] = _timed(len(queries), lambda: _by_meaning(index, queries, candidates, where))
     if "bm25" in stages or "hybrid" in stages:
-        found["bm25"] = _timed(
-            len(queries),
-            lambda: [
-                _enough(index, lambda k, q=query: index.search_lexical(q, k, where), candidates) for query in queries
-            ],
-        )
+        found["bm25"] = _timed(len(queries), lambda: _by_words(index, queries, candidates, where))
     if "hybrid" in stages:
         pairs = list(zip(found["dense"], found["bm25"], strict=True))
         found["hybrid"] = _timed(len(queries), lambda: [_fused(*pair, candidates, how) for pair in pairs])
@@ -113,11 +109,11 @@ def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Ma
         wider, values = index.search_dense([queries[number]], k, where)
         return wider[0], values[0]
 
-    return [_enough(index, lambda k, i=number: find(i, k), candidates) for number in range(len(queries))]
+    return [_enough(index, partial(find, number), candidates) for number in range(len(queries))]
 
 
 def _by_words(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
-    return [_enough(index, lambda k, q=query: index.search_lexical(q, k, where), candidates) for query in queries]
+    return [_enough(index, partial(index.search_lexical, query, where=where), candidates) for query in queries]
 
 
 def _enough(index: Index, find: _Find, candidates: int) -> Found:

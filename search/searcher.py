@@ -285,7 +285,9 @@ class Searcher:
 
     def _kept_reader(self) -> tuple[str, int] | None:
         kept = self.index.manifest.token_states
-        return None if kept.kind == "none" else (kept.revision, kept.max_length)
+        if kept.revision is None or kept.max_length is None:
+            return None
+        return kept.revision, kept.max_length
 
     # -- the first step ----------------------------------------------------------------------------------------------
 
@@ -369,7 +371,7 @@ def _ranked(
 
 def _in_order(candidates: CandidateList, k: int, level: Literal["document", "passage"]) -> SearchResult:
     """The order of the first stage."""
-    places = range(len(candidates.passages))
+    places: Collection[int] = range(len(candidates.passages))
     if level == "document":
         best: dict[str, int] = {}
         for place, passage in enumerate(candidates.passages):
