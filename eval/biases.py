@@ -185,7 +185,10 @@ class Bias:
         """For ``bias.json``."""
         fields = dataclasses.asdict(self)
         del fields["provenance"]
-        fields["documents"] = [{**row, **row.pop("facts")} for row in fields["documents"]]
+        fields["documents"] = [
+            {"system": row["system"], **row["facts"], "bins": row["bins"], "psi": row["psi"]}
+            for row in fields["documents"]
+        ]
         return {**fields, **self.provenance.as_json()}
 
     def save(self, folder: Path) -> None:
