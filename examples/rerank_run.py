@@ -8,7 +8,7 @@ import sys
 import ir_measures
 
 from sightline import load_reranker
-from sightline.eval.dataset import load_dataset
+from sightline.eval.loading import load_dataset
 from sightline.eval.reranking import rerank_run
 from sightline.eval.trec import read_run, write_run
 
