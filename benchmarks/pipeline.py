@@ -20,7 +20,7 @@ import typer
 from ..cli.console import console
 from ..cli.running import Command
 from ..eval.cost import index_bytes, transformer_flops
-from ..eval.dataset import load_dataset
+from ..eval.loading import load_dataset
 from ..eval.timing import copy_rate, matmul_rate
 from ..models.minilm import find_minilm, load_minilm
 from ..retrieval.index import Index

@@ -79,7 +79,7 @@ def rerank(
     json: JsonOption = False,
 ) -> None:
     """Rerank a run."""
-    from ..eval.dataset import load_dataset
+    from ..eval.loading import load_dataset
     from ..eval.output import writable_file
     from ..eval.provenance import portable_name
     from ..eval.rank_llm import read_requests
@@ -142,8 +142,8 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Evaluate systems on judged collections: tables, results.json, an HTML report, and a TREC run per system."""
-    from ..eval.dataset import load_dataset
     from ..eval.experiment import evaluate_systems
+    from ..eval.loading import load_dataset
     from ..eval.matrix import Collection, evaluate_collections
     from ..eval.metrics import check_measures, split_measures
     from ..eval.pool import search_pool
@@ -220,7 +220,7 @@ def bench(
 ) -> None:
     """Measure what systems cost, beside how good they are: latency, memory, bytes, FLOPs, and the Pareto front."""
     from ..eval.cost import bench_systems
-    from ..eval.dataset import load_dataset
+    from ..eval.loading import load_dataset
     from ..eval.metrics import split_measures
 
     dataset = load_dataset(folder, split, max_queries=max_queries)

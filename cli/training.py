@@ -98,7 +98,7 @@ def mine(
     **settings: Any,
 ) -> None:
     """Mine hard negatives: documents that a system ranks high and that are probably not relevant."""
-    from ..eval.dataset import load_dataset
+    from ..eval.loading import load_dataset
     from ..training.examples import write_examples
     from ..training.mining import mine_run, run_system
 

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from .bias import load_positions, measure_bias
     from .biases import Bias
     from .cost import bench_systems, measure_cost
-    from .dataset import Dataset, load_dataset
+    from .dataset import Dataset
     from .experiment import evaluate, evaluate_systems
+    from .loading import load_dataset
     from .matrix import Collection, evaluate_collections
     from .metrics import measure_rankings
     from .pool import search_pool
@@ -68,7 +69,7 @@ _WHERE = {
     "evaluate_collections": "matrix",
     "evaluate_systems": "experiment",
     "interval": "significance",
-    "load_dataset": "dataset",
+    "load_dataset": "loading",
     "load_positions": "bias",
     "load_results": "results",
     "load_run": "runs",

@@ -11,8 +11,9 @@ from typing import ClassVar, Unpack
 
 from ..errors import DataError, InputError
 from ..parsing import as_type, read_yaml
-from .dataset import collection_files, load_dataset
+from .dataset import collection_files
 from .experiment import EvaluateOptions, evaluate_systems
+from .loading import load_dataset
 from .metrics import check_measures
 from .output import make_folder
 from .pool import search_pool

@@ -20,7 +20,7 @@ from rich.table import Table
 from ..benchmarks.timing import command_line
 from ..cli.console import console
 from ..documents import Document
-from ..eval.dataset import load_dataset
+from ..eval.loading import load_dataset
 from ..eval.metrics import measure_rankings
 from ..models.reader import document_states
 from ..rerank import LateInteractionReranker, load_layout

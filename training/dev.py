@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..eval.dataset import Dataset, load_dataset
+from ..eval.dataset import Dataset
+from ..eval.loading import load_dataset
 from ..eval.metrics import measure_rankings
 from ..eval.reranking import rerank_run_each
 from ..eval.runs import first_stage_run, load_run

@@ -16,7 +16,8 @@ import xxhash
 from ..documents import Document, encodable
 from ..errors import DataError, InputError
 from ..eval.catalogues import CATALOGUES, in_catalogue
-from ..eval.dataset import Dataset, load_dataset
+from ..eval.dataset import Dataset
+from ..eval.loading import load_dataset
 from ..eval.runs import first_stage_run, load_run
 from ..eval.trec import read_lines, trec_order
 from ..files import replacing

@@ -12,7 +12,8 @@ from typing import Any
 from ...documents import Document
 from ...errors import DataError, InputError, MissingExtraError
 from ...parsing import parse_json
-from ..dataset import Dataset, load_dataset
+from ..dataset import Dataset
+from ..loading import load_dataset
 from .position import Span
 
 __all__ = ["PositionDataset", "load_positions", "read_posir", "read_spans", "read_squad"]

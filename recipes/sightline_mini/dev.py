@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ...errors import InputError
-from ...eval.dataset import Dataset, load_dataset
+from ...eval.dataset import Dataset
+from ...eval.loading import load_dataset
 from ...eval.runs import first_stage_run
 from ...rerank.base import Reranker
 from ...rerank.loading import load_reranker

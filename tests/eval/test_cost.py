@@ -19,7 +19,7 @@ from sightline.eval.cost import (
     peak_memory,
     transformer_flops,
 )
-from sightline.eval.dataset import load_dataset
+from sightline.eval.loading import load_dataset
 from sightline.models.minilm import load_minilm
 from sightline.rerank import LateInteractionReranker, Reranker, Scored, load_layout
 from sightline.retrieval.index import Index

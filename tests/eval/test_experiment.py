@@ -9,8 +9,8 @@ import pytrec_eval
 from sightline.documents import Document
 from sightline.errors import DataError, InputError, SightlineError
 from sightline.eval import systems as module
-from sightline.eval.dataset import load_dataset
 from sightline.eval.experiment import evaluate_systems
+from sightline.eval.loading import load_dataset
 from sightline.eval.metrics import measure_rankings
 from sightline.eval.runs import load_run
 from sightline.eval.trec import read_run, write_run

@@ -9,8 +9,8 @@ import yaml
 import sightline
 from sightline.errors import DataError, InputError
 from sightline.eval import systems as module
-from sightline.eval.dataset import load_dataset
 from sightline.eval.experiment import evaluate_systems
+from sightline.eval.loading import load_dataset
 from sightline.eval.matrix import Collection, evaluate_collections, load_matrix
 from sightline.eval.pool import search_pool
 from sightline.eval.trec import write_run

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from sightline.errors import DataError, InputError
-from sightline.eval.dataset import load_dataset
+from sightline.eval.loading import load_dataset
 from sightline.eval.reranking import rerank_run
 from sightline.rerank import LateInteractionReranker, Reranker, load_layout
 

@@ -182,7 +182,7 @@ def test_the_task_as_a_dataset(tmp_path, monkeypatch):
             from_mteb(*arguments)
     with pytest.raises(InputError, match="is a Classification"):
         from_mteb("Banking77Classification")
-    from sightline.eval.dataset import load_dataset
+    from sightline.eval.loading import load_dataset
 
     monkeypatch.setattr(mteb, "get_task", lambda name: {"Zoo": ZooRetrieval}[name]())
     assert list(load_dataset("mteb:Zoo", max_queries=2).queries) == ["q1", "q2"]

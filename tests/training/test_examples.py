@@ -8,7 +8,7 @@ import pytest
 
 from sightline.documents import Document
 from sightline.errors import DataError, InputError
-from sightline.eval.dataset import load_dataset
+from sightline.eval.loading import load_dataset
 from sightline.training.examples import (
     Example,
     Source,

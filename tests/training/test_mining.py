@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sightline.documents import Document
 from sightline.errors import DataError, InputError
 from sightline.eval import systems as systems_module
-from sightline.eval.dataset import Dataset, load_dataset
+from sightline.eval.dataset import Dataset
+from sightline.eval.loading import load_dataset
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.training import mining as module
 from sightline.training.config import Mining
