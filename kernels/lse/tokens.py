@@ -130,9 +130,9 @@ def _document_spans(layout: Packing) -> dict[int, tuple[int, int]]:
 def _signal_spans(layout: Packing) -> list[tuple[int, int, int]]:
     """Per query block that has signal rows: first and last+1 of them, and its context."""
     out: list[tuple[int, int, int]] = []
-    for i, block in enumerate(layout.signal_blocks.tolist()):
-        if out and layout.signal_blocks[i - 1] == block:
-            out[-1] = (out[-1][0], i + 1, out[-1][2])
+    for i, context in enumerate(layout.signal_contexts.tolist()):
+        if out and layout.signal_blocks[i - 1] == layout.signal_blocks[i]:
+            out[-1] = (out[-1][0], i + 1, context)
         else:
-            out.append((i, i + 1, int(layout.blocks[block, 7])))
+            out.append((i, i + 1, context))
     return out

@@ -97,8 +97,7 @@ class _Readings:
 
     def __init__(self, wanted: Wanted, layout: Packing) -> None:
         self.wanted, self.layout = wanted, layout
-        contexts = layout.blocks[layout.signal_blocks, 7]
-        counts = [len(layout.contexts[int(context)].documents) for context in contexts]
+        counts = [len(layout.contexts[context].documents) for context in layout.signal_contexts.tolist()]
         ssmax = wanted.layout.ssmax
         # One factor per row: lists in one pass may differ in their number of documents.
         self.factors = [wanted.layout.scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
@@ -147,7 +146,7 @@ class _Readings:
         lse2, total2 = torch.cat(self.lse2, dim=1), torch.cat(self.total2, dim=1)
         largest = torch.cat(self.largest, dim=1) if self.largest else None
         blocks = torch.from_numpy(layout.signal_blocks)
-        contexts = torch.from_numpy(layout.blocks[layout.signal_blocks, 7])
+        contexts = torch.from_numpy(layout.signal_contexts)
         tokens = [
             torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse2.shape[1]
             for parts in zip(*self.tokens, strict=True)
@@ -197,8 +196,8 @@ class _ListPass:
         self.signal_rows: torch.Tensor = layouts.signal.signal
         self.longest = max(c.instruction + sum(c.documents) + max(c.queries) for c in layouts.signal.contexts)
         if readings.wanted.layout.normalisation == "documents":
-            spans = layouts.signal.blocks[layouts.signal.blocks[:, 6] == DOCUMENT, :2]
-            self.key_rows = torch.cat([torch.arange(a, b) for a, b in spans.tolist()])
+            spans = layouts.signal.spans(DOCUMENT)
+            self.key_rows = torch.cat([torch.arange(start, stop) for _, _, start, stop in spans])
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         attention, signal = self.layouts.on(q.device)

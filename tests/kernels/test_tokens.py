@@ -53,7 +53,7 @@ def test_token_mass_is_the_softmax_row_by_row(normalisation, reduce, heads, chun
 
     for part, block in zip(found, blocks, strict=True):
         rows = [i for i, b in enumerate(layout.signal_blocks) if b == block]
-        places = document_tokens(layout, int(layout.blocks[block, 7]))
+        places = document_tokens(layout, int(layout.blocks["context"][block]))
         expected = (logits[rows] - lse[rows].double()[..., None]).exp()[..., places].mean(0)
         expected = expected if heads is None else expected[heads]
         expected = expected.sum(0) if reduce else expected
@@ -78,7 +78,7 @@ def test_block_max_is_the_largest_logit_and_nothing_where_there_is_none(chunk, m
     q, k, layout = case(hq=6, hkv=3)
     found = block_max(q, k, layout, scale=0.3)
     logits = logits_of(q, k, 0.3)
-    contexts = layout.blocks[layout.signal_blocks, 7]
+    contexts = layout.signal_contexts
     for row, context in enumerate(contexts.tolist()):
         spans = {index: (a, b) for c, index, a, b in layout.spans(1) if c == context}
         for document in range(layout.documents):
