@@ -1,12 +1,27 @@
-"""The grammar of names: which systems, rerankers and models there are, and how they are written."""
+"""The grammar of names: how systems and rerankers are written, in every command, the server and the adapters.
+
+SYSTEM   = FIRST | FIRST "+" RERANKER
+FIRST    = bm25 | dense | hybrid | the name of a given run
+RERANKER = LAYOUT | FOLDER | FILE.yaml | hf:MODEL[#LAYOUT] | cross-encoder:MODEL | late-interaction:MODEL
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal, NamedTuple, cast
 
-__all__ = ["LAYOUTS", "SHIPPED", "layout_names", "looks_local"]
+from .errors import InputError
+from .wording import did_you_mean, quoted
 
+__all__ = ["FIRST_STAGES", "LAYOUTS", "SHIPPED", "Kind", "RerankerName", "SystemName", "layout_names", "looks_local"]
+
+FIRST_STAGES = ("bm25", "dense", "hybrid")
+Kind = Literal["layout", "folder", "hf", "cross-encoder", "late-interaction"]
+_PREFIXES = ("hf", "cross-encoder", "late-interaction")
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
 SHIPPED = {"sightline-mini": Path(str(_DATA / "sightline_mini"))}
@@ -15,6 +30,90 @@ SHIPPED = {"sightline-mini": Path(str(_DATA / "sightline_mini"))}
 def layout_names() -> list[str]:
     """Names of the layouts that ship with Sightline."""
     return sorted(file.name.removesuffix(".yaml") for file in LAYOUTS.iterdir() if file.name.endswith(".yaml"))
+
+
+class SystemName(NamedTuple):
+    """A system: a first stage, and perhaps a reranker of what it finds.
+
+    Args:
+        first: ``bm25``, ``dense``, ``hybrid``, or the name of a given run.
+        reranker: a name for `sightline.load_reranker`, or None.
+
+    Example:
+        >>> SystemName.parse("dense+hf:Qwen/Qwen3-0.6B#icr")
+        SystemName(first='dense', reranker='hf:Qwen/Qwen3-0.6B#icr')
+    """
+
+    first: str
+    reranker: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, given: Collection[str] = ()) -> SystemName:
+        """Parse a name.
+
+        Args:
+            name: ``FIRST`` or ``FIRST+RERANKER``.
+            given: names of given runs, which can stand in the place of a first stage.
+
+        Raises:
+            InputError: if it is not a name of a system.
+        """
+        if not isinstance(name, str):
+            raise InputError(f"a system is named by a text, such as 'dense+minilm', not by {quoted(name)}")
+        first, _, second = name.partition("+")
+        stages = [*given, *FIRST_STAGES]
+        if first not in stages or name.endswith("+"):
+            raise InputError(
+                f"no system {quoted(name)}; name FIRST or FIRST+RERANKER with FIRST one of {', '.join(stages)}"
+                f"{did_you_mean(first, stages) if first not in stages else ''}"
+            )
+        return cls(first, second or None)
+
+    def __str__(self) -> str:
+        return self.first if self.reranker is None else f"{self.first}+{self.reranker}"
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerName:
+    """A reranker's name, taken apart.
+
+    Args:
+        kind: ``hf``, ``cross-encoder`` or ``late-interaction`` before a colon; ``layout`` for a layout that ships with
+            Sightline or a ``.yaml`` file; ``folder`` for anything else.
+        model: name or folder of the model; of kind ``layout``, name or file of the layout.
+        layout: what ``#`` adds to ``hf:MODEL``, or "".
+
+    Example:
+        >>> RerankerName.parse("hf:Qwen/Qwen3-0.6B#icr")
+        RerankerName(kind='hf', model='Qwen/Qwen3-0.6B', layout='icr')
+        >>> RerankerName.parse("cross-encoder:models/mine").kind, RerankerName.parse("trained/mine").kind
+        ('cross-encoder', 'folder')
+    """
+
+    kind: Kind
+    model: str
+    layout: str = ""
+
+    @classmethod
+    def parse(cls, name: str | os.PathLike[str]) -> RerankerName:
+        """Parse a name; whether there is such a reranker, `sightline.load_reranker` finds out.
+
+        Raises:
+            InputError: if it is not a text or a path, or names a kind of model and no model.
+        """
+        name = os.fspath(name) if isinstance(name, os.PathLike) else name
+        if not isinstance(name, str):
+            raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
+        kind, colon, rest = name.partition(":")
+        if colon and kind in _PREFIXES:
+            model, _, layout = rest.partition("#") if kind == "hf" else (rest, "", "")
+            if not model:
+                example = "Qwen/Qwen3-0.6B" if kind == "hf" else "PATH"
+                raise InputError(f"{name!r} names no model; add its name on the hub or its folder: {kind}:{example}")
+            return cls(cast(Kind, kind), model, layout)
+        if name in layout_names() or name.endswith((".yaml", ".yml")):
+            return cls("layout", name)
+        return cls("folder", name)
 
 
 def looks_local(name: str) -> bool:

@@ -13,11 +13,11 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from importlib.resources.abc import Traversable
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -202,7 +202,7 @@ def as_type(value: Any, kind: type[T]) -> T:
 
     try:
         # Of JSON, strict validation makes tuples and paths where a type has them; of Python's objects it does not.
-        return _adapter(kind).validate_json(json.dumps(value, default=_not_json), strict=True)
+        return _adapter(cast(Hashable, kind)).validate_json(json.dumps(value, default=_not_json), strict=True)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
     if isinstance(raised := found.get("ctx", {}).get("error"), SightlineError):
@@ -217,7 +217,7 @@ def as_type(value: Any, kind: type[T]) -> T:
 
 
 @functools.cache
-def _adapter(kind: Any) -> Any:
+def _adapter(kind: Hashable) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

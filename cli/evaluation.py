@@ -59,12 +59,12 @@ def rerank(
     json: JsonOption = False,
 ) -> None:
     """Rerank a run."""
-    from ..eval.baselines import load_reranker
     from ..eval.dataset import load_dataset
     from ..eval.output import writable_file
     from ..eval.rank_llm import read_requests
     from ..eval.rerank_run import rerank_run
     from ..eval.runs import load_run, save_run
+    from ..rerank.loading import load_reranker
 
     if requests is not None and data is None and run is None:
         dataset, given = read_requests(requests)

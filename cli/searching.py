@@ -158,7 +158,7 @@ def _load_models(searcher: Any) -> None:
 
 def _advise(searcher: Any, passages: int) -> None:
     told = f"this search read {passages} passages anew"
-    if searcher.reranker.layout.model == "minilm":
+    if searcher.reranker.reader is not None:
         told += "; an index made with sightline index --token-states int8 keeps what was read, which takes milliseconds"
     else:
         told += ", since the index keeps no states of this model; fewer --candidates are faster"

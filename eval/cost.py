@@ -17,11 +17,12 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import replace_file
+from ..names import SystemName
+from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
-from .baselines import load_reranker
 from .dataset import Dataset
-from .evaluate import Outcome, evaluate_systems, parse_system
+from .evaluate import Outcome, evaluate_systems
 from .provenance import portable_name
 from .report import pareto_front, write_report
 
@@ -56,7 +57,7 @@ def bench_systems(
 
     Args:
         dataset: what to search and to measure against.
-        systems: names for `parse_system`; their first stages search an index.
+        systems: names for `sightline.names.SystemName.parse`; their first stages search an index.
         out: a folder, see `evaluate_systems`; ``results.json`` gets ``cost``, and the report its Pareto plot.
         index: an index of the collection; None for one under ``out``.
         cost_queries: how many queries are timed, the first ones.
@@ -104,7 +105,7 @@ def measure_cost(
 
     Args:
         index: searched by all.
-        systems: names for `parse_system`.
+        systems: names for `sightline.names.SystemName.parse`.
         queries: N texts, at least one.
         depth: candidates that a first stage hands on.
         k: documents returned.
@@ -127,7 +128,7 @@ def measure_cost(
     tell = progress or (lambda step, done: None)
     searchers = {}
     for name in systems:
-        stage, second = parse_system(name)
+        stage, second = SystemName.parse(name)
         reranker = load_reranker(second) if second else None
         searchers[portable_name(name)] = Searcher(
             index, reranker, first_stage=cast(FirstStage, stage), candidates=depth
@@ -224,7 +225,7 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
 
 def _model(reranker: Any) -> Any:
     """The model that a reranker reads each text alone with; None for another kind, whose FLOPs are not known here."""
-    model = getattr(reranker, "model", None)
+    model = getattr(reranker, "reader", None)
     return model if all(hasattr(model, name) for name in ("config", "max_length", "dim")) else None
 
 

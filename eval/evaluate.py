@@ -21,10 +21,11 @@ from typing import Any, cast
 
 from ..errors import DataError, InputError
 from ..files import digest, replace_file
+from ..names import SystemName
 from ..rerank.base import Reranker
+from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
 from ..search import FirstStage, Searcher
-from .baselines import load_reranker
 from .compare import compare, interval, largest_changes
 from .dataset import Dataset, collection_files
 from .metrics import DEFAULT_MEASURES, check_measures, evaluate
@@ -36,7 +37,7 @@ from .rerank_run import known_queries, rerank_run_each, with_positives
 from .runs import load_run
 from .trec import trec_order, untie, writable, write_run
 
-__all__ = ["Outcome", "evaluate_systems", "open_index", "parse_system", "search_pool"]
+__all__ = ["Outcome", "evaluate_systems", "open_index", "search_pool"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,6 @@ Run = dict[str, dict[str, float]]
 
 _Answer = tuple[dict[str, float], float]
 
-_FIRST_STAGES = ("bm25", "dense", "hybrid")
 _QUERIES_AT_ONCE = 32  # searched together
 _CHANGES = 5  # queries listed for every two systems
 _LONGEST_LABEL = 200  # bytes; a file's name may have 255
@@ -68,19 +68,6 @@ class Outcome:
     summary: dict[str, Any]
     per_query: dict[str, dict[str, dict[str, float]]]
     runs: dict[str, dict[str, dict[str, float]]]
-
-
-def parse_system(name: str, runs: Mapping[str, Any] | None = None) -> tuple[str, str | None]:
-    """Split a system's name into first stage and reranker: ``dense+minilm`` is ``("dense", "minilm")``.
-
-    Raises:
-        InputError: if the first stage is neither ``bm25``, ``dense``, ``hybrid`` nor one of ``runs``.
-    """
-    first, _, second = name.partition("+")
-    stages = [*(runs or {}), *_FIRST_STAGES]
-    if first not in stages or name.endswith("+"):
-        raise InputError(f"no system {name!r}; name FIRST or FIRST+RERANKER with FIRST one of {', '.join(stages)}")
-    return first, second or None
 
 
 def evaluate_systems(
@@ -107,7 +94,7 @@ def evaluate_systems(
 
     Args:
         dataset: what to search and to measure against.
-        systems: names for `parse_system`.
+        systems: names for `sightline.names.SystemName.parse`.
         out: a folder for ``results.json``, ``per_query.json``, ``report.html``, ``results.csv``, ``table.tex``, one
             ``SYSTEM.trec`` each, and ``index/``. A run with ids that TREC's format cannot hold (a tab or a line break
             in them) is written as ``SYSTEM.json`` in MTEB's format instead. Either can be given as a run again.
@@ -252,7 +239,7 @@ def _plans(systems: Sequence[str], runs: Mapping[str, Any]) -> dict[str, tuple[s
             raise InputError(
                 f"two systems would both be called {_label(shown)!r} in the results; rename a layout's file"
             )
-        plans[shown] = parse_system(name, runs)
+        plans[shown] = SystemName.parse(name, runs)
     return plans
 
 

@@ -28,7 +28,7 @@ class Collection:
 
     Args:
         folder: in BEIR layout; its name names the results.
-        systems: names for `sightline.eval.evaluate.parse_system`.
+        systems: names for `sightline.names.SystemName.parse`.
         split: of the judgements.
         qrels: judgements to use instead.
         runs: given first stages: name to file of a TREC run.

@@ -6,12 +6,11 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from ..documents import Document
 from ..errors import DataError, InputError
+from ..models.reader import BlockReader, DocumentStates, document_states
 from ..rerank.base import Reranker
-from ..rerank.results import DocumentStates
 from ..retrieval.passages import Splitter
 from .dataset import Dataset
 from .trec import trec_order
@@ -76,7 +75,7 @@ def rerank_run_each(
         missing = [document for document in documents if document not in texts]
         if missing:
             raise DataError(f"query {query!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
-    models = [getattr(reranker, "model", None) for reranker in rerankers]
+    readers = [reranker.reader for reranker in rerankers]
     blocks = [_blocks(texts, reranker) for reranker in rerankers]
     outs: list[dict[str, dict[str, float]]] = [{} for _ in rerankers]
     spent = [0.0] * len(rerankers)
@@ -84,14 +83,14 @@ def rerank_run_each(
         part = known[start : start + _QUERIES_AT_ONCE]
         states: dict[int, dict[str, DocumentStates]] = defaultdict(dict)
         reading: dict[int, float] = defaultdict(float)
-        for number, (reranker, model) in enumerate(zip(rerankers, models, strict=True)):
+        for number, (reranker, reader) in enumerate(zip(rerankers, readers, strict=True)):
             lists = [(dataset.queries[q], [block for d in top[q] for block in blocks[number][d]]) for q in part]
             started = time.perf_counter()
-            if hasattr(model, "read") and models.count(model) > 1:
-                known_states = states[id(model)]
-                _read(model, [block for _, candidates in lists for block in candidates], known_states)
-                reading[id(model)] += time.perf_counter() - started
-                spent[number] += reading[id(model)]
+            if reader is not None and readers.count(reader) > 1:
+                known_states = states[id(reader)]
+                _read(reader, [block for _, candidates in lists for block in candidates], known_states)
+                reading[id(reader)] += time.perf_counter() - started
+                spent[number] += reading[id(reader)]
                 started = time.perf_counter()
                 rankings = [
                     reranker.rank(query, candidates, states=[known_states.get(block.contents) for block in candidates])
@@ -112,8 +111,8 @@ def rerank_run_each(
 
 def _blocks(texts: Mapping[str, Document], reranker: Reranker) -> dict[str, list[Document]]:
     """By document id, what the reranker reads as one: the document, or its passages where it is too long."""
-    reads: Any = getattr(reranker, "reads", None)  # not every reranker tells what it reads of a text
-    splitter = None if reads is None else Splitter(reads.token_offsets, reads.room)
+    window = reranker.window
+    splitter = None if window is None else Splitter(window.token_offsets, window.room)
     blocks = {}
     for id, text in texts.items():
         passages = splitter.split(text) if splitter else []
@@ -121,17 +120,10 @@ def _blocks(texts: Mapping[str, Document], reranker: Reranker) -> dict[str, list
     return blocks
 
 
-def _read(model: Any, blocks: Sequence[Document], known: dict[str, DocumentStates]) -> None:
+def _read(reader: BlockReader, blocks: Sequence[Document], known: dict[str, DocumentStates]) -> None:
     """Add the states of texts that are not known yet."""
-    import torch
-
     texts = [text for text in dict.fromkeys(block.contents for block in blocks if not block.empty) if text not in known]
-    if not texts:
-        return
-    read = model.read(texts)
-    for i, text in enumerate(texts):
-        rows = torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]])
-        known[text] = DocumentStates(rows, int(read.truncated[i]))
+    known.update(zip(texts, document_states(reader, texts), strict=True))
 
 
 def known_queries(dataset: Dataset, run: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -11,9 +11,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from ..documents import cleaned
 from ..errors import InputError, UnknownNameError
-from ..rerank.base import Candidate, Reranker
+from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker, load_reranker
 from ..rerank.placement import Order, arrange
+from ..rerank.requests import Candidate
 from ..search import Hit, Searcher, SearchResult
 from ..wording import quoted
 

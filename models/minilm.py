@@ -14,18 +14,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..errors import InputError, ModelError
 from .batching import token_budget_batches
-from .reader import TokenStates
+from .devices import choose_device
+from .reader import BlockReader, TokenStates
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["REPOSITORY", "SHA256", "MiniLM", "find_minilm", "load_minilm", "native_dtype"]
+__all__ = ["REPOSITORY", "SHA256", "MiniLM", "find_minilm", "load_minilm"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +112,15 @@ def _locate(path: str | Path | None) -> Path:
         ) from error
 
 
-class MiniLM:
+class MiniLM(BlockReader):
     """The default model, as bi-encoder (`Encoder`) and as block reader (`BlockReader`).
 
     Args:
         path: folder of the checkpoint, or None to search (`find_minilm`).
         device: a torch device, or None for CUDA where there is one, else CPU.
         max_length: tokens read of a text, the two special ones included; at most 512. The published model uses 256.
-        dtype: ``float32``, or that of autocast's matrix products: ``bfloat16`` or ``float16``; see `native_dtype`.
+        dtype: ``float32``, or that of autocast's matrix products: ``bfloat16`` or ``float16``; see
+            `sightline.models.devices.native_dtype`.
         trained: weights that training has changed, by name, to take the place of the published ones.
         revision: revision of the trained weights.
 
@@ -157,7 +159,7 @@ class MiniLM:
             raise InputError(f"dtype is 'float32', 'bfloat16' or 'float16', not {dtype!r}")
         folder = find_minilm(path)
         self.max_length, self.dtype = max_length, dtype
-        self.device = _device(device)
+        self.device = choose_device(device)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -230,11 +232,6 @@ class MiniLM:
         """Embed documents: float32 (N, 384), unit rows. This model treats them as it treats queries."""
         return self.read(texts, states=False).pooled
 
-    @property
-    def room(self) -> int:
-        """Tokens of a text that are read at most, special tokens left out."""
-        return self.max_length - 2
-
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span of every token of the whole text, special tokens left out."""
         return self._tokenizer.encode(text, add_special_tokens=False).offsets
@@ -249,14 +246,22 @@ class MiniLM:
         encodings = (self._tokenizer.encode(text, add_special_tokens=False) for text in texts)
         return [np.array(e.offsets[: self.room], dtype=np.int32).reshape(-1, 2) for e in encodings]
 
-    def read(self, texts: Sequence[str], *, states: bool = True, behind: str = "") -> TokenStates:
+    def read(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Literal["query", "document"] = "document",
+        states: bool = True,
+        behind: str = "",
+    ) -> TokenStates:
         """Read each text alone, in length-sorted batches under a token budget.
 
         Args:
             texts: N strings; an empty one has no token states and the embedding of an empty text.
-            states: keep the token states (4 * 384 bytes per token) or only the pooled embeddings.
-            behind: a text that each of them sees before itself, such as the query; its own states are left out. What it
-                takes of the room, up to a half, they lose.
+            kind: has no effect: this model reads queries as it reads documents.
+            states: whether to keep the token states (4 * 384 bytes per token); False gives the embeddings alone.
+            behind: a text that every text sees before itself, such as the query. Its own states are left out, and what
+                it takes of the room, up to a half, is lost to the texts.
 
         Returns:
             `TokenStates` in input order. Up to rounding, a text's rows depend on nothing but the text.
@@ -325,32 +330,6 @@ class MiniLM:
         input_ids = torch.from_numpy(padded).to(self.device)
         # float32 whatever autocast makes of what lies between
         return self.network(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state.float(), mask
-
-
-def _device(asked: str | torch.device | None) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # a build without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the device {str(asked)!r} cannot be used here: {reason}") from error
-    return device
-
-
-def native_dtype(device: str | torch.device | None) -> str:
-    """``bfloat16`` if a device, None for `MiniLM`'s, multiplies matrices of it by itself, else ``float32``.
-
-    Imitated, bfloat16 would be slow.
-    """
-    import torch
-
-    device = _device(device)
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
 
 
 def load_minilm(max_length: int = 256, device: str | None = None, dtype: str = "float32") -> MiniLM:

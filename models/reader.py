@@ -1,19 +1,26 @@
-"""The seam for readers of blocks: text in, token states out."""
+"""The seam for block readers: models that read a text alone, and give a state for each of its tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-__all__ = ["BlockReader", "TokenStates"]
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..kernels import Keys
+
+__all__ = ["BlockReader", "DocumentStates", "TokenStates", "Window", "document_states", "load_reader"]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenStates:
-    """What the block reader saw in a list of N texts, packed: text n owns rows ``offsets[n]:offsets[n + 1]``.
+    """What a reader saw in a list of N texts, packed: text n owns rows ``offsets[n]:offsets[n + 1]``.
 
     Args:
         states: float32 (T, dim), L2-normalised last hidden states, special tokens left out; None if not asked for.
@@ -30,14 +37,145 @@ class TokenStates:
     truncated: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentStates:
+    """Token states of one document, read now or kept from an earlier reading.
+
+    Args:
+        keys: (T, D).
+        truncated: how many tokens at the end of the text were not read.
+    """
+
+    keys: Keys
+    truncated: int
+
+
+class Window(Protocol):
+    """How much of a text a model reads.
+
+    Attributes:
+        room: tokens of a text that are read at most, special tokens left out.
+    """
+
+    @property
+    def room(self) -> int: ...  # noqa: D102 - see Attributes
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token of the whole text, special tokens left out."""
+        ...
+
+
+@runtime_checkable
 class BlockReader(Protocol):
-    """A model whose token states an index can keep beside the embeddings."""
+    """A model that reads each text alone and gives a state for every token of it.
+
+    Derive from this class: then you write `read` and `token_offsets`, and get the other methods. A reader is also the
+    `Window` of the rerankers that use it.
+
+    Attributes:
+        name: how you ask for it.
+        revision: pins the exact weights; states that an index keeps serve only a reader of the same revision.
+        dim: D, the length of a token state.
+        max_length: tokens read of a text, special tokens included.
+        dtype: what the states are computed with, such as ``float32``.
+        trained: weights that training has changed, by name; None for a reader as it was published.
+        config: the transformer's configuration as transformers has it, to count its FLOPs; None if there is none.
+    """
 
     name: str
     revision: str
     dim: int
     max_length: int
+    dtype: str = "float32"
+    trained: Mapping[str, torch.Tensor] | None = None
+    config: Any = None
 
-    def read(self, texts: Sequence[str], *, states: bool = True) -> TokenStates:
-        """Read each text alone; see `sightline.models.minilm.MiniLM.read`."""
+    def read(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Literal["query", "document"] = "document",
+        states: bool = True,
+        behind: str = "",
+    ) -> TokenStates:
+        """Read each text alone.
+
+        Args:
+            texts: N strings; an empty one has no token states.
+            kind: what the texts are, for models that treat queries and documents differently.
+            states: whether to keep the token states; False gives the pooled embeddings alone.
+            behind: a text that every text sees before itself, such as the query. Its own states are left out.
+
+        Returns:
+            `TokenStates` in input order. Up to rounding, a text's rows depend on the text (and ``behind``) only.
+        """
         ...
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Character span of every token of the whole text, special tokens left out."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text that are read at most, special tokens left out."""
+        return self.max_length - 2
+
+    def read_queries(self, texts: Sequence[str]) -> list[TokenStates]:
+        """Read queries, each as a list of one; a reader may remember recent ones."""
+        return [self.read([text], kind="query") for text in texts]
+
+    def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Tokenise only: for each text, int32 (tokens, 2) character spans of the tokens that `read` would give."""
+        return [np.array(self.token_offsets(t)[: self.room], dtype=np.int32).reshape(-1, 2) for t in texts]
+
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of a text that `read` would give, as strings."""
+        return [text[start:end] for start, end in self.token_offsets(text)[: self.room]]
+
+
+def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = "") -> list[DocumentStates]:
+    """Read documents: the token states of each text.
+
+    Equal texts are read once, so that they get equal states to the last bit.
+
+    Args:
+        reader: the model.
+        texts: N strings.
+        behind: see `BlockReader.read`.
+
+    Example:
+        >>> states = document_states(load_reader(), ["Cats purr.", "Dogs bark.", "Cats purr."])
+        >>> [tuple(one.keys.shape) for one in states], states[0] is states[2]
+        ([(4, 384), (3, 384), (4, 384)], True)
+    """
+    import torch
+
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return []
+    read = reader.read(distinct, behind=behind)
+    assert read.states is not None
+    found = {
+        text: DocumentStates(torch.from_numpy(read.states[start:end]), int(cut))
+        for text, start, end, cut in zip(distinct, read.offsets, read.offsets[1:], read.truncated, strict=False)
+    }
+    return [found[text] for text in texts]
+
+
+def load_reader(name: str = "minilm", **options: Any) -> BlockReader:
+    """Load a block reader by name.
+
+    Args:
+        name: ``minilm``, the embedded default.
+        options: those of `sightline.models.minilm.load_minilm`: ``max_length``, ``device`` and ``dtype``; or, to read
+            with trained weights, those of `sightline.models.minilm.MiniLM`.
+
+    Raises:
+        InputError: if there is no such reader, or it has no such option.
+        ModelError: if its weights cannot be loaded.
+    """
+    from .minilm import MiniLM, load_minilm
+
+    if name != "minilm":
+        raise InputError(f"no block reader {name!r}; there is 'minilm'")
+    return MiniLM(**options) if "trained" in options else load_minilm(**options)

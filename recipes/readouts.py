@@ -54,7 +54,7 @@ def study(
         (readout, scale): LateInteractionReranker(load_layout("minilm", readout=readout, scale=scale))
         for readout, scale in _LAYOUTS
     }
-    model = next(iter(rerankers.values())).model
+    model = next(iter(rerankers.values())).reader
     for collection in collections:
         folder, _, split = collection.rpartition(":")
         dataset = load_dataset(folder, split, max_queries=queries)

@@ -1,12 +1,12 @@
 """Second stage: all candidates in one context, ranked by the attention that the query pays to each."""
 
-from .base import Reranker
+from ..models.reader import DocumentStates
+from .base import Request, Reranker, Scored
 from .late_interaction import LateInteractionReranker
 from .layout import Layout, load_layout
-from .loading import load_reranker
+from .loading import RerankerInfo, list_rerankers, load_reranker
 from .placement import arrange
 from .results import (
-    DocumentStates,
     Evidence,
     Ranked,
     Ranking,
@@ -19,8 +19,12 @@ __all__ = [
     "Layout",
     "Ranked",
     "Ranking",
+    "Request",
     "Reranker",
+    "RerankerInfo",
+    "Scored",
     "arrange",
+    "list_rerankers",
     "load_layout",
     "load_reranker",
 ]

@@ -1,38 +1,118 @@
-"""The seam for rerankers."""
+"""The seam for rerankers: what every reranker does is here, and what makes it different is one method, `_score`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, final
+
+import numpy as np
 
 from ..documents import Document
 from ..errors import InputError
-from .results import DocumentStates, Ranking
+from ..models.reader import BlockReader, DocumentStates, Window
+from .evidence import find_evidence
+from .ranking import first_of_each_id, order_by_score
+from .requests import Candidate, check_request
+from .results import NOTHING, Ranked, Ranking
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["Request", "Reranker", "Scored"]
 
-__all__ = ["Candidate", "Reranker", "as_documents"]
-
-Candidate = Document | str | Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
 
-class Reranker(Protocol):
-    """What a reranker must do.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One list to score.
+
+    Args:
+        query: a text.
+        documents: N documents, each with a text or a title; N may be 0.
+        states: for each document its kept token states, or None to read its text. Only rerankers with a ``reader`` get
+            any.
+        evidence: whether `Scored.attention` will be asked for.
+    """
+
+    query: str
+    documents: Sequence[Document]
+    states: Sequence[DocumentStates | None]
+    evidence: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of one list, by place in `Request.documents`.
+
+    Args:
+        scores: float64 (N,), higher is better.
+        mass: float64 (N,), each document's share of the attention; None if the scores are not attention.
+        shares: float64 (S, N), each signal token's attention on each document; None likewise.
+        query_tokens: the S signal tokens.
+        truncated: int (N,), how many tokens at the end of each document were not read; None for none of any.
+        unread: places of the documents in which there was nothing to read. They are ranked last.
+        attention: gives, for a place, the attention on each token of the document: int (T, 2), the characters of
+            ``document.contents`` that each covers, and float (T,). None if the reranker cannot tell.
+        dtype: what was computed with.
+        backend: what computed it.
+        warnings: what the reader of the ranking should know.
+    """
+
+    scores: np.ndarray
+    mass: np.ndarray | None = None
+    shares: np.ndarray | None = None
+    query_tokens: tuple[str, ...] = ()
+    truncated: Sequence[int] | None = None
+    unread: Collection[int] = ()
+    attention: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = None
+    dtype: str = "float32"
+    backend: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class Reranker(ABC):
+    """Ranks lists of documents. Derive from it, write `_score`, and set the attributes.
 
     For every reranker whose layout has no ids in the text and restarts positions per block: permuting the candidates
     changes no score, nor do batch size and the split over calls (beyond rounding), duplicates get equal scores, and
     truncation takes document text only and is counted.
 
-    A reranker that is served, or ranks documents longer than it reads, also has ``reads``: its ``room`` is how many
-    tokens of a document it reads, and ``token_offsets(text)`` says which characters each token of a text covers.
-
     Attributes:
-        name: as asked for.
+        name: the name that was asked for, such as ``hf:Qwen/Qwen3-0.6B#icr``.
+        layout: name of the layout; for rerankers without one, their kind, such as ``cross-encoder``.
+        model: name of the model.
+        revision: revision of the model's weights, "" if that is not known.
+        readout: what the layout makes of the attention, "" if the scores are not attention.
+        reader: the model whose token states can be given in place of texts; None if the reranker takes none.
+        window: how much of a text the reranker reads; None if it cannot tell. Then it cannot be served, and documents
+            are not cut into passages for it.
+        has_evidence: whether it can mark what got the attention.
     """
 
     name: str
+    layout: str
+    model: str
+    revision: str = ""
+    readout: str = ""
+    reader: BlockReader | None = None
+    window: Window | None = None
+    has_evidence: ClassVar[bool] = False
 
+    @abstractmethod
+    def _score(self, lists: Sequence[Request]) -> list[Scored]:
+        """Score several lists; no list may influence another.
+
+        Raises:
+            InputError: if a query or a document cannot be used.
+        """
+
+    def _readable(self, document: Document) -> bool:
+        """Whether there is anything in a document to read; what is not readable is not given to `_score`."""
+        return not document.empty
+
+    @final
     def rank(
         self,
         query: str,
@@ -53,72 +133,139 @@ class Reranker(Protocol):
             query: a text with at least one token.
             documents: `Document`, plain strings, or mappings with ``text`` and optionally ``id`` and ``title``.
             top_n: how many to return, at least 1; None, or more than there are, for all. All are ranked either way.
-            evidence: mark what got the attention in the returned documents.
+            evidence: mark what got the attention in the returned documents, by sentence or by token.
             states: for each document its kept token states, or None to read its text.
             best_per_id: documents that share an id are passages of one document: return the best of each.
 
         Raises:
-            InputError: if the query or a document cannot be used.
+            InputError: if the query, a document or an option cannot be used.
             RankingError: if a score is not finite: weights or kept states are damaged.
         """
-        ...
+        kept = None if states is None else [states]
+        return self.rank_batch([(query, documents)], top_n, evidence=evidence, states=kept, best_per_id=best_per_id)[0]
 
+    @final
     def rank_batch(
         self,
         lists: Sequence[tuple[str, Sequence[Candidate]]],
         top_n: int | None = None,
         *,
         evidence: Literal["sentence", "token"] | None = None,
+        states: Sequence[Sequence[DocumentStates | None] | None] | None = None,
+        best_per_id: bool = False,
     ) -> list[Ranking]:
-        """Rank several lists; no list ever influences another."""
-        ...
+        """Rank several lists; no list ever influences another.
+
+        Args:
+            lists: a query and its documents each.
+            top_n: see `rank`, as for all other arguments and errors.
+            evidence: see `rank`.
+            states: for each list what `rank` takes, or None.
+            best_per_id: see `rank`.
+        """
+        started = time.perf_counter()
+        if states is not None and len(states) != len(lists):
+            raise InputError(f"{len(lists)} lists came with {len(states)} lists of kept states; give one for each")
+        checked, readable, requests = [], [], []
+        for number, (query, documents) in enumerate(lists):
+            blocks = check_request(query, documents, top_n, evidence)
+            kept = self._checked_states(None if states is None else states[number], len(blocks))
+            there = [i for i, block in enumerate(blocks) if self._readable(block)]
+            checked.append(blocks)
+            readable.append(there)
+            requests.append(Request(query, [blocks[i] for i in there], [kept[i] for i in there], evidence is not None))
+        if evidence is not None and not self.has_evidence:
+            raise InputError(f"{self.name} has no evidence: its scores are not attention")
+        scored = self._score(requests)
+        shared = (time.perf_counter() - started) / max(1, len(lists))
+        rankings = []
+        for (query, given), blocks, there, part in zip(lists, checked, readable, scored, strict=True):
+            began = time.perf_counter()
+            made = self._ranking(query, given, blocks, _among(part, there, len(blocks)), top_n, evidence, best_per_id)
+            rankings.append(replace(made, seconds=shared + time.perf_counter() - began))
+        return rankings
+
+    def _checked_states(
+        self, states: Sequence[DocumentStates | None] | None, count: int
+    ) -> Sequence[DocumentStates | None]:
+        if states is None:
+            return [None] * count
+        if self.reader is None:
+            raise InputError(f"{self.name} reads texts and takes no token states")
+        if len(states) != count:
+            raise InputError(f"{count} documents came with {len(states)} kept states; give one, or None, for each")
+        return states
+
+    def _ranking(
+        self,
+        query: str,
+        given: Sequence[Candidate],
+        blocks: Sequence[Document],
+        scored: Scored,
+        top_n: int | None,
+        grain: Literal["sentence", "token"] | None,
+        best_per_id: bool,
+    ) -> Ranking:
+        order, warnings = order_by_score(blocks, given, scored.scores.tolist(), scored.unread)
+        order = first_of_each_id(order, blocks) if best_per_id else order
+        warnings = [*scored.warnings, *warnings]
+        for warning in warnings:
+            logger.info("%s: %s", query[:80], warning)
+        return Ranking(
+            query=query,
+            items=tuple(_ranked(blocks[i], i, scored, grain) for i in order[:top_n]),
+            total=len(blocks),
+            query_tokens=scored.query_tokens,
+            truncated=sum(cut > 0 for cut in scored.truncated or ()),
+            reranker=self.name,
+            layout=self.layout,
+            model=self.model,
+            revision=self.revision,
+            dtype=scored.dtype,
+            backend=scored.backend,
+            seconds=0.0,
+            warnings=tuple(warnings),
+        )
 
 
-def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
-    """Candidates as documents; those without an id get their place in the list, from 0, or a variant that is free.
-
-    In a mapping, a ``text`` or ``title`` that is None or NaN counts as empty, and an ``id`` that is None as absent.
-
-    Raises:
-        InputError: naming the place of a candidate that cannot be used.
-    """
-    if isinstance(candidates, str | Document | Mapping) or not isinstance(candidates, Collection):
-        raise InputError(f"documents must be a list, not a single {type(candidates).__name__}")
-    documents = []
-    given = {id for candidate in candidates if (id := _id(candidate)) is not None}
-    for place, candidate in enumerate(candidates):
-        try:
-            if isinstance(candidate, Document):
-                documents.append(candidate)
-            elif isinstance(candidate, str):
-                documents.append(Document(_free_id(place, given), candidate))
-            elif isinstance(candidate, Mapping):
-                if "text" not in candidate:
-                    raise InputError(f"has no 'text'; there are: {', '.join(map(repr, candidate)) or 'no fields'}")
-                id = _free_id(place, given) if _id(candidate) is None else candidate["id"]
-                documents.append(Document(id, _text(candidate["text"]), _text(candidate.get("title"))))
-            else:
-                raise InputError(
-                    f"a candidate must be a Document, a string or a mapping, not {type(candidate).__name__}"
-                )
-        except InputError as error:
-            raise InputError(f"candidate {place}: {error}") from error
-    return documents
+def _ranked(document: Document, place: int, scored: Scored, grain: Literal["sentence", "token"] | None) -> Ranked:
+    marks = None
+    if grain is not None and scored.attention is not None:
+        unread = place in scored.unread
+        marks = () if unread else find_evidence(document, *scored.attention(place), grain)
+    return Ranked(
+        document,
+        place,
+        float(scored.scores[place]),
+        float("nan") if scored.mass is None else float(scored.mass[place]),
+        0 if scored.truncated is None else scored.truncated[place],
+        marks,
+        () if scored.shares is None else tuple(scored.shares[:, place].tolist()),
+    )
 
 
-def _id(candidate: object) -> Any:
-    if isinstance(candidate, Mapping):
-        return candidate.get("id")
-    return candidate.id if isinstance(candidate, Document) else None
-
-
-def _free_id(place: int, given: Collection[Any]) -> str:
-    name = str(place)
-    while name in given:
-        name += "'"
-    return name
-
-
-def _text(value: Any) -> Any:
-    """A field's value; None and NaN, with which tables fill what is missing, are empty."""
-    return "" if value is None or (isinstance(value, float) and value != value) else value
+def _among(part: Scored, places: list[int], count: int) -> Scored:
+    """Scores of some documents among ``count``, of which the others were not read: they get no mass."""
+    unread = {places[i] for i in part.unread}
+    if len(places) == count:
+        return part
+    scores, mass = np.full(count, NOTHING), np.zeros(count)
+    scores[places] = part.scores
+    mass[places] = np.nan if part.mass is None else part.mass
+    shares, truncated = None, [0] * count
+    if part.shares is not None:
+        shares = np.zeros((len(part.shares), count))
+        shares[:, places] = part.shares
+    for place, cut in zip(places, part.truncated or (), strict=False):
+        truncated[place] = cut
+    back = {place: i for i, place in enumerate(places)}
+    attention = part.attention
+    return replace(
+        part,
+        scores=scores,
+        mass=mass,
+        shares=shares,
+        truncated=truncated,
+        unread=unread | (set(range(count)) - set(places)),
+        attention=None if attention is None else lambda place: attention(back[place]),
+    )

@@ -241,7 +241,7 @@ def detect_heads(
             progress(read)
     if not read:
         raise InputError(f"none of the lists of {data} has both a relevant document and one that is not")
-    decoder, layout = reranker.decoder, reranker.layout
+    decoder, layout = reranker.decoder, reranker.spec
     scores = (total / read).reshape(-1, decoder.heads)
     return Heads(
         model=decoder.name,

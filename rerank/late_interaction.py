@@ -1,33 +1,28 @@
-"""The embedded default reranker: block reading by all-MiniLM-L6-v2, scored by attention over its last hidden states.
+"""Reranking by late interaction: each document is read alone, and scored by attention over its token states.
 
-Documents are read alone, so their token states do not depend on the query and can be kept. The attention is softmax
-over cosines between the query's tokens and all tokens of all candidates; see `Layout` for the readouts.
+Token states do not depend on the query, so they can be kept. The attention is softmax over cosines between the query's
+tokens and all tokens of all candidates; see `Layout` for the readouts. Late interaction is ColBERT's term (Khattab and
+Zaharia, SIGIR 2020), whose MaxSim is one of the readouts.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from ..documents import Document
 from ..errors import InputError, ModelError
 from ..files import share_files
-from ..models.minilm import MiniLM, load_minilm, native_dtype
-from .base import Candidate, as_documents
+from ..models.devices import native_dtype
+from ..models.reader import BlockReader, DocumentStates, document_states, load_reader
+from .base import Request, Reranker, Scored
 from .layout import Layout, check_model, load_layout
-from .ranking import check_request, first_of_each_id, order_by_score
-from .results import (
-    DocumentStates,
-    Evidence,
-    Ranked,
-    Ranking,
-)
+from .results import NOTHING
 
 if TYPE_CHECKING:
     import torch
@@ -37,21 +32,20 @@ if TYPE_CHECKING:
 
 __all__ = ["LateInteractionReranker"]
 
-logger = logging.getLogger(__name__)
-
 _WEIGHTS = "model.safetensors"
 
 
-class LateInteractionReranker:
-    """Ranks by the attention mass of the default model's token states; implements `Reranker`.
+class LateInteractionReranker(Reranker):
+    """Ranks by the attention on token states that a block reader gives, without reading documents together.
 
     Args:
         layout: a `Layout` or the name of one.
-        model: the reader, or None to load the default model.
-        readout: what was learnt, for layouts whose readout is that.
-        dtype: that a loaded model computes with, see `MiniLM`. None for float32, so that states which are kept are the
-            same wherever they were read; but of layouts that keep nothing for `sightline.models.minilm.native_dtype`.
-        device: a torch device for a loaded model; None for CUDA where there is one, else CPU.
+        reader: reads queries and documents; None for the embedded default.
+        readout: what was learnt, for layouts whose readout is ``learnt``.
+        name: the name that was asked for; None for the layout's.
+        dtype: what a reader that is loaded here computes with. None for float32, so that states which are kept are the
+            same wherever they were read; for layouts that keep nothing, `native_dtype`.
+        device: a torch device for a reader that is loaded here; None for CUDA where there is one, else CPU.
 
     Raises:
         InputError: if the layout and the readout do not go together.
@@ -62,27 +56,32 @@ class LateInteractionReranker:
         'Cats purr.'
     """
 
+    has_evidence = True
+
     def __init__(
         self,
         layout: Layout | str = "minilm",
-        model: MiniLM | None = None,
+        reader: BlockReader | None = None,
         readout: LearntReadout | None = None,
         *,
+        name: str | None = None,
         dtype: str | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.layout = load_layout(layout) if isinstance(layout, str) else layout
-        check_model(self.layout, "minilm")
-        if (self.layout.readout == "learnt") != (readout is not None):
+        self.spec = load_layout(layout) if isinstance(layout, str) else layout
+        check_model(self.spec, "minilm")
+        if (self.spec.readout == "learnt") != (readout is not None):
             raise InputError(
-                f"layout {self.layout.name!r} reads {self.layout.readout!r}, which "
+                f"layout {self.spec.name!r} reads {self.spec.readout!r}, which "
                 + ("no learnt weights go with" if readout else "needs learnt weights: load the folder they are in")
             )
-        self.name = self.layout.name
-        self.model = self.reads = model or load_minilm(
-            self.layout.max_block_tokens, _name(device), dtype or _default_dtype(self.layout)
+        self.layout, self.readout = self.spec.name, self.spec.readout
+        self.name = name or self.layout
+        self.reader: BlockReader = reader or load_reader(
+            max_length=self.spec.max_block_tokens, device=_name(device), dtype=dtype or _default_dtype(self.spec)
         )
-        self.readout = readout
+        self.window, self.model, self.revision = self.reader, self.reader.name, self.reader.revision
+        self.learnt = readout
 
     @classmethod
     def load(
@@ -96,9 +95,9 @@ class LateInteractionReranker:
         """Load what was trained: ``layout.yaml`` and ``model.safetensors``.
 
         Args:
-            folder: with both.
-            dtype: see above.
-            device: see above.
+            folder: the folder with both.
+            dtype: see `LateInteractionReranker`.
+            device: see `LateInteractionReranker`.
             changes: fields of the layout to replace.
 
         Raises:
@@ -116,161 +115,110 @@ class LateInteractionReranker:
 
         folder = Path(folder)
         weights: dict[str, torch.Tensor] = {}
-        if self.readout is not None:
-            weights |= {f"readout.{name}": value.detach() for name, value in self.readout.state_dict().items()}
-        if self.model.trained is not None:
-            weights |= {f"encoder.{name}": value.half() for name, value in self.model.trained.items()}
+        if self.learnt is not None:
+            weights |= {f"readout.{name}": value.detach() for name, value in self.learnt.state_dict().items()}
+        if (trained := self.reader.trained) is not None:
+            weights |= {f"encoder.{name}": value.half() for name, value in trained.items()}
         save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / _WEIGHTS)
         share_files(folder / _WEIGHTS)
-        text = yaml.safe_dump(self.layout.as_dict(), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(self.spec.as_dict(), sort_keys=False, allow_unicode=True)
         (folder / "layout.yaml").write_text(text, encoding="utf-8")
 
-    def rank(
-        self,
-        query: str,
-        documents: Sequence[Candidate],
-        top_n: int | None = None,
-        *,
-        evidence: Literal["sentence", "token"] | None = None,
-        states: Sequence[DocumentStates | None] | None = None,
-        best_per_id: bool = False,
-    ) -> Ranking:
-        """See `Reranker.rank`."""
+    def _score(self, lists: Sequence[Request]) -> list[Scored]:
+        """Documents that are in several lists are read once; everything else is per list."""
+        if not self.spec.keepable:  # what was kept, or read for another list, has not seen this query
+            return [self._scored(one, self._read([one], one.query)) for one in lists]
+        read = self._read(lists, "")
+        return [self._scored(one, read) for one in lists]
+
+    def _read(self, lists: Sequence[Request], query: str) -> dict[str, DocumentStates]:
+        """The states, by text, of every document that comes without."""
+        texts = dict.fromkeys(
+            document.contents
+            for one in lists
+            for document, kept in zip(one.documents, one.states, strict=True)
+            if kept is None or not self.spec.keepable
+        )
+        behind = self.spec.instruction.replace("{query}", query)
+        return dict(zip(texts, document_states(self.reader, list(texts), behind=behind), strict=True))
+
+    def _scored(self, one: Request, read: dict[str, DocumentStates]) -> Scored:
         import torch
 
-        from ..kernels import states_backend
+        from ..kernels import states_attention, states_backend
         from .learnt import LearntSignal
-        from .signal import NOTHING, AttentionSignal, by_document
+        from .signal import AttentionSignal, by_document
 
-        started = time.perf_counter()
-        blocks = check_request(query, documents, top_n, evidence)
-        if states is not None and len(states) != len(blocks):
-            raise InputError(
-                f"{len(blocks)} documents came with {len(states)} kept states; give one, or None, for each"
-            )
-        read = self.model.read_queries([query])[0]
-        assert read.states is not None
-        if not len(read.states):
-            raise InputError(f"the query {query!r} has no token to attend with; ask something")
-        q = torch.from_numpy(read.states)  # (S, D)
-        if not self.layout.keepable:  # what was kept has not seen this query
-            states = None
-        known = self._states(query, blocks, states or [None] * len(blocks))
-        keys = [block.keys for block in known]
-        shapes = [_values(key).shape for key in keys]
-        for block, shape in zip(blocks, shapes, strict=True):
-            if len(shape) != 2 or shape[1] != q.shape[1]:
-                raise InputError(
-                    f"document {block.id!r} came with kept states of shape {tuple(shape)}, not (tokens, {q.shape[1]})"
-                )
-        there = [i for i, shape in enumerate(shapes) if shape[0]]
-        signal = AttentionSignal() if self.readout is None else LearntSignal(self.readout)
-        reading = signal(q, [keys[i] for i in there], self.layout)
-        scores, mass, shares = [NOTHING] * len(blocks), [0.0] * len(blocks), [[0.0] * len(q)] * len(blocks)
-        for i, *of in zip(
-            there,
-            reading.scores.tolist(),
-            by_document(reading.shares).tolist(),
-            reading.shares.T.tolist(),
-            strict=True,
-        ):
-            scores[i], mass[i], shares[i] = of
-        order, warnings = order_by_score(blocks, documents, scores, set(range(len(blocks))) - set(there))
-        if read.truncated[0]:
-            warnings.append(f"the last {read.truncated[0]} tokens of the query were not read")
-        if best_per_id:
-            order = first_of_each_id(order, blocks)
-        kept = order[:top_n]
-        marks = self._evidence(blocks, keys, reading.rows, reading.normaliser, kept, evidence)
-        for warning in warnings:
-            logger.info("%s: %s", query[:80], warning)
-        return Ranking(
-            query=query,
-            items=tuple(
-                Ranked(blocks[i], i, scores[i], mass[i], known[i].truncated, marks.get(i), tuple(shares[i]))
-                for i in kept
-            ),
-            total=len(blocks),
-            query_tokens=tuple(self.model.tokens(query)),
-            truncated=sum(block.truncated > 0 for block in known),
-            layout=self.layout.name,
-            model=self.model.name,
-            revision=self.model.revision,
-            dtype=_dtypes(keys, states or [None] * len(keys), self.model.dtype),
-            backend=states_backend(),
-            seconds=time.perf_counter() - started,
-            warnings=tuple(warnings),
+        question = self.reader.read_queries([one.query])[0]
+        assert question.states is not None
+        if not len(question.states):
+            raise InputError(f"the query {one.query!r} has no token to attend with; ask something")
+        q = torch.from_numpy(question.states)  # (S, D)
+        known = [
+            kept if kept is not None and self.spec.keepable else read[document.contents]
+            for document, kept in zip(one.documents, one.states, strict=True)
+        ]
+        there = _with_tokens(one.documents, known, q.shape[1])
+        signal = AttentionSignal() if self.learnt is None else LearntSignal(self.learnt)
+        reading = signal(q, [known[i].keys for i in there], self.spec)
+        scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
+        scores[there] = reading.scores.numpy()
+        mass[there] = by_document(reading.shares).numpy()
+        shares[:, there] = reading.shares.numpy()
+
+        def attention(place: int) -> tuple[np.ndarray, np.ndarray]:
+            keys, document = known[place].keys, one.documents[place]
+            normaliser = reading.normaliser.float()
+            of_tokens = states_attention(reading.rows, keys, normaliser, scale=self.spec.scale).numpy()
+            return self._spans(document, len(of_tokens)), of_tokens
+
+        cut = int(question.truncated[0])
+        return Scored(
+            scores,
+            mass,
+            shares,
+            tuple(self.reader.tokens(one.query)),
+            [states.truncated for states in known],
+            set(range(len(known))) - set(there),
+            attention,
+            _dtypes(known, one.states if self.spec.keepable else [None] * len(known), self.reader.dtype),
+            states_backend(),
+            (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
 
-    def rank_batch(
-        self,
-        lists: Sequence[tuple[str, Sequence[Candidate]]],
-        top_n: int | None = None,
-        *,
-        evidence: Literal["sentence", "token"] | None = None,
-    ) -> list[Ranking]:
-        """See `Reranker.rank_batch`. Documents are read once for all lists; everything else is per list."""
-        if not self.layout.keepable:
-            return [self.rank(query, documents, top_n, evidence=evidence) for query, documents in lists]
-        converted = [as_documents(documents) for _, documents in lists]
-        distinct = {block.contents: block for blocks in converted for block in blocks}
-        read = dict(zip(distinct, self._states("", list(distinct.values()), [None] * len(distinct)), strict=True))
-        return [
-            self.rank(query, documents, top_n, evidence=evidence, states=[read[block.contents] for block in blocks])
-            for (query, documents), blocks in zip(lists, converted, strict=True)
-        ]
+    def _spans(self, document: Document, count: int) -> np.ndarray:
+        """The characters that each of a document's ``count`` states covers."""
+        spans = self.reader.spans([document.contents])[0]
+        if not self.spec.keepable:  # behind the query there is less room
+            spans = spans[:count]
+        if len(spans) != count:
+            raise InputError(
+                f"document {document.id!r} has {len(spans)} tokens but came with {count} kept states; "
+                "they are of another text"
+            )
+        return spans
 
-    def _states(
-        self, query: str, blocks: Sequence[Document], kept: Sequence[DocumentStates | None]
-    ) -> list[DocumentStates]:
-        """States of every document, reading those that were not kept."""
-        import torch
 
-        # Equal texts are read once, so that duplicates get equal scores to the last bit.
-        texts = list(dict.fromkeys(b.contents for b, k in zip(blocks, kept, strict=True) if k is None and not b.empty))
-        nothing = DocumentStates(torch.empty(0, self.model.dim), 0)
-        fresh: dict[str, DocumentStates] = {}
-        if texts:
-            behind = self.layout.instruction.replace("{query}", query)
-            read = self.model.read(texts, behind=behind) if behind else self.model.read(texts)
-            assert read.states is not None
-            for i, text in enumerate(texts):
-                rows = torch.from_numpy(read.states[read.offsets[i] : read.offsets[i + 1]])
-                fresh[text] = DocumentStates(rows, int(read.truncated[i]))
-        return [k or fresh.get(b.contents, nothing) for b, k in zip(blocks, kept, strict=True)]
+def _with_tokens(documents: Sequence[Document], states: Sequence[DocumentStates], dim: int) -> list[int]:
+    """Places of the documents that have a token.
 
-    def _evidence(
-        self,
-        blocks: Sequence[Document],
-        keys: Sequence[Keys],
-        q: torch.Tensor,
-        normaliser: torch.Tensor,
-        wanted: Sequence[int],
-        level: Literal["sentence", "token"] | None,
-    ) -> dict[int, tuple[Evidence, ...]]:
-        if level is None:
-            return {}
-        from ..kernels import states_attention
-        from .evidence import find_evidence
-
-        marks = {}
-        for i, spans in zip(wanted, self.model.spans([blocks[i].contents for i in wanted]), strict=True):
-            mass = states_attention(q, keys[i], normaliser.float(), scale=self.layout.scale).numpy()
-            if not self.layout.keepable:  # behind the query there is less room
-                spans = spans[: len(mass)]
-            if len(mass) != len(spans):
-                raise InputError(
-                    f"document {blocks[i].id!r} has {len(spans)} tokens but came with {len(mass)} kept states; "
-                    "they are of another text"
-                )
-            marks[i] = find_evidence(blocks[i], spans, mass, level)
-        return marks
+    Raises:
+        InputError: if states are of another shape than the reader's.
+    """
+    there = []
+    for place, (document, one) in enumerate(zip(documents, states, strict=True)):
+        shape = tuple(_values(one.keys).shape)
+        if len(shape) != 2 or shape[1] != dim:
+            raise InputError(f"document {document.id!r} came with kept states of shape {shape}, not (tokens, {dim})")
+        if shape[0]:
+            there.append(place)
+    return there
 
 
 def _load_trained(
     folder: Path, changes: dict[str, Any], dtype: str | None, device: str | torch.device | None
-) -> tuple[Layout, MiniLM | None, LearntReadout | None]:
-    """Layout, model (None for the published one) and readout (None for one without weights) of a folder."""
+) -> tuple[Layout, BlockReader | None, LearntReadout | None]:
+    """Layout, reader (None for the published one) and readout (None for one without weights) of a folder."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -287,15 +235,17 @@ def _load_trained(
     encoder = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
     readout = LearntReadout.of(own, scale=layout.scale, source=path) if own else None
     if len(own) + len(encoder) < len(weights) or not weights:
-        raise ModelError(f"{path}: these are not weights that sightline train wrote for minilm")
-    model = None
+        raise ModelError(f"{path}: these are not weights that sightline train wrote for a reranker of this kind")
+    reader = None
     if encoder:
-        revision = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        dtype = dtype or _default_dtype(layout)
-        model = MiniLM(
-            device=device, max_length=layout.max_block_tokens, dtype=dtype, trained=encoder, revision=revision
+        reader = load_reader(
+            device=device,
+            max_length=layout.max_block_tokens,
+            dtype=dtype or _default_dtype(layout),
+            trained=encoder,
+            revision=f"sha256:{hashlib.sha256(data).hexdigest()}",
         )
-    return layout, model, readout
+    return layout, reader, readout
 
 
 def _values(key: Keys) -> torch.Tensor:
@@ -313,8 +263,9 @@ def _default_dtype(layout: Layout) -> str:
     return "float32" if layout.keepable else native_dtype(None)
 
 
-def _dtypes(keys: Sequence[Keys], kept: Sequence[DocumentStates | None], read: str) -> str:
+def _dtypes(states: Sequence[DocumentStates], kept: Sequence[DocumentStates | None], read: str) -> str:
     names = {
-        read if k is None else str(_values(key).dtype).removeprefix("torch.") for key, k in zip(keys, kept, strict=True)
+        read if old is None else str(_values(one.keys).dtype).removeprefix("torch.")
+        for one, old in zip(states, kept, strict=True)
     }
     return "+".join(sorted(names)) or read

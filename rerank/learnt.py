@@ -15,7 +15,8 @@ from torch import nn
 from ..errors import InputError, ModelError
 from ..kernels import states_lse, states_max
 from ..kernels.states.keys import to_float
-from .signal import NOTHING, Reading, by_document, joint_log_shares
+from .results import NOTHING
+from .signal import Reading, by_document, joint_log_shares
 
 if TYPE_CHECKING:
     from ..kernels import Keys

@@ -1,20 +1,70 @@
-"""Rerankers by name."""
+"""Rerankers by name; see `sightline.names` for the grammar."""
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError, UnknownNameError
-from ..names import SHIPPED, looks_local
+from ..names import SHIPPED, Kind, RerankerName, looks_local
 from ..wording import did_you_mean, quoted
 from .base import Reranker
 
 if TYPE_CHECKING:
     from .layout import Layout
 
-__all__ = ["as_reranker", "load_reranker"]
+__all__ = ["RerankerInfo", "as_reranker", "list_rerankers", "load_reranker"]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerInfo:
+    """One of `list_rerankers`.
+
+    Args:
+        name: what to ask for; words in capitals are placeholders.
+        layout: the layout it reads with, or its kind.
+        description: what it is.
+        evidence: whether it can mark what got the attention.
+    """
+
+    name: str
+    layout: str
+    description: str
+    evidence: bool
+
+
+def list_rerankers() -> list[RerankerInfo]:
+    """The rerankers that `load_reranker` knows.
+
+    Example:
+        >>> [one.name for one in list_rerankers()][:3]
+        ['minilm', 'minilm-mass', 'minilm-maxsim']
+    """
+    from .layout import shipped_layouts
+
+    layouts = shipped_layouts()
+    found = [
+        RerankerInfo(name, name, "the embedded default; documents are read apart", True)
+        for name, kind in layouts.items()
+        if kind == "minilm"
+    ]
+    found += [RerankerInfo(name, name, "the embedded default with a trained readout", True) for name in SHIPPED]
+    found += [
+        RerankerInfo(f"hf:MODEL#{name}", name, "a decoder of the hub or a folder", True)
+        for name, kind in layouts.items()
+        if kind == "decoder"
+    ]
+    return [
+        *found,
+        RerankerInfo("cross-encoder:MODEL", "cross-encoder", "query and document read together", False),
+        RerankerInfo("late-interaction:MODEL", "late-interaction", "MaxSim of a ColBERT-like model", False),
+        RerankerInfo("FOLDER", "its own", "what sightline train wrote, or a decoder model", True),
+        RerankerInfo("FILE.yaml", "its own", "a layout of your own for the embedded default", True),
+    ]
 
 
 def as_reranker(reranker: str | os.PathLike[str] | Reranker) -> Reranker:
@@ -25,25 +75,30 @@ def as_reranker(reranker: str | os.PathLike[str] | Reranker) -> Reranker:
     """
     if isinstance(reranker, str | os.PathLike):
         return load_reranker(reranker)
-    if not callable(getattr(reranker, "rank", None)):
-        raise InputError(f"reranker must be a name for load_reranker, or a reranker, not {quoted(reranker)}")
+    if not isinstance(reranker, Reranker):
+        raise InputError(
+            f"reranker must be a name for load_reranker, or an object of a class that derives from "
+            f"sightline.Reranker, not {quoted(reranker)}"
+        )
     return reranker
 
 
 def load_reranker(
     name: str | os.PathLike[str] = "minilm", /, *, layout: Layout | str | None = None, **options: Any
 ) -> Reranker:
-    """Load a reranker.
+    """Load a reranker. This is the one way in, for the API, the command line, the server and the adapters.
 
     Args:
         name: a text, or a path: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or
             ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is trained; a folder that
-            ``sightline train`` wrote; or a decoder model, ``hf:`` and its name on the hub or its folder.
-            ``hf:MODEL#LAYOUT`` also names the layout. If you give ``layout``, you may leave the ``hf:`` out.
+            ``sightline train`` wrote; a decoder model, ``hf:`` and its name on the hub or its folder;
+            ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model. ``hf:MODEL#LAYOUT`` also names
+            the layout. If you give ``layout``, you may leave the ``hf:`` out.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
-        options: ``dtype`` and ``device``, see `LateInteractionReranker`; for decoder models those of `DecoderReranker`.
-            All others replace fields of the layout, such as ``scale=10.0``.
+        options: ``dtype`` and ``device``, see `LateInteractionReranker`; for cross-encoders and ``late-interaction:``
+            also ``revision``; for decoder models those of `DecoderReranker`. All others replace fields of the layout,
+            such as ``scale=10.0``.
 
     Raises:
         UnknownNameError: if there is no such reranker.
@@ -52,48 +107,75 @@ def load_reranker(
 
     Example:
         >>> load_reranker("hf:Qwen/Qwen3-0.6B", layout="icr", dtype="bfloat16")  # doctest: +SKIP
+        >>> load_reranker("minilm-mass").name
+        'minilm-mass'
     """
-    if isinstance(name, os.PathLike):
-        name = os.fspath(name)
-    if not isinstance(name, str):
-        raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
-    from .late_interaction import LateInteractionReranker
-    from .layout import check_model, load_layout, shipped_layouts
+    parsed = RerankerName.parse(name)
+    return _LOADERS[parsed.kind](parsed, os.fspath(name), layout, options)
 
-    if name.startswith("hf:"):
-        return _load_decoder(name.removeprefix("hf:"), layout, options)
-    if name in shipped_layouts() or name.endswith((".yaml", ".yml")):
-        if layout is not None:
-            check_model(load_layout(layout), "minilm")
-            raise InputError(f"{name!r} is a layout itself; leave layout={layout!r} out")
-        loading = {key: options.pop(key) for key in ("dtype", "device") if key in options}
-        found = load_layout(name, **options)
-        check_model(found, "minilm", name)
-        return LateInteractionReranker(found, **loading)
-    folder = SHIPPED.get(name, Path(name))
-    is_folder = bool(name) and os.path.isdir(folder)  # noqa: PTH112 - Path.is_dir raises at long names
+
+def _load_layout(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
+    from .late_interaction import LateInteractionReranker
+    from .layout import check_model, load_layout
+
+    if layout is not None:
+        check_model(load_layout(layout), "minilm")
+        raise InputError(f"{name!r} is a layout itself; leave layout={layout!r} out")
+    loading = {key: options.pop(key) for key in ("dtype", "device") if key in options}
+    spec = load_layout(parsed.model, **options)
+    check_model(spec, "minilm", name)
+    return LateInteractionReranker(spec, name=options.get("name", name), **loading)
+
+
+def _load_folder(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
+    from .late_interaction import LateInteractionReranker
+
+    folder = SHIPPED.get(parsed.model, Path(parsed.model))
+    is_folder = bool(parsed.model) and os.path.isdir(folder)  # noqa: PTH112 - Path.is_dir raises at long names
     if is_folder and _kind(folder) == "minilm":
         if layout is not None:
             raise InputError(f"{name!r} brings its own layout; leave layout={layout!r} out")
-        return LateInteractionReranker.load(folder, **options)
+        reranker = LateInteractionReranker.load(folder, **options)
+        reranker.name = options.get("name", name)
+        return reranker
     if is_folder or (name and layout is not None):
-        return _load_decoder(name, layout, options)
+        model, _, named = parsed.model.partition("#")
+        return _load_decoder(RerankerName("hf", model, named), name, layout, options)
     raise UnknownNameError(_unknown(name))
 
 
-def _load_decoder(model: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
-    import inspect
-
+def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
     from .decoder.reranker import DecoderReranker, saved_layout
     from .layout import load_layout
 
-    own = set(inspect.signature(DecoderReranker).parameters) - {"model", "layout", "loading"}
+    own = set(inspect.signature(DecoderReranker).parameters) - {"model", "layout", "loading", "name"}
     own |= {"revision", "dtype", "device", "device_map", "quantization_config"}
     changes = {key: options.pop(key) for key in list(options) if key not in own}
-    model, _, named = model.partition("#")
-    if not model:
-        raise InputError("hf: names no model; add its name on the hub or its folder, as in hf:Qwen/Qwen3-0.6B")
-    return DecoderReranker(model, load_layout(layout or named or saved_layout(model), **changes), **options)
+    spec = load_layout(layout or parsed.layout or saved_layout(parsed.model), **changes)
+    if layout is not None and not parsed.layout:
+        name = f"{name}#{spec.name}"
+    return DecoderReranker(parsed.model, spec, name=name, **options)
+
+
+def _load_scorer(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
+    from ..models.scorers import SCORERS
+    from .pointwise import PointwiseReranker
+
+    if layout is not None:
+        raise InputError(f"{name!r} has no layout; leave layout={layout!r} out")
+    if unknown := sorted(set(options) - {"device", "dtype", "revision"}):
+        raise InputError(f"a {parsed.kind} has no option {unknown[0]!r}; it has device, dtype and revision")
+    return PointwiseReranker(SCORERS[parsed.kind](parsed.model, **options), parsed.kind, name)
+
+
+_Loader = Callable[[RerankerName, str, "Layout | str | None", dict[str, Any]], Reranker]
+_LOADERS: Mapping[Kind, _Loader] = {
+    "layout": _load_layout,
+    "folder": _load_folder,
+    "hf": _load_decoder,
+    "cross-encoder": _load_scorer,
+    "late-interaction": _load_scorer,
+}
 
 
 def _kind(folder: Path) -> str:
@@ -115,10 +197,7 @@ def _unknown(name: str) -> str:
     from .layout import shipped_layouts
 
     layouts = shipped_layouts()
-    kind, _, rest = name.partition(":")
     model = name.partition("#")[0]
-    if kind in ("cross-encoder", "late-interaction") and rest:
-        return f"{name!r} can only be measured, by sightline eval; it is not a reranker that can be loaded to rank with"
     if os.path.isfile(name):  # noqa: PTH113 - Path.is_file raises at long names
         return f"{name!r} is a file; give the folder that it is in, or a layout's file that ends in .yaml"
     if looks_local(model):
@@ -127,11 +206,6 @@ def _unknown(name: str) -> str:
         return f"{name!r}: no such folder; if you mean a decoder model of the hub, write 'hf:{name}'"
     if model in layouts:
         return f"{name!r}: {model!r} is a layout itself, and takes none; for a decoder model write hf:MODEL#LAYOUT"
-    ours = [*(one for one, model in layouts.items() if model == "minilm"), *SHIPPED]
-    decoders = ", ".join(one for one, model in layouts.items() if model == "decoder")
-    near = did_you_mean(name, [*ours, *layouts]).removesuffix("?")
-    return (
-        f"no reranker {quoted(name)}{near}; there are {', '.join(ours)}; a folder "
-        f"that sightline train wrote; a .yaml file with a layout; and hf:MODEL or hf:MODEL#LAYOUT for decoder models, "
-        f"where LAYOUT is a .yaml file or one of {decoders}"
-    )
+    near = did_you_mean(name, [*layouts, *SHIPPED]).removesuffix("?")
+    known = ", ".join(one.name for one in list_rerankers())
+    return f"no reranker {quoted(name)}{near}; there are {known}"

@@ -1,38 +1,14 @@
-"""What every reranker does around its scores: check the request, and order what was scored."""
+"""The order of what was scored."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from numbers import Integral
-from typing import Literal
+from collections.abc import Collection, Sequence
 
-from ..documents import Document, encodable
-from ..errors import InputError, RankingError
-from .base import Candidate, as_documents
+from ..documents import Document
+from ..errors import RankingError
+from .requests import Candidate, has_id
 
-__all__ = ["check_request", "first_of_each_id", "order_by_score"]
-
-
-def check_request(
-    query: str,
-    documents: Sequence[Candidate],
-    top_n: int | None = None,
-    evidence: Literal["sentence", "token"] | None = None,
-) -> list[Document]:
-    """The documents of a request that can be served; see `Reranker.rank`.
-
-    Raises:
-        InputError: naming what is wrong.
-    """
-    if not isinstance(query, str):
-        raise InputError(f"the query must be a string, not {type(query).__name__}")
-    if not encodable(query):
-        raise InputError(f"the query {query!r} has a lone surrogate; clean it")
-    if top_n is not None and (not isinstance(top_n, Integral) or isinstance(top_n, bool) or top_n < 1):
-        raise InputError(f"top_n must be a whole number of at least 1, or None for all, not {top_n!r}")
-    if evidence not in (None, "sentence", "token"):
-        raise InputError(f"evidence is by 'sentence' or by 'token', not {evidence!r}")
-    return as_documents(documents)
+__all__ = ["first_of_each_id", "order_by_score"]
 
 
 def order_by_score(
@@ -58,7 +34,7 @@ def order_by_score(
     if not all(value == value and abs(value) != float("inf") for value in scores):
         raise RankingError("a score is NaN or infinite; what the model read is damaged: read the documents again")
     unread = set(unread)
-    names = [block.id if _has_id(one) else "" for block, one in zip(blocks, given, strict=True)]
+    names = [block.id if has_id(one) else "" for block, one in zip(blocks, given, strict=True)]
     order = sorted(range(len(blocks)), key=lambda i: (i in unread, -scores[i], names[i], blocks[i].contents))
     read = [i for i in order if i not in unread]
     warnings = []
@@ -82,7 +58,3 @@ def first_of_each_id(order: Sequence[int], blocks: Sequence[Document]) -> list[i
     for i in order:
         best.setdefault(blocks[i].id, i)
     return list(best.values())
-
-
-def _has_id(candidate: Candidate) -> bool:
-    return isinstance(candidate, Document) or (isinstance(candidate, Mapping) and candidate.get("id") is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .base import Reranker
-from .signal import NOTHING
+from .results import NOTHING
 
 __all__ = ["relevance"]
 
@@ -32,7 +32,6 @@ def relevance(reranker: Reranker, score: float) -> float:
     """
     if score == NOTHING:  # nothing was read of the document
         return 0.0
-    readout = getattr(getattr(reranker, "layout", None), "readout", None)
-    if readout == "learnt":
+    if reranker.readout == "learnt":
         return 1 / (1 + math.exp(min(-score, 700.0)))  # e^700 is nearly the largest number there is
-    return math.exp(min(score, 0.0)) if readout == "log_mass" else score
+    return math.exp(min(score, 0.0)) if reranker.readout == "log_mass" else score

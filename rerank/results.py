@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, overload
+from typing import Literal, overload
 
 from ..documents import Document
 
-if TYPE_CHECKING:
-    from ..kernels import Keys
+__all__ = ["NOTHING", "Evidence", "Ranked", "Ranking"]
 
-__all__ = ["DocumentStates", "Evidence", "Ranked", "Ranking"]
+# The score of a document without tokens: below any score of one that has some, whatever the scale (at most 1000, and
+# cosines are at most 2 apart).
+NOTHING = -10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,6 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentStates:
-    """A document's token states, kept from an earlier reading.
-
-    Args:
-        keys: (T, D).
-        truncated: tokens of the text that were not read.
-    """
-
-    keys: Keys
-    truncated: int
-
-
-@dataclass(frozen=True, slots=True)
 class Ranked:
     """One document of a ranking.
 
@@ -47,8 +35,9 @@ class Ranked:
         index: its place in the list that was ranked.
         score: higher is better. Relative to its list: a score says nothing beside a score of another list.
         mass: share of the query's attention that the document got, a mean over signal tokens; over a list it sums to 1.
+            NaN for rerankers that do not score by attention.
         truncated: tokens at its end that the model did not read.
-        evidence: spans with their mass, if asked for.
+        evidence: spans with their mass; None unless you asked for them.
         token_mass: attention mass by signal token, in the order of `Ranking.query_tokens`.
     """
 
@@ -61,9 +50,9 @@ class Ranked:
     token_mass: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking(Sequence[Ranked]):
-    """A ranked list, best first: a sequence of `Ranked`, cut to ``top_n`` where that was asked for.
+    """A ranked list, best first: a sequence of `Ranked`, cut to ``top_n`` if you asked for that.
 
     Args:
         query: the query.
@@ -71,13 +60,14 @@ class Ranking(Sequence[Ranked]):
         total: how many documents were ranked.
         query_tokens: the signal tokens.
         truncated: how many of the ranked documents were not read to their end.
-        layout: name of the layout.
+        reranker: name of the reranker, as it was asked for.
+        layout: name of its layout, or its kind if it has none, such as ``cross-encoder``.
         model: name of the model.
-        revision: of the model's weights.
-        dtype: that the token states were computed with, or float16 or int8 where they were kept in it.
-        backend: the kernels' backend.
+        revision: revision of the model's weights.
+        dtype: what the token states were computed with; float16 or int8 if they were kept in it.
+        backend: backend of the kernels.
         seconds: wall time.
-        warnings: what the reader of this ranking should know.
+        warnings: what you should know before you rely on this ranking.
     """
 
     query: str
@@ -85,6 +75,7 @@ class Ranking(Sequence[Ranked]):
     total: int
     query_tokens: tuple[str, ...]
     truncated: int
+    reranker: str
     layout: str
     model: str
     revision: str

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..kernels import Keys, states_lse, states_max
+from .results import NOTHING
 
 if TYPE_CHECKING:
     import torch
 
     from .layout import Layout
 
-__all__ = ["NOTHING", "AttentionSignal", "Reading", "Signal", "by_document", "joint_log_shares"]
-
-# What a document without tokens gets: below any value of one that has some, whatever the scale (at most 1000, and
-# cosines are at most 2 apart).
-NOTHING = -10_000.0
+__all__ = ["AttentionSignal", "Reading", "Signal", "by_document", "joint_log_shares"]
 
 
 @dataclass(frozen=True, slots=True)

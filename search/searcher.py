@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..documents import Document, Passage, encodable
 from ..errors import InputError
+from ..models.reader import DocumentStates
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
-from ..rerank.results import DocumentStates, Evidence
+from ..rerank.results import Evidence
 from ..retrieval import fusion
 from ..wording import quoted
 
@@ -426,12 +427,11 @@ class Searcher:
 
     def _keeps(self, reranker: Reranker | None) -> bool:
         """Whether the index keeps token states of the model that this reranker reads with, and they may be used."""
-        kept, model = self.index.manifest.token_states, getattr(reranker, "model", None)
+        kept, reader = self.index.manifest.token_states, reranker.reader if reranker is not None else None
         return (
             self._kept_states
-            and model is not None
-            and (kept.get("revision"), kept.get("max_length"))
-            == (getattr(model, "revision", None), getattr(model, "max_length", None))
+            and reader is not None
+            and (kept.get("revision"), kept.get("max_length")) == (reader.revision, reader.max_length)
         )
 
     def _fetch(self, rows: Sequence[int], keys: bool) -> _Fetched:

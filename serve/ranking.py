@@ -22,7 +22,7 @@ class RankingWork:
         query: the query.
         documents: (title, text) of each.
         top_n: how many to return, or None for all.
-        max_tokens: read at most so many tokens of a document; None for what the model reads.
+        max_tokens: read at most so many tokens of a document; None for what the model window.
         max_pair_tokens: read at most so many tokens of the query and a document together; None for no such limit.
         refuse_long: refuse a document that would not be read to its end.
         evidence: mark what got the attention.
@@ -85,19 +85,19 @@ class _Cut:
 
 def _cut(reranker: Reranker, work: RankingWork) -> _Cut:
     """Documents cut to what is read of them, one at a time: the tokens of a long text take a hundred times its room."""
-    reads = getattr(reranker, "reads", None)
-    if reads is None:
+    window = reranker.window
+    if window is None:
         raise InputError(f"the reranker {reranker.name!r} cannot say what it reads of a text, so it cannot be served")
-    room = min(reads.room, work.max_tokens or reads.room)
+    room = min(window.room, work.max_tokens or window.room)
     if work.max_pair_tokens is not None:
-        room = min(room, work.max_pair_tokens - len(reads.token_offsets(work.query)))
+        room = min(room, work.max_pair_tokens - len(window.token_offsets(work.query)))
         if room < 1:
             raise InputError(f"the query alone has more than {work.max_pair_tokens - 1} tokens; raise the limit")
     documents: list[Mapping[str, Any]] = []
     tokens = count = 0
     for place, (title, text) in enumerate(work.documents):
         contents = Document(str(place), text, title).contents
-        offsets = reads.token_offsets(contents)
+        offsets = window.token_offsets(contents)
         if len(offsets) > room:
             if work.refuse_long:
                 raise InputError(f"text {place} has {len(offsets)} tokens and {room} are read; let it be truncated")

@@ -9,27 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.models.reader import TokenStates
+from sightline.models.reader import BlockReader, TokenStates
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when haystack is imported
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels then run on CPU tensors
 
 
-class ToyEncoder:
+class ToyEncoder(BlockReader):
     """Words are fixed random vectors; a text is their mean. Deterministic, instant, and right about shared words."""
 
     name = "toy"
     revision = "toy-1"
     max_length = 64
-    dtype = "float32"
 
     def __init__(self, dim=32, name="toy", revision="toy-1"):
         self.dim, self.name, self.revision = dim, name, revision
-
-    @property
-    def room(self):
-        return self.max_length - 2
 
     def _word(self, word):
         seed = int.from_bytes(hashlib.sha256(f"{self.name} {word}".encode()).digest()[:8], "big")
@@ -39,8 +34,8 @@ class ToyEncoder:
     def token_offsets(self, text):
         return [m.span() for m in re.finditer(r"\w+", text)]
 
-    def read(self, texts, *, states=True):
-        room = self.max_length - 2
+    def read(self, texts, *, kind="document", states=True, behind=""):
+        room = self.room
         words = [self.token_offsets(text) for text in texts]
         kept = [spans[:room] for spans in words]
         offsets = np.concatenate([[0], np.cumsum([len(spans) for spans in kept])]).astype(np.int64)
@@ -53,15 +48,6 @@ class ToyEncoder:
         spans = np.array([s for spans in kept for s in spans], dtype=np.int32).reshape(-1, 2)
         truncated = np.array([len(w) - len(k) for w, k in zip(words, kept, strict=True)], dtype=np.int64)
         return TokenStates(packed if states else None, offsets, spans, pooled, truncated)
-
-    def read_queries(self, texts):
-        return [self.read([text]) for text in texts]
-
-    def spans(self, texts):
-        return [np.array(self.token_offsets(t)[: self.max_length - 2], dtype=np.int32).reshape(-1, 2) for t in texts]
-
-    def tokens(self, text):
-        return [text[a:b] for a, b in self.token_offsets(text)[: self.max_length - 2]]
 
     def encode_queries(self, texts):
         return self.read(texts, states=False).pooled

@@ -57,7 +57,7 @@ def test_the_order_of_real_documents_leaves_no_trace(candidates):
     reranker = load_reranker()
     id, order = next(iter(found.items()))
     documents = list(dataset.documents(only=set(order[:8])))
-    read = reranker.model.read([document.contents for document in documents])
+    read = reranker.reader.read([document.contents for document in documents])
     states = [
         DocumentStates(torch.from_numpy(read.states[a:b]), int(cut))
         for a, b, cut in zip(read.offsets, read.offsets[1:], read.truncated, strict=False)

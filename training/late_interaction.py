@@ -209,7 +209,14 @@ class RememberingMiniLM(MiniLM):
         self._room_left = self._tokens = tokens
         self._known: dict[str, tuple[np.ndarray, TokenStates]] = {}
 
-    def read(self, texts: Sequence[str], *, states: bool = True, behind: str = "") -> TokenStates:
+    def read(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Literal["query", "document"] = "document",
+        states: bool = True,
+        behind: str = "",
+    ) -> TokenStates:
         """See `MiniLM.read`."""
         if not self._tokens or behind or not states:
             return super().read(texts, states=states, behind=behind)

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from ..documents import Document
 from ..errors import DataError, InputError
-from ..eval.baselines import load_reranker
 from ..eval.dataset import Dataset
-from ..eval.evaluate import evaluate_systems, parse_system
+from ..eval.evaluate import evaluate_systems
 from ..eval.rerank_run import rerank_run, with_positives
 from ..eval.runs import first_stage_run
 from ..eval.trec import trec_order, write_run
+from ..names import SystemName
+from ..rerank.loading import load_reranker
 from .examples import Example, text_key
 
 __all__ = ["GIVEN", "MinedCounts", "Mining", "mine_run", "run_system"]
@@ -200,7 +201,7 @@ def run_system(
         work.mkdir(parents=True, exist_ok=True)
         runs[GIVEN] = work / f"{GIVEN}.trec"
         write_run(runs[GIVEN], first_stage_run(dataset), GIVEN)
-    _, reranker = parse_system(system, runs)
+    _, reranker = SystemName.parse(system, runs)
     outcome = evaluate_systems(
         dataset,
         [system],

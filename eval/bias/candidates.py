@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from ...documents import Document
-from ...rerank.base import Candidate, Reranker, as_documents
-from ...rerank.results import DocumentStates, Ranking
+from ...models.reader import DocumentStates, document_states
+from ...rerank.base import Request, Reranker, Scored
 from ...retrieval.index import Index
 from ...search import FirstStage, Searcher
 from ..dataset import Dataset
@@ -107,7 +109,6 @@ def rank_lists(reranker: Reranker, lists: Sequence[CandidateList]) -> list[dict[
 
 def _read_missing(reranker: Reranker, lists: Sequence[CandidateList]) -> dict[str, DocumentStates]:
     """States by text of the blocks that come without, if the reranker's model can be asked for them."""
-    model: Any = getattr(reranker, "model", None)
     missing = dict.fromkeys(
         block.contents
         for one in lists
@@ -115,15 +116,9 @@ def _read_missing(reranker: Reranker, lists: Sequence[CandidateList]) -> dict[st
         for block, state in zip(one.blocks, one.states, strict=True)
         if state is None
     )
-    if not missing or not hasattr(model, "read"):
+    if not missing or reranker.reader is None:
         return {}
-    import torch
-
-    read = model.read(list(missing))
-    return {
-        text: DocumentStates(torch.from_numpy(read.states[start:end]), int(cut))
-        for text, start, end, cut in zip(missing, read.offsets, read.offsets[1:], read.truncated, strict=False)
-    }
+    return dict(zip(missing, document_states(reranker.reader, list(missing)), strict=True))
 
 
 def searched_lists(
@@ -160,42 +155,23 @@ def given_lists(
     yield from zip(ranked, collector.take(), strict=True)
 
 
-class _Collector:
+class _Collector(Reranker):
     """Sits in a reranker's place, ranks nothing, and keeps what it is given."""
 
     def __init__(self, reranker: Reranker | None) -> None:
-        self.name = "none" if reranker is None else reranker.name
-        self._reranker = reranker
+        self.name = self.layout = self.model = "none"
+        if reranker is not None:
+            # What it reads of a text, and with which model, decides passages and kept states.
+            self.name, self.reader, self.window = reranker.name, reranker.reader, reranker.window
         self._lists: list[CandidateList] = []
-
-    def __getattr__(self, name: str) -> Any:
-        # What it reads of a text, and with which model, is asked of the reranker: it decides passages and kept states.
-        return getattr(self._reranker, name)
 
     def take(self) -> list[CandidateList]:
         """What came since the last time."""
         taken, self._lists = self._lists, []
         return taken
 
-    def rank(
-        self,
-        query: str,
-        documents: Sequence[Candidate],
-        top_n: int | None = None,
-        *,
-        evidence: Literal["sentence", "token"] | None = None,
-        states: Sequence[DocumentStates | None] | None = None,
-        best_per_id: bool = False,
-    ) -> Ranking:
-        kept = None if states is None else tuple(states)
-        self._lists.append(CandidateList(query, tuple(as_documents(documents)), kept))
-        return Ranking(query, (), len(documents), (), 0, self.name, "", "", "", "", 0.0, ())
-
-    def rank_batch(
-        self,
-        lists: Sequence[tuple[str, Sequence[Candidate]]],
-        top_n: int | None = None,
-        *,
-        evidence: Literal["sentence", "token"] | None = None,
-    ) -> list[Ranking]:
-        return [self.rank(query, documents) for query, documents in lists]
+    def _score(self, lists: Sequence[Request]) -> list[Scored]:
+        for one in lists:
+            states = tuple(one.states) if any(one.states) else None
+            self._lists.append(CandidateList(one.query, tuple(one.documents), states))
+        return [Scored(np.zeros(len(one.documents))) for one in lists]

@@ -13,10 +13,11 @@ from typing import Any, cast
 
 from ...errors import InputError
 from ...files import replace_file
+from ...names import SystemName
 from ...rerank.loading import load_reranker
 from ...retrieval.index import Index
 from ...search import FirstStage
-from ..evaluate import evaluate_systems, open_index, parse_system
+from ..evaluate import evaluate_systems, open_index
 from ..metrics import check_measures
 from ..output import make_folder
 from ..provenance import dataset_hashes, git_revision, hardware, portable_command, portable_name, versions
@@ -62,7 +63,8 @@ def measure_bias(
 
     Args:
         dataset: the collection, for ``position`` with the answers' places.
-        systems: names for `parse_system`. The order of the candidates concerns those with a reranker only.
+        systems: names for `sightline.names.SystemName.parse`. The order of the candidates concerns only those
+            with a reranker.
         out: a folder for ``bias.json`` and its ``report.html``; for ``position`` also for what `evaluate_systems`
             writes; and for ``index/``.
         kinds: which of `KINDS`.
@@ -87,7 +89,7 @@ def measure_bias(
         SightlineError: as `evaluate_systems`.
     """
     runs, tell = dict(runs or {}), progress or (lambda step, done: None)
-    plans = {name: parse_system(name, runs) for name in dict.fromkeys(systems)}
+    plans = {name: SystemName.parse(name, runs) for name in dict.fromkeys(systems)}
     _check(dataset, plans, kinds, candidates)
     check_measures([measure])
     out = make_folder(out)

@@ -6,11 +6,10 @@ import dataclasses
 import logging
 import os
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +23,11 @@ from ...models.decoder import (
     load_decoder,
     revision_of,
 )
-from ..base import Candidate
-from ..evidence import find_evidence
+from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_model, load_layout
-from ..ranking import check_request, first_of_each_id, order_by_score
-from ..results import (
-    DocumentStates,
-    Evidence,
-    Ranked,
-    Ranking,
-)
-from ..signal import NOTHING
+from ..requests import Candidate, check_request
+from ..results import NOTHING
 from .cache import DocumentCache, block_key
 from .forward import (
     KeptBlock,
@@ -56,7 +48,7 @@ _ROUTE_DEPTH = 0.57  # layer 16 of 28, as in BlockSearch
 
 
 @dataclass(slots=True)
-class _Scored:
+class _Found:
     """One list, scored; by place in the list as it was given to be scored."""
 
     scores: np.ndarray  # float64 (N,)
@@ -67,8 +59,8 @@ class _Scored:
     notes: list[str]
 
 
-class DecoderReranker:
-    """Ranks by the attention of a decoder's signal tokens; implements `Reranker`.
+class DecoderReranker(Reranker):
+    """Ranks by the attention of a decoder's signal tokens.
 
     Several lists are packed into one forward pass without seeing one another. A list longer than ``token_budget`` is
     read in groups of documents; where the layout's mask is ``block``, that changes no score beyond rounding. Where
@@ -78,6 +70,7 @@ class DecoderReranker:
     Args:
         model: name on the hub or folder, with or without ``hf:``, or a `Decoder`.
         layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
+        name: the name that was asked for; None for ``hf:MODEL#LAYOUT``.
         heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
         token_budget: tokens in one forward pass.
         cache: keeps documents between queries, where the layout reads them independently of the query; None keeps none.
@@ -97,11 +90,14 @@ class DecoderReranker:
         'Cats purr.'
     """
 
+    has_evidence = True
+
     def __init__(
         self,
         model: str | Decoder,
         layout: Layout | str | None = None,
         *,
+        name: str | None = None,
         heads: str | Path | Sequence[str] | None = None,
         token_budget: int = 65_536,
         cache: DocumentCache | None = None,
@@ -123,12 +119,12 @@ class DecoderReranker:
                 "be kept; take a layout such as blockrank-cached or icr-block, or no cache"
             )
         if isinstance(model, Decoder):
-            name, revision, depth = model.name, model.revision, model.signal_layer + 1
+            model_name, revision, depth = model.name, model.revision, model.signal_layer + 1
         else:
             config = load_config(model, loading.get("revision"))
-            name, revision = model, revision_of(model, config, loading.get("revision"))
+            model_name, revision = model, revision_of(model, config, loading.get("revision"))
             depth = int(config.num_hidden_layers)
-        layout = with_heads(layout, heads, name, revision)
+        layout = with_heads(layout, heads, model_name, revision)
         layers = layout.signal_layers(depth)
         decoder = model if isinstance(model, Decoder) else load_decoder(model, signal_layer=layers[-1], **loading)
         if wrong := [pair for pair in layout.selected_heads if pair[1] >= decoder.heads]:
@@ -138,9 +134,11 @@ class DecoderReranker:
                 f"layout {layout.name!r} puts the query at position {layout.query_position}, but {decoder.name!r} has "
                 f"{decoder.positions}; give a smaller query_position"
             )
-        self.decoder, self.layout, self.name = decoder, layout, layout.name
+        self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout
+        self.model, self.revision = decoder.name, decoder.revision
+        self.name = name or f"hf:{decoder.name}#{layout.name}"
         self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
-        self.template = self.reads = Template(layout, decoder.tokenizer, decoder.name)
+        self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
         wanted: dict[int, tuple[int, ...] | None] = {}
         for layer in layers:
             wanted[layer] = tuple(head for at, head in layout.selected_heads if at == layer) or None
@@ -149,31 +147,6 @@ class DecoderReranker:
         asked = int(_ROUTE_DEPTH * depth) if route_layer is None else route_layer
         self.route_layer = min(asked, decoder.signal_layer)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
-
-    def rank(
-        self,
-        query: str,
-        documents: Sequence[Candidate],
-        top_n: int | None = None,
-        *,
-        evidence: Literal["sentence", "token"] | None = None,
-        states: Sequence[DocumentStates | None] | None = None,
-        best_per_id: bool = False,
-    ) -> Ranking:
-        """See `Reranker.rank`; kept token states are those of another model, and refused."""
-        if states is not None:
-            raise InputError("a decoder keeps documents in its own cache; it takes no token states")
-        return self._rank([(query, documents)], top_n, evidence, best_per_id)[0]
-
-    def rank_batch(
-        self,
-        lists: Sequence[tuple[str, Sequence[Candidate]]],
-        top_n: int | None = None,
-        *,
-        evidence: Literal["sentence", "token"] | None = None,
-    ) -> list[Ranking]:
-        """See `Reranker.rank_batch`; lists share forward passes as far as the token budget goes."""
-        return self._rank(lists, top_n, evidence, False)
 
     def head_scores(self, query: str, documents: Sequence[Candidate], *, calibrate: bool = True) -> np.ndarray:
         """Scores of the documents by each head that is read, float64 (H, N): layer after layer, heads in each in order.
@@ -184,7 +157,7 @@ class DecoderReranker:
             calibrate: as the layout says; False reads the attention as it is.
         """
         blocks = check_request(query, documents)
-        layout = self.layout
+        layout = self.spec
         if not calibrate:
             layout = dataclasses.replace(layout, calibration="none", outliers=None)
         prompt = self.prompt(query, blocks, 0)
@@ -195,15 +168,15 @@ class DecoderReranker:
     def orders(self, blocks: Sequence[Document]) -> Iterator[tuple[list[int], int]]:
         """Orders in which the documents are to stand, each with the seed of its ids."""
         places = list(range(len(blocks)))
-        if self.layout.order_free or self.layout.shuffles:
+        if self.spec.order_free or self.spec.shuffles:
             # The same whatever order they are given in, so that not even rounding depends on it.
             places.sort(key=lambda i: (blocks[i].contents, blocks[i].title))
-        if self.layout.shuffles:
-            for number in range(self.layout.shuffles):
+        if self.spec.shuffles:
+            for number in range(self.spec.shuffles):
                 seed = self.seed * 1000 + number
                 yield random.Random(seed).sample(places, len(places)), seed
         else:
-            yield places[::-1] if self.layout.order == "reversed" else places, self.seed
+            yield places[::-1] if self.spec.order == "reversed" else places, self.seed
 
     def prompt(self, query: str, blocks: Sequence[Document], seed: int) -> Prompt:
         """Lay a list out, its documents in the order in which they stand.
@@ -214,7 +187,7 @@ class DecoderReranker:
             seed: of random ids.
         """
         queries = [self.template.query(query)]
-        if self.layout.calibration == "null_query":
+        if self.spec.calibration == "null_query":
             queries.append(self.template.query(NULL_QUERY))
         return Prompt(
             self.template.instruction(query),
@@ -225,101 +198,59 @@ class DecoderReranker:
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether its positions are some that the model has."""
-        return self.decoder.positions is None or last_position(prompt.context, self.layout) < self.decoder.positions
+        return self.decoder.positions is None or last_position(prompt.context, self.spec) < self.decoder.positions
 
     # -- one list ----------------------------------------------------------------------------------------------------
 
-    def _rank(
-        self,
-        lists: Sequence[tuple[str, Sequence[Candidate]]],
-        top_n: int | None,
-        evidence: Literal["sentence", "token"] | None,
-        best_per_id: bool,
-    ) -> list[Ranking]:
-        started = time.perf_counter()
-        checked = [check_request(query, documents, top_n, evidence) for query, documents in lists]
-        # Without a text a document would be scored by its template alone.
-        readable = [[i for i, block in enumerate(blocks) if self._has_text(block)] for blocks in checked]
-        scored = self._score(
-            [
-                (query, [blocks[i] for i in there])
-                for (query, _), blocks, there in zip(lists, checked, readable, strict=True)
-            ],
-            evidence,
-        )
-        rankings = []
-        for (query, given), blocks, there, part in zip(lists, checked, readable, scored, strict=True):
-            found = _among(part, there, len(blocks))
-            unread = set(range(len(blocks))) - set(there)
-            order, warnings = order_by_score(blocks, given, found.scores.tolist(), unread)
-            warnings = [*found.notes, *warnings]
-            if not self.layout.order_free and not self.layout.shuffles and len(there) > 1:
-                warnings.append(
-                    f"layout {self.layout.name!r} shows the model the order of the candidates, and scores depend on "
-                    "it; shuffles=8 ranks by the mean over eight orders"
-                )
-            order = first_of_each_id(order, blocks) if best_per_id else order
-            mass = found.shares.mean(axis=0) if len(found.shares) else np.zeros(len(blocks))
-            items = [self._ranked(blocks[i], i, found, mass, evidence) for i in order[:top_n]]
-            for warning in warnings:
-                logger.info("%s: %s", query[:80], warning)
-            rankings.append(
-                Ranking(
-                    query=query,
-                    items=tuple(items),
-                    total=len(blocks),
-                    query_tokens=found.signal,
-                    truncated=sum(block is not None and block.truncated > 0 for block in found.blocks),
-                    layout=self.layout.name,
-                    model=self.decoder.name,
-                    revision=self.decoder.revision,
-                    dtype=str(self.decoder.dtype).removeprefix("torch."),
-                    backend=self.backend,
-                    seconds=(time.perf_counter() - started) / len(lists),
-                    warnings=tuple(warnings),
-                )
-            )
-        return rankings
-
-    def _has_text(self, document: Document) -> bool:
-        """Whether something is left of a document when special tokens' names are blanked."""
+    def _readable(self, document: Document) -> bool:
+        """Whether something is left of a document when the names of special tokens are blanked."""
         return bool(self.template.plain(document.contents).strip())
 
-    def _ranked(
-        self,
-        document: Document,
-        place: int,
-        found: _Scored,
-        mass: np.ndarray,
-        level: Literal["sentence", "token"] | None,
-    ) -> Ranked:
-        block = found.blocks[place]
-        marks: tuple[Evidence, ...] | None = None
-        if level is not None:
-            marks = ()
-            if block is not None and found.tokens is not None:
-                weights = found.tokens[place]
-                total = weights.sum()
-                own = (block.spans[:, 0] >= 0) & (block.spans[:, 1] > block.spans[:, 0])
-                weights = weights[own] * (mass[place] / total if total else 0.0)
-                marks = find_evidence(document, block.spans[own], weights, level)
-        return Ranked(
-            document,
-            place,
-            float(found.scores[place]),
-            float(mass[place]),
-            0 if block is None else block.truncated,
-            marks,
-            tuple(found.shares[:, place].tolist()),
+    def _score(self, lists: Sequence[Request]) -> list[Scored]:
+        """Lists share forward passes as far as the token budget goes."""
+        tokens = any(one.evidence for one in lists)
+        return [
+            self._as_scored(part)
+            for part in self._score_lists([(one.query, list(one.documents)) for one in lists], tokens)
+        ]
+
+    def _as_scored(self, found: _Found) -> Scored:
+        count = len(found.blocks)
+        mass = found.shares.mean(axis=0) if len(found.shares) else np.zeros(count)
+        warnings = list(found.notes)
+        if not self.spec.order_free and not self.spec.shuffles and count > 1:
+            warnings.append(
+                f"layout {self.layout!r} shows the model the order of the candidates, and scores depend on it; "
+                "shuffles=8 ranks by the mean over eight orders"
+            )
+
+        def attention(place: int) -> tuple[np.ndarray, np.ndarray]:
+            block = found.blocks[place]
+            if block is None or found.tokens is None:
+                return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
+            weights = found.tokens[place]
+            total = weights.sum()
+            own = (block.spans[:, 0] >= 0) & (block.spans[:, 1] > block.spans[:, 0])
+            return block.spans[own], weights[own] * (mass[place] / total if total else 0.0)
+
+        return Scored(
+            found.scores,
+            mass,
+            found.shares,
+            found.signal,
+            [0 if block is None else block.truncated for block in found.blocks],
+            attention=attention,
+            dtype=str(self.decoder.dtype).removeprefix("torch."),
+            backend=self.backend,
+            warnings=tuple(warnings),
         )
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 
-    def _score(self, lists: Sequence[tuple[str, list[Document]]], evidence: object) -> list[_Scored]:
+    def _score_lists(self, lists: Sequence[tuple[str, list[Document]]], tokens: bool) -> list[_Found]:
         """Score lists; those that fit share passes, the others are read alone."""
-        tokens = evidence is not None
-        out: list[_Scored | None] = [None] * len(lists)
-        parts: list[list[tuple[list[int], _Scored]]] = [[] for _ in lists]
+        out: list[_Found | None] = [None] * len(lists)
+        parts: list[list[tuple[list[int], _Found]]] = [[] for _ in lists]
         packed: list[tuple[int, list[int], Prompt]] = []
         size = 0
 
@@ -334,7 +265,7 @@ class DecoderReranker:
         for number, (query, blocks) in enumerate(lists):
             if not blocks:
                 self.template.query(query)
-                out[number] = _Scored(np.zeros(0), np.zeros((0, 0)), [] if tokens else None, [], (), [])
+                out[number] = _Found(np.zeros(0), np.zeros((0, 0)), [] if tokens else None, [], (), [])
                 continue
             for order, seed in self.orders(blocks):
                 stand = [blocks[i] for i in order]
@@ -354,18 +285,18 @@ class DecoderReranker:
                 out[number] = _mean(part)
         return [one for one in out if one is not None]
 
-    def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Scored:
-        scores = document_scores(reading, self.layout)
+    def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Found:
+        scores = document_scores(reading, self.spec)
         if bool((reading.lse2[reading.block == 0] == -torch.inf).all()):
             raise RankingError(f"none of the {len(prompt.documents)} documents has a token to attend to")
         by_document = None
         if tokens:
             assert reading.tokens is not None
             by_document = [part.numpy() for part in reading.tokens[0].split(reading.lengths)]
-        shares = row_shares(reading, self.layout)
-        if self.layout.order_free:  # then equal documents differ by rounding only, which is no reason to rank them
+        shares = row_shares(reading, self.spec)
+        if self.spec.order_free:  # then equal documents differ by rounding only, which is no reason to rank them
             scores, shares = (_equal_for_equals(prompt.documents, x) for x in (scores, shares))
-        return _Scored(scores.numpy(), shares.numpy(), by_document, list(prompt.documents), prompt.signal_tokens, [])
+        return _Found(scores.numpy(), shares.numpy(), by_document, list(prompt.documents), prompt.signal_tokens, [])
 
     def _holds(self, prompt: Prompt) -> bool:
         """Whether one pass can read it."""
@@ -374,17 +305,17 @@ class DecoderReranker:
     def _want(self, tokens: bool) -> Wanted:
         return dataclasses.replace(self.wanted, tokens=tokens or self.wanted.tokens)
 
-    def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> _Scored:
+    def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> _Found:
         [reading] = read(self.decoder, [prompt], self._want(tokens), kept)
         return self._scored(prompt, reading, tokens)
 
-    def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Scored:
+    def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Found:
         """Score a list that is routed, kept, or too long for one pass."""
-        apart = self.layout.mask == "block" and self.fits(prompt)
-        if not apart and self.layout.positions == "restart" and self.layout.mask == "block":
+        apart = self.spec.mask == "block" and self.fits(prompt)
+        if not apart and self.spec.positions == "restart" and self.spec.mask == "block":
             raise InputError(
-                f"layout {self.layout.name!r} would put the end of the query at position "
-                f"{last_position(prompt.context, self.layout)}, but {self.decoder.name!r} has "
+                f"layout {self.layout!r} would put the end of the query at position "
+                f"{last_position(prompt.context, self.spec)}, but {self.decoder.name!r} has "
                 f"{self.decoder.positions}; shorten the query, or give a smaller query_position or max_block_tokens"
             )
         kept = self._keep(prompt) if apart and (self.cache is not None or prompt.size > self.token_budget) else None
@@ -421,7 +352,7 @@ class DecoderReranker:
         if keys[0] not in found and not groups:
             groups.append([])
         for group in groups:
-            blocks = read_documents(decoder, prompt.instruction, [missing[key] for key in group], self.layout)
+            blocks = read_documents(decoder, prompt.instruction, [missing[key] for key in group], self.spec)
             for key, block in zip((keys[0], *group), blocks, strict=True):
                 if key not in found:
                     found[key] = block
@@ -437,11 +368,11 @@ class DecoderReranker:
         kept: list[KeptBlock] | None,
         tokens: bool,
         seed: int,
-    ) -> _Scored:
+    ) -> _Found:
         """The best by their largest logits at the routing layer are ranked, the others stand below them."""
         assert self.route is not None
         changes: dict[str, Any] = {"readout": "maxsim", "calibration": "none", "outliers": None, "length": "sum"}
-        layout = dataclasses.replace(self.layout, **changes)
+        layout = dataclasses.replace(self.spec, **changes)
         layer = self.route_layer
         wanted = Wanted(layout, {layer: None}, stop=layer if layer < self.decoder.signal_layer else None)
         short = dataclasses.replace(prompt, queries=prompt.queries[:1])
@@ -453,7 +384,7 @@ class DecoderReranker:
         note = f"of {len(blocks)} documents the {len(best)} with the largest logits at layer {layer} were ranked"
         return _below(final, best, first, len(blocks), note)
 
-    def _score_tournament(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Scored:
+    def _score_tournament(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Found:
         """Groups are ranked apart, and the better half of each goes on, until those left fit one pass."""
         if len(blocks) < 2:
             raise InputError(
@@ -473,7 +404,7 @@ class DecoderReranker:
         going.sort()
         final = self._score_again(query, blocks, going, prompt, None, tokens, seed)
         note = (
-            f"{len(blocks)} documents do not fit one pass of layout {self.layout.name!r}: {count} groups were ranked "
+            f"{len(blocks)} documents do not fit one pass of layout {self.layout!r}: {count} groups were ranked "
             f"apart, and {len(going)} documents met again; the scores of the others are of their group"
         )
         return _below(final, going, first, len(blocks), note)
@@ -487,7 +418,7 @@ class DecoderReranker:
         kept: list[KeptBlock] | None,
         tokens: bool,
         seed: int,
-    ) -> _Scored:
+    ) -> _Found:
         """Score some documents of a list."""
         if kept is not None:
             fewer = dataclasses.replace(prompt, documents=tuple(prompt.documents[i] for i in places))
@@ -521,7 +452,7 @@ def with_heads(layout: Layout, given: str | Path | Sequence[str] | None, model: 
     return layout
 
 
-def _among(found: _Scored, places: list[int], count: int) -> _Scored:
+def _among(found: _Found, places: list[int], count: int) -> _Found:
     """What was found of some documents, among ``count`` of which the others were not read."""
     if len(places) == count:
         return found
@@ -535,10 +466,10 @@ def _among(found: _Scored, places: list[int], count: int) -> _Scored:
         blocks[place] = found.blocks[at]
         if marks is not None and found.tokens is not None:
             marks[place] = found.tokens[at]
-    return _Scored(scores, shares, marks, blocks, found.signal, found.notes)
+    return _Found(scores, shares, marks, blocks, found.signal, found.notes)
 
 
-def _below(final: _Scored, places: list[int], first: np.ndarray, count: int, note: str) -> _Scored:
+def _below(final: _Found, places: list[int], first: np.ndarray, count: int, note: str) -> _Found:
     """The final round's scores, and below them, in the order of the round before, those that did not come so far."""
     out = _among(final, places, count)
     left = [i for i in range(count) if i not in set(places)]
@@ -547,7 +478,7 @@ def _below(final: _Scored, places: list[int], first: np.ndarray, count: int, not
     return dataclasses.replace(out, notes=[note, *final.notes])
 
 
-def _mean(parts: Sequence[tuple[list[int], _Scored]]) -> _Scored:
+def _mean(parts: Sequence[tuple[list[int], _Found]]) -> _Found:
     """Back to the order in which documents were given, the mean over the orders in which they stood."""
     scores, shares = [], []
     for order, part in parts:
@@ -556,7 +487,7 @@ def _mean(parts: Sequence[tuple[list[int], _Scored]]) -> _Scored:
         shares.append(part.shares[:, back])
     order, first = parts[0]
     back = np.argsort(order)
-    return _Scored(
+    return _Found(
         np.mean(scores, axis=0),
         np.mean(shares, axis=0),
         None if first.tokens is None else [first.tokens[i] for i in back],

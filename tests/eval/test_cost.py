@@ -23,7 +23,7 @@ from sightline.eval.cost import (
 )
 from sightline.eval.dataset import load_dataset
 from sightline.models.minilm import load_minilm
-from sightline.rerank import LateInteractionReranker, load_layout
+from sightline.rerank import LateInteractionReranker, Reranker, Scored, load_layout
 from sightline.retrieval.index import Index
 
 
@@ -98,9 +98,9 @@ def test_states_read_anew_cost_a_pass_over_the_candidates(tmp_path):
 
 def test_a_slow_system_is_slow_and_the_others_are_not(index, monkeypatch):
     class Sleeper(LateInteractionReranker):
-        def rank(self, *arguments, **options):
+        def _score(self, lists):
             time.sleep(0.05)
-            return super().rank(*arguments, **options)
+            return super()._score(lists)
 
     monkeypatch.setattr(cost, "load_reranker", lambda name: Sleeper(load_layout("minilm")))
     queries = [f"cat {i}" for i in range(5)]
@@ -164,15 +164,13 @@ def test_what_cannot_be_measured_is_refused(tmp_path, index):
 
 
 def test_what_is_not_known_is_not_made_up(index, monkeypatch):
-    class Foreign(LateInteractionReranker):
-        """Reads with something that tells nothing of itself."""
+    class Foreign(Reranker):
+        """Tells nothing of what it reads with."""
 
-        def __init__(self):
-            super().__init__(load_layout("minilm"))
-            self.inner, self.model = LateInteractionReranker(), object()
+        name = layout = model = "foreign"
 
-        def rank(self, *arguments, **options):
-            return self.inner.rank(*arguments, **options)
+        def _score(self, lists):
+            return [Scored(np.arange(len(one.documents), dtype=float)) for one in lists]
 
     monkeypatch.setattr(cost, "load_reranker", lambda name: Foreign())
     found = measure_cost(index, ["bm25+foreign"], ["who sleeps"], depth=3)["systems"]["bm25+foreign"]

@@ -10,10 +10,11 @@ from sightline.documents import Document
 from sightline.errors import DataError, InputError, SightlineError
 from sightline.eval import evaluate as module
 from sightline.eval.dataset import load_dataset
-from sightline.eval.evaluate import evaluate_systems, parse_system
+from sightline.eval.evaluate import evaluate_systems
 from sightline.eval.metrics import evaluate
 from sightline.eval.runs import load_run
 from sightline.eval.trec import read_run, write_run
+from sightline.names import SystemName
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
@@ -51,7 +52,7 @@ def toy_everywhere(monkeypatch, toy):
     from sightline.retrieval import index
 
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
-    monkeypatch.setattr(module, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), model=toy))
+    monkeypatch.setattr(module, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), reader=toy))
     # So that the manifest names what the settings ask for by default.
     monkeypatch.setattr(toy, "name", "minilm")
 
@@ -349,9 +350,9 @@ def test_a_rerankers_path_gives_a_run_one_can_write(dataset, tmp_path):
 
 
 def test_names_split_at_the_first_plus():
-    assert parse_system("dense") == ("dense", None)
-    assert parse_system("bm25+minilm-mass") == ("bm25", "minilm-mass")
-    assert parse_system("mine+minilm", {"mine": 0}) == ("mine", "minilm")
+    assert SystemName.parse("dense") == ("dense", None)
+    assert SystemName.parse("bm25+minilm-mass") == ("bm25", "minilm-mass")
+    assert SystemName.parse("mine+minilm", {"mine": 0}) == ("mine", "minilm")
 
 
 @pytest.mark.parametrize("id", ["user guide.md", "a/b c\\d", "tab\there", "line\nbreak", " edge ", "100%25", "é ü"])

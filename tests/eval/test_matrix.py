@@ -21,7 +21,7 @@ def toy_everywhere(monkeypatch, toy):
     from sightline.retrieval import index
 
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
-    monkeypatch.setattr(module, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), model=toy))
+    monkeypatch.setattr(module, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), reader=toy))
     monkeypatch.setattr(toy, "name", "minilm")
     return toy
 

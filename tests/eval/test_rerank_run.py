@@ -8,7 +8,7 @@ import pytest
 from sightline.errors import DataError, InputError
 from sightline.eval.dataset import load_dataset
 from sightline.eval.rerank_run import rerank_run
-from sightline.rerank import LateInteractionReranker, load_layout
+from sightline.rerank import LateInteractionReranker, Reranker, load_layout
 
 FILLER = "grass road song tree rain iron wall lamp " * 20
 TEXTS = {
@@ -35,7 +35,7 @@ def dataset(tmp_path):
 
 @pytest.fixture
 def reranker(toy):
-    return LateInteractionReranker(load_layout("minilm"), model=toy)
+    return LateInteractionReranker(load_layout("minilm"), reader=toy)
 
 
 def test_the_same_candidates_in_a_better_order(dataset, reranker):
@@ -110,8 +110,10 @@ def test_progress_counts_queries(dataset, reranker, monkeypatch):
 
 
 def test_a_reranker_whose_model_is_but_a_name_is_served(dataset, reranker):
-    class Foreign:
-        name, model = "foreign", "some-model"
-        rank_batch = staticmethod(reranker.rank_batch)
+    class Foreign(Reranker):
+        name = layout = model = "foreign"
+
+        def _score(self, lists):
+            return reranker._score(lists)
 
     assert list(rerank_run(dataset, {"q0": {"dog": 2.0, "cat": 1.0}}, Foreign())["q0"]) == ["cat", "dog"]

@@ -8,12 +8,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from sightline.errors import InputError, ModelError
 from sightline.models import minilm
-from sightline.models.minilm import (
-    MiniLM,
-    find_minilm,
-    load_minilm,
-    native_dtype,
-)
+from sightline.models.devices import native_dtype
+from sightline.models.minilm import MiniLM, find_minilm, load_minilm
 
 FILES = ("model.safetensors", "config.json", "tokenizer.json")
 TEXTS = [

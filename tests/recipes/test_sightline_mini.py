@@ -34,8 +34,8 @@ def test_it_is_a_readout_and_nothing_else():
     assert {name.split(".")[0] for name in weights} == {"readout"}
     assert sum(weight.numel() for weight in weights.values()) == 640
     reranker = load_reranker("sightline-mini")
-    assert reranker.name == reranker.layout.name == "sightline-mini"
-    assert reranker.model is load_minilm()  # so a query is read once, and an index's token states serve it
+    assert reranker.name == reranker.spec.name == "sightline-mini"
+    assert reranker.reader is load_minilm()  # so a query is read once, and an index's token states serve it
 
 
 def test_it_learnt_something():

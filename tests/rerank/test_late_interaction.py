@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import InputError, ModelError, RankingError
-from sightline.eval.baselines import load_reranker as eval_reranker
 from sightline.models.minilm import load_minilm
 from sightline.rerank import DocumentStates, LateInteractionReranker, load_layout, load_reranker
-from sightline.rerank.base import as_documents
+from sightline.rerank.loading import load_reranker as eval_reranker
+from sightline.rerank.requests import as_documents
 from sightline.retrieval import token_states
 
 QUERY = "what sound do cats make when they are happy"
@@ -43,11 +43,11 @@ def minilm():
 
 
 def toy_reranker(toy, name="minilm"):
-    return LateInteractionReranker(load_layout(name), model=toy)
+    return LateInteractionReranker(load_layout(name), reader=toy)
 
 
 def kept(reranker, documents, kind=None):
-    read = reranker.model.read([document.contents for document in documents])
+    read = reranker.reader.read([document.contents for document in documents])
     rows = [read.states[a:b] for a, b in zip(read.offsets, read.offsets[1:], strict=False)]
     keys = [torch.from_numpy(r) if kind is None else token_states.decode(_row(r, kind)) for r in rows]
     return [DocumentStates(key, int(cut)) for key, cut in zip(keys, read.truncated, strict=True)]
@@ -150,7 +150,7 @@ def test_duplicates_get_equal_scores(minilm):
 @pytest.mark.parametrize("name", READOUTS)
 @pytest.mark.parametrize("scale", [0.5, 20.0, 300.0])
 def test_scores_are_those_of_the_formula_in_float64(toy, name, scale):
-    reranker = LateInteractionReranker(load_layout(name, scale=scale), model=toy)
+    reranker = LateInteractionReranker(load_layout(name, scale=scale), reader=toy)
     rng = random.Random(3)
     words = "cat dog tree rain milk iron road song".split()
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 9))) for _ in range(12)]
@@ -173,7 +173,7 @@ def test_scores_are_those_of_the_formula_in_float64(toy, name, scale):
 
 
 def test_scores_of_the_real_model_are_those_of_the_formula(minilm):
-    model, scale = minilm.model, minilm.layout.scale
+    model, scale = minilm.reader, minilm.spec.scale
     q = model.read([QUERY]).states.astype(np.float64)
     lse = []
     for document in SHORT:
@@ -192,7 +192,7 @@ def test_masses_sum_to_one(reranker):
 
 
 def test_a_steep_scale_does_not_tie_what_is_different(toy):
-    reranker = LateInteractionReranker(load_layout("minilm", scale=900.0), model=toy)
+    reranker = LateInteractionReranker(load_layout("minilm", scale=900.0), reader=toy)
     ranking = reranker.rank("cat", ["cat", "dog", "tree", "milk", "road"])
     assert len({item.score for item in ranking}) == 5
     assert ranking.warnings == ()
@@ -284,18 +284,20 @@ def test_one_document_gets_all_the_attention(reranker):
 def test_truncation_is_counted_and_takes_the_end_of_the_text_only(minilm):
     document = DOCUMENTS[5]
     ranking = minilm.rank("market", [document, DOCUMENTS[0]], evidence="token")
-    whole = len(minilm.model.token_offsets(document.contents))
+    whole = len(minilm.reader.token_offsets(document.contents))
     (item,) = [item for item in ranking if item.document.id == "long"]
     assert (item.truncated, ranking.truncated) == (whole - 254, 1)
     assert [e.text for e in item.evidence if e.field == "title"] == ["Markets"]
     read = [e for e in item.evidence if e.field == "text"]
     assert read[0].start == 0
-    assert read[-1].end == minilm.model.token_offsets(document.contents)[253][1] - len("Markets ")
+    assert read[-1].end == minilm.reader.token_offsets(document.contents)[253][1] - len("Markets ")
 
 
-def test_a_rerankers_name_is_its_layouts():
+def test_a_rerankers_name_is_the_one_asked_for():
     assert load_reranker("minilm-mass").name == "minilm-mass"
     assert load_reranker("minilm", name="hot", scale=40.0).name == "hot"
+    ranking = load_reranker("minilm", scale=40.0).rank(QUERY, DOCUMENTS)
+    assert (ranking.reranker, ranking.layout, ranking.model) == ("minilm", "minilm", "minilm")
 
 
 def test_what_keeps_nothing_is_read_as_fast_as_the_processor_can(monkeypatch):
@@ -331,9 +333,9 @@ def test_some_kept_and_some_fresh(minilm, states_once):
 
 def test_kept_states_are_used_and_the_text_is_not_read(minilm, states_once, monkeypatch):
     minilm.rank(QUERY, DOCUMENTS[:1])  # the query is remembered now
-    monkeypatch.setattr(minilm.model, "read", None)
+    monkeypatch.setattr(minilm.reader, "read", None)
     monkeypatch.setattr(
-        minilm.model, "read_queries", lambda texts, real=minilm.model._queries: [real[t] for t in texts]
+        minilm.reader, "read_queries", lambda texts, real=minilm.reader._queries: [real[t] for t in texts]
     )
     minilm.rank(QUERY, DOCUMENTS, states=states_once["fp16"])
 
@@ -362,7 +364,7 @@ def test_kept_states_of_another_text_are_found_when_evidence_is_asked_for(minilm
 @pytest.mark.parametrize("place", [0, 2])
 def test_damaged_states_are_an_error(reranker, states_once, damage, place):
     states = [DocumentStates(state.keys.clone(), 0) for state in states_once[None][:3]]
-    direction = np.sign(reranker.model.read([QUERY]).states[0, 7])
+    direction = np.sign(reranker.reader.read([QUERY]).states[0, 7])
     states[place].keys[1, 7] = damage * float(direction)
     with pytest.raises(RankingError, match="NaN or infinite"):
         reranker.rank(QUERY, DOCUMENTS[:3], states=states)
@@ -403,7 +405,7 @@ READ_ALIKE = {
 @pytest.mark.parametrize("texts", READ_ALIKE.values(), ids=READ_ALIKE)
 def test_texts_that_the_model_cannot_tell_apart_are_tied(reranker, texts):
     documents = [Document(id, text) for id, text in zip("cab", texts, strict=False)]
-    states = [reranker.model.read([document.contents]).states for document in documents]
+    states = [reranker.reader.read([document.contents]).states for document in documents]
     rankings = [
         reranker.rank(QUERY, documents),
         reranker.rank(QUERY, documents, states=[DocumentStates(torch.from_numpy(one), 0) for one in states]),
@@ -498,7 +500,10 @@ def test_a_layout_of_minilm_is_refused_for_decoders(name):
         ("minlm", "did you mean 'minilm'"),
         ("MiniLM", "did you mean 'minilm'"),
         ("sightline-min", "did you mean 'sightline-mini'"),
-        ("gpt", "there are minilm, minilm-mass, minilm-maxsim, sightline-mini; a folder .* hf:MODEL"),
+        (
+            "gpt",
+            "there are minilm, minilm-mass, minilm-maxsim, sightline-mini, hf:MODEL#blockrank, .*, FOLDER, FILE.yaml",
+        ),
         ("", "no reranker ''"),
         ("Qwen/Qwen3-0.6B", "write 'hf:Qwen/Qwen3-0.6B'"),
         ("Qwen/Qwen3-0.6B#icr", "write 'hf:Qwen/Qwen3-0.6B#icr'"),
@@ -512,7 +517,8 @@ def test_a_layout_of_minilm_is_refused_for_decoders(name):
         ("nowhere.yaml", "no layout 'nowhere.yaml'"),
         ("x" * 5000, "no reranker"),
         ("hf:/" + "x" * 5000, "no such folder"),
-        ("cross-encoder:some/model", "can only be measured"),
+        ("cross-encoder:", "names no model"),
+        ("late-interaction:/no/such/folder", "no such folder|cannot be loaded"),
     ],
 )
 def test_a_name_of_nothing_is_told_what_there_is_without_asking_the_hub(name, said, monkeypatch):
@@ -657,4 +663,4 @@ def test_collapsed_passages_fill_up_to_top_n(toy):
 
 
 def test_the_default_model_is_shared():
-    assert LateInteractionReranker().model is load_minilm(256)
+    assert LateInteractionReranker().reader is load_minilm(256)

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from sightline import LateInteractionReranker, load_layout, load_reranker
 from sightline.errors import InputError, ModelError
 from sightline.kernels import QuantizedKeys
+from sightline.models.reader import DocumentStates
 from sightline.rerank.learnt import PARTS, LearntReadout, LearntSignal
-from sightline.rerank.results import DocumentStates
-from sightline.rerank.signal import NOTHING, AttentionSignal
+from sightline.rerank.results import NOTHING
+from sightline.rerank.signal import AttentionSignal
 
 LAYOUT = load_layout("minilm")
 
@@ -146,10 +147,11 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
     documents = ["Dogs bark.", "Cats purr.", "Iron rusts."]
     loaded = load_reranker(str(tmp_path))
     again, first = loaded.rank("what purrs", documents, evidence="token"), reranker.rank("what purrs", documents)
-    assert loaded.name == "mine" and again.layout == "mine"
+    assert (loaded.name, loaded.layout) == (str(tmp_path), "mine")
+    assert (again.reranker, again.layout) == (str(tmp_path), "mine")
     assert [(item.index, item.score) for item in again] == [(item.index, item.score) for item in first]
     assert all(sum(mark.mass for mark in item.evidence) == pytest.approx(item.mass, abs=1e-4) for item in again)
-    assert load_reranker(str(tmp_path), scale=10.0).layout.scale == 10.0
+    assert load_reranker(str(tmp_path), scale=10.0).spec.scale == 10.0
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty", "strange", "shape", "nan"])
@@ -189,12 +191,12 @@ def test_readout_and_layout_go_together():
 def test_documents_that_see_the_query_change_with_it(tmp_path):
     reranker = LateInteractionReranker(load_layout("minilm", instruction="{query}"))
     documents = ["Dogs bark. " * 200, "Cats purr."]
-    assert not reranker.layout.keepable
+    assert not reranker.spec.keepable
     alone = LateInteractionReranker().rank("what purrs", documents, evidence="token")
     seen = reranker.rank("what purrs", documents, evidence="token")
     assert seen.truncated == 1 and seen.items != alone.items
     assert [item.score for item in reranker.rank_batch([("what purrs", documents)])[0]] == [i.score for i in seen]
-    kept = reranker.model.read(documents)
+    kept = reranker.reader.read(documents)
     states = [DocumentStates(torch.from_numpy(kept.states[a:b]), 0) for a, b in itertools.pairwise(kept.offsets)]
     assert reranker.rank("what purrs", documents, states=states, evidence="token").items == seen.items
     longest = next(item for item in seen if item.truncated)

@@ -7,11 +7,12 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from sightline.documents import Document
 from sightline.errors import InputError
-from sightline.rerank import LateInteractionReranker, load_layout
+from sightline.rerank import LateInteractionReranker, Reranker, Scored, load_layout
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
 
@@ -35,7 +36,7 @@ def index(shared_toy, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reranker(shared_toy):
-    return LateInteractionReranker(load_layout("minilm"), model=shared_toy)
+    return LateInteractionReranker(load_layout("minilm"), reader=shared_toy)
 
 
 @pytest.fixture
@@ -199,26 +200,32 @@ def test_kept_states_spare_the_reading(index, shared_toy):
             assert len(texts) == 1, "only the query may be read"
             return super().read(texts, **options)
 
-    assert Searcher(index, LateInteractionReranker("minilm", model=Forgetful())).search("cat water").hits[0].mass
+    assert Searcher(index, LateInteractionReranker("minilm", reader=Forgetful())).search("cat water").hits[0].mass
 
 
 def test_kept_states_of_another_model_are_not_used(index, shared_toy):
-    other = LateInteractionReranker("minilm", model=type(shared_toy)(revision="toy-2"))
+    other = LateInteractionReranker("minilm", reader=type(shared_toy)(revision="toy-2"))
     read = []
-    other.model.read, real = lambda texts, **o: read.extend(texts) or real(texts, **o), other.model.read
+    other.reader.read, real = lambda texts, **o: read.extend(texts) or real(texts, **o), other.reader.read
     Searcher(index, other).search("cat")
     assert len(read) > len(ANIMALS)
 
 
-def test_a_reranker_whose_model_is_but_a_name_is_served(index, reranker):
-    class Foreign:
-        name, model = "foreign", "some-model"
+def test_a_reranker_without_a_reader_gets_no_states(index):
+    class Longest(Reranker):
+        name = layout = model = "longest"
 
-        def rank(self, *arguments, **options):
-            assert options["states"] is None
-            return reranker.rank(*arguments, **options)
+        def _score(self, lists):
+            assert all(states is None for one in lists for states in one.states)
+            return [Scored(np.array([float(len(document.text)) for document in one.documents])) for one in lists]
 
-    assert Searcher(index, Foreign()).search("cat purrs").hits[0].id == "cat"
+    hits = Searcher(index, Longest()).search("cat purrs").hits
+    assert hits[0].score == max(len(hit.passage.text) for hit in hits)
+
+
+def test_what_is_no_reranker_is_refused(index):
+    with pytest.raises(InputError, match="derives from sightline.Reranker"):
+        Searcher(index, object())
 
 
 def test_explain_agrees_with_each_stage(index, reranker):

@@ -39,11 +39,11 @@ class Slow(LateInteractionReranker):
         super().__init__()
         self.begun, self.open, self.ranked = threading.Event(), threading.Event(), []
 
-    def rank(self, query, documents, top_n=None, **options):
+    def _score(self, lists):
         self.begun.set()
         assert self.open.wait(20)
-        self.ranked.append(query)
-        return super().rank(query, documents, top_n, **options)
+        self.ranked += [one.query for one in lists]
+        return super()._score(lists)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_tei_is_recognised_by_its_field(client, reranker):
 
 
 def test_usage_counts_tokens_that_were_read(client, reranker):
-    count = len(reranker.model.tokens(QUERY)) + sum(len(reranker.model.tokens(text)) for text in [*TEXTS, LONG])
+    count = len(reranker.reader.tokens(QUERY)) + sum(len(reranker.reader.tokens(text)) for text in [*TEXTS, LONG])
     answer = client.post("/v1/rerank", json={"query": QUERY, "documents": [*TEXTS, LONG]}).json()
     assert answer["usage"] == {"prompt_tokens": count, "total_tokens": count}
     assert answer["meta"]["truncated"] == 1
@@ -125,12 +125,12 @@ def test_usage_counts_tokens_that_were_read(client, reranker):
 @pytest.mark.parametrize("limit", [1, 3, 7])
 def test_max_tokens_per_doc_reads_no_more(client, reranker, limit):
     answer = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "max_tokens_per_doc": limit}).json()
-    ends = [reranker.model.token_offsets(text)[:limit][-1][1] for text in TEXTS]
+    ends = [reranker.reader.token_offsets(text)[:limit][-1][1] for text in TEXTS]
     expected = reranker.rank(QUERY, [text[:end] for text, end in zip(TEXTS, ends, strict=True)])
     assert [result["index"] for result in answer["results"]] == [item.index for item in expected]
     scores = [relevance(reranker, item.score) for item in expected]
     assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(scores, rel=1e-5)
-    cut = sum(len(reranker.model.token_offsets(text)) > limit for text in TEXTS)
+    cut = sum(len(reranker.reader.token_offsets(text)) > limit for text in TEXTS)
     assert answer["meta"]["truncated"] == cut
 
 
@@ -230,7 +230,7 @@ def test_what_clients_send_for_their_defaults_changes_nothing(client, given):
 
 
 def test_truncate_prompt_tokens_counts_query_and_document(client, reranker):
-    query = len(reranker.reads.token_offsets(QUERY))
+    query = len(reranker.window.token_offsets(QUERY))
     ask = {"query": QUERY, "documents": TEXTS}
     both = client.post("/v1/rerank", json={**ask, "truncate_prompt_tokens": query + 3}).json()["results"]
     assert both == client.post("/v1/rerank", json={**ask, "max_tokens_per_doc": 3}).json()["results"]

@@ -122,7 +122,7 @@ def folder(tmp_path, monkeypatch, toy):
     from sightline.retrieval import index
 
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
-    load = lambda name: LateInteractionReranker(load_layout(name), model=toy)  # noqa: E731
+    load = lambda name: LateInteractionReranker(load_layout(name), reader=toy)  # noqa: E731
     monkeypatch.setattr(evaluate_module, "load_reranker", load)
     monkeypatch.setattr(module, "load_reranker", load)
     monkeypatch.setattr(toy, "name", "minilm")

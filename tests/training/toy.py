@@ -8,14 +8,13 @@ import json
 import random
 import sys
 import time
-import types
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from sightline.eval.baselines import Baseline
+from sightline.rerank.pointwise import PointwiseReranker
 from sightline.training.config import TrainingConfig
 from sightline.training.dev import load_dev_sets
 from sightline.training.examples import Source, load_examples
@@ -86,12 +85,10 @@ class ToyLearner:
             noise = torch.tensor([random.Random(text).random() * 1e-6 for text in texts], dtype=torch.float64)
             return (bags @ self.weights.double() + noise).tolist(), [0] * len(texts)
 
-    @property
-    def model(self):
-        return types.SimpleNamespace(config=None, dtype=self.weights.dtype)
+    revision, dtype, window = "", "float32", None
 
     def reranker(self):
-        return Baseline("toy", self, "toy")
+        return PointwiseReranker(self, "toy", "toy")
 
     def save(self, folder):
         save_file({"weights": self.weights.detach().clone()}, folder / "model.safetensors")

@@ -1,30 +1,28 @@
 """Rerankers whose bias is known, and lists to try them on."""
 
+import numpy as np
 import pytest
 
 from sightline.documents import Document
 from sightline.eval.bias import CandidateList
-from sightline.rerank.base import as_documents
-from sightline.rerank.results import Ranked, Ranking
+from sightline.rerank import Reranker, Scored
 
 
-class KnownReranker:
-    """Scores each document by ``score(place, documents, query)``; ties go by text, so that no order decides them."""
+class KnownReranker(Reranker):
+    """Scores each document by ``score(place, documents, query)``."""
+
+    layout = model = "known"
 
     def __init__(self, score, name="known"):
         self.name, self.score = name, score
         self.calls = []
 
-    def rank(self, query, documents, top_n=None, *, evidence=None, states=None, best_per_id=False):
-        blocks = as_documents(documents)
-        self.calls.append(blocks)
-        scores = [float(self.score(place, blocks, query)) for place in range(len(blocks))]
-        order = sorted(range(len(blocks)), key=lambda i: (-scores[i], blocks[i].contents))
-        items = tuple(Ranked(blocks[i], i, scores[i], 0.0, 0, None, ()) for i in order)
-        return Ranking(query, items[:top_n], len(blocks), (), 0, self.name, "", "", "", "", 0.0, ())
-
-    def rank_batch(self, lists, top_n=None, *, evidence=None):
-        return [self.rank(query, documents, top_n) for query, documents in lists]
+    def _score(self, lists):
+        self.calls += [list(one.documents) for one in lists]
+        return [
+            Scored(np.array([float(self.score(i, list(one.documents), one.query)) for i in range(len(one.documents))]))
+            for one in lists
+        ]
 
 
 @pytest.fixture

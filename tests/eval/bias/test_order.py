@@ -159,7 +159,7 @@ def test_passages_of_a_document_move_together(known):
 
 
 def test_kept_states_move_with_their_documents(toy, make_list):
-    reranker = LateInteractionReranker(load_layout("minilm"), model=toy)
+    reranker = LateInteractionReranker(load_layout("minilm"), reader=toy)
     plain = make_list(["cats purr", "dogs bark", "cows moo loudly"], query="what do cats do")
     read = toy.read([block.contents for block in plain.blocks])
     states = tuple(

@@ -128,7 +128,7 @@ def test_the_reader_of_100_characters_falls_to_the_place_that_ties_leave_it(data
 def toy_everywhere(monkeypatch, toy):
     from sightline.retrieval import index
 
-    made = LateInteractionReranker(load_layout("minilm"), model=toy)
+    made = LateInteractionReranker(load_layout("minilm"), reader=toy)
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
     monkeypatch.setattr(toy, "name", "minilm")
     for module in (study, evaluating):

@@ -199,9 +199,9 @@ def test_ids_positions_and_signal_tokens_are_as_written_out(model_of, layout):
     assert [list(block.ids) for block in prompt.documents] == blocks
     assert [(list(q.ids), list(q.signal)) for q in prompt.queries] == ends
     starts = np.cumsum([len(first), *map(len, blocks)])
-    if reranker.layout.positions == "restart":
+    if reranker.spec.positions == "restart":
         assert [positions[start] for start in starts[:-1]] == [len(first)] * 4
-        offset = reranker.layout.query_position or len(first) + 512
+        offset = reranker.spec.query_position or len(first) + 512
         assert [positions[starts[-1]], positions[-1]] == [offset, offset + len(ends[-1][0]) - 1]
     else:
         assert positions[: starts[-1]] == list(range(starts[-1]))

@@ -368,7 +368,7 @@ def test_the_protocol_called_is_a_reranker(model_of):
 
     made = Reranker(model_of("qwen3"), layout="qrhead", heads=["1-0"])
     assert isinstance(made, DecoderReranker)
-    assert made.layout.heads == ("1-0",)
+    assert made.spec.heads == ("1-0",)
     assert made.rank(QUERY, DOCUMENTS).layout == "qrhead"
     assert type(Reranker("minilm")).__name__ == "LateInteractionReranker"
 
@@ -377,11 +377,11 @@ def test_a_layout_saved_with_a_model_is_its_default(tmp_path):
     import yaml
 
     folder = save_model(tmp_path / "model")
-    assert load_reranker(f"hf:{folder}").layout.name == "icr"
+    assert load_reranker(f"hf:{folder}").spec.name == "icr"
     saved = dataclasses.replace(load_layout("blockrank"), name="mine", layers=1)
     (tmp_path / "model" / "layout.yaml").write_text(yaml.safe_dump(saved.as_dict()))
     assert load_reranker(f"hf:{folder}").layout == saved
-    assert load_reranker(f"hf:{folder}", layout="icr").layout.name == "icr"
+    assert load_reranker(f"hf:{folder}", layout="icr").spec.name == "icr"
 
 
 def test_a_device_map_is_passed_on(model_of, monkeypatch):

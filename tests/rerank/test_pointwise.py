@@ -1,16 +1,16 @@
 """Baselines on small models of random weights, against what sentence-transformers itself says of them."""
 
 import math
-import types
 
 import pytest
 import torch
 
 from sightline.documents import Document
 from sightline.errors import InputError, ModelError, RankingError
-from sightline.eval.baselines import Baseline, load_reranker
 from sightline.models.minilm import find_minilm
 from sightline.rerank import LateInteractionReranker
+from sightline.rerank.loading import load_reranker
+from sightline.rerank.pointwise import PointwiseReranker
 
 QUERY = "what do cats do"
 TEXTS = ["Dogs bark at strangers.", "Cats purr.", "Iron rusts in wet air.", "Cats purr.", "purr " * 700]
@@ -124,7 +124,7 @@ def test_other_names_are_ours():
 
 class Fixed:
     def __init__(self, values):
-        self.values, self.model = values, types.SimpleNamespace(config=None, dtype=torch.float32)
+        self.values, self.name, self.revision, self.dtype, self.window = values, "fixed", "", "float32", None
 
     def score(self, query, texts):
         return self.values[: len(texts)], [0] * len(texts)
@@ -133,11 +133,11 @@ class Fixed:
 @pytest.mark.parametrize("values", [[1.0, math.nan], [1.0, math.inf]])
 def test_scores_that_mean_nothing_are_refused(values):
     with pytest.raises(RankingError):
-        Baseline("it", Fixed(values), "fixed").rank("q", ["a", "b"])
+        PointwiseReranker(Fixed(values), "fixed", "it").rank("q", ["a", "b"])
 
 
 def test_equal_scores_are_ties_with_a_warning():
-    ranking = Baseline("it", Fixed([1.0, 1.0]), "fixed").rank("q", [Document("b", "x"), Document("a", "y")])
+    ranking = PointwiseReranker(Fixed([1.0, 1.0]), "fixed", "it").rank("q", [Document("b", "x"), Document("a", "y")])
     assert [item.document.id for item in ranking] == ["a", "b"]
     assert "all 2 documents got the same score" in ranking.warnings[0]
 

@@ -1,0 +1,55 @@
+"""Pointwise reranking: each document gets a score that does not depend on the other candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import InputError
+from ..models.scorers import Scorer
+from .base import Request, Reranker, Scored
+
+__all__ = ["PointwiseReranker"]
+
+
+class PointwiseReranker(Reranker):
+    """Ranks by a `Scorer`, such as a cross-encoder. There is no attention to tell of: mass is NaN.
+
+    Args:
+        scorer: the model.
+        kind: what it is, such as ``cross-encoder``; this is its ``layout``.
+        name: the name that was asked for; None for ``KIND:MODEL``.
+
+    Example:
+        >>> class Shortest:
+        ...     name, revision, dtype, window = "shortest", "", "float32", None
+        ...
+        ...     def score(self, query, texts):
+        ...         return [-float(len(text)) for text in texts], [0] * len(texts)
+        >>> [item.document.text for item in PointwiseReranker(Shortest(), "rule").rank("q", ["long text", "text"])]
+        ['text', 'long text']
+    """
+
+    def __init__(self, scorer: Scorer, kind: str, name: str | None = None) -> None:
+        self.scorer = scorer
+        self.layout, self.model, self.revision = kind, scorer.name, scorer.revision
+        self.name = name or f"{kind}:{scorer.name}"
+        self.window = scorer.window
+
+    def _score(self, lists: Sequence[Request]) -> list[Scored]:
+        return [self._scored(one) for one in lists]
+
+    def _scored(self, one: Request) -> Scored:
+        if not one.query.strip():
+            raise InputError(f"the query must be a text that is not empty, not {one.query!r}")
+        # Equal texts get equal scores, to the last bit.
+        texts = list(dict.fromkeys(document.contents for document in one.documents))
+        values, cut = self.scorer.score(one.query, texts) if texts else ([], [])
+        found = dict(zip(texts, zip(values, cut, strict=True), strict=True))
+        return Scored(
+            np.array([found[document.contents][0] for document in one.documents], dtype=np.float64),
+            truncated=[found[document.contents][1] for document in one.documents],
+            dtype=self.scorer.dtype,
+            backend="sentence-transformers",
+        )
