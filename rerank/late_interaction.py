@@ -146,8 +146,7 @@ class LateInteractionReranker(Reranker):
         import torch
 
         from ..kernels import states_attention, states_backend
-        from .learnt import LearntSignal
-        from .signal import AttentionSignal, by_document
+        from .readout import document_scores, mean_over_rows, read_states, row_shares
 
         question = self.reader.read_queries([one.query])[0]
         assert question.states is not None
@@ -159,17 +158,25 @@ class LateInteractionReranker(Reranker):
             for document, kept in zip(one.documents, one.states, strict=True)
         ]
         there = _with_tokens(one.documents, known, q.shape[1])
-        signal = AttentionSignal() if self.learnt is None else LearntSignal(self.learnt)
-        reading = signal(q, [known[i].keys for i in there], self.spec)
+        keys = [known[i].keys for i in there]
+        with torch.inference_mode():
+            if self.learnt is None:
+                rows, reading = q, read_states(q, keys, scale=self.spec.scale, largest=self.readout == "maxsim")
+                found = document_scores(reading, self.spec)
+            else:
+                rows = self.learnt.ask(q, keys)
+                reading = self.learnt.read(rows, keys)
+                found = self.learnt.scores(q, rows, keys, reading)
+            normaliser = reading.normaliser[:, 0].float()
+            attended = row_shares(reading, self.spec)
         scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
-        scores[there] = reading.scores.numpy()
-        mass[there] = by_document(reading.shares).numpy()
-        shares[:, there] = reading.shares.numpy()
+        scores[there] = found.numpy()
+        mass[there] = mean_over_rows(attended).numpy()
+        shares[:, there] = attended.numpy()
 
         def attention(place: int) -> tuple[np.ndarray, np.ndarray]:
             keys, document = known[place].keys, one.documents[place]
-            normaliser = reading.normaliser.float()
-            of_tokens = states_attention(reading.rows, keys, normaliser, scale=self.spec.scale).numpy()
+            of_tokens = states_attention(rows, keys, normaliser, scale=self.spec.scale).numpy()
             return self._spans(document, len(of_tokens)), of_tokens
 
         cut = int(question.truncated[0])

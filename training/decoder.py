@@ -26,9 +26,9 @@ from ..models.decoder import (
 )
 from ..rerank.decoder.forward import Packed, pack
 from ..rerank.decoder.prompt import Prompt, QueryBlock
-from ..rerank.decoder.readout import document_scores
 from ..rerank.decoder.reranker import DecoderReranker, saved_layout, with_heads
 from ..rerank.layout import Layout, load_layout
+from ..rerank.readout import document_scores
 from .learner import Output, TrainingList
 
 if TYPE_CHECKING:

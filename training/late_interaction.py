@@ -18,7 +18,7 @@ from ..models.reader import TokenStates
 from ..rerank.late_interaction import LateInteractionReranker
 from ..rerank.layout import load_layout
 from ..rerank.learnt import LearntReadout, Part
-from ..rerank.signal import AttentionSignal
+from ..rerank.readout import document_scores, read_states
 from .learner import Output, TrainingList
 
 __all__ = ["LateInteractionLearner", "RememberingMiniLM"]
@@ -135,8 +135,9 @@ class LateInteractionLearner:
         # Cosines are compared by hundredths, which bfloat16 does not have.
         with torch.autocast(self.model.device.type, enabled=False):
             if self.readout is None:
-                return AttentionSignal()(q, states, self.layout).scores
-            scores: torch.Tensor = self.readout(q, states).scores
+                reading = read_states(q, states, scale=self.layout.scale, largest=self.layout.readout == "maxsim")
+                return document_scores(reading, self.layout)
+            scores: torch.Tensor = self.readout(q, states)
             return scores
 
     def _read(self, texts: Sequence[str], query: str) -> list[torch.Tensor]:

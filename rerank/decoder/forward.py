@@ -12,12 +12,12 @@ from ...kernels import Context, Packing, block_attention, block_lse, block_max, 
 from ...kernels.packing import DOCUMENT
 from ...models.decoder import Decoder, Enough
 from ..layout import Layout
+from ..readout import Reading, joint_normaliser
 from .prompt import Prompt
 
 __all__ = [
     "KeptBlock",
     "Packed",
-    "Reading",
     "Wanted",
     "last_position",
     "pack",
@@ -25,8 +25,6 @@ __all__ = [
     "read",
     "read_documents",
 ]
-
-_LOG2E = math.log2(math.e)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +47,6 @@ class KeptBlock:
     def to(self, device: torch.device | str) -> KeptBlock:
         """The same elsewhere."""
         return KeptBlock(tuple(x.to(device) for x in self.keys), tuple(x.to(device) for x in self.values))
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the signal tokens of one list saw, over all layers and heads that are read, side by side as H.
-
-    Args:
-        lse2: float32 (R, H, N), base-2 log-sum-exp of each signal row over each document's logits.
-        total2: float64 (R, H), what attention is normalised by, base 2.
-        block: int64 (R,), 0 for rows of the query's block, 1 for those of the null query's.
-        largest: float32 (R, H, N), the largest logits; None unless the readout asks for them.
-        tokens: per query block float32 (K,) or (H, K): the attention on each of the K tokens of the documents, mean
-            over rows, and over heads unless they are kept apart; None unless asked for.
-        lengths: tokens of each document.
-    """
-
-    lse2: torch.Tensor
-    total2: torch.Tensor
-    block: torch.Tensor
-    largest: torch.Tensor | None
-    tokens: tuple[torch.Tensor, ...] | None
-    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +77,8 @@ class _Readings:
         ssmax = wanted.layout.ssmax
         # One factor per row: lists in one pass may differ in their number of documents.
         self.factors = [wanted.layout.scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
-        self.lse2: list[torch.Tensor] = []
-        self.total2: list[torch.Tensor] = []
+        self.lse: list[torch.Tensor] = []
+        self.normaliser: list[torch.Tensor] = []
         self.largest: list[torch.Tensor] = []
         self.tokens: list[list[torch.Tensor]] = []
         self.complete = False
@@ -114,12 +90,11 @@ class _Readings:
         wanted, spec = self.wanted, self.wanted.layout
         if any(factor != 1.0 for factor in self.factors):
             q, row = q * q.new_tensor(self.factors)[:, None, None], None
-        lse2 = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
+        lse = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
         if spec.normalisation == "all_keys":
-            total2 = (row if row is not None else row_lse(q, k, layout, scale=scale)).double() * _LOG2E
+            normaliser = (row if row is not None else row_lse(q, k, layout, scale=scale, lse=lse)).double()
         else:
-            # Sums in sorted order are the same for every order of the documents.
-            total2 = torch.logsumexp(lse2.double().sort(dim=-1).values / _LOG2E, dim=-1) * _LOG2E
+            normaliser = joint_normaliser(lse)
         chosen = wanted.heads[layer]
         index = None if chosen is None else torch.tensor(chosen, device=q.device)
 
@@ -129,43 +104,42 @@ class _Readings:
         largest = select(block_max(q, k, layout, scale=scale)) if spec.readout == "maxsim" else None
         masses = []
         if wanted.tokens:
-            masses = token_mass(q, k, layout, total2 / _LOG2E, scale=scale, heads=index, reduce=not wanted.by_head)
+            masses = token_mass(q, k, layout, normaliser, scale=scale, heads=index, reduce=not wanted.by_head)
         if self.complete:  # a checkpointed layer is computed again for its gradients
             return
-        self.lse2.append(select(lse2).cpu())
-        self.total2.append(select(total2).cpu())
+        self.lse.append(select(lse).cpu())
+        self.normaliser.append(select(normaliser).cpu())
         if largest is not None:
             self.largest.append(largest.cpu())
         if wanted.tokens:
             self.tokens.append([x.cpu() for x in masses])
 
     def split(self) -> list[Reading]:
-        """One reading per list."""
+        """One reading per list, by its own query: of a null query, only the attention on tokens."""
         self.complete = True
         layout = self.layout
-        lse2, total2 = torch.cat(self.lse2, dim=1), torch.cat(self.total2, dim=1)
+        lse, normaliser = torch.cat(self.lse, dim=1), torch.cat(self.normaliser, dim=1)
         largest = torch.cat(self.largest, dim=1) if self.largest else None
-        blocks = torch.from_numpy(layout.signal_blocks)
-        contexts = torch.from_numpy(layout.signal_contexts)
         tokens = [
-            torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse2.shape[1]
+            torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse.shape[1]
             for parts in zip(*self.tokens, strict=True)
         ]
         out, at = [], 0
         for number, context in enumerate(layout.contexts):
-            rows = contexts == number
-            n, blocks_here = len(context.documents), len(context.queries)
+            blocks = layout.signal_blocks[layout.signal_contexts == number]
+            rows = torch.from_numpy(layout.signal_blocks == blocks[0])
+            n, queries = len(context.documents), len(context.queries)
+            here = tokens[at : at + queries] if self.wanted.tokens else []
             out.append(
                 Reading(
-                    lse2[rows, :, :n],
-                    total2[rows],
-                    blocks[rows] - blocks[rows][0],
-                    None if largest is None else largest[rows, :, :n],
-                    tuple(tokens[at : at + blocks_here]) if self.wanted.tokens else None,
+                    lse[rows, :, :n],
+                    normaliser[rows],
                     tuple(context.documents),
+                    None if largest is None else largest[rows, :, :n],
+                    *here,
                 )
             )
-            at += blocks_here
+            at += queries
         return out
 
 

@@ -26,19 +26,18 @@ from ...models.decoder import (
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_model, load_layout
+from ..readout import Reading, document_scores, head_scores, row_shares
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
 from .forward import (
     KeptBlock,
-    Reading,
     Wanted,
     last_position,
     read,
     read_documents,
 )
 from .prompt import NULL_QUERY, Block, Prompt, Template
-from .readout import document_scores, head_scores, row_shares
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
 
@@ -287,12 +286,12 @@ class DecoderReranker(Reranker):
 
     def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Found:
         scores = document_scores(reading, self.spec)
-        if bool((reading.lse2[reading.block == 0] == -torch.inf).all()):
+        if bool((reading.lse == -torch.inf).all()):
             raise RankingError(f"none of the {len(prompt.documents)} documents has a token to attend to")
         by_document = None
         if tokens:
             assert reading.tokens is not None
-            by_document = [part.numpy() for part in reading.tokens[0].split(reading.lengths)]
+            by_document = [part.numpy() for part in reading.tokens.split(reading.lengths)]
         shares = row_shares(reading, self.spec)
         if self.spec.order_free:  # then equal documents differ by rounding only, which is no reason to rank them
             scores, shares = (_equal_for_equals(prompt.documents, x) for x in (scores, shares))
