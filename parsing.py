@@ -220,7 +220,7 @@ def as_type(value: Any, kind: type[T]) -> T:
 def _adapter(kind: Hashable) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    return TypeAdapter(cast(Any, kind))
 
 
 def _not_json(value: object) -> Any:

@@ -61,6 +61,7 @@ def rerank(
     """Rerank a run."""
     from ..eval.dataset import load_dataset
     from ..eval.output import writable_file
+    from ..eval.provenance import portable_name
     from ..eval.rank_llm import read_requests
     from ..eval.rerank_run import rerank_run
     from ..eval.runs import load_run, save_run
@@ -79,7 +80,7 @@ def rerank(
     reranker = load_reranker(name)
     with progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, given, reranker, depth, tell)
-    save_run(out, ranked, reranker.name, dataset)
+    save_run(out, ranked, portable_name(reranker.name), dataset)
     if json:
         write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "depth": depth})
     else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from ..errors import InputError
+from .reader import load_reader
 
 __all__ = ["Encoder", "load_encoder"]
 
@@ -51,9 +52,7 @@ class _NoEncoder:
     encode_documents = encode_queries
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        from .minilm import load_minilm
-
-        return load_minilm().token_offsets(text)
+        return load_reader().token_offsets(text)
 
 
 def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
@@ -65,7 +64,7 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     Args:
         name: what to load.
         options: passed to `SentenceTransformerEncoder` (``truncate_dim``, ``device``, ``dtype``, ``revision``, ...) or
-            `load_minilm` (``max_length``, ``device``).
+            `load_reader` (``max_length``, ``device``).
 
     Raises:
         InputError: if the embedded default is given an option that it does not have.
@@ -74,12 +73,10 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     if name == "none":
         return _NoEncoder()
     if name == "minilm":
-        from .minilm import load_minilm
-
         unknown = sorted(set(options) - {"max_length", "device"})
         if unknown:
             raise InputError(f"the encoder 'minilm' has no option {unknown[0]!r}; it has max_length and device")
-        return load_minilm(**options)
+        return cast(Encoder, load_reader(**options))
     from .sentence_transformer import SentenceTransformerEncoder
 
     return SentenceTransformerEncoder(name, **options)

@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +20,7 @@ import numpy as np
 from ..errors import InputError, ModelError
 from .batching import token_budget_batches
 from .devices import choose_device
-from .reader import BlockReader, TokenStates
+from .reader import Tokens, TokenStates, TrainableReader
 
 if TYPE_CHECKING:
     import torch
@@ -35,25 +34,6 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Activations of about 2,000 tokens stay in the last-level cache of a laptop; larger batches were slower on CPU.
 _TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
 _QUERIES_REMEMBERED = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """N texts as token ids.
-
-    Args:
-        ids: of each text, with the special tokens and whatever it stands behind.
-        lead: how many ids stand before the first of a text's own.
-        counts: int64 (N,), tokens of each text that are read.
-        truncated: int64 (N,), tokens at the end of each text that are not.
-        spans: the characters ``[start, end)`` that each of its tokens covers.
-    """
-
-    ids: list[list[int]]
-    lead: int
-    counts: np.ndarray
-    truncated: np.ndarray
-    spans: list[list[tuple[int, int]]]
 
 
 def find_minilm(path: str | Path | None = None) -> Path:
@@ -112,8 +92,8 @@ def _locate(path: str | Path | None) -> Path:
         ) from error
 
 
-class MiniLM(BlockReader):
-    """The default model, as bi-encoder (`Encoder`) and as block reader (`BlockReader`).
+class MiniLM(TrainableReader):
+    """The default model, as bi-encoder (`Encoder`) and as block reader (`TrainableReader`).
 
     Args:
         path: folder of the checkpoint, or None to search (`find_minilm`).
@@ -298,7 +278,7 @@ class MiniLM(BlockReader):
         return TokenStates(packed, offsets, spans, pooled, tokens.truncated)
 
     def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
-        """Token ids of texts as they are read; see `read`."""
+        """See `TrainableReader.tokenise`."""
         room = self.room
         first = [self._cls]
         if behind:

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     from ..kernels import Keys
 
-__all__ = ["BlockReader", "DocumentStates", "TokenStates", "Window", "document_states", "load_reader"]
+__all__ = [
+    "BlockReader",
+    "DocumentStates",
+    "TokenStates",
+    "Tokens",
+    "TrainableReader",
+    "Window",
+    "document_states",
+    "load_reader",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,25 @@ class TokenStates:
     spans: np.ndarray
     pooled: np.ndarray
     truncated: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """N texts as token ids.
+
+    Args:
+        ids: ids of each text, with special tokens and whatever stands before the text.
+        lead: how many ids stand before the first of a text's own.
+        counts: int64 (N,), how many tokens of each text are read.
+        truncated: int64 (N,), how many tokens at the end of each text are not.
+        spans: the characters ``[start, end)`` that each token of each text covers.
+    """
+
+    ids: list[list[int]]
+    lead: int
+    counts: np.ndarray
+    truncated: np.ndarray
+    spans: list[list[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +161,38 @@ class BlockReader(Protocol):
         return [text[start:end] for start, end in self.token_offsets(text)[: self.room]]
 
 
+class TrainableReader(BlockReader, Protocol):
+    """A block reader whose network can be trained: what `sightline.training` needs beside `BlockReader`.
+
+    Attributes:
+        network: the torch module.
+        device: where it is.
+    """
+
+    network: torch.nn.Module
+    device: torch.device
+
+    def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
+        """Token ids of texts as `read` reads them."""
+        ...
+
+    def hidden(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Last hidden states of some texts, in one forward pass, with gradients if they are enabled.
+
+        Args:
+            tokens: what `tokenise` returned.
+            batch: places of B texts in it.
+
+        Returns:
+            (float32 (B, L, dim), bool (B, L)): the states, special tokens included, and which of them are the text's.
+        """
+        ...
+
+    def forget_queries(self) -> None:
+        """Drop what `read_queries` remembers, since the weights have changed."""
+        ...
+
+
 def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = "") -> list[DocumentStates]:
     """Read documents: the token states of each text.
 
@@ -162,13 +222,14 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
     return [found[text] for text in texts]
 
 
-def load_reader(name: str = "minilm", **options: Any) -> BlockReader:
+def load_reader(name: str = "minilm", *, shared: bool = True, **options: Any) -> TrainableReader:
     """Load a block reader by name.
 
     Args:
         name: ``minilm``, the embedded default.
-        options: those of `sightline.models.minilm.load_minilm`: ``max_length``, ``device`` and ``dtype``; or, to read
-            with trained weights, those of `sightline.models.minilm.MiniLM`.
+        shared: return one object to all who ask for the same, so that one forward pass of a query serves the
+            bi-encoder and the reranker. False makes an object of your own, to train, or with trained weights.
+        options: those of `sightline.models.minilm.load_minilm`; if not shared, of `sightline.models.minilm.MiniLM`.
 
     Raises:
         InputError: if there is no such reader, or it has no such option.
@@ -178,4 +239,4 @@ def load_reader(name: str = "minilm", **options: Any) -> BlockReader:
 
     if name != "minilm":
         raise InputError(f"no block reader {name!r}; there is 'minilm'")
-    return MiniLM(**options) if "trained" in options else load_minilm(**options)
+    return load_minilm(**options) if shared else MiniLM(**options)

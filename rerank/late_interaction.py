@@ -246,6 +246,7 @@ def _load_trained(
     reader = None
     if encoder:
         reader = load_reader(
+            shared=False,
             device=device,
             max_length=layout.max_block_tokens,
             dtype=dtype or _default_dtype(layout),

@@ -39,7 +39,7 @@ from ..errors import (
 )
 from ..files import digest
 from ..models.encoder import Encoder, load_encoder
-from ..models.reader import BlockReader
+from ..models.reader import BlockReader, load_reader
 from .faiss_index import FaissIndex, build_structure, faiss_device, import_faiss, new_structure
 from .files import (
     LOCKS,
@@ -1020,8 +1020,6 @@ def _as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> It
 
 def _reader_of(encoder: Encoder) -> BlockReader:
     """The model whose token states are kept: the encoder itself where it can read tokens, else the default model."""
-    if hasattr(encoder, "read"):
-        return encoder  # type: ignore[return-value]
-    from ..models.minilm import load_minilm
-
-    return load_minilm()
+    if isinstance(encoder, BlockReader):
+        return encoder
+    return load_reader()

@@ -13,15 +13,14 @@ from torch import nn
 
 from ..errors import InputError, MissingExtraError
 from ..models.batching import token_budget_batches
-from ..models.minilm import MiniLM, Tokens
-from ..models.reader import TokenStates
+from ..models.reader import BlockReader, Tokens, TokenStates, TrainableReader, load_reader
 from ..rerank.late_interaction import LateInteractionReranker
 from ..rerank.layout import load_layout
 from ..rerank.learnt import LearntReadout, Part
 from ..rerank.readout import document_scores, read_states
 from .learner import Output, TrainingList
 
-__all__ = ["LateInteractionLearner", "RememberingMiniLM"]
+__all__ = ["LateInteractionLearner", "RememberingReader"]
 
 _TOKENS = 2048  # read with gradients at once
 
@@ -43,7 +42,7 @@ class LateInteractionLearner:
         precision: in which texts are read without gradients; ``bfloat16`` is faster where a processor has it. With
             gradients, it is the loop's precision that counts.
         name: of what is learnt: its layout's.
-        model: to read with; None for the default.
+        reader: reads the texts; None for the embedded default. What is to be trained must be a `TrainableReader`.
 
     Attributes:
         temperature: 1, since scores are logarithms.
@@ -72,7 +71,7 @@ class LateInteractionLearner:
         remember: int = 6_000_000,
         precision: Literal["float32", "bfloat16"] = "float32",
         name: str = "trained",
-        model: MiniLM | None = None,
+        reader: TrainableReader | RememberingReader | None = None,
     ) -> None:
         if encoder not in ("frozen", "lora", "full"):
             raise InputError(f"encoder is 'frozen', 'lora' or 'full', not {encoder!r}")
@@ -88,13 +87,15 @@ class LateInteractionLearner:
         self.layout = load_layout("minilm", **changes)
         self.name, self.encoder, self._max_tokens = name, encoder, max_tokens
         self.learning_rate = 1e-3 if encoder == "frozen" else 1e-4
-        memory = remember if encoder == "frozen" else 0
-        # A model of its own: what is trained, or remembered, is nobody else's business.
-        self.model = model or RememberingMiniLM(self.layout.max_block_tokens, memory, precision)
+        if reader is None:
+            # An object of its own: nobody else may see what is trained.
+            own = load_reader(shared=False, max_length=self.layout.max_block_tokens, dtype=precision)
+            reader = RememberingReader(own, remember) if encoder == "frozen" else own
+        self.reader = reader
         self.readout = LearntReadout(parts, scale=self.layout.scale) if parts else None
         self._parameters: dict[str, nn.Parameter] = {}
         if self.readout is not None:
-            self.readout.to(self.model.device)
+            self.readout.to(self.reader.device)
             self._parameters |= {f"readout.{key}": value for key, value in self.readout.named_parameters()}
         self._adapted: Any = None
         if encoder != "frozen":
@@ -111,29 +112,40 @@ class LateInteractionLearner:
     def reranker(self) -> LateInteractionReranker:
         """See `Learner.reranker`."""
         if self.encoder != "frozen":
-            self.model.forget_queries()
-        return LateInteractionReranker(self.layout, self.model, self.readout)
+            self._trainable.forget_queries()
+        return LateInteractionReranker(self.layout, self.reader, self.readout)
 
     def save(self, folder: Path) -> None:
         """See `Learner.save`."""
         if self.encoder != "frozen":
-            self.model.trained = self._trained()
+            self._trainable.trained = self._trained()
         self.reranker().save(folder)
+
+    @property
+    def _trainable(self) -> TrainableReader:
+        """The reader, to be trained.
+
+        Raises:
+            InputError: if it remembers states, which training would make wrong.
+        """
+        if isinstance(self.reader, RememberingReader):
+            raise InputError("a reader that remembers what it read cannot be trained; leave the encoder frozen")
+        return self.reader
 
     # -- scores ------------------------------------------------------------------------------------------------------
 
     def _score(self, one: TrainingList) -> torch.Tensor:
         states = self._read([document.contents for document in one.documents], one.query)
         if self.encoder == "frozen":
-            read = self.model.read_queries([one.query])[0].states
+            read = self.reader.read_queries([one.query])[0].states
             assert read is not None
-            q = torch.from_numpy(read).to(self.model.device)
+            q = torch.from_numpy(read).to(self.reader.device)
         else:
             [q] = self._read([one.query], "")
         if not len(q):
             raise InputError(f"the query {one.query!r} has no token to attend with")
         # Cosines are compared by hundredths, which bfloat16 does not have.
-        with torch.autocast(self.model.device.type, enabled=False):
+        with torch.autocast(self.reader.device.type, enabled=False):
             if self.readout is None:
                 reading = read_states(q, states, scale=self.layout.scale, largest=self.layout.readout == "maxsim")
                 return document_scores(reading, self.layout)
@@ -144,17 +156,17 @@ class LateInteractionLearner:
         """Unit token states of each text; with gradients where the encoder is trained."""
         behind = self.layout.instruction.replace("{query}", query)  # nothing, if there is no query
         if self.encoder == "frozen":
-            read = self.model.read(texts, behind=behind)
+            read = self.reader.read(texts, behind=behind)
             assert read.states is not None
-            packed = torch.from_numpy(read.states).to(self.model.device)
+            packed = torch.from_numpy(read.states).to(self.reader.device)
             return list(packed.split(np.diff(read.offsets).tolist()))
-        tokens = self.model.tokenise(texts, behind=behind)
+        tokens = self._trainable.tokenise(texts, behind=behind)
         room = tokens.lead + self._max_tokens
         ids = [[*one[:room], one[-1]] if len(one) > room + 1 else one for one in tokens.ids]
         tokens = Tokens(ids, tokens.lead, np.minimum(tokens.counts, self._max_tokens), tokens.truncated, [])
         out: dict[int, torch.Tensor] = {}
         for batch in token_budget_batches([len(one) for one in ids], _TOKENS):
-            hidden, _ = self.model.hidden(tokens, batch)
+            hidden, _ = self._trainable.hidden(tokens, batch)
             unit = nn.functional.normalize(hidden, dim=-1)
             for row, i in enumerate(batch):
                 out[i] = unit[row, tokens.lead : tokens.lead + int(tokens.counts[i])]
@@ -163,7 +175,7 @@ class LateInteractionLearner:
     # -- the encoder -------------------------------------------------------------------------------------------------
 
     def _unfreeze(self, rank: int) -> dict[str, nn.Parameter]:
-        bert = self.model.network
+        network = self._trainable.network
         if self.encoder == "lora":
             try:
                 from peft import LoraConfig, get_peft_model
@@ -171,8 +183,8 @@ class LateInteractionLearner:
                 raise MissingExtraError("peft", "training") from error
             torch.manual_seed(0)
             targets = ["query", "key", "value", "dense"]
-            self._adapted = get_peft_model(bert, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
-        trained = (self._adapted or bert).named_parameters()
+            self._adapted = get_peft_model(network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
+        trained = (self._adapted or network).named_parameters()
         wanted = {
             key: value for key, value in trained if ("lora_" in key) == (self.encoder == "lora") and "embed" not in key
         }
@@ -196,19 +208,37 @@ class LateInteractionLearner:
         return found
 
 
-class RememberingMiniLM(MiniLM):
-    """The default model, which remembers the token states of what it has read.
+class RememberingReader(BlockReader):
+    """A reader that remembers the token states of what it has read.
 
     Args:
-        max_length: tokens read of a text.
-        tokens: that are remembered, in float16; once full it forgets all.
-        dtype: that it computes with.
+        reader: reads what is new.
+        tokens: how many tokens are remembered, in float16; once that is full, it forgets all.
     """
 
-    def __init__(self, max_length: int = 256, tokens: int = 0, dtype: str = "float32") -> None:
-        super().__init__(max_length=max_length, dtype=dtype)
+    def __init__(self, reader: TrainableReader, tokens: int) -> None:
+        self.name, self.revision, self.dim, self.max_length = (
+            reader.name,
+            reader.revision,
+            reader.dim,
+            reader.max_length,
+        )
+        self.dtype, self.config, self.device = reader.dtype, reader.config, reader.device
+        self._reader = reader
         self._room_left = self._tokens = tokens
         self._known: dict[str, tuple[np.ndarray, TokenStates]] = {}
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """See `BlockReader.token_offsets`."""
+        return self._reader.token_offsets(text)
+
+    def tokens(self, text: str) -> list[str]:
+        """See `BlockReader.tokens`."""
+        return self._reader.tokens(text)
+
+    def read_queries(self, texts: Sequence[str]) -> list[TokenStates]:
+        """See `BlockReader.read_queries`."""
+        return self._reader.read_queries(texts)
 
     def read(
         self,
@@ -218,11 +248,11 @@ class RememberingMiniLM(MiniLM):
         states: bool = True,
         behind: str = "",
     ) -> TokenStates:
-        """See `MiniLM.read`."""
+        """See `BlockReader.read`."""
         if not self._tokens or behind or not states:
-            return super().read(texts, states=states, behind=behind)
+            return self._reader.read(texts, kind=kind, states=states, behind=behind)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        fresh = dict(self._split(super().read(new), new)) if new else {}
+        fresh = dict(self._split(self._reader.read(new), new)) if new else {}
         found = [fresh.get(text) or self._known[text] for text in texts]
         for text, (half, one) in fresh.items():
             if len(half) > self._room_left:

@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ...documents import Document
-from ...models.minilm import MiniLM
+from ...models.reader import BlockReader, load_reader
 from ...rerank.base import Reranker
 from ...rerank.loading import load_reranker
 from ...training.card import Origin
 from ...training.config import TrainingConfig
 from ...training.dev import DevSet
 from ...training.examples import Example, text_key
-from ...training.late_interaction import LateInteractionLearner, RememberingMiniLM
+from ...training.late_interaction import LateInteractionLearner, RememberingReader
 from ...training.lists import Sampling
 from ...training.loss import Objective
 from ...training.mining import Mining
@@ -164,7 +164,7 @@ def study(
         if known[example.source] <= questions:
             found.append(example)
     dev = dev_sets(data, queries, 30)
-    model = RememberingMiniLM(tokens=8_000_000, dtype="bfloat16")
+    reader = RememberingReader(load_reader(shared=False, dtype="bfloat16"), tokens=8_000_000)
     rows: dict[str, Any] = {}
     for variant in VARIANTS:
         if only and variant.name not in only:
@@ -175,18 +175,18 @@ def study(
             if variant.teacher:
                 lists = _taught(found[:: max(1, len(found) // 150)], load_reranker(str(out / variant.teacher)))
             if variant.dense:
-                lists = with_dense(found, model)
-            _train(variant, folder, lists, dev, model)
+                lists = with_dense(found, reader)
+            _train(variant, folder, lists, dev, reader)
         rows[variant.name] = {"what": variant.what} | _row(json.loads((folder / "training.json").read_text()))
         logger.info("%s: %s", variant.name, {k: v for k, v in rows[variant.name].items() if k != "dev"})
     return rows
 
 
 def _train(
-    variant: Variant, folder: Path, lists: Sequence[Example], dev: Sequence[DevSet], model: RememberingMiniLM
+    variant: Variant, folder: Path, lists: Sequence[Example], dev: Sequence[DevSet], reader: RememberingReader
 ) -> None:
     options = variant.options | {"name": variant.name, "precision": "bfloat16"}
-    learner = LateInteractionLearner(**options, model=model if variant.frozen else None)
+    learner = LateInteractionLearner(**options, reader=reader if variant.frozen else None)
     config: TrainingConfig = replace(CONFIG, **({"alpha": 1.0} | variant.config))
     # Every source alike: what is studied is what to train, and the recipe's weights are for all of the questions.
     sampling: Sampling = replace(SAMPLING, **({"documents": (5, 30), "weights": {}} | variant.sampling))
@@ -206,7 +206,7 @@ def _taught(lists: Sequence[Example], teacher: Reranker, depth: int = 20) -> lis
     return out
 
 
-def with_dense(lists: Sequence[Example], model: MiniLM, depth: int = 30) -> list[Example]:
+def with_dense(lists: Sequence[Example], reader: BlockReader, depth: int = 30) -> list[Example]:
     """Examples with a second pool: what the bi-encoder finds among the candidates of a collection's questions."""
     out, mining = [], Mining(negatives=depth)
     for source in dict.fromkeys(example.source for example in lists):
@@ -214,8 +214,8 @@ def with_dense(lists: Sequence[Example], model: MiniLM, depth: int = 30) -> list
         texts = {key: document for example in own for key, document in _documents(example).items()}
         keys, documents = list(texts), list(texts.values())
         chunks = [[d.contents for d in documents[i : i + 256]] for i in range(0, len(documents), 256)]
-        vectors = np.concatenate([model.read(chunk).pooled for chunk in chunks])
-        queries = model.encode_queries([example.query for example in own])
+        vectors = np.concatenate([reader.read(chunk).pooled for chunk in chunks])
+        queries = np.concatenate([read.pooled for read in reader.read_queries([example.query for example in own])])
         for example, scores in zip(own, queries @ vectors.T, strict=True):
             answers = set(map(text_key, (*example.positives, *example.excluded)))
             ceiling = mining.ceiling(min(float(scores[keys.index(text_key(d))]) for d in example.positives))

@@ -63,7 +63,7 @@ def test_heads_are_found_kept_and_used(run, lists, tmp_path):
 def test_a_run_is_reranked_by_a_decoder(run, lists, tmp_path, layout):
     code, out, _ = reranked(run, lists, tmp_path / "out.trec", "--layout", layout)
     assert code == 0
-    assert f"reranked by {layout}" in out
+    assert f"reranked by hf:{TINY_DECODER}#{layout}" in out
     assert right(lists, tmp_path / "out.trec") >= 0.9
 
 
@@ -84,7 +84,7 @@ def test_search_and_its_evidence_by_a_decoder(run, lists, tmp_path):
     code, out, _ = run("search", tmp_path / "index", query, *options, "--json")
     assert code == 0
     told = json.loads(out)
-    assert told["reranker"] == "icr-block"
+    assert told["reranker"] == f"hf:{TINY_DECODER}#icr-block"
     assert query.split()[-1] in told["hits"][0]["text"]
     assert told["hits"][0]["evidence"]
 
@@ -115,7 +115,7 @@ def test_a_decoder_is_trained_and_its_folder_is_taken_by_every_command(run, list
     code, out, _ = run(
         "rerank", "--data", lists, "--run", lists / "run.trec", "--out", tmp_path / "out.trec", "--rerank", made
     )
-    assert code == 0 and "reranked by blockrank" in out
+    assert code == 0 and f"reranked by {made}" in out
     assert right(lists, tmp_path / "out.trec") >= 0.9
     options = ["--run", f"given={lists / 'run.trec'}", "--out", tmp_path / "out", "--measures", "P@1", "--json"]
     code, out, _ = run("eval", lists, "--systems", f"given,given+{made}", *options)

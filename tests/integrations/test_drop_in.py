@@ -3,16 +3,15 @@
 import asyncio
 import copy
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 
-from sightline import rerank
 from sightline.errors import InputError
 from sightline.integrations.cross_encoder import CrossEncoder
 from sightline.models.minilm import find_minilm
+from sightline.names import LAYOUTS
 
 TEXTS = ["Dogs bark.", "Cats purr when content.", "Iron rusts.", "Lions are cats that roar."]
 QUERY = "who purrs"
@@ -128,13 +127,13 @@ def test_what_is_no_list_of_documents_is_refused(documents):
 
 @pytest.mark.parametrize("name", [5, None, object()], ids=lambda name: type(name).__name__)
 def test_what_is_neither_a_name_nor_a_reranker_is_refused_at_once(name):
-    with pytest.raises(InputError, match="reranker must be a name for load_reranker, or a reranker, not"):
+    with pytest.raises(InputError, match="reranker must be a name for load_reranker, or an object"):
         CrossEncoder(name)
 
 
 def test_a_path_names_a_reranker(tmp_path):
     layout = tmp_path / "mine.yaml"
-    layout.write_text(Path(rerank.__file__).with_name("layouts").joinpath("minilm.yaml").read_text())
+    layout.write_text((LAYOUTS / "minilm.yaml").read_text())
     assert CrossEncoder(layout).rank(QUERY, TEXTS) == CrossEncoder(str(layout)).rank(QUERY, TEXTS)
 
 

@@ -12,6 +12,7 @@ from sightline.data import sightline_mini
 from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.models.minilm import load_minilm
+from sightline.models.reader import load_reader
 from sightline.recipes.sightline_mini import dev, recipe
 from sightline.recipes.sightline_mini.dev import data_folder, dev_sets
 from sightline.recipes.sightline_mini.recipe import examples
@@ -23,7 +24,7 @@ from sightline.recipes.sightline_mini.study import (
 )
 from sightline.training.dev import measure
 from sightline.training.examples import Example
-from sightline.training.late_interaction import RememberingMiniLM
+from sightline.training.late_interaction import RememberingReader
 
 FOLDER = Path(sightline_mini.__file__).parent
 SHIPPED = json.loads((FOLDER / "training.json").read_text())
@@ -105,7 +106,7 @@ def test_one_command_trains_what_ships(small, tmp_path, monkeypatch, capsys):
     assert record["settings"]["options"] == SHIPPED["settings"]["options"]  # and what is learnt is what ships
     assert record["settings"]["parameters"] == SHIPPED["settings"]["parameters"]
     reranker = load_reranker(str(tmp_path / "out"))
-    assert reranker.name == "sightline-mini"
+    assert reranker.layout == "sightline-mini"
     assert reranker.rank("which animal purrs?", ["A dog barks.", "A cat purrs."])[0].index == 1
 
 
@@ -141,7 +142,7 @@ def test_the_study_trains_each_row_once(small, tmp_path, monkeypatch):
 
 
 def test_a_second_first_stage_gives_negatives_that_nobody_judged_to_answer():
-    model = RememberingMiniLM(tokens=1000)
+    model = RememberingReader(load_reader(shared=False), tokens=1000)
     texts = {name: Document(name, f"A {name} {cry}.") for name, cry in CRIES.items()}
     lists = [
         Example("which animal purrs?", (texts["cat"],), ((texts["dog"],),)),

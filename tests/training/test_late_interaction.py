@@ -10,9 +10,10 @@ from sightline import LateInteractionReranker, load_reranker
 from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.models.minilm import MiniLM, load_minilm
+from sightline.models.reader import load_reader
 from sightline.training.config import TrainingConfig
 from sightline.training.examples import Example
-from sightline.training.late_interaction import LateInteractionLearner, RememberingMiniLM
+from sightline.training.late_interaction import LateInteractionLearner, RememberingReader
 from sightline.training.learner import TrainingList
 from sightline.training.lists import Sampling
 from sightline.training.loss import Objective
@@ -71,11 +72,11 @@ def test_it_ranks_by_what_it_learns_and_saves_it(kind, tmp_path):
     np.testing.assert_allclose(learnt.detach().numpy(), ranked(one.reranker()), atol=1e-4)
     one.save(tmp_path)
     loaded = load_reranker(str(tmp_path))
-    assert loaded.name == "mine"
+    assert loaded.layout == "mine"
     scale = (learnt - start).abs().max().item()
     np.testing.assert_allclose(ranked(loaded), ranked(one.reranker()), atol=max(2e-3, 0.1 * scale))
     frozen = one.encoder == "frozen"
-    assert (loaded.model.revision == load_minilm().revision) == frozen  # so an index's kept states serve it, or not
+    assert (loaded.reader.revision == load_minilm().revision) == frozen  # so an index's kept states serve it, or not
     assert (tmp_path / "model.safetensors").stat().st_size < (200_000 if frozen else 50_000_000)
 
 
@@ -100,7 +101,7 @@ def test_what_is_remembered_is_what_would_be_read():
     texts = [" ".join(draw.choices(["cats", "purr", "iron", "rusts", "x" * 40], k=n)) for n in (3, 40, 1, 300, 7)]
     plain = MiniLM()
     for tokens in (0, 50, 10_000):  # nothing is kept; it is full again and again; all is kept
-        model = RememberingMiniLM(tokens=tokens)
+        model = RememberingReader(load_reader(shared=False), tokens=tokens)
         for _ in range(2):
             order = draw.sample([*texts, texts[0]], 6)
             got, expected = model.read(order), plain.read(order)

@@ -120,7 +120,7 @@ def test_what_is_measured_is_what_would_be_kept(made, tmp_path, monkeypatch):
     seen = []
 
     def measured(rerankers, dev):
-        seen.append(rerankers[0]._scorer.weights.detach().clone())
+        seen.append(rerankers[0].scorer.weights.detach().clone())
         return [{"dev/dev": {"q0": 0.1 * len(seen)}}]
 
     monkeypatch.setattr(module, "measure", measured)
@@ -175,7 +175,7 @@ def test_it_stops_when_dev_gains_no_more_and_keeps_the_best(made, tmp_path, monk
     seen = []
 
     def measured(rerankers, dev):
-        seen.append(rerankers[0]._scorer.weights.detach().clone())
+        seen.append(rerankers[0].scorer.weights.detach().clone())
         value = next(values)
         return [{"dev/dev": {"q0": value, "q1": value**2}}]
 

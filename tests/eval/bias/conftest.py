@@ -9,7 +9,7 @@ from sightline.rerank import Reranker, Scored
 
 
 class KnownReranker(Reranker):
-    """Scores each document by ``score(place, documents, query)``."""
+    """Scores each document by ``score(place, documents, query)``; ties stand by id."""
 
     layout = model = "known"
 
@@ -19,10 +19,10 @@ class KnownReranker(Reranker):
 
     def _score(self, lists):
         self.calls += [list(one.documents) for one in lists]
-        return [
-            Scored(np.array([float(self.score(i, list(one.documents), one.query)) for i in range(len(one.documents))]))
-            for one in lists
-        ]
+        return [self._scored(list(one.documents), one.query) for one in lists]
+
+    def _scored(self, blocks, query):
+        return Scored(np.array([self.score(i, blocks, query) for i in range(len(blocks))], dtype=float))
 
 
 @pytest.fixture

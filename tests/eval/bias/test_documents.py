@@ -75,7 +75,7 @@ def test_who_lets_copies_vote(known, make_list):
         return by_worth(place, blocks, query) + same - 1
 
     one, four = measured(known(votes), [("q", make_list(TEXTS))]).copies
-    assert (one.gold_rank_change.mean, one.reordered) == (1.0, 1.0)  # 3 to 3, and the tie goes by text
+    assert (one.gold_rank_change.mean, one.reordered) == (0.0, 0.0)  # 3 to 3, and the tie goes by id
     assert (four.gold_rank_change.mean, four.reordered, four.unequal) == (1.0, 1.0, 0.0)
 
 

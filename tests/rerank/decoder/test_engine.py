@@ -156,7 +156,7 @@ def test_layers_above_the_signal_layer_are_not_loaded_and_change_nothing(model_o
     assert not any("lm_head" in name for name in names)
     from sightline.rerank.decoder import DecoderReranker, load_decoder
 
-    whole = DecoderReranker(load_decoder(folder), cut.layout)
+    whole = DecoderReranker(load_decoder(folder), cut.spec)
     assert len(whole.decoder.model.layers) == 4
     np.testing.assert_allclose(by_place(whole.rank(QUERY, DOCUMENTS)), by_place(cut.rank(QUERY, DOCUMENTS)), atol=1e-6)
 
@@ -186,7 +186,7 @@ def test_ids_positions_and_signal_tokens_are_as_written_out(model_of, layout):
 
     reranker = load_reranker(model_of("qwen3"), layout=layout, **({"heads": ["0-0"]} if layout == "core" else {}))
     prompt = reranker.prompt(QUERY, [*map(_document, DOCUMENTS)], 0)
-    positions = positions_of(prompt.context, reranker.layout)
+    positions = positions_of(prompt.context, reranker.spec)
     assert len(positions) == prompt.size
     if layout == "blockrank-cached":
         again = reranker.prompt("Why?", [*map(_document, DOCUMENTS)], 0)
