@@ -278,7 +278,7 @@ def find_heads(given: Any, layout: Any, model: str, revision: str) -> tuple[str,
         ModelError: if none were found for this model and layout yet; the message names the command.
         InputError: if the file is of another model or layout.
     """
-    method, _, count = layout.heads.partition(":")
+    method, _, count = layout.readout.heads.partition(":")
     path = Path(given) if given is not None else heads_path(model, revision, layout.fingerprint, method)
     if given is None and not path.is_file():
         raise ModelError(

@@ -15,7 +15,7 @@ from ..kernels import Keys, QuantizedKeys, states_lse, states_max
 from .results import NOTHING
 
 if TYPE_CHECKING:
-    from .layout import Layout
+    from .layout import ReadoutSpec
 
 __all__ = [
     "Reading",
@@ -42,7 +42,7 @@ class Reading:
             logits are scaled cosines, it is the largest cosines.
         tokens: float (K,) or (H, K), the attention on each of the K tokens of the documents, a mean over the signal
             tokens, and over the heads unless they are kept apart; None unless it was asked for.
-        null_tokens: the same as the null query pays it; None unless the layout calibrates.
+        null_tokens: the same as the null query pays it; None unless scores are calibrated.
     """
 
     lse: torch.Tensor
@@ -82,40 +82,40 @@ def joint_normaliser(lse: torch.Tensor) -> torch.Tensor:
     return torch.logsumexp(lse.double().sort(dim=-1).values, dim=-1)
 
 
-def document_scores(reading: Reading, layout: Layout) -> torch.Tensor:
+def document_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
     """Scores of the documents.
 
     Args:
-        reading: one list; for a layout that calibrates with the tokens of both queries.
-        layout: how to score; its readout is not ``learnt``, for which see `LearntReadout.scores`.
+        reading: one list; with the tokens of both queries if it is calibrated.
+        spec: how to score; its readout is not ``learnt``, for which see `LearntReadout.scores`.
 
     Returns:
         float64 (N,), higher is better. A document without tokens gets less than any that has some.
     """
-    return head_scores(reading, layout).mean(dim=0)
+    return head_scores(reading, spec).mean(dim=0)
 
 
-def head_scores(reading: Reading, layout: Layout) -> torch.Tensor:
+def head_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
     """The scores by each head alone, float64 (H, N); `sightline heads` looks for retrieving heads in them.
 
-    If a layout calibrates, H is 1 unless the reading keeps heads apart.
+    If scores are calibrated, H is 1 unless the reading keeps heads apart.
     """
-    if layout.calibration != "none":
-        return _calibrated(reading, layout)
-    if layout.readout == "maxsim":
+    if spec.calibration != "none":
+        return _calibrated(reading, spec)
+    if spec.readout == "maxsim":
         assert reading.largest is not None
         return mean_over_rows(reading.largest.double().clamp_min(NOTHING))
-    shares = log_shares(reading, layout.length, layout.normalisation)
-    return mean_over_rows(shares.exp() if layout.readout == "mass" else shares)
+    shares = log_shares(reading, spec.length, spec.normalisation)
+    return mean_over_rows(shares.exp() if spec.readout == "mass" else shares)
 
 
-def row_shares(reading: Reading, layout: Layout) -> torch.Tensor:
+def row_shares(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
     """Attention by signal token, a mean over heads, as shares among the documents: float64 (S, N).
 
-    Rows sum to one, whatever the normalisation of the layout.
+    Rows sum to one, whatever the normalisation.
     """
-    shares = log_shares(reading, layout.length, layout.normalisation).exp().mean(dim=1)
-    if layout.normalisation == "documents":
+    shares = log_shares(reading, spec.length, spec.normalisation).exp().mean(dim=1)
+    if spec.normalisation == "documents":
         return shares
     total = shares.sort(dim=1).values.sum(dim=1, keepdim=True)
     return shares / torch.where(total == 0, 1, total)
@@ -130,7 +130,7 @@ def log_shares(
 
     Args:
         reading: one list.
-        length: see `Layout`.
+        length: see `ReadoutSpec`.
         normalisation: which keys ``reading.normaliser`` is over.
     """
     lse, normaliser = reading.lse.double(), reading.normaliser
@@ -149,17 +149,17 @@ def mean_over_rows(values: torch.Tensor) -> torch.Tensor:
     return values.movedim(0, -1).contiguous().mean(dim=-1)
 
 
-def _calibrated(reading: Reading, layout: Layout) -> torch.Tensor:
+def _calibrated(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
     """Attention less that of the null query, summed over each document's tokens but outliers (ICR, section 3.2)."""
     assert reading.tokens is not None and reading.null_tokens is not None
     excess = torch.atleast_2d(reading.tokens.double() - reading.null_tokens.double())  # (H, K)
     scores = []
     for part in excess.split(reading.lengths, dim=1):
         count = part.shape[1]
-        if layout.outliers is not None and count > 1:  # one token has no spread, and is kept
+        if spec.outliers is not None and count > 1:  # one token has no spread, and is kept
             spread = part.std(dim=1, keepdim=True)
-            kept = part >= part.mean(dim=1, keepdim=True) - layout.outliers * spread
+            kept = part >= part.mean(dim=1, keepdim=True) - spec.outliers * spread
             part, count = torch.where(kept, part, 0), kept.sum(dim=1)
         total = part.sum(dim=1)
-        scores.append(total / torch.as_tensor(count).clamp_min(1) if layout.length == "mean" else total)
+        scores.append(total / torch.as_tensor(count).clamp_min(1) if spec.length == "mean" else total)
     return torch.stack(scores, dim=1) if scores else excess.new_zeros(len(excess), 0)

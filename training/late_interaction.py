@@ -81,7 +81,7 @@ class LateInteractionLearner:
             raise InputError("a frozen encoder without parts of the readout has nothing to learn")
         if rank < 1 or max_tokens < 1 or remember < 0:
             raise InputError("rank and max_tokens must be at least 1, remember at least 0")
-        changes: dict[str, Any] = {"name": name} | ({"instruction": "{query}"} if prefix else {})
+        changes: dict[str, Any] = {"name": name} | ({"documents_see_query": True} if prefix else {})
         if parts:
             changes["readout"] = "learnt"
         self.layout = load_layout("minilm", **changes)
@@ -92,7 +92,7 @@ class LateInteractionLearner:
             own = load_reader(shared=False, max_length=self.layout.max_block_tokens, dtype=precision)
             reader = RememberingReader(own, remember) if encoder == "frozen" else own
         self.reader = reader
-        self.readout = LearntReadout(parts, scale=self.layout.scale) if parts else None
+        self.readout = LearntReadout(parts, scale=self.layout.readout.scale) if parts else None
         self._parameters: dict[str, nn.Parameter] = {}
         if self.readout is not None:
             self.readout.to(self.reader.device)
@@ -147,14 +147,14 @@ class LateInteractionLearner:
         # Cosines are compared by hundredths, which bfloat16 does not have.
         with torch.autocast(self.reader.device.type, enabled=False):
             if self.readout is None:
-                reading = read_states(q, states, scale=self.layout.scale, largest=self.layout.readout == "maxsim")
-                return document_scores(reading, self.layout)
+                spec = self.layout.readout
+                return document_scores(read_states(q, states, scale=spec.scale), spec)
             scores: torch.Tensor = self.readout(q, states)
             return scores
 
     def _read(self, texts: Sequence[str], query: str) -> list[torch.Tensor]:
         """Unit token states of each text; with gradients where the encoder is trained."""
-        behind = self.layout.instruction.replace("{query}", query)  # nothing, if there is no query
+        behind = query if self.layout.documents_see_query else ""
         if self.encoder == "frozen":
             read = self.reader.read(texts, behind=behind)
             assert read.states is not None

@@ -136,7 +136,7 @@ def _batch(blocks: np.ndarray, causal: bool) -> _Batch:
     size = blocks["stop"] - blocks["start"]
     place = np.arange(size.max())
     own = start + np.minimum(place, size[:, None] - 1)  # (B, L)
-    before = first + np.arange(blocks["prefix_stop"][0] - first[0])  # (B, P)
+    before = first + np.arange(blocks["prefix_stop"][0] - blocks["prefix_start"][0])  # (B, P)
     rows, keys = _Index.of(own), _Index.of(np.concatenate([before, own], axis=1))
     length, prefix = own.shape[1], before.shape[1]
     real = torch.from_numpy(place < size[:, None])

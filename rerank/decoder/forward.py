@@ -74,9 +74,9 @@ class _Readings:
     def __init__(self, wanted: Wanted, layout: Packing) -> None:
         self.wanted, self.layout = wanted, layout
         counts = [len(layout.contexts[context].documents) for context in layout.signal_contexts.tolist()]
-        ssmax = wanted.layout.ssmax
+        scale, ssmax = wanted.layout.readout.scale, wanted.layout.readout.ssmax
         # One factor per row: lists in one pass may differ in their number of documents.
-        self.factors = [wanted.layout.scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
+        self.factors = [scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
         self.lse: list[torch.Tensor] = []
         self.normaliser: list[torch.Tensor] = []
         self.largest: list[torch.Tensor] = []
@@ -87,7 +87,7 @@ class _Readings:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, row: torch.Tensor | None, layout: Packing
     ) -> None:
         """Read one layer: q (R, Hq, D), k (T, Hkv, D), and its rows' natural log-sum-exp (R, Hq) where it is known."""
-        wanted, spec = self.wanted, self.wanted.layout
+        wanted, spec = self.wanted, self.wanted.layout.readout
         if any(factor != 1.0 for factor in self.factors):
             q, row = q * q.new_tensor(self.factors)[:, None, None], None
         lse = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
@@ -169,7 +169,7 @@ class _ListPass:
         self.layouts, self.readings = layouts, readings
         self.signal_rows: torch.Tensor = layouts.signal.signal
         self.longest = max(c.instruction + sum(c.documents) + max(c.queries) for c in layouts.signal.contexts)
-        if readings.wanted.layout.normalisation == "documents":
+        if readings.wanted.layout.readout.normalisation == "documents":
             spans = layouts.signal.spans(DOCUMENT)
             self.key_rows = torch.cat([torch.arange(start, stop) for _, _, start, stop in spans])
 
@@ -296,7 +296,7 @@ def pack(prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | 
         ids += tokens
         positions += positions_of(context, layout)
         at += len(tokens)
-    layouts = _Layouts(contexts, layout.mask == "causal", signal)
+    layouts = _Layouts(contexts, layout.require_prompt().mask == "causal", signal)
     readings = _Readings(wanted, layouts.signal)
     call: _ListPass | _QueryPass
     if kept is None:
@@ -361,7 +361,7 @@ def positions_of(context: Context, layout: Layout) -> list[int]:
     """Positions of a context's tokens, in packed order."""
     first = context.instruction
     out = list(range(first))
-    for length in context.documents if layout.positions == "restart" else (sum(context.documents),):
+    for length in context.documents if layout.require_prompt().positions == "restart" else (sum(context.documents),):
         out += range(first, first + length)
     start = _query_start(context, layout)
     for length in context.queries:
@@ -371,12 +371,14 @@ def positions_of(context: Context, layout: Layout) -> list[int]:
 
 def last_position(context: Context, layout: Layout) -> int:
     """The largest of `positions_of`, without laying them out."""
-    longest = max(context.documents, default=0) if layout.positions == "restart" else sum(context.documents)
+    apart = layout.require_prompt().positions == "restart"
+    longest = max(context.documents, default=0) if apart else sum(context.documents)
     ends = (_query_start(context, layout) + length for length in context.queries)
     return max(context.instruction + longest, *ends) - 1
 
 
 def _query_start(context: Context, layout: Layout) -> int:
-    if layout.positions == "sequential":
+    prompt = layout.require_prompt()
+    if prompt.positions == "sequential":
         return context.instruction + sum(context.documents)
-    return context.instruction + layout.max_block_tokens if layout.query_position is None else layout.query_position
+    return context.instruction + layout.max_block_tokens if prompt.query_position is None else prompt.query_position

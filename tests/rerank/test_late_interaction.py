@@ -173,7 +173,7 @@ def test_scores_are_those_of_the_formula_in_float64(toy, name, scale):
 
 
 def test_scores_of_the_real_model_are_those_of_the_formula(minilm):
-    model, scale = minilm.reader, minilm.spec.scale
+    model, scale = minilm.reader, minilm.spec.readout.scale
     q = model.read([QUERY]).states.astype(np.float64)
     lse = []
     for document in SHORT:
@@ -304,8 +304,8 @@ def test_what_keeps_nothing_is_read_as_fast_as_the_processor_can(monkeypatch):
     monkeypatch.setattr("sightline.rerank.late_interaction.native_dtype", lambda device: "bfloat16")
     assert load_reranker().rank(QUERY, DOCUMENTS).dtype == "float32"
     assert load_reranker("minilm", dtype="bfloat16").rank(QUERY, DOCUMENTS).dtype == "bfloat16"
-    fast = load_reranker("minilm", instruction="{query}").rank(QUERY, DOCUMENTS)
-    exact = load_reranker("minilm", instruction="{query}", dtype="float32").rank(QUERY, DOCUMENTS)
+    fast = load_reranker("minilm", documents_see_query=True).rank(QUERY, DOCUMENTS)
+    exact = load_reranker("minilm", documents_see_query=True, dtype="float32").rank(QUERY, DOCUMENTS)
     assert (fast.dtype, exact.dtype) == ("bfloat16", "float32")
     assert scores(fast) == pytest.approx(scores(exact), abs=0.05)
 

@@ -83,9 +83,9 @@ def test_it_is_the_formulas_of_its_docstring(parts):
 def test_untrained_it_scores_as_the_layout_minilm(part):
     q, keys = unit(5, 24), [unit(n, 24, seed=n) for n in (1, 7, 3, 12)]
     untrained = LearntReadout([part], dim=24)
-    start, base = untrained.read(untrained.ask(q, keys), keys), read_states(q, keys, scale=LAYOUT.scale)
-    torch.testing.assert_close(untrained(q, keys), document_scores(base, LAYOUT), rtol=0, atol=1e-5)
-    torch.testing.assert_close(row_shares(start, LAYOUT), row_shares(base, LAYOUT), rtol=0, atol=1e-5)
+    start, base = untrained.read(untrained.ask(q, keys), keys), read_states(q, keys, scale=LAYOUT.readout.scale)
+    torch.testing.assert_close(untrained(q, keys), document_scores(base, LAYOUT.readout), rtol=0, atol=1e-5)
+    torch.testing.assert_close(row_shares(start, LAYOUT.readout), row_shares(base, LAYOUT.readout), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -152,7 +152,7 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
     assert (again.reranker, again.layout) == (str(tmp_path), "mine")
     assert [(item.index, item.score) for item in again] == [(item.index, item.score) for item in first]
     assert all(sum(mark.mass for mark in item.evidence) == pytest.approx(item.mass, abs=1e-4) for item in again)
-    assert load_reranker(str(tmp_path), scale=10.0).spec.scale == 10.0
+    assert load_reranker(str(tmp_path), scale=10.0).spec.readout.scale == 10.0
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty", "strange", "shape", "nan"])
@@ -183,14 +183,14 @@ def test_readout_and_layout_go_together():
         load_reranker("minilm", readout="learnt")
     with pytest.raises(InputError, match="no learnt weights"):
         LateInteractionReranker("minilm", readout=LearntReadout(["heads"]))
-    with pytest.raises(InputError, match="for minilm"):
+    with pytest.raises(InputError, match="read apart"):
         load_layout("blockrank", readout="learnt")
     with pytest.raises(InputError, match="what can be learnt"):
         LearntReadout(["everything"])
 
 
 def test_documents_that_see_the_query_change_with_it(tmp_path):
-    reranker = LateInteractionReranker(load_layout("minilm", instruction="{query}"))
+    reranker = LateInteractionReranker(load_layout("minilm", documents_see_query=True))
     documents = ["Dogs bark. " * 200, "Cats purr."]
     assert not reranker.spec.keepable
     alone = LateInteractionReranker().rank("what purrs", documents, evidence="token")
