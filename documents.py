@@ -1,15 +1,20 @@
-"""The words every floor shares: a document, a passage of it, and a scored hit."""
+"""The words every floor shares: a document, a passage of it, and what results and evidence are counted in."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .errors import InputError
 
-__all__ = ["Document", "Passage", "cleaned", "encodable"]
+__all__ = ["Document", "Grain", "Passage", "Unit", "cleaned", "encodable"]
+
+Unit = Literal["document", "passage"]
+"""What a result is: a whole document, by its best passage, or a passage."""
+Grain = Literal["sentence", "token"]
+"""How fine evidence is."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
 
-__all__ = ["digest", "replace_file", "share_files"]
+__all__ = ["digest", "replace_file", "replacing", "share_files"]
 
 _CHUNK = 1 << 22
 
@@ -27,14 +29,44 @@ def digest(path: Path, start: int = 0, stop: int | None = None) -> str:
     return hasher.hexdigest()
 
 
+@contextlib.contextmanager
+def replacing(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
+    """Write a file beside its place; it takes its place if the block ends well, and is removed if not.
+
+    Args:
+        path: the place.
+        one_writer: nobody else writes this file at the same time. The name of the file beside it is then always the
+            same, so that the next writer overwrites what a killed one left.
+
+    Yields:
+        The path to write to.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "run.txt")
+        >>> with replacing(path) as beside:
+        ...     _ = beside.write_text("q1 d1")
+        ...     path.exists()
+        False
+        >>> path.read_text()
+        'q1 d1'
+    """
+    beside = path.with_name(f"{path.name}.new" if one_writer else f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what went wrong before says more
+            beside.unlink(missing_ok=True)
+        raise
+
+
 def replace_file(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, flush it to disk, and rename it into place."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
+    """Write ``data`` beside ``path``, flush it to disk, and rename it into place, as the one writer of the file."""
+    with replacing(path, one_writer=True) as beside, beside.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

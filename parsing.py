@@ -221,7 +221,7 @@ def as_type(value: Any, kind: type[T]) -> T:
 def _place(value: Any, location: Sequence[str | int]) -> Iterator[str | int]:
     """The steps of a location that lead into the value; pydantic also names the member of a union that it tried."""
     for step in location:
-        if step in value if isinstance(value, Mapping) else isinstance(value, list | tuple) and isinstance(step, int):
+        if step in (value if isinstance(value, Mapping) else range(len(value)) if isinstance(value, list) else ()):
             yield step
             value = value[step]
 

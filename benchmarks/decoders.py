@@ -11,9 +11,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from ..eval.timing import matmul_rate, median_seconds
 from ..kernels import Context, Packing
 from ..models.decoder import Decoder, register_attention
 from ..rerank.decoder.forward import (
@@ -37,6 +35,7 @@ from ..rerank.decoder.forward import (
 )
 from ..rerank.decoder.prompt import Block, Prompt, QueryBlock
 from ..rerank.layout import load_layout
+from .timing import command_line, machine
 
 __all__ = ["bench"]
 
@@ -164,41 +163,18 @@ def _flops(shape: Shape, lengths: list[int], layers: int, dense: bool, only_quer
     return layers * (2.0 * shape.linear * tokens + 4.0 * shape.heads * shape.head_dim * pairs)
 
 
-def _time(work: Callable[[], Any], device: str, repeats: int) -> float:
-    """Median seconds, after one run to warm up."""
-    work()
-    found = []
-    for _ in range(repeats):
-        if device != "cpu":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        work()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found)
+def _float8_rate(repeats: int) -> float:
+    """FLOP/s of a large product of float8 matrices, as `Float8Linear` multiplies them."""
+    n = 8192
+    linear = Float8Linear(nn.Linear(n, n, bias=False, device="cuda", dtype=torch.bfloat16))
+    x = torch.randn(n, n, device="cuda", dtype=torch.bfloat16).to(torch.float8_e4m3fn)
+    one = torch.ones(n, 1, device="cuda")
 
+    def product() -> torch.Tensor:
+        weight, scale = linear.weight.T, linear.scale
+        return torch._scaled_mm(x, weight, scale_a=one, scale_b=scale, out_dtype=torch.bfloat16)
 
-def _rate(device: str, dtype: torch.dtype, repeats: int, float8: bool = False) -> float:
-    """FLOP/s of a large product of matrices, the limit that figures are held against."""
-    n = 8192 if device != "cpu" else 1024
-    if float8:
-        linear = Float8Linear(nn.Linear(n, n, bias=False, device=device, dtype=torch.bfloat16))
-        x = torch.randn(n, n, device=device, dtype=torch.bfloat16).to(torch.float8_e4m3fn)
-        one = torch.ones(n, 1, device=device)
-        return (
-            2
-            * n**3
-            / _time(
-                lambda: torch._scaled_mm(
-                    x, linear.weight.T, scale_a=one, scale_b=linear.scale, out_dtype=torch.bfloat16
-                ),
-                device,
-                repeats,
-            )
-        )
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    return 2 * n**3 / _time(lambda: a @ b, device, repeats)
+    return 2 * n**3 / median_seconds(product, repeats, device="cuda")
 
 
 def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
@@ -215,9 +191,10 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
         One row per list and variant: milliseconds, the limit in milliseconds, tokens, and the ratio to dense attention.
     """
     layout = load_layout("blockrank-cached", max_block_tokens=512)
-    rate = _rate(device, dtype, repeats)
-    float8 = device != "cpu" and torch.cuda.get_device_capability() >= (8, 9)
-    rate8 = _rate(device, dtype, repeats, float8=True) if float8 else None
+    size = 8192 if device == "cuda" else 1024
+    rate = matmul_rate(size, size, size, device=device, dtype=dtype, times=repeats)
+    float8 = device == "cuda" and torch.cuda.get_device_capability() >= (8, 9)
+    rate8 = _float8_rate(repeats) if float8 else None
     rows: list[dict[str, Any]] = []
 
     def add(name: str, lengths: list[int], variant: str, seconds: float, flops: float, at: float) -> None:
@@ -247,7 +224,7 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
     for name, lengths in _lists(counts):
         ids = torch.randint(0, 1024, (1, _INSTRUCTION + sum(lengths) + _QUERY), device=device)
         with torch.inference_mode():
-            seconds = _time(partial(dense, input_ids=ids, use_cache=False), device, repeats)
+            seconds = median_seconds(partial(dense, input_ids=ids, use_cache=False), repeats, device=device)
         flops = _flops(shape, lengths, shape.layers, dense=True)
         add(name, lengths, "dense SDPA, all layers", seconds, flops, rate)
     del dense
@@ -262,12 +239,12 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
         decoder = _decoder(shape, layers, device, dtype, small)
         for name, lengths in _lists(counts):
             prompt = _prompt(lengths)
-            seconds = _time(read_with(decoder, prompt), device, repeats)
+            seconds = median_seconds(read_with(decoder, prompt), repeats, device=device)
             at = rate8 if small and rate8 is not None else rate
             add(name, lengths, variant, seconds, _flops(shape, lengths, layers, dense=False), at)
             if layers == shape.exit and not small:
                 kept = read_documents(decoder, prompt.instruction, [b.ids for b in prompt.documents], layout)
-                seconds = _time(read_with(decoder, prompt, kept), device, repeats)
+                seconds = median_seconds(read_with(decoder, prompt, kept), repeats, device=device)
                 flops = _flops(shape, lengths, layers, dense=False, only_query=True)
                 add(name, lengths, f"documents cached, exit at {shape.exit}", seconds, flops, rate)
                 del kept
@@ -307,14 +284,14 @@ def main(
     if unknown := [name for name in names if name not in SHAPES]:
         raise typer.BadParameter(f"there is no shape {unknown[0]!r}; there are {', '.join(SHAPES)}")
     counts = documents or ([10, 40] if device == "cpu" else [100, 500])
-    console = Console()
-    rows = []
+    console = Console(soft_wrap=True)
+    command, about, rows = command_line(), machine(device), []
+    console.print(command, markup=False, highlight=False)
     for name in names:
         _check(SHAPES[name], device, dtype)
         found = bench(SHAPES[name], counts, device, dtype, repeats)
         rows += found
-        where = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
-        table = Table(title=f"{SHAPES[name].name}, random weights, {str(dtype)[6:]}, {where}")
+        table = Table(title=f"{SHAPES[name].name}, random weights, {str(dtype)[6:]}, {about['device']}")
         for column in ("list", "variant", "ms", "limit", "times dense"):
             table.add_column(column, justify="left" if column in ("list", "variant") else "right")
         for row in sorted(found, key=lambda row: [r["list"] for r in found].index(row["list"])):
@@ -322,8 +299,7 @@ def main(
             table.add_row(row["list"], row["variant"], f"{row['ms']:,.1f}", f"{row['limit_ms']:,.1f}", ratio)
         console.print(table)
     if out is not None:
-        versions = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device}
-        out.write_text(json.dumps({"versions": versions, "rows": rows}, indent=1))
+        out.write_text(json.dumps({"command": command, "versions": about, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -8,38 +8,32 @@ Weights and activations are random: only shapes matter for speed. Peers that can
 
 from __future__ import annotations
 
-import inspect
+import functools
 import json
-import logging
-import platform
 import random
-import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from ..kernels import block_attention, block_lse, choose
+from ..eval.timing import copy_rate, matmul_rate
+from ..kernels import block_lse, choose
 from ..kernels.attention.reference import block_attention as reference_attention
 from ..kernels.lse.reference import lse as reference_lse
-from ..kernels.packing import DOCUMENT, SEEN, Context, Packing
+from ..kernels.packing import Context, Packing
+from .peers import OTHER_MASK, PEERS, Attention, Unable
+from .timing import command_line, machine, seconds_in_turns
 
-__all__ = ["PEERS", "Case", "Shape", "run"]
+__all__ = ["Case", "Shape", "run"]
 
-logger = logging.getLogger(__name__)
 console = Console(soft_wrap=True)
 app = typer.Typer(add_completion=False)
 
 _SEED = 0
-_MAX_MASK_BYTES = 12 * 2**30  # a bool per pair of tokens, and what torch makes of it, must fit beside the rest
-_CPU_SECONDS = 1.0  # that one method is timed for on a CPU
 
 
 class Shape(NamedTuple):
@@ -92,179 +86,6 @@ _CPU_CASES = [
 ]
 
 
-class Unable(Exception):  # noqa: N818 - not an error of ours
-    """A peer that cannot run here; the text says why."""
-
-
-Attention = Callable[[], torch.Tensor]  # -> out (T, Hq, D)
-
-
-def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float) -> Attention:
-    """`block_attention`, as dispatched."""
-    return lambda: block_attention(q, k, v, layout, scale=scale)[0]
-
-
-def sdpa_masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float) -> Attention:
-    """Torch's attention with the dense boolean mask, made beforehand."""
-    if (size := layout.tokens**2) > _MAX_MASK_BYTES:
-        raise Unable(f"its mask takes {size / 2**30:.0f} GiB")
-    mask = layout.mask()
-    k, v = _ungrouped(q, k, v)
-    return lambda: _sdpa(q, k, v, scale=scale, attn_mask=mask)
-
-
-def sdpa_dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float) -> Attention:
-    """Torch's attention without blocks: every token sees all before it (all, for encoders). Another result."""
-    return lambda: _sdpa(q, k, v, scale=scale, is_causal=layout.causal)
-
-
-def padded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float) -> Attention:
-    """One batch of all documents padded to the longest, each behind a copy of the instruction; the rest by SDPA."""
-    k, v = _ungrouped(q, k, v)
-    (context,) = layout.contexts
-    first, count = context.instruction, len(context.documents)
-    starts = torch.tensor([start for *_, start, _ in layout.spans(DOCUMENT)], device=q.device)
-    sizes = torch.tensor(context.documents, device=q.device)
-    place = torch.arange(int(sizes.max()), device=q.device)
-    rows = starts[:, None] + torch.minimum(place, sizes[:, None] - 1)  # (N, L)
-    real = place < sizes[:, None]
-    keys = torch.cat([torch.arange(first, device=q.device).expand(count, first), rows], dim=1)  # (N, I + L)
-    own = torch.ones(len(place), len(place), dtype=torch.bool, device=q.device)
-    own = own.tril()[None] if layout.causal else real[:, None, :].expand(count, len(place), -1)
-    before = torch.ones(own.shape[0], len(place), first, dtype=torch.bool, device=q.device)
-    mask = torch.cat([before, own], dim=2)[:, None]
-    packed = rows[real]
-    end = layout.tokens - context.queries[0]
-    last = torch.ones(layout.tokens - end, layout.tokens, dtype=torch.bool, device=q.device)
-    last = last.tril(end) if layout.causal else last
-
-    def attend() -> torch.Tensor:
-        out = torch.empty_like(q)
-        out[packed] = _sdpa(q[rows], k[keys], v[keys], scale=scale, attn_mask=mask)[real]
-        if first:
-            out[:first] = _sdpa(q[:first], k[:first], v[:first], scale=scale, is_causal=layout.causal)
-        out[end:] = _sdpa(q[end:], k, v, scale=scale, attn_mask=last)
-        return out
-
-    return attend
-
-
-def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float) -> Attention:
-    """FlexAttention, compiled, with the same mask; the fastest of three block sizes that work."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    owner = layout.owner(np.arange(layout.tokens))
-    start, stop, before, until = (
-        torch.from_numpy(layout.blocks[field][owner]).to(q.device, torch.int32) for field in SEEN
-    )
-    causal = layout.causal
-
-    def sees(b: Any, h: Any, i: Any, j: Any) -> Any:
-        own = (j >= start[i]) & ((j <= i) if causal else (j < stop[i]))
-        return own | ((j >= before[i]) & (j < until[i]))
-
-    heads = [x.transpose(0, 1)[None].contiguous() for x in (q, k, v)]
-    cuda = q.device.type == "cuda"
-    torch._dynamo.reset()
-    compiled: Any = torch.compile(flex_attention, dynamic=False)
-    best: tuple[float, Attention] | None = None
-    failures = []
-    for size in ((128, 128), (64, 64), (128, 64)) if cuda else ((128, 128),):
-        try:
-            mask = create_block_mask(
-                sees, None, None, layout.tokens, layout.tokens, device=q.device, BLOCK_SIZE=size, _compile=cuda
-            )
-
-            def attend(mask: Any = mask) -> torch.Tensor:
-                out = compiled(*heads, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-                return out[0].transpose(0, 1)
-
-            seconds = _seconds({"flex": attend}, q.device)["flex"]
-        except Exception as error:  # whatever the compiler says is the peer's answer
-            failures.append(f"blocks of {size}: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
-            continue
-        if best is None or seconds < best[0]:
-            best = seconds, attend
-    if best is None:
-        raise Unable("; ".join(failures))
-    return best[1]
-
-
-def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float) -> Attention:
-    """`torch.nn.attention.varlen`: own blocks, then prefixes, merged by log-sum-exp."""
-    try:
-        from torch.nn.attention.varlen import AuxRequest, varlen_attn
-    except ImportError:
-        raise Unable("this torch has no torch.nn.attention.varlen") from None
-    if q.device.type != "cuda":
-        raise Unable("it runs on CUDA only")
-    attend_varlen: Any = varlen_attn  # its arguments differ between versions
-    known = inspect.signature(attend_varlen).parameters
-    group = q.shape[1] // k.shape[1]
-    if "enable_gqa" in known:
-        shared: dict[str, Any] = {"enable_gqa": group > 1}
-    else:
-        shared, k, v = {}, k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    if "scale" in known:
-        shared["scale"] = scale
-    elif abs(scale - q.shape[2] ** -0.5) > 1e-9:
-        raise Unable("it takes no scale in this version of torch")
-    own = {"is_causal": layout.causal} if "is_causal" in known else {"window_size": (-1, 0 if layout.causal else -1)}
-    (context,) = layout.contexts
-    first, end = context.instruction, layout.tokens - context.queries[0]
-
-    def bounds(*at: int) -> torch.Tensor:
-        return torch.tensor(at, dtype=torch.int32, device=q.device)
-
-    blocks = bounds(0, *layout.blocks["stop"].tolist())
-    longest = int((layout.blocks["stop"] - layout.blocks["start"]).max())
-    documents, queries = bounds(0, end - first), bounds(0, layout.tokens - end)
-    instruction, everything = bounds(0, first), bounds(0, end)
-    aux = AuxRequest(lse=True)
-
-    def call(*args: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        out, lse = attend_varlen(*args, return_aux=aux, **shared, **more)
-        return out, lse if lse.shape[0] == len(out) else lse.T
-
-    def attend() -> torch.Tensor:
-        out, lse = call(q, k, v, blocks, blocks, longest, longest, **own)
-        parts = [(slice(end, None), queries, everything, end)]
-        if first:
-            parts.append((slice(first, end), documents, instruction, first))
-        for rows, cu_q, cu_k, keys in parts:
-            far, far_lse = call(q[rows], k[:keys], v[:keys], cu_q, cu_k, len(q[rows]), keys)
-            weight = torch.sigmoid(far_lse - lse[rows])[..., None].to(out.dtype)
-            out[rows] = out[rows] * (1 - weight) + far * weight
-        return out
-
-    return attend
-
-
-def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
-    """Torch's attention on (..., tokens, heads, D), with or without a batch."""
-    op: Any = torch.nn.functional.scaled_dot_product_attention
-    if q.ndim == 3:
-        return _sdpa(q[None], k[None], v[None], **options)[0]
-    return op(*(x.transpose(1, 2) for x in (q, k, v)), enable_gqa=True, **options).transpose(1, 2)
-
-
-def _ungrouped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:
-    """Keys and values; on a GPU with heads repeated, because torch's fused kernels there take no mask with groups."""
-    group = q.shape[1] // k.shape[1] if q.device.type == "cuda" else 1
-    return [x.repeat_interleave(group, dim=1) for x in (k, v)]
-
-
-PEERS: dict[str, Callable[..., Attention]] = {
-    "sightline": ours,
-    "SDPA, boolean mask": sdpa_masked,
-    "SDPA, padded batch": padded,
-    "FlexAttention": flex,
-    "varlen_attn + merge": varlen,
-    "SDPA, dense": sdpa_dense,
-}
-_OTHER_MASK = {"SDPA, dense"}
-
-
 def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[str, Any]:
     """Check and time one case.
 
@@ -285,25 +106,11 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
     q, k, v = fused.split([shape.query_heads, shape.key_heads, shape.key_heads], dim=1)
     scale = shape.dim**-0.5
 
-    wanted, _ = reference_attention(q.float(), k.float(), v.float(), layout, scale)
-    methods, errors, unable = {}, {}, {}
-    for name in peers:
-        try:
-            methods[name] = PEERS[name](q, k, v, layout, scale)
-            got = methods[name]()
-        except (Unable, RuntimeError) as why:
-            methods.pop(name, None)
-            unable[name] = str(why).splitlines()[0][:300]
-            continue
-        if name not in _OTHER_MASK:
-            errors[name] = float((got.float() - wanted).square().mean().sqrt())
-            if errors[name] > 20 * torch.finfo(dtype).eps * float(wanted.square().mean().sqrt()):
-                raise AssertionError(f"{name} is wrong on {case}: root mean square error {errors[name]}")
-    del wanted
+    methods, errors, unable = _checked(case, peers, q, k, v, layout, scale)
     signal, signal_error = _signal(case, q, k, layout, scale)
-    seconds = _seconds(methods, layout.device) | {"block_lse": _seconds({"": signal}, layout.device)[""]}
+    seconds = seconds_in_turns(methods, device) | {"block_lse": seconds_in_turns({"": signal}, device)[""]}
     linear = _linear(shape, layout.tokens, device, dtype)
-    rate, bandwidth = _machine(device, dtype)
+    rate, bandwidth = rates(device, dtype)
     flops = 4 * shape.dim * shape.query_heads * layout.pairs
     read = k.numel() * k.element_size()
     moved = 2 * q.numel() * q.element_size() + 2 * read + 4 * q.shape[0] * q.shape[1]  # q, out, k, v, lse, once each
@@ -315,7 +122,7 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
         "ratio": {name: seconds[name] / seconds["sightline"] for name in methods if name != "sightline"},
         "unable": unable,
         "rms_error": errors,
-        "useful_tflops": {name: flops / seconds[name] / 1e12 for name in methods if name not in _OTHER_MASK},
+        "useful_tflops": {name: flops / seconds[name] / 1e12 for name in methods if name not in OTHER_MASK},
         "share_of_matmul_rate": flops / seconds["sightline"] / rate,
         "least_bytes": moved,
         "share_of_bandwidth": moved / seconds["sightline"] / bandwidth,
@@ -330,6 +137,37 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
         "matmul_tflops": rate / 1e12,
         "bandwidth_gb_s": bandwidth / 1e9,
     }
+
+
+def _checked(
+    case: Case,
+    peers: list[str],
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    layout: Packing,
+    scale: float,
+) -> tuple[dict[str, Attention], dict[str, float], dict[str, str]]:
+    """The peers that can run, the root mean square error of each, and why the others cannot run.
+
+    Raises:
+        AssertionError: if a peer computes something else.
+    """
+    wanted, _ = reference_attention(q.float(), k.float(), v.float(), layout, scale)
+    methods, errors, unable = {}, {}, {}
+    for name in peers:
+        try:
+            methods[name] = PEERS[name](q, k, v, layout, scale)
+            got = methods[name]()
+        except (Unable, RuntimeError) as why:
+            methods.pop(name, None)
+            unable[name] = str(why).splitlines()[0][:300]
+            continue
+        if name not in OTHER_MASK:
+            errors[name] = float((got.float() - wanted).square().mean().sqrt())
+            if errors[name] > 20 * torch.finfo(q.dtype).eps * float(wanted.square().mean().sqrt()):
+                raise AssertionError(f"{name} is wrong on {case}: root mean square error {errors[name]}")
+    return methods, errors, unable
 
 
 def _signal(
@@ -358,54 +196,15 @@ def _linear(shape: Shape, tokens: int, device: str, dtype: torch.dtype) -> float
             out = inputs[weight.shape[0]] @ weight
         return out
 
-    return _seconds({"": layer}, torch.device(device))[""]
+    return seconds_in_turns({"": layer}, device)[""]
 
 
-_machines: dict[tuple[str, torch.dtype], tuple[float, float]] = {}
-
-
-def _machine(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """FLOP/s of a large matrix product, and bytes/s of a large copy (read plus written), measured here."""
-    if (device, dtype) not in _machines:
-        size, cells = (8192, 2**30) if device == "cuda" else (2048, 2**26)
-        a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        x, y = (torch.zeros(cells, device=device, dtype=torch.float32) for _ in range(2))
-        there = torch.device(device)
-        product = _seconds({"": lambda: a @ b}, there)[""]
-        copy = _seconds({"": lambda: y.copy_(x)}, there)[""]
-        _machines[device, dtype] = 2 * size**3 / product, 2 * 4 * cells / copy
-    return _machines[device, dtype]
-
-
-def _seconds(methods: dict[str, Callable[[], torch.Tensor]], device: torch.device) -> dict[str, float]:
-    """Median seconds of each method. On a CPU they take turns, so that a machine whose speed drifts favours none."""
-    if device.type == "cuda":
-        from triton.testing import do_bench
-
-        return {name: do_bench(op, warmup=50, rep=200, return_mode="median") / 1e3 for name, op in methods.items()}
-    times: dict[str, list[float]] = {name: [] for name in methods}
-    with torch.inference_mode():
-        for op in methods.values():
-            op()
-        while any(sum(taken) < _CPU_SECONDS or len(taken) < 5 for taken in times.values()):
-            for name, op in methods.items():
-                started = time.perf_counter()
-                op()
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(taken) for name, taken in times.items()}
-
-
-def _versions(device: str) -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
-    try:
-        import triton
-
-        found["triton"] = triton.__version__
-    except ImportError:
-        found["triton"] = "not installed"
-    if device == "cuda":
-        return found | {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
-    return found | {"device": "CPU", "threads": str(torch.get_num_threads())}
+@functools.cache
+def rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """FLOP/s of a large matrix product, and bytes/s of a large copy, read plus written; both measured here."""
+    size, copied = (8192, 2**32) if device == "cuda" else (2048, 2**28)
+    product = matmul_rate(size, size, size, device=device, dtype=dtype)
+    return product, 2 * copy_rate(copied, device=device)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -463,21 +262,15 @@ def main(
     if not cases:
         raise typer.BadParameter("no case is left to run")
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    results = []
+    command, results = command_line(), []
+    console.print(command, markup=False, highlight=False)
     for case in cases:
         results.append(run(case, device, dtype, peers))
         _show(results[-1])
     last = results[-1]
     console.print(f"measured: {last['matmul_tflops']:.3g} TFLOP/s matmul, {last['bandwidth_gb_s']:.0f} GB/s copy")
     if out:
-        report = {
-            "command": " ".join(
-                ["python -m sightline.benchmarks.kernels", *(x.rpartition("/")[2] for x in sys.argv[1:])]
-            ),
-            "versions": _versions(device),
-            "seed": _SEED,
-            "results": results,
-        }
+        report = {"command": command, "versions": machine(device), "seed": _SEED, "results": results}
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

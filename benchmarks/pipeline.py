@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,23 +18,21 @@ import numpy as np
 import typer
 
 from ..cli.console import console
-from ..eval.cost import (
-    copy_rate,
-    gemm_rate,
-    index_bytes,
-    transformer_flops,
-)
+from ..cli.running import Command
+from ..eval.cost import index_bytes, transformer_flops
 from ..eval.dataset import load_dataset
+from ..eval.timing import copy_rate, matmul_rate
 from ..models.minilm import find_minilm, load_minilm
 from ..retrieval.index import Index
 from ..search import Searcher
+from .timing import command_line, machine
 
 __all__ = ["indexing", "searching"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=Command)
 def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the corpus, at most.")] = 5000) -> None:
     """Index a corpus, and encode the same texts with sentence-transformers' defaults: seconds, and their ratio.
 
@@ -65,7 +61,7 @@ def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the c
                 worst = max(worst, float(np.abs(index.vectors() - expected).max()))
     lengths = [len(spans) + 2 for spans in model.spans([document.contents for document in corpus])]
     flops = transformer_flops(model.config, lengths)
-    rate = gemm_rate()
+    rate = matmul_rate()
     _report(
         {
             "documents": len(corpus),
@@ -80,7 +76,7 @@ def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the c
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def searching(
     folder: Path,
     index: Annotated[Path, typer.Option(help="Index of the corpus that keeps token states.")],
@@ -152,8 +148,7 @@ def _cross_encoder() -> Any:
 
 
 def _report(figures: dict[str, Any]) -> None:
-    figures = {"cores": os.cpu_count(), "machine": platform.machine(), **figures}
-    console.print_json(json.dumps(figures))
+    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))
 
 
 if __name__ == "__main__":

@@ -28,15 +28,17 @@ from typing import Annotated, Any
 import typer
 
 from ..cli.console import console
+from ..cli.running import Command
 from ..errors import InputError, MissingExtraError
 from ..eval.dataset import load_dataset
 from ..rerank.loading import load_reranker
 from ..rerank.relevance import relevance
 from ..retrieval.index import Index
+from .timing import command_line, machine
 
 __all__ = ["crosstalk", "load", "memory"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 _PASSAGES = 20
 _SCRIPT = """
@@ -58,7 +60,7 @@ Folder = Annotated[Path, typer.Argument(help="BEIR folder with the queries.")]
 IndexPath = Annotated[Path, typer.Option(help="Index of its corpus.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def load(
     folder: Folder,
     index: IndexPath,
@@ -75,7 +77,7 @@ def load(
     _report(found)
 
 
-@app.command()
+@app.command(cls=Command)
 def crosstalk(
     requests: Annotated[int, typer.Option(help="How many.")] = 10_000,
     clients: Annotated[int, typer.Option(help="At once.")] = 32,
@@ -132,7 +134,7 @@ def crosstalk(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def memory(
     folder: Folder,
     index: IndexPath,
@@ -234,7 +236,7 @@ def _anonymous_kilobytes(process: int) -> int:
 
 
 def _report(figures: dict[str, Any]) -> None:
-    console.print_json(json.dumps({"cores": os.cpu_count(), **figures}))
+    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))
 
 
 if __name__ == "__main__":

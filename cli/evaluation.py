@@ -1,4 +1,4 @@
-"""``sightline rerank``, ``eval``, ``matrix``, ``bench``, ``report`` and ``reproduce``."""
+"""``sightline rerank``, ``eval``, ``matrix``, ``bench`` and ``report``."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ def register(app: typer.Typer) -> None:
     for name, command, example in (
         ("rerank", rerank, "sightline rerank --data data/trec_dl19 --run bm25.trec --out minilm.trec --depth 100"),
         ("eval", evaluate, "sightline eval data/scifact --systems bm25,dense,dense+minilm --out results/scifact"),
-        ("matrix", matrix, "sightline matrix data --out results/matrix --jobs 2"),
+        ("matrix", matrix, "sightline matrix data --plan plan.yaml --out results/matrix"),
         ("bench", bench, "sightline bench data/scifact --systems bm25,dense+minilm --out results/scifact"),
         ("report", report, "sightline report results/scifact results/nfcorpus --out results"),
-        ("reproduce", reproduce, "sightline reproduce scifact --data data --out reproduced"),
     ):
         app.command(name, epilog=f"Example: {example}")(command)
 
@@ -172,7 +171,7 @@ def evaluate(
 def matrix(
     data: Annotated[Path, typer.Argument(help="Folder that holds the plan's collections.")],
     out: Annotated[Path, typer.Option(help="Folder for the report, and for each collection's results and index.")],
-    plan: Annotated[Path | None, typer.Option(help="YAML; None for the README's matrix.")] = None,
+    plan: Annotated[Path, typer.Option(help="YAML with first_stages, rerankers and collections; see load_matrix.")],
     only: Annotated[str, typer.Option(help="Comma-separated: these collections alone.")] = "",
     max_queries: _QueriesOption = None,
     jobs: _JobsOption = 1,
@@ -181,10 +180,10 @@ def matrix(
     json: JsonOption = False,
 ) -> None:
     """Evaluate every first stage, alone and before every reranker, on every collection of a plan."""
-    from ..eval.matrix import MATRIX, evaluate_collections, load_matrix
+    from ..eval.matrix import evaluate_collections, load_matrix
     from ..eval.metrics import split_measures
 
-    collections = load_matrix(data, plan or MATRIX, only=names(only), max_queries=max_queries)
+    collections = load_matrix(data, plan, only=names(only), max_queries=max_queries)
     options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("matrix") as tell:
         summaries = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
@@ -232,73 +231,6 @@ def report(
         write_json({"files": [str(file) for file in files]})
     else:
         _say(f"written: {', '.join(map(str, files))}")
-
-
-def reproduce(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID...]", help="Entries; none for all of quality.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for all that is made on the way; indexes are used again.")] = Path(
-        "reproduced"
-    ),
-    data: Annotated[Path | None, typer.Option(help="Folder of judged collections.", envvar="SIGHTLINE_DATA")] = None,
-    expected: Annotated[Path | None, typer.Option(help="YAML; None for the README's figures.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Of these, what takes a minute at most.")] = False,
-    list_only: Annotated[bool, typer.Option("--list", help="List the entries, and run nothing.")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Run the README's figures again, and tell which hold; exit code 1 if one does not."""
-    from ..recipes.reproduce import EXPECTED, load_expected, select
-    from ..recipes.reproduce import reproduce as run_again
-
-    entries = load_expected(expected or EXPECTED)
-    if list_only:
-        if json:
-            write_json([{"id": e.id, "kind": e.kind, "quick": e.quick, "command": e.command} for e in entries])
-            return
-        for entry in entries:
-            facts = f"{entry.kind}{', quick' * entry.quick}, {len(entry.figures)} figures"
-            console.print(visible(f"{entry.id} ({facts})"), markup=False, highlight=False)
-            _say(f"    {entry.command or entry.why or entry.reads}")
-        return
-    checks = []
-    with progress_bar("reproducing") as tell:
-        for check in run_again(select(entries, ids or [], quick=quick), out, data=data, known=entries, progress=tell):
-            checks.append(check)
-            if not json:
-                _show_check(check)
-    if json:
-        write_json(
-            [
-                {
-                    "id": check.entry.id,
-                    "holds": check.holds,
-                    "seconds": check.seconds,
-                    "error": check.error,
-                    "skipped": check.skipped,
-                    "figures": [
-                        {"name": figure.name, "expected": figure.value, "found": found, "holds": figure.holds(found)}
-                        for figure, found in zip(check.entry.figures, check.found, strict=False)
-                    ],
-                }
-                for check in checks
-            ]
-        )
-    if not all(check.holds or check.skipped for check in checks):
-        raise typer.Exit(1)
-
-
-def _show_check(check: Any) -> None:
-    if check.skipped or check.error:
-        word, style = ("skipped", "dim") if check.skipped else ("failed", "bold red")
-        console.print(Text.assemble((f"{word} ", style), visible(f"{check.entry.id}: {check.skipped or check.error}")))
-        return
-    word, style = ("holds ", "green") if check.holds else ("differs ", "bold red")
-    about = f"{check.entry.id}: {len(check.found)} figures, {check.seconds:.0f} s"
-    console.print(Text.assemble((word, style), visible(about)))
-    for figure, found in zip(check.entry.figures, check.found, strict=True):
-        if not figure.holds(found):
-            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
 
 
 def _say(text: str) -> None:

@@ -21,6 +21,7 @@ from .running import check_path
 if TYPE_CHECKING:
     from ..training.examples import Source
     from ..training.mining import MinedCounts
+    from ..training.summary import TrainingSummary
 
 __all__ = ["register"]
 
@@ -443,11 +444,11 @@ def train(
             progress=show,
         )
     if json:
-        write_json(summary)
+        write_json(summary.as_dict())
         return
-    if summary["dev"]:
+    if summary.dev:
         console.print(_gains(summary))
-    told = f"{out}: weights of step {summary['kept_step']} of {summary['steps']}; the card is {out / 'README.md'}"
+    told = f"{out}: weights of step {summary.kept_step} of {summary.steps}; the card is {out / 'README.md'}"
     console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -485,20 +486,20 @@ def _range(text: str) -> tuple[int, int]:
         raise InputError(f"--documents {text!r} is not LOW-HIGH, such as 10-200") from None
 
 
-def _gains(summary: dict[str, Any]) -> Table:
-    table = Table(title=Text(visible(f"{summary['learner']}: nDCG@10 on dev")))
+def _gains(summary: TrainingSummary) -> Table:
+    table = Table(title=Text(visible(f"{summary.learner}: nDCG@10 on dev")))
     table.add_column("", no_wrap=True)
     for name in ("queries", "before", "after", "difference", "95 %", "p"):
         table.add_column(name, justify="right")
-    for name, row in summary["dev"].items():
-        by = row["difference"]
+    for name, gain in summary.dev.items():
+        by = gain.difference
         table.add_row(
             Text(visible(name)),
-            str(row["queries"]),
-            f"{row['before']['mean']:.4f}",
-            f"{row['after']['mean']:.4f}",
-            f"{by['mean']:+.4f}",
-            f"{by['low']:+.3f} {by['high']:+.3f}",
-            f"{row['p']:.4f}",
+            str(gain.queries),
+            f"{gain.before.mean:.4f}",
+            f"{gain.after.mean:.4f}",
+            f"{by.mean:+.4f}",
+            f"{by.low:+.3f} {by.high:+.3f}",
+            f"{gain.p:.4f}",
         )
     return table

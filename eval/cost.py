@@ -20,19 +20,18 @@ from ..files import replace_file
 from ..names import SystemName
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
+from ..retrieval.token_states import dtype_of
 from ..search import FirstStage, Searcher
 from .dataset import Dataset
 from .evaluate import Outcome, evaluate_systems
 from .provenance import portable_name
 from .report import pareto_front, write_report
+from .timing import copy_rate, matmul_rate
 
 __all__ = [
     "bench_systems",
-    "copy_rate",
-    "gemm_rate",
     "index_bytes",
     "measure_cost",
-    "median_seconds",
     "peak_memory",
     "transformer_flops",
 ]
@@ -112,7 +111,7 @@ def measure_cost(
         progress: called with the current step and how many queries of it are done.
 
     Returns:
-        ``queries`` (N), ``machine`` (``gemm_flops`` and ``copy_bytes_per_second``, see `gemm_rate` and `copy_rate`),
+        ``queries`` (N), ``machine`` (``gemm_flops`` and ``copy_bytes_per_second``, see `sightline.eval.timing`),
         ``index_bytes`` (see `index_bytes`) and ``systems``, each with ``latency_ms`` (``p50``, ``p90``, ``p99``,
         ``mean``), ``stages_ms`` (medians), ``candidates`` and ``tokens`` (passages and their tokens per query that the
         reranker scores), ``passages_per_second``, ``tokens_per_second``, ``flops_per_query`` (model FLOPs: reading the
@@ -149,7 +148,7 @@ def measure_cost(
             stages[name].append(result.milliseconds)
             candidates[name].append(result.candidates if searcher.reranker else 0)
         tell("timing", number)
-    machine = {"gemm_flops": gemm_rate(), "copy_bytes_per_second": copy_rate()}
+    machine = {"gemm_flops": matmul_rate(), "copy_bytes_per_second": copy_rate()}
     found = {}
     for name, searcher in searchers.items():
         work = _work(searcher, queries[:_COUNTED])
@@ -185,8 +184,8 @@ def _answer(searcher: Searcher, queries: Sequence[str], k: int) -> None:
 def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
     """Means per query: tokens scored, model FLOPs, and bytes that must be read."""
     index, reranker = searcher.index, searcher.reranker
-    rows, dim = len(index.vectors()), index.manifest.encoder["dim"]
-    exact = searcher.first_stage != "bm25" and index.manifest.faiss["factory"] == "Flat"
+    rows, dim = len(index.vectors()), index.manifest.encoder.dim
+    exact = searcher.first_stage != "bm25" and index.manifest.faiss.factory == "Flat"
     kept = index.manifest.token_states
     encoder = index.encoder
     tokens, flops, read = [], [], []
@@ -209,7 +208,7 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
             if model is None or not searcher.uses_kept_states:
                 work = None if model is None else _plus(work, model, [count + 2 for count in counts])
             else:
-                size += total * (kept["dim"] * 2 if kept["kind"] == "fp16" else kept["dim"] + 4)
+                size += total * dtype_of(kept.kind, kept.dim or 0).itemsize
             if work is not None and model is not None:
                 work += 2.0 * min(length, model.max_length - 2) * total * model.dim
         tokens.append(total)
@@ -312,28 +311,3 @@ def _status(field: str) -> int:
 def _highest() -> int:
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return highest if sys.platform == "darwin" else highest * 1024
-
-
-def copy_rate() -> float:
-    """Bytes per second at which this machine copies memory, one thread: 64 MB, the median of five."""
-    block = np.zeros(64 << 20, dtype=np.uint8)
-    return block.nbytes / median_seconds(block.copy, 5)
-
-
-def gemm_rate() -> float:
-    """FLOPs per second of torch's float32 matrix product, (2048, 384) by (384, 1536), the median of thirty."""
-    import torch
-
-    a, b = torch.randn(2048, 384), torch.randn(384, 1536)
-    return 2 * 2048 * 384 * 1536 / median_seconds(lambda: a @ b, 30)
-
-
-def median_seconds(call: Callable[[], Any], times: int) -> float:
-    """The median time of a call, after one that is not counted."""
-    call()
-    spent = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        spent.append(time.perf_counter() - started)
-    return statistics.median(spent)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import inspect
 import json
 import logging
 import multiprocessing
@@ -25,6 +24,7 @@ from ..names import SystemName
 from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
+from ..retrieval.planning import IndexSettings
 from ..search import FirstStage, Searcher
 from .compare import compare, interval, largest_changes
 from .dataset import Dataset, collection_files
@@ -266,7 +266,7 @@ def open_index(
         index: an existing index of it; None for the one at ``path``. That one is built if it is not there, and built
             anew, with a warning, if it is of another state of the collection or does not serve the systems.
         path: where that is; ``NAME.source.json`` beside it says of which files it was made.
-        settings: of the index at ``path``, for `Index.create`.
+        settings: of the index at ``path``: fields of `IndexSettings`.
         systems: first stage and reranker of those that will search it. Where all of them are BM25 without a reranker,
             nothing is embedded; where one has a reranker, token states are kept. ``settings`` may say otherwise of
             the token states.
@@ -323,11 +323,7 @@ def _corpus_hash(dataset: Dataset) -> dict[str, str]:
 
 def _wanted(settings: Mapping[str, Any], systems: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
     """All settings of an index for these systems."""
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(Index.create).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    defaults = {field.name: field.default for field in dataclasses.fields(IndexSettings)}
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
@@ -368,21 +364,21 @@ def _misfit(index: Index, wanted: Mapping[str, Any]) -> str | None:
     elif Path(wanted["encoder"]).exists():
         wanted["encoder"] = str(Path(wanted["encoder"]).resolve())
     if wanted["max_tokens"] is None:
-        wanted["max_tokens"] = min(manifest.encoder["max_length"], 256) - 2
+        wanted["max_tokens"] = min(manifest.encoder.max_length, 256) - 2
     there: dict[str, Any] = {
-        "lexical": manifest.lexical["engine"],
-        "max_tokens": manifest.passages["max_tokens"],
-        "overlap": manifest.passages["overlap"],
+        "lexical": manifest.lexical.engine,
+        "max_tokens": manifest.passages.max_tokens,
+        "overlap": manifest.passages.overlap,
     }
     if wanted["encoder"] != "none":
         there |= {
-            "encoder": manifest.encoder["name"],
-            "encoder_options": manifest.encoder["options"],
-            "faiss": manifest.faiss["factory"],
-            "faiss_parameters": manifest.faiss["parameters"],
+            "encoder": manifest.encoder.name,
+            "encoder_options": manifest.encoder.options,
+            "faiss": manifest.faiss.factory,
+            "faiss_parameters": manifest.faiss.parameters,
         }
     if wanted["token_states"] != "none":
-        there["token_states"] = manifest.token_states["kind"]
+        there["token_states"] = manifest.token_states.kind
     return next(
         (f"{name} is {value!r}, needed is {wanted[name]!r}" for name, value in there.items() if wanted[name] != value),
         None,

@@ -16,10 +16,7 @@ from .metrics import check_measures
 from .output import make_folder
 from .report import write_report
 
-__all__ = ["MATRIX", "Collection", "evaluate_collections", "load_matrix"]
-
-MATRIX = Path(__file__).parents[1] / "recipes" / "matrix.yaml"
-"""The matrix that the README shows."""
+__all__ = ["Collection", "evaluate_collections", "load_matrix"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +41,13 @@ class Collection:
 
 
 def load_matrix(
-    data: str | Path, plan: str | Path = MATRIX, *, only: Sequence[str] = (), max_queries: int | None = None
+    data: str | Path, plan: str | Path, *, only: Sequence[str] = (), max_queries: int | None = None
 ) -> list[Collection]:
     """Read a plan.
 
     Args:
         data: the folder that holds the collections.
-        plan: a YAML file as ``recipes/matrix.yaml``: ``first_stages``, ``rerankers``, and ``collections``, each with
+        plan: a YAML file with ``first_stages``, ``rerankers``, and ``collections``, each with
             ``folder`` and perhaps ``split``, ``qrels``, and ``runs`` (which then are its only first stages).
         only: names of the collections wanted; empty for all.
         max_queries: only the first so many of each.

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ..errors import DataError, InputError
+from ..files import replacing
 from ..parsing import parse_json
 from ..retrieval.compression import SUFFIXES, open_binary, uncompressed_name
 
@@ -340,7 +341,6 @@ def write_run(
         'q1 Q0 d1 1 0.25 mine\n'
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     if format not in ("trec", "msmarco"):
         raise InputError(f"a run's format is 'trec' or 'msmarco', not {format!r}")
     if not any(run.values()):
@@ -354,14 +354,10 @@ def write_run(
     if tabs and format == "trec":
         logger.warning("%s: ids have blanks, so tabs separate the columns; trec_eval does not read such files", path)
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
+        with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(_run_lines(run, tag, format, "\t" if tabs or format == "msmarco" else " "))
-        beside.replace(path)
     except OSError as error:
         raise DataError(f"cannot be written: {error}", path=path) from error
-    finally:
-        if beside.exists():
-            beside.unlink()
 
 
 def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str, format: str, blank: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pydantic import Field
 from typing_extensions import TypedDict  # before Python 3.12 pydantic reads no other
 
 from .. import __version__
+from ..documents import Grain
 from ..errors import SightlineError
 from ..search import Hit, Searcher
 from ..serve.lane import Lane
@@ -118,7 +119,9 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
         """
         if len(query) > _CHARACTERS:
             raise ToolError(f"the query has {len(query)} characters, and at most {_CHARACTERS} are taken")
-        evidence = None if searcher.reranker is None else "sentence"
+        evidence: Grain | None = (
+            "sentence" if searcher.reranker is not None and searcher.reranker.has_evidence else None
+        )
         found = await told(searcher.search, query, k, where=where, evidence=evidence, level="passage")
         return {"results": [_found(hit) for hit in found.hits]}
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-__all__ = ["interruptible", "token_budget_batches"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["interruptible", "token_budget_batches", "tokens_at_once"]
 
 _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
 
@@ -30,6 +34,14 @@ def interruptible(check: Callable[[], None] | None) -> Iterator[None]:
         yield
     finally:
         _check.reset(token)
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens, padding included, an encoder reads at once on a device.
+
+    Activations of about 2,000 tokens stay in the last-level cache of a laptop; larger batches were slower on CPU.
+    """
+    return 2048 if device.type == "cpu" else 65536
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -24,6 +24,7 @@ from torch import nn
 from ..errors import InputError, MissingExtraError, ModelError
 from ..names import SHIPPED, layout_names, looks_local
 from ..wording import quoted
+from .devices import choose_device
 
 __all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
 
@@ -351,14 +352,13 @@ def load_weights(
     register_attention()
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", "decoders")
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     if isinstance(dtype, str):
         found = getattr(torch, dtype, None)
         if not isinstance(found, torch.dtype) or not found.is_floating_point:
             raise InputError(f"{dtype!r} is not a dtype to compute with; take float32, bfloat16 or float16")
         dtype = found
-    on_cpu = torch.device(device).type == "cpu" if device_map is None else not torch.cuda.is_available()
+    on_cpu = device.type == "cpu" if device_map is None else not torch.cuda.is_available()
     config = load_config(name, revision)
     depth = config.num_hidden_layers
     layers = depth if layers is None else layers

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .batching import token_budget_batches
+from .batching import token_budget_batches, tokens_at_once
 from .devices import choose_device
 from .reader import Tokens, TokenStates, TrainableReader
 
@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Activations of about 2,000 tokens stay in the last-level cache of a laptop; larger batches were slower on CPU.
-_TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
 _QUERIES_REMEMBERED = 1024
 
 
@@ -260,7 +258,7 @@ class MiniLM(TrainableReader):
             source = [first.setdefault(tuple(ids), i) for i, ids in enumerate(tokens.ids)]
             distinct = np.array(list(first.values()), dtype=np.int64)
             sizes = (counts[distinct] + tokens.lead + 1).tolist()
-            for places in token_budget_batches(sizes, _TOKEN_BUDGET[self.device.type]):
+            for places in token_budget_batches(sizes, tokens_at_once(self.device)):
                 batch = distinct[places].tolist()
                 hidden, mask = self.hidden(tokens, batch)
                 mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
-from .batching import token_budget_batches
+from .batching import token_budget_batches, tokens_at_once
+from .devices import choose_device
 
 __all__ = ["SentenceTransformerEncoder"]
-
-_TOKEN_BUDGET = {"cpu": 2048}
-_TOKEN_BUDGET_GPU = 65536
 
 
 class SentenceTransformerEncoder:
@@ -28,9 +26,10 @@ class SentenceTransformerEncoder:
         dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``; None for bfloat16 on a GPU that has it, float16 on one
             that does not, float32 on CPU.
         revision: pin a hub revision.
-        token_budget: padded tokens per batch; None for one that suits the device.
+        token_budget: tokens in a batch, padding included; None for `sightline.models.batching.tokens_at_once`.
 
     Raises:
+        InputError: if the device cannot be used.
         ModelError: if the model cannot be loaded, or its similarity is neither cosine nor dot product.
 
     Example:
@@ -50,14 +49,14 @@ class SentenceTransformerEncoder:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        place = choose_device(device)
         if dtype is None:
-            on_gpu = "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float16"
-            dtype = on_gpu if device.startswith("cuda") else "float32"
+            on_gpu = "bfloat16" if place.type == "cuda" and torch.cuda.is_bf16_supported() else "float16"
+            dtype = on_gpu if place.type == "cuda" else "float32"
         try:
             self._model: Any = SentenceTransformer(
                 name,
-                device=device,
+                device=str(place),
                 truncate_dim=truncate_dim,
                 revision=revision,
                 model_kwargs={"dtype": getattr(torch, dtype)},
@@ -74,7 +73,7 @@ class SentenceTransformerEncoder:
         self.dim = int(dim)
         length: int | None = self._model.get_max_seq_length()
         self.max_length = length or 512
-        self._budget = token_budget or _TOKEN_BUDGET.get(device.split(":")[0], _TOKEN_BUDGET_GPU)
+        self._budget = token_budget or tokens_at_once(place)
         prompt = (self._model.prompts or {}).get("document") or ""
         # A document prompt takes room that a passage cannot have.
         self.max_length -= len(self.token_offsets(prompt)) if prompt else 0

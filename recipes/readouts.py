@@ -17,11 +17,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ..benchmarks.timing import command_line
 from ..cli.console import console
 from ..documents import Document
 from ..eval.dataset import load_dataset
 from ..eval.metrics import evaluate
-from ..rerank import DocumentStates, LateInteractionReranker, load_layout
+from ..models.reader import document_states
+from ..rerank import LateInteractionReranker, load_layout
 from ..retrieval.fts5 import Fts5Index
 
 __all__ = ["candidate_lists", "study"]
@@ -46,8 +48,7 @@ def study(
     out: Annotated[Path | None, typer.Option(help="JSON file for the means, by readout and scale.")] = None,
 ) -> None:
     """Print nDCG@10 by readout, scale and collection, and the mean over collections."""
-    import torch
-
+    console.print(command_line(), markup=False, highlight=False, soft_wrap=True)
     figures: dict[tuple[str, float], list[float]] = {layout: [] for layout in _LAYOUTS}
     names = []
     rerankers = {
@@ -60,12 +61,8 @@ def study(
         dataset = load_dataset(folder, split, max_queries=queries)
         lists = candidate_lists(list(dataset.documents()), dataset.queries, depth)
         distinct = {document.id: document for documents in lists.values() for document in documents}
-        read = model.read([document.contents for document in distinct.values()])
-        assert read.states is not None
-        states = {}
-        for i, id in enumerate(distinct):
-            rows = read.states[read.offsets[i] : read.offsets[i + 1]]
-            states[id] = DocumentStates(torch.from_numpy(rows), int(read.truncated[i]))
+        texts = [document.contents for document in distinct.values()]
+        states = dict(zip(distinct, document_states(model, texts), strict=True))
         for layout, reranker in rerankers.items():
             rankings = {}
             for id, documents in lists.items():

@@ -1,9 +1,11 @@
-"""The figures that the README quotes, run again: ``data/expected.yaml`` says by which command each comes about."""
+"""The README's figures, run again: ``recipes/expected.yaml`` says which command gives each of them.
+
+python -m sightline.recipes.reproduce scifact --data data
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import re
 import shlex
@@ -11,131 +13,38 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ..errors import DataError, InputError
-from ..eval.matrix import MATRIX, load_matrix
+import typer
+from rich.text import Text
+
+from ..cli.console import JsonOption, console, progress_bar, visible, write_json
+from ..cli.running import Command
+from ..errors import DataError
+from ..eval.matrix import load_matrix
 from ..files import digest
-from ..parsing import parse_json, read_json, read_yaml
+from ..parsing import parse_json, read_json
+from .figures import EXPECTED, Entry, Figure, load_expected, select
 
-__all__ = ["EXPECTED", "Check", "Entry", "Figure", "load_expected", "reproduce", "select"]
+__all__ = ["Check", "app", "reproduce"]
 
 _ROOT = Path(__file__).resolve().parents[1]
-EXPECTED = _ROOT / "data" / "expected.yaml"
-"""What the README quotes."""
-
-_KINDS = {
-    "quality": "the same on every machine, up to rounding",
-    "speed": "of the machine that measured it; run only if asked for",
-    "past": "cannot be run from here; the entry says why",
-}
 _DONE = ".done"  # in an entry's folder once its command went through
-_PLACES = ("data", "work", "out", "root")
-_ENTRY = {
-    "id",
-    "kind",
-    "source",
-    "command",
-    "reads",
-    "after",
-    "modules",
-    "quick",
-    "why",
-    "tolerance",
-    "factor",
-    "figures",
-}
-_FIGURE = {"at", "per", "value", "times", "tolerance", "factor", "cell", "text"}
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure.
-
-    Args:
-        value: as the README has it.
-        at: the way to it in the JSON that is read: keys, places in lists, or for a list the fields of the item wanted.
-        per: the way to what it is divided by.
-        times: what it is multiplied by then.
-        tolerance: how far off it may be.
-        factor: or by which factor, where ``tolerance`` is None.
-        cell: row and column of the README's table that has it.
-        text: or the words of the README that have it.
-    """
-
-    value: float
-    at: tuple[Any, ...] = ()
-    per: tuple[Any, ...] = ()
-    times: float = 1.0
-    tolerance: float | None = None
-    factor: float | None = None
-    cell: tuple[str, str] | None = None
-    text: str | None = None
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return ", ".join(self.cell) if self.cell else self.text or " / ".join(map(str, self.at))
-
-    def holds(self, found: float) -> bool:
-        """Whether a value is the expected one, within what is allowed."""
-        if not math.isfinite(found):
-            return False
-        if self.tolerance is not None:
-            return abs(found - self.value) <= self.tolerance * (1 + 1e-9)
-        assert self.factor is not None
-        return self.value / self.factor <= found <= self.value * self.factor
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A command and the figures that come of it.
-
-    Args:
-        id: its name.
-        kind: ``quality``, ``speed`` or ``past``.
-        source: where the figures are quoted.
-        command: a command line with ``{data}`` (collections), ``{work}`` (all that is made here), ``{out}`` (a folder
-            for this entry) and ``{root}`` (the package); "" if what is read is there already, or for ``past``.
-        reads: the JSON file it writes; "" for its standard output.
-        after: an entry whose files this one uses.
-        modules: what must be installed.
-        quick: takes a minute at most.
-        why: of ``past``: why it is not run.
-        figures: what is expected.
-        measured: of every collection that was measured, XXH3-128 by file, see `sightline.eval.provenance`.
-    """
-
-    id: str
-    kind: str
-    source: str
-    command: str
-    reads: str
-    after: str
-    modules: tuple[str, ...]
-    quick: bool
-    why: str
-    figures: tuple[Figure, ...]
-    measured: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether it needs the judged collections."""
-        return "{data}" in self.command
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What came of an entry.
+    """The outcome of an entry.
 
     Args:
         entry: the entry.
         found: for each figure the value found.
         seconds: wall time.
-        error: what went wrong, if the figures could not be had.
+        error: what went wrong, if the command failed, or its JSON lacks a figure.
         skipped: why it was not run.
     """
 
@@ -153,123 +62,6 @@ class Check:
             and not self.skipped
             and all(figure.holds(found) for figure, found in zip(self.entry.figures, self.found, strict=True))
         )
-
-
-def load_expected(path: str | Path = EXPECTED) -> list[Entry]:
-    """Read and check a file of expected figures.
-
-    Raises:
-        DataError: naming the entry and the field that is wrong.
-
-    Example:
-        >>> {entry.kind for entry in load_expected()} == {"quality", "speed", "past"}
-        True
-    """
-    path = Path(path)
-    body = read_yaml(path)
-    if not isinstance(body, dict) or body.get("version") != 1 or not isinstance(body.get("entries"), list):
-        raise DataError("must have version: 1, and entries, a list", path=path)
-    measured = _measured(body, path)
-    entries: dict[str, Entry] = {}
-    for number, record in enumerate(body["entries"], start=1):
-        name = record.get("id") if isinstance(record, dict) else None
-        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-            raise DataError(f"entry {number} has no id of letters, digits and hyphens: {name!r}", path=path)
-        try:
-            if name in entries:
-                raise DataError("the id is there for the second time")
-            entries[name] = replace(_entry(record), measured=measured)
-            if entries[name].after and entries[name].after not in entries:
-                raise DataError(f"after {entries[name].after!r}: no entry before it has this id")
-        except DataError as error:
-            raise DataError(f"entry {name!r}: {error.reason}", path=path) from None
-    return list(entries.values())
-
-
-def _measured(body: Mapping[str, Any], path: Path) -> Mapping[str, Mapping[str, str]]:
-    """The hashes of the measured collections."""
-    found = body.get("collections", {})
-    right = isinstance(found, dict) and all(
-        isinstance(files, dict) and all(isinstance(hash, str) for hash in files.values()) for files in found.values()
-    )
-    if not right:
-        raise DataError("collections must give, by name, a hash for each file", path=path)
-    return found
-
-
-def _entry(record: Mapping[str, Any]) -> Entry:
-    if unknown := record.keys() - _ENTRY:
-        raise DataError(f"unknown field {min(map(str, unknown))!r}; there are {', '.join(sorted(_ENTRY))}")
-    texts = {name: record.get(name, "") for name in ("kind", "source", "command", "reads", "after", "why")}
-    texts["kind"] = texts["kind"] or "quality"
-    if wrong := [name for name, value in texts.items() if not isinstance(value, str)]:
-        raise DataError(f"{wrong[0]} must be a text")
-    if texts["kind"] not in _KINDS:
-        raise DataError(f"kind {texts['kind']!r} is none of {', '.join(_KINDS)}")
-    if not texts["source"]:
-        raise DataError("source is missing: where are the figures quoted?")
-    if (texts["kind"] == "past") != bool(texts["why"]):
-        raise DataError("kind past needs a why, and no other has one")
-    if texts["kind"] != "past" and not texts["command"] and not texts["reads"]:
-        raise DataError("neither command nor reads: there is nothing to run and nothing to read")
-    for name in ("command", "reads"):
-        if unknown := set(re.findall(r"\{(\w*)\}", texts[name])) - set(_PLACES):
-            raise DataError(f"{name} has {{{min(unknown)}}}; there are {', '.join(f'{{{p}}}' for p in _PLACES)}")
-    if texts["command"] and texts["command"].split()[0] not in ("sightline", "python"):
-        raise DataError("command must begin with sightline or python")
-    modules, quick, figures = record.get("modules", []), record.get("quick", False), record.get("figures", [])
-    if not isinstance(modules, list) or not isinstance(quick, bool) or not isinstance(figures, list):
-        raise DataError("modules and figures must be lists, and quick true or false")
-    allowed = {name: record[name] for name in ("tolerance", "factor") if name in record}
-    return Entry(
-        id=record["id"],
-        modules=tuple(map(str, modules)),
-        quick=quick,
-        figures=tuple(_figure(f, n, allowed, past=texts["kind"] == "past") for n, f in enumerate(figures, start=1)),
-        **texts,
-    )
-
-
-def _figure(record: Any, number: int, allowed: Mapping[str, Any], past: bool) -> Figure:
-    where = f"figure {number}"
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: must be a mapping")
-    if unknown := record.keys() - _FIGURE:
-        raise DataError(f"{where}: unknown field {min(map(str, unknown))!r}; there are {', '.join(sorted(_FIGURE))}")
-    record = {**({} if record.keys() & {"tolerance", "factor"} else allowed), **record}
-    for name in ("value", "times", "tolerance", "factor"):
-        value = record.get(name)
-        if name in record and (
-            not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value)
-        ):
-            raise DataError(f"{where}: {name} must be a number, not {value!r}")
-    if "value" not in record:
-        raise DataError(f"{where}: value is missing")
-    if not past:
-        if not isinstance(record.get("at"), list) or not record["at"]:
-            raise DataError(f"{where}: at must be a list, the way to the value in the JSON")
-        if ("tolerance" in record) == ("factor" in record):
-            raise DataError(f"{where}: needs a tolerance or a factor, here or for the whole entry, and not both")
-        if record.get("tolerance", 0) < 0 or record.get("factor", 1) < 1:
-            raise DataError(f"{where}: a tolerance is at least 0, a factor at least 1")
-    cell = record.get("cell")
-    if cell is not None and not (isinstance(cell, list) and len(cell) == 2 and all(isinstance(x, str) for x in cell)):
-        raise DataError(f"{where}: cell must be [row, column], both texts")
-    ways = {name: tuple(record.get(name, ())) for name in ("at", "per")}
-    return Figure(**{**record, **ways, "cell": None if cell is None else (cell[0], cell[1])})
-
-
-def select(entries: Sequence[Entry], ids: Sequence[str] = (), *, quick: bool = False) -> list[Entry]:
-    """The entries to run: those named, or else all of kind ``quality``; with ``quick``, of these the quick ones.
-
-    Raises:
-        InputError: if no entry has one of the ids.
-    """
-    known = {entry.id: entry for entry in entries}
-    if unknown := [id for id in ids if id not in known]:
-        raise InputError(f"no entry is called {unknown[0]!r}; there are {', '.join(known)}")
-    chosen = [known[id] for id in dict.fromkeys(ids)] if ids else [e for e in entries if e.kind == "quality"]
-    return [entry for entry in chosen if entry.quick or not quick]
 
 
 def reproduce(
@@ -290,7 +82,7 @@ def reproduce(
         progress: called with an entry's id and how many are done.
 
     Yields:
-        For each entry, as it is done, what came of it.
+        The outcome of each entry, as soon as it is there.
     """
     work, by_id = Path(work).resolve(), {entry.id: entry for entry in known or entries}
     places = {"work": str(work), "root": str(_ROOT), "data": "" if data is None else str(Path(data).resolve())}
@@ -339,9 +131,9 @@ def _check_data(entry: Entry, data: Path) -> None:
         raise DataError("no such folder of judged collections", path=data)
     names = set(re.findall(r"\{data\}/([\w-]+)", entry.command))
     arguments = shlex.split(entry.command)
-    if "matrix" in arguments:
-        options = {name: value for name, value in pairwise(arguments) if name in ("--plan", "--only")}
-        plan = options.get("--plan", str(MATRIX)).format(root=_ROOT)
+    options = {name: value for name, value in pairwise(arguments) if name in ("--plan", "--only")}
+    if "matrix" in arguments and "--plan" in options:
+        plan = options["--plan"].format(root=_ROOT)
         only = options.get("--only", "").split(",")
         names |= {one.folder.name for one in load_matrix(data, plan, only=[name for name in only if name])}
     for name in sorted(names):
@@ -397,3 +189,76 @@ def _follow(value: Any, way: Sequence[Any]) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise DataError(f"{' / '.join(map(str, way))} is no number: {str(value)[:80]}")
     return float(value)
+
+
+@app.command(cls=Command, epilog="Example: python -m sightline.recipes.reproduce scifact --data data --out reproduced")
+def main(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", help="Entries; none for all of quality.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything that the commands make; indexes in it are used again.")
+    ] = Path("reproduced"),
+    data: Annotated[Path | None, typer.Option(help="Folder of judged collections.", envvar="SIGHTLINE_DATA")] = None,
+    expected: Annotated[Path, typer.Option(help="File of expected figures, YAML.", show_default=False)] = EXPECTED,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes more than a minute.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="List the entries, and run nothing.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Run the README's figures again, and say which hold; the exit code is 1 if one does not."""
+    entries = load_expected(expected)
+    if list_only:
+        _show_list(entries, json)
+        return
+    checks = []
+    with progress_bar("reproducing") as tell:
+        for check in reproduce(select(entries, ids or [], quick=quick), out, data=data, known=entries, progress=tell):
+            checks.append(check)
+            if not json:
+                _show_check(check)
+    if json:
+        write_json([_as_json(check) for check in checks])
+    if not all(check.holds or check.skipped for check in checks):
+        raise typer.Exit(1)
+
+
+def _show_list(entries: Sequence[Entry], json: bool) -> None:
+    if json:
+        write_json([{"id": e.id, "kind": e.kind, "quick": e.quick, "command": e.command} for e in entries])
+        return
+    for entry in entries:
+        facts = f"{entry.kind}{', quick' * entry.quick}, {len(entry.figures)} figures"
+        console.print(visible(f"{entry.id} ({facts})"), markup=False, highlight=False)
+        about = f"    {entry.command or entry.why or entry.reads}"
+        console.print(visible(about), style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_check(check: Check) -> None:
+    if check.skipped or check.error:
+        word, style = ("skipped", "dim") if check.skipped else ("failed", "bold red")
+        console.print(Text.assemble((f"{word} ", style), visible(f"{check.entry.id}: {check.skipped or check.error}")))
+        return
+    word, style = ("holds ", "green") if check.holds else ("differs ", "bold red")
+    about = f"{check.entry.id}: {len(check.found)} figures, {check.seconds:.0f} s"
+    console.print(Text.assemble((word, style), visible(about)))
+    for figure, found in zip(check.entry.figures, check.found, strict=True):
+        if not figure.holds(found):
+            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
+
+
+def _as_json(check: Check) -> dict[str, Any]:
+    return {
+        "id": check.entry.id,
+        "holds": check.holds,
+        "seconds": check.seconds,
+        "error": check.error,
+        "skipped": check.skipped,
+        "figures": [
+            {"name": figure.name, "expected": figure.value, "found": found, "holds": figure.holds(found)}
+            for figure, found in zip(check.entry.figures, check.found, strict=False)
+        ],
+    }
+
+
+if __name__ == "__main__":
+    app()

@@ -6,6 +6,7 @@ from .late_interaction import LateInteractionReranker
 from .layout import Layout, load_layout
 from .loading import RerankerInfo, list_rerankers, load_reranker
 from .placement import arrange
+from .pointwise import PointwiseReranker
 from .results import (
     Evidence,
     Ranked,
@@ -17,6 +18,7 @@ __all__ = [
     "Evidence",
     "LateInteractionReranker",
     "Layout",
+    "PointwiseReranker",
     "Ranked",
     "Ranking",
     "Request",

@@ -175,7 +175,10 @@ class Reranker(ABC):
             readable.append(there)
             requests.append(Request(query, [blocks[i] for i in there], [kept[i] for i in there], evidence is not None))
         if evidence is not None and not self.has_evidence:
-            raise InputError(f"{self.name} has no evidence: its scores are not attention")
+            raise InputError(
+                f"{self.name} has no evidence, since its scores are not attention; leave evidence out, or rank with "
+                "another reranker"
+            )
         scored = self._score(requests)
         shared = (time.perf_counter() - started) / max(1, len(lists))
         rankings = []
@@ -237,7 +240,7 @@ def _ranked(document: Document, place: int, scored: Scored, grain: Literal["sent
         document,
         place,
         float(scored.scores[place]),
-        float("nan") if scored.mass is None else float(scored.mass[place]),
+        None if scored.mass is None else float(scored.mass[place]),
         0 if scored.truncated is None else scored.truncated[place],
         marks,
         () if scored.shares is None else tuple(scored.shares[:, place].tolist()),
@@ -249,10 +252,11 @@ def _among(part: Scored, places: list[int], count: int) -> Scored:
     unread = {places[i] for i in part.unread}
     if len(places) == count:
         return part
-    scores, mass = np.full(count, NOTHING), np.zeros(count)
+    scores, mass, shares, truncated = np.full(count, NOTHING), None, None, [0] * count
     scores[places] = part.scores
-    mass[places] = np.nan if part.mass is None else part.mass
-    shares, truncated = None, [0] * count
+    if part.mass is not None:
+        mass = np.zeros(count)
+        mass[places] = part.mass
     if part.shares is not None:
         shares = np.zeros((len(part.shares), count))
         shares[:, places] = part.shares

@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import yaml
 
 from ..documents import Document
-from ..errors import InputError, ModelError
-from ..parsing import read_yaml
-from ..wording import quoted
+from ..errors import DataError, InputError, ModelError
+from ..files import replacing
+from ..parsing import as_type, read_yaml
 
 if TYPE_CHECKING:
     from .decoder.reranker import DecoderReranker
@@ -50,6 +50,9 @@ class Heads:
         seed: of the shuffles.
         temperature: of ``core``; None for the others.
         scores: by layer, by head; higher retrieves better.
+
+    Raises:
+        InputError: if the scores are no table of finite numbers.
     """
 
     model: str
@@ -63,6 +66,12 @@ class Heads:
     seed: int
     temperature: float | None
     scores: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.scores or not self.scores[0] or len(set(map(len, self.scores))) != 1:
+            raise InputError("its scores are no table: one row for each layer, one number for each head")
+        if not np.isfinite(self.scores).all():
+            raise InputError("its scores are not all finite numbers")
 
     def top(self, count: int) -> tuple[str, ...]:
         """The best heads as ``layer-head``, best first; ties by layer and head.
@@ -82,49 +91,31 @@ class Heads:
             InputError: if a file cannot be written.
         """
         path = Path(path)
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields |= {
-            "best": list(self.top(min(32, sum(map(len, self.scores))))),
-            "scores": [list(r) for r in self.scores],
-        }
+        best = list(self.top(min(32, sum(map(len, self.scores)))))
+        fields = dataclasses.asdict(self) | {"best": best, "scores": [list(row) for row in self.scores]}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for file, text in (
                 (path, yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=10_000)),
                 (path.with_suffix(".svg"), self.picture()),
             ):
-                beside = file.with_name(f".{file.name}.{os.getpid()}")
-                beside.write_text(text, encoding="utf-8")
-                beside.replace(file)
+                with replacing(file) as beside:
+                    beside.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Heads:
-        """Read what `save` wrote.
+        """Load what `save` wrote.
 
         Raises:
             InputError: if it is not such a file.
         """
         try:
-            fields = read_yaml(path)
-            kinds = get_type_hints(cls)
-            if not isinstance(fields, dict):
-                raise InputError("it is no mapping")
-            if missing := sorted(kinds.keys() - fields.keys()):
-                raise InputError(f"it lacks {', '.join(missing)}")
-            for name in kinds.keys() - {"scores", "method"}:
-                if not isinstance(fields[name], kinds[name]):
-                    raise InputError(f"its {name} cannot be {quoted(fields[name])}")
-            scores = tuple(tuple(map(float, row)) for row in fields["scores"])
-            if fields["method"] not in get_args(Method):
-                raise InputError(f"its method is {quoted(fields['method'])}, not one of {', '.join(get_args(Method))}")
-            if not scores or not scores[0] or len(set(map(len, scores))) != 1 or not np.isfinite(scores).all():
-                raise InputError("its scores are no table of finite numbers")
-        except (ValueError, TypeError, OverflowError) as error:
-            told = " ".join(str(error).split())
-            raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {told}") from error
-        return cls(**{name: fields[name] for name in kinds} | {"scores": scores})
+            return as_type(read_yaml(path), cls)
+        except (DataError, InputError) as error:
+            reason = error.reason if isinstance(error, DataError) else str(error)
+            raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {reason}") from error
 
     def picture(self) -> str:
         """The heat map of layer by head, as SVG; the ten best are framed."""

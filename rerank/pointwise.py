@@ -14,7 +14,7 @@ __all__ = ["PointwiseReranker"]
 
 
 class PointwiseReranker(Reranker):
-    """Ranks by a `Scorer`, such as a cross-encoder. There is no attention to tell of: mass is NaN.
+    """Ranks by a `Scorer`, such as a cross-encoder. Its scores are not attention, so there is no mass and no evidence.
 
     Args:
         scorer: the model.

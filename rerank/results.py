@@ -35,7 +35,7 @@ class Ranked:
         index: its place in the list that was ranked.
         score: higher is better. Relative to its list: a score says nothing beside a score of another list.
         mass: share of the query's attention that the document got, a mean over signal tokens; over a list it sums to 1.
-            NaN for rerankers that do not score by attention.
+            None for rerankers that do not score by attention.
         truncated: tokens at its end that the model did not read.
         evidence: spans with their mass; None unless you asked for them.
         token_mass: attention mass by signal token, in the order of `Ranking.query_tokens`.
@@ -44,7 +44,7 @@ class Ranked:
     document: Document
     index: int
     score: float
-    mass: float
+    mass: float | None
     truncated: int
     evidence: tuple[Evidence, ...] | None
     token_mass: tuple[float, ...]

@@ -1,1 +1,77 @@
-"""First-stage retrieval: documents in, vectors and words out."""
+"""First stage: documents from files, the index on disk, and what searches it.
+
+>>> from sightline.retrieval import Index, read_documents
+>>> import tempfile
+>>> documents = read_documents([{"id": "a", "text": "Cats purr."}, {"id": "b", "text": "Dogs bark."}])
+>>> with Index.build(tempfile.mkdtemp() + "/index", documents) as index:
+...     index.search_lexical("barking", k=1)[0].tolist()
+[1]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .faiss_index import FaissIndex
+    from .filters import Filter
+    from .fts5 import Fts5Index
+    from .index import Index
+    from .lexical_index import LexicalIndex
+    from .manifest import Manifest
+    from .planning import IndexSettings
+    from .pyserini_index import PyseriniIndex
+    from .sources import as_documents, guess_format, read_documents
+    from .sources.summary import ReadSummary
+    from .store import StoredPassage
+    from .torch_index import TorchIndex
+    from .vector_index import VectorIndex
+
+_WHERE = {
+    "FaissIndex": "faiss_index",
+    "Filter": "filters",
+    "Fts5Index": "fts5",
+    "Index": "index",
+    "IndexSettings": "planning",
+    "LexicalIndex": "lexical_index",
+    "Manifest": "manifest",
+    "PyseriniIndex": "pyserini_index",
+    "ReadSummary": "sources.summary",
+    "StoredPassage": "store",
+    "TorchIndex": "torch_index",
+    "VectorIndex": "vector_index",
+    "as_documents": "sources",
+    "guess_format": "sources",
+    "read_documents": "sources",
+}
+
+__all__ = [
+    "FaissIndex",
+    "Filter",
+    "Fts5Index",
+    "Index",
+    "IndexSettings",
+    "LexicalIndex",
+    "Manifest",
+    "PyseriniIndex",
+    "ReadSummary",
+    "StoredPassage",
+    "TorchIndex",
+    "VectorIndex",
+    "as_documents",
+    "guess_format",
+    "read_documents",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

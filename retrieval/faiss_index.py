@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import IndexCorruptError, InputError, MissingExtraError
+from .files import RESTORE
+from .vector_index import VectorIndex, best
 
 __all__ = ["FaissIndex", "build_structure", "faiss_device", "import_faiss", "new_structure"]
 
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 _OVERSAMPLING = 4
 # Below this share of allowed rows, scanning just those rows beats over-fetching past the others.
 _SELECTIVE = 0.2
-_ADVICE = "restore the index from a copy, or build it again"
-# Bound the vectors gathered for rescoring, and for filters.
-_QUERIES_AT_ONCE = 64
 _ROWS_AT_ONCE = 65536
 # Equal vectors beyond so many are told apart by chance, not by row.
 _TIES = 16384
@@ -45,16 +43,6 @@ def import_faiss() -> Any:
     except ImportError as error:
         raise MissingExtraError("faiss", "cpu") from error
     return faiss
-
-
-def _after_fork() -> None:
-    """FAISS's threads stay with the parent process, and a child that used several would wait for them for ever."""
-    if "faiss" in sys.modules:
-        sys.modules["faiss"].omp_set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def faiss_device() -> str:
@@ -128,8 +116,8 @@ def build_structure(vectors: np.ndarray, factory: str, file: Path, grow: Path | 
         os.fsync(out.fileno())
 
 
-class FaissIndex:
-    """Inner-product search over vectors on disk; implements `VectorIndex`.
+class FaissIndex(VectorIndex):
+    """Inner-product search over vectors on disk.
 
     Args:
         vectors: float32 (rows, dim).
@@ -146,8 +134,8 @@ class FaissIndex:
     def __init__(
         self, vectors: np.ndarray, structure: Path | None = None, factory: str = "Flat", parameters: str = ""
     ) -> None:
+        super().__init__(vectors)
         self._faiss = import_faiss()
-        self._vectors = vectors
         self._structure = None
         self._covered = 0
         self.device = faiss_device()
@@ -156,7 +144,7 @@ class FaissIndex:
             try:
                 index = self._faiss.read_index(str(structure), self._faiss.IO_FLAG_MMAP_IFC)
             except RuntimeError as error:
-                raise IndexCorruptError(f"{structure}: FAISS cannot read it: {_reason(error)}; {_ADVICE}") from error
+                raise IndexCorruptError(f"{structure}: FAISS cannot read it: {_reason(error)}; {RESTORE}") from error
             self._covered = index.ntotal
             _set_parameters(index, factory, parameters)
             if self.device == "cuda" and "HNSW" not in factory:
@@ -168,48 +156,26 @@ class FaissIndex:
             self._flat = self._faiss.GpuIndexFlatIP(self._resources, vectors.shape[1])
             self._flat.add(np.ascontiguousarray(vectors))
 
-    def __len__(self) -> int:
-        return len(self._vectors)
-
-    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """See `VectorIndex.search`."""
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self._vectors.shape[1]:
-            raise InputError(f"queries must be (Q, {self._vectors.shape[1]}), not {queries.shape}")
-        if not np.isfinite(queries).all():
-            raise InputError("the encoder gave NaN or infinity for a query")
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
-        total = len(self)
-        k = min(k, total)
-        permitted = total if allowed is None else int(np.count_nonzero(allowed))
-        if not permitted or not len(queries):
-            return np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), -np.inf, dtype=np.float32)
-        if len(queries) > _QUERIES_AT_ONCE:
-            parts = [
-                self.search(queries[start : start + _QUERIES_AT_ONCE], k, allowed)
-                for start in range(0, len(queries), _QUERIES_AT_ONCE)
-            ]
-            return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
-        if permitted == total:
-            return _best(*self._propose(queries, k), k)
-        assert allowed is not None
+    def _search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        if allowed is None:
+            return best(*self._propose(queries, k), k)
+        total, permitted = len(self), int(np.count_nonzero(allowed))
         if permitted > max(k, _SELECTIVE * total):
             fetch = min(k + total - permitted, 2 * k * total // permitted)
             while fetch < total:
                 rows, scores = self._propose(queries, fetch)
                 keep = (rows >= 0) & allowed[rows]
                 if keep.sum(axis=1).min() >= k:
-                    return _best(np.where(keep, rows, -1), np.where(keep, scores, -np.inf), k)
+                    return best(np.where(keep, rows, -1), np.where(keep, scores, -np.inf), k)
                 fetch *= 2
-        return _best(*self._scan(queries, k, np.flatnonzero(allowed)), k)
+        return best(*self._scan(queries, k, np.flatnonzero(allowed)), k)
 
     def _scan(self, queries: np.ndarray, k: int, subset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Search only the rows of ``subset``, exactly."""
         parts = []
         for start in range(0, len(subset), _ROWS_AT_ONCE):
             some = subset[start : start + _ROWS_AT_ONCE]
-            found, scores = self._knn(queries, k, np.ascontiguousarray(self._vectors[some]))
+            found, scores = self._knn(queries, k, np.ascontiguousarray(self.vectors[some]))
             parts.append((some[found], scores))
         return np.concatenate([rows for rows, _ in parts], axis=1), np.concatenate([s for _, s in parts], axis=1)
 
@@ -219,13 +185,13 @@ class FaissIndex:
         if self._structure is None:
             if self._flat is not None:
                 return self._flat.search(queries, k)[::-1]
-            return self._knn(queries, k, self._vectors)
+            return self._knn(queries, k, self.vectors)
         _, rows = self._structure.search(queries, min(self._covered, _OVERSAMPLING * k))
         # (Q, R, D) @ (Q, D, 1): the structure's own scores may be approximations
-        scores = (self._vectors[rows] @ queries[:, :, None])[..., 0]
+        scores = (self.vectors[rows] @ queries[:, :, None])[..., 0]
         scores = np.where(rows >= 0, scores, -np.inf).astype(np.float32)
         if self._covered < total:
-            tail_rows, tail_scores = self._knn(queries, k, self._vectors[self._covered :])
+            tail_rows, tail_scores = self._knn(queries, k, self.vectors[self._covered :])
             rows = np.concatenate([rows, tail_rows + self._covered], axis=1)
             scores = np.concatenate([scores, tail_scores], axis=1)
         return rows, scores
@@ -238,14 +204,3 @@ class FaissIndex:
             if fetch >= min(len(vectors), max(k + 1, _TIES)) or (scores[:, k - 1] > scores[:, -1]).all():
                 return rows, scores
             fetch = min(4 * fetch, len(vectors))
-
-
-def _best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sort by score descending, then row; cut or pad to ``k`` columns."""
-    order = np.lexsort((rows, -scores), axis=1)[:, :k]
-    rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    missing = k - rows.shape[1]
-    if missing:
-        rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
-        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
-    return rows.astype(np.int64), scores.astype(np.float32)

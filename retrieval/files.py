@@ -19,7 +19,9 @@ from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError
 
 __all__ = [
     "COMMIT_LOCK",
+    "DATABASE",
     "LOCKS",
+    "RESTORE",
     "TURNSTILE",
     "WRITER_LOCK",
     "AppendFile",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 WRITER_LOCK, COMMIT_LOCK, TURNSTILE = LOCKS = (".writer.lock", ".commit.lock", ".turnstile.lock")
+DATABASE = "documents.sqlite"
+RESTORE = "restore the index from a copy, or build it again"  # what to do about an `IndexCorruptError`
 _MADV_POPULATE_READ = 22  # <linux/mman.h>; the mmap module does not name it
 
 
@@ -195,6 +199,5 @@ class AppendFile:
             raise IndexStoreError(f"{self.path}: cannot be read ({error.strerror})") from error
         except (ValueError, OverflowError, OSError) as error:
             raise IndexCorruptError(
-                f"{self.path}: does not hold the {rows} rows that were committed ({error}); "
-                "restore the index from a copy, or build it again"
+                f"{self.path}: does not hold the {rows} rows that were committed ({error}); {RESTORE}"
             ) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -84,10 +84,6 @@ class Fts5Index:
                     [*values, k],
                 ).fetchall()
         return np.array([r for r, _ in hits], dtype=np.int64), np.array([s for _, s in hits], dtype=np.float64)
-
-    def search_batch(self, queries: Iterable[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """See `LexicalIndex.search_batch`."""
-        return [self.search(query, k) for query in queries]
 
     def close(self) -> None:
         """Nothing of its own to release: the connection is its owner's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ class LexicalIndex(Protocol):
     """What a lexical index must do. Rows are the integers by which the owner knows its passages.
 
     `sightline.retrieval.fts5.Fts5Index` is the embedded one; `sightline.retrieval.pyserini_index.PyseriniIndex` runs
-    Anserini's Lucene in a process of its own.
+    Anserini's Lucene in a process of its own. `sightline.retrieval.words` keeps them in step with an index.
     """
 
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
@@ -35,10 +35,6 @@ class LexicalIndex(Protocol):
             (rows, scores): int64 and float64 arrays of one length <= k, best first, higher is better, ties by row.
             Rows without any query term are never returned.
         """
-        ...
-
-    def search_batch(self, queries: Iterable[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`search` for each query, in order."""
         ...
 
     def close(self) -> None:

@@ -6,17 +6,132 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import xxhash
 
-from ..errors import IndexCorruptError, IndexStoreError
+from ..errors import DataError, IndexCorruptError, IndexStoreError
 from ..files import replace_file
+from ..parsing import as_type
+from .files import RESTORE
 
-__all__ = ["FORMAT", "Manifest"]
+__all__ = [
+    "FORMAT",
+    "EncoderRecord",
+    "FaissRecord",
+    "LexicalRecord",
+    "Manifest",
+    "PassageRecord",
+    "StoreRecord",
+    "TokenStatesRecord",
+]
 
 FORMAT = 2
 _NAME = "manifest.json"
+_STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """The bi-encoder of an index.
+
+    Args:
+        name: what `load_encoder` takes.
+        revision: of its weights.
+        dim: of an embedding; 0 if there are none.
+        max_length: tokens it reads of a text.
+        options: for `load_encoder`.
+        probe: embedding of a fixed sentence, by which another encoder is recognised.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: str
+    revision: str
+    dim: int
+    max_length: int
+    options: dict[str, Any]
+    probe: list[float]
+
+
+@dataclass(frozen=True)
+class PassageRecord:
+    """How documents are split: see `sightline.retrieval.planning.IndexSettings`."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    max_tokens: int
+    overlap: int
+
+
+@dataclass(frozen=True)
+class FaissRecord:
+    """The vector index.
+
+    Args:
+        factory: a FAISS factory string.
+        parameters: FAISS search parameters; "" for the defaults.
+        version: of what built it, once it is built.
+        device: ``cpu`` or ``cuda``, where it was built.
+        file: the structure's file, in the folder of the index; None, like the following, for ``Flat``, and until it is
+            built.
+        rows: vectors in the structure.
+        digest: of the file.
+        trained: vectors on which the structure was trained.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    factory: str
+    parameters: str
+    version: str | None = None
+    device: str | None = None
+    file: str | None = None
+    rows: int | None = None
+    digest: str | None = None
+    trained: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.file is not None and ("/" in self.file or "\0" in self.file):
+            raise DataError("the field faiss.file names a file elsewhere")
+
+
+@dataclass(frozen=True)
+class LexicalRecord:
+    """The lexical engine: ``fts5``, ``pyserini`` or ``none``."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    engine: str
+
+
+@dataclass(frozen=True)
+class TokenStatesRecord:
+    """The token states that are kept.
+
+    Args:
+        kind: ``fp16``, ``int8`` or ``none``.
+        model: name of the block reader; None if ``kind`` is ``none``, like the following.
+        revision: of its weights.
+        dim: of a state.
+        max_length: tokens it reads of a text.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    kind: str
+    model: str | None = None
+    revision: str | None = None
+    dim: int | None = None
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind != "none" and None in (self.model, self.revision, self.dim, self.max_length):
+            raise DataError("the field token_states lacks the model, its revision, dim or max_length")
+
+
+@dataclass(frozen=True)
+class StoreRecord:
+    """SQLite's change counter and the digest of the database at the last completed write; None before the first."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    counter: int | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -24,41 +139,37 @@ class Manifest:
     """The contents of ``manifest.json``.
 
     Args:
-        encoder: ``name``, ``revision``, ``dim``, ``max_length``, ``options``, and ``probe``, the embedding of a fixed
-            sentence by which another encoder is recognised.
-        passages: ``max_tokens`` and ``overlap`` of the splitter.
-        faiss: ``factory``, ``parameters``, and once built ``file``, ``rows``, ``digest``, ``version``, ``device``.
-        lexical: ``engine`` and its settings.
-        token_states: ``kind``, and unless that is ``none`` the ``model``, ``revision``, ``dim`` and ``max_length``.
+        encoder: the bi-encoder.
+        passages: how documents are split.
+        faiss: the vector index.
+        lexical: the lexical engine.
+        token_states: the token states that are kept.
         complete: whether the build went through; an incomplete index can be searched, and resumed.
         counts: as of the last completed write.
-        store: ``counter`` and ``digest`` of the database at the last completed write.
+        store: the database as of the last completed write.
         sightline: the version that wrote this.
         format: of the directory.
     """
 
-    encoder: dict[str, Any]
-    passages: dict[str, int]
-    faiss: dict[str, Any]
-    lexical: dict[str, Any]
-    token_states: dict[str, Any]
+    __pydantic_config__: ClassVar = _STRICT
+    encoder: EncoderRecord
+    passages: PassageRecord
+    faiss: FaissRecord
+    lexical: LexicalRecord
+    token_states: TokenStatesRecord
     complete: bool = False
     counts: dict[str, int] = field(default_factory=dict)
-    store: dict[str, Any] = field(default_factory=dict)
+    store: StoreRecord = StoreRecord()
     sightline: str = ""
     format: int = FORMAT
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, dict[str, Any]]:
         """What was asked for, without what came of it: two builds with equal settings can continue one another."""
-        encoder = {key: value for key, value in self.encoder.items() if key != "probe"}
-        faiss = {key: self.faiss[key] for key in ("factory", "parameters")}
-        return {
-            "encoder": encoder,
-            "passages": self.passages,
-            "faiss": faiss,
-            "lexical": self.lexical,
-            "token_states": self.token_states,
-        }
+        body = _as_json(self)
+        del body["encoder"]["probe"]
+        faiss = {"factory": self.faiss.factory, "parameters": self.faiss.parameters}
+        parts = ("encoder", "passages", "faiss", "lexical", "token_states")
+        return {part: body[part] for part in parts} | {"faiss": faiss}
 
     def difference(self, other: Manifest) -> str:
         """The settings in which another manifest differs, in words."""
@@ -67,12 +178,11 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write beside and rename into place."""
-        body = dataclasses.asdict(self)
-        replace_file(folder / _NAME, _serialised(body))
+        replace_file(folder / _NAME, _serialised(_as_json(self)))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read and check the manifest of an index.
+        """Load and check the manifest of an index.
 
         Raises:
             IndexStoreError: if the folder is no index, or one of a newer format.
@@ -94,53 +204,20 @@ class Manifest:
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             damaged = True
         if damaged:
-            raise IndexCorruptError(f"{path}: checksum mismatch; restore the index from a copy, or build it again")
+            raise IndexCorruptError(f"{path}: checksum mismatch; {RESTORE}")
         if body.get("format") != FORMAT:
             raise IndexStoreError(
                 f"{folder}: index format {body.get('format')!r}, this version reads {FORMAT}; build the index again"
             )
-        if wrong := _misfits(body):
-            raise IndexCorruptError(f"{path}: {wrong}; restore the index from a copy, or build it again")
-        return cls(**body)
+        try:
+            return as_type(body, cls)
+        except DataError as error:
+            raise IndexCorruptError(f"{path}: {error.reason}; {RESTORE}") from error
 
 
-_SHAPE: dict[str, Any] = {
-    "encoder": {"name": str, "revision": str, "dim": int, "max_length": int, "options": dict, "probe": list},
-    "passages": {"max_tokens": int, "overlap": int},
-    "faiss": {"factory": str, "parameters": str},
-    "lexical": {"engine": str},
-    "token_states": {"kind": str},
-    "complete": bool,
-    "counts": dict,
-    "store": dict,
-    "sightline": str,
-    "format": int,
-}
-_OPTIONAL: dict[str, Any] = {
-    "faiss": {"file": str, "rows": int, "digest": str, "version": str, "device": str, "trained": int},
-    "token_states": {"model": str, "revision": str, "dim": int, "max_length": int},
-    "store": {"counter": int, "digest": str},
-}
-
-
-def _misfits(body: dict[str, Any]) -> str:
-    """What is wrong with the names and types of a manifest's fields, in words; "" if nothing is."""
-    if strange := sorted(body.keys() ^ _SHAPE.keys()):
-        return f"field {strange[0]!r} is {'missing' if strange[0] in _SHAPE else 'not known'}"
-    for name, shape in _SHAPE.items():
-        if not isinstance(body[name], dict if isinstance(shape, dict) else shape):
-            return f"field {name!r} has a {type(body[name]).__name__}"
-        if isinstance(shape, dict):
-            for key, kind in shape.items():
-                if not isinstance(body[name].get(key), kind):
-                    return f"field {name}.{key} is not a {kind.__name__}"
-        for key, kind in _OPTIONAL.get(name, {}).items():
-            if key in body[name] and not isinstance(body[name][key], kind):
-                return f"field {name}.{key} is not a {kind.__name__}"
-    file = body["faiss"].get("file", "")
-    if "/" in file or "\0" in file or not all(isinstance(x, int | float) for x in body["encoder"]["probe"]):
-        return "field 'faiss' names a file elsewhere" if file else "field encoder.probe is not a list of numbers"
-    return ""
+def _as_json(manifest: Manifest) -> dict[str, Any]:
+    """The body of the file, without what is not there yet."""
+    return dataclasses.asdict(manifest, dict_factory=lambda items: {k: v for k, v in items if v is not None})
 
 
 def _serialised(body: dict[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -183,25 +183,6 @@ class PyseriniIndex:
         among = None if allowed is None else np.asarray(allowed, dtype=np.int64).tolist()
         rows, scores = self._ask("search", query=unicodedata.normalize("NFC", query), k=int(k), allowed=among)
         return np.array(rows, dtype=np.int64), np.array(scores, dtype=np.float64)
-
-    def search_batch(self, queries: Iterable[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`search` for each query, in order.
-
-        Args:
-            queries: plain texts.
-            k: how many rows at most for each, >= 1.
-
-        Returns:
-            What `search` returns, for each query.
-
-        Raises:
-            InputError: ``k`` is below 1.
-            BackendError: the worker failed.
-
-        Example:
-            >>> [(rows, scores)] = index.search_batch(["foxes"], k=10)  # doctest: +SKIP
-        """
-        return [self.search(query, k) for query in queries]
 
     def close(self) -> None:
         """End the worker process and give the folder up. A second call does nothing.

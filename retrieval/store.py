@@ -19,6 +19,7 @@ import xxhash
 
 from ..documents import Document, Passage, encodable
 from ..errors import IndexCorruptError, IndexStoreError
+from .files import RESTORE
 from .filters import Filter
 
 __all__ = ["DocumentStore", "Segment", "StoredPassage", "as_json"]
@@ -83,9 +84,7 @@ class DocumentStore:
             self.connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False, timeout=60)
         except sqlite3.OperationalError as error:
             if not create and not path.exists():
-                raise IndexCorruptError(
-                    f"{path}: the file is missing; restore the index from a copy, or build it again"
-                ) from error
+                raise IndexCorruptError(f"{path}: the file is missing; {RESTORE}") from error
             raise self._translated(error) from error
         try:
             self.connection.execute("PRAGMA synchronous = FULL")
@@ -110,7 +109,7 @@ class DocumentStore:
         if isinstance(error, sqlite3.OperationalError) and not any(word in text for word in damaged):
             why = "no space left on the device" if "full" in text else text
             return IndexStoreError(f"{self.path}: {why}; what was committed before is kept")
-        return IndexCorruptError(f"{self.path}: {text}; restore the index from a copy, or build it again")
+        return IndexCorruptError(f"{self.path}: {text}; {RESTORE}")
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -120,9 +119,7 @@ class DocumentStore:
         except sqlite3.Error as error:
             raise self._translated(error) from error
         except UnicodeDecodeError as error:  # the sqlite3 module's own, of a damaged text in a message
-            raise IndexCorruptError(
-                f"{self.path}: {error}; restore the index from a copy, or build it again"
-            ) from error
+            raise IndexCorruptError(f"{self.path}: {error}; {RESTORE}") from error
 
     def _fetch(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.translated(), self.lock:
@@ -137,9 +134,7 @@ class DocumentStore:
         try:
             return Document(id, text, title, json.loads(metadata))
         except (ValueError, TypeError, RecursionError) as error:
-            raise IndexCorruptError(
-                f"{self.path}: document {id!r} is damaged; restore the index from a copy, or build it again"
-            ) from error
+            raise IndexCorruptError(f"{self.path}: document {id!r} is damaged; {RESTORE}") from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -184,7 +179,7 @@ class DocumentStore:
             header = file.read(100)
         # SQLite writes the counter twice, the second time as "version-valid-for".
         if header[24:28] != header[92:96]:
-            raise IndexCorruptError(f"{self.path}: damaged header; restore the index from a copy, or build it again")
+            raise IndexCorruptError(f"{self.path}: damaged header; {RESTORE}")
         return int.from_bytes(header[24:28], "big")
 
     def check(self) -> None:
@@ -197,7 +192,7 @@ class DocumentStore:
         """
         found = self._fetch("PRAGMA integrity_check(1)")[0][0]
         if found != "ok":
-            raise IndexCorruptError(f"{self.path}: {found}; restore the index from a copy, or build it again")
+            raise IndexCorruptError(f"{self.path}: {found}; {RESTORE}")
         first = 0
         while page := self._fetch(
             "SELECT number, id, title, text, metadata, deleted, digest FROM documents WHERE number > ? "
@@ -214,10 +209,7 @@ class DocumentStore:
                 passages.setdefault(document, []).append(tuple(place))
             for *fields, digest in page:
                 if _seal(fields, passages.get(fields[0], [])) != digest:
-                    raise IndexCorruptError(
-                        f"{self.path}: document {fields[1]!r} is not what was written; "
-                        "restore the index from a copy, or build it again"
-                    )
+                    raise IndexCorruptError(f"{self.path}: document {fields[1]!r} is not what was written; {RESTORE}")
             first = last
 
     def rows(self) -> int:

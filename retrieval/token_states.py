@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError
+from ..models.encoder import Encoder
+from ..models.reader import BlockReader, load_reader
 
 if TYPE_CHECKING:
     from ..kernels import Keys
 
-__all__ = ["TokenStateKind", "decode", "dtype_of", "encode"]
-
-TokenStateKind = Literal["fp16", "int8"]
+__all__ = ["decode", "dtype_of", "encode", "states_reader"]
 
 
 def dtype_of(kind: str, dim: int) -> np.dtype:
@@ -50,3 +50,8 @@ def decode(rows: np.ndarray) -> Keys:
         return torch.from_numpy(rows)
     scales = np.ascontiguousarray(rows[:, -4:]).view(np.float32)[:, 0]
     return QuantizedKeys(torch.from_numpy(rows[:, :-4]), torch.from_numpy(scales))
+
+
+def states_reader(encoder: Encoder) -> BlockReader:
+    """The model whose token states are kept: the encoder itself where it can read tokens, else the default model."""
+    return encoder if isinstance(encoder, BlockReader) else load_reader()

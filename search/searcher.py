@@ -336,7 +336,7 @@ class Searcher:
             first = _by_document(found)
             return {id: (rank, first[id]) for rank, id in enumerate(first, start=1) if id in wanted}
 
-        has_words = self.index.manifest.lexical["engine"] != "none"
+        has_words = self.index.manifest.lexical.engine != "none"
         return Explanation(result, places("dense"), places("bm25") if has_words else {})
 
     # -- stages ------------------------------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ class Searcher:
         return (
             self._kept_states
             and reader is not None
-            and (kept.get("revision"), kept.get("max_length")) == (reader.revision, reader.max_length)
+            and (kept.revision, kept.max_length) == (reader.revision, reader.max_length)
         )
 
     def _fetch(self, rows: Sequence[int], keys: bool) -> _Fetched:

@@ -168,6 +168,8 @@ def _add_common(app: FastAPI, service: Service) -> None:
             status="ok" if service.healthy() else "stopping",
             version=__version__,
             model=service.reranker.name if service.reranker is not None else None,
+            layout=service.reranker.layout if service.reranker is not None else None,
+            evidence=service.reranker is not None and service.reranker.has_evidence,
             first_stage=service.searcher.first_stage if service.searcher is not None else None,
             index=await service.now_counted(),
             examples=service.examples,

@@ -313,7 +313,9 @@ class HealthResponse(BaseModel):
 
     status: Literal["ok", "stopping"]
     version: str
-    model: str | None
+    model: str | None = Field(description="The reranker, as it was asked for.")
+    layout: str | None = Field(description="The reranker's layout, or its kind.")
+    evidence: bool = Field(description="Whether the reranker can mark what got the attention.")
     first_stage: str | None
     index: IndexCounts | None
     examples: list[str] | None = Field(None, description="Titles of some documents, as examples of what to search for.")

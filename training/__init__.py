@@ -10,9 +10,82 @@ from ..errors import InputError
 from ..wording import did_you_mean, listed, quoted
 
 if TYPE_CHECKING:
-    from .learner import Learner
+    from .card import Origin, describe_data
+    from .config import TrainingConfig
+    from .decoder import DecoderLearner
+    from .dev import DevSet, load_dev_sets
+    from .examples import Example, Source, load_examples, load_sources, read_examples, write_examples
+    from .late_interaction import LateInteractionLearner
+    from .learner import Learner, Output, TrainingList
+    from .lists import ListSampler, Sampling
+    from .loss import Objective
+    from .mining import MinedCounts, Mining, mine_run, run_system
+    from .summary import Gain, Measurement, TrainingSummary
+    from .trainer import Progress, train
 
-__all__ = ["check_learner", "load_learner"]
+_WHERE = {
+    "DecoderLearner": "decoder",
+    "DevSet": "dev",
+    "Example": "examples",
+    "Gain": "summary",
+    "LateInteractionLearner": "late_interaction",
+    "Learner": "learner",
+    "ListSampler": "lists",
+    "Measurement": "summary",
+    "MinedCounts": "mining",
+    "Mining": "mining",
+    "Objective": "loss",
+    "Origin": "card",
+    "Output": "learner",
+    "Progress": "trainer",
+    "Sampling": "lists",
+    "Source": "examples",
+    "TrainingConfig": "config",
+    "TrainingList": "learner",
+    "TrainingSummary": "summary",
+    "describe_data": "card",
+    "load_dev_sets": "dev",
+    "load_examples": "examples",
+    "load_sources": "examples",
+    "mine_run": "mining",
+    "read_examples": "examples",
+    "run_system": "mining",
+    "train": "trainer",
+    "write_examples": "examples",
+}
+
+__all__ = [
+    "DecoderLearner",
+    "DevSet",
+    "Example",
+    "Gain",
+    "LateInteractionLearner",
+    "Learner",
+    "ListSampler",
+    "Measurement",
+    "MinedCounts",
+    "Mining",
+    "Objective",
+    "Origin",
+    "Output",
+    "Progress",
+    "Sampling",
+    "Source",
+    "TrainingConfig",
+    "TrainingList",
+    "TrainingSummary",
+    "check_learner",
+    "describe_data",
+    "load_dev_sets",
+    "load_examples",
+    "load_learner",
+    "load_sources",
+    "mine_run",
+    "read_examples",
+    "run_system",
+    "train",
+    "write_examples",
+]
 
 _DECODER = "hf:"
 
@@ -69,3 +142,15 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
         )
     learner: Learner = made(*given, **options)
     return learner
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

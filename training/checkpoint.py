@@ -2,40 +2,93 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, TrainingError
+from ..errors import DataError, InputError, TrainingError
 from ..files import replace_file
+from ..parsing import as_type
+from .summary import Measurement
 
-__all__ = ["STATE", "check_settings", "load_state", "save_state"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["STATE", "RunRecord", "TrainingState", "check_settings", "load_state", "save_state"]
 
 STATE = "state.pt"
 
-_FIELDS = {"settings": dict, "step": int, "parameters": dict, "optimizer": dict, "start": dict, "history": list}
+
+@dataclass
+class RunRecord:
+    """How far a run is, in numbers and strings.
+
+    Args:
+        settings: what a run that goes on must have in common with the one that began.
+        step: updates done.
+        history: the measurements on dev, in order.
+        per_query: nDCG@10 by collection and query id, at the ``start`` and at the ``best`` measurement.
+        records: means of losses, one for every few steps.
+        window: losses of the steps since.
+        seconds: of training and measuring.
+    """
+
+    settings: dict[str, Any]
+    step: int
+    history: list[Measurement]
+    per_query: dict[str, dict[str, dict[str, float]]]
+    records: list[dict[str, int | float]]
+    window: list[dict[str, int | float]]
+    seconds: float
 
 
-def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a state of tensors, numbers, strings, lists and dictionaries.
+@dataclass(frozen=True)
+class TrainingState:
+    """A run at the end of a step.
+
+    Args:
+        record: how far it is.
+        parameters: what is trained, by name.
+        log_temperature: logarithm of the temperature, ().
+        optimizer: state of the optimizer.
+        scaler: state of the gradients' scaler.
+        start: the parameters at the start.
+        best: the parameters that did best on dev; None before the first measurement.
+    """
+
+    record: RunRecord
+    parameters: dict[str, torch.Tensor]
+    log_temperature: torch.Tensor
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    start: dict[str, torch.Tensor]
+    best: dict[str, torch.Tensor] | None
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Write a state.
 
     Raises:
         TrainingError: if the disk refuses; the former state is untouched.
     """
     import torch
 
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    fields |= dataclasses.asdict(fields.pop("record"))
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    torch.save(fields, buffer)
     try:
         replace_file(folder / STATE, buffer.getvalue())
     except OSError as error:
         raise TrainingError(f"{folder / STATE}: cannot be written: {error}; the state before it is kept") from error
 
 
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """Read it, onto the CPU; None if there is none.
+def load_state(folder: Path) -> TrainingState | None:
+    """Load a state, onto the CPU; None if there is none.
 
     Raises:
         TrainingError: if the file is damaged, or holds something else.
@@ -45,26 +98,39 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if not (folder / STATE).exists():
         return None
     try:
-        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        fields = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     # What torch raises depends on where a damage is: besides its own errors, whatever its unpickler meets.
-    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).split("\n")[0][:200]
         raise TrainingError(f"{folder / STATE}: cannot be read: {reason}; remove it to begin anew") from error
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise TrainingError(f"{folder / STATE}: cannot be read: {reason}; remove it to begin anew") from error
-    if not isinstance(state, dict):
+    try:
+        return _as_state(fields)
+    except DataError as error:
         raise TrainingError(
-            f"{folder / STATE}: holds a {type(state).__name__}, not the state of a run; move it away, or "
-            "choose another folder"
-        )
-    for name, kind in _FIELDS.items():
-        if not isinstance(state.get(name), kind):
-            wrong = f"{name!r} is a {type(state[name]).__name__}" if name in state else f"it has no {name!r}"
-            raise TrainingError(
-                f"{folder / STATE}: is not the state of a run: {wrong}; move it away, or choose another folder"
-            )
-    return state
+            f"{folder / STATE}: is not the state of a run: {error.reason}; move it away, or choose another folder"
+        ) from error
+
+
+def _as_state(fields: Any) -> TrainingState:
+    if not isinstance(fields, dict):
+        raise DataError(f"it holds a {type(fields).__name__}")
+    tensors = [field.name for field in dataclasses.fields(TrainingState) if field.name != "record"]
+    if missing := [name for name in tensors if name not in fields]:
+        raise DataError(f"lacks the field {missing[0]}")
+    for name in ("parameters", "optimizer", "scaler", "start"):
+        if not isinstance(fields[name], dict):
+            raise DataError(f"the field {name} must be a mapping, not a {type(fields[name]).__name__}")
+    record = as_type({name: value for name, value in fields.items() if name not in tensors}, RunRecord)
+    return TrainingState(record, **{name: fields[name] for name in tensors})
 
 
 def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
 from ..eval.compare import compare, interval
@@ -15,6 +14,7 @@ from ..eval.rerank_run import rerank_run_each
 from ..eval.runs import first_stage_run, load_run
 from ..rerank.base import Reranker
 from .examples import Source
+from .summary import Gain
 
 __all__ = ["MEASURE", "DevSet", "PerQuery", "gains", "load_dev_sets", "mean_of_collections", "measure"]
 
@@ -108,7 +108,7 @@ def mean_of_collections(values: PerQuery) -> float:
     return sum(sum(one.values()) / len(one) for one in values.values()) / len(values)
 
 
-def gains(before: PerQuery, after: PerQuery) -> dict[str, Any]:
+def gains(before: PerQuery, after: PerQuery) -> dict[str, Gain]:
     """By collection: nDCG@10 before and after with intervals, and their paired difference."""
     found = {}
     for name, values in after.items():
@@ -117,11 +117,11 @@ def gains(before: PerQuery, after: PerQuery) -> dict[str, Any]:
             "after": {id: {MEASURE: value} for id, value in values.items()},
         }
         [difference] = compare(pair, MEASURE)
-        found[name] = {
-            "queries": len(values),
-            "before": asdict(interval(list(before[name].values()))),
-            "after": asdict(interval(list(values.values()))),
-            "difference": asdict(difference.difference),
-            "p": difference.p_randomisation,
-        }
+        found[name] = Gain(
+            queries=len(values),
+            before=interval(list(before[name].values())),
+            after=interval(list(values.values())),
+            difference=difference.difference,
+            p=difference.p_randomisation,
+        )
     return found

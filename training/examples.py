@@ -19,6 +19,7 @@ from ..eval.catalogues import CATALOGUES
 from ..eval.dataset import Dataset, load_dataset
 from ..eval.runs import first_stage_run, load_run
 from ..eval.trec import read_lines, trec_order
+from ..files import replacing
 from ..parsing import parse_json
 
 __all__ = [
@@ -401,18 +402,14 @@ def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) ->
         DataError: if the file cannot be written.
     """
     path, count = Path(path), 0
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
+        with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
             for count, example in enumerate(examples, 1):  # noqa: B007 - it is the number of them
                 file.write(json.dumps(_as_record(example), ensure_ascii=False) + "\n")
-        if not count:
-            raise InputError("there is no list to write")
-        beside.replace(path)
+            if not count:
+                raise InputError("there is no list to write")
     except OSError as error:
         raise DataError(f"cannot be written: {error}", path=path) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return count
 
 

@@ -22,13 +22,14 @@ from ..errors import InputError, TrainingError
 from ..eval.provenance import dataset_hashes, git_revision, hardware, portable_command, portable_name, versions
 from ..files import replace_file
 from .card import Origin, model_card
-from .checkpoint import STATE, check_settings, load_state, save_state
+from .checkpoint import STATE, RunRecord, TrainingState, check_settings, load_state, save_state
 from .config import TrainingConfig
 from .dev import MEASURE, DevSet, PerQuery, gains, mean_of_collections, measure
 from .examples import Example
 from .learner import Learner
 from .lists import ListSampler, Sampling
 from .loss import COLDEST, Objective, anchor_loss, list_losses
+from .summary import Measurement, OriginRecord, TrainingSummary
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,7 @@ def train(
     dev: Sequence[DevSet] = (),
     origin: Origin | None = None,
     progress: Callable[[Progress], None] | None = None,
-) -> dict[str, Any]:
+) -> TrainingSummary:
     """Train a learner, and save what it learnt with a model card.
 
     A run that was killed goes on from its last state when it is called again with the same arguments; its weights are
@@ -161,16 +162,16 @@ class _Run:
         self.step = 0
         self.start = self._copy()
         self.best: dict[str, torch.Tensor] | None = None
-        self.history: list[dict[str, Any]] = []  # step, dev by collection
+        self.history: list[Measurement] = []
         self.per_query: dict[str, PerQuery] = {}  # at the start and at the best
-        self.records: list[dict[str, float]] = []
-        self.window: list[dict[str, float]] = []
+        self.records: list[dict[str, int | float]] = []
+        self.window: list[dict[str, int | float]] = []
         self.seconds = 0.0
         self._between = False
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def go(self) -> dict[str, Any]:
+    def go(self) -> TrainingSummary:
         self._open()
         try:
             with _own_randomness():
@@ -184,7 +185,7 @@ class _Run:
     def _loop(self) -> None:
         began = time.perf_counter() - self.seconds
         while True:
-            if self.dev and self._due() and not any(past["step"] == self.step for past in self.history):
+            if self.dev and self._due() and not any(past.step == self.step for past in self.history):
                 self._measure()
                 self.seconds = time.perf_counter() - began
                 self._save()
@@ -205,7 +206,7 @@ class _Run:
     def _waited_enough(self) -> bool:
         if not self.config.patience or not self.history:
             return False
-        best = max(range(len(self.history)), key=lambda i: (self.history[i]["mean"], -i))
+        best = max(range(len(self.history)), key=lambda i: (self.history[i].mean, -i))
         return len(self.history) - 1 - best >= self.config.patience
 
     def _measure(self) -> None:
@@ -220,10 +221,10 @@ class _Run:
         mean = mean_of_collections(values)
         if not self.history:
             self.per_query["start"] = values
-        if not self.history or mean > max(past["mean"] for past in self.history):
+        if not self.history or mean > max(past.mean for past in self.history):
             self.best, self.per_query["best"] = mixed, values
         by_name = {name: sum(one.values()) / len(one) for name, one in values.items()}
-        self.history.append({"step": self.step, "mean": mean, "dev": by_name})
+        self.history.append(Measurement(self.step, mean, by_name))
         told = ", ".join(f"{name} {value:.4f}" for name, value in by_name.items())
         logger.info("step %d of %d: %s %.4f (%s)", self.step, self.steps, MEASURE, mean, told)
         self.progress(Progress(self.step, self.steps, self._last_loss(), {"mean": mean, **by_name}))
@@ -346,7 +347,7 @@ class _Run:
         self.out.mkdir(parents=True, exist_ok=True)
         if state is None:
             return
-        check_settings(self.out, state["settings"], self.settings)
+        check_settings(self.out, state.record.settings, self.settings)
         try:
             self._restore(state)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -356,64 +357,68 @@ class _Run:
             ) from error
         logger.info("going on from step %d of %d", self.step, self.steps)
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        self.step, self.start, self.best = state["step"], state["start"], state["best"]
-        self.history, self.per_query = state["history"], state["per_query"]
-        self.records, self.window, self.seconds = state["records"], state["window"], state["seconds"]
-        self._put(state["parameters"])
+    def _restore(self, state: TrainingState) -> None:
+        record = state.record
+        self.step, self.start, self.best = record.step, state.start, state.best
+        self.history, self.per_query = record.history, record.per_query
+        self.records, self.window, self.seconds = record.records, record.window, record.seconds
+        self._put(state.parameters)
         with _no_gradient():
-            self.log_temperature.copy_(state["log_temperature"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+            self.log_temperature.copy_(state.log_temperature)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scaler.load_state_dict(state.scaler)
 
     def _save(self) -> None:
-        state = {
-            "settings": self.settings,
-            "step": self.step,
-            "parameters": self._copy(),
-            "log_temperature": self.log_temperature.detach().cpu(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "start": self.start,
-            "best": self.best,
-            "history": self.history,
-            "per_query": self.per_query,
-            "records": self.records,
-            "window": self.window,
-            "seconds": self.seconds,
-        }
+        state = TrainingState(
+            record=RunRecord(
+                settings=self.settings,
+                step=self.step,
+                history=self.history,
+                per_query=self.per_query,
+                records=self.records,
+                window=self.window,
+                seconds=self.seconds,
+            ),
+            parameters=self._copy(),
+            log_temperature=self.log_temperature.detach().cpu(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            start=self.start,
+            best=self.best,
+        )
         save_state(self.out, state)
 
     # -- the result ----------------------------------------------------------------------------------------------------
 
-    def _finish(self) -> dict[str, Any]:
-        best = max(self.history, key=lambda past: (past["mean"], -past["step"]), default={"step": self.step})
+    def _finish(self) -> TrainingSummary:
+        best = max(self.history, key=lambda past: (past.mean, -past.step), default=None)
+        kept = self.step if best is None else best.step
         self._put(self.best or self._mixed())
-        if not best["step"]:
+        if not kept:
             logger.warning("no step was better on dev than the start, which is kept")
         self.learner.save(self.out)
-        summary = {
-            "learner": self.settings["learner"],
-            "settings": self.settings,
-            "steps": self.step,
-            "kept_step": best["step"],
-            "seconds": self.seconds,
-            "temperature": math.exp(self.log_temperature.item()),
-            "dev": gains(self.per_query.get("start", {}), self.per_query.get("best", {})),
-            "history": self.history,
-            "losses": self.records,
-            "origin": {
-                "base": portable_name(self.origin.base),
-                "data": list(self.origin.data),
-                "command": portable_command(self.origin.command) if self.origin.command else None,
-            },
-            "hashes": {one.name: dataset_hashes(one.dataset) for one in self.dev},
-            "hardware": hardware(),
-            "versions": versions(),
-            "git": git_revision(),
-        }
+        summary = TrainingSummary(
+            learner=self.settings["learner"],
+            settings=self.settings,
+            steps=self.step,
+            kept_step=kept,
+            seconds=self.seconds,
+            temperature=math.exp(self.log_temperature.item()),
+            dev=gains(self.per_query.get("start", {}), self.per_query.get("best", {})),
+            history=self.history,
+            losses=self.records,
+            origin=OriginRecord(
+                base=portable_name(self.origin.base),
+                data=list(self.origin.data),
+                command=portable_command(self.origin.command) if self.origin.command else None,
+            ),
+            hashes={one.name: dataset_hashes(one.dataset) for one in self.dev},
+            hardware=hardware(),
+            versions=versions(),
+            git=git_revision(),
+        )
         replace_file(self.out / "README.md", model_card(summary, self.origin).encode())
-        replace_file(self.out / "training.json", json.dumps(summary, indent=1, ensure_ascii=False).encode())
+        summary.save(self.out)
         (self.out / STATE).unlink(missing_ok=True)
         return summary
 

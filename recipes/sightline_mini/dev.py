@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,9 @@ def compare_on_dev(rerankers: Mapping[str, Reranker], dev: Sequence[DevSet]) -> 
     for name, values in found.items():
         out[name] = {"mean": mean_of_collections(values), "dev": {}}
         for one, gain in gains(found[first], values).items():
-            row = {"queries": gain["queries"], "value": gain["after"]}
+            row = {"queries": gain.queries, "value": asdict(gain.after)}
             if name != first:
-                row |= {key: gain[key] for key in ("difference", "p")}
+                row |= {"difference": asdict(gain.difference), "p": gain.p}
             out[name]["dev"][one] = row
     return out
 

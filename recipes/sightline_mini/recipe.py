@@ -90,7 +90,7 @@ def main() -> None:
             command=["python", "-m", "sightline.recipes.sightline_mini.recipe", *sys.argv[1:]],
         ),
     )
-    sys.stdout.write(json.dumps(summary["dev"], indent=2) + "\n")
+    sys.stdout.write(json.dumps(summary.as_dict()["dev"], indent=2) + "\n")
 
 
 if __name__ == "__main__":

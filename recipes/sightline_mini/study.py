@@ -36,6 +36,7 @@ from ...training.late_interaction import LateInteractionLearner, RememberingRead
 from ...training.lists import Sampling
 from ...training.loss import Objective
 from ...training.mining import Mining
+from ...training.summary import TrainingSummary
 from ...training.trainer import train
 from .dev import data_folder, dev_sets
 from .recipe import CONFIG, OBJECTIVE, SAMPLING, examples
@@ -177,7 +178,7 @@ def study(
             if variant.dense:
                 lists = with_dense(found, reader)
             _train(variant, folder, lists, dev, reader)
-        rows[variant.name] = {"what": variant.what} | _row(json.loads((folder / "training.json").read_text()))
+        rows[variant.name] = {"what": variant.what} | _row(TrainingSummary.load(folder))
         logger.info("%s: %s", variant.name, {k: v for k, v in rows[variant.name].items() if k != "dev"})
     return rows
 
@@ -230,16 +231,14 @@ def _documents(example: Example) -> dict[int, Document]:
     return {text_key(d): d for d in (*example.positives, *(d for pool in example.pools for d in pool))}
 
 
-def _row(summary: dict[str, Any]) -> dict[str, Any]:
-    dev = summary["dev"]
-    settings = summary["settings"]
-    history = summary["history"]
+def _row(summary: TrainingSummary) -> dict[str, Any]:
+    settings, history = summary.settings, summary.history
     return {
-        "before": history[0]["mean"],
-        "after": history[-1]["mean"],
-        "lists": summary["steps"] * settings["lists"] * settings["accumulation"],
-        "seconds": round(summary["seconds"]),
-        "dev": {name: history[-1]["dev"][name] - history[0]["dev"][name] for name in dev},
+        "before": history[0].mean,
+        "after": history[-1].mean,
+        "lists": summary.steps * settings["lists"] * settings["accumulation"],
+        "seconds": round(summary.seconds),
+        "dev": {name: history[-1].dev[name] - history[0].dev[name] for name in summary.dev},
     }
 
 

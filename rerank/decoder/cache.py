@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...errors import InputError
-from ...files import share_files
+from ...files import replacing, share_files
 from .forward import KeptBlock
 
 __all__ = ["DocumentCache", "block_key"]
@@ -159,18 +159,16 @@ class _Disk:
         path = self._path(key)
         if block.bytes > self.budget or path.exists():
             return
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
         tensors = {
             f"{kind}{i:04}": x for kind in "kv" for i, x in enumerate(block.keys if kind == "k" else block.values)
         }
         tensors = {name: x.cpu().contiguous() for name, x in tensors.items()}
         try:
             path.parent.mkdir(exist_ok=True)
-            save_file(tensors, beside)
-            share_files(beside)
-            beside.replace(path)  # a reader never sees half of a file
+            with replacing(path) as beside:  # a reader never sees half of a file
+                save_file(tensors, beside)
+                share_files(beside)
         except (OSError, SafetensorError) as error:
-            beside.unlink(missing_ok=True)
             logger.warning("%s cannot be written (%s); the document is not kept on disk", path, error)
             return
         self._used += block.bytes

@@ -22,7 +22,7 @@ from .summary import ReadSummary
 from .tables import read_csv, read_tsv
 from .values import identity, plain, plain_text
 
-__all__ = ["ID_FIELDS", "ReadSummary", "guess_format", "read_documents"]
+__all__ = ["ReadSummary", "as_documents", "guess_format", "read_documents"]
 
 _log = logging.getLogger(__name__)
 
@@ -156,6 +156,35 @@ def read_documents(
         report = _leaves_out(path, summary, on_bad)
     reading = Reading(fields, encoding, delimiter, columns, csv_types, follow_links, strict, report, summary)
     return _documents(_FORMATS[format](path, reading), reading, path, told)
+
+
+def as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> Iterator[Document]:
+    """Documents out of documents, mappings and texts.
+
+    Args:
+        documents: a stream of `Document`, of mappings with the fields of `read_documents`, or of texts. Texts, and
+            mappings without an id, get their place as id, from "0".
+
+    Returns:
+        The documents, one at a time.
+
+    Raises:
+        InputError: if one of them, or ``documents`` itself, is something else.
+    """
+    if isinstance(documents, str | bytes | Mapping | Document) or not isinstance(documents, Iterable):
+        raise InputError(f"documents must be a list or another iterable, not a single {type(documents).__name__}")
+    if hasattr(documents, "to_dict"):
+        raise InputError(f"documents are a {type(documents).__name__}; give its rows: frame.to_dict('records')")
+    for place, given in enumerate(documents):
+        if isinstance(given, Document):
+            yield given
+        elif isinstance(given, str):
+            yield Document(str(place), given)
+        elif isinstance(given, Mapping):
+            named = given if given.keys() & set(ID_FIELDS) else {"id": str(place), **given}
+            yield from read_documents([named])
+        else:
+            raise InputError(f"document {place}: must be a Document, a mapping or a text, not {type(given).__name__}")
 
 
 def _raise(error: DataError) -> None:

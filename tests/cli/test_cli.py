@@ -19,7 +19,7 @@ from sightline.cli.console import visible
 from sightline.eval.trec import read_run
 
 COMMANDS = ["index", "add", "delete", "info", "search", "serve", "mcp", "rerank", "eval", "bias", "heads"]
-COMMANDS += ["matrix", "bench", "report", "reproduce", "mine", "train"]
+COMMANDS += ["matrix", "bench", "report", "mine", "train"]
 EVIL = (
     "Terminal [bold red]x[/] markup [/] and \x1b[2J\x1b]0;owned\x07 escapes \x9b31m here \u202e\u2066. "
     "[link=x]Unbalanced."
@@ -433,23 +433,6 @@ def test_bench_puts_cost_beside_quality_and_report_renders_it_again(run, beir, t
     assert (out / "report.html").read_text() == page
 
 
-def test_reproduce_tells_what_differs(run, tmp_path):
-    (tmp_path / "x.json").write_text('{"n": 1}')
-    figures = "[{at: [n], value: %s, tolerance: 0}]"
-    expected = tmp_path / "expected.yaml"
-    for value, code, word in ((1, 0, "holds"), (2, 1, "differs")):
-        entry = f"{{id: one, source: test, reads: '{tmp_path}/x.json', figures: {figures % value}}}"
-        expected.write_text(f"version: 1\nentries: [{entry}]\n")
-        options = ["--expected", expected, "--out", tmp_path / "out"]
-        returned, out, _ = run("reproduce", *options)
-        assert (returned, out.split()[0]) == (code, word)
-        assert ("expected 2, found 1" in out) == bool(code)
-        returned, out, _ = run("reproduce", *options, "--json")
-        assert returned == code and json.loads(out)[0]["figures"][0]["holds"] == (not code)
-    code, out, _ = run("reproduce", "--list")
-    assert code == 0 and "scifact (quality, 14 figures)" in out and "sightline eval {data}/scifact" in out
-
-
 def test_every_table_says_that_positives_were_added(run, beir, tmp_path):
     given = ["eval", beir, "--systems", "given,given+minilm", "--run", f"given={beir / 'given.trec'}", "--depth", 1]
     code, plain, _ = run(*given, "--out", tmp_path / "honest")
@@ -502,8 +485,10 @@ WRONG = {
     "no such split": (["eval", "{beir}", "--systems", "bm25", "--split", "dev", "--out", "{tmp}/o"], 3),
     "unknown system": (["eval", "{beir}", "--systems", "sparse", "--out", "{tmp}/o"], 2),
     "no results": (["report", "{tmp}"], 3),
-    "unknown figure": (["reproduce", "nothing"], 2),
-    "unknown collection": (["matrix", "{tmp}", "--only", "nothing", "--out", "{tmp}/o"], 2),
+    "unknown collection": (
+        ["matrix", "{tmp}", "--plan", "{tmp}/plan.yaml", "--only", "nothing", "--out", "{tmp}/o"],
+        2,
+    ),
     "a cost of what was given": (["bench", "{beir}", "--systems", "given", "--out", "{tmp}/o"], 2),
     "unknown measure": (["eval", "{beir}", "--systems", "bm25", "--measures", "fun", "--out", "{tmp}/o"], 2),
     "bad run option": (["eval", "{beir}", "--systems", "bm25", "--run", "x", "--out", "{tmp}/o"], 2),
@@ -544,6 +529,7 @@ def test_rerank_wants_either_data_and_run_or_requests(run, tmp_path, given):
 def test_what_goes_wrong_is_told_in_a_line_with_its_exit_code(run, shared_index, corpus, beir, tmp_path, case, as_json):
     arguments, expected = WRONG[case]
     places = {"tmp": tmp_path, "index": shared_index, "corpus": corpus, "beir": beir}
+    (tmp_path / "plan.yaml").write_text("first_stages: [bm25]\nrerankers: []\ncollections: [{folder: zoo}]\n")
     code, out, err = run(*(argument.format(**places) for argument in arguments), *(["--json"] if as_json else []))
     assert code == expected
     assert out == ""

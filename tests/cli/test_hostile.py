@@ -30,10 +30,10 @@ CALLS = {
     "eval index": ["eval", "{beir}", "--systems", "dense", "--index", "PATH", "--out", "{tmp}/out"],
     "eval run": ["eval", "{beir}", "--systems", "x", "--run", "x=PATH", "--out", "{tmp}/out"],
     "bias": ["bias", "PATH", "--systems", "bm25", "--out", "{tmp}/out"],
-    "matrix": ["matrix", "PATH", "--out", "{tmp}/out"],
+    "matrix": ["matrix", "PATH", "--plan", "{beir}/plan.yaml", "--out", "{tmp}/out"],
+    "matrix plan": ["matrix", "{beir}", "--plan", "PATH", "--out", "{tmp}/out"],
     "bench": ["bench", "PATH", "--systems", "bm25", "--out", "{tmp}/out"],
     "report": ["report", "PATH"],
-    "reproduce": ["reproduce", "--expected", "PATH", "--out", "{tmp}/out"],
     "heads data": ["heads", "nobody/nothing", "--data", "PATH"],
     "mine": ["mine", "PATH", "--system", "bm25", "--out", "{tmp}/hard.jsonl"],
     "train": ["train", "minilm", "PATH", "--out", "{tmp}/out", "--steps", "1"],
@@ -56,6 +56,7 @@ def places(tmp_path_factory):
     (beir / "corpus.jsonl").write_text(corpus.read_text())
     (beir / "queries.jsonl").write_text('{"_id": "q1", "text": "barking dogs"}\n')
     (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tb\t1\n")
+    (beir / "plan.yaml").write_text("first_stages: [bm25]\nrerankers: []\ncollections: [{folder: none}]\n")
     (folder / "bytes").write_bytes(bytes(range(256)))
     (folder / "empty").mkdir()
     return folder

@@ -14,8 +14,6 @@ from sightline.errors import InputError
 from sightline.eval import cost
 from sightline.eval.cost import (
     bench_systems,
-    copy_rate,
-    gemm_rate,
     index_bytes,
     measure_cost,
     peak_memory,
@@ -126,10 +124,6 @@ def test_memory_that_is_used_and_freed_is_seen():
     assert found["rise_bytes"] >= 60 << 20 and found["peak_bytes"] > found["rise_bytes"]
     again = peak_memory(lambda: None)
     assert again["rise_bytes"] < 16 << 20
-
-
-def test_the_machines_rates_are_plausible():
-    assert 1e8 < copy_rate() < 1e13 and 1e8 < gemm_rate() < 1e16
 
 
 def make(folder):

@@ -243,7 +243,7 @@ def test_an_index_of_the_users_own_is_not_removed(dataset, tmp_path):
     with pytest.raises(InputError, match="no evaluation made"):
         evaluate_systems(dataset, ["dense"], tmp_path / "out")
     with Index.open(tmp_path / "out" / "index") as opened:
-        assert opened.manifest.faiss["factory"] == "HNSW8"
+        assert opened.manifest.faiss.factory == "HNSW8"
 
 
 def test_a_system_is_added_in_the_same_folder(dataset, tmp_path, caplog):

@@ -1,19 +1,23 @@
 """Several collections at once: the plan, the folders, and that sharing work between systems changes nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
+import sightline
 from sightline.errors import DataError, InputError
 from sightline.eval import evaluate as module
 from sightline.eval.dataset import load_dataset
 from sightline.eval.evaluate import evaluate_systems, search_pool
-from sightline.eval.matrix import MATRIX, Collection, evaluate_collections, load_matrix
+from sightline.eval.matrix import Collection, evaluate_collections, load_matrix
 from sightline.eval.trec import write_run
 from sightline.rerank import LateInteractionReranker, load_layout
 
 from .test_evaluate import TEXTS, make
+
+MATRIX = Path(sightline.__file__).parent / "recipes" / "matrix.yaml"
 
 
 @pytest.fixture
@@ -117,7 +121,7 @@ def test_what_cannot_be_reported_together_is_refused(tmp_path):
         evaluate_collections(same, tmp_path / "out")
 
 
-def test_the_plan_that_ships():
+def test_the_plan_of_the_readme():
     plan = {collection.folder.name: collection for collection in load_matrix("data", MATRIX)}
     assert set(plan) == {"scifact", "nfcorpus", "cranfield", "trec_dl19", "nq_litm", "squad_dev"}
     assert set(plan["scifact"].systems) == set(SYSTEMS)
@@ -126,10 +130,10 @@ def test_the_plan_that_ships():
 
 
 def test_part_of_a_plan():
-    [only] = load_matrix("data", only=["cranfield"], max_queries=7)
+    [only] = load_matrix("data", MATRIX, only=["cranfield"], max_queries=7)
     assert (only.folder.name, only.max_queries) == ("cranfield", 7)
     with pytest.raises(InputError, match="no collection 'msmarco'"):
-        load_matrix("data", only=["msmarco"])
+        load_matrix("data", MATRIX, only=["msmarco"])
 
 
 _PLAN = {"first_stages": ["bm25"], "rerankers": [], "collections": [{"folder": "a"}]}

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import sightline
 from sightline.errors import DataError, InputError
-from sightline.recipes.reproduce import (
-    Figure,
-    load_expected,
-    reproduce,
-    select,
-)
+from sightline.recipes.figures import Figure, load_expected, select
+from sightline.recipes.reproduce import app, reproduce
 
 _README = (Path(sightline.__file__).parent / "README.md").read_text(encoding="utf-8")
 _FIGURES = re.search(r"\n## Figures\n(.*?)\n## ", _README, re.DOTALL)[1]
@@ -186,27 +183,28 @@ _FIGURE = {"at": ["a"], "value": 1, "tolerance": 0}
     ("fields", "match"),
     [
         ({"id": "a b"}, "entry 1 has no id"),
-        ({"colour": 1}, "unknown field 'colour'"),
-        ({"kind": "rumour"}, "kind 'rumour'"),
-        ({"source": ""}, "source is missing"),
+        ({"colour": 1}, "has a field 'colour'"),
+        ({"kind": "rumour"}, "kind must be 'quality', 'speed' or 'past', not 'rumour'"),
+        ({"source": ""}, "source is empty"),
         ({"kind": "past"}, "needs a why"),
         ({"why": "x"}, "needs a why"),
         ({"reads": ""}, "nothing to run"),
         ({"reads": "{home}/x"}, r"reads has \{home\}"),
         ({"command": "rm -rf {out}"}, "must begin with sightline or python"),
-        ({"command": 7}, "command must be a text"),
+        ({"command": 7}, "command must be a valid string"),
         ({"after": "two"}, "no entry before it"),
-        ({"quick": "yes"}, "quick true or false"),
-        ({"figures": [7]}, "figure 1: must be a mapping"),
-        ({"figures": [_FIGURE, {**_FIGURE, "at": ["b"], "value": "x"}]}, "figure 2: value must be a number"),
-        ({"figures": [{**_FIGURE, "tolerance": float("nan")}]}, "figure 1: tolerance must be a number"),
+        ({"quick": "yes"}, "quick must be a valid boolean"),
+        ({"figures": [7]}, r"figures\[0\]"),
+        ({"figures": [_FIGURE, {**_FIGURE, "at": ["b"], "value": "x"}]}, r"figures\[1\].value must be a valid number"),
+        ({"figures": [{**_FIGURE, "tolerance": float("nan")}]}, r"figures\[0\].tolerance must be a finite number"),
         ({"figures": [{**_FIGURE, "tolerance": -1}]}, "at least 0"),
         ({"figures": [{**_FIGURE, "factor": 2}]}, "not both"),
         ({"figures": [{"at": ["a"], "value": 1}]}, "needs a tolerance or a factor"),
-        ({"figures": [{"at": "a", "value": 1, "tolerance": 0}]}, "at must be a list"),
-        ({"figures": [{"at": ["a"], "tolerance": 0}]}, "value is missing"),
-        ({"figures": [{**_FIGURE, "cell": ["row"]}]}, r"\[row, column\]"),
-        ({"figures": [{**_FIGURE, "color": 1}]}, "unknown field 'color'"),
+        ({"figures": [{"at": "a", "value": 1, "tolerance": 0}]}, r"figures\[0\].at must be a valid"),
+        ({"figures": [{"value": 1, "tolerance": 0}]}, "needs at"),
+        ({"figures": [{"at": ["a"], "tolerance": 0}]}, r"lacks the field figures\[0\].value"),
+        ({"figures": [{**_FIGURE, "cell": ["row"]}]}, r"figures\[0\].cell"),
+        ({"figures": [{**_FIGURE, "color": 1}]}, r"has a field 'figures\[0\].color'"),
     ],
     ids=str,
 )
@@ -226,7 +224,7 @@ def test_what_is_no_file_of_figures(tmp_path, text):
 
 
 def test_an_id_twice(tmp_path):
-    with pytest.raises(DataError, match="second time"):
+    with pytest.raises(DataError, match="an earlier entry has the same id"):
         load_expected(written(tmp_path, entry(tmp_path), entry(tmp_path)))
 
 
@@ -243,6 +241,30 @@ def test_the_quick_ones_that_need_no_data_hold(tmp_path):
     entries = load_expected()
     checks = list(reproduce([e for e in select(entries, quick=True) if not e.needs_data], tmp_path, known=entries))
     assert checks and all(check.holds for check in checks), checks
+
+
+def test_the_command_tells_what_differs(tmp_path):
+    (tmp_path / "x.json").write_text('{"n": 1}')
+    for value, code, word in ((1, 0, "holds"), (2, 1, "differs")):
+        figures = [{"at": ["n"], "value": value, "tolerance": 0}]
+        expected = written(
+            tmp_path, {"id": "one", "source": "t", "reads": str(tmp_path / "x.json"), "figures": figures}
+        )
+        options = ["--expected", str(expected), "--out", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, options)
+        assert (done.exit_code, done.stdout.split()[0]) == (code, word)
+        assert ("expected 2, found 1" in done.stdout) == bool(code)
+        done = CliRunner().invoke(app, [*options, "--json"])
+        assert done.exit_code == code
+        assert json.loads(done.stdout)[0]["figures"][0]["holds"] == (not code)
+
+
+def test_the_command_lists_entries_and_refuses_unknown_ones(tmp_path):
+    listed = CliRunner().invoke(app, ["--list"])
+    assert listed.exit_code == 0
+    assert "scifact (quality, 14 figures)" in listed.stdout and "sightline eval {data}/scifact" in listed.stdout
+    assert CliRunner().invoke(app, ["nothing"]).exit_code == 2
+    assert CliRunner().invoke(app, ["--expected", str(tmp_path / "nowhere")]).exit_code == 3
 
 
 @pytest.mark.data

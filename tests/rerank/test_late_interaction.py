@@ -485,12 +485,12 @@ def test_a_decoder_layout_is_refused_with_the_name_that_would_do(tmp_path, name)
     with pytest.raises(InputError, match=rf"hf:MODEL#{re.escape(str(path))}"):
         load_reranker(str(path))
     with pytest.raises(InputError, match="is for decoders"):
-        load_reranker("minilm", model="decoder")
+        load_reranker("minilm", chat=True)
 
 
 @pytest.mark.parametrize("name", ["hf:Qwen/Qwen3-0.6B#minilm", "hf:nowhere/at-all#minilm-mass"])
 def test_a_layout_of_minilm_is_refused_for_decoders(name):
-    with pytest.raises(InputError, match="is for MiniLM, not for decoders"):
+    with pytest.raises(InputError, match="has no prompt, so it is not for decoders"):
         load_reranker(name)
 
 

@@ -285,3 +285,9 @@ def test_a_fingerprint_changes_with_what_a_head_sees_and_with_nothing_else():
 )
 def test_files_of_heads_that_were_found_for_a_published_layout_stay_valid(name, fingerprint):
     assert load_layout(name).fingerprint == fingerprint
+
+
+@pytest.mark.parametrize(("field", "value"), [("heads", 5), ("heads", [12]), ("layers", None), ("layers", True)])
+def test_a_field_of_several_types_is_named_without_what_was_tried(field, value):
+    with pytest.raises(InputError, match=rf"^layout 'icr': the field readout\.{field} must be"):
+        load_layout("icr", **{field: value})

@@ -11,6 +11,7 @@ from sightline.models.minilm import find_minilm
 from sightline.rerank import LateInteractionReranker
 from sightline.rerank.loading import load_reranker
 from sightline.rerank.pointwise import PointwiseReranker
+from sightline.rerank.results import NOTHING
 
 QUERY = "what do cats do"
 TEXTS = ["Dogs bark at strangers.", "Cats purr.", "Iron rusts in wet air.", "Cats purr.", "purr " * 700]
@@ -91,7 +92,7 @@ def test_the_options_of_a_reranker(baseline):
     assert [i.document.id for i in best] == list(dict.fromkeys(i.document.id for i in every))
     assert [i.score for i in baseline.rank(QUERY, passages, 2)] == [i.score for i in every[:2]]
     assert len(baseline.rank(QUERY, [])) == 0
-    assert all(math.isnan(item.mass) for item in every)
+    assert all(item.mass is None for item in every)
     lists = [(QUERY, TEXTS[:3]), ("iron", TEXTS[1:])]
     for found, (query, texts) in zip(baseline.rank_batch(lists), lists, strict=True):
         alone = baseline.rank(query, texts)
@@ -146,9 +147,9 @@ def test_documents_without_text_are_not_read_and_come_last(baseline):
     alone = [(item.document.text, item.score) for item in baseline.rank(QUERY, TEXTS)]
     ranking = baseline.rank(QUERY, ["", *TEXTS, " "])
     assert [(item.document.text, item.score) for item in ranking][: len(TEXTS)] == alone
-    assert [(item.index, item.mass) for item in ranking][len(TEXTS) :] == [(0, 0.0), (len(TEXTS) + 1, 0.0)]
+    assert [(item.index, item.mass) for item in ranking][len(TEXTS) :] == [(0, None), (len(TEXTS) + 1, None)]
     assert ranking.warnings == ("2 documents have no text to read; ranked last",)
-    assert [item.mass for item in baseline.rank(QUERY, [""])] == [0.0]
+    assert [item.score for item in baseline.rank(QUERY, [""])] == [NOTHING]
 
 
 def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(folders, tmp_path):

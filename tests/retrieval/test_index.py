@@ -20,7 +20,7 @@ from sightline.errors import (
     IndexStoreError,
     InputError,
 )
-from sightline.retrieval import index as index_module
+from sightline.retrieval import writing
 from sightline.retrieval.index import Index
 from sightline.retrieval.token_states import decode, encode
 
@@ -57,7 +57,7 @@ def build(tmp_path, toy):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", 4)
+    monkeypatch.setattr(writing, "BATCH_PASSAGES", 4)
 
 
 # -- making, opening, changing ---------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_what_is_no_list_of_documents_is_refused(documents, build):
 
 
 def test_resumed_build_equals_a_fresh_one(build, monkeypatch):
-    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", 2)
+    monkeypatch.setattr(writing, "BATCH_PASSAGES", 2)
     first = [document(number) for number in range(6)]
 
     def interrupted():
@@ -614,7 +614,7 @@ def assert_close_to_exact(index, k=10, where=None, allowed=None, least=0.9):
     assert (np.diff(scores, axis=1) <= 0).all()
     assert all(len(set(row)) == k for row in rows.tolist())
     recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(rows.tolist(), expected.tolist(), strict=True)])
-    assert recall >= (1.0 if index.manifest.faiss["factory"] == "Flat" else least)
+    assert recall >= (1.0 if index.manifest.faiss.factory == "Flat" else least)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -638,9 +638,9 @@ def test_structure_agrees_with_exact_search_through_all_changes(factory, build):
 @pytest.mark.parametrize("factory", [factory for factory in FACTORIES if factory != "Flat"])
 def test_rows_beyond_the_structure_are_searched_exactly(factory, build, monkeypatch):
     index = build(numbered(0, 1000), encoder=Vectors(), faiss=factory)
-    monkeypatch.setattr(index, "_finish", lambda: None)
+    monkeypatch.setattr(index._writer, "finish", lambda: None)
     index.add(numbered(1000, 2010))
-    assert index.manifest.faiss["rows"] == 1000
+    assert index.manifest.faiss.rows == 1000
     assert_close_to_exact(index)
     assert index.search_dense(NUMBERS[:10], 1)[0][:, 0].tolist() == list(range(2000, 2010))
 
@@ -648,9 +648,9 @@ def test_rows_beyond_the_structure_are_searched_exactly(factory, build, monkeypa
 def test_structure_grows_until_it_is_trained_anew(build):
     index = build(numbered(0, 700), encoder=Vectors(), faiss="IVF16,Flat")
     index.add(numbered(700, 1300))
-    assert (index.manifest.faiss["rows"], index.manifest.faiss["trained"]) == (1300, 700)
+    assert (index.manifest.faiss.rows, index.manifest.faiss.trained) == (1300, 700)
     index.add(numbered(1300, 1500))
-    assert (index.manifest.faiss["rows"], index.manifest.faiss["trained"]) == (1500, 1500)
+    assert (index.manifest.faiss.rows, index.manifest.faiss.trained) == (1500, 1500)
     assert [found.name for found in index.path.glob("*.faiss*")] == ["vectors-1500.faiss"]
     assert_close_to_exact(index)
 
@@ -672,7 +672,7 @@ def test_too_few_vectors_are_told_and_the_index_is_searched_exactly(build, tmp_p
     with Index.open(tmp_path / "index", encoder=Vectors()) as index:
         assert_close_to_exact(index, k=3)
         index.add(numbered(10, 700))
-        assert index.manifest.faiss["rows"] == 700
+        assert index.manifest.faiss.rows == 700
         assert_close_to_exact(index)
 
 
@@ -694,7 +694,7 @@ def test_unknown_faiss_settings_are_refused_before_anything_is_made(factory, par
 def test_search_parameters_reach_faiss(build, monkeypatch):
     index = build(numbered(0, 1000), encoder=Vectors(), faiss="IVF16,Flat", faiss_parameters="nprobe=16")
     assert_close_to_exact(index, least=1.0)
-    assert faiss.extract_index_ivf(index._vector_index(index._now())._structure).nprobe == 16
+    assert faiss.extract_index_ivf(index._files.vector_index(index._files.now())._structure).nprobe == 16
 
 
 class Grid(Vectors):
@@ -980,7 +980,7 @@ def test_index_equals_a_dictionary_after_any_changes(tmp_path_factory, operation
     model = {"d9": document(9, "common first9", step=-1)}
     index = Index.build(path, model.values(), encoder=toy, faiss=factory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_module, "_BATCH_PASSAGES", 2)
+        patch.setattr(writing, "BATCH_PASSAGES", 2)
         for step, (operation, numbers) in enumerate(operations):
             new = {f"d{n}": document(n, f"common step{step} word{n}", step=step) for n in numbers}
             if operation == "reopen":

@@ -22,8 +22,7 @@ import pytest
 
 from sightline.documents import Document
 from sightline.errors import IndexCorruptError, IndexStoreError
-from sightline.retrieval import files
-from sightline.retrieval import index as index_module
+from sightline.retrieval import files, writing
 from sightline.retrieval.files import AppendFile
 from sightline.retrieval.index import Index
 
@@ -41,7 +40,7 @@ def document(number, version=1):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", BATCH)
+    monkeypatch.setattr(writing, "BATCH_PASSAGES", BATCH)
 
 
 # -- kill -9 ---------------------------------------------------------------------------------------------------------
@@ -51,7 +50,7 @@ _ZYGOTE = """
 import importlib.util, os, signal, sys, time
 
 import faiss
-from sightline.retrieval import index as index_module
+from sightline.retrieval import writing
 from sightline.retrieval.index import Index
 
 def load(name, path):
@@ -62,7 +61,7 @@ def load(name, path):
 
 toy = load("toys", sys.argv[1]).ToyEncoder()
 tests = load("faults", sys.argv[2])
-index_module._BATCH_PASSAGES = tests.BATCH
+writing.BATCH_PASSAGES = tests.BATCH
 
 def stream(first, stop, version=1):
     for number in range(first, stop):
@@ -136,7 +135,7 @@ def contents(index):
     queries = ["word3 word17", "common", "word150 version2"]
     dense = [index.document_ids(rows) for rows in index.search_dense(queries, 12)[0]]
     lexical = [[tuple(x.tolist()) for x in index.search_lexical(query, 200)] for query in queries]
-    keys = index.token_keys(np.flatnonzero(index._now().live).tolist())
+    keys = index.token_keys(np.flatnonzero(index._files.now().live).tolist())
     states = [(key.values.tolist(), key.scales.tolist()) for key in keys]
     return list(index.documents()), index.vectors().tolist(), dense, lexical, states
 
@@ -147,7 +146,7 @@ def whole(writer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     base = folder / "base"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_module, "_BATCH_PASSAGES", BATCH)
+        patch.setattr(writing, "BATCH_PASSAGES", BATCH)
         toy = _toy()
         Index.build(base, map(document, range(BASE)), encoder=toy, **SETTINGS).close()
     found = {}
@@ -244,7 +243,7 @@ def test_kill_loses_at_most_the_batch_in_flight(mode, check, writer, whole, tmp_
 
 def test_kill_between_commit_and_manifest_opens_and_still_checks_the_vectors(tmp_path, toy, monkeypatch):
     index = Index.build(tmp_path / "index", map(document, range(20)), encoder=toy)
-    monkeypatch.setattr(index, "_finish", lambda: None)
+    monkeypatch.setattr(index._writer, "finish", lambda: None)
     index.add(map(document, range(20, 30)))
     index.close()
     with Index.open(tmp_path / "index", encoder=toy) as index:
@@ -259,7 +258,7 @@ def cut_off(tmp_path, toy, monkeypatch):
     """An index whose last writer was killed after its commit, before it wrote the checksums."""
     index = Index.build(tmp_path / "index", map(document, range(40)), encoder=toy, token_states="int8")
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_finish", lambda: None)
+        patch.setattr(index._writer, "finish", lambda: None)
         index.update(document(number, 2) for number in range(20))
     index.close()
     return tmp_path / "index"
@@ -335,7 +334,7 @@ def test_full_disk_is_told_and_the_build_goes_on_when_there_is_space(small_disk,
 
 def test_disk_that_fills_up_under_the_faiss_structure_keeps_the_documents(tmp_path, toy, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "build_structure", _raise_full)
+        patch.setattr(writing, "build_structure", _raise_full)
         with pytest.raises(IndexStoreError, match="no space left on the device"):
             Index.build(tmp_path / "index", map(document, range(20)), encoder=toy, faiss="HNSW8")
     with Index.open(tmp_path / "index", encoder=toy) as index:
@@ -423,7 +422,7 @@ def _write_something(kind, path, toy):
 
 def test_disk_errors_are_told_and_lose_nothing(tmp_path, toy, monkeypatch):
     """``SIGHTLINE_ERRORS=250`` injects that many."""
-    monkeypatch.setattr(index_module, "_BATCH_PASSAGES", BATCH)
+    monkeypatch.setattr(writing, "BATCH_PASSAGES", BATCH)
     base, moments, injected = tmp_path / "base", random.Random(SEED), 0
     Index.build(base, map(document, range(20)), encoder=toy, **SETTINGS).close()
     for trial in range(ERRORS):

@@ -12,8 +12,7 @@ import pytest
 
 from sightline.documents import Document
 from sightline.errors import DataError, IndexLockedError, IndexStoreError
-from sightline.retrieval import files
-from sightline.retrieval import index as index_module
+from sightline.retrieval import files, writing
 from sightline.retrieval.faiss_index import import_faiss
 from sightline.retrieval.filters import Filter
 from sightline.retrieval.index import Index
@@ -289,8 +288,8 @@ def test_exchange_swaps_two_folders(tmp_path):
 def test_following_asks_one_thing_of_the_database(tmp_path, toy):
     index = Index.build(tmp_path / "index", map(document, range(4)), encoder=toy)
     calls = []
-    index._store.connection.set_trace_callback(calls.append)
-    index._now()
+    index._files.store.connection.set_trace_callback(calls.append)
+    index._files.now()
     assert calls == ["PRAGMA data_version"]
     index.close()
 
@@ -316,12 +315,12 @@ def test_forked_child_does_not_wait_for_the_threads_of_its_parent(tmp_path, toy)
 
 def test_change_that_was_made_is_no_failure_where_the_structure_cannot_be_written(tmp_path, toy, monkeypatch, caplog):
     with Index.build(tmp_path / "index", [document(1), document(2)], encoder=toy, faiss="HNSW8") as index:
-        monkeypatch.setattr(index_module, "build_structure", _full)
+        monkeypatch.setattr(writing, "build_structure", _full)
         assert index.add([document(3)]) == 1
         assert "the change was made" in caplog.text
         assert index.document_ids(index.search_dense(["word3"], 1)[0][0]) == {2: "d3"}
     with Index.open(tmp_path / "index", encoder=toy) as index:
-        assert len(index) == 3 and index.manifest.faiss["rows"] == 2
+        assert len(index) == 3 and index.manifest.faiss.rows == 2
 
 
 def _full(*arguments, **options):
@@ -331,13 +330,13 @@ def _full(*arguments, **options):
 def test_reader_that_meets_a_writer_at_work_does_not_get_in_its_way(tmp_path, toy, monkeypatch):
     path = tmp_path / "index"
     index = Index.build(path, [document(1)], encoder=toy)
-    real = Index._finish
+    real = writing.Writer.finish
 
     def finish(self):
         Index.open(path, encoder=toy).close()  # between commit and checksums
         real(self)
 
-    monkeypatch.setattr(Index, "_finish", finish)
+    monkeypatch.setattr(writing.Writer, "finish", finish)
     assert index.add([document(2)]) == 1 and index.delete(["d1"]) == 1
     assert len(Index.open(path, encoder=toy)) == 1
 

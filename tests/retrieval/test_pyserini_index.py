@@ -127,15 +127,6 @@ def test_allowed_reaches_past_the_best(pyserini, tmp_path):
         assert rows_of(index.search("fox", 3, np.arange(2995, 3000))) == [2995, 2996, 2997]
 
 
-def test_batch_is_search_for_each(index):
-    queries = ["fox", "", "bear honey", "nothing like it"]
-    batch = index.search_batch(iter(queries), 3)
-    assert len(batch) == len(queries)
-    for query, (rows, scores) in zip(queries, batch, strict=True):
-        np.testing.assert_array_equal(rows, index.search(query, 3)[0])
-        np.testing.assert_array_equal(scores, index.search(query, 3)[1])
-
-
 @pytest.mark.parametrize("query", ["", " ", "\n", "the of and", "?!*", '"', "zebra", "\x00", "\ud800"])
 def test_queries_without_a_known_term_find_nothing(index, query):
     rows, scores = index.search(query, 10)
@@ -192,7 +183,7 @@ def test_threads_get_their_own_answers(index):
     queries = ["fox", "bear", "honey", "京"] * 25
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda query: rows_of(index.search(query, 9)), queries))
-    assert found == [rows_of(one) for one in index.search_batch(queries, 9)]
+    assert found == [rows_of(index.search(query, 9)) for query in queries]
 
 
 def test_empty_changes(index):
@@ -439,7 +430,7 @@ def test_published_figures(pyserini, tmp_path, name, published):
     ids = list(dict.fromkeys(query for query, _, _ in judged))
     with PyseriniIndex(tmp_path / "index") as index:
         index.add(range(len(passages)), [f"{passage['title']} {passage['text']}" for passage in passages])
-        found = index.search_batch([queries[query] for query in ids], 1000)
+        found = [index.search(queries[query], 1000) for query in ids]
     # trec_eval orders equal scores by id, so the scores given to it are ranks: it is the order found that is judged.
     run = [
         ir_measures.ScoredDoc(query, passages[row]["_id"], -rank)

@@ -29,7 +29,7 @@ import numpy as np
 
 from sightline.documents import Document
 from sightline.errors import IndexStoreError, SightlineError
-from sightline.retrieval import files
+from sightline.retrieval import files, writing
 from sightline.retrieval import index as index_module
 from sightline.retrieval.index import Index
 from sightline.retrieval.store import DocumentStore
@@ -124,7 +124,7 @@ class Calls:
         for owner, name in (
             (files.os, "fsync"), (files.os, "open"), (Path, "replace"), (Path, "unlink"), (Path, "touch"),
             (Path, "mkdir"), (files.AppendFile, "append"), (index_module, "exchange"), (shutil, "rmtree"),
-            (index_module, "build_structure"),
+            (writing, "build_structure"),
         ):  # fmt: skip
             setattr(owner, name, self._around(getattr(owner, name)))
         real, calls = DocumentStore.__init__, self
@@ -206,7 +206,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random.seed(options.seed)
-    index_module._BATCH_PASSAGES = BATCH
+    writing.BATCH_PASSAGES = BATCH
     folder = Path(tempfile.mkdtemp())
     Index.build(folder / "base", OLD, encoder=TOY, **SETTINGS).close()
 

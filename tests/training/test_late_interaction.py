@@ -146,7 +146,7 @@ def test_a_run_of_the_loop_learns_what_the_lists_teach(tmp_path):
         sampling=Sampling(documents=(6, 6)),
         objective=Objective(temperature=1.0),
     )
-    losses = [one["loss"] for one in summary["losses"]]
+    losses = [one["loss"] for one in summary.losses]
     assert losses[0] > 1.5 and losses[-1] < 0.4
     trained = load_reranker(str(tmp_path / "out"))
     new = ["The goat makes a sound, loudly.", "The goat is red today.", "The crow makes a sound, loudly."]

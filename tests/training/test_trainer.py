@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 import sightline
-from sightline.errors import InputError, TrainingError
+from sightline.errors import DataError, InputError, TrainingError
+from sightline.names import SHIPPED
 from sightline.training import trainer as module
 from sightline.training.card import Origin
 from sightline.training.checkpoint import STATE
@@ -23,6 +24,7 @@ from sightline.training.config import TrainingConfig
 from sightline.training.learner import Output
 from sightline.training.lists import Sampling
 from sightline.training.loss import Objective
+from sightline.training.summary import DataRow, TrainingSummary
 from sightline.training.trainer import train
 
 from . import toy
@@ -62,16 +64,16 @@ def test_it_learns_what_there_is_to_learn(made, tmp_path):
     topics = [WORDS[word] for word in TOPICS]
     fillers = [place for word, place in WORDS.items() if word not in TOPICS]
     assert weights[topics].mean() > 2 * weights[fillers].mean()
-    row = summary["dev"]["dev/dev"]
-    assert row["after"]["mean"] > row["before"]["mean"]
-    assert summary["losses"][-1]["loss"] < summary["losses"][0]["loss"]
-    assert [past["step"] for past in summary["history"]] == [0, 10, 20, 30, 40, 50, 60]
-    best = max(past["mean"] for past in summary["history"])
-    assert row["after"]["mean"] == pytest.approx(best)
+    gain = summary.dev["dev/dev"]
+    assert gain.after.mean > gain.before.mean
+    assert summary.losses[-1]["loss"] < summary.losses[0]["loss"]
+    assert [past.step for past in summary.history] == [0, 10, 20, 30, 40, 50, 60]
+    best = max(past.mean for past in summary.history)
+    assert gain.after.mean == pytest.approx(best)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md", "layout.yaml", "model.safetensors", "training.json"
     ]  # fmt: skip
-    assert json.loads((tmp_path / "out" / "training.json").read_text())["history"] == summary["history"]
+    assert TrainingSummary.load(tmp_path / "out") == summary
 
 
 def test_two_batches_of_four_are_one_of_eight(made, tmp_path):
@@ -84,7 +86,7 @@ def test_two_batches_of_four_are_one_of_eight(made, tmp_path):
         (whole, one), *others = runs
         for weights, summary in others:
             assert torch.allclose(weights, whole, rtol=0, atol=1e-9)
-            for mine, theirs in zip(summary["losses"], one["losses"], strict=True):
+            for mine, theirs in zip(summary.losses, one.losses, strict=True):
                 assert mine == pytest.approx(theirs, abs=1e-8)
 
 
@@ -139,7 +141,7 @@ def test_an_anchor_holds(made, tmp_path):
     )
     start = ToyLearner().weights
     assert (held - start).norm() < 0.5 * (free - start).norm()
-    assert summary["losses"][-1]["anchor"] == pytest.approx((held - start).square().mean().item(), rel=0.5)
+    assert summary.losses[-1]["anchor"] == pytest.approx((held - start).square().mean().item(), rel=0.5)
 
 
 def test_a_teacher_is_followed(made, tmp_path):
@@ -153,7 +155,7 @@ def test_a_teacher_is_followed(made, tmp_path):
         examples.append(Example(one.query, one.positives, one.pools, scores, (), one.source))
     objective = Objective(temperature=1.0, contrastive_weight=0.0, distillation_weight=1.0)
     weights, summary = trained((examples, ()), tmp_path / "out", objective=objective, dev=False, steps=150)
-    assert summary["losses"][-1]["distillation"] < 0.1 * summary["losses"][0]["distillation"]
+    assert summary.losses[-1]["distillation"] < 0.1 * summary.losses[0]["distillation"]
     assert float(torch.corrcoef(torch.stack([weights, wanted]))[0, 1]) > 0.9
     with pytest.raises(InputError, match="no example has a teacher's scores"):
         trained(made, tmp_path / "none", objective=objective, dev=False)
@@ -161,13 +163,13 @@ def test_a_teacher_is_followed(made, tmp_path):
 
 def test_a_temperature_is_learnt(made, tmp_path):
     _, summary = trained(made, tmp_path / "out", objective=Objective(temperature=1.0, learn_temperature=True))
-    assert summary["temperature"] < 0.95
-    assert summary["losses"][-1]["temperature"] < summary["losses"][0]["temperature"] < 1
+    assert summary.temperature < 0.95
+    assert summary.losses[-1]["temperature"] < summary.losses[0]["temperature"] < 1
     _, cold = trained(
         made, tmp_path / "cold", objective=Objective(temperature=0.0101, learn_temperature=True),
         learning_rate=5.0, dev=False,
     )  # fmt: skip
-    assert cold["temperature"] >= 0.01 - 1e-6
+    assert cold.temperature >= 0.01 - 1e-6
 
 
 def test_it_stops_when_dev_gains_no_more_and_keeps_the_best(made, tmp_path, monkeypatch):
@@ -181,7 +183,7 @@ def test_it_stops_when_dev_gains_no_more_and_keeps_the_best(made, tmp_path, monk
 
     monkeypatch.setattr(module, "measure", measured)
     weights, summary = trained(made, tmp_path / "out", steps=100, patience=2)
-    assert (summary["steps"], summary["kept_step"], len(seen)) == (30, 10, 4)
+    assert (summary.steps, summary.kept_step, len(seen)) == (30, 10, 4)
     assert torch.equal(weights, seen[1])
 
 
@@ -189,13 +191,13 @@ def test_the_start_is_kept_where_nothing_was_better(made, tmp_path, monkeypatch,
     values = iter([0.9, 0.5, 0.4, 0.4])
     monkeypatch.setattr(module, "measure", lambda *_: [{"dev/dev": {"q0": next(values)}}])
     weights, summary = trained(made, tmp_path / "out")
-    assert summary["kept_step"] == 0 and torch.equal(weights, ToyLearner().weights)
+    assert summary.kept_step == 0 and torch.equal(weights, ToyLearner().weights)
     assert "no step was better on dev than the start" in caplog.text
 
 
 def test_epochs_are_steps_enough(made, tmp_path):
     _, summary = trained(made, tmp_path / "out", steps=None, epochs=1.5, dev=False)
-    assert summary["steps"] == math.ceil(1.5 * 40 / 4)
+    assert summary.steps == math.ceil(1.5 * 40 / 4)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -300,7 +302,7 @@ def test_an_interrupt_leaves_the_last_step_to_go_on_from(made, tmp_path, at, pre
     assert len(learner.calls) == 30 - at
     assert torch.equal(weights, whole)
     for name in ("losses", "history", "dev", "temperature", "kept_step"):
-        assert summary[name] == one[name]
+        assert getattr(summary, name) == getattr(one, name)
 
 
 def test_an_interrupt_while_measuring(made, tmp_path, monkeypatch):
@@ -318,7 +320,7 @@ def test_an_interrupt_while_measuring(made, tmp_path, monkeypatch):
         trained(made, tmp_path / "out", alpha=0.5)
     assert torch.load(tmp_path / "out" / STATE, weights_only=True)["step"] == 10
     weights, summary = trained(made, tmp_path / "out", alpha=0.5)
-    assert torch.equal(weights, whole) and summary["history"] == one["history"]
+    assert torch.equal(weights, whole) and summary.history == one.history
 
 
 @pytest.mark.parametrize("dev", [True, False])
@@ -335,7 +337,7 @@ def test_an_interrupt_while_the_result_is_written(made, tmp_path, monkeypatch, d
     assert (tmp_path / "out" / "model.safetensors").exists() and (tmp_path / "out" / STATE).exists()
     weights, summary = trained(made, tmp_path / "out", dev=dev, save_every=7)
     assert torch.equal(weights, whole)
-    assert (summary["losses"], summary["dev"]) == (one["losses"], one["dev"])
+    assert (summary.losses, summary.dev) == (one.losses, one.dev)
     assert not (tmp_path / "out" / STATE).exists()
 
 
@@ -493,7 +495,7 @@ def test_the_card_says_what_it_is_made_of(made, tmp_path):
     origin = Origin(
         base="/models/secret/base",
         options={"layout": "/models/secret/x.yaml"},
-        data=[{"name": "tr|ain", "split": "train", "examples": 40, "weight": 0.5, "licence": "CC BY 4.0"}],
+        data=[DataRow("tr|ain", "train", 40, 0.5, "CC BY 4.0")],
         command=["/opt/bin/sightline", "train", "minilm", "/data/secret/train", "--out", "o"],
     )
     learner = ToyLearner("/models/secret/base")
@@ -507,3 +509,24 @@ def test_the_card_says_what_it_is_made_of(made, tmp_path):
     assert "52 trained numbers" in card and "torch " in card and "## Limits" in card
     assert " to " in next(line for line in card.splitlines() if line.startswith("| dev/dev | 12 |"))
     assert "secret" not in card + (tmp_path / "out" / "training.json").read_text()
+
+
+def test_summary_of_the_shipped_model_loads():
+    summary = TrainingSummary.load(SHIPPED["sightline-mini"])
+    assert summary.kept_step <= summary.steps and summary.origin.data[0].licence
+    assert summary.history[-1].dev.keys() == summary.dev.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": "60"}, "the field steps must be a valid integer, not '60'"),
+        ({"history": [{"step": 1}]}, r"lacks the field history\[0\].mean"),
+        ({"dev": {"a": 1}}, r"the field dev.a"),
+    ],
+)
+def test_summary_of_another_shape_is_refused_by_field(change, message, tmp_path):
+    fields = json.loads((SHIPPED["sightline-mini"] / "training.json").read_text())
+    (tmp_path / "training.json").write_text(json.dumps(fields | change))
+    with pytest.raises(DataError, match=message):
+        TrainingSummary.load(tmp_path)

@@ -1,0 +1,289 @@
+"""The files of an index as one process has them open, and what they hold as of the last commit of any process.
+
+An open index follows its writer: each call takes the `Snapshot` of the last commit, and what a writer does meanwhile is
+in another. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+
+from ..errors import IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
+from ..files import digest
+from .files import DATABASE, RESTORE, AppendFile, loading, storage_errors
+from .filters import Filter
+from .manifest import Manifest
+from .store import DocumentStore
+from .token_states import dtype_of
+from .vector_index import VectorIndex, open_vector_index
+from .words import Words, open_words
+
+__all__ = ["OpenFiles", "Snapshot"]
+
+T = TypeVar("T")
+
+_VECTORS = "vectors.f32"
+_MASKS = 32  # filters whose rows a snapshot remembers, a byte a row
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Snapshot:
+    """An index as of one commit.
+
+    Args:
+        version: of the database; see `DocumentStore.version`.
+        manifest: as of that commit.
+        vectors: the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped; None if the
+            index keeps none.
+        states: the token states of all rows, in the form they are kept; None if the index keeps none.
+        live: bool (rows,), which rows belong to documents that are not deleted.
+        structure: the FAISS structure's file, open.
+        engine: what searches the vectors, once it is needed.
+        masks: rows by filter.
+    """
+
+    version: tuple[int, int, int]
+    manifest: Manifest
+    vectors: np.ndarray | None
+    states: np.ndarray | None
+    live: np.ndarray
+    structure: BinaryIO | None
+    engine: VectorIndex | None = None
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class _Connection:
+    """What one process has open; a fork, or another index in the place of this one, makes another."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.store = DocumentStore(path / DATABASE)
+        self.words = open_words(manifest.lexical.engine, path, self.store)
+        self.process = os.getpid()
+        self.file = self.store.version()[0]
+        self.snapshot: Snapshot | None = None
+        self.held = threading.local()
+
+
+# Connections that a forked process inherited: SQLite forbids a child even to close them.
+_INHERITED: list[_Connection] = []
+
+
+class OpenFiles:
+    """The files of one index, open.
+
+    Args:
+        path: the directory.
+        manifest: as loaded while writers were kept out.
+
+    Raises:
+        IndexStoreError: if the database cannot be opened.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.settings = manifest
+        self.lock = threading.RLock()
+        self.closed = False
+        dim, states = manifest.encoder.dim, manifest.token_states
+        self.vectors = AppendFile(path / _VECTORS, np.dtype((np.float32, (dim,)))) if dim else None
+        self.states = None
+        if states.dim is not None:
+            self.states = AppendFile(path / f"states.{states.kind}", dtype_of(states.kind, states.dim))
+        self._connection = _Connection(path, manifest)
+
+    @property
+    def store(self) -> DocumentStore:
+        """The document store."""
+        return self._connection.store
+
+    @property
+    def words(self) -> Words:
+        """The lexical part."""
+        return self._connection.words
+
+    def close(self) -> None:
+        """Release the files; afterwards every other call is refused."""
+        self.closed = True
+        self.words.close()
+        self._connection.snapshot = None
+        self.store.close()
+
+    # -- following the writer ----------------------------------------------------------------------------------------
+
+    def now(self) -> Snapshot:
+        """The files as of the last commit of any process.
+
+        Raises:
+            IndexStoreError: if the index was closed, or another index was put in its place.
+        """
+        if self.closed:
+            raise IndexStoreError(f"{self.path}: this index was closed; open it again")
+        held: Snapshot | None = getattr(self._connection.held, "snapshot", None)
+        if held is not None:
+            return held
+        if self._connection.process != os.getpid():
+            _INHERITED.append(self._connection)
+            self.lock = threading.RLock()
+            self._connection = _Connection(self.path, self.settings)
+        snapshot, version = self._connection.snapshot, self.store.version()
+        if version[0] not in (0, self._connection.file):
+            self._take_replacement()
+        elif snapshot is not None and snapshot.version == version:
+            return snapshot
+        with self.lock, loading(self.path):
+            return self.map()
+
+    def _take_replacement(self) -> None:
+        """Go on with the index that was put in the place of this one."""
+        with self.lock:
+            there = Manifest.load(self.path)
+            if there.settings() != self.settings.settings():
+                raise IndexMismatchError(
+                    f"{self.path}: was replaced by an index with other settings ({self.settings.difference(there)}); "
+                    "open it again"
+                )
+            self.words.close()
+            self._connection = _Connection(self.path, self.settings)
+
+    def map(self) -> Snapshot:
+        """Map the files as they are now; the caller keeps writers from committing."""
+        connection, store = self._connection, self.store
+        version, old = store.version(), connection.snapshot
+        if old is not None and old.version == version:
+            return old
+        manifest = Manifest.load(self.path)
+        rows = store.rows()
+        connection.words.attach()
+        structure = None
+        if manifest.faiss.file is not None:
+            # Opened now, read when first needed: a writer may have replaced and removed the file by then.
+            file = self.path / manifest.faiss.file
+            try:
+                structure = file.open("rb")
+            except OSError as error:
+                raise IndexCorruptError(f"{file}: cannot be read ({error.strerror}); {RESTORE}") from error
+        snapshot = Snapshot(
+            version,
+            manifest,
+            self.vectors.map(rows) if self.vectors else None,
+            self.states.map(store.token_rows()) if self.states else None,
+            store.live(rows),
+            structure,
+        )
+        if structure is not None:
+            weakref.finalize(snapshot, structure.close)
+        connection.snapshot = snapshot
+        return snapshot
+
+    def forget(self) -> None:
+        """Let the next call map the files anew."""
+        self._connection.snapshot = None
+
+    def read(self, work: Callable[[], T]) -> T:
+        """Do ``work`` on one state of the index; see `sightline.retrieval.index.Index.read`."""
+        if getattr(self._connection.held, "snapshot", None) is not None:
+            return work()  # within another call of this thread, which looks for commits at its end
+        for _ in range(3):
+            before = self.now()
+            try:
+                with self._holding(before):
+                    done = work()
+            except Exception:
+                if self.now() is before:
+                    raise
+                continue
+            if self.now() is before:
+                return done
+        with self.lock, loading(self.path), self._holding(self.map()):
+            return work()
+
+    @contextlib.contextmanager
+    def _holding(self, snapshot: Snapshot) -> Iterator[None]:
+        """Let this thread's calls use one snapshot, and not look for a later one."""
+        held = self._connection.held
+        held.snapshot = snapshot
+        try:
+            yield
+        finally:
+            held.snapshot = None
+
+    # -- what a search needs of a snapshot ---------------------------------------------------------------------------
+
+    def vector_index(self, snapshot: Snapshot) -> VectorIndex:
+        """What searches the vectors of a snapshot.
+
+        Raises:
+            InputError: if the index keeps no embeddings.
+            IndexCorruptError: if the structure does not have the bytes it was written with.
+        """
+        if snapshot.vectors is None:
+            raise InputError(
+                f"{self.path}: built without embeddings (encoder none), so it can only be searched with bm25; "
+                "build it again with an encoder for dense and hybrid"
+            )
+        with self.lock:
+            if snapshot.engine is None:
+                faiss, structure = snapshot.manifest.faiss, None
+                if snapshot.structure is not None:
+                    structure = Path(f"/dev/fd/{snapshot.structure.fileno()}")
+                    # FAISS trusts its files: a damaged one can crash it, or keep it busy for ever.
+                    self._check_structure(structure, snapshot.manifest)
+                snapshot.engine = open_vector_index(snapshot.vectors, faiss.factory, faiss.parameters, structure)
+        return snapshot.engine
+
+    def allowed(self, snapshot: Snapshot, where: Mapping[str, Any] | None) -> np.ndarray:
+        """Rows of a snapshot that a search may return: bool (rows,).
+
+        Raises:
+            InputError: see `DocumentStore.live`.
+        """
+        if where is None:
+            return snapshot.live
+        filter = Filter(where)
+        mask = snapshot.masks.get(filter.key)
+        if mask is None:
+            if len(snapshot.masks) == _MASKS:
+                snapshot.masks.clear()
+            mask = snapshot.masks[filter.key] = self.store.live(len(snapshot.live), filter)
+        return mask
+
+    # -- checking ----------------------------------------------------------------------------------------------------
+
+    def verify(self) -> bool:
+        """Check every file against its checksum, for a caller that keeps writers out.
+
+        Returns:
+            Whether the last write was cut off at its end, so that the lexical part may lack some of it.
+
+        Raises:
+            IndexCorruptError: naming the first file that does not have the bytes it was written with.
+        """
+        manifest, store = Manifest.load(self.path), self.store
+        with storage_errors(self.path, "nothing was changed"):
+            interrupted = store.change_counter() != manifest.store.counter
+            if interrupted:
+                store.check()
+            elif digest(store.path) != manifest.store.digest:
+                raise IndexCorruptError(f"{store.path}: checksum mismatch; {RESTORE}")
+            for segment in store.segments():
+                path = self.path / segment.file
+                if not path.is_file() or digest(path, segment.start, segment.stop) != segment.digest:
+                    raise IndexCorruptError(
+                        f"{path}: bytes {segment.start} to {segment.stop} are not what was written; {RESTORE}"
+                    )
+            if manifest.faiss.file is not None:
+                self._check_structure(self.path / manifest.faiss.file, manifest)
+        return interrupted
+
+    def _check_structure(self, file: Path, manifest: Manifest) -> None:
+        if not file.exists() or digest(file) != manifest.faiss.digest:
+            raise IndexCorruptError(f"{self.path / str(manifest.faiss.file)}: checksum mismatch; {RESTORE}")

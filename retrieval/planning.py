@@ -1,0 +1,137 @@
+"""Planning and making an index: settings become a manifest, and a manifest becomes an empty directory of files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .. import __version__
+from ..errors import IndexMismatchError, IndexStoreError, InputError
+from ..models.encoder import Encoder
+from .faiss_index import new_structure
+from .files import DATABASE, LOCKS, storage_errors
+from .manifest import EncoderRecord, FaissRecord, LexicalRecord, Manifest, PassageRecord, TokenStatesRecord
+from .passages import Splitter
+from .store import DocumentStore
+from .token_states import dtype_of, states_reader
+from .words import ENGINES, open_words
+
+__all__ = ["PROBE", "IndexSettings", "make", "plan"]
+
+PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """What an index is built with.
+
+    Args:
+        encoder: a name for `load_encoder`, or an `Encoder`. ``none`` keeps neither embeddings nor token states, so
+            that the index is searched by words alone. The path of a model is kept as an absolute path.
+        encoder_options: passed to `load_encoder`, kept in the manifest.
+        faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
+        faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
+        lexical: the BM25 engine.
+        token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (388 bytes a
+            token), ``fp16`` (768) or ``none``.
+        max_tokens: of a passage, title included; None for what both models read whole (at most 254), 0 to keep
+            every document whole, cut off where a model stops reading.
+        overlap: tokens that neighbouring passages share.
+
+    Example:
+        >>> IndexSettings(faiss="HNSW32", overlap=20).lexical
+        'fts5'
+    """
+
+    encoder: str | Encoder = "minilm"
+    encoder_options: Mapping[str, Any] | None = None
+    faiss: str = "Flat"
+    faiss_parameters: str = ""
+    lexical: Literal["fts5", "pyserini", "none"] = "fts5"
+    token_states: Literal["none", "fp16", "int8"] = "int8"
+    max_tokens: int | None = None
+    overlap: int = 0
+
+
+def plan(settings: IndexSettings, model: Encoder) -> Manifest:
+    """The manifest of an empty index.
+
+    Args:
+        settings: what was asked for.
+        model: the encoder that they name.
+
+    Raises:
+        InputError: if a setting is out of range, or two of them do not go together.
+        MissingExtraError: if the structure needs FAISS and it is not installed.
+        ModelError: if the model whose token states are kept cannot be loaded.
+    """
+    if not model.dim and (settings.faiss != "Flat" or settings.lexical == "none"):
+        raise InputError("an index without embeddings has no FAISS structure, and needs a lexical engine")
+    states = _states(model, settings.token_states if model.dim else "none")
+    max_tokens = min(model.max_length, 256) - 2 if settings.max_tokens is None else settings.max_tokens
+    if max_tokens:
+        Splitter(model.token_offsets, max_tokens, settings.overlap)
+    if settings.lexical not in ENGINES:
+        raise InputError(f"the lexical engine is one of {', '.join(map(repr, ENGINES))}, not {settings.lexical!r}")
+    if settings.faiss != "Flat":
+        new_structure(model.dim, settings.faiss, settings.faiss_parameters)
+    probe = [round(float(x), 5) for x in model.encode_queries([PROBE])[0]] if model.dim else []
+    return Manifest(
+        encoder=EncoderRecord(
+            model.name, model.revision, model.dim, model.max_length, dict(settings.encoder_options or {}), probe
+        ),
+        passages=PassageRecord(max_tokens, settings.overlap),
+        faiss=FaissRecord(settings.faiss, settings.faiss_parameters),
+        lexical=LexicalRecord(settings.lexical),
+        token_states=states,
+        sightline=__version__,
+    )
+
+
+def _states(model: Encoder, kind: str) -> TokenStatesRecord:
+    if kind == "none":
+        return TokenStatesRecord(kind)
+    dtype_of(kind, 1)
+    reader = states_reader(model)
+    return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length)
+
+
+def make(path: Path, planned: Manifest) -> None:
+    """Make an empty index, or leave an interrupted build of the same plan as it is.
+
+    Raises:
+        IndexStoreError: if there is a complete index already, or the directory holds something else.
+        IndexMismatchError: if there is an incomplete index with other settings.
+    """
+    if (path / "manifest.json").exists():
+        return _check_resumable(path, planned)
+    ours = {"manifest.json.new", DATABASE, f"{DATABASE}-journal", *LOCKS}
+    with storage_errors(path, "nothing was made"):
+        if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= ours):
+            raise IndexStoreError(f"{path}: exists and is not a Sightline index; choose another place")
+        path.mkdir(parents=True, exist_ok=True)
+        for lock in LOCKS:
+            (path / lock).touch()
+        # The manifest comes last: where there is one, a file that is missing was lost.
+        store = DocumentStore(path / DATABASE, create=True)
+        try:
+            open_words(planned.lexical.engine, path, store).make()
+        finally:
+            store.close()
+        planned.save(path)
+
+
+def _check_resumable(path: Path, planned: Manifest) -> None:
+    there = Manifest.load(path)
+    if there.complete:
+        raise IndexStoreError(
+            f"{path}: there is an index here already; change it with add, update or delete, or build it again "
+            "with overwrite"
+        )
+    if there.settings() != planned.settings():
+        raise IndexMismatchError(
+            f"{path}: an interrupted build with other settings is here ({there.difference(planned)}); "
+            "repeat its settings to go on with it, or remove it"
+        )

@@ -1,0 +1,160 @@
+"""The words of an index: its lexical engine, kept in step with the document store.
+
+An engine may live in the store's database and commit with it, or beside it and catch up after each commit. `Index` and
+its writer know neither: they call `Words`. A new engine is a `LexicalIndex`, a subclass here and a line in `ENGINES`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .fts5 import Fts5Index
+from .lexical_index import LexicalIndex
+from .pyserini_index import PyseriniIndex
+from .store import DocumentStore
+
+__all__ = ["ENGINES", "Words", "open_words"]
+
+_PASSAGES_AT_ONCE = 512
+
+
+def open_words(engine: str, folder: Path, store: DocumentStore) -> Words:
+    """The words of an index.
+
+    Args:
+        engine: one of `ENGINES`.
+        folder: of the index.
+        store: its document store, open.
+    """
+    return ENGINES[engine](folder, store)
+
+
+class Words:
+    """The lexical part of one open index. This class is that of an index that keeps no words.
+
+    Args:
+        folder: of the index.
+        store: its document store, open.
+    """
+
+    def __init__(self, folder: Path, store: DocumentStore) -> None:
+        self._folder = folder
+        self._store = store
+
+    @property
+    def engine(self) -> LexicalIndex:
+        """What searches.
+
+        Raises:
+            InputError: if the index keeps no words.
+        """
+        raise InputError(f"{self._folder}: built without a lexical index; build it again with one for BM25 and hybrid")
+
+    def make(self) -> None:
+        """Make what must be there before the first document."""
+
+    def attach(self) -> None:
+        """Take up the state of the last commit, while the caller keeps writers out."""
+
+    def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        """Take in passages, within the transaction that adds them to the store."""
+
+    def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        """Forget passages, within the transaction that deletes them from the store."""
+
+    def catch_up(self) -> None:
+        """Follow the commits that were made; the caller is the one writer."""
+
+    def rebuild(self) -> None:
+        """Make anew, within a transaction, what has no checksum and may have been cut off with its writer."""
+
+    def rebuild_in_memory(self) -> bool:
+        """As `rebuild`, for this process alone, where the files cannot be written; whether that is possible."""
+        return False
+
+    def close(self) -> None:
+        """Release processes."""
+
+
+class _StoredWords(Words):
+    """FTS5, in the database of the store: it commits with the documents."""
+
+    def __init__(self, folder: Path, store: DocumentStore) -> None:
+        super().__init__(folder, store)
+        self._fts5: Fts5Index | None = None
+        self._in_memory = False  # until somebody who may write mends the file
+
+    @property
+    def engine(self) -> LexicalIndex:
+        assert self._fts5 is not None, "attach comes first"
+        return self._fts5
+
+    def make(self) -> None:
+        with self._store.transaction():
+            Fts5Index(self._store.connection)
+
+    def attach(self) -> None:
+        if self._fts5 is None or self._in_memory:
+            self._in_memory = False
+            with self._store.translated():
+                self._fts5 = Fts5Index(self._store.connection, self._store.lock)
+
+    def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        self.engine.add(rows, texts)
+
+    def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        self.engine.delete(rows, texts)
+
+    def rebuild(self) -> None:
+        self._fts5 = self._indexed(self._store.connection, self._store.lock)
+
+    def rebuild_in_memory(self) -> bool:
+        self._fts5 = self._indexed(sqlite3.connect(":memory:", check_same_thread=False), threading.RLock())
+        self._in_memory = True
+        return True
+
+    def _indexed(self, connection: sqlite3.Connection, lock: threading.RLock) -> Fts5Index:
+        connection.execute("DROP TABLE IF EXISTS lexical")
+        fts5 = Fts5Index(connection, lock)
+        _add_rows(fts5, self._store, np.flatnonzero(self._store.live(self._store.rows())).tolist())
+        return fts5
+
+
+class _LuceneWords(Words):
+    """Lucene, in a folder and a process of its own: it commits by itself, and starts when it is first needed."""
+
+    def __init__(self, folder: Path, store: DocumentStore) -> None:
+        super().__init__(folder, store)
+        self._lucene: PyseriniIndex | None = None
+
+    @property
+    def engine(self) -> PyseriniIndex:
+        if self._lucene is None:
+            self._lucene = PyseriniIndex(self._folder / "lucene")
+        return self._lucene
+
+    def catch_up(self) -> None:
+        lucene, live = self.engine, set(np.flatnonzero(self._store.live(self._store.rows())).tolist())
+        there = set(lucene.rows())
+        if there - live:
+            lucene.delete(sorted(there - live), [])
+        _add_rows(lucene, self._store, sorted(live - there))
+
+    def close(self) -> None:
+        if self._lucene is not None:
+            self._lucene.close()
+
+
+def _add_rows(engine: LexicalIndex, store: DocumentStore, rows: Sequence[int]) -> None:
+    for start in range(0, len(rows), _PASSAGES_AT_ONCE):
+        stored = store.passages(rows[start : start + _PASSAGES_AT_ONCE])
+        engine.add(list(stored), [passage.passage.contents for passage in stored.values()])
+
+
+ENGINES: dict[str, type[Words]] = {"fts5": _StoredWords, "pyserini": _LuceneWords, "none": Words}

@@ -1,0 +1,292 @@
+"""The one writer of an index: batches of documents, each a commit, and what is brought up to date after them.
+
+A batch is appended to the raw files first and then committed in the database; what a killed writer left beyond the last
+commit is never read, and the next writer overwrites it. The FAISS structure, an engine beside the store and the
+checksums follow the commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from ..documents import Document, Passage
+from ..errors import DataError, IndexLockedError, IndexStoreError, InputError, SightlineError
+from ..files import digest, replacing
+from ..models.encoder import Encoder
+from .faiss_index import build_structure, faiss_device, import_faiss
+from .files import WRITER_LOCK, AppendFile, committing, locked, storage_errors
+from .manifest import FaissRecord, Manifest, StoreRecord
+from .open_files import OpenFiles
+from .passages import Splitter, passage_batches
+from .store import Segment, as_json
+from .token_states import encode, states_reader
+from .vector_index import flat_engine
+
+__all__ = ["BATCH_PASSAGES", "PATIENCE", "Writer"]
+
+logger = logging.getLogger(__name__)
+
+BATCH_PASSAGES = 512  # commits are this far apart; token states of a batch take about 200 MB while it is written
+PATIENCE = 0.5  # seconds: whoever opens an index whose writer was killed holds its lock for a moment
+
+
+class Writer:
+    """Changes an index that is open.
+
+    Args:
+        files: of the index.
+    """
+
+    def __init__(self, files: OpenFiles) -> None:
+        self._files = files
+        self._path = files.path
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the one writer, from before the first commit until the checksums are written.
+
+        Raises:
+            IndexLockedError: if another process is writing.
+        """
+        self._files.now()
+        with locked(self._path / WRITER_LOCK, wait=PATIENCE):
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(SightlineError), self._storing():
+                    self._sign(Manifest.load(self._path))
+                raise
+
+    def _storing(self) -> contextlib.AbstractContextManager[None]:
+        """Around writes, and around nothing that is the user's: an error of their stream is no error of the index."""
+        return storage_errors(self._path, "committed batches are kept")
+
+    # -- documents ---------------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        encoder: Encoder,
+        documents: Iterable[Document],
+        existing: Literal["refuse", "resume", "replace"],
+        progress: Callable[[int], None] | None,
+    ) -> int:
+        """Write documents, a batch and a commit at a time, as the one writer.
+
+        Args:
+            encoder: that of the index.
+            documents: a stream of them.
+            existing: what becomes of documents whose ids are there: an error, or they are replaced; ``resume`` leaves
+                those that are the same, replaces the others, and at the end deletes what was not in the stream.
+            progress: called after each batch with the number of documents taken so far.
+
+        Returns:
+            How many documents were written.
+
+        Raises:
+            DataError: if an id is there twice, or is there already and ``existing`` is ``refuse``.
+        """
+        store, passages = self._files.store, self._files.settings.passages
+        written = taken = 0
+        splitter = None
+        if passages.max_tokens:
+            splitter = Splitter(encoder.token_offsets, passages.max_tokens, passages.overlap)
+        before = store.last_number()
+        passed = bytearray(before + 1)  # by document number: it was in the stream
+        for batch in passage_batches(documents, splitter, BATCH_PASSAGES):
+            taken += len(batch)
+            there = store.existing(document.id for document, _ in batch)
+            twice = [id for id, number in there.items() if number > before or passed[number]]
+            if twice:
+                raise DataError(f"two documents have the id {twice[0]!r}", path=self._path)
+            if there and existing == "refuse":
+                raise DataError(
+                    f"document {min(there)!r} is in the index already; update replaces it (--update)", path=self._path
+                )
+            if there and existing == "resume":
+                for number in there.values():
+                    passed[number] = True
+                stored = store.find(there)
+                batch = [pair for pair in batch if not _same(stored.get(pair[0].id), pair[0])]
+            if batch:
+                self._commit(encoder, batch, sorted(there.keys() & {document.id for document, _ in batch}))
+                written += len(batch)
+            if progress is not None:
+                progress(taken)
+        if existing == "resume":
+            gone = [id for number, id in store.ids().items() if number <= before and not passed[number]]
+            for start in range(0, len(gone), BATCH_PASSAGES):
+                self._drop(gone[start : start + BATCH_PASSAGES])
+        return written
+
+    def compare(self, documents: Iterator[Document], advice: str) -> None:
+        """Make sure that the index holds these documents and no others; ``advice`` says what to do if not.
+
+        Raises:
+            IndexStoreError: if it holds others.
+        """
+        count = 0
+        while batch := list(itertools.islice(documents, BATCH_PASSAGES)):
+            count += len(batch)
+            stored = self._files.store.find([document.id for document in batch])
+            for document in batch:
+                if not _same(stored.get(document.id), document):
+                    other = f"there is an index of other documents, without {document.id!r} as given"
+                    raise IndexStoreError(f"{self._path}: {other}; {advice}")
+        there = self._files.store.counts()["documents"]
+        if count != there:
+            raise IndexStoreError(f"{self._path}: there is an index of {there} documents, not of {count}; {advice}")
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete documents, all or none, as the one writer.
+
+        Raises:
+            InputError: if an id is not in the index.
+        """
+        there = self._files.store.existing(ids)
+        missing = [id for id in ids if id not in there]
+        if missing:
+            raise InputError(f"{self._path}: no document {missing[0]!r} ({len(missing)} of {len(ids)} ids not found)")
+        self._drop(ids)
+
+    def _drop(self, ids: Sequence[str]) -> None:
+        with self._storing(), committing(self._path), self._files.store.transaction():
+            self._forget(ids)
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        gone = self._files.store.delete(ids)
+        self._files.words.delete([p.row for p in gone], [p.passage.contents for p in gone])
+
+    def _commit(
+        self, encoder: Encoder, batch: Sequence[tuple[Document, list[Passage]]], replaced: Sequence[str]
+    ) -> None:
+        """Append one batch to the raw files, then make it exist."""
+        store, contents = self._files.store, [passage.contents for _, passages in batch for passage in passages]
+        tokens = truncated = np.zeros(len(contents), dtype=np.int64)
+        segments = []
+        vectors = None
+        if contents and self._files.states is not None:
+            reader = states_reader(encoder)
+            read = reader.read(contents)
+            assert read.states is not None
+            tokens, truncated = np.diff(read.offsets), read.truncated
+            rows = encode(read.states, self._files.settings.token_states.kind)
+            segments.append(self._append(self._files.states, rows, store.token_rows()))
+            vectors = read.pooled if reader is encoder else None
+        if contents and self._files.vectors is not None:
+            vectors = encoder.encode_documents(contents) if vectors is None else vectors
+            self._check_finite(vectors, contents)
+            segments.append(self._append(self._files.vectors, vectors, store.rows()))
+        with self._storing(), committing(self._path), store.transaction():
+            if replaced:
+                self._forget(replaced)
+            added = store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated)
+            self._files.words.add(added, contents)
+            store.record(segments)
+
+    def _check_finite(self, vectors: np.ndarray, contents: Sequence[str]) -> None:
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            bad = contents[int(np.argmin(finite))]
+            raise DataError(f"the encoder gave NaN or infinity for a passage that begins {bad[:60]!r}", path=self._path)
+
+    def _append(self, file: AppendFile, rows: np.ndarray, committed: int) -> Segment:
+        size = file.dtype.itemsize
+        with self._storing():
+            written = file.append(rows, committed)
+        return Segment(file.path.name, committed * size, (committed + len(rows)) * size, written)
+
+    # -- after the commits -------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Bring the FAISS structure and the words up to date, and sign what was committed, as the one writer."""
+        with self._storing():
+            manifest = Manifest.load(self._path)
+            if self._files.vectors is not None:
+                manifest = dataclasses.replace(manifest, faiss=self._grown(manifest.faiss))
+            self._files.words.catch_up()
+            self._sign(dataclasses.replace(manifest, complete=True))
+
+    def settle(self) -> None:
+        """Finish a change. It is committed: that the index cannot keep up with it now is no failure of the change."""
+        try:
+            self.finish()
+        except SightlineError as error:
+            logger.warning(
+                "%s: the change was made, but the index could not be brought up to date, which makes searches slower; "
+                "the next change tries again (%s)",
+                self._path,
+                error,
+            )
+
+    def _sign(self, manifest: Manifest) -> None:
+        """Write the manifest, with the checksum of the database as it is, and map what it names."""
+        store = self._files.store
+        with committing(self._path):
+            signed = StoreRecord(store.change_counter(), digest(store.path))
+            dataclasses.replace(manifest, store=signed, counts=store.counts()).save(self._path)
+            for file in self._path.glob("vectors-*.faiss*"):
+                if file.name != manifest.faiss.file:
+                    file.unlink()
+            self._files.forget()
+            self._files.map()
+
+    def _grown(self, faiss: FaissRecord) -> FaissRecord:
+        """The FAISS structure over all rows, built or extended."""
+        if faiss.factory == "Flat":
+            version, device = flat_engine()
+            return dataclasses.replace(faiss, version=version, device=device)
+        assert self._files.vectors is not None
+        rows = self._files.store.rows()
+        if rows <= (faiss.rows or 0):
+            return faiss
+        # Clusters trained on less than half of what they must hold are trained anew.
+        old = faiss.file if rows <= 2 * (faiss.trained or 0) else None
+        file = self._path / f"vectors-{rows}.faiss"
+        vectors, grow = self._files.vectors.map(rows), None if old is None else self._path / old
+        with replacing(file, one_writer=True) as beside:
+            build_structure(vectors, faiss.factory, beside, grow)
+        return dataclasses.replace(
+            faiss,
+            version=import_faiss().__version__,
+            device=faiss_device(),
+            file=file.name,
+            rows=rows,
+            digest=digest(file),
+            trained=rows if old is None else faiss.trained,
+        )
+
+    def recover(self) -> None:
+        """After a killed writer: index the words anew, the one part without checksums of its own, and sign the rest."""
+        if not self._files.store.rows():
+            return
+        try:
+            with self.writing(), self._storing():
+                store = self._files.store  # another than before, if the index was replaced meanwhile
+                if store.change_counter() == Manifest.load(self._path).store.counter:
+                    return  # the writer was alive, and has signed its work since
+                with committing(self._path), store.transaction():
+                    self._files.words.rebuild()
+                self._sign(Manifest.load(self._path))
+        except IndexLockedError:
+            return  # another writer is at work, and will sign what it leaves
+        except IndexStoreError as error:
+            if os.access(self._path, os.W_OK) or not self._files.words.rebuild_in_memory():
+                raise
+            logger.warning("%s: its last writer was interrupted, and it cannot be mended here (%s)", self._path, error)
+
+
+def _same(stored: Document | None, given: Document) -> bool:
+    """Whether a stored document is the given one."""
+    return stored is not None and (stored.title, stored.text, as_json(stored.metadata)) == (
+        given.title,
+        given.text,
+        as_json(given.metadata),
+    )

@@ -1,0 +1,76 @@
+"""One grammar of names: what is written can be read back, and what is wrong is told."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sightline.errors import InputError
+from sightline.names import FIRST_STAGES, RerankerName, SystemName, layout_names, looks_local
+
+words = st.text(alphabet="abz09-_./#+:", min_size=1, max_size=12)
+
+
+@given(st.sampled_from(FIRST_STAGES), words)
+def test_a_system_is_its_first_stage_and_all_that_follows_the_first_plus(first, reranker):
+    name = f"{first}+{reranker}"
+    if reranker.endswith("+"):
+        with pytest.raises(InputError, match="no system"):
+            SystemName.parse(name)
+    else:
+        parsed = SystemName.parse(name)
+        assert parsed == (first, reranker) and str(parsed) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "no system ''"),
+        ("dens+minilm", "did you mean 'dense'"),
+        ("dense+", "no system"),
+        (7, "named by a text"),
+        ("mine", "FIRST one of bm25, dense, hybrid"),
+    ],
+)
+def test_what_is_no_system_is_told_what_there_is(name, said):
+    with pytest.raises(InputError, match=said):
+        SystemName.parse(name)
+
+
+def test_a_given_run_stands_in_the_place_of_a_first_stage():
+    assert SystemName.parse("mine+minilm", given=("mine",)) == ("mine", "minilm")
+    assert SystemName.parse("mine", given={"mine": 0}).reranker is None
+
+
+@given(st.sampled_from(["hf", "cross-encoder", "late-interaction"]), words)
+def test_a_kind_stands_before_the_first_colon(kind, model):
+    if kind == "hf" and model.startswith("#"):
+        with pytest.raises(InputError, match="names no model"):
+            RerankerName.parse(f"{kind}:{model}")
+        return
+    parsed = RerankerName.parse(f"{kind}:{model}")
+    assert parsed.kind == kind
+    assert (parsed.model, parsed.layout) == (model.partition("#")[::2] if kind == "hf" else (model, ""))
+
+
+@pytest.mark.parametrize("kind", ["hf", "cross-encoder", "late-interaction"])
+def test_a_kind_without_a_model_says_how_it_is_written(kind):
+    with pytest.raises(InputError, match=rf"names no model; .* {kind}:"):
+        RerankerName.parse(f"{kind}:")
+
+
+def test_layouts_files_and_folders_are_told_apart(tmp_path):
+    assert {RerankerName.parse(name).kind for name in layout_names()} == {"layout"}
+    assert RerankerName.parse(tmp_path / "mine.yaml") == RerankerName("layout", str(tmp_path / "mine.yaml"))
+    for name in ("sightline-mini", "trained", str(tmp_path), "cross-encoders:x", "C:/models", "hf"):
+        assert RerankerName.parse(name) == RerankerName("folder", name)
+
+
+@pytest.mark.parametrize("name", [None, 3, b"minilm", ["minilm"]])
+def test_a_name_is_a_text_or_a_path(name):
+    with pytest.raises(InputError, match="by its name"):
+        RerankerName.parse(name)
+
+
+def test_names_that_can_only_be_paths():
+    assert all(map(looks_local, ["/a", "./a", "~/a", "a/b/c", "a\\b", "a/"]))
+    assert not any(map(looks_local, ["gpt2", "Qwen/Qwen3-0.6B"]))
