@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     )
     from .retrieval.index import Index
     from .retrieval.sources import read_documents
-    from .search import Explanation, Hit, Searcher, SearchResult
+    from .search import CandidateList, Explanation, Hit, Searcher, SearchResult
 
 __version__ = "0.1.0"
 
 compute_alone_after_fork()
 
 _WHERE = {
+    "CandidateList": "search",
     "Document": "documents",
     "Encoder": "models.encoder",
     "Evidence": "rerank",
@@ -65,6 +66,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "CandidateList",
     "Document",
     "Encoder",
     "Evidence",

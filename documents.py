@@ -111,3 +111,21 @@ class Passage:
     def contents(self) -> str:
         """The document's title and the passage's text, as models read them."""
         return _joined(self.document.title, self.text)
+
+    def as_document(self) -> Document:
+        """The passage as a document of its own, as rerankers read it: the id and title of its document, its own text.
+
+        A passage over the whole text is the document itself.
+
+        Example:
+            >>> Passage(Document("d1", "Cats purr. Dogs bark.", title="Pets"), 11, 21).as_document().contents
+            'Pets Dogs bark.'
+        """
+        if self.end - self.start == len(self.document.text):
+            return self.document
+        # Parts of what was checked are not checked again: a search makes a hundred of these.
+        part = object.__new__(Document)
+        for name, value in (("id", self.document.id), ("text", self.text), ("title", self.document.title)):
+            object.__setattr__(part, name, value)
+        object.__setattr__(part, "metadata", {})
+        return part

@@ -12,16 +12,28 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 from .errors import InputError
 from .wording import did_you_mean, quoted
 
-__all__ = ["FIRST_STAGES", "LAYOUTS", "SHIPPED", "Kind", "RerankerName", "SystemName", "layout_names", "looks_local"]
+__all__ = [
+    "FIRST_STAGES",
+    "LAYOUTS",
+    "PREFIXES",
+    "SHIPPED",
+    "FirstStage",
+    "Kind",
+    "RerankerName",
+    "SystemName",
+    "layout_names",
+    "looks_local",
+]
 
-FIRST_STAGES = ("bm25", "dense", "hybrid")
+FirstStage = Literal["bm25", "dense", "hybrid"]
+FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
 Kind = Literal["layout", "folder", "hf", "cross-encoder", "late-interaction"]
-_PREFIXES = ("hf", "cross-encoder", "late-interaction")
+PREFIXES = ("hf", "cross-encoder", "late-interaction")
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
 SHIPPED = {"sightline-mini": Path(str(_DATA / "sightline_mini"))}
@@ -105,7 +117,7 @@ class RerankerName:
         if not isinstance(name, str):
             raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
         kind, colon, rest = name.partition(":")
-        if colon and kind in _PREFIXES:
+        if colon and kind in PREFIXES:
             model, _, layout = rest.partition("#") if kind == "hf" else (rest, "", "")
             if not model:
                 example = "Qwen/Qwen3-0.6B" if kind == "hf" else "PATH"

@@ -6,6 +6,7 @@ or of another encoder; 5 a model, backend or optional dependency is missing; 1 a
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -29,6 +30,9 @@ for module in (indexing, searching, evaluation, bias, heads, training, serving, 
     module.register(app)
 for registered in app.registered_commands:
     registered.cls = Command
+    # A terminal breaks the lines of a paragraph where it is full, not where the source does.
+    paragraphs = (inspect.getdoc(registered.callback) or "").split("\n\n")
+    registered.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _version(asked: bool) -> None:
@@ -58,7 +62,7 @@ def main() -> None:
     open_streams()
     configure_logging()
     try:
-        app()
+        app(prog_name="sightline")
     except SystemExit as end:  # what typer makes of an interrupt
         if end.code == 130:
             errors.print("interrupted; what was committed is kept, and the same command goes on from there")

@@ -11,7 +11,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import JsonOption, console, given_runs, names, print_table, progress_bar, visible, write_json
+from .console import console, given_runs, names, print_table, progress_bar, visible, write_json
+from .options import (
+    CANDIDATES,
+    COLLECTION,
+    MEASURING,
+    IndexOption,
+    JsonOption,
+    QrelsOption,
+    RunsOption,
+    SplitOption,
+    SystemsOption,
+)
 
 __all__ = ["register"]
 
@@ -19,29 +30,42 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        "bias", epilog="Example: sightline bias data/squad_dev --systems dense,dense+minilm --out results/squad_bias"
+        "bias",
+        rich_help_panel="Evaluate",
+        epilog="Example: sightline bias data/squad_dev --systems dense,dense+minilm --out results/squad_bias",
     )(bias)
 
 
 def bias(
     folder: Annotated[Path, typer.Argument(help="BEIR folder (with spans.tsv for positions), PosIR folder, or SQuAD.")],
-    systems: Annotated[
-        str, typer.Option(help="Comma-separated: bm25, dense, hybrid, or a --run's name, each alone or +RERANKER.")
-    ],
+    systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for report.html, bias.json, what eval writes, and the index.")],
     kind: Annotated[
         str, typer.Option(help="Comma-separated: order (of candidates), position (of evidence), documents; or all.")
     ] = "all",
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
-    qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
-    run: Annotated[list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE.trec.")] = None,
-    index: Annotated[Path | None, typer.Option(help="Search this index instead of making one under --out.")] = None,
-    measure: Annotated[str, typer.Option(help="As ir_measures names it; Success@1 is accuracy.")] = "nDCG@10",
-    depth: Annotated[int, typer.Option(help="Candidates per query, for position.", min=1)] = 100,
-    candidates: Annotated[int, typer.Option(help="Documents per list, for order and documents.", min=2)] = 30,
-    permutations: Annotated[int, typer.Option(help="Random orders of each list.", min=2)] = 10,
-    max_queries: Annotated[int | None, typer.Option(help="Only so many queries, drawn by --seed.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of samples, permutations and intervals.", min=0)] = 0,
+    split: SplitOption = "test",
+    qrels: QrelsOption = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(help="Only so many queries, drawn by --seed.", min=1, rich_help_panel=COLLECTION),
+    ] = None,
+    run: RunsOption = None,
+    index: IndexOption = None,
+    depth: Annotated[
+        int, typer.Option(help="Candidates per query, for position.", min=1, rich_help_panel=CANDIDATES)
+    ] = 100,
+    candidates: Annotated[
+        int, typer.Option(help="Documents per list, for order and documents.", min=2, rich_help_panel=CANDIDATES)
+    ] = 30,
+    measure: Annotated[
+        str, typer.Option(help="As ir_measures names it; Success@1 is accuracy.", rich_help_panel=MEASURING)
+    ] = "nDCG@10",
+    permutations: Annotated[
+        int, typer.Option(help="Random orders of each list.", min=2, rich_help_panel=MEASURING)
+    ] = 10,
+    seed: Annotated[
+        int, typer.Option(help="Seed of samples, permutations and intervals.", min=0, rich_help_panel=MEASURING)
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
     """Measure how results depend on the order of candidates, the place of the evidence, and other accidents."""

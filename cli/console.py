@@ -1,4 +1,4 @@
-"""What all commands share: consoles, JSON output, progress, and options that several of them have."""
+"""What all commands share: consoles, JSON output, progress, and parts of options that are texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -19,17 +19,12 @@ from rich.text import Text
 from ..errors import InputError
 
 __all__ = [
-    "JsonOption",
-    "LayoutOption",
-    "RerankOption",
-    "WhereOption",
     "console",
     "errors",
     "given_runs",
     "names",
     "print_table",
     "progress_bar",
-    "reranker_name",
     "visible",
     "working",
     "write_json",
@@ -41,26 +36,6 @@ _WIDEST = 1000  # characters of a table, where no terminal says how many there a
 
 console = Console()
 errors = Console(stderr=True)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-RerankOption = Annotated[
-    str,
-    typer.Option(
-        help="minilm, sightline-mini, a folder of sightline train, a layout (name or .yaml), hf:MODEL, or none."
-    ),
-]
-LayoutOption = Annotated[
-    str | None,
-    typer.Option(help="For hf:MODEL: icr, icr-block, blockrank, blockrank-cached, qrhead, core, or a layout's .yaml."),
-]
-WhereOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--where",
-        help="Metadata filter, such as lang=en, 'year>=2000', 'lang in [en, de]' or 'year is null'; may be "
-        "given several times, and all must hold.",
-    ),
-]
 
 
 # What would steer a terminal rather than be shown: controls (C0, DEL, C1), overrides of the writing direction, and half
@@ -107,19 +82,6 @@ def write_json(value: Any) -> None:
         text = json.dumps(value, indent=2)
     # Of what matches, only line breaks are outside of strings.
     typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
-
-
-def reranker_name(rerank: str, layout: str | None) -> str | None:
-    """What ``--rerank`` and ``--layout`` ask for, as one name for `load_reranker`; None for no reranker.
-
-    Raises:
-        InputError: if there is a layout and no decoder model for it.
-    """
-    if layout is not None and not rerank.startswith("hf:"):
-        raise InputError(f"--layout {layout} goes with --rerank hf:MODEL, not with --rerank {rerank}")
-    if rerank == "none":
-        return None
-    return rerank if layout is None else f"{rerank}#{layout}"
 
 
 def names(text: str) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,19 +13,41 @@ from rich.text import Text
 
 from ..errors import InputError
 from .console import (
-    JsonOption,
-    LayoutOption,
-    RerankOption,
     console,
     given_runs,
     names,
     print_table,
     progress_bar,
-    reranker_name,
     visible,
     write_json,
 )
-from .indexing import Lexical, TokenStates
+from .options import (
+    CANDIDATES,
+    COLLECTION,
+    MEASURING,
+    DepthOption,
+    EncoderOption,
+    FaissOption,
+    IndexOption,
+    JobsOption,
+    JsonOption,
+    LexicalOption,
+    MaxQueriesOption,
+    MaxTokensOption,
+    MeasuresOption,
+    QrelsOption,
+    RerankOption,
+    RunsOption,
+    SplitOption,
+    SystemsOption,
+    TokenStatesOption,
+    reranker_or_none,
+)
+
+if TYPE_CHECKING:
+    from ..eval.results import Results
+    from ..eval.significance import Comparison
+    from ..eval.summary import Cost, Summary
 
 __all__ = ["register"]
 
@@ -39,7 +61,7 @@ def register(app: typer.Typer) -> None:
         ("bench", bench, "sightline bench data/scifact --systems bm25,dense+minilm --out results/scifact"),
         ("report", report, "sightline report results/scifact results/nfcorpus --out results"),
     ):
-        app.command(name, epilog=f"Example: {example}")(command)
+        app.command(name, rich_help_panel="Evaluate", epilog=f"Example: {example}")(command)
 
 
 def rerank(
@@ -52,9 +74,8 @@ def rerank(
         Path | None, typer.Option(help="Instead of both: requests of rank_llm, .jsonl, texts and all.")
     ] = None,
     rerank: RerankOption = "minilm",
-    layout: LayoutOption = None,
-    depth: Annotated[int, typer.Option(help="Candidates per query.", min=1)] = 100,
-    split: Annotated[str, typer.Option(help="Split whose queries are reranked.")] = "test",
+    depth: DepthOption = 100,
+    split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
     """Rerank a run."""
@@ -62,7 +83,7 @@ def rerank(
     from ..eval.output import writable_file
     from ..eval.provenance import portable_name
     from ..eval.rank_llm import read_requests
-    from ..eval.rerank_run import rerank_run
+    from ..eval.reranking import rerank_run
     from ..eval.runs import load_run, save_run
     from ..rerank.loading import load_reranker
 
@@ -73,7 +94,7 @@ def rerank(
     else:
         raise InputError("give either --data and --run, or --requests alone")
     writable_file(out)
-    name = reranker_name(rerank, layout)
+    name = reranker_or_none(rerank)
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
@@ -87,19 +108,6 @@ def rerank(
         console.print(visible(told), markup=False, highlight=False, soft_wrap=True)
 
 
-_SystemsOption = Annotated[
-    str,
-    typer.Option(
-        "--systems", help="bm25, dense, hybrid or a --run's name, alone or +RERANKER (also +hf:MODEL#LAYOUT), by comma."
-    ),
-]
-_IndexOption = Annotated[
-    Path | None, typer.Option("--index", help="Search this index instead of making one under --out.")
-]
-_DepthOption = Annotated[int, typer.Option("--depth", help="Candidates per query.", min=1)]
-_QueriesOption = Annotated[int | None, typer.Option("--max-queries", help="Only the first so many queries.", min=1)]
-_MeasuresOption = Annotated[str, typer.Option("--measures", help="Comma-separated, as ir_measures names them.")]
-_JobsOption = Annotated[int, typer.Option("--jobs", help="Processes that answer queries; they share the cores.", min=1)]
 _MEASURES = "nDCG@10,RR@10,R@100"
 
 
@@ -108,41 +116,44 @@ def evaluate(
         list[Path],
         typer.Argument(metavar="FOLDER...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; several give a matrix."),
     ],
-    systems: _SystemsOption,
+    systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
-    qrels: Annotated[Path | None, typer.Option(help="Judgements to use instead, BEIR or TREC format.")] = None,
-    run: Annotated[
-        list[str] | None, typer.Option("--run", help="A given first stage: NAME=FILE, see rerank --out.")
-    ] = None,
-    index: _IndexOption = None,
-    depth: _DepthOption = 100,
+    split: SplitOption = "test",
+    qrels: QrelsOption = None,
+    max_queries: MaxQueriesOption = None,
+    run: RunsOption = None,
+    index: IndexOption = None,
+    depth: DepthOption = 100,
     add_positives: Annotated[
         bool,
-        typer.Option("--add-positives", help="Rerank relevant documents that were not found, too. Results say so."),
+        typer.Option(
+            "--add-positives",
+            help="Rerank relevant documents that were not found, too. Results say so.",
+            rich_help_panel=CANDIDATES,
+        ),
     ] = False,
-    max_queries: _QueriesOption = None,
-    measures: _MeasuresOption = _MEASURES,
-    encoder: Annotated[str, typer.Option(help="Bi-encoder for dense and hybrid.")] = "minilm",
-    faiss: Annotated[str, typer.Option(help="FAISS factory string.")] = "Flat",
-    lexical: Annotated[Lexical, typer.Option(help="BM25 engine.")] = Lexical.fts5,
-    token_states: Annotated[TokenStates, typer.Option(help="Form of the kept token states.")] = TokenStates.fp16,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens per passage; 0 keeps documents whole.")] = None,
-    jobs: _JobsOption = 1,
+    measures: MeasuresOption = _MEASURES,
+    encoder: EncoderOption = "minilm",
+    faiss: FaissOption = "Flat",
+    lexical: LexicalOption = "fts5",
+    token_states: TokenStatesOption = "fp16",
+    max_tokens: MaxTokensOption = None,
+    jobs: JobsOption = 1,
     json: JsonOption = False,
 ) -> None:
     """Evaluate systems on judged collections: tables, results.json, an HTML report, and a TREC run per system."""
     from ..eval.dataset import load_dataset
-    from ..eval.evaluate import evaluate_systems, search_pool
+    from ..eval.experiment import evaluate_systems
     from ..eval.matrix import Collection, evaluate_collections
     from ..eval.metrics import check_measures, split_measures
+    from ..eval.pool import search_pool
 
     runs = given_runs(run)
     wanted_systems, wanted_measures = names(systems), split_measures(measures)
     check_measures(wanted_measures)
-    settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical.value}
+    settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical}
     if any("+" in name for name in wanted_systems):
-        settings["token_states"] = token_states.value
+        settings["token_states"] = token_states
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
     options: dict[str, Any] = {
@@ -157,26 +168,28 @@ def evaluate(
             raise InputError("--run, --qrels and --index are of one collection; evaluate one, or write a matrix's plan")
         wanted = [Collection(folder, tuple(wanted_systems), split, max_queries=max_queries) for folder in folders]
         with progress_bar("evaluating") as tell:
-            summaries = evaluate_collections(wanted, out, jobs=jobs, progress=tell, **options)
-        _show_all(summaries, out, json)
+            results = evaluate_collections(wanted, out, jobs=jobs, progress=tell, **options)
+        _show_all(results, out, json)
         return
     dataset = load_dataset(folders[0], split, qrels=qrels, max_queries=max_queries)
     with progress_bar("evaluating") as tell, search_pool(jobs) as pool:
-        outcome = evaluate_systems(
+        found = evaluate_systems(
             dataset, wanted_systems, out, runs=runs, index=index, pool=pool, progress=tell, **options
         )
-    _show(outcome.summary, out, json)
+    _show(found, out, json)
 
 
 def matrix(
     data: Annotated[Path, typer.Argument(help="Folder that holds the plan's collections.")],
     out: Annotated[Path, typer.Option(help="Folder for the report, and for each collection's results and index.")],
     plan: Annotated[Path, typer.Option(help="YAML with first_stages, rerankers and collections; see load_matrix.")],
-    only: Annotated[str, typer.Option(help="Comma-separated: these collections alone.")] = "",
-    max_queries: _QueriesOption = None,
-    jobs: _JobsOption = 1,
-    depth: _DepthOption = 100,
-    measures: _MeasuresOption = _MEASURES,
+    only: Annotated[
+        str, typer.Option(help="Comma-separated: these collections alone.", rich_help_panel=COLLECTION)
+    ] = "",
+    max_queries: MaxQueriesOption = None,
+    jobs: JobsOption = 1,
+    depth: DepthOption = 100,
+    measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
 ) -> None:
     """Evaluate every first stage, alone and before every reranker, on every collection of a plan."""
@@ -186,20 +199,23 @@ def matrix(
     collections = load_matrix(data, plan, only=names(only), max_queries=max_queries)
     options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("matrix") as tell:
-        summaries = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
-    _show_all(summaries, out, json)
+        results = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
+    _show_all(results, out, json)
 
 
 def bench(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder.")],
-    systems: _SystemsOption,
+    folder: Annotated[Path, typer.Argument(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
+    systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
-    split: Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv.")] = "test",
-    index: _IndexOption = None,
-    depth: _DepthOption = 100,
-    max_queries: _QueriesOption = None,
-    cost_queries: Annotated[int, typer.Option(help="Queries timed one by one, the first ones.", min=1)] = 200,
-    measures: _MeasuresOption = _MEASURES,
+    split: SplitOption = "test",
+    max_queries: MaxQueriesOption = None,
+    index: IndexOption = None,
+    depth: DepthOption = 100,
+    cost_queries: Annotated[
+        int,
+        typer.Option(help="Queries timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
+    ] = 200,
+    measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
 ) -> None:
     """Measure what systems cost, beside how good they are: latency, memory, bytes, FLOPs, and the Pareto front."""
@@ -210,12 +226,12 @@ def bench(
     dataset = load_dataset(folder, split, max_queries=max_queries)
     options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("measuring") as tell:
-        outcome = bench_systems(
+        results = bench_systems(
             dataset, names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
         )
-    if not json:
-        print_table(_costs(outcome.summary))
-    _show(outcome.summary, out, json)
+    if not json and results.summary.cost is not None:
+        print_table(_costs(results.summary.cost))
+    _show(results, out, json)
 
 
 def report(
@@ -225,8 +241,9 @@ def report(
 ) -> None:
     """Write the report of results: report.html, results.csv and table.tex."""
     from ..eval.report import write_report
+    from ..eval.results import load_results
 
-    files = write_report(folders, out or folders[0])
+    files = write_report([load_results(folder, runs=False) for folder in folders], out or folders[0])
     if json:
         write_json({"files": [str(file) for file in files]})
     else:
@@ -237,78 +254,76 @@ def _say(text: str) -> None:
     console.print(visible(text), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
+def _show(results: Results, out: Path, json: bool) -> None:
     if json:
-        write_json(summary)
+        write_json(results.as_json())
         return
-    about, said = "{dataset}, {split}: {queries} queries, depth {depth}".format_map(summary), _caveats(summary)
+    summary, said = results.summary, _caveats(results.summary)
+    about = f"{summary.dataset}, {summary.split}: {summary.queries} queries, depth {summary.depth}"
     table = Table(title=Text(visible(about + said)))
     table.add_column("system", no_wrap=True)
-    for place, name in enumerate(summary["measures"]):
+    for place, name in enumerate(summary.measures):
         table.add_column(name, justify="right")
         if not place:
             table.add_column("95 %", justify="right")
     table.add_column("ms/query", justify="right")
-    for name, values in summary["systems"].items():
-        between = summary["intervals"][name]
+    for name, values in summary.systems.items():
+        between = summary.intervals[name]
         first, *others = (f"{value:.4f}" for value in values.values())
-        bounds = f"{between['low']:.3f} {between['high']:.3f}"
-        spent = summary["milliseconds_per_query"][name]
+        bounds = f"{between.low:.3f} {between.high:.3f}"
+        spent = summary.milliseconds_per_query[name]
         table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
     print_table(table)
-    if summary["comparisons"]:
-        print_table(_comparisons(summary["comparisons"], summary["measures"][0], said))
+    if summary.comparisons:
+        print_table(_comparisons(summary.comparisons, results.measure, said))
     _say(f"written to {out}")
 
 
-def _show_all(summaries: Sequence[Mapping[str, Any]], out: Path, json: bool) -> None:
+def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
     """Systems by collections, by the first measure."""
     if json:
-        write_json(summaries)
+        write_json([found.as_json() for found in results])
         return
-    said = "; POSITIVES ADDED to what was reranked" if summaries[0]["positives_added"] else ""
-    table = Table(title=Text(visible(summaries[0]["measures"][0] + said)))
+    said = "; POSITIVES ADDED to what was reranked" if results[0].summary.positives_added else ""
+    table = Table(title=Text(visible(results[0].measure + said)))
     table.add_column("system", no_wrap=True)
-    for summary in summaries:
-        table.add_column(Text(visible(summary["dataset"])), justify="right")
-    for name in dict.fromkeys(name for summary in summaries for name in summary["systems"]):
-        means = [summary["intervals"].get(name) for summary in summaries]
-        table.add_row(Text(visible(name)), *("" if mean is None else f"{mean['mean']:.4f}" for mean in means))
+    for found in results:
+        table.add_column(Text(visible(found.summary.dataset)), justify="right")
+    for name in dict.fromkeys(name for found in results for name in found.systems):
+        means = [found.summary.intervals.get(name) for found in results]
+        table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
     _say(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}")
 
 
-def _costs(summary: Mapping[str, Any]) -> Table:
+def _costs(cost: Cost) -> Table:
     table = Table(title=Text("cost, query by query; * not beaten in both quality and median time"))
     for place, name in enumerate(
         ("system", "p50 ms", "p90", "p99", "passages/s", "tokens/s", "GFLOP", "limit ms", "MB")
     ):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for name, cost in summary["cost"]["systems"].items():
-        limits = [value for value in cost["limit_ms"].values() if value is not None]
+    for name, found in cost.systems.items():
+        limits = [value for value in (found.limit_ms.flops, found.limit_ms.bytes) if value is not None]
         figures = (
-            *(f"{cost['latency_ms'][p]:.1f}" for p in ("p50", "p90", "p99")),
-            *(
-                "" if cost[rate] is None else f"{cost[rate]:.0f}"
-                for rate in ("passages_per_second", "tokens_per_second")
-            ),
-            "" if cost["flops_per_query"] is None else f"{cost['flops_per_query'] / 1e9:.2f}",
+            *(f"{value:.1f}" for value in (found.latency_ms.p50, found.latency_ms.p90, found.latency_ms.p99)),
+            *("" if rate is None else f"{rate:.0f}" for rate in (found.passages_per_second, found.tokens_per_second)),
+            "" if found.flops_per_query is None else f"{found.flops_per_query / 1e9:.2f}",
             f"{max(limits):.2f}",
-            f"{cost['memory']['peak_bytes'] / 1e6:.0f}",
+            f"{found.memory.peak_bytes / 1e6:.0f}",
         )
-        table.add_row(Text(visible(name + " *" * (name in summary["cost"]["pareto"]))), *figures)
+        table.add_row(Text(visible(name + " *" * (name in cost.pareto))), *figures)
     return table
 
 
-def _caveats(summary: Mapping[str, Any]) -> str:
+def _caveats(summary: Summary) -> str:
     """What every table has to say of its candidates."""
-    said = "; POSITIVES ADDED to what was reranked" if summary["positives_added"] else ""
-    if summary["identical_ids"]:
-        said += f"; {summary['identical_ids']} results with their query's own id ignored"
+    said = "; POSITIVES ADDED to what was reranked" if summary.positives_added else ""
+    if summary.identical_ids:
+        said += f"; {summary.identical_ids} results with their query's own id ignored"
     return said
 
 
-def _comparisons(found: Sequence[Mapping[str, Any]], measure: str, said: str) -> Table:
+def _comparisons(found: Sequence[Comparison], measure: str, said: str) -> Table:
     """Every two systems: how much they differ, new minus base, and whether that could be chance."""
     title = f"differences in {measure}, new minus base; p by randomisation, corrected by Holm{said}"
     table = Table(title=Text(visible(title)))
@@ -316,12 +331,12 @@ def _comparisons(found: Sequence[Mapping[str, Any]], measure: str, said: str) ->
     for name in ("difference", "95 %", "p", "better", "same", "worse"):
         table.add_column(name, justify="right")
     for pair in found:
-        by = pair["difference"]
+        by = pair.difference
         table.add_row(
-            Text(visible(f"{pair['a']} - {pair['b']}")),
-            f"{by['mean']:+.4f}",
-            f"{by['low']:+.3f} {by['high']:+.3f}",
-            f"{pair['p_holm']:.4f}",
-            *(str(pair[name]) for name in ("wins", "ties", "losses")),
+            Text(visible(f"{pair.a} - {pair.b}")),
+            f"{by.mean:+.4f}",
+            f"{by.low:+.3f} {by.high:+.3f}",
+            f"{pair.p_holm:.4f}",
+            *map(str, (pair.wins, pair.ties, pair.losses)),
         )
     return table

@@ -3,45 +3,71 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import JsonOption, console, progress_bar, visible, write_json
+from .console import console, progress_bar, visible, write_json
+from .options import JsonOption
 
 __all__ = ["register"]
+
+_MODEL, _LISTS = "Model", "Lists"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("heads", epilog="Example: sightline heads Qwen/Qwen3-0.6B --data data/nq_train --method qr")(heads)
+    app.command(
+        "heads",
+        rich_help_panel="Train",
+        epilog="Example: sightline heads Qwen/Qwen3-0.6B --data data/nq_train --method qr",
+    )(heads)
 
 
 def heads(
     model: Annotated[str, typer.Argument(help="The decoder model: its name on the hub, or a folder.")],
     data: Annotated[Path, typer.Option(help="A BEIR folder with judgements.")],
-    method: Annotated[str, typer.Option(help="How heads are scored: qr, core or ndcg.")] = "qr",
+    method: Annotated[Literal["qr", "core", "ndcg"], typer.Option(help="How heads are scored.")] = "qr",
     layout: Annotated[
         str | None,
-        typer.Option(help="The layout that the heads are for. By default qrhead, or core with --method core."),
+        typer.Option(
+            help="The layout that the heads are for. By default qrhead, or core with --method core.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="The split whose queries are read.")] = "train",
+    split: Annotated[str, typer.Option(help="The split whose queries are read.", rich_help_panel=_LISTS)] = "train",
     run: Annotated[
-        Path | None, typer.Option(help="A TREC run with the candidates. By default bm25.SPLIT.tsv in the folder.")
+        Path | None,
+        typer.Option(
+            help="A TREC run with the candidates. By default bm25.SPLIT.tsv in the folder.", rich_help_panel=_LISTS
+        ),
     ] = None,
-    queries: Annotated[int, typer.Option(help="How many lists are read, one for each query.", min=1)] = 128,
-    candidates: Annotated[int, typer.Option(help="How many documents each list has.", min=2)] = 40,
+    queries: Annotated[
+        int, typer.Option(help="How many lists are read, one for each query.", min=1, rich_help_panel=_LISTS)
+    ] = 128,
+    candidates: Annotated[
+        int, typer.Option(help="How many documents each list has.", min=2, rich_help_panel=_LISTS)
+    ] = 40,
     seed: Annotated[
-        int, typer.Option(help="Seed that decides which queries are drawn and how lists are shuffled.")
+        int,
+        typer.Option(
+            help="Seed that decides which queries are drawn and how lists are shuffled.", rich_help_panel=_LISTS
+        ),
     ] = 0,
     temperature: Annotated[
         float | None, typer.Option(help="Temperature of --method core. By default the one published for the model.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="The branch, tag or commit of the model.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="The branch, tag or commit of the model.", rich_help_panel=_MODEL)
+    ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Number format to compute in, such as bfloat16. On CPUs the default is float32.")
+        str | None,
+        typer.Option(
+            help="Number format to compute in, such as bfloat16. On CPUs the default is float32.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The YAML file to write. By default it goes where rerankers look for it.")
@@ -53,7 +79,8 @@ def heads(
     from ..eval.heads import detection_lists
     from ..eval.runs import first_stage_run
     from ..rerank.decoder import DecoderReranker
-    from ..rerank.heads import detect_heads, heads_path
+    from ..rerank.detection import detect_heads
+    from ..rerank.heads import heads_path
     from ..rerank.layout import load_layout
 
     spec = load_layout(layout or ("core" if method == "core" else "qrhead"), heads="all", layers="all")
@@ -64,7 +91,7 @@ def heads(
         found = detect_heads(
             reranker,
             lists,
-            cast(Literal["qr", "core", "ndcg"], method),
+            method,
             data=f"{dataset.name}/{split}",
             seed=seed,
             temperature=temperature,

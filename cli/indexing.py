@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import DataError
-from .console import JsonOption, console, errors, names, progress_bar, visible, write_json
+from ..errors import DataError, InputError
+from .console import console, errors, names, progress_bar, visible, write_json
+from .options import (
+    INDEX,
+    EncoderOption,
+    FaissOption,
+    IndexArgument,
+    JsonOption,
+    LexicalOption,
+    MaxTokensOption,
+    TokenStatesOption,
+)
+from .settings import SettingsOptions, takes_settings
 
 if TYPE_CHECKING:
     from ..documents import Document
@@ -19,137 +31,95 @@ __all__ = ["register"]
 
 _SHOWN = 20
 
-
-class Lexical(StrEnum):
-    """BM25 engines."""
-
-    fts5 = "fts5"
-    pyserini = "pyserini"
-    none = "none"
-
-
-class TokenStates(StrEnum):
-    """Forms in which token states are kept."""
-
-    none = "none"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class CsvTypes(StrEnum):
-    """What the cells of CSV and TSV become."""
-
-    json = "json"
-    text = "text"
-
-
-Corpus = Annotated[
+CorpusArgument = Annotated[
     Path,
     typer.Argument(
         help="A .jsonl, .json, .csv, .tsv or .parquet file; a BEIR folder; a folder of documents (text, Markdown, "
-        "reST, notebooks, HTML, PDF, Word), or one of them. All but parquet may be compressed (.gz, .bz2, .xz, .zst)."
+        "reST, notebooks, HTML, PDF, Word), or one of them; or ir:ID, mteb:TASK, nano:NAME. All files but parquet may "
+        "be compressed (.gz, .bz2, .xz, .zst)."
     ),
 ]
-IndexPath = Annotated[Path, typer.Argument(help="Directory of the index.")]
-Format = Annotated[
-    str | None,
-    typer.Option(help="beir, jsonl, json, csv, tsv, parquet, folder or text; by default the name says which."),
-]
-IdField = Annotated[str | None, typer.Option(help="Field that holds the id.")]
-TitleField = Annotated[str | None, typer.Option(help="Field that holds the title.")]
-TextField = Annotated[str | None, typer.Option(help="Field that holds the text.")]
-Encoding = Annotated[
-    str | None,
-    typer.Option(help="Encoding of text files, such as cp1252; by default UTF-8, or what a byte order mark says."),
-]
-Delimiter = Annotated[
-    str | None,
-    typer.Option(help="Character between the cells of CSV and TSV, or 'tab'; by default the header shows it."),
-]
-Columns = Annotated[
-    str | None, typer.Option(help="Names of the columns of a CSV or TSV file without a header, such as id,text,year.")
-]
-CsvTypesOption = Annotated[
-    CsvTypes,
-    typer.Option(help="json: columns of numbers, of true and false become such; text: cells stay strings."),
-]
-FollowLinks = Annotated[
-    bool, typer.Option("--follow-links", help="Follow symbolic links that lead out of the folder, or to folders.")
-]
-Strict = Annotated[
-    bool | None,
-    typer.Option(
-        "--strict/--skip-bad",
-        help="Stop at the first bad record or file, or go on without it and list it at the end. By default, bad "
-        "files of a folder are skipped and bad records stop.",
-        show_default=False,
-    ),
-]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions:
+    """How files become documents.
+
+    Args:
+        format: beir, jsonl, json, csv, tsv, parquet, folder or text; by default the name says which.
+        id_field: Field that holds the id.
+        title_field: Field that holds the title.
+        text_field: Field that holds the text.
+        encoding: Encoding of text files, such as cp1252; by default UTF-8, or what a byte order mark says.
+        delimiter: Character between the cells of CSV and TSV, or 'tab'; by default the header shows it.
+        columns: Names of the columns of a CSV or TSV file without a header, such as id,text,year.
+        csv_types: What cells of CSV and TSV become; with json, columns of numbers, of true and of false become such,
+            with text, cells stay strings.
+        follow_links: Follow symbolic links that lead out of the folder, or to folders.
+        strict: Stop at the first bad record or file, or go on without it and list it at the end; by default, bad files
+            of a folder are skipped and bad records stop.
+    """
+
+    format: str | None = None
+    id_field: str | None = None
+    title_field: str | None = None
+    text_field: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    columns: str | None = None
+    csv_types: Literal["json", "text"] = "json"
+    follow_links: bool = False
+    strict: bool | None = None
+
+
+_FILES = SettingsOptions(kind=FileOptions, panel="Reading files", names={"strict": ("--strict/--skip-bad",)})
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("index", epilog="Example: sightline index data/scifact --out scifact.index")(index)
-    app.command("add", epilog="Example: sightline add scifact.index more.jsonl --update")(add)
-    app.command("delete", epilog="Example: sightline delete scifact.index 4983 5836")(delete)
-    app.command("info", epilog="Example: sightline info scifact.index --json")(info)
+    for name, command, example in (
+        ("index", index, "sightline index data/scifact --out scifact.index"),
+        ("add", add, "sightline add scifact.index more.jsonl --update"),
+        ("delete", delete, "sightline delete scifact.index 4983 5836"),
+        ("info", info, "sightline info scifact.index --json"),
+    ):
+        app.command(name, rich_help_panel="Search", epilog=f"Example: {example}")(command)
 
 
+@takes_settings(_FILES)
 def index(
-    corpus: Corpus,
+    corpus: CorpusArgument,
     out: Annotated[Path, typer.Option(help="Directory to make; an interrupted build in it is taken up again.")],
-    encoder: Annotated[str, typer.Option(help="minilm, or any sentence-transformers name or path.")] = "minilm",
-    truncate_dim: Annotated[
-        int | None, typer.Option(help="Keep the first dimensions only (Matryoshka models).", min=1)
-    ] = None,
-    faiss: Annotated[str, typer.Option(help="FAISS factory string, such as Flat, HNSW32 or IVF256,SQ8.")] = "Flat",
-    faiss_parameters: Annotated[str, typer.Option(help="FAISS search parameters, such as nprobe=64.")] = "",
-    lexical: Annotated[Lexical, typer.Option(help="BM25 engine.")] = Lexical.fts5,
-    token_states: Annotated[
-        TokenStates, typer.Option(help="Keep what the reranker reads, so that reranking takes milliseconds.")
-    ] = TokenStates.int8,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Tokens per passage; 0 keeps documents whole, cut where models stop reading.")
-    ] = None,
-    overlap: Annotated[int, typer.Option(help="Tokens that neighbouring passages share.")] = 0,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an index that is there; the old one stays until the new is done."),
     ] = False,
-    format: Format = None,
-    id_field: IdField = None,
-    title_field: TitleField = None,
-    text_field: TextField = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    columns: Columns = None,
-    csv_types: CsvTypesOption = CsvTypes.json,
-    follow_links: FollowLinks = False,
-    strict: Strict = None,
+    encoder: EncoderOption = "minilm",
+    truncate_dim: Annotated[
+        int | None,
+        typer.Option(help="Keep the first dimensions only (Matryoshka models).", min=1, rich_help_panel=INDEX),
+    ] = None,
+    faiss: FaissOption = "Flat",
+    faiss_parameters: Annotated[
+        str, typer.Option(help="FAISS search parameters, such as nprobe=64.", rich_help_panel=INDEX)
+    ] = "",
+    lexical: LexicalOption = "fts5",
+    token_states: TokenStatesOption = "int8",
+    max_tokens: MaxTokensOption = None,
+    overlap: Annotated[int, typer.Option(help="Tokens that neighbouring passages share.", rich_help_panel=INDEX)] = 0,
     json: JsonOption = False,
+    **settings: Any,
 ) -> None:
     """Index a collection: embeddings, FAISS, BM25, and token states for the reranker.
 
-    What of a folder was left out, such as files of other kinds, is listed at the end, by kind and count. Hidden files
-    and folders, __pycache__, node_modules and virtual environments are not read.
+    If files of a folder are left out, such as those of other kinds, they are listed at the end, by kind and count.
+    Hidden files and folders, __pycache__, node_modules and virtual environments are not read.
     """
     from ..retrieval.index import Index
     from ..retrieval.manifest import Manifest
 
     finished = not overwrite and (out / "manifest.json").exists() and Manifest.load(out).complete
-    source = _Source(
-        corpus,
-        strict,
-        format=format,
-        id_field=id_field,
-        title_field=title_field,
-        text_field=text_field,
-        encoding=encoding,
-        delimiter=delimiter,
-        columns=columns,
-        csv_types=csv_types,
-        follow_links=follow_links,
-    )
+    source = _Source(corpus, _FILES.build(settings))
     options = {"truncate_dim": truncate_dim} if truncate_dim else {}
     with progress_bar("indexing") as tell:
         built = Index.build(
@@ -160,8 +130,8 @@ def index(
             encoder_options=options,
             faiss=faiss,
             faiss_parameters=faiss_parameters,
-            lexical=lexical.value,
-            token_states=token_states.value,
+            lexical=lexical,
+            token_states=token_states,
             max_tokens=max_tokens,
             overlap=overlap,
         )
@@ -173,45 +143,25 @@ def index(
             )
 
 
+@takes_settings(_FILES)
 def add(
-    index: IndexPath,
-    corpus: Corpus,
+    index: IndexArgument,
+    corpus: CorpusArgument,
     update: Annotated[bool, typer.Option("--update", help="Replace documents whose ids are there already.")] = False,
-    format: Format = None,
-    id_field: IdField = None,
-    title_field: TitleField = None,
-    text_field: TextField = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    columns: Columns = None,
-    csv_types: CsvTypesOption = CsvTypes.json,
-    follow_links: FollowLinks = False,
-    strict: Strict = None,
     json: JsonOption = False,
+    **settings: Any,
 ) -> None:
     """Add documents to an index, or update them."""
     from ..retrieval.index import Index
 
-    source = _Source(
-        corpus,
-        strict,
-        format=format,
-        id_field=id_field,
-        title_field=title_field,
-        text_field=text_field,
-        encoding=encoding,
-        delimiter=delimiter,
-        columns=columns,
-        csv_types=csv_types,
-        follow_links=follow_links,
-    )
+    source = _Source(corpus, _FILES.build(settings))
     with Index.open(index) as opened, progress_bar("adding") as tell:
         count = (opened.update if update else opened.add)(source.documents("adding", tell))
         _report(opened, source, json, {"written": count})
 
 
 def delete(
-    index: IndexPath,
+    index: IndexArgument,
     ids: Annotated[list[str], typer.Argument(help="Ids of documents.")],
     json: JsonOption = False,
 ) -> None:
@@ -223,7 +173,7 @@ def delete(
         _report(opened, None, json, {"deleted": count})
 
 
-def info(index: IndexPath, json: JsonOption = False) -> None:
+def info(index: IndexArgument, json: JsonOption = False) -> None:
     """Check every file of an index against its checksum, and tell what it holds."""
     from ..retrieval.index import Index
 
@@ -234,30 +184,40 @@ def info(index: IndexPath, json: JsonOption = False) -> None:
 class _Source:
     """The documents of a command, what was skipped of them, and how far their reading has come."""
 
-    def __init__(
-        self,
-        corpus: Path,
-        strict: bool | None,
-        *,
-        format: str | None,
-        delimiter: str | None,
-        columns: str | None,
-        csv_types: CsvTypes,
-        **options: Any,
-    ) -> None:
-        from ..retrieval.sources import ReadSummary, guess_format, read_documents
+    def __init__(self, corpus: Path, options: FileOptions) -> None:
+        from ..eval.catalogues import corpus_of, in_catalogue
+        from ..retrieval.sources import ReadSummary
 
         self.bad: list[DataError] = []
         self.summary = ReadSummary()
-        options["format"] = format or guess_format(corpus)
-        options["delimiter"] = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)
-        options["columns"] = names(columns) if columns else None
-        options["csv_types"] = csv_types.value
-        folder = options["format"] == "folder"
-        skip = strict is False or (strict is None and folder)
-        on_bad = self.bad.append if skip else None if folder else _stop
-        self._documents = read_documents(
-            corpus, on_bad=on_bad, strict=folder and not skip, summary=self.summary, **options
+        if (named := in_catalogue(corpus)) is None:
+            self._documents = self._read(corpus, options)
+            return
+        for field in dataclasses.fields(options):
+            if getattr(options, field.name) != field.default:
+                raise InputError(f"{field.name} is for files, and {corpus} is a collection of a catalogue")
+        self._documents = iter(corpus_of(*named))
+
+    def _read(self, corpus: Path, options: FileOptions) -> Iterator[Document]:
+        from ..retrieval.sources import guess_format, read_documents
+
+        format = options.format or guess_format(corpus)
+        folder = format == "folder"
+        skip = options.strict is False or (options.strict is None and folder)
+        return read_documents(
+            corpus,
+            format=format,
+            id_field=options.id_field,
+            title_field=options.title_field,
+            text_field=options.text_field,
+            encoding=options.encoding,
+            delimiter={"tab": "\t", "\\t": "\t"}.get(options.delimiter or "", options.delimiter),
+            columns=names(options.columns) if options.columns else None,
+            csv_types=options.csv_types,
+            follow_links=options.follow_links,
+            strict=folder and not skip,
+            on_bad=self.bad.append if skip else None if folder else _stop,
+            summary=self.summary,
         )
 
     def documents(self, step: str, tell: Callable[..., None]) -> Iterator[Document]:

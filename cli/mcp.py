@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Literal
 
 import typer
 
 from ..errors import SightlineError
-from .console import LayoutOption, RerankOption, errors, reranker_name, visible
-from .searching import FirstStage
+from .console import errors, visible
+from .options import (
+    SERVER,
+    CandidatesOption,
+    FirstStageOption,
+    IndexArgument,
+    RerankOption,
+    reranker_or_none,
+)
 
 __all__ = ["register"]
 
 
-class Transport(StrEnum):
-    """How a client talks to the server."""
-
-    stdio = "stdio"
-    http = "http"
-
-
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("mcp", epilog="Example: sightline mcp scifact.index --transport http --port 8765")(mcp)
+    app.command(
+        "mcp",
+        rich_help_panel="Serve",
+        epilog="Example: sightline mcp scifact.index --transport http --port 8765",
+    )(mcp)
 
 
 def mcp(
-    index: Annotated[Path, typer.Argument(help="Directory of the index.")],
+    index: IndexArgument,
     transport: Annotated[
-        Transport, typer.Option(help="stdio, for a client that starts this command; or http, at /mcp.")
-    ] = Transport.stdio,
+        Literal["stdio", "http"],
+        typer.Option(help="stdio, for a client that starts this command; or http, at /mcp.", rich_help_panel=SERVER),
+    ] = "stdio",
     host: Annotated[
-        str, typer.Option(help="With http: address to listen at. Nobody is asked for a key.")
+        str,
+        typer.Option(help="With http: address to listen on. Clients need no key.", rich_help_panel=SERVER),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="With http: port to listen at.", min=1, max=65535)] = 8000,
-    candidates: Annotated[int, typer.Option(help="Documents that the first stage hands on.", min=1)] = 100,
-    first_stage: Annotated[FirstStage, typer.Option(help="Where candidates come from.")] = FirstStage.dense,
+    port: Annotated[
+        int, typer.Option(help="With http: port to listen on.", min=1, max=65535, rich_help_panel=SERVER)
+    ] = 8000,
     rerank: RerankOption = "minilm",
-    layout: LayoutOption = None,
+    first_stage: FirstStageOption = "dense",
+    candidates: CandidatesOption = 100,
 ) -> None:
     """Let assistants search an index and read its documents: an MCP server with the tools search and get_document."""
     from ..integrations.mcp import mcp_server
     from ..search import Searcher
 
-    searcher = Searcher(
-        index, reranker_name(rerank, layout), first_stage=cast(Any, first_stage.value), candidates=candidates
-    )
+    searcher = Searcher(index, reranker_or_none(rerank), first_stage=first_stage, candidates=candidates)
     with searcher.index:
         server = mcp_server(searcher)
-        if transport is Transport.stdio:
+        if transport == "stdio":
             server.run("stdio")
         else:
             told = f"{index}: MCP at http://{host}:{port}/mcp"

@@ -30,6 +30,7 @@ from ..errors import (
     ModelError,
     SightlineError,
 )
+from ..names import PREFIXES
 from ..wording import did_you_mean, quoted
 from .console import errors, visible
 
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 _SECONDS = 3.0  # in which the hub must accept a connection
 _NAMED_FILES = ("run", "dev_run")  # parameters that are NAME=FILE where they are strings
 _WRITTEN = ("out", "work")  # parameters whose paths need not exist
+_OF_THE_HUB = re.compile(rf"\b(?:{'|'.join(PREFIXES)}):([^\s,#]+)")
 _NAME = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
 _FIRST_WORD = re.compile(r"^[a-z]+\b(?= (?:must|is|are|of)\b)")
 
@@ -163,8 +165,8 @@ def configure_logging() -> None:
 def _may_ask_the_hub(ctx: Any) -> bool:
     if ctx.info_name == "heads":
         return not Path(ctx.params["model"]).exists()
-    named = re.findall(r"\bhf:([^\s,#]+)", " ".join(one for one in ctx.params.values() if isinstance(one, str)))
-    return any(not Path(name).exists() for name in named)
+    texts = " ".join(one for one in ctx.params.values() if isinstance(one, str))
+    return any(not Path(name).exists() for name in _OF_THE_HUB.findall(texts))
 
 
 def _go_offline_where_the_hub_is_away() -> None:

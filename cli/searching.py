@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
-from ..retrieval.filters import parse_where
-from .console import (
+from .console import console, print_table, visible, working, write_json
+from .options import (
+    SEARCHING,
+    CandidatesOption,
+    FirstStageOption,
+    IndexArgument,
     JsonOption,
-    LayoutOption,
     RerankOption,
     WhereOption,
-    console,
-    reranker_name,
-    visible,
-    working,
-    write_json,
+    reranker_or_none,
 )
 
 __all__ = ["register"]
@@ -32,49 +32,47 @@ _LEGEND = {
     "share of the passage's attention that a sentence got",
     False: "score: of the first stage, higher is better",
 }
+_SHOWING = "Showing"
 _INDENT = " " * 5  # of what stands below a hit's title
 
 
-class FirstStage(StrEnum):
-    """Where candidates come from."""
-
-    dense = "dense"
-    bm25 = "bm25"
-    hybrid = "hybrid"
-
-
-class Level(StrEnum):
-    """What evidence is made of."""
-
-    sentence = "sentence"
-    token = "token"
-
-
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("search", epilog='Example: sightline search scifact.index "do statins lower risk" -k 5 --evidence')(
-        search
-    )
+    """Add the commands."""
+    app.command(
+        "search",
+        rich_help_panel="Search",
+        epilog='Example: sightline search scifact.index "do statins lower risk" -k 5 --evidence',
+    )(search)
+    app.command("rerankers", rich_help_panel="Search", epilog="Example: sightline rerankers --json")(rerankers)
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="Directory of the index.")],
+    index: IndexArgument,
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", help="How many results.", min=1)] = 10,
-    candidates: Annotated[int, typer.Option(help="Documents that the first stage hands on.", min=1)] = 100,
-    first_stage: Annotated[FirstStage, typer.Option(help="Where candidates come from.")] = FirstStage.dense,
     rerank: RerankOption = "minilm",
-    layout: LayoutOption = None,
-    evidence: Annotated[bool, typer.Option("--evidence", help="Show what the reranker looked at.")] = False,
+    first_stage: FirstStageOption = "dense",
+    candidates: CandidatesOption = 100,
+    where: WhereOption = None,
+    passages: Annotated[
+        bool,
+        typer.Option("--passages", help="Find passages instead of documents.", rich_help_panel=SEARCHING),
+    ] = False,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Show what the reranker looked at.", rich_help_panel=_SHOWING)
+    ] = False,
     evidence_level: Annotated[
-        Level | None,
+        Literal["sentence", "token"] | None,
         typer.Option(
-            help="Mark whole sentences or single tokens; implies --evidence.", show_default="sentence, with --evidence"
+            help="Mark whole sentences or single tokens; implies --evidence.",
+            show_default="sentence, with --evidence",
+            rich_help_panel=_SHOWING,
         ),
     ] = None,
-    passages: Annotated[bool, typer.Option("--passages", help="Show passages instead of documents.")] = False,
-    where: WhereOption = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show where each stage put each result.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show where each stage put each result.", rich_help_panel=_SHOWING),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Search an index, rerank by attention, and show the evidence.
@@ -86,20 +84,13 @@ def search(
     document's text; an entry of evidence has offsets of its own in the field that it names, text or title.
     milliseconds gives the time of each step; loading is the time to open the index and load the models.
     """
+    from ..retrieval.filters import parse_where
     from ..search import Searcher
 
     started = time.perf_counter()
     where_filter = parse_where(where)
-
-    searcher = Searcher(
-        index,
-        reranker_name(rerank, layout),
-        first_stage=cast(Any, first_stage.value),
-        candidates=candidates,
-    )
-    level: Literal["sentence", "token"] | None = None
-    if evidence or evidence_level is not None:
-        level = cast(Any, (evidence_level or Level.sentence).value)
+    searcher = Searcher(index, reranker_or_none(rerank), first_stage=first_stage, candidates=candidates)
+    level = evidence_level or ("sentence" if evidence else None)
     unit: Literal["document", "passage"] = "passage" if passages else "document"
     with searcher.index, working("loading the models") as tell:
         _load_models(searcher)
@@ -121,23 +112,7 @@ def search(
         write_json(found)
         return
     for hit in result.hits:
-        head = Text.assemble((f"{hit.rank:>3}  ", "bold"), (visible(hit.document.title or hit.id), "bold cyan"))
-        in_title = sum(span.mass for span in hit.evidence or () if span.field == "title")
-        if level == "sentence" and in_title:
-            head.append(f" [{in_title / (hit.mass or 1.0):.0%}]", "dim")
-        head.append(f"  {visible(hit.id)}" if hit.document.title else "", "dim")
-        notes = [f"score {hit.score:.3f}", f"first stage #{hit.first_rank}"]
-        notes += [] if hit.mass is None else [f"attention {hit.mass:.1%}"]
-        for name, places in stages.items():
-            notes.append(f"{name} #{places[hit.id][0]}" if hit.id in places else f"{name} -")
-        if explain and hit.token_mass is not None:
-            pairs = sorted(zip(result.query_tokens, hit.token_mass, strict=True), key=lambda pair: -pair[1])
-            tokens = ", ".join(f"{visible(token)} {mass:.1%}" for token, mass in pairs[:5])
-            notes[-1] += f"; of what each query token pays: {tokens}"
-        console.print(head, soft_wrap=True)
-        _print_below(Text(", ".join(notes), "dim"))
-        _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, level))
-        console.print()
+        _print_hit(hit, level, stages, result.query_tokens if explain else ())
     if not result.hits:
         console.print("nothing found with this filter" if where_filter else "nothing found")
     told = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
@@ -148,6 +123,52 @@ def search(
         _print_below(Text(_LEGEND[searcher.reranker is not None], "dim"))
     for warning in result.warnings:
         console.print(Text(f"note: {visible(warning)}", "yellow"))
+
+
+def rerankers(json: JsonOption = False) -> None:
+    """List the rerankers that --rerank takes, here and in all other commands.
+
+    Words in capitals are placeholders: MODEL is a name on the hub or a folder. Rerankers that can mark what got the
+    attention have evidence.
+    """
+    from ..rerank.loading import list_rerankers
+
+    found = list_rerankers()
+    if json:
+        write_json([dataclasses.asdict(one) for one in found])
+        return
+    table = Table()
+    for column in ("name", "layout", "evidence", "description"):
+        table.add_column(column, no_wrap=column != "description")
+    for one in found:
+        table.add_row(one.name, one.layout, "yes" if one.evidence else "no", one.description)
+    print_table(table)
+
+
+def _print_hit(
+    hit: Any,
+    level: Literal["sentence", "token"] | None,
+    stages: Mapping[str, Mapping[str, tuple[int, float]]],
+    query_tokens: Sequence[str],
+) -> None:
+    """Print one hit; with ``query_tokens``, also what each of them pays."""
+    head = Text.assemble((f"{hit.rank:>3}  ", "bold"), (visible(hit.document.title or hit.id), "bold cyan"))
+    in_title = sum(span.mass for span in hit.evidence or () if span.field == "title")
+    if level == "sentence" and in_title:
+        head.append(f" [{in_title / (hit.mass or 1.0):.0%}]", "dim")
+    head.append(f"  {visible(hit.id)}" if hit.document.title else "", "dim")
+    notes = [f"score {hit.score:.3f}", f"first stage #{hit.first_rank}"]
+    notes += [] if hit.mass is None else [f"attention {hit.mass:.1%}"]
+    for name, places in stages.items():
+        notes.append(f"{name} #{places[hit.id][0]}" if hit.id in places else f"{name} -")
+    if query_tokens and hit.token_mass is not None:
+        pairs = sorted(zip(query_tokens, hit.token_mass, strict=True), key=lambda pair: -pair[1])
+        tokens = ", ".join(f"{visible(token)} {mass:.1%}" for token, mass in pairs[:5])
+        notes[-1] += f"; of what each query token pays: {tokens}"
+    console.print(head, soft_wrap=True)
+    _print_below(Text(", ".join(notes), "dim"))
+    _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, level))
+    console.print()
 
 
 def _load_models(searcher: Any) -> None:

@@ -6,84 +6,91 @@ import contextlib
 import os
 import socket
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError, MissingExtraError
-from .console import LayoutOption, RerankOption, console, reranker_name, visible
-from .searching import FirstStage
+from ..serve.limits import ConnectionLimits, Limits
+from .console import console, visible
+from .options import SERVER, CandidatesOption, FirstStageOption, RerankOption, reranker_or_none
+from .settings import SettingsOptions, takes_settings
 
 __all__ = ["register"]
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_CLIENTS = "Clients"
+_LIMITS = SettingsOptions(
+    kind=Limits,
+    panel="Limits on requests",
+    names={name: (f"--max-{name}",) for name in ("documents", "characters", "bytes", "waiting", "seconds")},
+)
+_CONNECTIONS = SettingsOptions(
+    kind=ConnectionLimits,
+    panel="Limits on connections",
+    left_out=("stalled_seconds", "proxies"),
+    names={
+        "total": ("--max-connections",),
+        "per_client": ("--max-connections-per-client",),
+        "header_seconds": ("--max-header-seconds",),
+    },
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("serve", epilog="Example: sightline serve scifact.index --port 8000")(serve)
+    app.command("serve", rich_help_panel="Serve", epilog="Example: sightline serve scifact.index --port 8000")(serve)
 
 
+@takes_settings(_LIMITS, _CONNECTIONS)
 def serve(
     index: Annotated[Path | None, typer.Argument(help="Directory of the index; without it, reranking only.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses.", rich_help_panel=SERVER)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535, rich_help_panel=SERVER)
+    ] = 8000,
     rerank: RerankOption = "minilm",
-    layout: LayoutOption = None,
-    first_stage: Annotated[FirstStage, typer.Option(help="Where candidates come from.")] = FirstStage.dense,
-    candidates: Annotated[int, typer.Option(help="Number of documents the first stage passes on.", min=1)] = 100,
+    first_stage: FirstStageOption = "dense",
+    candidates: CandidatesOption = 100,
     model_name: Annotated[
         list[str] | None,
-        typer.Option(help="Another model name to accept, such as rerank-v3.5; you can give it several times."),
+        typer.Option(
+            help="Another model name to accept, such as rerank-v3.5; you can give it several times.",
+            rich_help_panel=_CLIENTS,
+        ),
     ] = None,
     any_model: Annotated[
-        bool, typer.Option("--any-model", help="Accept any model name in rerank requests; the model stays the same.")
+        bool,
+        typer.Option(
+            "--any-model",
+            help="Accept any model name in rerank requests; the model stays the same.",
+            rich_help_panel=_CLIENTS,
+        ),
     ] = False,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="A host name that requests may be addressed to; you can give it several times."),
+        typer.Option(
+            help="A host name that requests may be addressed to; you can give it several times.",
+            rich_help_panel=_CLIENTS,
+        ),
     ] = None,
-    max_documents: Annotated[int, typer.Option(help="Documents per request; more are refused (422).", min=1)] = 1000,
-    max_characters: Annotated[
-        int, typer.Option(help="Characters of a query, or of a document with its title; more are refused (422).", min=1)
-    ] = 100_000,
-    max_bytes: Annotated[int, typer.Option(help="Bytes per request body; more are refused (413).", min=1)] = 2 << 20,
-    max_waiting: Annotated[
-        int, typer.Option(help="Requests waiting in each queue; further ones are refused (429).", min=1)
-    ] = 64,
-    max_seconds: Annotated[
-        float,
-        typer.Option(help="Seconds per request, including time in the queue; after that the answer is 504.", min=0.001),
-    ] = 60.0,
-    max_connections: Annotated[
-        int,
-        typer.Option(
-            help="Open connections. At the limit the longest idle one is closed; if none is idle, the answer is 503.",
-            min=1,
-        ),
-    ] = 1000,
-    max_connections_per_client: Annotated[
-        int,
-        typer.Option(
-            help="Open connections per client address (per /64 network with IPv6). At the limit the client's longest "
-            "idle one is closed; if none is idle, the answer is 429.",
-            min=1,
-        ),
-    ] = 256,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(
             help="IP address of a reverse proxy. Its connections belong to many clients and are not limited per "
-            "client; you can give it several times."
+            "client; you can give it several times.",
+            rich_help_panel=_CONNECTIONS.panel,
         ),
     ] = None,
-    max_header_seconds: Annotated[
-        float,
-        typer.Option(help="Seconds for a request's headers to arrive; after that the answer is 408.", min=0.001),
-    ] = 10.0,
     max_idle_seconds: Annotated[
-        int, typer.Option(help="Seconds a connection stays open between requests.", min=1)
+        int,
+        typer.Option(
+            help="Seconds a connection stays open between requests.", min=1, rich_help_panel=_CONNECTIONS.panel
+        ),
     ] = 15,
+    **settings: Any,
 ) -> None:
     """Serve an index over HTTP: a search page, search, reranking, metrics.
 
@@ -100,30 +107,29 @@ def serve(
     try:
         import uvicorn
 
-        from ..serve.app import Limits, create_app
-        from ..serve.connections import ConnectionLimits, limited_protocol
+        from ..serve.app import create_app
+        from ..serve.connections import limited_protocol
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
 
-    limits = Limits(max_documents, max_characters, max_bytes, max_waiting, max_seconds)
-    connections = ConnectionLimits(
-        total=max_connections,
-        per_client=max_connections_per_client,
-        header_seconds=max_header_seconds,
-        proxies=trusted_proxy or (),
-    )
+    limits = _LIMITS.build(settings)
+    connections = _CONNECTIONS.build(settings, proxies=trusted_proxy or ())
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
     opened = None if index is None else Index.open(index)
-    name = reranker_name(rerank, layout)
+    name = reranker_or_none(rerank)
     reranker = None if name is None else load_reranker(name)
     searcher = None
     if opened is not None:
-        searcher = Searcher(opened, reranker, first_stage=cast(Any, first_stage.value), candidates=candidates)
+        searcher = Searcher(opened, reranker, first_stage=first_stage, candidates=candidates)
         searcher.search("warming up", 1)  # loads the models, and finds what cannot work before anyone asks
-    names = [*(allow_host or []), *_LOCAL] if allow_host or host in _LOCAL else None
-    key = os.environ.get("SIGHTLINE_API_KEY") or None
     app = create_app(
-        searcher, reranker, limits=limits, api_key=key, hosts=names, model_names=model_name or (), any_model=any_model
+        searcher,
+        reranker,
+        limits=limits,
+        api_key=os.environ.get("SIGHTLINE_API_KEY") or None,
+        hosts=[*(allow_host or []), *_LOCAL] if allow_host or host in _LOCAL else None,
+        model_names=model_name or (),
+        any_model=any_model,
     )
     config = uvicorn.Config(
         app,
@@ -134,7 +140,7 @@ def serve(
         ws="none",
         proxy_headers=False,
         timeout_keep_alive=max_idle_seconds,
-        timeout_graceful_shutdown=int(max_seconds) + 1,
+        timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     what = f"{index}, {len(searcher.index):,} documents" if searcher is not None else f"reranking by {rerank}"

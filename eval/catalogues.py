@@ -11,7 +11,7 @@ A document without a text has its title for one; without both it is left out, si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,50 @@ from ..documents import Document, cleaned
 from ..errors import DataError, InputError, MissingExtraError, SightlineError
 from .dataset import Dataset
 
-__all__ = ["CATALOGUES", "from_ir_datasets", "from_mteb", "from_nano_beir", "mteb_queries", "plain_documents"]
+__all__ = [
+    "CATALOGUES",
+    "corpus_of",
+    "from_ir_datasets",
+    "from_mteb",
+    "from_nano_beir",
+    "in_catalogue",
+    "mteb_queries",
+    "plain_documents",
+]
 
 _NANO_BEIR = "sentence-transformers/NanoBEIR-en"
+
+
+def in_catalogue(name: str | Path) -> tuple[str, str] | None:
+    """A name in a catalogue, taken apart.
+
+    Args:
+        name: what may be one, such as ``ir:beir/scifact``; a path that is there is none.
+
+    Returns:
+        The catalogue and the name in it, or None.
+
+    Example:
+        >>> in_catalogue("nano:SciFact"), in_catalogue("data/scifact")
+        (('nano', 'SciFact'), None)
+    """
+    catalogue, _, rest = str(name).partition(":")
+    return (catalogue, rest) if rest and catalogue in CATALOGUES and not Path(name).exists() else None
+
+
+def corpus_of(catalogue: str, name: str) -> Iterable[Document]:
+    """The documents of a collection, which needs no queries or judgements.
+
+    Args:
+        catalogue: one of `CATALOGUES`.
+        name: in it. Of an MTEB task with several splits, the documents are those of ``test``, or else of the first.
+
+    Raises:
+        InputError: if the catalogue does not have the name, or the name has no documents.
+        DataError: if the data cannot be fetched or read; also while the documents are taken.
+        MissingExtraError: if the catalogue's library is not installed.
+    """
+    return _CORPORA[catalogue](name)
 
 
 def from_ir_datasets(id: str) -> Dataset:
@@ -39,6 +80,16 @@ def from_ir_datasets(id: str) -> Dataset:
         DataError: if the data cannot be fetched or read.
         MissingExtraError: if ir_datasets is not installed.
     """
+    found, source = _ir_part(id, ("docs", "queries", "qrels")), f"ir:{id}"
+    queries = {row.query_id: row.default_text() for row in _rows(found.queries_iter, source)}
+    qrels: dict[str, dict[str, int]] = {}
+    for row in _rows(found.qrels_iter, source):
+        qrels.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
+    name, _, split = id.rpartition("/")
+    return Dataset(name or id, split, Path(source), queries, qrels, lambda: _ir_documents(found, source))
+
+
+def _ir_part(id: str, needed: Collection[str]) -> Any:
     try:
         import ir_datasets
     except ModuleNotFoundError as error:
@@ -48,27 +99,20 @@ def from_ir_datasets(id: str) -> Dataset:
         found = ir_datasets.load(id)
     except KeyError:
         raise InputError(f"ir_datasets has no {id!r}; see https://ir-datasets.com for what there is") from None
-    lacks = [part for part in ("docs", "queries", "qrels") if not getattr(found, f"has_{part}")()]
+    lacks = [part for part in needed if not getattr(found, f"has_{part}")()]
     if lacks:
         raise InputError(f"{id!r} of ir_datasets has no {', no '.join(lacks)}; name a part of it that has")
+    return found
 
-    source = f"ir:{id}"
 
-    def documents() -> Iterator[Document]:
-        for row in _rows(found.docs_iter, source):
-            has_text = isinstance(getattr(row, "text", None), str)
-            yield from plain_documents(
-                [{"id": row.doc_id, "title": getattr(row, "title", ""), "text": row.text}]
-                if has_text
-                else [{"id": row.doc_id, "text": row.default_text()}]
-            )
-
-    queries = {row.query_id: row.default_text() for row in _rows(found.queries_iter, source)}
-    qrels: dict[str, dict[str, int]] = {}
-    for row in _rows(found.qrels_iter, source):
-        qrels.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
-    name, _, split = id.rpartition("/")
-    return Dataset(name or id, split, Path(source), queries, qrels, documents)
+def _ir_documents(found: Any, source: str) -> Iterator[Document]:
+    for row in _rows(found.docs_iter, source):
+        has_text = isinstance(getattr(row, "text", None), str)
+        yield from plain_documents(
+            [{"id": row.doc_id, "title": getattr(row, "title", ""), "text": row.text}]
+            if has_text
+            else [{"id": row.doc_id, "text": row.default_text()}]
+        )
 
 
 def from_nano_beir(name: str, repository: str = _NANO_BEIR) -> Dataset:
@@ -84,6 +128,18 @@ def from_nano_beir(name: str, repository: str = _NANO_BEIR) -> Dataset:
         DataError: if the data cannot be fetched or read.
         MissingExtraError: if datasets is not installed.
     """
+    split, rows = _nano_parts(name, repository)
+    qrels: dict[str, dict[str, int]] = {}
+    for row in rows("qrels"):
+        relevant = row["corpus-id"]
+        for document in [relevant] if isinstance(relevant, str) else relevant:
+            qrels.setdefault(row["query-id"], {})[document] = int(row.get("score", 1))
+    queries = {row["_id"]: row["text"] for row in rows("queries")}
+    return Dataset(split, "test", Path(f"nano:{name}"), queries, qrels, lambda: plain_documents(rows("corpus")))
+
+
+def _nano_parts(name: str, repository: str) -> tuple[str, Callable[[str], Iterable[Mapping[str, Any]]]]:
+    """The split that is the collection, and what gives its rows by configuration."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -97,17 +153,7 @@ def from_nano_beir(name: str, repository: str = _NANO_BEIR) -> Dataset:
     split = splits.get(f"nano{name.lower()}")
     if split is None:
         raise InputError(f"NanoBEIR has no {name!r}; there are {', '.join(s[4:] for s in splits.values())}")
-
-    def rows(part: str) -> Iterable[Mapping[str, Any]]:
-        return _fetched(lambda: datasets.load_dataset(repository, part, split=split), source)
-
-    qrels: dict[str, dict[str, int]] = {}
-    for row in rows("qrels"):
-        relevant = row["corpus-id"]
-        for document in [relevant] if isinstance(relevant, str) else relevant:
-            qrels.setdefault(row["query-id"], {})[document] = int(row.get("score", 1))
-    queries = {row["_id"]: row["text"] for row in rows("queries")}
-    return Dataset(split, "test", Path(source), queries, qrels, lambda: plain_documents(rows("corpus")))
+    return split, lambda part: _fetched(lambda: datasets.load_dataset(repository, part, split=split), source)
 
 
 def from_mteb(name: str | Any, split: str = "test") -> Dataset:
@@ -122,6 +168,23 @@ def from_mteb(name: str | Any, split: str = "test") -> Dataset:
         DataError: if the data cannot be fetched or read.
         MissingExtraError: if mteb is not installed.
     """
+    known, subset, splits = _mteb_splits(name)
+    if split not in splits:
+        raise InputError(f"{known} of mteb has no split {split!r}; there are {', '.join(splits)}")
+    data = splits[split]
+    qrels = {id: {d: int(grade) for d, grade in grades.items()} for id, grades in data["relevant_docs"].items()}
+    return Dataset(
+        f"{known}/{subset}" if subset else known,
+        split,
+        Path(f"mteb:{known}"),
+        mteb_queries(data["queries"]),
+        qrels,
+        lambda: plain_documents(data["corpus"]),
+    )
+
+
+def _mteb_splits(name: str | Any) -> tuple[str, str, Mapping[str, Any]]:
+    """The task's name, the subset that was asked for or "", and its data by split."""
     try:
         import mteb
         from mteb.abstasks.retrieval import AbsTaskRetrieval
@@ -153,18 +216,12 @@ def from_mteb(name: str | Any, split: str = "test") -> Dataset:
     splits = task.dataset.get(subset or next(iter(task.dataset)))
     if splits is None:
         raise InputError(f"{known} of mteb has no subset {subset!r}; there are {', '.join(task.dataset)}")
-    if split not in splits:
-        raise InputError(f"{known} of mteb has no split {split!r}; there are {', '.join(splits)}")
-    data = splits[split]
-    qrels = {id: {d: int(grade) for d, grade in grades.items()} for id, grades in data["relevant_docs"].items()}
-    return Dataset(
-        f"{known}/{subset}" if subset else known,
-        split,
-        Path(f"mteb:{known}"),
-        mteb_queries(data["queries"]),
-        qrels,
-        lambda: plain_documents(data["corpus"]),
-    )
+    return known, subset, splits
+
+
+def _mteb_corpus(name: str) -> Iterable[Document]:
+    _, _, splits = _mteb_splits(name)
+    return plain_documents(splits["test" if "test" in splits else next(iter(splits))]["corpus"])
 
 
 def mteb_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -234,4 +291,10 @@ CATALOGUES: dict[str, Callable[[str, str], Dataset]] = {
     "ir": lambda name, split: from_ir_datasets(name),
     "mteb": from_mteb,
     "nano": lambda name, split: from_nano_beir(name),
+}
+
+_CORPORA: dict[str, Callable[[str], Iterable[Document]]] = {
+    "ir": lambda name: _ir_documents(_ir_part(name, ("docs",)), f"ir:{name}"),
+    "mteb": _mteb_corpus,
+    "nano": lambda name: plain_documents(_nano_parts(name, _NANO_BEIR)[1]("corpus")),
 }

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, Unpack, cast
 
 import numpy as np
 
 from ..errors import InputError
-from ..files import replace_file
 from ..names import SystemName
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
 from ..retrieval.token_states import dtype_of
 from ..search import FirstStage, Searcher
 from .dataset import Dataset
-from .evaluate import Outcome, evaluate_systems
+from .experiment import EvaluateOptions, evaluate_systems, save_with_report
 from .provenance import portable_name
-from .report import pareto_front, write_report
+from .report import pareto_front
+from .results import Results
+from .summary import Cost, Latency, Limits, Machine, Memory, SystemCost
 from .timing import copy_rate, matmul_rate
 
 __all__ = [
@@ -46,26 +48,20 @@ def bench_systems(
     systems: Sequence[str],
     out: str | Path,
     *,
-    index: str | Path | None = None,
     cost_queries: int = 200,
-    depth: int = 100,
-    progress: Callable[[str, int], None] | None = None,
-    **options: Any,
-) -> Outcome:
+    **options: Unpack[EvaluateOptions],
+) -> Results:
     """Evaluate systems, and measure what they cost on the same queries.
 
     Args:
         dataset: what to search and to measure against.
         systems: names for `sightline.names.SystemName.parse`; their first stages search an index.
-        out: a folder, see `evaluate_systems`; ``results.json`` gets ``cost``, and the report its Pareto plot.
-        index: an index of the collection; None for one under ``out``.
+        out: a folder, see `evaluate_systems`; results have a ``cost``, and the report its Pareto plot.
         cost_queries: how many queries are timed, the first ones.
-        depth: candidates that a first stage hands on.
-        progress: called with the current step and how many queries of it are done.
-        options: of `evaluate_systems`.
+        options: of `evaluate`.
 
     Returns:
-        What was also written to ``out``; see `measure_cost` for ``summary["cost"]``.
+        What was also written to ``out``; see `measure_cost` for ``summary.cost``.
 
     Raises:
         InputError: if a system is a given run: what took another's time cannot be measured here.
@@ -75,17 +71,17 @@ def bench_systems(
         raise InputError("a given run has no cost that could be measured; name first stages that search an index")
     if cost_queries < 1:
         raise InputError(f"cost_queries must be at least 1, not {cost_queries}")
-    outcome = evaluate_systems(dataset, systems, out, index=index, depth=depth, progress=progress, **options)
-    out = Path(out)
-    with Index.open(index or out / "index") as opened:
-        texts = list(dataset.queries.values())[:cost_queries]
+    results = evaluate_systems(dataset, systems, out, **options)
+    texts = list(dataset.queries.values())[:cost_queries]
+    with Index.open(options.get("index") or Path(out) / "index") as opened:
+        depth, progress = results.summary.depth, options.get("progress")
         cost = measure_cost(opened, systems, texts, depth=depth, progress=progress)
-    means = {name: next(iter(values.values())) for name, values in outcome.summary["systems"].items()}
-    points = {name: (found["latency_ms"]["p50"], means[name]) for name, found in cost["systems"].items()}
-    outcome.summary["cost"] = {**cost, "pareto": sorted(pareto_front(points), key=lambda name: points[name])}
-    replace_file(out / "results.json", json.dumps(outcome.summary, indent=2, ensure_ascii=False).encode())
-    write_report([out], out)
-    return outcome
+    points = {
+        name: (found.latency_ms.p50, results.systems[name][results.measure]) for name, found in cost.systems.items()
+    }
+    cost = dataclasses.replace(cost, pareto=sorted(pareto_front(points), key=lambda name: points[name]))
+    summary = dataclasses.replace(results.summary, cost=cost)
+    return save_with_report(dataclasses.replace(results, summary=summary), out)
 
 
 def measure_cost(
@@ -96,7 +92,7 @@ def measure_cost(
     depth: int = 100,
     k: int = 10,
     progress: Callable[[str, int], None] | None = None,
-) -> dict[str, Any]:
+) -> Cost:
     """Time systems query by query on a warm index.
 
     The systems take turns on each query, so that a machine whose speed drifts favours none. A query is tokenised and
@@ -109,15 +105,6 @@ def measure_cost(
         depth: candidates that a first stage hands on.
         k: documents returned.
         progress: called with the current step and how many queries of it are done.
-
-    Returns:
-        ``queries`` (N), ``machine`` (``gemm_flops`` and ``copy_bytes_per_second``, see `sightline.eval.timing`),
-        ``index_bytes`` (see `index_bytes`) and ``systems``, each with ``latency_ms`` (``p50``, ``p90``, ``p99``,
-        ``mean``), ``stages_ms`` (medians), ``candidates`` and ``tokens`` (passages and their tokens per query that the
-        reranker scores), ``passages_per_second``, ``tokens_per_second``, ``flops_per_query`` (model FLOPs: reading the
-        query, and unless states are kept the candidates; inner products of exact search; attention over the
-        candidates' tokens; None if the model tells no configuration), ``bytes_per_query`` (embeddings and token states
-        that must be read), ``limit_ms`` (both at the machine's rates) and ``memory`` (see `peak_memory`).
 
     Raises:
         InputError: if there is no query, or a system cannot be used.
@@ -132,48 +119,67 @@ def measure_cost(
         searchers[portable_name(name)] = Searcher(
             index, reranker, first_stage=cast(FirstStage, stage), candidates=depth
         )
+    timings = _timed(index, searchers, queries, k, partial(tell, "timing"))
+    machine = Machine(matmul_rate(), copy_rate())
+    found = {}
+    for name, searcher in searchers.items():
+        found[name] = _system_cost(searcher, timings[name], queries[:_COUNTED], k, machine)
+        tell("counting", len(found))
+    return Cost(len(queries), machine, {**index_bytes(index.path)}, found)
+
+
+@dataclass(slots=True)
+class _Timing:
+    """What one system took for each query."""
+
+    seconds: list[float] = field(default_factory=list)
+    stages: list[Mapping[str, float]] = field(default_factory=list)
+    candidates: list[int] = field(default_factory=list)
+
+
+def _timed(
+    index: Index,
+    searchers: Mapping[str, Searcher],
+    queries: Sequence[str],
+    k: int,
+    progress: Callable[[int], None],
+) -> dict[str, _Timing]:
     forget = getattr(index.encoder, "forget_queries", lambda: None)
     for searcher in searchers.values():
-        for query in queries[:_WARM_UP]:
-            searcher.search(query, k)
-    seconds: dict[str, list[float]] = {name: [] for name in searchers}
-    stages: dict[str, list[Mapping[str, float]]] = {name: [] for name in searchers}
-    candidates: dict[str, list[int]] = {name: [] for name in searchers}
+        _answer(searcher, queries[:_WARM_UP], k)
+    timings = {name: _Timing() for name in searchers}
     for number, query in enumerate(queries, start=1):
         for name, searcher in searchers.items():
             forget()
             started = time.perf_counter()
             result = searcher.search(query, k)
-            seconds[name].append(time.perf_counter() - started)
-            stages[name].append(result.milliseconds)
-            candidates[name].append(result.candidates if searcher.reranker else 0)
-        tell("timing", number)
-    machine = {"gemm_flops": matmul_rate(), "copy_bytes_per_second": copy_rate()}
-    found = {}
-    for name, searcher in searchers.items():
-        work = _work(searcher, queries[:_COUNTED])
-        memory = peak_memory(partial(_answer, searcher, queries[:_COUNTED], k))
-        mean = statistics.fmean(seconds[name])
-        found[name] = {
-            "latency_ms": {
-                **{f"p{p}": float(np.percentile(seconds[name], p)) * 1e3 for p in (50, 90, 99)},
-                "mean": mean * 1e3,
-            },
-            "stages_ms": {part: statistics.median(s[part] for s in stages[name]) for part in stages[name][0]},
-            "candidates": statistics.fmean(candidates[name]),
-            "tokens": work["tokens"],
-            "passages_per_second": statistics.fmean(candidates[name]) / mean or None,
-            "tokens_per_second": work["tokens"] / mean or None,
-            "flops_per_query": work["flops"],
-            "bytes_per_query": work["bytes"],
-            "limit_ms": {
-                "flops": None if work["flops"] is None else work["flops"] / machine["gemm_flops"] * 1e3,
-                "bytes": work["bytes"] / machine["copy_bytes_per_second"] * 1e3,
-            },
-            "memory": memory,
-        }
-        tell("counting", len(found))
-    return {"queries": len(queries), "machine": machine, "index_bytes": index_bytes(index.path), "systems": found}
+            timings[name].seconds.append(time.perf_counter() - started)
+            timings[name].stages.append(result.milliseconds)
+            timings[name].candidates.append(result.candidates if searcher.reranker else 0)
+        progress(number)
+    return timings
+
+
+def _system_cost(searcher: Searcher, timing: _Timing, queries: Sequence[str], k: int, machine: Machine) -> SystemCost:
+    work = _work(searcher, queries)
+    memory = peak_memory(partial(_answer, searcher, queries, k))
+    mean, candidates = statistics.fmean(timing.seconds), statistics.fmean(timing.candidates)
+    p50, p90, p99 = (float(np.percentile(timing.seconds, p)) * 1e3 for p in (50, 90, 99))
+    return SystemCost(
+        latency_ms=Latency(p50, p90, p99, mean * 1e3),
+        stages_ms={part: statistics.median(stages[part] for stages in timing.stages) for part in timing.stages[0]},
+        candidates=candidates,
+        tokens=work.tokens,
+        passages_per_second=candidates / mean or None,
+        tokens_per_second=work.tokens / mean or None,
+        flops_per_query=work.flops,
+        bytes_per_query=work.bytes,
+        limit_ms=Limits(
+            None if work.flops is None else work.flops / machine.gemm_flops * 1e3,
+            work.bytes / machine.copy_bytes_per_second * 1e3,
+        ),
+        memory=memory,
+    )
 
 
 def _answer(searcher: Searcher, queries: Sequence[str], k: int) -> None:
@@ -181,8 +187,15 @@ def _answer(searcher: Searcher, queries: Sequence[str], k: int) -> None:
         searcher.search(query, k)
 
 
-def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
-    """Means per query: tokens scored, model FLOPs, and bytes that must be read."""
+class _Work(NamedTuple):
+    """Means per query: tokens scored, model FLOPs (None if not known), and bytes that must be read."""
+
+    tokens: float
+    flops: float | None
+    bytes: float
+
+
+def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     index, reranker = searcher.index, searcher.reranker
     rows, dim = len(index.vectors()), index.manifest.encoder.dim
     exact = searcher.first_stage != "bm25" and index.manifest.faiss.factory == "Flat"
@@ -200,12 +213,11 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
                 work = _plus(work, model, [min(length + 2, model.max_length)])
         if reranker is not None:
             model = _model(reranker)
-            # Every passage that the reranker scored, not the best of each document alone.
-            hits = searcher.search(query, k=sys.maxsize, level="passage").hits
-            texts = [hit.passage.contents for hit in hits]
+            [candidates] = searcher.candidates([query])
+            texts = [passage.contents for passage in candidates.passages]
             counts = [min(len(encoder.token_offsets(text)), encoder.max_length - 2) for text in texts]
             total = sum(counts)
-            if model is None or not searcher.uses_kept_states:
+            if model is None or candidates.states is None:
                 work = None if model is None else _plus(work, model, [count + 2 for count in counts])
             else:
                 size += total * dtype_of(kept.kind, kept.dim or 0).itemsize
@@ -215,11 +227,11 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> dict[str, Any]:
         flops.append(work)
         read.append(size)
     known = [value for value in flops if value is not None]
-    return {
-        "tokens": statistics.fmean(tokens),
-        "flops": statistics.fmean(known) if len(known) == len(flops) else None,
-        "bytes": statistics.fmean(read),
-    }
+    return _Work(
+        tokens=statistics.fmean(tokens),
+        flops=statistics.fmean(known) if len(known) == len(flops) else None,
+        bytes=statistics.fmean(read),
+    )
 
 
 def _model(reranker: Any) -> Any:
@@ -275,7 +287,7 @@ def index_bytes(path: str | Path) -> dict[str, int]:
     return {part: size for part, size in parts.items() if size}
 
 
-def peak_memory(work: Callable[[], Any]) -> dict[str, int | None]:
+def peak_memory(work: Callable[[], Any]) -> Memory:
     """How high the resident memory of this process goes during some work.
 
     Resident are also pages of memory-mapped files, such as an index's token states, which the system can take back.
@@ -297,7 +309,7 @@ def peak_memory(work: Callable[[], Any]) -> dict[str, int | None]:
         before = _highest()
         work()
         peak = _highest()
-    return {"peak_bytes": peak, "rise_bytes": max(0, peak - before)}
+    return Memory(peak, max(0, peak - before))
 
 
 def _status(field: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,6 +58,43 @@ class Dataset:
     qrels: dict[str, dict[str, int]]
     corpus: Callable[[], Iterable[Document]] | None = None
 
+    @staticmethod
+    def in_memory(
+        documents: Iterable[Document],
+        queries: Mapping[str, str],
+        qrels: Mapping[str, Mapping[str, int]],
+        *,
+        name: str = "in memory",
+        split: str = "test",
+    ) -> Dataset:
+        """A collection that is in no folder.
+
+        Args:
+            documents: the corpus.
+            queries: texts by id; those without judgements are left out.
+            qrels: grades by query id and document id.
+            name: what results call it.
+            split: likewise.
+
+        Raises:
+            DataError: if a judged query has no text.
+
+        Example:
+            >>> Dataset.in_memory([Document("d1", "The cat purrs.")], {"q1": "who purrs"}, {"q1": {"d1": 1}}).queries
+            {'q1': 'who purrs'}
+        """
+        corpus = list(documents)
+        if missing := [id for id in qrels if id not in queries]:
+            raise DataError(f"judged query {missing[0]!r} has no text among the queries ({len(missing)} such)")
+        return Dataset(
+            name,
+            split,
+            Path(f"memory:{name}"),
+            {id: queries[id] for id in qrels},
+            {id: dict(grades) for id, grades in qrels.items()},
+            lambda: corpus,
+        )
+
     def documents(self, only: Set[str] | None = None) -> Iterator[Document]:
         """The corpus, as a stream.
 
@@ -88,13 +125,12 @@ def load_dataset(
         InputError: if ``max_queries`` is below 1, or a catalogue does not have the name.
         MissingExtraError: if the catalogue's library is not installed.
     """
-    from .catalogues import CATALOGUES
+    from .catalogues import CATALOGUES, in_catalogue
 
     if max_queries is not None and max_queries < 1:
         raise InputError(f"max_queries must be at least 1, not {max_queries}")
-    catalogue, _, name = str(folder).partition(":")
-    if name and catalogue in CATALOGUES and not Path(folder).exists():
-        whole, judged = CATALOGUES[catalogue](name, split), Path(folder)
+    if named := in_catalogue(folder):
+        whole, judged = CATALOGUES[named[0]](named[1], split), Path(folder)
     else:
         files = collection_files(folder, split)
         judged = files["qrels"]

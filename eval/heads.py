@@ -1,4 +1,4 @@
-"""Judged lists to find retrieval heads on; see `sightline.rerank.heads`."""
+"""Judged lists to find retrieval heads on; see `sightline.rerank.detection`."""
 
 from __future__ import annotations
 

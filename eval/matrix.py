@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Unpack
 
 from ..errors import DataError, InputError
-from ..parsing import read_yaml
+from ..parsing import as_type, read_yaml
 from .dataset import collection_files, load_dataset
-from .evaluate import evaluate_systems, search_pool
+from .experiment import EvaluateOptions, evaluate_systems
 from .metrics import check_measures
 from .output import make_folder
+from .pool import search_pool
 from .report import write_report
+from .results import Results
 
 __all__ = ["Collection", "evaluate_collections", "load_matrix"]
 
@@ -60,38 +63,60 @@ def load_matrix(
     if not data.is_dir():
         raise DataError("no such folder; name the one that holds the plan's collections", path=data)
     body = read_yaml(plan)
-    if not isinstance(body, dict) or body.keys() != {"first_stages", "rerankers", "collections"}:
-        raise DataError("a plan has the fields first_stages, rerankers and collections, no other", path=plan)
-    for name in ("first_stages", "rerankers"):
-        if not isinstance(body[name], list) or not all(isinstance(item, str) for item in body[name]):
-            raise DataError(f"{name} must be a list of names", path=plan)
-    if not isinstance(body["collections"], list) or not body["collections"]:
-        raise DataError("collections must be a list with something in it", path=plan)
-    found: dict[str, Collection] = {}
-    for entry in body["collections"]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("folder"), str):
-            raise DataError(f"a collection needs a folder; this has none: {entry!r}", path=plan)
-        if unknown := entry.keys() - {"folder", "split", "qrels", "runs"}:
-            raise DataError(f"{entry['folder']}: unknown field {sorted(unknown)[0]!r}", path=plan)
-        if entry["folder"] in found:
-            raise DataError(f"{entry['folder']} is there twice", path=plan)
-        folder, runs = data / entry["folder"], entry.get("runs") or {}
-        stages = list(runs) or body["first_stages"]
-        found[entry["folder"]] = Collection(
-            folder=folder,
-            systems=tuple(
-                f"{stage}+{reranker}" if reranker else stage
-                for reranker in ("", *body["rerankers"])
-                for stage in stages
-            ),
-            split=entry.get("split", "test"),
-            qrels=folder / entry["qrels"] if entry.get("qrels") else None,
-            runs={name: folder / file for name, file in runs.items()},
-            max_queries=max_queries,
-        )
+    try:
+        found = dict(as_type(body, _Plan).laid_out(data, max_queries))
+    except DataError as error:
+        raise DataError(error.reason, path=plan) from None
     if missing := [name for name in only if name not in found]:
         raise InputError(f"the plan has no collection {missing[0]!r}; it has {', '.join(found)}")
     return [collection for name, collection in found.items() if not only or name in only]
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedCollection:
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    folder: str
+    split: str = "test"
+    qrels: str | None = None
+    runs: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    first_stages: list[str]
+    rerankers: list[str]
+    collections: list[_PlannedCollection]
+
+    def __post_init__(self) -> None:
+        names = [entry.folder for entry in self.collections]
+        if not names:
+            raise DataError("collections must be a list with something in it")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{twice[0]} is there twice")
+
+    def laid_out(self, data: Path, max_queries: int | None) -> Iterator[tuple[str, Collection]]:
+        """Each collection by its name in the plan."""
+        for entry in self.collections:
+            folder, runs = data / entry.folder, entry.runs or {}
+            stages = list(runs) or self.first_stages
+            yield (
+                entry.folder,
+                Collection(
+                    folder=folder,
+                    systems=tuple(
+                        f"{stage}+{reranker}" if reranker else stage
+                        for reranker in ("", *self.rerankers)
+                        for stage in stages
+                    ),
+                    split=entry.split,
+                    qrels=folder / entry.qrels if entry.qrels else None,
+                    runs={name: folder / file for name, file in runs.items()},
+                    max_queries=max_queries,
+                ),
+            )
 
 
 def evaluate_collections(
@@ -99,9 +124,8 @@ def evaluate_collections(
     out: str | Path,
     *,
     jobs: int = 1,
-    progress: Callable[[str, int], None] | None = None,
-    **options: Any,
-) -> list[dict[str, Any]]:
+    **options: Unpack[EvaluateOptions],
+) -> list[Results]:
     """Evaluate systems on several collections, and report them together.
 
     Indexes under ``out`` are kept, and used again.
@@ -109,12 +133,11 @@ def evaluate_collections(
     Args:
         collections: begun in this order, reported in it.
         out: a folder for ``report.html``, ``results.csv``, ``table.tex``, and one folder of results each, by name.
-        jobs: processes that answer queries, see `sightline.eval.evaluate.search_pool`.
-        progress: called with the current step and how many documents or queries of it are done.
-        options: of `evaluate_systems`.
+        jobs: processes that answer queries, see `sightline.eval.search_pool`.
+        options: of `evaluate`.
 
     Returns:
-        What their ``results.json`` hold.
+        The results of each.
 
     Raises:
         InputError: if there is none, or two have one name.
@@ -130,19 +153,18 @@ def evaluate_collections(
     for collection in collections:  # before the first takes its hours
         if collection.folder.exists() or ":" not in str(collection.folder):
             collection_files(collection.folder, collection.split)
-    out, tell = make_folder(out), progress or (lambda step, done: None)
-    folders, found = [out / name for name in names], []
+    out, tell = make_folder(out), options.get("progress") or (lambda step, done: None)
+    found = []
     with search_pool(jobs) as pool:
-        for collection, folder in zip(collections, folders, strict=True):
+        for collection, name in zip(collections, names, strict=True):
             dataset = load_dataset(
                 collection.folder, collection.split, qrels=collection.qrels, max_queries=collection.max_queries
             )
-            told = partial(_tell, tell, folder.name)
-            outcome = evaluate_systems(
-                dataset, collection.systems, folder, runs=collection.runs, pool=pool, progress=told, **options
-            )
-            found.append(outcome.summary)
-    write_report(folders, out)
+            told = partial(_tell, tell, name)
+            chosen: EvaluateOptions = {**options, "runs": collection.runs, "pool": pool, "progress": told}
+            results = evaluate_systems(dataset, collection.systems, out / name, **chosen)
+            found.append(dataclasses.replace(results, runs={}))  # they are in their folder, and large together
+    write_report(found, out)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["DEFAULT_MEASURES", "check_measures", "evaluate", "split_measures"]
+__all__ = ["DEFAULT_MEASURES", "check_measures", "measure_rankings", "split_measures"]
 
 DEFAULT_MEASURES = ("nDCG@10", "RR@10", "R@100")
 
@@ -40,7 +40,7 @@ def check_measures(measures: Sequence[str]) -> None:
     Example:
         >>> check_measures(["nDCG@10", "AP(rel=2)@100"])
     """
-    evaluate({"q": {"d": 1}}, {"q": ["d"]}, measures)
+    measure_rankings({"q": {"d": 1}}, {"q": ["d"]}, measures)
 
 
 def _parse(name: str) -> Any:
@@ -98,7 +98,7 @@ def _parameters(measure: Any) -> str:
     return f"its parameters are {', '.join(described)}{where}"
 
 
-def evaluate(
+def measure_rankings(
     qrels: Mapping[str, Mapping[str, int]],
     rankings: Mapping[str, Sequence[str]],
     measures: Sequence[str] = DEFAULT_MEASURES,
@@ -126,7 +126,7 @@ def evaluate(
         InputError: if a measure is unknown or cannot be computed here, or there are no judgements.
 
     Example:
-        >>> evaluate({"q": {"a": 1}}, {"q": ["b", "a"]}, ["RR@10"])
+        >>> measure_rankings({"q": {"a": 1}}, {"q": ["b", "a"]}, ["RR@10"])
         ({'RR@10': 0.5}, {'q': {'RR@10': 0.5}})
     """
     import ir_measures

@@ -5,6 +5,7 @@ Nothing here names a place on the machine: a report travels, its author's folder
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -13,7 +14,8 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -24,7 +26,22 @@ from ..errors import DataError
 from ..files import digest
 from .dataset import Dataset, collection_files
 
-__all__ = ["dataset_hashes", "git_revision", "hardware", "hash_of", "portable_command", "portable_name", "versions"]
+__all__ = [
+    "DatasetHashes",
+    "Fact",
+    "Hashes",
+    "Provenance",
+    "dataset_hashes",
+    "git_revision",
+    "hardware",
+    "hash_of",
+    "portable_command",
+    "portable_name",
+    "provenance",
+    "versions",
+]
+
+Fact = str | int | float | None
 
 _LIBRARIES = (
     "torch",
@@ -37,6 +54,88 @@ _LIBRARIES = (
     "scipy",
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetHashes:
+    """Hashes of a collection: ``queries`` and ``qrels`` as used, and its files by path (XXH3-128 of their bytes)."""
+
+    queries: str
+    qrels: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """Hashes of what went in and came out.
+
+    Args:
+        dataset: of the collection.
+        runs: of each system's run, see `hash_of`; None where no runs were made.
+        given_runs: XXH3-128 of the files of given runs; None likewise.
+    """
+
+    dataset: DatasetHashes
+    runs: dict[str, str] | None = None
+    given_runs: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """How results were made.
+
+    Args:
+        command: what was typed, by `portable_command`.
+        seeds: of everything random.
+        hashes: of what went in and came out.
+        hardware: see `hardware`.
+        versions: see `versions`.
+        git: see `git_revision`.
+    """
+
+    command: str | None = None
+    seeds: dict[str, Fact] = dataclasses.field(default_factory=dict)
+    hashes: Hashes | None = None
+    hardware: dict[str, Fact] = dataclasses.field(default_factory=dict)
+    versions: dict[str, Fact] = dataclasses.field(default_factory=dict)
+    git: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``results.json`` and ``bias.json``; hashes that do not apply are left out."""
+        fields = dataclasses.asdict(self)
+        if self.hashes is not None:
+            fields["hashes"] = {name: value for name, value in fields["hashes"].items() if value is not None}
+        return fields
+
+
+def provenance(
+    dataset: Dataset,
+    command: Sequence[str] | None,
+    seeds: Mapping[str, Fact],
+    runs: Mapping[str, str] | None = None,
+    given_runs: Mapping[str, str] | None = None,
+) -> Provenance:
+    """How the results that are about to be written were made, here and now.
+
+    Args:
+        dataset: what was searched and measured against.
+        command: what was typed.
+        seeds: of everything random.
+        runs: hashes of the systems' runs.
+        given_runs: hashes of the files of given runs.
+    """
+    return Provenance(
+        command=None if command is None else portable_command(command),
+        seeds=dict(seeds),
+        hashes=Hashes(
+            dataset_hashes(dataset),
+            None if runs is None else dict(runs),
+            None if given_runs is None else dict(given_runs),
+        ),
+        hardware=hardware(),
+        versions={**versions()},
+        git=git_revision(),
+    )
 
 
 def portable_name(text: str) -> str:
@@ -62,7 +161,7 @@ def portable_command(arguments: Sequence[str]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that results depend on."""
+    """The versions of Python and of the libraries that results depend on."""
     found = {"python": platform.python_version(), "sightline": __version__}
     for name in _LIBRARIES:
         try:
@@ -72,7 +171,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Fact]:
     """This machine: architecture, system, CPU model, cores of this process, threads of torch, memory, GPU.
 
     What cannot be found out is None.
@@ -110,17 +209,17 @@ def hash_of(value: Any) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
-def dataset_hashes(dataset: Dataset) -> dict[str, Any]:
-    """``queries`` and ``qrels`` as used (`hash_of`), and ``files`` of the collection (XXH3-128 of their bytes)."""
+def dataset_hashes(dataset: Dataset) -> DatasetHashes:
+    """Hashes of a collection, see `hash_of`; there are no files where it is not a folder in BEIR's layout."""
     try:
         files = collection_files(dataset.folder, dataset.split)
     except DataError:
         files = {}  # not a folder in BEIR's layout
-    return {
-        "queries": hash_of(dataset.queries),
-        "qrels": hash_of(dataset.qrels),
-        "files": {path.relative_to(dataset.folder).as_posix(): digest(path) for path in files.values()},
-    }
+    return DatasetHashes(
+        queries=hash_of(dataset.queries),
+        qrels=hash_of(dataset.qrels),
+        files={path.relative_to(dataset.folder).as_posix(): digest(path) for path in files.values()},
+    )
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import ir_measures
 
 from sightline import load_reranker
 from sightline.eval.dataset import load_dataset
-from sightline.eval.rerank_run import rerank_run
+from sightline.eval.reranking import rerank_run
 from sightline.eval.trec import read_run, write_run
 
 

@@ -22,7 +22,7 @@ from .. import __version__
 from ..errors import InputError
 from ..eval.catalogues import mteb_queries, plain_documents
 from ..eval.dataset import Dataset
-from ..eval.rerank_run import rerank_run
+from ..eval.reranking import rerank_run
 from ..eval.trec import untie
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker

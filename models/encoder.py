@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from ..errors import InputError
-from .reader import load_reader
+from .loading import load_reader
 
 __all__ = ["Encoder", "load_encoder"]
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..errors import InputError
-
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +21,6 @@ __all__ = [
     "TrainableReader",
     "Window",
     "document_states",
-    "load_reader",
 ]
 
 
@@ -204,6 +201,7 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
         behind: see `BlockReader.read`.
 
     Example:
+        >>> from sightline.models.loading import load_reader
         >>> states = document_states(load_reader(), ["Cats purr.", "Dogs bark.", "Cats purr."])
         >>> [tuple(one.keys.shape) for one in states], states[0] is states[2]
         ([(4, 384), (3, 384), (4, 384)], True)
@@ -220,23 +218,3 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
         for text, start, end, cut in zip(distinct, read.offsets, read.offsets[1:], read.truncated, strict=False)
     }
     return [found[text] for text in texts]
-
-
-def load_reader(name: str = "minilm", *, shared: bool = True, **options: Any) -> TrainableReader:
-    """Load a block reader by name.
-
-    Args:
-        name: ``minilm``, the embedded default.
-        shared: return one object to all who ask for the same, so that one forward pass of a query serves the
-            bi-encoder and the reranker. False makes an object of your own, to train, or with trained weights.
-        options: those of `sightline.models.minilm.load_minilm`; if not shared, of `sightline.models.minilm.MiniLM`.
-
-    Raises:
-        InputError: if there is no such reader, or it has no such option.
-        ModelError: if its weights cannot be loaded.
-    """
-    from .minilm import MiniLM, load_minilm
-
-    if name != "minilm":
-        raise InputError(f"no block reader {name!r}; there is 'minilm'")
-    return load_minilm(**options) if shared else MiniLM(**options)

@@ -191,9 +191,10 @@ def load_expected(path: str | Path = EXPECTED) -> list[Entry]:
 
 def _complete(entry: Entry, measured: Mapping[str, Mapping[str, str]]) -> Entry:
     """An entry whose figures have the entry's tolerance or factor where they have none of their own."""
-    shared = {"tolerance": entry.tolerance, "factor": entry.factor}
     figures = tuple(
-        replace(figure, **shared) if figure.tolerance is None and figure.factor is None else figure
+        replace(figure, tolerance=entry.tolerance, factor=entry.factor)
+        if figure.tolerance is None and figure.factor is None
+        else figure
         for figure in entry.figures
     )
     return replace(entry, figures=figures, measured=entry.measured or measured)

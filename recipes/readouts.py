@@ -21,7 +21,7 @@ from ..benchmarks.timing import command_line
 from ..cli.console import console
 from ..documents import Document
 from ..eval.dataset import load_dataset
-from ..eval.metrics import evaluate
+from ..eval.metrics import measure_rankings
 from ..models.reader import document_states
 from ..rerank import LateInteractionReranker, load_layout
 from ..retrieval.fts5 import Fts5Index
@@ -70,7 +70,7 @@ def study(
                     kept = [states[document.id] for document in documents]
                     ranking = reranker.rank(dataset.queries[id], documents, states=kept)
                     rankings[id] = [item.document.id for item in ranking]
-            figures[layout].append(evaluate(dataset.qrels, rankings, ["nDCG@10"])[0]["nDCG@10"])
+            figures[layout].append(measure_rankings(dataset.qrels, rankings, ["nDCG@10"])[0]["nDCG@10"])
         names.append(dataset.name)
     table = Table("readout", "scale", *names, "mean")
     for (readout, scale), values in sorted(figures.items(), key=lambda item: -sum(item[1])):

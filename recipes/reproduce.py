@@ -21,7 +21,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ..cli.console import JsonOption, console, progress_bar, visible, write_json
+from ..cli.console import console, progress_bar, visible, write_json
+from ..cli.options import JsonOption
 from ..cli.running import Command
 from ..errors import DataError
 from ..eval.matrix import load_matrix

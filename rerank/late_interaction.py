@@ -19,7 +19,8 @@ from ..documents import Document
 from ..errors import InputError, ModelError
 from ..files import share_files
 from ..models.devices import native_dtype
-from ..models.reader import BlockReader, DocumentStates, document_states, load_reader
+from ..models.loading import load_reader
+from ..models.reader import BlockReader, DocumentStates, document_states
 from .base import Request, Reranker, Scored
 from .layout import Layout, check_kind, load_layout
 from .results import NOTHING

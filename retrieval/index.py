@@ -423,15 +423,27 @@ class Index:
             raise InputError(f"{self.path}: built without embeddings (encoder none)")
         return vectors
 
-    def token_keys(self, rows: Sequence[int]) -> list[Keys] | None:
-        """The kept token states of these rows as attention keys, memory-mapped; None if the index keeps none."""
+    def document_numbers(self, rows: np.ndarray) -> np.ndarray:
+        """Number of the document that each row is of; 0 for rows that were deleted, and for -1.
+
+        Documents are numbered within the index; `passages` gives those of some rows with their ids and texts.
+
+        Args:
+            rows: int64 (N,), as `search_dense` and `search_lexical` give them.
+
+        Returns:
+            int64 (N,).
+        """
+        return np.where(rows >= 0, self._files.now().documents[rows], 0)
+
+    def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
+        """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
         states = self._files.now().states
         if states is None:
             return None
-        ranges = self._files.store.token_ranges(rows)
-        for start, stop in ranges.values():
-            populate(states, start, stop)
-        return [decode(states[slice(*ranges[int(row)])]) for row in rows]
+        for stored in passages:
+            populate(states, *stored.tokens)
+        return [decode(states[slice(*stored.tokens)]) for stored in passages]
 
 
 def _load(settings: IndexSettings) -> Encoder:

@@ -19,12 +19,13 @@ import numpy as np
 
 from ..errors import IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
 from ..files import digest
+from .engines import open_vector_index
 from .files import DATABASE, RESTORE, AppendFile, loading, storage_errors
 from .filters import Filter
 from .manifest import Manifest
 from .store import DocumentStore
 from .token_states import dtype_of
-from .vector_index import VectorIndex, open_vector_index
+from .vector_index import VectorIndex
 from .words import Words, open_words
 
 __all__ = ["OpenFiles", "Snapshot"]
@@ -45,6 +46,7 @@ class Snapshot:
         vectors: the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped; None if the
             index keeps none.
         states: the token states of all rows, in the form they are kept; None if the index keeps none.
+        documents: int64 (rows,), number of the document that each row is of, 0 for rows that were deleted.
         live: bool (rows,), which rows belong to documents that are not deleted.
         structure: the FAISS structure's file, open.
         engine: what searches the vectors, once it is needed.
@@ -55,6 +57,7 @@ class Snapshot:
     manifest: Manifest
     vectors: np.ndarray | None
     states: np.ndarray | None
+    documents: np.ndarray
     live: np.ndarray
     structure: BinaryIO | None
     engine: VectorIndex | None = None
@@ -171,12 +174,14 @@ class OpenFiles:
                 structure = file.open("rb")
             except OSError as error:
                 raise IndexCorruptError(f"{file}: cannot be read ({error.strerror}); {RESTORE}") from error
+        documents = store.document_numbers(rows)
         snapshot = Snapshot(
             version,
             manifest,
             self.vectors.map(rows) if self.vectors else None,
             self.states.map(store.token_rows()) if self.states else None,
-            store.live(rows),
+            documents,
+            documents > 0,
             structure,
         )
         if structure is not None:

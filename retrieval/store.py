@@ -53,13 +53,15 @@ class StoredPassage:
     """A passage as it is stored.
 
     Args:
-        row: its number in the vector, lexical and token-state files.
+        row: its number in the vector and lexical files.
         passage: the text, with its document.
+        tokens: where its token states are in their file: ``[first, stop)``.
         truncated: tokens at its end that the encoder did not read.
     """
 
     row: int
     passage: Passage
+    tokens: tuple[int, int]
     truncated: int
 
 
@@ -303,6 +305,15 @@ class DocumentStore:
         """All that was ever appended, in order."""
         return [Segment(*row) for row in self._fetch("SELECT * FROM segments ORDER BY file, start")]
 
+    def document_numbers(self, rows: int) -> np.ndarray:
+        """Number of the live document that each of the first ``rows`` passages is of, 0 for a deleted one: int64."""
+        numbers = np.zeros(rows, dtype=np.int64)
+        sql = "SELECT row, document FROM passages WHERE document IN (SELECT number FROM documents WHERE deleted = 0)"
+        found = np.array(self._fetch(sql), dtype=np.int64).reshape(-1, 2)
+        found = found[(found[:, 0] >= 0) & (found[:, 0] < rows)]
+        numbers[found[:, 0]] = found[:, 1]
+        return numbers
+
     def live(self, rows: int, filter: Filter | None = None) -> np.ndarray:
         """Which of the first ``rows`` passages belong to live documents that match a filter: bool (rows,).
 
@@ -314,17 +325,19 @@ class DocumentStore:
             InputError: if the filter names a field that no document has, or compares a field with a value of another
                 type than it holds.
         """
-        mask = np.zeros(rows, dtype=bool)
-        sql = "SELECT row FROM passages WHERE document IN (SELECT number FROM documents WHERE deleted = 0{})"
         if filter is None:
-            matches = self._fetch(sql.format(""))
-        else:
-            with self.lock:
-                self.connection.create_function("meets", 1, lambda text: filter.meets(json.loads(text)))
-                matches = self._fetch(sql.format(" AND meets(metadata)"))
-            if filter.may_mislead or not matches:
-                texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
-                filter.check(json.loads(text) for (text,) in texts)
+            return self.document_numbers(rows) > 0
+        sql = (
+            "SELECT row FROM passages "
+            "WHERE document IN (SELECT number FROM documents WHERE deleted = 0 AND meets(metadata))"
+        )
+        with self.lock:
+            self.connection.create_function("meets", 1, lambda text: filter.meets(json.loads(text)))
+            matches = self._fetch(sql)
+        if filter.may_mislead or not matches:
+            texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
+            filter.check(json.loads(text) for (text,) in texts)
+        mask = np.zeros(rows, dtype=bool)
         found = np.array([row[0] for row in matches], dtype=np.int64)
         mask[found[(found >= 0) & (found < rows)]] = True
         return mask
@@ -332,18 +345,20 @@ class DocumentStore:
     def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
         """The live passages among these rows, with their documents, keyed by row."""
         sql = (
-            "SELECT p.row, p.start, p.stop, p.truncated, p.document, d.id, d.title, d.text, d.metadata FROM passages p "
+            "SELECT p.row, p.start, p.stop, p.first_token, p.tokens, p.truncated, p.document, "
+            "d.id, d.title, d.text, d.metadata FROM passages p "
             "JOIN documents d ON d.number = p.document AND NOT d.deleted "
             "WHERE p.row IN (SELECT value FROM json_each(?))"
         )
         documents: dict[int, Document] = {}
         found = {}
-        for row, start, stop, truncated, number, id, title, text, metadata in self._fetch(
+        for row, start, stop, first, tokens, truncated, number, *fields in self._fetch(
             sql, [json.dumps([int(row) for row in rows])]
         ):
             if number not in documents:
-                documents[number] = self._document(id, title, text, metadata)
-            found[row] = StoredPassage(row, Passage(documents[number], start, stop), truncated)
+                documents[number] = self._document(*fields)
+            passage = Passage(documents[number], start, stop)
+            found[row] = StoredPassage(row, passage, (first, first + tokens), truncated)
         return found
 
     def document_ids(self, rows: Sequence[int]) -> dict[int, str]:
@@ -353,12 +368,6 @@ class DocumentStore:
             "WHERE p.row IN (SELECT value FROM json_each(?))"
         )
         return dict(self._fetch(sql, [json.dumps([int(row) for row in rows])]))
-
-    def token_ranges(self, rows: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Where each row's token states are: ``[first, stop)``."""
-        sql = "SELECT row, first_token, tokens FROM passages WHERE row IN (SELECT value FROM json_each(?))"
-        found = self._fetch(sql, [json.dumps([int(row) for row in rows])])
-        return {row: (first, first + count) for row, first, count in found}
 
     def document(self, id: str) -> Document | None:
         """A live document by the user's id."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..models.encoder import Encoder
-from ..models.reader import BlockReader, load_reader
+from ..models.loading import load_reader
+from ..models.reader import BlockReader
 
 if TYPE_CHECKING:
     from ..kernels import Keys

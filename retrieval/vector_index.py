@@ -1,15 +1,14 @@
-"""The seam for vector indexes: the contract of a search, and the one function that chooses the engine."""
+"""The seam for vector indexes: the contract of a search."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
 
-__all__ = ["VectorIndex", "best", "flat_engine", "open_vector_index"]
+__all__ = ["VectorIndex", "best"]
 
 _QUERIES_AT_ONCE = 64  # bounds what an engine gathers: for rescoring, and for filters
 
@@ -66,43 +65,6 @@ class VectorIndex(ABC):
     @abstractmethod
     def _search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """As `search`, for at most 64 finite queries, ``k`` of at most all rows, and a mask with 1 to rows - 1 rows."""
-
-
-def open_vector_index(vectors: np.ndarray, factory: str, parameters: str, structure: Path | None = None) -> VectorIndex:
-    """The engine for an index: FAISS where it is installed; torch for ``Flat`` where it is not.
-
-    Args:
-        vectors: float32 (rows, dim), usually memory-mapped.
-        factory: a FAISS factory string; ``Flat`` is exact search.
-        parameters: FAISS search parameters.
-        structure: what `faiss_index.build_structure` wrote over the first of the rows; None if nothing.
-
-    Raises:
-        MissingExtraError: if FAISS is needed and is not installed.
-        IndexCorruptError: if FAISS cannot read the structure.
-    """
-    from .faiss_index import FaissIndex
-
-    try:
-        return FaissIndex(vectors, structure, factory, parameters)
-    except MissingExtraError:
-        if factory != "Flat":
-            raise
-    from .torch_index import TorchIndex
-
-    return TorchIndex(vectors)
-
-
-def flat_engine() -> tuple[str, str]:
-    """What searches ``Flat`` here, as the manifest records it: its version, and the device it runs on."""
-    from .faiss_index import faiss_device, import_faiss
-
-    try:
-        return import_faiss().__version__, faiss_device()
-    except MissingExtraError:
-        import torch
-
-        return f"torch {torch.__version__}", "cpu"
 
 
 def best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

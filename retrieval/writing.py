@@ -21,6 +21,7 @@ from ..documents import Document, Passage
 from ..errors import DataError, IndexLockedError, IndexStoreError, InputError, SightlineError
 from ..files import digest, replacing
 from ..models.encoder import Encoder
+from .engines import flat_engine
 from .faiss_index import build_structure, faiss_device, import_faiss
 from .files import WRITER_LOCK, AppendFile, committing, locked, storage_errors
 from .manifest import FaissRecord, Manifest, StoreRecord
@@ -28,7 +29,6 @@ from .open_files import OpenFiles
 from .passages import Splitter, passage_batches
 from .store import Segment, as_json
 from .token_states import encode, states_reader
-from .vector_index import flat_engine
 
 __all__ = ["BATCH_PASSAGES", "PATIENCE", "Writer"]
 

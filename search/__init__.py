@@ -1,5 +1,8 @@
 """The pipeline: retrieve, fuse, rerank, explain."""
 
-from .searcher import Explanation, FirstStage, Hit, Searcher, SearchResult
+from .candidates import CandidateList
+from .first_stage import FirstStage
+from .results import Explanation, Hit, SearchResult
+from .searcher import Searcher
 
-__all__ = ["Explanation", "FirstStage", "Hit", "SearchResult", "Searcher"]
+__all__ = ["CandidateList", "Explanation", "FirstStage", "Hit", "SearchResult", "Searcher"]

@@ -1,4 +1,4 @@
-"""The pipeline: retrieve, fuse, rerank, explain."""
+"""The pipeline: candidates of a first stage, ranked by a reranker."""
 
 from __future__ import annotations
 
@@ -6,150 +6,34 @@ import asyncio
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..documents import Document, Passage, encodable
+from ..documents import encodable
 from ..errors import InputError
 from ..models.reader import DocumentStates
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..rerank.results import Evidence
-from ..retrieval import fusion
 from ..wording import quoted
+from .candidates import CandidateList, identity
+from .first_stage import FIRST_STAGES, FirstStage, Found, retrieve
+from .results import Explanation, Hit, SearchResult
 
 if TYPE_CHECKING:
-    from ..kernels import Keys
+    from ..rerank.results import Ranked
     from ..retrieval.index import Index
-    from ..retrieval.store import StoredPassage
 
-__all__ = ["Explanation", "FirstStage", "Hit", "SearchResult", "Searcher"]
-
-FirstStage = Literal["dense", "bm25", "hybrid"]
-_FIRST_STAGES = ("dense", "bm25", "hybrid")
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One result.
-
-    Args:
-        rank: from 1.
-        id: the document's.
-        score: of the last stage; higher is better, comparable within this result only.
-        document: the document, whole.
-        passage: the part of it that scored best.
-        first_rank: its document's rank in the first stage, from 1.
-        first_score: its document's score in the first stage.
-        mass: share of the query's attention that the passage got among all candidates; None without a reranker.
-        evidence: spans with their mass, offsets in ``document.text`` (or the title); None unless asked for.
-        token_mass: attention mass by query token; None without a reranker.
-    """
-
-    rank: int
-    id: str
-    score: float
-    document: Document
-    passage: Passage
-    first_rank: int
-    first_score: float
-    mass: float | None = None
-    evidence: tuple[Evidence, ...] | None = None
-    token_mass: tuple[float, ...] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: the passage's text and place, the document's title and metadata, evidence where asked for."""
-        found = {
-            "rank": self.rank,
-            "id": self.id,
-            "score": self.score,
-            "title": self.document.title,
-            "text": self.passage.text,
-            "start": self.passage.start,
-            "end": self.passage.end,
-            "metadata": dict(self.document.metadata),
-            "first_rank": self.first_rank,
-            "first_score": self.first_score,
-            "mass": self.mass,
-            "token_mass": self.token_mass,
-        }
-        if self.evidence is not None:
-            found["evidence"] = [dataclasses.asdict(span) for span in self.evidence]
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The answer to one query.
-
-    Args:
-        query: the query.
-        hits: best first.
-        candidates: how many passages the reranker read, or the first stage found.
-        first_stage: its name.
-        reranker: its layout's name, or None.
-        query_tokens: the signal tokens, in the order of `Hit.token_mass`.
-        truncated: candidates that the reranker did not read to their end.
-        warnings: of the reranker.
-        milliseconds: wall time by stage: ``retrieve``, ``fetch``, ``rerank``.
-    """
-
-    query: str
-    hits: tuple[Hit, ...]
-    candidates: int
-    first_stage: str
-    reranker: str | None
-    query_tokens: tuple[str, ...]
-    truncated: int
-    warnings: tuple[str, ...]
-    milliseconds: Mapping[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; hits as `Hit.as_dict`."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return fields | {"hits": [hit.as_dict() for hit in self.hits]}
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why the hits of a query stand where they stand.
-
-    Args:
-        result: the search, with token-level evidence.
-        dense: rank and score of each hit's document by meaning alone, by id; absent where not among the candidates.
-        bm25: the same by words alone; empty if the index has no lexical part.
-    """
-
-    result: SearchResult
-    dense: Mapping[str, tuple[int, float]]
-    bm25: Mapping[str, tuple[int, float]]
-
-
-@dataclass(slots=True)
-class _Candidates:
-    """Passage rows of a first stage, best first, their documents, and the time it took to find them."""
-
-    rows: list[int]
-    scores: list[float]
-    ids: list[str]
-    milliseconds: float
-
-
-@dataclass(slots=True)
-class _Fetched:
-    """Passages by row, with their kept token states if those were asked for, and the time that either took."""
-
-    passages: dict[int, StoredPassage]
-    keys: dict[int, Keys] | None
-    passages_ms: float
-    keys_ms: float
+__all__ = ["Searcher"]
 
 
 class Searcher:
     """Searches an index in two steps: candidates, then attention over all of them.
+
+    `search` does both. `candidates` and `rank` do one each, to look at what lies between, or to rank the same
+    candidates by several rerankers.
 
     Args:
         index: an `Index`, or the path of one.
@@ -157,7 +41,7 @@ class Searcher:
         first_stage: ``dense`` (by meaning), ``bm25`` (by words) or ``hybrid`` (both, fused).
         candidates: how many documents the first stage hands on; each with all its passages that were found.
         fusion: for ``hybrid``: ``"rrf"``, or the weight of dense between 0 and 1 in a sum of min-max scores.
-        kept_states: let the reranker use the token states that the index keeps, if they are its model's; False reads
+        kept_states: let the reranker use the token states that the index keeps, if they are its reader's; False reads
             the texts anew.
 
     Raises:
@@ -181,8 +65,7 @@ class Searcher:
     ) -> None:
         from ..retrieval.index import Index
 
-        if first_stage not in _FIRST_STAGES:
-            raise InputError(f"the first stage is 'dense', 'bm25' or 'hybrid', not {first_stage!r}")
+        _check_stages([first_stage])
         _check_count("candidates", candidates)
         if fusion != "rrf" and not (isinstance(fusion, int | float) and 0 <= fusion <= 1):
             raise InputError(f"fusion is 'rrf' or a weight between 0 and 1, not {fusion!r}")
@@ -190,7 +73,7 @@ class Searcher:
         self.index = index if isinstance(index, Index) else Index.open(index)
         self._asked = reranker
         self.first_stage: FirstStage = first_stage
-        self.candidates = candidates
+        self._count = candidates
         self._fusion = fusion
         self._kept_states = kept_states
 
@@ -199,7 +82,7 @@ class Searcher:
         make = functools.partial(
             Searcher,
             first_stage=self.first_stage,
-            candidates=self.candidates,
+            candidates=self._count,
             fusion=self._fusion,
             kept_states=self._kept_states,
         )
@@ -238,11 +121,8 @@ class Searcher:
         level: Literal["document", "passage"] = "document",
     ) -> list[SearchResult]:
         """Answer several queries; the bi-encoder reads them together, everything else is per query. See `search`."""
-        _check(queries, k)
-        if level not in ("document", "passage"):
-            raise InputError(f"level is 'document' or 'passage', not {level!r}")
-        if evidence is not None and self.reranker is None:
-            raise InputError("evidence needs a reranker: it is the reranker's attention")
+        _check_queries(queries)
+        _check_ranking(self.reranker, k, evidence, level)
         if not queries:
             return []
         return self.index.read(lambda: self._search(queries, k, where, evidence, level))
@@ -255,53 +135,15 @@ class Searcher:
         evidence: Literal["sentence", "token"] | None,
         level: Literal["document", "passage"],
     ) -> list[SearchResult]:
-        found = self._first_stages(queries, {self.first_stage}, where)[self.first_stage]
-        return [
-            self._finish(query, one, k, evidence, level, stage=self.first_stage, reranker=self.reranker)
-            for query, one in zip(queries, found, strict=True)
-        ]
-
-    def search_each(
-        self, queries: Sequence[str], systems: Sequence[tuple[FirstStage, Reranker | None]], k: int = 10
-    ) -> list[list[SearchResult]]:
-        """Answer several queries by several pipelines: each first stage is run, and each candidate fetched, once.
-
-        For comparisons. Every result equals that of a `Searcher` with this first stage and reranker; of the time to
-        fetch, which is shared, each is charged its candidates' part.
-
-        Args:
-            queries: Q texts.
-            systems: S pairs of a first stage and a reranker, or None for the first stage's own order.
-            k: how many documents at most.
-
-        Returns:
-            For each query, S results.
-
-        Raises:
-            InputError: as `search`.
-        """
-        _check(queries, k)
-        if unknown := [stage for stage, _ in systems if stage not in _FIRST_STAGES]:
-            raise InputError(f"the first stage is 'dense', 'bm25' or 'hybrid', not {unknown[0]!r}")
-        return self.index.read(lambda: self._search_each(queries, systems, k))
-
-    def _search_each(
-        self, queries: Sequence[str], systems: Sequence[tuple[FirstStage, Reranker | None]], k: int
-    ) -> list[list[SearchResult]]:
-        stages = self._first_stages(queries, {stage for stage, _ in systems}, None) if queries and systems else {}
-        rerankers = [reranker for _, reranker in systems if reranker is not None]
-        keys = any(self._keeps(reranker) for reranker in rerankers)
-        out = []
-        for i, query in enumerate(queries):
-            rows = dict.fromkeys(row for found in stages.values() for row in found[i].rows)
-            fetched = self._fetch(list(rows), keys) if rerankers else None
-            out.append(
-                [
-                    self._finish(query, stages[stage][i], k, stage=stage, reranker=reranker, fetched=fetched)
-                    for stage, reranker in systems
-                ]
-            )
-        return out
+        stage, results = self.first_stage, []
+        for query, found in zip(queries, self._retrieve(queries, [stage], where)[stage], strict=True):
+            # One list at a time, so that a long batch does not hold all of its texts. Without a reranker, what is not
+            # shown is not fetched.
+            shown = found if self.reranker else found.first(k, level)
+            candidates = self._fetch(query, {stage: shown}, [self.reranker])[stage]
+            result = _ranked(candidates, self.reranker, k, evidence, level)
+            results.append(result if self.reranker else dataclasses.replace(result, candidates=len(found.rows)))
+        return results
 
     async def asearch(self, query: str, k: int = 10, **options: Any) -> SearchResult:
         """`search` in a worker thread, so that the event loop goes on meanwhile."""
@@ -310,6 +152,100 @@ class Searcher:
     async def asearch_batch(self, queries: Sequence[str], k: int = 10, **options: Any) -> list[SearchResult]:
         """`search_batch` in a worker thread, so that the event loop goes on meanwhile."""
         return await asyncio.to_thread(self.search_batch, queries, k, **options)
+
+    def candidates(self, queries: Sequence[str], *, where: Mapping[str, Any] | None = None) -> list[CandidateList]:
+        """Find what the reranker is to rank: the first step of a search.
+
+        Args:
+            queries: Q texts.
+            where: metadata filter, see `search`.
+
+        Returns:
+            Q lists, all of one state of the index. They have the kept token states that the reranker can use.
+
+        Raises:
+            InputError: as `search`.
+
+        Example:
+            >>> import tempfile
+            >>> from sightline import Document, Index
+            >>> documents = [Document("a", "Cats purr when content."), Document("b", "Dogs bark at strangers.")]
+            >>> searcher = Searcher(Index.build(tempfile.mkdtemp() + "/index", documents))
+            >>> [found] = searcher.candidates(["who barks"])
+            >>> sorted(found.ids), searcher.rank(found, k=1).hits[0].id
+            (['a', 'b'], 'b')
+        """
+        stage = self.first_stage
+        return [lists[stage] for lists in self.candidates_each(queries, [stage], [self.reranker], where=where)]
+
+    def candidates_each(
+        self,
+        queries: Sequence[str],
+        first_stages: Collection[FirstStage],
+        rerankers: Collection[Reranker | None] = (),
+        *,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[dict[FirstStage, CandidateList]]:
+        """Find candidates by several first stages, for comparisons.
+
+        Each first stage searches once, hybrid is made of the other two, and what several of them find is fetched once:
+        of that time, each list is charged its part.
+
+        Args:
+            queries: Q texts.
+            first_stages: names of first stages.
+            rerankers: those that will rank the lists, which decides whether kept token states are handed over.
+            where: metadata filter, see `search`.
+
+        Returns:
+            For each query, a list by first stage.
+
+        Raises:
+            InputError: as `search`.
+        """
+        _check_queries(queries)
+        _check_stages(first_stages)
+        if not queries or not first_stages:
+            return [{} for _ in queries]
+        return self.index.read(lambda: self._candidates(queries, first_stages, rerankers, where))
+
+    def _candidates(
+        self,
+        queries: Sequence[str],
+        first_stages: Collection[FirstStage],
+        rerankers: Collection[Reranker | None],
+        where: Mapping[str, Any] | None,
+    ) -> list[dict[FirstStage, CandidateList]]:
+        found = self._retrieve(queries, first_stages, where)
+        return [
+            self._fetch(query, {stage: found[stage][i] for stage in first_stages}, rerankers)
+            for i, query in enumerate(queries)
+        ]
+
+    def rank(
+        self,
+        candidates: CandidateList,
+        reranker: str | Reranker | None = None,
+        k: int = 10,
+        *,
+        evidence: Literal["sentence", "token"] | None = None,
+        level: Literal["document", "passage"] = "document",
+    ) -> SearchResult:
+        """Rank candidates: the second step of a search.
+
+        Args:
+            candidates: from `candidates`, or a list of your own.
+            reranker: a name for `load_reranker`, or a `Reranker`; None for the searcher's own.
+            k: how many hits at most.
+            evidence: see `search`.
+            level: see `search`.
+
+        Raises:
+            InputError: if an argument is out of range.
+        """
+        chosen = self.reranker if reranker is None else as_reranker(reranker)
+        _check_ranking(chosen, k, evidence, level)
+        return _ranked(candidates, chosen, k, evidence, level)
 
     def explain(
         self,
@@ -323,102 +259,19 @@ class Searcher:
 
         See `search` for the arguments.
         """
-        return self.index.read(lambda: self._explain(query, k, where, level))
-
-    def _explain(
-        self, query: str, k: int, where: Mapping[str, Any] | None, level: Literal["document", "passage"]
-    ) -> Explanation:
-        result = self.search(query, k, where=where, evidence="token" if self.reranker else None, level=level)
-        wanted = {hit.id for hit in result.hits}
-
-        def places(stage: FirstStage) -> dict[str, tuple[int, float]]:
-            found = self._first_stages([query], {stage}, where)[stage][0]
-            first = _by_document(found)
-            return {id: (rank, first[id]) for rank, id in enumerate(first, start=1) if id in wanted}
-
-        has_words = self.index.manifest.lexical.engine != "none"
-        return Explanation(result, places("dense"), places("bm25") if has_words else {})
-
-    # -- stages ------------------------------------------------------------------------------------------------------
-
-    def _first_stages(
-        self, queries: Sequence[str], stages: Collection[FirstStage], where: Mapping[str, Any] | None
-    ) -> dict[FirstStage, list[_Candidates]]:
-        """Candidates of every query by first stage; hybrid is made of the other two, which run once."""
-        found: dict[FirstStage, list[_Candidates]] = {}
-        hybrid = "hybrid" in stages
-        if hybrid or "dense" in stages:
-            found["dense"] = _timed(len(queries), lambda: self._meaning(queries, where))
-        if hybrid or "bm25" in stages:
-            found["bm25"] = _timed(
-                len(queries), lambda: [self._enough(lambda k, q=query: self._words(q, k, where)) for query in queries]
-            )
-        if hybrid:
-            pairs = list(zip(found["dense"], found["bm25"], strict=True))
-            found["hybrid"] = _timed(len(queries), lambda: [self._fuse(dense, words) for dense, words in pairs])
-            for one, (dense, words) in zip(found["hybrid"], pairs, strict=True):
-                one.milliseconds += dense.milliseconds + words.milliseconds
-        return found
-
-    def _words(self, query: str, k: int, where: Mapping[str, Any] | None) -> tuple[list[int], list[float]]:
-        rows, scores = self.index.search_lexical(query, k, where)
-        return rows.tolist(), scores.tolist()
-
-    def _meaning(self, queries: Sequence[str], where: Mapping[str, Any] | None) -> list[_Candidates]:
-        width = self.candidates
-        rows, scores = self.index.search_dense(queries, width, where)
-        first = {query: (r.tolist(), s.tolist()) for query, r, s in zip(queries, rows, scores, strict=True)}
-
-        def more(query: str, k: int) -> tuple[list[int], list[float]]:
-            if k == width:
-                return first[query]
-            wider, values = self.index.search_dense([query], k, where)
-            return wider[0].tolist(), values[0].tolist()
-
-        return [self._enough(lambda k, q=query: more(q, k)) for query in queries]
-
-    def _enough(self, find: Any) -> _Candidates:
-        """Widen a passage search until it holds enough documents, then cut it there."""
-        k = self.candidates
-        while True:
-            rows, scores = find(k)
-            ids = self.index.document_ids(rows)
-            exhausted = len(rows) < k or rows[-1] < 0
-            if exhausted or len(set(ids.values())) >= self.candidates:
-                break
-            k *= 2
-        out = _Candidates([], [], [], 0.0)
-        seen: set[str] = set()
-        for row, score in zip(rows, scores, strict=True):
-            if row not in ids:
-                continue
-            if ids[row] not in seen and len(seen) == self.candidates:
-                break
-            seen.add(ids[row])
-            out.rows.append(row)
-            out.scores.append(score)
-            out.ids.append(ids[row])
-        return out
-
-    def _fuse(self, dense: _Candidates, words: _Candidates) -> _Candidates:
-        """Fuse the document rankings; a document brings the passages that either stage found."""
-        runs = [_by_document(dense), _by_document(words)]
-        fused = (
-            fusion.reciprocal_rank(runs)
-            if self._fusion == "rrf"
-            else fusion.weighted_sum(runs, [float(self._fusion), 1 - float(self._fusion)])
-        )
-        passages: dict[str, dict[int, None]] = {}
-        for stage in (dense, words):
-            for row, id in zip(stage.rows, stage.ids, strict=True):
-                passages.setdefault(id, {})[row] = None
-        out = _Candidates([], [], [], 0.0)
-        for id in list(fused)[: self.candidates]:
-            for row in passages[id]:
-                out.rows.append(row)
-                out.scores.append(fused[id])
-                out.ids.append(id)
-        return out
+        parts: list[FirstStage] = []
+        if self.index.manifest.encoder.dim:
+            parts.append("dense")
+        if self.index.manifest.lexical.engine != "none":
+            parts.append("bm25")
+        lists = self.candidates_each([query], {self.first_stage, *parts}, [self.reranker], where=where)[0]
+        evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
+        result = self.rank(lists[self.first_stage], k=k, evidence=evidence, level=level)
+        places = {
+            stage: {hit.id: lists[stage].first[hit.id] for hit in result.hits if hit.id in lists[stage].first}
+            for stage in parts
+        }
+        return Explanation(result, places.get("dense", {}), places.get("bm25", {}))
 
     @property
     def uses_kept_states(self) -> bool:
@@ -426,150 +279,138 @@ class Searcher:
         return self._keeps(self.reranker)
 
     def _keeps(self, reranker: Reranker | None) -> bool:
-        """Whether the index keeps token states of the model that this reranker reads with, and they may be used."""
-        kept, reader = self.index.manifest.token_states, reranker.reader if reranker is not None else None
-        return (
-            self._kept_states
-            and reader is not None
-            and (kept.revision, kept.max_length) == (reader.revision, reader.max_length)
-        )
+        """Whether the index keeps token states of the reader that this reranker reads with, and they may be used."""
+        reader = None if reranker is None else identity(reranker.reader)
+        return self._kept_states and reader is not None and reader == self._kept_reader()
 
-    def _fetch(self, rows: Sequence[int], keys: bool) -> _Fetched:
+    def _kept_reader(self) -> tuple[str, int] | None:
+        kept = self.index.manifest.token_states
+        if kept.revision is None or kept.max_length is None:
+            return None
+        return kept.revision, kept.max_length
+
+    # -- the first step ----------------------------------------------------------------------------------------------
+
+    def _retrieve(
+        self, queries: Sequence[str], stages: Collection[FirstStage], where: Mapping[str, Any] | None
+    ) -> dict[FirstStage, list[Found]]:
+        return retrieve(self.index, queries, stages, self._count, how=self._fusion, where=where)
+
+    def _fetch(
+        self, query: str, found: Mapping[FirstStage, Found], rerankers: Collection[Reranker | None]
+    ) -> dict[FirstStage, CandidateList]:
+        """Candidate lists of one query, out of one question to the database."""
         started = time.perf_counter()
-        passages = {stored.row: stored for stored in self.index.passages(rows)}
+        rows = dict.fromkeys(row for one in found.values() for row in one.rows)
+        stored = {one.row: one for one in self.index.passages(list(rows))}
         between = time.perf_counter()
-        found = self.index.token_keys(list(passages)) if keys else None
-        states = None if found is None else dict(zip(passages, found, strict=True))
-        return _Fetched(passages, states, (between - started) * 1e3, (time.perf_counter() - between) * 1e3)
-
-    def _finish(
-        self,
-        query: str,
-        found: _Candidates,
-        k: int,
-        evidence: Literal["sentence", "token"] | None = None,
-        level: Literal["document", "passage"] = "document",
-        *,
-        stage: FirstStage,
-        reranker: Reranker | None,
-        fetched: _Fetched | None = None,
-    ) -> SearchResult:
-        """Rank candidates; those that were not ``fetched``, perhaps with those of other stages, are now."""
-        times = {"retrieve": found.milliseconds}
-        first = _by_document(found)
-        places = {id: rank for rank, id in enumerate(first, start=1)}
-        if reranker is None:
-            return self._unranked(query, found, first, places, k, level, stage, times, fetched)
-        kept = self._keeps(reranker)
-        if fetched is None:
-            fetched = self._fetch(found.rows, kept)
-        part = len(found.rows) / max(1, len(fetched.passages))
-        times["fetch"] = (fetched.passages_ms + fetched.keys_ms * kept) * min(1.0, part)
-        started = time.perf_counter()
-        stored = [fetched.passages[row] for row in found.rows if row in fetched.passages]
-        blocks = [Document(p.passage.document.id, p.passage.text, p.passage.document.title) for p in stored]
-        states = None
-        if kept and fetched.keys is not None:
-            states = [DocumentStates(fetched.keys[p.row], p.truncated) for p in stored]
-        ranking = reranker.rank(query, blocks, k, evidence=evidence, states=states, best_per_id=level == "document")
-        hits = []
-        for rank, item in enumerate(ranking, start=1):
-            passage = stored[item.index].passage
-            marks = None if item.evidence is None else tuple(_shifted(e, passage.start) for e in item.evidence)
-            id = item.document.id
-            hits.append(
-                Hit(
-                    rank,
-                    id,
-                    item.score,
-                    passage.document,
-                    passage,
-                    places[id],
-                    first[id],
-                    item.mass,
-                    marks,
-                    item.token_mass,
-                )
+        states: dict[int, DocumentStates] | None = None
+        if any(self._keeps(reranker) for reranker in rerankers):
+            keys = self.index.token_keys(list(stored.values())) or []
+            states = {
+                one.row: DocumentStates(key, one.truncated) for one, key in zip(stored.values(), keys, strict=True)
+            }
+        reader = None if states is None else self._kept_reader()
+        fetch_ms, states_ms = (between - started) * 1e3, (time.perf_counter() - between) * 1e3
+        lists: dict[FirstStage, CandidateList] = {}
+        for stage, one in found.items():
+            there = [(row, score) for row, score in zip(one.rows, one.scores, strict=True) if row in stored]
+            passages = tuple(stored[row].passage for row, _ in there)
+            best: dict[str, float] = {}
+            for passage, (_, score) in zip(passages, there, strict=True):
+                best.setdefault(passage.document.id, score)
+            part = len(there) / max(1, len(stored))
+            lists[stage] = CandidateList(
+                query,
+                passages,
+                tuple(score for _, score in there),
+                {id: (rank, score) for rank, (id, score) in enumerate(best.items(), start=1)},
+                stage,
+                None if states is None else tuple(states[row] for row, _ in there),
+                reader,
+                {"retrieve": one.milliseconds, "fetch": fetch_ms * part, "states": states_ms * part},
             )
-        times["rerank"] = (time.perf_counter() - started) * 1e3
-        return SearchResult(
-            query,
-            tuple(hits),
-            len(blocks),
-            stage,
-            reranker.name,
-            ranking.query_tokens,
-            ranking.truncated,
-            ranking.warnings,
-            times,
-        )
-
-    def _unranked(
-        self,
-        query: str,
-        found: _Candidates,
-        first: Mapping[str, float],
-        places: Mapping[str, int],
-        k: int,
-        level: Literal["document", "passage"],
-        stage: FirstStage,
-        times: dict[str, float],
-        fetched: _Fetched | None,
-    ) -> SearchResult:
-        """The order of the first stage; only what is shown is fetched."""
-        shown: list[int] = []
-        seen: set[str] = set()
-        for row, id in zip(found.rows, found.ids, strict=True):
-            if level == "passage" or id not in seen:
-                shown.append(row)
-            seen.add(id)
-        score = dict(zip(found.rows, found.scores, strict=True))
-        if fetched is None:
-            fetched = self._fetch(shown[:k], keys=False)
-        stored = [fetched.passages[row] for row in shown[:k] if row in fetched.passages]
-        hits = tuple(
-            Hit(rank, id, score[p.row], p.passage.document, p.passage, places[id], first[id])
-            for rank, p in enumerate(stored, start=1)
-            for id in [p.passage.document.id]
-        )
-        times["fetch"] = fetched.passages_ms * min(1.0, len(stored) / max(1, len(fetched.passages)))
-        return SearchResult(query, hits, len(found.rows), stage, None, (), 0, (), times)
+        return lists
 
 
-def _check(queries: Sequence[str], k: int) -> None:
-    if isinstance(queries, str):
-        raise InputError("a batch is a list of queries; for one, use search")
-    for query in queries:
-        if not isinstance(query, str):
-            raise InputError(f"a query must be a string, not {type(query).__name__}")
-        if not query.strip():
-            raise InputError("the query is empty")
-        if not encodable(query):
-            raise InputError(f"the query {query!r} has half a surrogate pair; clean the text")
-    _check_count("k", k)
+# -- the second step ---------------------------------------------------------------------------------------------------
 
 
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {quoted(value)}")
-
-
-def _timed(queries: int, find: Callable[[], list[_Candidates]]) -> list[_Candidates]:
-    """Charge every query its part of the time."""
+def _ranked(
+    candidates: CandidateList,
+    reranker: Reranker | None,
+    k: int,
+    evidence: Literal["sentence", "token"] | None,
+    level: Literal["document", "passage"],
+) -> SearchResult:
+    if reranker is None:
+        return _in_order(candidates, k, level)
     started = time.perf_counter()
-    found = find()
-    each = (time.perf_counter() - started) * 1e3 / queries
-    for one in found:
-        one.milliseconds = each
-    return found
+    states = candidates.states_for(reranker)
+    ranking = reranker.rank(
+        candidates.query, candidates.blocks, k, evidence=evidence, states=states, best_per_id=level == "document"
+    )
+    hits = tuple(_hit(candidates, item.index, rank, item.score, item) for rank, item in enumerate(ranking, start=1))
+    times = candidates.milliseconds
+    return SearchResult(
+        query=candidates.query,
+        hits=hits,
+        candidates=len(candidates.passages),
+        first_stage=candidates.first_stage,
+        reranker=reranker.name,
+        query_tokens=ranking.query_tokens,
+        truncated=ranking.truncated,
+        warnings=ranking.warnings,
+        milliseconds={
+            "retrieve": times.get("retrieve", 0.0),
+            "fetch": times.get("fetch", 0.0) + (0.0 if states is None else times.get("states", 0.0)),
+            "rerank": (time.perf_counter() - started) * 1e3,
+        },
+    )
 
 
-def _by_document(found: _Candidates) -> dict[str, float]:
-    """Each document's best score, best document first."""
-    best: dict[str, float] = {}
-    for id, score in zip(found.ids, found.scores, strict=True):
-        best.setdefault(id, score)
-    return best
+def _in_order(candidates: CandidateList, k: int, level: Literal["document", "passage"]) -> SearchResult:
+    """The order of the first stage."""
+    places: Collection[int] = range(len(candidates.passages))
+    if level == "document":
+        best: dict[str, int] = {}
+        for place, passage in enumerate(candidates.passages):
+            best.setdefault(passage.document.id, place)
+        places = best.values()
+    shown = list(places)[:k]
+    times = candidates.milliseconds
+    return SearchResult(
+        query=candidates.query,
+        hits=tuple(_hit(candidates, i, rank, candidates.scores[i]) for rank, i in enumerate(shown, start=1)),
+        candidates=len(candidates.passages),
+        first_stage=candidates.first_stage,
+        reranker=None,
+        query_tokens=(),
+        truncated=0,
+        warnings=(),
+        milliseconds={"retrieve": times.get("retrieve", 0.0), "fetch": times.get("fetch", 0.0)},
+    )
+
+
+def _hit(candidates: CandidateList, place: int, rank: int, score: float, ranked: Ranked | None = None) -> Hit:
+    passage = candidates.passages[place]
+    id = passage.document.id
+    if id not in candidates.first:
+        raise InputError(f"document {id!r} has no place in the first stage; make the list with CandidateList.of")
+    first_rank, first_score = candidates.first[id]
+    marks = None if ranked is None else ranked.evidence
+    return Hit(
+        rank=rank,
+        id=id,
+        score=score,
+        document=passage.document,
+        passage=passage,
+        first_rank=first_rank,
+        first_score=first_score,
+        mass=None if ranked is None else ranked.mass,
+        evidence=None if marks is None else tuple(_shifted(mark, passage.start) for mark in marks),
+        token_mass=None if ranked is None or ranked.mass is None else ranked.token_mass,
+    )
 
 
 def _shifted(evidence: Evidence, start: int) -> Evidence:
@@ -577,3 +418,36 @@ def _shifted(evidence: Evidence, start: int) -> Evidence:
     if evidence.field == "title":
         return evidence
     return dataclasses.replace(evidence, start=evidence.start + start, end=evidence.end + start)
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+
+
+def _check_stages(stages: Collection[str]) -> None:
+    if unknown := [stage for stage in stages if stage not in FIRST_STAGES]:
+        raise InputError(f"the first stage is 'dense', 'bm25' or 'hybrid', not {unknown[0]!r}")
+
+
+def _check_queries(queries: Sequence[str]) -> None:
+    if isinstance(queries, str):
+        raise InputError("several queries are a list of queries; for one, use search, or a list of one")
+    for query in queries:
+        if not isinstance(query, str):
+            raise InputError(f"a query must be a string, not {type(query).__name__}")
+        if not query.strip():
+            raise InputError("the query is empty")
+        if not encodable(query):
+            raise InputError(f"the query {query!r} has half a surrogate pair; clean the text")
+
+
+def _check_ranking(reranker: Reranker | None, k: int, evidence: str | None, level: str) -> None:
+    _check_count("k", k)
+    if level not in ("document", "passage"):
+        raise InputError(f"level is 'document' or 'passage', not {level!r}")
+    if evidence is not None and reranker is None:
+        raise InputError("evidence needs a reranker: it is the reranker's attention")
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {quoted(value)}")

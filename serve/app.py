@@ -28,6 +28,7 @@ from ..rerank.relevance import relevance
 from ..search import Searcher, SearchResult
 from .bodies import JsonRoute, add_error_handlers, answer
 from .guard import Guard
+from .limits import Limits
 from .ranking import RankedList, RankingWork
 from .schemas import (
     AnyRerankRequest,
@@ -49,9 +50,9 @@ from .schemas import (
     Usage,
     WrittenResponse,
 )
-from .service import Limits, Service
+from .service import Service
 
-__all__ = ["Limits", "create_app"]
+__all__ = ["create_app"]
 
 _BEARER = HTTPBearer(auto_error=False, description="The API key that the server was started with.")
 DocumentId = Annotated[str, Query(min_length=1, description="The document's id.")]

@@ -9,49 +9,15 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..errors import InputError
 from .guard import App, Receive, Send, error_body
+from .limits import ConnectionLimits
 
-__all__ = ["ConnectionLimits", "limited_protocol"]
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """How many connections a server keeps open, and for how long.
-
-    Args:
-        total: connections at once.
-        per_client: connections of one client at once. A client is an IPv4 address or an IPv6 network of 64 bits.
-        header_seconds: in which the headers of a request must arrive, counted from the connection or, on a connection
-            that is kept open, from the request's first byte.
-        stalled_seconds: after which a client that takes nothing of its answer is disconnected.
-        proxies: addresses whose connections are of many clients: ``per_client`` does not count for them.
-
-    Raises:
-        InputError: if a limit is not above zero, or a proxy's address is not an IP address.
-    """
-
-    total: int = 1000
-    per_client: int = 256
-    header_seconds: float = 10.0
-    stalled_seconds: float = 30.0
-    proxies: Collection[str] = field(default=())
-
-    def __post_init__(self) -> None:
-        for name in ("total", "per_client", "header_seconds", "stalled_seconds"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"the limit {name} must be above 0, not {getattr(self, name)!r}")
-        for address in self.proxies:
-            try:
-                ipaddress.ip_address(address)
-            except ValueError:
-                raise InputError(f"{address!r} is not the IP address of a proxy") from None
+__all__ = ["limited_protocol"]
 
 
 def limited_protocol(limits: ConnectionLimits) -> type[H11Protocol]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import itertools
 import time
@@ -21,12 +20,13 @@ from ..errors import InputError, SightlineError
 from ..rerank.base import Reranker
 from ..search import Searcher
 from .lane import ClosedError, Lane
+from .limits import Limits
 from .memory import keep_giving_back
 from .metrics import Metrics
 from .ranking import RankedList, RankingWork, rank_all
 from .schemas import IndexCounts
 
-__all__ = ["GoneError", "Limits", "Service"]
+__all__ = ["GoneError", "Service"]
 
 T = TypeVar("T")
 
@@ -35,33 +35,6 @@ _CHARACTERS_TOGETHER = 16_384
 
 _COUNTING_SECONDS = 0.5
 _TITLES = 60  # among which examples are chosen
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may ask for.
-
-    Args:
-        documents: in one list.
-        characters: of a query or a document, its title included.
-        bytes: of a request's body.
-        waiting: requests in each lane's queue; more are answered 429.
-        seconds: for a request, waiting included; after that it is answered 504.
-
-    Raises:
-        InputError: if one of them is not above zero.
-    """
-
-    documents: int = 1000
-    characters: int = 100_000
-    bytes: int = 2 << 20
-    waiting: int = 64
-    seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise InputError(f"the limit on {field.name} must be above 0, not {getattr(self, field.name)!r}")
 
 
 class Service:

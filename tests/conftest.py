@@ -73,3 +73,25 @@ def collections():
     if not folder:
         pytest.skip("SIGHTLINE_DATA does not name the folder of judged collections")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def scorer_folders(tmp_path_factory):
+    """By kind, a cross-encoder and a late-interaction model of one small layer; ``bare`` has no head."""
+    from sentence_transformers import MultiVectorEncoder
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
+
+    from sightline.models.minilm import find_minilm
+
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(3)
+    made = {}
+    for kind, architecture in (("cross-encoder", BertForSequenceClassification), ("bare", BertModel)):
+        made[kind] = tmp_path_factory.mktemp(kind)
+        labels = {"num_labels": 1} if kind == "cross-encoder" else {}
+        config = BertConfig.from_pretrained(find_minilm(), initializer_range=0.5, **small, **labels)
+        architecture(config).save_pretrained(made[kind])
+        AutoTokenizer.from_pretrained(find_minilm()).save_pretrained(made[kind])
+    made["late-interaction"] = tmp_path_factory.mktemp("late-interaction")
+    MultiVectorEncoder(str(made["bare"])).save_pretrained(str(made["late-interaction"]))
+    return made

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sightline.eval.dataset import load_dataset
-from sightline.eval.metrics import evaluate
-from sightline.eval.rerank_run import rerank_run
+from sightline.eval.metrics import measure_rankings
+from sightline.eval.reranking import rerank_run
 from sightline.rerank import DocumentStates, load_reranker
 
 pytestmark = pytest.mark.data
@@ -41,8 +41,8 @@ def reranked(candidates):
 
 def test_reranking_beats_the_order_of_bm25(candidates, reranked):
     dataset, found = candidates
-    before = evaluate(dataset.qrels, found)[0]["nDCG@10"]
-    after = evaluate(dataset.qrels, {id: list(scores) for id, scores in reranked.items()})[0]["nDCG@10"]
+    before = measure_rankings(dataset.qrels, found)[0]["nDCG@10"]
+    after = measure_rankings(dataset.qrels, {id: list(scores) for id, scores in reranked.items()})[0]["nDCG@10"]
     assert after >= before + 0.03
 
 

@@ -11,15 +11,14 @@ from ..wording import did_you_mean, listed, quoted
 
 if TYPE_CHECKING:
     from .card import Origin, describe_data
-    from .config import TrainingConfig
+    from .config import Mining, Objective, Sampling, TrainingConfig
     from .decoder import DecoderLearner
     from .dev import DevSet, load_dev_sets
     from .examples import Example, Source, load_examples, load_sources, read_examples, write_examples
     from .late_interaction import LateInteractionLearner
     from .learner import Learner, Output, TrainingList
-    from .lists import ListSampler, Sampling
-    from .loss import Objective
-    from .mining import MinedCounts, Mining, mine_run, run_system
+    from .lists import ListSampler
+    from .mining import MinedCounts, mine_run, run_system
     from .summary import Gain, Measurement, TrainingSummary
     from .trainer import Progress, train
 
@@ -33,12 +32,12 @@ _WHERE = {
     "ListSampler": "lists",
     "Measurement": "summary",
     "MinedCounts": "mining",
-    "Mining": "mining",
-    "Objective": "loss",
+    "Mining": "config",
+    "Objective": "config",
     "Origin": "card",
     "Output": "learner",
     "Progress": "trainer",
-    "Sampling": "lists",
+    "Sampling": "config",
     "Source": "examples",
     "TrainingConfig": "config",
     "TrainingList": "learner",

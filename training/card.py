@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ..eval.compare import Interval
 from ..eval.provenance import portable_command, portable_name
+from ..eval.significance import Interval
 from .dev import MEASURE
 from .examples import Example, Source
 from .summary import DataRow, TrainingSummary

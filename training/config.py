@@ -1,37 +1,43 @@
-"""The settings of a training run."""
+"""The settings of mining and of a training run; `sightline mine` and `sightline train` take each as an option."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from ..errors import InputError
+from ..settings import Range, check_settings
 
-__all__ = ["TrainingConfig"]
+__all__ = ["COLDEST", "Mining", "Objective", "Sampling", "TrainingConfig"]
+
+COLDEST = 0.01
+"""The lowest temperature that is learnt, as in CLIP (Radford et al., 2021, section 2.5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """How long, how fast, and how carefully.
+    """How long, how fast, and how carefully a run trains.
 
     Args:
-        steps: updates; or
-        epochs: passes over the examples, as `ListSampler.epoch` counts them. One of the two.
-        lists: in a batch, that is, read at once.
-        accumulation: batches whose gradients make one update. 2 of 4 lists give what 1 of 8 gives, but for rounding.
-        learning_rate: the highest; None takes `Learner.learning_rate`.
-        warmup: share of the steps over which the rate rises to it.
-        schedule: after that, ``cosine`` to 0 or ``constant``.
-        weight_decay: of AdamW (Loshchilov and Hutter, 2019).
-        clip: largest norm of the gradient; 0 leaves it.
-        precision: ``float32``; ``bfloat16`` or ``float16``: what autocast computes so; parameters stay what they are.
-        seed: of all that is random.
-        evaluate_every: steps between measurements on dev; 0 measures before and after only.
-        patience: stop after so many measurements without a better one; 0 goes on to the end.
-        save_every: steps between states that a run goes on from; they are also written with each measurement.
-        alpha: how far the weights go from the start to what was learnt: ``start + alpha * (learnt - start)`` (WiSE-FT;
-            Wortsman et al., CVPR 2022). Of low-rank adapters each factor goes so far, and their product less.
+        steps: How many updates to make; give this or epochs.
+        epochs: How many passes over the data to make; give this or steps. `ListSampler.epoch` counts them.
+        lists: How many lists a batch has, that is, how many are read at once.
+        accumulation: How many batches make one update. 2 of 4 lists give what 1 of 8 gives, except for rounding.
+        learning_rate: The highest learning rate of the run. None takes `Learner.learning_rate`.
+        warmup: Share of the steps over which the learning rate rises.
+        schedule: How the learning rate goes on after that: down to 0 along a cosine, or constant.
+        weight_decay: Weight decay of AdamW (Loshchilov and Hutter, 2019).
+        clip: Clip the gradient to this norm; 0 does not clip.
+        precision: Number format to compute in. Half precision is mixed: the parameters keep their own format.
+        seed: Seed of everything random in the run.
+        evaluate_every: Steps between measurements on dev; 0 measures at the start and the end only.
+        patience: Stop after so many measurements without gain; 0 never stops early.
+        save_every: Steps between saved states, from which an interrupted run goes on. Each measurement also saves one.
+        alpha: How far to move from the initial weights to the learnt ones (WiSE-FT; Wortsman et al., CVPR 2022). The
+            weights are ``initial + alpha * (learnt - initial)``. Each factor of a low-rank adapter moves so far, their
+            product less.
 
     Raises:
         InputError: if a value is out of range.
@@ -41,49 +47,26 @@ class TrainingConfig:
         0.001
     """
 
-    steps: int | None = None
-    epochs: float | None = None
-    lists: int = 8
-    accumulation: int = 1
-    learning_rate: float | None = None
-    warmup: float = 0.05
+    steps: Annotated[int | None, Range(1, 2**31)] = None
+    epochs: Annotated[float | None, Range(above=0)] = None
+    lists: Annotated[int, Range(1, 2**16)] = 8
+    accumulation: Annotated[int, Range(1, 2**16)] = 1
+    learning_rate: Annotated[float | None, Range(above=0)] = None
+    warmup: Annotated[float, Range(0, 1)] = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = 0.0
-    clip: float = 1.0
+    weight_decay: Annotated[float, Range(0)] = 0.0
+    clip: Annotated[float, Range(0)] = 1.0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    seed: int = 0
-    evaluate_every: int = 100
-    patience: int = 0
-    save_every: int = 100
-    alpha: float = 1.0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    evaluate_every: Annotated[int, Range(0)] = 100
+    patience: Annotated[int, Range(0)] = 0
+    save_every: Annotated[int, Range(1)] = 100
+    alpha: Annotated[float, Range(0, 1)] = 1.0
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError("say how long to train: give either steps or epochs")
-        bounds: dict[str, tuple[float, float]] = {
-            "steps": (1, 2**31),
-            "lists": (1, 2**16),
-            "accumulation": (1, 2**16),
-            "weight_decay": (0, math.inf),
-            "clip": (0, math.inf),
-            "warmup": (0, 1),
-            "seed": (0, 2**32 - 1),
-            "evaluate_every": (0, math.inf),
-            "patience": (0, math.inf),
-            "save_every": (1, math.inf),
-            "alpha": (0, 1),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InputError(f"{name} must be from {low:g} to {high:g}, not {value}")
-        for name in ("learning_rate", "epochs"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} must be above 0, not {value}")
-        for name, known in (("schedule", ("cosine", "constant")), ("precision", ("float32", "bfloat16", "float16"))):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        check_settings(self)
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step.
@@ -103,3 +86,120 @@ class TrainingConfig:
         if self.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How lists are drawn.
+
+    Args:
+        documents: Fewest and most documents of a list. The number is drawn anew for each list; a list has fewer if its
+            question, and with ``in_batch`` the other lists, have no more.
+        in_batch: Share of the negatives that are taken from the other lists of a step. Above 0, they also fill up
+            lists that have too few of their own.
+        drop_titles: Probability that a list's documents lose their titles, as in collections that have none.
+        shuffle_sentences: Probability that the sentences of a document are shuffled, so that the place of an answer
+            tells nothing.
+        weights: How often an epoch has each example of a source, by the source's name; 1 if a source is not named.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    documents: tuple[int, int] = (10, 200)
+    in_batch: Annotated[float, Range(0, 1)] = 0.0
+    drop_titles: Annotated[float, Range(0, 1)] = 0.0
+    shuffle_sentences: Annotated[float, Range(0, 1)] = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        fewest, most = self.documents
+        if not 2 <= fewest <= most:
+            raise InputError(f"documents must be LOW-HIGH with 2 <= LOW <= HIGH, not {fewest}-{most}")
+        check_settings(self)
+        for source, weight in self.weights.items():
+            if weight not in Range(above=0):
+                raise InputError(f"the weight of {source!r} must be above 0, not {weight}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """The loss: ``next_token + auxiliary_weight * (contrastive + distillation)`` (BlockRank, 2025).
+
+    A learner that writes no answers has the contrastive loss and the distillation alone. The distance from the initial
+    weights is added to either.
+
+    Args:
+        temperature: Divides the scores in the loss; too low a value makes the loss 0 and nothing is learnt. None takes
+            `Learner.temperature`, which suits the learner's scores.
+        learn_temperature: Train the temperature too.
+        positives: Count several relevant documents together (joint), or each on its own against the others (each;
+            QRRanker, 2026).
+        auxiliary_weight: Weight of the ranking loss beside the next-token loss, if there is one.
+        contrastive_weight: Weight of the contrastive loss; 0 learns from the teacher alone.
+        distillation_weight: Weight of learning the scores that the lists carry (distillation).
+        teacher_temperature: Divides the scores that the lists carry.
+        anchor_weight: Weight of the penalty on moving away from the initial weights. It is their mean squared distance
+            (L2-SP; Li, Grandvalet and Davoine, ICML 2018).
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+
+    temperature: Annotated[float | None, Range(above=0)] = None
+    learn_temperature: bool = False
+    positives: Literal["joint", "each"] = "joint"
+    auxiliary_weight: Annotated[float, Range(0)] = 0.1
+    contrastive_weight: Annotated[float, Range(0)] = 1.0
+    distillation_weight: Annotated[float, Range(0)] = 0.0
+    teacher_temperature: Annotated[float, Range(above=0)] = 1.0
+    anchor_weight: Annotated[float, Range(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.learn_temperature and self.temperature is not None and self.temperature < COLDEST:
+            raise InputError(f"a temperature that is learnt must start at {COLDEST} or more, not {self.temperature}")
+        if not self.contrastive_weight and not self.distillation_weight:
+            raise InputError("contrastive_weight and distillation_weight are both 0; there is nothing to learn from")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mining:
+    """Which candidates become negatives.
+
+    A candidate that scores nearly as high as a positive is probably one that nobody judged (NV-Retriever; Moreira et
+    al., 2024, who call the relative margin TopK-PercPos and the absolute one TopK-MarginPos).
+
+    Args:
+        negatives: How many negatives a list keeps at most, the hardest ones.
+        skip: How many ranks at the top of the system's ranking to leave out, whatever they score.
+        margin: Negatives score below this fraction of the lowest positive's score; with an absolute margin, lower by
+            this. A relative margin also holds for negative scores, such as logarithms: with .95, negatives score lower
+            by at least .05 of the positive's size. None keeps all.
+        kind: Whether the margin is relative or absolute.
+        min_grade: The lowest grade that counts as relevant. Lower grades above 0 are no negatives either.
+
+    Raises:
+        InputError: if a value is out of range.
+
+    Example:
+        >>> Mining(margin=0.95).ceiling(10.0), Mining(margin=0.95).ceiling(-10.0), Mining(margin=None).ceiling(1.0)
+        (9.5, -10.5, inf)
+    """
+
+    negatives: Annotated[int, Range(1)] = 50
+    skip: Annotated[int, Range(0)] = 0
+    margin: Annotated[float | None, Range(0)] = 0.95
+    kind: Literal["relative", "absolute"] = "relative"
+    min_grade: Annotated[int, Range(1)] = 1
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.kind == "relative" and self.margin is not None and self.margin >= 1:
+            raise InputError(f"a relative margin must be below 1, not {self.margin}")
+
+    def ceiling(self, positive: float) -> float:
+        """The score that negatives are below, given the positive's; at most the positive's own."""
+        if self.margin is None:
+            return math.inf
+        return positive - ((1 - self.margin) * abs(positive) if self.kind == "relative" else self.margin)

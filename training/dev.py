@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..eval.compare import compare, interval
 from ..eval.dataset import Dataset, load_dataset
-from ..eval.metrics import evaluate
-from ..eval.rerank_run import rerank_run_each
+from ..eval.metrics import measure_rankings
+from ..eval.reranking import rerank_run_each
 from ..eval.runs import first_stage_run, load_run
+from ..eval.significance import compare, interval
 from ..rerank.base import Reranker
 from .examples import Source
 from .summary import Gain
@@ -93,7 +93,7 @@ def measure(rerankers: Sequence[Reranker], dev: Sequence[DevSet]) -> list[PerQue
     for one in dev:
         ranked = rerank_run_each(one.dataset, one.run, rerankers, one.depth)
         for by_collection, (run, _) in zip(found, ranked, strict=True):
-            _, values = evaluate(one.dataset.qrels, {id: list(scores) for id, scores in run.items()}, [MEASURE])
+            _, values = measure_rankings(one.dataset.qrels, {id: list(scores) for id, scores in run.items()}, [MEASURE])
             by_collection[one.name] = {id: value[MEASURE] for id, value in values.items()}
     return found
 

@@ -15,7 +15,7 @@ import xxhash
 
 from ..documents import Document, encodable
 from ..errors import DataError, InputError
-from ..eval.catalogues import CATALOGUES
+from ..eval.catalogues import CATALOGUES, in_catalogue
 from ..eval.dataset import Dataset, load_dataset
 from ..eval.runs import first_stage_run, load_run
 from ..eval.trec import read_lines, trec_order
@@ -136,8 +136,7 @@ class Source:
     @property
     def in_catalogue(self) -> bool:
         """Whether the path is a name in a catalogue, such as ``ir:beir/scifact``, rather than a folder."""
-        catalogue, _, name = self.path.partition(":")
-        return bool(name) and catalogue in CATALOGUES and not Path(self.path).exists()
+        return in_catalogue(self.path) is not None
 
     @property
     def is_file(self) -> bool:

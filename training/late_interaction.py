@@ -13,7 +13,8 @@ from torch import nn
 
 from ..errors import InputError, MissingExtraError
 from ..models.batching import token_budget_batches
-from ..models.reader import BlockReader, Tokens, TokenStates, TrainableReader, load_reader
+from ..models.loading import load_reader
+from ..models.reader import BlockReader, Tokens, TokenStates, TrainableReader
 from ..rerank.late_interaction import LateInteractionReranker
 from ..rerank.layout import load_layout
 from ..rerank.learnt import LearntReadout, Part

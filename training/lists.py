@@ -6,56 +6,21 @@ import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..documents import Document
 from ..errors import InputError
 from ..sentences import sentence_spans
+from .config import Sampling
 from .examples import Example, text_key
 from .learner import TrainingList
 
-__all__ = ["ListSampler", "Sampling"]
+__all__ = ["ListSampler"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How lists are drawn.
-
-    Args:
-        documents: fewest and most documents in a list; how many is drawn anew for each. A list has fewer where its
-            example, and with ``in_batch`` the other lists, have no more.
-        in_batch: share of a list's negatives that are documents of the other lists of its step. Above 0, they also
-            fill up lists that have too few of their own.
-        drop_titles: probability that a list's documents lose their titles, as in collections that have none.
-        shuffle_sentences: probability that a document's sentences are put into another order, so that the place of an
-            answer tells nothing.
-        weights: by source, how often an epoch has each of its examples; 1 where a source is not named.
-
-    Raises:
-        InputError: if a value is out of range.
-    """
-
-    documents: tuple[int, int] = (10, 200)
-    in_batch: float = 0.0
-    drop_titles: float = 0.0
-    shuffle_sentences: float = 0.0
-    weights: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        fewest, most = self.documents
-        if not 2 <= fewest <= most:
-            raise InputError(f"documents must be LOW-HIGH with 2 <= LOW <= HIGH, not {fewest}-{most}")
-        for name in ("in_batch", "drop_titles", "shuffle_sentences"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
-        for source, weight in self.weights.items():
-            if not (math.isfinite(weight) and weight > 0):
-                raise InputError(f"the weight of {source!r} must be above 0, not {weight}")
 
 
 @dataclass(frozen=True, slots=True)

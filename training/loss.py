@@ -6,9 +6,7 @@ something does. Temperatures are the only scale.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
@@ -16,60 +14,10 @@ from ..errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from .config import Objective
     from .learner import Output, TrainingList
 
-__all__ = ["COLDEST", "Objective", "anchor_loss", "contrastive_loss", "distillation_loss", "list_losses"]
-
-COLDEST = 0.01
-"""The lowest temperature that is learnt, as in CLIP (Radford et al., 2021, section 2.5)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """The loss: ``next_token + auxiliary_weight * (contrastive + distillation)`` (BlockRank, 2025).
-
-    Of a learner that writes no answers it is the contrastive loss and the distillation alone. To either the distance
-    from the start is added.
-
-    Args:
-        temperature: of the scores in both, tau; None takes `Learner.temperature`, which suits the learner's scores.
-        learn_temperature: train it, too.
-        positives: of several in a list, ``joint``: their probability together; ``each``: one after the other against
-            the negatives, and the mean of that (QRRanker, 2026).
-        auxiliary_weight: lambda, beside the next-token loss.
-        contrastive_weight: of the contrastive loss; 0 learns from the teacher alone.
-        distillation_weight: of the divergence from the teacher.
-        teacher_temperature: of the teacher's scores.
-        anchor_weight: of the mean squared distance of what is trained from where it started (L2-SP; Li, Grandvalet
-            and Davoine, ICML 2018).
-
-    Raises:
-        InputError: if a value is out of range.
-    """
-
-    temperature: float | None = None
-    learn_temperature: bool = False
-    positives: Literal["joint", "each"] = "joint"
-    auxiliary_weight: float = 0.1
-    contrastive_weight: float = 1.0
-    distillation_weight: float = 0.0
-    teacher_temperature: float = 1.0
-    anchor_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("temperature", "teacher_temperature"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} must be above 0, not {value}")
-        for name in ("auxiliary_weight", "contrastive_weight", "distillation_weight", "anchor_weight"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if self.learn_temperature and self.temperature is not None and self.temperature < COLDEST:
-            raise InputError(f"a temperature that is learnt must start at {COLDEST} or more, not {self.temperature}")
-        if self.positives not in ("joint", "each"):
-            raise InputError(f"positives are taken 'joint' or 'each', not {self.positives!r}")
-        if not self.contrastive_weight and not self.distillation_weight:
-            raise InputError("contrastive_weight and distillation_weight are both 0; there is nothing to learn from")
+__all__ = ["anchor_loss", "contrastive_loss", "distillation_loss", "list_losses"]
 
 
 def contrastive_loss(

@@ -8,69 +8,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..documents import Document
 from ..errors import DataError, InputError
 from ..eval.dataset import Dataset
-from ..eval.evaluate import evaluate_systems
-from ..eval.rerank_run import rerank_run, with_positives
+from ..eval.experiment import evaluate_systems
+from ..eval.reranking import rerank_run, with_positives
 from ..eval.runs import first_stage_run
 from ..eval.trec import trec_order, write_run
 from ..names import SystemName
 from ..rerank.loading import load_reranker
+from .config import Mining
 from .examples import Example, text_key
 
-__all__ = ["GIVEN", "MinedCounts", "Mining", "mine_run", "run_system"]
+__all__ = ["GIVEN", "MinedCounts", "mine_run", "run_system"]
 
 GIVEN = "given"
 """The first stage whose candidates are those of ``bm25.<split>.tsv`` in the collection's folder."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mining:
-    """Which candidates become negatives.
-
-    A candidate that scores nearly as high as a positive is probably one that nobody judged (NV-Retriever; Moreira et
-    al., 2024, who call the relative margin TopK-PercPos and the absolute one TopK-MarginPos).
-
-    Args:
-        negatives: of each question, the hardest; at most.
-        skip: ranks at the top of the system's ranking that are left out, whatever they score.
-        margin: of the score of the positive that scores lowest: ``relative``, a negative scores at least
-            ``(1 - margin) * abs(positive)`` less; ``absolute``, at least ``margin`` less; None keeps all. For positive
-            scores and a relative margin of .95 that is ``score < .95 * positive``; it holds for negative scores, such
-            as logarithms, as well.
-        kind: of the margin.
-        min_grade: of positives; what is judged above 0 and below it is no negative either.
-
-    Raises:
-        InputError: if a value is out of range.
-
-    Example:
-        >>> Mining(margin=0.95).ceiling(10.0), Mining(margin=0.95).ceiling(-10.0), Mining(margin=None).ceiling(1.0)
-        (9.5, -10.5, inf)
-    """
-
-    negatives: int = 50
-    skip: int = 0
-    margin: float | None = 0.95
-    kind: Literal["relative", "absolute"] = "relative"
-    min_grade: int = 1
-
-    def __post_init__(self) -> None:
-        if self.negatives < 1 or self.skip < 0 or self.min_grade < 1:
-            raise InputError("negatives and min_grade must be at least 1, skip at least 0")
-        if self.kind not in ("relative", "absolute"):
-            raise InputError(f"a margin is 'relative' or 'absolute', not {self.kind!r}")
-        if self.margin is not None and not 0 <= self.margin < (1 if self.kind == "relative" else math.inf):
-            raise InputError(f"a relative margin is from 0 to below 1, an absolute one 0 or more, not {self.margin}")
-
-    def ceiling(self, positive: float) -> float:
-        """The score that negatives are below, given the positive's; at most the positive's own."""
-        if self.margin is None:
-            return math.inf
-        return positive - ((1 - self.margin) * abs(positive) if self.kind == "relative" else self.margin)
 
 
 @dataclass(slots=True)

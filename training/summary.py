@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..eval.compare import Interval
+from ..eval.provenance import DatasetHashes
+from ..eval.significance import Interval
 from ..files import replace_file
 from ..parsing import as_type, read_json
 
@@ -118,7 +119,7 @@ class TrainingSummary:
     history: list[Measurement]
     losses: list[dict[str, int | float]]
     origin: OriginRecord
-    hashes: dict[str, dict[str, Any]]
+    hashes: dict[str, DatasetHashes]
     hardware: dict[str, Any]
     versions: dict[str, str]
     git: str | None

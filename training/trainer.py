@@ -23,12 +23,12 @@ from ..eval.provenance import dataset_hashes, git_revision, hardware, portable_c
 from ..files import replace_file
 from .card import Origin, model_card
 from .checkpoint import STATE, RunRecord, TrainingState, check_settings, load_state, save_state
-from .config import TrainingConfig
+from .config import COLDEST, Objective, Sampling, TrainingConfig
 from .dev import MEASURE, DevSet, PerQuery, gains, mean_of_collections, measure
 from .examples import Example
 from .learner import Learner
-from .lists import ListSampler, Sampling
-from .loss import COLDEST, Objective, anchor_loss, list_losses
+from .lists import ListSampler
+from .loss import anchor_loss, list_losses
 from .summary import Measurement, OriginRecord, TrainingSummary
 
 if TYPE_CHECKING:

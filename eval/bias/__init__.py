@@ -8,7 +8,6 @@ Index (`measure_position`). And the documents themselves: their length, copies a
 system without a bias shows exactly 0 where that is possible, and an interval with 0 in it where it is not.
 """
 
-from .candidates import CandidateList, given_lists, rank_lists, searched_lists
 from .documents import DocumentBias, measure_documents
 from .order import OrderBias, measure_order
 from .position import Bins, PositionBias, Span, measure_position
@@ -26,13 +25,11 @@ __all__ = [
     "KINDS",
     "PSI",
     "Bins",
-    "CandidateList",
     "DocumentBias",
     "OrderBias",
     "PositionBias",
     "PositionDataset",
     "Span",
-    "given_lists",
     "grouped_psi",
     "load_positions",
     "measure_bias",
@@ -41,9 +38,7 @@ __all__ = [
     "measure_position",
     "paired_psi",
     "psi",
-    "rank_lists",
     "read_posir",
     "read_spans",
     "read_squad",
-    "searched_lists",
 ]

@@ -14,9 +14,10 @@ import numpy as np
 from ...documents import Document
 from ...errors import InputError
 from ...rerank.base import Reranker
+from ...search import CandidateList
 from ...sentences import sentence_spans
-from ..compare import Interval, interval
-from .candidates import CandidateList, rank_lists
+from ..candidates import rank_lists
+from ..significance import Interval, interval
 from .order import kendall_tau, relevant_document
 from .position import Bin, Bins
 from .sensitivity import PSI, grouped_psi
@@ -175,8 +176,8 @@ def measure_documents(
 
     Example:
         >>> from sightline import load_reranker
-        >>> documents = tuple(Document(text[:4], text) for text in ("Cats purr. They do.", "Dogs bark.", "Cows moo."))
-        >>> lists = [("q", CandidateList("what do cats do", documents))]
+        >>> documents = [Document(text[:4], text) for text in ("Cats purr. They do.", "Dogs bark.", "Cows moo.")]
+        >>> lists = [("q", CandidateList.of("what do cats do", documents))]
         >>> found = measure_documents("minilm", load_reranker(), lists, {"q": {"Cats": 1}})
         >>> found.ids.largest_difference, found.copies[0].largest_difference, [twin.edit for twin in found.twins]
         (0.0, 0.0, ['first sentence dropped', 'last sentence dropped'])
@@ -184,7 +185,7 @@ def measure_documents(
     length, copies, twins, ids = _Lengths(), {n: _Copies() for n in _COPIES}, dict[str, _Twins](), _Ids()
     queries = 0
     for id, candidates in lists:
-        if not candidates.blocks:
+        if not candidates.passages:
             continue
         queries += 1
         grades = qrels.get(id, {})
@@ -281,7 +282,7 @@ class _Copies:
     def variant(self, candidates: CandidateList, base: Mapping[str, float], gold: str, other: str, n: int) -> _Variant:
         names = _new_ids(other, "copy", n, base)
         source = candidates.arranged([other])
-        states = source.states or (None,) * len(source.blocks)
+        states = source.states or (None,) * len(source.passages)
         added = [
             (dataclasses.replace(block, id=name), state)
             for name in names
@@ -296,7 +297,7 @@ class _Copies:
             self.reordered.append(before != after)
             self.differences.append(max(abs(found[name] - found[other]) for name in names))
 
-        return candidates.with_blocks(added, len(candidates.blocks)), add
+        return candidates.with_blocks(added, len(candidates.passages)), add
 
     def result(self, n: int, seed: int) -> CopyBias:
         return CopyBias(
@@ -334,10 +335,11 @@ class _Twins:
     def variant(self, candidates: CandidateList, gold: str, twin: Document) -> _Variant:
         # Of the relevant document only the block that the twin was made of, and read anew like it: kept states are
         # rounded, and would differ from a twin's by that too.
-        places = [i for i, block in enumerate(candidates.blocks) if block.id == gold]
+        place = next(i for i, passage in enumerate(candidates.passages) if passage.document.id == gold)
         others = candidates.arranged([document for document in candidates.ids if document != gold])
-        alone = others.with_blocks([(candidates.blocks[places[0]], None)], min(places[0], len(others.blocks)))
-        at = 0 if places[0] > len(others.blocks) / 2 else len(alone.blocks)
+        count = len(others.passages)
+        alone = others.with_blocks([(candidates.passages[place].as_document(), None)], min(place, count))
+        at = 0 if place > count / 2 else count + 1
 
         def add(found: dict[str, float]) -> None:
             order = list(found)
@@ -371,9 +373,6 @@ class _Ids:
         if shuffled == ids:  # then nothing would be exchanged
             shuffled = ids[1:] + ids[:1]
         named = dict(zip(ids, shuffled, strict=True))
-        exchanged = dataclasses.replace(
-            candidates, blocks=tuple(dataclasses.replace(b, id=named[b.id]) for b in candidates.blocks)
-        )
 
         def add(found: dict[str, float]) -> None:
             before, after = list(base), list(found)
@@ -381,7 +380,7 @@ class _Ids:
             self.taus.append(float(kendall_tau(ranks)[0, 1]))
             self.differences.append(max(abs(found[named[id]] - base[id]) for id in ids))
 
-        return exchanged, add
+        return candidates.renamed(named), add
 
     def result(self, seed: int) -> IdBias:
         return IdBias(

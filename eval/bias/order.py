@@ -17,9 +17,10 @@ import numpy as np
 
 from ...errors import InputError
 from ...rerank.base import Reranker
-from ..compare import Interval, interval
-from ..metrics import evaluate
-from .candidates import CandidateList, rank_lists
+from ...search import CandidateList
+from ..candidates import rank_lists
+from ..metrics import measure_rankings
+from ..significance import Interval, interval
 from .sensitivity import PSI, paired_psi
 
 __all__ = ["OrderBias", "Slot", "Spread", "kendall_tau", "measure_order", "relevant_document", "variance"]
@@ -175,8 +176,8 @@ def measure_order(
 
     Example:
         >>> from sightline import Document, load_reranker
-        >>> documents = tuple(Document(text, text) for text in ("Cats purr.", "Dogs bark.", "Cows moo."))
-        >>> lists = [("q", CandidateList("what do cats do", documents))]
+        >>> documents = [Document(text, text) for text in ("Cats purr.", "Dogs bark.", "Cows moo.")]
+        >>> lists = [("q", CandidateList.of("what do cats do", documents))]
         >>> found = measure_order("minilm", load_reranker(), lists, {"q": {"Cats purr.": 1}})
         >>> found.tau.mean, found.score_variance, found.rank_variance, found.slot_psi.value
         (1.0, 0.0, 0.0, 0.0)
@@ -210,8 +211,6 @@ def measure_order(
             zip(orders, rank_lists(reranker, [candidates.arranged(order) for order in orders.values()]), strict=True)
         )
         for name, scores in ranked.items():
-            if scores.keys() != set(first):
-                raise InputError(f"{system!r} gave back other documents for query {id!r} than it was handed")
             rankings[name][id] = list(scores)
         row = {document: i for i, document in enumerate(first)}
         ranks = np.empty((permutations + 2, len(first)), dtype=np.int64)
@@ -232,7 +231,7 @@ def measure_order(
         raise InputError("no list has two documents: there is no order to change")
     values = {}
     for name, order in rankings.items():
-        found = evaluate({id: judged[id] for id in order}, order, [measure])[1] if order else {}
+        found = measure_rankings({id: judged[id] for id in order}, order, [measure])[1] if order else {}
         values[name] = np.array([found[id][measure] for id in order])
     spread = np.stack([values[name] for name in random_orders])  # (K, Q)
     at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import InputError
-from ..compare import interval
+from ..significance import interval
 from .sensitivity import PSI, grouped_psi
 
 __all__ = ["CHARACTERS", "LENGTHS", "RELATIVE", "Bin", "Bins", "PositionBias", "Span", "Trend", "measure_position"]
@@ -173,7 +173,7 @@ def measure_position(
     Args:
         system: the system's name.
         measure: the measure's; any whose values are not negative: ``nDCG@10``, or ``Success@1``, which is accuracy.
-        values: by query id, as `sightline.eval.metrics.evaluate` gives them, of retrievers or rerankers alike.
+        values: by query id, as `sightline.eval.metrics.measure_rankings` gives them, of retrievers or rerankers alike.
         spans: by query id; queries without one are left out.
         seed: of the intervals.
         resamples: of the intervals.

@@ -7,6 +7,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,14 +17,17 @@ from ...files import replace_file
 from ...names import SystemName
 from ...rerank.loading import load_reranker
 from ...retrieval.index import Index
-from ...search import FirstStage
-from ..evaluate import evaluate_systems, open_index
+from ...search import CandidateList, FirstStage, Searcher
+from ..biases import parse_bias
+from ..candidates import GivenLists, searched_lists
+from ..collection_index import open_index
+from ..experiment import evaluate_systems
 from ..metrics import check_measures
 from ..output import make_folder
-from ..provenance import dataset_hashes, git_revision, hardware, portable_command, portable_name, versions
-from ..report import write_bias_report
+from ..provenance import portable_name, provenance
+from ..report import write_report
+from ..results import Results, results_of_bias
 from ..runs import load_run
-from .candidates import CandidateList, given_lists, searched_lists
 from .documents import measure_documents
 from .order import measure_order
 from .position import measure_position
@@ -95,6 +99,8 @@ def measure_bias(
     out = make_folder(out)
     ranks = bool({"order", "documents"} & set(kinds))  # position leaves the loading to `evaluate_systems`
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second and ranks}
+    made = provenance(dataset, command, {"bias": seed})
+    quality: Results | None = None
     found: dict[str, Any] = {
         "version": 1,
         "dataset": dataset.name,
@@ -104,21 +110,16 @@ def measure_bias(
         "candidates": candidates,
         "seed": seed,
         "measure": measure,
-        "command": None if command is None else portable_command(command),
-        "seeds": {"bias": seed},
-        "hashes": {"dataset": dataset_hashes(dataset)},
-        "hardware": hardware(),
-        "versions": versions(),
-        "git": git_revision(),
+        **made.as_json(),
         **{kind: [] for kind in KINDS},
     }
     if "position" in kinds:
         placed = dataset.only(dataset.spans.keys())
-        outcome = evaluate_systems(
+        quality = evaluate_systems(
             placed, list(plans), out, depth=depth, measures=[measure], runs=runs, index=index, command=command,
             progress=progress,
         )  # fmt: skip
-        for name, per_query in outcome.per_query.items():
+        for name, per_query in quality.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
             found["position"] += [
                 one.as_dict() for one in measure_position(name, measure, values, dataset.spans, seed=seed)
@@ -136,10 +137,13 @@ def measure_bias(
                 if reranker is None and "documents" not in kinds:
                     continue
                 if first in runs:
-                    lists = given_lists(dataset, load_run(runs[first], dataset.split), reranker, candidates)
+                    given = GivenLists(dataset, load_run(runs[first], dataset.split), candidates)
+                    lists = given.lists(None if reranker is None else reranker.window)
                 else:
                     assert searched is not None
-                    lists = searched_lists(searched, cast(FirstStage, first), reranker, dataset.queries, candidates)
+                    stage = cast(FirstStage, first)
+                    searcher = Searcher(searched, reranker, first_stage=stage, candidates=candidates)
+                    lists = searched_lists(searcher, dataset.queries)
                 shown = portable_name(name)
                 kept = list(_counted(lists, partial(tell, f"{name}: candidates")))
                 if reranker is not None and "order" in kinds:
@@ -156,8 +160,10 @@ def measure_bias(
                     )
     text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     replace_file(out / "bias.json", text.encode())
-    write_bias_report(out, with_quality="position" in kinds)
-    return json.loads(text)
+    body = json.loads(text)
+    bias = parse_bias(body)
+    write_report([results_of_bias(bias, made, dataset.name) if quality is None else replace(quality, bias=bias)], out)
+    return body
 
 
 def _check(

@@ -3,21 +3,153 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ..compare import own_first_stage
+from ..provenance import Provenance
+from ..results import Results
+from ..significance import Comparison, Interval
+from ..summary import Change, Cost, Summary
+from . import text
+from .bias import BiasView, bias_view
 from .plots import Axis, difference_path, pareto_front, spread_labels
-from .results import Results
 from .tables import best_systems, significantly_better
 
 __all__ = ["render_page"]
 
-_LABEL_ROOM = 38  # characters below the narrowest chart
-_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+@dataclass(frozen=True, slots=True)
+class OverviewColumn:
+    """One collection, beside others."""
+
+    anchor: str
+    name: str
+    measure: str
+    queries: int
+    values: dict[str, float]
+    intervals: dict[str, Interval]
+    best: set[str]
+    better: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Systems by collections."""
+
+    systems: list[str]
+    columns: list[OverviewColumn]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An interval with its places on an axis, in percent."""
+
+    value: Interval
+    low: float
+    mean: float
+    high: float
+
+    @classmethod
+    def on(cls, axis: Axis, value: Interval) -> Placed:
+        """An interval on an axis."""
+        return cls(value, axis.at(value.low), axis.at(value.mean), axis.at(value.high))
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRow:
+    """One system's mean, and by other measures its ``others``."""
+
+    name: str
+    best: bool
+    tied: bool
+    others: dict[str, float]
+    at: Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """All systems' means on one axis."""
+
+    axis: Axis
+    rows: list[QualityRow]
+    tied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EffectRow:
+    """One comparison."""
+
+    pair: Comparison
+    at: Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Comparisons on one axis."""
+
+    axis: Axis
+    rows: list[EffectRow]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryChart:
+    """The differences of every query in one comparison, as two shapes."""
+
+    pair: Comparison
+    above: str
+    below: str
+    changes: list[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A system by cost and quality, with its place and that of its label, in percent."""
+
+    number: int
+    name: str
+    cost: float
+    mean: float
+    front: bool
+    x: float
+    y: float
+    label_x: float
+    label_y: float
+
+    @property
+    def moved(self) -> bool:
+        """Whether the label does not stand at the point."""
+        return (self.label_x, self.label_y) != (self.x, self.y)
+
+
+@dataclass(frozen=True, slots=True)
+class Pareto:
+    """Quality by cost; ``alone`` if queries were timed one by one."""
+
+    across: Axis
+    up: Axis
+    points: list[Point]
+    path: str
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """All of one collection; ``quality`` and what follows it are empty or None where only biases were measured."""
+
+    anchor: str
+    summary: Summary
+    made: Provenance
+    bias: BiasView | None
+    measure: str = ""
+    measures: Sequence[str] = ()
+    quality: Quality | None = None
+    effects: Effects | None = None
+    queries: Sequence[QueryChart] = ()
+    pareto: Pareto | None = None
+    cost: Cost | None = None
 
 
 def render_page(results: Sequence[Results]) -> str:
@@ -28,7 +160,7 @@ def render_page(results: Sequence[Results]) -> str:
     """
     if not results:
         raise InputError("there are no results to report")
-    names = [found.summary["dataset"] for found in results]
+    names = [found.summary.dataset for found in results]
     return _template().render(
         title=names[0] if len(names) == 1 else f"{len(names)} collections",
         about="evaluation" if any(found.bias is None for found in results) else "bias",
@@ -47,106 +179,102 @@ def _template() -> Any:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_finalized,
     )
     environment.filters |= {
-        "figure": _figure,
-        "signed": _signed,
-        "p": _p,
-        "si": _si,
-        "bytes": _bytes,
-        "cell": _cell,
-        "short": _short,
+        "figure": text.figure,
+        "signed": text.signed,
+        "p": text.p_value,
+        "si": text.si,
+        "bytes": text.in_bytes,
+        "cell": text.cell,
+        "short": text.short,
     }
     return environment.get_template("page.html")
 
 
-def _overview(results: Sequence[Results]) -> dict[str, Any]:
-    systems = list(dict.fromkeys(system for found in results for system in found.summary["systems"]))
-    columns = []
-    for number, found in enumerate(results):
-        if not found.summary["systems"]:
-            continue
-        values = {system: means[found.measure] for system, means in found.summary["systems"].items()}
-        columns.append(
-            {
-                "anchor": f"c{number}",
-                "name": found.summary["dataset"],
-                "measure": found.measure,
-                "queries": found.summary["queries"],
-                "values": values,
-                "intervals": found.summary["intervals"],
-                "best": best_systems(found),
-                "better": significantly_better(found),
-            }
+def _finalized(value: Any) -> Any:
+    """What the page shows of a value; texts that are marked as safe are the page's own."""
+    return text.showable(value) if type(value) is str else value
+
+
+def _overview(results: Sequence[Results]) -> Overview:
+    columns = [
+        OverviewColumn(
+            anchor=f"c{number}",
+            name=found.summary.dataset,
+            measure=found.measure,
+            queries=found.summary.queries,
+            values={system: means[found.measure] for system, means in found.systems.items()},
+            intervals=found.summary.intervals,
+            best=best_systems(found),
+            better=significantly_better(found),
         )
-    return {"systems": systems, "columns": columns}
+        for number, found in enumerate(results)
+        if found.systems
+    ]
+    return Overview(list(dict.fromkeys(system for found in results for system in found.systems)), columns)
 
 
-def _section(found: Results, anchor: str) -> dict[str, Any]:
-    summary = found.summary
-    bias = None if found.bias is None else _bias(found.bias)
-    if not summary["systems"]:  # only biases were measured
-        parts = dict.fromkeys(("quality", "effects", "pareto", "cost"))
-        return {"anchor": anchor, "summary": summary, "bias": bias, **parts}
-    return {
-        "anchor": anchor,
-        "summary": summary,
-        "measure": found.measure,
-        "measures": [name for name in next(iter(summary["systems"].values())) if name != found.measure],
-        "quality": _quality(found),
-        "effects": _effects(found.pairs),
-        "all_pairs": summary["comparisons"],
-        "queries": [_by_query(found, pair) for pair in found.pairs],
-        "pareto": _pareto(found),
-        "cost": summary.get("cost"),
-        "bias": bias,
-    }
+def _section(found: Results, anchor: str) -> Section:
+    bias = None if found.bias is None else bias_view(found.bias)
+    if not found.systems:
+        return Section(anchor, found.summary, found.provenance, bias)
+    return Section(
+        anchor,
+        found.summary,
+        found.provenance,
+        bias,
+        measure=found.measure,
+        measures=[name for name in next(iter(found.systems.values())) if name != found.measure],
+        quality=_quality(found),
+        effects=_effects(found.pairs),
+        queries=[_query_chart(found, pair) for pair in found.pairs],
+        pareto=_pareto(found),
+        cost=found.summary.cost,
+    )
 
 
-def _quality(found: Results) -> dict[str, Any]:
-    intervals = found.summary["intervals"]
-    axis = Axis.around([value for between in intervals.values() for value in (between["low"], between["high"])])
+def _quality(found: Results) -> Quality:
+    intervals = found.summary.intervals
+    axis = Axis.around([end for between in intervals.values() for end in (between.low, between.high)])
     best = best_systems(found)
     rows = [
-        {
-            "name": name,
-            "best": best == {name} and len(intervals) > 1,
-            "tied": name in best and len(best) > 1,
-            "others": {measure: value for measure, value in means.items() if measure != found.measure},
-            **_placed(axis, intervals[name]),
-        }
-        for name, means in found.summary["systems"].items()
+        QualityRow(
+            name=name,
+            best=best == {name} and len(intervals) > 1,
+            tied=name in best and len(best) > 1,
+            others={measure: value for measure, value in means.items() if measure != found.measure},
+            at=Placed.on(axis, intervals[name]),
+        )
+        for name, means in found.systems.items()
     ]
-    return {"axis": axis, "rows": rows, "tied": len(best) > 1}
+    return Quality(axis, rows, tied=len(best) > 1)
 
 
-def _effects(pairs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _effects(pairs: Sequence[Comparison]) -> Effects | None:
     if not pairs:
         return None
-    bounds = [value for pair in pairs for value in (pair["difference"]["low"], pair["difference"]["high"])]
-    axis = Axis.around(bounds, zero=True)
-    return {"axis": axis, "rows": [{**pair, **_placed(axis, pair["difference"])} for pair in pairs]}
+    axis = Axis.around([end for pair in pairs for end in (pair.difference.low, pair.difference.high)], zero=True)
+    return Effects(axis, [EffectRow(pair, Placed.on(axis, pair.difference)) for pair in pairs])
 
 
-def _by_query(found: Results, pair: dict[str, Any]) -> dict[str, Any]:
-    a, b = found.per_query[pair["a"]], found.per_query[pair["b"]]
+def _query_chart(found: Results, pair: Comparison) -> QueryChart:
+    a, b = found.per_query[pair.a], found.per_query[pair.b]
     differences = sorted((a[id][found.measure] - b[id][found.measure] for id in a), reverse=True)
-    return {
-        **pair,
-        "above": difference_path(differences, "above"),
-        "below": difference_path(differences, "below"),
-        "changes": found.changes(pair["a"], pair["b"]),
-    }
+    above, below = difference_path(differences, "above"), difference_path(differences, "below")
+    return QueryChart(pair, above, below, found.changes(pair.a, pair.b))
 
 
-def _pareto(found: Results) -> dict[str, Any] | None:
-    measured = (found.summary.get("cost") or {}).get("systems", {})
-    means = {name: values[found.measure] for name, values in found.summary["systems"].items()}
-    if measured:
-        cost = {name: values["latency_ms"]["p50"] for name, values in measured.items() if name in means}
-        cost = {name: ms for name, ms in cost.items() if ms > 0}
-    else:
-        cost = {name: ms for name, ms in found.summary.get("milliseconds_per_query", {}).items() if ms > 0}
+def _pareto(found: Results) -> Pareto | None:
+    measured = found.summary.cost.systems if found.summary.cost else {}
+    means = {name: values[found.measure] for name, values in found.systems.items()}
+    spent = (
+        {name: cost.latency_ms.p50 for name, cost in measured.items() if name in means}
+        if measured
+        else found.summary.milliseconds_per_query
+    )
+    cost = {name: ms for name, ms in spent.items() if ms > 0}
     if len(cost) < 2:
         return None
     front = pareto_front({name: (cost[name], means[name]) for name in cost})
@@ -154,239 +282,11 @@ def _pareto(found: Results) -> dict[str, Any] | None:
     room = 0.06 * (best - worst)  # so that no point lies on the axis' figures
     across, up = Axis.logarithmic(cost.values()), Axis.around([worst - room, best + room])
     order = sorted(cost, key=lambda name: (cost[name], -means[name]))
+    places = [(across.at(cost[name]), 100 - up.at(means[name])) for name in order]
     points = [
-        {
-            "number": number,
-            "name": name,
-            "cost": cost[name],
-            "mean": means[name],
-            "front": name in front,
-            "reranked": own_first_stage(name) is not None,
-            "x": across.at(cost[name]),
-            "y": 100 - up.at(means[name]),
-        }
-        for number, name in enumerate(order, start=1)
+        Point(number, name, cost[name], means[name], name in front, *place, *label)
+        for number, (name, place, label) in enumerate(zip(order, places, spread_labels(places), strict=True), start=1)
     ]
-    for point, (x, y) in zip(points, spread_labels([(point["x"], point["y"]) for point in points]), strict=True):
-        point |= {"label_x": x, "label_y": y, "moved": (x, y) != (point["x"], point["y"])}
-    steps = [point for point in points if point["front"]]
-    path = f"M{steps[0]['x']:.4g} 100V{steps[0]['y']:.4g}"
-    path += "".join(f"H{point['x']:.4g}V{point['y']:.4g}" for point in steps[1:]) + "H100"
-    return {"across": across, "up": up, "points": points, "path": path, "alone": bool(measured)}
-
-
-def _bias(bias: dict[str, Any]) -> dict[str, Any]:
-    order = bias.get("order", [])
-    spread = None
-    if order:
-        values = [
-            value for one in order for value in (one["ndcg"]["min"], one["ndcg"]["max"], *_arranged(one).values())
-        ]
-        axis = Axis.around(values)
-        spread = {
-            "axis": axis,
-            "rows": [
-                {
-                    **one,
-                    "low": axis.at(one["ndcg"]["min"]),
-                    "mean_at": axis.at(one["ndcg"]["mean"]),
-                    "high": axis.at(one["ndcg"]["max"]),
-                    "marks": [axis.at(value) for value in one.get("per_permutation") or []],
-                    "arranged": {name: axis.at(value) for name, value in _arranged(one).items()},
-                }
-                for one in order
-            ],
-        }
-    slots = [
-        {"system": one["system"], "ends": one.get("ends_minus_middle"), **_columns(one["gold_at"], "slot")}
-        for one in order
-        if one.get("gold_at")
-    ]
-    position = [
-        {**one, **_columns(one["bins"], "label", "mean")} for one in bias.get("position", []) if one.get("bins")
-    ]
-    documents = [row for row in bias.get("documents") or [] if isinstance(row, dict)]
-    lengths = [
-        {"system": row["system"], "psi": row.get("psi"), **_columns(row["bins"], "label", "mean")}
-        for row in documents
-        if row.get("bins")
-    ]
-    return {
-        "psi": _sensitivities(order, position, documents),
-        "spread": spread,
-        "slots": _with_table(slots),
-        "position": _by_axis(position),
-        "lengths": _with_table(lengths),
-        "documents": documents,
-        "facts": [
-            name
-            for name in dict.fromkeys(name for row in documents for name in row)
-            if name not in ("system", "bins", "psi")
-        ],
-    }
-
-
-def _by_axis(charts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Charts of one axis and length together, with their table."""
-    groups = []
-    for axis, length in dict.fromkeys(map(_axis, charts)):
-        group = _with_table([chart for chart in charts if _axis(chart) == (axis, length)])
-        if group is not None:
-            groups.append({"about": _axis_words(axis, length), **group})
-    return groups
-
-
-def _axis(chart: dict[str, Any]) -> tuple[str, str]:
-    return chart.get("axis", ""), chart.get("length", "all")
-
-
-def _axis_words(axis: str, length: str) -> str:
-    words = {"start": "Character at which the answer starts", "relative": "Relative position of the answer"}
-    return words.get(axis, "Position of the answer") + ("" if length == "all" else f", documents of {length} tokens")
-
-
-def _sensitivities(
-    order: Sequence[dict[str, Any]], position: Sequence[dict[str, Any]], documents: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Every Position Sensitivity Index there is, each with the bins that are worst and best."""
-    found = [
-        *(
-            ("place in the list", one["system"], one.get("slot_psi"), one.get("gold_at"), "slot", "value")
-            for one in order
-        ),
-        *((_axis_words(*_axis(one)), one["system"], one.get("psi"), one["bins"], "label", "mean") for one in position),
-        *(
-            ("length of the document", one["system"], one.get("psi"), one.get("bins"), "label", "mean")
-            for one in documents
-        ),
-    ]
-    rows = []
-    for about, system, psi, bins, label, mean in found:
-        held = [one for one in bins or [] if one.get(mean) is not None]
-        if psi is not None and held:
-            low, high = min(held, key=lambda one: one[mean]), max(held, key=lambda one: one[mean])
-            rows.append({"about": about, "system": system, "psi": psi, "worst": low[label], "best": high[label]})
-    return rows
-
-
-def _with_table(charts: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Charts on one scale, and the table of their bins: a row each, with its value in every chart."""
-    placed = _one_scale(charts)
-    if placed is None:
-        return None
-    labels = dict.fromkeys(column["label"] for chart in charts for column in chart["columns"])
-    rows = [
-        {
-            "label": label,
-            "cells": [next((c for c in chart["columns"] if c["label"] == label), None) for chart in charts],
-        }
-        for label in labels
-    ]
-    for row in rows:
-        counts = dict.fromkeys(c["queries"] for c in row["cells"] if c is not None and c["queries"] is not None)
-        row["queries"] = ", ".join(map(str, counts)) or "–"
-    return {**placed, "rows": rows}
-
-
-def _arranged(one: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in (one.get("arrangements") or {}).items() if value is not None}
-
-
-def _columns(bins: Sequence[dict[str, Any]], label: str, mean: str = "value") -> dict[str, Any]:
-    """Bins that hold something, each with its label; a bin without a value keeps its place and is empty."""
-    return {
-        "columns": [
-            {
-                "label": one[label],
-                "mean": one.get(mean),
-                "low": one.get(mean) if one.get("low") is None else one["low"],
-                "high": one.get(mean) if one.get("high") is None else one["high"],
-                "queries": one.get("queries"),
-            }
-            for one in bins
-        ]
-    }
-
-
-def _one_scale(charts: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Small multiples share their axis, so that heights compare."""
-    values = [
-        value
-        for chart in charts
-        for column in chart["columns"]
-        for value in (column["mean"], column["low"], column["high"])
-        if value is not None
-    ]
-    if not values:
-        return None
-    axis = Axis.around(values, most=4)
-    for chart in charts:
-        widest = max(len(str(column["label"])) for column in chart["columns"]) + 2
-        step = math.ceil(widest * len(chart["columns"]) / _LABEL_ROOM)
-        for number, column in enumerate(chart["columns"]):
-            # A few too many stand in two lines; of very many some are left out.
-            column["lower"] = step == 2 and number % 2 == 1
-            column["labelled"] = step == 2 or number % step == 0
-        for number, column in enumerate(chart["columns"]):
-            column["x"] = (number + 0.5) / len(chart["columns"]) * 100
-            if column["mean"] is not None:
-                column |= {f"{end}_y": 100 - axis.at(column[end]) for end in ("mean", "low", "high")}
-    return {"axis": axis, "charts": charts}
-
-
-def _placed(axis: Axis, between: dict[str, float]) -> dict[str, Any]:
-    """An interval with its places on the axis, in percent."""
-    at = {f"{end}_at": axis.at(between[end]) for end in ("low", "mean", "high")}
-    return {**at, "value": between}
-
-
-def _figure(value: float | None, digits: int = 4) -> str:
-    """As tables of this field have it: no zero before the point."""
-    if value is None:
-        return "–"
-    text = f"{value:.{digits}f}"
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
-
-
-def _signed(value: float, digits: int = 3) -> str:
-    value = round(value, digits) or 0.0  # nothing is not less than nothing
-    text = f"{value:+.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.{digits}f}"
-    return text.replace("-", "−") if value else text[1:]
-
-
-def _p(value: float) -> str:
-    return "< .001" if value < 0.001 else _figure(value, 3)
-
-
-def _si(value: float | None, digits: int = 3) -> str:
-    """With a prefix: 12.3 G."""
-    if value is None:
-        return "–"
-    for size, prefix in _UNITS:
-        if abs(value) >= size:
-            return f"{value / size:.{digits}g} {prefix}"
-    return f"{value:.{digits}g} "
-
-
-def _bytes(value: float | None) -> str:
-    return "–" if value is None else f"{_si(value)}B"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.2g}" if isinstance(value, int | float) else _cell(value)
-
-
-def _cell(value: Any) -> str:
-    """What a table of unknown columns shows: intervals as value (low to high), numbers short, the rest as text."""
-    if isinstance(value, dict) and {"low", "high"} <= value.keys():
-        middle = value.get("mean", value.get("value"))
-        return f"{_cell(middle)} ({_cell(value['low'])} to {_cell(value['high'])})"
-    if isinstance(value, float) and 0.9995 <= value < 1:
-        return _figure(value, 6)  # not one
-    if isinstance(value, float):
-        return _figure(value, 3) if not value or abs(value) >= 0.0005 else f"{value:.1g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_cell(one)}" for name, one in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_cell, value))
-    return "–" if value is None else str(value)
+    first, *others = [point for point in points if point.front]
+    path = f"M{first.x:.4g} 100V{first.y:.4g}" + "".join(f"H{p.x:.4g}V{p.y:.4g}" for p in others) + "H100"
+    return Pareto(across, up, points, path, alone=bool(measured))

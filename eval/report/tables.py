@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 
 from ...errors import InputError
-from ..compare import own_first_stage
-from .results import Results
+from ..results import Results
+from ..significance import own_first_stage
+from .text import showable
 
 __all__ = ["best_systems", "csv_table", "latex_table", "latex_text", "significantly_better"]
 
@@ -42,26 +43,27 @@ def csv_table(results: Sequence[Results]) -> str:
     table.writeheader()
     for found in results:
         summary = found.summary
-        for system, means in summary["systems"].items():
+        for system, means in summary.systems.items():
             for measure, mean in means.items():
-                row = {"dataset": summary["dataset"], "split": summary["split"], "system": system, "measure": measure}
-                row = {name: _csv_text(str(text)) for name, text in row.items()}
-                between = summary["intervals"][system] if measure == found.measure else {}
+                row = {"dataset": summary.dataset, "split": summary.split, "system": system, "measure": measure}
+                row = {name: _csv_text(text) for name, text in row.items()}
+                between = summary.intervals[system] if measure == found.measure else None
                 table.writerow(
                     {
                         **row,
-                        "queries": summary["queries"],
-                        "depth": summary["depth"],
+                        "queries": summary.queries,
+                        "depth": summary.depth,
                         "mean": mean,
-                        "low": between.get("low", ""),
-                        "high": between.get("high", ""),
-                        "milliseconds": summary.get("milliseconds_per_query", {}).get(system, ""),
+                        "low": between.low if between else "",
+                        "high": between.high if between else "",
+                        "milliseconds": summary.milliseconds_per_query.get(system, ""),
                     }
                 )
     return out.getvalue()
 
 
 def _csv_text(text: str) -> str:
+    text = showable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
@@ -75,18 +77,17 @@ def latex_table(results: Sequence[Results]) -> str:
         InputError: if there are no results.
     """
     _check(results)
-    systems = list(dict.fromkeys(system for found in results for system in found.summary["systems"]))
+    systems = list(dict.fromkeys(system for found in results for system in found.systems))
     if len(results) == 1:
         [found] = results
         columns = [
-            (measure, {system: means[measure] for system, means in found.summary["systems"].items()}, found)
-            for measure in next(iter(found.summary["systems"].values()))
+            (measure, {system: means[measure] for system, means in found.systems.items()}, found)
+            for measure in next(iter(found.systems.values()))
         ]
-        about = f"{found.summary['dataset']}, {found.summary['split']}: {found.summary['queries']} queries"
+        about = f"{found.summary.dataset}, {found.summary.split}: {found.summary.queries} queries"
     else:
         columns = [
-            (r.summary["dataset"], {system: means[r.measure] for system, means in r.summary["systems"].items()}, r)
-            for r in results
+            (r.summary.dataset, {system: means[r.measure] for system, means in r.systems.items()}, r) for r in results
         ]
         about = ", ".join(dict.fromkeys(found.measure for found in results))
     bodies = {system: [latex_text(system)] for system in systems}
@@ -97,7 +98,7 @@ def latex_table(results: Sequence[Results]) -> str:
             text = "" if system not in values else _figure(values[system], best)
             cells.append(text + (r"$^{\dagger}$" if text and system in marked else ""))
     lines = [
-        f"% {' '.join(about.split())}",
+        f"% {' '.join(showable(about).split())}",
         r"% \usepackage{booktabs}; a dagger: better than its own first stage, p < .05 (randomisation test, Holm)",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
@@ -122,27 +123,27 @@ def latex_text(text: str) -> str:
         >>> print(latex_text(r"100% of {a_b} \input{x}"))
         100\% of \{a\_b\} \textbackslash{}input\{x\}
     """
-    return re.sub(r"""[\\~^<>|"&%$#_{}]""", lambda found: _LATEX[found[0]], " ".join(text.split()))
+    return re.sub(r"""[\\~^<>|"&%$#_{}]""", lambda found: _LATEX[found[0]], " ".join(showable(text).split()))
 
 
 def significantly_better(found: Results, level: float = _LEVEL) -> set[str]:
     """Reranked systems that are better than their own first stage: first measure, Holm-corrected p < ``level``."""
     return {
-        pair["a"]
+        pair.a
         for pair in found.pairs
-        if own_first_stage(pair["a"]) == pair["b"] and pair["difference"]["mean"] > 0 and pair["p_holm"] < level
+        if own_first_stage(pair.a) == pair.b and pair.difference.mean > 0 and pair.p_holm < level
     }
 
 
 def best_systems(found: Results, level: float = _LEVEL) -> set[str]:
     """The system of the highest mean, and those that are not significantly worse: Holm-corrected p >= ``level``."""
-    means = {name: values[found.measure] for name, values in found.summary["systems"].items()}
+    means = {name: values[found.measure] for name, values in found.systems.items()}
     highest = max(means, key=means.__getitem__)
     level_with = {
         other
-        for pair in found.summary["comparisons"]
-        for one, other in ((pair["a"], pair["b"]), (pair["b"], pair["a"]))
-        if one == highest and (pair["p_holm"] >= level or means[other] == means[highest])
+        for pair in found.summary.comparisons
+        for one, other in ((pair.a, pair.b), (pair.b, pair.a))
+        if one == highest and (pair.p_holm >= level or means[other] == means[highest])
     }
     return {highest, *level_with}
 

@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ...training.card import Origin, describe_data
-from ...training.config import TrainingConfig
+from ...training.config import Objective, Sampling, TrainingConfig
 from ...training.examples import Example, Source, load_sources
 from ...training.late_interaction import LateInteractionLearner
-from ...training.lists import Sampling
-from ...training.loss import Objective
 from ...training.trainer import train
 from .dev import data_folder, dev_sets
 

@@ -25,17 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ...documents import Document
-from ...models.reader import BlockReader, load_reader
+from ...models.loading import load_reader
+from ...models.reader import BlockReader
 from ...rerank.base import Reranker
 from ...rerank.loading import load_reranker
 from ...training.card import Origin
-from ...training.config import TrainingConfig
+from ...training.config import Mining, Objective, Sampling, TrainingConfig
 from ...training.dev import DevSet
 from ...training.examples import Example, text_key
 from ...training.late_interaction import LateInteractionLearner, RememberingReader
-from ...training.lists import Sampling
-from ...training.loss import Objective
-from ...training.mining import Mining
 from ...training.summary import TrainingSummary
 from ...training.trainer import train
 from .dev import data_folder, dev_sets

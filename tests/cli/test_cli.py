@@ -19,7 +19,7 @@ from sightline.cli.console import visible
 from sightline.eval.trec import read_run
 
 COMMANDS = ["index", "add", "delete", "info", "search", "serve", "mcp", "rerank", "eval", "bias", "heads"]
-COMMANDS += ["matrix", "bench", "report", "mine", "train"]
+COMMANDS += ["matrix", "bench", "report", "mine", "train", "rerankers"]
 EVIL = (
     "Terminal [bold red]x[/] markup [/] and \x1b[2J\x1b]0;owned\x07 escapes \x9b31m here \u202e\u2066. "
     "[link=x]Unbalanced."

@@ -90,18 +90,18 @@ def test_an_interrupted_run_goes_on_by_the_same_command(run, folders, tmp_path, 
     [
         ([], "either steps or epochs"),
         (["--steps", 1, "--epochs", 1], "either steps or epochs"),
-        (["--steps", 1, "--documents", "many"], "--documents 'many' is not LOW-HIGH"),
+        (["--steps", 1, "--documents", "many"], "'--documents': 'many' is not LOW-HIGH"),
         (["--steps", 1, "--option", "x"], "--option 'x' is not NAME=VALUE"),
         (["--steps", 1, "--run", "nq=x.trec"], "a run is for 'nq'"),
-        (["--steps", 1, "--schedule", "linear"], "schedule must be one of"),
+        (["--steps", 1, "--schedule", "linear"], "'linear' is not one of 'cosine', 'constant'"),
         (["--steps", 1, "--learning-rate", -1], "--learning-rate must be above 0"),
-        (["--steps", 1, "--shuffle-sentences", 2], "--shuffle-sentences must be from 0 to 1"),
+        (["--steps", 1, "--shuffle-sentences", 2], "Invalid value for '--shuffle-sentences'"),
         (["--steps", 1, "--option", "parts=[weights"], "--option parts: not valid YAML"),
     ],
 )
 def test_train_refuses_what_it_cannot_do(run, folders, tmp_path, more, message):
     code, _, err = run("train", "minilm", folders[0], "--out", tmp_path / "out", *more)
-    assert code == 2 and message in " ".join(err.split())
+    assert code == 2 and message in " ".join(err.replace("│", "").split())
     assert not (tmp_path / "out").exists()
 
 
@@ -127,7 +127,7 @@ def test_learners_are_asked_for_by_name():
         load_learner("hf:")
 
 
-@pytest.mark.parametrize("more", [[], ["--steps", 1, "--epochs", 1], ["--schedule", "linear"]])
+@pytest.mark.parametrize("more", [[], ["--steps", 1, "--epochs", 1], ["--lr", -1]])
 def test_train_names_a_missing_folder_and_a_typo_before_anything_else(run, folders, tmp_path, more):
     train, _, _ = folders
     code, _, err = run("train", "minilm", train.with_name("trian"), "--out", tmp_path / "out", *more)

@@ -9,7 +9,13 @@ import pytest
 from sightline.documents import Document
 from sightline.errors import DataError, InputError, MissingExtraError
 from sightline.eval import catalogues
-from sightline.eval.catalogues import from_ir_datasets, from_nano_beir, plain_documents
+from sightline.eval.catalogues import (
+    corpus_of,
+    from_ir_datasets,
+    from_nano_beir,
+    in_catalogue,
+    plain_documents,
+)
 from sightline.eval.dataset import load_dataset
 
 QUERIES = {"q1": "who purrs", "q2": "who barks"}
@@ -122,11 +128,11 @@ def test_other_judgements_for_a_named_collection(ir, tmp_path):
 
 
 def test_a_named_collection_goes_through_an_evaluation(ir, tmp_path):
-    from sightline.eval.evaluate import evaluate_systems
+    from sightline.eval.experiment import evaluate_systems
 
     outcome = evaluate_systems(load_dataset("ir:sightline-zoo/test"), ["bm25"], tmp_path / "out", measures=["RR"])
-    assert outcome.summary["systems"]["bm25"]["RR"] == 1.0
-    assert outcome.summary["dataset"] == "sightline-zoo"
+    assert outcome.summary.systems["bm25"]["RR"] == 1.0
+    assert outcome.summary.dataset == "sightline-zoo"
 
 
 @pytest.fixture
@@ -199,3 +205,20 @@ def test_a_folder_that_is_called_like_a_name_is_a_folder(tmp_path, monkeypatch):
 def test_a_document_that_is_none_is_named(row, said):
     with pytest.raises(DataError, match=said):
         list(plain_documents([{"id": "good", "text": "it"}, row]))
+
+
+def test_a_corpus_needs_no_queries(ir, nano, monkeypatch):
+    documents = [Document("d1", "Cats purr."), Document("d2", "Dogs bark.")]
+    assert list(corpus_of("ir", "sightline-zoo")) == documents == list(corpus_of("ir", "sightline-zoo/test"))
+    with pytest.raises(InputError, match="has no 'sightline-nothing'"):
+        corpus_of("ir", "sightline-nothing")
+    monkeypatch.setattr(catalogues, "_NANO_BEIR", str(nano))
+    assert list(corpus_of("nano", "zoo")) == [*documents, Document("d3", "")]
+
+
+def test_a_name_in_a_catalogue_is_told_from_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert in_catalogue("ir:beir/scifact") == ("ir", "beir/scifact")
+    assert in_catalogue("beir:scifact") is in_catalogue("ir:") is in_catalogue("data/scifact") is None
+    (tmp_path / "ir:zoo").mkdir()
+    assert in_catalogue("ir:zoo") is None

@@ -8,14 +8,15 @@ import yaml
 
 import sightline
 from sightline.errors import DataError, InputError
-from sightline.eval import evaluate as module
+from sightline.eval import systems as module
 from sightline.eval.dataset import load_dataset
-from sightline.eval.evaluate import evaluate_systems, search_pool
+from sightline.eval.experiment import evaluate_systems
 from sightline.eval.matrix import Collection, evaluate_collections, load_matrix
+from sightline.eval.pool import search_pool
 from sightline.eval.trec import write_run
 from sightline.rerank import LateInteractionReranker, load_layout
 
-from .test_evaluate import TEXTS, make
+from .test_experiment import TEXTS, make
 
 MATRIX = Path(sightline.__file__).parent / "recipes" / "matrix.yaml"
 
@@ -43,7 +44,7 @@ def test_what_is_shared_changes_nothing(tmp_path, toy_everywhere):
     for system in SYSTEMS:
         alone = evaluate_systems(dataset, [system], tmp_path / "alone", depth=4, index=tmp_path / "all" / "index")
         assert alone.runs[system] == together.runs[system]
-        assert alone.summary["systems"][system] == together.summary["systems"][system]
+        assert alone.summary.systems[system] == together.summary.systems[system]
 
 
 def test_first_stages_and_fetches_happen_once(tmp_path, toy_everywhere, monkeypatch):
@@ -81,7 +82,7 @@ def test_rerankers_of_a_given_run_read_each_document_once(tmp_path, toy_everywhe
 
 def test_a_system_twice_is_one_and_two_of_one_name_are_refused(tmp_path, toy_everywhere):
     dataset = load_dataset(make(tmp_path / "zoo"))
-    assert list(evaluate_systems(dataset, ["bm25", "bm25"], tmp_path / "o").summary["systems"]) == ["bm25"]
+    assert list(evaluate_systems(dataset, ["bm25", "bm25"], tmp_path / "o").summary.systems) == ["bm25"]
     with pytest.raises(InputError, match="both be called"):
         evaluate_systems(dataset, ["dense+/a/hot.yaml", "dense+/b/hot.yaml"], tmp_path / "o")
 
@@ -90,7 +91,7 @@ def test_collections_are_reported_together(tmp_path, toy_everywhere):
     folders = [make(tmp_path / name) for name in ("one", "two")]
     collections = [Collection(folder, ("bm25", "dense+minilm")) for folder in folders]
     found = evaluate_collections(collections, tmp_path / "out", command=["sightline", "eval", str(folders[0])])
-    assert [summary["dataset"] for summary in found] == ["one", "two"]
+    assert [results.summary.dataset for results in found] == ["one", "two"]
     for name in ("one", "two"):
         results = json.loads((tmp_path / "out" / name / "results.json").read_text())
         assert results["command"] == "sightline eval one" and str(tmp_path) not in json.dumps(results)
@@ -104,8 +105,8 @@ def test_several_processes_answer_as_one(tmp_path):
     one = evaluate_systems(dataset, systems, tmp_path / "one")
     with search_pool(2) as pool:
         two = evaluate_systems(dataset, systems, tmp_path / "two", index=tmp_path / "one" / "index", pool=pool)
-    assert two.runs == one.runs and two.summary["systems"] == one.summary["systems"]
-    assert all(milliseconds > 0 for milliseconds in two.summary["milliseconds_per_query"].values())
+    assert two.runs == one.runs and two.summary.systems == one.summary.systems
+    assert all(milliseconds > 0 for milliseconds in two.summary.milliseconds_per_query.values())
 
 
 def test_no_job_is_refused():
@@ -142,12 +143,13 @@ _PLAN = {"first_stages": ["bm25"], "rerankers": [], "collections": [{"folder": "
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"more": 1}, "no other"),
-        ({"rerankers": "minilm"}, "rerankers must be a list"),
-        ({"first_stages": [1]}, "first_stages must be a list"),
+        ({"more": 1}, "has a field 'more'"),
+        ({"rerankers": "minilm"}, "the field rerankers must be"),
+        ({"first_stages": [1]}, r"the field first_stages\[0\] must be"),
         ({"collections": []}, "with something in it"),
-        ({"collections": ["a"]}, "needs a folder"),
-        ({"collections": [{"folder": "a", "colour": 1}]}, "a: unknown field 'colour'"),
+        ({"collections": ["a"]}, r"the field collections\[0\] must be"),
+        ({"collections": [{}]}, r"lacks the field collections\[0\].folder"),
+        ({"collections": [{"folder": "a", "colour": 1}]}, r"has a field 'collections\[0\].colour'"),
         ({"collections": [{"folder": "a"}, {"folder": "a"}]}, "a is there twice"),
     ],
     ids=str,

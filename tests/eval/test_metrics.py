@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.errors import InputError
-from sightline.eval.metrics import DEFAULT_MEASURES, check_measures, evaluate, split_measures
+from sightline.eval.metrics import DEFAULT_MEASURES, check_measures, measure_rankings, split_measures
 from sightline.eval.trec import read_qrels, read_run, trec_order
 
 
@@ -43,7 +43,7 @@ def collection(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_default_measures_are_the_formulas(seed):
     qrels, rankings = collection(seed)
-    mean, per_query = evaluate(qrels, rankings)
+    mean, per_query = measure_rankings(qrels, rankings)
     for id, grades in qrels.items():
         assert per_query[id] == pytest.approx(by_hand(grades, rankings[id]), abs=1e-9)
     for name in DEFAULT_MEASURES:
@@ -55,7 +55,7 @@ def test_default_measures_are_those_of_pytrec_eval(seed):
     qrels, rankings = collection(seed)
     run = {id: {d: 1000.0 - rank for rank, d in enumerate(ranking)} for id, ranking in rankings.items()}
     expected = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.100"}).evaluate(run)
-    _, per_query = evaluate(qrels, rankings)
+    _, per_query = measure_rankings(qrels, rankings)
     for id, values in expected.items():
         assert per_query[id]["nDCG@10"] == pytest.approx(values["ndcg_cut_10"], abs=1e-9)
         assert per_query[id]["R@100"] == pytest.approx(values["recall_100"], abs=1e-9)
@@ -64,62 +64,64 @@ def test_default_measures_are_those_of_pytrec_eval(seed):
 @pytest.mark.parametrize("order", [["a", "z"], ["z", "a"]])
 def test_the_order_returned_is_the_order_judged(order):
     # Whatever the ids: trec_eval would put one of the two first if it saw equal scores.
-    _, per_query = evaluate({"q": {order[0]: 1}}, {"q": order}, ["RR@10"])
+    _, per_query = measure_rankings({"q": {order[0]: 1}}, {"q": order}, ["RR@10"])
     assert per_query["q"]["RR@10"] == 1.0
 
 
 @pytest.mark.parametrize("rankings", [{}, {"one": ["a"]}, {"one": ["a"], "two": []}])
 def test_a_judged_query_without_a_ranking_counts_as_zero(rankings):
-    mean, per_query = evaluate({"one": {"a": 1}, "two": {"b": 1}}, rankings, ["RR@10"])
+    mean, per_query = measure_rankings({"one": {"a": 1}, "two": {"b": 1}}, rankings, ["RR@10"])
     assert per_query["two"]["RR@10"] == 0.0
     assert mean["RR@10"] == (0.5 if rankings else 0.0)
 
 
 def test_a_query_without_judgements_counts_as_zero_and_is_not_dropped():
-    assert evaluate({"one": {"a": 1}, "two": {}}, {"one": ["a"], "two": ["b"]}, ["RR@10"])[0] == {"RR@10": 0.5}
+    assert measure_rankings({"one": {"a": 1}, "two": {}}, {"one": ["a"], "two": ["b"]}, ["RR@10"])[0] == {"RR@10": 0.5}
 
 
 def test_a_query_that_is_not_judged_is_passed_over():
-    assert set(evaluate({"q": {"a": 1}}, {"q": ["a"], "other": ["a"]})[1]) == {"q"}
+    assert set(measure_rankings({"q": {"a": 1}}, {"q": ["a"], "other": ["a"]})[1]) == {"q"}
 
 
 def test_a_document_with_the_querys_own_id_is_dropped():
-    assert evaluate({"q": {"a": 1}}, {"q": ["q", "a"]}, ["RR@10"])[0]["RR@10"] == 1.0
-    assert evaluate({"q": {"a": 1}}, {"q": ["q", "a"]}, ["RR@10"], ignore_identical_ids=False)[0]["RR@10"] == 0.5
+    assert measure_rankings({"q": {"a": 1}}, {"q": ["q", "a"]}, ["RR@10"])[0]["RR@10"] == 1.0
+    assert (
+        measure_rankings({"q": {"a": 1}}, {"q": ["q", "a"]}, ["RR@10"], ignore_identical_ids=False)[0]["RR@10"] == 0.5
+    )
 
 
 def test_two_names_of_one_measure_both_get_its_value():
-    assert evaluate({"q": {"a": 1}}, {"q": ["b", "a"]}, ["RR@10", "MRR@10"])[0] == {"RR@10": 0.5, "MRR@10": 0.5}
+    assert measure_rankings({"q": {"a": 1}}, {"q": ["b", "a"]}, ["RR@10", "MRR@10"])[0] == {"RR@10": 0.5, "MRR@10": 0.5}
 
 
 def test_a_document_twice_is_refused():
     with pytest.raises(InputError, match="'q'.*twice"):
-        evaluate({"q": {"a": 1}}, {"q": ["a", "b", "a"]})
+        measure_rankings({"q": {"a": 1}}, {"q": ["a", "b", "a"]})
 
 
 @pytest.mark.parametrize("name", ["nonsense", "nDCG@", "nDCG@ten", "RR@10(", "", "BPM"])
 def test_a_measure_that_is_none_is_refused(name):
     with pytest.raises(InputError, match="measure|compute"):
-        evaluate({"q": {"a": 1}}, {"q": ["a"]}, ["RR@10", name])
+        measure_rankings({"q": {"a": 1}}, {"q": ["a"]}, ["RR@10", name])
 
 
 def test_a_measure_without_its_tool_is_refused_as_such():
     with pytest.raises(InputError, match="alpha_nDCG"):
-        evaluate({"q": {"a": 1}}, {"q": ["a"]}, ["alpha_nDCG@10"])
+        measure_rankings({"q": {"a": 1}}, {"q": ["a"]}, ["alpha_nDCG@10"])
 
 
 def test_no_measures_and_no_judgements_are_refused():
     with pytest.raises(InputError, match="at least one measure"):
-        evaluate({"q": {"a": 1}}, {"q": ["a"]}, [])
+        measure_rankings({"q": {"a": 1}}, {"q": ["a"]}, [])
     with pytest.raises(InputError, match="no judgements"):
-        evaluate({}, {"q": ["a"]})
+        measure_rankings({}, {"q": ["a"]})
 
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("grades", [{"a": -1}, {"a": -2, "b": -1}])
 def test_only_negative_grades_count_as_judged_and_not_relevant(grades):
     names = ["nDCG@10", "AP", "RR", "P@1", "Judged@2"]
-    found = evaluate({"q": grades, "r": {"a": 1}}, {"q": ["a", "x"], "r": ["a"]}, names)[1]
+    found = measure_rankings({"q": grades, "r": {"a": 1}}, {"q": ["a", "x"], "r": ["a"]}, names)[1]
     assert found["q"] == {"nDCG@10": 0.0, "AP": 0.0, "RR": 0.0, "P@1": 0.0, "Judged@2": 0.5}
     assert found["r"]["nDCG@10"] == 1.0
 
@@ -129,7 +131,7 @@ def test_only_negative_grades_count_as_judged_and_not_relevant(grades):
 
 def test_judged_is_the_share_of_judged_documents():
     qrels = {"q": {"a": 1, "b": 0, "c": -1}, "r": {"a": 1}}
-    mean, per_query = evaluate(qrels, {"q": ["a", "x", "b", "y", "c"]}, ["Judged@4", "Judged@1"])
+    mean, per_query = measure_rankings(qrels, {"q": ["a", "x", "b", "y", "c"]}, ["Judged@4", "Judged@1"])
     assert per_query == {"q": {"Judged@4": 0.5, "Judged@1": 1.0}, "r": {"Judged@4": 0.0, "Judged@1": 0.0}}
     assert mean == {"Judged@4": 0.25, "Judged@1": 0.5}
 
@@ -141,7 +143,7 @@ def test_parameters_of_a_measure_hold():
         run
     )
     names = {"AP(rel=2)@20": "map_cut_20", "P(rel=2)@5": "P_5", "Success(rel=2)@1": "success_1"}
-    _, per_query = evaluate(qrels, rankings, list(names))
+    _, per_query = measure_rankings(qrels, rankings, list(names))
     for id, values in expected.items():
         assert per_query[id] == pytest.approx({name: values[theirs] for name, theirs in names.items()}, abs=1e-9)
 
@@ -151,7 +153,7 @@ def test_measures_of_gdeval_whatever_the_ids():
     qrels = {"why? no": {"doc 1": 3, "doc\t2": 1}, "q-2": {"a": 1}}
     rankings = {"why? no": ["x", "doc 1", "doc\t2"], "q-2": ["a"]}
     err, ndcg = "ERR@10", "nDCG(dcg='exp-log2')@10"
-    _, per_query = evaluate(qrels, rankings, [err, ndcg])
+    _, per_query = measure_rankings(qrels, rankings, [err, ndcg])
     stop = {grade: (2**grade - 1) / 16 for grade in (0, 1, 3)}  # Chapelle et al., 2009; gdeval's grades end at 4
     by_hand = stop[3] / 2 + (1 - stop[3]) * stop[1] / 3
     gains = [2**grade - 1 for grade in (0, 3, 1)]
@@ -176,7 +178,7 @@ def test_names_are_split_outside_of_parentheses(text, names):
 
 def test_a_name_in_wrong_capitals_is_told_of():
     with pytest.raises(InputError, match="no measure 'judged@10'; did you mean 'Judged'"):
-        evaluate({"q": {"a": 1}}, {"q": ["a"]}, ["judged@10"])
+        measure_rankings({"q": {"a": 1}}, {"q": ["a"]}, ["judged@10"])
 
 
 IMPOSSIBLE = """
@@ -220,7 +222,7 @@ def assert_equals_trec_eval(qrels, run, measures=tuple(_THEIRS)):
     asked = {_THEIRS[name].replace("_1", ".1").replace("P_", "P.") for name in measures}
     expected = pytrec_eval.RelevanceEvaluator(qrels, asked).evaluate(run)
     rankings = {id: trec_order(scores) for id, scores in run.items()}
-    _, per_query = evaluate(qrels, rankings, list(measures), ignore_identical_ids=False)
+    _, per_query = measure_rankings(qrels, rankings, list(measures), ignore_identical_ids=False)
     for id, values in per_query.items():
         theirs = expected.get(id, dict.fromkeys(_THEIRS.values(), 0.0))
         assert values == pytest.approx({name: theirs[_THEIRS[name]] for name in measures}, abs=1e-6), id

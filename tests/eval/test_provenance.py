@@ -17,7 +17,7 @@ from sightline.eval.provenance import (
     versions,
 )
 
-from .test_evaluate import make
+from .test_experiment import make
 
 
 def test_no_folder_of_the_machine_stays():
@@ -36,12 +36,12 @@ def test_no_home_stays(paths):
 def test_hashes_follow_contents(tmp_path):
     one, two = load_dataset(make(tmp_path / "one")), load_dataset(make(tmp_path / "two"))
     assert dataset_hashes(one) == dataset_hashes(two)
-    assert set(dataset_hashes(one)["files"]) == {"corpus.jsonl", "queries.jsonl", "qrels/test.tsv"}
+    assert set(dataset_hashes(one).files) == {"corpus.jsonl", "queries.jsonl", "qrels/test.tsv"}
     with (tmp_path / "two" / "corpus.jsonl").open("a") as file:
         file.write("\n")
     changed = dataset_hashes(two)
-    assert changed["files"]["corpus.jsonl"] != dataset_hashes(one)["files"]["corpus.jsonl"]
-    assert changed["qrels"] == dataset_hashes(one)["qrels"]
+    assert changed.files["corpus.jsonl"] != dataset_hashes(one).files["corpus.jsonl"]
+    assert changed.qrels == dataset_hashes(one).qrels
     assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1}) != hash_of({"a": 1, "b": 3})
 
 

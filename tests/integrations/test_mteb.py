@@ -12,8 +12,8 @@ from mteb.models import SearchProtocol
 
 from sightline.errors import DataError, InputError
 from sightline.eval.catalogues import from_mteb
-from sightline.eval.evaluate import evaluate_systems
-from sightline.eval.metrics import evaluate
+from sightline.eval.experiment import evaluate_systems
+from sightline.eval.metrics import measure_rankings
 from sightline.eval.predictions import read_predictions
 from sightline.eval.runs import save_run
 from sightline.integrations.mteb import SightlineSearch
@@ -44,7 +44,7 @@ def run(model, task, folder):
 
 
 def assert_same_figures(theirs, rankings):
-    ours, _ = evaluate(QRELS, rankings, list(THEIRS), ignore_identical_ids=False)
+    ours, _ = measure_rankings(QRELS, rankings, list(THEIRS), ignore_identical_ids=False)
     # MTEB rounds to five places.
     assert {name: theirs[other] for name, other in THEIRS.items()} == pytest.approx(ours, abs=6e-6)
 
@@ -73,10 +73,10 @@ def test_retrieval_gives_the_figures_of_our_own_evaluation(reranker, options, tm
     }
     # Ours passes over a document with the query's own id; here one query has such.
     differ = (
-        evaluate(QRELS, {"fish": ["fish"]}, ["nDCG@10"])[0]
-        != evaluate(QRELS, {"fish": ["fish"]}, ["nDCG@10"], ignore_identical_ids=False)[0]
+        measure_rankings(QRELS, {"fish": ["fish"]}, ["nDCG@10"])[0]
+        != measure_rankings(QRELS, {"fish": ["fish"]}, ["nDCG@10"], ignore_identical_ids=False)[0]
     )
-    assert differ and ours.summary["identical_ids"] == 1
+    assert differ and ours.summary.identical_ids == 1
 
 
 def test_reranking_reads_whole_lists(model, reranker, tmp_path, monkeypatch):

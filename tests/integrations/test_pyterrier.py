@@ -11,7 +11,7 @@ import pyterrier as pt
 from pyterrier.testing import transformer_test_class
 
 from sightline.errors import InputError
-from sightline.eval.metrics import evaluate
+from sightline.eval.metrics import measure_rankings
 from sightline.integrations.pyterrier import SightlineReranker, SightlineRetriever
 
 TOPICS = pd.DataFrame(
@@ -134,6 +134,6 @@ def test_pipelines_and_experiments_find_the_same_figures_as_we_do(retriever, ran
     for name, system in (("dense", retriever), ("both", pipeline)):
         found = system(TOPICS)
         rankings = {q: part.sort_values("rank").docno.tolist() for q, part in found.groupby("qid")}
-        ours, _ = evaluate(QRELS, rankings, ["nDCG@10", "RR"])
+        ours, _ = measure_rankings(QRELS, rankings, ["nDCG@10", "RR"])
         row = theirs[theirs.name == name].iloc[0]
         assert (row.ndcg_cut_10, row.recip_rank) == pytest.approx((ours["nDCG@10"], ours["RR"]), abs=1e-6)

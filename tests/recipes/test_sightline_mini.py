@@ -11,8 +11,8 @@ from sightline import load_reranker
 from sightline.data import sightline_mini
 from sightline.documents import Document
 from sightline.errors import InputError
+from sightline.models.loading import load_reader
 from sightline.models.minilm import load_minilm
-from sightline.models.reader import load_reader
 from sightline.recipes.sightline_mini import dev, recipe
 from sightline.recipes.sightline_mini.dev import data_folder, dev_sets
 from sightline.recipes.sightline_mini.recipe import examples

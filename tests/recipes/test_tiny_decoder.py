@@ -10,7 +10,7 @@ from sightline.recipes.tiny_decoder import TINY_DECODER
 from sightline.recipes.tiny_decoder.lists import make_list
 from sightline.recipes.tiny_decoder.train import train
 from sightline.rerank.decoder import DecoderReranker, load_decoder
-from sightline.rerank.heads import detect_heads
+from sightline.rerank.detection import detect_heads
 
 COUNT = 16  # documents in a list: more than the recipe trains with
 

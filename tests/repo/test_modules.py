@@ -1,9 +1,8 @@
-"""Every example in a docstring runs, and every module keeps to its floor."""
+"""Every example in a docstring runs, every module keeps to its floor, and no modules import one another in a circle."""
 
 import ast
 import doctest
 import importlib
-import pkgutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from sightline.errors import MissingExtraError
 
 _ROOT = Path(sightline.__file__).parent
 _FLOORS = {
-    "__version__": 0,
     "data": 0,
     "documents": 0,
     "errors": 0,
@@ -22,6 +20,7 @@ _FLOORS = {
     "names": 0,
     "parsing": 0,
     "sentences": 0,
+    "settings": 0,
     "wording": 0,
     "kernels": 1,
     "models": 2,
@@ -33,26 +32,97 @@ _FLOORS = {
     "cli": 6,
     "integrations": 6,
     "serve": 6,
+    # Beside the library, and not in the wheel.
     "benchmarks": 7,
     "recipes": 7,
 }
-_MODULES = sorted(
-    module.name.removeprefix("sightline.")
-    for module in pkgutil.walk_packages([str(_ROOT)], "sightline.", onerror=lambda name: None)
-    if module.name.split(".")[1] in _FLOORS
-)
+_BESIDE = {"benchmarks", "recipes"}
 
 
-def test_there_are_modules():
-    some = {
-        "search",
-        "retrieval.index",
-        "rerank.base",
-        "kernels.lse.cpu",
-        "cli.searching",
-        "integrations.mcp",
+def modules():
+    """The file of every module but the tests, by its name below the package; without ``__init__`` of the root."""
+    found = {}
+    for path in sorted(_ROOT.rglob("*.py")):
+        parts = path.relative_to(_ROOT).with_suffix("").parts
+        if parts[0] in ("tests", "examples", "build") or parts[0].startswith((".", "__")):
+            continue
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+_MODULES = modules()
+
+
+def imports(name, source=None, *, deferred=True):
+    """What a module imports of the package: modules, and names of the root.
+
+    Args:
+        name: of the module.
+        source: its text; None for that of its file.
+        deferred: with the imports inside of functions.
+    """
+    path = _MODULES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    found, open_nodes = set(), [ast.parse(path.read_text(encoding="utf-8") if source is None else source)]
+    while open_nodes:
+        node = open_nodes.pop()
+        if deferred or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            open_nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "sightline"}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {node.module} if node.module.split(".")[0] == "sightline" else set()
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+            for alias in node.names:
+                whole = ".".join([*base, alias.name])
+                found.add(whole if whole in _MODULES or not base else ".".join(base))
+    return found
+
+
+def upward(name, source=None):
+    """The imports of a module that are above its floor, absolute, or of the root's public names."""
+    own = _FLOORS[name.split(".")[0]]
+    return {
+        target
+        for target in imports(name, source)
+        if target != "__version__" and _FLOORS.get(target.split(".")[0], 99) > own
     }
-    assert some <= set(_MODULES)
+
+
+def circles(graph):
+    """The strongly connected components of more than one node, by Tarjan's algorithm."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in sorted(graph[node]):
+            if target not in index:
+                visit(target)
+                low[node] = min(low[node], low[target])
+            elif target in stack:
+                low[node] = min(low[node], index[target])
+        if low[node] == index[node]:
+            component = stack[stack.index(node) :]
+            del stack[-len(component) :]
+            found.append(set(component))
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return [component for component in found if len(component) > 1]
+
+
+def module_graph(*, deferred):
+    return {name: (imports(name, deferred=deferred) & _MODULES.keys()) - {name} for name in _MODULES}
+
+
+def package_graph():
+    graph = {name.split(".")[0]: set() for name in _MODULES}
+    for name, targets in module_graph(deferred=True).items():
+        graph[name.split(".")[0]] |= {target.split(".")[0] for target in targets}
+    return {name: targets - {name} for name, targets in graph.items()}
 
 
 def imported(name):
@@ -66,6 +136,10 @@ def imported(name):
         pytest.skip(f"{missing.name} is not installed")
 
 
+def test_every_package_and_file_of_the_root_has_its_floor():
+    assert {name.split(".")[0] for name in _MODULES} == set(_FLOORS)
+
+
 @pytest.mark.parametrize("name", _MODULES)
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -76,15 +150,39 @@ def test_examples_run(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", _MODULES)
 def test_no_import_runs_upward(name):
-    module = imported(name)
-    path = Path(module.__file__)
-    parts = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = parts[: len(parts) - (node.level - 1)]
-            targets = (
-                [[*base, *(node.module or "").split(".")]] if node.module else [[*base, a.name] for a in node.names]
-            )
-            for target in targets:
-                floor = _FLOORS[target[0]]
-                assert floor <= _FLOORS[name.split(".")[0]], f"{name} imports {'.'.join(target)}"
+    assert upward(name) == set()
+
+
+def test_nothing_of_the_library_imports_what_stands_beside_it():
+    for name in _MODULES:
+        if name.split(".")[0] not in _BESIDE:
+            assert {target.split(".")[0] for target in imports(name)} & _BESIDE == set(), name
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from ..search import Searcher", {"search"}),
+        ("def load():\n    from ..search.searcher import Searcher", {"search.searcher"}),
+        ("async def load():\n    from .. import eval", {"eval"}),
+        ("from .. import Index", {"Index"}),
+        ("import sightline.files", {"sightline.files"}),
+        ("from sightline import errors", {"sightline"}),
+        ("from .. import __version__\nfrom ..models.reader import Window\nfrom .ranking import order_by_score", set()),
+    ],
+)
+def test_an_import_that_runs_upward_is_seen(source, found):
+    assert upward("rerank.base", source) == found
+
+
+def test_a_circle_is_seen():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e2"}, "e2": {"e"}}
+    assert sorted(map(sorted, circles(graph))) == [["b", "c"], ["e", "e2"]]
+
+
+def test_no_packages_import_one_another():
+    assert circles(package_graph()) == []
+
+
+def test_no_modules_import_one_another():
+    assert circles(module_graph(deferred=False)) == []

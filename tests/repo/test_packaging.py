@@ -1,7 +1,12 @@
 """What is installed is what is there, and every hint on how to install it names the right package."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,3 +56,84 @@ def test_every_extra_that_the_tests_need_is_pinned():
     needs = [*named["dependencies"], *(need for extra in extras for need in named["optional-dependencies"][extra])]
     names = {re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", need)[0]).lower() for need in needs}
     assert names - pinned == set()
+
+
+def test_what_the_index_shows_of_the_project():
+    shown = project()["project"]
+    assert set(shown["urls"]) == {"Homepage", "Repository", "Changelog", "Issues"}
+    assert all(url.startswith("https://github.com/sightline-search/sightline") for url in shown["urls"].values())
+    assert shown["authors"] and shown["keywords"] and shown["license"] == "Apache-2.0"
+    pythons = {name.rpartition(" ")[2] for name in shown["classifiers"] if name.startswith("Programming Language")}
+    assert {"3.11", "3.12", "3.13", "3.14"} <= pythons and "Operating System :: POSIX" in shown["classifiers"]
+    assert "## Unreleased" in (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built by setuptools from a copy of the tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo-out")
+    shutil.copytree(_ROOT, folder / "source", ignore=ignored)
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, folder], cwd=folder / "source", check=True, capture_output=True)
+    (found,) = folder.glob("sightline_search-*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder with the wheel installed, and what it needs to be run from there."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if "No module named pip" in done.stderr:
+        pytest.skip("pip is not installed")
+    assert done.returncode == 0, done.stderr
+
+    def run(*command):
+        environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1", "COLUMNS": "100"}
+        return subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, check=True)
+
+    return folder, run
+
+
+def test_the_wheel_holds_the_library_and_nothing_beside_it(wheel):
+    shipped = zipfile.ZipFile(wheel).namelist()
+    inside = {name.removeprefix("sightline/") for name in shipped if name.startswith("sightline/")}
+    about = f"sightline_search-{sightline.__version__}.dist-info/"
+    assert all(name.startswith(("sightline/", about)) for name in shipped)
+    assert {path.partition("/")[0] for path in inside} & _NOT_SHIPPED == set()
+    modules = {path.relative_to(_ROOT).as_posix() for path in own_files(".py")}
+    pages = {"py.typed", "serve/page.html", "eval/report/page.html"}
+    layouts = {path.relative_to(_ROOT).as_posix() for path in (_ROOT / "data" / "layouts").iterdir()}
+    names = ("README.md", "layout.yaml", "model.safetensors", "training.json")
+    mini = {f"data/sightline_mini/{name}" for name in names}
+    assert layouts and inside == modules | pages | layouts | mini
+
+
+def test_the_wheel_runs_without_the_source_tree(installed):
+    folder, run = installed
+    version = f"sightline {sightline.__version__}\n"
+    assert run(sys.executable, "-m", "sightline", "--version").stdout == version
+    assert run(folder / "bin" / "sightline", "--version").stdout == version
+    assert "--plan" in run(folder / "bin" / "sightline", "matrix", "--help").stdout
+
+
+def test_every_module_of_the_wheel_is_imported_without_the_source_tree(installed):
+    folder, run = installed
+    code = """
+import importlib, pkgutil, sys
+import sightline
+assert sightline.__file__.startswith(sys.argv[1]), sightline.__file__
+for module in pkgutil.walk_packages(sightline.__path__, "sightline."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except sightline.MissingExtraError:
+            pass
+        except ModuleNotFoundError as error:
+            assert error.name in ("triton", "fastapi", "uvicorn", "prometheus_client"), error
+print(sightline.load_reranker("sightline-mini").name, len([m for m in sys.modules if m.startswith("sightline.")]))
+"""
+    name, count = run(sys.executable, "-c", code, str(folder)).stdout.split()
+    assert name == "sightline-mini" and int(count) > 80

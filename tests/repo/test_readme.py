@@ -11,7 +11,8 @@ import sightline
 from sightline.cli import app
 from sightline.errors import MissingExtraError
 
-_README = (Path(sightline.__file__).parent / "README.md").read_text(encoding="utf-8")
+_ROOT = Path(sightline.__file__).parent
+_README = (_ROOT / "README.md").read_text(encoding="utf-8")
 _EXAMPLE, *_PLUGS, _DECODERS, _KERNELS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
 _SAID = {
     "langchain": r"dogs -?\d\S+\n",
@@ -68,6 +69,15 @@ def test_kernels():
 
 def test_every_example_is_tested():
     assert len(_PLUGS) == len(_SAID)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_what_a_document_links_to_and_runs_exists(name):
+    text = (_ROOT / name).read_text(encoding="utf-8")
+    links = set(re.findall(r"\]\((?!https?:|#)([^)#]+)", text))
+    assert [link for link in links if not (_ROOT / link).exists()] == []
+    run = set(re.findall(r"python -m sightline\.([\w.]+\w)", text))
+    assert [module for module in run if not (_ROOT / f"{module.replace('.', '/')}.py").exists()] == []
 
 
 def test_commands_exist():

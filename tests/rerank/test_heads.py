@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from sightline import Document, load_layout, load_reranker
 from sightline.errors import InputError, ModelError
-from sightline.eval.metrics import evaluate
+from sightline.eval.metrics import measure_rankings
 from sightline.rerank.decoder import DecoderReranker, load_decoder
-from sightline.rerank.heads import Heads, core_score, detect_heads, heads_path, ndcg_score, qr_score
+from sightline.rerank.detection import core_score, detect_heads, ndcg_score, qr_score
+from sightline.rerank.heads import Heads, heads_path
 
 FIELDS = {
     "model": "m",
@@ -38,7 +39,7 @@ def test_ndcg_by_head_is_that_of_the_evaluation_tool(heads, grades, seed):
     qrels = {"q": {str(i): grade for i, grade in enumerate(grades)}}
     for row, found in zip(scores, ndcg_score(scores, np.array(grades, dtype=float)), strict=True):
         order = [str(i) for i in np.argsort(-row)]
-        assert found == pytest.approx(evaluate(qrels, {"q": order}, ["nDCG@10"])[0]["nDCG@10"])
+        assert found == pytest.approx(measure_rankings(qrels, {"q": order}, ["nDCG@10"])[0]["nDCG@10"])
 
 
 def test_core_is_the_softmax_of_each_gold_document_against_all_negatives():

@@ -7,7 +7,6 @@ import torch
 
 from sightline.documents import Document
 from sightline.errors import InputError, ModelError, RankingError
-from sightline.models.minilm import find_minilm
 from sightline.rerank import LateInteractionReranker
 from sightline.rerank.loading import load_reranker
 from sightline.rerank.pointwise import PointwiseReranker
@@ -17,29 +16,9 @@ QUERY = "what do cats do"
 TEXTS = ["Dogs bark at strangers.", "Cats purr.", "Iron rusts in wet air.", "Cats purr.", "purr " * 700]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A cross-encoder and a late-interaction model of one small layer."""
-    from sentence_transformers import MultiVectorEncoder
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
-
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    torch.manual_seed(3)
-    made = {}
-    for kind, architecture in (("cross-encoder", BertForSequenceClassification), ("bare", BertModel)):
-        made[kind] = tmp_path_factory.mktemp(kind)
-        labels = {"num_labels": 1} if kind == "cross-encoder" else {}
-        config = BertConfig.from_pretrained(find_minilm(), initializer_range=0.5, **small, **labels)
-        architecture(config).save_pretrained(made[kind])
-        AutoTokenizer.from_pretrained(find_minilm()).save_pretrained(made[kind])
-    made["late-interaction"] = tmp_path_factory.mktemp("late-interaction")
-    MultiVectorEncoder(str(made["bare"])).save_pretrained(str(made["late-interaction"]))
-    return made
-
-
 @pytest.fixture(scope="module", params=["cross-encoder", "late-interaction"])
-def named(request, folders):
-    return request.param, folders[request.param]
+def named(request, scorer_folders):
+    return request.param, scorer_folders[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +81,11 @@ def test_the_options_of_a_reranker(baseline):
             baseline.rank(*arguments, **options)
 
 
-def test_an_untrained_head_is_refused(folders):
+def test_an_untrained_head_is_refused(scorer_folders):
     with pytest.raises(ModelError, match=r"no trained CrossEncoder: .*classifier.weight"):
-        load_reranker(f"cross-encoder:{folders['bare']}")
+        load_reranker(f"cross-encoder:{scorer_folders['bare']}")
     with pytest.raises(ModelError, match=r"no trained MultiVectorEncoder: 1.linear.weight"):
-        load_reranker(f"late-interaction:{folders['bare']}")
+        load_reranker(f"late-interaction:{scorer_folders['bare']}")
 
 
 @pytest.mark.parametrize("kind", ["cross-encoder", "late-interaction"])
@@ -152,9 +131,9 @@ def test_documents_without_text_are_not_read_and_come_last(baseline):
     assert [item.score for item in baseline.rank(QUERY, [""])] == [NOTHING]
 
 
-def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(folders, tmp_path):
+def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(scorer_folders, tmp_path):
     from sightline.eval.dataset import Dataset
-    from sightline.eval.evaluate import evaluate_systems
+    from sightline.eval.experiment import evaluate_systems
     from sightline.eval.provenance import portable_name
 
     documents = [Document(f"d{i}", text) for i, text in enumerate([*TEXTS[:3], "A star shines.", "Cows eat grass."])]
@@ -162,13 +141,13 @@ def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(folders, tmp_
     systems = [
         "dense",
         "dense+minilm",
-        *(f"dense+{kind}:{folders[kind]}" for kind in ("cross-encoder", "late-interaction")),
+        *(f"dense+{kind}:{scorer_folders[kind]}" for kind in ("cross-encoder", "late-interaction")),
     ]
     outcome = evaluate_systems(dataset, systems, tmp_path / "out", depth=3)
     candidates = set(outcome.runs["dense"]["q"])
     assert len(candidates) == 3
     assert all(set(run["q"]) == candidates for run in outcome.runs.values())
-    assert set(outcome.summary["milliseconds_per_query"]) == set(map(portable_name, systems))
+    assert set(outcome.summary.milliseconds_per_query) == set(map(portable_name, systems))
     texts = [document for document in documents if document.id in candidates]
     for system in systems[2:]:
         alone = load_reranker(system.partition("+")[2]).rank(QUERY, texts)

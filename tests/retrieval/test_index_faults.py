@@ -135,7 +135,7 @@ def contents(index):
     queries = ["word3 word17", "common", "word150 version2"]
     dense = [index.document_ids(rows) for rows in index.search_dense(queries, 12)[0]]
     lexical = [[tuple(x.tolist()) for x in index.search_lexical(query, 200)] for query in queries]
-    keys = index.token_keys(np.flatnonzero(index._files.now().live).tolist())
+    keys = index.token_keys(index.passages(np.flatnonzero(index._files.now().live)))
     states = [(key.values.tolist(), key.scales.tolist()) for key in keys]
     return list(index.documents()), index.vectors().tolist(), dense, lexical, states
 

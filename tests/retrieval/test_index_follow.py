@@ -81,7 +81,7 @@ def seen(index):
         "bm25": sorted(hit.id for hit in Searcher(index, None, first_stage="bm25").search("common fresh", 50).hits),
         "dense": sorted(hit.id for hit in searcher.search("common", 50).hits),
         "filtered": sorted(hit.id for hit in searcher.search("common", 50, where={"number": {">=": 0}}).hits),
-        "states": len(index.token_keys(range(len(index.vectors())))),
+        "states": len(index.token_keys(index.passages(range(len(index.vectors()))))),
         "texts": sorted(hit.passage.text for hit in searcher.search("common", 50).hits),
     }
 

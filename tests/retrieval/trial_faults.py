@@ -89,7 +89,7 @@ def check(mode: str, path: Path) -> list[Document] | None:
             word = one.text.split()[1]
             [row] = index.search_lexical(word, 5)[0].tolist()
             assert index.passages([row])[0].passage.document == one, "passage"
-            keys = index.token_keys([row])
+            keys = index.token_keys(index.passages([row]))
             assert keys is not None and len(keys[0].values) == 3, "token states"
             np.testing.assert_allclose(index.vectors()[row], TOY.encode_documents([one.text])[0], atol=1e-6)
     return found

@@ -17,7 +17,7 @@ from sightline.errors import InputError
 from sightline.rerank.relevance import relevance
 from sightline.retrieval.files import locked
 from sightline.serve import create_app
-from sightline.serve.app import Limits
+from sightline.serve.limits import Limits
 
 from .conftest import DOCUMENTS, KEY, client_of, serving
 

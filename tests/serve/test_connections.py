@@ -12,7 +12,8 @@ pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from sightline.errors import InputError
 from sightline.serve import create_app
-from sightline.serve.connections import ConnectionLimits, _client, limited_protocol
+from sightline.serve.connections import _client, limited_protocol
+from sightline.serve.limits import ConnectionLimits
 
 
 @contextlib.contextmanager

@@ -195,7 +195,8 @@ def test_an_empty_file_and_a_missing_one(tmp_path):
 
 @pytest.mark.data
 def test_judged_collections_give_the_lists_that_their_cards_count(collections):
-    from sightline.training.lists import ListSampler, Sampling
+    from sightline.training.config import Sampling
+    from sightline.training.lists import ListSampler
 
     examples = load_sources([Source(str(collections / name)) for name in ("nq_train", "fairytaleqa", "pubmedqa")])
     counts = {

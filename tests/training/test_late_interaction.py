@@ -9,14 +9,12 @@ import torch
 from sightline import LateInteractionReranker, load_reranker
 from sightline.documents import Document
 from sightline.errors import InputError
+from sightline.models.loading import load_reader
 from sightline.models.minilm import MiniLM, load_minilm
-from sightline.models.reader import load_reader
-from sightline.training.config import TrainingConfig
+from sightline.training.config import Objective, Sampling, TrainingConfig
 from sightline.training.examples import Example
 from sightline.training.late_interaction import LateInteractionLearner, RememberingReader
 from sightline.training.learner import TrainingList
-from sightline.training.lists import Sampling
-from sightline.training.loss import Objective
 from sightline.training.trainer import train
 
 TEXTS = [

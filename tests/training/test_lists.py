@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import InputError
+from sightline.training.config import Sampling
 from sightline.training.examples import Example, text_key
-from sightline.training.lists import ListSampler, Sampling
+from sightline.training.lists import ListSampler
 
 
 def doc(id, text=None, title=""):

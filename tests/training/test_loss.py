@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import InputError
+from sightline.training.config import Objective
 from sightline.training.learner import Output, TrainingList
-from sightline.training.loss import Objective, anchor_loss, contrastive_loss, distillation_loss, list_losses
+from sightline.training.loss import anchor_loss, contrastive_loss, distillation_loss, list_losses
 
 KINDS = ("joint", "each")
 
@@ -154,7 +155,7 @@ def test_scores_of_another_shape_are_refused():
         ({"teacher_temperature": math.nan}, "teacher_temperature"),
         ({"temperature": 0.001, "learn_temperature": True}, "must start at 0.01"),
         ({"anchor_weight": -1.0}, "anchor_weight"),
-        ({"positives": "all"}, "'joint' or 'each'"),
+        ({"positives": "all"}, "one of joint, each"),
         ({"contrastive_weight": 0.0}, "nothing to learn from"),
     ],
 )

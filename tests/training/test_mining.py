@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import DataError, InputError
-from sightline.eval import evaluate as evaluate_module
+from sightline.eval import systems as systems_module
 from sightline.eval.dataset import Dataset, load_dataset
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.training import mining as module
+from sightline.training.config import Mining
 from sightline.training.examples import read_examples, text_key, write_examples
-from sightline.training.mining import Mining, mine_run, run_system
+from sightline.training.mining import mine_run, run_system
 
 TEXTS = {id: f"Text of {id}." for id in "abcdefghij"} | {"twin": "text  of A."}
 
@@ -123,7 +124,7 @@ def folder(tmp_path, monkeypatch, toy):
 
     monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
     load = lambda name: LateInteractionReranker(load_layout(name), reader=toy)  # noqa: E731
-    monkeypatch.setattr(evaluate_module, "load_reranker", load)
+    monkeypatch.setattr(systems_module, "load_reranker", load)
     monkeypatch.setattr(module, "load_reranker", load)
     monkeypatch.setattr(toy, "name", "minilm")
     folder = tmp_path / "zoo"

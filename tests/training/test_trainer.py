@@ -20,10 +20,8 @@ from sightline.names import SHIPPED
 from sightline.training import trainer as module
 from sightline.training.card import Origin
 from sightline.training.checkpoint import STATE
-from sightline.training.config import TrainingConfig
+from sightline.training.config import Objective, Sampling, TrainingConfig
 from sightline.training.learner import Output
-from sightline.training.lists import Sampling
-from sightline.training.loss import Objective
 from sightline.training.summary import DataRow, TrainingSummary
 from sightline.training.trainer import train
 

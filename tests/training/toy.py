@@ -15,11 +15,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from sightline.rerank.pointwise import PointwiseReranker
-from sightline.training.config import TrainingConfig
+from sightline.training.config import Sampling, TrainingConfig
 from sightline.training.dev import load_dev_sets
 from sightline.training.examples import Source, load_examples
 from sightline.training.learner import Output
-from sightline.training.lists import Sampling
 from sightline.training.trainer import train
 
 FILLER = [f"filler{i}" for i in range(12)]

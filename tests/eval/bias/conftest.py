@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sightline.documents import Document
-from sightline.eval.bias import CandidateList
 from sightline.rerank import Reranker, Scored
+from sightline.search import CandidateList
 
 
 class KnownReranker(Reranker):
@@ -36,6 +36,6 @@ def make_list():
 
     def make(texts, query="q", titles=None):
         titles = titles or [""] * len(texts)
-        return CandidateList(query, tuple(Document(f"d{i}", text, titles[i]) for i, text in enumerate(texts)))
+        return CandidateList.of(query, [Document(f"d{i}", text, titles[i]) for i, text in enumerate(texts)])
 
     return make

@@ -7,8 +7,9 @@ import pytest
 
 from sightline.documents import Document
 from sightline.errors import InputError
-from sightline.eval.bias import CandidateList, measure_documents
+from sightline.eval.bias import measure_documents
 from sightline.rerank import load_reranker
+from sightline.search import CandidateList
 
 TEXTS = ["gold two", "a one two three four five six seven", "b one two three", "c one two"]
 GOLD = {"q": {"d0": 1}}
@@ -90,7 +91,7 @@ def test_who_scores_copies_unequally(known, make_list):
 def test_copies_never_take_an_id_that_is_there(known):
     blocks = tuple(Document(id, text) for id, text in zip(["d0", "d1", "d1-copy1", "d1-copy3"], TEXTS, strict=True))
     reranker = known(by_worth)
-    measured(reranker, [("q", CandidateList("q", blocks))])
+    measured(reranker, [("q", CandidateList.of("q", blocks))])
     assert [block.id for block in reranker.calls[2]][4:] == ["d1-copy2", "d1-copy4", "d1-copy5", "d1-copy6"]
 
 
@@ -132,9 +133,9 @@ def test_who_reads_the_id(known, make_list):
 
 def test_who_only_rounds_by_batch_is_not_said_to_read_ids(known, make_list):
     class Batched(known):
-        def rank_batch(self, lists, top_n=None, *, evidence=None):
+        def _score(self, lists):
             self.score = lambda place, blocks, query: len(blocks[place].text) + 1e-9 * len(lists)
-            return super().rank_batch(lists, top_n)
+            return super()._score(lists)
 
     found = measured(Batched(None), [("q", make_list(TEXTS))])
     assert found.ids.changed == found.ids.largest_difference == 0.0
@@ -150,7 +151,7 @@ def test_near_duplicates_of_some_queries_only(known, make_list):
 def test_the_default_reranker_reads_no_id_and_scores_copies_alike():
     texts = ["Cats purr when they are content. They sleep.", "Dogs bark at strangers.", "Cats are cats.", "Cows eat."]
     blocks = tuple(Document(f"d{i}", text, "On " + text[:4]) for i, text in enumerate(texts))
-    found = measured(load_reranker(), [("q", CandidateList("what do happy cats do", blocks))])
+    found = measured(load_reranker(), [("q", CandidateList.of("what do happy cats do", blocks))])
     assert found.ids.largest_difference == 0.0 and found.ids.changed == 0.0
     assert [copies.largest_difference for copies in found.copies] == [0.0, 0.0]
     assert [copies.reordered for copies in found.copies] == [0.0, 0.0]
@@ -177,4 +178,4 @@ def test_relevant_documents_are_binned_by_length(known, make_list):
 
 def test_empty_lists(known):
     with pytest.raises(InputError, match="no list"):
-        measured(known(by_worth), [("q", CandidateList("q", ()))])
+        measured(known(by_worth), [("q", CandidateList.of("q", ()))])

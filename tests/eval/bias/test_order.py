@@ -1,21 +1,21 @@
 """Candidate order: known biases are caught and quantified, and what is order-free shows zero."""
 
-import dataclasses
 import math
 import random
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from sightline.documents import Document
 from sightline.errors import InputError
-from sightline.eval.bias import CandidateList, measure_order, rank_lists
+from sightline.eval.bias import measure_order
 from sightline.eval.bias.order import kendall_tau, relevant_document, variance
-from sightline.rerank import DocumentStates, LateInteractionReranker, load_layout, load_reranker
+from sightline.eval.candidates import rank_lists, read_lists
+from sightline.rerank import LateInteractionReranker, load_layout, load_reranker
+from sightline.search import CandidateList
 
 N = 5
 TEXTS = [f"text {i}" for i in range(N)]
@@ -153,7 +153,7 @@ def test_a_querys_permutations_do_not_depend_on_the_others(known, make_list):
 def test_passages_of_a_document_move_together(known):
     blocks = tuple(Document(id, text) for id, text in [("a", "text 3"), ("b", "text 1"), ("a", "text 0")])
     reranker = known(quality)
-    found = measure_order("x", reranker, [("q", CandidateList("q", blocks))], {"q": {"a": 1}}, measure="RR")
+    found = measure_order("x", reranker, [("q", CandidateList.of("q", blocks))], {"q": {"a": 1}}, measure="RR")
     assert {tuple(block.id for block in call) for call in reranker.calls} == {("a", "a", "b"), ("b", "a", "a")}
     assert found.ndcg.min == 1.0 and found.documents == 2  # the best passage makes the document's score
 
@@ -161,41 +161,30 @@ def test_passages_of_a_document_move_together(known):
 def test_kept_states_move_with_their_documents(toy, make_list):
     reranker = LateInteractionReranker(load_layout("minilm"), reader=toy)
     plain = make_list(["cats purr", "dogs bark", "cows moo loudly"], query="what do cats do")
-    read = toy.read([block.contents for block in plain.blocks])
-    states = tuple(
-        DocumentStates(torch.from_numpy(read.states[a:b]), 0)
-        for a, b in zip(read.offsets, read.offsets[1:], strict=False)
-    )
-    kept = dataclasses.replace(plain, states=states)
+    [kept] = read_lists(toy, [plain])
+    assert all(states is not None for states in kept.states_for(reranker))
     for order in (["d2", "d0", "d1"], ["d1", "d2"]):
         assert rank_lists(reranker, [kept.arranged(order)]) == rank_lists(reranker, [plain.arranged(order)])
 
 
 def test_the_default_reranker_minds_no_order_to_the_last_bit():
     texts = ["Cats purr when they are content.", "Dogs bark at strangers.", "Cats sleep a lot.", "Cows eat grass."]
-    lists = [("q", CandidateList("what do happy cats do", tuple(Document(t[:8], t) for t in texts)))]
+    lists = [("q", CandidateList.of("what do happy cats do", tuple(Document(t[:8], t) for t in texts)))]
     found = measure_order("minilm", load_reranker(), lists, {"q": {"Cats pur": 1}})
     assert found.score_variance == found.rank_variance == found.gold_rank_variance == found.tau_psi == 0.0
 
 
 def test_what_cannot_be_measured(known, make_list):
     with pytest.raises(InputError, match="no list has two documents"):
-        measure_order("x", known(quality), [("q", make_list(TEXTS[:1])), ("r", CandidateList("r", ()))], {})
+        measure_order("x", known(quality), [("q", make_list(TEXTS[:1])), ("r", CandidateList.of("r", ()))], {})
     with pytest.raises(InputError, match="at least 2, not 1"):
         measure_order("x", known(quality), [], {}, permutations=1)
     with pytest.raises(InputError, match="at least 3, not 2"):
         measure_order("x", known(quality), [], {}, slots=2)
 
-    class Forgets(known):
-        def rank_batch(self, lists, top_n=None, *, evidence=None):
-            return super().rank_batch(lists, 2)
-
-    with pytest.raises(InputError, match="other documents for query 'q'"):
-        measure_order("x", Forgets(quality), [("q", make_list(TEXTS))], {})
-
 
 def test_nor_in_lists_of_more_than_sixteen():
     texts = [f"Cats {'purr and ' * (i % 7)}sleep under tree number {i}." for i in range(30)]
-    lists = [("q", CandidateList("under which tree do cats sleep", tuple(Document(t, t) for t in texts)))]
+    lists = [("q", CandidateList.of("under which tree do cats sleep", tuple(Document(t, t) for t in texts)))]
     found = measure_order("minilm", load_reranker(), lists, {"q": {texts[3]: 1}})
     assert found.score_variance == found.rank_variance == found.gold_rank_variance == found.tau_psi == 0.0

@@ -6,9 +6,10 @@ import math
 import pytest
 
 from sightline.errors import InputError
-from sightline.eval import evaluate as evaluating
-from sightline.eval.bias import given_lists, load_positions, measure_bias, rank_lists, searched_lists, study
-from sightline.eval.rerank_run import rerank_run
+from sightline.eval import systems as evaluating
+from sightline.eval.bias import load_positions, measure_bias, study
+from sightline.eval.candidates import GivenLists, rank_lists, searched_lists
+from sightline.eval.reranking import rerank_run
 from sightline.eval.trec import write_run
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
@@ -141,7 +142,7 @@ def test_lists_are_what_the_searcher_ranks(dataset, toy_everywhere, tmp_path, to
     with Index.build(tmp_path / "ix", dataset.documents(), encoder=toy, token_states="fp16") as index:
         searcher = Searcher(index, toy_everywhere, first_stage=first_stage, candidates=5)
         plain = Searcher(index, None, first_stage=first_stage, candidates=5)
-        lists = dict(searched_lists(index, first_stage, toy_everywhere, dataset.queries, 5))
+        lists = dict(searched_lists(searcher, dataset.queries))
         assert list(lists) == list(dataset.queries)
         for id, query in dataset.queries.items():
             assert all(state is not None for state in lists[id].states)
@@ -149,7 +150,7 @@ def test_lists_are_what_the_searcher_ranks(dataset, toy_everywhere, tmp_path, to
             (ranked,) = rank_lists(toy_everywhere, [lists[id]])
             assert list(ranked.items()) == [(hit.id, hit.score) for hit in searcher.search(query, 5).hits]
             assert lists[id].top(2).ids == lists[id].ids[:2]
-        bare = dict(searched_lists(index, first_stage, None, dataset.queries, 5))
+        bare = dict(searched_lists(plain, dataset.queries))
         assert all(one.states is None for one in bare.values())
 
 
@@ -157,7 +158,7 @@ def test_lists_of_a_given_run_are_what_rerank_run_ranks(dataset, toy_everywhere,
     from sightline.eval.trec import read_run
 
     run = read_run(given["given"])
-    lists = dict(given_lists(dataset, run, toy_everywhere, 2))
+    lists = dict(GivenLists(dataset, run, 2).lists(toy_everywhere.window))
     expected = rerank_run(dataset, run, toy_everywhere, 2)
     assert {id: rank_lists(toy_everywhere, [one])[0] for id, one in lists.items()} == expected
     assert lists["q0"].ids == ["e0", "e1"]

@@ -1,9 +1,11 @@
 """Results made up for tests, by the harness's own statistics."""
 
-import dataclasses
-
-from sightline.eval.compare import compare, interval, largest_changes
-from sightline.eval.report import Results
+from sightline.eval.biases import parse_bias
+from sightline.eval.provenance import Provenance
+from sightline.eval.results import Results
+from sightline.eval.significance import compare, interval, largest_changes
+from sightline.eval.summary import Change, Changes, Cost, Summary
+from sightline.parsing import as_type
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -17,35 +19,36 @@ HOSTILE = [
 ]
 
 
-def results(values, dataset="made", texts=None, bias=None, **more):
-    """`Results` of systems whose values by query are given."""
+def results(values, dataset="made", texts=None, bias=None, cost=None, **more):
+    """`Results` of systems whose values by query are given; ``more`` is how they were made."""
     per_query = {
         name: {f"q{i}": {"nDCG@10": float(v), "RR@10": float(v)} for i, v in enumerate(column)}
         for name, column in values.items()
     }
     pairs = compare(per_query, "nDCG@10", resamples=500)
     means = {name: sum(column) / len(column) for name, column in values.items()}
-    summary = {
-        "dataset": dataset,
-        "split": "test",
-        "queries": len(next(iter(values.values()))),
-        "depth": 100,
-        "positives_added": False,
-        "systems": {name: {"nDCG@10": mean, "RR@10": mean} for name, mean in means.items()},
-        "intervals": {name: dataclasses.asdict(interval(column, resamples=500)) for name, column in values.items()},
-        "comparisons": [dataclasses.asdict(pair) for pair in pairs],
-        "changes": [
-            {
-                "a": pair.a,
-                "b": pair.b,
-                "queries": [
-                    {"id": id, "text": (texts or {}).get(id, f"text of {id}"), "a": a, "b": b}
+    summary = Summary(
+        dataset=dataset,
+        split="test",
+        queries=len(next(iter(values.values()))),
+        depth=100,
+        measures=["nDCG@10", "RR@10"],
+        systems={name: {"nDCG@10": mean, "RR@10": mean} for name, mean in means.items()},
+        intervals={name: interval(column, resamples=500) for name, column in values.items()},
+        comparisons=pairs,
+        changes=[
+            Changes(
+                pair.a,
+                pair.b,
+                [
+                    Change(id, (texts or {}).get(id, f"text of {id}"), a, b)
                     for id, a, b in largest_changes(per_query, pair.a, pair.b, "nDCG@10")
                 ],
-            }
+            )
             for pair in pairs
         ],
-        "milliseconds_per_query": {name: 1.0 + i for i, name in enumerate(values)},
-        **more,
-    }
-    return Results(summary, per_query, bias)
+        milliseconds_per_query={name: 1.0 + i for i, name in enumerate(values)},
+        cost=None if cost is None else as_type(cost, Cost),
+    )
+    made = as_type(more, Provenance)
+    return Results(summary, made, per_query, bias=None if bias is None else parse_bias(bias))

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from sightline.errors import DataError, InputError
-from sightline.eval.report import csv_table, latex_table, load_results, render_page, write_report
+from sightline.eval.report import csv_table, latex_table, render_page, write_report
+from sightline.eval.results import load_results
 
 from .made import HOSTILE, results
 
@@ -139,19 +140,21 @@ def test_no_results_are_refused():
         render_page([])
 
 
-def write(folder, made):
-    folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(made.summary))
-    (folder / "per_query.json").write_text(json.dumps(made.per_query))
-    if made.bias:
-        (folder / "bias.json").write_text(json.dumps(made.bias))
+def write(folder, made, bias=None):
+    made.save(folder)
+    if bias:
+        (folder / "bias.json").write_text(json.dumps(bias))
     return folder
 
 
+def load(folder):
+    return load_results(folder, runs=False)
+
+
 def test_folders_are_read_and_written(tmp_path, rich):
-    one, two = write(tmp_path / "one", rich), write(tmp_path / "two", results({"dense": [0.3]}, dataset="other"))
-    assert load_results(one) == rich
-    files = write_report([one, two], tmp_path / "out" / "deep")
+    one, two = write(tmp_path / "one", rich, BIAS), write(tmp_path / "two", results({"dense": [0.3]}, dataset="other"))
+    assert load(one) == rich
+    files = write_report([load(one), load(two)], tmp_path / "out" / "deep")
     assert [file.name for file in files] == ["report.html", "results.csv", "table.tex"]
     page = files[0].read_text()
     assert "2 collections" in page and "Order of the candidates" in page
@@ -161,32 +164,32 @@ def test_folders_are_read_and_written(tmp_path, rich):
 @pytest.mark.parametrize(
     ("file", "content", "match"),
     [
-        ("results.json", None, "results.json: cannot be read"),
-        ("results.json", "[]", "a list where an object"),
+        ("results.json", None, "results.json: there is no such file"),
+        ("results.json", "[]", "it must be an object"),
         ("results.json", "{", "not JSON"),
-        ("results.json", "{}", "lacks the field"),
+        ("results.json", "{}", "lacks the field dataset; evaluate again"),
         ("results.json", {"systems": {}}, "no system"),
         ("per_query.json", "{}", "lacks the system 'bm25'"),
         ("bias.json", '{"version": 2}', "version 2"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, rich, file, content, match):
-    folder = write(tmp_path / "one", rich)
+    folder = write(tmp_path / "one", rich, BIAS)
     (folder / file).unlink(missing_ok=True)
     if content is None:
         (folder / "bias.json").unlink()
     if isinstance(content, dict):
-        content = json.dumps({**rich.summary, **content})
+        content = json.dumps({**rich.as_json(), **content})
     if content is not None:
         (folder / file).write_text(content)
     with pytest.raises(DataError, match=match):
-        load_results(folder)
+        load(folder)
 
 
 def test_texts_that_cannot_be_shown_are_replaced(tmp_path):
     made = results({"a\u202eb": [0.5]}, texts={"q0": "x"}, dataset="half \ud800 \x00")
-    folder = write(tmp_path / "one", made)
-    write_report([folder], folder)
+    folder = tmp_path / "one"
+    write_report([made], folder)
     page = (folder / "report.html").read_bytes().decode()
     assert "a\ufffdb" in page and "half \ufffd \ufffd" in page and "\x00" not in page
 
@@ -197,8 +200,7 @@ def test_in_a_browser_nothing_is_cut_off_or_covers_another(tmp_path, rich):
     from selenium.webdriver.chrome.service import Service
 
     hostile = results({name: [0.1 * i, 0.5, 0.2] for i, name in enumerate(HOSTILE)}, dataset="x" * 90)
-    folders = [write(tmp_path / str(i), made) for i, made in enumerate((rich, hostile))]
-    page = write_report(folders, tmp_path / "out")[0]
+    page = write_report([rich, hostile], tmp_path / "out")[0]
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
@@ -301,7 +303,7 @@ def full():
     }  # fmt: skip
     hashes = {"dataset": {"queries": "0", "qrels": "1", "files": {"corpus.jsonl": "2"}}, "runs": {"bm25": "3"}}
     values = {"bm25": [0.1, 0.4], "bm25+minilm": [0.4, 0.5]}
-    return results(
+    return bias, results(
         values, bias=bias, cost=COST, hashes=hashes, command="sightline eval", git=None, versions={"python": "3"},
         hardware={"cores": 2, "gpu": None}, seeds={"bootstrap": 0},
     )  # fmt: skip
@@ -309,10 +311,9 @@ def full():
 
 @pytest.mark.parametrize("file", ["results.json", "per_query.json", "bias.json"])
 def test_no_change_of_a_value_is_more_than_a_message(tmp_path, file):
-    made = full()
-    folder = write(tmp_path / "one", made)
-    write_report([folder], folder)
-    content = {"results.json": made.summary, "per_query.json": made.per_query, "bias.json": made.bias}[file]
+    bias, made = full()
+    folder = write(tmp_path / "one", made, bias)
+    content = {"results.json": made.as_json(), "per_query.json": made.per_query, "bias.json": bias}[file]
     tried = refused = 0
     for way in leaves(content):
         for new in WRONG:
@@ -321,7 +322,7 @@ def test_no_change_of_a_value_is_more_than_a_message(tmp_path, file):
             (folder / file).write_text(json.dumps(changed(content, way, new)))
             tried += 1
             try:
-                found = load_results(folder)
+                found = load(folder)
             except DataError as error:
                 assert file in str(error) or "results.json" in str(error) or "per_query.json" in str(error)
                 refused += 1
@@ -332,7 +333,7 @@ def test_no_change_of_a_value_is_more_than_a_message(tmp_path, file):
 
 def test_the_wrong_field_is_named(tmp_path, rich):
     folder = write(tmp_path / "one", rich)
-    summary = changed(rich.summary, ("comparisons", 0, "difference", "low"), "far")
+    summary = changed(rich.as_json(), ("comparisons", 0, "difference", "low"), "far")
     (folder / "results.json").write_text(json.dumps(summary))
-    with pytest.raises(DataError, match=r"results.json: the field comparisons\[0\].difference.low must be a number"):
-        load_results(folder)
+    with pytest.raises(DataError, match=r"results.json: the field comparisons\[0\].difference.low must be a"):
+        load(folder)

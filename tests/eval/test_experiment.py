@@ -8,10 +8,10 @@ import pytrec_eval
 
 from sightline.documents import Document
 from sightline.errors import DataError, InputError, SightlineError
-from sightline.eval import evaluate as module
+from sightline.eval import systems as module
 from sightline.eval.dataset import load_dataset
-from sightline.eval.evaluate import evaluate_systems
-from sightline.eval.metrics import evaluate
+from sightline.eval.experiment import evaluate_systems
+from sightline.eval.metrics import measure_rankings
 from sightline.eval.runs import load_run
 from sightline.eval.trec import read_run, write_run
 from sightline.names import SystemName
@@ -78,7 +78,7 @@ def outcome(dataset, given, tmp_path):
 
 def test_results_have_their_shape(outcome, tmp_path):
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results == outcome.summary
+    assert results == outcome.as_json()
     assert (results["dataset"], results["split"]) == ("zoo", "test")
     assert list(results["systems"]) == SYSTEMS
     for values in results["systems"].values():
@@ -90,36 +90,38 @@ def test_results_have_their_shape(outcome, tmp_path):
 def test_means_are_those_of_the_queries(outcome, tmp_path):
     per_query = json.loads((tmp_path / "out" / "per_query.json").read_text())
     assert per_query == outcome.per_query
-    for system, means in outcome.summary["systems"].items():
+    for system, means in outcome.summary.systems.items():
         assert set(per_query[system]) == set(QRELS)
         for name, mean in means.items():
             assert mean == pytest.approx(sum(v[name] for v in per_query[system].values()) / len(QRELS))
 
 
 def test_systems_are_compared_by_the_first_measure(outcome):
-    means = {name: values["nDCG@10"] for name, values in outcome.summary["systems"].items()}
-    for name, found in outcome.summary["intervals"].items():
-        assert found["mean"] == pytest.approx(means[name]) and found["low"] <= means[name] <= found["high"]
-    pairs = outcome.summary["comparisons"]
+    means = {name: values["nDCG@10"] for name, values in outcome.summary.systems.items()}
+    for name, found in outcome.summary.intervals.items():
+        assert found.mean == pytest.approx(means[name]) and found.low <= means[name] <= found.high
+    pairs = outcome.summary.comparisons
     assert len(pairs) == len(SYSTEMS) * (len(SYSTEMS) - 1) // 2
     for pair in pairs:
-        assert pair["measure"] == "nDCG@10"
-        assert pair["difference"]["mean"] == pytest.approx(means[pair["a"]] - means[pair["b"]], abs=1e-12)
-        assert pair["wins"] + pair["ties"] + pair["losses"] == len(QRELS)
+        assert pair.measure == "nDCG@10"
+        assert pair.difference.mean == pytest.approx(means[pair.a] - means[pair.b], abs=1e-12)
+        assert pair.wins + pair.ties + pair.losses == len(QRELS)
 
 
 def test_runs_read_back_give_the_same_figures(outcome, dataset, tmp_path):
-    for system, means in outcome.summary["systems"].items():
+    for system, means in outcome.summary.systems.items():
         run = read_run(tmp_path / "out" / f"{system}.trec")
         assert run == outcome.runs[system]
-        again, _ = evaluate(dataset.qrels, {id: sorted(scores, key=lambda d: -scores[d]) for id, scores in run.items()})
+        again, _ = measure_rankings(
+            dataset.qrels, {id: sorted(scores, key=lambda d: -scores[d]) for id, scores in run.items()}
+        )
         assert again == pytest.approx(means)
 
 
 def test_a_given_run_is_measured_in_its_own_order(outcome):
     values = outcome.per_query["mine"]
     assert [values[id]["RR@10"] for id in ("q1", "q2", "q3")] == [0.5, 1.0, 0.5]
-    assert outcome.summary["given_runs"] == {"mine": "given.trec"}
+    assert outcome.summary.given_runs == {"mine": "given.trec"}
 
 
 def test_reranking_a_given_run_adds_no_candidate_and_drops_none(outcome, given):
@@ -160,7 +162,7 @@ def test_queries_of_a_given_run_that_are_unknown_or_missing_are_told(dataset, tm
     options = {"runs": {"run": tmp_path / "run.trec"}}
     write_run(tmp_path / "run.trec", {"q1": {"cat": 1.0}, "q77": {"cat": 1.0}}, "run")
     outcome = evaluate_systems(dataset, ["run"], tmp_path / "out", **options)
-    assert outcome.summary["systems"]["run"]["RR@10"] == pytest.approx(1 / 3)
+    assert outcome.summary.systems["run"]["RR@10"] == pytest.approx(1 / 3)
     assert "1 of the run's 2 queries are not in the data set" in caplog.text
     assert "lacks 2 of 3 judged queries; they count as 0" in caplog.text
     write_run(tmp_path / "run.trec", {"q77": {"cat": 1.0}}, "run")
@@ -173,7 +175,7 @@ def test_positives_are_added_only_if_asked_for(dataset, tmp_path):
     options = {"runs": {"poor": tmp_path / "poor.trec"}, "depth": 2}
     systems = ["poor", "poor+minilm", "bm25+minilm"]
     honest = evaluate_systems(dataset, systems, tmp_path / "honest", **options)
-    assert honest.summary["positives_added"] is False
+    assert honest.summary.positives_added is False
     assert set(honest.runs["poor+minilm"]["q1"]) == {"dog"} and "q2" not in honest.runs["poor+minilm"]
     added = evaluate_systems(dataset, systems, tmp_path / "added", add_positives=True, **options)
     assert json.loads((tmp_path / "added" / "results.json").read_text())["positives_added"] is True
@@ -192,7 +194,7 @@ def test_results_with_the_querys_own_id_are_counted(tmp_path):
     run = tmp_path / "run.trec"
     run.write_text("q1 Q0 q1 1 2 x\nq1 Q0 cat 2 1 x\n")
     outcome = evaluate_systems(load_dataset(folder), ["mine"], tmp_path / "out", runs={"mine": run})
-    assert outcome.summary["ignore_identical_ids"] is True and outcome.summary["identical_ids"] == 1
+    assert outcome.summary.ignore_identical_ids is True and outcome.summary.identical_ids == 1
     assert outcome.per_query["mine"]["q1"]["RR@10"] == 1.0
 
 
@@ -210,12 +212,12 @@ def test_the_index_is_built_once(dataset, tmp_path, monkeypatch):
     evaluate_systems(dataset, ["dense+minilm"], tmp_path / "out")
     monkeypatch.setattr(module.Index, "build", None)
     again = evaluate_systems(dataset, ["dense", "bm25+minilm"], tmp_path / "out")
-    assert again.summary["index"]["counts"]["documents"] == len(TEXTS)
+    assert again.summary.index.counts["documents"] == len(TEXTS)
 
 
 def test_given_runs_need_no_index(dataset, given, tmp_path):
     outcome = evaluate_systems(dataset, ["mine"], tmp_path / "out", runs={"mine": given})
-    assert outcome.summary["index"] is None
+    assert outcome.summary.index is None
     assert not (tmp_path / "out" / "index").exists()
 
 
@@ -308,7 +310,7 @@ def test_an_index_of_another_collection_is_refused(dataset, tmp_path, texts):
 def test_a_given_index_is_searched(dataset, tmp_path):
     evaluate_systems(dataset, ["dense"], tmp_path / "out")
     outcome = evaluate_systems(dataset, ["dense"], tmp_path / "two", index=tmp_path / "out" / "index")
-    assert outcome.summary["systems"]["dense"]["nDCG@10"] > 0
+    assert outcome.summary.systems["dense"]["nDCG@10"] > 0
     assert not (tmp_path / "two" / "index").exists()
 
 
@@ -364,7 +366,7 @@ def test_ids_of_any_kind_give_results_and_come_back(dataset, tmp_path, id):
     [written] = [path for path in (tmp_path / "out").iterdir() if path.stem == "dense"]
     assert load_run(written) == outcome.runs["dense"] and id in outcome.runs["dense"][query]
     again = evaluate_systems(dataset, ["mine"], tmp_path / "again", runs={"mine": written})
-    assert again.summary["systems"]["mine"] == outcome.summary["systems"]["dense"]
+    assert again.summary.systems["mine"] == outcome.summary.systems["dense"]
 
 
 def test_an_output_that_cannot_be_is_refused_before_the_work(dataset, tmp_path, monkeypatch):
@@ -379,7 +381,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(dataset, tmp_path, 
 def test_a_system_that_finds_nothing_gets_nothing_and_stops_nobody(dataset, tmp_path, caplog):
     silent = replace(dataset, queries=dict.fromkeys(dataset.queries, "zzz qqq"))
     outcome = evaluate_systems(silent, ["bm25", "dense"], tmp_path / "out", settings={"encoder": "minilm"})
-    assert outcome.summary["systems"]["bm25"]["nDCG@10"] == 0 and "bm25 found nothing" in caplog.text
+    assert outcome.summary.systems["bm25"]["nDCG@10"] == 0 and "bm25 found nothing" in caplog.text
     assert (tmp_path / "out" / "dense.trec").exists() and not (tmp_path / "out" / "bm25.trec").exists()
 
 

@@ -8,8 +8,8 @@ import pytest
 from scipy import special, stats
 
 from sightline.errors import InputError
-from sightline.eval import compare as module
-from sightline.eval.compare import compare, holm, interval, largest_changes
+from sightline.eval import significance as module
+from sightline.eval.significance import compare, holm, interval, largest_changes
 
 
 def per_query(**systems):

@@ -7,7 +7,7 @@ import pytest
 
 from sightline.errors import DataError, InputError
 from sightline.eval.dataset import load_dataset
-from sightline.eval.rerank_run import rerank_run
+from sightline.eval.reranking import rerank_run
 from sightline.rerank import LateInteractionReranker, Reranker, load_layout
 
 FILLER = "grass road song tree rain iron wall lamp " * 20
@@ -101,7 +101,7 @@ def test_a_run_without_any_known_query_is_refused(dataset, reranker):
 
 
 def test_progress_counts_queries(dataset, reranker, monkeypatch):
-    from sightline.eval import rerank_run as module
+    from sightline.eval import reranking as module
 
     monkeypatch.setattr(module, "_QUERIES_AT_ONCE", 2)
     told = []

@@ -7,10 +7,13 @@ trusted (Smucker, Allan and Carterette, CIKM 2007). The t-test is scipy's. Its r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Annotated
 
+import annotated_types
 import numpy as np
 
 from ..errors import InputError
@@ -18,16 +21,22 @@ from ..errors import InputError
 __all__ = [
     "Comparison",
     "Interval",
+    "Number",
+    "PerQuery",
     "compare",
     "holm",
     "interval",
     "largest_changes",
     "new_and_base",
     "own_first_stage",
+    "reversed_comparison",
 ]
 
 PerQuery = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Value by system, query id and measure, as in `sightline.eval.evaluate.Outcome`."""
+"""Value by system, query id and measure, as in `sightline.eval.Results`."""
+
+Number = Annotated[float, annotated_types.Interval(ge=-1e18, le=1e18)]
+"""A number of a file of results. Beyond these bounds nothing was measured, and no axis could be drawn."""
 
 _BATCH_BYTES = 1 << 26  # resamples held in memory at a time
 
@@ -36,9 +45,9 @@ _BATCH_BYTES = 1 << 26  # resamples held in memory at a time
 class Interval:
     """A mean over queries, and its 95 % percentile bootstrap interval."""
 
-    mean: float
-    low: float
-    high: float
+    mean: Number
+    low: Number
+    high: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +71,25 @@ class Comparison:
     a: str
     b: str
     difference: Interval
-    p_t: float
-    p_randomisation: float
-    p_holm: float
+    p_t: Number
+    p_randomisation: Number
+    p_holm: Number
     wins: int
     ties: int
     losses: int
+
+
+def reversed_comparison(pair: Comparison) -> Comparison:
+    """The same comparison, from the other system's side."""
+    by = pair.difference
+    return dataclasses.replace(
+        pair,
+        a=pair.b,
+        b=pair.a,
+        difference=Interval(-by.mean, -by.high, -by.low),
+        wins=pair.losses,
+        losses=pair.wins,
+    )
 
 
 def own_first_stage(system: str) -> str | None:

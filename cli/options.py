@@ -1,0 +1,144 @@
+"""Options that several commands have, each written once, with the panel of the help that it stands in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..names import FirstStage
+
+__all__ = [
+    "CANDIDATES",
+    "COLLECTION",
+    "INDEX",
+    "MEASURING",
+    "SEARCHING",
+    "SERVER",
+    "CandidatesOption",
+    "DepthOption",
+    "EncoderOption",
+    "FaissOption",
+    "FirstStageOption",
+    "IndexArgument",
+    "IndexOption",
+    "JobsOption",
+    "JsonOption",
+    "LexicalOption",
+    "MaxQueriesOption",
+    "MaxTokensOption",
+    "MeasuresOption",
+    "QrelsOption",
+    "RerankOption",
+    "RunsOption",
+    "SplitOption",
+    "SystemOption",
+    "SystemsOption",
+    "TokenStatesOption",
+    "WhereOption",
+    "reranker_or_none",
+]
+
+SEARCHING, INDEX, SERVER = "Searching", "Index", "Server"
+COLLECTION, CANDIDATES, MEASURING = "Collection", "Candidates", "Measuring"
+_SYSTEMS = "bm25, dense, hybrid or a --run's name, alone or with +RERANKER (see sightline rerankers)"
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+IndexArgument = Annotated[Path, typer.Argument(help="Directory of the index.")]
+
+# -- searching
+
+RerankOption = Annotated[
+    str,
+    typer.Option(
+        help="minilm, sightline-mini, hf:MODEL#LAYOUT, cross-encoder:MODEL, late-interaction:MODEL, a folder of "
+        "sightline train, a layout's .yaml, or none; sightline rerankers lists them.",
+        rich_help_panel=SEARCHING,
+    ),
+]
+FirstStageOption = Annotated[FirstStage, typer.Option(help="Where candidates come from.", rich_help_panel=SEARCHING)]
+CandidatesOption = Annotated[
+    int, typer.Option(help="How many documents the first stage passes on.", min=1, rich_help_panel=SEARCHING)
+]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        help="Metadata filter, such as lang=en, 'year>=2000', 'lang in \\[en, de]' or 'year is null'. You may give "
+        "several; all must hold.",
+        rich_help_panel=SEARCHING,
+    ),
+]
+
+# -- the index that a command makes
+
+EncoderOption = Annotated[
+    str, typer.Option(help="Bi-encoder: minilm, or any sentence-transformers name or path.", rich_help_panel=INDEX)
+]
+FaissOption = Annotated[
+    str, typer.Option(help="FAISS factory string, such as Flat, HNSW32 or IVF256,SQ8.", rich_help_panel=INDEX)
+]
+LexicalOption = Annotated[Literal["fts5", "pyserini", "none"], typer.Option(help="BM25 engine.", rich_help_panel=INDEX)]
+TokenStatesOption = Annotated[
+    Literal["none", "fp16", "int8"],
+    typer.Option(
+        help="Form in which the index keeps what the reranker reads, so that reranking takes milliseconds.",
+        rich_help_panel=INDEX,
+    ),
+]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens per passage; 0 keeps documents whole, cut where models stop reading.", rich_help_panel=INDEX
+    ),
+]
+
+# -- judged collections, and systems that search them
+
+SystemsOption = Annotated[str, typer.Option("--systems", help=f"Comma-separated: {_SYSTEMS}.")]
+SystemOption = Annotated[
+    str, typer.Option("--system", help=f"{_SYSTEMS}; also given, for the folder's bm25.SPLIT.tsv.")
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Which qrels/SPLIT.tsv.", rich_help_panel=COLLECTION)]
+QrelsOption = Annotated[
+    Path | None,
+    typer.Option("--qrels", help="Judgements to use instead, BEIR or TREC format.", rich_help_panel=COLLECTION),
+]
+MaxQueriesOption = Annotated[
+    int | None,
+    typer.Option("--max-queries", help="Only the first so many queries.", min=1, rich_help_panel=COLLECTION),
+]
+RunsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--run",
+        help="A given first stage: NAME=FILE, in any format that rerank --out writes. You may give several.",
+        rich_help_panel=CANDIDATES,
+    ),
+]
+IndexOption = Annotated[
+    Path | None,
+    typer.Option("--index", help="Search this index instead of making one.", rich_help_panel=CANDIDATES),
+]
+DepthOption = Annotated[int, typer.Option("--depth", help="Candidates per query.", min=1, rich_help_panel=CANDIDATES)]
+MeasuresOption = Annotated[
+    str,
+    typer.Option("--measures", help="Comma-separated, as ir_measures names them.", rich_help_panel=MEASURING),
+]
+JobsOption = Annotated[
+    int,
+    typer.Option(
+        "--jobs", help="Processes that answer queries; they share the cores.", min=1, rich_help_panel=MEASURING
+    ),
+]
+
+
+def reranker_or_none(rerank: str) -> str | None:
+    """What ``--rerank`` names, for `load_reranker`; None for no reranker.
+
+    Example:
+        >>> reranker_or_none("hf:Qwen/Qwen3-0.6B#icr"), reranker_or_none("none")
+        ('hf:Qwen/Qwen3-0.6B#icr', None)
+    """
+    return None if rerank == "none" else rerank

@@ -1,0 +1,122 @@
+"""Candidate lists to measure on: those of a given run, those that a first stage finds, and how rerankers score them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..documents import Document, Passage
+from ..errors import DataError, InputError
+from ..models.reader import BlockReader, Window, document_states
+from ..rerank.base import Reranker
+from ..retrieval.passages import Splitter
+from ..search import CandidateList, Searcher
+from .dataset import Dataset
+from .trec import trec_order
+
+__all__ = ["GivenLists", "known_queries", "rank_lists", "read_lists", "searched_lists"]
+
+logger = logging.getLogger(__name__)
+
+_QUERIES_AT_ONCE = 32  # searched together; bounds the candidates in memory
+
+
+class GivenLists:
+    """The top of a run as candidate lists, with the texts of the data set.
+
+    Args:
+        dataset: has the texts.
+        run: scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
+        depth: candidates per query; those below are left out.
+
+    Attributes:
+        queries: ids of the queries, in the run's order.
+
+    Raises:
+        DataError: if a candidate has no text, or no query of the run is in the data set.
+        InputError: if ``depth`` is below 1.
+    """
+
+    def __init__(self, dataset: Dataset, run: Mapping[str, Mapping[str, float]], depth: int = 100) -> None:
+        if depth < 1:
+            raise InputError(f"depth must be at least 1, not {depth}")
+        self.queries = known_queries(dataset, run)
+        self._dataset, self._run = dataset, run
+        self._top = {id: trec_order(run[id])[:depth] for id in self.queries}
+        wanted = {document for documents in self._top.values() for document in documents}
+        self._texts = {document.id: document for document in dataset.documents(only=wanted)}
+        for query, documents in self._top.items():
+            missing = [document for document in documents if document not in self._texts]
+            if missing:
+                raise DataError(f"query {query!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+
+    def lists(self, window: Window | None) -> Iterator[tuple[str, CandidateList]]:
+        """The lists as a reranker is given them: a document that is longer than it reads is cut into passages.
+
+        Args:
+            window: how much of a text the reranker reads; None takes every document whole.
+
+        Yields:
+            (query id, list), in the order of `queries`.
+        """
+        splitter = None if window is None else Splitter(window.token_offsets, window.room)
+        passages = {id: _cut(document, splitter) for id, document in self._texts.items()}
+        for id in self.queries:
+            found = [passage for document in self._top[id] for passage in passages[document]]
+            yield id, CandidateList.of(self._dataset.queries[id], found, self._run[id])
+
+
+def _cut(document: Document, splitter: Splitter | None) -> list[Passage]:
+    passages = splitter.split(document) if splitter else []
+    return passages if len(passages) > 1 else [Passage(document, 0, len(document.text))]
+
+
+def known_queries(dataset: Dataset, run: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The run's queries that the data set has, in the run's order; others are passed over, with a warning.
+
+    Raises:
+        DataError: if there is none.
+    """
+    known = [id for id in run if id in dataset.queries]
+    if not known:
+        raise DataError(f"none of the run's {len(run)} queries is in {dataset.name}, split {dataset.split}")
+    if len(known) < len(run):
+        logger.warning("%d of the run's %d queries are not in the data set", len(run) - len(known), len(run))
+    return known
+
+
+def searched_lists(searcher: Searcher, queries: Mapping[str, str]) -> Iterator[tuple[str, CandidateList]]:
+    """What a searcher finds, some queries at a time.
+
+    Args:
+        searcher: its first stage is asked; kept token states are handed over if its reranker can use them.
+        queries: texts by id.
+
+    Yields:
+        (query id, list), in the order of ``queries``; a query for which nothing is found has an empty list.
+    """
+    ids = list(queries)
+    for start in range(0, len(ids), _QUERIES_AT_ONCE):
+        part = ids[start : start + _QUERIES_AT_ONCE]
+        yield from zip(part, searcher.candidates([queries[id] for id in part]), strict=True)
+
+
+def read_lists(reader: BlockReader, lists: Sequence[CandidateList]) -> list[CandidateList]:
+    """The lists with the token states of their texts, of which each is read once."""
+    texts = dict.fromkeys(block.contents for one in lists for block in one.blocks if not block.empty)
+    states = dict(zip(texts, document_states(reader, list(texts)), strict=True))
+    return [one.with_states(reader, [states.get(block.contents) for block in one.blocks]) for one in lists]
+
+
+def rank_lists(reranker: Reranker, lists: Sequence[CandidateList]) -> list[dict[str, float]]:
+    """Rank lists; a document's score is that of its best block. What is in several lists is read once.
+
+    Returns:
+        For each list, score by document id, best first.
+    """
+    rankings = reranker.rank_batch(
+        [(one.query, one.blocks) for one in lists],
+        states=[one.states_for(reranker) for one in lists],
+        best_per_id=True,
+    )
+    return [{item.document.id: item.score for item in ranking} for ranking in rankings]

@@ -1,0 +1,176 @@
+"""The index of a collection that evaluations search: opened, built, or built anew where it does not serve."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, InputError
+from ..files import digest, replace_file
+from ..retrieval.index import Index
+from ..retrieval.planning import IndexSettings
+from .dataset import Dataset, collection_files
+from .summary import IndexFacts
+
+__all__ = ["index_facts", "open_index"]
+
+logger = logging.getLogger(__name__)
+
+
+def index_facts(index: Index) -> IndexFacts:
+    """What results say about the index that was searched."""
+    return IndexFacts(
+        counts=index.counts(), settings=index.manifest.settings(), manifest=digest(index.path / "manifest.json")
+    )
+
+
+def open_index(
+    dataset: Dataset,
+    index: str | Path | None,
+    path: Path,
+    settings: Mapping[str, Any],
+    systems: Iterable[tuple[str, str | None]],
+    progress: Callable[[int], None],
+) -> Index:
+    """The index of a collection.
+
+    Args:
+        dataset: the collection.
+        index: an existing index of it; None for the one at ``path``. That one is built if it is not there, and built
+            anew, with a warning, if it is of another state of the collection or does not serve the systems.
+        path: where that is; ``NAME.source.json`` beside it says of which files it was made.
+        settings: of the index at ``path``: fields of `IndexSettings`.
+        systems: first stage and reranker of those that will search it. Where all of them are BM25 without a reranker,
+            nothing is embedded; where one has a reranker, token states are kept. ``settings`` may say otherwise of
+            the token states.
+        progress: called with the number of documents that are indexed.
+
+    Returns:
+        The index, open.
+
+    Raises:
+        InputError: if the index is of another collection, there is no such setting, or the index at ``path`` does not
+            serve and was not made by this function.
+        SightlineError: see `Index.open` and `Index.build`.
+    """
+    if index is not None:
+        opened = Index.open(index)
+        _check_collection(opened, dataset)
+        return opened
+    wanted = _wanted(settings, list(systems))
+    source = path.with_name(f"{path.name}.source.json")
+    files = json.dumps(_corpus_hash(dataset)).encode()
+    if not (path / "manifest.json").exists():
+        replace_file(source, files)
+        return Index.build(path, dataset.documents(), progress=progress, **wanted)
+    opened = Index.open(path)
+    reason = _misfit(opened, wanted)
+    if reason is None and source.exists() and source.read_bytes() != files:
+        reason = "the collection has changed since"
+    if reason is None:
+        return _completed(opened, dataset, source, files, wanted, progress)
+    opened.close()
+    if not source.exists():
+        raise InputError(
+            f"{path}: an index with other settings is there that no evaluation made ({reason}); remove it, or choose "
+            "another --out"
+        )
+    logger.warning("the index at %s does not serve (%s) and is built anew", path, reason)
+    built = Index.build(path, dataset.documents(), progress=progress, overwrite=True, **wanted)
+    replace_file(source, files)
+    return built
+
+
+def _completed(
+    index: Index,
+    dataset: Dataset,
+    source: Path,
+    files: bytes,
+    wanted: Mapping[str, Any],
+    progress: Callable[[int], None],
+) -> Index:
+    """An index that serves; if its building was interrupted, built to its end."""
+    _check_collection(index, dataset)
+    if index.manifest.complete:
+        logger.info("using the index at %s", index.path)
+        return index
+    index.close()
+    replace_file(source, files)
+    return Index.build(index.path, dataset.documents(), progress=progress, **wanted)
+
+
+def _corpus_hash(dataset: Dataset) -> dict[str, str]:
+    """Name and hash of the corpus; empty for what is not a folder: a catalogue's collections do not change."""
+    try:
+        path = collection_files(dataset.folder, dataset.split)["corpus"]
+    except DataError:
+        return {}
+    return {path.name: digest(path)}
+
+
+def _wanted(settings: Mapping[str, Any], systems: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+    """All settings of an index for these systems."""
+    defaults = {field.name: field.default for field in dataclasses.fields(IndexSettings)}
+    unknown = sorted(set(settings) - set(defaults))
+    if unknown:
+        raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
+    reranks = any(second for _, second in systems)
+    wanted = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
+    if not reranks and all(first == "bm25" for first, _ in systems):
+        wanted |= {
+            "encoder": "none",
+            "encoder_options": None,
+            "faiss": "Flat",
+            "faiss_parameters": "",
+            "token_states": "none",
+        }
+    return wanted
+
+
+def _check_collection(index: Index, dataset: Dataset) -> None:
+    """Refuse, and close, an index of another collection; what comes first in its own is in it, if anything is."""
+    first = next(iter(dataset.documents()))
+    there = index.document(first.id)
+    if len(index) and (there is None or there.contents != first.contents):
+        index.close()
+        raise InputError(
+            f"{index.path}: the index is of another collection: it lacks document {first.id!r} of {dataset.folder}, or "
+            "has another text for it"
+        )
+
+
+def _misfit(index: Index, wanted: Mapping[str, Any]) -> str | None:
+    """The first setting of an index that keeps it from serving, with its value; None if it serves.
+
+    An index that has more than is needed, embeddings or token states, serves just as well.
+    """
+    manifest = index.manifest
+    wanted = {**wanted, "encoder_options": wanted["encoder_options"] or {}}
+    if not isinstance(wanted["encoder"], str):
+        wanted["encoder"] = wanted["encoder"].name
+    elif Path(wanted["encoder"]).exists():
+        wanted["encoder"] = str(Path(wanted["encoder"]).resolve())
+    if wanted["max_tokens"] is None:
+        wanted["max_tokens"] = min(manifest.encoder.max_length, 256) - 2
+    there: dict[str, Any] = {
+        "lexical": manifest.lexical.engine,
+        "max_tokens": manifest.passages.max_tokens,
+        "overlap": manifest.passages.overlap,
+    }
+    if wanted["encoder"] != "none":
+        there |= {
+            "encoder": manifest.encoder.name,
+            "encoder_options": manifest.encoder.options,
+            "faiss": manifest.faiss.factory,
+            "faiss_parameters": manifest.faiss.parameters,
+        }
+    if wanted["token_states"] != "none":
+        there["token_states"] = manifest.token_states.kind
+    return next(
+        (f"{name} is {value!r}, needed is {wanted[name]!r}" for name, value in there.items() if wanted[name] != value),
+        None,
+    )

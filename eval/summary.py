@@ -1,0 +1,188 @@
+"""What ``results.json`` holds, as types that `sightline.parsing.as_type` checks.
+
+Fields of a file that are not named here are not loaded. Fields with a default are ones that an older file may lack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from .significance import Comparison, Interval, Number
+
+__all__ = [
+    "Change",
+    "Changes",
+    "Cost",
+    "IndexFacts",
+    "Latency",
+    "Limits",
+    "Machine",
+    "Memory",
+    "Summary",
+    "SystemCost",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A query, and its value under two systems ``a`` and ``b``."""
+
+    id: str
+    text: str
+    a: Number
+    b: Number
+
+    def swapped(self) -> Change:
+        """The same with the two systems exchanged."""
+        return dataclasses.replace(self, a=self.b, b=self.a)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The queries on which the systems ``a`` and ``b`` differ most."""
+
+    a: str
+    b: str
+    queries: list[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds per query: percentiles and the mean."""
+
+    p50: Number
+    p90: Number
+    p99: Number
+    mean: Number | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Milliseconds that a query's FLOPs and bytes take at the rates of the machine; None where it is not known."""
+
+    flops: Number | None
+    bytes: Number | None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory of the process: its peak, and how far it rose, in bytes."""
+
+    peak_bytes: Number
+    rise_bytes: Number | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCost:
+    """What an answer of one system costs; figures without another unit are means per query.
+
+    Args:
+        latency_ms: of queries that are answered one by one.
+        passages_per_second: passages that the reranker scores.
+        tokens_per_second: their tokens.
+        flops_per_query: model FLOPs: reading the query, and unless states are kept the candidates; inner products of
+            exact search; attention over the candidates' tokens. None if the model tells no configuration.
+        bytes_per_query: embeddings and token states that must be read.
+        limit_ms: both at the machine's rates.
+        memory: while the system answered, see `sightline.eval.cost.peak_memory`.
+        stages_ms: median of each stage.
+        candidates: passages that the reranker scores.
+        tokens: their tokens.
+    """
+
+    latency_ms: Latency
+    passages_per_second: Number | None
+    tokens_per_second: Number | None
+    flops_per_query: Number | None
+    bytes_per_query: Number | None
+    limit_ms: Limits
+    memory: Memory
+    stages_ms: dict[str, Number] = field(default_factory=dict)
+    candidates: Number | None = None
+    tokens: Number | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Measured rates of the machine, see `sightline.eval.timing`: matrix products, and copies of memory."""
+
+    gemm_flops: Number
+    copy_bytes_per_second: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What answers cost.
+
+    Args:
+        queries: how many were timed.
+        machine: rates of the machine.
+        index_bytes: size of the index by part.
+        systems: by name.
+        pareto: systems that no other beats in both quality and median time, fastest first.
+    """
+
+    queries: int
+    machine: Machine
+    index_bytes: dict[str, Number]
+    systems: dict[str, SystemCost]
+    pareto: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFacts:
+    """The index that was searched: number of documents and passages, settings, and XXH3-128 of its manifest."""
+
+    counts: dict[str, int]
+    settings: dict[str, Any]
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What an evaluation found, without the values of single queries.
+
+    Args:
+        dataset: name of the collection.
+        split: of the judgements.
+        queries: how many were judged.
+        depth: candidates of each query.
+        measures: names, as ir_measures has them. Systems are compared by the first.
+        ignore_identical_ids: whether a document with the id of the query was left out when measuring.
+        identical_ids: how many such documents were found.
+        positives_added: whether rerankers also read relevant documents that the first stage did not find.
+        systems: mean by system and measure.
+        milliseconds_per_query: mean by system.
+        intervals: 95 % bootstrap interval of the mean of the first measure, by system.
+        comparisons: every two systems, by the first measure.
+        changes: for every two systems, the queries on which they differ most.
+        index: the index that was searched; None where all systems are given runs.
+        given_runs: file's name by the name of a run that was given as a file.
+        cost: what `sightline.eval.cost.bench_systems` measured; None if nobody did.
+    """
+
+    dataset: str
+    split: str
+    queries: int
+    depth: int
+    measures: list[str] = field(default_factory=list)
+    ignore_identical_ids: bool = True
+    identical_ids: int = 0
+    positives_added: bool = False
+    systems: dict[str, dict[str, Number]]
+    milliseconds_per_query: dict[str, Number] = field(default_factory=dict)
+    intervals: dict[str, Interval]
+    comparisons: list[Comparison]
+    changes: list[Changes] = field(default_factory=list)
+    index: IndexFacts | None = None
+    given_runs: dict[str, str] = field(default_factory=dict)
+    cost: Cost | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``results.json``, which has a field ``cost`` only where it was measured."""
+        fields = dataclasses.asdict(self)
+        if self.cost is None:
+            del fields["cost"]
+        return fields

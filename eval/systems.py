@@ -1,0 +1,288 @@
+"""Systems on a judged collection: what they are, and what they find."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from ..errors import InputError
+from ..names import SystemName
+from ..rerank.base import Reranker
+from ..rerank.loading import load_reranker
+from ..retrieval.index import Index
+from ..search import CandidateList, FirstStage, Searcher, SearchResult
+from .candidates import known_queries
+from .dataset import Dataset
+from .provenance import portable_name
+from .reranking import rerank_run_each, with_positives
+from .results import Run, file_label
+from .runs import load_run
+from .trec import trec_order
+
+__all__ = ["Answers", "GivenRun", "Plan", "System", "answer_systems", "plan_systems"]
+
+logger = logging.getLogger(__name__)
+
+GivenRun = Mapping[str, Mapping[str, float]]
+"""Score by query id and document id."""
+
+System = str | Searcher | GivenRun | Callable[[str], Mapping[str, float]]
+"""A name for `sightline.names.SystemName.parse`, a searcher with an index of its own, a run, or a function that gives
+scores by document id for the text of a query."""
+
+_Answer = tuple[dict[str, float], float]  # scores by document id, and milliseconds
+_QUERIES_AT_ONCE = 32  # searched together
+
+
+class Answers(NamedTuple):
+    """What a system found, and the milliseconds that all of it took."""
+
+    run: Run
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which systems are run.
+
+    Args:
+        systems: by name in the results, what answers: a first stage and perhaps a reranker, a searcher or a function.
+        given: given runs by name, which can stand in the place of a first stage.
+        rerankers: by name.
+    """
+
+    systems: dict[str, SystemName | Searcher | Callable[[str], Mapping[str, float]]]
+    given: dict[str, GivenRun]
+    rerankers: dict[str, Reranker]
+
+    @property
+    def named(self) -> dict[str, SystemName]:
+        """The systems that are a first stage and perhaps a reranker."""
+        return {name: system for name, system in self.systems.items() if isinstance(system, SystemName)}
+
+    @property
+    def searching(self) -> dict[str, SystemName]:
+        """Those of them whose first stage searches the index of the collection."""
+        return {name: system for name, system in self.named.items() if system.first not in self.given}
+
+
+def plan_systems(
+    systems: Sequence[str] | Mapping[str, System], runs: Mapping[str, str | Path | GivenRun], split: str
+) -> Plan:
+    """Check systems, and load their rerankers and given runs.
+
+    Args:
+        systems: names, or systems by the name that they get in the results.
+        runs: given first stages: name to a run or to its file.
+        split: of the judgements; names the part of a file with several runs.
+
+    Raises:
+        InputError: if there is none, one cannot be used, or two would have one name in the results.
+        SightlineError: see `load_reranker` and `load_run`.
+    """
+    entries = systems if isinstance(systems, Mapping) else {name: name for name in systems}
+    if not entries:
+        raise InputError("name at least one system")
+    given = {**runs, **{name: system for name, system in entries.items() if isinstance(system, Mapping)}}
+    planned: dict[str, SystemName | Searcher | Callable[[str], Mapping[str, float]]] = {}
+    for name, system in entries.items():
+        shown = portable_name(name)
+        if file_label(shown) in map(file_label, planned):
+            raise InputError(
+                f"two systems would both be called {file_label(shown)!r} in the results; rename a layout's file"
+            )
+        planned[shown] = _planned(name, system, given)
+    seconds = {system.reranker for system in planned.values() if isinstance(system, SystemName) and system.reranker}
+    rerankers = {name: load_reranker(name) for name in sorted(seconds)}
+    loaded = {name: run if isinstance(run, Mapping) else load_run(run, split) for name, run in given.items()}
+    return Plan(planned, loaded, rerankers)
+
+
+def _planned(
+    name: str, system: System, given: Mapping[str, object]
+) -> SystemName | Searcher | Callable[[str], Mapping[str, float]]:
+    if isinstance(system, Mapping):
+        return SystemName(name)
+    if isinstance(system, Searcher) or callable(system):
+        return system
+    return SystemName.parse(system, given)
+
+
+def answer_systems(
+    plan: Plan,
+    dataset: Dataset,
+    index: Index | None,
+    *,
+    depth: int,
+    add_positives: bool,
+    pool: Executor | None,
+    progress: Callable[[str, int], None],
+) -> dict[str, Answers]:
+    """Run every system over all judged queries.
+
+    Systems that share a first stage share its candidates, and what is read of them.
+
+    Args:
+        plan: the systems.
+        dataset: the queries and texts.
+        index: of the collection; None if no system searches it.
+        depth: candidates that a first stage hands on.
+        add_positives: let rerankers also read the relevant documents that the first stage did not find.
+        pool: of processes among which queries are shared out; None to answer all here.
+        progress: called with the current step and how many queries of it are done.
+
+    Returns:
+        The answers by the system's name.
+    """
+    answers: dict[str, Answers] = {}
+    searching = plan.searching
+    if index is not None and searching:
+        direct = {name: SystemName(s.first, None if add_positives else s.reranker) for name, s in searching.items()}
+        answers |= _from_index(dataset, index, direct, plan.rerankers, depth, progress, pool)
+    first_runs = {system.first: answers[name].run for name, system in searching.items()} if add_positives else {}
+    for first, run in (plan.given | first_runs).items():
+        chosen = {
+            name: plan.rerankers[system.reranker] if system.reranker else None
+            for name, system in plan.named.items()
+            if system.first == first and (system.reranker or first in plan.given)
+        }
+        answers |= _from_run(dataset, run, chosen, depth, add_positives, partial(progress, first))
+    for name, system in plan.systems.items():
+        if not isinstance(system, SystemName):
+            answers[name] = _from_callable(dataset, system, depth, partial(progress, name))
+    return answers
+
+
+def _from_run(
+    dataset: Dataset,
+    run: GivenRun,
+    systems: Mapping[str, Reranker | None],
+    depth: int,
+    add_positives: bool,
+    progress: Callable[[int], None],
+) -> dict[str, Answers]:
+    chosen = {name: reranker for name, reranker in systems.items() if reranker is not None}
+    answers: dict[str, Answers] = {}
+    if len(chosen) < len(systems):
+        best = {id: trec_order(run[id])[:depth] for id in known_queries(dataset, run)}
+        if missing := len(dataset.queries) - len(best):
+            logger.warning("a given run lacks %d of %d judged queries; they count as 0", missing, len(dataset.queries))
+        cut = {id: {document: run[id][document] for document in documents} for id, documents in best.items()}
+        answers = dict.fromkeys(systems.keys() - chosen.keys(), Answers(cut, 0.0))
+    if chosen:
+        if add_positives:
+            run = with_positives(dataset, run, depth)
+            depth = max(map(len, run.values()), default=depth)
+        reranked = rerank_run_each(dataset, run, list(chosen.values()), depth, progress)
+        answers |= zip(chosen, (Answers(*found) for found in reranked), strict=True)
+    return answers
+
+
+def _from_index(
+    dataset: Dataset,
+    index: Index,
+    systems: Mapping[str, SystemName],
+    rerankers: Mapping[str, Reranker],
+    depth: int,
+    progress: Callable[[str, int], None],
+    pool: Executor | None,
+) -> dict[str, Answers]:
+    parts = list(_parts(dataset))
+    texts = [[dataset.queries[id] for id in part] for part in parts]
+    plans = tuple(systems.values())
+    if pool is None:
+        answer = partial(_answer, Searcher(index, None, candidates=depth), _ready(plans, rerankers))
+        answered: Iterable[list[list[_Answer]]] = map(answer, texts)
+    else:
+        answered = pool.map(partial(_answer_elsewhere, str(index.path), plans, depth), texts)
+    runs: dict[str, Run] = {name: {} for name in systems}
+    spent: dict[str, float] = defaultdict(float)
+    done = 0
+    for part, found in zip(parts, answered, strict=True):
+        for id, answers in zip(part, found, strict=True):
+            for name, (scores, milliseconds) in zip(systems, answers, strict=True):
+                runs[name][id] = scores
+                spent[name] += milliseconds
+        done += len(part)
+        progress("searching", done)
+    return {name: Answers(run, spent[name]) for name, run in runs.items()}
+
+
+def _from_callable(
+    dataset: Dataset,
+    system: Searcher | Callable[[str], Mapping[str, float]],
+    depth: int,
+    progress: Callable[[int], None],
+) -> Answers:
+    run: Run = {}
+    spent = 0.0
+    for part in _parts(dataset):
+        texts = [dataset.queries[id] for id in part]
+        if isinstance(system, Searcher):
+            answered = list(map(_scored, system.search_batch(texts, k=depth)))
+        else:
+            answered = [_called(system, text, depth) for text in texts]
+        for id, (scores, milliseconds) in zip(part, answered, strict=True):
+            run[id] = scores
+            spent += milliseconds
+        progress(len(run))
+    return Answers(run, spent)
+
+
+def _called(system: Callable[[str], Mapping[str, float]], text: str, depth: int) -> _Answer:
+    started = time.perf_counter()
+    found = system(text)
+    milliseconds = (time.perf_counter() - started) * 1e3
+    return dict(sorted(found.items(), key=lambda item: -item[1])[:depth]), milliseconds
+
+
+def _parts(dataset: Dataset) -> Iterator[list[str]]:
+    """The ids of the queries, some at once."""
+    ids = list(dataset.queries)
+    for start in range(0, len(ids), _QUERIES_AT_ONCE):
+        yield ids[start : start + _QUERIES_AT_ONCE]
+
+
+def _ready(plans: Sequence[SystemName], rerankers: Mapping[str, Reranker]) -> list[tuple[FirstStage, Reranker | None]]:
+    return [(cast(FirstStage, first), rerankers[second] if second else None) for first, second in plans]
+
+
+def _answer(
+    searcher: Searcher, systems: Sequence[tuple[FirstStage, Reranker | None]], texts: Sequence[str]
+) -> list[list[_Answer]]:
+    """For each text, each system's answer."""
+    stages = dict.fromkeys(stage for stage, _ in systems)
+    found = searcher.candidates_each(texts, stages, [reranker for _, reranker in systems])
+    return [[_ranked(searcher, lists[stage], reranker) for stage, reranker in systems] for lists in found]
+
+
+def _ranked(searcher: Searcher, candidates: CandidateList, reranker: Reranker | None) -> _Answer:
+    return _scored(searcher.rank(candidates, reranker, max(1, len(candidates.first))))
+
+
+def _scored(result: SearchResult) -> _Answer:
+    return {hit.id: hit.score for hit in result.hits}, sum(result.milliseconds.values())
+
+
+def _answer_elsewhere(
+    path: str, plans: tuple[SystemName, ...], depth: int, texts: Sequence[str]
+) -> list[list[_Answer]]:
+    """`_answer` in a process of the pool."""
+    return _answer(*_opened(path, plans, depth), texts)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(
+    path: str, plans: tuple[SystemName, ...], depth: int
+) -> tuple[Searcher, list[tuple[FirstStage, Reranker | None]]]:
+    # Whoever shares out the queries has checked the index.
+    rerankers = {second: load_reranker(second) for _, second in plans if second}
+    return Searcher(Index.open(path, verify=False), None, candidates=depth), _ready(plans, rerankers)

@@ -1,0 +1,160 @@
+"""Candidate lists: what a first stage hands to a reranker."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from ..documents import Document, Passage
+from ..models.reader import DocumentStates
+
+if TYPE_CHECKING:
+    from ..models.reader import BlockReader
+    from ..rerank.base import Reranker
+
+__all__ = ["CandidateList"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateList:
+    """The candidates of one query. It stands for itself: ranking it asks no index.
+
+    Made by `sightline.Searcher.candidates`, or out of your own documents by `CandidateList.of`; ranked by
+    `sightline.Searcher.rank`.
+
+    Args:
+        query: the query.
+        passages: N passages with their documents, as a reranker is given them; those of one document share its id.
+        scores: score of each passage in the first stage.
+        first: rank from 1 and score of each document in the first stage, by id, best first.
+        first_stage: name of the first stage.
+        states: kept token states of each passage, or None for a passage to be read; None if there are none at all.
+        reader: revision and maximal length of the reader whose token states these are.
+        milliseconds: wall time: ``retrieve`` to find the passages, ``fetch`` to fetch them, ``states`` to open their
+            token states.
+
+    Example:
+        >>> documents = [Document("a", "One."), Document("b", "Two."), Document("a", "Three.")]
+        >>> found = CandidateList.of("q", documents)
+        >>> found.ids, [block.text for block in found.arranged(["b", "a"]).blocks]
+        (['a', 'b'], ['Two.', 'One.', 'Three.'])
+    """
+
+    query: str
+    passages: tuple[Passage, ...]
+    scores: tuple[float, ...]
+    first: Mapping[str, tuple[int, float]]
+    first_stage: str
+    states: tuple[DocumentStates | None, ...] | None = None
+    reader: tuple[str, int] | None = None
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        query: str,
+        passages: Sequence[Passage | Document],
+        scores: Mapping[str, float] | None = None,
+        *,
+        first_stage: str = "given",
+    ) -> CandidateList:
+        """A list of your own documents.
+
+        Args:
+            query: a text.
+            passages: passages, or documents to be taken whole, those of the best document first.
+            scores: score by document id; None for minus the rank, which says the order and no more.
+            first_stage: where they come from.
+        """
+        taken = tuple(whole(one) if isinstance(one, Document) else one for one in passages)
+        ids = dict.fromkeys(passage.document.id for passage in taken)
+        if scores is None:
+            scores = {id: -float(rank) for rank, id in enumerate(ids, start=1)}
+        first = {id: (rank, scores[id]) for rank, id in enumerate(ids, start=1)}
+        return cls(query, taken, tuple(scores[passage.document.id] for passage in taken), first, first_stage)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the documents, in the order of the list."""
+        return list(dict.fromkeys(passage.document.id for passage in self.passages))
+
+    @property
+    def blocks(self) -> list[Document]:
+        """The passages as a reranker reads them: each as a document of its own."""
+        return [passage.as_document() for passage in self.passages]
+
+    def states_for(self, reranker: Reranker) -> tuple[DocumentStates | None, ...] | None:
+        """The token states, if they are those of the reranker's reader; else None."""
+        return self.states if self.reader is not None and self.reader == identity(reranker.reader) else None
+
+    def with_states(self, reader: BlockReader, states: Sequence[DocumentStates | None]) -> CandidateList:
+        """With the token states that a reader gave for the passages, or None for a passage to be read."""
+        return dataclasses.replace(self, states=tuple(states), reader=identity(reader))
+
+    def arranged(self, ids: Sequence[str]) -> CandidateList:
+        """These documents, in this order; others are left out."""
+        places: dict[str, list[int]] = {id: [] for id in ids}
+        for i, passage in enumerate(self.passages):
+            if passage.document.id in places:
+                places[passage.document.id].append(i)
+        order = [i for id in ids for i in places[id]]
+        return dataclasses.replace(
+            self,
+            passages=_picked(self.passages, order),
+            scores=_picked(self.scores, order),
+            states=None if self.states is None else _picked(self.states, order),
+        )
+
+    def top(self, n: int) -> CandidateList:
+        """The first ``n`` documents."""
+        return self.arranged(self.ids[:n])
+
+    def with_blocks(self, added: Sequence[tuple[Document, DocumentStates | None]], at: int) -> CandidateList:
+        """With more documents before the passage at a place; the first stage gave them no score, which is NaN.
+
+        Args:
+            added: documents, each with its token states, or None to have it read.
+            at: the place, from 0 to N.
+        """
+        states = self.states
+        if states is not None:
+            states = (*states[:at], *(state for _, state in added), *states[at:])
+        return dataclasses.replace(
+            self,
+            passages=(*self.passages[:at], *(whole(document) for document, _ in added), *self.passages[at:]),
+            scores=(*self.scores[:at], *(float("nan") for _ in added), *self.scores[at:]),
+            states=states,
+        )
+
+    def renamed(self, ids: Mapping[str, str]) -> CandidateList:
+        """The same texts under other ids.
+
+        Args:
+            ids: the new id of every document.
+        """
+        return dataclasses.replace(
+            self,
+            passages=tuple(
+                dataclasses.replace(one, document=dataclasses.replace(one.document, id=ids[one.document.id]))
+                for one in self.passages
+            ),
+            first={ids[id]: place for id, place in self.first.items() if id in ids},
+        )
+
+
+def whole(document: Document) -> Passage:
+    """A document as one passage."""
+    return Passage(document, 0, len(document.text))
+
+
+def identity(reader: BlockReader | None) -> tuple[str, int] | None:
+    """What tells a reader's token states from those of another: its revision and maximal length."""
+    return None if reader is None else (reader.revision, reader.max_length)
+
+
+def _picked(values: tuple[T, ...], places: Sequence[int]) -> tuple[T, ...]:
+    return tuple(values[i] for i in places)

@@ -1,0 +1,167 @@
+"""First stages: which passages of an index a query finds, by meaning, by words, or by both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..retrieval.fusion import reciprocal_rank, weighted_sum
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..retrieval.index import Index
+
+__all__ = ["FIRST_STAGES", "FirstStage", "Found", "retrieve"]
+
+FirstStage = Literal["dense", "bm25", "hybrid"]
+FIRST_STAGES: tuple[FirstStage, ...] = ("dense", "bm25", "hybrid")
+
+_Find = Callable[[int], "tuple[np.ndarray, np.ndarray]"]
+
+
+@dataclass(slots=True)
+class Found:
+    """What a first stage found for one query: passages, those of the best document first in hybrid, else best first.
+
+    Args:
+        rows: rows of the passages in the index.
+        documents: number of the document that each passage is of.
+        scores: score of each passage; in hybrid, that of its document.
+        milliseconds: the time to find them.
+    """
+
+    rows: list[int]
+    documents: list[int]
+    scores: list[float]
+    milliseconds: float = 0.0
+
+    def by_document(self) -> dict[int, float]:
+        """Each document's best score, best document first."""
+        best: dict[int, float] = {}
+        for document, score in zip(self.documents, self.scores, strict=True):
+            best.setdefault(document, score)
+        return best
+
+    def first(self, k: int, level: Literal["document", "passage"]) -> Found:
+        """The first ``k`` passages, or the best passage of each of the first ``k`` documents."""
+        if level == "passage":
+            return Found(self.rows[:k], self.documents[:k], self.scores[:k], self.milliseconds)
+        places: dict[int, int] = {}
+        for place, document in enumerate(self.documents):
+            places.setdefault(document, place)
+        kept = list(places.values())[:k]
+        return Found(
+            [self.rows[i] for i in kept],
+            [self.documents[i] for i in kept],
+            [self.scores[i] for i in kept],
+            self.milliseconds,
+        )
+
+
+def retrieve(
+    index: Index,
+    queries: Sequence[str],
+    stages: Collection[FirstStage],
+    candidates: int,
+    *,
+    how: Literal["rrf"] | float = "rrf",
+    where: Mapping[str, Any] | None = None,
+) -> dict[FirstStage, list[Found]]:
+    """Find candidates by each first stage; hybrid is made of the other two, which run once.
+
+    Args:
+        index: where to search.
+        queries: Q texts, which the encoder reads together.
+        stages: which first stages.
+        candidates: how many documents each finds, with all their passages that were among those found.
+        how: to fuse, see `sightline.Searcher`.
+        where: metadata filter.
+
+    Returns:
+        For each first stage, and those that hybrid is made of, Q `Found`.
+
+    Raises:
+        InputError: if the index has no embeddings or no words, and they are needed.
+    """
+    found: dict[FirstStage, list[Found]] = {}
+    if "dense" in stages or "hybrid" in stages:
+        found["dense"] = _timed(len(queries), lambda: _by_meaning(index, queries, candidates, where))
+    if "bm25" in stages or "hybrid" in stages:
+        found["bm25"] = _timed(len(queries), lambda: _by_words(index, queries, candidates, where))
+    if "hybrid" in stages:
+        pairs = list(zip(found["dense"], found["bm25"], strict=True))
+        found["hybrid"] = _timed(len(queries), lambda: [_fused(*pair, candidates, how) for pair in pairs])
+        for one, (dense, words) in zip(found["hybrid"], pairs, strict=True):
+            one.milliseconds += dense.milliseconds + words.milliseconds
+    return found
+
+
+def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
+    rows, scores = index.search_dense(queries, candidates, where)
+
+    def find(number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if k == candidates:
+            return rows[number], scores[number]
+        wider, values = index.search_dense([queries[number]], k, where)
+        return wider[0], values[0]
+
+    return [_enough(index, partial(find, number), candidates) for number in range(len(queries))]
+
+
+def _by_words(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
+    return [_enough(index, partial(index.search_lexical, query, where=where), candidates) for query in queries]
+
+
+def _enough(index: Index, find: _Find, candidates: int) -> Found:
+    """Widen a passage search until it holds enough documents, then cut it there."""
+    k = candidates
+    while True:
+        rows, scores = find(k)
+        exhausted = len(rows) < k or rows[-1] < 0
+        documents = index.document_numbers(rows).tolist()
+        if exhausted or len(set(documents) - {0}) >= candidates:
+            break
+        k *= 2
+    out = Found([], [], [])
+    seen: set[int] = set()
+    for row, document, score in zip(rows.tolist(), documents, scores.tolist(), strict=True):
+        if not document:
+            continue
+        if document not in seen and len(seen) == candidates:
+            break
+        seen.add(document)
+        out.rows.append(row)
+        out.documents.append(document)
+        out.scores.append(score)
+    return out
+
+
+def _fused(dense: Found, words: Found, candidates: int, how: Literal["rrf"] | float) -> Found:
+    """Fuse the rankings of documents; a document brings the passages that either stage found."""
+    runs = [dense.by_document(), words.by_document()]
+    fused = reciprocal_rank(runs) if how == "rrf" else weighted_sum(runs, [float(how), 1 - float(how)])
+    passages: dict[int, dict[int, None]] = {}
+    for stage in (dense, words):
+        for row, document in zip(stage.rows, stage.documents, strict=True):
+            passages.setdefault(document, {})[row] = None
+    out = Found([], [], [])
+    for document in list(fused)[:candidates]:
+        for row in passages[document]:
+            out.rows.append(row)
+            out.documents.append(document)
+            out.scores.append(fused[document])
+    return out
+
+
+def _timed(queries: int, find: Callable[[], list[Found]]) -> list[Found]:
+    """Charge every query its part of the time."""
+    started = time.perf_counter()
+    found = find()
+    each = (time.perf_counter() - started) * 1e3 / max(1, queries)
+    for one in found:
+        one.milliseconds = each
+    return found

@@ -1,0 +1,202 @@
+"""Names in every command: rerankers of every kind, and collections of catalogues."""
+
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from sightline.documents import Document
+from sightline.errors import InputError
+from sightline.eval import catalogues
+from sightline.eval.runs import load_run
+from sightline.rerank.loading import list_rerankers, load_reranker
+from sightline.search import Searcher
+
+DOCUMENTS = [
+    Document("cat", "Cats purr.", "Cats"),
+    Document("dog", "Dogs bark at strangers."),
+    Document("iron", "Rust."),
+]
+KINDS = ["cross-encoder", "late-interaction"]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    from sightline.retrieval.index import Index
+
+    path = tmp_path_factory.mktemp("names") / "index"
+    Index.build(path, DOCUMENTS, token_states="none").close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def beir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("names") / "zoo"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": one.id, "title": one.title, "text": one.text} for one in DOCUMENTS]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "happy cats"}\n')
+    for split in ("test", "train"):
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tcat\t1\n")
+    (folder / "given.trec").write_text("q1 Q0 dog 1 3 x\nq1 Q0 cat 2 2 x\nq1 Q0 iron 3 1 x\n")
+    return folder
+
+
+def test_the_rerankers_that_there_are_are_listed(run):
+    code, out, _ = run("rerankers", "--json")
+    assert code == 0
+    listed = json.loads(out)
+    assert [one["name"] for one in listed] == [one.name for one in list_rerankers()]
+    assert set(listed[0]) == {"name", "layout", "description", "evidence"}
+    code, out, _ = run("rerankers")
+    assert code == 0 and all(f" {one['name']} " in out and one["description"] in out for one in listed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_search_reranks_by_every_kind_of_model(run, index, scorer_folders, kind):
+    name = f"{kind}:{scorer_folders[kind]}"
+    code, out, err = run("search", index, "happy cats", "--rerank", name, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    alone = load_reranker(name).rank("happy cats", DOCUMENTS)
+    assert found["reranker"] == name and {hit["mass"] for hit in found["hits"]} == {None}
+    assert [hit["id"] for hit in found["hits"]] == [item.document.id for item in alone]
+    assert [hit["score"] for hit in found["hits"]] == pytest.approx([item.score for item in alone], abs=1e-5)
+    code, out, _ = run("search", index, "happy cats", "--rerank", name)
+    assert code == 0 and "attention" not in out
+    code, _, err = run("search", index, "happy cats", "--rerank", name, "--evidence")
+    assert code == 2 and "has no evidence" in err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_reranked_by_every_kind_of_model(run, beir, tmp_path, scorer_folders, kind):
+    name, out = f"{kind}:{scorer_folders[kind]}", tmp_path / "out.json"
+    code, said, err = run(
+        "rerank", "--data", beir, "--run", beir / "given.trec", "--out", out, "--rerank", name, "--json"
+    )
+    assert code == 0, err
+    assert json.loads(said)["reranker"] == name
+    ranked = load_run(out)["q1"]
+    alone = load_reranker(name).rank("happy cats", DOCUMENTS)
+    assert sorted(ranked, key=ranked.get, reverse=True) == [item.document.id for item in alone]
+
+
+def test_systems_of_every_kind_are_evaluated_measured_and_mined(run, beir, tmp_path, scorer_folders):
+    name = f"cross-encoder:{scorer_folders['cross-encoder']}"
+    code, out, err = run("bench", beir, "--systems", f"dense+{name}", "--out", tmp_path / "cost", "--json")
+    assert code == 0, err
+    [system] = json.loads(out)["cost"]["systems"]
+    assert system.startswith("dense+cross-encoder:")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"first_stages: [bm25]\nrerankers: ['{name}']\ncollections: [{{folder: {beir.name}}}]\n")
+    code, out, err = run("matrix", beir.parent, "--plan", plan, "--out", tmp_path / "matrix", "--json")
+    assert code == 0, err
+    assert [one.partition(":")[0] for one in json.loads(out)[0]["systems"]] == ["bm25", "bm25+cross-encoder"]
+    hard = tmp_path / "hard.jsonl"
+    code, out, err = run("mine", beir, "--system", f"dense+{name}", "--no-margin", "--out", hard, "--json")
+    assert code == 0, err
+    assert json.loads(out)["lists"] == 1 and len(json.loads(hard.read_text())["neg"]) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bias_of_every_kind_of_model(run, beir, tmp_path, scorer_folders, kind):
+    given = ["--systems", f"dense+{kind}:{scorer_folders[kind]}", "--kind", "order", "--permutations", 3]
+    code, out, err = run("bias", beir, *given, "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    [order] = json.loads(out)["order"]
+    assert order["system"].startswith(f"dense+{kind}:") and order["tau"]["mean"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_reranks_by_every_kind_of_model(scorer_folders, kind):
+    pytest.importorskip("uvicorn", reason="needs the extra serve")
+    name = f"{kind}:{scorer_folders[kind]}"
+    command = [sys.executable, "-c", "from sightline.cli import main; main()", "serve", "--port", "0", "--rerank", name]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
+    try:
+        said = re.match(r"(http://127\.0\.0\.1:\d+)  reranking by (.*); Ctrl-C stops it", server.stdout.readline())
+        assert said and said[2] == name
+        texts = [document.contents for document in DOCUMENTS]
+        body = json.dumps({"query": "happy cats", "documents": texts}).encode()
+        asked = urllib.request.Request(f"{said[1]}/rerank", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            places = [result["index"] for result in json.load(answer)["results"]]
+    finally:
+        server.kill()
+        server.communicate()
+    assert places == [item.index for item in load_reranker(name).rank("happy cats", texts)]
+
+
+def test_mcp_takes_every_kind_of_model(run, index, scorer_folders, monkeypatch):
+    mcp = pytest.importorskip("sightline.integrations.mcp", reason="needs the extra mcp")
+    seen = []
+
+    class Server:
+        def run(self, transport):
+            seen.append(transport)
+
+    monkeypatch.setattr(mcp, "mcp_server", lambda searcher: seen.append(searcher) or Server())
+    name = f"cross-encoder:{scorer_folders['cross-encoder']}"
+    code, _, err = run("mcp", index, "--rerank", name, "--first-stage", "bm25")
+    assert code == 0, err
+    searcher, transport = seen
+    assert isinstance(searcher, Searcher) and transport == "stdio"
+    assert (searcher.reranker.name, searcher.first_stage) == (name, "bm25")
+
+
+# -- collections of catalogues -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def catalogue(monkeypatch):
+    """The catalogue nano with one collection, and what was asked of it."""
+    asked = []
+
+    def corpus(name):
+        asked.append(name)
+        if name != "Zoo":
+            raise InputError(f"NanoBEIR has no {name!r}; there are Zoo")
+        return iter(DOCUMENTS)
+
+    monkeypatch.setitem(catalogues._CORPORA, "nano", corpus)
+    return asked
+
+
+def test_a_collection_of_a_catalogue_is_indexed_and_added(run, catalogue, tmp_path):
+    code, out, err = run("index", "nano:Zoo", "--out", tmp_path / "made", "--token-states", "none", "--json")
+    assert (code, err) == (0, "") and json.loads(out)["documents"] == 3
+    assert (
+        json.loads(run("search", tmp_path / "made", "cats", "--rerank", "none", "--json")[1])["hits"][0]["id"] == "cat"
+    )
+    code, out, _ = run("add", tmp_path / "made", "nano:Zoo", "--update", "--json")
+    assert code == 0 and json.loads(out)["written"] == 3
+    assert catalogue == ["Zoo", "Zoo"]
+
+
+def test_a_name_that_a_catalogue_does_not_have_is_told_and_nothing_is_made(run, catalogue, tmp_path):
+    code, _, err = run("index", "nano:Zoe", "--out", tmp_path / "made")
+    assert code == 2 and "NanoBEIR has no 'Zoe'; there are Zoo" in err
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("ir:x/y", "ir_datasets", "datasets"), ("nano:X", "datasets", "datasets"), ("mteb:X", "mteb", "mteb")],
+)
+def test_index_names_the_extra_that_a_catalogue_needs(run, tmp_path, monkeypatch, name, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run("index", name, "--out", tmp_path / "made")
+    assert code == 5 and f"pip install 'sightline-search[{extra}]'" in err
+
+
+@pytest.mark.parametrize(
+    "option", [("--format", "jsonl"), ("--id-field", "id"), ("--csv-types", "text"), ("--strict",)]
+)
+def test_options_for_files_are_refused_for_a_collection_of_a_catalogue(run, catalogue, tmp_path, option):
+    code, _, err = run("index", "nano:Zoo", "--out", tmp_path / "made", *option)
+    assert code == 2 and f"{option[0]} is for files, and nano:Zoo is a collection of a catalogue" in err
+    assert not Path(tmp_path / "made").exists()
