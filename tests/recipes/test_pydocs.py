@@ -25,7 +25,7 @@ KNOWN = """
 """.split()
 DIGEST = """
 import hashlib
-from sightline.data.pydocs.corpus import stdlib_documents
+from sightline.recipes.pydocs.corpus import stdlib_documents
 print(hashlib.sha256(repr(list(stdlib_documents())).encode()).hexdigest())
 """
 STOPWORDS = set(
