@@ -341,10 +341,7 @@ def test_a_missing_run_is_named(dataset, tmp_path):
 def test_a_rerankers_path_gives_a_run_one_can_write(dataset, tmp_path):
     layout = tmp_path / "my layouts" / "hot.yaml"
     layout.parent.mkdir()
-    layout.write_text(
-        "name: hot\nmodel: minilm\nblock: '{title} {text}'\nmask: block\npositions: restart\nsignal_tokens: query\n"
-        "max_block_tokens: 64\nnormalisation: documents\nreadout: mass\nscale: 5\n"
-    )
+    layout.write_text("name: hot\nmax_block_tokens: 64\nreadout:\n  readout: mass\n  scale: 5.0\n")
     system = f"dense+{layout}"
     outcome = evaluate_systems(dataset, [system], tmp_path / "out")
     (file,) = (tmp_path / "out").glob("*.trec")
