@@ -168,7 +168,7 @@ def test_lists_of_a_given_run_are_what_rerank_run_ranks(dataset, toy_everywhere,
 def test_with_an_index_the_default_layout_minds_no_order(dataset, toy_everywhere, tmp_path):
     told = []
     found = measure_bias(
-        dataset, ["dense", "dense+minilm"], tmp_path / "out", candidates=5, permutations=3, slots=3,
+        dataset, ["dense", "dense+minilm"], tmp_path / "out", list_length=5, permutations=3, slots=3,
         progress=lambda step, done: told.append((step, done)),
     )  # fmt: skip
     (order,) = found.order
@@ -178,7 +178,7 @@ def test_with_an_index_the_default_layout_minds_no_order(dataset, toy_everywhere
     assert found.documents[1].facts["ids_exchanged_largest_difference"] == 0.0
     assert ("dense+minilm: order", len(STARTS)) in told
     again = measure_bias(
-        dataset, ["dense+minilm"], tmp_path / "other", kinds=["order"], candidates=5, permutations=3, slots=3,
+        dataset, ["dense+minilm"], tmp_path / "other", kinds=["order"], list_length=5, permutations=3, slots=3,
         index=tmp_path / "out" / "index",
     )  # fmt: skip
     assert again.order == found.order and not (tmp_path / "other" / "index").exists()
@@ -191,7 +191,7 @@ def test_with_an_index_the_default_layout_minds_no_order(dataset, toy_everywhere
         ({"kinds": []}, "at least one system and one kind"),
         ({"kinds": ["order", "colour"]}, "no bias 'colour'; there are order, position, documents"),
         ({"systems": ["given"], "kinds": ["order"]}, r"name a system FIRST\+RERANKER"),
-        ({"candidates": 1}, "at least 2"),
+        ({"list_length": 1}, "at least 2"),
         ({"systems": ["nothing+free"]}, "no system"),
     ],
 )
