@@ -20,7 +20,7 @@ import typer
 from ..cli.console import console
 from ..cli.running import Command
 from ..eval.cost import index_bytes, transformer_flops
-from ..eval.dataset import load_dataset
+from ..eval.loading import load_dataset
 from ..eval.timing import copy_rate, matmul_rate
 from ..models.minilm import find_minilm, load_minilm
 from ..retrieval.index import Index
@@ -99,7 +99,7 @@ def searching(
             result = kept.search(next(asked), 10, evidence="sentence")
             kept_times.append(time.perf_counter() - started)
             stages.append(dict(result.milliseconds))
-            sizes.append(result.candidates)
+            sizes.append(result.passages)
             if number % 10:
                 continue
             text = next(asked)

@@ -30,7 +30,7 @@ import typer
 from ..cli.console import console
 from ..cli.running import Command
 from ..errors import InputError, MissingExtraError
-from ..eval.dataset import load_dataset
+from ..eval.loading import load_dataset
 from ..rerank.loading import load_reranker
 from ..rerank.relevance import relevance
 from ..retrieval.index import Index

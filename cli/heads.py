@@ -75,8 +75,8 @@ def heads(
     json: JsonOption = False,
 ) -> None:
     """Find the attention heads that retrieve, and write every head's score to a YAML file with a heat map beside it."""
-    from ..eval.dataset import load_dataset
     from ..eval.heads import detection_lists
+    from ..eval.loading import load_dataset
     from ..eval.runs import first_stage_run
     from ..rerank.decoder import DecoderReranker
     from ..rerank.detection import detect_heads

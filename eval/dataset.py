@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..documents import Document
 from ..errors import DataError, InputError
 from ..retrieval.compression import SUFFIXES
-from ..retrieval.sources import read_documents
-from .trec import plain_suffix, read_lines, read_qrels, read_queries
+from ..retrieval.sources import load_documents
+from .trec import numbered_lines, plain_suffix
 
-__all__ = ["Dataset", "collection_files", "load_dataset"]
+__all__ = ["Dataset", "collection_files"]
 
 _COMPRESSED = ("", *SUFFIXES)
 _CORPUS = ("corpus.jsonl", "corpus.tsv", "collection.tsv")
@@ -107,48 +107,6 @@ class Dataset:
                 yield document
 
 
-def load_dataset(
-    folder: str | Path, split: str = "test", *, qrels: str | Path | None = None, max_queries: int | None = None
-) -> Dataset:
-    """Read the queries and judgements of one split.
-
-    Args:
-        folder: a folder in the layout of BEIR or MS MARCO (see `collection_files`), or a name in a catalogue:
-            ``ir:ID`` of ir_datasets, ``mteb:TASK`` (or ``mteb:TASK/SUBSET``), ``nano:NAME`` of NanoBEIR; see
-            `sightline.eval.catalogues`.
-        split: names ``qrels/<split>.tsv``, or a split of the task; an ir_datasets id contains its own.
-        qrels: judgements to use instead, in BEIR or TREC format; all queries of the split stay.
-        max_queries: keep the first so many queries, in the order of the judgements.
-
-    Raises:
-        DataError: if a file is missing or malformed, a judged query has no text, or ``qrels`` judges no query.
-        InputError: if ``max_queries`` is below 1, or a catalogue does not have the name.
-        MissingExtraError: if the catalogue's library is not installed.
-    """
-    from .catalogues import CATALOGUES, in_catalogue
-
-    if max_queries is not None and max_queries < 1:
-        raise InputError(f"max_queries must be at least 1, not {max_queries}")
-    if named := in_catalogue(folder):
-        whole, judged = CATALOGUES[named[0]](named[1], split), Path(folder)
-    else:
-        files = collection_files(folder, split)
-        judged = files["qrels"]
-        whole = Dataset(
-            Path(folder).resolve().name, split, Path(folder), read_queries(files["queries"]), read_qrels(judged)
-        )
-    ids = list(whole.qrels)[:max_queries]
-    missing = [id for id in ids if id not in whole.queries]
-    if missing:
-        raise DataError(f"judged query {missing[0]!r} has no text among the queries ({len(missing)} such)", path=judged)
-    grades = whole.qrels
-    if qrels is not None:
-        grades = read_qrels(qrels)
-        if not any(id in grades for id in ids):
-            raise DataError(f"judges none of the {len(ids)} queries of {whole.name}, split {whole.split}", path=qrels)
-    return replace(whole, queries={id: whole.queries[id] for id in ids}, qrels={id: grades.get(id, {}) for id in ids})
-
-
 def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]:
     """The files of one split of a collection; any of them may be compressed (``.gz``, ``.zst``, ``.bz2``, ``.xz``).
 
@@ -215,16 +173,16 @@ def _splits(folder: Path) -> list[str]:
 
 def _documents(path: Path) -> Iterator[Document]:
     if plain_suffix(path) == ".jsonl":
-        return read_documents(path, format="jsonl")
-    _, first = next(read_lines(path), (1, ""))
+        return load_documents(path, format="jsonl")
+    _, first = next(numbered_lines(path), (1, ""))
     cells = first.rstrip("\r\n").split("\t")
     # A header names a column "text"; a collection of MS MARCO has no header.
-    return read_documents(path, format="tsv") if "text" in cells else _collection(path)
+    return load_documents(path, format="tsv") if "text" in cells else _collection(path)
 
 
 def _collection(path: Path) -> Iterator[Document]:
     """MS MARCO: the columns are id and text, or id, title and text, or id, address, title and text; no header."""
-    for line, text in read_lines(path):
+    for line, text in numbered_lines(path):
         id, *cells = text.rstrip("\r\n").split("\t")
         if not 1 <= len(cells) <= 3:
             reason = f"a line must have 2 to 4 columns (id, perhaps address and title, text); it has {len(cells) + 1}"

@@ -69,7 +69,7 @@ class SearchResult:
     Args:
         query: the query.
         hits: best first.
-        candidates: how many passages the reranker read, or the first stage found.
+        passages: how many passages the reranker read, or the first stage found.
         first_stage: name of the first stage.
         reranker: name of the reranker, or None.
         query_tokens: the signal tokens, in the order of `Hit.token_mass`.
@@ -80,7 +80,7 @@ class SearchResult:
 
     query: str
     hits: tuple[Hit, ...]
-    candidates: int
+    passages: int
     first_stage: str
     reranker: str | None
     query_tokens: tuple[str, ...]
@@ -99,7 +99,7 @@ class Explanation:
     """Why the hits of a query stand where they stand.
 
     Args:
-        result: the search, with token-level evidence.
+        result: the search, with token-unit evidence.
         dense: rank and score of each hit's document by meaning alone, by id. A document that is not among the
             candidates is absent; the mapping is empty if the index has no embeddings.
         bm25: the same by words alone; empty if the index has no lexical part.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sightline.eval.dataset import load_dataset
+from sightline.eval.loading import load_dataset
 from sightline.eval.metrics import measure_rankings
 from sightline.eval.reranking import rerank_run
 from sightline.rerank import DocumentStates, load_reranker

@@ -16,7 +16,7 @@ from sightline.eval.catalogues import (
     in_catalogue,
     plain_documents,
 )
-from sightline.eval.dataset import load_dataset
+from sightline.eval.loading import load_dataset
 
 QUERIES = {"q1": "who purrs", "q2": "who barks"}
 QRELS = {"q2": {"d2": 2, "d1": 0}, "q1": {"d1": 1}}

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sightline.errors import DataError, InputError
-from sightline.eval.dataset import load_dataset
+from sightline.eval.loading import load_dataset
 
 FILES = {
     "corpus.jsonl": [{"_id": f"d{i}", "title": f"T{i}", "text": f"text {i}"} for i in range(4)],

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline.eval.dataset import load_dataset
+from sightline.eval.loading import load_dataset
 from sightline.eval.provenance import (
     dataset_hashes,
     git_revision,

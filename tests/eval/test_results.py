@@ -69,7 +69,7 @@ def test_runs_searchers_and_functions_are_systems_too(dataset, tmp_path):
 
 
 def test_a_function_is_cut_at_the_depth_by_its_scores(dataset):
-    results = evaluate({"all": lambda query: {"cow": 1.0, "dog": 3.0, "cat": 2.0}}, dataset, ["RR"], depth=2)
+    results = evaluate({"all": lambda query: {"cow": 1.0, "dog": 3.0, "cat": 2.0}}, dataset, ["RR"], candidates=2)
     assert {id: list(found) for id, found in results.runs["all"].items()} == {
         "q1": ["dog", "cat"],
         "q2": ["dog", "cat"],
@@ -118,6 +118,7 @@ def test_biases_that_are_in_the_folder_are_in_its_report(dataset, tmp_path):
     row = {"system": "mine", "length_tau": {"mean": 0.125, "low": 0.0, "high": 0.25}}
     (tmp_path / "bias.json").write_text(json.dumps({"version": 1, "documents": [row]}))
     results = save_with_report(evaluate({"mine": RUN}, dataset), tmp_path)
+    assert results.bias.as_json()["documents"] == [{**row, "bins": [], "psi": None}]
     assert results.bias.documents[0].facts == {"length_tau": row["length_tau"]}
     assert ".125 (.000 to .250)" in (tmp_path / "report.html").read_text()
 
@@ -126,7 +127,7 @@ def test_a_file_of_an_older_version_may_lack_what_was_added_later(dataset, tmp_p
     results = evaluate({"mine": RUN}, dataset)
     results.save(tmp_path)
     body = json.loads((tmp_path / "results.json").read_text())
-    kept = ("dataset", "split", "queries", "depth", "systems", "intervals", "comparisons")
+    kept = ("dataset", "split", "queries", "candidates", "systems", "intervals", "comparisons")
     (tmp_path / "results.json").write_text(json.dumps({**{name: body[name] for name in kept}, "unknown": 1}))
     loaded = load_results(tmp_path)
     assert loaded.systems == results.systems and loaded.provenance.command is None

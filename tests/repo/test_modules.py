@@ -53,21 +53,17 @@ def modules():
 _MODULES = modules()
 
 
-def imports(name, source=None, *, deferred=True):
-    """What a module imports of the package: modules, and names of the root.
+def imports(name, source=None):
+    """What a module imports of the package, also inside of functions and for types: modules, and names of the root.
 
     Args:
         name: of the module.
         source: its text; None for that of its file.
-        deferred: with the imports inside of functions.
     """
     path = _MODULES[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    found, open_nodes = set(), [ast.parse(path.read_text(encoding="utf-8") if source is None else source)]
-    while open_nodes:
-        node = open_nodes.pop()
-        if deferred or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            open_nodes += ast.iter_child_nodes(node)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8") if source is None else source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "sightline"}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -114,13 +110,13 @@ def circles(graph):
     return [component for component in found if len(component) > 1]
 
 
-def module_graph(*, deferred):
-    return {name: (imports(name, deferred=deferred) & _MODULES.keys()) - {name} for name in _MODULES}
+def module_graph():
+    return {name: (imports(name) & _MODULES.keys()) - {name} for name in _MODULES}
 
 
 def package_graph():
     graph = {name.split(".")[0]: set() for name in _MODULES}
-    for name, targets in module_graph(deferred=True).items():
+    for name, targets in module_graph().items():
         graph[name.split(".")[0]] |= {target.split(".")[0] for target in targets}
     return {name: targets - {name} for name, targets in graph.items()}
 
@@ -185,4 +181,4 @@ def test_no_packages_import_one_another():
 
 
 def test_no_modules_import_one_another():
-    assert circles(module_graph(deferred=False)) == []
+    assert circles(module_graph()) == []

@@ -45,14 +45,14 @@ def comparable(result):
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("reranked", [True, False])
-@pytest.mark.parametrize("level", ["document", "passage"])
+@pytest.mark.parametrize("unit", ["document", "passage"])
 @pytest.mark.parametrize("where", [None, {"lang": "en"}])
-def test_candidates_and_rank_are_a_search(index, reranker, stage, reranked, level, where):
+def test_candidates_and_rank_are_a_search(index, reranker, stage, reranked, unit, where):
     searcher = Searcher(index, reranker if reranked else None, first_stage=stage)
     evidence = "sentence" if reranked else None
-    expected = searcher.search_batch(QUERIES, 7, where=where, evidence=evidence, level=level)
+    expected = searcher.search_batch(QUERIES, 7, where=where, evidence=evidence, unit=unit)
     lists = searcher.candidates(QUERIES, where=where)
-    results = [searcher.rank(found, k=7, evidence=evidence, level=level) for found in lists]
+    results = [searcher.rank(found, k=7, evidence=evidence, unit=unit) for found in lists]
     assert [comparable(result) for result in results] == [comparable(result) for result in expected]
     assert [set(result.milliseconds) for result in results] == [set(result.milliseconds) for result in expected]
 
@@ -64,7 +64,7 @@ def test_a_list_says_what_the_first_stage_found(index, reranker, stage):
     assert (found.query, found.first_stage) == (QUERIES[1], stage)
     assert found.first == {hit.id: (hit.rank, hit.score) for hit in plain.hits}
     assert found.ids == [hit.id for hit in plain.hits]
-    assert len(found.passages) == len(found.scores) == len(found.states) == plain.candidates
+    assert len(found.passages) == len(found.scores) == len(found.states) == plain.passages
     by_id = {document.id: document for document in DOCUMENTS}
     assert all(passage.document == by_id[passage.document.id] for passage in found.passages)
 
@@ -189,7 +189,7 @@ def test_a_block_is_its_passage():
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"k": 0}, {"level": "page"}, {"evidence": "word"}, {"reranker": "nothing"}])
+@pytest.mark.parametrize("options", [{"k": 0}, {"unit": "page"}, {"evidence": "word"}, {"reranker": "nothing"}])
 def test_a_bad_argument_of_rank_is_refused(index, reranker, options):
     searcher = Searcher(index, reranker)
     [found] = searcher.candidates(["cat"])
