@@ -147,7 +147,7 @@ class LateInteractionReranker(Reranker):
         import torch
 
         from ..kernels import states_attention, states_backend
-        from .readout import document_scores, mean_over_rows, read_states, row_shares
+        from .readout import document_scores, order_free_mean, read_states, row_shares
 
         question = self.reader.read_queries([one.query])[0]
         assert question.states is not None
@@ -172,7 +172,7 @@ class LateInteractionReranker(Reranker):
             attended = row_shares(reading, self.spec.readout)
         scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
         scores[there] = found.numpy()
-        mass[there] = mean_over_rows(attended).numpy()
+        mass[there] = order_free_mean(attended).numpy()
         shares[:, there] = attended.numpy()
 
         def attention(place: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import InputError, ModelError
 from ..kernels import states_lse
 from ..kernels.states.keys import to_float
-from .readout import Reading, log_shares, mean_over_rows, read_states
+from .readout import Reading, log_shares, order_free_mean, read_states
 from .results import NOTHING
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class LearntReadout(nn.Module):
         if "heads" in self.parts:
             values = values + self._heads(rows, keys, reading)
         empty = torch.isneginf(reading.lse[:, 0]).all(dim=0)
-        return mean_over_rows(values * (weights * len(q))[:, None]).masked_fill(empty, NOTHING)
+        return order_free_mean(values * (weights * len(q))[:, None]).masked_fill(empty, NOTHING)
 
     def _heads(self, rows: torch.Tensor, keys: Sequence[Keys], reading: Reading) -> torch.Tensor:
         assert reading.largest is not None

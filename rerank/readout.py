@@ -23,7 +23,7 @@ __all__ = [
     "head_scores",
     "joint_normaliser",
     "log_shares",
-    "mean_over_rows",
+    "order_free_mean",
     "read_states",
     "row_shares",
 ]
@@ -92,7 +92,7 @@ def document_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
     Returns:
         float64 (N,), higher is better. A document without tokens gets less than any that has some.
     """
-    return head_scores(reading, spec).mean(dim=0)
+    return order_free_mean(head_scores(reading, spec))
 
 
 def head_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
@@ -104,9 +104,9 @@ def head_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
         return _calibrated(reading, spec)
     if spec.readout == "maxsim":
         assert reading.largest is not None
-        return mean_over_rows(reading.largest.double().clamp_min(NOTHING))
+        return order_free_mean(reading.largest.double().clamp_min(NOTHING))
     shares = log_shares(reading, spec.length, spec.normalisation)
-    return mean_over_rows(shares.exp() if spec.readout == "mass" else shares)
+    return order_free_mean(shares.exp() if spec.readout == "mass" else shares)
 
 
 def row_shares(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
@@ -114,7 +114,7 @@ def row_shares(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
 
     Rows sum to one, whatever the normalisation.
     """
-    shares = log_shares(reading, spec.length, spec.normalisation).exp().mean(dim=1)
+    shares = order_free_mean(log_shares(reading, spec.length, spec.normalisation).exp(), dim=1)
     if spec.normalisation == "documents":
         return shares
     total = shares.sort(dim=1).values.sum(dim=1, keepdim=True)
@@ -141,12 +141,13 @@ def log_shares(
     return (lse - normaliser[..., None]).clamp_min(NOTHING)
 
 
-def mean_over_rows(values: torch.Tensor) -> torch.Tensor:
-    """Mean over the signal tokens: (S, ..., N) to (..., N), each document's the same to the last bit at any place.
+def order_free_mean(values: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """Mean over signal tokens or heads, (..., N) without that axis, each document's to the last bit at any place.
 
-    A mean over the first axis would not be: beyond 16 columns, torch sums those that are left over in another order.
+    Torch's own mean over an axis that is not the last is not so: beyond 16 columns, it sums those that are left over in
+    another order.
     """
-    return values.movedim(0, -1).contiguous().mean(dim=-1)
+    return values.movedim(dim, -1).contiguous().mean(dim=-1)
 
 
 def _calibrated(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
@@ -155,11 +156,9 @@ def _calibrated(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
     excess = torch.atleast_2d(reading.tokens.double() - reading.null_tokens.double())  # (H, K)
     scores = []
     for part in excess.split(reading.lengths, dim=1):
-        count = part.shape[1]
-        if spec.outliers is not None and count > 1:  # one token has no spread, and is kept
-            spread = part.std(dim=1, keepdim=True)
-            kept = part >= part.mean(dim=1, keepdim=True) - spec.outliers * spread
-            part, count = torch.where(kept, part, 0), kept.sum(dim=1)
-        total = part.sum(dim=1)
-        scores.append(total / torch.as_tensor(count).clamp_min(1) if spec.length == "mean" else total)
+        kept = torch.ones_like(part, dtype=torch.bool)
+        if spec.outliers is not None and part.shape[1] > 1:  # one token has no spread, and is kept
+            kept = part >= part.mean(dim=1, keepdim=True) - spec.outliers * part.std(dim=1, keepdim=True)
+        total = torch.where(kept, part, 0).sum(dim=1)
+        scores.append(total / kept.sum(dim=1).clamp_min(1) if spec.length == "mean" else total)
     return torch.stack(scores, dim=1) if scores else excess.new_zeros(len(excess), 0)
