@@ -53,9 +53,9 @@ def test_first_stages_and_fetches_happen_once(tmp_path, toy_everywhere, monkeypa
     calls = {"search_dense": 0, "search_lexical": 0, "token_keys": 0}
 
     def counted(name, original):
-        def call(self, *arguments):
+        def call(self, *arguments, **options):
             calls[name] += 1
-            return original(self, *arguments)
+            return original(self, *arguments, **options)
 
         return call
 
