@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from os import PathLike
 from pathlib import Path
@@ -207,13 +207,23 @@ def as_type(value: Any, kind: type[T]) -> T:
         found = error.errors(include_url=False)[0]
     if isinstance(raised := found.get("ctx", {}).get("error"), SightlineError):
         raise raised
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).removeprefix(".")
-    if found["type"] in ("missing", "missing_argument"):
+    lacks = found["type"] in ("missing", "missing_argument")
+    place = [*_place(value, found["loc"]), *(found["loc"][-1:] if lacks else ())]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    if lacks:
         raise DataError(f"lacks the field {field}")
     if found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         raise DataError(f"has a field {quoted(field)}, which is not one it can have")
     reason = found["msg"].replace("Input should be", "must be", 1)
     raise DataError(f"{f'the field {field}' if field else 'it'} {reason}, not {quoted(found['input'])}")
+
+
+def _place(value: Any, location: Sequence[str | int]) -> Iterator[str | int]:
+    """The steps of a location that lead into the value; pydantic also names the member of a union that it tried."""
+    for step in location:
+        if step in (value if isinstance(value, Mapping) else range(len(value)) if isinstance(value, list) else ()):
+            yield step
+            value = value[step]
 
 
 @functools.cache

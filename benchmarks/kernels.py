@@ -23,7 +23,7 @@ from rich.table import Column, Table
 from ..eval.timing import copy_rate, matmul_rate
 from ..kernels import block_lse, choose
 from ..kernels.attention.reference import block_attention as reference_attention
-from ..kernels.lse.reference import lse2 as reference_lse2
+from ..kernels.lse.reference import lse as reference_lse
 from ..kernels.packing import Context, Packing
 from .peers import OTHER_MASK, PEERS, Attention, Unable
 from .timing import command_line, machine, seconds_in_turns
@@ -176,7 +176,7 @@ def _signal(
     """The last two query tokens' log-sum-exps, as BlockRank reads them, and their largest error."""
     layout = layout.with_signal([layout.tokens - 2, layout.tokens - 1])
     rows = q[layout.signal]
-    wanted = reference_lse2(rows.float(), k.float(), layout, scale, "documents")
+    wanted = reference_lse(rows.float(), k.float(), layout, scale, "documents")
     error = float((block_lse(rows, k, layout, scale=scale) - wanted).abs().max())
     if error > 1e-3:
         raise AssertionError(f"block_lse is wrong on {case}: off by {error}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..kernels import block_attention
-from ..kernels.packing import DOCUMENT, Packing
+from ..kernels.packing import DOCUMENT, SEEN, Packing
 from .timing import seconds_in_turns
 
 __all__ = ["OTHER_MASK", "PEERS", "Attention", "Unable"]
@@ -80,8 +80,9 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, sca
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     owner = layout.owner(np.arange(layout.tokens))
-    table = torch.from_numpy(layout.blocks[owner]).to(q.device, torch.int32)
-    start, stop, before, until = (table[:, i].contiguous() for i in range(4))
+    start, stop, before, until = (
+        torch.from_numpy(layout.blocks[field][owner]).to(q.device, torch.int32) for field in SEEN
+    )
     causal = layout.causal
 
     def sees(b: Any, h: Any, i: Any, j: Any) -> Any:
@@ -141,8 +142,8 @@ def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, s
     def bounds(*at: int) -> torch.Tensor:
         return torch.tensor(at, dtype=torch.int32, device=q.device)
 
-    blocks = bounds(0, *layout.blocks[:, 1].tolist())
-    longest = int((layout.blocks[:, 1] - layout.blocks[:, 0]).max())
+    blocks = bounds(0, *layout.blocks["stop"].tolist())
+    longest = int((layout.blocks["stop"] - layout.blocks["start"]).max())
     documents, queries = bounds(0, end - first), bounds(0, layout.tokens - end)
     instruction, everything = bounds(0, first), bounds(0, end)
     aux = AuxRequest(lse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,6 +23,9 @@ from .options import (
     SplitOption,
     SystemsOption,
 )
+
+if TYPE_CHECKING:
+    from ..eval.biases import DocumentRow, OrderRow, PositionRow, Psi
 
 __all__ = ["register"]
 
@@ -92,10 +95,10 @@ def bias(
             progress=tell,
         )
     if json:
-        write_json(found)
+        write_json(found.as_json())
         return
-    title = f"{found['dataset']}, {found['split']}: {found['queries']} queries"
-    for table in (_order(found["order"], title), _positions(found["position"], title), _documents(found, title)):
+    title = f"{found.dataset}, {found.split}: {found.queries} queries"
+    for table in (_order(found.order, title), _positions(found.position, title), _documents(found.documents, title)):
         if table is not None:
             print_table(table)
     told = f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}"
@@ -110,72 +113,75 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _order(entries: Sequence[Mapping[str, Any]], title: str) -> Table | None:
-    if not entries:
+def _order(rows: Sequence[OrderRow], title: str) -> Table | None:
+    if not rows:
         return None
-    first = entries[0]
-    about = f"{title}; order of the candidates, {first['permutations']} permutations"
-    table = _table(about, [e["system"] for e in entries])
-    measure = first["measure"]
-    rows: dict[str, Any] = {
-        "lists": lambda e: str(e["queries"]),
-        "Kendall's tau": lambda e: _cell(e["tau"]),
-        "rank variance": lambda e: _cell(e["rank_variance"]),
-        f"{measure}, mean": lambda e: _cell(e["ndcg"]["mean"]),
-        "worst and best order": lambda e: f"{_cell(e['ndcg']['min'])} {_cell(e['ndcg']['max'])}",
-        "ends minus middle": lambda e: _cell(e["ends_minus_middle"]),
-        "PSI over slots": lambda e: _psi(e["slot_psi"]),
-    }
-    for label, cell in rows.items():
-        table.add_row(label, *(cell(e) for e in entries))
+    about = f"{title}; order of the candidates, {rows[0].permutations} permutations"
+    table = _table(about, [row.system for row in rows])
+    for label, cells in (
+        ("lists", [str(row.queries) for row in rows]),
+        ("Kendall's tau", [_cell(row.tau) for row in rows]),
+        ("rank variance", [_cell(row.rank_variance) for row in rows]),
+        (f"{rows[0].measure}, mean", [_cell(row.ndcg.mean) for row in rows]),
+        ("worst and best order", [f"{_cell(row.ndcg.min)} {_cell(row.ndcg.max)}" for row in rows]),
+        ("ends minus middle", [_cell(row.ends_minus_middle) for row in rows]),
+        ("PSI over slots", [_psi(row.slot_psi) for row in rows]),
+    ):
+        table.add_row(label, *cells)
     return table
 
 
-def _positions(entries: Sequence[Mapping[str, Any]], title: str) -> Table | None:
+def _positions(rows: Sequence[PositionRow], title: str) -> Table | None:
     """A row for each axis, length and system: the mean, PSI, and the bins that are worst and best."""
-    if not entries:
+    if not rows:
         return None
-    table = _table(
-        f"{title}; {entries[0]['measure']} by the answer's position", ["mean of bins", "PSI", "worst", "best"]
-    )
-    for e in entries:
-        axis = {"start": "first character", "relative": "relative position"}[e["axis"]]
-        about = f"{e['system']}, {axis}{'' if e['length'] == 'all' else ', ' + e['length'] + ' tokens'}"
-        worst, best = (pick(e["bins"], key=lambda one: one["mean"]) for pick in (min, max))
-        ends = (f"{one['label']}: {_cell(one['mean'])}" for one in (worst, best))
-        table.add_row(Text(visible(about)), _cell(e["mean"]), _psi(e["psi"]), *ends)
+    table = _table(f"{title}; {rows[0].measure} by the answer's position", ["mean of bins", "PSI", "worst", "best"])
+    for row in rows:
+        axis = {"start": "first character", "relative": "relative position"}[row.axis]
+        about = f"{row.system}, {axis}{'' if row.length == 'all' else f', {row.length} tokens'}"
+        means = [(bin.mean, bin.label) for bin in row.bins if bin.mean is not None]
+        ends = (
+            f"{label}: {_cell(mean)}" for mean, label in (pick(means, key=lambda item: item[0]) for pick in (min, max))
+        )
+        table.add_row(Text(visible(about)), _cell(row.mean), _psi(row.psi), *ends)
     return table
 
 
-def _documents(found: Mapping[str, Any], title: str) -> Table | None:
-    entries = found["documents"]
-    if not entries:
+def _documents(rows: Sequence[DocumentRow], title: str) -> Table | None:
+    if not rows:
         return None
-    table = _table(f"{title}; length, copies, twins, ids", [e["system"] for e in entries])
-    rows = {
-        "short relevant above longest other": "gold_above_longest",
-        "tau of length and rank": "length_tau",
-        "fall by one copy": "copy_gold_rank_change",
-        "changed by exchanged ids": "ids_exchanged_changed",
-    }
-    for label, name in rows.items():
-        table.add_row(label, *(_cell(e.get(name)) for e in entries))
-    table.add_row("PSI over lengths", *(_psi(e["psi"]) for e in entries))
+    table = _table(f"{title}; length, copies, twins, ids", [row.system for row in rows])
+    for label, name in (
+        ("short relevant above longest other", "gold_above_longest"),
+        ("tau of length and rank", "length_tau"),
+        ("fall by one copy", "copy_gold_rank_change"),
+        ("changed by exchanged ids", "ids_exchanged_changed"),
+    ):
+        table.add_row(label, *(_cell(row.facts.get(name)) for row in rows))
+    table.add_row("PSI over lengths", *(_psi(row.psi) for row in rows))
     return table
 
 
 def _cell(value: Any) -> str:
     """A number, or a mean with its interval."""
+    from ..eval.significance import Interval
+
     if value is None:
         return "-"
     if isinstance(value, Mapping):
-        return f"{_cell(value['mean'])} ({_cell(value['low'])} {_cell(value['high'])})"
+        return _between(value["mean"], value["low"], value["high"])
+    if isinstance(value, Interval):
+        return _between(value.mean, value.low, value.high)
     if isinstance(value, int):
         return str(value)
     return "0" if value == 0 else f"{value:.4f}" if abs(value) >= 5e-5 else f"{value:.1e}"
 
 
-def _psi(value: Mapping[str, Any]) -> str:
-    if value["value"] is None:
+def _between(middle: float | None, low: float | None, high: float | None) -> str:
+    return f"{_cell(middle)} ({_cell(low)} {_cell(high)})"
+
+
+def _psi(psi: Psi | None) -> str:
+    if psi is None or psi.value is None or psi.p is None:
         return "undefined"
-    return f"{_cell({**value, 'mean': value['value']})} p {value['p']:.4f}"
+    return f"{_between(psi.value, psi.low, psi.high)} p {psi.p:.4f}"

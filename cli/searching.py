@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..documents import Grain
 from .console import console, print_table, visible, working, write_json
 from .options import (
     SEARCHING,
@@ -61,8 +62,8 @@ def search(
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Show what the reranker looked at.", rich_help_panel=_SHOWING)
     ] = False,
-    evidence_level: Annotated[
-        Literal["sentence", "token"] | None,
+    evidence_grain: Annotated[
+        Grain | None,
         typer.Option(
             help="Mark whole sentences or single tokens; implies --evidence.",
             show_default="sentence, with --evidence",
@@ -90,7 +91,7 @@ def search(
     started = time.perf_counter()
     where_filter = parse_where(where)
     searcher = Searcher(index, reranker_or_none(rerank), first_stage=first_stage, candidates=candidates)
-    level = evidence_level or ("sentence" if evidence else None)
+    grain = evidence_grain or ("sentence" if evidence else None)
     unit: Literal["document", "passage"] = "passage" if passages else "document"
     with searcher.index, working("loading the models") as tell:
         _load_models(searcher)
@@ -98,11 +99,11 @@ def search(
         if anew := searcher.reranker is not None and not searcher.uses_kept_states:
             tell("reading the candidates' texts")
         if explain:
-            explanation = searcher.explain(query, k, where=where_filter, level=unit)
+            explanation = searcher.explain(query, k, where=where_filter, unit=unit)
             result, stages = explanation.result, {"dense": explanation.dense, "bm25": explanation.bm25}
-            level = "token"
+            grain = "token"
         else:
-            result = searcher.search(query, k, where=where_filter, evidence=level, level=unit)
+            result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit)
             stages = {}
     times = {"loading": loading, **result.milliseconds}
     if json:
@@ -112,7 +113,7 @@ def search(
         write_json(found)
         return
     for hit in result.hits:
-        _print_hit(hit, level, stages, result.query_tokens if explain else ())
+        _print_hit(hit, grain, stages, result.query_tokens if explain else ())
     if not result.hits:
         console.print("nothing found with this filter" if where_filter else "nothing found")
     told = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
@@ -147,14 +148,14 @@ def rerankers(json: JsonOption = False) -> None:
 
 def _print_hit(
     hit: Any,
-    level: Literal["sentence", "token"] | None,
+    grain: Grain | None,
     stages: Mapping[str, Mapping[str, tuple[int, float]]],
     query_tokens: Sequence[str],
 ) -> None:
     """Print one hit; with ``query_tokens``, also what each of them pays."""
     head = Text.assemble((f"{hit.rank:>3}  ", "bold"), (visible(hit.document.title or hit.id), "bold cyan"))
     in_title = sum(span.mass for span in hit.evidence or () if span.field == "title")
-    if level == "sentence" and in_title:
+    if grain == "sentence" and in_title:
         head.append(f" [{in_title / (hit.mass or 1.0):.0%}]", "dim")
     head.append(f"  {visible(hit.id)}" if hit.document.title else "", "dim")
     notes = [f"score {hit.score:.3f}", f"first stage #{hit.first_rank}"]
@@ -167,7 +168,7 @@ def _print_hit(
         notes[-1] += f"; of what each query token pays: {tokens}"
     console.print(head, soft_wrap=True)
     _print_below(Text(", ".join(notes), "dim"))
-    _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, level))
+    _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, grain))
     console.print()
 
 
@@ -197,12 +198,12 @@ def _excerpt(hit: Any) -> Text:
     return Text(visible(text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + "…"))
 
 
-def _marked(hit: Any, level: Literal["sentence", "token"] | None) -> Text:
+def _marked(hit: Any, grain: Grain | None) -> Text:
     """The passage's best sentences in the order of the text, with their share; or all it read, by token."""
     spans = [span for span in hit.evidence if span.field == "text"]
     top = max((span.mass for span in spans), default=0.0)
     out = Text()
-    if level == "token":
+    if grain == "token":
         at = hit.passage.start
         for span in spans:
             out.append(visible(hit.document.text[at : span.start]))

@@ -13,11 +13,21 @@ Example:
 
 `Results.save` and `load_results` keep results in a folder, and `write_report` draws them.
 
-Collections and runs: `Dataset`, `load_dataset`, `load_run`, `save_run`, `rerank_run`.
-Systems: `evaluate`, `evaluate_systems` (into a folder), `evaluate_collections`, `search_pool` (several processes).
-Results: `Results`, `Summary`, `Provenance`, `load_results`, `write_report`.
-Measures and tests: `measure_rankings`, `compare`, `interval`, `Comparison`, `Interval`.
-Cost and bias: `measure_cost`, `bench_systems`, `measure_bias`, `load_positions`.
+Collections and runs:
+    `Dataset` and `load_dataset` (a folder, or a name in a catalogue), `load_run` and `save_run` (in any format),
+    `rerank_run` (the same candidates in a better order).
+Systems:
+    `evaluate` (in memory), `evaluate_systems` (into a folder), `evaluate_collections` (several `Collection`), and
+    `search_pool` (processes that share the work of all three).
+Results:
+    `Results`, which has a `Summary`, the value of each query, the runs, and a `Provenance`; `load_results` and
+    `write_report`.
+Measures and tests:
+    `measure_rankings`, `compare` (every two systems, giving `Comparison`), `interval` (a mean with its bootstrap
+    `Interval`).
+Cost and bias:
+    `measure_cost` and `bench_systems` (time, memory and FLOPs, as `Cost`), `measure_bias` (as `Bias`), and
+    `load_positions` (collections that say where in a document an answer stands).
 """
 
 from __future__ import annotations
@@ -27,11 +37,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bias import load_positions, measure_bias
+    from .biases import Bias
     from .cost import bench_systems, measure_cost
     from .dataset import Dataset
     from .experiment import evaluate, evaluate_systems
     from .loading import load_dataset
-    from .matrix import evaluate_collections
+    from .matrix import Collection, evaluate_collections
     from .metrics import measure_rankings
     from .pool import search_pool
     from .provenance import Provenance
@@ -40,10 +51,13 @@ if TYPE_CHECKING:
     from .results import Results, load_results
     from .runs import load_run, save_run
     from .significance import Comparison, Interval, compare, interval
-    from .summary import Summary
+    from .summary import Cost, Summary
 
 _WHERE = {
+    "Bias": "biases",
+    "Collection": "matrix",
     "Comparison": "significance",
+    "Cost": "summary",
     "Dataset": "dataset",
     "Interval": "significance",
     "Provenance": "provenance",
@@ -69,7 +83,10 @@ _WHERE = {
 }
 
 __all__ = [
+    "Bias",
+    "Collection",
     "Comparison",
+    "Cost",
     "Dataset",
     "Interval",
     "Provenance",

@@ -6,14 +6,31 @@ lack.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..files import replace_file
 from ..parsing import as_type
+from .provenance import Provenance
 from .significance import Interval, Number
 
-__all__ = ["Bias", "BiasBin", "DocumentRow", "OrderRow", "PositionRow", "Psi", "Slot", "Spread", "Trend", "parse_bias"]
+__all__ = [
+    "VERSION",
+    "Bias",
+    "BiasBin",
+    "DocumentRow",
+    "OrderRow",
+    "PositionRow",
+    "Psi",
+    "Slot",
+    "Spread",
+    "Trend",
+    "parse_bias",
+]
 
 VERSION = 1
 
@@ -80,6 +97,7 @@ class OrderRow:
     permutations: int
     queries: int
     documents: Number | None = None
+    relevant_queries: int | None = None
     tau: Interval
     tau_psi: Number
     reversal_tau: Interval | None = None
@@ -129,7 +147,22 @@ class DocumentRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bias:
-    """The biases of several systems on one collection, see `sightline.eval.bias.measure_bias` for the fields."""
+    """The biases of several systems on one collection.
+
+    Args:
+        version: of the file's format.
+        dataset: name of the collection.
+        split: of the judgements.
+        queries: how many were judged.
+        depth: candidates of each query, for ``position``.
+        candidates: documents of each list, for ``order`` and ``documents``.
+        seed: of permutations, exchanged ids, and intervals.
+        measure: of quality.
+        order: one entry for each reranker.
+        position: one for each system and axis.
+        documents: one for each system.
+        provenance: how they were measured.
+    """
 
     version: int
     dataset: str | None = None
@@ -142,10 +175,30 @@ class Bias:
     order: list[OrderRow] = field(default_factory=list)
     position: list[PositionRow] = field(default_factory=list)
     documents: list[DocumentRow] = field(default_factory=list)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
             raise DataError(f"version {self.version!r}; this Sightline reads {VERSION}")
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``bias.json``."""
+        fields = dataclasses.asdict(self)
+        del fields["provenance"]
+        fields["documents"] = [
+            {"system": row["system"], **row["facts"], "bins": row["bins"], "psi": row["psi"]}
+            for row in fields["documents"]
+        ]
+        return {**fields, **self.provenance.as_json()}
+
+    def save(self, folder: Path) -> None:
+        """Write ``bias.json``.
+
+        Args:
+            folder: an existing one.
+        """
+        text = json.dumps(self.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        replace_file(folder / "bias.json", text.encode())
 
 
 def parse_bias(body: Any) -> Bias:
@@ -160,7 +213,8 @@ def parse_bias(body: Any) -> Bias:
     rows = body.get("documents") if isinstance(body, dict) else None
     if isinstance(rows, list):
         body = {**body, "documents": [_with_facts(row) if isinstance(row, dict) else row for row in rows]}
-    return as_type(body, Bias)
+    bias = as_type(body, Bias)
+    return dataclasses.replace(bias, provenance=as_type(body, Provenance))
 
 
 def _with_facts(row: dict[str, Any]) -> dict[str, Any]:

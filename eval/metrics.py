@@ -129,8 +129,6 @@ def measure_rankings(
         >>> measure_rankings({"q": {"a": 1}}, {"q": ["b", "a"]}, ["RR@10"])
         ({'RR@10': 0.5}, {'q': {'RR@10': 0.5}})
     """
-    import ir_measures
-
     if not qrels:
         raise InputError("there are no judgements to measure against")
     if not measures:
@@ -146,26 +144,39 @@ def measure_rankings(
     def number(document: str) -> str:
         return documents.setdefault(document, f"d{len(documents)}")
 
-    run = {}
-    for id, ranking in rankings.items():
-        kept = [document for document in ranking if not (ignore_identical_ids and document == id)]
-        if len(set(kept)) < len(kept):
-            raise InputError(f"the ranking of query {id!r} names a document twice")
-        if id in queries:
-            run[queries[id]] = {number(document): float(len(kept) - rank) for rank, document in enumerate(kept)}
+    kept = {id: [d for d in ranking if not (ignore_identical_ids and d == id)] for id, ranking in rankings.items()}
+    if twice := next((id for id, ranking in kept.items() if len(set(ranking)) < len(ranking)), None):
+        raise InputError(f"the ranking of query {twice!r} names a document twice")
+    run = {
+        queries[id]: {number(document): float(len(ranking) - rank) for rank, document in enumerate(ranking)}
+        for id, ranking in kept.items()
+        if id in queries
+    }
     per_query: dict[str, dict[str, float]] = {id: dict.fromkeys(measures, 0.0) for id in qrels}
     judged = {}
     for id, grades in qrels.items():
         floor = 0 if max(grades.values(), default=0) < 0 else None  # trec_eval never ends where all grades are negative
         judged[queries[id]] = {number(d): grade if floor is None else floor for d, grade in grades.items()}
-    try:
-        values = list(ir_measures.iter_calc(list(names), judged, run))
-    except Exception as error:  # its providers fail each in its own way at a parameter or a tool that is missing
-        reason = " ".join(str(error).split())
-        raise InputError(f"cannot compute one of {', '.join(measures)}: {reason}") from error
-    if odd := next((value for value in values if not math.isfinite(value.value)), None):
-        raise InputError(f"the measure {names[odd.measure][0]!r} is {odd.value} for query {ids[int(odd.query_id)]!r}")
-    for value in values:
+    for value in _calculated(names, judged, run):
+        if not math.isfinite(value.value):
+            id = ids[int(value.query_id)]
+            raise InputError(f"the measure {names[value.measure][0]!r} is {value.value} for query {id!r}")
         per_query[ids[int(value.query_id)]] |= dict.fromkeys(names[value.measure], float(value.value))
     mean = {name: sum(values[name] for values in per_query.values()) / len(per_query) for name in measures}
     return mean, per_query
+
+
+def _calculated(
+    names: Mapping[Any, Sequence[str]],
+    judged: Mapping[str, Mapping[str, int]],
+    run: Mapping[str, Mapping[str, float]],
+) -> list[Any]:
+    """What ir_measures finds for every query and measure; ``names`` has the measures."""
+    import ir_measures
+
+    try:
+        return list(ir_measures.iter_calc(list(names), judged, run))
+    except Exception as error:  # its providers fail each in its own way at a parameter or a tool that is missing
+        reason = " ".join(str(error).split())
+        given = ", ".join(name for several in names.values() for name in several)
+        raise InputError(f"cannot compute one of {given}: {reason}") from error

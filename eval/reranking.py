@@ -66,26 +66,24 @@ def rerank_run_each(
         to do alone, and its own ranking.
     """
     given = GivenLists(dataset, run, depth)
-    windows = {id(reranker.window): reranker.window for reranker in rerankers}
-    lists = {key: given.lists(window) for key, window in windows.items()}
-    readers = [reranker.reader for reranker in rerankers]
+    windows, readers = [reranker.window for reranker in rerankers], [reranker.reader for reranker in rerankers]
+    lists = {id(window): given.lists(window) for window in windows}
     runs: list[dict[str, dict[str, float]]] = [{} for _ in rerankers]
     seconds = [0.0] * len(rerankers)
     for start in range(0, len(given.queries), _QUERIES_AT_ONCE):
         part = {key: dict(islice(some, _QUERIES_AT_ONCE)) for key, some in lists.items()}
         read: dict[tuple[int, int], tuple[list[CandidateList], float]] = {}
-        for number, reranker in enumerate(rerankers):
-            queries = list(part[id(reranker.window)])
-            candidates = list(part[id(reranker.window)].values())
-            if reranker.reader is not None and readers.count(reranker.reader) > 1:
-                key = (id(reranker.reader), id(reranker.window))
+        for number, (reranker, window, reader) in enumerate(zip(rerankers, windows, readers, strict=True)):
+            candidates = list(part[id(window)].values())
+            if reader is not None and readers.count(reader) > 1:
+                key = (id(reader), id(window))
                 if key not in read:
-                    read[key] = _timed(partial(read_lists, reranker.reader, candidates))
+                    read[key] = _timed(partial(read_lists, reader, candidates))
                 candidates, reading = read[key]
                 seconds[number] += reading
             scores, ranking = _timed(partial(rank_lists, reranker, candidates))
             seconds[number] += ranking
-            runs[number] |= zip(queries, scores, strict=True)
+            runs[number] |= zip(part[id(window)], scores, strict=True)
         if progress is not None:
             progress(min(start + _QUERIES_AT_ONCE, len(given.queries)))
     return [(found, spent * 1e3) for found, spent in zip(runs, seconds, strict=True)]

@@ -159,17 +159,16 @@ def load_bias(folder: str | Path) -> Results:
     path = Path(folder) / "bias.json"
     body = _load(path, dict[str, Any])
     try:
-        return results_of_bias(parse_bias(body), as_type(body, Provenance), path.parent.resolve().name)
+        return results_of_bias(parse_bias(body), path.parent.resolve().name)
     except DataError as error:
         raise _again(error, path) from None
 
 
-def results_of_bias(bias: Bias, made: Provenance, name: str) -> Results:
+def results_of_bias(bias: Bias, name: str) -> Results:
     """Results that hold nothing but biases.
 
     Args:
         bias: the biases.
-        made: how they were measured.
         name: of the collection, if they do not tell.
     """
     summary = Summary(
@@ -181,7 +180,7 @@ def results_of_bias(bias: Bias, made: Provenance, name: str) -> Results:
         intervals={},
         comparisons=[],
     )
-    return Results(summary, made, bias=bias)
+    return Results(summary, bias.provenance, bias=bias)
 
 
 def file_label(name: str) -> str:

@@ -8,15 +8,13 @@ import sys
 import ir_measures
 
 from sightline import load_reranker
-from sightline.eval.loading import load_dataset
-from sightline.eval.reranking import rerank_run
-from sightline.eval.trec import read_run, write_run
+from sightline.eval import load_dataset, load_run, rerank_run, save_run
 
 
 def main(data, run, out):
-    dataset, given = load_dataset(data), read_run(run)
+    dataset, given = load_dataset(data), load_run(run)
     reranked = rerank_run(dataset, given, load_reranker("minilm"), depth=100)
-    write_run(out, reranked, "minilm")
+    save_run(out, reranked, "minilm", dataset)
     measure = ir_measures.parse_measure("nDCG@10")
     for name, scores in {"given": given, "reranked": reranked}.items():
         print(f"{name}: {measure} {ir_measures.calc_aggregate([measure], dataset.qrels, scores)[measure]:.4f}")

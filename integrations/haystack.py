@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
@@ -18,12 +18,13 @@ except ModuleNotFoundError as error:
 
     raise MissingExtraError("haystack", "haystack") from error
 
+from ..documents import Grain, Unit
 from ..errors import InputError
 from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
 from ..rerank.placement import Order, arrange
 from ..search import FirstStage, Searcher, SearchResult
-from .snippets import Level, candidate, is_missing, snippets
+from .snippets import candidate, is_missing, snippets
 
 __all__ = ["SightlineRanker", "SightlineRetriever"]
 
@@ -42,7 +43,7 @@ class SightlineRetriever:
         reranker: see `sightline.Searcher`; as all that follow, it goes into a saved pipeline.
         first_stage: see `sightline.Searcher`.
         candidates: see `sightline.Searcher`.
-        level: ``passage`` for the passages that scored best, ``document`` for whole documents.
+        unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``meta["evidence"]``; offsets in ``content``.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
@@ -60,13 +61,13 @@ class SightlineRetriever:
         reranker: str | None = "minilm",
         first_stage: FirstStage = "dense",
         candidates: int = 100,
-        level: Level = "passage",
-        evidence: Literal["sentence", "token"] | None = None,
+        unit: Unit = "passage",
+        evidence: Grain | None = None,
         order: Order = "relevance",
     ) -> None:
         self.index, self.top_k, self.filters = str(index), top_k, filters
         self.reranker, self.first_stage, self.candidates = reranker, first_stage, candidates
-        self.level, self.evidence, self.order = level, evidence, order
+        self.unit, self.evidence, self.order = unit, evidence, order
         self._searcher: Searcher | None = None
 
     def warm_up(self) -> None:
@@ -100,7 +101,7 @@ class SightlineRetriever:
             reranker=self.reranker,
             first_stage=self.first_stage,
             candidates=self.candidates,
-            level=self.level,
+            unit=self.unit,
             evidence=self.evidence,
             order=self.order,
         )
@@ -139,14 +140,14 @@ class SightlineRetriever:
             "k": self.top_k if top_k is None else top_k,
             "where": _where(self.filters if filters is None else filters),
             "evidence": self.evidence,
-            "level": self.level,
+            "unit": self.unit,
         }
 
     def _documents(self, result: SearchResult) -> dict[str, list[Document]]:
         return {
             "documents": [
                 Document(id=snippet.id, content=snippet.text, meta=snippet.metadata, score=snippet.score)
-                for snippet in snippets(result, self.level, self.order)
+                for snippet in snippets(result, self.unit, self.order)
             ]
         }
 

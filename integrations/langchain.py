@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 try:
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
@@ -19,11 +19,12 @@ except ModuleNotFoundError as error:
 
     raise MissingExtraError("langchain_core", "langchain") from error
 
+from ..documents import Grain, Unit
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..rerank.placement import Order, arrange
 from ..search import Searcher, SearchResult
-from .snippets import Level, Made, as_searcher, candidate, snippets
+from .snippets import Made, as_searcher, candidate, snippets
 
 __all__ = ["SightlineRerank", "SightlineRetriever"]
 
@@ -35,7 +36,7 @@ class SightlineRetriever(BaseRetriever):
         searcher: a `sightline.Searcher`, or the path of an index.
         k: how many documents at most.
         where: metadata filter, see `sightline.Searcher.search`.
-        level: ``passage`` for the passages that scored best, ``document`` for whole documents.
+        unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``metadata["evidence"]``; offsets in ``page_content``.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
@@ -51,8 +52,8 @@ class SightlineRetriever(BaseRetriever):
     searcher: Searcher | str | Path = Field(repr=False, exclude=True)
     k: int = 5
     where: Mapping[str, Any] | None = None
-    level: Level = "passage"
-    evidence: Literal["sentence", "token"] | None = None
+    unit: Unit = "passage"
+    evidence: Grain | None = None
     order: Order = "relevance"
     _opened: Made[Searcher] = PrivateAttr()
 
@@ -86,7 +87,7 @@ class SightlineRetriever(BaseRetriever):
             "k": self.k if k is None else k,
             "where": self.where if where is None else where,
             "evidence": self.evidence,
-            "level": self.level,
+            "unit": self.unit,
         }
 
     def _documents(self, result: SearchResult) -> list[Document]:
@@ -96,7 +97,7 @@ class SightlineRetriever(BaseRetriever):
                 page_content=snippet.text,
                 metadata={**snippet.metadata, "relevance_score": snippet.score},
             )
-            for snippet in snippets(result, self.level, self.order)
+            for snippet in snippets(result, self.unit, self.order)
         ]
 
 

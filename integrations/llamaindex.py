@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 try:
     from llama_index.core.bridge.pydantic import PrivateAttr
@@ -29,12 +29,13 @@ except ModuleNotFoundError as error:
 
     raise MissingExtraError("llama_index.core", "llamaindex") from error
 
+from ..documents import Grain, Unit
 from ..errors import InputError
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..rerank.placement import Order, arrange
 from ..search import Searcher, SearchResult
-from .snippets import Level, Made, Snippet, as_searcher, candidate, snippets
+from .snippets import Made, Snippet, as_searcher, candidate, snippets
 
 __all__ = ["SightlineRerank", "SightlineRetriever"]
 
@@ -50,7 +51,7 @@ class SightlineRetriever(BaseRetriever):
         searcher: a `sightline.Searcher`, or the path of an index.
         similarity_top_k: how many nodes at most.
         where: metadata filter, see `sightline.Searcher.search`.
-        level: ``passage`` for the passages that scored best, ``document`` for whole documents.
+        unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``metadata["evidence"]``, which neither models nor prompts are
             shown; offsets in the node's text.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
@@ -67,15 +68,15 @@ class SightlineRetriever(BaseRetriever):
         similarity_top_k: int = 5,
         *,
         where: Mapping[str, Any] | None = None,
-        level: Level = "passage",
-        evidence: Literal["sentence", "token"] | None = None,
+        unit: Unit = "passage",
+        evidence: Grain | None = None,
         order: Order = "relevance",
         callback_manager: CallbackManager | None = None,
     ) -> None:
         super().__init__(callback_manager=callback_manager)
         self._searcher = as_searcher(searcher)
-        self._level, self._order = level, order
-        self._options: dict[str, Any] = {"k": similarity_top_k, "where": where, "evidence": evidence, "level": level}
+        self._unit, self._order = unit, order
+        self._options: dict[str, Any] = {"k": similarity_top_k, "where": where, "evidence": evidence, "unit": unit}
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self._nodes(self._searcher.search(query_bundle.query_str, **self._options))
@@ -85,7 +86,7 @@ class SightlineRetriever(BaseRetriever):
         return self._nodes(await self._searcher.asearch(query_bundle.query_str, **self._options))
 
     def _nodes(self, result: SearchResult) -> list[NodeWithScore]:
-        return [_node(snippet) for snippet in snippets(result, self._level, self._order)]
+        return [_node(snippet) for snippet in snippets(result, self._unit, self._order)]
 
 
 def _node(snippet: Snippet) -> NodeWithScore:

@@ -122,7 +122,7 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
         evidence: Grain | None = (
             "sentence" if searcher.reranker is not None and searcher.reranker.has_evidence else None
         )
-        found = await told(searcher.search, query, k, where=where, evidence=evidence, level="passage")
+        found = await told(searcher.search, query, k, where=where, evidence=evidence, unit="passage")
         return {"results": [_found(hit) for hit in found.hits]}
 
     @server.tool(annotations=_READS, structured_output=True)

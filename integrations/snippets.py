@@ -7,9 +7,9 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
-from ..documents import cleaned
+from ..documents import Unit, cleaned
 from ..errors import InputError, UnknownNameError
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker, load_reranker
@@ -18,9 +18,9 @@ from ..rerank.requests import Candidate
 from ..search import Hit, Searcher, SearchResult
 from ..wording import quoted
 
-__all__ = ["Level", "Made", "Snippet", "as_searcher", "candidate", "drop_in", "is_missing", "snippets", "text_list"]
+__all__ = ["Made", "Snippet", "as_searcher", "candidate", "drop_in", "is_missing", "snippets", "text_list"]
 
-Level = Literal["document", "passage"]
+
 T = TypeVar("T")
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
@@ -50,14 +50,14 @@ class Snippet:
     end: int
 
 
-def snippets(result: SearchResult, level: Level, order: Order) -> list[Snippet]:
-    """The hits of a search at this level as texts, in this order."""
-    return arrange([_snippet(hit, level) for hit in result.hits], order)
+def snippets(result: SearchResult, unit: Unit, order: Order) -> list[Snippet]:
+    """The hits of a search at this unit as texts, in this order."""
+    return arrange([_snippet(hit, unit) for hit in result.hits], order)
 
 
-def _snippet(hit: Hit, level: Level) -> Snippet:
+def _snippet(hit: Hit, unit: Unit) -> Snippet:
     document = hit.document
-    start, end = (hit.passage.start, hit.passage.end) if level == "passage" else (0, len(document.text))
+    start, end = (hit.passage.start, hit.passage.end) if unit == "passage" else (0, len(document.text))
     part = end - start < len(document.text)
     metadata = copy.deepcopy(dict(document.metadata))
     if document.title:

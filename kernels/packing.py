@@ -15,16 +15,20 @@ more than that. Several query blocks over the same documents do not see one anot
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["DOCUMENT", "INSTRUCTION", "QUERY", "Context", "Packing"]
+__all__ = ["BLOCK", "DOCUMENT", "INSTRUCTION", "QUERY", "SEEN", "Context", "Packing"]
 
 INSTRUCTION, DOCUMENT, QUERY = range(3)
+SEEN = ["start", "stop", "prefix_start", "prefix_stop"]  # a block's own tokens, and the earlier ones that it sees
+# Then the later tokens that see the block, what it is, its context, and its place there among its kind.
+BLOCK = np.dtype([(name, np.int64) for name in (*SEEN, "readers_start", "readers_stop", "kind", "context", "index")])
 _MAX_TOKENS = 2**31 - 1
 _MAX_DRAWN = 200
 
@@ -58,7 +62,8 @@ class Packing:
         tokens: T, all tokens of all contexts.
         documents: N, the documents of the context that has most; columns of `sightline.kernels.block_lse`.
         contexts: the counts, as given.
-        blocks: int64 (B, 8), one row per block that has tokens, in packed order; columns as in `Packing.COLUMNS`.
+        blocks: structured array (B,) of the type `BLOCK`, whose fields are int64: one row per block that has tokens, in
+            packed order.
         signal: int64 (R,), on `device`: the packed indices of the signal tokens; all tokens of all query blocks unless
             chosen by `with_signal`.
 
@@ -79,38 +84,29 @@ class Packing:
         Q 5 |######
     """
 
-    COLUMNS = ("start", "stop", "prefix_start", "prefix_stop", "readers_start", "readers_stop", "kind", "context")
-
     def __init__(self, contexts: Sequence[Context], *, causal: bool = True, device: torch.device | str = "cpu") -> None:
         self.contexts = tuple(_checked(context, i) for i, context in enumerate(contexts))
         self.causal = bool(causal)
         self.device = torch.device(device)
         self.documents = max((len(context.documents) for context in self.contexts), default=0)
-        blocks, columns, at = [], [], 0
+        blocks: list[tuple[int, ...]] = []
+        at = 0
         for number, (documents, queries, instruction) in enumerate(self.contexts):
             first, then = at + instruction, at + instruction + sum(documents)
             end = then + sum(queries)
-            rows = [(at, first, at, at, first, end, INSTRUCTION)]
-            columns.append(-1)
-            for i, stop in enumerate(np.cumsum(documents, dtype=np.int64)):
-                rows.append((first + stop - documents[i], first + stop, at, first, then, end, DOCUMENT))
-                columns.append(i)
-            for i, stop in enumerate(np.cumsum(queries, dtype=np.int64)):
-                rows.append((then + stop - queries[i], then + stop, at, then, end, end, QUERY))
-                columns.append(i)
-            blocks += [(*row, number) for row in rows]
+            blocks.append((at, first, at, at, first, end, INSTRUCTION, number, 0))
+            for i, span in enumerate(_spans(first, documents)):
+                blocks.append((*span, at, first, then, end, DOCUMENT, number, i))
+            for i, span in enumerate(_spans(then, queries)):
+                blocks.append((*span, at, then, end, end, QUERY, number, i))
             at = end
         if not 0 < at <= _MAX_TOKENS:
             raise _input_error(f"a layout of {at} tokens cannot be laid out; it takes 1 to {_MAX_TOKENS}")
-        table = np.array(blocks, dtype=np.int64).reshape(-1, 8)
-        full = table[:, 1] > table[:, 0]
-        self.blocks = table[full]
+        self.blocks = np.array([block for block in blocks if block[1] > block[0]], dtype=BLOCK)
         self.tokens = at
-        self._index_in_kind = np.array(columns, dtype=np.int64)[full]
         self._kept: dict[object, object] = {}
-        spans = self.blocks[self.blocks[:, 6] == QUERY, :2]
-        rows_ = np.concatenate([np.arange(*span) for span in spans]) if len(spans) else np.empty(0, dtype=np.int64)
-        self._set_signal(rows_)
+        rows = [np.arange(start, stop) for _, _, start, stop in self.spans(QUERY)]
+        self._set_signal(np.concatenate(rows) if rows else np.empty(0, dtype=np.int64))
 
     def with_signal(self, rows: Sequence[int] | torch.Tensor) -> Packing:
         """The same layout with other signal tokens.
@@ -146,42 +142,42 @@ class Packing:
 
     def _set_signal(self, rows: np.ndarray) -> None:
         owner = self.owner(rows)
-        if len(rows) and ((owner < 0) | (self.blocks[owner, 6] != QUERY)).any():
-            wrong = rows[(owner < 0) | (self.blocks[owner, 6] != QUERY)][0]
-            raise _input_error(f"token {wrong} is not in a query block; signal tokens are those of query blocks")
+        outside = (owner < 0) | (self.blocks["kind"][owner] != QUERY)
+        if outside.any():
+            raise _input_error(
+                f"token {rows[outside][0]} is not in a query block; signal tokens are those of query blocks"
+            )
         self.signal_rows = rows
         self.signal_blocks = owner
         self.signal = torch.from_numpy(rows).to(self.device)
 
     def owner(self, tokens: np.ndarray) -> np.ndarray:
         """Row of `blocks` that each packed index lies in; -1 outside of the layout. int64, shaped like ``tokens``."""
-        found = np.searchsorted(self.blocks[:, 0], tokens, side="right") - 1
+        found = np.searchsorted(self.blocks["start"], tokens, side="right") - 1
         return np.where((tokens >= 0) & (tokens < self.tokens), found, -1)
 
     def spans(self, kind: int) -> list[tuple[int, int, int, int]]:
         """Blocks of one kind that have tokens: (context, index in the context, start, stop), in packed order."""
-        chosen = self.blocks[:, 6] == kind
-        return [
-            (int(row[7]), int(index), int(row[0]), int(row[1]))
-            for row, index in zip(self.blocks[chosen], self._index_in_kind[chosen], strict=True)
-        ]
+        chosen = self.blocks[self.blocks["kind"] == kind]
+        return list(zip(*(chosen[field].tolist() for field in ("context", "index", "start", "stop")), strict=True))
 
     @property
-    def column(self) -> np.ndarray:
-        """int64 (B,): each block's place among its kind in its context; -1 for instructions."""
-        return self._index_in_kind
+    def signal_contexts(self) -> np.ndarray:
+        """int64 (R,): the context of each signal token, increasing."""
+        return self.blocks["context"][self.signal_blocks]
 
     @property
     def pairs(self) -> int:
         """(query, key) pairs that the mask lets through; a head's forward pass costs 4 * D FLOPs for each."""
-        size = self.blocks[:, 1] - self.blocks[:, 0]
+        blocks = self.blocks
+        size = blocks["stop"] - blocks["start"]
         own = size * (size + 1) // 2 if self.causal else size * size
-        return int((own + size * (self.blocks[:, 3] - self.blocks[:, 2])).sum())
+        return int((own + size * (blocks["prefix_stop"] - blocks["prefix_start"])).sum())
 
     def mask(self) -> torch.Tensor:
         """Dense bool (T, T), True where row sees column: for references and drawings of small layouts."""
         seen = torch.zeros(self.tokens, self.tokens, dtype=torch.bool)
-        for start, stop, prefix_start, prefix_stop in self.blocks[:, :4].tolist():
+        for start, stop, prefix_start, prefix_stop in self.blocks[SEEN].tolist():
             seen[start:stop, prefix_start:prefix_stop] = True
             own = torch.ones(stop - start, stop - start, dtype=torch.bool)
             seen[start:stop, start:stop] = own.tril() if self.causal else own
@@ -197,7 +193,7 @@ class Packing:
             raise _input_error(
                 f"a drawing holds {_MAX_DRAWN} tokens, this layout has {self.tokens}; draw a smaller one"
             )
-        kinds = np.repeat(self.blocks[:, 6], self.blocks[:, 1] - self.blocks[:, 0])
+        kinds = np.repeat(self.blocks["kind"], self.blocks["stop"] - self.blocks["start"])
         width = len(str(self.tokens - 1))
         return "\n".join(
             f"{'IDQ'[kind]} {i:>{width}} |" + "".join("#" if seen else "." for seen in row)
@@ -213,6 +209,11 @@ class Packing:
     def __repr__(self) -> str:
         counts = f"{len(self.contexts)} contexts, {len(self.blocks)} blocks, {self.tokens} tokens"
         return f"Packing({counts}, {'causal' if self.causal else 'bidirectional'}, {self.device})"
+
+
+def _spans(start: int, counts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Start and stop of blocks of so many tokens that stand one after another."""
+    return itertools.pairwise(itertools.accumulate(counts, initial=start))
 
 
 def _checked(context: Context, number: int) -> Context:

@@ -7,11 +7,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import numpy as np
 
-from ..documents import Document
+from ..documents import Document, Grain
 from ..errors import InputError
 from ..models.reader import BlockReader, DocumentStates, Window
 from .evidence import find_evidence
@@ -119,7 +119,7 @@ class Reranker(ABC):
         documents: Sequence[Candidate],
         top_n: int | None = None,
         *,
-        evidence: Literal["sentence", "token"] | None = None,
+        evidence: Grain | None = None,
         states: Sequence[DocumentStates | None] | None = None,
         best_per_id: bool = False,
     ) -> Ranking:
@@ -150,7 +150,7 @@ class Reranker(ABC):
         lists: Sequence[tuple[str, Sequence[Candidate]]],
         top_n: int | None = None,
         *,
-        evidence: Literal["sentence", "token"] | None = None,
+        evidence: Grain | None = None,
         states: Sequence[Sequence[DocumentStates | None] | None] | None = None,
         best_per_id: bool = False,
     ) -> list[Ranking]:
@@ -206,7 +206,7 @@ class Reranker(ABC):
         blocks: Sequence[Document],
         scored: Scored,
         top_n: int | None,
-        grain: Literal["sentence", "token"] | None,
+        grain: Grain | None,
         best_per_id: bool,
     ) -> Ranking:
         order, warnings = order_by_score(blocks, given, scored.scores.tolist(), scored.unread)
@@ -231,7 +231,7 @@ class Reranker(ABC):
         )
 
 
-def _ranked(document: Document, place: int, scored: Scored, grain: Literal["sentence", "token"] | None) -> Ranked:
+def _ranked(document: Document, place: int, scored: Scored, grain: Grain | None) -> Ranked:
     marks = None
     if grain is not None and scored.attention is not None:
         unread = place in scored.unread

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from ..documents import Document
+from ..documents import Document, Grain
 from ..sentences import sentence_spans
 from .results import Evidence
 
-__all__ = ["Level", "find_evidence"]
-
-Level = Literal["sentence", "token"]
+__all__ = ["find_evidence"]
 
 
-def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, level: Level) -> tuple[Evidence, ...]:
+def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain: Grain) -> tuple[Evidence, ...]:
     """Attribute token masses to spans of the title and the text.
 
     Args:
         document: whose ``contents`` the model read.
         spans: int (T, 2), the characters of ``contents`` that each token covers.
         mass: float (T,), the attention mass on each token.
-        level: ``sentence`` sums over sentences (and over the title), largest mass first; ``token`` keeps tokens, in the
+        grain: ``sentence`` sums over sentences (and over the title), largest mass first; ``token`` keeps tokens, in the
             order of the text.
 
     Returns:
@@ -31,7 +27,7 @@ def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, level
     title = len(document.title) + 1 if document.title else 0
     in_title = spans[:, 1] < title
     found = []
-    if level == "token":
+    if grain == "token":
         for (start, end), share, titled in zip(spans.tolist(), mass.tolist(), in_title.tolist(), strict=True):
             shift = 0 if titled else title
             found.append(_evidence(document, start - shift, end - shift, share, titled))

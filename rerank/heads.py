@@ -161,8 +161,8 @@ def find_heads(given: str | os.PathLike[str] | None, layout: Layout, model: str,
         ModelError: if none were found for this model and layout yet; the message names the command.
         InputError: if the file is of another model or layout.
     """
-    assert isinstance(layout.heads, str), "a layout that lists its heads asks for none"
-    method, _, count = layout.heads.partition(":")
+    assert isinstance(layout.readout.heads, str), "a layout that lists its heads asks for none"
+    method, _, count = layout.readout.heads.partition(":")
     path = Path(given) if given is not None else heads_path(model, revision, layout.fingerprint, method)
     if given is None and not path.is_file():
         raise ModelError(

@@ -22,7 +22,7 @@ from ..models.devices import native_dtype
 from ..models.loading import load_reader
 from ..models.reader import BlockReader, DocumentStates, document_states
 from .base import Request, Reranker, Scored
-from .layout import Layout, check_model, load_layout
+from .layout import Layout, check_kind, load_layout
 from .results import NOTHING
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ class LateInteractionReranker(Reranker):
         device: str | torch.device | None = None,
     ) -> None:
         self.spec = load_layout(layout) if isinstance(layout, str) else layout
-        check_model(self.spec, "minilm")
-        if (self.spec.readout == "learnt") != (readout is not None):
+        check_kind(self.spec, "late-interaction")
+        self.layout, self.readout = self.spec.name, self.spec.readout.readout
+        if (self.readout == "learnt") != (readout is not None):
             raise InputError(
-                f"layout {self.spec.name!r} reads {self.spec.readout!r}, which "
+                f"layout {self.layout!r} reads {self.readout!r}, which "
                 + ("no learnt weights go with" if readout else "needs learnt weights: load the folder they are in")
             )
-        self.layout, self.readout = self.spec.name, self.spec.readout
         self.name = name or self.layout
         self.reader: BlockReader = reader or load_reader(
             max_length=self.spec.max_block_tokens, device=_name(device), dtype=dtype or _default_dtype(self.spec)
@@ -140,15 +140,14 @@ class LateInteractionReranker(Reranker):
             for document, kept in zip(one.documents, one.states, strict=True)
             if kept is None or not self.spec.keepable
         )
-        behind = self.spec.instruction.replace("{query}", query)
+        behind = query if self.spec.documents_see_query else ""
         return dict(zip(texts, document_states(self.reader, list(texts), behind=behind), strict=True))
 
     def _scored(self, one: Request, read: dict[str, DocumentStates]) -> Scored:
         import torch
 
         from ..kernels import states_attention, states_backend
-        from .learnt import LearntSignal
-        from .signal import AttentionSignal, by_document
+        from .readout import document_scores, mean_over_rows, read_states, row_shares
 
         question = self.reader.read_queries([one.query])[0]
         assert question.states is not None
@@ -160,17 +159,25 @@ class LateInteractionReranker(Reranker):
             for document, kept in zip(one.documents, one.states, strict=True)
         ]
         there = _with_tokens(one.documents, known, q.shape[1])
-        signal = AttentionSignal() if self.learnt is None else LearntSignal(self.learnt)
-        reading = signal(q, [known[i].keys for i in there], self.spec)
+        keys = [known[i].keys for i in there]
+        with torch.inference_mode():
+            if self.learnt is None:
+                rows, reading = q, read_states(q, keys, scale=self.spec.readout.scale, largest=self.readout == "maxsim")
+                found = document_scores(reading, self.spec.readout)
+            else:
+                rows = self.learnt.ask(q, keys)
+                reading = self.learnt.read(rows, keys)
+                found = self.learnt.scores(q, rows, keys, reading)
+            normaliser = reading.normaliser[:, 0].float()
+            attended = row_shares(reading, self.spec.readout)
         scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
-        scores[there] = reading.scores.numpy()
-        mass[there] = by_document(reading.shares).numpy()
-        shares[:, there] = reading.shares.numpy()
+        scores[there] = found.numpy()
+        mass[there] = mean_over_rows(attended).numpy()
+        shares[:, there] = attended.numpy()
 
         def attention(place: int) -> tuple[np.ndarray, np.ndarray]:
             keys, document = known[place].keys, one.documents[place]
-            normaliser = reading.normaliser.float()
-            of_tokens = states_attention(reading.rows, keys, normaliser, scale=self.spec.scale).numpy()
+            of_tokens = states_attention(rows, keys, normaliser, scale=self.spec.readout.scale).numpy()
             return self._spans(document, len(of_tokens)), of_tokens
 
         cut = int(question.truncated[0])
@@ -234,7 +241,7 @@ def _load_trained(
         raise ModelError(f"{path}: cannot be read as weights ({error}); train or copy the folder again") from error
     own = {name.removeprefix("readout."): value for name, value in weights.items() if name.startswith("readout.")}
     encoder = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
-    readout = LearntReadout.of(own, scale=layout.scale, source=path) if own else None
+    readout = LearntReadout.of(own, scale=layout.readout.scale, source=path) if own else None
     if len(own) + len(encoder) < len(weights) or not weights:
         raise ModelError(f"{path}: these are not weights that sightline train wrote for a reranker of this kind")
     reader = None

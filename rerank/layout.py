@@ -9,40 +9,139 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NoReturn
 
 from ..errors import DataError, InputError, ModelError
 from ..names import LAYOUTS, layout_names
-from ..parsing import read_yaml
+from ..parsing import as_type, read_yaml
 from ..wording import did_you_mean, listed, quoted
 
-__all__ = ["Layout", "check_model", "load_layout", "shipped_layouts"]
+__all__ = [
+    "Kind",
+    "Layout",
+    "PromptSpec",
+    "ReadoutSpec",
+    "check_kind",
+    "layout_fields",
+    "load_layout",
+    "shipped_layouts",
+]
+
+Kind = Literal["late-interaction", "decoder"]
 
 _HEAD = re.compile(r"\d+-\d+")
 _DETECTED = re.compile(r"(qr|core|ndcg):[1-9]\d*")
 _LAST = re.compile(r"last:[1-9]\d*")
 # Fields that change which heads would be found; the others read the same attention in another way.
-_READING = (
+_FINGERPRINTED = (
     "block instruction query chat answer completion ids mask positions query_position order signal_tokens "
     "max_block_tokens calibration outliers"
 ).split()
+# What token states that are read apart do not have: layers, heads, other keys, and a null query.
+_DECODERS_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "ssmax")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """A validated layout: the five published systems and the default are such objects over one engine.
+class ReadoutSpec:
+    """Which attention of the signal tokens is read, and how it becomes a score.
+
+    Args:
+        readout: ``mass``, the mean over signal tokens and heads of the attention on the block; ``log_mass``, the mean
+            of its logarithm, so that every signal token must find something; ``maxsim``, the mean of the largest logit;
+            ``learnt``, what weights beside the layout make of it (`LearntReadout`).
+        scale: the factor on logits before the softmax that is read, an inverse temperature. The logits of token states
+            are cosines; a decoder has its own.
+        normalisation: over which keys a signal token's attention sums to one; ``documents``: all tokens of all
+            candidates, and nothing else (BlockRank, 2025, section 3.3); ``all_keys``: everything it sees (ICR, QRHead).
+        length: ``sum``: the attention on all of a block's tokens; ``mean``: per token, so that long documents gain
+            nothing.
+        calibration: ``null_query``: less the attention that the query "N/A" pays, token by token (ICR, section 3.2). It
+            shares the reading of the documents.
+        outliers: with calibration, leave out tokens that lie more than so many standard deviations below the mean of
+            their document; None keeps all.
+        ssmax: if above 0, logits are multiplied by ``ssmax * ln(number of documents)``, against dilution in long lists
+            (Scalable-Softmax, Nakanishi 2025; BlockSearch, 2026).
+        layers: whose attention is read: ``all``; a layer by its number from 0; or a fraction of the model's layers.
+            What lies above is neither loaded nor computed.
+        heads: ``all``; a list of ``layer-head``; or those that `sightline heads` found, such as ``qr:16``. Lists and
+            found heads make ``layers`` superfluous.
+
+    Raises:
+        InputError: if a field has a value it cannot have, or two do not go together.
+    """
+
+    readout: Literal["mass", "log_mass", "maxsim", "learnt"]
+    scale: float
+    normalisation: Literal["documents", "all_keys"] = "documents"
+    length: Literal["sum", "mean"] = "sum"
+    calibration: Literal["none", "null_query"] = "none"
+    outliers: float | None = None
+    ssmax: float = 0.0
+    layers: str | int | float = "all"
+    heads: str | tuple[str, ...] = "all"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < 1000:
+            _refuse(f"scale must be a number above 0 and below 1000, not {quoted(self.scale)}")
+        if not 0 <= self.ssmax < 1000:
+            _refuse(f"ssmax must be a number from 0 to below 1000, not {quoted(self.ssmax)}")
+        if self.outliers is not None and not 0 < self.outliers < math.inf:
+            _refuse(f"outliers must be above 0, or null, not {quoted(self.outliers)}")
+        if self.outliers is not None and self.calibration == "none":
+            _refuse("outliers are found by calibration, which is none")
+        if self.calibration != "none" and (self.readout, self.normalisation) != ("mass", "all_keys"):
+            _refuse("calibration compares attention over all_keys, read as mass")
+        if self.readout == "maxsim" and self.length == "mean":
+            _refuse("maxsim takes the largest logit of a block, which no length dilutes")
+        by_number = isinstance(self.layers, int) and self.layers >= 0
+        by_fraction = isinstance(self.layers, float) and 0 < self.layers < 1
+        if self.layers != "all" and not by_number and not by_fraction:
+            _refuse(f"layers must be 'all', a number from 0, or a fraction between 0 and 1, not {quoted(self.layers)}")
+        if isinstance(self.heads, str):
+            if self.heads != "all" and not _DETECTED.fullmatch(self.heads):
+                _refuse(f"heads must be 'all', such as 'qr:16', or a list of layer-head, not {quoted(self.heads)}")
+        elif not self.heads or not all(map(_HEAD.fullmatch, self.heads)):
+            _refuse(f"heads must be a list such as ['14-22', '13-16'], not {quoted(self.heads)}")
+        elif len(set(self.heads)) < len(self.heads):
+            _refuse("heads names a head twice")
+
+    def signal_layers(self, count: int) -> list[int]:
+        """Layers whose attention is read, of a model with ``count`` layers.
+
+        Raises:
+            ModelError: if the model has no such layer.
+        """
+        if self.layers == "all" and isinstance(self.heads, str):
+            return list(range(count))
+        if isinstance(self.heads, tuple):
+            layers = sorted({layer for layer, _ in self.selected_heads})
+        else:
+            layers = [int(self.layers * count) if isinstance(self.layers, float) else int(self.layers)]
+        if layers[-1] >= count:
+            raise ModelError(f"the layout reads layer {layers[-1]}, but the model has layers 0 to {count - 1}")
+        return layers
+
+    @property
+    def selected_heads(self) -> list[tuple[int, int]]:
+        """(layer, head) of each head that is listed; empty if all are read."""
+        if isinstance(self.heads, str):
+            return []
+        return [(int(layer), int(head)) for layer, head in (pair.split("-") for pair in self.heads)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSpec:
+    """How a query and its documents become one text for a decoder, block by block.
 
     Texts are templates: ``{query}`` in ``instruction`` and ``query``, ``{title}``, ``{text}`` and ``{id}`` in
     ``block``. Where a document has no title, ``{title}`` goes with the blank after it. Each block is tokenised by
     itself.
 
     Args:
-        name: how it is asked for.
-        model: ``minilm``, the embedded default, or ``decoder``, any causal language model.
         block: the text of a document's block.
         mask: ``block``: a document sees itself and the instruction; ``causal``: also all documents before it. The query
             block sees everything.
@@ -51,15 +150,6 @@ class Layout:
         signal_tokens: whose attention is read: ``query``, the tokens of the query's text; ``prompt``, those of the
             query block up to the end of that text; ``block``, the whole query block, chat suffix included; ``last:N``,
             its last N tokens.
-        max_block_tokens: tokens read of a block, template and special ones included; the rest of its text is cut, and
-            counted.
-        normalisation: over which keys a signal token's attention sums to one; ``documents``: all tokens of all
-            candidates, and nothing else (BlockRank, 2025, section 3.3); ``all_keys``: everything it sees (ICR, QRHead).
-        readout: ``mass``, the mean over signal tokens and heads of the attention on the block; ``log_mass``, the mean
-            of its logarithm, so that every signal token must find something; ``maxsim``, the mean of the largest logit;
-            ``learnt``, what weights beside the layout make of it (`LearntReadout`).
-        scale: the factor on logits before the softmax that is read, an inverse temperature. The default model's logits
-            are cosines, a decoder's its own.
         instruction: stands before the documents, which all see it. With ``{query}`` in it they see the query, and
             cannot be kept for others.
         query: the query block.
@@ -74,39 +164,15 @@ class Layout:
         order: documents stand as ``given`` (best first), or ``reversed``, so that the best is next to the query.
         shuffles: if above 0, scores are means over so many shuffles of the list, drawn alike for every given order
             (permutation self-consistency, Tang et al. 2024).
-        layers: whose attention is read: ``all``; a layer by its number from 0; or by its depth, a fraction of the
-            model's layers. What lies above is neither loaded nor computed.
-        heads: ``all``; a list of ``layer-head``; or those that `sightline heads` found, such as ``qr:16``. Lists and
-            found heads make ``layers`` superfluous.
-        ssmax: if above 0, logits are multiplied by ``ssmax * ln(number of documents)``, against dilution in long lists
-            (Scalable-Softmax, Nakanishi 2025; BlockSearch, 2026).
-        length: ``sum``: the attention on all of a block's tokens; ``mean``: per token, so that long documents gain
-            nothing.
-        calibration: ``null_query``: less the attention that the query "N/A" pays, token by token (ICR, section 3.2). It
-            shares the reading of the documents.
-        outliers: with calibration, leave out tokens that lie more than so many standard deviations below the mean of
-            their document; None keeps all.
 
     Raises:
         InputError: if a field has a value it cannot have, or two do not go together.
-
-    Example:
-        >>> load_layout("minilm").readout
-        'log_mass'
-        >>> load_layout("icr").order_free
-        False
     """
 
-    name: str
-    model: Literal["minilm", "decoder"]
     block: str
     mask: Literal["block", "causal"]
     positions: Literal["restart", "sequential"]
     signal_tokens: str
-    max_block_tokens: int
-    normalisation: Literal["documents", "all_keys"]
-    readout: Literal["mass", "log_mass", "maxsim", "learnt"]
-    scale: float
     instruction: str = ""
     query: str = "{query}"
     chat: bool = False
@@ -117,243 +183,280 @@ class Layout:
     query_position: int | None = None
     order: Literal["given", "reversed"] = "given"
     shuffles: int = 0
-    layers: str | int | float = "all"
-    heads: str | tuple[str, ...] = "all"
-    ssmax: float = 0.0
-    length: Literal["sum", "mean"] = "sum"
-    calibration: Literal["none", "null_query"] = "none"
-    outliers: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.heads, list):  # YAML's own
-            object.__setattr__(self, "heads", tuple(self.heads))
-        for field, kind in get_type_hints(Layout).items():
-            value, allowed = getattr(self, field), get_args(kind)
-            if allowed and all(isinstance(one, str) for one in allowed) and value not in allowed:
-                self._refuse(f"{field} must be {' or '.join(map(repr, allowed))}, not {quoted(value)}")
-            if kind is str and not isinstance(value, str):
-                self._refuse(f"{field} must be a text, not {quoted(value)}")
+        _check_places("block", self.block, {"title": 1, "text": 1, "id": None}, needed="text")
+        _check_places("instruction", self.instruction, {"query": None})
+        _check_places("query", self.query, {"query": 1}, needed="query")
+        _check_places("target", self.target, {"ids": None}, needed="ids" if self.target else None)
+        if ("{id}" in self.block) != (self.ids != "none"):
+            _refuse(f"ids is {quoted(self.ids)} but block has {'' if '{id}' in self.block else 'no '}place for an id")
+        if self.signal_tokens not in ("query", "prompt", "block") and not _LAST.fullmatch(self.signal_tokens):
+            _refuse(f"signal_tokens must be query, prompt, block or such as last:2, not {quoted(self.signal_tokens)}")
+        if self.query_position is not None and (self.query_position < 1 or self.positions != "restart"):
+            _refuse(f"query_position is for positions that restart, and above 0; it is {quoted(self.query_position)}")
+        if not 0 <= self.shuffles <= 1000:
+            _refuse(f"shuffles must be from 0 to 1000, not {quoted(self.shuffles)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A validated layout. Every reranker that reads attention is such an object over one engine.
+
+    Without a prompt, a block reader reads every text apart, and the readout compares the token states of query and
+    documents (late interaction). With a prompt, a decoder reads query and documents in one context.
+
+    Args:
+        name: what it is asked for by; one word.
+        max_block_tokens: tokens read of a document's block, template and special ones included; the rest of its text is
+            cut, and counted.
+        readout: how attention becomes a score.
+        prompt: how texts become a decoder's prompt; None if texts are read apart.
+        documents_see_query: without a prompt: documents are read behind the query, so that they are read anew for each
+            and their states cannot be kept. In a prompt, put ``{query}`` into the ``instruction``.
+
+    Raises:
+        InputError: if a field has a value it cannot have, or two do not go together.
+
+    Example:
+        >>> layout = load_layout("minilm")
+        >>> layout.kind, layout.readout.readout, layout.readout.scale
+        ('late-interaction', 'log_mass', 20.0)
+        >>> load_layout("icr").order_free
+        False
+    """
+
+    name: str
+    max_block_tokens: int
+    readout: ReadoutSpec
+    prompt: PromptSpec | None = None
+    documents_see_query: bool = False
+
+    def __post_init__(self) -> None:
         # The name becomes the tag of TREC runs, which blanks would break.
         if self.name.split() != [self.name]:
-            self._refuse("name must be a word without blanks")
-        if not _is_number(self.scale) or not 0 < self.scale < 1000:
-            self._refuse(f"scale must be a number above 0 and below 1000, not {quoted(self.scale)}")
-        if not isinstance(self.chat, bool):
-            self._refuse(f"chat must be true or false, not {quoted(self.chat)}")
-        self._check_templates()
-        self._check_numbers()
-        if self.model == "minilm":
-            self._check_minilm()
-        elif self.readout == "learnt":
-            self._refuse("readout 'learnt' is for minilm; decoders learn in their layers")
+            _refuse("name must be a word without blanks")
+        limit = 512 if self.prompt is None else 1_000_000
+        if not 3 <= self.max_block_tokens <= limit:
+            _refuse(f"max_block_tokens must be from 3 to {limit}, not {quoted(self.max_block_tokens)}")
+        if self.prompt is None:
+            for field in _DECODERS_ONLY:
+                default = _default(ReadoutSpec, field)
+                if (value := getattr(self.readout, field)) != default:
+                    _refuse(f"{field} must be {quoted(default)} where texts are read apart, not {quoted(value)}")
+        elif self.readout.readout == "learnt":
+            _refuse("readout 'learnt' is for texts that are read apart; decoders learn in their layers")
+        elif self.documents_see_query:
+            _refuse("documents_see_query is for texts that are read apart; put {query} into the prompt's instruction")
 
-    def _check_templates(self) -> None:
-        for field, allowed, needed in (
-            ("block", ("title", "text", "id"), ("text",)),
-            ("instruction", ("query",), ()),
-            ("query", ("query",), ("query",)),
-            ("target", ("ids",), ("ids",) if self.target else ()),
-        ):
-            found = re.findall(r"\{(\w*)\}", getattr(self, field))
-            if unknown := [name for name in found if name not in allowed]:
-                self._refuse(f"{field} has a place for {unknown[0]!r}; it may have {', '.join(allowed)}")
-            if missing := [name for name in needed if name not in found]:
-                self._refuse(f"{field} lacks the place {{{missing[0]}}}")
-            if any(found.count(name) > 1 for name in ("title", "text")):
-                self._refuse(f"{field} has a place twice that it may have once")
-        if ("{id}" in self.block) != (self.ids != "none"):
-            self._refuse(
-                f"ids is {quoted(self.ids)} but block has {'' if '{id}' in self.block else 'no '}place for an id"
-            )
-        if self.query.count("{query}") > 1:
-            self._refuse("query has the place {query} twice")
-
-    def _check_numbers(self) -> None:
-        limit = 512 if self.model == "minilm" else 1_000_000
-        if not _is_whole(self.max_block_tokens) or not 3 <= self.max_block_tokens <= limit:
-            self._refuse(f"max_block_tokens must be from 3 to {limit}, not {quoted(self.max_block_tokens)}")
-        if self.signal_tokens not in ("query", "prompt", "block") and not _LAST.fullmatch(self.signal_tokens):
-            self._refuse(
-                f"signal_tokens must be query, prompt, block or such as last:2, not {quoted(self.signal_tokens)}"
-            )
-        if self.query_position is not None and (
-            not _is_whole(self.query_position) or self.query_position < 1 or self.positions != "restart"
-        ):
-            self._refuse(
-                f"query_position is for positions that restart, and above 0; it is {quoted(self.query_position)}"
-            )
-        if not _is_whole(self.shuffles) or not 0 <= self.shuffles <= 1000:
-            self._refuse(f"shuffles must be from 0 to 1000, not {quoted(self.shuffles)}")
-        if self.layers != "all" and not (
-            (_is_whole(self.layers) and self.layers >= 0)  # type: ignore[operator]
-            or (isinstance(self.layers, float) and 0 < self.layers < 1)
-        ):
-            self._refuse(
-                f"layers must be 'all', a number from 0, or a depth between 0 and 1, not {quoted(self.layers)}"
-            )
-        if isinstance(self.heads, str):
-            if self.heads != "all" and not _DETECTED.fullmatch(self.heads):
-                self._refuse(f"heads must be 'all', such as 'qr:16', or a list of layer-head, not {quoted(self.heads)}")
-        elif not isinstance(self.heads, tuple) or not self.heads or not all(map(_is_head, self.heads)):
-            self._refuse(f"heads must be a list such as ['14-22', '13-16'], not {quoted(self.heads)}")
-        elif len(set(self.heads)) < len(self.heads):
-            self._refuse("heads names a head twice")
-        if not _is_number(self.ssmax) or not 0 <= self.ssmax < 1000:
-            self._refuse(f"ssmax must be a number from 0 to below 1000, not {quoted(self.ssmax)}")
-        if self.outliers is not None and (not _is_number(self.outliers) or not 0 < self.outliers < math.inf):
-            self._refuse(f"outliers must be above 0, or null, not {quoted(self.outliers)}")
-        if self.outliers is not None and self.calibration == "none":
-            self._refuse("outliers are found by calibration, which is none")
-        if self.calibration != "none" and (self.readout, self.normalisation) != ("mass", "all_keys"):
-            self._refuse("calibration compares attention over all_keys, read as mass")
-        if self.readout == "maxsim" and self.length == "mean":
-            self._refuse("maxsim takes the largest logit of a block, which no length dilutes")
-
-    def _check_minilm(self) -> None:
-        wanted: dict[str, Any] = {"block": "{title} {text}", "mask": "block"}
-        wanted |= {"positions": "restart", "signal_tokens": "query", "normalisation": "documents"}
-        wanted |= {field.name: field.default for field in dataclasses.fields(self) if not _is_missing(field.default)}
-        if self.instruction == "{query}":  # documents that see the query
-            del wanted["instruction"]
-        for field, value in wanted.items():
-            if getattr(self, field) != value:
-                self._refuse(f"{field} must be {quoted(value)} for minilm, not {quoted(getattr(self, field))}")
+    @property
+    def kind(self) -> Kind:
+        """What it is a layout for: ``decoder`` if it has a prompt, else ``late-interaction``."""
+        return "late-interaction" if self.prompt is None else "decoder"
 
     @property
     def order_free(self) -> bool:
         """Whether the order of the candidates leaves no trace: no ids, a block mask, positions that restart."""
-        return self.ids == "none" and self.mask == "block" and self.positions == "restart"
+        return self._apart and (self.prompt is None or self.prompt.ids == "none")
 
     @property
     def keepable(self) -> bool:
         """Whether a document's states are the same for every query and every list, so that they can be kept."""
-        return self.mask == "block" and self.positions == "restart" and "{query}" not in self.instruction
+        seen = self.documents_see_query if self.prompt is None else "{query}" in self.prompt.instruction
+        return self._apart and not seen
+
+    @property
+    def _apart(self) -> bool:
+        """Whether no document sees another, nor counts behind it."""
+        return self.prompt is None or (self.prompt.mask == "block" and self.prompt.positions == "restart")
 
     @property
     def fingerprint(self) -> str:
-        """Of all fields that change what a head sees: 16 hexadecimal digits. Heads are found for one fingerprint."""
-        fields = json.dumps({field: getattr(self, field) for field in _READING}, sort_keys=True)
-        return hashlib.sha256(fields.encode()).hexdigest()[:16]
-
-    def signal_layers(self, depth: int) -> list[int]:
-        """Layers whose attention is read, of a model with ``depth`` layers.
+        """Of all fields that change what a head sees: 16 hexadecimal digits. Heads are found for one fingerprint.
 
         Raises:
-            ModelError: if the model has no such layer.
+            InputError: if the layout is not for decoders.
         """
-        if self.layers == "all" and isinstance(self.heads, str):
-            return list(range(depth))
-        if isinstance(self.heads, tuple):
-            layers = sorted({layer for layer, _ in self.selected_heads})
-        else:
-            layers = [int(self.layers * depth) if isinstance(self.layers, float) else int(self.layers)]
-        if layers[-1] >= depth:
-            raise ModelError(
-                f"layout {self.name!r} reads layer {layers[-1]}, but the model has layers 0 to {depth - 1}"
-            )
-        return layers
+        parts = {"": self, "readout": self.readout, "prompt": self.require_prompt()}
+        fields = {field: getattr(parts[_SECTIONS[field]], field) for field in _FINGERPRINTED}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
-    @property
-    def selected_heads(self) -> list[tuple[int, int]]:
-        """(layer, head) of each head that is listed; empty if all are read."""
-        if isinstance(self.heads, str):
-            return []
-        return [(int(layer), int(head)) for layer, head in (pair.split("-") for pair in self.heads)]
+    def require_prompt(self) -> PromptSpec:
+        """The prompt.
+
+        Raises:
+            InputError: if the layout has none.
+        """
+        if self.prompt is None:
+            check_kind(self, "decoder")
+        assert self.prompt is not None
+        return self.prompt
 
     def as_dict(self) -> dict[str, Any]:
-        """Fields that differ from their default, as they stand in YAML."""
-        found = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if _is_missing(field.default) or value != field.default:
-                found[field.name] = list(value) if isinstance(value, tuple) else value
-        return found
+        """Fields that differ from their default, in their sections, as they stand in YAML."""
+        fields = _given(self, _PARTS) | {"readout": _given(self.readout)}
+        return fields if self.prompt is None else fields | {"prompt": _given(self.prompt)}
 
-    def _refuse(self, reason: str) -> None:
-        raise InputError(f"layout {quoted(self.name)}: {reason}")
+
+_PARTS: Mapping[str, type] = {"": Layout, "readout": ReadoutSpec, "prompt": PromptSpec}
+# Where each field stands; "" is the layout itself. No name is in two parts, so that a name says which field is meant.
+_SECTIONS: Mapping[str, str] = {
+    field.name: section
+    for section, part in _PARTS.items()
+    for field in dataclasses.fields(part)
+    if section or field.name not in _PARTS
+}
+
+
+def layout_fields() -> Mapping[str, str]:
+    """Names of the fields that `load_layout` can change, each with the section it stands in, "" for the top."""
+    return _SECTIONS
 
 
 @functools.cache
-def shipped_layouts() -> Mapping[str, str]:
-    """Names of the layouts that ship with Sightline, each with the kind of model that it is for."""
-    return {name: load_layout(name).model for name in layout_names()}
+def shipped_layouts() -> Mapping[str, Kind]:
+    """Names of the layouts that ship with Sightline, each with its kind."""
+    return {name: load_layout(name).kind for name in layout_names()}
 
 
-def check_model(layout: Layout, model: Literal["minilm", "decoder"], asked: object = None) -> None:
-    """Refuse a layout that is for the other kind of model.
+def check_kind(layout: Layout, kind: Kind, asked: object = None) -> None:
+    """Refuse a layout of the other kind.
 
     Args:
         layout: the layout.
-        model: the kind of model that would read with it.
+        kind: what it must be a layout for.
         asked: how the layout was asked for; None for its name.
 
     Raises:
         InputError: naming what to write instead.
     """
-    if layout.model == model:
+    if layout.kind == kind:
         return
     asked = layout.name if asked is None else asked
-    if layout.model == "decoder":
+    if layout.kind == "decoder":
         raise InputError(f"layout {asked!r} is for decoders; name the model too: hf:MODEL#{asked}")
-    raise InputError(f"layout {asked!r} is for MiniLM, not for decoders; load it without a model: {asked!r}")
+    raise InputError(f"layout {asked!r} has no prompt, so it is not for decoders; load it without a model: {asked!r}")
 
 
 def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
+    A file has the fields of `Layout`, with those of `ReadoutSpec` under ``readout:`` and, for decoders, those of
+    `PromptSpec` under ``prompt:``.
+
     Args:
         name: ``minilm``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``, ``icr``,
             ``icr-block``, ``qrhead``, ``core``, the path of a ``.yaml`` file, or a `Layout`.
-        changes: fields to replace.
+        changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``.
 
     Raises:
         InputError: if there is no such layout, or it is not a valid one.
+
+    Example:
+        >>> load_layout("minilm", readout="mass", scale=10.0).readout
+        ReadoutSpec(readout='mass', scale=10.0, normalisation='documents', length='sum', calibration='none', \
+outliers=None, ssmax=0.0, layers='all', heads='all')
     """
     if isinstance(name, Layout):
-        return Layout(**_checked({**name.as_dict(), **changes}, f"layout {name.name!r}"))
+        fields = name.as_dict()
+    else:
+        path = _find(name)
+        try:
+            fields = read_yaml(path)
+        except DataError as error:
+            raise InputError(str(error)) from None
+        if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+            raise InputError(f"{path}: a layout is a mapping with a name")
+        if reasons := _wrong_fields(fields):
+            raise InputError(f"{path}: {'; '.join(reasons)}")
+    try:
+        return as_type(_changed(fields, changes), Layout)
+    except (DataError, InputError) as error:
+        raise InputError(f"layout {quoted(fields['name'])}: {error}") from None
+
+
+def _find(name: str | Path) -> Traversable:
+    """The file of a layout that was asked for by name or path."""
     given, names = str(name).endswith((".yaml", ".yml")), layout_names()
     if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
         raise InputError(
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
         )
-    source: Traversable = Path(name) if given else LAYOUTS / f"{name}.yaml"
-    try:
-        fields = read_yaml(source)
-    except DataError as error:
-        raise InputError(str(error)) from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
-        raise InputError(f"{source}: a layout is a mapping with a name")
-    return Layout(**_checked({**fields, **changes}, source))
+    return Path(name) if given else LAYOUTS / f"{name}.yaml"
 
 
-def _checked(fields: dict[str, Any], source: object) -> dict[str, Any]:
-    known = {field.name for field in dataclasses.fields(Layout)}
-    needed = {field.name for field in dataclasses.fields(Layout) if _is_missing(field.default)}
-    reasons = []
-    if missing := sorted(needed - set(fields)):
-        reasons.append(f"the layout lacks {', '.join(missing)}")
-    if unknown := sorted(map(str, set(fields) - known)):
-        guess = next(filter(None, (did_you_mean(name, known) for name in unknown)), "")
-        guess = guess or f"; there are {', '.join(sorted(known))}"
-        reasons.append(f"a layout has no {listed(unknown)}{guess}")
-    if reasons:
-        raise InputError(f"{source}: {'; '.join(reasons)}")
-    return fields
+def _wrong_fields(fields: Mapping[Any, Any]) -> list[str]:
+    """What a mapping lacks, what no layout has, and what belongs in another section."""
+    missing: list[str] = []
+    unknown: list[str] = []
+    misplaced: list[str] = []
+    for section, part in _PARTS.items():
+        given = fields if not section else fields.get(section)
+        if section == "prompt" and given is None:
+            continue
+        if not isinstance(given, Mapping):
+            if section in fields:  # else it is among what the layout lacks
+                misplaced.append(f"{section} is a mapping, not {quoted(given)}")
+            continue
+        own = {field.name for field in dataclasses.fields(part)}
+        missing += (field for field in own - set(given) if _default(part, field) is dataclasses.MISSING)
+        for name in set(given) - own:
+            if name not in _SECTIONS:
+                unknown.append(str(name))
+            else:
+                misplaced.append(f"{name} stands {f'under {_SECTIONS[name]}' if _SECTIONS[name] else 'at the top'}")
+    reasons = [f"the layout lacks {', '.join(sorted(missing))}"] if missing else []
+    if unknown:
+        reasons.append(_no_such(unknown))
+    return reasons + sorted(misplaced)
 
 
-def _is_missing(default: object) -> bool:
-    return default is dataclasses.MISSING
+def _changed(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a layout, some of them replaced."""
+    if unknown := changes.keys() - _SECTIONS.keys():
+        _refuse(_no_such(unknown))
+    new = {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    for name, value in changes.items():
+        section = new.get(_SECTIONS[name]) if _SECTIONS[name] else new
+        if section is None:
+            _refuse(f"{name} is for decoders; this layout has no prompt")
+        section[name] = value
+    return new
 
 
-def _is_head(value: object) -> bool:
-    return isinstance(value, str) and _HEAD.fullmatch(value) is not None
+def _no_such(names: Collection[object]) -> str:
+    """That a layout has no such fields, and which may have been meant."""
+    unknown = sorted(map(str, names))
+    guess = next(filter(None, (did_you_mean(name, _SECTIONS) for name in unknown)), "")
+    return f"a layout has no {listed(unknown)}" + (guess or f"; there are {', '.join(sorted(_SECTIONS))}")
 
 
-def _is_number(value: object) -> bool:
-    # bool is an int to Python, and YAML reads a bare "yes" as one.
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _check_places(field: str, text: str, allowed: Mapping[str, int | None], needed: str | None = None) -> None:
+    """Refuse a template that lacks a place, has one that means nothing, or has one oftener than it may."""
+    found = re.findall(r"\{(\w*)\}", text)
+    if unknown := [name for name in found if name not in allowed]:
+        _refuse(f"{field} has a place for {unknown[0]!r}; it may have {', '.join(allowed)}")
+    if needed is not None and needed not in found:
+        _refuse(f"{field} lacks the place {{{needed}}}")
+    for name, most in allowed.items():
+        if most is not None and found.count(name) > most:
+            _refuse(f"{field} has the place {{{name}}} twice")
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _given(part: Any, but: Collection[str] = ()) -> dict[str, Any]:
+    """Fields that differ from their default, but for some."""
+    values = {field: getattr(part, field.name) for field in dataclasses.fields(part) if field.name not in but}
+    return {
+        field.name: list(value) if isinstance(value, tuple) else value
+        for field, value in values.items()
+        if value != field.default
+    }
+
+
+def _default(part: type, name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(part) if field.name == name)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise InputError(reason)

@@ -13,16 +13,15 @@ import torch
 from torch import nn
 
 from ..errors import InputError, ModelError
-from ..kernels import states_lse, states_max
+from ..kernels import states_lse
 from ..kernels.states.keys import to_float
+from .readout import Reading, log_shares, mean_over_rows, read_states
 from .results import NOTHING
-from .signal import Reading, by_document, joint_log_shares
 
 if TYPE_CHECKING:
     from ..kernels import Keys
-    from .layout import Layout
 
-__all__ = ["PARTS", "LearntReadout", "LearntSignal", "Part"]
+__all__ = ["PARTS", "LearntReadout", "Part"]
 
 Part = Literal["weights", "projection", "heads", "read"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -104,7 +103,7 @@ class LearntReadout(nn.Module):
             raise ModelError(wrong) from error
         return readout
 
-    def forward(self, q: torch.Tensor, keys: Sequence[Keys]) -> Reading:
+    def forward(self, q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
         """Score one list.
 
         Args:
@@ -112,30 +111,50 @@ class LearntReadout(nn.Module):
             keys: N documents' token states, each (T_n, D).
 
         Returns:
-            Scores are means over signal tokens of the log mass with what was learnt. Documents without tokens stand at
-            the end, whatever that is.
+            float64 (N,), see `scores`.
         """
+        rows = self.ask(q, keys)
+        return self.scores(q, rows, keys, self.read(rows, keys))
+
+    def ask(self, q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
+        """The rows that ask in the place of ``q``: float32 (S, D), by ``read`` and ``projection``."""
         rows = q
         if "read" in self.parts:
             rows = rows + self.gate * _attend(self.sharpness.exp() * rows, keys, self.scale)
             rows = nn.functional.normalize(rows, dim=-1)
         if "projection" in self.parts:
             rows = self.gain.exp() * (rows + rows @ self.down.T @ self.up.T + self.bias)
+        return rows
+
+    def read(self, rows: torch.Tensor, keys: Sequence[Keys]) -> Reading:
+        """What the rows of `ask` see."""
+        return read_states(rows, keys, scale=self.scale, largest="heads" in self.parts)
+
+    def scores(self, q: torch.Tensor, rows: torch.Tensor, keys: Sequence[Keys], reading: Reading) -> torch.Tensor:
+        """Means over the signal tokens of the log mass with what was learnt; by ``weights`` and ``heads``.
+
+        Args:
+            q: float32 (S, D), unit rows.
+            rows: from `ask`.
+            keys: N documents' token states.
+            reading: from `read`.
+
+        Returns:
+            float64 (N,). Documents without tokens stand at the end, whatever was learnt.
+        """
         weights = q.new_full((len(q),), 1 / len(q))
         if "weights" in self.parts:
             weights = torch.softmax(q @ self.weigh, dim=0)
-        lse = states_lse(rows, keys, scale=self.scale)  # (S, N)
-        log_shares, normaliser = joint_log_shares(lse)
-        values = log_shares
+        values = log_shares(reading)[:, 0]  # (S, N)
         if "heads" in self.parts:
-            values = values + self._heads(rows, lse, keys)
-        empty = torch.isneginf(lse).all(dim=0)
-        scores = by_document(values * (weights * len(q))[:, None])
-        return Reading(scores.masked_fill(empty, NOTHING), log_shares.exp(), normaliser, rows)
+            values = values + self._heads(rows, keys, reading)
+        empty = torch.isneginf(reading.lse[:, 0]).all(dim=0)
+        return mean_over_rows(values * (weights * len(q))[:, None]).masked_fill(empty, NOTHING)
 
-    def _heads(self, rows: torch.Tensor, lse: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
-        twice = 2 * self.scale
-        read = [lse / self.scale, states_lse(rows, keys, scale=twice) / twice, states_max(rows, keys)]
+    def _heads(self, rows: torch.Tensor, keys: Sequence[Keys], reading: Reading) -> torch.Tensor:
+        assert reading.largest is not None
+        twice, lse = 2 * self.scale, reading.lse[:, 0]
+        read = [lse / self.scale, states_lse(rows, keys, scale=twice) / twice, reading.largest[:, 0]]
         seen = ~torch.isneginf(lse)
         features = []
         for one in read:
@@ -151,23 +170,6 @@ class LearntReadout(nn.Module):
         for one in hidden[1:]:
             total = total + one
         return _STEP * total
-
-
-class LearntSignal:
-    """`LearntReadout` over kept token states; implements `Signal`.
-
-    Args:
-        readout: what was learnt.
-    """
-
-    def __init__(self, readout: LearntReadout) -> None:
-        self.readout = readout.eval()
-
-    def __call__(self, q: torch.Tensor, keys: Sequence[Keys], layout: Layout) -> Reading:
-        """See `Signal`."""
-        with torch.inference_mode():
-            reading: Reading = self.readout(q, keys)
-        return reading
 
 
 def _attend(rows: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:

@@ -15,6 +15,7 @@ from ..wording import did_you_mean, quoted
 from .base import Reranker
 
 if TYPE_CHECKING:
+    from .layout import Kind as LayoutKind
     from .layout import Layout
 
 __all__ = ["RerankerInfo", "as_reranker", "list_rerankers", "load_reranker"]
@@ -50,7 +51,7 @@ def list_rerankers() -> list[RerankerInfo]:
     found = [
         RerankerInfo(name, name, "the embedded default; documents are read apart", True)
         for name, kind in layouts.items()
-        if kind == "minilm"
+        if kind == "late-interaction"
     ]
     found += [RerankerInfo(name, name, "the embedded default with a trained readout", True) for name in SHIPPED]
     found += [
@@ -116,14 +117,14 @@ def load_reranker(
 
 def _load_layout(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
     from .late_interaction import LateInteractionReranker
-    from .layout import check_model, load_layout
+    from .layout import check_kind, load_layout
 
     if layout is not None:
-        check_model(load_layout(layout), "minilm")
+        check_kind(load_layout(layout), "late-interaction")
         raise InputError(f"{name!r} is a layout itself; leave layout={layout!r} out")
     loading = {key: options.pop(key) for key in ("dtype", "device") if key in options}
     spec = load_layout(parsed.model, **options)
-    check_model(spec, "minilm", name)
+    check_kind(spec, "late-interaction", name)
     return LateInteractionReranker(spec, name=options.get("name", name), **loading)
 
 
@@ -132,7 +133,7 @@ def _load_folder(parsed: RerankerName, name: str, layout: Layout | str | None, o
 
     folder = SHIPPED.get(parsed.model, Path(parsed.model))
     is_folder = bool(parsed.model) and os.path.isdir(folder)  # noqa: PTH112 - Path.is_dir raises at long names
-    if is_folder and _kind(folder) == "minilm":
+    if is_folder and _kind(folder) == "late-interaction":
         if layout is not None:
             raise InputError(f"{name!r} brings its own layout; leave layout={layout!r} out")
         reranker = LateInteractionReranker.load(folder, **options)
@@ -178,12 +179,12 @@ _LOADERS: Mapping[Kind, _Loader] = {
 }
 
 
-def _kind(folder: Path) -> str:
-    """The kind of reranker that is in a folder: ``minilm`` or ``decoder``."""
+def _kind(folder: Path) -> LayoutKind:
+    """The kind of reranker that is in a folder."""
     from .layout import load_layout
 
     if (folder / "layout.yaml").is_file():
-        return load_layout(folder / "layout.yaml").model
+        return load_layout(folder / "layout.yaml").kind
     if (folder / "config.json").is_file():
         return "decoder"
     raise ModelError(

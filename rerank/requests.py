@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
-from ..documents import Document, encodable
+from ..documents import Document, Grain, encodable
 from ..errors import InputError
 
 __all__ = ["Candidate", "as_documents", "check_request", "has_id"]
@@ -18,7 +18,7 @@ def check_request(
     query: str,
     documents: Sequence[Candidate],
     top_n: int | None = None,
-    evidence: Literal["sentence", "token"] | None = None,
+    evidence: Grain | None = None,
 ) -> list[Document]:
     """The documents of a request that can be served; see `Reranker.rank`.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..documents import Unit
 from ..retrieval.fusion import reciprocal_rank, weighted_sum
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ class Found:
             best.setdefault(document, score)
         return best
 
-    def first(self, k: int, level: Literal["document", "passage"]) -> Found:
+    def first(self, k: int, unit: Unit) -> Found:
         """The first ``k`` passages, or the best passage of each of the first ``k`` documents."""
-        if level == "passage":
+        if unit == "passage":
             return Found(self.rows[:k], self.documents[:k], self.scores[:k], self.milliseconds)
         places: dict[int, int] = {}
         for place, document in enumerate(self.documents):
@@ -89,9 +90,9 @@ def retrieve(
     """
     found: dict[FirstStage, list[Found]] = {}
     if "dense" in stages or "hybrid" in stages:
-        found["dense"] = _timed(len(queries), lambda: _by_meaning(index, queries, candidates, where))
+        found["dense"] = _timed(len(queries), partial(_by_meaning, index, queries, candidates, where))
     if "bm25" in stages or "hybrid" in stages:
-        found["bm25"] = _timed(len(queries), lambda: _by_words(index, queries, candidates, where))
+        found["bm25"] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
     if "hybrid" in stages:
         pairs = list(zip(found["dense"], found["bm25"], strict=True))
         found["hybrid"] = _timed(len(queries), lambda: [_fused(*pair, candidates, how) for pair in pairs])

@@ -99,7 +99,7 @@ class Explanation:
     """Why the hits of a query stand where they stand.
 
     Args:
-        result: the search, with token-level evidence.
+        result: the search, with token-unit evidence.
         dense: rank and score of each hit's document by meaning alone, by id. A document that is not among the
             candidates is absent; the mapping is empty if the index has no embeddings.
         bm25: the same by words alone; empty if the index has no lexical part.

@@ -11,7 +11,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..documents import encodable
+from ..documents import Grain, Unit, encodable
 from ..errors import InputError
 from ..models.reader import DocumentStates
 from ..rerank.base import Reranker
@@ -94,8 +94,8 @@ class Searcher:
         k: int = 10,
         *,
         where: Mapping[str, Any] | None = None,
-        evidence: Literal["sentence", "token"] | None = None,
-        level: Literal["document", "passage"] = "document",
+        evidence: Grain | None = None,
+        unit: Unit = "document",
     ) -> SearchResult:
         """Answer one query.
 
@@ -104,12 +104,12 @@ class Searcher:
             k: how many hits at most.
             where: metadata filter, such as ``{"lang": "en", "year": {">=": 2000}}``.
             evidence: mark what got the attention in the hits, by sentence or by token; needs a reranker.
-            level: ``document`` gives each document once, by its best passage; ``passage`` gives passages.
+            unit: ``document`` gives each document once, by its best passage; ``passage`` gives passages.
 
         Raises:
             InputError: if an argument is out of range, or the query has nothing to search with.
         """
-        return self.search_batch([query], k, where=where, evidence=evidence, level=level)[0]
+        return self.search_batch([query], k, where=where, evidence=evidence, unit=unit)[0]
 
     def search_batch(
         self,
@@ -117,31 +117,31 @@ class Searcher:
         k: int = 10,
         *,
         where: Mapping[str, Any] | None = None,
-        evidence: Literal["sentence", "token"] | None = None,
-        level: Literal["document", "passage"] = "document",
+        evidence: Grain | None = None,
+        unit: Unit = "document",
     ) -> list[SearchResult]:
         """Answer several queries; the bi-encoder reads them together, everything else is per query. See `search`."""
         _check_queries(queries)
-        _check_ranking(self.reranker, k, evidence, level)
+        _check_ranking(self.reranker, k, evidence, unit)
         if not queries:
             return []
-        return self.index.read(lambda: self._search(queries, k, where, evidence, level))
+        return self.index.read(lambda: self._search(queries, k, where, evidence, unit))
 
     def _search(
         self,
         queries: Sequence[str],
         k: int,
         where: Mapping[str, Any] | None,
-        evidence: Literal["sentence", "token"] | None,
-        level: Literal["document", "passage"],
+        evidence: Grain | None,
+        unit: Unit,
     ) -> list[SearchResult]:
         stage, results = self.first_stage, []
         for query, found in zip(queries, self._retrieve(queries, [stage], where)[stage], strict=True):
             # One list at a time, so that a long batch does not hold all of its texts. Without a reranker, what is not
             # shown is not fetched.
-            shown = found if self.reranker else found.first(k, level)
+            shown = found if self.reranker else found.first(k, unit)
             candidates = self._fetch(query, {stage: shown}, [self.reranker])[stage]
-            result = _ranked(candidates, self.reranker, k, evidence, level)
+            result = _ranked(candidates, self.reranker, k, evidence, unit)
             results.append(result if self.reranker else dataclasses.replace(result, candidates=len(found.rows)))
         return results
 
@@ -228,8 +228,8 @@ class Searcher:
         reranker: str | Reranker | None = None,
         k: int = 10,
         *,
-        evidence: Literal["sentence", "token"] | None = None,
-        level: Literal["document", "passage"] = "document",
+        evidence: Grain | None = None,
+        unit: Unit = "document",
     ) -> SearchResult:
         """Rank candidates: the second step of a search.
 
@@ -238,14 +238,14 @@ class Searcher:
             reranker: a name for `load_reranker`, or a `Reranker`; None for the searcher's own.
             k: how many hits at most.
             evidence: see `search`.
-            level: see `search`.
+            unit: see `search`.
 
         Raises:
             InputError: if an argument is out of range.
         """
         chosen = self.reranker if reranker is None else as_reranker(reranker)
-        _check_ranking(chosen, k, evidence, level)
-        return _ranked(candidates, chosen, k, evidence, level)
+        _check_ranking(chosen, k, evidence, unit)
+        return _ranked(candidates, chosen, k, evidence, unit)
 
     def explain(
         self,
@@ -253,7 +253,7 @@ class Searcher:
         k: int = 10,
         *,
         where: Mapping[str, Any] | None = None,
-        level: Literal["document", "passage"] = "document",
+        unit: Unit = "document",
     ) -> Explanation:
         """Search, and tell where each stage put the hits and which query token attended to them.
 
@@ -266,7 +266,7 @@ class Searcher:
             parts.append("bm25")
         lists = self.candidates_each([query], {self.first_stage, *parts}, [self.reranker], where=where)[0]
         evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
-        result = self.rank(lists[self.first_stage], k=k, evidence=evidence, level=level)
+        result = self.rank(lists[self.first_stage], k=k, evidence=evidence, unit=unit)
         places = {
             stage: {hit.id: lists[stage].first[hit.id] for hit in result.hits if hit.id in lists[stage].first}
             for stage in parts
@@ -315,20 +315,19 @@ class Searcher:
         lists: dict[FirstStage, CandidateList] = {}
         for stage, one in found.items():
             there = [(row, score) for row, score in zip(one.rows, one.scores, strict=True) if row in stored]
-            passages = tuple(stored[row].passage for row, _ in there)
-            best: dict[str, float] = {}
-            for passage, (_, score) in zip(passages, there, strict=True):
-                best.setdefault(passage.document.id, score)
             part = len(there) / max(1, len(stored))
+            best: dict[str, float] = {}
+            for row, score in there:
+                best.setdefault(stored[row].passage.document.id, score)
             lists[stage] = CandidateList(
-                query,
-                passages,
-                tuple(score for _, score in there),
-                {id: (rank, score) for rank, (id, score) in enumerate(best.items(), start=1)},
-                stage,
-                None if states is None else tuple(states[row] for row, _ in there),
-                reader,
-                {"retrieve": one.milliseconds, "fetch": fetch_ms * part, "states": states_ms * part},
+                query=query,
+                passages=tuple(stored[row].passage for row, _ in there),
+                scores=tuple(score for _, score in there),
+                first={id: (rank, score) for rank, (id, score) in enumerate(best.items(), start=1)},
+                first_stage=stage,
+                states=None if states is None else tuple(states[row] for row, _ in there),
+                reader=reader,
+                milliseconds={"retrieve": one.milliseconds, "fetch": fetch_ms * part, "states": states_ms * part},
             )
         return lists
 
@@ -340,15 +339,15 @@ def _ranked(
     candidates: CandidateList,
     reranker: Reranker | None,
     k: int,
-    evidence: Literal["sentence", "token"] | None,
-    level: Literal["document", "passage"],
+    evidence: Grain | None,
+    unit: Unit,
 ) -> SearchResult:
     if reranker is None:
-        return _in_order(candidates, k, level)
+        return _in_order(candidates, k, unit)
     started = time.perf_counter()
     states = candidates.states_for(reranker)
     ranking = reranker.rank(
-        candidates.query, candidates.blocks, k, evidence=evidence, states=states, best_per_id=level == "document"
+        candidates.query, candidates.blocks, k, evidence=evidence, states=states, best_per_id=unit == "document"
     )
     hits = tuple(_hit(candidates, item.index, rank, item.score, item) for rank, item in enumerate(ranking, start=1))
     times = candidates.milliseconds
@@ -369,15 +368,12 @@ def _ranked(
     )
 
 
-def _in_order(candidates: CandidateList, k: int, level: Literal["document", "passage"]) -> SearchResult:
+def _in_order(candidates: CandidateList, k: int, unit: Unit) -> SearchResult:
     """The order of the first stage."""
-    places: Collection[int] = range(len(candidates.passages))
-    if level == "document":
-        best: dict[str, int] = {}
-        for place, passage in enumerate(candidates.passages):
-            best.setdefault(passage.document.id, place)
-        places = best.values()
-    shown = list(places)[:k]
+    best: dict[str, int] = {}
+    for place, passage in enumerate(candidates.passages):
+        best.setdefault(passage.document.id, place)
+    shown = list(best.values() if unit == "document" else range(len(candidates.passages)))[:k]
     times = candidates.milliseconds
     return SearchResult(
         query=candidates.query,
@@ -440,10 +436,10 @@ def _check_queries(queries: Sequence[str]) -> None:
             raise InputError(f"the query {query!r} has half a surrogate pair; clean the text")
 
 
-def _check_ranking(reranker: Reranker | None, k: int, evidence: str | None, level: str) -> None:
+def _check_ranking(reranker: Reranker | None, k: int, evidence: str | None, unit: str) -> None:
     _check_count("k", k)
-    if level not in ("document", "passage"):
-        raise InputError(f"level is 'document' or 'passage', not {level!r}")
+    if unit not in ("document", "passage"):
+        raise InputError(f"unit is 'document' or 'passage', not {unit!r}")
     if evidence is not None and reranker is None:
         raise InputError("evidence needs a reranker: it is the reranker's attention")
 

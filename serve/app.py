@@ -277,7 +277,7 @@ def _add_searching(app: FastAPI, service: Service, searcher: Searcher) -> None:
         """Search the index: candidates, attention over all of them, evidence."""
         service.check_length("query", body.query)
         call = functools.partial(
-            searcher.search, body.query, body.k, where=body.where, evidence=body.evidence, level=body.level
+            searcher.search, body.query, body.k, where=body.where, evidence=body.evidence, unit=body.unit
         )
         return answer(await service.search(request, lambda: _search_response(call())))
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
 
+from ..documents import Grain, Unit
+
 __all__ = [
     "DocumentIn",
     "DocumentOut",
@@ -25,7 +27,6 @@ __all__ = [
 ]
 
 _CATS = "what sound does a happy cat make"
-Level = Literal["sentence", "token"]
 
 
 class _Own(BaseModel):
@@ -54,10 +55,8 @@ class SearchRequest(_Own):
         max_length=100,
         description='Metadata filter: {"lang": "en", "year": {">=": 2000}}; a list means one of, null means absent.',
     )
-    evidence: Level | None = Field(None, description="Mark what got the attention, by sentence or by token.")
-    level: Literal["document", "passage"] = Field(
-        "document", description="Each document once, by its best passage; or every passage."
-    )
+    evidence: Grain | None = Field(None, description="Mark what got the attention, by sentence or by token.")
+    unit: Unit = Field("document", description="Each document once, by its best passage; or every passage.")
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"query": _CATS, "k": 3, "evidence": "sentence", "where": {"lang": "en"}}]}
@@ -149,7 +148,7 @@ class RerankRequest(_Foreign):
     truncate_prompt_tokens: int | None = Field(
         None, ge=-1, description="Read at most so many tokens of query and document together; -1 for the model's limit."
     )
-    evidence: Level | None = Field(None, description="Mark what got the attention; ours, in no other dialect.")
+    evidence: Grain | None = Field(None, description="Mark what got the attention; ours, in no other dialect.")
 
     model_config = ConfigDict(
         json_schema_extra={

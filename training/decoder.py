@@ -26,9 +26,9 @@ from ..models.decoder import (
 )
 from ..rerank.decoder.forward import Packed, pack
 from ..rerank.decoder.prompt import Prompt, QueryBlock
-from ..rerank.decoder.readout import document_scores
 from ..rerank.decoder.reranker import DecoderReranker, saved_layout, with_heads
 from ..rerank.layout import Layout, load_layout
+from ..rerank.readout import document_scores
 from .learner import Output, TrainingList
 
 if TYPE_CHECKING:
@@ -118,15 +118,14 @@ class DecoderLearner:
         revision = revision_of(model, config, loading.get("revision"))
         layout = saved_layout(model) if layout is None else layout
         layout = load_layout(layout) if isinstance(layout, str) else layout
-        if layout.model != "decoder":
-            raise InputError(f"layout {layout.name!r} is for the model {layout.model!r}, not for decoders")
-        if next_token and (not layout.target or layout.ids == "none"):
-            lacks = "ids" if layout.target else "target"
+        prompt = layout.require_prompt()
+        if next_token and (not prompt.target or prompt.ids == "none"):
+            lacks = "ids" if prompt.target else "target"
             raise InputError(f"layout {layout.name!r} has no {lacks} to write; take blockrank, or no next-token loss")
-        layout = with_heads(dataclasses.replace(layout, shuffles=0), heads, model, revision)
-        self.layers = layout.signal_layers(int(config.num_hidden_layers))[-1] + 1
-        if isinstance(layout.layers, float):  # of the saved model it would be another layer
-            layout = dataclasses.replace(layout, layers=self.layers - 1)
+        layout = with_heads(load_layout(layout, shuffles=0), heads, model, revision)
+        self.layers = layout.readout.signal_layers(int(config.num_hidden_layers))[-1] + 1
+        if isinstance(layout.readout.layers, float):  # of the saved model it would be another layer
+            layout = load_layout(layout, layers=self.layers - 1)
         if lora is None and loading.get("dtype") is None:
             loading["dtype"] = torch.float32
         depth = None if next_token else self.layers
@@ -167,7 +166,7 @@ class DecoderLearner:
             decoder.run(packed.ids, packed.positions, packed.call)
         for reading, (_, order, _) in zip(packed.readings(), laid, strict=True):
             back = torch.tensor(order).argsort()
-            scores.append(document_scores(reading, self.layout)[back].to(decoder.device, wide))
+            scores.append(document_scores(reading, self.layout.readout)[back].to(decoder.device, wide))
         return Output(scores, next_token)
 
     def reranker(self) -> DecoderReranker:
@@ -205,7 +204,7 @@ class DecoderLearner:
         """The prompt of a list, the order in which its documents stand, and the tokens that are to be written."""
         ranker, documents = self.ranker, list(one.documents)
         order, seed = next(ranker.orders(documents))
-        if self.layout.ids == "random":
+        if self.ranker.template.spec.ids == "random":
             seed = int(torch.randint(2**31, ()))
         prompt = ranker.prompt(one.query, [documents[place] for place in order], seed)
         target: tuple[int, ...] = ()

@@ -18,7 +18,7 @@ from ..models.reader import BlockReader, Tokens, TokenStates, TrainableReader
 from ..rerank.late_interaction import LateInteractionReranker
 from ..rerank.layout import load_layout
 from ..rerank.learnt import LearntReadout, Part
-from ..rerank.signal import AttentionSignal
+from ..rerank.readout import document_scores, read_states
 from .learner import Output, TrainingList
 
 __all__ = ["LateInteractionLearner", "RememberingReader"]
@@ -82,7 +82,7 @@ class LateInteractionLearner:
             raise InputError("a frozen encoder without parts of the readout has nothing to learn")
         if rank < 1 or max_tokens < 1 or remember < 0:
             raise InputError("rank and max_tokens must be at least 1, remember at least 0")
-        changes: dict[str, Any] = {"name": name} | ({"instruction": "{query}"} if prefix else {})
+        changes: dict[str, Any] = {"name": name} | ({"documents_see_query": True} if prefix else {})
         if parts:
             changes["readout"] = "learnt"
         self.layout = load_layout("minilm", **changes)
@@ -93,7 +93,7 @@ class LateInteractionLearner:
             own = load_reader(shared=False, max_length=self.layout.max_block_tokens, dtype=precision)
             reader = RememberingReader(own, remember) if encoder == "frozen" else own
         self.reader = reader
-        self.readout = LearntReadout(parts, scale=self.layout.scale) if parts else None
+        self.readout = LearntReadout(parts, scale=self.layout.readout.scale) if parts else None
         self._parameters: dict[str, nn.Parameter] = {}
         if self.readout is not None:
             self.readout.to(self.reader.device)
@@ -148,13 +148,14 @@ class LateInteractionLearner:
         # Cosines are compared by hundredths, which bfloat16 does not have.
         with torch.autocast(self.reader.device.type, enabled=False):
             if self.readout is None:
-                return AttentionSignal()(q, states, self.layout).scores
-            scores: torch.Tensor = self.readout(q, states).scores
+                spec = self.layout.readout
+                return document_scores(read_states(q, states, scale=spec.scale), spec)
+            scores: torch.Tensor = self.readout(q, states)
             return scores
 
     def _read(self, texts: Sequence[str], query: str) -> list[torch.Tensor]:
         """Unit token states of each text; with gradients where the encoder is trained."""
-        behind = self.layout.instruction.replace("{query}", query)  # nothing, if there is no query
+        behind = query if self.layout.documents_see_query else ""
         if self.encoder == "frozen":
             read = self.reader.read(texts, behind=behind)
             assert read.states is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...errors import InputError
-from ...files import replace_file
 from ...names import SystemName
+from ...rerank.base import Reranker
 from ...rerank.loading import load_reranker
 from ...retrieval.index import Index
 from ...search import CandidateList, FirstStage, Searcher
-from ..biases import parse_bias
+from ..biases import VERSION, Bias, parse_bias
 from ..candidates import GivenLists, searched_lists
 from ..collection_index import open_index
 from ..experiment import evaluate_systems
@@ -58,7 +57,7 @@ def measure_bias(
     index: str | Path | None = None,
     command: Sequence[str] | None = None,
     progress: Callable[[str, int], None] | None = None,
-) -> dict[str, Any]:
+) -> Bias:
     """Measure the biases of systems.
 
     Every query is searched once for ``position``, whatever the bins, and every list of ``order`` and ``documents`` is
@@ -84,9 +83,8 @@ def measure_bias(
         progress: called with the current step and how many queries of it are done.
 
     Returns:
-        What is also written to ``bias.json``: ``version``, ``dataset``, ``split``, ``queries``, ``depth``,
-        ``candidates``, ``seed``, ``command``, and one entry for each system in ``order`` (`OrderBias.as_dict`),
-        ``position`` (`PositionBias.as_dict`, for each axis) and ``documents`` (`DocumentBias.as_dict`).
+        What is also written to ``bias.json``: one entry for each system in ``order`` (see `OrderBias`), ``position``
+        (see `PositionBias`; for each axis) and ``documents`` (see `DocumentBias`).
 
     Raises:
         InputError: if an argument cannot be used, or the collection cannot tell what was asked.
@@ -99,20 +97,8 @@ def measure_bias(
     out = make_folder(out)
     ranks = bool({"order", "documents"} & set(kinds))  # position leaves the loading to `evaluate_systems`
     rerankers = {second: load_reranker(second) for _, second in plans.values() if second and ranks}
-    made = provenance(dataset, command, {"bias": seed})
     quality: Results | None = None
-    found: dict[str, Any] = {
-        "version": 1,
-        "dataset": dataset.name,
-        "split": dataset.split,
-        "queries": len(dataset.queries),
-        "depth": depth,
-        "candidates": candidates,
-        "seed": seed,
-        "measure": measure,
-        **made.as_json(),
-        **{kind: [] for kind in KINDS},
-    }
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     if "position" in kinds:
         placed = dataset.only(dataset.spans.keys())
         quality = evaluate_systems(
@@ -121,54 +107,75 @@ def measure_bias(
         )  # fmt: skip
         for name, per_query in quality.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
-            found["position"] += [
-                one.as_dict() for one in measure_position(name, measure, values, dataset.spans, seed=seed)
-            ]
+            found = measure_position(name, measure, values, dataset.spans, seed=seed)
+            rows["position"] += [axis.as_dict() for axis in found]
     if ranks:
-        with contextlib.ExitStack() as opened:
-            searched: Index | None = None
-            if any(first not in runs for first, _ in plans.values()):
-                searching = [plan for plan in plans.values() if plan[0] not in runs]
-                searched = opened.enter_context(
-                    open_index(dataset, index, out / "index", {}, searching, partial(tell, "index"))
-                )
-            for name, (first, second) in plans.items():
-                reranker = rerankers[second] if second else None
-                if reranker is None and "documents" not in kinds:
-                    continue
-                if first in runs:
-                    given = GivenLists(dataset, load_run(runs[first], dataset.split), candidates)
-                    lists = given.lists(None if reranker is None else reranker.window)
-                else:
-                    assert searched is not None
-                    stage = cast(FirstStage, first)
-                    searcher = Searcher(searched, reranker, first_stage=stage, candidates=candidates)
-                    lists = searched_lists(searcher, dataset.queries)
-                shown = portable_name(name)
-                kept = list(_counted(lists, partial(tell, f"{name}: candidates")))
-                if reranker is not None and "order" in kinds:
-                    order = measure_order(
-                        shown, reranker, _counted(kept, partial(tell, f"{name}: order")), dataset.qrels,
-                        measure=measure, permutations=permutations, slots=slots, seed=seed,
-                    )  # fmt: skip
-                    found["order"].append(order.as_dict())
-                if "documents" in kinds:
-                    counted = _counted(kept, partial(tell, f"{name}: documents"))
-                    twins = set(random.Random(seed).sample([id for id, _ in kept], min(_TWINS, len(kept))))
-                    found["documents"].append(
-                        measure_documents(shown, reranker, counted, dataset.qrels, twins_of=twins, seed=seed).as_dict()
-                    )
-    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
-    replace_file(out / "bias.json", text.encode())
-    body = json.loads(text)
-    bias = parse_bias(body)
-    write_report([results_of_bias(bias, made, dataset.name) if quality is None else replace(quality, bias=bias)], out)
-    return body
+        for name, reranker, lists in _lists(dataset, plans, rerankers, runs, candidates, index, out, kinds, tell):
+            shown = portable_name(name)
+            if reranker is not None and "order" in kinds:
+                order = measure_order(
+                    shown, reranker, _counted(lists, partial(tell, f"{name}: order")), dataset.qrels,
+                    measure=measure, permutations=permutations, slots=slots, seed=seed,
+                )  # fmt: skip
+                rows["order"].append(order.as_dict())
+            if "documents" in kinds:
+                counted = _counted(lists, partial(tell, f"{name}: documents"))
+                twins = set(random.Random(seed).sample([id for id, _ in lists], min(_TWINS, len(lists))))
+                documents = measure_documents(shown, reranker, counted, dataset.qrels, twins_of=twins, seed=seed)
+                rows["documents"].append(documents.as_dict())
+    bias = parse_bias(
+        {
+            "version": VERSION,
+            "dataset": dataset.name,
+            "split": dataset.split,
+            "queries": len(dataset.queries),
+            "depth": depth,
+            "candidates": candidates,
+            "seed": seed,
+            "measure": measure,
+            **rows,
+            **provenance(dataset, command, {"bias": seed}).as_json(),
+        }
+    )
+    bias.save(out)
+    write_report([results_of_bias(bias, dataset.name) if quality is None else replace(quality, bias=bias)], out)
+    return bias
 
 
-def _check(
-    dataset: PositionDataset, plans: Mapping[str, tuple[str, str | None]], kinds: Sequence[str], candidates: int
-) -> None:
+def _lists(
+    dataset: PositionDataset,
+    plans: Mapping[str, SystemName],
+    rerankers: Mapping[str, Reranker],
+    runs: Mapping[str, str | Path],
+    candidates: int,
+    index: str | Path | None,
+    out: Path,
+    kinds: Sequence[str],
+    tell: Callable[[str, int], None],
+) -> Iterator[tuple[str, Reranker | None, list[tuple[str, CandidateList]]]]:
+    """Each system's name, its reranker, and what its first stage hands on for each query."""
+    with contextlib.ExitStack() as opened:
+        searched: Index | None = None
+        searching = [plan for plan in plans.values() if plan.first not in runs]
+        if searching:
+            path = out / "index"
+            searched = opened.enter_context(open_index(dataset, index, path, {}, searching, partial(tell, "index")))
+        for name, (first, second) in plans.items():
+            reranker = rerankers[second] if second else None
+            if reranker is None and "documents" not in kinds:
+                continue
+            if first in runs:
+                given = GivenLists(dataset, load_run(runs[first], dataset.split), candidates)
+                lists = given.lists(None if reranker is None else reranker.window)
+            else:
+                assert searched is not None
+                stage = cast(FirstStage, first)
+                searcher = Searcher(searched, reranker, first_stage=stage, candidates=candidates)
+                lists = searched_lists(searcher, dataset.queries)
+            yield name, reranker, list(_counted(lists, partial(tell, f"{name}: candidates")))
+
+
+def _check(dataset: PositionDataset, plans: Mapping[str, SystemName], kinds: Sequence[str], candidates: int) -> None:
     """Refuse at once what would fail only after hours of searching."""
     if not plans or not kinds:
         raise InputError("name at least one system and one kind of bias")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..packing import QUERY, Packing
+from ..packing import QUERY, SEEN, Packing
 
 __all__ = ["backward", "forward"]
 
@@ -115,9 +115,9 @@ def backward(
 
 def _batches(layout: Packing) -> list[_Batch]:
     """Instructions and documents, those of about one length and the same prefix length together."""
-    blocks = layout.blocks[layout.blocks[:, 6] != QUERY]
-    size, prefix = blocks[:, 1] - blocks[:, 0], blocks[:, 3] - blocks[:, 2]
-    order = np.lexsort((blocks[:, 0], -size, prefix))
+    blocks = layout.blocks[layout.blocks["kind"] != QUERY]
+    size, prefix = blocks["stop"] - blocks["start"], blocks["prefix_stop"] - blocks["prefix_start"]
+    order = np.lexsort((blocks["start"], -size, prefix))
     batches, first = [], 0
     for i in range(1, len(order) + 1):
         longest = size[order[first]] if first < len(order) else 0
@@ -132,10 +132,11 @@ def _batches(layout: Packing) -> list[_Batch]:
 
 
 def _batch(blocks: np.ndarray, causal: bool) -> _Batch:
-    size = blocks[:, 1] - blocks[:, 0]
+    start, first = blocks["start"][:, None], blocks["prefix_start"][:, None]
+    size = blocks["stop"] - blocks["start"]
     place = np.arange(size.max())
-    own = blocks[:, :1] + np.minimum(place, size[:, None] - 1)  # (B, L)
-    before = blocks[:, 2:3] + np.arange(blocks[0, 3] - blocks[0, 2])  # (B, P)
+    own = start + np.minimum(place, size[:, None] - 1)  # (B, L)
+    before = first + np.arange(blocks["prefix_stop"][0] - blocks["prefix_start"][0])  # (B, P)
     rows, keys = _Index.of(own), _Index.of(np.concatenate([before, own], axis=1))
     length, prefix = own.shape[1], before.shape[1]
     real = torch.from_numpy(place < size[:, None])
@@ -151,7 +152,8 @@ def _batch(blocks: np.ndarray, causal: bool) -> _Batch:
 def _queries(layout: Packing) -> list[tuple[_Index, torch.Tensor | None, _Index]]:
     """Per query block: its rows (1, L), the mask on itself, its prefix (1, P)."""
     out = []
-    for start, stop, prefix_start, prefix_stop in layout.blocks[layout.blocks[:, 6] == QUERY, :4].tolist():
+    blocks = layout.blocks[layout.blocks["kind"] == QUERY]
+    for start, stop, prefix_start, prefix_stop in blocks[SEEN].tolist():
         own = torch.ones(stop - start, stop - start, dtype=torch.bool).tril()[None, None] if layout.causal else None
         rows, prefix = (_Index.of(np.arange(*span)[None]) for span in ((start, stop), (prefix_start, prefix_stop)))
         out.append((rows, own, prefix))

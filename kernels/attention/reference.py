@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..packing import Packing
+from ..packing import SEEN, Packing
 
 __all__ = ["block_attention"]
 
@@ -16,7 +16,7 @@ def block_attention(
     wide = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
     outs, lses = [], []
-    for start, stop, prefix_start, prefix_stop in layout.blocks[:, :4].tolist():
+    for start, stop, prefix_start, prefix_stop in layout.blocks[SEEN].tolist():
         keys, values = (
             torch.cat([x[prefix_start:prefix_stop], x[start:stop]]).to(wide).repeat_interleave(group, dim=1)
             for x in (k, v)

@@ -54,19 +54,20 @@ def key_tiles(layout: Packing, tokens: int, heads: int) -> Work:
 
 def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
     blocks = layout.blocks
-    count = -(-(blocks[:, 1] - blocks[:, 0]) // tokens)  # (B,), tiles of each block
-    block = np.repeat(blocks, count, axis=0)
+    count = -(-(blocks["stop"] - blocks["start"]) // tokens)  # (B,), tiles of each block
+    block = np.repeat(blocks, count)
     number = np.arange(len(block)) - np.repeat(np.cumsum(count) - count, count)
-    start = block[:, 0] + number * tokens
-    stop = np.minimum(start + tokens, block[:, 1])
-    own_start, own_stop = block[:, 0], block[:, 1]
+    own_start, own_stop = block["start"], block["stop"]
+    start = own_start + number * tokens
+    stop = np.minimum(start + tokens, own_stop)
     if layout.causal:
         own_start, own_stop = (start, own_stop) if by_keys else (own_start, stop)
-    far_start, far_stop = (block[:, 4], block[:, 5]) if by_keys else (block[:, 2], block[:, 3])
+    others = "readers" if by_keys else "prefix"
+    far_start, far_stop = block[f"{others}_start"], block[f"{others}_stop"]
 
     # Only the two ends of a context meet all of it: queries see every key, instructions are seen by every query.
     far = far_stop - far_start
-    long = (block[:, 6] == (INSTRUCTION if by_keys else QUERY)) & (far > _LEAST_FAR)
+    long = (block["kind"] == (INSTRUCTION if by_keys else QUERY)) & (far > _LEAST_FAR)
     parts = np.ones(len(block), dtype=np.int64)
     if long.any():
         wanted = -(-_PROGRAMS // (int(long.sum()) * heads))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
@@ -41,10 +40,9 @@ def block_lse(
         backend: one by name; else see `sightline.kernels.choose`.
 
     Returns:
-        float32 (R, Hq, N) (float64 for float64), base 2: ``log2 sum_j exp(scale * q_i . k_j)`` over the tokens j of
-        document n of row i's context; -inf for a document without tokens, and where the context has fewer than N.
-        Its multiple ``lse2 * log(2)`` is the natural logarithm. Divided by the document's tokens it is
-        ``lse2 - log2(tokens)``.
+        float32 (R, Hq, N) (float64 for float64), natural logarithm: ``log sum_j exp(scale * q_i . k_j)`` over the
+        tokens j of document n of row i's context; -inf for a document without tokens, and where the context has fewer
+        than N. The mean over the document's tokens, instead of their sum, is ``lse - log(tokens)``.
 
     Raises:
         InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
@@ -53,8 +51,8 @@ def block_lse(
     Example:
         >>> from sightline.kernels import Packing, Context
         >>> layout = Packing([Context(documents=[2, 0, 1], queries=[1])])
-        >>> block_lse(torch.zeros(1, 1, 4), torch.ones(4, 1, 4), layout, scale=0.5)
-        tensor([[[1., -inf, 0.]]])
+        >>> block_lse(torch.zeros(1, 1, 4), torch.ones(4, 1, 4), layout, scale=0.5).exp()
+        tensor([[[2., 0., 1.]]])
     """
     return _lse(q_signal, k, layout, scale, backend, "documents")
 
@@ -65,20 +63,20 @@ def row_lse(
     layout: Packing,
     *,
     scale: float,
-    lse2: torch.Tensor | None = None,
+    lse: torch.Tensor | None = None,
     backend: Backend | None = None,
 ) -> torch.Tensor:
-    """Log-sum-exp of each signal row over all keys that it sees: what `block_attention` gives as ``lse`` for that row.
+    """Log-sum-exp of each signal row over all keys that it sees, as `block_attention` also returns it for that row.
 
-    For a layer whose attention is not computed, such as the last one read: to the documents it adds the instruction and
-    the row's own query block.
+    Use it for a layer whose attention is not computed, such as the last one read. It adds the instruction and the row's
+    own query block to the documents.
 
     Args:
         q_signal: (R, Hq, D), as for `block_lse`.
         k: (T, Hkv, D).
         layout: T tokens, R of them signal tokens.
         scale: factor on q . k.
-        lse2: what `block_lse` gave for the same arguments, if it is at hand.
+        lse: what `block_lse` returned for the same arguments; None to compute it.
         backend: one by name; else see `sightline.kernels.choose`.
 
     Returns:
@@ -88,17 +86,17 @@ def row_lse(
         InputError: as `block_lse`.
         BackendError: as `block_lse`.
     """
-    if lse2 is None:
-        lse2 = block_lse(q_signal, k, layout, scale=scale, backend=backend)
+    if lse is None:
+        lse = block_lse(q_signal, k, layout, scale=scale, backend=backend)
     rest = _lse(q_signal, k, layout, scale, backend, "rest")  # (R, Hq, 2)
-    return torch.logsumexp(torch.cat([lse2, rest], dim=2) * math.log(2), dim=2)
+    return torch.logsumexp(torch.cat([lse, rest], dim=2), dim=2)
 
 
 def mass(
-    lse2: torch.Tensor,
+    lse: torch.Tensor,
     normalisation: Literal["documents", "all_keys"] = "documents",
     *,
-    lse: torch.Tensor | None = None,
+    normaliser: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention mass: the probability that each signal row puts on each document.
 
@@ -106,42 +104,43 @@ def mass(
     permutes their masses to the last bit.
 
     Args:
-        lse2: (R, Hq, N), from `block_lse`.
+        lse: (R, Hq, N), from `block_lse`.
         normalisation: over the tokens of the documents only (BlockRank), or over all keys that the row sees (ICR,
-            QRHead), which needs ``lse``.
-        lse: (R, Hq), natural logarithm: ``lse[layout.signal]`` of `block_attention`, or `row_lse`.
+            QRHead), which needs ``normaliser``.
+        normaliser: (R, Hq), from `row_lse`, or the log-sum-exp of `block_attention` at ``layout.signal``.
 
     Returns:
-        (R, Hq, N), dtype of ``lse2``. Rows sum to one for ``documents``, to one less the mass on instruction and query
+        (R, Hq, N), dtype of ``lse``. Rows sum to one for ``documents``, to one less the mass on instruction and query
         for ``all_keys``. A document without tokens has 0; so has every document of a context that has no tokens in any.
 
     Raises:
-        InputError: for another normalisation, or if ``lse`` is missing, superfluous or of another shape.
+        InputError: for another normalisation, or if ``normaliser`` is missing, superfluous or of another shape.
 
     Example:
-        >>> mass(torch.tensor([[[0.0, 1.0, -torch.inf]]])).tolist()
-        [[[0.3333333432674408, 0.6666666865348816, 0.0]]]
+        >>> mass(torch.tensor([[[1.0, 3.0, 0.0]]]).log())
+        tensor([[[0.2500, 0.7500, 0.0000]]])
     """
     from ...errors import InputError
 
     if normalisation not in ("documents", "all_keys"):
         raise InputError(f"normalisation is 'documents' or 'all_keys', not {normalisation!r}")
-    if (lse is not None) != (normalisation == "all_keys"):
-        verb = "needs" if lse is None else "does not take"
-        raise InputError(f"normalisation {normalisation!r} {verb} lse, the log-sum-exp over all keys")
-    wide = lse2.double()
-    if lse is not None:
-        if lse.shape != lse2.shape[:2]:
+    if (normaliser is not None) != (normalisation == "all_keys"):
+        verb = "needs" if normaliser is None else "does not take"
+        raise InputError(f"normalisation {normalisation!r} {verb} normaliser, the log-sum-exp over all keys")
+    wide = lse.double()
+    if normaliser is not None:
+        if normaliser.shape != lse.shape[:2]:
             raise InputError(
-                f"lse has shape {tuple(lse.shape)}, not {tuple(lse2.shape[:2])}: one value per row and head"
+                f"normaliser has shape {tuple(normaliser.shape)}, not {tuple(lse.shape[:2])}: one value per row and "
+                "head"
             )
-        return torch.exp2(wide - (lse.double() / math.log(2))[..., None]).to(lse2.dtype)
-    if not lse2.shape[2]:
-        return lse2.clone()
+        return torch.exp(wide - normaliser.double()[..., None]).to(lse.dtype)
+    if not lse.shape[2]:
+        return lse.clone()
     largest = wide.amax(dim=2, keepdim=True).detach()
-    shares = torch.exp2(wide - torch.where(largest.isneginf(), 0, largest))
+    shares = torch.exp(wide - torch.where(largest.isneginf(), 0, largest))
     total = shares.sort(dim=2).values.sum(dim=2, keepdim=True)
-    return (shares / torch.where(total == 0, 1, total)).to(lse2.dtype)
+    return (shares / torch.where(total == 0, 1, total)).to(lse.dtype)
 
 
 def _lse(
@@ -151,7 +150,7 @@ def _lse(
     scale = check_scale(scale)
     name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend
     if name == "reference":
-        return reference.lse2(q_signal, k, layout, scale, part)
+        return reference.lse(q_signal, k, layout, scale, part)
     return _BlockLSE.apply(q_signal, k, layout, scale, part, import_module(f".{name}", __name__))
 
 
@@ -161,16 +160,16 @@ class _BlockLSE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, layout: Packing, scale: float, part: Part, ops: ModuleType) -> torch.Tensor:
         with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
-            lse2 = ops.forward(q, k, layout, scale, part)
-        ctx.save_for_backward(q, k, lse2)
+            lse = ops.forward(q, k, layout, scale, part)
+        ctx.save_for_backward(q, k, lse)
         ctx.rest = layout, scale, part
         ctx.ops = ops
-        return lse2
+        return lse
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_lse2: Any) -> Any:
-        q, k, lse2 = ctx.saved_tensors
+    def backward(ctx: Any, d_lse: Any) -> Any:
+        q, k, lse = ctx.saved_tensors
         with torch.cuda.device_of(q):
-            gradients = ctx.ops.backward(d_lse2, q, k, lse2, *ctx.rest)
+            gradients = ctx.ops.backward(d_lse, q, k, lse, *ctx.rest)
         return (*gradients, None, None, None, None)

@@ -5,7 +5,6 @@ A document's numbers are those of its own product, whatever stands before or aft
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -16,8 +15,6 @@ from .spans import Part, columns, key_spans
 
 __all__ = ["backward", "forward"]
 
-_LOG2E = math.log2(math.e)
-
 
 @one_thread()
 def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part) -> torch.Tensor:
@@ -26,27 +23,27 @@ def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: flo
     rows, hq, _ = q_signal.shape
     out = torch.full((rows, hq, columns(layout, part)), -torch.inf, dtype=wide)
     for logits, _, _, (_, _, first, last, column) in _logits(q_signal, k, layout, scale, part):
-        out[first:last, :, column] = _by_row(logits.logsumexp(dim=2, keepdim=True), last - first)[..., 0] * _LOG2E
+        out[first:last, :, column] = _by_row(logits.logsumexp(dim=2, keepdim=True), last - first)[..., 0]
     return out
 
 
 @one_thread()
 def backward(
-    d_lse2: torch.Tensor,
+    d_lse: torch.Tensor,
     q_signal: torch.Tensor,
     k: torch.Tensor,
-    lse2: torch.Tensor,
+    lse: torch.Tensor,
     layout: Packing,
     scale: float,
     part: Part,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients by q_signal and k."""
-    d_q = torch.zeros(q_signal.shape, dtype=lse2.dtype)
-    d_k = torch.zeros(k.shape, dtype=lse2.dtype)
+    d_q = torch.zeros(q_signal.shape, dtype=lse.dtype)
+    d_k = torch.zeros(k.shape, dtype=lse.dtype)
     hkv = k.shape[1]
     for logits, q, keys, (start, stop, first, last, column) in _logits(q_signal, k, layout, scale, part):
-        lse, grad = (_by_head(x[first:last, :, column, None], hkv) for x in (lse2, d_lse2))  # (Hkv, R * G, 1)
-        ds = (logits - lse / _LOG2E).exp() * grad * (_LOG2E * scale)
+        lse_, grad = (_by_head(x[first:last, :, column, None], hkv) for x in (lse, d_lse))  # (Hkv, R * G, 1)
+        ds = (logits - lse_).exp() * grad * scale
         d_q[first:last] += _by_row(ds @ keys, last - first)
         d_k[start:stop] += (ds.mT @ q).transpose(0, 1)
     return d_q.to(q_signal.dtype), d_k.to(k.dtype)

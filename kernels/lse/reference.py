@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from ..packing import Packing
 from .spans import Part, columns, key_spans
 
-__all__ = ["lse2"]
+__all__ = ["lse"]
 
 
-def lse2(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part) -> torch.Tensor:
+def lse(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part) -> torch.Tensor:
     """See `sightline.kernels.block_lse`; differentiable by autograd."""
     wide = torch.promote_types(q_signal.dtype, torch.float32)
     group = q_signal.shape[1] // k.shape[1]
@@ -24,6 +22,6 @@ def lse2(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float,
         if part == "rest" and layout.causal:
             after = torch.arange(start, stop, device=k.device) > layout.signal[first:last, None]
             logits = logits.masked_fill(after[:, None], -torch.inf)
-        value = logits.logsumexp(dim=2) / math.log(2)
+        value = logits.logsumexp(dim=2)
         out[column] = torch.cat([out[column][:first], value, out[column][last:]])
     return torch.stack(out, dim=2) if out else q_signal.new_empty(*q_signal.shape[:2], 0, dtype=wide)

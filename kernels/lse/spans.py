@@ -6,12 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..packing import (
-    DOCUMENT,
-    INSTRUCTION,
-    QUERY,
-    Packing,
-)
+from ..packing import DOCUMENT, INSTRUCTION, QUERY, Packing
 
 __all__ = ["Part", "columns", "key_spans"]
 
@@ -37,11 +32,10 @@ def key_spans(layout: Packing, part: Part) -> np.ndarray:
 def _key_spans(layout: Packing, part: Part) -> np.ndarray:
     blocks, rows = layout.blocks, layout.signal_rows
     kinds = (DOCUMENT,) if part == "documents" else (INSTRUCTION, QUERY)
-    chosen = np.isin(blocks[:, 6], kinds)
-    spans = blocks[chosen]
-    query = spans[:, 6] == QUERY
-    contexts = blocks[layout.signal_blocks, 7]  # (R,), increasing
-    first = np.where(query, np.searchsorted(rows, spans[:, 0]), np.searchsorted(contexts, spans[:, 7]))
-    last = np.where(query, np.searchsorted(rows, spans[:, 1]), np.searchsorted(contexts, spans[:, 7], side="right"))
-    column = layout.column[chosen] if part == "documents" else query.astype(np.int64)
-    return np.stack([spans[:, 0], spans[:, 1], first, last, column], axis=1)[last > first]
+    chosen = blocks[np.isin(blocks["kind"], kinds)]
+    start, stop, context, query = chosen["start"], chosen["stop"], chosen["context"], chosen["kind"] == QUERY
+    contexts = layout.signal_contexts
+    first = np.where(query, np.searchsorted(rows, start), np.searchsorted(contexts, context))
+    last = np.where(query, np.searchsorted(rows, stop), np.searchsorted(contexts, context, side="right"))
+    column = chosen["index"] if part == "documents" else query.astype(np.int64)
+    return np.stack([start, stop, first, last, column], axis=1)[last > first]

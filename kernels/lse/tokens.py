@@ -23,7 +23,7 @@ def token_mass(
     q_signal: torch.Tensor,
     k: torch.Tensor,
     layout: Packing,
-    lse: torch.Tensor,
+    normaliser: torch.Tensor,
     *,
     scale: float,
     heads: torch.Tensor | None = None,
@@ -31,14 +31,14 @@ def token_mass(
 ) -> list[torch.Tensor]:
     """Attention of each query block's signal tokens on each token of its documents, a mean over the signal tokens.
 
-    Carries gradients by ``q_signal``, ``k`` and ``lse``; for them logits are kept, R x Hq x K.
+    Carries gradients by ``q_signal``, ``k`` and ``normaliser``; for them logits are kept, R x Hq x K.
 
     Args:
         q_signal: (R, Hq, D), rows ``layout.signal``.
         k: (T, Hkv, D).
         layout: T tokens, R signal tokens, on the same device.
-        lse: float (R, Hq), natural logarithm: what attention is normalised by; over all keys that the row sees, see
-            `row_lse`, or over the tokens of the documents only.
+        normaliser: float (R, Hq), log-sum-exp of the keys that compete: all that the row sees, see `row_lse`, or the
+            tokens of the documents only.
         scale: factor on q . k.
         heads: int64 (H,), which query heads; None for all.
         reduce: sum over those heads, else keep them apart.
@@ -63,7 +63,7 @@ def token_mass(
     out = []
     for first, last, context in _signal_spans(layout):
         start, stop = documents.get(context, (0, 0))
-        base = lse[first:last].to(wide)[..., None]  # (R, Hq, 1)
+        base = normaliser[first:last].to(wide)[..., None]  # (R, Hq, 1)
 
         def share(logits: torch.Tensor, base: torch.Tensor = base) -> torch.Tensor:
             p = (logits - base).exp().mean(dim=0)  # (Hq, K)
@@ -130,9 +130,9 @@ def _document_spans(layout: Packing) -> dict[int, tuple[int, int]]:
 def _signal_spans(layout: Packing) -> list[tuple[int, int, int]]:
     """Per query block that has signal rows: first and last+1 of them, and its context."""
     out: list[tuple[int, int, int]] = []
-    for i, block in enumerate(layout.signal_blocks.tolist()):
-        if out and layout.signal_blocks[i - 1] == block:
-            out[-1] = (out[-1][0], i + 1, out[-1][2])
+    for i, context in enumerate(layout.signal_contexts.tolist()):
+        if out and layout.signal_blocks[i - 1] == layout.signal_blocks[i]:
+            out[-1] = (out[-1][0], i + 1, context)
         else:
-            out.append((i, i + 1, int(layout.blocks[block, 7])))
+            out.append((i, i + 1, context))
     return out

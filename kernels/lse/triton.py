@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..packed import LOG2E, LOWEST, load, padded_dim, upcast
+from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, upcast
 from ..packing import Packing
 from ..tuning import Tile
 from .spans import Part, columns, key_spans
@@ -24,7 +24,7 @@ _PARTS = 16  # into which the documents of a context are divided for the gradien
 
 @triton.jit
 def _forward(
-    Q, K, LSE2, SPANS, TOKENS, scale2, q_row, q_head, k_token, k_head, key_heads, width, row_tiles,
+    Q, K, LSE, SPANS, TOKENS, scale2, q_row, q_head, k_token, k_head, key_heads, width, row_tiles,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -56,12 +56,12 @@ def _forward(
         l = l * tl.exp2(m - m_new) + tl.sum(tl.exp2(s - m_new[:, None]), 1)
         m = m_new
     at = (row.to(tl.int64) * (key_heads * G) + head) * width + column
-    tl.store(LSE2 + at, m + tl.log2(l), mask=alive)
+    tl.store(LSE + at, (m + tl.log2(l)) * LN2, mask=alive)
 
 
 @triton.jit
 def _backward_q(
-    Q, K, LSE2, D_LSE2, PART, SPANS, PARTS, TOKENS, scale2, factor,
+    Q, K, LSE, D_LSE, PART, SPANS, PARTS, TOKENS, scale, scale2,
     q_row, q_head, k_token, k_head, key_heads, width, row_tiles, all_rows,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
@@ -83,8 +83,8 @@ def _backward_q(
     for i in range(span_first, span_last):
         start, stop, column = tl.load(SPANS + i * 5), tl.load(SPANS + i * 5 + 1), tl.load(SPANS + i * 5 + 4)
         at = (row.to(tl.int64) * (key_heads * G) + head) * width + column
-        lse2 = tl.load(LSE2 + at, mask=alive, other=0.0)
-        grad = tl.load(D_LSE2 + at, mask=alive, other=0.0) * factor
+        lse2 = tl.load(LSE + at, mask=alive, other=0.0) * LOG2E
+        grad = tl.load(D_LSE + at, mask=alive, other=0.0) * scale
         for j in range(0, tl.cdiv(stop - start, KEYS)):
             key = start + j * KEYS + tl.arange(0, KEYS)
             there = key < stop
@@ -102,7 +102,7 @@ def _backward_q(
 
 @triton.jit
 def _backward_k(
-    Q, K, LSE2, D_LSE2, D_K, TILES, TOKENS, scale2, factor,
+    Q, K, LSE, D_LSE, D_K, TILES, TOKENS, scale, scale2,
     q_row, q_head, k_token, k_head, dk_token, dk_head, key_heads, width,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
@@ -124,8 +124,8 @@ def _backward_k(
         alive = (rows < per_tile * G) & (row < last)
         q = load(Q, row, head * q_head, q_row, alive, D, BD, UPCAST)
         at = (row.to(tl.int64) * (key_heads * G) + head) * width + column
-        lse2 = tl.load(LSE2 + at, mask=alive, other=0.0)
-        grad = tl.load(D_LSE2 + at, mask=alive, other=0.0) * factor
+        lse2 = tl.load(LSE + at, mask=alive, other=0.0) * LOG2E
+        grad = tl.load(D_LSE + at, mask=alive, other=0.0) * scale
         s = tl.dot(k, tl.trans(q), input_precision="ieee") * scale2
         seen = there[:, None] & alive[None, :]
         if CAUSAL:
@@ -155,26 +155,26 @@ def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: flo
     """See `sightline.kernels.block_lse`."""
     (rows, hq, d), hkv = q_signal.shape, k.shape[1]
     group, dim, width = hq // hkv, padded_dim(d), columns(layout, part)
-    lse2 = torch.full((rows, hq, width), -torch.inf, dtype=torch.float32, device=k.device)
+    lse = torch.full((rows, hq, width), -torch.inf, dtype=torch.float32, device=k.device)
     spans, most = _spans(layout, part)
     if not len(spans):
-        return lse2
+        return lse
     tile = _tile(k.dtype, dim, group, most)
     row_tiles = triton.cdiv(most, tile.rows // group)
     _forward[(len(spans) * hkv * row_tiles,)](
-        q_signal, k, lse2, spans, _tokens(layout), scale * LOG2E.value,
+        q_signal, k, lse, spans, _tokens(layout), scale * LOG2E.value,
         *q_signal.stride()[:2], *k.stride()[:2], hkv, width, row_tiles,
         G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal and part == "rest",
         UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    return lse2
+    return lse
 
 
 def backward(
-    d_lse2: torch.Tensor,
+    d_lse: torch.Tensor,
     q_signal: torch.Tensor,
     k: torch.Tensor,
-    lse2: torch.Tensor,
+    lse: torch.Tensor,
     layout: Packing,
     scale: float,
     part: Part,
@@ -186,25 +186,25 @@ def backward(
     spans, most = _spans(layout, part)
     if not len(spans):
         return torch.zeros_like(q_signal), d_k
-    d_lse2 = d_lse2.contiguous()
+    d_lse = d_lse.contiguous()
     tile = _backward_tile(k.dtype, group)
     settings = {
         "G": group, "D": d, "BD": dim, "ROWS": tile.rows, "KEYS": tile.keys,
         "CAUSAL": layout.causal and part == "rest", "UPCAST": upcast(k),
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
-    scale2, factor, strides = scale * LOG2E.value, scale * LOG2E.value, (*q_signal.stride()[:2], *k.stride()[:2])
+    scale2, strides = scale * LOG2E.value, (*q_signal.stride()[:2], *k.stride()[:2])
 
     parts, slots = layout.keep(("lse parts", part), lambda: _parts(layout, part))
     d_q = torch.zeros(slots, rows, hq, d, dtype=torch.float32, device=k.device)
     row_tiles = triton.cdiv(most, tile.rows // group)
     _backward_q[(len(parts) * hkv * row_tiles,)](
-        q_signal, k, lse2, d_lse2, d_q, spans, parts, _tokens(layout), scale2, factor,
+        q_signal, k, lse, d_lse, d_q, spans, parts, _tokens(layout), scale, scale2,
         *strides, hkv, width, row_tiles, rows, **settings,
     )  # fmt: skip
     tiles = layout.keep(("lse key tiles", part, tile.keys), lambda: _key_tiles(layout, part, tile.keys))
     _backward_k[(len(tiles) * hkv,)](
-        q_signal, k, lse2, d_lse2, d_k, tiles, _tokens(layout), scale2, factor,
+        q_signal, k, lse, d_lse, d_k, tiles, _tokens(layout), scale, scale2,
         *strides, *d_k.stride()[:2], hkv, width, **settings,
     )  # fmt: skip
     return d_q.sum(dim=0).to(q_signal.dtype), d_k

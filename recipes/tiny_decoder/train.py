@@ -22,7 +22,6 @@ import random
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,8 @@ def make_tokenizer() -> Any:
     special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
     known = [word for group in words() for word in group]
     for name in ("blockrank", "blockrank-cached", "icr", "core"):
-        layout = load_layout(name)
-        text = " ".join((layout.instruction, layout.block, layout.query, layout.answer, layout.completion))
+        prompt = load_layout(name).require_prompt()
+        text = " ".join((prompt.instruction, prompt.block, prompt.query, prompt.answer, prompt.completion))
         known += re.findall(r"\w+|[^\w\s]+", text)
     known += ["what", "code", "is", "of", "the", "N", "A", "/", "]", *map(str, range(100))]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *known]))}
@@ -126,7 +125,7 @@ def train(
         "completion": "",
         "chat": False,
     }
-    bare = [replace(layout, name=f"bare-{layout.name}", ids="none", **alone) for layout in full[:2]]
+    bare = [load_layout(layout, name=f"bare-{layout.name}", ids="none", **alone) for layout in full[:2]]
     templates = {layout: Template(layout, tokenizer, "tiny") for layout in (*bare, *full)}
     figures: dict[str, float] = {}
     started = time.perf_counter()
@@ -172,7 +171,7 @@ def _loss(
     context = None
     for documents, texts, answers in batch:
         blocks = template.documents(documents)
-        first = template.instruction(texts[0]) if "{query}" not in layout.instruction else None
+        first = template.instruction(texts[0]) if "{query}" not in template.spec.instruction else None
         asked = draw.sample(range(len(documents)), queries)
         if first is None:  # the instruction holds the query, so that a context has but one
             asked = asked[:1]
@@ -186,10 +185,10 @@ def _loss(
         golds.append(asked)
         signal = ends[0].signal
     assert context is not None
-    key = Template(replace(layout, signal_tokens="query"), template.tokenizer, "tiny").query(texts[0]).signal[-1]
+    key = Template(load_layout(layout, signal_tokens="query"), template.tokenizer, "tiny").query(texts[0]).signal[-1]
     ids = torch.tensor(rows)  # words are tokens, so that all lists of a batch have one shape
     whole = Context((), context.queries, context.instruction + sum(context.documents))
-    seen = Packing([whole if layout.mask == "causal" else context]).mask()
+    seen = Packing([whole if template.spec.mask == "causal" else context]).mask()
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
     found = model(
         input_ids=ids,

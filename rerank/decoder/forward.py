@@ -12,12 +12,12 @@ from ...kernels import Context, Packing, block_attention, block_lse, block_max, 
 from ...kernels.packing import DOCUMENT
 from ...models.decoder import Decoder, Enough
 from ..layout import Layout
+from ..readout import Reading, joint_normaliser
 from .prompt import Prompt
 
 __all__ = [
     "KeptBlock",
     "Packed",
-    "Reading",
     "Wanted",
     "last_position",
     "pack",
@@ -25,8 +25,6 @@ __all__ = [
     "read",
     "read_documents",
 ]
-
-_LOG2E = math.log2(math.e)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +47,6 @@ class KeptBlock:
     def to(self, device: torch.device | str) -> KeptBlock:
         """The same elsewhere."""
         return KeptBlock(tuple(x.to(device) for x in self.keys), tuple(x.to(device) for x in self.values))
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the signal tokens of one list saw, over all layers and heads that are read, side by side as H.
-
-    Args:
-        lse2: float32 (R, H, N), base-2 log-sum-exp of each signal row over each document's logits.
-        total2: float64 (R, H), what attention is normalised by, base 2.
-        block: int64 (R,), 0 for rows of the query's block, 1 for those of the null query's.
-        largest: float32 (R, H, N), the largest logits; None unless the readout asks for them.
-        tokens: per query block float32 (K,) or (H, K): the attention on each of the K tokens of the documents, mean
-            over rows, and over heads unless they are kept apart; None unless asked for.
-        lengths: tokens of each document.
-    """
-
-    lse2: torch.Tensor
-    total2: torch.Tensor
-    block: torch.Tensor
-    largest: torch.Tensor | None
-    tokens: tuple[torch.Tensor, ...] | None
-    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +73,12 @@ class _Readings:
 
     def __init__(self, wanted: Wanted, layout: Packing) -> None:
         self.wanted, self.layout = wanted, layout
-        contexts = layout.blocks[layout.signal_blocks, 7]
-        counts = [len(layout.contexts[int(context)].documents) for context in contexts]
-        ssmax = wanted.layout.ssmax
+        counts = [len(layout.contexts[context].documents) for context in layout.signal_contexts.tolist()]
+        scale, ssmax = wanted.layout.readout.scale, wanted.layout.readout.ssmax
         # One factor per row: lists in one pass may differ in their number of documents.
-        self.factors = [wanted.layout.scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
-        self.lse2: list[torch.Tensor] = []
-        self.total2: list[torch.Tensor] = []
+        self.factors = [scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
+        self.lse: list[torch.Tensor] = []
+        self.normaliser: list[torch.Tensor] = []
         self.largest: list[torch.Tensor] = []
         self.tokens: list[list[torch.Tensor]] = []
         self.complete = False
@@ -112,15 +87,14 @@ class _Readings:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, row: torch.Tensor | None, layout: Packing
     ) -> None:
         """Read one layer: q (R, Hq, D), k (T, Hkv, D), and its rows' natural log-sum-exp (R, Hq) where it is known."""
-        wanted, spec = self.wanted, self.wanted.layout
+        wanted, spec = self.wanted, self.wanted.layout.readout
         if any(factor != 1.0 for factor in self.factors):
             q, row = q * q.new_tensor(self.factors)[:, None, None], None
-        lse2 = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
+        lse = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
         if spec.normalisation == "all_keys":
-            total2 = (row if row is not None else row_lse(q, k, layout, scale=scale)).double() * _LOG2E
+            normaliser = (row if row is not None else row_lse(q, k, layout, scale=scale, lse=lse)).double()
         else:
-            # Sums in sorted order are the same for every order of the documents.
-            total2 = torch.logsumexp(lse2.double().sort(dim=-1).values / _LOG2E, dim=-1) * _LOG2E
+            normaliser = joint_normaliser(lse)
         chosen = wanted.heads[layer]
         index = None if chosen is None else torch.tensor(chosen, device=q.device)
 
@@ -130,43 +104,42 @@ class _Readings:
         largest = select(block_max(q, k, layout, scale=scale)) if spec.readout == "maxsim" else None
         masses = []
         if wanted.tokens:
-            masses = token_mass(q, k, layout, total2 / _LOG2E, scale=scale, heads=index, reduce=not wanted.by_head)
+            masses = token_mass(q, k, layout, normaliser, scale=scale, heads=index, reduce=not wanted.by_head)
         if self.complete:  # a checkpointed layer is computed again for its gradients
             return
-        self.lse2.append(select(lse2).cpu())
-        self.total2.append(select(total2).cpu())
+        self.lse.append(select(lse).cpu())
+        self.normaliser.append(select(normaliser).cpu())
         if largest is not None:
             self.largest.append(largest.cpu())
         if wanted.tokens:
             self.tokens.append([x.cpu() for x in masses])
 
     def split(self) -> list[Reading]:
-        """One reading per list."""
+        """One reading per list, by its own query: of a null query, only the attention on tokens."""
         self.complete = True
         layout = self.layout
-        lse2, total2 = torch.cat(self.lse2, dim=1), torch.cat(self.total2, dim=1)
+        lse, normaliser = torch.cat(self.lse, dim=1), torch.cat(self.normaliser, dim=1)
         largest = torch.cat(self.largest, dim=1) if self.largest else None
-        blocks = torch.from_numpy(layout.signal_blocks)
-        contexts = torch.from_numpy(layout.blocks[layout.signal_blocks, 7])
         tokens = [
-            torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse2.shape[1]
+            torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse.shape[1]
             for parts in zip(*self.tokens, strict=True)
         ]
         out, at = [], 0
         for number, context in enumerate(layout.contexts):
-            rows = contexts == number
-            n, blocks_here = len(context.documents), len(context.queries)
+            blocks = layout.signal_blocks[layout.signal_contexts == number]
+            rows = torch.from_numpy(layout.signal_blocks == blocks[0])
+            n, queries = len(context.documents), len(context.queries)
+            here = tokens[at : at + queries] if self.wanted.tokens else []
             out.append(
                 Reading(
-                    lse2[rows, :, :n],
-                    total2[rows],
-                    blocks[rows] - blocks[rows][0],
-                    None if largest is None else largest[rows, :, :n],
-                    tuple(tokens[at : at + blocks_here]) if self.wanted.tokens else None,
+                    lse[rows, :, :n],
+                    normaliser[rows],
                     tuple(context.documents),
+                    None if largest is None else largest[rows, :, :n],
+                    *here,
                 )
             )
-            at += blocks_here
+            at += queries
         return out
 
 
@@ -196,9 +169,9 @@ class _ListPass:
         self.layouts, self.readings = layouts, readings
         self.signal_rows: torch.Tensor = layouts.signal.signal
         self.longest = max(c.instruction + sum(c.documents) + max(c.queries) for c in layouts.signal.contexts)
-        if readings.wanted.layout.normalisation == "documents":
-            spans = layouts.signal.blocks[layouts.signal.blocks[:, 6] == DOCUMENT, :2]
-            self.key_rows = torch.cat([torch.arange(a, b) for a, b in spans.tolist()])
+        if readings.wanted.layout.readout.normalisation == "documents":
+            spans = layouts.signal.spans(DOCUMENT)
+            self.key_rows = torch.cat([torch.arange(start, stop) for _, _, start, stop in spans])
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         attention, signal = self.layouts.on(q.device)
@@ -323,7 +296,7 @@ def pack(prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | 
         ids += tokens
         positions += positions_of(context, layout)
         at += len(tokens)
-    layouts = _Layouts(contexts, layout.mask == "causal", signal)
+    layouts = _Layouts(contexts, layout.require_prompt().mask == "causal", signal)
     readings = _Readings(wanted, layouts.signal)
     call: _ListPass | _QueryPass
     if kept is None:
@@ -388,7 +361,7 @@ def positions_of(context: Context, layout: Layout) -> list[int]:
     """Positions of a context's tokens, in packed order."""
     first = context.instruction
     out = list(range(first))
-    for length in context.documents if layout.positions == "restart" else (sum(context.documents),):
+    for length in context.documents if layout.require_prompt().positions == "restart" else (sum(context.documents),):
         out += range(first, first + length)
     start = _query_start(context, layout)
     for length in context.queries:
@@ -398,12 +371,14 @@ def positions_of(context: Context, layout: Layout) -> list[int]:
 
 def last_position(context: Context, layout: Layout) -> int:
     """The largest of `positions_of`, without laying them out."""
-    longest = max(context.documents, default=0) if layout.positions == "restart" else sum(context.documents)
+    apart = layout.require_prompt().positions == "restart"
+    longest = max(context.documents, default=0) if apart else sum(context.documents)
     ends = (_query_start(context, layout) + length for length in context.queries)
     return max(context.instruction + longest, *ends) - 1
 
 
 def _query_start(context: Context, layout: Layout) -> int:
-    if layout.positions == "sequential":
+    prompt = layout.require_prompt()
+    if prompt.positions == "sequential":
         return context.instruction + sum(context.documents)
-    return context.instruction + layout.max_block_tokens if layout.query_position is None else layout.query_position
+    return context.instruction + layout.max_block_tokens if prompt.query_position is None else prompt.query_position

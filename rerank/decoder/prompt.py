@@ -99,14 +99,14 @@ class Template:
     """
 
     def __init__(self, layout: Layout, tokenizer: Any, name: str) -> None:
-        self.layout, self.tokenizer, self.name = layout, tokenizer, name
+        self.layout, self.spec, self.tokenizer, self.name = layout, layout.require_prompt(), tokenizer, name
         special = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
-        self._before, self._after = self._chat() if layout.chat else (self._start(), layout.answer)
+        self._before, self._after = self._chat() if self.spec.chat else (self._start(), self.spec.answer)
 
     def instruction(self, query: str) -> tuple[int, ...]:
         """Tokens of the instruction block, the beginning of the chat template included."""
-        filled = self.layout.instruction.replace("{query}", self.plain(query))
+        filled = self.spec.instruction.replace("{query}", self.plain(query))
         return tuple(self._encode([self._before + filled])[0][0])
 
     def query(self, query: str) -> QueryBlock:
@@ -115,14 +115,14 @@ class Template:
         Raises:
             InputError: if no signal token is left to attend with.
         """
-        head, tail = self.layout.query.split("{query}")
+        head, tail = self.spec.query.split("{query}")
         start = len(head)
         stop = start + len(self.plain(query))
         [(ids, offsets)] = self._encode([head + self.plain(query) + tail + self._after])
         ids = list(ids)
-        kind, _, count = self.layout.signal_tokens.partition(":")
-        if self.layout.completion:
-            ids += self._encode([self.layout.completion])[0][0]
+        kind, _, count = self.spec.signal_tokens.partition(":")
+        if self.spec.completion:
+            ids += self._encode([self.spec.completion])[0][0]
         if kind == "last":
             signal = range(max(0, len(ids) - int(count)), len(ids))
         else:
@@ -161,7 +161,7 @@ class Template:
             seed: as for `documents`.
         """
         names = self._ids(count, seed)
-        text = self.layout.target.replace("{ids}", ", ".join(names[place] for place in sorted(chosen)))
+        text = self.spec.target.replace("{ids}", ", ".join(names[place] for place in sorted(chosen)))
         return tuple(self._encode([text])[0][0])
 
     def plain(self, text: str) -> str:
@@ -172,7 +172,7 @@ class Template:
     def room(self) -> int:
         """Tokens of a document's contents that are read at most: a block less its template."""
         names = {"id": "9999", "title": "", "text": ""}
-        bare = re.sub(r"\{(\w+)\}", lambda found: names[found[1]], self.layout.block)
+        bare = re.sub(r"\{(\w+)\}", lambda found: names[found[1]], self.spec.block)
         return max(1, self.layout.max_block_tokens - len(self._encode([bare])[0][0]) - 1)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
@@ -186,7 +186,7 @@ class Template:
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _ids(self, count: int, seed: int) -> list[str]:
-        kind = self.layout.ids
+        kind = self.spec.ids
         if kind == "random":
             if count > 9000:
                 raise InputError(f"layout {self.layout.name!r} has ids of four digits; {count} documents need more")
@@ -196,7 +196,7 @@ class Template:
 
     def _fill(self, document: Document, name: str) -> tuple[str, dict[str, tuple[int, int]]]:
         """The block's text, and where title and text stand in it."""
-        template = self.layout.block
+        template = self.spec.block
         if not document.title:
             template = re.sub(r"\{title\}\s?", "", template)
         values = {
@@ -259,16 +259,16 @@ class Template:
                 "take an instruction-tuned model, or the layout with chat=False"
             )
         turns = [{"role": "user", "content": _USER}]
-        if self.layout.answer:
+        if self.spec.answer:
             turns.append({"role": "assistant", "content": _ANSWER})
         # Models that think before they answer are told not to; other templates pass over what they do not know.
         text = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=not self.layout.answer, enable_thinking=False
+            turns, tokenize=False, add_generation_prompt=not self.spec.answer, enable_thinking=False
         )
         before, found, after = text.partition(_USER)
-        if self.layout.answer:
+        if self.spec.answer:
             after, found_too, _ = after.partition(_ANSWER)
-            after, found = after + self.layout.answer, found and found_too
+            after, found = after + self.spec.answer, found and found_too
         if not found or _USER in after:
             raise ModelError(f"the chat template of {self.name!r} does not hold the user's text once, as it is")
         return before, after

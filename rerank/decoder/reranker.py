@@ -25,20 +25,19 @@ from ...models.decoder import (
 )
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
-from ..layout import Layout, check_model, load_layout
+from ..layout import Layout, check_kind, load_layout
+from ..readout import Reading, document_scores, head_scores, row_shares
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
 from .forward import (
     KeptBlock,
-    Reading,
     Wanted,
     last_position,
     read,
     read_documents,
 )
 from .prompt import NULL_QUERY, Block, Prompt, Template
-from .readout import document_scores, head_scores, row_shares
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
 
@@ -110,7 +109,7 @@ class DecoderReranker(Reranker):
         if layout is None:
             layout = saved_layout(model if isinstance(model, str) else model.name)
         layout = load_layout(layout) if isinstance(layout, str) else layout
-        check_model(layout, "decoder")
+        check_kind(layout, "decoder")
         if token_budget < 1 or (route is not None and route < 1) or (route_layer is not None and route_layer < 0):
             raise InputError("token_budget and route must be at least 1, route_layer at least 0")
         if cache is not None and not layout.keepable:
@@ -125,25 +124,25 @@ class DecoderReranker(Reranker):
             model_name, revision = model, revision_of(model, config, loading.get("revision"))
             depth = int(config.num_hidden_layers)
         layout = with_heads(layout, heads, model_name, revision)
-        layers = layout.signal_layers(depth)
+        prompt, layers = layout.require_prompt(), layout.readout.signal_layers(depth)
         decoder = model if isinstance(model, Decoder) else load_decoder(model, signal_layer=layers[-1], **loading)
-        if wrong := [pair for pair in layout.selected_heads if pair[1] >= decoder.heads]:
+        if wrong := [pair for pair in layout.readout.selected_heads if pair[1] >= decoder.heads]:
             raise ModelError(f"{decoder.name!r} has heads 0 to {decoder.heads - 1} in a layer, not {wrong[0][1]}")
-        if layout.query_position is not None and decoder.positions and layout.query_position >= decoder.positions:
+        if prompt.query_position is not None and decoder.positions and prompt.query_position >= decoder.positions:
             raise ModelError(
-                f"layout {layout.name!r} puts the query at position {layout.query_position}, but {decoder.name!r} has "
+                f"layout {layout.name!r} puts the query at position {prompt.query_position}, but {decoder.name!r} has "
                 f"{decoder.positions}; give a smaller query_position"
             )
-        self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout
+        self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout.readout
         self.model, self.revision = decoder.name, decoder.revision
         self.name = name or f"hf:{decoder.name}#{layout.name}"
         self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
         wanted: dict[int, tuple[int, ...] | None] = {}
         for layer in layers:
-            wanted[layer] = tuple(head for at, head in layout.selected_heads if at == layer) or None
+            wanted[layer] = tuple(head for at, head in layout.readout.selected_heads if at == layer) or None
         stop = layers[-1] if layers[-1] < decoder.signal_layer else None
-        self.wanted = Wanted(layout, wanted, tokens=layout.calibration != "none", stop=stop)
+        self.wanted = Wanted(layout, wanted, tokens=layout.readout.calibration != "none", stop=stop)
         asked = int(_ROUTE_DEPTH * depth) if route_layer is None else route_layer
         self.route_layer = min(asked, decoder.signal_layer)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
@@ -159,24 +158,25 @@ class DecoderReranker(Reranker):
         blocks = check_request(query, documents)
         layout = self.spec
         if not calibrate:
-            layout = dataclasses.replace(layout, calibration="none", outliers=None)
+            layout = load_layout(layout, calibration="none", outliers=None)
         prompt = self.prompt(query, blocks, 0)
-        wanted = dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=layout.calibration != "none")
+        tokens = layout.readout.calibration != "none"
+        wanted = dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=tokens)
         [reading] = read(self.decoder, [prompt], wanted)
-        return head_scores(reading, layout).numpy()
+        return head_scores(reading, layout.readout).numpy()
 
     def orders(self, blocks: Sequence[Document]) -> Iterator[tuple[list[int], int]]:
         """Orders in which the documents are to stand, each with the seed of its ids."""
         places = list(range(len(blocks)))
-        if self.spec.order_free or self.spec.shuffles:
+        if self.spec.order_free or self.template.spec.shuffles:
             # The same whatever order they are given in, so that not even rounding depends on it.
             places.sort(key=lambda i: (blocks[i].contents, blocks[i].title))
-        if self.spec.shuffles:
-            for number in range(self.spec.shuffles):
+        if self.template.spec.shuffles:
+            for number in range(self.template.spec.shuffles):
                 seed = self.seed * 1000 + number
                 yield random.Random(seed).sample(places, len(places)), seed
         else:
-            yield places[::-1] if self.spec.order == "reversed" else places, self.seed
+            yield places[::-1] if self.template.spec.order == "reversed" else places, self.seed
 
     def prompt(self, query: str, blocks: Sequence[Document], seed: int) -> Prompt:
         """Lay a list out, its documents in the order in which they stand.
@@ -187,7 +187,7 @@ class DecoderReranker(Reranker):
             seed: of random ids.
         """
         queries = [self.template.query(query)]
-        if self.spec.calibration == "null_query":
+        if self.spec.readout.calibration == "null_query":
             queries.append(self.template.query(NULL_QUERY))
         return Prompt(
             self.template.instruction(query),
@@ -218,7 +218,7 @@ class DecoderReranker(Reranker):
         count = len(found.blocks)
         mass = found.shares.mean(axis=0) if len(found.shares) else np.zeros(count)
         warnings = list(found.notes)
-        if not self.spec.order_free and not self.spec.shuffles and count > 1:
+        if not self.spec.order_free and not self.template.spec.shuffles and count > 1:
             warnings.append(
                 f"layout {self.layout!r} shows the model the order of the candidates, and scores depend on it; "
                 "shuffles=8 ranks by the mean over eight orders"
@@ -286,14 +286,14 @@ class DecoderReranker(Reranker):
         return [one for one in out if one is not None]
 
     def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Found:
-        scores = document_scores(reading, self.spec)
-        if bool((reading.lse2[reading.block == 0] == -torch.inf).all()):
+        scores = document_scores(reading, self.spec.readout)
+        if bool((reading.lse == -torch.inf).all()):
             raise RankingError(f"none of the {len(prompt.documents)} documents has a token to attend to")
         by_document = None
         if tokens:
             assert reading.tokens is not None
-            by_document = [part.numpy() for part in reading.tokens[0].split(reading.lengths)]
-        shares = row_shares(reading, self.spec)
+            by_document = [part.numpy() for part in reading.tokens.split(reading.lengths)]
+        shares = row_shares(reading, self.spec.readout)
         if self.spec.order_free:  # then equal documents differ by rounding only, which is no reason to rank them
             scores, shares = (_equal_for_equals(prompt.documents, x) for x in (scores, shares))
         return _Found(scores.numpy(), shares.numpy(), by_document, list(prompt.documents), prompt.signal_tokens, [])
@@ -311,8 +311,8 @@ class DecoderReranker(Reranker):
 
     def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Found:
         """Score a list that is routed, kept, or too long for one pass."""
-        apart = self.spec.mask == "block" and self.fits(prompt)
-        if not apart and self.spec.positions == "restart" and self.spec.mask == "block":
+        apart = self.template.spec.mask == "block" and self.fits(prompt)
+        if not apart and self.template.spec.positions == "restart" and self.template.spec.mask == "block":
             raise InputError(
                 f"layout {self.layout!r} would put the end of the query at position "
                 f"{last_position(prompt.context, self.spec)}, but {self.decoder.name!r} has "
@@ -372,12 +372,12 @@ class DecoderReranker(Reranker):
         """The best by their largest logits at the routing layer are ranked, the others stand below them."""
         assert self.route is not None
         changes: dict[str, Any] = {"readout": "maxsim", "calibration": "none", "outliers": None, "length": "sum"}
-        layout = dataclasses.replace(self.spec, **changes)
+        layout = load_layout(self.spec, **changes)
         layer = self.route_layer
         wanted = Wanted(layout, {layer: None}, stop=layer if layer < self.decoder.signal_layer else None)
         short = dataclasses.replace(prompt, queries=prompt.queries[:1])
         [reading] = read(self.decoder, [short], wanted, kept)
-        first = document_scores(reading, layout).numpy()
+        first = document_scores(reading, layout.readout).numpy()
         order = sorted(range(len(blocks)), key=lambda i: (-first[i], blocks[i].contents))
         best = sorted(order[: self.route])
         final = self._score_again(query, blocks, best, prompt, kept, tokens, seed)
@@ -444,9 +444,9 @@ def with_heads(layout: Layout, given: str | Path | Sequence[str] | None, model: 
         ModelError: if heads are asked for that nobody has found.
     """
     if isinstance(given, Sequence) and not isinstance(given, str):
-        return dataclasses.replace(layout, heads=tuple(given))
-    if isinstance(layout.heads, str) and layout.heads != "all":
-        return dataclasses.replace(layout, heads=find_heads(given, layout, model, revision))
+        return load_layout(layout, heads=list(given))
+    if isinstance(layout.readout.heads, str) and layout.readout.heads != "all":
+        return load_layout(layout, heads=list(find_heads(given, layout, model, revision)))
     if given is not None:
         raise InputError(f"layout {layout.name!r} does not ask for heads of a file; take qrhead or core, or list them")
     return layout

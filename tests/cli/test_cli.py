@@ -227,7 +227,7 @@ def test_evidence_is_shown_and_the_best_sentence_is_marked(run, shared_index, te
 
 
 def test_evidence_by_token_marks_words_of_the_whole_passage(run, shared_index, terminal):
-    out = run("search", shared_index, "purr", "-k", 1, "--evidence", "--evidence-level", "token")[1]
+    out = run("search", shared_index, "purr", "-k", 1, "--evidence", "--evidence-grain", "token")[1]
     assert re.search(r"\x1b\[1;30;43m(pu|rr|purr)\x1b", out)
     assert "Iron rusts in wet air. Cats" in STYLES.sub("", out)
 
@@ -310,7 +310,7 @@ def test_filter_that_compares_nothing_is_refused_in_words(run, shared_index, whe
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--evidence"], ["--evidence", "--evidence-level", "token"], ["--explain"], ["--rerank", "none"]],
+    [[], ["--evidence"], ["--evidence", "--evidence-grain", "token"], ["--explain"], ["--rerank", "none"]],
     ids=str,
 )
 def test_documents_cannot_steer_the_terminal(run, shared_index, terminal, options):

@@ -108,7 +108,7 @@ def test_the_version_is_told(run):
         (["serch"], "search"),
         (["search", "x", "y", "--reranker", "none"], "--rerank"),
         (["search", "x", "y", "--first-stage", "dens"], "did you mean 'dense'"),
-        (["search", "x", "y", "--evidence-level", "tokens"], "did you mean 'token'"),
+        (["search", "x", "y", "--evidence-grain", "tokens"], "did you mean 'token'"),
         (["search", "{near}", "y"], "index'?"),
         (["info", "{near}"], "index'?"),
     ],

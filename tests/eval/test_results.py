@@ -118,6 +118,7 @@ def test_biases_that_are_in_the_folder_are_in_its_report(dataset, tmp_path):
     row = {"system": "mine", "length_tau": {"mean": 0.125, "low": 0.0, "high": 0.25}}
     (tmp_path / "bias.json").write_text(json.dumps({"version": 1, "documents": [row]}))
     results = save_with_report(evaluate({"mine": RUN}, dataset), tmp_path)
+    assert results.bias.as_json()["documents"] == [{**row, "bins": [], "psi": None}]
     assert results.bias.documents[0].facts == {"length_tau": row["length_tau"]}
     assert ".125 (.000 to .250)" in (tmp_path / "report.html").read_text()
 

@@ -41,7 +41,7 @@ def documents():
 
 
 def test_results_are_those_of_the_searcher(retriever, searcher):
-    expected = searcher.search("what do happy cats do", 3, level="passage").hits
+    expected = searcher.search("what do happy cats do", 3, unit="passage").hits
     found = retriever.run("what do happy cats do")["documents"]
     assert [(d.content, d.score) for d in found] == [(hit.passage.text, hit.score) for hit in expected]
     assert (found[0].id, found[0].meta) == ("cat", {"lang": "en", "year": 2001, "title": "Felines"})
@@ -57,7 +57,7 @@ def test_a_part_of_a_document_says_where_it_is_from(retriever, searcher):
 
 def test_options(index_path, searcher):
     retriever = SightlineRetriever(
-        index_path, 2, first_stage="bm25", candidates=5, reranker=None, level="document", order="basin"
+        index_path, 2, first_stage="bm25", candidates=5, reranker=None, unit="document", order="basin"
     )
     found = retriever.run("bakery school lighthouse keeper")["documents"]
     assert (found[0].id, found[0].content) == ("town", searcher.index.document("town").text)
@@ -204,7 +204,7 @@ def test_saved_components_are_the_same_when_loaded(index_path, what):
             reranker="minilm-mass",
             first_stage="hybrid",
             candidates=9,
-            level="document",
+            unit="document",
             evidence="token",
             order="basin",
         )

@@ -37,7 +37,7 @@ def documents():
 
 def test_results_are_those_of_the_searcher(retriever, searcher):
     assert isinstance(retriever, BaseRetriever)
-    expected = searcher.search("what do happy cats do", 3, level="passage").hits
+    expected = searcher.search("what do happy cats do", 3, unit="passage").hits
     found = retriever.invoke("what do happy cats do")
     assert [d.page_content for d in found] == [hit.passage.text for hit in expected]
     assert [d.metadata["relevance_score"] for d in found] == [hit.score for hit in expected]
@@ -61,15 +61,15 @@ def test_ids_of_parts_differ(retriever):
 
 
 def test_whole_documents(searcher):
-    found = SightlineRetriever(searcher=searcher, k=2, level="document").invoke("who lights the lamp at dusk")
+    found = SightlineRetriever(searcher=searcher, k=2, unit="document").invoke("who lights the lamp at dusk")
     assert found[0].id == "town"
     assert found[0].page_content == searcher.index.document("town").text
     assert "document_id" not in found[0].metadata
 
 
-@pytest.mark.parametrize("level", ["passage", "document"])
-def test_evidence_points_into_the_page_content(searcher, level):
-    best = SightlineRetriever(searcher=searcher, level=level, evidence="sentence").invoke("who lights the lamp")[0]
+@pytest.mark.parametrize("unit", ["passage", "document"])
+def test_evidence_points_into_the_page_content(searcher, unit):
+    best = SightlineRetriever(searcher=searcher, unit=unit, evidence="sentence").invoke("who lights the lamp")[0]
     spans = [span for span in best.metadata["evidence"] if span["field"] == "text"]
     assert all(best.page_content[span["start"] : span["end"]] == span["text"] for span in spans)
     assert "lighthouse keeper" in max(spans, key=lambda span: span["mass"])["text"]
@@ -137,7 +137,7 @@ def test_it_goes_into_a_chain(retriever):
     assert chain.invoke("why does iron rust").startswith("Iron rusts in wet air.\n")
 
 
-@pytest.mark.parametrize("options", [{"order": "random"}, {"level": "chapter"}, {"k": "many"}, {"kk": 3}], ids=str)
+@pytest.mark.parametrize("options", [{"order": "random"}, {"unit": "chapter"}, {"k": "many"}, {"kk": 3}], ids=str)
 def test_bad_settings_are_refused(searcher, options):
     with pytest.raises(ValidationError):
         SightlineRetriever(searcher=searcher, **options)

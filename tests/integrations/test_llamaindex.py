@@ -43,7 +43,7 @@ def told(nodes):
 
 def test_results_are_those_of_the_searcher(retriever, searcher):
     assert isinstance(retriever, BaseRetriever)
-    expected = searcher.search("what do happy cats do", 3, level="passage").hits
+    expected = searcher.search("what do happy cats do", 3, unit="passage").hits
     found = retriever.retrieve("what do happy cats do")
     assert [(n.text, n.score) for n in found] == [(hit.passage.text, hit.score) for hit in expected]
     assert found[0].node_id == found[0].node.ref_doc_id == "cat"
@@ -62,12 +62,12 @@ def test_a_part_of_a_document_says_where_it_is_from(searcher):
 def test_no_passage_is_taken_for_another(searcher):
     """The base class drops nodes whose id came before."""
     query = "bakery and school and market"
-    expected = len(searcher.search(query, 30, level="passage").hits)
+    expected = len(searcher.search(query, 30, unit="passage").hits)
     assert len(SightlineRetriever(searcher, 30).retrieve(query)) == expected > 20
 
 
 def test_whole_documents(searcher):
-    found = SightlineRetriever(searcher, 2, level="document").retrieve("who lights the lamp at dusk")
+    found = SightlineRetriever(searcher, 2, unit="document").retrieve("who lights the lamp at dusk")
     assert (found[0].node_id, found[0].text) == ("town", searcher.index.document("town").text)
 
 

@@ -60,7 +60,7 @@ def test_tools_say_what_they_take_and_give(server):
 def test_search_tells_what_the_searcher_found(server, searcher):
     (answer,) = talk(server, ("search", {"query": "who lights the lamp at dusk", "k": 3}))
     assert not answer.is_error
-    hits = searcher.search("who lights the lamp at dusk", 3, evidence="sentence", level="passage").hits
+    hits = searcher.search("who lights the lamp at dusk", 3, evidence="sentence", unit="passage").hits
     found = answer.structured_content["results"]
     assert [(f["id"], f["text"], f["score"]) for f in found] == [(h.id, h.passage.text, h.score) for h in hits]
     best = found[0]

@@ -21,7 +21,7 @@ from sightline.kernels.lse import triton as lse
 from sightline.kernels.packed import padded_dim
 
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-_FLOAT32 = {"LSE", "PART", "PART_LSE", "DELTA", "D_LSE", "PART_K", "PART_V", "LSE2", "D_LSE2"}
+_FLOAT32 = {"LSE", "PART", "PART_LSE", "DELTA", "D_LSE", "PART_K", "PART_V"}
 _INT32 = {"TILES", "SPLITS", "SPANS", "PARTS", "TOKENS"}
 # Strides are multiples of 16 in practice; so Triton specialises on that when it launches.
 _ALIGNED = re.compile(r"(q|k|v|o|d|dq|dk|dl)_(token|head|row)$")
@@ -35,7 +35,7 @@ def build(kernel, dtype, capability, constants, warps, stages):
         elif name.isupper() or name.startswith("D_"):
             kind = "fp32" if name in _FLOAT32 else "i32" if name in _INT32 else _NAMES[dtype]
             signature[name], attributes[(i,)] = f"*{kind}", [["tt.divisibility", 16]]
-        elif name in ("scale", "scale2", "factor"):
+        elif name in ("scale", "scale2"):
             signature[name] = "fp32"
         else:
             signature[name] = "i32"

@@ -27,7 +27,7 @@ def by_formula(q_signal, k, layout, scale):
         bounds.append((at, at := at + instruction + sum(documents) + sum(queries)))
     for context, index, start, stop in layout.spans(DOCUMENT):
         rows = [i for i, token in enumerate(layout.signal.tolist()) if bounds[context][0] <= token < bounds[context][1]]
-        out[rows, :, index] = (logits[rows, :, start:stop].exp().sum(dim=2)).log2()
+        out[rows, :, index] = (logits[rows, :, start:stop].exp().sum(dim=2)).log()
     return out
 
 
@@ -44,14 +44,14 @@ def test_awkward_layouts(name, causal, backend, device):
     layout = layout_of(CONTEXTS[name], causal, on)
     q, k, v = tensors(layout, device=on)
     rows = q[layout.signal]
-    lse2 = block_lse(rows, k, layout, scale=0.3, backend=backend)
-    assert lse2.dtype == torch.float32 and lse2.shape == (len(layout.signal), 4, layout.documents)
-    finite_close(lse2.cpu(), by_formula(rows.cpu(), k.cpu(), layout, 0.3), rtol=1e-5, atol=1e-5)
+    lse = block_lse(rows, k, layout, scale=0.3, backend=backend)
+    assert lse.dtype == torch.float32 and lse.shape == (len(layout.signal), 4, layout.documents)
+    finite_close(lse.cpu(), by_formula(rows.cpu(), k.cpu(), layout, 0.3), rtol=1e-5, atol=1e-5)
 
-    _, lse = block_attention(q.cpu(), k.cpu(), v.cpu(), layout.to("cpu"), scale=0.3, backend="reference")
-    wanted = lse[layout.signal.cpu()]
+    _, normaliser = block_attention(q.cpu(), k.cpu(), v.cpu(), layout.to("cpu"), scale=0.3, backend="reference")
+    wanted = normaliser[layout.signal.cpu()]
     torch.testing.assert_close(row_lse(rows, k, layout, scale=0.3, backend=backend).cpu(), wanted, rtol=1e-5, atol=1e-5)
-    given = row_lse(rows, k, layout, scale=0.3, lse2=lse2, backend=backend)
+    given = row_lse(rows, k, layout, scale=0.3, lse=lse, backend=backend)
     torch.testing.assert_close(given.cpu(), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -60,9 +60,9 @@ def test_500_tiny_documents(backend, device):
     on = device if backend == "triton" else "cpu"
     layout = layout_of(TINY, device=on)
     q, k, _ = tensors(layout, kv_heads=1, device=on)
-    lse2 = block_lse(q[layout.signal], k, layout, scale=0.3, backend=backend).cpu()
-    finite_close(lse2, by_formula(q[layout.signal].cpu(), k.cpu(), layout, 0.3), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(mass(lse2).sum(dim=2), torch.ones(2, 2))
+    lse = block_lse(q[layout.signal], k, layout, scale=0.3, backend=backend).cpu()
+    finite_close(lse, by_formula(q[layout.signal].cpu(), k.cpu(), layout, 0.3), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mass(lse).sum(dim=2), torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -73,8 +73,8 @@ def test_logits_stay_float32(dtype, dim, backend, device):
     on = device if backend == "triton" else "cpu"
     layout = layout_of([Context([65, 1, 20], [3], 4)], device=on)
     q, k, _ = tensors(layout, dtype=dtype, dim=dim, spread=3.0, device=on)
-    lse2 = block_lse(q[layout.signal], k, layout, scale=0.3, backend=backend).cpu()
-    finite_close(lse2, by_formula(q[layout.signal].cpu(), k.cpu(), layout, 0.3), rtol=1e-6, atol=2e-5)
+    lse = block_lse(q[layout.signal], k, layout, scale=0.3, backend=backend).cpu()
+    finite_close(lse, by_formula(q[layout.signal].cpu(), k.cpu(), layout, 0.3), rtol=1e-6, atol=2e-5)
 
 
 @pytest.mark.parametrize("group", [1, 3, 4, 8, 20])
@@ -85,14 +85,16 @@ def test_signal_rows_and_groups(group, chosen, backend, device):
     layout = layout_of([Context([9, 30], [20, 20], 7), Context([4, 5, 6], [50])], device=on)
     layout = layout.with_signal([*range(46, 86, 40 // chosen), layout.tokens - 1])
     q, k, _ = tensors(layout, group=group, kv_heads=1, device=on)
-    lse2 = block_lse(q[layout.signal], k, layout, scale=0.3, backend=backend).cpu()
-    finite_close(lse2, by_formula(q[layout.signal].cpu(), k.cpu(), layout, 0.3), rtol=1e-5, atol=1e-5)
+    lse = block_lse(q[layout.signal], k, layout, scale=0.3, backend=backend).cpu()
+    finite_close(lse, by_formula(q[layout.signal].cpu(), k.cpu(), layout, 0.3), rtol=1e-5, atol=1e-5)
 
 
-def loss_of(lse2, row):
+def loss_of(lse, row):
     """Something that every part of the results has a share in."""
-    weight = torch.arange(lse2.numel(), dtype=torch.float64, device=lse2.device).reshape(lse2.shape).cos()
-    return (mass(lse2) * weight).sum() + (mass(lse2, "all_keys", lse=row) * weight.sin()).sum() + row.double().sum()
+    weight = torch.arange(lse.numel(), dtype=torch.float64, device=lse.device).reshape(lse.shape).cos()
+    return (
+        (mass(lse) * weight).sum() + (mass(lse, "all_keys", normaliser=row) * weight.sin()).sum() + row.double().sum()
+    )
 
 
 @pytest.mark.parametrize("name", ["around a tile", "several queries", "several contexts", "empty documents"])
@@ -108,9 +110,9 @@ def test_gradients(name, causal, dtype, backend, device):
         q, k, _ = tensors(layout, dtype=dtype, kv_heads=1)
         wide = torch.float64 if which == "reference" else dtype
         q, k = (x.detach().to(where, wide).requires_grad_() for x in (q[layout.signal.cpu()], k))
-        lse2 = block_lse(q, k, here, scale=0.3, backend=which)
+        lse = block_lse(q, k, here, scale=0.3, backend=which)
         row = row_lse(q, k, here, scale=0.3, backend=which)
-        grads[which] = [x.double().cpu() for x in torch.autograd.grad(loss_of(lse2, row), (q, k))]
+        grads[which] = [x.double().cpu() for x in torch.autograd.grad(loss_of(lse, row), (q, k))]
     for wanted, got in zip(grads["reference"], grads[backend], strict=True):
         torch.testing.assert_close(got, wanted, **tolerance(dtype))
 
@@ -123,8 +125,8 @@ def test_gradients_by_finite_differences(backend):
 
     def masses(q, k):
         row = row_lse(q, k, layout, scale=0.7, backend=backend)
-        lse2 = block_lse(q, k, layout, scale=0.7, backend=backend)
-        return mass(lse2), mass(lse2, "all_keys", lse=row), row
+        lse = block_lse(q, k, layout, scale=0.7, backend=backend)
+        return mass(lse), mass(lse, "all_keys", normaliser=row), row
 
     assert torch.autograd.gradcheck(masses, leaves)
 
@@ -137,15 +139,15 @@ def test_gradients_by_finite_differences(backend):
 def test_masses_sum_to_one(sizes, query, instruction, causal, backend, scale):
     layout = Packing([Context(sizes, [query], instruction)], causal=causal)
     q, k, v = (x.double() for x in tensors(layout))
-    lse2 = block_lse(q[layout.signal], k, layout, scale=scale, backend=backend)
-    shares = mass(lse2)
+    lse = block_lse(q[layout.signal], k, layout, scale=scale, backend=backend)
+    shares = mass(lse)
     one = torch.full((query, 4), 1.0 if sum(sizes) else 0.0, dtype=torch.float64)
     torch.testing.assert_close(shares.sum(dim=2), one)
     assert (shares[..., [i for i, size in enumerate(sizes) if not size]] == 0).all()
 
     # Over all keys: with what goes to instruction and query, from the dense softmax, it is the whole.
-    _, lse = block_attention(q, k, v, layout, scale=scale, backend="reference")
-    all_keys = mass(lse2, "all_keys", lse=lse[layout.signal])
+    _, normaliser = block_attention(q, k, v, layout, scale=scale, backend="reference")
+    all_keys = mass(lse, "all_keys", normaliser=normaliser[layout.signal])
     logits = torch.einsum("rhd,khd->rhk", q[layout.signal], k.repeat_interleave(2, 1)) * scale
     dense = logits.masked_fill(~layout.mask()[layout.signal][:, None], -torch.inf).softmax(dim=2)
     outside = dense[..., :instruction].sum(dim=2) + dense[..., layout.tokens - query :].sum(dim=2)
@@ -165,15 +167,15 @@ def test_a_document_ignores_its_neighbours_to_the_last_bit(dtype, backend, devic
     rows = torch.randn(3, 4, 16, generator=generator).to(on, dtype)
     end = torch.zeros(3, 2, 16, device=on, dtype=dtype)
 
-    def lse2_of(chosen):
+    def lse_of(chosen):
         layout = layout_of([Context([sizes[i] for i in chosen], [3])], device=on)
         keys = torch.cat([*(documents[i] for i in chosen), end])
         return block_lse(rows, keys, layout, scale=0.25, backend=backend)
 
-    together = lse2_of(range(5))
-    assert torch.equal(lse2_of(order), together[..., order])
-    assert torch.equal(torch.cat([lse2_of([0, 1]), lse2_of([2, 3, 4])], dim=2), together)
-    assert torch.equal(mass(lse2_of(order)), mass(together)[..., order])
+    together = lse_of(range(5))
+    assert torch.equal(lse_of(order), together[..., order])
+    assert torch.equal(torch.cat([lse_of([0, 1]), lse_of([2, 3, 4])], dim=2), together)
+    assert torch.equal(mass(lse_of(order)), mass(together)[..., order])
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
@@ -191,26 +193,26 @@ def test_memory_beyond_the_context_is_never_met(backend, device):
 def test_mass_of_nothing():
     assert mass(torch.full((2, 1, 3), -torch.inf)).tolist() == [[[0.0] * 3]] * 2
     assert mass(torch.empty(2, 1, 0)).shape == (2, 1, 0)
-    lse2 = torch.tensor([[[0.0, -torch.inf]], [[-torch.inf, -torch.inf]]], requires_grad=True)
-    (grad,) = torch.autograd.grad(mass(lse2)[0, 0, 0], lse2)
+    lse = torch.tensor([[[0.0, -torch.inf]], [[-torch.inf, -torch.inf]]], requires_grad=True)
+    (grad,) = torch.autograd.grad(mass(lse)[0, 0, 0], lse)
     assert grad.isfinite().all()
 
 
 def test_mass_is_right_where_exponentials_overflow():
-    lse2 = torch.tensor([[[5000.0, 4999.0, -5000.0]]])
-    torch.testing.assert_close(mass(lse2), torch.tensor([[[2 / 3, 1 / 3, 0.0]]]))
+    lse = torch.tensor([[[5000.0, 4999.0, -5000.0]]])
+    torch.testing.assert_close(mass(lse), torch.tensor([[[math.e / (math.e + 1), 1 / (math.e + 1), 0.0]]]))
 
 
 def test_mass_says_what_it_lacks():
-    lse2 = torch.zeros(2, 3, 4)
-    with pytest.raises(InputError, match="needs lse"):
-        mass(lse2, "all_keys")
-    with pytest.raises(InputError, match="does not take lse"):
-        mass(lse2, lse=torch.zeros(2, 3))
-    with pytest.raises(InputError, match=r"lse has shape \(3, 2\)"):
-        mass(lse2, "all_keys", lse=torch.zeros(3, 2))
+    lse = torch.zeros(2, 3, 4)
+    with pytest.raises(InputError, match="needs normaliser"):
+        mass(lse, "all_keys")
+    with pytest.raises(InputError, match="does not take normaliser"):
+        mass(lse, normaliser=torch.zeros(2, 3))
+    with pytest.raises(InputError, match=r"normaliser has shape \(3, 2\)"):
+        mass(lse, "all_keys", normaliser=torch.zeros(3, 2))
     with pytest.raises(InputError, match="'documents' or 'all_keys'"):
-        mass(lse2, "rows")
+        mass(lse, "rows")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

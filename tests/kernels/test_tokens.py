@@ -39,22 +39,18 @@ def document_tokens(layout, context):
 def test_token_mass_is_the_softmax_row_by_row(normalisation, reduce, heads, chunk, monkeypatch):
     monkeypatch.setattr(tokens, "_CHUNK", chunk)
     q, k, layout = case()
-    lse2 = block_lse(q, k, layout, scale=0.3)
-    lse = (
-        row_lse(q, k, layout, scale=0.3)
-        if normalisation == "all_keys"
-        else torch.logsumexp(lse2 * 0.6931471805599453, 2)
-    )
+    lse = block_lse(q, k, layout, scale=0.3)
+    normaliser = row_lse(q, k, layout, scale=0.3) if normalisation == "all_keys" else torch.logsumexp(lse, 2)
     index = None if heads is None else torch.tensor(heads)
-    found = token_mass(q, k, layout, lse, scale=0.3, heads=index, reduce=reduce)
+    found = token_mass(q, k, layout, normaliser, scale=0.3, heads=index, reduce=reduce)
     logits = logits_of(q, k, 0.3)
     blocks = [int(b) for b in dict.fromkeys(layout.signal_blocks.tolist())]
     assert len(found) == len(blocks)
 
     for part, block in zip(found, blocks, strict=True):
         rows = [i for i, b in enumerate(layout.signal_blocks) if b == block]
-        places = document_tokens(layout, int(layout.blocks[block, 7]))
-        expected = (logits[rows] - lse[rows].double()[..., None]).exp()[..., places].mean(0)
+        places = document_tokens(layout, int(layout.blocks["context"][block]))
+        expected = (logits[rows] - normaliser[rows].double()[..., None]).exp()[..., places].mean(0)
         expected = expected if heads is None else expected[heads]
         expected = expected.sum(0) if reduce else expected
         assert part.shape == expected.shape
@@ -63,9 +59,9 @@ def test_token_mass_is_the_softmax_row_by_row(normalisation, reduce, heads, chun
 
 def test_token_masses_add_up_to_document_masses():
     q, k, layout = case()
-    lse2 = block_lse(q, k, layout, scale=0.3)
-    shares = mass(lse2)
-    found = token_mass(q, k, layout, torch.logsumexp(lse2 * 0.6931471805599453, 2), scale=0.3, reduce=False)
+    lse = block_lse(q, k, layout, scale=0.3)
+    shares = mass(lse)
+    found = token_mass(q, k, layout, torch.logsumexp(lse, 2), scale=0.3, reduce=False)
     rows = [i for i, b in enumerate(layout.signal_blocks) if b == layout.signal_blocks[0]]
     parts = found[0].split([3, 0, 5, 1], dim=1)
     for document, part in enumerate(parts):
@@ -78,7 +74,7 @@ def test_block_max_is_the_largest_logit_and_nothing_where_there_is_none(chunk, m
     q, k, layout = case(hq=6, hkv=3)
     found = block_max(q, k, layout, scale=0.3)
     logits = logits_of(q, k, 0.3)
-    contexts = layout.blocks[layout.signal_blocks, 7]
+    contexts = layout.signal_contexts
     for row, context in enumerate(contexts.tolist()):
         spans = {index: (a, b) for c, index, a, b in layout.spans(1) if c == context}
         for document in range(layout.documents):

@@ -117,7 +117,7 @@ def test_nan_never_holds():
 def test_a_fault_in_the_readout_is_caught(tmp_path):
     """The same command, with and without a fault put into the code that it runs."""
     code = "import json, sys; from sightline.rerank import layout; {fault}; json.dump({{'scale': "
-    code += "layout.load_layout('minilm').scale}}, open(sys.argv[1], 'w'))"
+    code += "layout.load_layout('minilm').readout.scale}}, open(sys.argv[1], 'w'))"
     spoil = "old = layout.load_layout; layout.load_layout = lambda name: old(name, scale=21.0)"
     figures = [{"at": ["scale"], "value": 20, "tolerance": 0.5}]
     script = tmp_path / "run.py"

@@ -173,7 +173,7 @@ def test_scores_are_those_of_the_formula_in_float64(toy, name, scale):
 
 
 def test_scores_of_the_real_model_are_those_of_the_formula(minilm):
-    model, scale = minilm.reader, minilm.spec.scale
+    model, scale = minilm.reader, minilm.spec.readout.scale
     q = model.read([QUERY]).states.astype(np.float64)
     lse = []
     for document in SHORT:
@@ -304,8 +304,8 @@ def test_what_keeps_nothing_is_read_as_fast_as_the_processor_can(monkeypatch):
     monkeypatch.setattr("sightline.rerank.late_interaction.native_dtype", lambda device: "bfloat16")
     assert load_reranker().rank(QUERY, DOCUMENTS).dtype == "float32"
     assert load_reranker("minilm", dtype="bfloat16").rank(QUERY, DOCUMENTS).dtype == "bfloat16"
-    fast = load_reranker("minilm", instruction="{query}").rank(QUERY, DOCUMENTS)
-    exact = load_reranker("minilm", instruction="{query}", dtype="float32").rank(QUERY, DOCUMENTS)
+    fast = load_reranker("minilm", documents_see_query=True).rank(QUERY, DOCUMENTS)
+    exact = load_reranker("minilm", documents_see_query=True, dtype="float32").rank(QUERY, DOCUMENTS)
     assert (fast.dtype, exact.dtype) == ("bfloat16", "float32")
     assert scores(fast) == pytest.approx(scores(exact), abs=0.05)
 
@@ -485,12 +485,12 @@ def test_a_decoder_layout_is_refused_with_the_name_that_would_do(tmp_path, name)
     with pytest.raises(InputError, match=rf"hf:MODEL#{re.escape(str(path))}"):
         load_reranker(str(path))
     with pytest.raises(InputError, match="is for decoders"):
-        load_reranker("minilm", model="decoder")
+        load_reranker("minilm", chat=True)
 
 
 @pytest.mark.parametrize("name", ["hf:Qwen/Qwen3-0.6B#minilm", "hf:nowhere/at-all#minilm-mass"])
 def test_a_layout_of_minilm_is_refused_for_decoders(name):
-    with pytest.raises(InputError, match="is for MiniLM, not for decoders"):
+    with pytest.raises(InputError, match="has no prompt, so it is not for decoders"):
         load_reranker(name)
 
 

@@ -7,19 +7,27 @@ import pytest
 import yaml
 
 from sightline.errors import InputError, ModelError
-from sightline.rerank import Layout, load_layout
+from sightline.rerank import load_layout
+from sightline.rerank.layout import Layout, PromptSpec, ReadoutSpec, layout_fields
 
-FIELDS = {
+APART = {"name": "mine", "max_block_tokens": 128, "readout": {"readout": "mass", "scale": 5}}
+DECODER = {
     "name": "mine",
-    "model": "minilm",
-    "block": "{title} {text}",
-    "mask": "block",
-    "positions": "restart",
-    "signal_tokens": "query",
-    "max_block_tokens": 128,
-    "normalisation": "documents",
-    "readout": "mass",
-    "scale": 5,
+    "max_block_tokens": 300,
+    "readout": {
+        "readout": "mass",
+        "scale": 1.0,
+        "normalisation": "all_keys",
+        "calibration": "null_query",
+        "outliers": 2.0,
+    },
+    "prompt": {
+        "block": "[{id}] {title} {text}",
+        "ids": "from_1",
+        "mask": "causal",
+        "positions": "sequential",
+        "signal_tokens": "block",
+    },
 }
 
 
@@ -29,64 +37,112 @@ def written(tmp_path, fields):
     return path
 
 
+def without(fields, name):
+    """The sections without one field."""
+    return {
+        key: without(value, name) if isinstance(value, dict) else value for key, value in fields.items() if key != name
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "readout"), [("minilm", "log_mass"), ("minilm-mass", "mass"), ("minilm-maxsim", "maxsim")]
 )
 def test_shipped_layouts_load(name, readout):
     layout = load_layout(name)
-    assert (layout.name, layout.readout, layout.max_block_tokens) == (name, readout, 256)
+    assert (layout.name, layout.kind, layout.readout.readout, layout.max_block_tokens) == (
+        name,
+        "late-interaction",
+        readout,
+        256,
+    )
 
 
-def test_a_file_loads_with_every_field_as_written(tmp_path):
-    assert load_layout(written(tmp_path, FIELDS)).as_dict() == FIELDS
+@pytest.mark.parametrize("fields", [APART, DECODER, APART | {"documents_see_query": True}])
+def test_a_file_loads_with_every_field_as_written(tmp_path, fields):
+    assert load_layout(written(tmp_path, fields)).as_dict() == fields
 
 
-def test_changes_replace_fields_and_nothing_else():
-    assert load_layout("minilm", scale=3.0) == dataclasses.replace(load_layout("minilm"), scale=3.0)
+def test_no_name_of_a_field_is_in_two_parts():
+    names = [
+        field.name
+        for part in (Layout, ReadoutSpec, PromptSpec)
+        for field in dataclasses.fields(part)
+        if part is not Layout or field.name not in ("readout", "prompt")
+    ]
+    assert sorted(names) == sorted(layout_fields())
 
 
-def test_a_layout_may_be_renamed_on_loading():
-    assert load_layout("minilm", name="other").name == "other"
+def test_changes_replace_fields_in_whatever_section_and_nothing_else():
+    layout = load_layout("icr")
+    changed = load_layout(layout, scale=3.0, shuffles=8, name="other", heads=["1-2"])
+    readout = dataclasses.replace(layout.readout, scale=3.0, heads=("1-2",))
+    prompt = dataclasses.replace(layout.prompt, shuffles=8)
+    assert changed == dataclasses.replace(layout, name="other", readout=readout, prompt=prompt)
+    assert load_layout("icr", scale=3.0, shuffles=8, name="other", heads=["1-2"]) == changed
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *((name, "something-else") for name in FIELDS if name not in ("name", "scale", "max_block_tokens")),
-        *((name, None) for name in FIELDS),
-        *((name, []) for name in FIELDS),
+        *((name, None) for name in ("name", "max_block_tokens", "readout", "scale", "documents_see_query")),
+        *((name, []) for name in ("name", "max_block_tokens", "readout", "scale", "documents_see_query")),
+        ("readout", "something-else"),
+        ("documents_see_query", "{query}"),
         *(("name", value) for value in ("", "two words", "tab\there", 5)),
         *(("scale", value) for value in (0, -1.0, 1000, float("nan"), float("inf"), "20", True)),
         *(("max_block_tokens", value) for value in (2, 513, 256.0, "256", True)),
     ],
 )
-def test_a_bad_value_is_refused_by_name(field, value):
+def test_a_bad_value_is_refused_by_name(tmp_path, field, value):
     with pytest.raises(InputError, match=field):
-        Layout(**{**FIELDS, field: value})
+        load_layout(written(tmp_path, APART), **{field: value})
 
 
-@pytest.mark.parametrize("field", sorted(set(FIELDS) - {"name"}))
-def test_a_missing_field_is_named(tmp_path, field):
-    path = written(tmp_path, {name: value for name, value in FIELDS.items() if name != field})
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        *((APART, name) for name in ("max_block_tokens", "readout", "scale")),
+        *((DECODER, name) for name in ("max_block_tokens", "readout", "scale", "block", "mask", "positions")),
+        (DECODER, "signal_tokens"),
+    ],
+)
+def test_a_missing_field_is_named(tmp_path, fields, field):
     with pytest.raises(InputError, match=f"mine.yaml: the layout lacks {field}$"):
-        load_layout(path)
+        load_layout(written(tmp_path, without(fields, field)))
 
 
 def test_missing_and_unknown_fields_are_told_apart_and_a_typo_is_recognised(tmp_path):
-    fields = {name: value for name, value in FIELDS.items() if name != "mask"} | {"maks": "block", "foo": 1}
+    fields = without(DECODER, "mask") | {"foo": 1}
+    fields["prompt"]["maks"] = "block"
     with pytest.raises(InputError, match=r"mine.yaml: the layout lacks mask; a layout has no foo, maks; did you mean"):
         load_layout(written(tmp_path, fields))
 
 
+def test_a_field_in_another_section_is_told_where_it_stands(tmp_path):
+    fields = APART | {"mask": "block", "readout": APART["readout"] | {"max_block_tokens": 3}}
+    told = "mine.yaml: mask stands under prompt; max_block_tokens stands at the top$"
+    with pytest.raises(InputError, match=told):
+        load_layout(written(tmp_path, fields))
+
+
+@pytest.mark.parametrize("section", ["readout", "prompt"])
+@pytest.mark.parametrize("value", [5, "mass", [1]])
+def test_a_section_is_a_mapping(tmp_path, section, value):
+    with pytest.raises(InputError, match=f"mine.yaml: {section} is a mapping, not"):
+        load_layout(written(tmp_path, DECODER | {section: value}))
+
+
 @pytest.mark.parametrize("extra", ["temperature", 7])
-def test_an_unknown_field_is_named(tmp_path, extra):
+@pytest.mark.parametrize("section", [None, "readout", "prompt"])
+def test_an_unknown_field_is_named(tmp_path, extra, section):
+    fields = DECODER | ({section: DECODER[section] | {extra: 1}} if section else {extra: 1})
     with pytest.raises(InputError, match=f"a layout has no {extra}; there are answer, "):
-        load_layout(written(tmp_path, FIELDS | {extra: 1}))
+        load_layout(written(tmp_path, fields))
 
 
 def test_an_unknown_change_is_named():
-    with pytest.raises(InputError, match="colour"):
-        load_layout("minilm", colour="red")
+    with pytest.raises(InputError, match="layout 'minilm': a layout has no scal; did you mean 'scale'"):
+        load_layout("minilm", scal=1.0)
 
 
 @pytest.mark.parametrize("text", ["a: [", "name: x\nday: 2020-13-45", "\t- x", "&a [*a]: 1", "[" * 5000])
@@ -115,28 +171,13 @@ def test_an_unknown_name_is_told_with_those_there_are(name):
         load_layout(name)
 
 
-DECODER = {
-    "name": "mine",
-    "model": "decoder",
-    "block": "[{id}] {title} {text}",
-    "ids": "from_1",
-    "mask": "causal",
-    "positions": "sequential",
-    "signal_tokens": "block",
-    "max_block_tokens": 300,
-    "normalisation": "all_keys",
-    "readout": "mass",
-    "scale": 1.0,
-    "calibration": "null_query",
-    "outliers": 2.0,
-}
 PUBLISHED = ["blockrank", "blockrank-cached", "icr", "icr-block", "qrhead", "core"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_layouts_load_and_come_back_from_yaml(name, tmp_path):
     layout = load_layout(name)
-    assert (layout.name, layout.model) == (name, "decoder")
+    assert (layout.name, layout.kind) == (name, "decoder")
     assert load_layout(written(tmp_path, layout.as_dict())) == layout
 
 
@@ -172,34 +213,56 @@ def test_what_of_a_layout_leaves_traces_of_the_order_and_what_can_be_kept():
         ("normalisation", "documents"),
     ],
 )
-def test_a_bad_value_of_a_decoders_layout_is_refused_by_name(field, value):
-    assert Layout(**DECODER).name == "mine"
+def test_a_bad_value_of_a_decoders_layout_is_refused_by_name(tmp_path, field, value):
+    path = written(tmp_path, DECODER)
+    assert load_layout(path).name == "mine"
     told = "calibration" if field in ("readout", "normalisation") else field
     with pytest.raises(InputError, match=f"layout .mine.: .*{told}"):
-        Layout(**{**DECODER, field: value})
+        load_layout(path, **{field: value})
 
 
 def test_outliers_need_calibration_and_maxsim_no_length():
     with pytest.raises(InputError, match="outliers"):
-        Layout(**{**DECODER, "calibration": "none"})
+        load_layout("icr", calibration="none")
     with pytest.raises(InputError, match="maxsim"):
-        Layout(**{**DECODER, "calibration": "none", "outliers": None, "readout": "maxsim", "length": "mean"})
+        load_layout("icr", calibration="none", outliers=None, readout="maxsim", length="mean")
 
 
-@pytest.mark.parametrize("change", [{"chat": True}, {"layers": 3}, {"heads": ["1-1"]}, {"shuffles": 2}, {"ssmax": 0.4}])
-def test_the_default_model_takes_no_field_of_decoders(change):
-    with pytest.raises(InputError, match=next(iter(change))):
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"chat": True}, {"block": "{text}"}, {"shuffles": 2}, {"layers": 3}, {"heads": ["1-1"]}, {"ssmax": 0.4}),
+        *({"normalisation": "all_keys"}, {"length": "mean"}),
+    ],
+)
+def test_texts_that_are_read_apart_take_no_field_of_decoders(change):
+    with pytest.raises(InputError, match=f"layout 'minilm': {next(iter(change))}"):
         load_layout("minilm", **change)
 
 
+def test_decoders_take_no_field_of_texts_that_are_read_apart():
+    with pytest.raises(InputError, match="documents_see_query .*instruction"):
+        load_layout("icr", documents_see_query=True)
+    with pytest.raises(InputError, match="learnt.*read apart"):
+        load_layout("blockrank", readout="learnt")
+    with pytest.raises(InputError, match="'minilm' has no prompt"):
+        load_layout("minilm").require_prompt()
+
+
+def test_documents_that_see_the_query_cannot_be_kept():
+    assert load_layout("minilm").keepable and load_layout("minilm").order_free
+    seeing = load_layout("minilm", documents_see_query=True)
+    assert not seeing.keepable and seeing.order_free
+
+
 def test_signal_layers_by_number_by_depth_and_by_heads():
-    assert load_layout("blockrank").signal_layers(32) == [20]  # as published for Mistral-7B
-    assert load_layout("blockrank").signal_layers(28) == [17]
-    assert load_layout("icr").signal_layers(3) == [0, 1, 2]
-    assert load_layout("icr", layers=1).signal_layers(3) == [1]
-    assert load_layout("qrhead", heads=["5-1", "2-0", "5-3"]).signal_layers(8) == [2, 5]
+    assert load_layout("blockrank").readout.signal_layers(32) == [20]  # as published for Mistral-7B
+    assert load_layout("blockrank").readout.signal_layers(28) == [17]
+    assert load_layout("icr").readout.signal_layers(3) == [0, 1, 2]
+    assert load_layout("icr", layers=1).readout.signal_layers(3) == [1]
+    assert load_layout("qrhead", heads=["5-1", "2-0", "5-3"]).readout.signal_layers(8) == [2, 5]
     with pytest.raises(ModelError, match="layer 9.*0 to 7"):
-        load_layout("qrhead", heads=["9-1"]).signal_layers(8)
+        load_layout("qrhead", heads=["9-1"]).readout.signal_layers(8)
 
 
 def test_a_fingerprint_changes_with_what_a_head_sees_and_with_nothing_else():
@@ -207,3 +270,24 @@ def test_a_fingerprint_changes_with_what_a_head_sees_and_with_nothing_else():
     assert load_layout("icr", name="other", heads=["1-1"], shuffles=4).fingerprint == layout.fingerprint
     changes = ({"block": "{id} {text}"}, {"mask": "block"}, {"signal_tokens": "query"}, {"max_block_tokens": 99})
     assert len({layout.fingerprint, *(load_layout("icr", **change).fingerprint for change in changes)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [
+        ("blockrank", "bb8539b2b6919a0a"),
+        ("blockrank-cached", "469cd42a3c87e618"),
+        ("core", "36a09c4029988a54"),
+        ("icr", "67e24c7695d4e1d0"),
+        ("icr-block", "579685bba514f838"),
+        ("qrhead", "6cbf4cb174bcd8fc"),
+    ],
+)
+def test_files_of_heads_that_were_found_for_a_published_layout_stay_valid(name, fingerprint):
+    assert load_layout(name).fingerprint == fingerprint
+
+
+@pytest.mark.parametrize(("field", "value"), [("heads", 5), ("heads", [12]), ("layers", None), ("layers", True)])
+def test_a_field_of_several_types_is_named_without_what_was_tried(field, value):
+    with pytest.raises(InputError, match=rf"^layout 'icr': the field readout\.{field} must be"):
+        load_layout("icr", **{field: value})

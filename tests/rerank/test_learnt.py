@@ -14,9 +14,9 @@ from sightline import LateInteractionReranker, load_layout, load_reranker
 from sightline.errors import InputError, ModelError
 from sightline.kernels import QuantizedKeys
 from sightline.models.reader import DocumentStates
-from sightline.rerank.learnt import PARTS, LearntReadout, LearntSignal
+from sightline.rerank.learnt import PARTS, LearntReadout
+from sightline.rerank.readout import document_scores, read_states, row_shares
 from sightline.rerank.results import NOTHING
-from sightline.rerank.signal import AttentionSignal
 
 LAYOUT = load_layout("minilm")
 
@@ -75,16 +75,17 @@ def naive(readout, q, keys):
 def test_it_is_the_formulas_of_its_docstring(parts):
     q, keys = unit(5, 24), [unit(n, 24, seed=n) for n in (1, 7, 3, 12)]
     readout = trained(parts)
-    scores = LearntSignal(readout)(q, keys, LAYOUT).scores
+    scores = readout(q, keys).detach()
     np.testing.assert_allclose(scores.numpy(), naive(readout, q, keys), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_untrained_it_scores_as_the_layout_minilm(part):
     q, keys = unit(5, 24), [unit(n, 24, seed=n) for n in (1, 7, 3, 12)]
-    start, base = LearntSignal(LearntReadout([part], dim=24))(q, keys, LAYOUT), AttentionSignal()(q, keys, LAYOUT)
-    torch.testing.assert_close(start.scores, base.scores, rtol=0, atol=1e-5)
-    torch.testing.assert_close(start.shares, base.shares, rtol=0, atol=1e-5)
+    untrained = LearntReadout([part], dim=24)
+    start, base = untrained.read(untrained.ask(q, keys), keys), read_states(q, keys, scale=LAYOUT.readout.scale)
+    torch.testing.assert_close(untrained(q, keys), document_scores(base, LAYOUT.readout), rtol=0, atol=1e-5)
+    torch.testing.assert_close(row_shares(start, LAYOUT.readout), row_shares(base, LAYOUT.readout), rtol=0, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,11 +97,11 @@ def test_untrained_it_scores_as_the_layout_minilm(part):
 )
 def test_order_leaves_no_trace_and_duplicates_are_equal(lengths, rows, seed, draw):
     q, keys = unit(rows, 24, seed=seed), [unit(n, 24, seed=n) for n in lengths]
-    signal = LearntSignal(trained(["weights", "projection", "heads"], seed))
-    scores = signal(q, keys, LAYOUT).scores
+    readout = trained(["weights", "projection", "heads"], seed)
+    scores = readout(q, keys)
     order = list(range(len(keys)))
     draw.shuffle(order)
-    assert torch.equal(signal(q, [keys[i] for i in order], LAYOUT).scores, scores[order])
+    assert torch.equal(readout(q, [keys[i] for i in order]), scores[order])
     by_length = dict(zip(lengths, scores.tolist(), strict=True))  # equal lengths are equal documents here
     assert [by_length[n] for n in lengths] == scores.tolist()
     assert all((score == NOTHING) == (n == 0) for n, score in zip(lengths, scores.tolist(), strict=True))
@@ -109,14 +110,14 @@ def test_order_leaves_no_trace_and_duplicates_are_equal(lengths, rows, seed, dra
 
 def test_kept_states_are_read_in_any_form():
     q, keys = unit(4, 24), [unit(n, 24, seed=n) for n in (6, 9)]
-    signal = LearntSignal(trained(list(PARTS)))
+    readout = trained(list(PARTS))
     quantised = []
     for key in keys:
         scales = key.abs().amax(1) / 127
         quantised.append(QuantizedKeys((key / scales[:, None]).round().to(torch.int8), scales))
-    exact = signal(q, keys, LAYOUT).scores
-    torch.testing.assert_close(signal(q, [key.half() for key in keys], LAYOUT).scores, exact, rtol=0, atol=0.05)
-    torch.testing.assert_close(signal(q, quantised, LAYOUT).scores, exact, rtol=0, atol=0.5)
+    exact = readout(q, keys)
+    torch.testing.assert_close(readout(q, [key.half() for key in keys]), exact, rtol=0, atol=0.05)
+    torch.testing.assert_close(readout(q, quantised), exact, rtol=0, atol=0.5)
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -124,7 +125,7 @@ def test_gradients_are_those_of_finite_differences():
     readout = trained(list(PARTS))
     names = list(dict(readout.named_parameters()))
     weights = [value.detach().clone() for value in readout.parameters()]
-    torch.softmax(readout(q, keys).scores, 0)[1].backward()
+    torch.softmax(readout(q, keys), 0)[1].backward()
     draw = torch.Generator().manual_seed(1)
     for name, value, parameter in zip(names, weights, readout.parameters(), strict=True):
         direction = torch.randn(value.shape, generator=draw)
@@ -132,7 +133,7 @@ def test_gradients_are_those_of_finite_differences():
         ends = []
         for step in (1e-3, -1e-3):
             moved = dict(zip(names, weights, strict=True)) | {name: value + step * direction}
-            scores = torch.func.functional_call(readout, moved, (q, keys)).scores
+            scores = torch.func.functional_call(readout, moved, (q, keys))
             ends.append(torch.softmax(scores, 0)[1].item())
         expected = (ends[0] - ends[1]) / 2e-3
         assert (parameter.grad * direction).sum().item() == pytest.approx(expected, rel=0.03, abs=2e-4), name
@@ -151,7 +152,7 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
     assert (again.reranker, again.layout) == (str(tmp_path), "mine")
     assert [(item.index, item.score) for item in again] == [(item.index, item.score) for item in first]
     assert all(sum(mark.mass for mark in item.evidence) == pytest.approx(item.mass, abs=1e-4) for item in again)
-    assert load_reranker(str(tmp_path), scale=10.0).spec.scale == 10.0
+    assert load_reranker(str(tmp_path), scale=10.0).spec.readout.scale == 10.0
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty", "strange", "shape", "nan"])
@@ -182,14 +183,14 @@ def test_readout_and_layout_go_together():
         load_reranker("minilm", readout="learnt")
     with pytest.raises(InputError, match="no learnt weights"):
         LateInteractionReranker("minilm", readout=LearntReadout(["heads"]))
-    with pytest.raises(InputError, match="for minilm"):
+    with pytest.raises(InputError, match="read apart"):
         load_layout("blockrank", readout="learnt")
     with pytest.raises(InputError, match="what can be learnt"):
         LearntReadout(["everything"])
 
 
 def test_documents_that_see_the_query_change_with_it(tmp_path):
-    reranker = LateInteractionReranker(load_layout("minilm", instruction="{query}"))
+    reranker = LateInteractionReranker(load_layout("minilm", documents_see_query=True))
     documents = ["Dogs bark. " * 200, "Cats purr."]
     assert not reranker.spec.keepable
     alone = LateInteractionReranker().rank("what purrs", documents, evidence="token")

@@ -45,14 +45,14 @@ def comparable(result):
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("reranked", [True, False])
-@pytest.mark.parametrize("level", ["document", "passage"])
+@pytest.mark.parametrize("unit", ["document", "passage"])
 @pytest.mark.parametrize("where", [None, {"lang": "en"}])
-def test_candidates_and_rank_are_a_search(index, reranker, stage, reranked, level, where):
+def test_candidates_and_rank_are_a_search(index, reranker, stage, reranked, unit, where):
     searcher = Searcher(index, reranker if reranked else None, first_stage=stage)
     evidence = "sentence" if reranked else None
-    expected = searcher.search_batch(QUERIES, 7, where=where, evidence=evidence, level=level)
+    expected = searcher.search_batch(QUERIES, 7, where=where, evidence=evidence, unit=unit)
     lists = searcher.candidates(QUERIES, where=where)
-    results = [searcher.rank(found, k=7, evidence=evidence, level=level) for found in lists]
+    results = [searcher.rank(found, k=7, evidence=evidence, unit=unit) for found in lists]
     assert [comparable(result) for result in results] == [comparable(result) for result in expected]
     assert [set(result.milliseconds) for result in results] == [set(result.milliseconds) for result in expected]
 
@@ -189,7 +189,7 @@ def test_a_block_is_its_passage():
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"k": 0}, {"level": "page"}, {"evidence": "word"}, {"reranker": "nothing"}])
+@pytest.mark.parametrize("options", [{"k": 0}, {"unit": "page"}, {"evidence": "word"}, {"reranker": "nothing"}])
 def test_a_bad_argument_of_rank_is_refused(index, reranker, options):
     searcher = Searcher(index, reranker)
     [found] = searcher.candidates(["cat"])

@@ -93,7 +93,7 @@ def test_a_document_of_many_passages_does_not_crowd_out_others(index, reranker):
 @pytest.mark.parametrize("reranked", [True, False])
 def test_passage_level_gives_passages_and_document_level_the_best_of_each(index, reranker, reranked):
     searcher = Searcher(index, reranker if reranked else None)
-    passages = searcher.search("zebra crossed river number 41", 50, level="passage")
+    passages = searcher.search("zebra crossed river number 41", 50, unit="passage")
     documents = searcher.search("zebra crossed river number 41", 50)
     spans = [(hit.id, hit.passage.start) for hit in passages.hits]
     assert len(set(spans)) == len(spans) > len(ANIMALS)
@@ -160,13 +160,20 @@ def test_an_index_without_words_says_so(shared_toy, reranker, tmp_path):
                 Searcher(index, reranker, first_stage=stage).search("cat")
 
 
+def test_an_index_without_embeddings_is_explained_by_words_alone(tmp_path):
+    with Index.build(tmp_path / "i", ANIMALS, encoder="none") as index:
+        explanation = Searcher(index, None, first_stage="bm25").explain("cat purrs")
+    assert explanation.result.hits[0].id == "cat"
+    assert explanation.dense == {} and explanation.bm25["cat"][0] == 1
+
+
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", ["document", "passage"])
+@pytest.mark.parametrize("unit", ["document", "passage"])
 @pytest.mark.parametrize("evidence", ["sentence", "token"])
-def test_evidence_is_in_the_whole_document_and_inside_its_passage(searcher, evidence, level):
-    result = searcher.search("zebra crossed river number 41 cat", 50, evidence=evidence, level=level)
+def test_evidence_is_in_the_whole_document_and_inside_its_passage(searcher, evidence, unit):
+    result = searcher.search("zebra crossed river number 41 cat", 50, evidence=evidence, unit=unit)
     assert any(hit.passage.start > 0 for hit in result.hits)
     for hit in result.hits:
         assert hit.evidence
@@ -179,7 +186,7 @@ def test_evidence_is_in_the_whole_document_and_inside_its_passage(searcher, evid
 
 
 def test_masses_of_all_passages_sum_to_one(searcher):
-    result = searcher.search("zebra cat water", 500, level="passage")
+    result = searcher.search("zebra cat water", 500, unit="passage")
     assert len(result.hits) == result.candidates
     assert sum(hit.mass for hit in result.hits) == pytest.approx(1, abs=1e-5)
     assert result.query_tokens == ("zebra", "cat", "water")
@@ -247,7 +254,7 @@ def test_explain_without_a_reranker_has_no_evidence(index):
 
 
 def test_explain_gives_passages_where_asked(searcher):
-    result = searcher.explain("zebra river", 5, level="passage").result
+    result = searcher.explain("zebra river", 5, unit="passage").result
     assert [hit.id for hit in result.hits].count("saga") > 1
 
 
@@ -336,7 +343,7 @@ def test_a_bad_query_is_refused(searcher, query):
 
 @pytest.mark.parametrize(
     "options",
-    [{"k": 0}, {"k": None}, {"k": "3"}, {"k": 2.5}, {"level": "page"}, {"evidence": "word"}, {"where": "lang=en"}],
+    [{"k": 0}, {"k": None}, {"k": "3"}, {"k": 2.5}, {"unit": "page"}, {"evidence": "word"}, {"where": "lang=en"}],
 )
 def test_a_bad_argument_is_refused(searcher, options):
     with pytest.raises(InputError):

@@ -261,13 +261,13 @@ def test_other_names_of_the_model_are_accepted_where_they_are_configured(reranke
 # -- search, documents -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", ["document", "passage"])
+@pytest.mark.parametrize("unit", ["document", "passage"])
 @pytest.mark.parametrize("evidence", [None, "sentence", "token"])
-def test_search_is_the_searchers_result(client, small_index, level, evidence):
-    body = {"query": "when does a volcano smoke", "k": 3, "level": level, "evidence": evidence}
+def test_search_is_the_searchers_result(client, small_index, unit, evidence):
+    body = {"query": "when does a volcano smoke", "k": 3, "unit": unit, "evidence": evidence}
     answer = client.post("/search", json=body).json()
     with Index.open(small_index) as index:
-        expected = Searcher(index).search("when does a volcano smoke", 3, evidence=evidence, level=level)
+        expected = Searcher(index).search("when does a volcano smoke", 3, evidence=evidence, unit=unit)
     assert answer["candidates"] == expected.candidates and answer["query_tokens"] == list(expected.query_tokens)
     for hit, known in zip(answer["hits"], expected.hits, strict=True):
         assert (hit["rank"], hit["id"], hit["first_rank"]) == (known.rank, known.id, known.first_rank)

@@ -66,7 +66,7 @@ def bodies():
         {"'; DROP TABLE documents; --": {"; DROP TABLE documents": 1}},
     ]:  # fmt: skip
         yield "/search", {"query": QUERY, "where": where}
-    yield "/search", {"query": QUERY, "level": "chapter"}
+    yield "/search", {"query": QUERY, "unit": "chapter"}
     yield "/search", {"query": QUERY, "evidence": True}
     yield "/search", {"query": QUERY, "limit": 3}
     yield "/search", {"query": "a " * 60_000}

@@ -94,7 +94,7 @@ def expected(small_index):
 
     def search(query):
         with Index.open(small_index) as index:
-            return Searcher(index).search(query, 40, evidence="sentence", level="passage").hits
+            return Searcher(index).search(query, 40, evidence="sentence", unit="passage").hits
 
     return search
 

@@ -1,6 +1,5 @@
 """Learning decoders: loss and gradients against eager attention with a written-out mask, and what is saved."""
 
-import dataclasses
 import functools
 import json
 import sys
@@ -390,7 +389,7 @@ def test_seeds_say_where_adapters_begin(folder):
 
 
 def test_random_ids_are_drawn_anew_and_written_as_they_stand(folder):
-    layout = dataclasses.replace(load_layout("blockrank"), ids="random")
+    layout = load_layout("blockrank", ids="random")
     learner = DecoderLearner(folder(), layout, next_token=True, device="cpu")
     seen = []
     for _ in range(3):
@@ -462,4 +461,4 @@ def test_without_peft_the_extra_is_named(folder, monkeypatch):
 def test_targets_have_a_place_for_ids():
     with pytest.raises(InputError, match="target lacks the place {ids}"):
         load_layout("blockrank", target="none")
-    assert load_layout("blockrank", target="").target == ""
+    assert load_layout("blockrank", target="").prompt.target == ""

@@ -76,34 +76,35 @@ def test_bias_is_found_in_who_has_it_and_in_nobody_else(dataset, given, reranker
         slots=3,
         command=["sightline", "/x/y/zoo", "--seed", "0"],
     )
-    assert json.loads((tmp_path / "out" / "bias.json").read_text()) == found
-    assert (found["version"], found["dataset"], found["seed"]) == (1, "zoo", 0)
-    assert found["command"] == "sightline zoo --seed 0"
+    assert json.loads((tmp_path / "out" / "bias.json").read_text()) == found.as_json()
+    assert (found.version, found.dataset, found.seed) == (1, "zoo", 0)
+    assert found.provenance.command == "sightline zoo --seed 0"
 
-    start = {entry["system"]: entry for entry in found["position"] if entry["axis"] == "start"}
+    start = {entry.system: entry for entry in found.position if entry.axis == "start"}
     assert list(start) == systems
-    values = {name: [bin["mean"] for bin in entry["bins"]] for name, entry in start.items()}
+    values = {name: [bin.mean for bin in entry.bins] for name, entry in start.items()}
     third = 1 / math.log2(4)  # the gold is the third of three where its answer is not read: nDCG is a half
     # Ties go by text: unread golds begin with FILLER, and "lorem" is before "other".
     assert values["given"] == pytest.approx([third] * 3)
     assert values["given+near"] == [1.0, 1.0, 1.0] and values["given+free"] == [1.0] * 3
-    assert [bin["label"] for bin in start["given"]["bins"]] == ["0-99", "100-199", "500-"]
+    assert [bin.label for bin in start["given"].bins] == ["0-99", "100-199", "500-"]
 
-    order = {entry["system"]: entry for entry in found["order"]}
+    order = {entry.system: entry for entry in found.order}
     assert list(order) == systems[1:]
     free = order["given+free"]
-    assert free["tau"]["mean"] == 1.0
-    assert free["score_variance"] == free["rank_variance"] == free["slot_psi"]["value"] == 0.0
+    assert free.tau.mean == 1.0
+    assert free.score_variance == free.rank_variance == free.slot_psi.value == 0.0
     first = order["given+first"]
     # Of three, the gold is first at the top (2 + 1 points), else second, behind the 2 points of the first slot.
-    assert [slot["value"] for slot in first["gold_at"]] == pytest.approx([1.0, 1 / math.log2(3), 1 / math.log2(3)])
-    assert first["slot_psi"]["value"] == pytest.approx(1 - 1 / math.log2(3))
-    assert first["score_variance"] > 0 and first["tau"]["mean"] < 1
+    assert [slot.value for slot in first.gold_at] == pytest.approx([1.0, 1 / math.log2(3), 1 / math.log2(3)])
+    assert first.slot_psi.value == pytest.approx(1 - 1 / math.log2(3))
+    assert first.score_variance > 0 and first.tau.mean < 1
 
-    documents = {entry["system"]: entry for entry in found["documents"]}
+    documents = {entry.system: entry for entry in found.documents}
     assert list(documents) == systems
-    assert documents["given+free"]["ids_exchanged_changed"] == 0.0
-    assert documents["given+free"]["copy_unequal"] == 0.0 and "copy_unequal" not in documents["given"]
+    assert documents["given+free"].facts["ids_exchanged_changed"] == 0.0
+    assert documents["given+free"].facts["copy_unequal"] == 0.0
+    assert "copy_unequal" not in documents["given"].facts
 
 
 def test_the_reader_of_100_characters_falls_to_the_place_that_ties_leave_it(dataset, given, rerankers, tmp_path, known):
@@ -114,15 +115,15 @@ def test_the_reader_of_100_characters_falls_to_the_place_that_ties_leave_it(data
 
     rerankers["near"].score = near
     found = measure_bias(dataset, ["given+near"], tmp_path / "out", kinds=["position"], runs=given)
-    start, relative = found["position"]
-    assert [bin["mean"] for bin in start["bins"]] == [1.0, 0.5, 0.5]
-    assert (start["psi"]["value"], start["psi"]["high"], relative["axis"]) == (0.5, 0.5, "relative")
-    assert found["order"] == found["documents"] == []
+    start, relative = found.position
+    assert [bin.mean for bin in start.bins] == [1.0, 0.5, 0.5]
+    assert (start.psi.value, start.psi.high, relative.axis) == (0.5, 0.5, "relative")
+    assert found.order == found.documents == []
     rerankers["near"].score = lambda place, blocks, query: 2 * (place == 0) - place
-    bad = measure_bias(dataset, ["given+near"], tmp_path / "out", kinds=["position"], runs=given, measure="Success@1")[
-        "position"
-    ][0]
-    assert bad["mean"] == 0.0 and bad["psi"]["value"] is None and bad["psi"]["low"] is None
+    bad = measure_bias(
+        dataset, ["given+near"], tmp_path / "out", kinds=["position"], runs=given, measure="Success@1"
+    ).position[0]
+    assert bad.mean == 0.0 and bad.psi.value is None and bad.psi.low is None
 
 
 @pytest.fixture
@@ -170,17 +171,17 @@ def test_with_an_index_the_default_layout_minds_no_order(dataset, toy_everywhere
         dataset, ["dense", "dense+minilm"], tmp_path / "out", candidates=5, permutations=3, slots=3,
         progress=lambda step, done: told.append((step, done)),
     )  # fmt: skip
-    (order,) = found["order"]
-    assert order["score_variance"] == order["rank_variance"] == order["tau_psi"] == 0.0
-    assert [slot["slot"] for slot in order["gold_at"]] == ["top", "50 %", "bottom"]
-    assert [entry["system"] for entry in found["documents"]] == ["dense", "dense+minilm"]
-    assert found["documents"][1]["ids_exchanged_largest_difference"] == 0.0
+    (order,) = found.order
+    assert order.score_variance == order.rank_variance == order.tau_psi == 0.0
+    assert [slot.slot for slot in order.gold_at] == ["top", "50 %", "bottom"]
+    assert [entry.system for entry in found.documents] == ["dense", "dense+minilm"]
+    assert found.documents[1].facts["ids_exchanged_largest_difference"] == 0.0
     assert ("dense+minilm: order", len(STARTS)) in told
     again = measure_bias(
         dataset, ["dense+minilm"], tmp_path / "other", kinds=["order"], candidates=5, permutations=3, slots=3,
         index=tmp_path / "out" / "index",
     )  # fmt: skip
-    assert again["order"] == found["order"] and not (tmp_path / "other" / "index").exists()
+    assert again.order == found.order and not (tmp_path / "other" / "index").exists()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_places_that_are_not_known(dataset, given, rerankers, tmp_path):
     bare = load_positions(dataset.folder)
     with pytest.raises(InputError, match="leave out the kind 'position'"):
         measure_bias(bare, ["given+free"], tmp_path / "out", runs=given)
-    assert measure_bias(bare, ["given+free"], tmp_path / "out", runs=given, kinds=["order"])["position"] == []
+    assert measure_bias(bare, ["given+free"], tmp_path / "out", runs=given, kinds=["order"]).position == []
 
 
 def test_every_kind_gets_a_page_with_its_index(dataset, given, rerankers, tmp_path):
@@ -223,9 +224,9 @@ def test_every_kind_gets_a_page_with_its_index(dataset, given, rerankers, tmp_pa
         for text in (*shown, "given+free", f"sightline bias --kind {kinds[0]}", "python", "<svg"):
             assert text in page, (kinds, text)
         assert "Position Sensitivity Index" in page and "chance" in page
-        for one in found["position"]:
-            for bin in one["bins"]:
-                assert f"({bin['low']:.3f} to {bin['high']:.3f})".replace("0.", ".") in page
+        for one in found.position:
+            for bin in one.bins:
+                assert f"({bin.low:.3f} to {bin.high:.3f})".replace("0.", ".") in page
 
 
 def test_an_impossible_measure_is_refused_first(dataset, given, rerankers, tmp_path):
@@ -240,7 +241,10 @@ def test_results_name_no_folder(dataset, given, rerankers, tmp_path):
     found = measure_bias(
         dataset, [f"given+{place}"], tmp_path / "out", runs=given, command=["sightline", f"--run=given={place}"]
     )
-    assert str(tmp_path) not in json.dumps(found) and found["command"] == "sightline --run=given=hot.yaml"
-    assert {entry["system"] for kind in ("order", "position", "documents") for entry in found[kind]} == {
+    assert (
+        str(tmp_path) not in json.dumps(found.as_json())
+        and found.provenance.command == "sightline --run=given=hot.yaml"
+    )
+    assert {entry.system for row in (found.order, found.position, found.documents) for entry in row} == {
         "given+hot.yaml"
     }

@@ -1,7 +1,5 @@
 """The engine against transformers' own eager attention, given ids, positions and masks that are written out here."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -199,9 +197,9 @@ def test_ids_positions_and_signal_tokens_are_as_written_out(model_of, layout):
     assert [list(block.ids) for block in prompt.documents] == blocks
     assert [(list(q.ids), list(q.signal)) for q in prompt.queries] == ends
     starts = np.cumsum([len(first), *map(len, blocks)])
-    if reranker.spec.positions == "restart":
+    if reranker.spec.prompt.positions == "restart":
         assert [positions[start] for start in starts[:-1]] == [len(first)] * 4
-        offset = reranker.spec.query_position or len(first) + 512
+        offset = reranker.spec.prompt.query_position or len(first) + 512
         assert [positions[starts[-1]], positions[-1]] == [offset, offset + len(ends[-1][0]) - 1]
     else:
         assert positions[: starts[-1]] == list(range(starts[-1]))
@@ -285,7 +283,7 @@ def test_template_takes_no_special_token_from_a_users_text(model_of):
 
 def test_template_of_layout_is_data(model_of):
     tokenizer = AutoTokenizer.from_pretrained(model_of("qwen3"))
-    layout = dataclasses.replace(load_layout("icr"), chat=False, instruction="", block="{text}", ids="none")
+    layout = load_layout("icr", chat=False, instruction="", block="{text}", ids="none")
     template = Template(layout, tokenizer, "mine")
     assert template.instruction("q") == ()
     [block] = template.documents([_document({"id": "a", "text": "Cats purr."})])

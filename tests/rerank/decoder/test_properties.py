@@ -1,6 +1,5 @@
 """What must not change a score, and what must be told when it does."""
 
-import dataclasses
 import importlib.util
 import pickle
 import random
@@ -17,6 +16,7 @@ from sightline.errors import InputError, MissingExtraError, ModelError
 from sightline.kernels import Context
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
 from sightline.rerank.decoder.forward import last_position, positions_of
+from sightline.rerank.layout import layout_fields
 
 from ..conftest import save_model
 from .test_engine import DOCUMENTS, QUERY, by_place
@@ -33,7 +33,7 @@ def decoder(model_of):
 
 
 def reranker(decoder, layout, **options):
-    changes = {key: options.pop(key) for key in list(options) if key in load_layout("icr").__slots__}
+    changes = {key: options.pop(key) for key in list(options) if key in layout_fields()}
     return DecoderReranker(decoder, load_layout(layout, **changes), **options)
 
 
@@ -366,7 +366,7 @@ def test_backends_agree(decoder, backend, monkeypatch):
 def test_heads_and_layout_are_options_of_the_loader(model_of):
     made = load_reranker(model_of("qwen3"), layout="qrhead", heads=["1-0"])
     assert isinstance(made, DecoderReranker)
-    assert made.spec.heads == ("1-0",)
+    assert made.spec.readout.heads == ("1-0",)
     assert made.rank(QUERY, DOCUMENTS).layout == "qrhead"
 
 
@@ -375,7 +375,7 @@ def test_a_layout_saved_with_a_model_is_its_default(tmp_path):
 
     folder = save_model(tmp_path / "model")
     assert load_reranker(f"hf:{folder}").spec.name == "icr"
-    saved = dataclasses.replace(load_layout("blockrank"), name="mine", layers=1)
+    saved = load_layout("blockrank", name="mine", layers=1)
     (tmp_path / "model" / "layout.yaml").write_text(yaml.safe_dump(saved.as_dict()))
     assert load_reranker(f"hf:{folder}").spec == saved
     assert load_reranker(f"hf:{folder}", layout="icr").spec.name == "icr"

@@ -1,0 +1,165 @@
+"""From what the signal tokens saw to one score per document: pure functions of a `Reading`, whichever model made it.
+
+Everything here is order-free: permuting the documents permutes the results, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from ..kernels import Keys, QuantizedKeys, states_lse, states_max
+from .results import NOTHING
+
+if TYPE_CHECKING:
+    from .layout import ReadoutSpec
+
+__all__ = [
+    "Reading",
+    "document_scores",
+    "head_scores",
+    "joint_normaliser",
+    "log_shares",
+    "mean_over_rows",
+    "read_states",
+    "row_shares",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What S signal tokens saw of N documents, by H heads. Logarithms are natural.
+
+    Args:
+        lse: float (S, H, N), log-sum-exp of each signal token over each document's logits; -inf for a document without
+            tokens.
+        normaliser: float64 (S, H), log-sum-exp over all keys that compete.
+        lengths: tokens of each document.
+        largest: float (S, H, N), the largest logits; None unless the readout asks for them. Of token states, whose
+            logits are scaled cosines, it is the largest cosines.
+        tokens: float (K,) or (H, K), the attention on each of the K tokens of the documents, a mean over the signal
+            tokens, and over the heads unless they are kept apart; None unless it was asked for.
+        null_tokens: the same as the null query pays it; None unless scores are calibrated.
+    """
+
+    lse: torch.Tensor
+    normaliser: torch.Tensor
+    lengths: tuple[int, ...]
+    largest: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    null_tokens: torch.Tensor | None = None
+
+
+def read_states(rows: torch.Tensor, keys: Sequence[Keys], *, scale: float, largest: bool = False) -> Reading:
+    """Read documents whose token states are at hand, by softmax attention over all tokens of all of them.
+
+    Args:
+        rows: float32 (S, D), states of the signal tokens.
+        keys: N documents' token states, each (T_n, D).
+        scale: the factor on their products.
+        largest: also read the largest products.
+
+    Returns:
+        A `Reading` of one head.
+
+    Example:
+        >>> reading = read_states(torch.eye(2), [torch.eye(2), torch.zeros(0, 2)], scale=1.0)
+        >>> reading.lse.shape, reading.lengths
+        (torch.Size([2, 1, 2]), (2, 0))
+    """
+    lse = states_lse(rows, keys, scale=scale)[:, None]
+    lengths = tuple(len(key.values if isinstance(key, QuantizedKeys) else key) for key in keys)
+    most = states_max(rows, keys)[:, None] if largest else None
+    return Reading(lse, joint_normaliser(lse), lengths, most)
+
+
+def joint_normaliser(lse: torch.Tensor) -> torch.Tensor:
+    """Log-sum-exp over all tokens of all documents, from that over each document: (..., N) to float64 (...)."""
+    # Summed in sorted order, it is the same to the last bit whatever the order of the documents.
+    return torch.logsumexp(lse.double().sort(dim=-1).values, dim=-1)
+
+
+def document_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
+    """Scores of the documents.
+
+    Args:
+        reading: one list; with the tokens of both queries if it is calibrated.
+        spec: how to score; its readout is not ``learnt``, for which see `LearntReadout.scores`.
+
+    Returns:
+        float64 (N,), higher is better. A document without tokens gets less than any that has some.
+    """
+    return head_scores(reading, spec).mean(dim=0)
+
+
+def head_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
+    """The scores by each head alone, float64 (H, N); `sightline heads` looks for retrieving heads in them.
+
+    If scores are calibrated, H is 1 unless the reading keeps heads apart.
+    """
+    if spec.calibration != "none":
+        return _calibrated(reading, spec)
+    if spec.readout == "maxsim":
+        assert reading.largest is not None
+        return mean_over_rows(reading.largest.double().clamp_min(NOTHING))
+    shares = log_shares(reading, spec.length, spec.normalisation)
+    return mean_over_rows(shares.exp() if spec.readout == "mass" else shares)
+
+
+def row_shares(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
+    """Attention by signal token, a mean over heads, as shares among the documents: float64 (S, N).
+
+    Rows sum to one, whatever the normalisation.
+    """
+    shares = log_shares(reading, spec.length, spec.normalisation).exp().mean(dim=1)
+    if spec.normalisation == "documents":
+        return shares
+    total = shares.sort(dim=1).values.sum(dim=1, keepdim=True)
+    return shares / torch.where(total == 0, 1, total)
+
+
+def log_shares(
+    reading: Reading,
+    length: Literal["sum", "mean"] = "sum",
+    normalisation: Literal["documents", "all_keys"] = "documents",
+) -> torch.Tensor:
+    """Logarithm of the attention of each signal token and head on each document: float64 (S, H, N).
+
+    Args:
+        reading: one list.
+        length: see `ReadoutSpec`.
+        normalisation: which keys ``reading.normaliser`` is over.
+    """
+    lse, normaliser = reading.lse.double(), reading.normaliser
+    if length == "mean":
+        lse = lse - torch.tensor(reading.lengths, dtype=torch.float64).clamp_min(1).log()
+        if normalisation == "documents":
+            normaliser = joint_normaliser(lse)
+    return (lse - normaliser[..., None]).clamp_min(NOTHING)
+
+
+def mean_over_rows(values: torch.Tensor) -> torch.Tensor:
+    """Mean over the signal tokens: (S, ..., N) to (..., N), each document's the same to the last bit at any place.
+
+    A mean over the first axis would not be: beyond 16 columns, torch sums those that are left over in another order.
+    """
+    return values.movedim(0, -1).contiguous().mean(dim=-1)
+
+
+def _calibrated(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
+    """Attention less that of the null query, summed over each document's tokens but outliers (ICR, section 3.2)."""
+    assert reading.tokens is not None and reading.null_tokens is not None
+    excess = torch.atleast_2d(reading.tokens.double() - reading.null_tokens.double())  # (H, K)
+    scores = []
+    for part in excess.split(reading.lengths, dim=1):
+        count = part.shape[1]
+        if spec.outliers is not None and count > 1:  # one token has no spread, and is kept
+            spread = part.std(dim=1, keepdim=True)
+            kept = part >= part.mean(dim=1, keepdim=True) - spec.outliers * spread
+            part, count = torch.where(kept, part, 0), kept.sum(dim=1)
+        total = part.sum(dim=1)
+        scores.append(total / torch.as_tensor(count).clamp_min(1) if spec.length == "mean" else total)
+    return torch.stack(scores, dim=1) if scores else excess.new_zeros(len(excess), 0)
