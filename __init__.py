@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         load_reranker,
     )
     from .retrieval.index import Index
-    from .retrieval.sources import read_documents
+    from .retrieval.sources import load_documents
     from .search import CandidateList, Explanation, Hit, Searcher, SearchResult
 
 __version__ = "0.1.0"
@@ -62,7 +62,7 @@ _WHERE = {
     "load_encoder": "models.encoder",
     "load_layout": "rerank",
     "load_reranker": "rerank",
-    "read_documents": "retrieval.sources",
+    "load_documents": "retrieval.sources",
 }
 
 __all__ = [
@@ -84,10 +84,10 @@ __all__ = [
     "SightlineError",
     "arrange",
     "list_rerankers",
+    "load_documents",
     "load_encoder",
     "load_layout",
     "load_reranker",
-    "read_documents",
 ]
 
 

@@ -24,7 +24,7 @@ import yaml
 from .errors import DataError, SightlineError
 from .wording import quoted
 
-__all__ = ["DEEPEST", "as_type", "parse_json", "parse_yaml", "read_json", "read_yaml", "too_deep"]
+__all__ = ["DEEPEST", "as_type", "load_json", "load_yaml", "parse_json", "parse_yaml", "too_deep"]
 
 DEEPEST = 500  # SQLite, which holds metadata, reads 1,000 levels
 _DEEPEST_YAML = 50
@@ -79,7 +79,7 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def read_json(path: str | PathLike[str]) -> Any:
+def load_json(path: str | PathLike[str]) -> Any:
     """Parse a file with `parse_json`.
 
     Args:
@@ -96,7 +96,7 @@ def read_json(path: str | PathLike[str]) -> Any:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "a.json")
         ...     _ = path.write_text("[1, 2]")
-        ...     read_json(path)
+        ...     load_json(path)
         [1, 2]
     """
     try:
@@ -144,7 +144,7 @@ def parse_yaml(text: str) -> Any:
         raise DataError(f"not valid YAML: {' '.join(str(error).split())[:200]}") from None
 
 
-def read_yaml(path: str | PathLike[str] | Traversable) -> Any:
+def load_yaml(path: str | PathLike[str] | Traversable) -> Any:
     """Parse a file with `parse_yaml`.
 
     Args:
@@ -161,7 +161,7 @@ def read_yaml(path: str | PathLike[str] | Traversable) -> Any:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "a.yaml")
         ...     _ = path.write_text("name: mine")
-        ...     read_yaml(path)
+        ...     load_yaml(path)
         {'name': 'mine'}
     """
     source = path if isinstance(path, Traversable) else Path(path)

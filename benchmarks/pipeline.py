@@ -99,7 +99,7 @@ def searching(
             result = kept.search(next(asked), 10, evidence="sentence")
             kept_times.append(time.perf_counter() - started)
             stages.append(dict(result.milliseconds))
-            sizes.append(result.candidates)
+            sizes.append(result.passages)
             if number % 10:
                 continue
             text = next(asked)

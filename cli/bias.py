@@ -54,10 +54,10 @@ def bias(
     ] = None,
     run: RunsOption = None,
     index: IndexOption = None,
-    depth: Annotated[
+    candidates: Annotated[
         int, typer.Option(help="Candidates per query, for position.", min=1, rich_help_panel=CANDIDATES)
     ] = 100,
-    candidates: Annotated[
+    list_length: Annotated[
         int, typer.Option(help="Documents per list, for order and documents.", min=2, rich_help_panel=CANDIDATES)
     ] = 30,
     measure: Annotated[
@@ -85,8 +85,8 @@ def bias(
             out,
             kinds=kinds,
             measure=measure,
-            depth=depth,
             candidates=candidates,
+            list_length=list_length,
             permutations=permutations,
             seed=seed,
             runs=given_runs(run),

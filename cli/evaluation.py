@@ -25,7 +25,6 @@ from .options import (
     CANDIDATES,
     COLLECTION,
     MEASURING,
-    DepthOption,
     EncoderOption,
     FaissOption,
     IndexOption,
@@ -35,6 +34,7 @@ from .options import (
     MaxQueriesOption,
     MaxTokensOption,
     MeasuresOption,
+    PerQueryOption,
     QrelsOption,
     RerankOption,
     RunsOption,
@@ -55,7 +55,7 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for name, command, example in (
-        ("rerank", rerank, "sightline rerank --data data/trec_dl19 --run bm25.trec --out minilm.trec --depth 100"),
+        ("rerank", rerank, "sightline rerank --data data/trec_dl19 --run bm25.trec --out minilm.trec --candidates 100"),
         ("eval", evaluate, "sightline eval data/scifact --systems bm25,dense,dense+minilm --out results/scifact"),
         ("matrix", matrix, "sightline matrix data --plan plan.yaml --out results/matrix"),
         ("bench", bench, "sightline bench data/scifact --systems bm25,dense+minilm --out results/scifact"),
@@ -74,7 +74,7 @@ def rerank(
         Path | None, typer.Option(help="Instead of both: requests of rank_llm, .jsonl, texts and all.")
     ] = None,
     rerank: RerankOption = "minilm",
-    depth: DepthOption = 100,
+    candidates: PerQueryOption = 100,
     split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
@@ -82,13 +82,13 @@ def rerank(
     from ..eval.loading import load_dataset
     from ..eval.output import writable_file
     from ..eval.provenance import portable_name
-    from ..eval.rank_llm import read_requests
+    from ..eval.rank_llm import parse_requests
     from ..eval.reranking import rerank_run
     from ..eval.runs import load_run, save_run
     from ..rerank.loading import load_reranker
 
     if requests is not None and data is None and run is None:
-        dataset, given = read_requests(requests)
+        dataset, given = parse_requests(requests)
     elif requests is None and data is not None and run is not None:
         dataset, given = load_dataset(data, split), load_run(run, split)
     else:
@@ -99,10 +99,10 @@ def rerank(
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
     with progress_bar("reranking") as tell:
-        ranked = rerank_run(dataset, given, reranker, depth, tell)
+        ranked = rerank_run(dataset, given, reranker, candidates, tell)
     save_run(out, ranked, portable_name(reranker.name), dataset)
     if json:
-        write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "depth": depth})
+        write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "candidates": candidates})
     else:
         told = f"{out}: {len(ranked)} queries reranked by {reranker.name}"
         console.print(visible(told), markup=False, highlight=False, soft_wrap=True)
@@ -123,7 +123,7 @@ def evaluate(
     max_queries: MaxQueriesOption = None,
     run: RunsOption = None,
     index: IndexOption = None,
-    depth: DepthOption = 100,
+    candidates: PerQueryOption = 100,
     add_positives: Annotated[
         bool,
         typer.Option(
@@ -157,7 +157,7 @@ def evaluate(
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
     options: dict[str, Any] = {
-        "depth": depth,
+        "candidates": candidates,
         "add_positives": add_positives,
         "measures": wanted_measures,
         "settings": settings,
@@ -188,7 +188,7 @@ def matrix(
     ] = "",
     max_queries: MaxQueriesOption = None,
     jobs: JobsOption = 1,
-    depth: DepthOption = 100,
+    candidates: PerQueryOption = 100,
     measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
 ) -> None:
@@ -197,7 +197,7 @@ def matrix(
     from ..eval.metrics import split_measures
 
     collections = load_matrix(data, plan, only=names(only), max_queries=max_queries)
-    options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
+    options: dict[str, Any] = {"candidates": candidates, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("matrix") as tell:
         results = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
     _show_all(results, out, json)
@@ -210,7 +210,7 @@ def bench(
     split: SplitOption = "test",
     max_queries: MaxQueriesOption = None,
     index: IndexOption = None,
-    depth: DepthOption = 100,
+    candidates: PerQueryOption = 100,
     cost_queries: Annotated[
         int,
         typer.Option(help="Queries timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
@@ -224,7 +224,7 @@ def bench(
     from ..eval.metrics import split_measures
 
     dataset = load_dataset(folder, split, max_queries=max_queries)
-    options: dict[str, Any] = {"depth": depth, "measures": split_measures(measures), "command": sys.argv}
+    options: dict[str, Any] = {"candidates": candidates, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("measuring") as tell:
         results = bench_systems(
             dataset, names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
@@ -259,7 +259,7 @@ def _show(results: Results, out: Path, json: bool) -> None:
         write_json(results.as_json())
         return
     summary, said = results.summary, _caveats(results.summary)
-    about = f"{summary.dataset}, {summary.split}: {summary.queries} queries, depth {summary.depth}"
+    about = f"{summary.dataset}, {summary.split}: {summary.queries} queries, {summary.candidates}"
     table = Table(title=Text(visible(about + said)))
     table.add_column("system", no_wrap=True)
     for place, name in enumerate(summary.measures):

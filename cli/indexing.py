@@ -186,10 +186,10 @@ class _Source:
 
     def __init__(self, corpus: Path, options: FileOptions) -> None:
         from ..eval.catalogues import corpus_of, in_catalogue
-        from ..retrieval.sources import ReadSummary
+        from ..retrieval.sources import LoadSummary
 
         self.bad: list[DataError] = []
-        self.summary = ReadSummary()
+        self.summary = LoadSummary()
         if (named := in_catalogue(corpus)) is None:
             self._documents = self._read(corpus, options)
             return
@@ -199,12 +199,12 @@ class _Source:
         self._documents = iter(corpus_of(*named))
 
     def _read(self, corpus: Path, options: FileOptions) -> Iterator[Document]:
-        from ..retrieval.sources import guess_format, read_documents
+        from ..retrieval.sources import guess_format, load_documents
 
         format = options.format or guess_format(corpus)
         folder = format == "folder"
         skip = options.strict is False or (options.strict is None and folder)
-        return read_documents(
+        return load_documents(
             corpus,
             format=format,
             id_field=options.id_field,

@@ -17,7 +17,6 @@ __all__ = [
     "SEARCHING",
     "SERVER",
     "CandidatesOption",
-    "DepthOption",
     "EncoderOption",
     "FaissOption",
     "FirstStageOption",
@@ -29,6 +28,7 @@ __all__ = [
     "MaxQueriesOption",
     "MaxTokensOption",
     "MeasuresOption",
+    "PerQueryOption",
     "QrelsOption",
     "RerankOption",
     "RunsOption",
@@ -121,7 +121,9 @@ IndexOption = Annotated[
     Path | None,
     typer.Option("--index", help="Search this index instead of making one.", rich_help_panel=CANDIDATES),
 ]
-DepthOption = Annotated[int, typer.Option("--depth", help="Candidates per query.", min=1, rich_help_panel=CANDIDATES)]
+PerQueryOption = Annotated[
+    int, typer.Option("--candidates", help="Candidates per query.", min=1, rich_help_panel=CANDIDATES)
+]
 MeasuresOption = Annotated[
     str,
     typer.Option("--measures", help="Comma-separated, as ir_measures names them.", rich_help_panel=MEASURING),

@@ -117,9 +117,9 @@ def search(
     if not result.hits:
         console.print("nothing found with this filter" if where_filter else "nothing found")
     told = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
-    console.print(f"{result.candidates} candidates; milliseconds: {told}", style="dim", highlight=False)
+    console.print(f"{result.passages} passages; milliseconds: {told}", style="dim", highlight=False)
     if anew and result.hits:
-        _advise(searcher, result.candidates)
+        _advise(searcher, result.passages)
     if console.is_terminal and result.hits:
         _print_below(Text(_LEGEND[searcher.reranker is not None], "dim"))
     for warning in result.warnings:

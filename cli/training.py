@@ -19,11 +19,11 @@ from ..training.config import Mining, Objective, Sampling, TrainingConfig
 from ..wording import did_you_mean
 from .console import console, errors, given_runs, progress_bar, visible, write_json
 from .options import (
-    DepthOption,
     EncoderOption,
     IndexOption,
     JsonOption,
     MaxQueriesOption,
+    PerQueryOption,
     RunsOption,
     SplitOption,
     SystemOption,
@@ -83,7 +83,7 @@ def mine(
         Path | None,
         typer.Option(help="The folder for the index and results, which are used again. By default beside --out."),
     ] = None,
-    depth: DepthOption = 100,
+    candidates: PerQueryOption = 100,
     absolute: Annotated[
         bool, typer.Option("--absolute", help="Take --margin as a difference of scores.", rich_help_panel=_NEGATIVES)
     ] = False,
@@ -111,7 +111,7 @@ def mine(
             dataset,
             system,
             work or out.with_suffix(".mining"),
-            depth=depth,
+            candidates=candidates,
             runs=given_runs(run),
             index=index,
             settings={"encoder": encoder},
@@ -186,7 +186,7 @@ def train(
     min_grade: Annotated[
         int, typer.Option(rich_help_panel=_DATA, help="The lowest grade that counts as relevant.", min=1)
     ] = 1,
-    depth: Annotated[
+    candidates: Annotated[
         int,
         typer.Option(
             rich_help_panel=_DATA, help="Candidates of each first stage that negatives are drawn from.", min=1
@@ -196,7 +196,7 @@ def train(
         int | None,
         typer.Option(rich_help_panel=_DATA, help="Measure on the first so many queries of each --dev.", min=1),
     ] = None,
-    dev_depth: Annotated[
+    dev_candidates: Annotated[
         int, typer.Option(rich_help_panel=_DATA, help="How many candidates of each --dev query are reranked.", min=1)
     ] = 100,
     layout: Annotated[
@@ -251,8 +251,10 @@ def train(
     options = {name: _option(name, value) for name, value in _pairs(option, "--option")}
     named = {"layout": layout, "lora": lora, "next_token": next_token, "gradient_checkpointing": gradient_checkpointing}
     options |= {name: value for name, value in named.items() if value}
-    measured = load_dev_sets(dev_sources, dev_runs, depth=dev_depth, max_queries=dev_queries)
-    examples = load_sources(sources, runs, min_grade=min_grade, depth=depth, needs_negatives=not sampling.in_batch)
+    measured = load_dev_sets(dev_sources, dev_runs, candidates=dev_candidates, max_queries=dev_queries)
+    examples = load_sources(
+        sources, runs, min_grade=min_grade, candidates=candidates, needs_negatives=not sampling.in_batch
+    )
     learner = load_learner(model, **options)
     if not errors.is_terminal:  # no bar is seen there: lines are
         logging.getLogger("sightline.training").setLevel(logging.INFO)

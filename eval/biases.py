@@ -154,8 +154,8 @@ class Bias:
         dataset: name of the collection.
         split: of the judgements.
         queries: how many were judged.
-        depth: candidates of each query, for ``position``.
-        candidates: documents of each list, for ``order`` and ``documents``.
+        candidates: candidates of each query, for ``position``.
+        list_length: documents of each list, for ``order`` and ``documents``.
         seed: of permutations, exchanged ids, and intervals.
         measure: of quality.
         order: one entry for each reranker.
@@ -168,8 +168,8 @@ class Bias:
     dataset: str | None = None
     split: str = ""
     queries: int = 0
-    depth: int = 0
     candidates: int = 0
+    list_length: int = 0
     seed: int = 0
     measure: str = ""
     order: list[OrderRow] = field(default_factory=list)
@@ -205,7 +205,7 @@ def parse_bias(body: Any) -> Bias:
     """The content of ``bias.json``.
 
     Args:
-        body: what `sightline.parsing.read_json` returned.
+        body: what `sightline.parsing.load_json` returned.
 
     Raises:
         DataError: naming the first field that is wrong, or if it is of another version.

@@ -27,22 +27,22 @@ class GivenLists:
     Args:
         dataset: has the texts.
         run: scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
-        depth: candidates per query; those below are left out.
+        candidates: candidates per query; those below are left out.
 
     Attributes:
         queries: ids of the queries, in the run's order.
 
     Raises:
         DataError: if a candidate has no text, or no query of the run is in the data set.
-        InputError: if ``depth`` is below 1.
+        InputError: if ``candidates`` is below 1.
     """
 
-    def __init__(self, dataset: Dataset, run: Mapping[str, Mapping[str, float]], depth: int = 100) -> None:
-        if depth < 1:
-            raise InputError(f"depth must be at least 1, not {depth}")
+    def __init__(self, dataset: Dataset, run: Mapping[str, Mapping[str, float]], candidates: int = 100) -> None:
+        if candidates < 1:
+            raise InputError(f"candidates must be at least 1, not {candidates}")
         self.queries = known_queries(dataset, run)
         self._dataset, self._run = dataset, run
-        self._top = {id: trec_order(run[id])[:depth] for id in self.queries}
+        self._top = {id: trec_order(run[id])[:candidates] for id in self.queries}
         wanted = {document for documents in self._top.values() for document in documents}
         self._texts = {document.id: document for document in dataset.documents(only=wanted)}
         for query, documents in self._top.items():

@@ -74,8 +74,8 @@ def bench_systems(
     results = evaluate_systems(dataset, systems, out, **options)
     texts = list(dataset.queries.values())[:cost_queries]
     with Index.open(options.get("index") or Path(out) / "index") as opened:
-        depth, progress = results.summary.depth, options.get("progress")
-        cost = measure_cost(opened, systems, texts, depth=depth, progress=progress)
+        candidates, progress = results.summary.candidates, options.get("progress")
+        cost = measure_cost(opened, systems, texts, candidates=candidates, progress=progress)
     points = {
         name: (found.latency_ms.p50, results.systems[name][results.measure]) for name, found in cost.systems.items()
     }
@@ -89,7 +89,7 @@ def measure_cost(
     systems: Sequence[str],
     queries: Sequence[str],
     *,
-    depth: int = 100,
+    candidates: int = 100,
     k: int = 10,
     progress: Callable[[str, int], None] | None = None,
 ) -> Cost:
@@ -102,7 +102,7 @@ def measure_cost(
         index: searched by all.
         systems: names for `sightline.names.SystemName.parse`.
         queries: N texts, at least one.
-        depth: candidates that a first stage hands on.
+        candidates: candidates that a first stage hands on.
         k: documents returned.
         progress: called with the current step and how many queries of it are done.
 
@@ -117,7 +117,7 @@ def measure_cost(
         stage, second = SystemName.parse(name)
         reranker = load_reranker(second) if second else None
         searchers[portable_name(name)] = Searcher(
-            index, reranker, first_stage=cast(FirstStage, stage), candidates=depth
+            index, reranker, first_stage=cast(FirstStage, stage), candidates=candidates
         )
     timings = _timed(index, searchers, queries, k, partial(tell, "timing"))
     machine = Machine(matmul_rate(), copy_rate())
@@ -155,7 +155,7 @@ def _timed(
             result = searcher.search(query, k)
             timings[name].seconds.append(time.perf_counter() - started)
             timings[name].stages.append(result.milliseconds)
-            timings[name].candidates.append(result.candidates if searcher.reranker else 0)
+            timings[name].candidates.append(result.passages if searcher.reranker else 0)
         progress(number)
     return timings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..documents import Document
 from ..errors import DataError, InputError
 from ..retrieval.compression import SUFFIXES
-from ..retrieval.sources import read_documents
-from .trec import plain_suffix, read_lines
+from ..retrieval.sources import load_documents
+from .trec import numbered_lines, plain_suffix
 
 __all__ = ["Dataset", "collection_files"]
 
@@ -173,16 +173,16 @@ def _splits(folder: Path) -> list[str]:
 
 def _documents(path: Path) -> Iterator[Document]:
     if plain_suffix(path) == ".jsonl":
-        return read_documents(path, format="jsonl")
-    _, first = next(read_lines(path), (1, ""))
+        return load_documents(path, format="jsonl")
+    _, first = next(numbered_lines(path), (1, ""))
     cells = first.rstrip("\r\n").split("\t")
     # A header names a column "text"; a collection of MS MARCO has no header.
-    return read_documents(path, format="tsv") if "text" in cells else _collection(path)
+    return load_documents(path, format="tsv") if "text" in cells else _collection(path)
 
 
 def _collection(path: Path) -> Iterator[Document]:
     """MS MARCO: the columns are id and text, or id, title and text, or id, address, title and text; no header."""
-    for line, text in read_lines(path):
+    for line, text in numbered_lines(path):
         id, *cells = text.rstrip("\r\n").split("\t")
         if not 1 <= len(cells) <= 3:
             reason = f"a line must have 2 to 4 columns (id, perhaps address and title, text); it has {len(cells) + 1}"

@@ -35,7 +35,7 @@ class EvaluateOptions(TypedDict, total=False):
     """Arguments of `evaluate` that what builds on it passes on."""
 
     measures: Sequence[str]
-    depth: int
+    candidates: int
     add_positives: bool
     runs: Mapping[str, str | Path | GivenRun] | None
     index: str | Path | None
@@ -50,7 +50,7 @@ def evaluate(
     dataset: Dataset,
     measures: Sequence[str] = DEFAULT_MEASURES,
     *,
-    depth: int = 100,
+    candidates: int = 100,
     add_positives: bool = False,
     runs: Mapping[str, str | Path | GivenRun] | None = None,
     index: str | Path | None = None,
@@ -70,7 +70,7 @@ def evaluate(
             `Searcher`, a run (score by query id and document id), or a function from a query to scores by document id.
         dataset: what to search and to measure against.
         measures: names that ir_measures knows; systems are compared by the first.
-        depth: candidates that a first stage hands on, and documents that are measured.
+        candidates: candidates that a first stage hands on, and documents that are measured.
         add_positives: let rerankers also read the relevant documents that the first stage did not find; results then
             say so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
         runs: given first stages: name to a run, or to its file, see `sightline.eval.load_run`.
@@ -86,8 +86,8 @@ def evaluate(
         InputError: if a system or an option cannot be used, or the index is of another collection.
         SightlineError: see `Index.build` and `rerank_run`.
     """
-    if depth < 1:
-        raise InputError(f"depth must be at least 1, not {depth}")
+    if candidates < 1:
+        raise InputError(f"candidates must be at least 1, not {candidates}")
     measures = tuple(dict.fromkeys(measures))
     check_measures(measures)
     plan = plan_systems(systems, runs or {}, dataset.split)
@@ -100,11 +100,11 @@ def evaluate(
             opened = open_index(dataset, index, folder / "index", settings or {}, searching, told)
             facts = index_facts(stack.enter_context(opened))
         answers = answer_systems(
-            plan, dataset, opened, depth=depth, add_positives=add_positives, pool=pool, progress=tell
+            plan, dataset, opened, candidates=candidates, add_positives=add_positives, pool=pool, progress=tell
         )
     answers = {name: answers[name] for name in plan.systems}
     files = {name: Path(run) for name, run in (runs or {}).items() if not isinstance(run, Mapping)}
-    return _Measured(dataset, answers, measures).results(depth, add_positives, facts, files, command)
+    return _Measured(dataset, answers, measures).results(candidates, add_positives, facts, files, command)
 
 
 def evaluate_systems(
@@ -162,7 +162,7 @@ class _Measured:
 
     def results(
         self,
-        depth: int,
+        candidates: int,
         add_positives: bool,
         index: IndexFacts | None,
         files: Mapping[str, Path],
@@ -174,7 +174,7 @@ class _Measured:
             dataset=dataset.name,
             split=dataset.split,
             queries=len(dataset.queries),
-            depth=depth,
+            candidates=candidates,
             measures=list(self.measures),
             identical_ids=sum(id in scores for run in self.runs.values() for id, scores in run.items()),
             positives_added=add_positives,

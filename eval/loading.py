@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import DataError, InputError
 from .catalogues import CATALOGUES, in_catalogue
 from .dataset import Dataset, collection_files
-from .trec import read_qrels, read_queries
+from .trec import parse_qrels, parse_queries
 
 __all__ = ["load_dataset"]
 
@@ -39,7 +39,7 @@ def load_dataset(
         files = collection_files(folder, split)
         judged = files["qrels"]
         whole = Dataset(
-            Path(folder).resolve().name, split, Path(folder), read_queries(files["queries"]), read_qrels(judged)
+            Path(folder).resolve().name, split, Path(folder), parse_queries(files["queries"]), parse_qrels(judged)
         )
     ids = list(whole.qrels)[:max_queries]
     missing = [id for id in ids if id not in whole.queries]
@@ -47,7 +47,7 @@ def load_dataset(
         raise DataError(f"judged query {missing[0]!r} has no text among the queries ({len(missing)} such)", path=judged)
     grades = whole.qrels
     if qrels is not None:
-        grades = read_qrels(qrels)
+        grades = parse_qrels(qrels)
         if not any(id in grades for id in ids):
             raise DataError(f"judges none of the {len(ids)} queries of {whole.name}, split {whole.split}", path=qrels)
     return replace(whole, queries={id: whole.queries[id] for id in ids}, qrels={id: grades.get(id, {}) for id in ids})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Unpack
 
 from ..errors import DataError, InputError
-from ..parsing import as_type, read_yaml
+from ..parsing import as_type, load_yaml
 from .dataset import collection_files
 from .experiment import EvaluateOptions, evaluate_systems
 from .loading import load_dataset
@@ -63,7 +63,7 @@ def load_matrix(
     plan, data = Path(plan), Path(data)
     if not data.is_dir():
         raise DataError("no such folder; name the one that holds the plan's collections", path=data)
-    body = read_yaml(plan)
+    body = load_yaml(plan)
     try:
         found = dict(as_type(body, _Plan).laid_out(data, max_queries))
     except DataError as error:

@@ -18,12 +18,12 @@ from ..parsing import parse_json
 from ..retrieval.compression import open_binary
 from .trec import trec_order
 
-__all__ = ["read_predictions", "write_predictions"]
+__all__ = ["parse_predictions", "write_predictions"]
 
 _META = "mteb_model_meta"
 
 
-def read_predictions(
+def parse_predictions(
     path: str | os.PathLike[str], split: str | None = None, subset: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Read one split of one subset as a run.
@@ -46,7 +46,7 @@ def read_predictions(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "Toy_predictions.json")
         ...     write_predictions(path, {"q1": {"d1": 0.5, "d2": 0.75}}, "me/minilm")
-        ...     read_predictions(path, "test")
+        ...     parse_predictions(path, "test")
         {'q1': {'d2': 0.75, 'd1': 0.5}}
     """
     path = Path(path)

@@ -18,14 +18,14 @@ from ..errors import DataError, InputError
 from ..files import replace_file
 from ..parsing import parse_json
 from .dataset import Dataset
-from .trec import read_lines, trec_order, untie
+from .trec import numbered_lines, trec_order, untie
 
-__all__ = ["read_requests", "write_requests"]
+__all__ = ["parse_requests", "write_requests"]
 
 _TEXTS = ("text", "segment", "contents", "content", "body", "passage")  # as rank_llm looks for them
 
 
-def read_requests(path: str | os.PathLike[str]) -> tuple[Dataset, dict[str, dict[str, float]]]:
+def parse_requests(path: str | os.PathLike[str]) -> tuple[Dataset, dict[str, dict[str, float]]]:
     r"""Read requests.
 
     Args:
@@ -46,7 +46,7 @@ def read_requests(path: str | os.PathLike[str]) -> tuple[Dataset, dict[str, dict
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "requests.jsonl")
         ...     _ = path.write_text(line)
-        ...     dataset, run = read_requests(path)
+        ...     dataset, run = parse_requests(path)
         >>> dataset.queries, run, [document.text for document in dataset.documents()]
         ({'7': 'purr'}, {'7': {'c': 2.0}}, ['Cats.'])
     """  # noqa: E501
@@ -54,7 +54,7 @@ def read_requests(path: str | os.PathLike[str]) -> tuple[Dataset, dict[str, dict
     queries: dict[str, str] = {}
     documents: dict[str, Document] = {}
     run: dict[str, dict[str, float]] = {}
-    for line, text in read_lines(path):
+    for line, text in numbered_lines(path):
         try:
             query, words, candidates = _request(text)
             if query in queries:
@@ -110,7 +110,7 @@ def _candidate(candidate: Any, place: int) -> tuple[float, Document]:
 
 
 def write_requests(path: str | os.PathLike[str], dataset: Dataset, run: Mapping[str, Mapping[str, float]]) -> None:
-    """Write requests that `read_requests` and rank_llm read: a run with its texts, best first.
+    """Write requests that `parse_requests` and rank_llm read: a run with its texts, best first.
 
     A document's fields are its metadata, ``title`` where there is one, and ``text``.
 

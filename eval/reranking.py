@@ -26,7 +26,7 @@ def rerank_run(
     dataset: Dataset,
     run: Mapping[str, Mapping[str, float]],
     reranker: Reranker,
-    depth: int = 100,
+    candidates: int = 100,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Rerank the top of a run.
@@ -37,7 +37,7 @@ def rerank_run(
         dataset: has the texts.
         run: scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
         reranker: see `Reranker`.
-        depth: candidates per query; those below are left out of the result.
+        candidates: candidates per query; those below are left out of the result.
         progress: called with the number of queries done.
 
     Returns:
@@ -45,16 +45,16 @@ def rerank_run(
 
     Raises:
         DataError: if a candidate has no text, or no query of the run is in the data set.
-        InputError: if ``depth`` is below 1.
+        InputError: if ``candidates`` is below 1.
     """
-    return rerank_run_each(dataset, run, [reranker], depth, progress)[0][0]
+    return rerank_run_each(dataset, run, [reranker], candidates, progress)[0][0]
 
 
 def rerank_run_each(
     dataset: Dataset,
     run: Mapping[str, Mapping[str, float]],
     rerankers: Sequence[Reranker],
-    depth: int = 100,
+    candidates: int = 100,
     progress: Callable[[int], None] | None = None,
 ) -> list[tuple[dict[str, dict[str, float]], float]]:
     """Rerank the top of a run by several rerankers; those that share a model read each document once.
@@ -65,23 +65,23 @@ def rerank_run_each(
         For each reranker, what `rerank_run` returns, and its milliseconds: all of the reading, which it would have had
         to do alone, and its own ranking.
     """
-    given = GivenLists(dataset, run, depth)
+    given = GivenLists(dataset, run, candidates)
     windows, readers = [reranker.window for reranker in rerankers], [reranker.reader for reranker in rerankers]
     lists = {id(window): given.lists(window) for window in windows}
     runs: list[dict[str, dict[str, float]]] = [{} for _ in rerankers]
     seconds = [0.0] * len(rerankers)
     for start in range(0, len(given.queries), _QUERIES_AT_ONCE):
-        part = {key: dict(islice(some, _QUERIES_AT_ONCE)) for key, some in lists.items()}
+        part = {key: dict(islice(left, _QUERIES_AT_ONCE)) for key, left in lists.items()}
         read: dict[tuple[int, int], tuple[list[CandidateList], float]] = {}
         for number, (reranker, window, reader) in enumerate(zip(rerankers, windows, readers, strict=True)):
-            candidates = list(part[id(window)].values())
+            some = list(part[id(window)].values())
             if reader is not None and readers.count(reader) > 1:
                 key = (id(reader), id(window))
                 if key not in read:
-                    read[key] = _timed(partial(read_lists, reader, candidates))
-                candidates, reading = read[key]
+                    read[key] = _timed(partial(read_lists, reader, some))
+                some, reading = read[key]
                 seconds[number] += reading
-            scores, ranking = _timed(partial(rank_lists, reranker, candidates))
+            scores, ranking = _timed(partial(rank_lists, reranker, some))
             seconds[number] += ranking
             runs[number] |= zip(part[id(window)], scores, strict=True)
         if progress is not None:
@@ -97,7 +97,7 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def with_positives(
-    dataset: Dataset, run: Mapping[str, Mapping[str, float]], depth: int = 100
+    dataset: Dataset, run: Mapping[str, Mapping[str, float]], candidates: int = 100
 ) -> dict[str, dict[str, float]]:
     """The top of a run, and below it every relevant document that is not there.
 
@@ -106,16 +106,16 @@ def with_positives(
     Args:
         dataset: has judgements and texts; a relevant document without a text is not added, nor one with the query's id.
         run: scores by query id and document id.
-        depth: candidates per query, to which the relevant ones are added.
+        candidates: candidates per query, to which the relevant ones are added.
 
     Returns:
         Scores by query id and document id; they say the order and no more.
 
     Raises:
-        InputError: if ``depth`` is below 1.
+        InputError: if ``candidates`` is below 1.
     """
-    if depth < 1:
-        raise InputError(f"depth must be at least 1, not {depth}")
+    if candidates < 1:
+        raise InputError(f"candidates must be at least 1, not {candidates}")
     relevant = {
         id: [document for document, grade in dataset.qrels[id].items() if grade > 0 and document != id]
         for id in dataset.queries
@@ -123,7 +123,7 @@ def with_positives(
     texts = {document.id for document in dataset.documents(only={d for found in relevant.values() for d in found})}
     out = {}
     for id, wanted in relevant.items():
-        top = trec_order(run.get(id, {}))[:depth]
+        top = trec_order(run.get(id, {}))[:candidates]
         lists = [*top, *(document for document in wanted if document in texts and document not in top)]
         if lists:
             out[id] = {document: -float(rank) for rank, document in enumerate(lists)}

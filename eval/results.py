@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ..errors import DataError
 from ..files import replace_file
-from ..parsing import as_type, read_json
+from ..parsing import as_type, load_json
 from .biases import Bias, parse_bias
 from .output import make_folder
 from .predictions import write_predictions
@@ -175,7 +175,7 @@ def results_of_bias(bias: Bias, name: str) -> Results:
         dataset=name if bias.dataset is None else bias.dataset,
         split=bias.split,
         queries=bias.queries,
-        depth=bias.candidates,
+        candidates=bias.list_length,
         systems={},
         intervals={},
         comparisons=[],
@@ -271,7 +271,7 @@ def _check(checks: Any, *values: Any, path: Path) -> None:
 def _load(path: Path, kind: type[T]) -> T:
     if not path.is_file():
         raise DataError("there is no such file; is this a folder of results?", path=path)
-    return _typed(read_json(path), kind, path)
+    return _typed(load_json(path), kind, path)
 
 
 def _typed(body: Any, kind: type[T], path: Path) -> T:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from ..errors import DataError
 from .dataset import Dataset
-from .predictions import read_predictions, write_predictions
-from .rank_llm import read_requests, write_requests
-from .trec import plain_suffix, read_run, write_run
+from .predictions import parse_predictions, write_predictions
+from .rank_llm import parse_requests, write_requests
+from .trec import parse_run, plain_suffix, write_run
 
 __all__ = ["first_stage_run", "load_run", "save_run"]
 
@@ -38,14 +38,14 @@ def load_run(path: str | os.PathLike[str], split: str | None = None) -> dict[str
         Score by document id by query id, best first.
 
     Raises:
-        DataError: see `read_run`, `read_predictions` and `read_requests`.
+        DataError: see `parse_run`, `parse_predictions` and `parse_requests`.
     """
     suffix = plain_suffix(path)
     if suffix == ".json":
-        return read_predictions(path, split)
+        return parse_predictions(path, split)
     if suffix == ".jsonl":
-        return read_requests(path)[1]
-    return read_run(path)
+        return parse_requests(path)[1]
+    return parse_run(path)
 
 
 def save_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]], name: str, dataset: Dataset) -> None:
@@ -77,7 +77,7 @@ def first_stage_run(dataset: Dataset, run: str | Path | None = None) -> dict[str
         DataError: if there is neither, or it is malformed.
     """
     if run is not None:
-        return read_run(run)
+        return parse_run(run)
     path = dataset.folder / f"bm25.{dataset.split}.tsv"
     if not path.is_file():
         raise DataError("there are no candidates here; give a run (--run FILE.trec)", path=path)

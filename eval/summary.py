@@ -148,7 +148,7 @@ class Summary:
         dataset: name of the collection.
         split: of the judgements.
         queries: how many were judged.
-        depth: candidates of each query.
+        candidates: candidates of each query.
         measures: names, as ir_measures has them. Systems are compared by the first.
         ignore_identical_ids: whether a document with the id of the query was left out when measuring.
         identical_ids: how many such documents were found.
@@ -166,7 +166,7 @@ class Summary:
     dataset: str
     split: str
     queries: int
-    depth: int
+    candidates: int
     measures: list[str] = field(default_factory=list)
     ignore_identical_ids: bool = True
     identical_ids: int = 0

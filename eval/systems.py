@@ -121,7 +121,7 @@ def answer_systems(
     dataset: Dataset,
     index: Index | None,
     *,
-    depth: int,
+    candidates: int,
     add_positives: bool,
     pool: Executor | None,
     progress: Callable[[str, int], None],
@@ -134,7 +134,7 @@ def answer_systems(
         plan: the systems.
         dataset: the queries and texts.
         index: of the collection; None if no system searches it.
-        depth: candidates that a first stage hands on.
+        candidates: candidates that a first stage hands on.
         add_positives: let rerankers also read the relevant documents that the first stage did not find.
         pool: of processes among which queries are shared out; None to answer all here.
         progress: called with the current step and how many queries of it are done.
@@ -146,7 +146,7 @@ def answer_systems(
     searching = plan.searching
     if index is not None and searching:
         direct = {name: SystemName(s.first, None if add_positives else s.reranker) for name, s in searching.items()}
-        answers |= _from_index(dataset, index, direct, plan.rerankers, depth, progress, pool)
+        answers |= _from_index(dataset, index, direct, plan.rerankers, candidates, progress, pool)
     first_runs = {system.first: answers[name].run for name, system in searching.items()} if add_positives else {}
     for first, run in (plan.given | first_runs).items():
         chosen = {
@@ -154,10 +154,10 @@ def answer_systems(
             for name, system in plan.named.items()
             if system.first == first and (system.reranker or first in plan.given)
         }
-        answers |= _from_run(dataset, run, chosen, depth, add_positives, partial(progress, first))
+        answers |= _from_run(dataset, run, chosen, candidates, add_positives, partial(progress, first))
     for name, system in plan.systems.items():
         if not isinstance(system, SystemName):
-            answers[name] = _from_callable(dataset, system, depth, partial(progress, name))
+            answers[name] = _from_callable(dataset, system, candidates, partial(progress, name))
     return answers
 
 
@@ -165,23 +165,23 @@ def _from_run(
     dataset: Dataset,
     run: GivenRun,
     systems: Mapping[str, Reranker | None],
-    depth: int,
+    candidates: int,
     add_positives: bool,
     progress: Callable[[int], None],
 ) -> dict[str, Answers]:
     chosen = {name: reranker for name, reranker in systems.items() if reranker is not None}
     answers: dict[str, Answers] = {}
     if len(chosen) < len(systems):
-        best = {id: trec_order(run[id])[:depth] for id in known_queries(dataset, run)}
+        best = {id: trec_order(run[id])[:candidates] for id in known_queries(dataset, run)}
         if missing := len(dataset.queries) - len(best):
             logger.warning("a given run lacks %d of %d judged queries; they count as 0", missing, len(dataset.queries))
         cut = {id: {document: run[id][document] for document in documents} for id, documents in best.items()}
         answers = dict.fromkeys(systems.keys() - chosen.keys(), Answers(cut, 0.0))
     if chosen:
         if add_positives:
-            run = with_positives(dataset, run, depth)
-            depth = max(map(len, run.values()), default=depth)
-        reranked = rerank_run_each(dataset, run, list(chosen.values()), depth, progress)
+            run = with_positives(dataset, run, candidates)
+            candidates = max(map(len, run.values()), default=candidates)
+        reranked = rerank_run_each(dataset, run, list(chosen.values()), candidates, progress)
         answers |= zip(chosen, (Answers(*found) for found in reranked), strict=True)
     return answers
 
@@ -191,7 +191,7 @@ def _from_index(
     index: Index,
     systems: Mapping[str, SystemName],
     rerankers: Mapping[str, Reranker],
-    depth: int,
+    candidates: int,
     progress: Callable[[str, int], None],
     pool: Executor | None,
 ) -> dict[str, Answers]:
@@ -199,10 +199,10 @@ def _from_index(
     texts = [[dataset.queries[id] for id in part] for part in parts]
     plans = tuple(systems.values())
     if pool is None:
-        answer = partial(_answer, Searcher(index, None, candidates=depth), _ready(plans, rerankers))
+        answer = partial(_answer, Searcher(index, None, candidates=candidates), _ready(plans, rerankers))
         answered: Iterable[list[list[_Answer]]] = map(answer, texts)
     else:
-        answered = pool.map(partial(_answer_elsewhere, str(index.path), plans, depth), texts)
+        answered = pool.map(partial(_answer_elsewhere, str(index.path), plans, candidates), texts)
     runs: dict[str, Run] = {name: {} for name in systems}
     spent: dict[str, float] = defaultdict(float)
     done = 0
@@ -219,7 +219,7 @@ def _from_index(
 def _from_callable(
     dataset: Dataset,
     system: Searcher | Callable[[str], Mapping[str, float]],
-    depth: int,
+    candidates: int,
     progress: Callable[[int], None],
 ) -> Answers:
     run: Run = {}
@@ -227,9 +227,9 @@ def _from_callable(
     for part in _parts(dataset):
         texts = [dataset.queries[id] for id in part]
         if isinstance(system, Searcher):
-            answered = list(map(_scored, system.search_batch(texts, k=depth)))
+            answered = list(map(_scored, system.search_batch(texts, k=candidates)))
         else:
-            answered = [_called(system, text, depth) for text in texts]
+            answered = [_called(system, text, candidates) for text in texts]
         for id, (scores, milliseconds) in zip(part, answered, strict=True):
             run[id] = scores
             spent += milliseconds
@@ -237,11 +237,11 @@ def _from_callable(
     return Answers(run, spent)
 
 
-def _called(system: Callable[[str], Mapping[str, float]], text: str, depth: int) -> _Answer:
+def _called(system: Callable[[str], Mapping[str, float]], text: str, candidates: int) -> _Answer:
     started = time.perf_counter()
     found = system(text)
     milliseconds = (time.perf_counter() - started) * 1e3
-    return dict(sorted(found.items(), key=lambda item: -item[1])[:depth]), milliseconds
+    return dict(sorted(found.items(), key=lambda item: -item[1])[:candidates]), milliseconds
 
 
 def _parts(dataset: Dataset) -> Iterator[list[str]]:
@@ -273,16 +273,16 @@ def _scored(result: SearchResult) -> _Answer:
 
 
 def _answer_elsewhere(
-    path: str, plans: tuple[SystemName, ...], depth: int, texts: Sequence[str]
+    path: str, plans: tuple[SystemName, ...], candidates: int, texts: Sequence[str]
 ) -> list[list[_Answer]]:
     """`_answer` in a process of the pool."""
-    return _answer(*_opened(path, plans, depth), texts)
+    return _answer(*_opened(path, plans, candidates), texts)
 
 
 @functools.lru_cache(maxsize=1)
 def _opened(
-    path: str, plans: tuple[SystemName, ...], depth: int
+    path: str, plans: tuple[SystemName, ...], candidates: int
 ) -> tuple[Searcher, list[tuple[FirstStage, Reranker | None]]]:
     # Whoever shares out the queries has checked the index.
     rerankers = {second: load_reranker(second) for _, second in plans if second}
-    return Searcher(Index.open(path, verify=False), None, candidates=depth), _ready(plans, rerankers)
+    return Searcher(Index.open(path, verify=False), None, candidates=candidates), _ready(plans, rerankers)

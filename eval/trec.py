@@ -22,11 +22,11 @@ from ..parsing import parse_json
 from ..retrieval.compression import SUFFIXES, open_binary, uncompressed_name
 
 __all__ = [
+    "numbered_lines",
+    "parse_qrels",
+    "parse_queries",
+    "parse_run",
     "plain_suffix",
-    "read_lines",
-    "read_qrels",
-    "read_queries",
-    "read_run",
     "trec_order",
     "untie",
     "writable",
@@ -61,7 +61,7 @@ def plain_suffix(path: str | os.PathLike[str]) -> str:
     return Path(uncompressed_name(path)).suffix.lower()
 
 
-def read_queries(path: str | os.PathLike[str]) -> dict[str, str]:
+def parse_queries(path: str | os.PathLike[str]) -> dict[str, str]:
     r"""Read queries: ``queries.jsonl`` as in BEIR, or a TSV file of ``qid<TAB>text`` as in MS MARCO.
 
     Args:
@@ -79,14 +79,14 @@ def read_queries(path: str | os.PathLike[str]) -> dict[str, str]:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "queries.tsv")
         ...     _ = path.write_text("q1\twhy do cats purr\n")
-        ...     read_queries(path)
+        ...     parse_queries(path)
         {'q1': 'why do cats purr'}
     """
     path = Path(path)
     queries: dict[str, str] = {}
     json_lines = plain_suffix(path) in (".jsonl", ".ndjson")
     first = True
-    for line, text in read_lines(path):
+    for line, text in numbered_lines(path):
         header, first = first and not json_lines and _is_header(text.rstrip("\r\n").split("\t"), _QUERY, _TEXT), False
         if header:
             continue
@@ -123,7 +123,7 @@ def _tsv_query(text: str) -> tuple[str, str]:
     return query, words[0]
 
 
-def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
+def parse_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
     r"""Read judgements: BEIR's three columns, with or without a header, or TREC's four.
 
     The columns are separated by tabs or by blanks. Where they are separated by tabs, ids may contain blanks. A header
@@ -145,7 +145,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "qrels.txt")
         ...     _ = path.write_text("q1 0 d1 2\nq1 0 d2 0\n")
-        ...     read_qrels(path)
+        ...     parse_qrels(path)
         {'q1': {'d1': 2, 'd2': 0}}
     """
     path = Path(path)
@@ -153,7 +153,7 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
     places: tuple[int, int, int] | None = None
     names = "query-id, corpus-id, score"
     width = 3
-    for line, text in read_lines(path):
+    for line, text in numbered_lines(path):
         try:
             if places is None:
                 if header := _qrels_header(text):
@@ -209,7 +209,7 @@ def _grade(text: str) -> int:
     return int(value)
 
 
-def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
+def parse_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     r"""Read a run: TREC's ``query Q0 document rank score tag``, or MS MARCO's ``query document rank``.
 
     As in trec_eval, the scores alone make the ranking: the columns Q0, rank and tag are ignored. Where there are only
@@ -231,7 +231,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "run.trec")
         ...     write_run(path, {"q1": {"d1": 0.5, "d2": 2}}, "mine")
-        ...     print(path.read_text(), read_run(path), sep="")
+        ...     print(path.read_text(), parse_run(path), sep="")
         q1 Q0 d2 1 2.0 mine
         q1 Q0 d1 2 0.5 mine
         {'q1': {'d2': 2.0, 'd1': 0.5}}
@@ -240,7 +240,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     run: dict[str, dict[str, float]] = {}
     taken: set[tuple[str, int]] = set()
     width = None
-    for line, text in read_lines(path):
+    for line, text in numbered_lines(path):
         width = width or _width(text, {6: 4, 3: 2})
         try:
             if width == 3:
@@ -317,7 +317,7 @@ def write_run(
     tag: str,
     format: Literal["trec", "msmarco"] = "trec",
 ) -> None:
-    r"""Write a run that `read_run` reads back equal: in the order of `trec_order`, ranks from 1.
+    r"""Write a run that `parse_run` reads back equal: in the order of `trec_order`, ranks from 1.
 
     Blanks separate the columns; where an id contains a blank, tabs do, in the whole file. The file is written beside
     its place and then renamed: a reader never sees half of one.
@@ -400,7 +400,7 @@ def _check_text(*values: str) -> None:
         raise DataError("there is a NUL character or half of a surrogate pair in it")
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines of a file, from 1, that are not blank; it may be compressed.
 
     Raises:

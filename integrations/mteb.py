@@ -111,8 +111,8 @@ class SightlineSearch:
                 for id in texts
                 if top_ranked.get(id)
             }
-            depth = max(map(len, lists.values()), default=1)
-            found = rerank_run(dataset, lists, self.reranker, depth) if lists else {}
+            candidates = max(map(len, lists.values()), default=1)
+            found = rerank_run(dataset, lists, self.reranker, candidates) if lists else {}
         return {id: dict(list(untie(found.get(id, {})).items())[:top_k]) for id in texts}
 
     def _search(self, dataset: Dataset, top_k: int) -> dict[str, dict[str, float]]:

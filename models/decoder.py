@@ -310,9 +310,9 @@ def load_decoder(
         MissingExtraError: if ``device_map`` is given and accelerate is not installed.
         InputError: if the dtype is none.
     """
-    depth = None if signal_layer is None else signal_layer + 1
+    layer_count = None if signal_layer is None else signal_layer + 1
     options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
-    model, tokenizer = load_weights(name, layers=depth, revision=revision, dtype=dtype, **options)
+    model, tokenizer = load_weights(name, layers=layer_count, revision=revision, dtype=dtype, **options)
     return Decoder(model, tokenizer, name, revision_of(name, model.config, revision))
 
 
@@ -360,10 +360,10 @@ def load_weights(
         dtype = found
     on_cpu = device.type == "cpu" if device_map is None else not torch.cuda.is_available()
     config = load_config(name, revision)
-    depth = config.num_hidden_layers
-    layers = depth if layers is None else layers
-    if not 1 <= layers <= depth:
-        raise ModelError(f"{name!r} has layers 0 to {depth - 1}, so none with the number {layers - 1}")
+    layer_count = config.num_hidden_layers
+    layers = layer_count if layers is None else layers
+    if not 1 <= layers <= layer_count:
+        raise ModelError(f"{name!r} has layers 0 to {layer_count - 1}, so none with the number {layers - 1}")
     _shorten(config, layers)
     options: dict[str, Any] = {"config": config, "revision": revision, "attn_implementation": _NAME}
     options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..errors import DataError, InputError
-from ..parsing import as_type, read_yaml
+from ..parsing import as_type, load_yaml
 
 __all__ = ["EXPECTED", "Entry", "Figure", "load_expected", "select"]
 
@@ -168,7 +168,7 @@ def load_expected(path: str | Path = EXPECTED) -> list[Entry]:
         True
     """
     path = Path(path)
-    body = read_yaml(path)
+    body = load_yaml(path)
     try:
         file = as_type(body, _File)
     except DataError as error:

@@ -34,17 +34,19 @@ _LAYOUTS = [
 ]
 
 
-def candidate_lists(documents: Sequence[Document], queries: dict[str, str], depth: int) -> dict[str, list[Document]]:
+def candidate_lists(
+    documents: Sequence[Document], queries: dict[str, str], candidates: int
+) -> dict[str, list[Document]]:
     """The top of BM25 for each query, by query id."""
     words = Fts5Index(sqlite3.connect(":memory:"))
     words.add(range(len(documents)), [document.contents for document in documents])
-    return {id: [documents[row] for row in words.search(text, depth)[0]] for id, text in queries.items()}
+    return {id: [documents[row] for row in words.search(text, candidates)[0]] for id, text in queries.items()}
 
 
 def study(
     collections: Annotated[list[str], typer.Argument(help="FOLDER:SPLIT, of dev splits only.")],
     queries: Annotated[int, typer.Option(help="Queries per collection, the first ones.")] = 60,
-    depth: Annotated[int, typer.Option(help="Candidates per query.")] = 40,
+    candidates: Annotated[int, typer.Option(help="Candidates per query.")] = 40,
     out: Annotated[Path | None, typer.Option(help="JSON file for the means, by readout and scale.")] = None,
 ) -> None:
     """Print nDCG@10 by readout, scale and collection, and the mean over collections."""
@@ -59,7 +61,7 @@ def study(
     for collection in collections:
         folder, _, split = collection.rpartition(":")
         dataset = load_dataset(folder, split, max_queries=queries)
-        lists = candidate_lists(list(dataset.documents()), dataset.queries, depth)
+        lists = candidate_lists(list(dataset.documents()), dataset.queries, candidates)
         distinct = {document.id: document for documents in lists.values() for document in documents}
         texts = [document.contents for document in distinct.values()]
         states = dict(zip(distinct, document_states(model, texts), strict=True))

@@ -27,7 +27,7 @@ from ..cli.running import Command
 from ..errors import DataError
 from ..eval.matrix import load_matrix
 from ..files import digest
-from ..parsing import parse_json, read_json
+from ..parsing import load_json, parse_json
 from .figures import EXPECTED, Entry, Figure, load_expected, select
 
 __all__ = ["Check", "app", "reproduce"]
@@ -167,7 +167,7 @@ def _run(entry: Entry, work: Path, places: Mapping[str, str]) -> Any:
         said = done.stdout
         (out / _DONE).touch()
     try:
-        return read_json(filled["reads"]) if entry.reads else parse_json(said)
+        return load_json(filled["reads"]) if entry.reads else parse_json(said)
     except DataError as error:
         where = filled["reads"] or "standard output"
         raise DataError(f"there is no JSON to read: {error.reason}", path=where) from None

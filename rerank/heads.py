@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import DataError, InputError, ModelError
 from ..files import replacing
-from ..parsing import as_type, read_yaml
+from ..parsing import as_type, load_yaml
 from .layout import Layout
 
 __all__ = ["Heads", "Method", "find_heads", "heads_path"]
@@ -101,7 +101,7 @@ class Heads:
             InputError: if it is not such a file.
         """
         try:
-            return as_type(read_yaml(path), cls)
+            return as_type(load_yaml(path), cls)
         except (DataError, InputError) as error:
             reason = error.reason if isinstance(error, DataError) else str(error)
             raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {reason}") from error

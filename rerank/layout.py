@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 
 from ..errors import DataError, InputError, ModelError
 from ..names import LAYOUTS, layout_names
-from ..parsing import as_type, read_yaml
+from ..parsing import as_type, load_yaml
 from ..wording import did_you_mean, listed, quoted
 
 __all__ = [
@@ -362,7 +362,7 @@ outliers=None, ssmax=0.0, layers='all', heads='all')
     else:
         path = _find(name)
         try:
-            fields = read_yaml(path)
+            fields = load_yaml(path)
         except DataError as error:
             raise InputError(str(error)) from None
         if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):

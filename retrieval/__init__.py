@@ -1,8 +1,8 @@
 """First stage: documents from files, the index on disk, and what searches it.
 
->>> from sightline.retrieval import Index, read_documents
+>>> from sightline.retrieval import Index, load_documents
 >>> import tempfile
->>> documents = read_documents([{"id": "a", "text": "Cats purr."}, {"id": "b", "text": "Dogs bark."}])
+>>> documents = load_documents([{"id": "a", "text": "Cats purr."}, {"id": "b", "text": "Dogs bark."}])
 >>> with Index.build(tempfile.mkdtemp() + "/index", documents) as index:
 ...     index.search_lexical("barking", k=1)[0].tolist()
 [1]
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .planning import IndexSettings
     from .pyserini_index import PyseriniIndex
-    from .sources import as_documents, guess_format, read_documents
-    from .sources.summary import ReadSummary
+    from .sources import as_documents, guess_format, load_documents
+    from .sources.summary import LoadSummary
     from .store import StoredPassage
     from .torch_index import TorchIndex
     from .vector_index import VectorIndex
@@ -37,13 +37,13 @@ _WHERE = {
     "LexicalIndex": "lexical_index",
     "Manifest": "manifest",
     "PyseriniIndex": "pyserini_index",
-    "ReadSummary": "sources.summary",
+    "LoadSummary": "sources.summary",
     "StoredPassage": "store",
     "TorchIndex": "torch_index",
     "VectorIndex": "vector_index",
     "as_documents": "sources",
     "guess_format": "sources",
-    "read_documents": "sources",
+    "load_documents": "sources",
 }
 
 __all__ = [
@@ -53,15 +53,15 @@ __all__ = [
     "Index",
     "IndexSettings",
     "LexicalIndex",
+    "LoadSummary",
     "Manifest",
     "PyseriniIndex",
-    "ReadSummary",
     "StoredPassage",
     "TorchIndex",
     "VectorIndex",
     "as_documents",
     "guess_format",
-    "read_documents",
+    "load_documents",
 ]
 
 

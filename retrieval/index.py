@@ -149,7 +149,7 @@ class Index:
         Args:
             path: see `create`.
             documents: read as a stream, one batch in memory at a time: `Document`, mappings with the fields of
-                `read_documents`, or texts. Texts, and mappings without an id, get their place as id, from "0".
+                `load_documents`, or texts. Texts, and mappings without an id, get their place as id, from "0".
             progress: called after each batch with the number of documents taken from the stream so far.
             overwrite: replace an index that is there already. It is built beside the old one, which can be searched
                 until it is done, and kept if it fails.

@@ -69,7 +69,7 @@ class SearchResult:
     Args:
         query: the query.
         hits: best first.
-        candidates: how many passages the reranker read, or the first stage found.
+        passages: how many passages the reranker read, or the first stage found.
         first_stage: name of the first stage.
         reranker: name of the reranker, or None.
         query_tokens: the signal tokens, in the order of `Hit.token_mass`.
@@ -80,7 +80,7 @@ class SearchResult:
 
     query: str
     hits: tuple[Hit, ...]
-    candidates: int
+    passages: int
     first_stage: str
     reranker: str | None
     query_tokens: tuple[str, ...]

@@ -142,7 +142,7 @@ class Searcher:
             shown = found if self.reranker else found.first(k, unit)
             candidates = self._fetch(query, {stage: shown}, [self.reranker])[stage]
             result = _ranked(candidates, self.reranker, k, evidence, unit)
-            results.append(result if self.reranker else dataclasses.replace(result, candidates=len(found.rows)))
+            results.append(result if self.reranker else dataclasses.replace(result, passages=len(found.rows)))
         return results
 
     async def asearch(self, query: str, k: int = 10, **options: Any) -> SearchResult:
@@ -354,7 +354,7 @@ def _ranked(
     return SearchResult(
         query=candidates.query,
         hits=hits,
-        candidates=len(candidates.passages),
+        passages=len(candidates.passages),
         first_stage=candidates.first_stage,
         reranker=reranker.name,
         query_tokens=ranking.query_tokens,
@@ -378,7 +378,7 @@ def _in_order(candidates: CandidateList, k: int, unit: Unit) -> SearchResult:
     return SearchResult(
         query=candidates.query,
         hits=tuple(_hit(candidates, i, rank, candidates.scores[i]) for rank, i in enumerate(shown, start=1)),
-        candidates=len(candidates.passages),
+        passages=len(candidates.passages),
         first_stage=candidates.first_stage,
         reranker=None,
         query_tokens=(),

@@ -97,7 +97,7 @@ class SearchResponse(BaseModel):
 
     query: str
     hits: list[SearchHit]
-    candidates: int
+    passages: int
     first_stage: str
     reranker: str | None
     query_tokens: list[str]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.errors import DataError, InputError
-from sightline.parsing import parse_json, parse_yaml, read_json, read_yaml
+from sightline.parsing import load_json, load_yaml, parse_json, parse_yaml
 from sightline.rerank.heads import Heads
 from sightline.rerank.layout import layout_fields, load_layout
 from sightline.wording import did_you_mean, listed, quoted
@@ -104,7 +104,7 @@ def test_hostile_yaml_is_refused_in_few_words_and_little_time(text, told):
     assert len(str(error.value)) < 400
 
 
-@pytest.mark.parametrize("read", [read_json, read_yaml])
+@pytest.mark.parametrize("read", [load_json, load_yaml])
 def test_errors_name_the_file(read, tmp_path):
     file = tmp_path / "a"
     for data, told in ((None, "cannot be read: No such file"), (b"[", "not "), (b"\xff", "not UTF-8")):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .config import Mining, Objective, Sampling, TrainingConfig
     from .decoder import DecoderLearner
     from .dev import DevSet, load_dev_sets
-    from .examples import Example, Source, load_examples, load_sources, read_examples, write_examples
+    from .examples import Example, Source, load_examples, load_sources, parse_examples, write_examples
     from .late_interaction import LateInteractionLearner
     from .learner import Learner, Output, TrainingList
     from .lists import ListSampler
@@ -47,7 +47,7 @@ _WHERE = {
     "load_examples": "examples",
     "load_sources": "examples",
     "mine_run": "mining",
-    "read_examples": "examples",
+    "parse_examples": "examples",
     "run_system": "mining",
     "train": "trainer",
     "write_examples": "examples",
@@ -80,7 +80,7 @@ __all__ = [
     "load_learner",
     "load_sources",
     "mine_run",
-    "read_examples",
+    "parse_examples",
     "run_system",
     "train",
     "write_examples",

@@ -128,8 +128,8 @@ class DecoderLearner:
             layout = load_layout(layout, layers=self.layers - 1)
         if lora is None and loading.get("dtype") is None:
             loading["dtype"] = torch.float32
-        depth = None if next_token else self.layers
-        self.model, self.tokenizer = load_weights(model, layers=depth, head=next_token, **loading)
+        layer_count = None if next_token else self.layers
+        self.model, self.tokenizer = load_weights(model, layers=layer_count, head=next_token, **loading)
         self.name, self.layout, self.next_token = model, layout, next_token
         self.base = self.model.base_model if next_token else self.model
         self.model.requires_grad_(False)

@@ -32,12 +32,12 @@ class DevSet:
     Args:
         dataset: texts, queries and judgements.
         run: candidates, by query id and document id.
-        depth: how many of them are reranked.
+        candidates: how many of them are reranked.
     """
 
     dataset: Dataset
     run: Mapping[str, Mapping[str, float]]
-    depth: int = 100
+    candidates: int = 100
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ def load_dev_sets(
     sources: Sequence[Source],
     runs: Iterable[tuple[str, str | Path]] = (),
     *,
-    depth: int = 100,
+    candidates: int = 100,
     max_queries: int | None = None,
 ) -> list[DevSet]:
     """Collections with candidates.
@@ -57,15 +57,15 @@ def load_dev_sets(
     Args:
         sources: judged collections. Their weights do not matter here.
         runs: name of a collection and file of a run, for those that have no ``bm25.<split>.tsv`` or are to have others.
-        depth: candidates of each query.
+        candidates: candidates of each query.
         max_queries: the first so many queries of each.
 
     Raises:
-        InputError: if a source is a file of lists, a run names none, or ``depth`` or ``max_queries`` is below 1.
+        InputError: if a source is a file of lists, a run names none, or ``candidates`` or ``max_queries`` is below 1.
         DataError: see `load_dataset` and `first_stage_run`.
     """
-    if depth < 1:
-        raise InputError(f"depth must be at least 1, not {depth}")
+    if candidates < 1:
+        raise InputError(f"candidates must be at least 1, not {candidates}")
     files = dict(runs)
     names = [source.name for source in sources]
     if strange := sorted(set(files) - set(names)):
@@ -76,10 +76,10 @@ def load_dev_sets(
             raise InputError(f"{source.path}: what is measured on is a judged collection, not a file of lists")
         dataset = load_dataset(source.path, source.split, max_queries=max_queries)
         given = load_run(files[source.name], source.split) if source.name in files else first_stage_run(dataset)
-        candidates = {id: given[id] for id in dataset.queries if id in given}
-        if not candidates:
+        run = {id: given[id] for id in dataset.queries if id in given}
+        if not run:
             raise InputError(f"{dataset.name}, split {dataset.split}: its run has candidates for none of its queries")
-        found.append(DevSet(dataset, candidates, depth))
+        found.append(DevSet(dataset, run, candidates))
     return found
 
 
@@ -92,7 +92,7 @@ def measure(rerankers: Sequence[Reranker], dev: Sequence[DevSet]) -> list[PerQue
     """
     found: list[PerQuery] = [{} for _ in rerankers]
     for one in dev:
-        ranked = rerank_run_each(one.dataset, one.run, rerankers, one.depth)
+        ranked = rerank_run_each(one.dataset, one.run, rerankers, one.candidates)
         for by_collection, (run, _) in zip(found, ranked, strict=True):
             _, values = measure_rankings(one.dataset.qrels, {id: list(scores) for id, scores in run.items()}, [MEASURE])
             by_collection[one.name] = {id: value[MEASURE] for id, value in values.items()}

@@ -19,7 +19,7 @@ from ..eval.catalogues import CATALOGUES, in_catalogue
 from ..eval.dataset import Dataset
 from ..eval.loading import load_dataset
 from ..eval.runs import first_stage_run, load_run
-from ..eval.trec import read_lines, trec_order
+from ..eval.trec import numbered_lines, trec_order
 from ..files import replacing
 from ..parsing import parse_json
 
@@ -29,7 +29,7 @@ __all__ = [
     "dataset_examples",
     "load_examples",
     "load_sources",
-    "read_examples",
+    "parse_examples",
     "text_key",
     "write_examples",
 ]
@@ -150,7 +150,7 @@ def load_sources(
     runs: Iterable[tuple[str, str | Path]] = (),
     *,
     min_grade: int = 1,
-    depth: int = 100,
+    candidates: int = 100,
     needs_negatives: bool = False,
 ) -> list[Example]:
     """All examples of several sources.
@@ -159,7 +159,7 @@ def load_sources(
         sources: see `Source`; no two of one name.
         runs: name of a source and file of a run, see `load_run`; a source may have several, one for each first stage.
         min_grade: of positives.
-        depth: candidates of each first stage.
+        candidates: candidates of each first stage.
         needs_negatives: refuse a collection in which no question has a negative.
 
     Raises:
@@ -183,7 +183,7 @@ def load_sources(
             source,
             [load_run(file, source.split) for file in files[source.name]],
             min_grade=min_grade,
-            depth=depth,
+            candidates=candidates,
             needs_negatives=needs_negatives,
         )
     ]
@@ -194,7 +194,7 @@ def load_examples(
     runs: Sequence[Mapping[str, Mapping[str, float]]] = (),
     *,
     min_grade: int = 1,
-    depth: int = 100,
+    candidates: int = 100,
     needs_negatives: bool = False,
 ) -> list[Example]:
     """All examples of a source.
@@ -203,20 +203,20 @@ def load_examples(
         source: see `Source`.
         runs: candidates of first stages, beside the folder's own ``bm25.<split>.tsv``, which counts where it is there.
         min_grade: of positives.
-        depth: candidates of each first stage.
+        candidates: candidates of each first stage.
         needs_negatives: refuse a collection in which no question has a negative, and name the command that mines some.
 
     Raises:
         InputError: if a file of lists is given runs, or negatives are needed and there are none.
-        DataError: see `load_dataset`, `dataset_examples` and `read_examples`.
+        DataError: see `load_dataset`, `dataset_examples` and `parse_examples`.
     """
     if source.is_file:
         if runs:
             raise InputError(f"{source.path}: a file of lists has its negatives in it; it takes no run")
-        return list(read_examples(source.path))
+        return list(parse_examples(source.path))
     dataset = replace(load_dataset(source.path, source.split), name=source.name)
     own = [first_stage_run(dataset)] if (dataset.folder / f"bm25.{dataset.split}.tsv").is_file() else []
-    examples = dataset_examples(dataset, [*own, *runs], min_grade=min_grade, depth=depth)
+    examples = dataset_examples(dataset, [*own, *runs], min_grade=min_grade, candidates=candidates)
     if needs_negatives and not any(any(example.pools) for example in examples):
         hard = Path(source.path).with_name(f"{source.name}_hard.jsonl") if not source.in_catalogue else "mined.jsonl"
         raise InputError(
@@ -228,7 +228,11 @@ def load_examples(
 
 
 def dataset_examples(
-    dataset: Dataset, runs: Sequence[Mapping[str, Mapping[str, float]]] = (), *, min_grade: int = 1, depth: int = 100
+    dataset: Dataset,
+    runs: Sequence[Mapping[str, Mapping[str, float]]] = (),
+    *,
+    min_grade: int = 1,
+    candidates: int = 100,
 ) -> list[Example]:
     """Examples of a judged collection.
 
@@ -240,18 +244,18 @@ def dataset_examples(
         dataset: texts and judgements.
         runs: candidates by query id, one mapping for each first stage.
         min_grade: at least 1.
-        depth: candidates of each first stage.
+        candidates: candidates of each first stage.
 
     Returns:
         One example for each query with a positive that has a text; others are passed over, and a warning counts them.
 
     Raises:
-        InputError: if ``min_grade`` or ``depth`` is below 1, or no query has a positive.
+        InputError: if ``min_grade`` or ``candidates`` is below 1, or no query has a positive.
         DataError: if a candidate has no text.
     """
-    if min_grade < 1 or depth < 1:
-        raise InputError(f"min_grade and depth must be at least 1, not {min_grade} and {depth}")
-    found = {id: [trec_order(run.get(id, {}))[:depth] for run in runs] for id in dataset.queries}
+    if min_grade < 1 or candidates < 1:
+        raise InputError(f"min_grade and candidates must be at least 1, not {min_grade} and {candidates}")
+    found = {id: [trec_order(run.get(id, {}))[:candidates] for run in runs] for id in dataset.queries}
     wanted = {document for pools in found.values() for pool in pools for document in pool}
     wanted |= {document for id in dataset.queries for document in dataset.qrels[id]}
     texts = {document.id: document for document in dataset.documents(only=wanted)}
@@ -283,7 +287,7 @@ def dataset_examples(
     return examples
 
 
-def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
+def parse_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
     r"""Read lists as FlagEmbedding and others have them.
 
     A line is an object with ``query``, ``pos`` and ``neg``, and optionally ``pos_scores`` and ``neg_scores``. A text is
@@ -305,14 +309,14 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "lists.jsonl")
         ...     _ = path.write_text('{"query": "who purrs", "pos": ["Cats purr."], "neg": ["Dogs bark."]}\n')
-        ...     [example] = read_examples(path)
+        ...     [example] = parse_examples(path)
         >>> example.positives[0].text, example.source
         ('Cats purr.', 'lists')
     """
     path = Path(path)
     known: _Known = {}  # the same passage stands in many lists, and is kept once
     empty = True
-    for line, text in read_lines(path):
+    for line, text in numbered_lines(path):
         try:
             yield _example(_record(text), path.stem, known)
         except (DataError, InputError) as error:
@@ -386,7 +390,7 @@ def _scores(record: Mapping[str, Any], name: str, count: int) -> list[float | No
 
 
 def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:
-    """Write examples as `read_examples` reads them; pools become one list of negatives, each text once.
+    """Write examples as `parse_examples` reads them; pools become one list of negatives, each text once.
 
     The file is written beside its place and then renamed.
 

@@ -121,7 +121,7 @@ def run_system(
     system: str,
     work: str | Path,
     *,
-    depth: int = 100,
+    candidates: int = 100,
     runs: Mapping[str, str | Path] | None = None,
     index: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -138,7 +138,7 @@ def run_system(
         system: as for `evaluate_systems`, such as ``dense+minilm``; its first stage may also be ``given``, the
             candidates of ``bm25.<split>.tsv`` in the collection's folder, which keep to its scopes.
         work: folder for the index and for what `evaluate_systems` writes; an index that is there is used again.
-        depth: candidates for each query.
+        candidates: candidates for each query.
         runs: more first stages: name to file.
         index: an existing index of the collection.
         settings: of the index under ``work``.
@@ -161,8 +161,8 @@ def run_system(
         dataset,
         [system],
         work,
-        depth=depth,
-        measures=["nDCG@10", f"R@{depth}"],
+        candidates=candidates,
+        measures=["nDCG@10", f"R@{candidates}"],
         runs=runs,
         index=index,
         settings=settings,
@@ -175,7 +175,7 @@ def run_system(
         lacking = [id for id, grades in dataset.qrels.items() if _positives(id, grades) - found.get(id, {}).keys()]
         queries = {id: dataset.queries[id] for id in lacking}
         some = dataclasses.replace(dataset, queries=queries, qrels={id: dataset.qrels[id] for id in lacking})
-        lists = with_positives(some, found, depth)
+        lists = with_positives(some, found, candidates)
         if lists:
             tell = None if progress is None else partial(progress, "positives")
             found |= rerank_run(some, lists, load_reranker(reranker), max(map(len, lists.values())), tell)

@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..eval.provenance import DatasetHashes
 from ..eval.significance import Interval
 from ..files import replace_file
-from ..parsing import as_type, read_json
+from ..parsing import as_type, load_json
 
 __all__ = ["DataRow", "Gain", "Measurement", "OriginRecord", "TrainingSummary"]
 
@@ -148,6 +148,6 @@ class TrainingSummary:
         """
         path = Path(folder) / _NAME
         try:
-            return as_type(read_json(path), cls)
+            return as_type(load_json(path), cls)
         except DataError as error:
             raise DataError(error.reason, path=path) from error

@@ -325,7 +325,7 @@ class _Run:
             settings |= dataclasses.asdict(one)
         settings["parameters"] = {name: list(value.shape) for name, value in self.parameters.items()}
         settings["examples"] = _fingerprint(examples)
-        settings["dev"] = [f"{one.name}, {len(one.run)} queries, depth {one.depth}" for one in self.dev]
+        settings["dev"] = [f"{one.name}, {len(one.run)} queries, {one.candidates}" for one in self.dev]
         return dict(json.loads(json.dumps(settings)))
 
     def _copy(self) -> dict[str, torch.Tensor]:

@@ -13,10 +13,10 @@ from .order import OrderBias, measure_order
 from .position import Bins, PositionBias, Span, measure_position
 from .positions import (
     PositionDataset,
+    load_posir,
     load_positions,
-    read_posir,
-    read_spans,
-    read_squad,
+    load_spans,
+    load_squad,
 )
 from .sensitivity import PSI, grouped_psi, paired_psi, psi
 from .study import KINDS, measure_bias
@@ -31,14 +31,14 @@ __all__ = [
     "PositionDataset",
     "Span",
     "grouped_psi",
+    "load_posir",
     "load_positions",
+    "load_spans",
+    "load_squad",
     "measure_bias",
     "measure_documents",
     "measure_order",
     "measure_position",
     "paired_psi",
     "psi",
-    "read_posir",
-    "read_spans",
-    "read_squad",
 ]

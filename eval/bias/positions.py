@@ -16,7 +16,7 @@ from ..dataset import Dataset
 from ..loading import load_dataset
 from .position import Span
 
-__all__ = ["PositionDataset", "load_positions", "read_posir", "read_spans", "read_squad"]
+__all__ = ["PositionDataset", "load_posir", "load_positions", "load_spans", "load_squad"]
 
 _SPANS = ("query-id", "corpus-id", "answer_start", "answer_len", "passage_len", "occurrences")
 
@@ -56,8 +56,8 @@ def load_positions(path: str | Path, split: str = "test", *, qrels: str | Path |
     """Read a collection, with the answers' places where it has them.
 
     Args:
-        path: a BEIR folder, with ``spans.tsv`` if places are known (see `read_spans`); a PosIR folder (`read_posir`);
-            a file of SQuAD, or a folder of such files (`read_squad`).
+        path: a BEIR folder, with ``spans.tsv`` if places are known (see `load_spans`); a PosIR folder (`load_posir`);
+            a file of SQuAD, or a folder of such files (`load_squad`).
         split: of BEIR's and PosIR's judgements.
         qrels: judgements to use instead, for a BEIR folder.
 
@@ -69,20 +69,20 @@ def load_positions(path: str | Path, split: str = "test", *, qrels: str | Path |
     path = Path(path)
     if not path.exists() or any(path.glob("corpus.jsonl*")) or any(path.glob("collection.tsv*")):
         dataset = load_dataset(path, split, qrels=qrels)
-        spans = read_spans(path / "spans.tsv", dataset) if (path / "spans.tsv").is_file() else {}
+        spans = load_spans(path / "spans.tsv", dataset) if (path / "spans.tsv").is_file() else {}
         fields = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(Dataset)}
         return PositionDataset(**fields, spans=spans)
     if qrels is not None:
         raise InputError(f"judgements of your own are for BEIR folders; {path} has no corpus.jsonl")
     if (path / "corpus.parquet").is_file():
-        return read_posir(path, split)
+        return load_posir(path, split)
     files = [path] if path.is_file() else sorted(f for f in path.glob("*") if f.suffix in (".json", ".parquet"))
     if not files:
         raise DataError("neither a BEIR folder (corpus.jsonl), nor PosIR's (corpus.parquet), nor SQuAD", path=path)
-    return read_squad(files)
+    return load_squad(files)
 
 
-def read_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Span]:
+def load_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Span]:
     r"""Read ``spans.tsv``: query-id, corpus-id, answer_start, answer_len, passage_len, occurrences, with a header.
 
     Rows whose answer occurs more than once in its document are left out: which of the places is meant is not known.
@@ -102,7 +102,7 @@ def read_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Sp
         ...     header = "query-id corpus-id answer_start answer_len passage_len occurrences".split()
         ...     rows = [header, "q1 d1 20 10 100 1".split(), "q2 d1 0 3 100 2".split()]
         ...     _ = path.write_text("".join("\t".join(row) + "\n" for row in rows))
-        ...     read_spans(path)
+        ...     load_spans(path)
         {'q1': Span(start=20, end=30, length=100, tokens=None)}
     """
     spans: dict[str, Span] = {}
@@ -135,7 +135,7 @@ def read_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Sp
     return spans
 
 
-def read_squad(paths: Sequence[str | Path]) -> PositionDataset:
+def load_squad(paths: Sequence[str | Path]) -> PositionDataset:
     """Read SQuAD 1.1 or 2.0 as SQuAD-PosQ uses it (Zeng et al. 2025, https://arxiv.org/abs/2505.13950).
 
     Every distinct paragraph is a document, also of questions without an answer, which themselves are left out; titles
@@ -209,7 +209,7 @@ def _squad_records(path: Path) -> Iterator[Mapping[str, Any]]:
         raise DataError(f"not a file of SQuAD: {why}", path=path) from error
 
 
-def read_posir(folder: str | Path, split: str = "test") -> PositionDataset:
+def load_posir(folder: str | Path, split: str = "test") -> PositionDataset:
     """Read one language and domain of PosIR (``LANGUAGE/DOMAIN`` of infgrad/PosIR-Benchmark-v1).
 
     Args:

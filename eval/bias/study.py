@@ -48,8 +48,8 @@ def measure_bias(
     *,
     kinds: Sequence[str] = KINDS,
     measure: str = "nDCG@10",
-    depth: int = 100,
-    candidates: int = 30,
+    candidates: int = 100,
+    list_length: int = 30,
     permutations: int = 10,
     slots: int = 5,
     seed: int = 0,
@@ -72,8 +72,8 @@ def measure_bias(
             writes; and for ``index/``.
         kinds: which of `KINDS`.
         measure: of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
-        depth: candidates per query for ``position``.
-        candidates: documents per list for ``order`` and ``documents``.
+        candidates: candidates per query for ``position``.
+        list_length: documents per list for ``order`` and ``documents``.
         permutations: random orders of each list.
         slots: places of the list at which a relevant document is put.
         seed: of permutations, exchanged ids, and intervals.
@@ -92,7 +92,7 @@ def measure_bias(
     """
     runs, tell = dict(runs or {}), progress or (lambda step, done: None)
     plans = {name: SystemName.parse(name, runs) for name in dict.fromkeys(systems)}
-    _check(dataset, plans, kinds, candidates)
+    _check(dataset, plans, kinds, list_length)
     check_measures([measure])
     out = make_folder(out)
     ranks = bool({"order", "documents"} & set(kinds))  # position leaves the loading to `evaluate_systems`
@@ -102,15 +102,22 @@ def measure_bias(
     if "position" in kinds:
         placed = dataset.only(dataset.spans.keys())
         quality = evaluate_systems(
-            placed, list(plans), out, depth=depth, measures=[measure], runs=runs, index=index, command=command,
+            placed,
+            list(plans),
+            out,
+            candidates=candidates,
+            measures=[measure],
+            runs=runs,
+            index=index,
+            command=command,
             progress=progress,
-        )  # fmt: skip
+        )
         for name, per_query in quality.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
             found = measure_position(name, measure, values, dataset.spans, seed=seed)
             rows["position"] += [axis.as_dict() for axis in found]
     if ranks:
-        for name, reranker, lists in _lists(dataset, plans, rerankers, runs, candidates, index, out, kinds, tell):
+        for name, reranker, lists in _lists(dataset, plans, rerankers, runs, list_length, index, out, kinds, tell):
             shown = portable_name(name)
             if reranker is not None and "order" in kinds:
                 order = measure_order(
@@ -129,8 +136,8 @@ def measure_bias(
             "dataset": dataset.name,
             "split": dataset.split,
             "queries": len(dataset.queries),
-            "depth": depth,
             "candidates": candidates,
+            "list_length": list_length,
             "seed": seed,
             "measure": measure,
             **rows,
@@ -147,7 +154,7 @@ def _lists(
     plans: Mapping[str, SystemName],
     rerankers: Mapping[str, Reranker],
     runs: Mapping[str, str | Path],
-    candidates: int,
+    list_length: int,
     index: str | Path | None,
     out: Path,
     kinds: Sequence[str],
@@ -165,24 +172,24 @@ def _lists(
             if reranker is None and "documents" not in kinds:
                 continue
             if first in runs:
-                given = GivenLists(dataset, load_run(runs[first], dataset.split), candidates)
+                given = GivenLists(dataset, load_run(runs[first], dataset.split), list_length)
                 lists = given.lists(None if reranker is None else reranker.window)
             else:
                 assert searched is not None
                 stage = cast(FirstStage, first)
-                searcher = Searcher(searched, reranker, first_stage=stage, candidates=candidates)
+                searcher = Searcher(searched, reranker, first_stage=stage, candidates=list_length)
                 lists = searched_lists(searcher, dataset.queries)
             yield name, reranker, list(_counted(lists, partial(tell, f"{name}: candidates")))
 
 
-def _check(dataset: PositionDataset, plans: Mapping[str, SystemName], kinds: Sequence[str], candidates: int) -> None:
+def _check(dataset: PositionDataset, plans: Mapping[str, SystemName], kinds: Sequence[str], list_length: int) -> None:
     """Refuse at once what would fail only after hours of searching."""
     if not plans or not kinds:
         raise InputError("name at least one system and one kind of bias")
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise InputError(f"no bias {unknown[0]!r}; there are {', '.join(KINDS)}")
-    if candidates < 2:
-        raise InputError(f"candidates must be at least 2, not {candidates}: a list of one has no order")
+    if list_length < 2:
+        raise InputError(f"list_length must be at least 2, not {list_length}: a list of one has no order")
     if "position" in kinds and not dataset.spans:
         raise InputError(
             f"{dataset.name} does not say where in their documents answers stand (it has no spans.tsv); leave out the "

@@ -14,7 +14,7 @@ from .text import showable
 
 __all__ = ["best_systems", "csv_table", "latex_table", "latex_text", "significantly_better"]
 
-_COLUMNS = ("dataset", "split", "queries", "depth", "system", "measure", "mean", "low", "high", "milliseconds")
+_COLUMNS = ("dataset", "split", "queries", "candidates", "system", "measure", "mean", "low", "high", "milliseconds")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -52,7 +52,7 @@ def csv_table(results: Sequence[Results]) -> str:
                     {
                         **row,
                         "queries": summary.queries,
-                        "depth": summary.depth,
+                        "candidates": summary.candidates,
                         "mean": mean,
                         "low": between.low if between else "",
                         "high": between.high if between else "",

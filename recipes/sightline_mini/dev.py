@@ -57,13 +57,13 @@ def data_folder(asked: Path | None = None) -> Path:
     return Path(found)
 
 
-def dev_sets(data: Path, queries: int = 100, depth: int = 50) -> list[DevSet]:
-    """What is chosen on: of each collection the first ``queries`` questions and ``depth`` candidates."""
+def dev_sets(data: Path, queries: int = 100, candidates: int = 50) -> list[DevSet]:
+    """What is chosen on: of each collection the first ``queries`` questions and ``candidates`` candidates."""
     found = []
     for name, split in _DEV.items():
         qrels = data / name / "qrels.full.trec" if name == "trec_dl21" else None
         dataset = load_dataset(data / name, split, qrels=qrels, max_queries=queries)
-        found.append(DevSet(dataset, _candidates(dataset), depth))
+        found.append(DevSet(dataset, _candidates(dataset), candidates))
     return found
 
 
@@ -106,10 +106,10 @@ def main() -> None:
     parser.add_argument("rerankers", nargs="+", help="names or folders; the others are compared with the first")
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--queries", type=int, default=100)
-    parser.add_argument("--depth", type=int, default=50)
+    parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--dtype", default="bfloat16", help="that texts are read in, as while training")
     asked = parser.parse_args()
-    dev = dev_sets(data_folder(asked.data), asked.queries, asked.depth)
+    dev = dev_sets(data_folder(asked.data), asked.queries, asked.candidates)
     found = compare_on_dev({name: load_reranker(name, dtype=asked.dtype) for name in asked.rerankers}, dev)
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "dev.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -52,10 +52,10 @@ SAMPLING = Sampling(documents=(5, 50), in_batch=0.15, weights=_WEIGHTS)
 OBJECTIVE = Objective(temperature=1.0)
 
 
-def examples(data: Path, depth: int = 50) -> tuple[list[Source], list[Example]]:
-    """What is learnt from: questions with their positives, and ``depth`` candidates of BM25."""
+def examples(data: Path, candidates: int = 50) -> tuple[list[Source], list[Example]]:
+    """What is learnt from: questions with their positives, and ``candidates`` candidates of BM25."""
     sources = [Source(str(data / name), "train", weight) for name, weight in _WEIGHTS.items()]
-    return sources, load_sources(sources, depth=depth)
+    return sources, load_sources(sources, candidates=candidates)
 
 
 def main() -> None:

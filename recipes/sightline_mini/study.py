@@ -158,7 +158,7 @@ def study(
     """
     known: dict[str, int] = {}
     found: list[Example] = []
-    for example in examples(data, depth=30)[1]:
+    for example in examples(data, candidates=30)[1]:
         known[example.source] = known.get(example.source, 0) + 1
         if known[example.source] <= questions:
             found.append(example)
@@ -194,20 +194,20 @@ def _train(
     train(learner, lists, folder, config=config, sampling=sampling, objective=objective, dev=dev, origin=origin)
 
 
-def _taught(lists: Sequence[Example], teacher: Reranker, depth: int = 20) -> list[Example]:
-    """Examples with a reranker's scores of their positives and of the first ``depth`` candidates, and no others."""
+def _taught(lists: Sequence[Example], teacher: Reranker, candidates: int = 20) -> list[Example]:
+    """Examples with a reranker's scores of their positives and of the first candidates, and of no others."""
     out = []
     for example in lists:
-        pools = tuple(pool[:depth] for pool in example.pools)
+        pools = tuple(pool[:candidates] for pool in example.pools)
         short = replace(example, pools=pools)
         ranking = teacher.rank(example.query, list(_documents(short).values()))
         out.append(replace(short, teacher={text_key(item.document): item.score for item in ranking}))
     return out
 
 
-def with_dense(lists: Sequence[Example], reader: BlockReader, depth: int = 30) -> list[Example]:
+def with_dense(lists: Sequence[Example], reader: BlockReader, candidates: int = 30) -> list[Example]:
     """Examples with a second pool: what the bi-encoder finds among the candidates of a collection's questions."""
-    out, mining = [], Mining(negatives=depth)
+    out, mining = [], Mining(negatives=candidates)
     for source in dict.fromkeys(example.source for example in lists):
         own = [example for example in lists if example.source == source]
         texts = {key: document for example in own for key, document in _documents(example).items()}

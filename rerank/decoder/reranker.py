@@ -43,7 +43,7 @@ __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
 
 logger = logging.getLogger(__name__)
 
-_ROUTE_DEPTH = 0.57  # layer 16 of 28, as in BlockSearch
+_ROUTE_FRACTION = 0.57  # layer 16 of 28, as in BlockSearch
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class DecoderReranker(Reranker):
         cache: keeps documents between queries, where the layout reads them independently of the query; None keeps none.
         route: of a longer list, keep only so many documents, those with the largest logits at ``route_layer``, and rank
             these; the others stand below them in that order (BlockSearch, 2026). None ranks all at once.
-        route_layer: None for a depth of 0.57, or the signal layer if that is lower.
+        route_layer: None for the layer at 0.57 of all, or the signal layer if that is lower.
         seed: of shuffles and random ids.
         loading: for `load_decoder`: ``revision``, ``dtype``, ``device``, ``device_map``, ``quantization_config``.
 
@@ -118,13 +118,13 @@ class DecoderReranker(Reranker):
                 "be kept; take a layout such as blockrank-cached or icr-block, or no cache"
             )
         if isinstance(model, Decoder):
-            model_name, revision, depth = model.name, model.revision, model.signal_layer + 1
+            model_name, revision, layer_count = model.name, model.revision, model.signal_layer + 1
         else:
             config = load_config(model, loading.get("revision"))
             model_name, revision = model, revision_of(model, config, loading.get("revision"))
-            depth = int(config.num_hidden_layers)
+            layer_count = int(config.num_hidden_layers)
         layout = with_heads(layout, heads, model_name, revision)
-        prompt, layers = layout.require_prompt(), layout.readout.signal_layers(depth)
+        prompt, layers = layout.require_prompt(), layout.readout.signal_layers(layer_count)
         decoder = model if isinstance(model, Decoder) else load_decoder(model, signal_layer=layers[-1], **loading)
         if wrong := [pair for pair in layout.readout.selected_heads if pair[1] >= decoder.heads]:
             raise ModelError(f"{decoder.name!r} has heads 0 to {decoder.heads - 1} in a layer, not {wrong[0][1]}")
@@ -143,7 +143,7 @@ class DecoderReranker(Reranker):
             wanted[layer] = tuple(head for at, head in layout.readout.selected_heads if at == layer) or None
         stop = layers[-1] if layers[-1] < decoder.signal_layer else None
         self.wanted = Wanted(layout, wanted, tokens=layout.readout.calibration != "none", stop=stop)
-        asked = int(_ROUTE_DEPTH * depth) if route_layer is None else route_layer
+        asked = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
         self.route_layer = min(asked, decoder.signal_layer)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
 

@@ -13,16 +13,16 @@ from typing import Any
 from ...documents import Document
 from ...errors import DataError, InputError
 from ..compression import uncompressed_name
-from .folder import SUFFIXES, read_folder, read_text
-from .json_files import read_json, read_json_lines
+from .folder import SUFFIXES, parse_folder, parse_text
+from .json_files import parse_json_file, parse_json_lines
 from .lines import check_encoding
 from .options import ID_FIELDS, Fields, Reading, Records
-from .parquet import read_parquet
-from .summary import ReadSummary
-from .tables import read_csv, read_tsv
+from .parquet import parse_parquet
+from .summary import LoadSummary
+from .tables import parse_csv, parse_tsv
 from .values import identity, plain, plain_text
 
-__all__ = ["ReadSummary", "as_documents", "guess_format", "read_documents"]
+__all__ = ["LoadSummary", "as_documents", "guess_format", "load_documents"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _CORPORA = (
 )
 
 
-def read_documents(
+def load_documents(
     source: str | os.PathLike[str] | Iterable[Document | Mapping[str, Any]],
     *,
     format: str | None = None,
@@ -48,7 +48,7 @@ def read_documents(
     follow_links: bool = False,
     strict: bool = False,
     on_bad: Callable[[DataError], None] | None = None,
-    summary: ReadSummary | None = None,
+    summary: LoadSummary | None = None,
 ) -> Iterator[Document]:
     """Read documents one at a time. Of those already read only 16 bytes per id are kept, to find duplicates.
 
@@ -123,13 +123,13 @@ def read_documents(
     Example:
         >>> bad = []
         >>> records = [{"id": 7, "text": "Cats purr.", "lang": "en"}, {"id": 8, "text": 5}]
-        >>> list(read_documents(records, on_bad=bad.append))
+        >>> list(load_documents(records, on_bad=bad.append))
         [Document(id='7', text='Cats purr.', title='', metadata={'lang': 'en'})]
         >>> print(bad[0])
         <iterable>:2: field 'text' must be a string, not an int
     """
     fields, told = Fields(id_field, title_field, text_field), summary is not None
-    summary = ReadSummary() if summary is None else summary
+    summary = LoadSummary() if summary is None else summary
     report = on_bad or _raise
     if not isinstance(source, str | os.PathLike):
         if format is not None:
@@ -162,7 +162,7 @@ def as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> Ite
     """Documents out of documents, mappings and texts.
 
     Args:
-        documents: a stream of `Document`, of mappings with the fields of `read_documents`, or of texts. Texts, and
+        documents: a stream of `Document`, of mappings with the fields of `load_documents`, or of texts. Texts, and
             mappings without an id, get their place as id, from "0".
 
     Returns:
@@ -182,7 +182,7 @@ def as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> Ite
             yield Document(str(place), given)
         elif isinstance(given, Mapping):
             named = given if given.keys() & set(ID_FIELDS) else {"id": str(place), **given}
-            yield from read_documents([named])
+            yield from load_documents([named])
         else:
             raise InputError(f"document {place}: must be a Document, a mapping or a text, not {type(given).__name__}")
 
@@ -192,7 +192,7 @@ def _raise(error: DataError) -> None:
 
 
 def _leaves_out(
-    root: Path, summary: ReadSummary, on_bad: Callable[[DataError], None] | None
+    root: Path, summary: LoadSummary, on_bad: Callable[[DataError], None] | None
 ) -> Callable[[DataError], None]:
     """Counts a bad file of a folder, by the kind of its error."""
 
@@ -297,7 +297,7 @@ def _corpus(folder: Path) -> Path | None:
     return next((folder / name for name in _CORPORA if (folder / name).exists()), None)
 
 
-def _read_beir(path: Path, reading: Reading) -> Records:
+def _parse_beir(path: Path, reading: Reading) -> Records:
     corpus = _corpus(path)
     if corpus is None:
         raise DataError("not a BEIR folder: it has no corpus.jsonl", path=path)
@@ -305,12 +305,12 @@ def _read_beir(path: Path, reading: Reading) -> Records:
 
 
 _FORMATS: dict[str, Callable[[Path, Reading], Records]] = {
-    "beir": _read_beir,
-    "jsonl": read_json_lines,
-    "json": read_json,
-    "csv": read_csv,
-    "tsv": read_tsv,
-    "parquet": read_parquet,
-    "folder": read_folder,
-    "text": read_text,
+    "beir": _parse_beir,
+    "jsonl": parse_json_lines,
+    "json": parse_json_file,
+    "csv": parse_csv,
+    "tsv": parse_tsv,
+    "parquet": parse_parquet,
+    "folder": parse_folder,
+    "text": parse_text,
 }

@@ -12,13 +12,13 @@ from typing import Any
 from ...documents import encodable
 from ...errors import DataError, MissingExtraError
 from ..compression import uncompressed_name
-from .html import read_html
+from .html import parse_html
 from .lines import whole_text
-from .markup import front_matter, heading, read_notebook
-from .office import read_docx, read_pdf
+from .markup import front_matter, heading, parse_notebook
+from .office import parse_docx, parse_pdf
 from .options import Reading, Records
 
-__all__ = ["SUFFIXES", "read_folder", "read_text"]
+__all__ = ["SUFFIXES", "parse_folder", "parse_text"]
 
 _MARKDOWN = {".md", ".markdown", ".mdx", ".mkd", ".mdown", ".qmd", ".rmd"}
 _HTML = {".html", ".htm", ".xhtml"}
@@ -30,7 +30,7 @@ _LINKED = "behind a symbolic link (--follow-links follows it)"
 _UNREAD_FOLDERS = {"__pycache__", "node_modules"}
 
 
-def read_folder(path: Path, reading: Reading) -> Records:
+def parse_folder(path: Path, reading: Reading) -> Records:
     """The files below a folder, each a record; those left out are counted in the summary."""
     if not path.is_dir():
         raise DataError("not a folder", path=path)
@@ -55,7 +55,7 @@ def read_folder(path: Path, reading: Reading) -> Records:
         summary.done += 1
 
 
-def read_text(path: Path, reading: Reading) -> Records:
+def parse_text(path: Path, reading: Reading) -> Records:
     """A single file as one record."""
     if path.is_dir():
         raise DataError("a folder, not a file; its format is 'folder'", path=path)
@@ -82,14 +82,14 @@ def _record(file: Path, name: str, reading: Reading) -> dict[str, Any] | None:
 def _read(file: Path, suffix: str, encoding: str | None) -> tuple[str, str, dict[str, Any]]:
     """Title (``""`` if it has none), text and front matter of a file."""
     if suffix == ".pdf":
-        return *read_pdf(file), {}
+        return *parse_pdf(file), {}
     if suffix == ".docx":
-        return *read_docx(file), {}
+        return *parse_docx(file), {}
     text = whole_text(file, encoding)
     if suffix in _HTML:
-        return *read_html(text, file), {}
+        return *parse_html(text, file), {}
     if suffix == ".ipynb":
-        return *read_notebook(text, file), {}
+        return *parse_notebook(text, file), {}
     fields: dict[str, Any] = {}
     if suffix in _MARKDOWN | _WITH_TITLES:
         fields, text = front_matter(text, file)

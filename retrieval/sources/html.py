@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import DataError, MissingExtraError
 
-__all__ = ["read_html", "row_blocks"]
+__all__ = ["parse_html", "row_blocks"]
 
 _BLOCKS = frozenset(
     "address article aside blockquote body caption dd details div dl dt fieldset figcaption figure footer form h1 h2 h3"
@@ -23,7 +23,7 @@ _DRAWING_NOTES = frozenset("desc metadata symbol defs".split())
 _LONGEST_CELL = 1000  # characters
 
 
-def read_html(markup: str, path: Path) -> tuple[str, str]:
+def parse_html(markup: str, path: Path) -> tuple[str, str]:
     """Title and text of a page; a blank line between its blocks, as between paragraphs of plain text.
 
     The row of a table is one line, its cells separated by ``|``, unless the table only arranges the page: the row then

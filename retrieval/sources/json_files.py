@@ -11,7 +11,7 @@ from ...parsing import DEEPEST, too_deep
 from .lines import decode, numbered_lines, whole_text
 from .options import Reading, Records
 
-__all__ = ["parse", "read_json", "read_json_lines"]
+__all__ = ["parse", "parse_json_file", "parse_json_lines"]
 
 _MAX_ARRAY = 256 << 20
 
@@ -50,7 +50,7 @@ def _constant(constant: str) -> Any:
     raise DataError(f"not JSON: {constant}")
 
 
-def read_json_lines(path: Path, reading: Reading) -> Records:
+def parse_json_lines(path: Path, reading: Reading) -> Records:
     """A value per line; blank lines are skipped."""
     for line, raw in numbered_lines(path, reading):
         if not raw.strip():
@@ -61,11 +61,11 @@ def read_json_lines(path: Path, reading: Reading) -> Records:
             reading.report(error)
 
 
-def read_json(path: Path, reading: Reading) -> Records:
+def parse_json_file(path: Path, reading: Reading) -> Records:
     """An array's values, numbered from 1; or else JSON Lines, which often has this suffix too."""
     first = next((raw for _, raw in numbered_lines(path, reading) if raw.strip()), b"")
     if not first.lstrip().startswith(b"["):
-        yield from read_json_lines(path, reading)
+        yield from parse_json_lines(path, reading)
         return
     records = parse(whole_text(path, reading.encoding, _MAX_ARRAY), path, None)
     for number, record in enumerate(records, 1):

@@ -14,7 +14,7 @@ from ...errors import DataError
 from .json_files import parse
 from .values import plain
 
-__all__ = ["front_matter", "heading", "read_notebook"]
+__all__ = ["front_matter", "heading", "parse_notebook"]
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _markdown_heading(text: str) -> str:
     return ""
 
 
-def read_notebook(text: str, path: Path) -> tuple[str, str]:
+def parse_notebook(text: str, path: Path) -> tuple[str, str]:
     """Title and text of a Jupyter notebook: its cells of Markdown and code, without what the code printed.
 
     Raises:

@@ -12,10 +12,10 @@ from ...errors import DataError, MissingExtraError
 from .html import row_blocks
 from .lines import MAX_BYTES, whole_bytes
 
-__all__ = ["read_docx", "read_pdf"]
+__all__ = ["parse_docx", "parse_pdf"]
 
 
-def read_pdf(path: Path) -> tuple[str, str]:
+def parse_pdf(path: Path) -> tuple[str, str]:
     """Title and text of a PDF file, a blank line between its pages.
 
     Raises:
@@ -44,7 +44,7 @@ def read_pdf(path: Path) -> tuple[str, str]:
     return " ".join(cleaned(title).split()), text
 
 
-def read_docx(path: Path) -> tuple[str, str]:
+def parse_docx(path: Path) -> tuple[str, str]:
     """Title and text of a Word file: paragraphs with a blank line between them, the row of a table as one line.
 
     Raises:

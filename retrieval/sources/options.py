@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import DataError
-from .summary import ReadSummary
+from .summary import LoadSummary
 
 __all__ = ["ID_FIELDS", "Fields", "Reading", "Records"]
 
@@ -56,7 +56,7 @@ def _find(names: list[str], asked: str | None, *defaults: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One call of `read_documents`: its arguments, and where its errors and its progress go."""
+    """One call of `load_documents`: its arguments, and where its errors and its progress go."""
 
     fields: Fields = Fields()
     encoding: str | None = None
@@ -66,4 +66,4 @@ class Reading:
     follow_links: bool = False
     strict: bool = False
     report: Callable[[DataError], None] = lambda error: None
-    summary: ReadSummary = field(default_factory=ReadSummary)
+    summary: LoadSummary = field(default_factory=LoadSummary)

@@ -11,12 +11,12 @@ from ..compression import open_binary
 from .options import Reading, Records
 from .tables import check_names
 
-__all__ = ["read_parquet"]
+__all__ = ["parse_parquet"]
 
 _ROWS = 256
 
 
-def read_parquet(path: Path, reading: Reading) -> Records:
+def parse_parquet(path: Path, reading: Reading) -> Records:
     """Rows, numbered from 1."""
     try:
         import pyarrow

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-__all__ = ["ReadSummary"]
+__all__ = ["LoadSummary"]
 
 _NAMED = 3
 
 
 @dataclass
-class ReadSummary:
-    """How far a call of `read_documents` has come, and what of a folder it left out; it grows as you take documents.
+class LoadSummary:
+    """How far a call of `load_documents` has come, and what of a folder it left out; it grows as you take documents.
 
     Args:
         unit: what ``done`` and ``total`` count: ``"bytes"`` of the file on disk, ``"rows"`` or ``"files"``.
@@ -23,7 +23,7 @@ class ReadSummary:
         names: the first few files of each reason that is not their suffix.
 
     Example:
-        >>> summary = ReadSummary()
+        >>> summary = LoadSummary()
         >>> summary.leave_out(".png (not a format that is read)")
         >>> summary.leave_out("empty", "a.txt")
         >>> str(summary)

@@ -16,7 +16,7 @@ from ...errors import DataError
 from .lines import MAX_BYTES, decode, numbered_lines
 from .options import Reading, Records
 
-__all__ = ["check_names", "read_csv", "read_tsv"]
+__all__ = ["check_names", "parse_csv", "parse_tsv"]
 
 _Rows = Iterator[tuple[int, list[str] | DataError]]  # line and cells, or why there are none
 
@@ -28,12 +28,12 @@ _HEADERLESS = {2: ("id", "text"), 4: ("id", "url", "title", "text")}  # MS MARCO
 _ITS_ID = re.compile(r"[0-9]+|D[0-9]+|msmarco_\w+")
 
 
-def read_tsv(path: Path, reading: Reading) -> Records:
+def parse_tsv(path: Path, reading: Reading) -> Records:
     """Rows of cells between tabs, without any quoting."""
     return _records(path, partial(_unquoted_rows, path, reading, reading.delimiter or "\t"), reading)
 
 
-def read_csv(path: Path, reading: Reading) -> Records:
+def parse_csv(path: Path, reading: Reading) -> Records:
     """Rows as RFC 4180 says, with the delimiter that the header shows."""
     skipped, delimiter = 0, reading.delimiter
     if delimiter is None:

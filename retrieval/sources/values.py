@@ -1,4 +1,4 @@
-"""Values of any kind as JSON can hold them, by the rules that `read_documents` states."""
+"""Values of any kind as JSON can hold them, by the rules that `load_documents` states."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sightline.cli import searching
 from sightline.cli.console import visible
-from sightline.eval.trec import read_run
+from sightline.eval.trec import parse_run
 
 COMMANDS = ["index", "add", "delete", "info", "search", "serve", "mcp", "rerank", "eval", "bias", "heads"]
 COMMANDS += ["matrix", "bench", "report", "mine", "train", "rerankers"]
@@ -52,9 +52,9 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shared_index(corpus):
     from sightline.retrieval.index import Index
-    from sightline.retrieval.sources import read_documents
+    from sightline.retrieval.sources import load_documents
 
-    Index.build(corpus.parent / "index", read_documents(corpus), token_states="fp16").close()
+    Index.build(corpus.parent / "index", load_documents(corpus), token_states="fp16").close()
     return corpus.parent / "index"
 
 
@@ -351,7 +351,7 @@ def test_rerank_writes_a_better_run(run, beir, tmp_path, as_json):
     code, out, _ = run("rerank", *options, *(["--json"] if as_json else []))
     assert code == 0
     assert (json.loads(out)["queries"] == 2) if as_json else ("2 queries reranked by minilm" in out)
-    assert next(iter(read_run(tmp_path / "out.trec")["q1"])) == "cat"
+    assert next(iter(parse_run(tmp_path / "out.trec")["q1"])) == "cat"
 
 
 def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
@@ -434,7 +434,16 @@ def test_bench_puts_cost_beside_quality_and_report_renders_it_again(run, beir, t
 
 
 def test_every_table_says_that_positives_were_added(run, beir, tmp_path):
-    given = ["eval", beir, "--systems", "given,given+minilm", "--run", f"given={beir / 'given.trec'}", "--depth", 1]
+    given = [
+        "eval",
+        beir,
+        "--systems",
+        "given,given+minilm",
+        "--run",
+        f"given={beir / 'given.trec'}",
+        "--candidates",
+        1,
+    ]
     code, plain, _ = run(*given, "--out", tmp_path / "honest")
     assert code == 0 and "POSITIVES" not in plain
     assert json.loads((tmp_path / "honest" / "results.json").read_text())["positives_added"] is False

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sightline.eval.trec import read_qrels, read_run
+from sightline.eval.trec import parse_qrels, parse_run
 from sightline.recipes.tiny_decoder import TINY_DECODER
 from sightline.recipes.tiny_decoder.lists import write_lists
 
@@ -29,8 +29,8 @@ def reranked(run, lists, out, layout):
 
 
 def right(lists, path):
-    gold = read_qrels(lists / "qrels" / "test.tsv")
-    found = read_run(path)
+    gold = parse_qrels(lists / "qrels" / "test.tsv")
+    found = parse_run(path)
     return sum(max(scores, key=scores.get) in gold[query] for query, scores in found.items()) / len(gold)
 
 

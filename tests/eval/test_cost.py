@@ -61,7 +61,7 @@ def index(tmp_path):
 
 
 def test_work_is_counted(index):
-    found = measure_cost(index, ["bm25", "dense", "dense+minilm"], ["cat number 3", "who sleeps"], depth=5)
+    found = measure_cost(index, ["bm25", "dense", "dense+minilm"], ["cat number 3", "who sleeps"], candidates=5)
     bm25, dense, reranked = (found.systems[name] for name in ("bm25", "dense", "dense+minilm"))
     assert (bm25.flops_per_query, bm25.bytes_per_query, bm25.tokens_per_second) == (0, 0, None)
     config, rows = index.encoder.config, len(index.vectors())
@@ -102,7 +102,7 @@ def test_a_slow_system_is_slow_and_the_others_are_not(index, monkeypatch):
 
     monkeypatch.setattr(cost, "load_reranker", lambda name: Sleeper(load_layout("minilm")))
     queries = [f"cat {i}" for i in range(5)]
-    found = measure_cost(index, ["bm25", "bm25+slow"], queries, depth=3).systems
+    found = measure_cost(index, ["bm25", "bm25+slow"], queries, candidates=3).systems
     slow, quick = found["bm25+slow"].latency_ms, found["bm25"].latency_ms
     assert slow.p50 >= 50 and slow.p50 > quick.p50 + 45
     assert found["bm25+slow"].passages_per_second == pytest.approx(3 / (slow.mean / 1e3))
@@ -167,6 +167,6 @@ def test_what_is_not_known_is_not_made_up(index, monkeypatch):
             return [Scored(np.arange(len(one.documents), dtype=float)) for one in lists]
 
     monkeypatch.setattr(cost, "load_reranker", lambda name: Foreign())
-    found = measure_cost(index, ["bm25+foreign"], ["who sleeps"], depth=3).systems["bm25+foreign"]
+    found = measure_cost(index, ["bm25+foreign"], ["who sleeps"], candidates=3).systems["bm25+foreign"]
     assert found.flops_per_query is None and found.limit_ms.flops is None
     assert found.latency_ms.p50 > 0 and found.tokens > 0

@@ -13,7 +13,7 @@ from sightline.eval.experiment import evaluate_systems
 from sightline.eval.loading import load_dataset
 from sightline.eval.metrics import measure_rankings
 from sightline.eval.runs import load_run
-from sightline.eval.trec import read_run, write_run
+from sightline.eval.trec import parse_run, write_run
 from sightline.names import SystemName
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
@@ -110,7 +110,7 @@ def test_systems_are_compared_by_the_first_measure(outcome):
 
 def test_runs_read_back_give_the_same_figures(outcome, dataset, tmp_path):
     for system, means in outcome.summary.systems.items():
-        run = read_run(tmp_path / "out" / f"{system}.trec")
+        run = parse_run(tmp_path / "out" / f"{system}.trec")
         assert run == outcome.runs[system]
         again, _ = measure_rankings(
             dataset.qrels, {id: sorted(scores, key=lambda d: -scores[d]) for id, scores in run.items()}
@@ -126,7 +126,7 @@ def test_a_given_run_is_measured_in_its_own_order(outcome):
 
 def test_reranking_a_given_run_adds_no_candidate_and_drops_none(outcome, given):
     reranked = outcome.runs["mine+minilm-mass"]
-    assert {id: set(scores) for id, scores in reranked.items()} == {id: set(s) for id, s in read_run(given).items()}
+    assert {id: set(scores) for id, scores in reranked.items()} == {id: set(s) for id, s in parse_run(given).items()}
     assert outcome.per_query["mine+minilm-mass"]["q1"]["RR@10"] == 1.0
 
 
@@ -134,7 +134,7 @@ def test_trec_eval_finds_the_same_in_what_is_written(outcome, dataset, tmp_path)
     # Without -c, trec_eval passes over queries that found nothing; here every query found something.
     evaluator = pytrec_eval.RelevanceEvaluator(dataset.qrels, {"ndcg_cut.10"})
     for system, values in outcome.per_query.items():
-        run = read_run(tmp_path / "out" / f"{system}.trec")
+        run = parse_run(tmp_path / "out" / f"{system}.trec")
         theirs = {id: found["ndcg_cut_10"] for id, found in evaluator.evaluate(run).items()}
         assert {id: found["nDCG@10"] for id, found in values.items()} == pytest.approx(theirs, abs=1e-6)
 
@@ -146,7 +146,7 @@ def test_ties_are_written_in_the_order_that_was_judged(tmp_path):
     with Index.open(tmp_path / "out" / "index") as index:
         hits = Searcher(index, None).search(QUERIES["q1"]).hits
     assert [hit.id for hit in hits[:3]] == ["cat", "cat2", "cat3"] and len({hit.score for hit in hits[:3]}) == 1
-    written = read_run(tmp_path / "out" / "dense.trec")["q1"]
+    written = parse_run(tmp_path / "out" / "dense.trec")["q1"]
     assert list(written) == list(outcome.runs["dense"]["q1"]) == [hit.id for hit in hits]
     assert outcome.per_query["dense"]["q1"]["RR@10"] == 1.0
 
@@ -172,7 +172,7 @@ def test_queries_of_a_given_run_that_are_unknown_or_missing_are_told(dataset, tm
 
 def test_positives_are_added_only_if_asked_for(dataset, tmp_path):
     write_run(tmp_path / "poor.trec", {"q1": {"dog": 1.0}, "q3": {"fish": 2.0, "bird": 1.0}}, "poor")
-    options = {"runs": {"poor": tmp_path / "poor.trec"}, "depth": 2}
+    options = {"runs": {"poor": tmp_path / "poor.trec"}, "candidates": 2}
     systems = ["poor", "poor+minilm", "bm25+minilm"]
     honest = evaluate_systems(dataset, systems, tmp_path / "honest", **options)
     assert honest.summary.positives_added is False
@@ -203,7 +203,7 @@ def test_words_find_what_has_them(outcome):
 
 
 def test_depth_cuts_what_is_measured(dataset, given, tmp_path):
-    outcome = evaluate_systems(dataset, ["dense", "mine"], tmp_path / "out", runs={"mine": given}, depth=1)
+    outcome = evaluate_systems(dataset, ["dense", "mine"], tmp_path / "out", runs={"mine": given}, candidates=1)
     assert all(len(scores) == 1 for run in outcome.runs.values() for scores in run.values())
     assert outcome.per_query["mine"]["q1"]["RR@10"] == 0.0
 
@@ -321,7 +321,7 @@ def test_an_unknown_system_is_refused_before_anything_is_made(dataset, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [{"depth": 0}, {"measures": ["nonsense"]}, {"measures": []}])
+@pytest.mark.parametrize("options", [{"candidates": 0}, {"measures": ["nonsense"]}, {"measures": []}])
 def test_a_bad_argument_is_refused_before_anything_is_made(dataset, tmp_path, options):
     with pytest.raises(InputError):
         evaluate_systems(dataset, ["dense"], tmp_path / "out", **options)
@@ -348,7 +348,7 @@ def test_a_rerankers_path_gives_a_run_one_can_write(dataset, tmp_path):
     system = f"dense+{layout}"
     outcome = evaluate_systems(dataset, [system], tmp_path / "out")
     (file,) = (tmp_path / "out").glob("*.trec")
-    assert read_run(file) == outcome.runs["dense+hot.yaml"]  # the folder stays on this machine
+    assert parse_run(file) == outcome.runs["dense+hot.yaml"]  # the folder stays on this machine
 
 
 def test_names_split_at_the_first_plus():

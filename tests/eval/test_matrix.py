@@ -40,9 +40,9 @@ SYSTEMS = [
 
 def test_what_is_shared_changes_nothing(tmp_path, toy_everywhere):
     dataset = load_dataset(make(tmp_path / "zoo"))
-    together = evaluate_systems(dataset, SYSTEMS, tmp_path / "all", depth=4)
+    together = evaluate_systems(dataset, SYSTEMS, tmp_path / "all", candidates=4)
     for system in SYSTEMS:
-        alone = evaluate_systems(dataset, [system], tmp_path / "alone", depth=4, index=tmp_path / "all" / "index")
+        alone = evaluate_systems(dataset, [system], tmp_path / "alone", candidates=4, index=tmp_path / "all" / "index")
         assert alone.runs[system] == together.runs[system]
         assert alone.summary.systems[system] == together.summary.systems[system]
 
@@ -62,7 +62,7 @@ def test_first_stages_and_fetches_happen_once(tmp_path, toy_everywhere, monkeypa
     for name in calls:
         monkeypatch.setattr(Index, name, counted(name, getattr(Index, name)))
     dataset = load_dataset(make(tmp_path / "zoo"))
-    evaluate_systems(dataset, SYSTEMS, tmp_path / "out", depth=4)
+    evaluate_systems(dataset, SYSTEMS, tmp_path / "out", candidates=4)
     assert calls == {"search_dense": 1, "search_lexical": 3, "token_keys": 3}  # a batch; each of three queries
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sightline.errors import InputError
 from sightline.eval.metrics import DEFAULT_MEASURES, check_measures, measure_rankings, split_measures
-from sightline.eval.trec import read_qrels, read_run, trec_order
+from sightline.eval.trec import parse_qrels, parse_run, trec_order
 
 
 def dcg(gains):
@@ -248,15 +248,15 @@ def test_any_run_gets_the_figures_of_trec_eval(qrels, run):
 def test_every_shared_run_gets_the_figures_of_trec_eval(collections):
     compared, shared = 0, 0
     for path in sorted(collections.glob("*/run.*.trec")):
-        run = read_run(path)
+        run = parse_run(path)
         for name in ("qrels.full.trec", "qrels/test.tsv"):
             if (path.parent / name).exists():
-                compared += assert_equals_trec_eval(read_qrels(path.parent / name), run)
+                compared += assert_equals_trec_eval(parse_qrels(path.parent / name), run)
         shared += 1
     for path in sorted(collections.glob("*/bm25.*.tsv")):
         rows = [line.split("\t", 1) for line in path.read_text().splitlines()]
         run = {id: {d: -float(rank) for rank, d in enumerate(found.split())} for id, found in rows if found.split()}
         split = path.name.removeprefix("bm25.").removesuffix(".tsv")
-        compared += assert_equals_trec_eval(read_qrels(path.parent / "qrels" / f"{split}.tsv"), run)
+        compared += assert_equals_trec_eval(parse_qrels(path.parent / "qrels" / f"{split}.tsv"), run)
         shared += 1
     assert shared >= 9 and compared > 5000

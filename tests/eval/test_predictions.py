@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sightline.errors import DataError, InputError
-from sightline.eval.predictions import read_predictions, write_predictions
+from sightline.eval.predictions import parse_predictions, write_predictions
 
 RUN = {"q1": {"d1": 0.25, "d2": 1.0}, "q2": {"d1": 3}}
 SEVERAL = {
@@ -26,15 +26,15 @@ def test_what_is_written_reads_back_best_first(tmp_path):
     record = json.loads(path.read_text())
     assert record["mteb_model_meta"]["model_name"] == "minilm"
     assert record["en"]["dev"]["q1"] == RUN["q1"]
-    assert read_predictions(path) == read_predictions(path, "dev", "en") == RUN
-    assert list(read_predictions(path)["q1"]) == ["d2", "d1"]
+    assert parse_predictions(path) == parse_predictions(path, "dev", "en") == RUN
+    assert list(parse_predictions(path)["q1"]) == ["d2", "d1"]
 
 
 @pytest.mark.parametrize(
     ("split", "subset", "document"), [("test", "de", "d"), ("dev", "de", "e"), ("test", "en", "f"), (None, "en", "f")]
 )
 def test_one_of_several(tmp_path, split, subset, document):
-    assert read_predictions(write(tmp_path / "p.json", SEVERAL), split, subset) == {"q": {document: 1.0}}
+    assert parse_predictions(write(tmp_path / "p.json", SEVERAL), split, subset) == {"q": {document: 1.0}}
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_one_of_several(tmp_path, split, subset, document):
 def test_what_cannot_be_read_is_named(tmp_path, record, options, said):
     path = write(tmp_path / "p.json", record)
     with pytest.raises(DataError, match=said) as caught:
-        read_predictions(path, **options)
+        parse_predictions(path, **options)
     assert str(path) in str(caught.value)
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
-        read_predictions(tmp_path / "none.json")
+        parse_predictions(tmp_path / "none.json")
 
 
 def test_what_cannot_be_written(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import DataError, InputError
-from sightline.eval.rank_llm import read_requests, write_requests
+from sightline.eval.rank_llm import parse_requests, write_requests
 
 
 def request(qid="q1", text="why", candidates=(("d1", 2.0, {"text": "one"}), ("d2", 1, {"text": "two"}))):
@@ -27,7 +27,7 @@ def test_queries_documents_and_order(tmp_path):
         request(3, "who", [(7, 2, {"title": "T", "segment": "s", "url": "u"}), ("d", 1.5, {"contents": "c"})]),
         request("q2", "why", [("d", 0.5, {"contents": "c"})]),
     )
-    dataset, run = read_requests(path)
+    dataset, run = parse_requests(path)
     assert (dataset.name, dataset.folder, dataset.qrels) == ("zoo", path, {})
     assert dataset.queries == {"3": "who", "q2": "why"}
     assert run == {"3": {"7": 2.0, "d": 1.5}, "q2": {"d": 0.5}}
@@ -40,12 +40,12 @@ def test_the_text_is_where_rank_llm_looks_for_it(tmp_path, field):
     path = write(
         tmp_path / "r.jsonl", request(candidates=[("d", 1, {field: "it", "passage": "it", "text": ""} | {field: "it"})])
     )
-    assert next(read_requests(path)[0].documents()).text == "it"
+    assert next(parse_requests(path)[0].documents()).text == "it"
 
 
 def test_the_order_of_the_list_counts_whatever_the_scores(tmp_path):
     docs = [("b", 1.0, {"text": "b"}), ("c", 1.0, {"text": "c"}), ("a", 5.0, {"text": "a"})]
-    _, run = read_requests(write(tmp_path / "r.jsonl", request(candidates=docs)))
+    _, run = parse_requests(write(tmp_path / "r.jsonl", request(candidates=docs)))
     scores = run["q1"]
     assert list(scores) == ["b", "c", "a"] and scores["b"] > scores["c"] > scores["a"] > 0.999
 
@@ -84,15 +84,15 @@ GOOD = request("q0", "good", [("d1", 1, {"text": "one"})])
 def test_a_bad_line_is_named(tmp_path, bad, said):
     path = write(tmp_path / "r.jsonl", GOOD, "", bad)
     with pytest.raises(DataError, match=said) as caught:
-        read_requests(path)
+        parse_requests(path)
     assert (caught.value.path, caught.value.line) == (path, 3)
 
 
 def test_an_empty_and_a_missing_file(tmp_path):
     with pytest.raises(DataError, match="holds no request"):
-        read_requests(write(tmp_path / "r.jsonl", ""))
+        parse_requests(write(tmp_path / "r.jsonl", ""))
     with pytest.raises(DataError, match="cannot be read"):
-        read_requests(tmp_path / "none.jsonl")
+        parse_requests(tmp_path / "none.jsonl")
 
 
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
@@ -115,15 +115,15 @@ def test_what_is_written_reads_back(tmp_path_factory, queries, documents, random
             for q in queries
         ),
     )
-    dataset, _ = read_requests(given)
+    dataset, _ = parse_requests(given)
     write_requests(folder / "again.jsonl", dataset, run)
-    again, read = read_requests(folder / "again.jsonl")
+    again, read = parse_requests(folder / "again.jsonl")
     assert read == run and again.queries == dataset.queries
     assert {d.id: d for d in again.documents()} == {d.id: d for d in dataset.documents()}
 
 
 def test_what_cannot_be_written_leaves_the_file(tmp_path):
-    dataset, run = read_requests(write(tmp_path / "r.jsonl", GOOD))
+    dataset, run = parse_requests(write(tmp_path / "r.jsonl", GOOD))
     path = write(tmp_path / "out.jsonl", "former")
     for bad, said in [
         ({}, "no result"),

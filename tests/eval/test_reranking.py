@@ -61,16 +61,16 @@ def test_the_order_of_the_run_leaves_no_trace(dataset, reranker):
     assert one == other
 
 
-@pytest.mark.parametrize(("depth", "kept"), [(1, {"dog"}), (2, {"dog", "cow"}), (99, {"dog", "cow", "cat"})])
-def test_depth_is_by_score_and_not_by_place(dataset, reranker, depth, kept):
-    out = rerank_run(dataset, {"q0": {"cat": 1.0, "dog": 3.0, "cow": 2.0}}, reranker, depth)
+@pytest.mark.parametrize(("candidates", "kept"), [(1, {"dog"}), (2, {"dog", "cow"}), (99, {"dog", "cow", "cat"})])
+def test_depth_is_by_score_and_not_by_place(dataset, reranker, candidates, kept):
+    out = rerank_run(dataset, {"q0": {"cat": 1.0, "dog": 3.0, "cow": 2.0}}, reranker, candidates)
     assert set(out["q0"]) == kept
 
 
-@pytest.mark.parametrize("depth", [0, -3])
-def test_a_bad_depth_is_refused(dataset, reranker, depth):
-    with pytest.raises(InputError, match="depth"):
-        rerank_run(dataset, {"q0": {"cat": 1.0}}, reranker, depth)
+@pytest.mark.parametrize("candidates", [0, -3])
+def test_a_bad_depth_is_refused(dataset, reranker, candidates):
+    with pytest.raises(InputError, match="candidates"):
+        rerank_run(dataset, {"q0": {"cat": 1.0}}, reranker, candidates)
 
 
 def test_a_long_document_is_scored_by_its_best_passage(dataset, reranker):
@@ -85,7 +85,7 @@ def test_a_missing_document_is_named_with_its_query(dataset, reranker):
 
 
 def test_a_missing_document_below_the_depth_does_not_matter(dataset, reranker):
-    assert set(rerank_run(dataset, {"q1": {"cat": 2.0, "ghost": 1.0}}, reranker, depth=1)["q1"]) == {"cat"}
+    assert set(rerank_run(dataset, {"q1": {"cat": 2.0, "ghost": 1.0}}, reranker, candidates=1)["q1"]) == {"cat"}
 
 
 def test_queries_that_the_data_lacks_are_passed_over_with_a_warning(dataset, reranker, caplog):

@@ -69,7 +69,7 @@ def test_runs_searchers_and_functions_are_systems_too(dataset, tmp_path):
 
 
 def test_a_function_is_cut_at_the_depth_by_its_scores(dataset):
-    results = evaluate({"all": lambda query: {"cow": 1.0, "dog": 3.0, "cat": 2.0}}, dataset, ["RR"], depth=2)
+    results = evaluate({"all": lambda query: {"cow": 1.0, "dog": 3.0, "cat": 2.0}}, dataset, ["RR"], candidates=2)
     assert {id: list(found) for id, found in results.runs["all"].items()} == {
         "q1": ["dog", "cat"],
         "q2": ["dog", "cat"],
@@ -127,7 +127,7 @@ def test_a_file_of_an_older_version_may_lack_what_was_added_later(dataset, tmp_p
     results = evaluate({"mine": RUN}, dataset)
     results.save(tmp_path)
     body = json.loads((tmp_path / "results.json").read_text())
-    kept = ("dataset", "split", "queries", "depth", "systems", "intervals", "comparisons")
+    kept = ("dataset", "split", "queries", "candidates", "systems", "intervals", "comparisons")
     (tmp_path / "results.json").write_text(json.dumps({**{name: body[name] for name in kept}, "unknown": 1}))
     loaded = load_results(tmp_path)
     assert loaded.systems == results.systems and loaded.provenance.command is None

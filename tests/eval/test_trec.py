@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sightline.errors import DataError, InputError
-from sightline.eval.trec import read_qrels, read_queries, read_run, trec_order, untie, write_run
+from sightline.eval.trec import parse_qrels, parse_queries, parse_run, trec_order, untie, write_run
 
-READERS = {"qrels": read_qrels, "queries": read_queries, "run": read_run}
+READERS = {"qrels": parse_qrels, "queries": parse_queries, "run": parse_run}
 
 
 def write(path, data):
@@ -153,7 +153,7 @@ def test_empty_file(kind, data, tmp_path):
 
 def test_header_alone(tmp_path):
     with pytest.raises(DataError, match="holds no judgement"):
-        read_qrels(write(tmp_path / "x.tsv", "query-id\tcorpus-id\tscore\n"))
+        parse_qrels(write(tmp_path / "x.tsv", "query-id\tcorpus-id\tscore\n"))
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -167,8 +167,8 @@ def test_queries(tmp_path):
     path = write(
         tmp_path / "queries.jsonl", '\ufeff{"_id": 1, "text": " a b ", "x": {}}\n\n{"id": "b", "text": "日本"}'
     )
-    assert read_queries(path) == {"1": " a b ", "b": "日本"}
-    assert list(read_queries(write(tmp_path / "q.tsv", "2\ttwo words\r\n1\tone\r\n")).items()) == [
+    assert parse_queries(path) == {"1": " a b ", "b": "日本"}
+    assert list(parse_queries(write(tmp_path / "q.tsv", "2\ttwo words\r\n1\tone\r\n")).items()) == [
         ("2", "two words"),
         ("1", "one"),
     ]
@@ -176,9 +176,9 @@ def test_queries(tmp_path):
 
 def test_qrels(tmp_path):
     beir = write(tmp_path / "test.tsv", "query-id\tcorpus-id\tscore\r\nq 1\td 1\t2\r\nq 1\td2\t0\r\nq 1\td 1\t2\r\n")
-    assert read_qrels(beir) == {"q 1": {"d 1": 2, "d2": 0}}
+    assert parse_qrels(beir) == {"q 1": {"d 1": 2, "d2": 0}}
     trec = write(tmp_path / "qrels", "\ufeffq1 Q0 d1 -1\n\nq2\t0   d1\t+3 \nq2 0 d\u00a02 1\nq1 0 d1 -1\n")
-    assert read_qrels(trec) == {"q1": {"d1": -1}, "q2": {"d1": 3, "d\u00a02": 1}}
+    assert parse_qrels(trec) == {"q1": {"d1": -1}, "q2": {"d1": 3, "d\u00a02": 1}}
 
 
 VARIANTS = {
@@ -198,45 +198,45 @@ VARIANTS = {
 
 @pytest.mark.parametrize("text", VARIANTS.values(), ids=VARIANTS)
 def test_judgements_in_many_forms_are_the_same(text, tmp_path):
-    assert read_qrels(write(tmp_path / "test.tsv", text)) == {"q1": {"d1": 1, "d2": 0}}
+    assert parse_qrels(write(tmp_path / "test.tsv", text)) == {"q1": {"d1": 1, "d2": 0}}
 
 
 @pytest.mark.parametrize("text", ["query document grade\nq d 1\n", "a\tb\tc\nq\td\t1\n", "a b\nq d\n", "who, what\n"])
 def test_a_first_line_that_is_neither_header_nor_judgement_says_what_is_needed(text, tmp_path):
     text = text.replace("query document grade", "question answer mark")
     with pytest.raises(DataError, match=r"tsv:1: .*header query-id, corpus-id, score"):
-        read_qrels(write(tmp_path / "test.tsv", text))
+        parse_qrels(write(tmp_path / "test.tsv", text))
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2", ".xz"])
 def test_compressed_files_are_read(suffix, tmp_path):
     pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[suffix]
     run = write(tmp_path / f"run.trec{suffix}", pack(b"q Q0 d 1 0.5 t\n"))
-    assert read_run(run) == {"q": {"d": 0.5}}
-    assert read_qrels(write(tmp_path / f"test.tsv{suffix}", pack(b"q\td\t2\n"))) == {"q": {"d": 2}}
+    assert parse_run(run) == {"q": {"d": 0.5}}
+    assert parse_qrels(write(tmp_path / f"test.tsv{suffix}", pack(b"q\td\t2\n"))) == {"q": {"d": 2}}
     jsonl = write(tmp_path / f"queries.jsonl{suffix}", pack(b'{"_id": "q", "text": "t"}\n'))
-    assert read_queries(jsonl) == {"q": "t"}
+    assert parse_queries(jsonl) == {"q": "t"}
     if suffix:
         for name in ("run.trec", "test.tsv", "queries.jsonl"):
             damaged = (tmp_path / f"{name}{suffix}").read_bytes()[:-7]
-            reader = {"run.trec": read_run, "test.tsv": read_qrels, "queries.jsonl": read_queries}[name]
+            reader = {"run.trec": parse_run, "test.tsv": parse_qrels, "queries.jsonl": parse_queries}[name]
             with pytest.raises(DataError):
                 reader(write(tmp_path / f"{name}{suffix}", damaged))
 
 
 def test_a_header_of_queries_is_no_query(tmp_path):
-    assert read_queries(write(tmp_path / "queries.tsv", "query_id\ttext\nq1\tcats\n")) == {"q1": "cats"}
-    assert read_queries(write(tmp_path / "queries.tsv", "q0\tquery\nq1\tcats\n")) == {"q0": "query", "q1": "cats"}
+    assert parse_queries(write(tmp_path / "queries.tsv", "query_id\ttext\nq1\tcats\n")) == {"q1": "cats"}
+    assert parse_queries(write(tmp_path / "queries.tsv", "q0\tquery\nq1\tcats\n")) == {"q0": "query", "q1": "cats"}
 
 
 def test_ids_with_blanks_come_back(tmp_path):
     run = {"what is it?": {"user guide.md": 2.0, " d": 1.0, "d ": 0.5}, "q": {"d 1 2 0.5 t": 1.0}}
     write_run(tmp_path / "x.trec", run, "mine")
-    assert read_run(tmp_path / "x.trec") == run
+    assert parse_run(tmp_path / "x.trec") == run
     ranks = {query: {d: 1 / n for n, d in enumerate(trec_order(found), 1)} for query, found in run.items()}
     write_run(tmp_path / "x.tsv", run, "mine", "msmarco")
-    assert read_run(tmp_path / "x.tsv") == ranks
-    assert read_qrels(write(tmp_path / "qrels", "what is it?\t0\tuser guide.md\t1\n")) == {
+    assert parse_run(tmp_path / "x.tsv") == ranks
+    assert parse_qrels(write(tmp_path / "qrels", "what is it?\t0\tuser guide.md\t1\n")) == {
         "what is it?": {"user guide.md": 1}
     }
 
@@ -248,12 +248,12 @@ def test_a_run_is_not_written_under_the_name_of_a_compressed_file(tmp_path):
 
 def test_run(tmp_path):
     path = write(tmp_path / "run", "q1 Q0 d:1/ä\u3000\x1c 1 1.5 t\r\n\nq2\tQ0\td1  7\t-2e-3 t\nq1 Q0 d2 x .5 t\n")
-    assert read_run(path) == {"q1": {"d:1/ä\u3000\x1c": 1.5, "d2": 0.5}, "q2": {"d1": -0.002}}
+    assert parse_run(path) == {"q1": {"d:1/ä\u3000\x1c": 1.5, "d2": 0.5}, "q2": {"d1": -0.002}}
 
 
 def test_msmarco_run(tmp_path):
     path = write(tmp_path / "run.tsv", "q1\td2\t2\r\nq1 d1 1\n\nq2\td1\t1\n")
-    assert read_run(path) == {"q1": {"d1": 1.0, "d2": 0.5}, "q2": {"d1": 1.0}}
+    assert parse_run(path) == {"q1": {"d1": 1.0, "d2": 0.5}, "q2": {"d1": 1.0}}
 
 
 @pytest.mark.parametrize("format", ["kilt", "", None])
@@ -267,7 +267,7 @@ def test_an_msmarco_run_keeps_the_order(scores):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "run.tsv")
         write_run(path, {"q": scores}, "t", "msmarco")
-        assert list(read_run(path)["q"]) == trec_order(scores)
+        assert list(parse_run(path)["q"]) == trec_order(scores)
         assert path.read_text() == "".join(f"q\t{d}\t{n}\n" for n, d in enumerate(trec_order(scores), 1))
 
 
@@ -327,7 +327,7 @@ def test_run_round_trip(tmp_path, run, tag):
     path = tmp_path / "x.trec"
     write_run(path, run, tag)
     assert list(tmp_path.iterdir()) == [path]
-    read = read_run(path)
+    read = parse_run(path)
     assert read == run and list(read) == list(run)
     for query, found in read.items():
         with np.errstate(over="ignore"):
@@ -348,7 +348,7 @@ def test_run_round_trip(tmp_path, run, tag):
 )
 def test_any_ids_that_fit_on_a_line_come_back(tmp_path, run):
     write_run(tmp_path / "x.trec", run, "t")
-    assert read_run(tmp_path / "x.trec") == run
+    assert parse_run(tmp_path / "x.trec") == run
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_query_without_documents_and_numpy_scores(tmp_path):
     import numpy as np
 
     write_run(tmp_path / "x", {"p": {}, "q": {"d": np.float32(0.1), "e": 2}}, "t")
-    assert read_run(tmp_path / "x") == {"q": {"e": 2.0, "d": float(np.float32(0.1))}}
+    assert parse_run(tmp_path / "x") == {"q": {"e": 2.0, "d": float(np.float32(0.1))}}
 
 
 @pytest.mark.data
@@ -395,7 +395,7 @@ def test_real_collection():
     if not root:
         pytest.skip("SIGHTLINE_DATA is not set: no judged collections to read")
     folder = Path(root, "trec_dl19")
-    queries, qrels = read_queries(folder / "queries.jsonl"), read_qrels(folder / "qrels" / "test.tsv")
-    run, full = read_run(folder / "run.bm25.trec"), read_qrels(folder / "qrels.full.trec")
+    queries, qrels = parse_queries(folder / "queries.jsonl"), parse_qrels(folder / "qrels" / "test.tsv")
+    run, full = parse_run(folder / "run.bm25.trec"), parse_qrels(folder / "qrels.full.trec")
     assert len(qrels) == 43 and qrels.keys() <= queries.keys() and run.keys() <= queries.keys()
     assert all(full[query][document] == grade for query in qrels for document, grade in qrels[query].items())

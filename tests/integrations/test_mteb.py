@@ -14,7 +14,7 @@ from sightline.errors import DataError, InputError
 from sightline.eval.catalogues import from_mteb
 from sightline.eval.experiment import evaluate_systems
 from sightline.eval.metrics import measure_rankings
-from sightline.eval.predictions import read_predictions
+from sightline.eval.predictions import parse_predictions
 from sightline.eval.runs import save_run
 from sightline.integrations.mteb import SightlineSearch
 from sightline.rerank import Reranker, Scored
@@ -40,7 +40,7 @@ def run(model, task, folder):
     result = mteb.evaluate(
         model, task, cache=None, prediction_folder=folder, show_progress_bar=False, raise_error=True, co2_tracker=False
     )
-    return result[0].scores["test"][0], read_predictions(folder / f"{task.metadata.name}_predictions.json", "test")
+    return result[0].scores["test"][0], parse_predictions(folder / f"{task.metadata.name}_predictions.json", "test")
 
 
 def assert_same_figures(theirs, rankings):
@@ -65,7 +65,7 @@ def test_retrieval_gives_the_figures_of_our_own_evaluation(reranker, options, tm
         from_mteb(ZooRetrieval()),
         [system],
         tmp_path / "out",
-        depth=options.get("candidates", 100),
+        candidates=options.get("candidates", 100),
         measures=["nDCG@10"],
     )
     assert {id: list(scores) for id, scores in ours.runs[system].items()} == {
@@ -106,7 +106,7 @@ def test_what_mteb_predicted_is_reranked_there_as_here(model, reranker, tmp_path
     _, theirs = run(model, task, tmp_path / "second")
     dataset = from_mteb(ZooRetrieval())
     predicted = tmp_path / "first" / "ZooRetrieval_predictions.json"
-    ours = evaluate_systems(dataset, ["given+minilm"], tmp_path / "out", runs={"given": predicted}, depth=3)
+    ours = evaluate_systems(dataset, ["given+minilm"], tmp_path / "out", runs={"given": predicted}, candidates=3)
     assert {id: list(scores) for id, scores in ours.runs["given+minilm"].items()} == {
         id: list(scores) for id, scores in theirs.items()
     }

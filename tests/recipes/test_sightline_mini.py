@@ -164,7 +164,7 @@ def test_its_dev_figures_are_those_of_its_card(collections):
 
 @pytest.mark.data
 def test_it_learns_from_train_splits_of_openly_licensed_collections_alone(collections):
-    sources, found = examples(Path(collections), depth=5)
+    sources, found = examples(Path(collections), candidates=5)
     assert {source.split for source in sources} == {"train"}
     assert (
         {source.name for source in sources}

@@ -143,7 +143,7 @@ def test_a_baseline_is_measured_beside_ours_on_the_same_candidates(scorer_folder
         "dense+minilm",
         *(f"dense+{kind}:{scorer_folders[kind]}" for kind in ("cross-encoder", "late-interaction")),
     ]
-    outcome = evaluate_systems(dataset, systems, tmp_path / "out", depth=3)
+    outcome = evaluate_systems(dataset, systems, tmp_path / "out", candidates=3)
     candidates = set(outcome.runs["dense"]["q"])
     assert len(candidates) == 3
     assert all(set(run["q"]) == candidates for run in outcome.runs.values())

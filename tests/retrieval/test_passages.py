@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.retrieval.passages import Splitter
-from sightline.retrieval.sources import read_documents
+from sightline.retrieval.sources import load_documents
 from sightline.sentences import sentence_spans
 
 
@@ -222,7 +222,7 @@ def test_real_documents():
     collections = [path for name in ("scifact", "cranfield", "nfcorpus") if (path := Path(root, name)).is_dir()]
     assert collections
     for collection in collections:
-        for _, document in zip(range(200), read_documents(collection), strict=False):
+        for _, document in zip(range(200), load_documents(collection), strict=False):
             passages = splitter.split(document)
             check(document, passages, splitter)
             starts = {start for start, _ in sentence_spans(document.text)}

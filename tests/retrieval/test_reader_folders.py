@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from sightline.errors import DataError
-from sightline.retrieval.sources import ReadSummary, read_documents
+from sightline.retrieval.sources import LoadSummary, load_documents
 from sightline.sentences import sentence_spans
 
 
@@ -20,13 +20,13 @@ def write(path, text):
 
 
 def one(path, text):
-    (document,) = read_documents(write(path, text))
+    (document,) = load_documents(write(path, text))
     return document
 
 
 def folder(path, **options):
-    summary = ReadSummary()
-    return [document.id for document in read_documents(path, summary=summary, **options)], summary
+    summary = LoadSummary()
+    return [document.id for document in load_documents(path, summary=summary, **options)], summary
 
 
 # ---- What is left out
@@ -52,7 +52,7 @@ def test_what_is_left_out_is_told_by_kind_and_count(tmp_path, caplog):
     assert sentence.startswith("left out 6 files and 3 folders: 2 ")
     assert "1 not UTF-8 (latin.txt)" in sentence and "2 hidden (.git/, .hidden.txt)" in sentence
     with caplog.at_level(logging.WARNING):
-        list(read_documents(tmp_path))
+        list(load_documents(tmp_path))
     assert caplog.messages == [f"{tmp_path}: {sentence}"]
     with pytest.raises(DataError, match=r"latin.txt:1: not UTF-8"):
         folder(tmp_path, strict=True)
@@ -60,11 +60,11 @@ def test_what_is_left_out_is_told_by_kind_and_count(tmp_path, caplog):
 
 
 def test_only_the_first_names_of_a_kind_are_told():
-    summary = ReadSummary()
+    summary = LoadSummary()
     for number in range(1000):
         summary.leave_out("empty", f"{number}.txt")
     assert str(summary) == "left out 1,000 files: 1000 empty (0.txt, 1.txt, 2.txt, ...)"
-    assert str(ReadSummary()) == ""
+    assert str(LoadSummary()) == ""
 
 
 def test_nothing_that_is_no_regular_file_hangs_it(tmp_path):
@@ -227,13 +227,13 @@ def test_word_files(tmp_path):
         cell.text = text
     made.add_paragraph("End.")
     made.save(tmp_path / "a.docx")
-    (document,) = read_documents(tmp_path / "a.docx")
+    (document,) = load_documents(tmp_path / "a.docx")
     assert (document.title, document.text) == ("Prices", "Prices\n\nAll in euros.\n\nPlan | Price\n\nPro | 29\n\nEnd.")
     with zipfile.ZipFile(tmp_path / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as file:
         for number in range(5):
             file.writestr(f"{number}", bytes(60 << 20))
     with pytest.raises(DataError, match="larger than 256 MiB"):
-        list(read_documents(tmp_path / "bomb.docx"))
+        list(load_documents(tmp_path / "bomb.docx"))
 
 
 # ---- HTML

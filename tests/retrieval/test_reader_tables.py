@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import DataError
-from sightline.retrieval.sources import ReadSummary, read_documents
+from sightline.retrieval.sources import LoadSummary, load_documents
 
 
 def read(tmp_path, name, text, **options):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return list(read_documents(path, **options))
+    return list(load_documents(path, **options))
 
 
 def column(tmp_path, cells, **options):
@@ -85,7 +85,7 @@ def test_tables_without_a_header(tmp_path):
     assert read(tmp_path, "docs.tsv", "D15\thttp://x\tT\tB\n") == [Document("D15", "B", "T", {"url": "http://x"})]
     (tmp_path / "msmarco").mkdir()
     (tmp_path / "msmarco" / "collection.tsv").write_text("7\tseven\n")
-    assert list(read_documents(tmp_path / "msmarco")) == [Document("7", "seven")]
+    assert list(load_documents(tmp_path / "msmarco")) == [Document("7", "seven")]
     named = read(tmp_path, "x.csv", "a,b,1\nc,d,2\n", columns=["id", "text", "n"])
     assert named == [Document("a", "b", metadata={"n": 1}), Document("c", "d", metadata={"n": 2})]
     with pytest.raises(DataError, match=r"no field '_id' or .*there are: 'name', 'words'"):
@@ -129,7 +129,7 @@ def test_big_cells_are_read_and_endless_lines_refused(tmp_path):
             file.write(start)
             file.truncate(1 << 31)
         with pytest.raises(DataError, match="more than 64 MiB"):
-            list(read_documents(tmp_path / name))
+            list(load_documents(tmp_path / name))
 
 
 def test_json_arrays_and_missing_values(tmp_path):
@@ -147,9 +147,9 @@ def test_json_arrays_and_missing_values(tmp_path):
 
 
 def test_the_summary_tells_how_far_the_reading_has_come(tmp_path):
-    path, summary = tmp_path / "x.jsonl", ReadSummary()
+    path, summary = tmp_path / "x.jsonl", LoadSummary()
     path.write_text("".join(json.dumps({"id": n, "text": "word " * 50}) + "\n" for n in range(2000)))
-    documents, seen = read_documents(path, summary=summary), []
+    documents, seen = load_documents(path, summary=summary), []
     for _ in documents:
         seen.append(summary.done)
     assert (summary.unit, summary.done, summary.total) == ("bytes", path.stat().st_size, path.stat().st_size)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sightline.documents import Document
 from sightline.errors import DataError, InputError
 from sightline.retrieval.index import Index
-from sightline.retrieval.sources import read_documents
+from sightline.retrieval.sources import load_documents
 
 
 class Colour(enum.Enum):
@@ -24,7 +24,7 @@ class Colour(enum.Enum):
 
 
 def read(value):
-    (document,) = read_documents([{"id": "1", "text": "t", "x": value}])
+    (document,) = load_documents([{"id": "1", "text": "t", "x": value}])
     assert json.loads(json.dumps(document.metadata, allow_nan=False)) == document.metadata
     return document.metadata
 
@@ -45,16 +45,16 @@ MISSING = {
 def test_missing_values_are_absent(value):
     assert read(value) == read({"inner": value}).get("x", {}) == {}
     assert read([value, 1]) == {"x": [None, 1]}
-    assert list(read_documents([{"id": "1", "title": value, "text": value}])) == [Document("1", "")]
+    assert list(load_documents([{"id": "1", "title": value, "text": value}])) == [Document("1", "")]
     with pytest.raises(DataError, match="the id, is missing"):
-        list(read_documents([{"id": value, "text": "t"}]))
+        list(load_documents([{"id": value, "text": "t"}]))
 
 
 def test_missing_values_of_pandas_are_absent():
     pandas = pytest.importorskip("pandas")
     assert read(pandas.NaT) == read(pandas.NA) == {}
     frame = pandas.DataFrame({"id": [1, 2], "text": ["a", None], "when": pandas.to_datetime(["2024-05-01", None])})
-    assert list(read_documents(frame.to_dict("records"))) == [
+    assert list(load_documents(frame.to_dict("records"))) == [
         Document("1", "a", metadata={"when": "2024-05-01T00:00:00"}),
         Document("2", ""),
     ]
@@ -144,18 +144,18 @@ def test_other_values_are_refused_by_name(value, name):
     ],
 )
 def test_ids_become_strings(value, id):
-    assert [document.id for document in read_documents([{"id": value, "text": "t"}])] == [id]
+    assert [document.id for document in load_documents([{"id": value, "text": "t"}])] == [id]
 
 
 @pytest.mark.parametrize("value", [True, np.bool_(False), 7.5, 2.0**60, [7], {"a": 1}, "a\nb", "a\r", "\x85a", "a\tb"])
 def test_ids_that_no_rule_makes_strings_are_refused(value):
     with pytest.raises(DataError, match="field 'id', the id"):
-        list(read_documents([{"id": value, "text": "t"}]))
+        list(load_documents([{"id": value, "text": "t"}]))
 
 
 def test_one_id_as_number_and_as_string_is_a_duplicate():
     with pytest.raises(DataError, match="already has the id '7'"):
-        list(read_documents([{"id": 7.0, "text": "t"}, {"id": "7", "text": "t"}]))
+        list(load_documents([{"id": 7.0, "text": "t"}, {"id": "7", "text": "t"}]))
 
 
 values = st.recursive(
@@ -197,7 +197,7 @@ def test_parquet_types(tmp_path):
     table = {"id": [1, 2], "text": ["a", "b"], "nothing": pyarrow.nulls(2)}
     table |= {name: column for name, (column, _) in columns.items()}
     parquet.write_table(pyarrow.table(table), tmp_path / "x.parquet")
-    first, second = read_documents(tmp_path / "x.parquet")
+    first, second = load_documents(tmp_path / "x.parquet")
     assert first == Document("1", "a", metadata={name: value for name, (_, value) in columns.items()})
     assert second == Document("2", "b")
 
@@ -205,7 +205,7 @@ def test_parquet_types(tmp_path):
 def test_a_frame_is_told_to_give_its_rows(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"id": ["1"], "text": ["Cats purr."]})
-    for call in (lambda: list(read_documents(frame)), lambda: Index.build(tmp_path / "index", frame)):
+    for call in (lambda: list(load_documents(frame)), lambda: Index.build(tmp_path / "index", frame)):
         with pytest.raises(InputError, match=r"frame.to_dict\('records'\)"):
             call()
-    assert [document.id for document in read_documents(frame.to_dict("records"))] == ["1"]
+    assert [document.id for document in load_documents(frame.to_dict("records"))] == ["1"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sightline.documents import Document
 from sightline.errors import DataError, InputError, MissingExtraError
 from sightline.retrieval import sources as readers
-from sightline.retrieval.sources import ReadSummary, read_documents
+from sightline.retrieval.sources import LoadSummary, load_documents
 
 GOOD = [{"_id": "a", "title": "A", "text": "one"}, {"_id": "b", "title": "B", "text": "two"}]
 
@@ -31,7 +31,7 @@ def write(path, data):
 
 
 def ids(source, **options):
-    return [document.id for document in read_documents(source, **options)]
+    return [document.id for document in load_documents(source, **options)]
 
 
 # ---- Bad records: put between two good ones, in every format that can hold them
@@ -178,7 +178,7 @@ def test_there_are_enough_cases():
 @pytest.mark.parametrize(("kind", "name", "bad"), CASES, ids=[f"{kind}-{name}" for kind, name, _ in CASES])
 def test_bad_record(kind, name, bad, tmp_path):
     source, path, line = make(kind, bad, tmp_path)
-    found = read_documents(source)
+    found = load_documents(source)
     assert next(found).id == "a"
     with pytest.raises(DataError) as caught:
         list(found)
@@ -196,7 +196,7 @@ def test_bad_record(kind, name, bad, tmp_path):
 def test_messages_help(tmp_path):
     def message(*lines):
         with pytest.raises(DataError) as caught:
-            list(read_documents(write(tmp_path / "x.jsonl", jsonl(*lines))))
+            list(load_documents(write(tmp_path / "x.jsonl", jsonl(*lines))))
         return str(caught.value).removeprefix(f"{tmp_path / 'x.jsonl'}")
 
     assert message({"id": "x", "url": "u"}) == ":1: no field 'text' or 'contents' or 'body'; there are: 'id', 'url'"
@@ -260,7 +260,7 @@ def test_bad_file_always_raises(name, data, tmp_path):
         path.write_bytes(data)
     for on_bad in (None, lambda error: None):
         with pytest.raises(DataError) as caught:
-            list(read_documents(path, on_bad=on_bad))
+            list(load_documents(path, on_bad=on_bad))
         assert str(caught.value).startswith(f"{path}:")
 
 
@@ -269,44 +269,44 @@ def test_bad_file_always_raises(name, data, tmp_path):
 )
 def test_missing(name, tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
-        read_documents(tmp_path / name, on_bad=lambda error: None)
+        load_documents(tmp_path / name, on_bad=lambda error: None)
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "tsv", "parquet", "beir"])
 def test_folder_for_a_file(format, tmp_path):
     with pytest.raises(DataError, match=r"cannot be read|not a parquet file|no corpus.jsonl"):
-        list(read_documents(tmp_path, format=format, on_bad=lambda error: None))
+        list(load_documents(tmp_path, format=format, on_bad=lambda error: None))
 
 
 @pytest.mark.parametrize("format", ["folder", "beir"])
 def test_file_for_a_folder(format, tmp_path):
     with pytest.raises(DataError, match=r"not a folder|not a BEIR folder"):
-        list(read_documents(write(tmp_path / "x.jsonl", jsonl(*GOOD)), format=format))
+        list(load_documents(write(tmp_path / "x.jsonl", jsonl(*GOOD)), format=format))
 
 
 def test_bad_arguments(tmp_path):
     path = write(tmp_path / "x.jsonl", jsonl(*GOOD))
     with pytest.raises(InputError, match="unknown format 'xml'; there are: beir, jsonl"):
-        read_documents(path, format="xml")
+        load_documents(path, format="xml")
     with pytest.raises(InputError, match=r"cannot guess the format of 'x.xml'; give the format \(--format\)"):
-        read_documents(write(tmp_path / "x.xml", b"{}"))
+        load_documents(write(tmp_path / "x.xml", b"{}"))
     with pytest.raises(InputError, match="unknown encoding 'rot13'"):
-        read_documents(path, encoding="rot13")
+        load_documents(path, encoding="rot13")
     with pytest.raises(InputError, match="delimiter must be one character"):
-        read_documents(path, delimiter=";;")
+        load_documents(path, delimiter=";;")
     with pytest.raises(InputError, match="columns must be a list"):
-        read_documents(path, columns="id,text")
+        load_documents(path, columns="id,text")
     with pytest.raises(InputError, match="csv_types must be"):
-        read_documents(path, csv_types="int")
+        load_documents(path, csv_types="int")
     with pytest.raises(InputError, match="give one of them"):
-        read_documents(path, strict=True, on_bad=print)
+        load_documents(path, strict=True, on_bad=print)
     with pytest.raises(InputError, match="no fields"):
-        read_documents(tmp_path, format="folder", id_field="x")
+        load_documents(tmp_path, format="folder", id_field="x")
     for source in (GOOD[0], Document("a", "t"), b"docs.jsonl", 5, None):
         with pytest.raises(InputError, match="source must be"):
-            read_documents(source)
+            load_documents(source)
     with pytest.raises(InputError, match="is for paths"):
-        read_documents(GOOD, format="jsonl")
+        load_documents(GOOD, format="jsonl")
 
 
 @pytest.mark.parametrize("option", ["id_field", "title_field", "text_field"])
@@ -316,7 +316,7 @@ def test_field_that_is_not_there(option, tmp_path):
     parquet_file(tmp_path / "x.parquet", [{"_id": "x", "text": "t"}])
     for source in (table, lines, tmp_path / "x.parquet", [{"_id": "x", "text": "t"}]):
         with pytest.raises(DataError, match="no field 'nope'; there are: '_id', 'text'"):
-            list(read_documents(source, **{option: "nope"}))
+            list(load_documents(source, **{option: "nope"}))
 
 
 # ---- Good files
@@ -325,24 +325,24 @@ def test_field_that_is_not_there(option, tmp_path):
 @pytest.mark.parametrize("id_name", ["_id", "id", "docno", "docid"])
 @pytest.mark.parametrize("text_name", ["text", "contents", "body"])
 def test_default_fields(id_name, text_name):
-    (document,) = read_documents([{"lang": "en", id_name: 3, text_name: "t"}])
+    (document,) = load_documents([{"lang": "en", id_name: 3, text_name: "t"}])
     assert document == Document("3", "t", metadata={"lang": "en"})
 
 
 def test_first_default_field_wins_and_others_are_metadata():
-    (document,) = read_documents([{"id": 1, "_id": "x", "body": "b", "text": "t", "title": None}])
+    (document,) = load_documents([{"id": 1, "_id": "x", "body": "b", "text": "t", "title": None}])
     assert document == Document("x", "t", metadata={"id": 1, "body": "b"})
 
 
 def test_explicit_fields(tmp_path):
     path = write(tmp_path / "x.csv", b'url,_id,name,text,"long, text"\nu1,7,N,short,"a ""long""\ntext"\n')
-    (document,) = read_documents(path, id_field="url", title_field="name", text_field="long, text")
+    (document,) = load_documents(path, id_field="url", title_field="name", text_field="long, text")
     assert document == Document("u1", 'a "long"\ntext', "N", {"_id": 7, "text": "short"})
 
 
 def test_quotes_of_tsv_are_characters(tmp_path):
     path = write(tmp_path / "x.tsv", b'\xef\xbb\xbfid\ttext\r\n\r\n1\t"open\n2\ta "b"\n')
-    assert [d.text for d in read_documents(path)] == ['"open', 'a "b"']
+    assert [d.text for d in load_documents(path)] == ['"open', 'a "b"']
 
 
 def test_metadata_is_merged_and_plain():
@@ -352,7 +352,7 @@ def test_metadata_is_merged_and_plain():
         "metadata": {"n": np.float32(0.5), "d": date(2024, 1, 2)},
         "l": (1, None),
     }
-    (document,) = read_documents([record])
+    (document,) = load_documents([record])
     assert document == Document("2", "t", metadata={"n": 0.5, "d": "2024-01-02", "l": [1, None]})
     assert json.loads(json.dumps(document.metadata)) == document.metadata
     assert record["metadata"].keys() == {"n", "d"}
@@ -360,8 +360,8 @@ def test_metadata_is_merged_and_plain():
 
 def test_documents_pass_unchanged():
     documents = [Document("a", "t", "T", {"m": {"k": [1, 2.5, True, None, "s"]}}), Document("b", "t")]
-    assert list(read_documents(iter(documents))) == documents
-    assert list(read_documents([])) == []
+    assert list(load_documents(iter(documents))) == documents
+    assert list(load_documents([])) == []
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_json_lines(name, tmp_path):
     path = write(
         tmp_path / name, b"\xef\xbb\xbf" + jsonl({**GOOD[0], "metadata": {}}, b"  ", b"\r", {**GOOD[1], "n": 1})[:-1]
     )
-    documents = list(read_documents(path.parent if "/" in name else str(path)))
+    documents = list(load_documents(path.parent if "/" in name else str(path)))
     assert documents == [Document("a", "one", "A"), Document("b", "two", "B", {"n": 1})]
 
 
@@ -406,7 +406,7 @@ def test_json_lines_round_trip(tmp_path, documents, ascii_only):
         for d in documents
     )
     path = write(tmp_path / "x.jsonl", "\n".join(lines).encode())
-    assert list(read_documents(path)) == documents
+    assert list(load_documents(path)) == documents
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -418,9 +418,9 @@ def test_csv_and_parquet_round_trip(tmp_path, documents):
     writer = csv.DictWriter(file, rows[0], quoting=csv.QUOTE_ALL)
     writer.writeheader()
     writer.writerows(rows)
-    assert list(read_documents(write(tmp_path / "x.csv", file.getvalue().encode()))) == documents
+    assert list(load_documents(write(tmp_path / "x.csv", file.getvalue().encode()))) == documents
     parquet_file(tmp_path / "x.parquet", rows)
-    assert list(read_documents(tmp_path / "x.parquet")) == documents
+    assert list(load_documents(tmp_path / "x.parquet")) == documents
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
@@ -434,7 +434,7 @@ def test_no_bytes_make_another_error(tmp_path, data, suffix):
         path.write_bytes(content)
         for on_bad in (None, [].append):
             try:
-                for document in read_documents(path, on_bad=on_bad):
+                for document in load_documents(path, on_bad=on_bad):
                     document.text.encode()
             except DataError as error:
                 assert error.path == path
@@ -464,7 +464,7 @@ def test_parquet_bad_records(tmp_path):
     assert len(ids(tmp_path / "y.parquet", on_bad=errors.append)) == 999
     assert [error.line for error in errors] == [701]
     with pytest.raises(DataError, match=r"y.parquet:701: .*'text' has a NUL"):
-        list(read_documents(tmp_path / "y.parquet"))
+        list(load_documents(tmp_path / "y.parquet"))
 
 
 def test_parquet_damaged_in_the_middle(tmp_path):
@@ -475,13 +475,13 @@ def test_parquet_damaged_in_the_middle(tmp_path):
     data[len(data) // 2 : len(data) // 2 + 3000] = b"\xff" * 3000
     path.write_bytes(data)
     with pytest.raises(DataError) as caught:
-        list(read_documents(path, on_bad=lambda error: None))
+        list(load_documents(path, on_bad=lambda error: None))
     assert caught.value.path == path and caught.value.line > 1
 
 
 def test_parquet_integers_and_nested(tmp_path):
     parquet_file(tmp_path / "x.parquet", [{"docno": 5, "body": "b", "title": None, "metadata": {"tags": ["x", "y"]}}])
-    assert list(read_documents(tmp_path / "x.parquet")) == [Document("5", "b", metadata={"tags": ["x", "y"]})]
+    assert list(load_documents(tmp_path / "x.parquet")) == [Document("5", "b", metadata={"tags": ["x", "y"]})]
 
 
 @pytest.mark.parametrize(
@@ -498,14 +498,14 @@ def test_missing_extra(name, module, tmp_path, monkeypatch):
     write(tmp_path / name, b"PAR1")
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=r"sightline-search\[readers\]"):
-        list(read_documents(tmp_path / name, on_bad=lambda error: None))
+        list(load_documents(tmp_path / name, on_bad=lambda error: None))
 
 
 def test_a_folder_is_read_without_the_files_that_need_a_missing_extra(tmp_path, monkeypatch):
     write(tmp_path / "a.txt", b"text")
     write(tmp_path / "b.html", b"<p>text")
     monkeypatch.setitem(sys.modules, "lxml", None)
-    summary = ReadSummary()
+    summary = LoadSummary()
     assert ids(tmp_path, summary=summary) == ["a.txt"]
     assert str(summary) == "left out 1 file: 1 .html (install the extra readers)"
     with pytest.raises(MissingExtraError):
@@ -531,7 +531,7 @@ def test_folder(tmp_path, caplog):
     write(tmp_path / "a.pdf", b"%PDF")
     write(tmp_path / "a" / "Makefile", b"all:")
     with caplog.at_level(logging.WARNING, logger=readers.__name__):
-        found = {document.id: document for document in read_documents(tmp_path)}
+        found = {document.id: document for document in load_documents(tmp_path)}
     assert list(found) == ["b.html", "c.TXT", "notitle.htm", "r.rst", "a/none.md", "a/under.markdown", "a/z.md"]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: left out 2 files: 1 without a suffix (not a format that is read), "
@@ -577,9 +577,9 @@ def test_a_bad_file_of_a_folder_is_left_out_and_named(name, data, where, kind, t
     if data is None:
         path.write_bytes(b"no gzip")
     with pytest.raises(DataError) as caught:
-        list(read_documents(tmp_path, strict=True))
+        list(load_documents(tmp_path, strict=True))
     assert str(caught.value).startswith(f"{path}{where}: {kind}")
-    errors, summary = [], ReadSummary()
+    errors, summary = [], LoadSummary()
     assert ids(tmp_path, on_bad=errors.append) == ids(tmp_path, summary=summary) == ["good.txt"]
     assert list(map(str, errors)) == [str(caught.value)]
     assert str(summary) == f"left out 1 file: 1 {kind} (sub/{name})"
@@ -594,7 +594,7 @@ def test_an_empty_file_of_a_folder_is_left_out_even_if_strict(name, data, tmp_pa
     pytest.importorskip("lxml")
     write(tmp_path / "good.txt", b"good")
     write(tmp_path / name, data)
-    summary = ReadSummary()
+    summary = LoadSummary()
     assert ids(tmp_path, strict=True, summary=summary) == ["good.txt"]
     assert str(summary) == f"left out 1 file: 1 empty ({name})"
 
@@ -602,7 +602,7 @@ def test_an_empty_file_of_a_folder_is_left_out_even_if_strict(name, data, tmp_pa
 def test_folder_without_documents(tmp_path):
     write(tmp_path / "a.png", b"x")
     with pytest.raises(DataError, match=r"no usable document in it; left out 1 file: 1 \.png \(not"):
-        list(read_documents(tmp_path, on_bad=lambda error: None))
+        list(load_documents(tmp_path, on_bad=lambda error: None))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
@@ -612,7 +612,7 @@ def test_no_markup_makes_another_error(tmp_path, markup):
     pytest.importorskip("lxml")
     write(tmp_path / "x.html", markup.encode())
     try:
-        list(read_documents(tmp_path))
+        list(load_documents(tmp_path))
     except DataError as error:
         assert error.path == tmp_path / "x.html"
 
@@ -620,7 +620,7 @@ def test_no_markup_makes_another_error(tmp_path, markup):
 def test_deep_markup(tmp_path):
     pytest.importorskip("lxml")
     write(tmp_path / "x.html", b"<div>" * 3000 + b"deep")
-    assert [document.text for document in read_documents(tmp_path)] == ["deep"]
+    assert [document.text for document in load_documents(tmp_path)] == ["deep"]
 
 
 def test_name_that_is_not_utf8(tmp_path):
@@ -650,7 +650,7 @@ def test_memory_stays_small(suffix, tmp_path):
         assert path.stat().st_size > 50_000_000
     tracemalloc.start()
     try:
-        assert sum(1 for _ in read_documents(path)) == 5000
+        assert sum(1 for _ in load_documents(path)) == 5000
         assert tracemalloc.get_traced_memory()[1] < 6_000_000
     finally:
         tracemalloc.stop()
@@ -665,7 +665,7 @@ def test_iterables_are_not_read_ahead():
             taken += 1
             yield {"_id": taken, "text": "t"}
 
-    found = read_documents(endless())
+    found = load_documents(endless())
     assert taken == 0
     assert [next(found).id for _ in range(5)] == list("12345")
     assert taken == 5
@@ -677,10 +677,10 @@ def test_errors_of_the_source_and_of_on_bad_pass():
         raise OSError("the network is down")
 
     with pytest.raises(OSError, match="network"):
-        list(read_documents(failing(), on_bad=lambda error: None))
+        list(load_documents(failing(), on_bad=lambda error: None))
 
     def stop(error):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(read_documents([{}], on_bad=stop))
+        list(load_documents([{}], on_bad=stop))

@@ -64,7 +64,7 @@ def test_a_list_says_what_the_first_stage_found(index, reranker, stage):
     assert (found.query, found.first_stage) == (QUERIES[1], stage)
     assert found.first == {hit.id: (hit.rank, hit.score) for hit in plain.hits}
     assert found.ids == [hit.id for hit in plain.hits]
-    assert len(found.passages) == len(found.scores) == len(found.states) == plain.candidates
+    assert len(found.passages) == len(found.scores) == len(found.states) == plain.passages
     by_id = {document.id: document for document in DOCUMENTS}
     assert all(passage.document == by_id[passage.document.id] for passage in found.passages)
 

@@ -80,14 +80,14 @@ def test_candidates_count_documents_and_not_their_passages(index, reranker, stag
     query = "zebra crossed river number 7 cat dog cow fish bird"
     result = Searcher(index, reranker, first_stage=stage, candidates=candidates).search(query, k=50)
     assert len(result.hits) == min(candidates, len(ANIMALS))
-    assert result.candidates >= len(result.hits)
+    assert result.passages >= len(result.hits)
 
 
 def test_a_document_of_many_passages_does_not_crowd_out_others(index, reranker):
     result = Searcher(index, reranker, candidates=3).search("zebra crossed river")
     assert result.hits[0].id == "saga"
     assert len(result.hits) == 3
-    assert result.candidates > 3
+    assert result.passages > 3
 
 
 @pytest.mark.parametrize("reranked", [True, False])
@@ -137,7 +137,7 @@ def test_filters_hold_in_every_first_stage(index, reranker, stage, where, ids):
 def test_nothing_found_is_an_empty_result(index, reranker, stage, reranked):
     searcher = Searcher(index, reranker if reranked else None, first_stage=stage)
     result = searcher.search("cat", where={"lang": "xx"}, evidence="sentence" if reranked else None)
-    assert (result.hits, result.candidates) == ((), 0)
+    assert (result.hits, result.passages) == ((), 0)
 
 
 def test_words_that_no_document_has_find_nothing_by_words(index, reranker):
@@ -187,7 +187,7 @@ def test_evidence_is_in_the_whole_document_and_inside_its_passage(searcher, evid
 
 def test_masses_of_all_passages_sum_to_one(searcher):
     result = searcher.search("zebra cat water", 500, unit="passage")
-    assert len(result.hits) == result.candidates
+    assert len(result.hits) == result.passages
     assert sum(hit.mass for hit in result.hits) == pytest.approx(1, abs=1e-5)
     assert result.query_tokens == ("zebra", "cat", "water")
     assert all(len(hit.token_mass) == 3 for hit in result.hits)

@@ -268,7 +268,7 @@ def test_search_is_the_searchers_result(client, small_index, unit, evidence):
     answer = client.post("/search", json=body).json()
     with Index.open(small_index) as index:
         expected = Searcher(index).search("when does a volcano smoke", 3, evidence=evidence, unit=unit)
-    assert answer["candidates"] == expected.candidates and answer["query_tokens"] == list(expected.query_tokens)
+    assert answer["passages"] == expected.passages and answer["query_tokens"] == list(expected.query_tokens)
     for hit, known in zip(answer["hits"], expected.hits, strict=True):
         assert (hit["rank"], hit["id"], hit["first_rank"]) == (known.rank, known.id, known.first_rank)
         assert hit["score"] == known.score and hit["mass"] == known.mass

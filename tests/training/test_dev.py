@@ -24,7 +24,7 @@ def knowing():
 
 def test_a_reranker_that_knows_is_measured_so(folder):
     (dev,) = load_dev_sets([Source(str(folder), "dev")])
-    assert dev.name == "zoo/dev" and len(dev.run) == 8 and dev.depth == 100
+    assert dev.name == "zoo/dev" and len(dev.run) == 8 and dev.candidates == 100
     knows, starts = measure([knowing().reranker(), ToyLearner().reranker()], [dev])
     assert set(knows["zoo/dev"].values()) == {1.0}
     assert mean_of_collections(starts) < 0.7
@@ -35,8 +35,8 @@ def test_candidates_decide_what_can_be_found(folder, tmp_path):
     run = tmp_path / "run.trec"
     run.write_text("q0 Q0 d0 1 2 x\nq0 Q0 d1 2 1 x\nq1 Q0 d5 1 3 x\nq1 Q0 d6 2 2 x\nq1 Q0 d1 3 1 x\n")
     sources = [Source(str(folder), "dev")]
-    for depth, expected in ((3, 2 / 8), (2, 1 / 8)):
-        (dev,) = load_dev_sets(sources, [("zoo", run)], depth=depth)
+    for candidates, expected in ((3, 2 / 8), (2, 1 / 8)):
+        (dev,) = load_dev_sets(sources, [("zoo", run)], candidates=candidates)
         [by_collection] = measure([knowing().reranker()], [dev])
         found = by_collection["zoo/dev"]
         assert len(found) == 8
@@ -54,5 +54,5 @@ def test_what_cannot_be_measured_on(folder, tmp_path):
         load_dev_sets(sources, [("nq", tmp_path / "run.trec")])
     with pytest.raises(InputError, match="not a file of lists"):
         load_dev_sets([Source("lists.jsonl")])
-    with pytest.raises(InputError, match="depth"):
-        load_dev_sets(sources, depth=0)
+    with pytest.raises(InputError, match="candidates"):
+        load_dev_sets(sources, candidates=0)

@@ -15,7 +15,7 @@ from sightline.training.examples import (
     dataset_examples,
     load_examples,
     load_sources,
-    read_examples,
+    parse_examples,
     text_key,
     write_examples,
 )
@@ -53,7 +53,7 @@ def test_grades_make_positives_negatives_and_neither(folder, caplog):
 
 
 def test_depth_cuts_each_first_stage(folder):
-    (first, _) = load_examples(Source(str(folder)), depth=1)
+    (first, _) = load_examples(Source(str(folder)), candidates=1)
     assert [ids(pool) for pool in first.pools] == [["e"], ["c"]]
 
 
@@ -128,7 +128,7 @@ def test_jsonl_is_read_and_written_back(tmp_path):
     }
     plain = {"query": "q", "pos": ["Katzen."], "neg": [], "prompt": "not read"}
     path.write_text("\n".join(json.dumps(one) for one in (record, plain)) + "\n\n")
-    first, second = read_examples(path)
+    first, second = parse_examples(path)
     assert [d.text for d in first.positives] == ["Katzen.", "Auch."] and first.positives[1].title == "T"
     assert [first.teacher.get(text_key(d), math.nan) for d in first.pools[0]] == [1.0, -2.25]
     assert second.positives[0] is first.positives[0] and second.pools == () and second.teacher == {}
@@ -178,16 +178,16 @@ def test_a_bad_line_is_named(tmp_path, line, match):
     bad = line if isinstance(line, str) else json.dumps(line)
     path.write_text(json.dumps(GOOD) + "\n" + bad + "\n")
     with pytest.raises(DataError, match=match) as found:
-        list(read_examples(path))
+        list(parse_examples(path))
     assert str(found.value).startswith(f"{path}:2: ")
 
 
 def test_an_empty_file_and_a_missing_one(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="holds no list"):
-        list(read_examples(tmp_path / "empty.jsonl"))
+        list(parse_examples(tmp_path / "empty.jsonl"))
     with pytest.raises(DataError, match="cannot be read"):
-        list(read_examples(tmp_path / "none.jsonl"))
+        list(parse_examples(tmp_path / "none.jsonl"))
     (tmp_path / "x.jsonl").write_text(json.dumps(GOOD))
     with pytest.raises(InputError, match="takes no run"):
         load_examples(Source(str(tmp_path / "x.jsonl")), [{"q": {"d": 1.0}}])

@@ -14,7 +14,7 @@ from sightline.eval.loading import load_dataset
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.training import mining as module
 from sightline.training.config import Mining
-from sightline.training.examples import read_examples, text_key, write_examples
+from sightline.training.examples import parse_examples, text_key, write_examples
 from sightline.training.mining import mine_run, run_system
 
 TEXTS = {id: f"Text of {id}." for id in "abcdefghij"} | {"twin": "text  of A."}
@@ -142,10 +142,10 @@ def folder(tmp_path, monkeypatch, toy):
 @pytest.mark.parametrize("system", ["bm25", "dense", "hybrid", "dense+minilm", "given+minilm"])
 def test_any_system_mines(folder, tmp_path, system):
     data = load_dataset(folder, "train")
-    run = run_system(data, system, tmp_path / "work", depth=4)
+    run = run_system(data, system, tmp_path / "work", candidates=4)
     examples, _ = mine_run(data, run, Mining(margin=None))
     assert write_examples(tmp_path / "lists.jsonl", examples) == len(examples)
-    for example, again in zip(examples, read_examples(tmp_path / "lists.jsonl"), strict=True):
+    for example, again in zip(examples, parse_examples(tmp_path / "lists.jsonl"), strict=True):
         assert [d.text for d in again.pools[0]] == [d.text for d in example.pools[0]]
         assert again.teacher == example.teacher
         assert {d.id for d in example.positives} <= {"cat", "cow"}

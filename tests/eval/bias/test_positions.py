@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import DataError, InputError
-from sightline.eval.bias import Span, load_positions, read_posir, read_spans, read_squad
+from sightline.eval.bias import Span, load_posir, load_positions, load_spans, load_squad
 
 HEADER = "query-id\tcorpus-id\tanswer_start\tanswer_len\tpassage_len\toccurrences\tanswer\n"
 
@@ -53,12 +53,12 @@ def test_bad_spans_are_named_with_their_line(tmp_path, line, said):
 def test_spans_need_their_header(tmp_path):
     (tmp_path / "spans.tsv").write_text("q1\tcat\t4\t5\t20\t1\n")
     with pytest.raises(DataError, match="header"):
-        read_spans(tmp_path / "spans.tsv")
+        load_spans(tmp_path / "spans.tsv")
     with pytest.raises(DataError, match="cannot be read"):
-        read_spans(tmp_path / "none.tsv")
+        load_spans(tmp_path / "none.tsv")
     (tmp_path / "spans.tsv").write_bytes(b"\xff")
     with pytest.raises(DataError, match="cannot be read"):
-        read_spans(tmp_path / "spans.tsv")
+        load_spans(tmp_path / "spans.tsv")
 
 
 def test_a_sample_is_drawn_from_everywhere_and_stays_the_same(tmp_path):
@@ -154,7 +154,7 @@ def test_bad_questions_are_named(tmp_path, change, said):
     path = tmp_path / "dev.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [ROWS[0], ROWS[1] | change]))
     with pytest.raises(DataError, match=said) as error:
-        read_squad([path])
+        load_squad([path])
     assert "dev.jsonl:2: " in str(error.value)
 
 
@@ -206,7 +206,7 @@ def test_posir(tmp_path):
 )
 def test_bad_posir(tmp_path, changes, said):
     with pytest.raises(DataError, match=said) as error:
-        read_posir(posir(tmp_path / "law", **changes))
+        load_posir(posir(tmp_path / "law", **changes))
     assert ".parquet" in str(error.value)
 
 

@@ -156,9 +156,9 @@ def test_lists_are_what_the_searcher_ranks(dataset, toy_everywhere, tmp_path, to
 
 
 def test_lists_of_a_given_run_are_what_rerank_run_ranks(dataset, toy_everywhere, given):
-    from sightline.eval.trec import read_run
+    from sightline.eval.trec import parse_run
 
-    run = read_run(given["given"])
+    run = parse_run(given["given"])
     lists = dict(GivenLists(dataset, run, 2).lists(toy_everywhere.window))
     expected = rerank_run(dataset, run, toy_everywhere, 2)
     assert {id: rank_lists(toy_everywhere, [one])[0] for id, one in lists.items()} == expected

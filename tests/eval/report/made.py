@@ -31,7 +31,7 @@ def results(values, dataset="made", texts=None, bias=None, cost=None, **more):
         dataset=dataset,
         split="test",
         queries=len(next(iter(values.values()))),
-        depth=100,
+        candidates=100,
         measures=["nDCG@10", "RR@10"],
         systems={name: {"nDCG@10": mean, "RR@10": mean} for name, mean in means.items()},
         intervals={name: interval(column, resamples=500) for name, column in values.items()},
