@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from ..rerank.decoder.forward import (
     read_documents,
 )
 from ..rerank.decoder.prompt import Block, Prompt, QueryBlock
-from ..rerank.layout import load_layout
+from ..rerank.layout import Layout, load_layout
 from .timing import command_line, machine
 
 __all__ = ["bench"]
@@ -195,40 +195,7 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
     rate = matmul_rate(size, size, size, device=device, dtype=dtype, times=repeats)
     float8 = device == "cuda" and torch.cuda.get_device_capability() >= (8, 9)
     rate8 = _float8_rate(repeats) if float8 else None
-    rows: list[dict[str, Any]] = []
-
-    def add(name: str, lengths: list[int], variant: str, seconds: float, flops: float, at: float) -> None:
-        dense = next((r["ms"] for r in rows if (r["list"], r["variant"]) == (name, "dense SDPA, all layers")), None)
-        rows.append(
-            {
-                "model": shape.name,
-                "list": name,
-                "tokens": _INSTRUCTION + sum(lengths) + _QUERY,
-                "variant": variant,
-                "ms": seconds * 1e3,
-                "limit_ms": flops / at * 1e3,
-                "times_dense": None if dense is None else dense / (seconds * 1e3),
-            }
-        )
-
-    def read_with(decoder: Decoder, prompt: Prompt, kept: Any = None) -> Callable[[], Any]:
-        wanted = Wanted(layout, {decoder.signal_layer: None})
-        return lambda: read(decoder, [prompt], wanted, kept)
-
-    def free() -> None:
-        gc.collect()
-        if device != "cpu":
-            torch.cuda.empty_cache()
-
-    dense = _model(shape, shape.layers, "sdpa", device, dtype)
-    for name, lengths in _lists(counts):
-        ids = torch.randint(0, 1024, (1, _INSTRUCTION + sum(lengths) + _QUERY), device=device)
-        with torch.inference_mode():
-            seconds = median_seconds(partial(dense, input_ids=ids, use_cache=False), repeats, device=device)
-        flops = _flops(shape, lengths, shape.layers, dense=True)
-        add(name, lengths, "dense SDPA, all layers", seconds, flops, rate)
-    del dense
-    free()
+    timed = [(*run, rate) for run in _time_dense(shape, counts, device, dtype, repeats)]
     for variant, layers, small in (
         ("block-sparse, all layers", shape.layers - 1, False),
         (f"block-sparse, exit at {shape.exit}", shape.exit, False),
@@ -237,21 +204,71 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
         if small and rate8 is None:
             continue
         decoder = _decoder(shape, layers, device, dtype, small)
-        for name, lengths in _lists(counts):
-            prompt = _prompt(lengths)
-            seconds = median_seconds(read_with(decoder, prompt), repeats, device=device)
-            at = rate8 if small and rate8 is not None else rate
-            add(name, lengths, variant, seconds, _flops(shape, lengths, layers, dense=False), at)
-            if layers == shape.exit and not small:
-                kept = read_documents(decoder, prompt.instruction, [b.ids for b in prompt.documents], layout)
-                seconds = median_seconds(read_with(decoder, prompt, kept), repeats, device=device)
-                flops = _flops(shape, lengths, layers, dense=False, only_query=True)
-                add(name, lengths, f"documents cached, exit at {shape.exit}", seconds, flops, rate)
-                del kept
-                free()
+        at = rate8 if small and rate8 is not None else rate
+        timed += [(*run, at) for run in _time_sparse(shape, decoder, variant, counts, layout, device, repeats)]
+        if layers == shape.exit and not small:
+            timed += [(*run, rate) for run in _time_kept(shape, decoder, counts, layout, device, repeats)]
         del decoder
-        free()
-    return rows
+        _free(device)
+    dense = {name: seconds for variant, name, _, seconds, _, _ in timed if variant == _DENSE}
+    return [
+        {
+            "model": shape.name,
+            "list": name,
+            "tokens": _INSTRUCTION + sum(lengths) + _QUERY,
+            "variant": variant,
+            "ms": seconds * 1e3,
+            "limit_ms": flops / at * 1e3,
+            "times_dense": None if variant == _DENSE else dense[name] / seconds,
+        }
+        for variant, name, lengths, seconds, flops, at in timed
+    ]
+
+
+_DENSE = "dense SDPA, all layers"
+_Run = tuple[str, str, list[int], float, float]  # variant, name of the list, its documents' lengths, seconds, FLOPs
+
+
+def _time_dense(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repeats: int) -> list[_Run]:
+    dense, found = _model(shape, shape.layers, "sdpa", device, dtype), []
+    for name, lengths in _lists(counts):
+        ids = torch.randint(0, 1024, (1, _INSTRUCTION + sum(lengths) + _QUERY), device=device)
+        with torch.inference_mode():
+            seconds = median_seconds(partial(dense, input_ids=ids, use_cache=False), repeats, device=device)
+        found.append((_DENSE, name, lengths, seconds, _flops(shape, lengths, shape.layers, dense=True)))
+    del dense
+    _free(device)
+    return found
+
+
+def _time_sparse(
+    shape: Shape, decoder: Decoder, variant: str, counts: list[int], layout: Layout, device: str, repeats: int
+) -> Iterator[_Run]:
+    wanted = Wanted(layout, {decoder.signal_layer: None})
+    for name, lengths in _lists(counts):
+        seconds = median_seconds(partial(read, decoder, [_prompt(lengths)], wanted), repeats, device=device)
+        yield variant, name, lengths, seconds, _flops(shape, lengths, decoder.signal_layer, dense=False)
+
+
+def _time_kept(
+    shape: Shape, decoder: Decoder, counts: list[int], layout: Layout, device: str, repeats: int
+) -> Iterator[_Run]:
+    """Time reading the query behind documents that were read before."""
+    wanted = Wanted(layout, {decoder.signal_layer: None})
+    for name, lengths in _lists(counts):
+        prompt = _prompt(lengths)
+        kept = read_documents(decoder, prompt.instruction, [block.ids for block in prompt.documents], layout)
+        seconds = median_seconds(partial(read, decoder, [prompt], wanted, kept), repeats, device=device)
+        flops = _flops(shape, lengths, decoder.signal_layer, dense=False, only_query=True)
+        yield f"documents cached, exit at {shape.exit}", name, lengths, seconds, flops
+        del kept
+        _free(device)
+
+
+def _free(device: str) -> None:
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _check(shape: Shape, device: str, dtype: torch.dtype) -> None:
