@@ -153,7 +153,7 @@ def _checked(
     Raises:
         AssertionError: if a peer computes something else.
     """
-    wanted, _ = reference_attention(q.float(), k.float(), v.float(), layout, scale)
+    expected, _ = reference_attention(q.float(), k.float(), v.float(), layout, scale)
     methods, errors, unable = {}, {}, {}
     for name in peers:
         try:
@@ -164,8 +164,8 @@ def _checked(
             unable[name] = str(why).splitlines()[0][:300]
             continue
         if name not in OTHER_MASK:
-            errors[name] = float((got.float() - wanted).square().mean().sqrt())
-            if errors[name] > 20 * torch.finfo(q.dtype).eps * float(wanted.square().mean().sqrt()):
+            errors[name] = float((got.float() - expected).square().mean().sqrt())
+            if errors[name] > 20 * torch.finfo(q.dtype).eps * float(expected.square().mean().sqrt()):
                 raise AssertionError(f"{name} is wrong on {case}: root mean square error {errors[name]}")
     return methods, errors, unable
 
@@ -176,8 +176,8 @@ def _signal(
     """The last two query tokens' log-sum-exps, as BlockRank reads them, and their largest error."""
     layout = layout.with_signal([layout.tokens - 2, layout.tokens - 1])
     rows = q[layout.signal]
-    wanted = reference_lse(rows.float(), k.float(), layout, scale, "documents")
-    error = float((block_lse(rows, k, layout, scale=scale) - wanted).abs().max())
+    expected = reference_lse(rows.float(), k.float(), layout, scale, "documents")
+    error = float((block_lse(rows, k, layout, scale=scale) - expected).abs().max())
     if error > 1e-3:
         raise AssertionError(f"block_lse is wrong on {case}: off by {error}")
     return (lambda: block_lse(rows, k, layout, scale=scale)), error

@@ -87,22 +87,22 @@ def searching(
     A search is: encode the query, FAISS over all passages, rerank 100 candidates, sentence evidence of the top 10. The
     cross-encoder has the same architecture with random weights, and scores the same candidates' texts.
     """
-    asked = iter(load_dataset(folder).queries.values())  # each text once: recent queries are remembered
+    texts = iter(load_dataset(folder).queries.values())  # each text once: recent queries are remembered
     kept_times, fresh_times, cross_times, sizes, stages = [], [], [], [], []
     with Index.open(index) as opened:
         kept, fresh = Searcher(opened), Searcher(opened, kept_states=False)
         cross = _cross_encoder()
         for searcher in (kept, fresh, kept):
-            searcher.search(next(asked), 10, evidence="sentence")
+            searcher.search(next(texts), 10, evidence="sentence")
         for number in range(queries):
             started = time.perf_counter()
-            result = kept.search(next(asked), 10, evidence="sentence")
+            result = kept.search(next(texts), 10, evidence="sentence")
             kept_times.append(time.perf_counter() - started)
             stages.append(dict(result.milliseconds))
             sizes.append(result.passages)
             if number % 10:
                 continue
-            text = next(asked)
+            text = next(texts)
             started = time.perf_counter()
             fresh.search(text, 10, evidence="sentence")
             fresh_times.append(time.perf_counter() - started)

@@ -68,13 +68,13 @@ def load(
     clients: Annotated[str, typer.Option(help="Comma-separated.")] = "1,8,32",
 ) -> None:
     """Throughput and latency of reranking 20 passages, and of searches with evidence, no body twice in a row."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with _server(index) as (_, address), tempfile.TemporaryDirectory() as scratch:
         bodies = _bodies(folder, index, Path(scratch))
         for route, count in itertools.product(bodies, map(int, clients.split(","))):
             _wrk(address, route, bodies[route], count, 3)
-            found[f"{route}, {count} clients"] = _wrk(address, route, bodies[route], count, seconds)
-    _report(found)
+            figures[f"{route}, {count} clients"] = _wrk(address, route, bodies[route], count, seconds)
+    _report(figures)
 
 
 @app.command(cls=Command)
@@ -145,10 +145,10 @@ def memory(
     samples: list[tuple[float, int]] = []
     with _server(index) as (process, address), tempfile.TemporaryDirectory() as scratch:
         bodies = _bodies(folder, index, Path(scratch))
-        found: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
 
         def run(route: str) -> None:
-            found[route] = _wrk(address, route, bodies[route], clients, int(minutes * 60))
+            figures[route] = _wrk(address, route, bodies[route], clients, int(minutes * 60))
 
         loads = [threading.Thread(target=run, args=[route]) for route in bodies]
         started = time.monotonic()
@@ -160,7 +160,7 @@ def memory(
     by_minute: dict[int, list[int]] = {}
     for when, kilobytes in samples:
         by_minute.setdefault(int(when // 60), []).append(kilobytes)
-    _report({"MB, mean of each minute": [round(statistics.mean(v) / 1024, 1) for v in by_minute.values()], **found})
+    _report({"MB, mean of each minute": [round(statistics.mean(v) / 1024, 1) for v in by_minute.values()], **figures})
 
 
 @contextlib.contextmanager
@@ -173,10 +173,10 @@ def _server(index: Path | None) -> Iterator[tuple[subprocess.Popen[str], str]]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.match(r"http://\S+", line)
-        if found is None:
+        match = re.match(r"http://\S+", line)
+        if match is None:
             raise InputError(f"the server did not start; it said {line!r}")
-        yield process, found[0]
+        yield process, match[0]
     finally:
         process.terminate()
         process.wait()
@@ -188,9 +188,9 @@ def _bodies(folder: Path, index: Path, scratch: Path) -> dict[str, Path]:
     files = {route: scratch / f"{number}.jsonl" for number, route in enumerate(("/v1/rerank", "/search"))}
     with Index.open(index, verify=False) as opened, files["/v1/rerank"].open("w") as out:
         for query in queries:
-            found = opened.passages(opened.search_lexical(query, _PASSAGES)[0])
-            if len(found) == _PASSAGES:
-                documents = [stored.passage.contents for stored in found]
+            passages = opened.passages(opened.search_lexical(query, _PASSAGES)[0])
+            if len(passages) == _PASSAGES:
+                documents = [stored.passage.contents for stored in passages]
                 out.write(json.dumps({"query": query, "documents": documents}) + "\n")
     with files["/search"].open("w") as out:
         # The server remembers recent queries; numbered ones are new to it.
@@ -208,10 +208,10 @@ def _wrk(address: str, route: str, bodies: Path, clients: int, seconds: int) -> 
     command = [program, "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "120s", "-s", str(script), address]
     environment = {**os.environ, "BODIES": str(bodies), "ROUTE": route}
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    found = re.search(r"RESULT (\{.*\})", said)
-    if found is None:
+    match = re.search(r"RESULT (\{.*\})", said)
+    if match is None:
         raise InputError(f"wrk gave no result; it said {said[-500:]!r}")
-    result = json.loads(found[1])
+    result = json.loads(match[1])
     return {**result, "requests_per_second": round(result["requests"] / result["seconds"], 2)}
 
 
@@ -230,9 +230,9 @@ def _list(random: random.Random, number: int) -> tuple[str, list[str]]:
 
 def _anonymous_kilobytes(process: int) -> int:
     status = Path(f"/proc/{process}/status").read_text()
-    found = re.search(r"RssAnon:\s+(\d+)", status)
-    assert found is not None
-    return int(found[1])
+    match = re.search(r"RssAnon:\s+(\d+)", status)
+    assert match is not None
+    return int(match[1])
 
 
 def _report(figures: dict[str, Any]) -> None:

@@ -44,17 +44,17 @@ def seconds_in_turns(methods: Mapping[str, Callable[[], Any]], device: str) -> d
 
 def machine(device: str = "cpu") -> dict[str, str]:
     """What the figures depend on besides the code: versions, processor, cores and threads, or the GPU."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
-    found["cores"] = str(os.cpu_count())
+    facts = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+    facts["cores"] = str(os.cpu_count())
     try:
         import triton
 
-        found["triton"] = triton.__version__
+        facts["triton"] = triton.__version__
     except ImportError:
-        found["triton"] = "not installed"
+        facts["triton"] = "not installed"
     if device == "cuda":
-        return found | {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
-    return found | {"device": "CPU", "threads": str(torch.get_num_threads())}
+        return facts | {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+    return facts | {"device": "CPU", "threads": str(torch.get_num_threads())}
 
 
 def command_line() -> str:

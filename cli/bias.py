@@ -79,7 +79,7 @@ def bias(
     if max_queries is not None:
         dataset = dataset.sampled(max_queries, seed)
     with progress_bar("measuring") as tell:
-        found = measure_bias(
+        results = measure_bias(
             dataset,
             names(systems),
             out,
@@ -95,14 +95,18 @@ def bias(
             progress=tell,
         )
     if json:
-        write_json(found.as_json())
+        write_json(results.as_json())
         return
-    title = f"{found.dataset}, {found.split}: {found.queries} queries"
-    for table in (_order(found.order, title), _positions(found.position, title), _documents(found.documents, title)):
+    title = f"{results.dataset}, {results.split}: {results.queries} queries"
+    for table in (
+        _order(results.order, title),
+        _positions(results.position, title),
+        _documents(results.documents, title),
+    ):
         if table is not None:
             print_table(table)
-    told = f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}"
-    console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
+    written = f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}"
+    console.print(visible(written), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

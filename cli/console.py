@@ -55,8 +55,8 @@ def visible(text: str) -> str:
     return _UNSHOWN.sub(_picture, text)
 
 
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if chr(code).isspace():
         return " "
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
@@ -81,7 +81,7 @@ def write_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
     # Of what matches, only line breaks are outside of strings.
-    typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
+    typer.echo(_UNSHOWN.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text))
 
 
 def names(text: str) -> list[str]:
@@ -102,8 +102,8 @@ def given_runs(texts: list[str] | None) -> dict[str, str]:
     """
     runs = {}
     for text in texts or []:
-        name, found, file = text.partition("=")
-        if not found or not name or "+" in name:
+        name, equals, file = text.partition("=")
+        if not equals or not name or "+" in name:
             raise InputError(f"--run {text!r} is not NAME=FILE")
         runs[name] = file
     return runs
@@ -132,13 +132,13 @@ def progress_bar(step: str) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    started = told = time.monotonic()
+    started = last_line = time.monotonic()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(step, total=None, rate="", detail="", left="")
         first: int | None = None  # what an earlier run had done does not count for the speed of this one
 
         def tell(*news: Any, total: int | None = None, detail: str = "") -> None:
-            nonlocal told, first
+            nonlocal last_line, first
             *name, done = news
             first = done if first is None else first
             now = time.monotonic()
@@ -148,8 +148,8 @@ def progress_bar(step: str) -> Iterator[Callable[..., None]]:
             if total is not None and first < done < total:
                 left = f"about {(now - started) / (done - first) * (total - done):.0f} s left"
             bar.update(task, completed=done, total=total, description=shown, rate=rate, detail=detail, left=left)
-            if not errors.is_terminal and now - told >= _LINE_EVERY:
-                told = now
+            if not errors.is_terminal and now - last_line >= _LINE_EVERY:
+                last_line = now
                 count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
                 words = [f"{shown}: {count}", detail, rate, f"{now - started:.0f} s", left]
                 errors.print(visible(", ".join(filter(None, words))), markup=False, highlight=False, soft_wrap=True)

@@ -228,7 +228,7 @@ class _Source:
             yield document
         tell("finishing", taken)
 
-    def told(self) -> Iterator[str]:
+    def skipped_lines(self) -> Iterator[str]:
         """What was skipped, in lines."""
         for error in self.bad[:_SHOWN]:
             yield f"skipped: {error}"
@@ -253,18 +253,18 @@ def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, A
             more = {"skipped": list(map(str, source.bad)), "left_out": dict(source.summary.left_out), **more}
         write_json({"index": str(index.path), **counts, "bytes": size, "files": files, **more})
         return
-    for line in source.told() if source else ():
+    for line in source.skipped_lines() if source else ():
         errors.print(visible(line), markup=False, highlight=False, soft_wrap=True)
     held = [f"{counts[noun]:,} {noun if counts[noun] != 1 else noun[:-1]}" for noun in ("documents", "passages")]
     lines = [f"{', '.join(held)}, {size / 1e6:,.1f} MB"]
     for name, value in more.items():
         parts = value.items() if isinstance(value, dict) else [(name, value)]
-        lines += [f"{part.replace('_', ' ')}: {_told(fields)}" for part, fields in parts]
+        lines += [f"{part.replace('_', ' ')}: {_in_words(fields)}" for part, fields in parts]
     for line in [f"{index.path}: {lines[0]}", *lines[1:]]:
         console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
     """A setting in words; what is empty is left out."""
     if not isinstance(value, dict):
         return str(value)

@@ -56,8 +56,8 @@ def mcp(
         if transport == "stdio":
             server.run("stdio")
         else:
-            told = f"{index}: MCP at http://{host}:{port}/mcp"
-            errors.print(visible(told), markup=False, highlight=False, soft_wrap=True)
+            address = f"{index}: MCP at http://{host}:{port}/mcp"
+            errors.print(visible(address), markup=False, highlight=False, soft_wrap=True)
             try:
                 # No call needs another: no session is kept, so none can be left behind.
                 server.run("streamable-http", host=host, port=port, stateless_http=True)

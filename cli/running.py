@@ -60,8 +60,8 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            if found := re.search(r"'([^']*)' is not one of (.*)", error.message):
-                meant = did_you_mean(found[1], re.findall(r"'([^']*)'", found[2]))
+            if match := re.search(r"'([^']*)' is not one of (.*)", error.message):
+                meant = did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
                 error.message = error.message.rstrip(".") + (meant or ".")
             raise
 
@@ -73,11 +73,11 @@ class Command(TyperCommand):
         """
         try:
             for name, value in ctx.params.items():
-                for one in value if isinstance(value, list | tuple) else [value]:
-                    if name in _NAMED_FILES and isinstance(one, str):
-                        check_path(Path(one.partition("=")[2]), _option_names(ctx)[name])
-                    elif isinstance(one, Path):
-                        check_path(one, _option_names(ctx).get(name, name))
+                for part in value if isinstance(value, list | tuple) else [value]:
+                    if name in _NAMED_FILES and isinstance(part, str):
+                        check_path(Path(part.partition("=")[2]), _option_names(ctx)[name])
+                    elif isinstance(part, Path):
+                        check_path(part, _option_names(ctx).get(name, name))
             if _may_ask_the_hub(ctx):
                 _go_offline_where_the_hub_is_away()
             return super().invoke(ctx)
@@ -93,11 +93,11 @@ class Command(TyperCommand):
             if isinstance(error, OSError) and error.filename is not None and error.strerror:
                 _tell(ctx, "DataError", f"{os.fsdecode(error.filename)}: {error.strerror}")
                 raise typer.Exit(3) from error
-            told = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             _tell(
                 ctx,
                 type(error).__name__,
-                f"unexpected {type(error).__name__}: {told}; this is a fault in Sightline. Please report it with the "
+                f"unexpected {type(error).__name__}: {reason}; this is a fault in Sightline. Please report it with the "
                 "traceback, which SIGHTLINE_DEBUG=1 shows",
             )
             raise typer.Exit(1) from error
@@ -165,7 +165,7 @@ def configure_logging() -> None:
 def _may_ask_the_hub(ctx: Any) -> bool:
     if ctx.info_name == "heads":
         return not Path(ctx.params["model"]).exists()
-    texts = " ".join(one for one in ctx.params.values() if isinstance(one, str))
+    texts = " ".join(value for value in ctx.params.values() if isinstance(value, str))
     return any(not Path(name).exists() for name in _OF_THE_HUB.findall(texts))
 
 
@@ -201,12 +201,12 @@ def _in_options(ctx: Any, message: str) -> str:
     """A library's message with the names of this command's options in the place of its parameters'."""
     known: Mapping[str, str] = {name: typed for name, typed in _option_names(ctx).items() if typed.startswith("--")}
 
-    def option(found: re.Match[str]) -> str:
+    def option(match: re.Match[str]) -> str:
         # What follows dashes, dots, slashes or quotes is an option already, or a name of the user's.
-        before = message[found.start() - 1 : found.start()]
-        return found[0] if before in tuple("-./'\"") else known.get(found[0], found[0])
+        before = message[match.start() - 1 : match.start()]
+        return match[0] if before in tuple("-./'\"") else known.get(match[0], match[0])
 
-    return _NAME.sub(option, _FIRST_WORD.sub(lambda found: known.get(found[0], found[0]), message))
+    return _NAME.sub(option, _FIRST_WORD.sub(lambda match: known.get(match[0], match[0]), message))
 
 
 def _near_path(ctx: Any, message: str) -> str:
@@ -216,7 +216,7 @@ def _near_path(ctx: Any, message: str) -> str:
     for path in _given_paths(ctx.params):
         if str(path) in message and not path.exists():
             with contextlib.suppress(OSError):
-                names = [one.name for one in path.parent.iterdir()]
+                names = [neighbour.name for neighbour in path.parent.iterdir()]
                 if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
                     return f"; did you mean {str(path.parent / close[0])!r}?"
     return ""
@@ -225,4 +225,6 @@ def _near_path(ctx: Any, message: str) -> str:
 def _given_paths(params: Mapping[str, Any]) -> Iterator[Path]:
     for name, value in params.items():
         if name not in _WRITTEN:
-            yield from (one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, Path))
+            yield from (
+                part for part in (value if isinstance(value, list | tuple) else [value]) if isinstance(part, Path)
+            )

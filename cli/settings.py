@@ -38,7 +38,7 @@ class SettingsOptions(Generic[T]):
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
 
-    def build(self, given: MutableMapping[str, Any], /, **left_out: Any) -> T:
+    def build(self, values: MutableMapping[str, Any], /, **left_out: Any) -> T:
         """Make the settings, and take their options out of what the command was given.
 
         Args:
@@ -48,7 +48,7 @@ class SettingsOptions(Generic[T]):
         Raises:
             InputError: if a value is not one that the field can have.
         """
-        return self.kind(**{setting.name: given.pop(setting.name) for setting in self._settings()}, **left_out)
+        return self.kind(**{setting.name: values.pop(setting.name) for setting in self._settings()}, **left_out)
 
     def parameters(self) -> list[inspect.Parameter]:
         """The options, as parameters of a function that Typer makes a command of."""

@@ -135,9 +135,9 @@ def _mined(counts: MinedCounts) -> str:
         (counts.too_high, "candidates that score nearly as high as a relevant document, and may be relevant"),
         (counts.same_text, "candidates with the text of a relevant document"),
     )
-    told = [f"{count} {what}" for count, what in left_out if count]
+    reasons = [f"{count} {what}" for count, what in left_out if count]
     kept = f"{counts.lists} lists with {counts.negatives} negatives"
-    return f"{kept}; left out: {'; '.join(told)}" if told else f"{kept}; nothing was left out"
+    return f"{kept}; left out: {'; '.join(reasons)}" if reasons else f"{kept}; nothing was left out"
 
 
 @takes_settings(_CONFIG, _SAMPLING, _OBJECTIVE)
@@ -287,7 +287,7 @@ def _sources(texts: list[str] | None, split: str) -> list[Source]:
         path = Path(source.path)
         check_path(path, "DATA")
         if not source.in_catalogue and not path.exists():
-            near = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
+            near = did_you_mean(path.name, [neighbour.name for neighbour in path.parent.glob("*")])
             raise DataError(f"no such {'file' if source.is_file else 'folder'}{near}", path=path)
     return sources
 
@@ -310,19 +310,19 @@ def _report(summary: TrainingSummary, out: Path, json: bool) -> None:
         return
     if summary.dev:
         console.print(_gains(summary))
-    told = f"{out}: weights of step {summary.kept_step} of {summary.steps}; the card is {out / 'README.md'}"
-    console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
+    written = f"{out}: weights of step {summary.kept_step} of {summary.steps}; the card is {out / 'README.md'}"
+    console.print(visible(written), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
     """``NAME=VALUE`` options, in their order; a name may come several times."""
-    found = []
+    pairs = []
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise InputError(f"{option} {text!r} is not NAME=VALUE")
-        found.append((name, value))
-    return found
+        pairs.append((name, value))
+    return pairs
 
 
 def _option(name: str, value: str) -> Any:

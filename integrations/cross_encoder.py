@@ -105,7 +105,7 @@ class CrossEncoder:
         for name, value in options.items():
             if name not in _NEUTRAL:
                 raise InputError(f"CrossEncoder has no argument {name!r}")
-            if not any(value is one or value == one for one in _NEUTRAL[name]):
+            if not any(value is neutral or value == neutral for neutral in _NEUTRAL[name]):
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
         loading = dict(model_kwargs or {})
         dtype = loading.pop("dtype", loading.pop("torch_dtype", None))
@@ -161,8 +161,8 @@ class CrossEncoder:
         Raises:
             InputError: if the query or a document cannot be used, or an argument asks for something that is not done.
         """
-        asked = {"prompt_name": prompt_name, "prompt": prompt, "activation_fn": activation_fn}
-        for name, value in {**asked, "device": device, "pool": pool}.items():
+        unusable = {"prompt_name": prompt_name, "prompt": prompt, "activation_fn": activation_fn}
+        for name, value in {**unusable, "device": device, "pool": pool}.items():
             if value is not None:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
         documents = text_list("documents", documents)

@@ -222,8 +222,8 @@ class SightlineRanker:
         """
         fields = ["title"] if self.meta_fields_to_embed is None else self.meta_fields_to_embed
         known = [[str(d.meta[field]) for field in fields if not is_missing(d.meta.get(field))] for d in documents]
-        given = [candidate(d.id, d.content, " ".join(meta)) for d, meta in zip(documents, known, strict=True)]
-        ranking = self._reranker().rank(query, given, self.top_k if top_k is None else top_k)
+        candidates = [candidate(d.id, d.content, " ".join(meta)) for d, meta in zip(documents, known, strict=True)]
+        ranking = self._reranker().rank(query, candidates, self.top_k if top_k is None else top_k)
         return {
             "documents": [
                 dataclasses.replace(documents[item.index], meta=dict(documents[item.index].meta), score=item.score)

@@ -140,8 +140,8 @@ class SightlineRerank(BaseDocumentCompressor):
         Raises:
             InputError: if the query cannot be used. A document without ``page_content`` and title is ranked last.
         """
-        given = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
-        ranking = self._loaded.of(self.reranker).rank(query, given, self.top_n)
+        candidates = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
+        ranking = self._loaded.of(self.reranker).rank(query, candidates, self.top_n)
         return [
             documents[item.index].model_copy(
                 update={"metadata": {**documents[item.index].metadata, "relevance_score": item.score}}

@@ -152,8 +152,8 @@ class SightlineRerank(BaseNodePostprocessor):
                 model_name=reranker.name,
             )
         )
-        given = [candidate(n.node_id, n.get_content(metadata_mode=MetadataMode.EMBED)) for n in nodes]
-        ranking = reranker.rank(query_bundle.query_str, given, self.top_n)
+        candidates = [candidate(n.node_id, n.get_content(metadata_mode=MetadataMode.EMBED)) for n in nodes]
+        ranking = reranker.rank(query_bundle.query_str, candidates, self.top_n)
         ranked = [
             NodeWithScore(node=node.model_copy(update={"metadata": dict(node.metadata)}), score=item.score)
             for item in arrange(ranking, self.order)

@@ -96,7 +96,7 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     """
     lane: Lane[Callable[[], Any], Any] = Lane("mcp", lambda calls: [call() for call in calls], capacity=_WAITING)
 
-    async def told(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    async def in_lane(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """The call's result; its own errors become the tool's, since others are hidden from the client."""
         try:
             return await lane.do(functools.partial(call, *arguments, **options), seconds=_SECONDS)
@@ -122,13 +122,13 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
         evidence: Grain | None = (
             "sentence" if searcher.reranker is not None and searcher.reranker.has_evidence else None
         )
-        found = await told(searcher.search, query, k, where=where, evidence=evidence, unit="passage")
-        return {"results": [_found(hit) for hit in found.hits]}
+        result = await in_lane(searcher.search, query, k, where=where, evidence=evidence, unit="passage")
+        return {"results": [_in_json(hit) for hit in result.hits]}
 
     @server.tool(annotations=_READS, structured_output=True)
     async def get_document(id: Id, start: Start = 0, length: Length = 20_000) -> Text:
         """Read a document, or a part of it."""
-        document = await told(searcher.index.document, id)
+        document = await in_lane(searcher.index.document, id)
         if document is None:
             raise ToolError(f"there is no document {id!r}; take an id from the results of search")
         return {
@@ -143,7 +143,7 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     return server
 
 
-def _found(hit: Hit) -> Found:
+def _in_json(hit: Hit) -> Found:
     spans = sorted((span for span in hit.evidence or () if span.field == "text"), key=lambda span: -span.mass)
     return {
         "id": hit.id,

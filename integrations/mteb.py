@@ -102,7 +102,7 @@ class SightlineSearch:
         texts = mteb_queries(queries)
         dataset = Dataset("mteb", "", Path("mteb"), texts, {}, lambda: plain_documents(corpus))
         if top_ranked is None:
-            found = self._search(dataset, top_k)
+            scores = self._search(dataset, top_k)
         elif self.reranker is None:
             raise InputError("a reranking task needs a reranker")
         else:
@@ -112,8 +112,8 @@ class SightlineSearch:
                 if top_ranked.get(id)
             }
             candidates = max(map(len, lists.values()), default=1)
-            found = rerank_run(dataset, lists, self.reranker, candidates) if lists else {}
-        return {id: dict(list(untie(found.get(id, {})).items())[:top_k]) for id in texts}
+            scores = rerank_run(dataset, lists, self.reranker, candidates) if lists else {}
+        return {id: dict(list(untie(scores.get(id, {})).items())[:top_k]) for id in texts}
 
     def _search(self, dataset: Dataset, top_k: int) -> dict[str, dict[str, float]]:
         settings = {"token_states": "none" if self.reranker is None else "fp16"} | self.settings

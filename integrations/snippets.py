@@ -108,16 +108,16 @@ class Made(Generic[T]):
 
     def __init__(self, make: Callable[[Any], T]) -> None:
         self._make = make
-        self._made: list[tuple[Any, T]] = []
+        self._results: list[tuple[Any, T]] = []
 
     def of(self, value: Any) -> T:
         """What was made of this value."""
-        for known, made in self._made:
+        for known, result in self._results:
             if known is value or known == value:
-                return made
-        made = self._make(value)
-        self._made.append((value, made))
-        return made
+                return result
+        result = self._make(value)
+        self._results.append((value, result))
+        return result
 
 
 def as_searcher(searcher: Searcher | str | os.PathLike[str]) -> Searcher:
@@ -158,21 +158,21 @@ def drop_in(reranker: str | os.PathLike[str] | Reranker, **options: Any) -> Rera
     Raises:
         InputError: if there is no such reranker, or options come with one that is loaded.
     """
-    asked = {name: value for name, value in options.items() if value is not None}
-    if "dtype" in asked:
-        asked["dtype"] = _DTYPES.get(named := str(asked["dtype"]).removeprefix("torch."), named)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    if "dtype" in chosen:
+        chosen["dtype"] = _DTYPES.get(named := str(chosen["dtype"]).removeprefix("torch."), named)
         if named == "auto":
-            del asked["dtype"]
+            del chosen["dtype"]
     if isinstance(reranker, os.PathLike):
         reranker = os.fspath(reranker)
     if not isinstance(reranker, str):
-        if asked:
-            raise InputError(f"{next(iter(asked))} is decided when a reranker is loaded; this one is loaded already")
+        if chosen:
+            raise InputError(f"{next(iter(chosen))} is decided when a reranker is loaded; this one is loaded already")
         return as_reranker(reranker)
-    if "revision" in asked and not reranker.startswith("hf:"):
+    if "revision" in chosen and not reranker.startswith("hf:"):
         raise InputError(f"revision is for models of the hub, hf:MODEL, not for {reranker!r}; leave it out")
     try:
-        return load_reranker(reranker, **asked)
+        return load_reranker(reranker, **chosen)
     except UnknownNameError as error:
         raise UnknownNameError(
             f"the model's name changes with the import: use one of Sightline's, such as 'minilm' or 'sightline-mini'. "

@@ -61,14 +61,14 @@ class Figure:
         """What to call it in messages."""
         return ", ".join(self.cell) if self.cell else self.text or " / ".join(map(str, self.at))
 
-    def holds(self, found: float) -> bool:
+    def holds(self, measured: float) -> bool:
         """Whether a value is the expected one, within what is allowed."""
-        if not math.isfinite(found):
+        if not math.isfinite(measured):
             return False
         if self.tolerance is not None:
-            return abs(found - self.value) <= self.tolerance * (1 + 1e-9)
+            return abs(measured - self.value) <= self.tolerance * (1 + 1e-9)
         assert self.factor is not None
-        return self.value / self.factor <= found <= self.value * self.factor
+        return self.value / self.factor <= measured <= self.value * self.factor
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Check:
         return (
             not self.error
             and not self.skipped
-            and all(figure.holds(found) for figure, found in zip(self.entry.figures, self.found, strict=True))
+            and all(figure.holds(measured) for figure, measured in zip(self.entry.figures, self.found, strict=True))
         )
 
 
@@ -98,17 +98,17 @@ def reproduce(
             yield Check(entry, skipped=skipped)
             continue
         try:
-            for one in (before, entry):
-                if one is not None and data is not None:
-                    _check_data(one, Path(data))
+            for entry_to_run in (before, entry):
+                if entry_to_run is not None and data is not None:
+                    _check_data(entry_to_run, Path(data))
             if before is not None:
                 _run(before, work, places)
             value = _run(entry, work, places)
-            found = tuple(_look_up(value, figure) for figure in entry.figures)
+            figures = tuple(_look_up(value, figure) for figure in entry.figures)
         except DataError as error:
             yield Check(entry, seconds=time.perf_counter() - started, error=str(error))
             continue
-        yield Check(entry, found, time.perf_counter() - started)
+        yield Check(entry, figures, time.perf_counter() - started)
 
 
 def _obstacle(entry: Entry, data: str | Path | None) -> str:
@@ -136,7 +136,9 @@ def _check_data(entry: Entry, data: Path) -> None:
     if "matrix" in arguments and "--plan" in options:
         plan = options["--plan"].format(root=_ROOT)
         only = options.get("--only", "").split(",")
-        names |= {one.folder.name for one in load_matrix(data, plan, only=[name for name in only if name])}
+        names |= {
+            collection.folder.name for collection in load_matrix(data, plan, only=[name for name in only if name])
+        }
     for name in sorted(names):
         if not (data / name).is_dir():
             raise DataError("no such folder; the figures were measured on this collection", path=data / name)
@@ -174,8 +176,8 @@ def _run(entry: Entry, work: Path, places: Mapping[str, str]) -> Any:
 
 
 def _look_up(value: Any, figure: Figure) -> float:
-    found = _follow(value, figure.at)
-    return (found / _follow(value, figure.per) if figure.per else found) * figure.times
+    number = _follow(value, figure.at)
+    return (number / _follow(value, figure.per) if figure.per else number) * figure.times
 
 
 def _follow(value: Any, way: Sequence[Any]) -> float:
@@ -242,9 +244,9 @@ def _show_check(check: Check) -> None:
     word, style = ("holds ", "green") if check.holds else ("differs ", "bold red")
     about = f"{check.entry.id}: {len(check.found)} figures, {check.seconds:.0f} s"
     console.print(Text.assemble((word, style), visible(about)))
-    for figure, found in zip(check.entry.figures, check.found, strict=True):
-        if not figure.holds(found):
-            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
+    for figure, measured in zip(check.entry.figures, check.found, strict=True):
+        if not figure.holds(measured):
+            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {measured:.6g}")))
 
 
 def _as_json(check: Check) -> dict[str, Any]:
@@ -255,8 +257,8 @@ def _as_json(check: Check) -> dict[str, Any]:
         "error": check.error,
         "skipped": check.skipped,
         "figures": [
-            {"name": figure.name, "expected": figure.value, "found": found, "holds": figure.holds(found)}
-            for figure, found in zip(check.entry.figures, check.found, strict=False)
+            {"name": figure.name, "expected": figure.value, "found": measured, "holds": figure.holds(measured)}
+            for figure, measured in zip(check.entry.figures, check.found, strict=False)
         ],
     }
 

@@ -165,7 +165,7 @@ def _add_common(app: FastAPI, service: Service) -> None:
     )
     async def health() -> Response:
         """Whether the server works, and what it serves."""
-        found = HealthResponse(
+        status = HealthResponse(
             status="ok" if service.healthy() else "stopping",
             version=__version__,
             model=service.reranker.name if service.reranker is not None else None,
@@ -175,7 +175,7 @@ def _add_common(app: FastAPI, service: Service) -> None:
             index=await service.now_counted(),
             examples=service.examples,
         )
-        return answer(found, 200 if found.status == "ok" else 503)
+        return answer(status, 200 if status.status == "ok" else 503)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
@@ -291,15 +291,15 @@ def _add_searching(app: FastAPI, service: Service, searcher: Searcher) -> None:
     @app.get("/documents/{id:document}", response_model=DocumentOut, responses=missing)
     async def document(request: Request, id: str) -> Response:
         """A document of the index, whole."""
-        found = await service.search(request, functools.partial(searcher.index.document, id))
-        if found is None:
+        stored = await service.search(request, functools.partial(searcher.index.document, id))
+        if stored is None:
             raise HTTPException(404, f"there is no document {id!r}")
-        return answer(DocumentOut(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata)))
+        return answer(DocumentOut(id=stored.id, title=stored.title, text=stored.text, metadata=dict(stored.metadata)))
 
 
 def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: str) -> None:
-    async def allowed(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
-        sent = given.credentials if given is not None else ""
+    async def allowed(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        sent = credentials.credentials if credentials is not None else ""
         if not hmac.compare_digest(sent.encode(), api_key.encode()):
             raise HTTPException(
                 401, "writing needs the API key, as Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
@@ -315,9 +315,11 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
 
     def documents(body: DocumentsRequest) -> list[Document]:
         service.check_count(len(body.documents))
-        for place, one in enumerate(body.documents):
-            service.check_length(f"document {place}", f"{one.title} {one.text or ''}")
-        return [Document(one.id, one.text or "", one.title, one.metadata) for one in body.documents]
+        for place, document in enumerate(body.documents):
+            service.check_length(f"document {place}", f"{document.title} {document.text or ''}")
+        return [
+            Document(document.id, document.text or "", document.title, document.metadata) for document in body.documents
+        ]
 
     responses: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorResponse, "description": "The key is missing or wrong."},
@@ -388,10 +390,10 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _search_response(result: SearchResult) -> SearchResponse:
-    found = result.as_dict()
-    for plain, hit in zip(found["hits"], result.hits, strict=True):
+    plain_result = result.as_dict()
+    for plain, hit in zip(plain_result["hits"], result.hits, strict=True):
         plain["length"] = len(hit.document.text)
-    return SearchResponse.model_validate(found)
+    return SearchResponse.model_validate(plain_result)
 
 
 def _warnings(done: RankedList, documents: int, ignored: dict[str, Any] | None) -> list[str]:

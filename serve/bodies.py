@@ -74,11 +74,11 @@ def _check_values(value: Any) -> None:
     if isinstance(value, dict):
         if len(value) > _FIELDS:
             raise ValueError(f"an object in it has {len(value)} fields, and at most {_FIELDS} are taken")
-        for one in value.values():
-            _check_values(one)
+        for part in value.values():
+            _check_values(part)
     elif isinstance(value, list):
-        for one in value:
-            _check_values(one)
+        for part in value:
+            _check_values(part)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a number in it is too large")
 
@@ -88,9 +88,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        found = error.errors()
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return _error("RequestError", _told(found[0]) + more, 422)
+        mistakes = error.errors()
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        return _error("RequestError", _in_words(mistakes[0]) + more, 422)
 
     @app.exception_handler(StarletteHTTPException)
     async def http(request: Request, error: StarletteHTTPException) -> Response:
@@ -98,9 +98,9 @@ def add_error_handlers(app: FastAPI) -> None:
         if message in ("Not Found", "Method Not Allowed"):
             message = f"there is no {request.method} {request.url.path} here; see /openapi.json"
         if error.status_code == 405:  # of all routes with this path, where the framework names the first one's
-            there = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+            routes = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
             headers["Allow"] = ", ".join(
-                sorted({method for route in there for method in getattr(route, "methods", ())})
+                sorted({method for route in routes for method in getattr(route, "methods", ())})
             )
         return _error("RequestError", message, error.status_code, headers)
 
@@ -136,7 +136,7 @@ def _error(kind: str, message: str, code: int, headers: Any = None) -> Response:
     return Response(error_body(kind, message, code), code, dict(headers or {}), "application/json")
 
 
-def _told(error: dict[str, Any]) -> str:
+def _in_words(error: dict[str, Any]) -> str:
     """A validation error in words: where, and what; not what was sent."""
     # The parts that name a kind of union are of no use to the client.
     place = [part for part in error["loc"][1:] if part not in ("documents", "texts", "string", "object")]

@@ -113,51 +113,55 @@ class _Registry:
         self._proxies = {_client(address) for address in limits.proxies}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, one: _LimitedProtocol) -> None:
-        client = _client(one.client[0] if one.client else "")
+    def add(self, connection: _LimitedProtocol) -> None:
+        client = _client(connection.client[0] if connection.client else "")
         own = self._clients.setdefault(client, {})
-        own[one] = self._all[one] = None
+        own[connection] = self._all[connection] = None
         limits = self.limits
-        if len(own) > limits.per_client and client not in self._proxies and not self._make_room(own, one):
-            one.app = _refusal(429, f"you have {limits.per_client} connections open; close one first")
-        elif len(self._all) > limits.total and not self._make_room(self._all, one):
-            one.app = _refusal(503, f"{limits.total} connections are open; try again later")
+        if len(own) > limits.per_client and client not in self._proxies and not self._make_room(own, connection):
+            connection.app = _refusal(429, f"you have {limits.per_client} connections open; close one first")
+        elif len(self._all) > limits.total and not self._make_room(self._all, connection):
+            connection.app = _refusal(503, f"{limits.total} connections are open; try again later")
         if self._timer is None:
-            self._timer = one.loop.call_later(1.0, self._check)
+            self._timer = connection.loop.call_later(1.0, self._check)
 
-    def remove(self, one: _LimitedProtocol) -> None:
-        client = _client(one.client[0] if one.client else "")
-        self._all.pop(one, None)
+    def remove(self, connection: _LimitedProtocol) -> None:
+        client = _client(connection.client[0] if connection.client else "")
+        self._all.pop(connection, None)
         own = self._clients.get(client, {})
-        own.pop(one, None)
+        own.pop(connection, None)
         if not own:
             self._clients.pop(client, None)
 
     def _make_room(self, among: Collection[_LimitedProtocol], new: _LimitedProtocol) -> bool:
-        idle = [one for one in among if one is not new and one.idle and not one.transport.is_closing()]
+        idle = [
+            connection
+            for connection in among
+            if connection is not new and connection.idle and not connection.transport.is_closing()
+        ]
         if not idle:
             return False
-        oldest = min(idle, key=lambda one: one.since)
+        oldest = min(idle, key=lambda connection: connection.since)
         oldest.close_idle("the server has too many connections")
         self.remove(oldest)
         return True
 
     def _check(self) -> None:
         now = time.monotonic()
-        for one in list(self._all):
-            one.check(now)
+        for connection in list(self._all):
+            connection.check(now)
         self._timer = next(iter(self._all)).loop.call_later(1.0, self._check) if self._all else None
 
 
 def _client(address: str) -> str:
     """What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which is what one site is given."""
     try:
-        found: Any = ipaddress.ip_address(address.partition("%")[0])
+        ip: Any = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if found.version == 6:
-        found = found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64))
-    return str(found)
+    if ip.version == 6:
+        ip = ip.ipv4_mapped or ipaddress.ip_network((int(ip) >> 64 << 64, 64))
+    return str(ip)
 
 
 def _refusal(status: int, message: str) -> App:

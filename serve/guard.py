@@ -63,8 +63,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = {name.lower() for name, _ in message["headers"]}
-                extra = [header for header in _HEADERS if header[0] not in given]
+                names = {name.lower() for name, _ in message["headers"]}
+                extra = [header for header in _HEADERS if header[0] not in names]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
@@ -149,5 +149,5 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]*))(?::[0-9]*)?", re.IGNORECA
 
 def _name(host: str) -> str:
     """A Host header without its port; all of it where it is not NAME, NAME:PORT, [IPV6] or [IPV6]:PORT."""
-    found = _HOST.fullmatch(host)
-    return (found[1] or found[2] if found else host).lower()
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2] if match else host).lower()

@@ -66,25 +66,25 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=CONFIG.epochs)
     parser.add_argument("--queries", type=int, default=100, help="of each collection that is measured on")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sightline.training").setLevel(logging.INFO)
-    data = data_folder(asked.data)
-    sources, found = examples(data)
+    data = data_folder(arguments.data)
+    sources, lists = examples(data)
     options: dict[str, Any] = {"parts": ["weights", "heads"], "precision": "bfloat16", "name": "sightline-mini"}
     options["remember"] = 12_000_000  # all of them: 9 GB
     summary = train(
         LateInteractionLearner(**options),
-        found,
-        asked.out,
-        config=replace(CONFIG, epochs=asked.epochs, seed=asked.seed),
+        lists,
+        arguments.out,
+        config=replace(CONFIG, epochs=arguments.epochs, seed=arguments.seed),
         sampling=SAMPLING,
         objective=OBJECTIVE,
-        dev=dev_sets(data, asked.queries),
+        dev=dev_sets(data, arguments.queries),
         origin=Origin(
             base="sentence-transformers/all-MiniLM-L6-v2",
             options=options,
-            data=describe_data(sources, found, LICENCES),
+            data=describe_data(sources, lists, LICENCES),
             command=["python", "-m", "sightline.recipes.sightline_mini.recipe", *sys.argv[1:]],
         ),
     )

@@ -157,11 +157,11 @@ def study(
         For each row its mean nDCG@10 before and after, what changed by collection, and what it cost.
     """
     known: dict[str, int] = {}
-    found: list[Example] = []
+    drawn: list[Example] = []
     for example in examples(data, candidates=30)[1]:
         known[example.source] = known.get(example.source, 0) + 1
         if known[example.source] <= questions:
-            found.append(example)
+            drawn.append(example)
     dev = dev_sets(data, queries, 30)
     reader = RememberingReader(load_reader(shared=False, dtype="bfloat16"), tokens=8_000_000)
     rows: dict[str, Any] = {}
@@ -170,11 +170,11 @@ def study(
             continue
         folder = out / variant.name
         if not (folder / "training.json").is_file():
-            lists = found
+            lists = drawn
             if variant.teacher:
-                lists = _taught(found[:: max(1, len(found) // 150)], load_reranker(str(out / variant.teacher)))
+                lists = _taught(drawn[:: max(1, len(drawn) // 150)], load_reranker(str(out / variant.teacher)))
             if variant.dense:
-                lists = with_dense(found, reader)
+                lists = with_dense(drawn, reader)
             _train(variant, folder, lists, dev, reader)
         rows[variant.name] = {"what": variant.what} | _row(TrainingSummary.load(folder))
         logger.info("%s: %s", variant.name, {k: v for k, v in rows[variant.name].items() if k != "dev"})
@@ -248,11 +248,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--questions", type=int, default=200)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    rows = study(data_folder(asked.data), asked.out, asked.only, queries=asked.queries, questions=asked.questions)
-    (asked.out / "study.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    rows = study(
+        data_folder(arguments.data),
+        arguments.out,
+        arguments.only,
+        queries=arguments.queries,
+        questions=arguments.questions,
+    )
+    (arguments.out / "study.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     names = [name.split("/")[0] for name in next(iter(rows.values()))["dev"]]
     table = Table("trained", "lists", "before", "after", *names)
     for row in rows.values():

@@ -150,8 +150,8 @@ def train(
         ):
             figures[key] = 0.98 * figures.get(key, value) + 0.02 * value
         if step % 100 == 99:
-            told = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
-            logger.info("step %d, %.0f s: %s", step + 1, time.perf_counter() - started, told)
+            averages = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            logger.info("step %d, %.0f s: %s", step + 1, time.perf_counter() - started, averages)
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -172,17 +172,17 @@ def _loss(
     for documents, texts, answers in batch:
         blocks = template.documents(documents)
         first = template.instruction(texts[0]) if "{query}" not in template.spec.instruction else None
-        asked = draw.sample(range(len(documents)), queries)
+        places = draw.sample(range(len(documents)), queries)
         if first is None:  # the instruction holds the query, so that a context has but one
-            asked = asked[:1]
-            first = template.instruction(texts[asked[0]])
-        ends = [template.query(texts[i]) for i in asked]
+            places = places[:1]
+            first = template.instruction(texts[places[0]])
+        ends = [template.query(texts[i]) for i in places]
         tokens = [*first, *(i for block in blocks for i in block.ids), *(i for end in ends for i in end.ids)]
         context = Context([len(block.ids) for block in blocks], [len(end.ids) for end in ends], len(first))
         rows.append(tokens)
         answer = answers if layout.name != "blockrank" else [str(i) for i in range(len(documents))]
-        targets.append([template.tokenizer.convert_tokens_to_ids(answer[i]) for i in asked])
-        golds.append(asked)
+        targets.append([template.tokenizer.convert_tokens_to_ids(answer[i]) for i in places])
+        golds.append(places)
         signal = ends[0].signal
     assert context is not None
     key = Template(load_layout(layout, signal_tokens="query"), template.tokenizer, "tiny").query(texts[0]).signal[-1]
@@ -190,7 +190,7 @@ def _loss(
     whole = Context((), context.queries, context.instruction + sum(context.documents))
     seen = Packing([whole if template.spec.mask == "causal" else context]).mask()
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
-    found = model(
+    output = model(
         input_ids=ids,
         position_ids=torch.tensor([positions_of(context, layout)]),
         attention_mask=mask.expand(len(ids), 1, -1, -1),
@@ -199,10 +199,10 @@ def _loss(
     )
     before = context.instruction + sum(context.documents)
     lasts = before + torch.tensor(context.queries).cumsum(0) - 1
-    logits, target = found.logits[:, lasts].flatten(0, 1), torch.tensor(targets).flatten()
+    logits, target = output.logits[:, lasts].flatten(0, 1), torch.tensor(targets).flatten()
     loss = functional.cross_entropy(logits, target)
     right = float((logits.argmax(-1) == target).float().mean())
-    attention = found.attentions[_LAYER]
+    attention = output.attentions[_LAYER]
     auxiliary, start = [], before
     for number, length in enumerate(context.queries):
         # The key itself, which can look for its like at once, and what the layout will read.
@@ -221,9 +221,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logger.info(json.dumps(train(asked.out, steps=asked.steps, seed=asked.seed)))
+    logger.info(json.dumps(train(arguments.out, steps=arguments.steps, seed=arguments.seed)))
 
 
 if __name__ == "__main__":
