@@ -42,7 +42,7 @@ class SettingsOptions(Generic[T]):
         """Make the settings, and take their options out of what the command was given.
 
         Args:
-            given: values by name, of these options and others.
+            values: the values by name, of these options and of others; those of these options are removed from it.
             left_out: values of fields that are no options.
 
         Raises:

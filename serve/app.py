@@ -165,7 +165,7 @@ def _add_common(app: FastAPI, service: Service) -> None:
     )
     async def health() -> Response:
         """Whether the server works, and what it serves."""
-        status = HealthResponse(
+        report = HealthResponse(
             status="ok" if service.healthy() else "stopping",
             version=__version__,
             model=service.reranker.name if service.reranker is not None else None,
@@ -175,7 +175,7 @@ def _add_common(app: FastAPI, service: Service) -> None:
             index=await service.now_counted(),
             examples=service.examples,
         )
-        return answer(status, 200 if status.status == "ok" else 503)
+        return answer(report, 200 if report.status == "ok" else 503)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
