@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from .lane import Lane
@@ -36,7 +38,7 @@ class Metrics:
             "sightline_documents_truncated", "Of these, documents not read to their end.", registry=self.registry
         )
 
-    def watch(self, lane: Lane) -> None:
+    def watch(self, lane: Lane[Any, Any]) -> None:
         """Tell how much waits in a lane."""
         self._waiting.labels(lane.name).set_function(lane.waiting)
 

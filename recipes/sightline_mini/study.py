@@ -71,7 +71,8 @@ class Variant:
     @property
     def frozen(self) -> bool:
         """Whether states of documents are read once for all rows."""
-        return self.options.get("encoder", "frozen") == "frozen"
+        encoder: str = self.options.get("encoder", "frozen")
+        return encoder == "frozen"
 
 
 _FEW: dict[str, Any] = {"epochs": None, "steps": 40, "lists": 8, "weight_decay": 0.0, "precision": "bfloat16"}

@@ -250,7 +250,7 @@ def test_without_evidence_an_excerpt_is_shown(run, shared_index):
 def test_lines_fit_a_terminal_and_stay_indented(run, shared_index, terminal):
     out = STYLES.sub("", run("search", shared_index, "market in town", "--evidence", "-k", 4)[1])
     assert max(map(len, out.splitlines())) <= 80
-    body = [line for line in out.splitlines() if line and not re.match(r" *\d+  |\d+ candidates", line)]
+    body = [line for line in out.splitlines() if line and not re.match(r" *\d+  |\d+ passages", line)]
     assert body
     assert all(line.startswith("     ") for line in body)
 
