@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import console, given_runs, names, print_table, progress_bar, visible, write_json
+from .console import given_runs, names, print_line, print_table, progress_bar, visible, write_json
 from .options import (
     CANDIDATES,
     COLLECTION,
@@ -105,8 +105,7 @@ def bias(
     ):
         if table is not None:
             print_table(table)
-    written = f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}"
-    console.print(visible(written), style="dim", markup=False, highlight=False, soft_wrap=True)
+    print_line(f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}", "dim")
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

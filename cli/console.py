@@ -1,4 +1,4 @@
-"""What all commands share: consoles, JSON output, progress, and parts of options that are texts."""
+"""What all commands share: consoles, JSON output, progress, and options that hold several parts in one text."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "errors",
     "given_runs",
     "names",
+    "print_line",
     "print_table",
     "progress_bar",
     "visible",
@@ -60,6 +61,11 @@ def _picture(match: re.Match[str]) -> str:
     if chr(code).isspace():
         return " "
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
+
+
+def print_line(text: str, style: str | None = None, *, to: Console | None = None) -> None:
+    """Print a text of unknown origin as it is: `visible`, without markup or highlighting, and not broken into lines."""
+    (to or console).print(visible(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:
@@ -120,8 +126,8 @@ def working(step: str) -> Iterator[Callable[[str], None]]:
 def progress_bar(step: str) -> Iterator[Callable[..., None]]:
     """Show on stderr how far work has come: a bar on a terminal, elsewhere a line every 30 seconds.
 
-    Call what it yields with (count) or (step, count); ``total`` is the count at the end, where it is known, from which
-    follows how long the rest will take, and ``detail`` more words.
+    Call what it yields with (count) or (step, count). ``total`` is the count at the end, where it is known: it says how
+    long the rest will take. ``detail`` is shown beside the count.
     """
     columns = (
         SpinnerColumn(),
@@ -152,6 +158,6 @@ def progress_bar(step: str) -> Iterator[Callable[..., None]]:
                 last_line = now
                 count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
                 words = [f"{shown}: {count}", detail, rate, f"{now - started:.0f} s", left]
-                errors.print(visible(", ".join(filter(None, words))), markup=False, highlight=False, soft_wrap=True)
+                print_line(", ".join(filter(None, words)), to=errors)
 
         yield tell

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from ..errors import InputError
 from .console import (
-    console,
     given_runs,
     names,
+    print_line,
     print_table,
     progress_bar,
     visible,
@@ -104,11 +104,11 @@ def rerank(
     if json:
         write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "candidates": candidates})
     else:
-        summary = f"{out}: {len(ranked)} queries reranked by {reranker.name}"
-        console.print(visible(summary), markup=False, highlight=False, soft_wrap=True)
+        print_line(f"{out}: {len(ranked)} queries reranked by {reranker.name}")
 
 
 _MEASURES = "nDCG@10,RR@10,R@100"
+_POSITIVES_ADDED = "; POSITIVES ADDED to what was reranked"
 
 
 def evaluate(
@@ -247,11 +247,7 @@ def report(
     if json:
         write_json({"files": [str(file) for file in files]})
     else:
-        _say(f"written: {', '.join(map(str, files))}")
-
-
-def _say(text: str) -> None:
-    console.print(visible(text), style="dim", markup=False, highlight=False, soft_wrap=True)
+        print_line(f"written: {', '.join(map(str, files))}", "dim")
 
 
 def _show(results: Results, out: Path, json: bool) -> None:
@@ -276,7 +272,7 @@ def _show(results: Results, out: Path, json: bool) -> None:
     print_table(table)
     if summary.comparisons:
         print_table(_comparisons(summary.comparisons, results.measure, said))
-    _say(f"written to {out}")
+    print_line(f"written to {out}", "dim")
 
 
 def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
@@ -284,7 +280,7 @@ def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
     if json:
         write_json([result.as_json() for result in results])
         return
-    said = "; POSITIVES ADDED to what was reranked" if results[0].summary.positives_added else ""
+    said = _POSITIVES_ADDED if results[0].summary.positives_added else ""
     table = Table(title=Text(visible(results[0].measure + said)))
     table.add_column("system", no_wrap=True)
     for result in results:
@@ -293,7 +289,7 @@ def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
         means = [result.summary.intervals.get(name) for result in results]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
-    _say(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}")
+    print_line(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}", "dim")
 
 
 def _costs(cost: Cost) -> Table:
@@ -317,7 +313,7 @@ def _costs(cost: Cost) -> Table:
 
 def _caveats(summary: Summary) -> str:
     """What every table has to say of its candidates."""
-    said = "; POSITIVES ADDED to what was reranked" if summary.positives_added else ""
+    said = _POSITIVES_ADDED if summary.positives_added else ""
     if summary.identical_ids:
         said += f"; {summary.identical_ids} results with their query's own id ignored"
     return said

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import console, progress_bar, visible, write_json
+from .console import console, print_line, progress_bar, visible, write_json
 from .options import JsonOption
 
 __all__ = ["register"]
@@ -113,4 +113,4 @@ def heads(
         layer, number = map(int, head.split("-"))
         table.add_row(head, f"{scored.scores[layer][number]:.5g}")
     console.print(table)
-    console.print(visible(f"written to {path} and .svg"), markup=False, highlight=False, soft_wrap=True)
+    print_line(f"written to {path} and .svg")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import DataError, InputError
-from .console import console, errors, names, progress_bar, visible, write_json
+from .console import console, errors, names, print_line, progress_bar, write_json
 from .options import (
     INDEX,
     EncoderOption,
@@ -221,7 +221,7 @@ class _Source:
         )
 
     def documents(self, step: str, tell: Callable[..., None]) -> Iterator[Document]:
-        """The documents; progress is told with each."""
+        """The documents; progress is shown with each."""
         taken = 0
         for taken, document in enumerate(self._documents, 1):
             tell(step, taken, detail=self.summary.progress)
@@ -254,18 +254,18 @@ def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, A
         write_json({"index": str(index.path), **counts, "bytes": size, "files": files, **more})
         return
     for line in source.skipped_lines() if source else ():
-        errors.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+        print_line(line, to=errors)
     held = [f"{counts[noun]:,} {noun if counts[noun] != 1 else noun[:-1]}" for noun in ("documents", "passages")]
     lines = [f"{', '.join(held)}, {size / 1e6:,.1f} MB"]
     for name, value in more.items():
         parts = value.items() if isinstance(value, dict) else [(name, value)]
         lines += [f"{part.replace('_', ' ')}: {_in_words(fields)}" for part, fields in parts]
     for line in [f"{index.path}: {lines[0]}", *lines[1:]]:
-        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
 def _in_words(value: Any) -> str:
-    """A setting in words; what is empty is left out."""
+    """A setting in words, without its empty fields."""
     if not isinstance(value, dict):
         return str(value)
     return ", ".join(f"{name.replace('_', ' ')} {field}" for name, field in value.items() if field not in ("", {}))

@@ -1,4 +1,4 @@
-"""How commands are run: standard streams that take any text, paths checked first, and errors told in one message."""
+"""How commands are run: standard streams take any text, paths are checked first, and errors become one message."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _EXIT_CODES = (
 )
 logger = logging.getLogger(__name__)
 
-_SECONDS = 3.0  # in which the hub must accept a connection
+_SECONDS = 3.0  # the hub must accept a connection in this time
 _NAMED_FILES = ("run", "dev_run")  # parameters that are NAME=FILE where they are strings
 _WRITTEN = ("out", "work")  # parameters whose paths need not exist
 _OF_THE_HUB = re.compile(rf"\b(?:{'|'.join(PREFIXES)}):([^\s,#]+)")
@@ -72,12 +72,11 @@ class Command(TyperCommand):
             typer.Exit: with the code of what went wrong, after the message is printed.
         """
         try:
-            for name, value in ctx.params.items():
-                for part in value if isinstance(value, list | tuple) else [value]:
-                    if name in _NAMED_FILES and isinstance(part, str):
-                        check_path(Path(part.partition("=")[2]), _option_names(ctx)[name])
-                    elif isinstance(part, Path):
-                        check_path(part, _option_names(ctx).get(name, name))
+            for name, value in _single_values(ctx.params):
+                if name in _NAMED_FILES and isinstance(value, str):
+                    check_path(Path(value.partition("=")[2]), _option_names(ctx)[name])
+                elif isinstance(value, Path):
+                    check_path(value, _option_names(ctx).get(name, name))
             if _may_ask_the_hub(ctx):
                 _go_offline_where_the_hub_is_away()
             return super().invoke(ctx)
@@ -213,8 +212,8 @@ def _near_path(ctx: Any, message: str) -> str:
     """A suggestion, where the message is about a path that does not exist and one beside it has a similar name."""
     if "did you mean" in message:
         return ""
-    for path in _given_paths(ctx.params):
-        if str(path) in message and not path.exists():
+    for name, path in _single_values(ctx.params):
+        if isinstance(path, Path) and name not in _WRITTEN and str(path) in message and not path.exists():
             with contextlib.suppress(OSError):
                 names = [neighbour.name for neighbour in path.parent.iterdir()]
                 if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
@@ -222,9 +221,8 @@ def _near_path(ctx: Any, message: str) -> str:
     return ""
 
 
-def _given_paths(params: Mapping[str, Any]) -> Iterator[Path]:
+def _single_values(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Parameters by name, each of several values under the name on its own."""
     for name, value in params.items():
-        if name not in _WRITTEN:
-            yield from (
-                part for part in (value if isinstance(value, list | tuple) else [value]) if isinstance(part, Path)
-            )
+        for single in value if isinstance(value, list | tuple) else [value]:
+            yield name, single

@@ -25,7 +25,7 @@ class SettingsOptions(Generic[T]):
     Args:
         kind: the dataclass.
         panel: the panel of the help that the options stand in.
-        panels: of fields that stand in another one.
+        panels: the panels of fields that stand in another one.
         left_out: fields that are no options.
         names: how an option is written, where it is not just the field's name, such as ``("--learning-rate", "--lr")``.
         shown: what the help shows as the default, for defaults that the code finds later.

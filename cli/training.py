@@ -17,7 +17,7 @@ from ..errors import DataError, InputError
 from ..parsing import parse_yaml
 from ..training.config import Mining, Objective, Sampling, TrainingConfig
 from ..wording import did_you_mean
-from .console import console, errors, given_runs, progress_bar, visible, write_json
+from .console import console, errors, given_runs, print_line, progress_bar, visible, write_json
 from .options import (
     EncoderOption,
     IndexOption,
@@ -123,11 +123,11 @@ def mine(
     if json:
         write_json({"out": str(out), **dataclasses.asdict(counts)})
         return
-    console.print(visible(f"{out}: {_mined(counts)}"), markup=False, highlight=False, soft_wrap=True)
+    print_line(f"{out}: {_mined(counts)}")
 
 
 def _mined(counts: MinedCounts) -> str:
-    """What was kept, and what was left out for which reason."""
+    """What was kept, what was left out, and why."""
     left_out = (
         (counts.without_positive, "questions without a relevant document that has a text"),
         (counts.without_score, "questions for which the system found no relevant document to compare scores with"),
@@ -279,7 +279,11 @@ def train(
 
 
 def _sources(texts: list[str] | None, split: str) -> list[Source]:
-    """The sources that arguments name; each is there."""
+    """The sources that arguments name.
+
+    Raises:
+        DataError: if one of them does not exist.
+    """
     from ..training.examples import Source
 
     sources = [Source.parse(text, split) for text in texts or []]
@@ -293,7 +297,7 @@ def _sources(texts: list[str] | None, split: str) -> list[Source]:
 
 
 def _shown(tell: Callable[..., None]) -> Callable[[Progress], None]:
-    """Shows how far a run is, with what was last measured."""
+    """A function that shows how far a run has come, with the quality that was measured last."""
     last: dict[str, float] = {}
 
     def show(now: Progress) -> None:
@@ -310,8 +314,7 @@ def _report(summary: TrainingSummary, out: Path, json: bool) -> None:
         return
     if summary.dev:
         console.print(_gains(summary))
-    written = f"{out}: weights of step {summary.kept_step} of {summary.steps}; the card is {out / 'README.md'}"
-    console.print(visible(written), style="dim", markup=False, highlight=False, soft_wrap=True)
+    print_line(f"{out}: weights of step {summary.kept_step} of {summary.steps}; the card is {out / 'README.md'}", "dim")
 
 
 def _pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:

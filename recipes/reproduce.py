@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ..cli.console import console, progress_bar, visible, write_json
+from ..cli.console import console, print_line, progress_bar, visible, write_json
 from ..cli.options import JsonOption
 from ..cli.running import Command
 from ..errors import DataError
@@ -33,7 +33,7 @@ from .figures import EXPECTED, Entry, Figure, load_expected, select
 __all__ = ["Check", "app", "reproduce"]
 
 _ROOT = Path(__file__).resolve().parents[1]
-_DONE = ".done"  # in an entry's folder once its command went through
+_DONE = ".done"  # the file in an entry's folder that says that its command went through
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -98,9 +98,9 @@ def reproduce(
             yield Check(entry, skipped=skipped)
             continue
         try:
-            for entry_to_run in (before, entry):
-                if entry_to_run is not None and data is not None:
-                    _check_data(entry_to_run, Path(data))
+            for needed in (before, entry):
+                if needed is not None and data is not None:
+                    _check_data(needed, Path(data))
             if before is not None:
                 _run(before, work, places)
             value = _run(entry, work, places)
@@ -231,9 +231,9 @@ def _show_list(entries: Sequence[Entry], json: bool) -> None:
         return
     for entry in entries:
         facts = f"{entry.kind}{', quick' * entry.quick}, {len(entry.figures)} figures"
-        console.print(visible(f"{entry.id} ({facts})"), markup=False, highlight=False)
+        print_line(f"{entry.id} ({facts})")
         about = f"    {entry.command or entry.why or entry.reads}"
-        console.print(visible(about), style="dim", markup=False, highlight=False, soft_wrap=True)
+        print_line(about, "dim")
 
 
 def _show_check(check: Check) -> None:

@@ -376,8 +376,7 @@ def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
 
 def test_bias_prints_tables_and_writes_the_same(run, beir, tmp_path, monkeypatch):
     wide = Console(width=110)
-    for name in ("bias", "console"):
-        monkeypatch.setattr(importlib.import_module(f"sightline.cli.{name}"), "console", wide)
+    monkeypatch.setattr(importlib.import_module("sightline.cli.console"), "console", wide)
     folder = shutil.copytree(beir, tmp_path / "zoo")
     header = "query-id\tcorpus-id\tanswer_start\tanswer_len\tpassage_len\toccurrences\n"
     (folder / "spans.tsv").write_text(f"{header}q1\tcat\t23\t9\t71\t1\nq2\tdog\t0\t9\t38\t1\n")
