@@ -1,4 +1,4 @@
-"""The application: its routes, in the dialects of others and our own."""
+"""The application and its routes, in our own format and in those of other servers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ DocumentId = Annotated[str, Query(min_length=1, description="The document's id."
 
 
 class _DocumentConvertor(Convertor[str]):
-    """The rest of a path, slashes and line breaks included: an id may have them."""
+    """The rest of a path, with its slashes and line breaks, which an id may have."""
 
     regex = "(?s:.+)"
 
@@ -99,11 +99,11 @@ def create_app(
 
     Args:
         searcher: serves ``/search``, ``/documents`` and the search page; None leaves them out.
-        reranker: serves ``/rerank`` and its kin; None for the searcher's, or leaves them out if that has none.
+        reranker: serves ``/rerank`` and its versions; None takes the searcher's, and leaves them out if it has none.
         limits: None for the defaults.
         api_key: lets those who have it write to the index; None leaves writing out.
-        hosts: names that requests may be addressed to, None for any. Where the server listens to this machine only,
-            name them, so that no page in a browser can come to it under a name of its own.
+        hosts: names that requests may be addressed to, None for any. Name them where the server listens to this
+            machine only, so that no web page can reach it under another name (DNS rebinding).
         model_names: further names that requests may give as their ``model``, such as ``rerank-v3.5``.
         any_model: accept every name of a model.
 
@@ -130,7 +130,7 @@ def create_app(
         version=__version__,
         description="Search and reranking by attention. Scores are relative to their list.",
         lifespan=service.lifespan,
-        # The pages that FastAPI has for these load scripts from elsewhere.
+        # FastAPI's own pages load scripts from other sites.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -195,44 +195,16 @@ def _add_reranking(
             raise HTTPException(
                 404, f"there is no model {body.model!r} here; there is {known}; --model-name or --any-model allow more"
             )
-        documents = [document if isinstance(document, RerankDocument) else None for document in body.documents]
-        texts = [(d.title or "", d.text or "") if isinstance(d, RerankDocument) else ("", d) for d in body.documents]
-        top_n = body.top_n or None
         pair = body.truncate_prompt_tokens
-        done = await service.rank(
-            request,
-            RankingWork(
-                body.query,
-                texts,
-                top_n,
-                body.max_tokens_per_doc,
-                max_pair_tokens=None if pair == -1 else pair,
-                evidence=body.evidence,
-            ),
+        work = RankingWork(
+            body.query,
+            [(d.title or "", d.text or "") if isinstance(d, RerankDocument) else ("", d) for d in body.documents],
+            body.top_n or None,
+            body.max_tokens_per_doc,
+            max_pair_tokens=None if pair == -1 else pair,
+            evidence=body.evidence,
         )
-        results = [
-            RerankResult(
-                index=item.index,
-                relevance_score=relevance(reranker, item.score),
-                document=(documents[item.index] or RerankDocument(text=texts[item.index][1]))
-                if body.return_documents
-                else None,
-                evidence=None if item.evidence is None else [dataclasses.asdict(e) for e in item.evidence],  # type: ignore[misc]
-            )
-            for item in done.ranking[:top_n]
-        ]
-        meta = RerankMeta(
-            api_version={"version": "2"},
-            billed_units={"search_units": 1},
-            warnings=_warnings(done, len(texts), body.__pydantic_extra__) or None,
-            truncated=done.truncated,
-        )
-        usage = Usage(prompt_tokens=done.tokens, total_tokens=done.tokens)
-        return answer(
-            RerankResponse(
-                id=str(uuid.uuid4()), model=body.model or reranker.name, results=results, usage=usage, meta=meta
-            )
-        )
+        return answer(_rerank_response(reranker, body, await service.rank(request, work)))
 
     async def tei(request: Request, body: TeiRequest) -> Response:
         texts = [("", text) for text in body.texts]
@@ -306,7 +278,7 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
             )
 
     def write(call: Callable[[], int]) -> int:
-        # A write that has begun goes to its end: half of it would be harder to explain than a late answer.
+        # A write that has begun runs to its end: half of it would be harder to explain than a late answer.
         with interruptible(None):
             try:
                 return call()
@@ -340,7 +312,7 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
 
     @app.put("/documents", **options)
     async def update(request: Request, body: DocumentsRequest) -> Response:
-        """Replace documents by id, and add those whose ids are new; see there for errors."""
+        """Replace documents by id, and add those whose ids are new. Errors are as when adding."""
         new = documents(body)
         count = await service.search(request, lambda: write(lambda: searcher.index.update(new)))
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
@@ -387,6 +359,31 @@ def _add_page(app: FastAPI) -> None:
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList) -> RerankResponse:
+    results = []
+    for item in done.ranking[: body.top_n or None]:
+        sent = body.documents[item.index]
+        document = sent if isinstance(sent, RerankDocument) else RerankDocument(text=sent)
+        results.append(
+            RerankResult(
+                index=item.index,
+                relevance_score=relevance(reranker, item.score),
+                document=document if body.return_documents else None,
+                evidence=None if item.evidence is None else [dataclasses.asdict(e) for e in item.evidence],  # type: ignore[misc]
+            )
+        )
+    meta = RerankMeta(
+        api_version={"version": "2"},
+        billed_units={"search_units": 1},
+        warnings=_warnings(done, len(body.documents), body.__pydantic_extra__) or None,
+        truncated=done.truncated,
+    )
+    usage = Usage(prompt_tokens=done.tokens, total_tokens=done.tokens)
+    return RerankResponse(
+        id=str(uuid.uuid4()), model=body.model or reranker.name, results=results, usage=usage, meta=meta
+    )
 
 
 def _search_response(result: SearchResult) -> SearchResponse:

@@ -1,6 +1,6 @@
-"""Limits on connections: how many of one client, how long for headers, how long for an answer to be taken.
+"""Limits on connections: how many a client may have, and how long headers and the reading of an answer may take.
 
-A class for uvicorn's option ``http``: what happens before a request has arrived whole, no ASGI application ever sees.
+This is a class for uvicorn's option ``http``, since ASGI applications only see requests whose headers have arrived.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["limited_protocol"]
 def limited_protocol(limits: ConnectionLimits) -> type[H11Protocol]:
     """The protocol of a server with these limits, for ``uvicorn.Config(http=...)``.
 
-    Where a limit on connections is reached, a new connection takes the place of the one that has been idle longest,
-    of the same client or of all. Only where none is idle is it refused, with 429 or 503.
+    At a limit, a new connection takes the place of the one that has been idle longest: of the same client, or of all.
+    If none is idle, it is refused with 429 or 503.
 
     Example:
         >>> limited_protocol(ConnectionLimits(per_client=10)).__name__
@@ -36,11 +36,11 @@ def limited_protocol(limits: ConnectionLimits) -> type[H11Protocol]:
 class _LimitedProtocol(H11Protocol):
     registry: _Registry
 
-    # When the present wait for headers began, and whether some of them have come.
+    # When the present wait for headers began, and whether some have arrived.
     since = 0.0
     partial = False
     kept_open = False
-    # How much of an answer the client has not taken, and since when that has not become less.
+    # How much of an answer the client has still to read, and since when that has not become less.
     unsent = 0
     unsent_since = 0.0
 
@@ -90,7 +90,7 @@ class _LimitedProtocol(H11Protocol):
             self.close_idle(f"the headers did not arrive within {limits.header_seconds:g} s")
 
     def close_idle(self, reason: str) -> None:
-        """Close a connection on which nothing is being answered; tell why if a request has begun."""
+        """Close a connection on which nothing is being answered; say why if a request has begun."""
         if self.partial and self.conn.our_state is h11.IDLE:
             body = error_body("RequestError", reason, 408)
             headers = [
