@@ -118,7 +118,7 @@ def _model(shape: Shape, layers: int, attention: str, device: str, dtype: torch.
 
 
 class _NoTokenizer:
-    """In the place of a tokenizer: the benchmark makes token ids itself."""
+    """Takes the place of a tokenizer, since the benchmark makes token ids itself."""
 
     is_fast = True
 
@@ -152,7 +152,7 @@ def _prompt(lengths: list[int]) -> Prompt:
 
 
 def _flops(shape: Shape, lengths: list[int], layers: int, dense: bool, only_query: bool = False) -> float:
-    """Of the projections and of attention in layers 0 to ``layers - 1``; see the README for what is left out."""
+    """FLOPs of projections and attention in layers 0 to ``layers - 1``; the README says what is left out."""
     context = Context(lengths, [_QUERY], _INSTRUCTION)
     tokens = _INSTRUCTION + sum(lengths) + _QUERY
     if only_query:
@@ -181,11 +181,11 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
     """Time every variant on every list.
 
     Args:
-        shape: of the decoder.
+        shape: the shape of the decoder.
         counts: documents in a list, once of 200 tokens each and once of 20 to 400.
         device: ``cpu`` or ``cuda``.
-        dtype: of the weights.
-        repeats: of which the median is taken.
+        dtype: the number format of the weights.
+        repeats: how often each is timed; the median is taken.
 
     Returns:
         One row per list and variant: milliseconds, the limit in milliseconds, tokens, and the ratio to dense attention.
@@ -287,11 +287,11 @@ def _check(shape: Shape, device: str, dtype: torch.dtype) -> None:
 
 @app.command()
 def main(
-    model: Annotated[
-        list[str] | None, typer.Option(help=f"Of {', '.join(SHAPES)}; may be given several times.")
+    model: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; you may give several.")] = None,
+    documents: Annotated[
+        list[int] | None, typer.Option(help="Documents in a list; you may give several numbers.")
     ] = None,
-    documents: Annotated[list[int] | None, typer.Option(help="In a list; may be given several times.")] = None,
-    repeats: Annotated[int, typer.Option(help="Of which the median is taken.", min=1)] = 5,
+    repeats: Annotated[int, typer.Option(help="How often each is timed; the median is taken.", min=1)] = 5,
     out: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
     """Time a decoder's scoring of lists: dense, block-sparse, with early exit, in FP8, with cached documents."""

@@ -27,14 +27,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cli.console import console
 from ..cli.running import Command
 from ..errors import InputError, MissingExtraError
 from ..eval.loading import load_dataset
 from ..rerank.loading import load_reranker
 from ..rerank.relevance import relevance
 from ..retrieval.index import Index
-from .timing import command_line, machine
+from .timing import print_report
 
 __all__ = ["crosstalk", "load", "memory"]
 
@@ -64,8 +63,8 @@ IndexPath = Annotated[Path, typer.Option(help="Index of its corpus.")]
 def load(
     folder: Folder,
     index: IndexPath,
-    seconds: Annotated[int, typer.Option(help="For each measurement.")] = 60,
-    clients: Annotated[str, typer.Option(help="Comma-separated.")] = "1,8,32",
+    seconds: Annotated[int, typer.Option(help="Seconds of each measurement.")] = 60,
+    clients: Annotated[str, typer.Option(help="Numbers of clients, comma-separated.")] = "1,8,32",
 ) -> None:
     """Throughput and latency of reranking 20 passages, and of searches with evidence, no body twice in a row."""
     figures: dict[str, Any] = {}
@@ -74,13 +73,13 @@ def load(
         for route, count in itertools.product(bodies, map(int, clients.split(","))):
             _wrk(address, route, bodies[route], count, 3)
             figures[f"{route}, {count} clients"] = _wrk(address, route, bodies[route], count, seconds)
-    _report(figures)
+    print_report(figures)
 
 
 @app.command(cls=Command)
 def crosstalk(
-    requests: Annotated[int, typer.Option(help="How many.")] = 10_000,
-    clients: Annotated[int, typer.Option(help="At once.")] = 32,
+    requests: Annotated[int, typer.Option(help="How many requests.")] = 10_000,
+    clients: Annotated[int, typer.Option(help="Clients at once.")] = 32,
 ) -> None:
     """Requests with distinct answers, many at once; each answer is compared with that of its list ranked alone here."""
     try:
@@ -122,7 +121,7 @@ def crosstalk(
         echoed = all(result["document"]["text"] == documents[result["index"]] for result in results)
         wrong += not (echoed and off < 1e-4)
     distinct = len({json.dumps(answer) for answer in answers})
-    _report(
+    print_report(
         {
             "requests": requests,
             "clients": clients,
@@ -138,8 +137,8 @@ def crosstalk(
 def memory(
     folder: Folder,
     index: IndexPath,
-    minutes: Annotated[float, typer.Option(help="Under load.")] = 10,
-    clients: Annotated[int, typer.Option(help="Of each route.")] = 4,
+    minutes: Annotated[float, typer.Option(help="Minutes under load.")] = 10,
+    clients: Annotated[int, typer.Option(help="Clients of each route.")] = 4,
 ) -> None:
     """Memory of the server while it searches and reranks: what it holds of its own, without the mapped index."""
     samples: list[tuple[float, int]] = []
@@ -160,7 +159,9 @@ def memory(
     by_minute: dict[int, list[int]] = {}
     for when, kilobytes in samples:
         by_minute.setdefault(int(when // 60), []).append(kilobytes)
-    _report({"MB, mean of each minute": [round(statistics.mean(v) / 1024, 1) for v in by_minute.values()], **figures})
+    print_report(
+        {"MB, mean of each minute": [round(statistics.mean(v) / 1024, 1) for v in by_minute.values()], **figures}
+    )
 
 
 @contextlib.contextmanager
@@ -233,10 +234,6 @@ def _anonymous_kilobytes(process: int) -> int:
     match = re.search(r"RssAnon:\s+(\d+)", status)
     assert match is not None
     return int(match[1])
-
-
-def _report(figures: dict[str, Any]) -> None:
-    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch
 
+from ..cli.console import console
 from ..eval.provenance import portable_command
 
-__all__ = ["command_line", "machine", "seconds_in_turns"]
+__all__ = ["command_line", "machine", "print_report", "seconds_in_turns"]
 
 SECONDS = 1.0
 """How long `seconds_in_turns` times each method at least on a CPU."""
@@ -58,7 +60,12 @@ def machine(device: str = "cpu") -> dict[str, str]:
 
 
 def command_line() -> str:
-    """The command that started this process, to be typed again; paths without their folders."""
+    """The command that started this process, as one can type it again; paths come without their folders."""
     main = getattr(sys.modules["__main__"], "__spec__", None)
     program = sys.argv[0] if main is None else f"-m {main.name}"
     return f"python {program} {portable_command(sys.argv).partition(' ')[2]}".strip()
+
+
+def print_report(figures: Mapping[str, Any]) -> None:
+    """Print figures as JSON, with the command that gave them and what they depend on."""
+    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))

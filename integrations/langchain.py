@@ -37,10 +37,10 @@ class SightlineRetriever(BaseRetriever):
         k: how many documents at most.
         where: metadata filter, see `sightline.Searcher.search`.
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
-        evidence: also mark what got the attention, in ``metadata["evidence"]``; offsets in ``page_content``.
+        evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in ``page_content``.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
-    A call may bring its own ``k`` and ``where``, which hold instead of these: ``retriever.invoke(query, k=3)``.
+    A call may have its own ``k`` and ``where``, which are used instead: ``retriever.invoke(query, k=3)``.
 
     Example:
         >>> retriever = SightlineRetriever(searcher="manuals.index", k=5, order="basin")  # doctest: +SKIP

@@ -26,7 +26,7 @@ from .snippets import as_searcher, candidate, is_missing
 __all__ = ["SightlineReranker", "SightlineRetriever"]
 
 _RESULTS = ["docno", "score", "rank"]
-_SCHEMATIC = {"help_url": ""}  # or PyTerrier, to draw a pipeline, would ask its own site for a page about this
+_SCHEMATIC = {"help_url": ""}  # without it, PyTerrier asks its own site for a help page when it draws a pipeline
 
 
 class SightlineRetriever(pt.Transformer):
@@ -150,10 +150,10 @@ class SightlineReranker(pt.Transformer):
 
 
 def _frame(inp: pd.DataFrame, rows: list[int], columns: dict[str, list[Any]]) -> pd.DataFrame:
-    """Rows of the input in this order, their dtypes kept, with the columns that were found."""
+    """The input's rows in this order, with these columns added; the others keep their dtypes."""
     frame = inp.iloc[rows].reset_index(drop=True)
     kinds = {"score": "float64", "rank": "int64"}
     for name, values in columns.items():
-        # Of an empty column pandas would not know that it holds texts.
+        # pandas would not know that an empty column holds texts.
         frame[name] = pd.Series(values, dtype=kinds.get(name, None if values else object))
     return frame

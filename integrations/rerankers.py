@@ -38,7 +38,7 @@ class Reranker(BaseRanker):
     Args:
         model_name: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
         lang: the original chooses a default model by it; here only ``en`` is accepted.
-        model_type: not used: the name says what a reranker is.
+        model_type: not used, since the name says what kind of reranker it is.
         verbose: not used.
         dtype: see `sightline.load_reranker`.
         device: see `sightline.load_reranker`.
@@ -93,9 +93,9 @@ class Reranker(BaseRanker):
             docs: texts; documents of the rerankers library, which are copied; mappings with ``text`` and perhaps
                 ``doc_id`` (or ``id``) and ``metadata``; or pairs of id and text. An empty text, or None, is ranked
                 last.
-            doc_ids: one for each; None keeps those of the documents, and gives those without one their place in the
-                list, or the next number that no other document has.
-            metadata: one for each, where None is none; None keeps that of the documents.
+            doc_ids: an id for each document; None keeps the documents' own. Documents without an id get their place in
+                the list, or the next number that no other document has.
+            metadata: a mapping or None for each document; None keeps the documents' own.
             batch_size: not used: it has no effect on any score.
 
         Raises:
@@ -132,7 +132,7 @@ class Reranker(BaseRanker):
 
 
 def _copy(document: Any, place: int) -> Document:
-    """A document of the rerankers library made of whatever stands in the list."""
+    """A part of the list as a document of the rerankers library."""
     if isinstance(document, Document):
         if document.document_type != "text":
             raise InputError(f"document {place} is of type {document.document_type!r}; only text can be ranked")

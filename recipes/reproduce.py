@@ -43,8 +43,8 @@ class Check:
 
     Args:
         entry: the entry.
-        found: for each figure the value found.
-        seconds: wall time.
+        found: the value found for each figure.
+        seconds: the wall time.
         error: what went wrong, if the command failed, or its JSON lacks a figure.
         skipped: why it was not run.
     """
@@ -150,7 +150,7 @@ def _check_data(entry: Entry, data: Path) -> None:
 
 
 def _run(entry: Entry, work: Path, places: Mapping[str, str]) -> Any:
-    """The JSON that an entry's command wrote or said."""
+    """The JSON that an entry's command wrote to its file or its standard output."""
     out = work / entry.id
     out.mkdir(parents=True, exist_ok=True)
     filled = {

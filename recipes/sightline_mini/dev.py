@@ -41,24 +41,24 @@ _DEV = {
     "wikiqa": "train",
     "trec_dl21": "test",
 }
-"""Collections and splits to choose on; of the last seven nothing is learnt from."""
+"""Collections and splits to choose on; nothing is learnt from the last seven."""
 _JUDGED_CANDIDATES = ("multihop_small", "wikiqa")  # each question comes with its own
 
 
-def data_folder(given: Path | None = None) -> Path:
-    """Where the judged collections are: as asked, or where ``SIGHTLINE_DATA`` says.
+def data_folder(named: Path | None = None) -> Path:
+    """The folder of the judged collections: the one named here, or the one that ``SIGHTLINE_DATA`` names.
 
     Raises:
         InputError: if neither does.
     """
-    folder = given or os.environ.get("SIGHTLINE_DATA")
+    folder = named or os.environ.get("SIGHTLINE_DATA")
     if not folder:
         raise InputError("name the folder of the judged collections: --data, or SIGHTLINE_DATA")
     return Path(folder)
 
 
 def dev_sets(data: Path, queries: int = 100, candidates: int = 50) -> list[DevSet]:
-    """What is chosen on: of each collection the first ``queries`` questions and ``candidates`` candidates."""
+    """The collections to choose on, each with its first ``queries`` questions and ``candidates`` candidates."""
     sets = []
     for name, split in _DEV.items():
         qrels = data / name / "qrels.full.trec" if name == "trec_dl21" else None
@@ -83,8 +83,9 @@ def compare_on_dev(rerankers: Mapping[str, Reranker], dev: Sequence[DevSet]) -> 
     """nDCG@10 of rerankers, each beside the first.
 
     Returns:
-        For each ``mean``, that of the collections' means, and by collection, under ``dev``, its ``value`` with a 95 %
-        bootstrap interval; for all but the first also ``difference`` from it and ``p`` of a paired randomisation test.
+        For each reranker its ``mean``, which is the mean of the collections' means, and ``dev``: for each collection
+        the ``value`` with a 95 % bootstrap interval and, for all but the first reranker, the ``difference`` from the
+        first and ``p`` of a paired randomisation test.
     """
     per_query: dict[str, PerQuery] = dict(zip(rerankers, measure(list(rerankers.values()), dev), strict=True))
     first = next(iter(per_query))
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--candidates", type=int, default=50)
-    parser.add_argument("--dtype", default="bfloat16", help="that texts are read in, as while training")
+    parser.add_argument("--dtype", default="bfloat16", help="the number format to read texts in, as in training")
     arguments = parser.parse_args()
     dev = dev_sets(data_folder(arguments.data), arguments.queries, arguments.candidates)
     results = compare_on_dev({name: load_reranker(name, dtype=arguments.dtype) for name in arguments.rerankers}, dev)

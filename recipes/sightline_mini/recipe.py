@@ -3,8 +3,8 @@
     SIGHTLINE_DATA=path/to/collections python -m sightline.recipes.sightline_mini.recipe OUT
 
 The encoder stays frozen; signal tokens learn how much each counts, and a network of one hidden layer how to read three
-heads of their attention. What is trained on is openly licensed; what is measured on has no part in the weights but that
-it chose the recipe (see `study`).
+heads of their attention. The training data is openly licensed; the collections measured on only chose the recipe (see
+`study`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ OBJECTIVE = Objective(temperature=1.0)
 
 
 def examples(data: Path, candidates: int = 50) -> tuple[list[Source], list[Example]]:
-    """What is learnt from: questions with their positives, and ``candidates`` candidates of BM25."""
+    """The training data: questions with their positives, and ``candidates`` candidates of BM25."""
     sources = [Source(str(data / name), "train", weight) for name, weight in _WEIGHTS.items()]
     return sources, load_sources(sources, candidates=candidates)
 
@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--epochs", type=float, default=CONFIG.epochs)
-    parser.add_argument("--queries", type=int, default=100, help="of each collection that is measured on")
+    parser.add_argument(
+        "--queries", type=int, default=100, help="how many questions of each dev collection are measured on"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -49,12 +49,12 @@ class Variant:
     """One row of the table.
 
     Args:
-        name: of the row and its folder.
-        what: in words.
-        options: of `LateInteractionLearner`.
-        config: changes to the recipe's.
-        sampling: changes to the recipe's.
-        objective: changes to the recipe's.
+        name: the name of the row and its folder.
+        what: what is trained, in words.
+        options: options of `LateInteractionLearner`.
+        config: changes to the recipe's ``CONFIG``.
+        sampling: changes to the recipe's ``SAMPLING``.
+        objective: changes to the recipe's ``OBJECTIVE``.
         teacher: the row whose reranker scores the lists; "" for none.
         dense: whether negatives are also those that the bi-encoder finds.
     """
@@ -148,11 +148,11 @@ def study(
     """Train and measure every row.
 
     Args:
-        data: folder of the collections.
-        out: folder of the rows' folders.
-        only: names of rows; empty for all.
-        queries: of each dev collection, the first so many to measure on.
-        questions: of each collection, the first so many to learn from.
+        data: the folder of the collections.
+        out: the folder for the rows' folders.
+        only: the names of the rows to run; empty for all.
+        queries: how many questions of each dev collection are measured on, the first ones.
+        questions: how many questions of each collection are learnt from, the first ones.
 
     Returns:
         For each row its mean nDCG@10 before and after, what changed by collection, and what it cost.
@@ -188,7 +188,7 @@ def _train(
     options = variant.options | {"name": variant.name, "precision": "bfloat16"}
     learner = LateInteractionLearner(**options, reader=reader if variant.frozen else None)
     config: TrainingConfig = replace(CONFIG, **({"alpha": 1.0} | variant.config))
-    # Every source alike: what is studied is what to train, and the recipe's weights are for all of the questions.
+    # All sources weigh the same: the study is about what to train, and the recipe's weights are for all questions.
     sampling: Sampling = replace(SAMPLING, **({"documents": (5, 30), "weights": {}} | variant.sampling))
     objective: Objective = replace(OBJECTIVE, **variant.objective)
     origin = Origin(base="sentence-transformers/all-MiniLM-L6-v2", options=options)
@@ -226,7 +226,7 @@ def with_dense(lists: Sequence[Example], reader: BlockReader, candidates: int = 
 
 
 def _documents(example: Example) -> dict[int, Document]:
-    """Its positives and the candidates of its pools, by `text_key`."""
+    """The example's positives and the candidates of its pools, by `text_key`."""
     return {text_key(d): d for d in (*example.positives, *(d for pool in example.pools for d in pool))}
 
 

@@ -64,7 +64,7 @@ def write_lists(out: str | Path, queries: int = 100, count: int = 16, seed: int 
         out: a folder, made if missing; or a file ``.jsonl`` of lists as `sightline train` reads them.
         queries: how many, each with a list of its own.
         count: documents in a list.
-        seed: of the draw.
+        seed: seed that decides what is drawn.
     """
     folder = Path(out)
     if folder.suffix == ".jsonl":

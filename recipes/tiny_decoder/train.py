@@ -8,8 +8,8 @@ the layouts ``icr`` and ``core`` (full attention, the answer is the code), ``blo
 document's id) and ``blockrank-cached`` (block mask, the code) take turns. All carry an auxiliary loss on the attention
 of one middle layer, as BlockRank does (2025, section 3.4). Keys and codes of a list are drawn anew each time.
 
-This is no case for `sightline train`, which trains one layout, on what it reads: here the answers of four, also where
-they are codes, have to make heads that retrieve, from nothing.
+`sightline train` cannot do this, since it trains one layout on what that layout reads: here the answers of four
+layouts, codes among them, have to make heads that retrieve from random weights.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
-_LAYER = 2  # of four, where `blockrank` reads
-_AUXILIARY = 1.0  # published with 0.1, on a model that already reads
+_LAYER = 2  # the layer of the four that `blockrank` reads
+_AUXILIARY = 1.0  # BlockRank was published with 0.1, for a model that could already read
 
 
 def make_tokenizer() -> Any:
@@ -91,30 +91,15 @@ def train(
         queries: query blocks in a context.
         rate: the highest learning rate; it warms up over the first hundredth of the steps, and falls to zero as a
             cosine.
-        seed: of everything.
+        seed: seed of the weights and the lists.
 
     Returns:
         The last losses and the share of right answers, by layout.
     """
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
     torch.manual_seed(seed)
     draw = random.Random(seed)
     tokenizer = make_tokenizer()
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=32_768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # position 16384 is still near in its slow turns
-        tie_word_embeddings=True,
-    )
-    model = Qwen3ForCausalLM(config)
-    model.set_attn_implementation("eager")  # returns the attention that the auxiliary loss is on
+    model = _make_model(len(tokenizer))
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     full = [load_layout(name) for name in ("icr", "blockrank", "core", "blockrank-cached")]
     alone: dict[str, Any] = {
@@ -158,6 +143,26 @@ def train(
     return figures
 
 
+def _make_model(vocabulary: int) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=32_768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # position 16384 is still near in its slow turns
+        tie_word_embeddings=True,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.set_attn_implementation("eager")  # returns the attention that the auxiliary loss is on
+    return model
+
+
 def _loss(
     model: Any,
     template: Template,
@@ -165,7 +170,7 @@ def _loss(
     queries: int,
     draw: random.Random,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Of the answers the cross-entropy, of gold's share of attention the negative logarithm; share of right answers."""
+    """The answers' cross-entropy, the negative logarithm of gold's share of attention, the share of right answers."""
     layout = template.layout
     rows, targets, golds = [], [], []
     context = None
@@ -216,7 +221,7 @@ def _loss(
 
 
 def main() -> None:
-    """Train, and say what came of it."""
+    """Train, and log the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=3200)

@@ -526,10 +526,10 @@ def test_rerank_reads_requests_and_writes_every_format(run, beir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [[], ["--data"], ["--run"], ["--data", "--requests"], ["--run", "--requests"]], ids=str
+    "options", [[], ["--data"], ["--run"], ["--data", "--requests"], ["--run", "--requests"]], ids=str
 )
-def test_rerank_wants_either_data_and_run_or_requests(run, tmp_path, given):
-    arguments = [value for name in given for value in (name, tmp_path / "x")]
+def test_rerank_wants_either_data_and_run_or_requests(run, tmp_path, options):
+    arguments = [value for name in options for value in (name, tmp_path / "x")]
     code, _, err = run("rerank", "--out", tmp_path / "out.trec", *arguments)
     assert code == 2 and "either --data and --run, or --requests alone" in " ".join(err.split())
 

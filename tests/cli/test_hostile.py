@@ -103,7 +103,7 @@ def test_the_version_is_told(run):
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("typed", "meant"),
     [
         (["serch"], "search"),
         (["search", "x", "y", "--reranker", "none"], "--rerank"),
@@ -113,8 +113,8 @@ def test_the_version_is_told(run):
         (["info", "{near}"], "index'?"),
     ],
 )
-def test_what_was_meant_is_suggested(run, places, given, meant):
-    code, _, err = run(*(part.format(near=places / "indx") for part in given))
+def test_what_was_meant_is_suggested(run, places, typed, meant):
+    code, _, err = run(*(part.format(near=places / "indx") for part in typed))
     assert code in (2, 4) and meant in " ".join(err.replace("│", "").split())
 
 
