@@ -98,13 +98,9 @@ def bias(
         write_json(results.as_json())
         return
     title = f"{results.dataset}, {results.split}: {results.queries} queries"
-    for table in (
-        _order(results.order, title),
-        _positions(results.position, title),
-        _documents(results.documents, title),
-    ):
-        if table is not None:
-            print_table(table)
+    tables = _order(results.order, title), _positions(results.position, title), _documents(results.documents, title)
+    for table in filter(None, tables):
+        print_table(table)
     print_line(f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}", "dim")
 
 

@@ -285,14 +285,6 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
             finally:
                 service.count(searcher)
 
-    def documents(body: DocumentsRequest) -> list[Document]:
-        service.check_count(len(body.documents))
-        for place, document in enumerate(body.documents):
-            service.check_length(f"document {place}", f"{document.title} {document.text or ''}")
-        return [
-            Document(document.id, document.text or "", document.title, document.metadata) for document in body.documents
-        ]
-
     responses: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorResponse, "description": "The key is missing or wrong."},
         409: {"model": ErrorResponse, "description": "An id is there already, or twice in the request."},
@@ -306,14 +298,14 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
     @app.post("/documents", **options)
     async def add(request: Request, body: DocumentsRequest) -> Response:
         """Add documents whose ids are new. What was written before an error stays; after a 504 the rest follows."""
-        new = documents(body)
+        new = _documents(service, body)
         count = await service.search(request, lambda: write(lambda: searcher.index.add(new)))
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
 
     @app.put("/documents", **options)
     async def update(request: Request, body: DocumentsRequest) -> Response:
         """Replace documents by id, and add those whose ids are new. Errors are as when adding."""
-        new = documents(body)
+        new = _documents(service, body)
         count = await service.search(request, lambda: write(lambda: searcher.index.update(new)))
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
 
@@ -338,6 +330,14 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
         if not count:
             raise HTTPException(404, f"there is no document {id!r}")
         return answer(WrittenResponse(deleted=count, **service.counts.model_dump()))
+
+
+def _documents(service: Service, body: DocumentsRequest) -> list[Document]:
+    """The documents to write; too many, or one that is too long, are refused."""
+    service.check_count(len(body.documents))
+    for place, document in enumerate(body.documents):
+        service.check_length(f"document {place}", f"{document.title} {document.text or ''}")
+    return [Document(d.id, d.text or "", d.title, d.metadata) for d in body.documents]
 
 
 def _add_page(app: FastAPI) -> None:

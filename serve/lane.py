@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import math
 import threading
 import time
@@ -18,8 +17,6 @@ from ..errors import SightlineError
 from ..models.batching import interruptible
 
 __all__ = ["ClosedError", "Lane", "QueueFullError", "TimeLimitError"]
-
-logger = logging.getLogger(__name__)
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")

@@ -12,7 +12,6 @@ from sightline.cli import app
 
 LONG = "a" * 300
 NUL = "a\0b"
-CODINGS = ["ascii", "latin-1", "cp1252", "utf-8"]
 
 # What each command needs; PATH stands for the path under test, {tmp} for a folder.
 CALLS = {

@@ -216,7 +216,7 @@ def test_an_error_in_one_list_is_not_its_neighbours(slow):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "defaults",
     [
         {"top_n": 0},
         {"top_n": None, "return_documents": None, "max_tokens_per_doc": None, "truncate_prompt_tokens": None},
@@ -224,9 +224,9 @@ def test_an_error_in_one_list_is_not_its_neighbours(slow):
         {"truncate_prompt_tokens": 500, "max_tokens_per_doc": 500},
     ],
 )
-def test_what_clients_send_for_their_defaults_changes_nothing(client, given):
+def test_what_clients_send_for_their_defaults_changes_nothing(client, defaults):
     plain = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS}).json()["results"]
-    assert client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, **given}).json()["results"] == plain
+    assert client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, **defaults}).json()["results"] == plain
 
 
 def test_truncate_prompt_tokens_counts_query_and_document(client, reranker):
