@@ -50,7 +50,7 @@ def bias(
     qrels: QrelsOption = None,
     max_queries: Annotated[
         int | None,
-        typer.Option(help="Only so many queries, drawn by --seed.", min=1, rich_help_panel=COLLECTION),
+        typer.Option(help="Use only this many queries, drawn by --seed.", min=1, rich_help_panel=COLLECTION),
     ] = None,
     run: RunsOption = None,
     index: IndexOption = None,
@@ -61,7 +61,8 @@ def bias(
         int, typer.Option(help="Documents per list, for order and documents.", min=2, rich_help_panel=CANDIDATES)
     ] = 30,
     measure: Annotated[
-        str, typer.Option(help="As ir_measures names it; Success@1 is accuracy.", rich_help_panel=MEASURING)
+        str,
+        typer.Option(help="The measure, as ir_measures names it; Success@1 is accuracy.", rich_help_panel=MEASURING),
     ] = "nDCG@10",
     permutations: Annotated[
         int, typer.Option(help="Random orders of each list.", min=2, rich_help_panel=MEASURING)

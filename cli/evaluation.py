@@ -165,7 +165,9 @@ def evaluate(
     }
     if len(folders) > 1:
         if runs or qrels or index:
-            raise InputError("--run, --qrels and --index are of one collection; evaluate one, or write a matrix's plan")
+            raise InputError(
+                "--run, --qrels and --index are for one collection; evaluate one, or write a matrix's plan"
+            )
         collections = [Collection(folder, tuple(system_names), split, max_queries=max_queries) for folder in folders]
         with progress_bar("evaluating") as tell:
             all_results = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
@@ -213,7 +215,7 @@ def bench(
     candidates: PerQueryOption = 100,
     cost_queries: Annotated[
         int,
-        typer.Option(help="Queries timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
+        typer.Option(help="How many queries are timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
     ] = 200,
     measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
@@ -312,7 +314,7 @@ def _costs(cost: Cost) -> Table:
 
 
 def _caveats(summary: Summary) -> str:
-    """What every table has to say of its candidates."""
+    """What every table must say about its candidates."""
     said = _POSITIVES_ADDED if summary.positives_added else ""
     if summary.identical_ids:
         said += f"; {summary.identical_ids} results with their query's own id ignored"

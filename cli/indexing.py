@@ -53,8 +53,8 @@ class FileOptions:
         encoding: Encoding of text files, such as cp1252; by default UTF-8, or what a byte order mark says.
         delimiter: Character between the cells of CSV and TSV, or 'tab'; by default the header shows it.
         columns: Names of the columns of a CSV or TSV file without a header, such as id,text,year.
-        csv_types: What cells of CSV and TSV become; with json, columns of numbers, of true and of false become such,
-            with text, cells stay strings.
+        csv_types: What cells of CSV and TSV become: with json, columns of numbers and columns of true and false become
+            numbers and booleans; with text, cells stay strings.
         follow_links: Follow symbolic links that lead out of the folder, or to folders.
         strict: Stop at the first bad record or file, or go on without it and list it at the end; by default, bad files
             of a folder are skipped and bad records stop.
@@ -89,7 +89,7 @@ def register(app: typer.Typer) -> None:
 @takes_settings(_FILES)
 def index(
     corpus: CorpusArgument,
-    out: Annotated[Path, typer.Option(help="Directory to make; an interrupted build in it is taken up again.")],
+    out: Annotated[Path, typer.Option(help="Directory to make. An interrupted build in it goes on.")],
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an index that is there; the old one stays until the new is done."),
@@ -174,7 +174,7 @@ def delete(
 
 
 def info(index: IndexArgument, json: JsonOption = False) -> None:
-    """Check every file of an index against its checksum, and tell what it holds."""
+    """Check every file of an index against its checksum, and say what it holds."""
     from ..retrieval.index import Index
 
     with Index.open(index) as opened:
@@ -182,7 +182,7 @@ def info(index: IndexArgument, json: JsonOption = False) -> None:
 
 
 class _Source:
-    """The documents of a command, what was skipped of them, and how far their reading has come."""
+    """The documents of a command, and what was skipped of them."""
 
     def __init__(self, corpus: Path, options: FileOptions) -> None:
         from ..eval.catalogues import corpus_of, in_catalogue

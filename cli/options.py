@@ -107,13 +107,15 @@ QrelsOption = Annotated[
 ]
 MaxQueriesOption = Annotated[
     int | None,
-    typer.Option("--max-queries", help="Only the first so many queries.", min=1, rich_help_panel=COLLECTION),
+    typer.Option(
+        "--max-queries", help="Use only this many queries, the first ones.", min=1, rich_help_panel=COLLECTION
+    ),
 ]
 RunsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--run",
-        help="A given first stage: NAME=FILE, in any format that rerank --out writes. You may give several.",
+        help="A first stage of your own: NAME=FILE, in any format that rerank --out writes. You may give several.",
         rich_help_panel=CANDIDATES,
     ),
 ]

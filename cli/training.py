@@ -194,7 +194,7 @@ def train(
     ] = 100,
     dev_queries: Annotated[
         int | None,
-        typer.Option(rich_help_panel=_DATA, help="Measure on the first so many queries of each --dev.", min=1),
+        typer.Option(rich_help_panel=_DATA, help="Measure on this many queries of each --dev, the first ones.", min=1),
     ] = None,
     dev_candidates: Annotated[
         int, typer.Option(rich_help_panel=_DATA, help="How many candidates of each --dev query are reranked.", min=1)
