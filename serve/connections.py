@@ -134,11 +134,7 @@ class _Registry:
             self._clients.pop(client, None)
 
     def _make_room(self, among: Collection[_LimitedProtocol], new: _LimitedProtocol) -> bool:
-        idle = [
-            connection
-            for connection in among
-            if connection is not new and connection.idle and not connection.transport.is_closing()
-        ]
+        idle = [c for c in among if c is not new and c.idle and not c.transport.is_closing()]
         if not idle:
             return False
         oldest = min(idle, key=lambda connection: connection.since)

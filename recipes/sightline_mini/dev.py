@@ -109,11 +109,11 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--dtype", default="bfloat16", help="the number format to read texts in, as in training")
-    arguments = parser.parse_args()
-    dev = dev_sets(data_folder(arguments.data), arguments.queries, arguments.candidates)
-    results = compare_on_dev({name: load_reranker(name, dtype=arguments.dtype) for name in arguments.rerankers}, dev)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "dev.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    args = parser.parse_args()
+    dev = dev_sets(data_folder(args.data), args.queries, args.candidates)
+    results = compare_on_dev({name: load_reranker(name, dtype=args.dtype) for name in args.rerankers}, dev)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "dev.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     table = Table(MEASURE, *results)
     for dev_set in dev:
         cells = [row["dev"][dev_set.name] for row in results.values()]

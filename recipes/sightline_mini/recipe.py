@@ -68,21 +68,21 @@ def main() -> None:
         "--queries", type=int, default=100, help="how many questions of each dev collection are measured on"
     )
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sightline.training").setLevel(logging.INFO)
-    data = data_folder(arguments.data)
+    data = data_folder(args.data)
     sources, lists = examples(data)
     options: dict[str, Any] = {"parts": ["weights", "heads"], "precision": "bfloat16", "name": "sightline-mini"}
     options["remember"] = 12_000_000  # all of them: 9 GB
     summary = train(
         LateInteractionLearner(**options),
         lists,
-        arguments.out,
-        config=replace(CONFIG, epochs=arguments.epochs, seed=arguments.seed),
+        args.out,
+        config=replace(CONFIG, epochs=args.epochs, seed=args.seed),
         sampling=SAMPLING,
         objective=OBJECTIVE,
-        dev=dev_sets(data, arguments.queries),
+        dev=dev_sets(data, args.queries),
         origin=Origin(
             base="sentence-transformers/all-MiniLM-L6-v2",
             options=options,

@@ -249,17 +249,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--questions", type=int, default=200)
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    rows = study(
-        data_folder(arguments.data),
-        arguments.out,
-        arguments.only,
-        queries=arguments.queries,
-        questions=arguments.questions,
-    )
-    (arguments.out / "study.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    rows = study(data_folder(args.data), args.out, args.only, queries=args.queries, questions=args.questions)
+    (args.out / "study.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     names = [name.split("/")[0] for name in next(iter(rows.values()))["dev"]]
     table = Table("trained", "lists", "before", "after", *names)
     for row in rows.values():

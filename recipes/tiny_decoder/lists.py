@@ -99,11 +99,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    write_lists(arguments.out, arguments.queries, arguments.count, arguments.seed)
-    sys.stdout.write(
-        json.dumps({"queries": arguments.queries, "documents": arguments.queries * arguments.count}) + "\n"
-    )
+    args = parser.parse_args()
+    write_lists(args.out, args.queries, args.count, args.seed)
+    sys.stdout.write(json.dumps({"queries": args.queries, "documents": args.queries * args.count}) + "\n")
 
 
 if __name__ == "__main__":

@@ -226,9 +226,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logger.info(json.dumps(train(arguments.out, steps=arguments.steps, seed=arguments.seed)))
+    logger.info(json.dumps(train(args.out, steps=args.steps, seed=args.seed)))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def test_heads_are_found_kept_and_used(run, lists, tmp_path):
     code, _, err = reranked(run, lists, tmp_path / "none.trec", "qrhead")
     assert code == 5
     assert "sightline heads" in err
-    arguments = [
+    command = [
         "heads",
         TINY_DECODER,
         "--data",
@@ -50,15 +50,15 @@ def test_heads_are_found_kept_and_used(run, lists, tmp_path):
         "--candidates",
         8,
     ]
-    code, out, _ = run(*arguments, "--json")
+    code, out, _ = run(*command, "--json")
     assert code == 0
     report = json.loads(out)
     assert report["queries"] == 12 and len(report["best"]) == 16
     kept = yaml.safe_load(Path(report["file"]).read_text())
     assert kept["layout"] == "qrhead" and kept["best"][:4] == report["best"][:4]
     assert Path(report["picture"]).read_text().startswith("<svg")
-    assert run(*arguments, "--json")[1] == out  # the same again
-    code, out, _ = run(*arguments, "--method", "core")
+    assert run(*command, "--json")[1] == out  # the same again
+    code, out, _ = run(*command, "--method", "core")
     assert code == 0 and "best heads by core" in " ".join(out.split())
     # The layout asks for sixteen heads, all that there are; these four are the ones that retrieve.
     heads = tmp_path / "layout.yaml"
@@ -107,19 +107,9 @@ def test_a_decoder_is_trained_and_its_folder_is_taken_by_every_command(run, list
     layout = tmp_path / "layout.yaml"
     layout.write_text(yaml.safe_dump(load_layout("blockrank", layers=3).as_dict()))
     write_lists(tmp_path / "learn.jsonl", queries=240, count=4, seed=5)
-    arguments = [
-        "train",
-        f"hf:{TINY_DECODER}",
-        tmp_path / "learn.jsonl",
-        "--layout",
-        layout,
-        "--lora",
-        16,
-        "--lr",
-        3e-3,
-    ]
-    arguments += ["--documents", "2-4", "--steps", 30, "--evaluate-every", 0, "--out", tmp_path / "made", "--json"]
-    code, out, _ = run(*arguments, "--dev", f"{lists}:test", "--dev-run", f"{lists.name}={lists / 'run.trec'}")
+    command = ["train", f"hf:{TINY_DECODER}", tmp_path / "learn.jsonl", "--layout", layout, "--lora", 16, "--lr", 3e-3]
+    command += ["--documents", "2-4", "--steps", 30, "--evaluate-every", 0, "--out", tmp_path / "made", "--json"]
+    code, out, _ = run(*command, "--dev", f"{lists}:test", "--dev-run", f"{lists.name}={lists / 'run.trec'}")
     assert code == 0
     start, end = (past["mean"] for past in json.loads(out)["history"])
     assert start < 0.6  # of eight documents one answers, in any order: .5

@@ -40,9 +40,7 @@ def options_of(command):
     """By name, the type, the default and what Typer is told of each option of a command of ours."""
     [function] = [registered.callback for registered in app.registered_commands if registered.name == command]
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    parts_by_name = {
-        parameter.name: (*get_args(parameter.annotation)[:2], parameter.default) for parameter in parameters
-    }
+    parts_by_name = {each.name: (*get_args(each.annotation)[:2], each.default) for each in parameters}
     return {name: parts for name, parts in parts_by_name.items() if isinstance(parts[1], OptionInfo)}
 
 
