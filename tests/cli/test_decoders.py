@@ -38,27 +38,16 @@ def test_heads_are_found_kept_and_used(run, lists, tmp_path):
     code, _, err = reranked(run, lists, tmp_path / "none.trec", "qrhead")
     assert code == 5
     assert "sightline heads" in err
-    command = [
-        "heads",
-        TINY_DECODER,
-        "--data",
-        lists,
-        "--split",
-        "test",
-        "--run",
-        lists / "run.trec",
-        "--candidates",
-        8,
-    ]
-    code, out, _ = run(*command, "--json")
+    call = ["heads", TINY_DECODER, "--data", lists, "--split", "test", "--run", lists / "run.trec", "--candidates", 8]
+    code, out, _ = run(*call, "--json")
     assert code == 0
     report = json.loads(out)
     assert report["queries"] == 12 and len(report["best"]) == 16
     kept = yaml.safe_load(Path(report["file"]).read_text())
     assert kept["layout"] == "qrhead" and kept["best"][:4] == report["best"][:4]
     assert Path(report["picture"]).read_text().startswith("<svg")
-    assert run(*command, "--json")[1] == out  # the same again
-    code, out, _ = run(*command, "--method", "core")
+    assert run(*call, "--json")[1] == out  # the same again
+    code, out, _ = run(*call, "--method", "core")
     assert code == 0 and "best heads by core" in " ".join(out.split())
     # The layout asks for sixteen heads, all that there are; these four are the ones that retrieve.
     heads = tmp_path / "layout.yaml"
