@@ -118,7 +118,7 @@ def _model(shape: Shape, layers: int, attention: str, device: str, dtype: torch.
 
 
 class _NoTokenizer:
-    """In the place of a tokenizer: the benchmark makes token ids itself."""
+    """Takes the place of a tokenizer, since the benchmark makes token ids itself."""
 
     is_fast = True
 
@@ -152,7 +152,7 @@ def _prompt(lengths: list[int]) -> Prompt:
 
 
 def _flops(shape: Shape, lengths: list[int], layers: int, dense: bool, only_query: bool = False) -> float:
-    """Of the projections and of attention in layers 0 to ``layers - 1``; see the README for what is left out."""
+    """FLOPs of projections and attention in layers 0 to ``layers - 1``; the README says what is left out."""
     context = Context(lengths, [_QUERY], _INSTRUCTION)
     tokens = _INSTRUCTION + sum(lengths) + _QUERY
     if only_query:
@@ -168,11 +168,11 @@ def _float8_rate(repeats: int) -> float:
     n = 8192
     linear = Float8Linear(nn.Linear(n, n, bias=False, device="cuda", dtype=torch.bfloat16))
     x = torch.randn(n, n, device="cuda", dtype=torch.bfloat16).to(torch.float8_e4m3fn)
-    one = torch.ones(n, 1, device="cuda")
+    unit_scale = torch.ones(n, 1, device="cuda")
 
     def product() -> torch.Tensor:
         weight, scale = linear.weight.T, linear.scale
-        return torch._scaled_mm(x, weight, scale_a=one, scale_b=scale, out_dtype=torch.bfloat16)
+        return torch._scaled_mm(x, weight, scale_a=unit_scale, scale_b=scale, out_dtype=torch.bfloat16)
 
     return 2 * n**3 / median_seconds(product, repeats, device="cuda")
 
@@ -181,11 +181,11 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
     """Time every variant on every list.
 
     Args:
-        shape: of the decoder.
+        shape: the shape of the decoder.
         counts: documents in a list, once of 200 tokens each and once of 20 to 400.
         device: ``cpu`` or ``cuda``.
-        dtype: of the weights.
-        repeats: of which the median is taken.
+        dtype: the number format of the weights.
+        repeats: how often each is timed; the median is taken.
 
     Returns:
         One row per list and variant: milliseconds, the limit in milliseconds, tokens, and the ratio to dense attention.
@@ -230,23 +230,23 @@ _Run = tuple[str, str, list[int], float, float]  # variant, name of the list, it
 
 
 def _time_dense(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repeats: int) -> list[_Run]:
-    dense, found = _model(shape, shape.layers, "sdpa", device, dtype), []
+    dense, runs = _model(shape, shape.layers, "sdpa", device, dtype), []
     for name, lengths in _lists(counts):
         ids = torch.randint(0, 1024, (1, _INSTRUCTION + sum(lengths) + _QUERY), device=device)
         with torch.inference_mode():
             seconds = median_seconds(partial(dense, input_ids=ids, use_cache=False), repeats, device=device)
-        found.append((_DENSE, name, lengths, seconds, _flops(shape, lengths, shape.layers, dense=True)))
+        runs.append((_DENSE, name, lengths, seconds, _flops(shape, lengths, shape.layers, dense=True)))
     del dense
     _free(device)
-    return found
+    return runs
 
 
 def _time_sparse(
     shape: Shape, decoder: Decoder, variant: str, counts: list[int], layout: Layout, device: str, repeats: int
 ) -> Iterator[_Run]:
-    wanted = Wanted(layout, {decoder.signal_layer: None})
+    request = Wanted(layout, {decoder.signal_layer: None})
     for name, lengths in _lists(counts):
-        seconds = median_seconds(partial(read, decoder, [_prompt(lengths)], wanted), repeats, device=device)
+        seconds = median_seconds(partial(read, decoder, [_prompt(lengths)], request), repeats, device=device)
         yield variant, name, lengths, seconds, _flops(shape, lengths, decoder.signal_layer, dense=False)
 
 
@@ -254,11 +254,11 @@ def _time_kept(
     shape: Shape, decoder: Decoder, counts: list[int], layout: Layout, device: str, repeats: int
 ) -> Iterator[_Run]:
     """Time reading the query behind documents that were read before."""
-    wanted = Wanted(layout, {decoder.signal_layer: None})
+    request = Wanted(layout, {decoder.signal_layer: None})
     for name, lengths in _lists(counts):
         prompt = _prompt(lengths)
         kept = read_documents(decoder, prompt.instruction, [block.ids for block in prompt.documents], layout)
-        seconds = median_seconds(partial(read, decoder, [prompt], wanted, kept), repeats, device=device)
+        seconds = median_seconds(partial(read, decoder, [prompt], request, kept), repeats, device=device)
         flops = _flops(shape, lengths, decoder.signal_layer, dense=False, only_query=True)
         yield f"documents cached, exit at {shape.exit}", name, lengths, seconds, flops
         del kept
@@ -277,21 +277,21 @@ def _check(shape: Shape, device: str, dtype: torch.dtype) -> None:
     small = dataclasses.replace(shape, layers=4, exit=2)
     decoder = _decoder(small, small.exit, device, dtype)
     prompt = _prompt([20, 33, 7])
-    wanted = Wanted(layout, {decoder.signal_layer: None})
-    [one] = read(decoder, [prompt], wanted)
+    request = Wanted(layout, {decoder.signal_layer: None})
+    [whole] = read(decoder, [prompt], request)
     kept = read_documents(decoder, prompt.instruction, [block.ids for block in prompt.documents], layout)
-    [other] = read(decoder, [prompt], wanted, kept)
-    torch.testing.assert_close(one.lse, other.lse, atol=0.1 if dtype is torch.bfloat16 else 1e-3, rtol=0)
+    [behind_kept] = read(decoder, [prompt], request, kept)
+    torch.testing.assert_close(whole.lse, behind_kept.lse, atol=0.1 if dtype is torch.bfloat16 else 1e-3, rtol=0)
     assert max(positions_of(Context([20], [3], 5), layout)) == layout.require_prompt().query_position + 2  # type: ignore[operator]
 
 
 @app.command()
 def main(
-    model: Annotated[
-        list[str] | None, typer.Option(help=f"Of {', '.join(SHAPES)}; may be given several times.")
+    model: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; you may give several.")] = None,
+    documents: Annotated[
+        list[int] | None, typer.Option(help="Documents in a list; you may give several numbers.")
     ] = None,
-    documents: Annotated[list[int] | None, typer.Option(help="In a list; may be given several times.")] = None,
-    repeats: Annotated[int, typer.Option(help="Of which the median is taken.", min=1)] = 5,
+    repeats: Annotated[int, typer.Option(help="How often each is timed; the median is taken.", min=1)] = 5,
     out: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
     """Time a decoder's scoring of lists: dense, block-sparse, with early exit, in FP8, with cached documents."""
@@ -306,12 +306,12 @@ def main(
     console.print(command, markup=False, highlight=False)
     for name in names:
         _check(SHAPES[name], device, dtype)
-        found = bench(SHAPES[name], counts, device, dtype, repeats)
-        rows += found
+        figures = bench(SHAPES[name], counts, device, dtype, repeats)
+        rows += figures
         table = Table(title=f"{SHAPES[name].name}, random weights, {str(dtype)[6:]}, {about['device']}")
         for column in ("list", "variant", "ms", "limit", "times dense"):
             table.add_column(column, justify="left" if column in ("list", "variant") else "right")
-        for row in sorted(found, key=lambda row: [r["list"] for r in found].index(row["list"])):
+        for row in sorted(figures, key=lambda row: [r["list"] for r in figures].index(row["list"])):
             ratio = "" if row["times_dense"] is None else f"{row['times_dense']:.2f}x"
             table.add_row(row["list"], row["variant"], f"{row['ms']:,.1f}", f"{row['limit_ms']:,.1f}", ratio)
         console.print(table)

@@ -37,7 +37,7 @@ _SEED = 0
 
 
 class Shape(NamedTuple):
-    """Of one layer: query heads, key heads, head dimension, width, width of the feed-forward layer, its matrices."""
+    """One layer's query heads, key heads, head dimension, width, feed-forward width and number of its matrices."""
 
     query_heads: int
     key_heads: int
@@ -59,7 +59,7 @@ class Case(NamedTuple):
     query: int
 
     def layout(self, device: str) -> Packing:
-        """Its layout: documents of ``tokens`` tokens, or for ``ragged`` of a tenth to twice as many, evenly."""
+        """The list as a packing: documents of ``tokens`` tokens or, if ``ragged``, of a tenth to twice as many."""
         draw = random.Random(_SEED)
         low, high = self.tokens // 10, self.tokens * 2
         counts = [self.tokens if self.lengths == "uniform" else draw.randint(low, high) for _ in range(self.documents)]
@@ -92,8 +92,8 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
     Args:
         case: the shape and the list.
         device: "cuda" or "cpu".
-        dtype: of the tensors.
-        peers: names out of `PEERS`.
+        dtype: the number format of the tensors.
+        peers: names in `PEERS`.
 
     Returns:
         JSON-ready figures: times in ms, rates, ratios, and why peers could not run.
@@ -153,7 +153,7 @@ def _checked(
     Raises:
         AssertionError: if a peer computes something else.
     """
-    wanted, _ = reference_attention(q.float(), k.float(), v.float(), layout, scale)
+    expected, _ = reference_attention(q.float(), k.float(), v.float(), layout, scale)
     methods, errors, unable = {}, {}, {}
     for name in peers:
         try:
@@ -164,8 +164,8 @@ def _checked(
             unable[name] = str(why).splitlines()[0][:300]
             continue
         if name not in OTHER_MASK:
-            errors[name] = float((got.float() - wanted).square().mean().sqrt())
-            if errors[name] > 20 * torch.finfo(q.dtype).eps * float(wanted.square().mean().sqrt()):
+            errors[name] = float((got.float() - expected).square().mean().sqrt())
+            if errors[name] > 20 * torch.finfo(q.dtype).eps * float(expected.square().mean().sqrt()):
                 raise AssertionError(f"{name} is wrong on {case}: root mean square error {errors[name]}")
     return methods, errors, unable
 
@@ -176,8 +176,8 @@ def _signal(
     """The last two query tokens' log-sum-exps, as BlockRank reads them, and their largest error."""
     layout = layout.with_signal([layout.tokens - 2, layout.tokens - 1])
     rows = q[layout.signal]
-    wanted = reference_lse(rows.float(), k.float(), layout, scale, "documents")
-    error = float((block_lse(rows, k, layout, scale=scale) - wanted).abs().max())
+    expected = reference_lse(rows.float(), k.float(), layout, scale, "documents")
+    error = float((block_lse(rows, k, layout, scale=scale) - expected).abs().max())
     if error > 1e-3:
         raise AssertionError(f"block_lse is wrong on {case}: off by {error}")
     return (lambda: block_lse(rows, k, layout, scale=scale)), error
@@ -242,9 +242,9 @@ def _show(result: dict[str, Any]) -> None:
 def main(
     out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda" if torch.cuda.is_available() else "cpu",
-    shape: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(SHAPES)}; all by default.")] = None,
-    documents: Annotated[list[int] | None, typer.Option(help="Only cases of so many documents.")] = None,
-    peer: Annotated[list[str] | None, typer.Option(help=f"Of {'; '.join(PEERS)}; all by default.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; all by default.")] = None,
+    documents: Annotated[list[int] | None, typer.Option(help="Only cases with this many documents.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help=f"One of {'; '.join(PEERS)}; all by default.")] = None,
 ) -> None:
     """Check, then time, the kernels and their peers on the same tensors.
 

@@ -102,7 +102,7 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, sca
             )
 
             def attend(mask: Any = mask) -> torch.Tensor:
-                out = compiled(*heads, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+                out: torch.Tensor = compiled(*heads, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
                 return out[0].transpose(0, 1)
 
             seconds = seconds_in_turns({"flex": attend}, q.device.type)["flex"]
@@ -171,7 +171,8 @@ def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> 
     op: Any = torch.nn.functional.scaled_dot_product_attention
     if q.ndim == 3:
         return _sdpa(q[None], k[None], v[None], **options)[0]
-    return op(*(x.transpose(1, 2) for x in (q, k, v)), enable_gqa=True, **options).transpose(1, 2)
+    out: torch.Tensor = op(*(x.transpose(1, 2) for x in (q, k, v)), enable_gqa=True, **options)
+    return out.transpose(1, 2)
 
 
 def _ungrouped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> list[torch.Tensor]:

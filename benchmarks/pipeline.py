@@ -7,7 +7,6 @@ python -m sightline.benchmarks.pipeline searching BEIR_FOLDER --index INDEX_WITH
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -17,7 +16,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ..cli.console import console
 from ..cli.running import Command
 from ..eval.cost import index_bytes, transformer_flops
 from ..eval.loading import load_dataset
@@ -25,7 +23,7 @@ from ..eval.timing import copy_rate, matmul_rate
 from ..models.minilm import find_minilm, load_minilm
 from ..retrieval.index import Index
 from ..search import Searcher
-from .timing import command_line, machine
+from .timing import print_report
 
 __all__ = ["indexing", "searching"]
 
@@ -33,7 +31,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 @app.command(cls=Command)
-def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the corpus, at most.")] = 5000) -> None:
+def indexing(
+    folder: Path, documents: Annotated[int, typer.Option(help="How many documents of the corpus at most.")] = 5000
+) -> None:
     """Index a corpus, and encode the same texts with sentence-transformers' defaults: seconds, and their ratio.
 
     Ours includes reading, splitting off, embedding, BM25, FAISS and making everything durable; theirs is ``encode``
@@ -62,7 +62,7 @@ def indexing(folder: Path, documents: Annotated[int, typer.Option(help="Of the c
     lengths = [len(spans) + 2 for spans in model.spans([document.contents for document in corpus])]
     flops = transformer_flops(model.config, lengths)
     rate = matmul_rate()
-    _report(
+    print_report(
         {
             "documents": len(corpus),
             "tokens": sum(lengths),
@@ -87,22 +87,22 @@ def searching(
     A search is: encode the query, FAISS over all passages, rerank 100 candidates, sentence evidence of the top 10. The
     cross-encoder has the same architecture with random weights, and scores the same candidates' texts.
     """
-    asked = iter(load_dataset(folder).queries.values())  # each text once: recent queries are remembered
+    texts = iter(load_dataset(folder).queries.values())  # each text once: recent queries are remembered
     kept_times, fresh_times, cross_times, sizes, stages = [], [], [], [], []
     with Index.open(index) as opened:
         kept, fresh = Searcher(opened), Searcher(opened, kept_states=False)
         cross = _cross_encoder()
         for searcher in (kept, fresh, kept):
-            searcher.search(next(asked), 10, evidence="sentence")
+            searcher.search(next(texts), 10, evidence="sentence")
         for number in range(queries):
             started = time.perf_counter()
-            result = kept.search(next(asked), 10, evidence="sentence")
+            result = kept.search(next(texts), 10, evidence="sentence")
             kept_times.append(time.perf_counter() - started)
             stages.append(dict(result.milliseconds))
             sizes.append(result.passages)
             if number % 10:
                 continue
-            text = next(asked)
+            text = next(texts)
             started = time.perf_counter()
             fresh.search(text, 10, evidence="sentence")
             fresh_times.append(time.perf_counter() - started)
@@ -116,7 +116,7 @@ def searching(
         touched = state_bytes / counts["passages"] * statistics.median(sizes)
     bandwidth = copy_rate()
     medians = {name: statistics.median(stage[name] for stage in stages) for name in stages[0]}
-    _report(
+    print_report(
         {
             "passages": counts["passages"],
             "candidate passages, median": statistics.median(sizes),
@@ -145,10 +145,6 @@ def _cross_encoder() -> Any:
     BertForSequenceClassification(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(find_minilm()).save_pretrained(folder)
     return CrossEncoder(folder, device="cpu", max_length=512)
-
-
-def _report(figures: dict[str, Any]) -> None:
-    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))
 
 
 if __name__ == "__main__":

@@ -27,14 +27,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cli.console import console
 from ..cli.running import Command
 from ..errors import InputError, MissingExtraError
 from ..eval.loading import load_dataset
 from ..rerank.loading import load_reranker
 from ..rerank.relevance import relevance
 from ..retrieval.index import Index
-from .timing import command_line, machine
+from .timing import print_report
 
 __all__ = ["crosstalk", "load", "memory"]
 
@@ -64,23 +63,23 @@ IndexPath = Annotated[Path, typer.Option(help="Index of its corpus.")]
 def load(
     folder: Folder,
     index: IndexPath,
-    seconds: Annotated[int, typer.Option(help="For each measurement.")] = 60,
-    clients: Annotated[str, typer.Option(help="Comma-separated.")] = "1,8,32",
+    seconds: Annotated[int, typer.Option(help="Seconds of each measurement.")] = 60,
+    clients: Annotated[str, typer.Option(help="Numbers of clients, comma-separated.")] = "1,8,32",
 ) -> None:
     """Throughput and latency of reranking 20 passages, and of searches with evidence, no body twice in a row."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with _server(index) as (_, address), tempfile.TemporaryDirectory() as scratch:
         bodies = _bodies(folder, index, Path(scratch))
         for route, count in itertools.product(bodies, map(int, clients.split(","))):
             _wrk(address, route, bodies[route], count, 3)
-            found[f"{route}, {count} clients"] = _wrk(address, route, bodies[route], count, seconds)
-    _report(found)
+            figures[f"{route}, {count} clients"] = _wrk(address, route, bodies[route], count, seconds)
+    print_report(figures)
 
 
 @app.command(cls=Command)
 def crosstalk(
-    requests: Annotated[int, typer.Option(help="How many.")] = 10_000,
-    clients: Annotated[int, typer.Option(help="At once.")] = 32,
+    requests: Annotated[int, typer.Option(help="How many requests.")] = 10_000,
+    clients: Annotated[int, typer.Option(help="Clients at once.")] = 32,
 ) -> None:
     """Requests with distinct answers, many at once; each answer is compared with that of its list ranked alone here."""
     try:
@@ -122,7 +121,7 @@ def crosstalk(
         echoed = all(result["document"]["text"] == documents[result["index"]] for result in results)
         wrong += not (echoed and off < 1e-4)
     distinct = len({json.dumps(answer) for answer in answers})
-    _report(
+    print_report(
         {
             "requests": requests,
             "clients": clients,
@@ -138,17 +137,17 @@ def crosstalk(
 def memory(
     folder: Folder,
     index: IndexPath,
-    minutes: Annotated[float, typer.Option(help="Under load.")] = 10,
-    clients: Annotated[int, typer.Option(help="Of each route.")] = 4,
+    minutes: Annotated[float, typer.Option(help="Minutes under load.")] = 10,
+    clients: Annotated[int, typer.Option(help="Clients of each route.")] = 4,
 ) -> None:
     """Memory of the server while it searches and reranks: what it holds of its own, without the mapped index."""
     samples: list[tuple[float, int]] = []
     with _server(index) as (process, address), tempfile.TemporaryDirectory() as scratch:
         bodies = _bodies(folder, index, Path(scratch))
-        found: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
 
         def run(route: str) -> None:
-            found[route] = _wrk(address, route, bodies[route], clients, int(minutes * 60))
+            figures[route] = _wrk(address, route, bodies[route], clients, int(minutes * 60))
 
         loads = [threading.Thread(target=run, args=[route]) for route in bodies]
         started = time.monotonic()
@@ -160,7 +159,9 @@ def memory(
     by_minute: dict[int, list[int]] = {}
     for when, kilobytes in samples:
         by_minute.setdefault(int(when // 60), []).append(kilobytes)
-    _report({"MB, mean of each minute": [round(statistics.mean(v) / 1024, 1) for v in by_minute.values()], **found})
+    print_report(
+        {"MB, mean of each minute": [round(statistics.mean(v) / 1024, 1) for v in by_minute.values()], **figures}
+    )
 
 
 @contextlib.contextmanager
@@ -173,10 +174,10 @@ def _server(index: Path | None) -> Iterator[tuple[subprocess.Popen[str], str]]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.match(r"http://\S+", line)
-        if found is None:
+        match = re.match(r"http://\S+", line)
+        if match is None:
             raise InputError(f"the server did not start; it said {line!r}")
-        yield process, found[0]
+        yield process, match[0]
     finally:
         process.terminate()
         process.wait()
@@ -188,9 +189,9 @@ def _bodies(folder: Path, index: Path, scratch: Path) -> dict[str, Path]:
     files = {route: scratch / f"{number}.jsonl" for number, route in enumerate(("/v1/rerank", "/search"))}
     with Index.open(index, verify=False) as opened, files["/v1/rerank"].open("w") as out:
         for query in queries:
-            found = opened.passages(opened.search_lexical(query, _PASSAGES)[0])
-            if len(found) == _PASSAGES:
-                documents = [stored.passage.contents for stored in found]
+            passages = opened.passages(opened.search_lexical(query, _PASSAGES)[0])
+            if len(passages) == _PASSAGES:
+                documents = [stored.passage.contents for stored in passages]
                 out.write(json.dumps({"query": query, "documents": documents}) + "\n")
     with files["/search"].open("w") as out:
         # The server remembers recent queries; numbered ones are new to it.
@@ -208,10 +209,10 @@ def _wrk(address: str, route: str, bodies: Path, clients: int, seconds: int) -> 
     command = [program, "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "120s", "-s", str(script), address]
     environment = {**os.environ, "BODIES": str(bodies), "ROUTE": route}
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    found = re.search(r"RESULT (\{.*\})", said)
-    if found is None:
+    match = re.search(r"RESULT (\{.*\})", said)
+    if match is None:
         raise InputError(f"wrk gave no result; it said {said[-500:]!r}")
-    result = json.loads(found[1])
+    result = json.loads(match[1])
     return {**result, "requests_per_second": round(result["requests"] / result["seconds"], 2)}
 
 
@@ -230,13 +231,9 @@ def _list(random: random.Random, number: int) -> tuple[str, list[str]]:
 
 def _anonymous_kilobytes(process: int) -> int:
     status = Path(f"/proc/{process}/status").read_text()
-    found = re.search(r"RssAnon:\s+(\d+)", status)
-    assert found is not None
-    return int(found[1])
-
-
-def _report(figures: dict[str, Any]) -> None:
-    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))
+    match = re.search(r"RssAnon:\s+(\d+)", status)
+    assert match is not None
+    return int(match[1])
 
 
 if __name__ == "__main__":

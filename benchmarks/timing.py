@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch
 
+from ..cli.console import console
 from ..eval.provenance import portable_command
 
-__all__ = ["command_line", "machine", "seconds_in_turns"]
+__all__ = ["command_line", "machine", "print_report", "seconds_in_turns"]
 
 SECONDS = 1.0
 """How long `seconds_in_turns` times each method at least on a CPU."""
@@ -44,21 +46,26 @@ def seconds_in_turns(methods: Mapping[str, Callable[[], Any]], device: str) -> d
 
 def machine(device: str = "cpu") -> dict[str, str]:
     """What the figures depend on besides the code: versions, processor, cores and threads, or the GPU."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
-    found["cores"] = str(os.cpu_count())
+    facts = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+    facts["cores"] = str(os.cpu_count())
     try:
         import triton
 
-        found["triton"] = triton.__version__
+        facts["triton"] = triton.__version__
     except ImportError:
-        found["triton"] = "not installed"
+        facts["triton"] = "not installed"
     if device == "cuda":
-        return found | {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
-    return found | {"device": "CPU", "threads": str(torch.get_num_threads())}
+        return facts | {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+    return facts | {"device": "CPU", "threads": str(torch.get_num_threads())}
 
 
 def command_line() -> str:
-    """The command that started this process, to be typed again; paths without their folders."""
+    """The command that started this process, as one can type it again; paths come without their folders."""
     main = getattr(sys.modules["__main__"], "__spec__", None)
     program = sys.argv[0] if main is None else f"-m {main.name}"
     return f"python {program} {portable_command(sys.argv).partition(' ')[2]}".strip()
+
+
+def print_report(figures: Mapping[str, Any]) -> None:
+    """Print figures as JSON, with the command that gave them and what they depend on."""
+    console.print_json(json.dumps({"command": command_line(), "versions": machine(), **figures}))

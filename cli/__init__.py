@@ -35,8 +35,8 @@ for registered in app.registered_commands:
     registered.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from .. import __version__
 
         console.print(f"sightline {__version__}", highlight=False)

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import console, given_runs, names, print_table, progress_bar, visible, write_json
+from .console import given_runs, names, print_line, print_table, progress_bar, visible, write_json
 from .options import (
     CANDIDATES,
     COLLECTION,
@@ -50,7 +50,7 @@ def bias(
     qrels: QrelsOption = None,
     max_queries: Annotated[
         int | None,
-        typer.Option(help="Only so many queries, drawn by --seed.", min=1, rich_help_panel=COLLECTION),
+        typer.Option(help="Use only this many queries, drawn by --seed.", min=1, rich_help_panel=COLLECTION),
     ] = None,
     run: RunsOption = None,
     index: IndexOption = None,
@@ -61,7 +61,8 @@ def bias(
         int, typer.Option(help="Documents per list, for order and documents.", min=2, rich_help_panel=CANDIDATES)
     ] = 30,
     measure: Annotated[
-        str, typer.Option(help="As ir_measures names it; Success@1 is accuracy.", rich_help_panel=MEASURING)
+        str,
+        typer.Option(help="The measure, as ir_measures names it; Success@1 is accuracy.", rich_help_panel=MEASURING),
     ] = "nDCG@10",
     permutations: Annotated[
         int, typer.Option(help="Random orders of each list.", min=2, rich_help_panel=MEASURING)
@@ -79,7 +80,7 @@ def bias(
     if max_queries is not None:
         dataset = dataset.sampled(max_queries, seed)
     with progress_bar("measuring") as tell:
-        found = measure_bias(
+        results = measure_bias(
             dataset,
             names(systems),
             out,
@@ -95,14 +96,13 @@ def bias(
             progress=tell,
         )
     if json:
-        write_json(found.as_json())
+        write_json(results.as_json())
         return
-    title = f"{found.dataset}, {found.split}: {found.queries} queries"
-    for table in (_order(found.order, title), _positions(found.position, title), _documents(found.documents, title)):
-        if table is not None:
-            print_table(table)
-    told = f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}"
-    console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
+    title = f"{results.dataset}, {results.split}: {results.queries} queries"
+    tables = _order(results.order, title), _positions(results.position, title), _documents(results.documents, title)
+    for table in filter(None, tables):
+        print_table(table)
+    print_line(f"curves, bins and intervals: {out / 'report.html'}; figures: {out / 'bias.json'}", "dim")
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

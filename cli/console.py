@@ -1,4 +1,4 @@
-"""What all commands share: consoles, JSON output, progress, and parts of options that are texts."""
+"""What all commands share: consoles, JSON output, progress, and options that hold several parts in one text."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "errors",
     "given_runs",
     "names",
+    "print_line",
     "print_table",
     "progress_bar",
     "visible",
@@ -55,11 +56,16 @@ def visible(text: str) -> str:
     return _UNSHOWN.sub(_picture, text)
 
 
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if chr(code).isspace():
         return " "
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"
+
+
+def print_line(text: str, style: str | None = None, *, to: Console | None = None) -> None:
+    """Print a text of unknown origin as it is: `visible`, without markup or highlighting, and not broken into lines."""
+    (to or console).print(visible(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:
@@ -81,7 +87,7 @@ def write_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
     # Of what matches, only line breaks are outside of strings.
-    typer.echo(_UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text))
+    typer.echo(_UNSHOWN.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text))
 
 
 def names(text: str) -> list[str]:
@@ -102,8 +108,8 @@ def given_runs(texts: list[str] | None) -> dict[str, str]:
     """
     runs = {}
     for text in texts or []:
-        name, found, file = text.partition("=")
-        if not found or not name or "+" in name:
+        name, equals, file = text.partition("=")
+        if not equals or not name or "+" in name:
             raise InputError(f"--run {text!r} is not NAME=FILE")
         runs[name] = file
     return runs
@@ -120,8 +126,8 @@ def working(step: str) -> Iterator[Callable[[str], None]]:
 def progress_bar(step: str) -> Iterator[Callable[..., None]]:
     """Show on stderr how far work has come: a bar on a terminal, elsewhere a line every 30 seconds.
 
-    Call what it yields with (count) or (step, count); ``total`` is the count at the end, where it is known, from which
-    follows how long the rest will take, and ``detail`` more words.
+    Call what it yields with (count) or (step, count). ``total`` is the count at the end, where it is known: it says how
+    long the rest will take. ``detail`` is shown beside the count.
     """
     columns = (
         SpinnerColumn(),
@@ -132,13 +138,13 @@ def progress_bar(step: str) -> Iterator[Callable[..., None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    started = told = time.monotonic()
+    started = last_line = time.monotonic()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(step, total=None, rate="", detail="", left="")
         first: int | None = None  # what an earlier run had done does not count for the speed of this one
 
         def tell(*news: Any, total: int | None = None, detail: str = "") -> None:
-            nonlocal told, first
+            nonlocal last_line, first
             *name, done = news
             first = done if first is None else first
             now = time.monotonic()
@@ -148,10 +154,10 @@ def progress_bar(step: str) -> Iterator[Callable[..., None]]:
             if total is not None and first < done < total:
                 left = f"about {(now - started) / (done - first) * (total - done):.0f} s left"
             bar.update(task, completed=done, total=total, description=shown, rate=rate, detail=detail, left=left)
-            if not errors.is_terminal and now - told >= _LINE_EVERY:
-                told = now
+            if not errors.is_terminal and now - last_line >= _LINE_EVERY:
+                last_line = now
                 count = f"{done:,}" if total is None else f"{done:,} of {total:,}"
                 words = [f"{shown}: {count}", detail, rate, f"{now - started:.0f} s", left]
-                errors.print(visible(", ".join(filter(None, words))), markup=False, highlight=False, soft_wrap=True)
+                print_line(", ".join(filter(None, words)), to=errors)
 
         yield tell

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from ..errors import InputError
 from .console import (
-    console,
     given_runs,
     names,
+    print_line,
     print_table,
     progress_bar,
     visible,
@@ -88,9 +88,9 @@ def rerank(
     from ..rerank.loading import load_reranker
 
     if requests is not None and data is None and run is None:
-        dataset, given = parse_requests(requests)
+        dataset, first_stage = parse_requests(requests)
     elif requests is None and data is not None and run is not None:
-        dataset, given = load_dataset(data, split), load_run(run, split)
+        dataset, first_stage = load_dataset(data, split), load_run(run, split)
     else:
         raise InputError("give either --data and --run, or --requests alone")
     writable_file(out)
@@ -99,16 +99,16 @@ def rerank(
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
     with progress_bar("reranking") as tell:
-        ranked = rerank_run(dataset, given, reranker, candidates, tell)
+        ranked = rerank_run(dataset, first_stage, reranker, candidates, tell)
     save_run(out, ranked, portable_name(reranker.name), dataset)
     if json:
         write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "candidates": candidates})
     else:
-        told = f"{out}: {len(ranked)} queries reranked by {reranker.name}"
-        console.print(visible(told), markup=False, highlight=False, soft_wrap=True)
+        print_line(f"{out}: {len(ranked)} queries reranked by {reranker.name}")
 
 
 _MEASURES = "nDCG@10,RR@10,R@100"
+_POSITIVES_ADDED = "; POSITIVES ADDED to what was reranked"
 
 
 def evaluate(
@@ -149,34 +149,36 @@ def evaluate(
     from ..eval.pool import search_pool
 
     runs = given_runs(run)
-    wanted_systems, wanted_measures = names(systems), split_measures(measures)
-    check_measures(wanted_measures)
+    system_names, measure_names = names(systems), split_measures(measures)
+    check_measures(measure_names)
     settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical}
-    if any("+" in name for name in wanted_systems):
+    if any("+" in name for name in system_names):
         settings["token_states"] = token_states
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
     options: dict[str, Any] = {
         "candidates": candidates,
         "add_positives": add_positives,
-        "measures": wanted_measures,
+        "measures": measure_names,
         "settings": settings,
         "command": sys.argv,
     }
     if len(folders) > 1:
         if runs or qrels or index:
-            raise InputError("--run, --qrels and --index are of one collection; evaluate one, or write a matrix's plan")
-        wanted = [Collection(folder, tuple(wanted_systems), split, max_queries=max_queries) for folder in folders]
+            raise InputError(
+                "--run, --qrels and --index are for one collection; evaluate one, or write a matrix's plan"
+            )
+        collections = [Collection(folder, tuple(system_names), split, max_queries=max_queries) for folder in folders]
         with progress_bar("evaluating") as tell:
-            results = evaluate_collections(wanted, out, jobs=jobs, progress=tell, **options)
-        _show_all(results, out, json)
+            all_results = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)
+        _show_all(all_results, out, json)
         return
     dataset = load_dataset(folders[0], split, qrels=qrels, max_queries=max_queries)
     with progress_bar("evaluating") as tell, search_pool(jobs) as pool:
-        found = evaluate_systems(
-            dataset, wanted_systems, out, runs=runs, index=index, pool=pool, progress=tell, **options
+        results = evaluate_systems(
+            dataset, system_names, out, runs=runs, index=index, pool=pool, progress=tell, **options
         )
-    _show(found, out, json)
+    _show(results, out, json)
 
 
 def matrix(
@@ -213,7 +215,7 @@ def bench(
     candidates: PerQueryOption = 100,
     cost_queries: Annotated[
         int,
-        typer.Option(help="Queries timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
+        typer.Option(help="How many queries are timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
     ] = 200,
     measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
@@ -247,11 +249,7 @@ def report(
     if json:
         write_json({"files": [str(file) for file in files]})
     else:
-        _say(f"written: {', '.join(map(str, files))}")
-
-
-def _say(text: str) -> None:
-    console.print(visible(text), style="dim", markup=False, highlight=False, soft_wrap=True)
+        print_line(f"written: {', '.join(map(str, files))}", "dim")
 
 
 def _show(results: Results, out: Path, json: bool) -> None:
@@ -269,31 +267,31 @@ def _show(results: Results, out: Path, json: bool) -> None:
     table.add_column("ms/query", justify="right")
     for name, values in summary.systems.items():
         between = summary.intervals[name]
-        first, *others = (f"{value:.4f}" for value in values.values())
+        first, *rest = (f"{value:.4f}" for value in values.values())
         bounds = f"{between.low:.3f} {between.high:.3f}"
         spent = summary.milliseconds_per_query[name]
-        table.add_row(Text(visible(name)), first, bounds, *others, f"{spent:.1f}")
+        table.add_row(Text(visible(name)), first, bounds, *rest, f"{spent:.1f}")
     print_table(table)
     if summary.comparisons:
         print_table(_comparisons(summary.comparisons, results.measure, said))
-    _say(f"written to {out}")
+    print_line(f"written to {out}", "dim")
 
 
 def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
     """Systems by collections, by the first measure."""
     if json:
-        write_json([found.as_json() for found in results])
+        write_json([result.as_json() for result in results])
         return
-    said = "; POSITIVES ADDED to what was reranked" if results[0].summary.positives_added else ""
+    said = _POSITIVES_ADDED if results[0].summary.positives_added else ""
     table = Table(title=Text(visible(results[0].measure + said)))
     table.add_column("system", no_wrap=True)
-    for found in results:
-        table.add_column(Text(visible(found.summary.dataset)), justify="right")
-    for name in dict.fromkeys(name for found in results for name in found.systems):
-        means = [found.summary.intervals.get(name) for found in results]
+    for result in results:
+        table.add_column(Text(visible(result.summary.dataset)), justify="right")
+    for name in dict.fromkeys(name for result in results for name in result.systems):
+        means = [result.summary.intervals.get(name) for result in results]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
-    _say(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}")
+    print_line(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}", "dim")
 
 
 def _costs(cost: Cost) -> Table:
@@ -302,35 +300,35 @@ def _costs(cost: Cost) -> Table:
         ("system", "p50 ms", "p90", "p99", "passages/s", "tokens/s", "GFLOP", "limit ms", "MB")
     ):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for name, found in cost.systems.items():
-        limits = [value for value in (found.limit_ms.flops, found.limit_ms.bytes) if value is not None]
+    for name, system in cost.systems.items():
+        limits = [value for value in (system.limit_ms.flops, system.limit_ms.bytes) if value is not None]
         figures = (
-            *(f"{value:.1f}" for value in (found.latency_ms.p50, found.latency_ms.p90, found.latency_ms.p99)),
-            *("" if rate is None else f"{rate:.0f}" for rate in (found.passages_per_second, found.tokens_per_second)),
-            "" if found.flops_per_query is None else f"{found.flops_per_query / 1e9:.2f}",
+            *(f"{value:.1f}" for value in (system.latency_ms.p50, system.latency_ms.p90, system.latency_ms.p99)),
+            *("" if rate is None else f"{rate:.0f}" for rate in (system.passages_per_second, system.tokens_per_second)),
+            "" if system.flops_per_query is None else f"{system.flops_per_query / 1e9:.2f}",
             f"{max(limits):.2f}",
-            f"{found.memory.peak_bytes / 1e6:.0f}",
+            f"{system.memory.peak_bytes / 1e6:.0f}",
         )
         table.add_row(Text(visible(name + " *" * (name in cost.pareto))), *figures)
     return table
 
 
 def _caveats(summary: Summary) -> str:
-    """What every table has to say of its candidates."""
-    said = "; POSITIVES ADDED to what was reranked" if summary.positives_added else ""
+    """What every table must say about its candidates."""
+    said = _POSITIVES_ADDED if summary.positives_added else ""
     if summary.identical_ids:
         said += f"; {summary.identical_ids} results with their query's own id ignored"
     return said
 
 
-def _comparisons(found: Sequence[Comparison], measure: str, said: str) -> Table:
+def _comparisons(comparisons: Sequence[Comparison], measure: str, said: str) -> Table:
     """Every two systems: how much they differ, new minus base, and whether that could be chance."""
     title = f"differences in {measure}, new minus base; p by randomisation, corrected by Holm{said}"
     table = Table(title=Text(visible(title)))
     table.add_column("", no_wrap=True)
     for name in ("difference", "95 %", "p", "better", "same", "worse"):
         table.add_column(name, justify="right")
-    for pair in found:
+    for pair in comparisons:
         by = pair.difference
         table.add_row(
             Text(visible(f"{pair.a} - {pair.b}")),

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .console import console, progress_bar, visible, write_json
+from .console import console, print_line, progress_bar, visible, write_json
 from .options import JsonOption
 
 __all__ = ["register"]
@@ -88,7 +88,7 @@ def heads(
     reranker = DecoderReranker(model, spec, revision=revision, dtype=dtype)
     lists = detection_lists(dataset, first_stage_run(dataset, run), queries=queries, candidates=candidates, seed=seed)
     with progress_bar("reading lists") as tell:
-        found = detect_heads(
+        scored = detect_heads(
             reranker,
             lists,
             method,
@@ -97,18 +97,20 @@ def heads(
             temperature=temperature,
             progress=tell,
         )
-    path = out or heads_path(found.model, found.revision, found.fingerprint, method)
-    found.save(path)
-    best = found.top(min(16, sum(map(len, found.scores))))
+    path = out or heads_path(scored.model, scored.revision, scored.fingerprint, method)
+    scored.save(path)
+    best = scored.top(min(16, sum(map(len, scored.scores))))
     if json:
         summary: dict[str, Any] = {"file": str(path), "picture": str(path.with_suffix(".svg")), "best": list(best)}
-        write_json(summary | {"method": method, "queries": found.queries, "layout": found.layout})
+        write_json(summary | {"method": method, "queries": scored.queries, "layout": scored.layout})
         return
-    table = Table(title=Text(visible(f"{found.model}: best heads by {method} on {found.data}, {found.queries} lists")))
+    table = Table(
+        title=Text(visible(f"{scored.model}: best heads by {method} on {scored.data}, {scored.queries} lists"))
+    )
     for name in ("layer-head", "score"):
         table.add_column(name, justify="right")
     for head in best:
         layer, number = map(int, head.split("-"))
-        table.add_row(head, f"{found.scores[layer][number]:.5g}")
+        table.add_row(head, f"{scored.scores[layer][number]:.5g}")
     console.print(table)
-    console.print(visible(f"written to {path} and .svg"), markup=False, highlight=False, soft_wrap=True)
+    print_line(f"written to {path} and .svg")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import DataError, InputError
-from .console import console, errors, names, progress_bar, visible, write_json
+from .console import console, errors, names, print_line, progress_bar, write_json
 from .options import (
     INDEX,
     EncoderOption,
@@ -53,8 +53,8 @@ class FileOptions:
         encoding: Encoding of text files, such as cp1252; by default UTF-8, or what a byte order mark says.
         delimiter: Character between the cells of CSV and TSV, or 'tab'; by default the header shows it.
         columns: Names of the columns of a CSV or TSV file without a header, such as id,text,year.
-        csv_types: What cells of CSV and TSV become; with json, columns of numbers, of true and of false become such,
-            with text, cells stay strings.
+        csv_types: What cells of CSV and TSV become: with json, columns of numbers and columns of true and false become
+            numbers and booleans; with text, cells stay strings.
         follow_links: Follow symbolic links that lead out of the folder, or to folders.
         strict: Stop at the first bad record or file, or go on without it and list it at the end; by default, bad files
             of a folder are skipped and bad records stop.
@@ -89,7 +89,7 @@ def register(app: typer.Typer) -> None:
 @takes_settings(_FILES)
 def index(
     corpus: CorpusArgument,
-    out: Annotated[Path, typer.Option(help="Directory to make; an interrupted build in it is taken up again.")],
+    out: Annotated[Path, typer.Option(help="Directory to make. An interrupted build in it goes on.")],
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an index that is there; the old one stays until the new is done."),
@@ -174,7 +174,7 @@ def delete(
 
 
 def info(index: IndexArgument, json: JsonOption = False) -> None:
-    """Check every file of an index against its checksum, and tell what it holds."""
+    """Check every file of an index against its checksum, and say what it holds."""
     from ..retrieval.index import Index
 
     with Index.open(index) as opened:
@@ -182,7 +182,7 @@ def info(index: IndexArgument, json: JsonOption = False) -> None:
 
 
 class _Source:
-    """The documents of a command, what was skipped of them, and how far their reading has come."""
+    """The documents of a command, and what was skipped of them."""
 
     def __init__(self, corpus: Path, options: FileOptions) -> None:
         from ..eval.catalogues import corpus_of, in_catalogue
@@ -221,14 +221,14 @@ class _Source:
         )
 
     def documents(self, step: str, tell: Callable[..., None]) -> Iterator[Document]:
-        """The documents; progress is told with each."""
+        """The documents; progress is shown with each."""
         taken = 0
         for taken, document in enumerate(self._documents, 1):
             tell(step, taken, detail=self.summary.progress)
             yield document
         tell("finishing", taken)
 
-    def told(self) -> Iterator[str]:
+    def skipped_lines(self) -> Iterator[str]:
         """What was skipped, in lines."""
         for error in self.bad[:_SHOWN]:
             yield f"skipped: {error}"
@@ -253,19 +253,19 @@ def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, A
             more = {"skipped": list(map(str, source.bad)), "left_out": dict(source.summary.left_out), **more}
         write_json({"index": str(index.path), **counts, "bytes": size, "files": files, **more})
         return
-    for line in source.told() if source else ():
-        errors.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+    for line in source.skipped_lines() if source else ():
+        print_line(line, to=errors)
     held = [f"{counts[noun]:,} {noun if counts[noun] != 1 else noun[:-1]}" for noun in ("documents", "passages")]
     lines = [f"{', '.join(held)}, {size / 1e6:,.1f} MB"]
     for name, value in more.items():
         parts = value.items() if isinstance(value, dict) else [(name, value)]
-        lines += [f"{part.replace('_', ' ')}: {_told(fields)}" for part, fields in parts]
+        lines += [f"{part.replace('_', ' ')}: {_in_words(fields)}" for part, fields in parts]
     for line in [f"{index.path}: {lines[0]}", *lines[1:]]:
-        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
-def _told(value: Any) -> str:
-    """A setting in words; what is empty is left out."""
+def _in_words(value: Any) -> str:
+    """A setting in words, without its empty fields."""
     if not isinstance(value, dict):
         return str(value)
     return ", ".join(f"{name.replace('_', ' ')} {field}" for name, field in value.items() if field not in ("", {}))

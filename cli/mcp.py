@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import SightlineError
-from .console import errors, visible
+from .console import errors, print_line
 from .options import (
     SERVER,
     CandidatesOption,
@@ -37,10 +37,12 @@ def mcp(
     ] = "stdio",
     host: Annotated[
         str,
-        typer.Option(help="With http: address to listen on. Clients need no key.", rich_help_panel=SERVER),
+        typer.Option(
+            help="The address to listen on with --transport http. Clients need no key.", rich_help_panel=SERVER
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="With http: port to listen on.", min=1, max=65535, rich_help_panel=SERVER)
+        int, typer.Option(help="The port to listen on with --transport http.", min=1, max=65535, rich_help_panel=SERVER)
     ] = 8000,
     rerank: RerankOption = "minilm",
     first_stage: FirstStageOption = "dense",
@@ -56,10 +58,9 @@ def mcp(
         if transport == "stdio":
             server.run("stdio")
         else:
-            told = f"{index}: MCP at http://{host}:{port}/mcp"
-            errors.print(visible(told), markup=False, highlight=False, soft_wrap=True)
+            print_line(f"{index}: MCP at http://{host}:{port}/mcp", to=errors)
             try:
                 # No call needs another: no session is kept, so none can be left behind.
                 server.run("streamable-http", host=host, port=port, stateless_http=True)
-            except SystemExit as end:  # with a code of the HTTP server's own
-                raise SightlineError(f"cannot serve at {host}:{port}; the reason is told above") from end
+            except SystemExit as end:  # the HTTP server exits with a code of its own
+                raise SightlineError(f"cannot serve at {host}:{port}; the reason is printed above") from end

@@ -1,4 +1,4 @@
-"""Options that several commands have, each written once, with the panel of the help that it stands in."""
+"""Options that several commands share, each with the panel of the help that it stands in."""
 
 from __future__ import annotations
 
@@ -100,20 +100,22 @@ SystemsOption = Annotated[str, typer.Option("--systems", help=f"Comma-separated:
 SystemOption = Annotated[
     str, typer.Option("--system", help=f"{_SYSTEMS}; also given, for the folder's bm25.SPLIT.tsv.")
 ]
-SplitOption = Annotated[str, typer.Option("--split", help="Which qrels/SPLIT.tsv.", rich_help_panel=COLLECTION)]
+SplitOption = Annotated[str, typer.Option("--split", help="Which qrels/SPLIT.tsv to use.", rich_help_panel=COLLECTION)]
 QrelsOption = Annotated[
     Path | None,
     typer.Option("--qrels", help="Judgements to use instead, BEIR or TREC format.", rich_help_panel=COLLECTION),
 ]
 MaxQueriesOption = Annotated[
     int | None,
-    typer.Option("--max-queries", help="Only the first so many queries.", min=1, rich_help_panel=COLLECTION),
+    typer.Option(
+        "--max-queries", help="Use only this many queries, the first ones.", min=1, rich_help_panel=COLLECTION
+    ),
 ]
 RunsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--run",
-        help="A given first stage: NAME=FILE, in any format that rerank --out writes. You may give several.",
+        help="A first stage of your own: NAME=FILE, in any format that rerank --out writes. You may give several.",
         rich_help_panel=CANDIDATES,
     ),
 ]

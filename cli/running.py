@@ -1,4 +1,4 @@
-"""How commands are run: standard streams that take any text, paths checked first, and errors told in one message."""
+"""How commands are run: standard streams take any text, paths are checked first, and errors become one message."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _EXIT_CODES = (
 )
 logger = logging.getLogger(__name__)
 
-_SECONDS = 3.0  # in which the hub must accept a connection
+_SECONDS = 3.0  # the hub must accept a connection in this time
 _NAMED_FILES = ("run", "dev_run")  # parameters that are NAME=FILE where they are strings
 _WRITTEN = ("out", "work")  # parameters whose paths need not exist
 _OF_THE_HUB = re.compile(rf"\b(?:{'|'.join(PREFIXES)}):([^\s,#]+)")
@@ -60,8 +60,8 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            if found := re.search(r"'([^']*)' is not one of (.*)", error.message):
-                meant = did_you_mean(found[1], re.findall(r"'([^']*)'", found[2]))
+            if match := re.search(r"'([^']*)' is not one of (.*)", error.message):
+                meant = did_you_mean(match[1], re.findall(r"'([^']*)'", match[2]))
                 error.message = error.message.rstrip(".") + (meant or ".")
             raise
 
@@ -72,12 +72,11 @@ class Command(TyperCommand):
             typer.Exit: with the code of what went wrong, after the message is printed.
         """
         try:
-            for name, value in ctx.params.items():
-                for one in value if isinstance(value, list | tuple) else [value]:
-                    if name in _NAMED_FILES and isinstance(one, str):
-                        check_path(Path(one.partition("=")[2]), _option_names(ctx)[name])
-                    elif isinstance(one, Path):
-                        check_path(one, _option_names(ctx).get(name, name))
+            for name, value in _single_values(ctx.params):
+                if name in _NAMED_FILES and isinstance(value, str):
+                    check_path(Path(value.partition("=")[2]), _option_names(ctx)[name])
+                elif isinstance(value, Path):
+                    check_path(value, _option_names(ctx).get(name, name))
             if _may_ask_the_hub(ctx):
                 _go_offline_where_the_hub_is_away()
             return super().invoke(ctx)
@@ -93,11 +92,11 @@ class Command(TyperCommand):
             if isinstance(error, OSError) and error.filename is not None and error.strerror:
                 _tell(ctx, "DataError", f"{os.fsdecode(error.filename)}: {error.strerror}")
                 raise typer.Exit(3) from error
-            told = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             _tell(
                 ctx,
                 type(error).__name__,
-                f"unexpected {type(error).__name__}: {told}; this is a fault in Sightline. Please report it with the "
+                f"unexpected {type(error).__name__}: {reason}; this is a fault in Sightline. Please report it with the "
                 "traceback, which SIGHTLINE_DEBUG=1 shows",
             )
             raise typer.Exit(1) from error
@@ -165,7 +164,7 @@ def configure_logging() -> None:
 def _may_ask_the_hub(ctx: Any) -> bool:
     if ctx.info_name == "heads":
         return not Path(ctx.params["model"]).exists()
-    texts = " ".join(one for one in ctx.params.values() if isinstance(one, str))
+    texts = " ".join(value for value in ctx.params.values() if isinstance(value, str))
     return any(not Path(name).exists() for name in _OF_THE_HUB.findall(texts))
 
 
@@ -201,28 +200,29 @@ def _in_options(ctx: Any, message: str) -> str:
     """A library's message with the names of this command's options in the place of its parameters'."""
     known: Mapping[str, str] = {name: typed for name, typed in _option_names(ctx).items() if typed.startswith("--")}
 
-    def option(found: re.Match[str]) -> str:
+    def option(match: re.Match[str]) -> str:
         # What follows dashes, dots, slashes or quotes is an option already, or a name of the user's.
-        before = message[found.start() - 1 : found.start()]
-        return found[0] if before in tuple("-./'\"") else known.get(found[0], found[0])
+        before = message[match.start() - 1 : match.start()]
+        return match[0] if before in tuple("-./'\"") else known.get(match[0], match[0])
 
-    return _NAME.sub(option, _FIRST_WORD.sub(lambda found: known.get(found[0], found[0]), message))
+    return _NAME.sub(option, _FIRST_WORD.sub(lambda match: known.get(match[0], match[0]), message))
 
 
 def _near_path(ctx: Any, message: str) -> str:
     """A suggestion, where the message is about a path that does not exist and one beside it has a similar name."""
     if "did you mean" in message:
         return ""
-    for path in _given_paths(ctx.params):
-        if str(path) in message and not path.exists():
+    for name, path in _single_values(ctx.params):
+        if isinstance(path, Path) and name not in _WRITTEN and str(path) in message and not path.exists():
             with contextlib.suppress(OSError):
-                names = [one.name for one in path.parent.iterdir()]
+                names = [neighbour.name for neighbour in path.parent.iterdir()]
                 if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
                     return f"; did you mean {str(path.parent / close[0])!r}?"
     return ""
 
 
-def _given_paths(params: Mapping[str, Any]) -> Iterator[Path]:
+def _single_values(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Parameters by name, each of several values under the name on its own."""
     for name, value in params.items():
-        if name not in _WRITTEN:
-            yield from (one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, Path))
+        for single in value if isinstance(value, list | tuple) else [value]:
+            yield name, single

@@ -107,17 +107,17 @@ def search(
             stages = {}
     times = {"loading": loading, **result.milliseconds}
     if json:
-        found = result.as_dict() | {"milliseconds": times}
-        for hit in found["hits"] if stages else ():
+        answer = result.as_dict() | {"milliseconds": times}
+        for hit in answer["hits"] if stages else ():
             hit["stages"] = {name: places.get(hit["id"]) for name, places in stages.items()}
-        write_json(found)
+        write_json(answer)
         return
     for hit in result.hits:
         _print_hit(hit, grain, stages, result.query_tokens if explain else ())
     if not result.hits:
         console.print("nothing found with this filter" if where_filter else "nothing found")
-    told = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
-    console.print(f"{result.passages} passages; milliseconds: {told}", style="dim", highlight=False)
+    spent = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
+    console.print(f"{result.passages} passages; milliseconds: {spent}", style="dim", highlight=False)
     if anew and result.hits:
         _advise(searcher, result.passages)
     if console.is_terminal and result.hits:
@@ -134,15 +134,15 @@ def rerankers(json: JsonOption = False) -> None:
     """
     from ..rerank.loading import list_rerankers
 
-    found = list_rerankers()
+    infos = list_rerankers()
     if json:
-        write_json([dataclasses.asdict(one) for one in found])
+        write_json([dataclasses.asdict(info) for info in infos])
         return
     table = Table()
     for column in ("name", "layout", "evidence", "description"):
         table.add_column(column, no_wrap=column != "description")
-    for one in found:
-        table.add_row(one.name, one.layout, "yes" if one.evidence else "no", one.description)
+    for info in infos:
+        table.add_row(info.name, info.layout, "yes" if info.evidence else "no", info.description)
     print_table(table)
 
 
@@ -179,12 +179,14 @@ def _load_models(searcher: Any) -> None:
 
 
 def _advise(searcher: Any, passages: int) -> None:
-    told = f"this search read {passages} passages anew"
+    advice = f"this search read {passages} passages anew"
     if searcher.reranker.reader is not None:
-        told += "; an index made with sightline index --token-states int8 keeps what was read, which takes milliseconds"
+        advice += (
+            "; an index made with sightline index --token-states int8 keeps what was read, which takes milliseconds"
+        )
     else:
-        told += ", since the index keeps no states of this model; fewer --candidates are faster"
-    console.print(Text(f"note: {told}", "yellow"))
+        advice += ", since the index keeps no states of this model; fewer --candidates are faster"
+    console.print(Text(f"note: {advice}", "yellow"))
 
 
 def _print_below(text: Text) -> None:

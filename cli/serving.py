@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError, MissingExtraError
 from ..serve.limits import ConnectionLimits, Limits
-from .console import console, visible
+from .console import print_line
 from .options import SERVER, CandidatesOption, FirstStageOption, RerankOption, reranker_or_none
 from .settings import SettingsOptions, takes_settings
 
@@ -145,7 +145,7 @@ def serve(
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     what = f"{index}, {len(searcher.index):,} documents" if searcher is not None else f"reranking by {rerank}"
     # The socket listens already: a client that connects now is answered as soon as the server runs.
-    console.print(visible(f"{address}  {what}; Ctrl-C stops it"), markup=False, highlight=False, soft_wrap=True)
+    print_line(f"{address}  {what}; Ctrl-C stops it")
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -25,7 +25,7 @@ class SettingsOptions(Generic[T]):
     Args:
         kind: the dataclass.
         panel: the panel of the help that the options stand in.
-        panels: of fields that stand in another one.
+        panels: the panels of fields that stand in another one.
         left_out: fields that are no options.
         names: how an option is written, where it is not just the field's name, such as ``("--learning-rate", "--lr")``.
         shown: what the help shows as the default, for defaults that the code finds later.
@@ -38,17 +38,17 @@ class SettingsOptions(Generic[T]):
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shown: Mapping[str, str] = field(default_factory=dict)
 
-    def build(self, given: MutableMapping[str, Any], /, **left_out: Any) -> T:
+    def build(self, values: MutableMapping[str, Any], /, **left_out: Any) -> T:
         """Make the settings, and take their options out of what the command was given.
 
         Args:
-            given: values by name, of these options and others.
+            values: the values by name, of these options and of others; those of these options are removed from it.
             left_out: values of fields that are no options.
 
         Raises:
             InputError: if a value is not one that the field can have.
         """
-        return self.kind(**{setting.name: given.pop(setting.name) for setting in self._settings()}, **left_out)
+        return self.kind(**{setting.name: values.pop(setting.name) for setting in self._settings()}, **left_out)
 
     def parameters(self) -> list[inspect.Parameter]:
         """The options, as parameters of a function that Typer makes a command of."""

@@ -17,7 +17,7 @@ from ..errors import DataError, InputError
 from ..parsing import parse_yaml
 from ..training.config import Mining, Objective, Sampling, TrainingConfig
 from ..wording import did_you_mean
-from .console import console, errors, given_runs, progress_bar, visible, write_json
+from .console import console, errors, given_runs, print_line, progress_bar, visible, write_json
 from .options import (
     EncoderOption,
     IndexOption,
@@ -123,11 +123,11 @@ def mine(
     if json:
         write_json({"out": str(out), **dataclasses.asdict(counts)})
         return
-    console.print(visible(f"{out}: {_mined(counts)}"), markup=False, highlight=False, soft_wrap=True)
+    print_line(f"{out}: {_mined(counts)}")
 
 
 def _mined(counts: MinedCounts) -> str:
-    """What was kept, and what was left out for which reason."""
+    """What was kept, what was left out, and why."""
     left_out = (
         (counts.without_positive, "questions without a relevant document that has a text"),
         (counts.without_score, "questions for which the system found no relevant document to compare scores with"),
@@ -135,9 +135,9 @@ def _mined(counts: MinedCounts) -> str:
         (counts.too_high, "candidates that score nearly as high as a relevant document, and may be relevant"),
         (counts.same_text, "candidates with the text of a relevant document"),
     )
-    told = [f"{count} {what}" for count, what in left_out if count]
+    reasons = [f"{count} {what}" for count, what in left_out if count]
     kept = f"{counts.lists} lists with {counts.negatives} negatives"
-    return f"{kept}; left out: {'; '.join(told)}" if told else f"{kept}; nothing was left out"
+    return f"{kept}; left out: {'; '.join(reasons)}" if reasons else f"{kept}; nothing was left out"
 
 
 @takes_settings(_CONFIG, _SAMPLING, _OBJECTIVE)
@@ -194,7 +194,7 @@ def train(
     ] = 100,
     dev_queries: Annotated[
         int | None,
-        typer.Option(rich_help_panel=_DATA, help="Measure on the first so many queries of each --dev.", min=1),
+        typer.Option(rich_help_panel=_DATA, help="Measure on this many queries of each --dev, the first ones.", min=1),
     ] = None,
     dev_candidates: Annotated[
         int, typer.Option(rich_help_panel=_DATA, help="How many candidates of each --dev query are reranked.", min=1)
@@ -279,7 +279,11 @@ def train(
 
 
 def _sources(texts: list[str] | None, split: str) -> list[Source]:
-    """The sources that arguments name; each is there."""
+    """The sources that arguments name.
+
+    Raises:
+        DataError: if one of them does not exist.
+    """
     from ..training.examples import Source
 
     sources = [Source.parse(text, split) for text in texts or []]
@@ -287,13 +291,13 @@ def _sources(texts: list[str] | None, split: str) -> list[Source]:
         path = Path(source.path)
         check_path(path, "DATA")
         if not source.in_catalogue and not path.exists():
-            near = did_you_mean(path.name, [one.name for one in path.parent.glob("*")])
+            near = did_you_mean(path.name, [neighbour.name for neighbour in path.parent.glob("*")])
             raise DataError(f"no such {'file' if source.is_file else 'folder'}{near}", path=path)
     return sources
 
 
 def _shown(tell: Callable[..., None]) -> Callable[[Progress], None]:
-    """Shows how far a run is, with what was last measured."""
+    """A function that shows how far a run has come, with the quality that was measured last."""
     last: dict[str, float] = {}
 
     def show(now: Progress) -> None:
@@ -310,19 +314,18 @@ def _report(summary: TrainingSummary, out: Path, json: bool) -> None:
         return
     if summary.dev:
         console.print(_gains(summary))
-    told = f"{out}: weights of step {summary.kept_step} of {summary.steps}; the card is {out / 'README.md'}"
-    console.print(visible(told), style="dim", markup=False, highlight=False, soft_wrap=True)
+    print_line(f"{out}: weights of step {summary.kept_step} of {summary.steps}; the card is {out / 'README.md'}", "dim")
 
 
 def _pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
     """``NAME=VALUE`` options, in their order; a name may come several times."""
-    found = []
+    pairs = []
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise InputError(f"{option} {text!r} is not NAME=VALUE")
-        found.append((name, value))
-    return found
+        pairs.append((name, value))
+    return pairs
 
 
 def _option(name: str, value: str) -> Any:

@@ -12,11 +12,11 @@ from sightline.eval import load_dataset, load_run, rerank_run, save_run
 
 
 def main(data, run, out):
-    dataset, given = load_dataset(data), load_run(run)
-    reranked = rerank_run(dataset, given, load_reranker("minilm"), candidates=100)
+    dataset, first_stage = load_dataset(data), load_run(run)
+    reranked = rerank_run(dataset, first_stage, load_reranker("minilm"), candidates=100)
     save_run(out, reranked, "minilm", dataset)
     measure = ir_measures.parse_measure("nDCG@10")
-    for name, scores in {"given": given, "reranked": reranked}.items():
+    for name, scores in {"given": first_stage, "reranked": reranked}.items():
         print(f"{name}: {measure} {ir_measures.calc_aggregate([measure], dataset.qrels, scores)[measure]:.4f}")
 
 

@@ -13,7 +13,7 @@ from .snippets import candidate, drop_in, text_list
 
 __all__ = ["CrossEncoder"]
 
-# Names that sentence-transformers itself still takes, with those that have replaced them.
+# Old names that sentence-transformers still takes, with those that have replaced them.
 _RENAMED = {
     "model_name": "model_name_or_path",
     "automodel_args": "model_kwargs",
@@ -23,7 +23,7 @@ _RENAMED = {
     "cache_dir": "cache_folder",
     "default_activation_function": "activation_fn",
 }
-# Constructor arguments about which there is nothing to do at these values.
+# Constructor arguments, and the values at which they need nothing done.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modules": (None,),
     "prompts": (None,),
@@ -48,7 +48,7 @@ _NO_PREDICT = (
 
 
 def _as_before(rank: Callable[..., Any]) -> Callable[..., Any]:
-    """Take what ``CrossEncoder.rank`` still takes of its earlier versions, with the same effect as there."""
+    """Take the arguments of earlier versions that ``CrossEncoder.rank`` still takes, with the same effect."""
 
     @functools.wraps(rank)
     def wrapper(self: Any, *args: Any, **options: Any) -> Any:
@@ -71,7 +71,7 @@ class CrossEncoder:
         model_name_or_path: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
         device: a torch device; None for CUDA where there is one, else CPU.
         max_length: tokens read of each document; None for what the layout says.
-        revision: of a model on the hub (``hf:``).
+        revision: the branch, tag or commit of a model on the hub (``hf:``).
         model_kwargs: only ``dtype`` (or ``torch_dtype``).
         options: the other arguments of the original are accepted at their defaults, and refused by name otherwise.
 
@@ -105,7 +105,7 @@ class CrossEncoder:
         for name, value in options.items():
             if name not in _NEUTRAL:
                 raise InputError(f"CrossEncoder has no argument {name!r}")
-            if not any(value is one or value == one for one in _NEUTRAL[name]):
+            if not any(value is neutral or value == neutral for neutral in _NEUTRAL[name]):
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
         loading = dict(model_kwargs or {})
         dtype = loading.pop("dtype", loading.pop("torch_dtype", None))
@@ -119,7 +119,7 @@ class CrossEncoder:
         """Not available.
 
         Raises:
-            InputError: always; it says why.
+            InputError: always; the message says why.
         """
         raise InputError(_NO_PREDICT)
 
@@ -146,14 +146,14 @@ class CrossEncoder:
             documents: texts. An empty one, or None, is ranked last.
             top_k: how many to return, at least 1; None, or more than there are, for all.
             return_documents: add each document as ``text``.
-            prompt_name: there are no prompts: must be None.
-            prompt: there are no prompts: must be None.
-            batch_size: without effect, here as there, on any score; not used.
+            prompt_name: must be None, since there are no prompts.
+            prompt: must be None, since there are no prompts.
+            batch_size: not used: it has no effect on any score.
             show_progress_bar: not used.
-            activation_fn: scores are no logits: must be None.
-            device: the model stays where it was loaded: must be None.
-            pool: there are no worker processes: must be None.
-            chunk_size: of a pool's work; not used.
+            activation_fn: must be None, since scores are no logits.
+            device: must be None, since the model stays where it was loaded.
+            pool: must be None, since there are no worker processes.
+            chunk_size: without effect, since there are no worker processes.
 
         Returns:
             mappings with ``corpus_id`` (place in ``documents``), ``score`` and, if asked for, ``text``; best first.
@@ -161,8 +161,8 @@ class CrossEncoder:
         Raises:
             InputError: if the query or a document cannot be used, or an argument asks for something that is not done.
         """
-        asked = {"prompt_name": prompt_name, "prompt": prompt, "activation_fn": activation_fn}
-        for name, value in {**asked, "device": device, "pool": pool}.items():
+        unusable = {"prompt_name": prompt_name, "prompt": prompt, "activation_fn": activation_fn}
+        for name, value in {**unusable, "device": device, "pool": pool}.items():
             if value is not None:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
         documents = text_list("documents", documents)

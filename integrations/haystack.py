@@ -40,11 +40,11 @@ class SightlineRetriever:
         top_k: how many documents at most.
         filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in`` or
             ``not in``, or one ``AND`` of such. A document without the field meets none of them.
-        reranker: see `sightline.Searcher`; as all that follow, it goes into a saved pipeline.
+        reranker: see `sightline.Searcher`. It is saved with a pipeline, as are all that follow.
         first_stage: see `sightline.Searcher`.
         candidates: see `sightline.Searcher`.
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
-        evidence: also mark what got the attention, in ``meta["evidence"]``; offsets in ``content``.
+        evidence: also mark what got the attention, in ``meta["evidence"]``, with offsets in ``content``.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
     Example:
@@ -92,7 +92,7 @@ class SightlineRetriever:
             self._searcher = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For a saved pipeline."""
+        """The component's settings, for a saved pipeline."""
         return default_to_dict(
             self,
             index=self.index,
@@ -108,7 +108,7 @@ class SightlineRetriever:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SightlineRetriever:
-        """From a saved pipeline."""
+        """Make the component of a saved pipeline from its settings."""
         return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
@@ -119,11 +119,11 @@ class SightlineRetriever:
 
         Args:
             query: a text.
-            filters: instead of those given at first.
-            top_k: instead of the one given at first.
+            filters: used instead of those of the constructor.
+            top_k: used instead of that of the constructor.
 
         Raises:
-            InputError: if an argument is out of range, or a filter is of a form that there is not.
+            InputError: if an argument is out of range, or a filter has a form that cannot be used.
         """
         options = self._options(filters, top_k)
         return self._documents(self._opened().search(query, **options))
@@ -194,7 +194,7 @@ class SightlineRanker:
         return self._loaded
 
     def to_dict(self) -> dict[str, Any]:
-        """For a saved pipeline."""
+        """The component's settings, for a saved pipeline."""
         return default_to_dict(
             self,
             reranker=self.reranker,
@@ -205,7 +205,7 @@ class SightlineRanker:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SightlineRanker:
-        """From a saved pipeline."""
+        """Make the component of a saved pipeline from its settings."""
         return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
@@ -215,15 +215,15 @@ class SightlineRanker:
         Args:
             query: a text.
             documents: not changed.
-            top_k: instead of the one given at first.
+            top_k: used instead of that of the constructor.
 
         Raises:
             InputError: if the query cannot be used. A document without content and title is ranked last.
         """
         fields = ["title"] if self.meta_fields_to_embed is None else self.meta_fields_to_embed
         known = [[str(d.meta[field]) for field in fields if not is_missing(d.meta.get(field))] for d in documents]
-        given = [candidate(d.id, d.content, " ".join(meta)) for d, meta in zip(documents, known, strict=True)]
-        ranking = self._reranker().rank(query, given, self.top_k if top_k is None else top_k)
+        candidates = [candidate(d.id, d.content, " ".join(meta)) for d, meta in zip(documents, known, strict=True)]
+        ranking = self._reranker().rank(query, candidates, self.top_k if top_k is None else top_k)
         return {
             "documents": [
                 dataclasses.replace(documents[item.index], meta=dict(documents[item.index].meta), score=item.score)
@@ -243,7 +243,7 @@ _OPERATORS = {"==": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
 
 
 def _where(filters: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
-    """Filters in Haystack's form as those of `sightline.Searcher.search`."""
+    """Turn filters in Haystack's form into those of `sightline.Searcher.search`."""
     if not filters:
         return None
     match filters:

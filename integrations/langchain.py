@@ -37,10 +37,10 @@ class SightlineRetriever(BaseRetriever):
         k: how many documents at most.
         where: metadata filter, see `sightline.Searcher.search`.
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
-        evidence: also mark what got the attention, in ``metadata["evidence"]``; offsets in ``page_content``.
+        evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in ``page_content``.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
 
-    A call may bring its own ``k`` and ``where``, which hold instead of these: ``retriever.invoke(query, k=3)``.
+    A call may have its own ``k`` and ``where``, which are used instead: ``retriever.invoke(query, k=3)``.
 
     Example:
         >>> retriever = SightlineRetriever(searcher="manuals.index", k=5, order="basin")  # doctest: +SKIP
@@ -140,8 +140,8 @@ class SightlineRerank(BaseDocumentCompressor):
         Raises:
             InputError: if the query cannot be used. A document without ``page_content`` and title is ranked last.
         """
-        given = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
-        ranking = self._loaded.of(self.reranker).rank(query, given, self.top_n)
+        candidates = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
+        ranking = self._loaded.of(self.reranker).rank(query, candidates, self.top_n)
         return [
             documents[item.index].model_copy(
                 update={"metadata": {**documents[item.index].metadata, "relevance_score": item.score}}

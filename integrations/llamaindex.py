@@ -52,10 +52,10 @@ class SightlineRetriever(BaseRetriever):
         similarity_top_k: how many nodes at most.
         where: metadata filter, see `sightline.Searcher.search`.
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
-        evidence: also mark what got the attention, in ``metadata["evidence"]``, which neither models nor prompts are
-            shown; offsets in the node's text.
+        evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in the node's text; it is
+            left out of what embedding models and prompts are shown.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
-        callback_manager: LlamaIndex's.
+        callback_manager: the callback manager of LlamaIndex.
 
     Example:
         >>> retriever = SightlineRetriever("manuals.index", similarity_top_k=5, order="basin")  # doctest: +SKIP
@@ -82,7 +82,7 @@ class SightlineRetriever(BaseRetriever):
         return self._nodes(self._searcher.search(query_bundle.query_str, **self._options))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        # What is inherited would call _retrieve on the event loop.
+        # The inherited method would call _retrieve on the event loop.
         return self._nodes(await self._searcher.asearch(query_bundle.query_str, **self._options))
 
     def _nodes(self, result: SearchResult) -> list[NodeWithScore]:
@@ -135,7 +135,7 @@ class SightlineRerank(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """See LlamaIndex."""
+        """The name that LlamaIndex saves the class under."""
         return "SightlineRerank"
 
     def _postprocess_nodes(
@@ -152,8 +152,8 @@ class SightlineRerank(BaseNodePostprocessor):
                 model_name=reranker.name,
             )
         )
-        given = [candidate(n.node_id, n.get_content(metadata_mode=MetadataMode.EMBED)) for n in nodes]
-        ranking = reranker.rank(query_bundle.query_str, given, self.top_n)
+        candidates = [candidate(n.node_id, n.get_content(metadata_mode=MetadataMode.EMBED)) for n in nodes]
+        ranking = reranker.rank(query_bundle.query_str, candidates, self.top_n)
         ranked = [
             NodeWithScore(node=node.model_copy(update={"metadata": dict(node.metadata)}), score=item.score)
             for item in arrange(ranking, self.order)

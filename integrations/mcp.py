@@ -29,8 +29,8 @@ from ..serve.lane import Lane
 
 __all__ = ["mcp_server"]
 
-_CHARACTERS = 100_000  # of a query
-_WAITING, _SECONDS = 64, 60.0  # calls in the queue; for a call, waiting included
+_CHARACTERS = 100_000  # the longest query
+_WAITING, _SECONDS = 64, 60.0  # calls in the queue; seconds for a call, waiting included
 _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
 Query = Annotated[str, Field(description="What to look for: a question or some words, in plain language.")]
@@ -74,7 +74,7 @@ class Results(TypedDict):
 
 
 class Text(TypedDict):
-    """A document, or the asked-for part of it; ``length`` is that of all its text, in characters."""
+    """A document, or the part of it that was asked for; ``length`` counts the characters of its whole text."""
 
     id: str
     title: str
@@ -96,8 +96,8 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     """
     lane: Lane[Callable[[], Any], Any] = Lane("mcp", lambda calls: [call() for call in calls], capacity=_WAITING)
 
-    async def told(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """The call's result; its own errors become the tool's, since others are hidden from the client."""
+    async def in_lane(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """The call's result. Our errors become errors of the tool, since clients are not shown any others."""
         try:
             return await lane.do(functools.partial(call, *arguments, **options), seconds=_SECONDS)
         except SightlineError as error:
@@ -122,13 +122,13 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
         evidence: Grain | None = (
             "sentence" if searcher.reranker is not None and searcher.reranker.has_evidence else None
         )
-        found = await told(searcher.search, query, k, where=where, evidence=evidence, unit="passage")
-        return {"results": [_found(hit) for hit in found.hits]}
+        result = await in_lane(searcher.search, query, k, where=where, evidence=evidence, unit="passage")
+        return {"results": [_in_json(hit) for hit in result.hits]}
 
     @server.tool(annotations=_READS, structured_output=True)
     async def get_document(id: Id, start: Start = 0, length: Length = 20_000) -> Text:
         """Read a document, or a part of it."""
-        document = await told(searcher.index.document, id)
+        document = await in_lane(searcher.index.document, id)
         if document is None:
             raise ToolError(f"there is no document {id!r}; take an id from the results of search")
         return {
@@ -143,7 +143,7 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     return server
 
 
-def _found(hit: Hit) -> Found:
+def _in_json(hit: Hit) -> Found:
     spans = sorted((span for span in hit.evidence or () if span.field == "text"), key=lambda span: -span.mass)
     return {
         "id": hit.id,

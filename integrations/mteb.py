@@ -36,7 +36,7 @@ class SightlineSearch:
     """A model for ``mteb.evaluate``; implements its ``SearchProtocol``.
 
     A retrieval task's corpus is indexed in a temporary folder, and searched. A reranking task's lists go to the
-    reranker whole; of a long document the best passage counts. Scores that tie are lowered by a rounding, so that MTEB
+    reranker whole; a long document counts by its best passage. Scores that tie are lowered by a rounding, so that MTEB
     measures the order that was found.
 
     Args:
@@ -44,7 +44,7 @@ class SightlineSearch:
         first_stage: see `sightline.Searcher`; for retrieval tasks.
         candidates: how many documents are reranked; retrieval tasks get no more than these, and without a reranker
             as many as they ask for.
-        settings: of the index, for `Index.create`, such as ``{"encoder": "intfloat/e5-small-v2"}``.
+        settings: the index's settings, for `Index.create`, such as ``{"encoder": "intfloat/e5-small-v2"}``.
 
     Example:
         >>> import mteb  # doctest: +SKIP
@@ -70,11 +70,11 @@ class SightlineSearch:
         return ModelMeta.create_empty({"name": f"sightline/{name}", "revision": __version__})
 
     def index(self, corpus: Any, **options: Any) -> None:
-        """Take a task's corpus; it is read when it is known whether there are lists to rerank.
+        """Keep a task's corpus; `search` reads it, when it is known whether there are lists to rerank.
 
         Args:
             corpus: rows with ``id``, ``text`` and perhaps ``title``.
-            options: what else MTEB says about the task.
+            options: not used.
         """
         self._corpus = corpus
 
@@ -87,14 +87,14 @@ class SightlineSearch:
             queries: rows with ``id``, ``text`` and perhaps ``instruction``.
             top_k: documents per query.
             top_ranked: lists of document ids by query id; None searches.
-            options: what else MTEB says about the task.
+            options: not used.
 
         Returns:
-            Score by document id by query id; a query without a list has none.
+            For each query id, scores by document id; none for a query without a list.
 
         Raises:
             InputError: if there is no corpus yet, a query or a document is no text, or there are lists but no reranker.
-            DataError: if a list has a document that the corpus has not.
+            DataError: if a list has a document that is not in the corpus.
         """
         if self._corpus is None:
             raise InputError("there is no corpus yet; call index first")
@@ -102,7 +102,7 @@ class SightlineSearch:
         texts = mteb_queries(queries)
         dataset = Dataset("mteb", "", Path("mteb"), texts, {}, lambda: plain_documents(corpus))
         if top_ranked is None:
-            found = self._search(dataset, top_k)
+            scores = self._search(dataset, top_k)
         elif self.reranker is None:
             raise InputError("a reranking task needs a reranker")
         else:
@@ -112,8 +112,8 @@ class SightlineSearch:
                 if top_ranked.get(id)
             }
             candidates = max(map(len, lists.values()), default=1)
-            found = rerank_run(dataset, lists, self.reranker, candidates) if lists else {}
-        return {id: dict(list(untie(found.get(id, {})).items())[:top_k]) for id in texts}
+            scores = rerank_run(dataset, lists, self.reranker, candidates) if lists else {}
+        return {id: dict(list(untie(scores.get(id, {})).items())[:top_k]) for id in texts}
 
     def _search(self, dataset: Dataset, top_k: int) -> dict[str, dict[str, float]]:
         settings = {"token_states": "none" if self.reranker is None else "fp16"} | self.settings

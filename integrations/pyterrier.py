@@ -26,7 +26,7 @@ from .snippets import as_searcher, candidate, is_missing
 __all__ = ["SightlineReranker", "SightlineRetriever"]
 
 _RESULTS = ["docno", "score", "rank"]
-_SCHEMATIC = {"help_url": ""}  # or PyTerrier, to draw a pipeline, would ask its own site for a page about this
+_SCHEMATIC = {"help_url": ""}  # without it, PyTerrier asks its own site for a help page when it draws a pipeline
 
 
 class SightlineRetriever(pt.Transformer):
@@ -60,19 +60,19 @@ class SightlineRetriever(pt.Transformer):
         """
         pt.validate.query_frame(inp, extra_columns=["query"], context=self)
         rows: list[int] = []
-        found: dict[str, list[Any]] = {name: [] for name in [*_RESULTS, *(["title", "text"] if self.text else [])]}
+        columns: dict[str, list[Any]] = {name: [] for name in [*_RESULTS, *(["title", "text"] if self.text else [])]}
         results = self.searcher.search_batch(inp["query"].tolist(), self.k)
         for row, result in enumerate(results):
             documents = {hit.id: hit.document for hit in result.hits}
             scores = untie({hit.id: hit.score for hit in result.hits})
             rows += [row] * len(scores)
-            found["docno"] += scores
-            found["score"] += scores.values()
-            found["rank"] += range(len(scores))
+            columns["docno"] += scores
+            columns["score"] += scores.values()
+            columns["rank"] += range(len(scores))
             if self.text:
-                found["title"] += [documents[id].title for id in scores]
-                found["text"] += [documents[id].text for id in scores]
-        return _frame(inp, rows, found)
+                columns["title"] += [documents[id].title for id in scores]
+                columns["text"] += [documents[id].text for id in scores]
+        return _frame(inp, rows, columns)
 
     def __repr__(self) -> str:
         return "SightlineRetriever()"
@@ -124,7 +124,7 @@ class SightlineReranker(pt.Transformer):
         for row, (qid, query) in enumerate(zip(columns["qid"], columns["query"], strict=True)):
             lists.setdefault(("query", query) if is_missing(qid) else ("qid", qid), []).append(row)
         order: list[int] = []
-        found: dict[str, list[Any]] = {"score": [], "rank": []}
+        added: dict[str, list[Any]] = {"score": [], "rank": []}
         for (_, name), rows in lists.items():
             queries = {columns["query"][row] for row in rows}
             if any(map(is_missing, queries)):
@@ -135,25 +135,25 @@ class SightlineReranker(pt.Transformer):
             ids = [f"row {row}" if is_missing(docno) else str(docno) for row, docno in zip(rows, docnos, strict=True)]
             if len(set(ids)) < len(ids):
                 raise InputError(f"query {name!r} has a document twice")
-            given = [
+            candidates = [
                 candidate(docno, columns[self.text_field][row], titles[row])
                 for row, docno in zip(rows, docnos, strict=True)
             ]
-            ranking = self.reranker.rank(queries.pop(), given)
+            ranking = self.reranker.rank(queries.pop(), candidates)
             order += [rows[item.index] for item in ranking]
-            found["score"] += untie({ids[item.index]: item.score for item in ranking}).values()
-            found["rank"] += range(len(ranking))
-        return _frame(inp, order, found)
+            added["score"] += untie({ids[item.index]: item.score for item in ranking}).values()
+            added["rank"] += range(len(ranking))
+        return _frame(inp, order, added)
 
     def __repr__(self) -> str:
         return "SightlineReranker()"
 
 
-def _frame(inp: pd.DataFrame, rows: list[int], found: dict[str, list[Any]]) -> pd.DataFrame:
-    """Rows of the input in this order, their dtypes kept, with the columns that were found."""
+def _frame(inp: pd.DataFrame, rows: list[int], columns: dict[str, list[Any]]) -> pd.DataFrame:
+    """The input's rows in this order, with these columns added; the others keep their dtypes."""
     frame = inp.iloc[rows].reset_index(drop=True)
     kinds = {"score": "float64", "rank": "int64"}
-    for name, values in found.items():
-        # Of an empty column pandas would not know that it holds texts.
+    for name, values in columns.items():
+        # pandas would not know that an empty column holds texts.
         frame[name] = pd.Series(values, dtype=kinds.get(name, None if values else object))
     return frame

@@ -38,7 +38,7 @@ class Reranker(BaseRanker):
     Args:
         model_name: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
         lang: the original chooses a default model by it; here only ``en`` is accepted.
-        model_type: not used: the name says what a reranker is.
+        model_type: not used, since the name says what kind of reranker it is.
         verbose: not used.
         dtype: see `sightline.load_reranker`.
         device: see `sightline.load_reranker`.
@@ -93,32 +93,32 @@ class Reranker(BaseRanker):
             docs: texts; documents of the rerankers library, which are copied; mappings with ``text`` and perhaps
                 ``doc_id`` (or ``id``) and ``metadata``; or pairs of id and text. An empty text, or None, is ranked
                 last.
-            doc_ids: one for each; None keeps those of the documents, and gives those without one their place in the
-                list, or the next number that no other document has.
-            metadata: one for each, where None is none; None keeps that of the documents.
+            doc_ids: an id for each document; None keeps the documents' own. Documents without an id get their place in
+                the list, or the next number that no other document has.
+            metadata: a mapping or None for each document; None keeps the documents' own.
             batch_size: not used: it has no effect on any score.
 
         Raises:
             InputError: if the query or a document cannot be used, or the lists differ in length.
         """
         documents = [docs] if isinstance(docs, str | Document | Mapping) else text_list("docs", docs)
-        for name, given in (("doc_ids", doc_ids), ("metadata", metadata)):
-            if given is not None and len(given) != len(documents):
-                raise InputError(f"{len(documents)} docs came with {len(given)} {name}; give one for each")
+        for name, values in (("doc_ids", doc_ids), ("metadata", metadata)):
+            if values is not None and len(values) != len(documents):
+                raise InputError(f"{len(documents)} docs came with {len(values)} {name}; give one for each")
         copies = [_copy(document, place) for place, document in enumerate(documents)]
-        for place, one in enumerate(copies):
+        for place, copied in enumerate(copies):
             if doc_ids is not None:
-                one.doc_id = doc_ids[place]
-            about: Any = one.metadata if metadata is None else metadata[place]
+                copied.doc_id = doc_ids[place]
+            about: Any = copied.metadata if metadata is None else metadata[place]
             if not (is_missing(about) or isinstance(about, Mapping)):
                 raise InputError(f"the metadata of document {place} must be a mapping, not {quoted(about)}")
-            one.metadata = {} if is_missing(about) else dict(about)
-        taken = {str(one.doc_id) for one in copies if one.doc_id is not None}
+            copied.metadata = {} if is_missing(about) else dict(about)
+        taken = {str(copied.doc_id) for copied in copies if copied.doc_id is not None}
         free = (number for number in itertools.count(len(copies)) if str(number) not in taken)
-        for place, one in enumerate(copies):
-            if one.doc_id is None:
-                one.doc_id = next(free) if str(place) in taken else place
-        ranking = self._reranker.rank(query, [candidate(None, one.text) for one in copies])
+        for place, copied in enumerate(copies):
+            if copied.doc_id is None:
+                copied.doc_id = next(free) if str(place) in taken else place
+        ranking = self._reranker.rank(query, [candidate(None, copied.text) for copied in copies])
         results = [Result(copies[item.index], item.score, rank) for rank, item in enumerate(ranking, start=1)]
         return RankedResults(results, query, has_scores=True)
 
@@ -132,7 +132,7 @@ class Reranker(BaseRanker):
 
 
 def _copy(document: Any, place: int) -> Document:
-    """A document of the rerankers library made of whatever stands in the list."""
+    """A part of the list as a document of the rerankers library."""
     if isinstance(document, Document):
         if document.document_type != "text":
             raise InputError(f"document {place} is of type {document.document_type!r}; only text can be ranked")

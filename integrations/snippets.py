@@ -30,12 +30,12 @@ class Snippet:
     """A text for a generator to read.
 
     Args:
-        id: the document's; a passage that is only a part of it has its place added, as in ``"manual#120-480"``, since
-            other libraries take what shares an id for the same thing.
-        text: the document's, or the passage's.
+        id: the document's id. For a passage that is only a part of it, its place is added, as in ``"manual#120-480"``,
+            since other libraries take texts with the same id for the same text.
+        text: the text of the document or the passage.
         score: see `sightline.Hit`.
-        metadata: the document's, deeply copied; and, where it has no such fields itself, ``title`` and, for a part,
-            ``document_id``. With evidence, ``evidence`` lists spans as mappings, offsets in ``text``.
+        metadata: a deep copy of the document's metadata; ``title`` and, for a part, ``document_id`` are added where it
+            has no such fields. With evidence, ``evidence`` lists spans as mappings with offsets in ``text``.
         document_id: the document's id.
         start: where the text begins in the document, in characters.
         end: where it ends.
@@ -78,13 +78,13 @@ def _snippet(hit: Hit, unit: Unit) -> Snippet:
 def candidate(id: object, text: object, title: object = None) -> Candidate:
     """Another library's document as a reranker reads it.
 
-    Libraries let through what models cannot read: a NUL becomes a blank, a lone surrogate U+FFFD, and None or NaN an
-    empty text, which is ranked last. The host's own object is left as it is.
+    Libraries let through what models cannot read: a NUL becomes a blank, a lone surrogate becomes U+FFFD, and None or
+    NaN becomes an empty text, which is ranked last. The library's own object is not changed.
 
     Args:
-        id: decides between ties, as a string; None, NaN and blanks are none.
+        id: decides between ties, as a string; None, NaN and blanks count as no id.
         text: a string.
-        title: read before the text; anything but a string is none.
+        title: read before the text; anything but a string counts as no title.
     """
     named = "" if is_missing(id) else cleaned(str(id)).strip()
     read: dict[str, Any] = {"id": named} if named else {}
@@ -100,24 +100,24 @@ def is_missing(value: object) -> bool:
 
 
 class Made(Generic[T]):
-    """What is made of a field's values, once of each: an updated copy of a model has another value, and shares this.
+    """Makes something of each value of a field once; an updated copy of a model, which has another value, shares it.
 
     Args:
-        make: from the value.
+        make: makes it of a value.
     """
 
     def __init__(self, make: Callable[[Any], T]) -> None:
         self._make = make
-        self._made: list[tuple[Any, T]] = []
+        self._results: list[tuple[Any, T]] = []
 
     def of(self, value: Any) -> T:
         """What was made of this value."""
-        for known, made in self._made:
+        for known, result in self._results:
             if known is value or known == value:
-                return made
-        made = self._make(value)
-        self._made.append((value, made))
-        return made
+                return result
+        result = self._make(value)
+        self._results.append((value, result))
+        return result
 
 
 def as_searcher(searcher: Searcher | str | os.PathLike[str]) -> Searcher:
@@ -134,14 +134,14 @@ def as_searcher(searcher: Searcher | str | os.PathLike[str]) -> Searcher:
 
 
 def text_list(name: str, texts: Any) -> list[Any]:
-    """What stands in a list of documents.
+    """The parts of a list of documents.
 
     Args:
-        name: the argument's.
-        texts: a list, or another iterable but a text or a mapping, whose parts would be taken for documents.
+        name: the argument's name, for the message.
+        texts: a list, or another iterable. Texts and mappings are refused: their parts would be taken for documents.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is no such list.
     """
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
         raise InputError(f"{name} must be a list of texts, not a single {type(texts).__name__}")
@@ -153,26 +153,26 @@ def drop_in(reranker: str | os.PathLike[str] | Reranker, **options: Any) -> Rera
 
     Args:
         reranker: a name for `load_reranker`, or a reranker.
-        options: of `load_reranker`, where they are not None.
+        options: options of `load_reranker`; None stands for one that is not given.
 
     Raises:
         InputError: if there is no such reranker, or options come with one that is loaded.
     """
-    asked = {name: value for name, value in options.items() if value is not None}
-    if "dtype" in asked:
-        asked["dtype"] = _DTYPES.get(named := str(asked["dtype"]).removeprefix("torch."), named)
+    chosen = {name: value for name, value in options.items() if value is not None}
+    if "dtype" in chosen:
+        chosen["dtype"] = _DTYPES.get(named := str(chosen["dtype"]).removeprefix("torch."), named)
         if named == "auto":
-            del asked["dtype"]
+            del chosen["dtype"]
     if isinstance(reranker, os.PathLike):
         reranker = os.fspath(reranker)
     if not isinstance(reranker, str):
-        if asked:
-            raise InputError(f"{next(iter(asked))} is decided when a reranker is loaded; this one is loaded already")
+        if chosen:
+            raise InputError(f"{next(iter(chosen))} is decided when a reranker is loaded; this one is loaded already")
         return as_reranker(reranker)
-    if "revision" in asked and not reranker.startswith("hf:"):
+    if "revision" in chosen and not reranker.startswith("hf:"):
         raise InputError(f"revision is for models of the hub, hf:MODEL, not for {reranker!r}; leave it out")
     try:
-        return load_reranker(reranker, **asked)
+        return load_reranker(reranker, **chosen)
     except UnknownNameError as error:
         raise UnknownNameError(
             f"the model's name changes with the import: use one of Sightline's, such as 'minilm' or 'sightline-mini'. "

@@ -1,1 +1,1 @@
-"""How what ships was made, chosen and measured. Not in the wheel."""
+"""How the weights and layouts that ship were made, chosen and measured. Not in the wheel."""

@@ -15,7 +15,7 @@ from ..parsing import as_type, load_yaml
 __all__ = ["EXPECTED", "Entry", "Figure", "load_expected", "select"]
 
 EXPECTED = Path(__file__).with_name("expected.yaml")
-"""What the README quotes."""
+"""The file of the figures that the README quotes."""
 
 _PLACES = ("data", "work", "out", "root")
 _CHECKED = {"extra": "forbid", "allow_inf_nan": False}  # for pydantic
@@ -27,11 +27,11 @@ class Figure:
 
     Args:
         value: the value that the README quotes.
-        at: the way to it in the JSON that is read: keys, places in lists, or for a list the fields of the item wanted.
+        at: the way to it in the JSON that is read: keys, places in lists, or fields that pick an item of a list.
         per: the way to the number that it is divided by.
         times: the number that it is multiplied by after that.
         tolerance: how far off it may be. Without this and ``factor``, those of the entry hold.
-        factor: by which factor it may be off, where ``tolerance`` is None.
+        factor: the factor by which it may be off, where ``tolerance`` is None.
         cell: row and column of the README's table that quotes it.
         text: the words of the README that quote it, where no table does.
 
@@ -61,14 +61,14 @@ class Figure:
         """What to call it in messages."""
         return ", ".join(self.cell) if self.cell else self.text or " / ".join(map(str, self.at))
 
-    def holds(self, found: float) -> bool:
+    def holds(self, measured: float) -> bool:
         """Whether a value is the expected one, within what is allowed."""
-        if not math.isfinite(found):
+        if not math.isfinite(measured):
             return False
         if self.tolerance is not None:
-            return abs(found - self.value) <= self.tolerance * (1 + 1e-9)
+            return abs(measured - self.value) <= self.tolerance * (1 + 1e-9)
         assert self.factor is not None
-        return self.value / self.factor <= found <= self.value * self.factor
+        return self.value / self.factor <= measured <= self.value * self.factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,10 @@ class Entry:
         quick: whether it takes a minute at most.
         why: why an entry of kind ``past`` is not run.
         tolerance: how far off the figures may be that do not say so themselves.
-        factor: by which factor, where ``tolerance`` is None.
+        factor: the factor by which they may be off, where ``tolerance`` is None.
         figures: what is expected.
-        measured: by collection and file, XXH3-128 of what was measured on; without it, that of the whole file holds.
+        measured: the XXH3-128 digests of the files that were measured on, by collection and file name; by default the
+            ``collections`` of ``expected.yaml``.
 
     Raises:
         DataError: if the fields do not go together.
@@ -205,7 +206,7 @@ def select(entries: Sequence[Entry], ids: Sequence[str] = (), *, quick: bool = F
 
     Args:
         entries: all there are.
-        ids: those that are wanted; empty for all of kind ``quality``.
+        ids: the ids of the entries to run; empty for all of kind ``quality``.
         quick: leave out what takes more than a minute.
 
     Raises:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from ..cli.console import console, progress_bar, visible, write_json
+from ..cli.console import console, print_line, progress_bar, visible, write_json
 from ..cli.options import JsonOption
 from ..cli.running import Command
 from ..errors import DataError
@@ -33,7 +33,7 @@ from .figures import EXPECTED, Entry, Figure, load_expected, select
 __all__ = ["Check", "app", "reproduce"]
 
 _ROOT = Path(__file__).resolve().parents[1]
-_DONE = ".done"  # in an entry's folder once its command went through
+_DONE = ".done"  # the file in an entry's folder that says that its command went through
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -43,8 +43,8 @@ class Check:
 
     Args:
         entry: the entry.
-        found: for each figure the value found.
-        seconds: wall time.
+        found: the value found for each figure.
+        seconds: the wall time.
         error: what went wrong, if the command failed, or its JSON lacks a figure.
         skipped: why it was not run.
     """
@@ -61,7 +61,7 @@ class Check:
         return (
             not self.error
             and not self.skipped
-            and all(figure.holds(found) for figure, found in zip(self.entry.figures, self.found, strict=True))
+            and all(figure.holds(measured) for figure, measured in zip(self.entry.figures, self.found, strict=True))
         )
 
 
@@ -98,17 +98,17 @@ def reproduce(
             yield Check(entry, skipped=skipped)
             continue
         try:
-            for one in (before, entry):
-                if one is not None and data is not None:
-                    _check_data(one, Path(data))
+            for needed in (before, entry):
+                if needed is not None and data is not None:
+                    _check_data(needed, Path(data))
             if before is not None:
                 _run(before, work, places)
             value = _run(entry, work, places)
-            found = tuple(_look_up(value, figure) for figure in entry.figures)
+            figures = tuple(_look_up(value, figure) for figure in entry.figures)
         except DataError as error:
             yield Check(entry, seconds=time.perf_counter() - started, error=str(error))
             continue
-        yield Check(entry, found, time.perf_counter() - started)
+        yield Check(entry, figures, time.perf_counter() - started)
 
 
 def _obstacle(entry: Entry, data: str | Path | None) -> str:
@@ -136,7 +136,9 @@ def _check_data(entry: Entry, data: Path) -> None:
     if "matrix" in arguments and "--plan" in options:
         plan = options["--plan"].format(root=_ROOT)
         only = options.get("--only", "").split(",")
-        names |= {one.folder.name for one in load_matrix(data, plan, only=[name for name in only if name])}
+        names |= {
+            collection.folder.name for collection in load_matrix(data, plan, only=[name for name in only if name])
+        }
     for name in sorted(names):
         if not (data / name).is_dir():
             raise DataError("no such folder; the figures were measured on this collection", path=data / name)
@@ -148,7 +150,7 @@ def _check_data(entry: Entry, data: Path) -> None:
 
 
 def _run(entry: Entry, work: Path, places: Mapping[str, str]) -> Any:
-    """The JSON that an entry's command wrote or said."""
+    """The JSON that an entry's command wrote to its file or its standard output."""
     out = work / entry.id
     out.mkdir(parents=True, exist_ok=True)
     filled = {
@@ -174,8 +176,8 @@ def _run(entry: Entry, work: Path, places: Mapping[str, str]) -> Any:
 
 
 def _look_up(value: Any, figure: Figure) -> float:
-    found = _follow(value, figure.at)
-    return (found / _follow(value, figure.per) if figure.per else found) * figure.times
+    number = _follow(value, figure.at)
+    return (number / _follow(value, figure.per) if figure.per else number) * figure.times
 
 
 def _follow(value: Any, way: Sequence[Any]) -> float:
@@ -229,9 +231,9 @@ def _show_list(entries: Sequence[Entry], json: bool) -> None:
         return
     for entry in entries:
         facts = f"{entry.kind}{', quick' * entry.quick}, {len(entry.figures)} figures"
-        console.print(visible(f"{entry.id} ({facts})"), markup=False, highlight=False)
+        print_line(f"{entry.id} ({facts})")
         about = f"    {entry.command or entry.why or entry.reads}"
-        console.print(visible(about), style="dim", markup=False, highlight=False, soft_wrap=True)
+        print_line(about, "dim")
 
 
 def _show_check(check: Check) -> None:
@@ -242,9 +244,9 @@ def _show_check(check: Check) -> None:
     word, style = ("holds ", "green") if check.holds else ("differs ", "bold red")
     about = f"{check.entry.id}: {len(check.found)} figures, {check.seconds:.0f} s"
     console.print(Text.assemble((word, style), visible(about)))
-    for figure, found in zip(check.entry.figures, check.found, strict=True):
-        if not figure.holds(found):
-            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {found:.6g}")))
+    for figure, measured in zip(check.entry.figures, check.found, strict=True):
+        if not figure.holds(measured):
+            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {measured:.6g}")))
 
 
 def _as_json(check: Check) -> dict[str, Any]:
@@ -255,8 +257,8 @@ def _as_json(check: Check) -> dict[str, Any]:
         "error": check.error,
         "skipped": check.skipped,
         "figures": [
-            {"name": figure.name, "expected": figure.value, "found": found, "holds": figure.holds(found)}
-            for figure, found in zip(check.entry.figures, check.found, strict=False)
+            {"name": figure.name, "expected": figure.value, "found": measured, "holds": figure.holds(measured)}
+            for figure, measured in zip(check.entry.figures, check.found, strict=False)
         ],
     }
 

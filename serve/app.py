@@ -1,4 +1,4 @@
-"""The application: its routes, in the dialects of others and our own."""
+"""The application and its routes, in our own format and in those of other servers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ DocumentId = Annotated[str, Query(min_length=1, description="The document's id."
 
 
 class _DocumentConvertor(Convertor[str]):
-    """The rest of a path, slashes and line breaks included: an id may have them."""
+    """The rest of a path, with its slashes and line breaks, which an id may have."""
 
     regex = "(?s:.+)"
 
@@ -99,11 +99,11 @@ def create_app(
 
     Args:
         searcher: serves ``/search``, ``/documents`` and the search page; None leaves them out.
-        reranker: serves ``/rerank`` and its kin; None for the searcher's, or leaves them out if that has none.
+        reranker: serves ``/rerank`` and its versions; None takes the searcher's, and leaves them out if it has none.
         limits: None for the defaults.
         api_key: lets those who have it write to the index; None leaves writing out.
-        hosts: names that requests may be addressed to, None for any. Where the server listens to this machine only,
-            name them, so that no page in a browser can come to it under a name of its own.
+        hosts: names that requests may be addressed to, None for any. Name them where the server listens to this
+            machine only, so that no web page can reach it under another name (DNS rebinding).
         model_names: further names that requests may give as their ``model``, such as ``rerank-v3.5``.
         any_model: accept every name of a model.
 
@@ -130,7 +130,7 @@ def create_app(
         version=__version__,
         description="Search and reranking by attention. Scores are relative to their list.",
         lifespan=service.lifespan,
-        # The pages that FastAPI has for these load scripts from elsewhere.
+        # FastAPI's own pages load scripts from other sites.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -165,7 +165,7 @@ def _add_common(app: FastAPI, service: Service) -> None:
     )
     async def health() -> Response:
         """Whether the server works, and what it serves."""
-        found = HealthResponse(
+        report = HealthResponse(
             status="ok" if service.healthy() else "stopping",
             version=__version__,
             model=service.reranker.name if service.reranker is not None else None,
@@ -175,7 +175,7 @@ def _add_common(app: FastAPI, service: Service) -> None:
             index=await service.now_counted(),
             examples=service.examples,
         )
-        return answer(found, 200 if found.status == "ok" else 503)
+        return answer(report, 200 if report.status == "ok" else 503)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
@@ -195,44 +195,16 @@ def _add_reranking(
             raise HTTPException(
                 404, f"there is no model {body.model!r} here; there is {known}; --model-name or --any-model allow more"
             )
-        documents = [document if isinstance(document, RerankDocument) else None for document in body.documents]
-        texts = [(d.title or "", d.text or "") if isinstance(d, RerankDocument) else ("", d) for d in body.documents]
-        top_n = body.top_n or None
         pair = body.truncate_prompt_tokens
-        done = await service.rank(
-            request,
-            RankingWork(
-                body.query,
-                texts,
-                top_n,
-                body.max_tokens_per_doc,
-                max_pair_tokens=None if pair == -1 else pair,
-                evidence=body.evidence,
-            ),
+        work = RankingWork(
+            body.query,
+            [(d.title or "", d.text or "") if isinstance(d, RerankDocument) else ("", d) for d in body.documents],
+            body.top_n or None,
+            body.max_tokens_per_doc,
+            max_pair_tokens=None if pair == -1 else pair,
+            evidence=body.evidence,
         )
-        results = [
-            RerankResult(
-                index=item.index,
-                relevance_score=relevance(reranker, item.score),
-                document=(documents[item.index] or RerankDocument(text=texts[item.index][1]))
-                if body.return_documents
-                else None,
-                evidence=None if item.evidence is None else [dataclasses.asdict(e) for e in item.evidence],  # type: ignore[misc]
-            )
-            for item in done.ranking[:top_n]
-        ]
-        meta = RerankMeta(
-            api_version={"version": "2"},
-            billed_units={"search_units": 1},
-            warnings=_warnings(done, len(texts), body.__pydantic_extra__) or None,
-            truncated=done.truncated,
-        )
-        usage = Usage(prompt_tokens=done.tokens, total_tokens=done.tokens)
-        return answer(
-            RerankResponse(
-                id=str(uuid.uuid4()), model=body.model or reranker.name, results=results, usage=usage, meta=meta
-            )
-        )
+        return answer(_rerank_response(reranker, body, await service.rank(request, work)))
 
     async def tei(request: Request, body: TeiRequest) -> Response:
         texts = [("", text) for text in body.texts]
@@ -291,33 +263,27 @@ def _add_searching(app: FastAPI, service: Service, searcher: Searcher) -> None:
     @app.get("/documents/{id:document}", response_model=DocumentOut, responses=missing)
     async def document(request: Request, id: str) -> Response:
         """A document of the index, whole."""
-        found = await service.search(request, functools.partial(searcher.index.document, id))
-        if found is None:
+        stored = await service.search(request, functools.partial(searcher.index.document, id))
+        if stored is None:
             raise HTTPException(404, f"there is no document {id!r}")
-        return answer(DocumentOut(id=found.id, title=found.title, text=found.text, metadata=dict(found.metadata)))
+        return answer(DocumentOut(id=stored.id, title=stored.title, text=stored.text, metadata=dict(stored.metadata)))
 
 
 def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: str) -> None:
-    async def allowed(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
-        sent = given.credentials if given is not None else ""
+    async def allowed(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        sent = credentials.credentials if credentials is not None else ""
         if not hmac.compare_digest(sent.encode(), api_key.encode()):
             raise HTTPException(
                 401, "writing needs the API key, as Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
             )
 
     def write(call: Callable[[], int]) -> int:
-        # A write that has begun goes to its end: half of it would be harder to explain than a late answer.
+        # A write that has begun runs to its end: half of it would be harder to explain than a late answer.
         with interruptible(None):
             try:
                 return call()
             finally:
                 service.count(searcher)
-
-    def documents(body: DocumentsRequest) -> list[Document]:
-        service.check_count(len(body.documents))
-        for place, one in enumerate(body.documents):
-            service.check_length(f"document {place}", f"{one.title} {one.text or ''}")
-        return [Document(one.id, one.text or "", one.title, one.metadata) for one in body.documents]
 
     responses: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorResponse, "description": "The key is missing or wrong."},
@@ -332,14 +298,14 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
     @app.post("/documents", **options)
     async def add(request: Request, body: DocumentsRequest) -> Response:
         """Add documents whose ids are new. What was written before an error stays; after a 504 the rest follows."""
-        new = documents(body)
+        new = _documents(service, body)
         count = await service.search(request, lambda: write(lambda: searcher.index.add(new)))
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
 
     @app.put("/documents", **options)
     async def update(request: Request, body: DocumentsRequest) -> Response:
-        """Replace documents by id, and add those whose ids are new; see there for errors."""
-        new = documents(body)
+        """Replace documents by id, and add those whose ids are new. Errors are as when adding."""
+        new = _documents(service, body)
         count = await service.search(request, lambda: write(lambda: searcher.index.update(new)))
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
 
@@ -366,6 +332,14 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
         return answer(WrittenResponse(deleted=count, **service.counts.model_dump()))
 
 
+def _documents(service: Service, body: DocumentsRequest) -> list[Document]:
+    """The documents to write; too many, or one that is too long, are refused."""
+    service.check_count(len(body.documents))
+    for place, document in enumerate(body.documents):
+        service.check_length(f"document {place}", f"{document.title} {document.text or ''}")
+    return [Document(d.id, d.text or "", d.title, d.metadata) for d in body.documents]
+
+
 def _add_page(app: FastAPI) -> None:
     page = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     # The page's own script and style are allowed by their digests, and nothing else at all.
@@ -387,11 +361,36 @@ def _add_page(app: FastAPI) -> None:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
+def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList) -> RerankResponse:
+    results = []
+    for item in done.ranking[: body.top_n or None]:
+        sent = body.documents[item.index]
+        document = sent if isinstance(sent, RerankDocument) else RerankDocument(text=sent)
+        results.append(
+            RerankResult(
+                index=item.index,
+                relevance_score=relevance(reranker, item.score),
+                document=document if body.return_documents else None,
+                evidence=None if item.evidence is None else [dataclasses.asdict(e) for e in item.evidence],  # type: ignore[misc]
+            )
+        )
+    meta = RerankMeta(
+        api_version={"version": "2"},
+        billed_units={"search_units": 1},
+        warnings=_warnings(done, len(body.documents), body.__pydantic_extra__) or None,
+        truncated=done.truncated,
+    )
+    usage = Usage(prompt_tokens=done.tokens, total_tokens=done.tokens)
+    return RerankResponse(
+        id=str(uuid.uuid4()), model=body.model or reranker.name, results=results, usage=usage, meta=meta
+    )
+
+
 def _search_response(result: SearchResult) -> SearchResponse:
-    found = result.as_dict()
-    for plain, hit in zip(found["hits"], result.hits, strict=True):
+    plain_result = result.as_dict()
+    for plain, hit in zip(plain_result["hits"], result.hits, strict=True):
         plain["length"] = len(hit.document.text)
-    return SearchResponse.model_validate(found)
+    return SearchResponse.model_validate(plain_result)
 
 
 def _warnings(done: RankedList, documents: int, ignored: dict[str, Any] | None) -> list[str]:

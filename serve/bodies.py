@@ -24,18 +24,18 @@ __all__ = ["JsonRoute", "add_error_handlers", "answer"]
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = 1000  # of one object
+_FIELDS = 1000  # the most that one object may have
 
 
 def answer(model: BaseModel, status: int = 200) -> Response:
     """A model as JSON, without the fields that are None."""
-    # By pydantic: it can write whatever the model can hold, where json fails at infinities.
+    # Pydantic can write whatever the model can hold; json fails at infinities.
     return Response(model.model_dump_json(exclude_none=True), status, media_type="application/json")
 
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        """The body by a strict reader: no NaN, no infinity, no lone surrogate, no bottomless nesting.
+        """The body, read strictly: without NaN, infinities, lone surrogates and bottomless nesting.
 
         What has too many documents or fields is refused here, since validation takes time and memory for each.
         """
@@ -71,16 +71,15 @@ class JsonRoute(APIRoute):
 
 
 def _check_values(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number in it is too large")
     if isinstance(value, dict):
         if len(value) > _FIELDS:
             raise ValueError(f"an object in it has {len(value)} fields, and at most {_FIELDS} are taken")
-        for one in value.values():
-            _check_values(one)
-    elif isinstance(value, list):
-        for one in value:
-            _check_values(one)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number in it is too large")
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            _check_values(part)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -88,19 +87,19 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        found = error.errors()
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return _error("RequestError", _told(found[0]) + more, 422)
+        mistakes = error.errors()
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        return _error("RequestError", _in_words(mistakes[0]) + more, 422)
 
     @app.exception_handler(StarletteHTTPException)
     async def http(request: Request, error: StarletteHTTPException) -> Response:
         message, headers = str(error.detail), dict(error.headers or {})
         if message in ("Not Found", "Method Not Allowed"):
             message = f"there is no {request.method} {request.url.path} here; see /openapi.json"
-        if error.status_code == 405:  # of all routes with this path, where the framework names the first one's
-            there = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+        if error.status_code == 405:  # the framework names only the methods of the first route with this path
+            routes = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
             headers["Allow"] = ", ".join(
-                sorted({method for route in there for method in getattr(route, "methods", ())})
+                sorted({method for route in routes for method in getattr(route, "methods", ())})
             )
         return _error("RequestError", message, error.status_code, headers)
 
@@ -136,8 +135,8 @@ def _error(kind: str, message: str, code: int, headers: Any = None) -> Response:
     return Response(error_body(kind, message, code), code, dict(headers or {}), "application/json")
 
 
-def _told(error: dict[str, Any]) -> str:
-    """A validation error in words: where, and what; not what was sent."""
+def _in_words(error: dict[str, Any]) -> str:
+    """A validation error in words: the place and the mistake, without the value that was sent."""
     # The parts that name a kind of union are of no use to the client.
     place = [part for part in error["loc"][1:] if part not in ("documents", "texts", "string", "object")]
     kinds = [part for part in error["loc"][1:] if part in ("documents", "texts")]

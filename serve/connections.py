@@ -1,6 +1,6 @@
-"""Limits on connections: how many of one client, how long for headers, how long for an answer to be taken.
+"""Limits on connections: how many a client may have, and how long headers and the reading of an answer may take.
 
-A class for uvicorn's option ``http``: what happens before a request has arrived whole, no ASGI application ever sees.
+This is a class for uvicorn's option ``http``, since ASGI applications only see requests whose headers have arrived.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["limited_protocol"]
 def limited_protocol(limits: ConnectionLimits) -> type[H11Protocol]:
     """The protocol of a server with these limits, for ``uvicorn.Config(http=...)``.
 
-    Where a limit on connections is reached, a new connection takes the place of the one that has been idle longest,
-    of the same client or of all. Only where none is idle is it refused, with 429 or 503.
+    At a limit, a new connection takes the place of the one that has been idle longest: of the same client, or of all.
+    If none is idle, it is refused with 429 or 503.
 
     Example:
         >>> limited_protocol(ConnectionLimits(per_client=10)).__name__
@@ -36,11 +36,11 @@ def limited_protocol(limits: ConnectionLimits) -> type[H11Protocol]:
 class _LimitedProtocol(H11Protocol):
     registry: _Registry
 
-    # When the present wait for headers began, and whether some of them have come.
+    # When the present wait for headers began, and whether some have arrived.
     since = 0.0
     partial = False
     kept_open = False
-    # How much of an answer the client has not taken, and since when that has not become less.
+    # How much of an answer the client has still to read, and since when that has not become less.
     unsent = 0
     unsent_since = 0.0
 
@@ -90,7 +90,7 @@ class _LimitedProtocol(H11Protocol):
             self.close_idle(f"the headers did not arrive within {limits.header_seconds:g} s")
 
     def close_idle(self, reason: str) -> None:
-        """Close a connection on which nothing is being answered; tell why if a request has begun."""
+        """Close a connection on which nothing is being answered; say why if a request has begun."""
         if self.partial and self.conn.our_state is h11.IDLE:
             body = error_body("RequestError", reason, 408)
             headers = [
@@ -113,51 +113,51 @@ class _Registry:
         self._proxies = {_client(address) for address in limits.proxies}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, one: _LimitedProtocol) -> None:
-        client = _client(one.client[0] if one.client else "")
+    def add(self, connection: _LimitedProtocol) -> None:
+        client = _client(connection.client[0] if connection.client else "")
         own = self._clients.setdefault(client, {})
-        own[one] = self._all[one] = None
+        own[connection] = self._all[connection] = None
         limits = self.limits
-        if len(own) > limits.per_client and client not in self._proxies and not self._make_room(own, one):
-            one.app = _refusal(429, f"you have {limits.per_client} connections open; close one first")
-        elif len(self._all) > limits.total and not self._make_room(self._all, one):
-            one.app = _refusal(503, f"{limits.total} connections are open; try again later")
+        if len(own) > limits.per_client and client not in self._proxies and not self._make_room(own, connection):
+            connection.app = _refusal(429, f"you have {limits.per_client} connections open; close one first")
+        elif len(self._all) > limits.total and not self._make_room(self._all, connection):
+            connection.app = _refusal(503, f"{limits.total} connections are open; try again later")
         if self._timer is None:
-            self._timer = one.loop.call_later(1.0, self._check)
+            self._timer = connection.loop.call_later(1.0, self._check)
 
-    def remove(self, one: _LimitedProtocol) -> None:
-        client = _client(one.client[0] if one.client else "")
-        self._all.pop(one, None)
+    def remove(self, connection: _LimitedProtocol) -> None:
+        client = _client(connection.client[0] if connection.client else "")
+        self._all.pop(connection, None)
         own = self._clients.get(client, {})
-        own.pop(one, None)
+        own.pop(connection, None)
         if not own:
             self._clients.pop(client, None)
 
     def _make_room(self, among: Collection[_LimitedProtocol], new: _LimitedProtocol) -> bool:
-        idle = [one for one in among if one is not new and one.idle and not one.transport.is_closing()]
+        idle = [c for c in among if c is not new and c.idle and not c.transport.is_closing()]
         if not idle:
             return False
-        oldest = min(idle, key=lambda one: one.since)
+        oldest = min(idle, key=lambda connection: connection.since)
         oldest.close_idle("the server has too many connections")
         self.remove(oldest)
         return True
 
     def _check(self) -> None:
         now = time.monotonic()
-        for one in list(self._all):
-            one.check(now)
+        for connection in list(self._all):
+            connection.check(now)
         self._timer = next(iter(self._all)).loop.call_later(1.0, self._check) if self._all else None
 
 
 def _client(address: str) -> str:
     """What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which is what one site is given."""
     try:
-        found: Any = ipaddress.ip_address(address.partition("%")[0])
+        ip: Any = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if found.version == 6:
-        found = found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64))
-    return str(found)
+    if ip.version == 6:
+        ip = ip.ipv4_mapped or ipaddress.ip_network((int(ip) >> 64 << 64, 64))
+    return str(ip)
 
 
 def _refusal(status: int, message: str) -> App:

@@ -1,4 +1,4 @@
-"""What stands before the application: hosts, sizes, slow senders, headers, counting; plain ASGI, no framework."""
+"""What stands before the application: it checks hosts, sizes and slow senders, adds headers and counts requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEADERS = (
     (b"cache-control", b"no-store"),
 )
 
-_MESSAGE = 600  # characters
+_MESSAGE = 600  # characters of an error's message
 
 
 class Guard:
@@ -34,10 +34,10 @@ class Guard:
     Args:
         app: what it stands before.
         metrics: where requests are counted.
-        hosts: names that a request's Host header may have; None for any. A page of elsewhere whose name was made to
-            point here (DNS rebinding) has another.
-        max_bytes: of a request's body.
-        body_seconds: in which a body must have come.
+        hosts: names that a request's Host header may have; None for any. This keeps out pages of other sites whose
+            name was made to point here (DNS rebinding).
+        max_bytes: how large a request's body may be.
+        body_seconds: how long a body may take to arrive.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = {name.lower() for name, _ in message["headers"]}
-                extra = [header for header in _HEADERS if header[0] not in given]
+                names = {name.lower() for name, _ in message["headers"]}
+                extra = [header for header in _HEADERS if header[0] not in names]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
@@ -75,7 +75,7 @@ class Guard:
             elif body is not None:
                 await self._app(scope, _replayed(body, receive), sending)
         finally:
-            # By the route's pattern, not by the path: clients must not be able to make up labels.
+            # Requests count under the route's pattern, not the path: clients must not be able to make up labels.
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.observe(route, status, time.perf_counter() - started)
 
@@ -111,14 +111,14 @@ class Guard:
 
 
 def error_body(kind: str, message: str, code: int) -> bytes:
-    """The one shape of every error; what cannot be encoded is escaped, and what it quotes is kept short."""
+    """The body of every error. What cannot be encoded is escaped, and long messages are cut in the middle."""
     message = message if len(message) <= _MESSAGE else f"{message[: _MESSAGE // 2]} … {message[-_MESSAGE // 2 :]}"
     return json.dumps({"error": {"type": kind, "message": message, "code": code}}).encode()
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:
     body = error_body("RequestError", message, status)
-    # What the client still sends is not read, so the connection is of no further use.
+    # What the client still sends is not read, so the connection cannot be used again.
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -126,7 +126,7 @@ async def _refuse(send: Send, status: int, message: str) -> None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """The body once, and then what the server has to tell: that the client has gone."""
+    """Gives the body once, and then what the server receives: that the client has gone."""
     pending = True
 
     async def replay() -> Message:
@@ -149,5 +149,5 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]*))(?::[0-9]*)?", re.IGNORECA
 
 def _name(host: str) -> str:
     """A Host header without its port; all of it where it is not NAME, NAME:PORT, [IPV6] or [IPV6]:PORT."""
-    found = _HOST.fullmatch(host)
-    return (found[1] or found[2] if found else host).lower()
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2] if match else host).lower()

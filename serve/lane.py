@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import math
 import threading
 import time
@@ -18,8 +17,6 @@ from ..errors import SightlineError
 from ..models.batching import interruptible
 
 __all__ = ["ClosedError", "Lane", "QueueFullError", "TimeLimitError"]
-
-logger = logging.getLogger(__name__)
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -61,14 +58,14 @@ class _Job(Generic[Work, Result]):
 class Lane(Generic[Work, Result]):
     """Work is done in the order it came, by one thread, so that it needs no locks among itself.
 
-    Work whose caller is gone is dropped from the queue; what has begun ends before its next forward pass
-    (`interruptible`), or when all of it is done if it makes no such passes.
+    Work whose caller is gone is dropped from the queue. Work that has begun stops before its next forward pass
+    (`interruptible`); if it makes no such passes, it runs to its end.
 
     Args:
-        name: of the thread.
+        name: the thread's name.
         handle: does one or more pieces of work, and gives a result or an exception for each, in order.
         capacity: pieces that may wait.
-        budget: pieces that wait are handed over together while their weights sum to at most this.
+        budget: pieces are handed over together while their weights sum to at most this.
     """
 
     def __init__(
@@ -86,7 +83,7 @@ class Lane(Generic[Work, Result]):
         self._queue: deque[_Job[Work, Result]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._seconds = 0.1  # what a job took lately, a running mean
+        self._seconds = 0.1  # a running mean of what a job takes
         self._thread = threading.Thread(target=self._run, name=f"sightline-{name}", daemon=True)
         self._thread.start()
 
@@ -170,7 +167,7 @@ class Lane(Generic[Work, Result]):
             try:
                 with interruptible(functools.partial(_check, jobs)):
                     results = self._handle([job.work for job in jobs])
-            # Whatever goes wrong is the callers' to hear of, and must not end the thread.
+            # Whatever goes wrong goes to the callers, and must not end the thread.
             except BaseException as error:
                 results = [error] * len(jobs)
             for job, result in zip(jobs, results, strict=True):
@@ -179,7 +176,7 @@ class Lane(Generic[Work, Result]):
                 else:
                     job.future.set_result(result)
             self._seconds += 0.2 * ((time.monotonic() - started) / len(jobs) - self._seconds)
-            del jobs, results  # a thread that waits must not hold on to the last request
+            del jobs, results  # a waiting thread must not keep the last request in memory
 
 
 def _check(jobs: Sequence[_Job[Work, Result]]) -> None:

@@ -1,6 +1,8 @@
-"""Counters for Prometheus, in a registry of their own: several applications may live in one process."""
+"""Counters for Prometheus, in a registry of their own, since several applications may live in one process."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -12,7 +14,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Metrics:
-    """What happens to requests, and what waits."""
+    """Counts requests and documents, and reports what waits."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -36,8 +38,8 @@ class Metrics:
             "sightline_documents_truncated", "Of these, documents not read to their end.", registry=self.registry
         )
 
-    def watch(self, lane: Lane) -> None:
-        """Tell how much waits in a lane."""
+    def watch(self, lane: Lane[Any, Any]) -> None:
+        """Report how many requests wait in a lane."""
         self._waiting.labels(lane.name).set_function(lane.waiting)
 
     def observe(self, route: str, status: int, seconds: float) -> None:
@@ -46,5 +48,5 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def page(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """All counters, in Prometheus' text format."""
         return generate_latest(self.registry)

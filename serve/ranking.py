@@ -1,4 +1,4 @@
-"""From lists in a request to rankings: what is read of each document, and several requests in one reading."""
+"""Turns lists in requests into rankings: cuts documents to what is read, and reads several requests together."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class RankingWork:
 
     Args:
         query: the query.
-        documents: (title, text) of each.
+        documents: the title and text of each.
         top_n: how many to return, or None for all.
-        max_tokens: read at most so many tokens of a document; None for what the model window.
+        max_tokens: read at most so many tokens of a document; None for as many as the model's window has room for.
         max_pair_tokens: read at most so many tokens of the query and a document together; None for no such limit.
         refuse_long: refuse a document that would not be read to its end.
         evidence: mark what got the attention.
@@ -43,8 +43,8 @@ class RankedList:
 
     Args:
         ranking: all of its documents, or the first ``top_n``.
-        tokens: that were read of the query and the documents.
-        truncated: documents that were not read to their end.
+        tokens: how many were read of the query and the documents.
+        truncated: how many documents were not read to their end.
     """
 
     ranking: Ranking
@@ -62,7 +62,7 @@ def rank_all(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedLis
             cut = [_cut(reranker, work) for work in lists]
             rankings = reranker.rank_batch([(work.query, c.documents) for work, c in zip(lists, cut, strict=True)])
             return [RankedList(r, c.tokens + len(r.query_tokens), c.count) for r, c in zip(rankings, cut, strict=True)]
-        except SightlineError:  # one list's; alone, each finds out whether it is meant
+        except SightlineError:  # it concerns one of the lists; ranked alone, each shows whether it is the one
             pass
     return [_rank(reranker, work) for work in lists]
 
@@ -84,7 +84,7 @@ class _Cut:
 
 
 def _cut(reranker: Reranker, work: RankingWork) -> _Cut:
-    """Documents cut to what is read of them, one at a time: the tokens of a long text take a hundred times its room."""
+    """Documents cut to what is read of them, one by one: a long text's tokens take a hundred times its memory."""
     window = reranker.window
     if window is None:
         raise InputError(f"the reranker {reranker.name!r} cannot say what it reads of a text, so it cannot be served")

@@ -30,13 +30,13 @@ _CATS = "what sound does a happy cat make"
 
 
 class _Own(BaseModel):
-    """A request in our own words: what is unknown is a mistake."""
+    """A request in our own format: unknown fields are mistakes."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class _Foreign(BaseModel):
-    """A request in a dialect of others, whose clients send more than we know; it is answered with a warning."""
+    """A request in another server's format, whose clients may send unknown fields; the answer warns of them."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, Any] = Field(init=False)

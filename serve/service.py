@@ -34,7 +34,7 @@ T = TypeVar("T")
 _CHARACTERS_TOGETHER = 16_384
 
 _COUNTING_SECONDS = 0.5
-_TITLES = 60  # among which examples are chosen
+_TITLES = 60  # the titles that examples are chosen from
 
 
 class Service:
@@ -78,7 +78,7 @@ class Service:
         counts = searcher.index.counts()
         self.counts = IndexCounts(documents=counts["documents"], passages=counts["passages"])
         self.examples = _examples(searcher)
-        # Counting takes time in a large index: it may take a twentieth of the lane's.
+        # Counting a large index takes time: it may take a twentieth of the lane's.
         self._count_again = time.monotonic() + 20 * (time.monotonic() - started)
 
     async def now_counted(self) -> IndexCounts | None:
@@ -95,13 +95,13 @@ class Service:
         return all(lane.alive() for lane in (self._searches, self._rankings) if lane is not None)
 
     async def search(self, request: Request, call: Callable[[], T]) -> T:
-        """Do it in the lane of searches."""
+        """Do the call in the lane of searches."""
         if self._searches is None:
             raise ClosedError("the server is not running")
         return await _while_there(request, self._searches.do(call, seconds=self.limits.seconds))
 
     async def rank(self, request: Request, work: RankingWork) -> RankedList:
-        """Do it in the lane of rankings."""
+        """Rank the list in the lane of rankings."""
         if self._rankings is None:
             raise ClosedError("the server is not running")
         self.check_count(len(work.documents))
@@ -117,12 +117,12 @@ class Service:
         return done
 
     def check_count(self, documents: int) -> None:
-        """Refuse what would take too long."""
+        """Refuse a list that would take too long."""
         if documents > self.limits.documents:
             raise InputError(f"{documents} documents are more than the {self.limits.documents} of a request")
 
     def check_length(self, what: str, text: str) -> None:
-        """Refuse what would take the tokenizer too long."""
+        """Refuse a text that would take the tokenizer too long."""
         if len(text) > self.limits.characters:
             raise InputError(f"{what} has {len(text)} characters, and at most {self.limits.characters} are taken")
 

@@ -77,16 +77,16 @@ def stdlib_documents() -> Iterator[Document]:
         True
     """
     modules = list(_public_modules())
-    found = _Collector(modules)
-    found.add_members("builtins", vars(importlib.import_module("builtins")), prefix="")
+    collector = _Collector(modules)
+    collector.add_members("builtins", vars(importlib.import_module("builtins")), prefix="")
     for name in modules:
-        found.add_module(name)
+        collector.add_module(name)
     for name in _NAMED_AT_RUN_TIME:
         if (module := _import(name)) is not None:
             names = getattr(module, "__all__", None) or sorted(vars(module))
-            found.add_members(name, {n: getattr(module, n) for n in names if hasattr(module, n)}, prefix=f"{name}.")
-    for key in sorted(found.documents):
-        yield found.documents[key]
+            collector.add_members(name, {n: getattr(module, n) for n in names if hasattr(module, n)}, prefix=f"{name}.")
+    for key in sorted(collector.documents):
+        yield collector.documents[key]
 
 
 def write_collection(folder: str | Path) -> Path:
@@ -402,8 +402,8 @@ class _Collector:
         self._add(key, module, "class", f"{key}{_live_signature(value)} — class", doc)
         for owner in value.__mro__:
             if owner is value or owner.__name__.startswith("_"):
-                for name, found in sorted(vars(owner).items()):
-                    member = getattr(found, "__func__", found)  # str.maketrans is wrapped in a staticmethod
+                for name, attribute in sorted(vars(owner).items()):
+                    member = getattr(attribute, "__func__", attribute)  # str.maketrans is wrapped in a staticmethod
                     text = getattr(member, "__doc__", None)
                     if name.startswith("_") or not isinstance(text, str):
                         continue

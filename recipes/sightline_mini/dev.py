@@ -41,30 +41,30 @@ _DEV = {
     "wikiqa": "train",
     "trec_dl21": "test",
 }
-"""Collections and splits to choose on; of the last seven nothing is learnt from."""
+"""Collections and splits to choose on; nothing is learnt from the last seven."""
 _JUDGED_CANDIDATES = ("multihop_small", "wikiqa")  # each question comes with its own
 
 
-def data_folder(asked: Path | None = None) -> Path:
-    """Where the judged collections are: as asked, or where ``SIGHTLINE_DATA`` says.
+def data_folder(named: Path | None = None) -> Path:
+    """The folder of the judged collections: the one named here, or the one that ``SIGHTLINE_DATA`` names.
 
     Raises:
         InputError: if neither does.
     """
-    found = asked or os.environ.get("SIGHTLINE_DATA")
-    if not found:
+    folder = named or os.environ.get("SIGHTLINE_DATA")
+    if not folder:
         raise InputError("name the folder of the judged collections: --data, or SIGHTLINE_DATA")
-    return Path(found)
+    return Path(folder)
 
 
 def dev_sets(data: Path, queries: int = 100, candidates: int = 50) -> list[DevSet]:
-    """What is chosen on: of each collection the first ``queries`` questions and ``candidates`` candidates."""
-    found = []
+    """The collections to choose on, each with its first ``queries`` questions and ``candidates`` candidates."""
+    sets = []
     for name, split in _DEV.items():
         qrels = data / name / "qrels.full.trec" if name == "trec_dl21" else None
         dataset = load_dataset(data / name, split, qrels=qrels, max_queries=queries)
-        found.append(DevSet(dataset, _candidates(dataset), candidates))
-    return found
+        sets.append(DevSet(dataset, _candidates(dataset), candidates))
+    return sets
 
 
 def _candidates(dataset: Dataset) -> Mapping[str, Mapping[str, float]]:
@@ -83,19 +83,20 @@ def compare_on_dev(rerankers: Mapping[str, Reranker], dev: Sequence[DevSet]) -> 
     """nDCG@10 of rerankers, each beside the first.
 
     Returns:
-        For each ``mean``, that of the collections' means, and by collection, under ``dev``, its ``value`` with a 95 %
-        bootstrap interval; for all but the first also ``difference`` from it and ``p`` of a paired randomisation test.
+        For each reranker its ``mean``, which is the mean of the collections' means, and ``dev``: for each collection
+        the ``value`` with a 95 % bootstrap interval and, for all but the first reranker, the ``difference`` from the
+        first and ``p`` of a paired randomisation test.
     """
-    found: dict[str, PerQuery] = dict(zip(rerankers, measure(list(rerankers.values()), dev), strict=True))
-    first = next(iter(found))
+    per_query: dict[str, PerQuery] = dict(zip(rerankers, measure(list(rerankers.values()), dev), strict=True))
+    first = next(iter(per_query))
     out: dict[str, Any] = {}
-    for name, values in found.items():
+    for name, values in per_query.items():
         out[name] = {"mean": mean_of_collections(values), "dev": {}}
-        for one, gain in gains(found[first], values).items():
+        for collection, gain in gains(per_query[first], values).items():
             row = {"queries": gain.queries, "value": asdict(gain.after)}
             if name != first:
                 row |= {"difference": asdict(gain.difference), "p": gain.p}
-            out[name]["dev"][one] = row
+            out[name]["dev"][collection] = row
     return out
 
 
@@ -107,17 +108,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--candidates", type=int, default=50)
-    parser.add_argument("--dtype", default="bfloat16", help="that texts are read in, as while training")
-    asked = parser.parse_args()
-    dev = dev_sets(data_folder(asked.data), asked.queries, asked.candidates)
-    found = compare_on_dev({name: load_reranker(name, dtype=asked.dtype) for name in asked.rerankers}, dev)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "dev.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    table = Table(MEASURE, *found)
-    for one in dev:
-        cells = [row["dev"][one.name] for row in found.values()]
-        table.add_row(one.name, *(_cell(cell) for cell in cells))
-    table.add_row("mean", *(f"{row['mean']:.4f}" for row in found.values()))
+    parser.add_argument("--dtype", default="bfloat16", help="the number format to read texts in, as in training")
+    args = parser.parse_args()
+    dev = dev_sets(data_folder(args.data), args.queries, args.candidates)
+    results = compare_on_dev({name: load_reranker(name, dtype=args.dtype) for name in args.rerankers}, dev)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "dev.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    table = Table(MEASURE, *results)
+    for dev_set in dev:
+        cells = [row["dev"][dev_set.name] for row in results.values()]
+        table.add_row(dev_set.name, *(_cell(cell) for cell in cells))
+    table.add_row("mean", *(f"{row['mean']:.4f}" for row in results.values()))
     console = Console(file=sys.stdout)
     console.width = max(console.width, 120)
     console.print(table)

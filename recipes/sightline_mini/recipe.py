@@ -3,8 +3,8 @@
     SIGHTLINE_DATA=path/to/collections python -m sightline.recipes.sightline_mini.recipe OUT
 
 The encoder stays frozen; signal tokens learn how much each counts, and a network of one hidden layer how to read three
-heads of their attention. What is trained on is openly licensed; what is measured on has no part in the weights but that
-it chose the recipe (see `study`).
+heads of their attention. The training data is openly licensed; the collections measured on only chose the recipe (see
+`study`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ OBJECTIVE = Objective(temperature=1.0)
 
 
 def examples(data: Path, candidates: int = 50) -> tuple[list[Source], list[Example]]:
-    """What is learnt from: questions with their positives, and ``candidates`` candidates of BM25."""
+    """The training data: questions with their positives, and ``candidates`` candidates of BM25."""
     sources = [Source(str(data / name), "train", weight) for name, weight in _WEIGHTS.items()]
     return sources, load_sources(sources, candidates=candidates)
 
@@ -64,27 +64,29 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--epochs", type=float, default=CONFIG.epochs)
-    parser.add_argument("--queries", type=int, default=100, help="of each collection that is measured on")
+    parser.add_argument(
+        "--queries", type=int, default=100, help="how many questions of each dev collection are measured on"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sightline.training").setLevel(logging.INFO)
-    data = data_folder(asked.data)
-    sources, found = examples(data)
+    data = data_folder(args.data)
+    sources, lists = examples(data)
     options: dict[str, Any] = {"parts": ["weights", "heads"], "precision": "bfloat16", "name": "sightline-mini"}
     options["remember"] = 12_000_000  # all of them: 9 GB
     summary = train(
         LateInteractionLearner(**options),
-        found,
-        asked.out,
-        config=replace(CONFIG, epochs=asked.epochs, seed=asked.seed),
+        lists,
+        args.out,
+        config=replace(CONFIG, epochs=args.epochs, seed=args.seed),
         sampling=SAMPLING,
         objective=OBJECTIVE,
-        dev=dev_sets(data, asked.queries),
+        dev=dev_sets(data, args.queries),
         origin=Origin(
             base="sentence-transformers/all-MiniLM-L6-v2",
             options=options,
-            data=describe_data(sources, found, LICENCES),
+            data=describe_data(sources, lists, LICENCES),
             command=["python", "-m", "sightline.recipes.sightline_mini.recipe", *sys.argv[1:]],
         ),
     )

@@ -49,12 +49,12 @@ class Variant:
     """One row of the table.
 
     Args:
-        name: of the row and its folder.
-        what: in words.
-        options: of `LateInteractionLearner`.
-        config: changes to the recipe's.
-        sampling: changes to the recipe's.
-        objective: changes to the recipe's.
+        name: the name of the row and its folder.
+        what: what is trained, in words.
+        options: options of `LateInteractionLearner`.
+        config: changes to the recipe's ``CONFIG``.
+        sampling: changes to the recipe's ``SAMPLING``.
+        objective: changes to the recipe's ``OBJECTIVE``.
         teacher: the row whose reranker scores the lists; "" for none.
         dense: whether negatives are also those that the bi-encoder finds.
     """
@@ -71,7 +71,8 @@ class Variant:
     @property
     def frozen(self) -> bool:
         """Whether states of documents are read once for all rows."""
-        return self.options.get("encoder", "frozen") == "frozen"
+        encoder: str = self.options.get("encoder", "frozen")
+        return encoder == "frozen"
 
 
 _FEW: dict[str, Any] = {"epochs": None, "steps": 40, "lists": 8, "weight_decay": 0.0, "precision": "bfloat16"}
@@ -147,21 +148,21 @@ def study(
     """Train and measure every row.
 
     Args:
-        data: folder of the collections.
-        out: folder of the rows' folders.
-        only: names of rows; empty for all.
-        queries: of each dev collection, the first so many to measure on.
-        questions: of each collection, the first so many to learn from.
+        data: the folder of the collections.
+        out: the folder for the rows' folders.
+        only: the names of the rows to run; empty for all.
+        queries: how many questions of each dev collection are measured on, the first ones.
+        questions: how many questions of each collection are learnt from, the first ones.
 
     Returns:
         For each row its mean nDCG@10 before and after, what changed by collection, and what it cost.
     """
     known: dict[str, int] = {}
-    found: list[Example] = []
+    drawn: list[Example] = []
     for example in examples(data, candidates=30)[1]:
         known[example.source] = known.get(example.source, 0) + 1
         if known[example.source] <= questions:
-            found.append(example)
+            drawn.append(example)
     dev = dev_sets(data, queries, 30)
     reader = RememberingReader(load_reader(shared=False, dtype="bfloat16"), tokens=8_000_000)
     rows: dict[str, Any] = {}
@@ -170,11 +171,11 @@ def study(
             continue
         folder = out / variant.name
         if not (folder / "training.json").is_file():
-            lists = found
+            lists = drawn
             if variant.teacher:
-                lists = _taught(found[:: max(1, len(found) // 150)], load_reranker(str(out / variant.teacher)))
+                lists = _taught(drawn[:: max(1, len(drawn) // 150)], load_reranker(str(out / variant.teacher)))
             if variant.dense:
-                lists = with_dense(found, reader)
+                lists = with_dense(drawn, reader)
             _train(variant, folder, lists, dev, reader)
         rows[variant.name] = {"what": variant.what} | _row(TrainingSummary.load(folder))
         logger.info("%s: %s", variant.name, {k: v for k, v in rows[variant.name].items() if k != "dev"})
@@ -187,7 +188,7 @@ def _train(
     options = variant.options | {"name": variant.name, "precision": "bfloat16"}
     learner = LateInteractionLearner(**options, reader=reader if variant.frozen else None)
     config: TrainingConfig = replace(CONFIG, **({"alpha": 1.0} | variant.config))
-    # Every source alike: what is studied is what to train, and the recipe's weights are for all of the questions.
+    # All sources weigh the same: the study is about what to train, and the recipe's weights are for all questions.
     sampling: Sampling = replace(SAMPLING, **({"documents": (5, 30), "weights": {}} | variant.sampling))
     objective: Objective = replace(OBJECTIVE, **variant.objective)
     origin = Origin(base="sentence-transformers/all-MiniLM-L6-v2", options=options)
@@ -225,7 +226,7 @@ def with_dense(lists: Sequence[Example], reader: BlockReader, candidates: int = 
 
 
 def _documents(example: Example) -> dict[int, Document]:
-    """Its positives and the candidates of its pools, by `text_key`."""
+    """The example's positives and the candidates of its pools, by `text_key`."""
     return {text_key(d): d for d in (*example.positives, *(d for pool in example.pools for d in pool))}
 
 
@@ -248,11 +249,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the collections; else SIGHTLINE_DATA")
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--questions", type=int, default=200)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    rows = study(data_folder(asked.data), asked.out, asked.only, queries=asked.queries, questions=asked.questions)
-    (asked.out / "study.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    rows = study(data_folder(args.data), args.out, args.only, queries=args.queries, questions=args.questions)
+    (args.out / "study.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     names = [name.split("/")[0] for name in next(iter(rows.values()))["dev"]]
     table = Table("trained", "lists", "before", "after", *names)
     for row in rows.values():

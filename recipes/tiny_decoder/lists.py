@@ -25,8 +25,8 @@ _SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
 
 def words() -> tuple[list[str], list[str], list[str]]:
     """Keys, codes and fillers: made-up words, the same ones every time."""
-    found = random.Random(0).sample([a + b for a in _SYLLABLES for b in _SYLLABLES], 480)
-    return found[:200], found[200:400], found[400:]
+    made_up = random.Random(0).sample([a + b for a in _SYLLABLES for b in _SYLLABLES], 480)
+    return made_up[:200], made_up[200:400], made_up[400:]
 
 
 def make_list(count: int, draw: random.Random, filler: int = 2) -> tuple[list[Document], list[str], list[str]]:
@@ -64,7 +64,7 @@ def write_lists(out: str | Path, queries: int = 100, count: int = 16, seed: int 
         out: a folder, made if missing; or a file ``.jsonl`` of lists as `sightline train` reads them.
         queries: how many, each with a list of its own.
         count: documents in a list.
-        seed: of the draw.
+        seed: seed that decides what is drawn.
     """
     folder = Path(out)
     if folder.suffix == ".jsonl":
@@ -75,9 +75,9 @@ def write_lists(out: str | Path, queries: int = 100, count: int = 16, seed: int 
             (Example(query, (docs[gold],), ((*docs[:gold], *docs[gold + 1 :]),)) for query, docs, gold in drawn),
         )
         return
-    corpus, asked, qrels, run = [], [], ["query-id\tcorpus-id\tscore"], []
+    corpus, questions, qrels, run = [], [], ["query-id\tcorpus-id\tscore"], []
     for number, (query, documents, gold) in enumerate(draw_lists(queries, count, seed)):
-        asked.append({"_id": f"q{number}", "text": query})
+        questions.append({"_id": f"q{number}", "text": query})
         qrels.append(f"q{number}\td{number}-{gold}\t1")
         for document in documents:
             corpus.append({"_id": f"d{number}-{document.id}", "title": "", "text": document.text})
@@ -85,7 +85,7 @@ def write_lists(out: str | Path, queries: int = 100, count: int = 16, seed: int 
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     for name, lines in (
         ("corpus.jsonl", map(json.dumps, corpus)),
-        ("queries.jsonl", map(json.dumps, asked)),
+        ("queries.jsonl", map(json.dumps, questions)),
         ("qrels/test.tsv", qrels),
         ("run.trec", run),
     ):
@@ -99,9 +99,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    write_lists(asked.out, asked.queries, asked.count, asked.seed)
-    sys.stdout.write(json.dumps({"queries": asked.queries, "documents": asked.queries * asked.count}) + "\n")
+    args = parser.parse_args()
+    write_lists(args.out, args.queries, args.count, args.seed)
+    sys.stdout.write(json.dumps({"queries": args.queries, "documents": args.queries * args.count}) + "\n")
 
 
 if __name__ == "__main__":

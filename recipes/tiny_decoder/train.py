@@ -8,8 +8,8 @@ the layouts ``icr`` and ``core`` (full attention, the answer is the code), ``blo
 document's id) and ``blockrank-cached`` (block mask, the code) take turns. All carry an auxiliary loss on the attention
 of one middle layer, as BlockRank does (2025, section 3.4). Keys and codes of a list are drawn anew each time.
 
-This is no case for `sightline train`, which trains one layout, on what it reads: here the answers of four, also where
-they are codes, have to make heads that retrieve, from nothing.
+`sightline train` cannot do this, since it trains one layout on what that layout reads: here the answers of four
+layouts, codes among them, have to make heads that retrieve from random weights.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
 )
-_LAYER = 2  # of four, where `blockrank` reads
-_AUXILIARY = 1.0  # published with 0.1, on a model that already reads
+_LAYER = 2  # the layer of the four that `blockrank` reads
+_AUXILIARY = 1.0  # BlockRank was published with 0.1, for a model that could already read
 
 
 def make_tokenizer() -> Any:
@@ -91,30 +91,15 @@ def train(
         queries: query blocks in a context.
         rate: the highest learning rate; it warms up over the first hundredth of the steps, and falls to zero as a
             cosine.
-        seed: of everything.
+        seed: seed of the weights and the lists.
 
     Returns:
         The last losses and the share of right answers, by layout.
     """
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
     torch.manual_seed(seed)
     draw = random.Random(seed)
     tokenizer = make_tokenizer()
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=32_768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # position 16384 is still near in its slow turns
-        tie_word_embeddings=True,
-    )
-    model = Qwen3ForCausalLM(config)
-    model.set_attn_implementation("eager")  # returns the attention that the auxiliary loss is on
+    model = _make_model(len(tokenizer))
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     full = [load_layout(name) for name in ("icr", "blockrank", "core", "blockrank-cached")]
     alone: dict[str, Any] = {
@@ -150,12 +135,32 @@ def train(
         ):
             figures[key] = 0.98 * figures.get(key, value) + 0.02 * value
         if step % 100 == 99:
-            told = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
-            logger.info("step %d, %.0f s: %s", step + 1, time.perf_counter() - started, told)
+            averages = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            logger.info("step %d, %.0f s: %s", step + 1, time.perf_counter() - started, averages)
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     return figures
+
+
+def _make_model(vocabulary: int) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=32_768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # position 16384 is still near in its slow turns
+        tie_word_embeddings=True,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.set_attn_implementation("eager")  # returns the attention that the auxiliary loss is on
+    return model
 
 
 def _loss(
@@ -165,24 +170,24 @@ def _loss(
     queries: int,
     draw: random.Random,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Of the answers the cross-entropy, of gold's share of attention the negative logarithm; share of right answers."""
+    """The answers' cross-entropy, the negative logarithm of gold's share of attention, the share of right answers."""
     layout = template.layout
     rows, targets, golds = [], [], []
     context = None
     for documents, texts, answers in batch:
         blocks = template.documents(documents)
         first = template.instruction(texts[0]) if "{query}" not in template.spec.instruction else None
-        asked = draw.sample(range(len(documents)), queries)
+        places = draw.sample(range(len(documents)), queries)
         if first is None:  # the instruction holds the query, so that a context has but one
-            asked = asked[:1]
-            first = template.instruction(texts[asked[0]])
-        ends = [template.query(texts[i]) for i in asked]
+            places = places[:1]
+            first = template.instruction(texts[places[0]])
+        ends = [template.query(texts[i]) for i in places]
         tokens = [*first, *(i for block in blocks for i in block.ids), *(i for end in ends for i in end.ids)]
         context = Context([len(block.ids) for block in blocks], [len(end.ids) for end in ends], len(first))
         rows.append(tokens)
         answer = answers if layout.name != "blockrank" else [str(i) for i in range(len(documents))]
-        targets.append([template.tokenizer.convert_tokens_to_ids(answer[i]) for i in asked])
-        golds.append(asked)
+        targets.append([template.tokenizer.convert_tokens_to_ids(answer[i]) for i in places])
+        golds.append(places)
         signal = ends[0].signal
     assert context is not None
     key = Template(load_layout(layout, signal_tokens="query"), template.tokenizer, "tiny").query(texts[0]).signal[-1]
@@ -190,7 +195,7 @@ def _loss(
     whole = Context((), context.queries, context.instruction + sum(context.documents))
     seen = Packing([whole if template.spec.mask == "causal" else context]).mask()
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
-    found = model(
+    output = model(
         input_ids=ids,
         position_ids=torch.tensor([positions_of(context, layout)]),
         attention_mask=mask.expand(len(ids), 1, -1, -1),
@@ -199,10 +204,10 @@ def _loss(
     )
     before = context.instruction + sum(context.documents)
     lasts = before + torch.tensor(context.queries).cumsum(0) - 1
-    logits, target = found.logits[:, lasts].flatten(0, 1), torch.tensor(targets).flatten()
+    logits, target = output.logits[:, lasts].flatten(0, 1), torch.tensor(targets).flatten()
     loss = functional.cross_entropy(logits, target)
     right = float((logits.argmax(-1) == target).float().mean())
-    attention = found.attentions[_LAYER]
+    attention = output.attentions[_LAYER]
     auxiliary, start = [], before
     for number, length in enumerate(context.queries):
         # The key itself, which can look for its like at once, and what the layout will read.
@@ -216,14 +221,14 @@ def _loss(
 
 
 def main() -> None:
-    """Train, and say what came of it."""
+    """Train, and log the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logger.info(json.dumps(train(asked.out, steps=asked.steps, seed=asked.seed)))
+    logger.info(json.dumps(train(args.out, steps=args.steps, seed=args.seed)))
 
 
 if __name__ == "__main__":

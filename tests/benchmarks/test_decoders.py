@@ -49,12 +49,12 @@ def test_float8_multiplies_within_its_precision():
     small = bench.Float8Linear(linear)
     x = torch.randn(2, 32, 64, dtype=torch.bfloat16)
     try:
-        found = small(x)
+        product = small(x)
     except (RuntimeError, NotImplementedError, ValueError) as error:
         pytest.skip(f"torch has no float8 product on this device: {str(error)[:80]}")
-    assert found.shape == (2, 32, 48)
+    assert product.shape == (2, 32, 48)
     expected = linear(x)
-    error = (found - expected).float().norm() / expected.float().norm()
+    error = (product - expected).float().norm() / expected.float().norm()
     assert 1e-4 < error < 0.06
 
 

@@ -101,9 +101,9 @@ def test_help_names_every_command(run):
 def test_index_makes_what_search_finds(run, corpus, tmp_path):
     code, out, err = run("index", corpus, "--out", tmp_path / "made", "--lexical", "none", "--json")
     assert (code, err) == (0, "")
-    told = json.loads(out)
-    assert (told["documents"], told["deleted_documents"], told["skipped"]) == (4, 0, [])
-    assert told["bytes"] == sum(told["files"].values()) > 0
+    report = json.loads(out)
+    assert (report["documents"], report["deleted_documents"], report["skipped"]) == (4, 0, [])
+    assert report["bytes"] == sum(report["files"].values()) > 0
     code, out, _ = run("search", tmp_path / "made", "happy cats", "-k", 1, "--json")
     assert json.loads(out)["hits"][0]["id"] == "cat"
 
@@ -212,11 +212,11 @@ def test_add_update_and_delete(run, index, tmp_path):
 @pytest.mark.parametrize("rerank", ["minilm", "none"])
 def test_search_finds_in_every_way(run, shared_index, stage, rerank):
     code, out, _ = run("search", shared_index, "happy cats", "--first-stage", stage, "--rerank", rerank, "--json")
-    found = json.loads(out)
+    answer = json.loads(out)
     assert code == 0
-    assert found["hits"][0]["id"] == "cat"
-    assert found["reranker"] == (None if rerank == "none" else rerank)
-    assert (found["hits"][0]["mass"] is None) == (rerank == "none")
+    assert answer["hits"][0]["id"] == "cat"
+    assert answer["reranker"] == (None if rerank == "none" else rerank)
+    assert (answer["hits"][0]["mass"] is None) == (rerank == "none")
 
 
 def test_evidence_is_shown_and_the_best_sentence_is_marked(run, shared_index, terminal):
@@ -280,9 +280,9 @@ def test_passages_are_shown_where_asked(run, shared_index, more):
 )
 def test_where_filters(run, shared_index, where, ids):
     options = [part for text in where for part in ("--where", text)]
-    found = json.loads(run("search", shared_index, "cats", "--json", *options)[1])
-    assert {hit["id"] for hit in found["hits"]} >= ids
-    assert (found["hits"] == []) == (ids == set())
+    answer = json.loads(run("search", shared_index, "cats", "--json", *options)[1])
+    assert {hit["id"] for hit in answer["hits"]} >= ids
+    assert (answer["hits"] == []) == (ids == set())
 
 
 def test_nothing_found_is_said(run, shared_index):
@@ -292,17 +292,17 @@ def test_nothing_found_is_said(run, shared_index):
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "message"),
     [
         ("yeer>2000", "no document has a field 'yeer'"),
         ('year="2001"', "field 'year' holds numbers, and '2001' is a text"),
         ("year=>2000", "there is no operator =>; write >="),
     ],
 )
-def test_filter_that_compares_nothing_is_refused_in_words(run, shared_index, where, told):
+def test_filter_that_compares_nothing_is_refused_in_words(run, shared_index, where, message):
     code, _, err = run("search", shared_index, "cats", "--where", where)
     assert code == 2
-    assert told in " ".join(err.split())
+    assert message in " ".join(err.split())
 
 
 # -- text that would steer a terminal ----------------------------------------------------------------------------------
@@ -376,21 +376,22 @@ def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
 
 def test_bias_prints_tables_and_writes_the_same(run, beir, tmp_path, monkeypatch):
     wide = Console(width=110)
-    for name in ("bias", "console"):
-        monkeypatch.setattr(importlib.import_module(f"sightline.cli.{name}"), "console", wide)
+    monkeypatch.setattr(importlib.import_module("sightline.cli.console"), "console", wide)
     folder = shutil.copytree(beir, tmp_path / "zoo")
     header = "query-id\tcorpus-id\tanswer_start\tanswer_len\tpassage_len\toccurrences\n"
     (folder / "spans.tsv").write_text(f"{header}q1\tcat\t23\t9\t71\t1\nq2\tdog\t0\t9\t38\t1\n")
     options = ["--systems", "given,given+minilm", "--run", f"given={beir / 'given.trec'}", "--out", tmp_path / "out"]
     code, out, _ = run("bias", folder, *options, "--permutations", 3)
     assert code == 0
-    found = json.loads((tmp_path / "out" / "bias.json").read_text())
-    assert [entry["system"] for entry in found["order"]] == ["given+minilm"]
-    assert found["order"][0]["score_variance"] == 0.0 and found["command"].startswith("sightline bias zoo --systems")
-    assert str(tmp_path) not in json.dumps(found)
+    written = json.loads((tmp_path / "out" / "bias.json").read_text())
+    assert [entry["system"] for entry in written["order"]] == ["given+minilm"]
+    assert written["order"][0]["score_variance"] == 0.0 and written["command"].startswith(
+        "sightline bias zoo --systems"
+    )
+    assert str(tmp_path) not in json.dumps(written)
     rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.startswith("│")}
     assert "1.0000 (1.0000 1.0000)" in rows["Kendall's tau"] and rows["rank variance"].split("│")[2].strip() == "0"
-    for entry in found["position"]:
+    for entry in written["position"]:
         row = rows[f"{entry['system']}, {'first character' if entry['axis'] == 'start' else 'relative position'}"]
         assert f"{entry['mean']:.4f}" in row
         assert ("undefined" if entry["psi"]["value"] is None else f"p {entry['psi']['p']:.4f}") in row
@@ -398,9 +399,9 @@ def test_bias_prints_tables_and_writes_the_same(run, beir, tmp_path, monkeypatch
     assert len(out.splitlines()) < 40 and str(tmp_path / "out" / "report.html") in out
     assert "Place of the evidence in the document" in (tmp_path / "out" / "report.html").read_text()
     code, out, _ = run("bias", folder, *options, "--kind", "order", "--max-queries", 1, "--json")
-    told = json.loads(out)
-    assert told == json.loads((tmp_path / "out" / "bias.json").read_text()) and told["queries"] == 1
-    assert told["position"] == told["documents"] == []
+    printed = json.loads(out)
+    assert printed == json.loads((tmp_path / "out" / "bias.json").read_text()) and printed["queries"] == 1
+    assert printed["position"] == printed["documents"] == []
 
 
 def test_eval_of_two_folders_reports_them_together(run, beir, tmp_path):
@@ -434,7 +435,7 @@ def test_bench_puts_cost_beside_quality_and_report_renders_it_again(run, beir, t
 
 
 def test_every_table_says_that_positives_were_added(run, beir, tmp_path):
-    given = [
+    arguments = [
         "eval",
         beir,
         "--systems",
@@ -444,10 +445,10 @@ def test_every_table_says_that_positives_were_added(run, beir, tmp_path):
         "--candidates",
         1,
     ]
-    code, plain, _ = run(*given, "--out", tmp_path / "honest")
+    code, plain, _ = run(*arguments, "--out", tmp_path / "honest")
     assert code == 0 and "POSITIVES" not in plain
     assert json.loads((tmp_path / "honest" / "results.json").read_text())["positives_added"] is False
-    code, said, _ = run(*given, "--out", tmp_path / "added", "--add-positives")
+    code, said, _ = run(*arguments, "--out", tmp_path / "added", "--add-positives")
     assert code == 0 and " ".join(said.split()).count("POSITIVES ADDED to what was reranked") == 2
     results = json.loads((tmp_path / "added" / "results.json").read_text())
     assert results["positives_added"] is True
@@ -455,15 +456,15 @@ def test_every_table_says_that_positives_were_added(run, beir, tmp_path):
 
 
 def test_any_measure_and_a_missing_baseline(run, beir, tmp_path):
-    given = ["eval", beir, "--run", f"given={beir / 'given.trec'}", "--out", tmp_path / "out"]
+    arguments = ["eval", beir, "--run", f"given={beir / 'given.trec'}", "--out", tmp_path / "out"]
     measures = "nDCG(dcg='log2', gains={1: 5})@10,AP(rel=1)@5, Judged@2"
-    code, out, _ = run(*given, "--systems", "given", "--measures", measures, "--json")
+    code, out, _ = run(*arguments, "--systems", "given", "--measures", measures, "--json")
     assert code == 0
     values = json.loads(out)["systems"]["given"]
     assert values == pytest.approx(
         {"nDCG(dcg='log2', gains={1: 5})@10": (1 + 1 / math.log2(3)) / 2, "AP(rel=1)@5": 0.75, "Judged@2": 0.5}
     )
-    code, _, err = run(*given, "--systems", f"given+cross-encoder:{tmp_path}/none")
+    code, _, err = run(*arguments, "--systems", f"given+cross-encoder:{tmp_path}/none")
     assert code == 5 and f"the weights of '{tmp_path}/none' cannot be loaded" in "".join(err.split("\n"))
 
 
@@ -525,10 +526,10 @@ def test_rerank_reads_requests_and_writes_every_format(run, beir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", [[], ["--data"], ["--run"], ["--data", "--requests"], ["--run", "--requests"]], ids=str
+    "options", [[], ["--data"], ["--run"], ["--data", "--requests"], ["--run", "--requests"]], ids=str
 )
-def test_rerank_wants_either_data_and_run_or_requests(run, tmp_path, given):
-    arguments = [value for name in given for value in (name, tmp_path / "x")]
+def test_rerank_wants_either_data_and_run_or_requests(run, tmp_path, options):
+    arguments = [value for name in options for value in (name, tmp_path / "x")]
     code, _, err = run("rerank", "--out", tmp_path / "out.trec", *arguments)
     assert code == 2 and "either --data and --run, or --requests alone" in " ".join(err.split())
 

@@ -30,24 +30,24 @@ def reranked(run, lists, out, layout):
 
 def right(lists, path):
     gold = parse_qrels(lists / "qrels" / "test.tsv")
-    found = parse_run(path)
-    return sum(max(scores, key=scores.get) in gold[query] for query, scores in found.items()) / len(gold)
+    ranked = parse_run(path)
+    return sum(max(scores, key=scores.get) in gold[query] for query, scores in ranked.items()) / len(gold)
 
 
 def test_heads_are_found_kept_and_used(run, lists, tmp_path):
     code, _, err = reranked(run, lists, tmp_path / "none.trec", "qrhead")
     assert code == 5
     assert "sightline heads" in err
-    given = ["heads", TINY_DECODER, "--data", lists, "--split", "test", "--run", lists / "run.trec", "--candidates", 8]
-    code, out, _ = run(*given, "--json")
+    call = ["heads", TINY_DECODER, "--data", lists, "--split", "test", "--run", lists / "run.trec", "--candidates", 8]
+    code, out, _ = run(*call, "--json")
     assert code == 0
-    told = json.loads(out)
-    assert told["queries"] == 12 and len(told["best"]) == 16
-    found = yaml.safe_load(Path(told["file"]).read_text())
-    assert found["layout"] == "qrhead" and found["best"][:4] == told["best"][:4]
-    assert Path(told["picture"]).read_text().startswith("<svg")
-    assert run(*given, "--json")[1] == out  # the same again
-    code, out, _ = run(*given, "--method", "core")
+    report = json.loads(out)
+    assert report["queries"] == 12 and len(report["best"]) == 16
+    kept = yaml.safe_load(Path(report["file"]).read_text())
+    assert kept["layout"] == "qrhead" and kept["best"][:4] == report["best"][:4]
+    assert Path(report["picture"]).read_text().startswith("<svg")
+    assert run(*call, "--json")[1] == out  # the same again
+    code, out, _ = run(*call, "--method", "core")
     assert code == 0 and "best heads by core" in " ".join(out.split())
     # The layout asks for sixteen heads, all that there are; these four are the ones that retrieve.
     heads = tmp_path / "layout.yaml"
@@ -83,10 +83,10 @@ def test_search_and_its_evidence_by_a_decoder(run, lists, tmp_path):
     options += ["--candidates", 8, "--evidence"]
     code, out, _ = run("search", tmp_path / "index", query, *options, "--json")
     assert code == 0
-    told = json.loads(out)
-    assert told["reranker"] == f"hf:{TINY_DECODER}#icr-block"
-    assert query.split()[-1] in told["hits"][0]["text"]
-    assert told["hits"][0]["evidence"]
+    answer = json.loads(out)
+    assert answer["reranker"] == f"hf:{TINY_DECODER}#icr-block"
+    assert query.split()[-1] in answer["hits"][0]["text"]
+    assert answer["hits"][0]["evidence"]
 
 
 def test_a_decoder_is_trained_and_its_folder_is_taken_by_every_command(run, lists, tmp_path):
@@ -96,27 +96,27 @@ def test_a_decoder_is_trained_and_its_folder_is_taken_by_every_command(run, list
     layout = tmp_path / "layout.yaml"
     layout.write_text(yaml.safe_dump(load_layout("blockrank", layers=3).as_dict()))
     write_lists(tmp_path / "learn.jsonl", queries=240, count=4, seed=5)
-    given = ["train", f"hf:{TINY_DECODER}", tmp_path / "learn.jsonl", "--layout", layout, "--lora", 16, "--lr", 3e-3]
-    given += ["--documents", "2-4", "--steps", 30, "--evaluate-every", 0, "--out", tmp_path / "made", "--json"]
-    code, out, _ = run(*given, "--dev", f"{lists}:test", "--dev-run", f"{lists.name}={lists / 'run.trec'}")
+    command = ["train", f"hf:{TINY_DECODER}", tmp_path / "learn.jsonl", "--layout", layout, "--lora", 16, "--lr", 3e-3]
+    command += ["--documents", "2-4", "--steps", 30, "--evaluate-every", 0, "--out", tmp_path / "made", "--json"]
+    code, out, _ = run(*command, "--dev", f"{lists}:test", "--dev-run", f"{lists.name}={lists / 'run.trec'}")
     assert code == 0
     start, end = (past["mean"] for past in json.loads(out)["history"])
     assert start < 0.6  # of eight documents one answers, in any order: .5
     assert end > 0.95
-    made = f"hf:{tmp_path / 'made'}"
+    trained = f"hf:{tmp_path / 'made'}"
     code, out, _ = run(
-        "rerank", "--data", lists, "--run", lists / "run.trec", "--out", tmp_path / "out.trec", "--rerank", made
+        "rerank", "--data", lists, "--run", lists / "run.trec", "--out", tmp_path / "out.trec", "--rerank", trained
     )
-    assert code == 0 and f"reranked by {made}" in out
+    assert code == 0 and f"reranked by {trained}" in out
     assert right(lists, tmp_path / "out.trec") >= 0.9
     options = ["--run", f"given={lists / 'run.trec'}", "--out", tmp_path / "out", "--measures", "P@1", "--json"]
-    code, out, _ = run("eval", lists, "--systems", f"given,given+{made}", *options)
+    code, out, _ = run("eval", lists, "--systems", f"given,given+{trained}", *options)
     assert code == 0
     values = list(json.loads(out)["systems"].values())
     assert values[0]["P@1"] < 0.5 and values[1]["P@1"] >= 0.9
     assert run("index", lists / "corpus.jsonl", "--out", tmp_path / "index")[0] == 0
     query = json.loads((lists / "queries.jsonl").read_text().splitlines()[0])["text"]
-    options = ["--rerank", made, "--first-stage", "bm25", "--candidates", 8, "--json"]
+    options = ["--rerank", trained, "--first-stage", "bm25", "--candidates", 8, "--json"]
     code, out, _ = run("search", tmp_path / "index", query, *options)
     assert code == 0
     assert query.split()[-1] in json.loads(out)["hits"][0]["text"]

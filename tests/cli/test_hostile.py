@@ -12,7 +12,6 @@ from sightline.cli import app
 
 LONG = "a" * 300
 NUL = "a\0b"
-CODINGS = ["ascii", "latin-1", "cp1252", "utf-8"]
 
 # What each command needs; PATH stands for the path under test, {tmp} for a folder.
 CALLS = {
@@ -103,7 +102,7 @@ def test_the_version_is_told(run):
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("typed", "meant"),
     [
         (["serch"], "search"),
         (["search", "x", "y", "--reranker", "none"], "--rerank"),
@@ -113,8 +112,8 @@ def test_the_version_is_told(run):
         (["info", "{near}"], "index'?"),
     ],
 )
-def test_what_was_meant_is_suggested(run, places, given, meant):
-    code, _, err = run(*(part.format(near=places / "indx") for part in given))
+def test_what_was_meant_is_suggested(run, places, typed, meant):
+    code, _, err = run(*(part.format(near=places / "indx") for part in typed))
     assert code in (2, 4) and meant in " ".join(err.replace("│", "").split())
 
 
@@ -126,17 +125,17 @@ def sightline(*arguments, **options):
 @pytest.mark.parametrize("coding", ["ascii", "cp1252"])
 def test_any_output_encoding_prints_and_json_stays_json(places, coding):
     env = {**os.environ, "PYTHONIOENCODING": coding}
-    given = ["search", places / "index", "pizza", "--rerank", "none"]
-    told = sightline(*given, env=env)
-    assert told.returncode == 0 and not told.stderr and b"Caf" in told.stdout
-    found = json.loads(sightline(*given, "--json", env=env).stdout.decode(coding))
-    assert "Café 日本 🍕." in {hit["text"] for hit in found["hits"]}
+    arguments = ["search", places / "index", "pizza", "--rerank", "none"]
+    plain = sightline(*arguments, env=env)
+    assert plain.returncode == 0 and not plain.stderr and b"Caf" in plain.stdout
+    answer = json.loads(sightline(*arguments, "--json", env=env).stdout.decode(coding))
+    assert "Café 日本 🍕." in {hit["text"] for hit in answer["hits"]}
 
 
 def test_a_reader_that_goes_away_and_closed_streams_are_no_traceback(places):
-    given = f"{sys.executable} -m sightline info {places / 'index'}"
+    command = f"{sys.executable} -m sightline info {places / 'index'}"
     for ending in ("| true", "--json | head -n 1", ">&- <&-", ">&- 2>&- <&-"):
-        done = subprocess.run(["bash", "-c", f"{given} {ending}"], capture_output=True, timeout=120)
+        done = subprocess.run(["bash", "-c", f"{command} {ending}"], capture_output=True, timeout=120)
         assert done.returncode == 0 and b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr, (
             ending
         )

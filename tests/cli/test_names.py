@@ -37,7 +37,7 @@ def index(tmp_path_factory):
 def beir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("names") / "zoo"
     (folder / "qrels").mkdir(parents=True)
-    rows = [{"_id": one.id, "title": one.title, "text": one.text} for one in DOCUMENTS]
+    rows = [{"_id": document.id, "title": document.title, "text": document.text} for document in DOCUMENTS]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "happy cats"}\n')
     for split in ("test", "train"):
@@ -50,10 +50,10 @@ def test_the_rerankers_that_there_are_are_listed(run):
     code, out, _ = run("rerankers", "--json")
     assert code == 0
     listed = json.loads(out)
-    assert [one["name"] for one in listed] == [one.name for one in list_rerankers()]
+    assert [reranker["name"] for reranker in listed] == [reranker.name for reranker in list_rerankers()]
     assert set(listed[0]) == {"name", "layout", "description", "evidence"}
     code, out, _ = run("rerankers")
-    assert code == 0 and all(f" {one['name']} " in out and one["description"] in out for one in listed)
+    assert code == 0 and all(f" {reranker['name']} " in out and reranker["description"] in out for reranker in listed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,11 +61,11 @@ def test_search_reranks_by_every_kind_of_model(run, index, scorer_folders, kind)
     name = f"{kind}:{scorer_folders[kind]}"
     code, out, err = run("search", index, "happy cats", "--rerank", name, "--json")
     assert code == 0, err
-    found = json.loads(out)
+    answer = json.loads(out)
     alone = load_reranker(name).rank("happy cats", DOCUMENTS)
-    assert found["reranker"] == name and {hit["mass"] for hit in found["hits"]} == {None}
-    assert [hit["id"] for hit in found["hits"]] == [item.document.id for item in alone]
-    assert [hit["score"] for hit in found["hits"]] == pytest.approx([item.score for item in alone], abs=1e-5)
+    assert answer["reranker"] == name and {hit["mass"] for hit in answer["hits"]} == {None}
+    assert [hit["id"] for hit in answer["hits"]] == [item.document.id for item in alone]
+    assert [hit["score"] for hit in answer["hits"]] == pytest.approx([item.score for item in alone], abs=1e-5)
     code, out, _ = run("search", index, "happy cats", "--rerank", name)
     assert code == 0 and "attention" not in out
     code, _, err = run("search", index, "happy cats", "--rerank", name, "--evidence")
@@ -95,7 +95,7 @@ def test_systems_of_every_kind_are_evaluated_measured_and_mined(run, beir, tmp_p
     plan.write_text(f"first_stages: [bm25]\nrerankers: ['{name}']\ncollections: [{{folder: {beir.name}}}]\n")
     code, out, err = run("matrix", beir.parent, "--plan", plan, "--out", tmp_path / "matrix", "--json")
     assert code == 0, err
-    assert [one.partition(":")[0] for one in json.loads(out)[0]["systems"]] == ["bm25", "bm25+cross-encoder"]
+    assert [each.partition(":")[0] for each in json.loads(out)[0]["systems"]] == ["bm25", "bm25+cross-encoder"]
     hard = tmp_path / "hard.jsonl"
     code, out, err = run("mine", beir, "--system", f"dense+{name}", "--no-margin", "--out", hard, "--json")
     assert code == 0, err
@@ -104,8 +104,8 @@ def test_systems_of_every_kind_are_evaluated_measured_and_mined(run, beir, tmp_p
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bias_of_every_kind_of_model(run, beir, tmp_path, scorer_folders, kind):
-    given = ["--systems", f"dense+{kind}:{scorer_folders[kind]}", "--kind", "order", "--permutations", 3]
-    code, out, err = run("bias", beir, *given, "--out", tmp_path / "out", "--json")
+    arguments = ["--systems", f"dense+{kind}:{scorer_folders[kind]}", "--kind", "order", "--permutations", 3]
+    code, out, err = run("bias", beir, *arguments, "--out", tmp_path / "out", "--json")
     assert code == 0, err
     [order] = json.loads(out)["order"]
     assert order["system"].startswith(f"dense+{kind}:") and order["tau"]["mean"] == pytest.approx(1.0)
@@ -122,8 +122,8 @@ def test_a_server_reranks_by_every_kind_of_model(scorer_folders, kind):
         assert said and said[2] == name
         texts = [document.contents for document in DOCUMENTS]
         body = json.dumps({"query": "happy cats", "documents": texts}).encode()
-        asked = urllib.request.Request(f"{said[1]}/rerank", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(asked, timeout=60) as answer:
+        request = urllib.request.Request(f"{said[1]}/rerank", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
             places = [result["index"] for result in json.load(answer)["results"]]
     finally:
         server.kill()
@@ -154,16 +154,16 @@ def test_mcp_takes_every_kind_of_model(run, index, scorer_folders, monkeypatch):
 @pytest.fixture
 def catalogue(monkeypatch):
     """The catalogue nano with one collection, and what was asked of it."""
-    asked = []
+    names = []
 
     def corpus(name):
-        asked.append(name)
+        names.append(name)
         if name != "Zoo":
             raise InputError(f"NanoBEIR has no {name!r}; there are Zoo")
         return iter(DOCUMENTS)
 
     monkeypatch.setitem(catalogues._CORPORA, "nano", corpus)
-    return asked
+    return names
 
 
 def test_a_collection_of_a_catalogue_is_indexed_and_added(run, catalogue, tmp_path):

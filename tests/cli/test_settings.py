@@ -38,10 +38,10 @@ def flat(text):
 
 def options_of(command):
     """By name, the type, the default and what Typer is told of each option of a command of ours."""
-    [function] = [one.callback for one in app.registered_commands if one.name == command]
+    [function] = [registered.callback for registered in app.registered_commands if registered.name == command]
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    found = {one.name: (*get_args(one.annotation)[:2], one.default) for one in parameters}
-    return {name: parts for name, parts in found.items() if isinstance(parts[1], OptionInfo)}
+    parts_by_name = {each.name: (*get_args(each.annotation)[:2], each.default) for each in parameters}
+    return {name: parts for name, parts in parts_by_name.items() if isinstance(parts[1], OptionInfo)}
 
 
 @pytest.mark.parametrize(("command", "kind"), TAKEN)
@@ -50,18 +50,18 @@ def test_every_field_is_an_option_with_the_default_range_choices_and_help_of_the
     for field, setting in zip(dataclasses.fields(kind), settings_of(kind), strict=True):
         if field.name in GIVEN_OTHERWISE:
             continue
-        annotation, told, default = options[field.name]
+        annotation, option, default = options[field.name]
         assert default == ("{}-{}".format(*field.default) if isinstance(field.default, tuple) else field.default)
-        assert told.help and told.help == setting.help.replace("``", "")
+        assert option.help and option.help == setting.help.replace("``", "")
         if setting.range is not None:
-            assert (told.min, told.max) == (setting.range.low, setting.range.high)
+            assert (option.min, option.max) == (setting.range.low, setting.range.high)
         assert setting.choices == (get_args(annotation) if get_origin(annotation) is Literal else ())
 
 
 @pytest.mark.parametrize("kind", [TrainingConfig, Sampling, Objective, Mining, Limits, ConnectionLimits])
 def test_the_docstring_tells_of_every_field_and_of_no_other(kind):
-    told = {setting.name for setting in settings_of(kind) if setting.help}
-    assert told == {field.name for field in dataclasses.fields(kind)}
+    described = {setting.name for setting in settings_of(kind) if setting.help}
+    assert described == {field.name for field in dataclasses.fields(kind)}
     assert all(re.fullmatch(r"[A-Z].*\.", setting.help) for setting in settings_of(kind))
 
 
@@ -90,22 +90,22 @@ class Walk:
 def command_of(kind, **options):
     """An application with one command that tells what it makes of its options."""
     walking = SettingsOptions(kind=kind, panel="Walking", **options)
-    made = typer.Typer(rich_markup_mode="rich", add_completion=False)
+    application = typer.Typer(rich_markup_mode="rich", add_completion=False)
 
-    @made.command()
+    @application.command()
     @takes_settings(walking)
     def walk(place: str, **settings: object) -> None:
         typer.echo(f"{place} {dataclasses.asdict(walking.build(settings))} {settings}")
 
-    return lambda *arguments: CliRunner().invoke(made, arguments)
+    return lambda *arguments: CliRunner().invoke(application, arguments)
 
 
 def test_options_make_the_dataclass():
     walk = command_of(Walk)
     defaults = dataclasses.asdict(Walk())
     assert walk("here").output == f"here {defaults} {{}}\n"
-    given = walk("here", "--steps", "3", "--gait", "run", "--towns", "4-5", "--singing").output
-    assert given == f"here {defaults | {'steps': 3, 'gait': 'run', 'towns': (4, 5), 'singing': True}} {{}}\n"
+    output = walk("here", "--steps", "3", "--gait", "run", "--towns", "4-5", "--singing").output
+    assert output == f"here {defaults | {'steps': 3, 'gait': 'run', 'towns': (4, 5), 'singing': True}} {{}}\n"
 
 
 def test_a_changed_default_changes_the_help_and_the_value():
@@ -145,9 +145,9 @@ def test_a_command_without_settings_is_told_so():
         def walk(place: str) -> None: ...
 
 
-@pytest.mark.parametrize("command", [one.name for one in app.registered_commands])
+@pytest.mark.parametrize("command", [each.name for each in app.registered_commands])
 def test_every_command_stands_in_a_panel_and_groups_its_options(command):
-    [registered] = [one for one in app.registered_commands if one.name == command]
+    [registered] = [candidate for candidate in app.registered_commands if candidate.name == command]
     assert registered.rich_help_panel in {"Search", "Evaluate", "Train", "Serve"}
-    plain = [name for name, (_, told, _) in options_of(command).items() if told.rich_help_panel is None]
+    plain = [name for name, (_, option, _) in options_of(command).items() if option.rich_help_panel is None]
     assert len(plain) <= 6, plain

@@ -20,27 +20,27 @@ def quiet():
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    asked = []
+    loaded = []
 
     def load(name, /, **options):
-        asked.append((name, options))
+        loaded.append((name, options))
         return ToyLearner()
 
     monkeypatch.setattr(sightline.training, "load_learner", load)
-    return collection(tmp_path / "train"), collection(tmp_path / "zoo", 12, seed=1, split="dev"), asked
+    return collection(tmp_path / "train"), collection(tmp_path / "zoo", 12, seed=1, split="dev"), loaded
 
 
 def test_train_writes_a_model_with_its_card(run, folders, tmp_path):
-    train, dev, asked = folders
+    train, dev, loaded = folders
     out = tmp_path / "out"
-    given = [
+    arguments = [
         "train", "minilm", f"{train}@0.5", "--dev", dev, "--out", out, "--steps", 30, "--lists", 4, "--lr", "0.05",
         "--documents", "4-12", "--in-batch", "0.2", "--temperature", "1.0", "--evaluate-every", 10, "--patience", 2,
         "--licence", "train=CC0", "--option", "layers=[1, 2]", "--option", "kind=deep", "--lora", 4, "--next-token",
     ]  # fmt: skip
-    code, said, err = run(*given)
+    code, said, err = run(*arguments)
     assert code == 0, err
-    assert asked == [("minilm", {"layers": [1, 2], "kind": "deep", "lora": 4, "next_token": True})]
+    assert loaded == [("minilm", {"layers": [1, 2], "kind": "deep", "lora": 4, "next_token": True})]
     assert "zoo/dev" in said and "weights of step" in said
     assert (out / "model.safetensors").exists() and "| train | train | 40 | 0.5 | CC0 |" in (
         out / "README.md"
@@ -49,7 +49,7 @@ def test_train_writes_a_model_with_its_card(run, folders, tmp_path):
     settings = summary["settings"]
     assert (settings["documents"], settings["weights"], settings["patience"]) == ([4, 12], {"train": 0.5}, 2)
     assert summary["origin"]["command"].startswith("sightline train minilm train@0.5 ")
-    code, _, err = run(*given)
+    code, _, err = run(*arguments)
     assert code == 2 and "holds no run to go on with" in err
 
 
@@ -76,13 +76,13 @@ def test_an_interrupted_run_goes_on_by_the_same_command(run, folders, tmp_path, 
                 raise KeyboardInterrupt
             return super().__call__(lists)
 
-    given = ["train", "minilm", folders[0], "--out", tmp_path / "out", "--steps", 5]
+    arguments = ["train", "minilm", folders[0], "--out", tmp_path / "out", "--steps", 5]
     monkeypatch.setattr(sightline.training, "load_learner", lambda name, **options: Interrupted())
-    code, _, err = run(*given)
+    code, _, err = run(*arguments)
     assert code == 130 and "the same command goes on from there" in err
     went_on = ToyLearner()
     monkeypatch.setattr(sightline.training, "load_learner", lambda name, **options: went_on)
-    assert run(*given)[0] == 0 and len(went_on.calls) == 2
+    assert run(*arguments)[0] == 0 and len(went_on.calls) == 2
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_mine_writes_lists_that_train_reads(run, folders, tmp_path):
     first = json.loads(out.read_text().splitlines()[0])
     assert list(first) == ["query", "pos", "neg", "pos_scores", "neg_scores"] and len(first["neg"]) == 5
     code, said, _ = run("mine", train, "--system", "given", "--out", out, "--margin", 3, "--absolute", "--json")
-    told = json.loads(said)
-    assert told["too_high"] > 0 and told["lists"] + told["without_negative"] == 40
+    counts = json.loads(said)
+    assert counts["too_high"] > 0 and counts["lists"] + counts["without_negative"] == 40
     code, _, err = run("train", "minilm", out, "--out", tmp_path / "o", "--steps", 1, "--distillation-weight", 1)
     assert code == 0, err
 
@@ -196,7 +196,7 @@ def test_each_learner_has_its_own_temperature_and_rate():
 def test_a_loss_of_zero_from_the_start_is_warned_of(run, folders, tmp_path, caplog):
     lists = tmp_path / "lists.jsonl"
     lists.write_text('{"query": "topic1", "pos": ["topic1 a"], "neg": ["topic2 b", "topic3 c"]}\n')
-    given = ["train", "minilm", lists, "--out", tmp_path / "out", "--steps", 2, "--documents", "3-3"]
-    code, _, err = run(*given, "--temperature", "1e-6")
+    arguments = ["train", "minilm", lists, "--out", tmp_path / "out", "--steps", 2, "--documents", "3-3"]
+    code, _, err = run(*arguments, "--temperature", "1e-6")
     assert code == 0, err
     assert "the temperature 1e-06 is too low" in caplog.text

@@ -138,8 +138,8 @@ def test_a_path_names_a_reranker(tmp_path):
 
 
 def test_texts_that_are_missing_come_last_and_others_are_cleaned():
-    given = [None, "Cats\x00 purr.", "", "Scan \ud83d"]
-    rows = CrossEncoder().rank(QUERY, given, return_documents=True)
+    texts = [None, "Cats\x00 purr.", "", "Scan \ud83d"]
+    rows = CrossEncoder().rank(QUERY, texts, return_documents=True)
     assert [row["text"] for row in rows] == ["Cats\x00 purr.", "Scan \ud83d", None, ""]
 
 
@@ -188,14 +188,14 @@ def test_rerankers_results_have_the_shape_of_the_originals(rerankers, ours, thei
     def shape(results):
         return [(r.rank, type(r.score), type(r.document)) for r in results]
 
-    def told(results):  # without ids and metadata of their own, the original leaves documents without any
+    def documents_of(results):  # without ids and metadata of their own, the original leaves documents without any
         return {r.text: (r.doc_id if form != 5 else None, r.metadata) for r in results}
 
     assert shape(mine) == shape(yours)
-    assert told(mine) == told(yours)
+    assert documents_of(mine) == documents_of(yours)
     assert mine.top_k(1)[0].text == "Cats purr when content."
-    wanted = mine[0].doc_id
-    assert mine.get_score_by_docid(wanted) == mine[0].score == mine.get_result_by_docid(wanted).score
+    best_id = mine[0].doc_id
+    assert mine.get_score_by_docid(best_id) == mine[0].score == mine.get_result_by_docid(best_id).score
 
 
 def test_rerankers_scores_are_the_rerankers(ours, reranker):
@@ -231,8 +231,8 @@ def test_rerankers_lists_of_other_lengths_are_refused(rerankers, ours):
      {"device": "cpu", "dtype": "fp32"}, {"dtype": torch.float32}],
 )  # fmt: skip
 def test_usual_arguments_of_rerankers_are_taken(ours, options):
-    made = type(ours)("minilm", **options)
-    assert [r.doc_id for r in made.rank(QUERY, TEXTS)] == [r.doc_id for r in ours.rank(QUERY, TEXTS)]
+    reranker = type(ours)("minilm", **options)
+    assert [r.doc_id for r in reranker.rank(QUERY, TEXTS)] == [r.doc_id for r in ours.rank(QUERY, TEXTS)]
 
 
 @pytest.mark.parametrize(
@@ -247,17 +247,17 @@ def test_arguments_of_rerankers_that_cannot_be_followed_are_refused(ours, option
 @pytest.mark.parametrize("ids", [[1, None], [None, 0, None], ["0", None, 2, None], [None, None, 0, 1]], ids=str)
 def test_rerankers_ids_are_never_given_twice(rerankers, ours, ids):
     documents = [rerankers.Document(f"text {place}", doc_id=id) for place, id in enumerate(ids)]
-    for found in (ours.rank(QUERY, documents), ours.rank(QUERY, [d.text for d in documents], doc_ids=ids)):
-        there = {r.text: r.doc_id for r in found}
-        assert len(set(map(str, there.values()))) == len(ids)
-        assert all(id in (None, there[f"text {place}"]) for place, id in enumerate(ids))
+    for results in (ours.rank(QUERY, documents), ours.rank(QUERY, [d.text for d in documents], doc_ids=ids)):
+        ids_by_text = {r.text: r.doc_id for r in results}
+        assert len(set(map(str, ids_by_text.values()))) == len(ids)
+        assert all(id in (None, ids_by_text[f"text {place}"]) for place, id in enumerate(ids))
 
 
 def test_rerankers_take_what_is_missing_and_other_forms(ours):
-    found = ours.rank(QUERY, ["Dogs bark.", "Cats purr."], metadata=[None, {"a": 1}])
-    assert [r.metadata for r in found] == [{"a": 1}, {}]
-    found = ours.rank(QUERY, [{"text": "Dogs bark.", "id": 5}, ("x", "Cats purr."), None, ""])
-    assert [r.doc_id for r in found] == ["x", 5, 2, 3]
+    results = ours.rank(QUERY, ["Dogs bark.", "Cats purr."], metadata=[None, {"a": 1}])
+    assert [r.metadata for r in results] == [{"a": 1}, {}]
+    results = ours.rank(QUERY, [{"text": "Dogs bark.", "id": 5}, ("x", "Cats purr."), None, ""])
+    assert [r.doc_id for r in results] == ["x", 5, 2, 3]
     with pytest.raises(InputError, match="document 0 has no 'text'"):
         ours.rank(QUERY, [{"body": "a"}])
 

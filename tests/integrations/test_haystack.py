@@ -42,9 +42,9 @@ def documents():
 
 def test_results_are_those_of_the_searcher(retriever, searcher):
     expected = searcher.search("what do happy cats do", 3, unit="passage").hits
-    found = retriever.run("what do happy cats do")["documents"]
-    assert [(d.content, d.score) for d in found] == [(hit.passage.text, hit.score) for hit in expected]
-    assert (found[0].id, found[0].meta) == ("cat", {"lang": "en", "year": 2001, "title": "Felines"})
+    documents = retriever.run("what do happy cats do")["documents"]
+    assert [(d.content, d.score) for d in documents] == [(hit.passage.text, hit.score) for hit in expected]
+    assert (documents[0].id, documents[0].meta) == ("cat", {"lang": "en", "year": 2001, "title": "Felines"})
 
 
 def test_a_part_of_a_document_says_where_it_is_from(retriever, searcher):
@@ -59,8 +59,8 @@ def test_options(index_path, searcher):
     retriever = SightlineRetriever(
         index_path, 2, first_stage="bm25", candidates=5, reranker=None, unit="document", order="basin"
     )
-    found = retriever.run("bakery school lighthouse keeper")["documents"]
-    assert (found[0].id, found[0].content) == ("town", searcher.index.document("town").text)
+    documents = retriever.run("bakery school lighthouse keeper")["documents"]
+    assert (documents[0].id, documents[0].content) == ("town", searcher.index.document("town").text)
     best = SightlineRetriever(index_path, 1, evidence="sentence").run("who lights the lamp")["documents"][0]
     spans = [span for span in best.meta["evidence"] if span["field"] == "text"]
     assert spans and all(best.content[span["start"] : span["end"]] == span["text"] for span in spans)
@@ -100,8 +100,8 @@ LANG = {"field": "meta.lang", "operator": "==", "value": "en"}
     ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_filters_mean_what_they_mean_to_haystack(retriever, searcher, filters, expected):
-    found = {d.id.partition("#")[0] for d in retriever.run("anything", filters, top_k=200)["documents"]} - {"town"}
-    assert found == expected
+    ours = {d.id.partition("#")[0] for d in retriever.run("anything", filters, top_k=200)["documents"]} - {"town"}
+    assert ours == expected
     from haystack.utils.filters import document_matches_filter
 
     if filters and not any(
@@ -112,7 +112,7 @@ def test_filters_mean_what_they_mean_to_haystack(retriever, searcher, filters, e
             for d in searcher.index.documents()
             if document_matches_filter(filters, Document(content=d.text, meta=dict(d.metadata)))
         }
-        assert found == theirs - {"town"}
+        assert ours == theirs - {"town"}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_title_is_read():
     texts = [Document(content="It is so.", meta={"title": title}) for title in ("Iron", "Whales")]
     assert SightlineRanker().run("whales", texts)["documents"][0].meta["title"] == "Whales"
     meta = [{"topic": topic, "year": year, "title": "Whales"} for topic in ("iron", "birds") for year in (1990, None)]
-    texts = [Document(content="It is so.", meta=one) for one in meta]
+    texts = [Document(content="It is so.", meta=metadata) for metadata in meta]
     topical = SightlineRanker(meta_fields_to_embed=["topic", "year"]).run("birds in 1990", texts)["documents"]
     assert topical[0].meta == meta[2]
     plain = SightlineRanker(meta_fields_to_embed=[]).run("birds", [*texts, Document(content="Birds.")])["documents"]
@@ -197,7 +197,7 @@ def test_documents_without_content_come_last(ranker, documents):
 @pytest.mark.parametrize("what", ["retriever", "ranker"])
 def test_saved_components_are_the_same_when_loaded(index_path, what):
     if what == "retriever":
-        given = SightlineRetriever(
+        component = SightlineRetriever(
             index_path,
             4,
             LANG,
@@ -209,11 +209,11 @@ def test_saved_components_are_the_same_when_loaded(index_path, what):
             order="basin",
         )
     else:
-        given = SightlineRanker("minilm-maxsim", 4, meta_fields_to_embed=["headline"], order="basin")
-    saved = component_to_dict(given, what)
-    assert saved["type"] == f"sightline.integrations.haystack.{type(given).__name__}"
-    loaded = component_from_dict(type(given), saved, what)
-    settings = {name: value for name, value in vars(given).items() if not name.startswith("_")}
+        component = SightlineRanker("minilm-maxsim", 4, meta_fields_to_embed=["headline"], order="basin")
+    saved = component_to_dict(component, what)
+    assert saved["type"] == f"sightline.integrations.haystack.{type(component).__name__}"
+    loaded = component_from_dict(type(component), saved, what)
+    settings = {name: value for name, value in vars(component).items() if not name.startswith("_")}
     assert {name: getattr(loaded, name) for name in settings} == settings
     assert set(saved["init_parameters"]) == set(settings)
 
@@ -232,13 +232,13 @@ DATA = {"retriever": {"query": QUESTION}, "ranker": {"query": QUESTION}}
 
 
 def test_a_pipeline_runs_saved_and_loaded(pipeline):
-    found = pipeline.run(DATA)["ranker"]["documents"]
-    assert found[0].id == "iron"
-    assert len(found) == 2
+    documents = pipeline.run(DATA)["ranker"]["documents"]
+    assert documents[0].id == "iron"
+    assert len(documents) == 2
     saved = pipeline.dumps()
     with pytest.raises(DeserializationError, match="allowed_modules"):
         Pipeline.loads(saved)
-    assert Pipeline.loads(saved, allowed_modules=["sightline"]).run(DATA)["ranker"]["documents"] == found
+    assert Pipeline.loads(saved, allowed_modules=["sightline"]).run(DATA)["ranker"]["documents"] == documents
 
 
 def test_an_async_retriever_leaves_the_loop_free(retriever, leaves_loop_free):
@@ -280,9 +280,9 @@ def test_async_answers_are_the_sync_ones_however_many(retriever, ranker, documen
     queries = ["happy cats", "who barks", "grass", "gills", "rust", "hydrogen"] * 4
 
     async def scenario():
-        found = await asyncio.gather(*map(retriever.run_async, queries))
-        return found, await asyncio.gather(*(ranker.run_async(query, documents) for query in queries))
+        retrieved = await asyncio.gather(*map(retriever.run_async, queries))
+        return retrieved, await asyncio.gather(*(ranker.run_async(query, documents) for query in queries))
 
-    found, ranked = asyncio.run(scenario())
-    assert found == [retriever.run(query) for query in queries]
+    retrieved, ranked = asyncio.run(scenario())
+    assert retrieved == [retriever.run(query) for query in queries]
     assert ranked == [ranker.run(query, documents) for query in queries]

@@ -38,11 +38,11 @@ def documents():
 def test_results_are_those_of_the_searcher(retriever, searcher):
     assert isinstance(retriever, BaseRetriever)
     expected = searcher.search("what do happy cats do", 3, unit="passage").hits
-    found = retriever.invoke("what do happy cats do")
-    assert [d.page_content for d in found] == [hit.passage.text for hit in expected]
-    assert [d.metadata["relevance_score"] for d in found] == [hit.score for hit in expected]
-    assert found[0].id == "cat"
-    assert found[0].metadata.items() >= {"lang": "en", "year": 2001, "title": "Felines"}.items()
+    documents = retriever.invoke("what do happy cats do")
+    assert [d.page_content for d in documents] == [hit.passage.text for hit in expected]
+    assert [d.metadata["relevance_score"] for d in documents] == [hit.score for hit in expected]
+    assert documents[0].id == "cat"
+    assert documents[0].metadata.items() >= {"lang": "en", "year": 2001, "title": "Felines"}.items()
 
 
 def test_a_part_of_a_document_says_where_it_is_from(retriever, searcher):
@@ -61,10 +61,10 @@ def test_ids_of_parts_differ(retriever):
 
 
 def test_whole_documents(searcher):
-    found = SightlineRetriever(searcher=searcher, k=2, unit="document").invoke("who lights the lamp at dusk")
-    assert found[0].id == "town"
-    assert found[0].page_content == searcher.index.document("town").text
-    assert "document_id" not in found[0].metadata
+    documents = SightlineRetriever(searcher=searcher, k=2, unit="document").invoke("who lights the lamp at dusk")
+    assert documents[0].id == "town"
+    assert documents[0].page_content == searcher.index.document("town").text
+    assert "document_id" not in documents[0].metadata
 
 
 @pytest.mark.parametrize("unit", ["passage", "document"])
@@ -113,19 +113,19 @@ def test_async_answers_are_the_sync_ones_however_many(retriever):
 
 
 def test_callbacks_are_told(retriever):
-    told = []
+    heard = []
 
     class Listener(BaseCallbackHandler):
         def on_retriever_end(self, documents, **options):
-            told.append([d.id for d in documents])
+            heard.append([d.id for d in documents])
 
         def on_retriever_error(self, error, **options):
-            told.append(type(error))
+            heard.append(type(error))
 
     retriever.invoke("happy cats", config={"callbacks": [Listener()]}, k=1)
     with pytest.raises(InputError, match="the query is empty"):
         retriever.invoke("", config={"callbacks": [Listener()]})
-    assert told == [["cat"], InputError]
+    assert heard == [["cat"], InputError]
 
 
 def test_it_goes_into_a_chain(retriever):
@@ -172,8 +172,8 @@ def test_order_and_number(documents):
 
 
 def test_documents_without_ids(reranker):
-    given = [Document(id=id, page_content=text) for id, text in zip((None, None, "", ""), TEXTS, strict=True)]
-    ranked = SightlineRerank(reranker=reranker, top_n=None).compress_documents(given, "cats")
+    documents = [Document(id=id, page_content=text) for id, text in zip((None, None, "", ""), TEXTS, strict=True)]
+    ranked = SightlineRerank(reranker=reranker, top_n=None).compress_documents(documents, "cats")
     assert sorted((d.id, d.page_content) for d in ranked if d.id is not None) == [("", TEXTS[2]), ("", TEXTS[3])]
     assert len(ranked) == 4
 
@@ -190,10 +190,10 @@ def test_the_title_is_read():
 def test_empty_documents_come_last_and_what_models_cannot_read_is_left_to_the_host(documents):
     odd = Document(id="\x00", page_content="Cats\x00 purr.", metadata={"title": "Scan \ud83d"})
     empty = [Document(id="e", page_content=" "), Document(page_content="", metadata={"title": None})]
-    given = [empty[0], odd, empty[1], *documents]
-    before = [document.model_copy(deep=True) for document in given]
-    ranked = SightlineRerank(top_n=None).compress_documents(given, "who purrs")
-    assert given == before
+    candidates = [empty[0], odd, empty[1], *documents]
+    before = [document.model_copy(deep=True) for document in candidates]
+    ranked = SightlineRerank(top_n=None).compress_documents(candidates, "who purrs")
+    assert candidates == before
     assert [document.page_content for document in ranked[-2:]] == ["", " "]
     assert odd.page_content in [document.page_content for document in ranked[:-2]]
     alone = SightlineRerank(top_n=None).compress_documents([odd, *documents], "who purrs")
@@ -203,12 +203,12 @@ def test_empty_documents_come_last_and_what_models_cannot_read_is_left_to_the_ho
 def test_an_updated_copy_uses_what_it_was_updated_with(documents, retriever, index_path):
     compressor = SightlineRerank(top_n=None)
     other = compressor.model_copy(update={"reranker": "minilm-mass"})
-    for name, one in (("minilm-mass", other), ("minilm", compressor)):
+    for name, reranker in (("minilm-mass", other), ("minilm", compressor)):
         expected = SightlineRerank(reranker=name, top_n=None).compress_documents(documents, "who purrs")
-        assert one.compress_documents(documents, "who purrs") == expected
+        assert reranker.compress_documents(documents, "who purrs") == expected
     bm25 = Searcher(index_path, None, first_stage="bm25")
-    found = retriever.model_copy(update={"searcher": bm25}).invoke("lighthouse")
-    assert [d.metadata["relevance_score"] for d in found] == [h.score for h in bm25.search("lighthouse", 3).hits]
+    lit = retriever.model_copy(update={"searcher": bm25}).invoke("lighthouse")
+    assert [d.metadata["relevance_score"] for d in lit] == [h.score for h in bm25.search("lighthouse", 3).hits]
 
 
 def test_compressing_leaves_the_loop_free(documents, leaves_loop_free):
@@ -223,8 +223,8 @@ def test_retrieving_and_compressing_is_searching(searcher):
     in_two = SightlineRerank(top_n=5).compress_documents(unranked.invoke(query), query)
     in_one = SightlineRetriever(searcher=Searcher(searcher.index, kept_states=False), k=5, where=where).invoke(query)
     assert [d.id for d in in_two] == [d.id for d in in_one]
-    for two, one in zip(in_two, in_one, strict=True):
-        assert two.metadata["relevance_score"] == pytest.approx(one.metadata["relevance_score"], abs=1e-5)
+    for retrieved, searched in zip(in_two, in_one, strict=True):
+        assert retrieved.metadata["relevance_score"] == pytest.approx(searched.metadata["relevance_score"], abs=1e-5)
 
 
 def test_a_classic_compression_retriever_takes_both(retriever):

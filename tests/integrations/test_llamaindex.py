@@ -37,17 +37,17 @@ def nodes():
     ]
 
 
-def told(nodes):
+def described(nodes):
     return [(n.node_id, n.text, n.metadata, n.score) for n in nodes]
 
 
 def test_results_are_those_of_the_searcher(retriever, searcher):
     assert isinstance(retriever, BaseRetriever)
     expected = searcher.search("what do happy cats do", 3, unit="passage").hits
-    found = retriever.retrieve("what do happy cats do")
-    assert [(n.text, n.score) for n in found] == [(hit.passage.text, hit.score) for hit in expected]
-    assert found[0].node_id == found[0].node.ref_doc_id == "cat"
-    assert found[0].metadata == {"lang": "en", "year": 2001, "title": "Felines"}
+    nodes = retriever.retrieve("what do happy cats do")
+    assert [(n.text, n.score) for n in nodes] == [(hit.passage.text, hit.score) for hit in expected]
+    assert nodes[0].node_id == nodes[0].node.ref_doc_id == "cat"
+    assert nodes[0].metadata == {"lang": "en", "year": 2001, "title": "Felines"}
 
 
 def test_a_part_of_a_document_says_where_it_is_from(searcher):
@@ -67,8 +67,8 @@ def test_no_passage_is_taken_for_another(searcher):
 
 
 def test_whole_documents(searcher):
-    found = SightlineRetriever(searcher, 2, unit="document").retrieve("who lights the lamp at dusk")
-    assert (found[0].node_id, found[0].text) == ("town", searcher.index.document("town").text)
+    nodes = SightlineRetriever(searcher, 2, unit="document").retrieve("who lights the lamp at dusk")
+    assert (nodes[0].node_id, nodes[0].text) == ("town", searcher.index.document("town").text)
 
 
 def test_evidence_is_for_programs_only(searcher):
@@ -84,11 +84,11 @@ def test_filters_and_order(searcher):
     assert {n.node_id for n in german} == {"cow", "fish"}
     plain = SightlineRetriever(searcher, 6).retrieve("animals")
     placed = SightlineRetriever(searcher, 6, order="basin").retrieve("animals")
-    assert told(placed) == told(arrange(plain)) != told(plain)
+    assert described(placed) == described(arrange(plain)) != described(plain)
 
 
 def test_the_path_of_an_index_will_do(index_path, retriever, tmp_path):
-    assert told(SightlineRetriever(index_path, 3).retrieve("cats")) == told(retriever.retrieve("cats"))
+    assert described(SightlineRetriever(index_path, 3).retrieve("cats")) == described(retriever.retrieve("cats"))
     with pytest.raises(IndexStoreError):
         SightlineRetriever(tmp_path / "none")
 
@@ -103,7 +103,7 @@ def test_async_answers_are_the_sync_ones_however_many(retriever):
     async def scenario():
         return await asyncio.gather(*map(retriever.aretrieve, queries))
 
-    assert list(map(told, asyncio.run(scenario()))) == [told(retriever.retrieve(query)) for query in queries]
+    assert list(map(described, asyncio.run(scenario()))) == [described(retriever.retrieve(query)) for query in queries]
 
 
 def test_a_query_engine_runs_on_both(searcher):
@@ -117,7 +117,7 @@ def test_a_query_engine_runs_on_both(searcher):
     assert len(response.source_nodes) == 2
     assert "Iron rusts in wet air." in str(response)  # the mock repeats its prompt
     later = asyncio.run(engine.aquery("why does iron rust"))
-    assert told(later.source_nodes) == told(response.source_nodes)
+    assert described(later.source_nodes) == described(response.source_nodes)
 
 
 # -- postprocessor -----------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_postprocessed_nodes_are_ranked_copies(nodes, reranker):
     assert [n.score for n in ranked] == [item.score for item in expected]
     assert [n.node for n in ranked] == [nodes[item.index].node for item in expected]
     ranked[0].metadata["place"] = "changed"
-    assert told(nodes) == told(before)
+    assert described(nodes) == described(before)
 
 
 def test_metadata_is_read_unless_excluded():
@@ -159,7 +159,7 @@ def test_order_and_number(nodes):
     plain = SightlineRerank(top_n=None).postprocess_nodes(nodes, query_str="cats")
     placed = SightlineRerank(top_n=None, order="basin").postprocess_nodes(nodes, query_str="cats")
     assert len(plain) == 4
-    assert told(placed) == told(arrange(plain))
+    assert described(placed) == described(arrange(plain))
     assert SightlineRerank().postprocess_nodes([], query_str="cats") == []
 
 

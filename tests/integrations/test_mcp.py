@@ -61,9 +61,9 @@ def test_search_tells_what_the_searcher_found(server, searcher):
     (answer,) = talk(server, ("search", {"query": "who lights the lamp at dusk", "k": 3}))
     assert not answer.is_error
     hits = searcher.search("who lights the lamp at dusk", 3, evidence="sentence", unit="passage").hits
-    found = answer.structured_content["results"]
-    assert [(f["id"], f["text"], f["score"]) for f in found] == [(h.id, h.passage.text, h.score) for h in hits]
-    best = found[0]
+    results = answer.structured_content["results"]
+    assert [(f["id"], f["text"], f["score"]) for f in results] == [(h.id, h.passage.text, h.score) for h in hits]
+    best = results[0]
     assert (best["id"], best["title"], best["metadata"]) == ("town", "The town", {"lang": "en"})
     assert "lighthouse keeper" in best["evidence"][0]["text"]
     shares = [span["share"] for span in best["evidence"]]
@@ -73,24 +73,24 @@ def test_search_tells_what_the_searcher_found(server, searcher):
 
 def test_a_result_leads_to_its_document(server, searcher):
     (answer,) = talk(server, ("search", {"query": "who lights the lamp at dusk", "k": 1}))
-    found = answer.structured_content["results"][0]
-    part = {"id": found["id"], "start": found["start"], "length": found["end"] - found["start"]}
+    result = answer.structured_content["results"][0]
+    part = {"id": result["id"], "start": result["start"], "length": result["end"] - result["start"]}
     whole, part = (a.structured_content for a in talk(server, ("get_document", {"id": "town"}), ("get_document", part)))
-    assert part["text"] == found["text"]
+    assert part["text"] == result["text"]
     assert whole["text"] == searcher.index.document("town").text
     assert (whole["length"], whole["start"], whole["title"]) == (len(whole["text"]), 0, "The town")
 
 
 def test_filters(server):
     (answer,) = talk(server, ("search", {"query": "cats", "k": 9, "where": {"lang": "de", "year": {">": 2000}}}))
-    assert [found["id"] for found in answer.structured_content["results"]] == ["cow"]
+    assert [result["id"] for result in answer.structured_content["results"]] == ["cow"]
 
 
 def test_without_a_reranker_there_is_no_evidence(searcher):
     unranked = mcp_server(Searcher(searcher.index, None))
     (answer,) = talk(unranked, ("search", {"query": "happy cats", "k": 1}))
-    (found,) = answer.structured_content["results"]
-    assert (found["id"], found["evidence"]) == ("cat", [])
+    (result,) = answer.structured_content["results"]
+    assert (result["id"], result["evidence"]) == ("cat", [])
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def http_server(index_path):
     arguments = [str(index_path), "--transport", "http", "--port", str(port)]
     with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
         try:
-            told = process.stderr.readline()
-            assert told.strip() == f"{index_path}: MCP at http://127.0.0.1:{port}/mcp"
+            line = process.stderr.readline()
+            assert line.strip() == f"{index_path}: MCP at http://127.0.0.1:{port}/mcp"
             yield process, f"http://127.0.0.1:{port}/mcp"
         finally:
             process.kill()

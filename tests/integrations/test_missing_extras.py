@@ -21,26 +21,26 @@ from sightline.errors import MissingExtraError
 extras = json.loads(sys.argv[1])
 for module in extras.values():
     sys.modules[module.split(".")[0]] = None  # as if it were not installed
-told = {}
+messages = {}
 for extra in extras:
     try:
         importlib.import_module(f"sightline.integrations.{extra}")
     except MissingExtraError as error:
-        told[extra] = [str(error), error.extra]
-print(json.dumps(told))
+        messages[extra] = [str(error), error.extra]
+print(json.dumps(messages))
 """
 
 
 @pytest.fixture(scope="module")
-def told():
+def messages():
     arguments = [sys.executable, "-c", _PROGRAM, json.dumps(_EXTRAS)]
     return json.loads(subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True).stdout)
 
 
 @pytest.mark.parametrize("extra", _EXTRAS)
-def test_the_extra_is_named(told, extra):
+def test_the_extra_is_named(messages, extra):
     message = f"'{_EXTRAS[extra]}' is not installed; install it with: pip install 'sightline-search[{extra}]'"
-    assert told[extra] == [message, extra]
+    assert messages[extra] == [message, extra]
 
 
 def test_the_command_line_says_it_too(tmp_path):

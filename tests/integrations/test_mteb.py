@@ -90,7 +90,7 @@ def test_reranking_reads_whole_lists(model, reranker, tmp_path, monkeypatch):
     monkeypatch.setattr(type(reranker), "rank_batch", note)
     theirs, predictions = run(model, ZooReranking(), tmp_path)
     assert sorted(read) == sorted((QUERIES[id], documents) for id, documents in LISTS.items())
-    assert {id: set(scores) for id, scores in predictions.items()} == {id: set(found) for id, found in LISTS.items()}
+    assert {id: set(scores) for id, scores in predictions.items()} == {id: set(listed) for id, listed in LISTS.items()}
     assert_same_figures(theirs, {id: list(scores) for id, scores in predictions.items()})
     corpus = {document.id: document for document in from_mteb(ZooReranking()).documents()}
     for id, documents in LISTS.items():
@@ -101,7 +101,7 @@ def test_reranking_reads_whole_lists(model, reranker, tmp_path, monkeypatch):
 
 def test_what_mteb_predicted_is_reranked_there_as_here(model, reranker, tmp_path):
     first = SightlineSearch(None, first_stage="bm25")
-    _, found = run(first, ZooRetrieval(), tmp_path / "first")
+    _, first_lists = run(first, ZooRetrieval(), tmp_path / "first")
     task = ZooRetrieval().convert_to_reranking(tmp_path / "first", top_k=3)
     _, theirs = run(model, task, tmp_path / "second")
     dataset = from_mteb(ZooRetrieval())
@@ -110,15 +110,15 @@ def test_what_mteb_predicted_is_reranked_there_as_here(model, reranker, tmp_path
     assert {id: list(scores) for id, scores in ours.runs["given+minilm"].items()} == {
         id: list(scores) for id, scores in theirs.items()
     }
-    assert all(set(scores) <= set(found[id]) for id, scores in theirs.items())
+    assert all(set(scores) <= set(first_lists[id]) for id, scores in theirs.items())
 
 
 def test_our_predictions_are_reranked_by_mteb(model, tmp_path):
-    lists = {id: {d: -float(rank) for rank, d in enumerate(found)} for id, found in LISTS.items()}
+    lists = {id: {d: -float(rank) for rank, d in enumerate(listed)} for id, listed in LISTS.items()}
     save_run(tmp_path / "ZooRetrieval_predictions.json", lists, "mine", from_mteb(ZooRetrieval()))
     task = ZooRetrieval().convert_to_reranking(tmp_path, top_k=2)
-    _, found = run(model, task, tmp_path / "out")
-    assert {id: set(scores) for id, scores in found.items()} == {id: set(docs[:2]) for id, docs in LISTS.items()}
+    _, predicted = run(model, task, tmp_path / "out")
+    assert {id: set(scores) for id, scores in predicted.items()} == {id: set(docs[:2]) for id, docs in LISTS.items()}
 
 
 def test_ties_keep_their_order_in_mteb(tmp_path, reranker):
@@ -126,10 +126,10 @@ def test_ties_keep_their_order_in_mteb(tmp_path, reranker):
         name = layout = model = "tied"
 
         def _score(self, lists):
-            return [Scored(np.ones(len(one.documents))) for one in lists]
+            return [Scored(np.ones(len(ranked_list.documents))) for ranked_list in lists]
 
-    _, found = run(SightlineSearch(Tied()), ZooReranking(), tmp_path / "tied")
-    assert found and all(list(scores) == sorted(scores) for scores in found.values())  # ties stand by id
+    _, predicted = run(SightlineSearch(Tied()), ZooReranking(), tmp_path / "tied")
+    assert predicted and all(list(scores) == sorted(scores) for scores in predicted.values())  # ties stand by id
 
 
 def test_lists_with_texts_that_are_missing_or_read_alike_are_ranked(reranker):
@@ -149,10 +149,10 @@ def test_lists_with_texts_that_are_missing_or_read_alike_are_ranked(reranker):
     model = SightlineSearch(reranker)
     model.index(corpus)
     lists = {"all": list("dfceba"), "tied": ["b", "a"], "empty": ["c", "d"]}
-    found = model.search(queries, top_k=10, top_ranked=lists)
-    assert {id: sorted(scores) for id, scores in found.items()} == {id: sorted(ids) for id, ids in lists.items()}
-    assert set(list(found["all"])[:3]) == {"a", "b", "e"} and list(found["all"])[3:] == ["f", "c", "d"]
-    assert all(len(set(scores.values())) == len(scores) for scores in found.values())
+    predicted = model.search(queries, top_k=10, top_ranked=lists)
+    assert {id: sorted(scores) for id, scores in predicted.items()} == {id: sorted(ids) for id, ids in lists.items()}
+    assert set(list(predicted["all"])[:3]) == {"a", "b", "e"} and list(predicted["all"])[3:] == ["f", "c", "d"]
+    assert all(len(set(scores.values())) == len(scores) for scores in predicted.values())
 
 
 def test_what_cannot_be_done_is_told(model, reranker):

@@ -54,10 +54,10 @@ def test_inputs_and_outputs_are_declared(retriever, ranker):
 
 
 def test_results_are_those_of_the_searcher(retriever, searcher):
-    found = retriever(TOPICS)
+    results = retriever(TOPICS)
     for row in TOPICS.itertuples():
         hits = searcher.search(row.query, 4).hits
-        mine = found[found.qid == row.qid]
+        mine = results[results.qid == row.qid]
         assert mine.docno.tolist() == [hit.id for hit in hits]
         assert mine.score.tolist() == pytest.approx([hit.score for hit in hits])
         assert mine["rank"].tolist() == list(range(len(hits)))
@@ -132,8 +132,8 @@ def test_pipelines_and_experiments_find_the_same_figures_as_we_do(retriever, ran
     )
     theirs = pt.Experiment([retriever, pipeline], TOPICS, qrels, ["ndcg_cut_10", "recip_rank"], names=["dense", "both"])
     for name, system in (("dense", retriever), ("both", pipeline)):
-        found = system(TOPICS)
-        rankings = {q: part.sort_values("rank").docno.tolist() for q, part in found.groupby("qid")}
+        results = system(TOPICS)
+        rankings = {q: part.sort_values("rank").docno.tolist() for q, part in results.groupby("qid")}
         ours, _ = measure_rankings(QRELS, rankings, ["nDCG@10", "RR"])
         row = theirs[theirs.name == name].iloc[0]
         assert (row.ndcg_cut_10, row.recip_rank) == pytest.approx((ours["nDCG@10"], ours["RR"]), abs=1e-6)

@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"(?<![\w.])(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?!\w*-)")
 
 
 def numbers(text):
-    return [float(found.replace(",", "")) for found in _NUMBER.findall(text.replace("*", "").replace("x ", " "))]
+    return [float(digits.replace(",", "")) for digits in _NUMBER.findall(text.replace("*", "").replace("x ", " "))]
 
 
 def cells():
@@ -230,9 +230,9 @@ def test_an_id_twice(tmp_path):
 
 def test_speed_is_run_by_name_only():
     entries = load_expected()
-    assert {one.kind for one in select(entries)} == {"quality"}
-    assert [one.id for one in select(entries, ["kernels"])] == ["kernels"]
-    assert all(one.quick for one in select(entries, quick=True)) and select(entries, quick=True)
+    assert {entry.kind for entry in select(entries)} == {"quality"}
+    assert [entry.id for entry in select(entries, ["kernels"])] == ["kernels"]
+    assert all(entry.quick for entry in select(entries, quick=True)) and select(entries, quick=True)
     with pytest.raises(InputError, match="no entry is called 'nothing'"):
         select(entries, ["nothing"])
 

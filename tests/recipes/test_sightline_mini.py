@@ -42,11 +42,11 @@ def test_it_is_a_readout_and_nothing_else():
 def test_it_learnt_something():
     documents = ["Cats purr.", "A cat is a small animal that purrs.", "Iron rusts.", "Dogs bark at night."]
     mini, start = load_reranker("sightline-mini"), load_reranker("minilm")
-    found = mini.rank("which animal purrs", documents, evidence="sentence")
-    assert {item.index for item in found[:2]} == {0, 1}
-    assert all(mark.mass > 0 for item in found for mark in item.evidence)
+    ranking = mini.rank("which animal purrs", documents, evidence="sentence")
+    assert {item.index for item in ranking[:2]} == {0, 1}
+    assert all(mark.mass > 0 for item in ranking for mark in item.evidence)
     by_start = {item.index: item.score for item in start.rank("which animal purrs", documents)}
-    assert max(abs(item.score - by_start[item.index]) for item in found) > 0.01
+    assert max(abs(item.score - by_start[item.index]) for item in ranking) > 0.01
 
 
 def test_the_card_says_what_the_run_said():
@@ -99,8 +99,8 @@ def small(tmp_path):
 def test_one_command_trains_what_ships(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["recipe", str(tmp_path / "out"), "--data", str(small)])
     recipe.main()
-    told = json.loads(capsys.readouterr().out)
-    assert {name.split("/")[0] for name in told} == {*DEV, "multihop_small", "wikiqa", "trec_dl21"}
+    figures = json.loads(capsys.readouterr().out)
+    assert {name.split("/")[0] for name in figures} == {*DEV, "multihop_small", "wikiqa", "trec_dl21"}
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["steps"] == 1 and {row["name"] for row in record["origin"]["data"]} == set(TRAIN)
     assert record["settings"]["options"] == SHIPPED["settings"]["options"]  # and what is learnt is what ships
@@ -115,17 +115,17 @@ def test_rerankers_are_compared_on_dev(small, tmp_path, monkeypatch, capsys):
         sys, "argv", ["dev", str(tmp_path / "out"), "minilm", "minilm-maxsim", "--data", str(small), "--queries", "2"]
     )
     dev.main()
-    told = capsys.readouterr().out
-    found = json.loads((tmp_path / "out" / "dev.json").read_text())
-    assert list(found) == ["minilm", "minilm-maxsim"]
-    for name, row in found["minilm-maxsim"]["dev"].items():
-        before = found["minilm"]["dev"][name]
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "dev.json").read_text())
+    assert list(written) == ["minilm", "minilm-maxsim"]
+    for name, row in written["minilm-maxsim"]["dev"].items():
+        before = written["minilm"]["dev"][name]
         assert row["queries"] == before["queries"] == 2 and "difference" not in before
         gain = row["value"]["mean"] - before["value"]["mean"]
         assert row["difference"]["mean"] == pytest.approx(gain, abs=1e-9) and 0 <= row["p"] <= 1
-        assert name in told and f"{row['value']['mean']:.4f}" in told
-    values = [row["value"]["mean"] for row in found["minilm"]["dev"].values()]
-    assert found["minilm"]["mean"] == pytest.approx(sum(values) / len(values))
+        assert name in printed and f"{row['value']['mean']:.4f}" in printed
+    values = [row["value"]["mean"] for row in written["minilm"]["dev"].values()]
+    assert written["minilm"]["mean"] == pytest.approx(sum(values) / len(values))
 
 
 def test_the_study_trains_each_row_once(small, tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_a_second_first_stage_gives_negatives_that_nobody_judged_to_answer():
 
 @pytest.mark.data
 def test_its_dev_figures_are_those_of_its_card(collections):
-    chosen = [one for one in dev_sets(Path(collections)) if one.dataset.name == "multihop_small"]
+    chosen = [dev_set for dev_set in dev_sets(Path(collections)) if dev_set.dataset.name == "multihop_small"]
     for name, values in measure([load_reranker("sightline-mini")], chosen)[0].items():
         row = SHIPPED["dev"][name]["after"]
         assert sum(values.values()) / len(values) == pytest.approx(row["mean"], abs=0.003), name
@@ -164,11 +164,11 @@ def test_its_dev_figures_are_those_of_its_card(collections):
 
 @pytest.mark.data
 def test_it_learns_from_train_splits_of_openly_licensed_collections_alone(collections):
-    sources, found = examples(Path(collections), candidates=5)
+    sources, lists = examples(Path(collections), candidates=5)
     assert {source.split for source in sources} == {"train"}
     assert (
         {source.name for source in sources}
-        == {example.source for example in found}
+        == {example.source for example in lists}
         == {
             "nq_train",
             "squad_train_sub",

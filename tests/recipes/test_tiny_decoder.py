@@ -32,9 +32,9 @@ def lists(seed, count=COUNT):
 
 def right(reranker, seed=1000, rounds=2):
     """Of the lists, by place of the answer: how often it is ranked first."""
-    asked = [one for number in range(rounds) for one in lists(seed + number)]
-    rankings = reranker.rank_batch([(query, documents) for query, documents, _ in asked])
-    hits = [ranking[0].index == place for ranking, (_, _, place) in zip(rankings, asked, strict=True)]
+    drawn = [drawn_list for number in range(rounds) for drawn_list in lists(seed + number)]
+    rankings = reranker.rank_batch([(query, documents) for query, documents, _ in drawn])
+    hits = [ranking[0].index == place for ranking, (_, _, place) in zip(rankings, drawn, strict=True)]
     return np.array(hits).reshape(rounds, -1).mean(axis=0)
 
 
@@ -46,9 +46,9 @@ def test_it_is_small():
     ("layout", "least", "anywhere"), [("icr", 0.95, 0.9), ("blockrank", 0.95, 0.9), ("icr-block", 0.9, 0.5)]
 )
 def test_the_answer_is_ranked_first_wherever_it_stands(decoder, layout, least, anywhere):
-    found = right(DecoderReranker(decoder, layout), rounds=4)
-    assert found.mean() >= least
-    assert found.min() >= anywhere - 0.16  # one list of the four of a place may go wrong
+    shares = right(DecoderReranker(decoder, layout), rounds=4)
+    assert shares.mean() >= least
+    assert shares.min() >= anywhere - 0.16  # one list of the four of a place may go wrong
 
 
 def judged(seed, count):
@@ -84,7 +84,7 @@ def test_a_causal_reading_depends_on_order_and_a_block_reading_does_not(decoder)
         for seed in range(4):
             shuffled = random.Random(seed).sample(documents, len(documents))
             scores.append({item.document.text: item.score for item in ranker.rank(query, shuffled)})
-        spread[layout] = max(np.ptp([one[document.text] for one in scores]) for document in documents)
+        spread[layout] = max(np.ptp([by_text[document.text] for by_text in scores]) for document in documents)
     assert spread["icr-block"] == 0
     assert spread["icr"] > 1e-3
 

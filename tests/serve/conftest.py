@@ -68,11 +68,11 @@ def small_index(tmp_path_factory):
 @pytest.fixture(scope="session")
 def address(small_index):
     """A server that nobody writes to."""
-    with serving(create_app(Searcher(small_index), hosts=["127.0.0.1", "localhost"])) as found:
-        yield found
+    with serving(create_app(Searcher(small_index), hosts=["127.0.0.1", "localhost"])) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
 def client(address):
-    with httpx.Client(base_url=address, timeout=60) as found:
-        yield found
+    with httpx.Client(base_url=address, timeout=60) as opened:
+        yield opened

@@ -42,7 +42,7 @@ class Slow(LateInteractionReranker):
     def _score(self, lists):
         self.begun.set()
         assert self.open.wait(20)
-        self.ranked += [one.query for one in lists]
+        self.ranked += [ranked_list.query for ranked_list in lists]
         return super()._score(lists)
 
 
@@ -54,13 +54,13 @@ def slow():
 
 
 def waits(client, lane="rerank"):
-    found = [
+    samples = [
         sample.value
         for family in text_string_to_metric_families(client.get("/metrics").text)
         for sample in family.samples
         if sample.name == "sightline_waiting" and sample.labels["lane"] == lane
     ]
-    return found[0]
+    return samples[0]
 
 
 def until(condition):
@@ -183,7 +183,7 @@ def test_requests_at_once_never_share_a_list(reranker):
                     body = {"query": query, "documents": documents, "return_documents": True}
                     return (await client.post("/v1/rerank", json=body)).json()["results"]
 
-            return await asyncio.gather(*(ask(*one) for one in lists))
+            return await asyncio.gather(*(ask(*query_and_texts) for query_and_texts in lists))
 
     with serving(app) as address:
         answers = asyncio.run(main(address))
@@ -216,7 +216,7 @@ def test_an_error_in_one_list_is_not_its_neighbours(slow):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "defaults",
     [
         {"top_n": 0},
         {"top_n": None, "return_documents": None, "max_tokens_per_doc": None, "truncate_prompt_tokens": None},
@@ -224,9 +224,9 @@ def test_an_error_in_one_list_is_not_its_neighbours(slow):
         {"truncate_prompt_tokens": 500, "max_tokens_per_doc": 500},
     ],
 )
-def test_what_clients_send_for_their_defaults_changes_nothing(client, given):
+def test_what_clients_send_for_their_defaults_changes_nothing(client, defaults):
     plain = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS}).json()["results"]
-    assert client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, **given}).json()["results"] == plain
+    assert client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, **defaults}).json()["results"] == plain
 
 
 def test_truncate_prompt_tokens_counts_query_and_document(client, reranker):
@@ -281,15 +281,15 @@ def test_search_is_the_searchers_result(client, small_index, unit, evidence):
 
 
 def test_search_filters(client):
-    found = client.post("/search", json={"query": "anything", "where": {"year": {">=": 2000}}}).json()
-    assert [hit["id"] for hit in found["hits"]] == ["dog"]
+    answer = client.post("/search", json={"query": "anything", "where": {"year": {">=": 2000}}}).json()
+    assert [hit["id"] for hit in answer["hits"]] == ["dog"]
     assert client.post("/search", json={"query": "anything", "where": {"year": {"like": 1}}}).status_code == 422
 
 
 def test_a_document_by_any_id(client):
     for document in DOCUMENTS:
-        found = client.get(f"/documents/{quote(document.id, safe='')}")
-        assert found.json() == {
+        response = client.get(f"/documents/{quote(document.id, safe='')}")
+        assert response.json() == {
             "id": document.id,
             "title": document.title,
             "text": document.text,
@@ -532,9 +532,9 @@ def test_limits_must_be_above_zero(field):
 
 
 def test_health_tells_what_is_served(client):
-    found = client.get("/health").json()
-    assert found["status"] == "ok" and found["model"] == "minilm" and found["first_stage"] == "dense"
-    assert found["index"]["documents"] == 4 <= found["index"]["passages"]
+    health = client.get("/health").json()
+    assert health["status"] == "ok" and health["model"] == "minilm" and health["first_stage"] == "dense"
+    assert health["index"]["documents"] == 4 <= health["index"]["passages"]
 
 
 def test_metrics_count_requests_and_documents(reranker):
@@ -542,17 +542,17 @@ def test_metrics_count_requests_and_documents(reranker):
         client.post("/v1/rerank", json={"query": QUERY, "documents": [*TEXTS, LONG]})
         client.post("/v1/rerank", json={"query": QUERY})
         client.get("/a-path-that-a-client-made-up")
-        found = {
+        counts = {
             (sample.name, sample.labels.get("route"), sample.labels.get("status")): sample.value
             for family in text_string_to_metric_families(client.get("/metrics").text)
             for sample in family.samples
         }
-    assert found["sightline_requests_total", "/v1/rerank", "200"] == 1
-    assert found["sightline_requests_total", "/v1/rerank", "422"] == 1
-    assert found["sightline_requests_total", "other", "404"] == 1
-    assert found["sightline_documents_ranked_total", None, None] == 5
-    assert found["sightline_documents_truncated_total", None, None] == 1
-    assert found["sightline_request_seconds_count", "/v1/rerank", None] == 2
+    assert counts["sightline_requests_total", "/v1/rerank", "200"] == 1
+    assert counts["sightline_requests_total", "/v1/rerank", "422"] == 1
+    assert counts["sightline_requests_total", "other", "404"] == 1
+    assert counts["sightline_documents_ranked_total", None, None] == 5
+    assert counts["sightline_documents_truncated_total", None, None] == 1
+    assert counts["sightline_request_seconds_count", "/v1/rerank", None] == 2
 
 
 def test_examples_in_the_openapi_document_work(small_index):

@@ -36,9 +36,9 @@ def served(*arguments, **environment):
     )
     try:
         line = process.stdout.readline()
-        found = re.match(r"(http://127\.0\.0\.1:\d+)  (.*); Ctrl-C stops it", line)
-        assert found, line + process.stderr.read()
-        yield process, found[1], found[2]
+        match = re.match(r"(http://127\.0\.0\.1:\d+)  (.*); Ctrl-C stops it", line)
+        assert match, line + process.stderr.read()
+        yield process, match[1], match[2]
     finally:
         process.kill()
         process.communicate()

@@ -38,10 +38,10 @@ def limited(reranker, **limits):
             port = server.servers[0].sockets[0].getsockname()[1]
 
             def connect(sent=b"", source="127.0.0.1"):
-                found = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
-                stack.enter_context(found)
-                found.sendall(sent)
-                return found
+                connection = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+                stack.enter_context(connection)
+                connection.sendall(sent)
+                return connection
 
             yield connect, f"http://127.0.0.1:{port}"
         finally:

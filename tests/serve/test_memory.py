@@ -24,7 +24,7 @@ print(give_back(), before - held())
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has a way")
 def test_holes_are_given_back():
     done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True)
-    found = re.fullmatch(r"(True|False) (-?\d+)\n", done.stdout)
-    if found[1] == "False":
+    match = re.fullmatch(r"(True|False) (-?\d+)\n", done.stdout)
+    if match[1] == "False":
         pytest.skip("the C library is not glibc")
-    assert int(found[2]) > 50_000
+    assert int(match[2]) > 50_000

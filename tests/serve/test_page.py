@@ -38,18 +38,18 @@ def browser():
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield found
-    found.quit()
+    chrome = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield chrome
+    chrome.quit()
 
 
 class Page:
     def __init__(self, browser, address):
         self.browser, self.address = browser, address
         browser.get(address)
-        self.until(lambda: "documents" in self.one("#about").text)
+        self.until(lambda: "documents" in self.element("#about").text)
 
-    def one(self, selector):
+    def element(self, selector):
         return self.browser.find_element(By.CSS_SELECTOR, selector)
 
     def all(self, selector):
@@ -62,10 +62,10 @@ class Page:
     def ask(self, text):
         """Type, press Enter, and give the titles that come."""
         self.browser.execute_script("document.getElementById('status').textContent = ''")
-        box = self.one("#query")
+        box = self.element("#query")
         box.clear()
         box.send_keys(text, Keys.ENTER)
-        self.until(lambda: self.one("#status").text or self.one("#message").is_displayed())
+        self.until(lambda: self.element("#status").text or self.element("#message").is_displayed())
         return [title.text for title in self.all(".hit h2")]
 
     def heat(self, element):
@@ -82,8 +82,8 @@ class Page:
 
 @pytest.fixture
 def page(browser, address):
-    found = Page(browser, address)
-    yield found
+    opened = Page(browser, address)
+    yield opened
     said = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
     assert said == []
 
@@ -116,7 +116,7 @@ def test_typing_and_enter_give_the_librarys_results(page, expected):
 
 
 def test_results_come_while_one_types(page):
-    page.one("#query").send_keys("who barks at strangers")
+    page.element("#query").send_keys("who barks at strangers")
     page.until(lambda: page.all(".hit h2")[0].text == "Dogs")
     assert "q=who+barks" in page.browser.current_url
 
@@ -197,12 +197,12 @@ def test_keys(page):
     page.press("/")
     assert page.browser.switch_to.active_element.get_attribute("id") == "query"
     page.press("x/j")
-    assert page.one("#query").get_attribute("value").endswith("x/j")
+    assert page.element("#query").get_attribute("value").endswith("x/j")
 
 
 def test_filters_by_hand_and_by_tag(page):
     assert len(page.ask("anything")) == 4
-    page.one("#filter").send_keys("year>=1990", Keys.ENTER)
+    page.element("#filter").send_keys("year>=1990", Keys.ENTER)
     page.until(lambda: len(page.all(".hit")) == 2)
     tag = next(tag for tag in page.all(".tags button") if tag.text == "lang: it")
     tag.click()
@@ -211,15 +211,15 @@ def test_filters_by_hand_and_by_tag(page):
     page.browser.refresh()  # the address has it all
     page.until(lambda: [title.text for title in page.all(".hit h2")] == ["Towns"])
     for _ in range(2):
-        page.one(".chip").click()
+        page.element(".chip").click()
     page.until(lambda: len(page.all(".hit")) == 4)
-    page.one("#filter").send_keys("__proto__=1", Keys.ENTER)
-    page.until(lambda: "no document has a field '__proto__'" in page.one("#message").text)
-    assert not page.all(".hit") and not page.one("#notes").is_displayed()
+    page.element("#filter").send_keys("__proto__=1", Keys.ENTER)
+    page.until(lambda: "no document has a field '__proto__'" in page.element("#message").text)
+    assert not page.all(".hit") and not page.element("#notes").is_displayed()
     page.browser.get_log("browser")  # which notes the refusal
-    page.one("#filter").send_keys("nonsense", Keys.ENTER)
-    assert "FIELD OPERATOR VALUE" in page.one("#message").text
-    assert not page.one("#notes").is_displayed()  # an error is not an answer without hits
+    page.element("#filter").send_keys("nonsense", Keys.ENTER)
+    assert "FIELD OPERATOR VALUE" in page.element("#message").text
+    assert not page.element("#notes").is_displayed()  # an error is not an answer without hits
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_filters_by_hand_and_by_tag(page):
     ],
 )
 def test_several_filters_in_one_line(page, written, understood):
-    page.one("#filter").send_keys(written, Keys.ENTER)
+    page.element("#filter").send_keys(written, Keys.ENTER)
     assert [chip.text.rstrip("×").strip() for chip in page.all(".chip")] == understood
 
 
@@ -240,27 +240,27 @@ def test_several_filters_in_one_line(page, written, understood):
     ("written", "said"), [("year>=", "no value"), ("lang=en year>", "no value"), ("year=>3", "no operator"), ("=3", "")]
 )
 def test_half_a_filter_is_refused_in_words(page, written, said):
-    page.one("#filter").send_keys(written, Keys.ENTER)
-    assert said in page.one("#message").text and page.one("#message").text
-    assert not page.all(".chip") and page.one("#filter").get_attribute("value") == written
+    page.element("#filter").send_keys(written, Keys.ENTER)
+    assert said in page.element("#message").text and page.element("#message").text
+    assert not page.all(".chip") and page.element("#filter").get_attribute("value") == written
 
 
 def test_escape_clears_the_question_with_its_results(page):
     page.ask("cats")
     page.press(Keys.ESCAPE)
-    page.until(lambda: not page.all(".hit") and page.one("#hint").is_displayed())
-    assert page.one("#query").get_attribute("value") == "" and "q=" not in page.browser.current_url
+    page.until(lambda: not page.all(".hit") and page.element("#hint").is_displayed())
+    assert page.element("#query").get_attribute("value") == "" and "q=" not in page.browser.current_url
 
 
 def test_the_empty_page_has_examples_from_the_collection(page):
     shown = page.until(lambda: page.all("#examples button"))
     titles = {document.title for document in DOCUMENTS}
     assert 1 <= len(shown) <= 3 and {example.text for example in shown} <= titles
-    asked = shown[0].text
+    title = shown[0].text
     shown[0].click()
     page.until(lambda: page.all(".hit"))
-    assert page.one("#query").get_attribute("value") == asked and not page.one("#hint").is_displayed()
-    assert page.one("#legend").is_displayed()
+    assert page.element("#query").get_attribute("value") == title and not page.element("#hint").is_displayed()
+    assert page.element("#legend").is_displayed()
 
 
 def test_a_document_full_of_markup_stays_text(page):
@@ -283,15 +283,15 @@ def test_a_query_full_of_markup_stays_text(page):
     page.browser.get(
         f"{page.address}/?q=%3Cimg%20src%3Dx%20onerror%3D%22document.title%3D1%22%3E&where=lang%3D%22%3Cb%3E%22"
     )
-    page.until(lambda: "Nothing found" in page.one("#notes").text)
+    page.until(lambda: "Nothing found" in page.element("#notes").text)
     assert page.browser.title == "Sightline" and not page.all("main img")
 
 
 def test_nothing_comes_from_elsewhere(browser, address):
     browser.get_log("performance")
     Page(browser, address).ask("cats")
-    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = {m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"}
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = {m["params"]["request"]["url"] for m in events if m["method"] == "Network.requestWillBeSent"}
     assert urls and all(url.startswith((address, "data:")) for url in urls), urls
 
 
@@ -315,11 +315,11 @@ def test_light_and_dark_follow_the_system_and_the_button(page, scheme):
     page.browser.refresh()
 
     def lightness():
-        colour = page.one("body").value_of_css_property("background-color")
+        colour = page.element("body").value_of_css_property("background-color")
         return sum(int(part) for part in colour.split("(")[1].rstrip(")").split(",")[:3]) / 765
 
     assert (lightness() > 0.5) == (scheme == "light")
-    page.one("#theme").click()
+    page.element("#theme").click()
     assert (lightness() > 0.5) == (scheme == "dark")
     page.browser.refresh()
     assert (lightness() > 0.5) == (scheme == "dark")
@@ -338,7 +338,7 @@ def test_a_phone_needs_no_sideways_scrolling(page):
             page.browser.execute_script("arguments[0].click()", hit.find_element(By.CSS_SELECTOR, "h2 button"))
         page.until(lambda: len(page.all(".text[data-whole]")) == 4)
         assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 360
-        size = float(page.one(".text").value_of_css_property("font-size").removesuffix("px"))
+        size = float(page.element(".text").value_of_css_property("font-size").removesuffix("px"))
         assert size >= 16
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -359,6 +359,6 @@ def test_without_a_reranker_it_is_a_plain_list(browser, small_index):
 def test_a_server_that_has_gone_is_said_so(browser, small_index):
     with another(browser, create_app(Searcher(small_index))) as page:
         page.ask("cats")
-    page.one("#query").send_keys(" and dogs", Keys.ENTER)
-    page.until(lambda: "cannot be reached" in page.one("#message").text)
+    page.element("#query").send_keys(" and dogs", Keys.ENTER)
+    page.until(lambda: "cannot be reached" in page.element("#message").text)
     browser.get_log("browser")
