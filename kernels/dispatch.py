@@ -51,16 +51,16 @@ def choose(
         >>> choose("cpu", backend="reference")
         Choice(backend='reference', why='asked for')
     """
-    asked, source = (backend, "asked for") if backend else (os.environ.get("SIGHTLINE_BACKEND"), "SIGHTLINE_BACKEND")
+    name, source = (backend, "asked for") if backend else (os.environ.get("SIGHTLINE_BACKEND"), "SIGHTLINE_BACKEND")
     device = torch.device(device)
-    if asked:
-        if asked not in get_args(Backend):
+    if name:
+        if name not in get_args(Backend):
             raise _backend_error(
-                f"there is no backend {asked!r} ({source}); it is one of {', '.join(get_args(Backend))}"
+                f"there is no backend {name!r} ({source}); it is one of {', '.join(get_args(Backend))}"
             )
-        if reason := _cannot(asked, device, dtype, head_dim):
-            raise _backend_error(f"backend {asked!r} ({source}) cannot run: {reason}")
-        return Choice(asked, source)  # type: ignore[arg-type]
+        if reason := _cannot(name, device, dtype, head_dim):
+            raise _backend_error(f"backend {name!r} ({source}) cannot run: {reason}")
+        return Choice(name, source)  # type: ignore[arg-type]
     fast: Backend = "cpu" if device.type == "cpu" else "triton"
     if reason := _cannot(fast, device, dtype, head_dim):
         _say_once(f"the {fast} kernels cannot run: {reason}; the slow reference is used")

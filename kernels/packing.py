@@ -153,8 +153,8 @@ class Packing:
 
     def owner(self, tokens: np.ndarray) -> np.ndarray:
         """Row of `blocks` that each packed index lies in; -1 outside of the layout. int64, shaped like ``tokens``."""
-        found = np.searchsorted(self.blocks["start"], tokens, side="right") - 1
-        return np.where((tokens >= 0) & (tokens < self.tokens), found, -1)
+        rows = np.searchsorted(self.blocks["start"], tokens, side="right") - 1
+        return np.where((tokens >= 0) & (tokens < self.tokens), rows, -1)
 
     def spans(self, kind: int) -> list[tuple[int, int, int, int]]:
         """Blocks of one kind that have tokens: (context, index in the context, start, stop), in packed order."""

@@ -170,10 +170,12 @@ class Reranker(ABC):
         for number, (query, documents) in enumerate(lists):
             blocks = check_request(query, documents, top_n, evidence)
             kept = self._checked_states(None if states is None else states[number], len(blocks))
-            there = [i for i, block in enumerate(blocks) if self._readable(block)]
+            places = [i for i, block in enumerate(blocks) if self._readable(block)]
             checked.append(blocks)
-            readable.append(there)
-            requests.append(Request(query, [blocks[i] for i in there], [kept[i] for i in there], evidence is not None))
+            readable.append(places)
+            requests.append(
+                Request(query, [blocks[i] for i in places], [kept[i] for i in places], evidence is not None)
+            )
         if evidence is not None and not self.has_evidence:
             raise InputError(
                 f"{self.name} has no evidence, since its scores are not attention; leave evidence out, or rank with "
@@ -182,10 +184,12 @@ class Reranker(ABC):
         scored = self._score(requests)
         shared = (time.perf_counter() - started) / max(1, len(lists))
         rankings = []
-        for (query, given), blocks, there, part in zip(lists, checked, readable, scored, strict=True):
+        for (query, candidates), blocks, places, part in zip(lists, checked, readable, scored, strict=True):
             began = time.perf_counter()
-            made = self._ranking(query, given, blocks, _among(part, there, len(blocks)), top_n, evidence, best_per_id)
-            rankings.append(replace(made, seconds=shared + time.perf_counter() - began))
+            ranking = self._ranking(
+                query, candidates, blocks, _among(part, places, len(blocks)), top_n, evidence, best_per_id
+            )
+            rankings.append(replace(ranking, seconds=shared + time.perf_counter() - began))
         return rankings
 
     def _checked_states(
@@ -202,14 +206,14 @@ class Reranker(ABC):
     def _ranking(
         self,
         query: str,
-        given: Sequence[Candidate],
+        candidates: Sequence[Candidate],
         blocks: Sequence[Document],
         scored: Scored,
         top_n: int | None,
         grain: Grain | None,
         best_per_id: bool,
     ) -> Ranking:
-        order, warnings = order_by_score(blocks, given, scored.scores.tolist(), scored.unread)
+        order, warnings = order_by_score(blocks, candidates, scored.scores.tolist(), scored.unread)
         order = first_of_each_id(order, blocks) if best_per_id else order
         warnings = [*scored.warnings, *warnings]
         for warning in warnings:

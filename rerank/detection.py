@@ -87,8 +87,8 @@ def detect_heads(
             continue
         order = shuffler.permutation(len(documents))
         # CoRe detects on attention as it is; its own layout calibrates only when it ranks.
-        found = reranker.head_scores(query, [documents[i] for i in order], calibrate=method != "core")
-        value = _head_values(method, found, gains[order], temperature)
+        by_head = reranker.head_scores(query, [documents[i] for i in order], calibrate=method != "core")
+        value = _head_values(method, by_head, gains[order], temperature)
         total = value if not read else total + value
         read, candidates = read + 1, max(candidates, len(documents))
         if progress is not None:

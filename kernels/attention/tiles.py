@@ -62,16 +62,16 @@ def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
     stop = np.minimum(start + tokens, own_stop)
     if layout.causal:
         own_start, own_stop = (start, own_stop) if by_keys else (own_start, stop)
-    others = "readers" if by_keys else "prefix"
-    far_start, far_stop = block[f"{others}_start"], block[f"{others}_stop"]
+    side = "readers" if by_keys else "prefix"
+    far_start, far_stop = block[f"{side}_start"], block[f"{side}_stop"]
 
     # Only the two ends of a context meet all of it: queries see every key, instructions are seen by every query.
     far = far_stop - far_start
     long = (block["kind"] == (INSTRUCTION if by_keys else QUERY)) & (far > _LEAST_FAR)
     parts = np.ones(len(block), dtype=np.int64)
     if long.any():
-        wanted = -(-_PROGRAMS // (int(long.sum()) * heads))
-        parts[long] = np.minimum(wanted, -(-far[long] // _LEAST_FAR))
+        pieces = -(-_PROGRAMS // (int(long.sum()) * heads))
+        parts[long] = np.minimum(pieces, -(-far[long] // _LEAST_FAR))
     split = parts > 1
     slots = np.where(split, parts, 0)
     first = np.cumsum(slots) - slots

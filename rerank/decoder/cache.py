@@ -79,9 +79,9 @@ class DocumentCache:
     def put(self, key: str, block: KeptBlock) -> None:
         """Keep a block as near as there is room; older ones give way."""
         near, far = self._memory
-        for name, one in near.put(key, block):
+        for name, older in near.put(key, block):
             # What is on the host or on disk already is not copied there again.
-            for gone, oldest in far.put(name, one) if name not in far else ():
+            for gone, oldest in far.put(name, older) if name not in far else ():
                 if self._disk is not None:
                     self._disk.put(gone, oldest)
 
@@ -144,7 +144,7 @@ class _Disk:
     def get(self, key: str) -> KeptBlock | None:
         path = self._path(key)
         try:
-            found = load_file(path)
+            tensors = load_file(path)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
@@ -152,7 +152,7 @@ class _Disk:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        keys, values = ([found[name] for name in sorted(found) if name.startswith(kind)] for kind in ("k", "v"))
+        keys, values = ([tensors[name] for name in sorted(tensors) if name.startswith(kind)] for kind in ("k", "v"))
         return KeptBlock(tuple(keys), tuple(values))
 
     def put(self, key: str, block: KeptBlock) -> None:
@@ -188,12 +188,12 @@ class _Disk:
             self._used -= size
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        found = []
+        files = []
         for path in self.folder.glob("??/*.safetensors"):
             with contextlib.suppress(FileNotFoundError):  # another process made room
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        return found
+                files.append((status.st_mtime, status.st_size, path))
+        return files
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
