@@ -164,7 +164,8 @@ class Packing:
     @property
     def signal_contexts(self) -> np.ndarray:
         """int64 (R,): the context of each signal token, increasing."""
-        return self.blocks["context"][self.signal_blocks]
+        contexts: np.ndarray = self.blocks["context"][self.signal_blocks]
+        return contexts
 
     @property
     def pairs(self) -> int:

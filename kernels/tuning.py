@@ -86,6 +86,7 @@ def tuned(
 
 def _time(run: Callable[[Tile], None], tile: Tile) -> float:
     try:
-        return triton.testing.do_bench(lambda: run(tile), warmup=10, rep=50, return_mode="median")
+        median: float = triton.testing.do_bench(lambda: run(tile), warmup=10, rep=50, return_mode="median")
     except triton.runtime.errors.OutOfResources:
         return float("inf")
+    return median

@@ -24,7 +24,8 @@ __all__ = ["core_score", "detect_heads", "ndcg_score", "qr_score"]
 
 def qr_score(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """The attention on the gold documents: float (H, N), bool (N,) to (H,)."""
-    return scores[:, gold].sum(axis=1)
+    attention: np.ndarray = scores[:, gold].sum(axis=1)
+    return attention
 
 
 def ndcg_score(scores: np.ndarray, grades: np.ndarray, cutoff: int = 10) -> np.ndarray:
@@ -32,7 +33,8 @@ def ndcg_score(scores: np.ndarray, grades: np.ndarray, cutoff: int = 10) -> np.n
     discounts = 1 / np.log2(np.arange(2, min(cutoff, len(grades)) + 2))
     best = (np.sort(grades)[::-1][: len(discounts)] * discounts).sum()
     order = np.argsort(-scores, axis=1, kind="stable")[:, : len(discounts)]
-    return (grades[order] * discounts).sum(axis=1) / best
+    ndcg: np.ndarray = (grades[order] * discounts).sum(axis=1) / best
+    return ndcg
 
 
 def core_score(scores: np.ndarray, gold: np.ndarray, temperature: float) -> np.ndarray:
@@ -43,7 +45,8 @@ def core_score(scores: np.ndarray, gold: np.ndarray, temperature: float) -> np.n
     negatives = powers[:, ~gold].sum(axis=1, keepdims=True)
     positives = powers[:, gold]
     # Far behind the largest, both underflow; then nothing of the gold is ahead.
-    return (positives / np.maximum(positives + negatives, np.finfo(float).tiny)).mean(axis=1)
+    ahead: np.ndarray = (positives / np.maximum(positives + negatives, np.finfo(float).tiny)).mean(axis=1)
+    return ahead
 
 
 def detect_heads(

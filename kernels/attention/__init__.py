@@ -62,7 +62,9 @@ def block_attention(
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
     if name == "reference":
         return reference.block_attention(q, k, v, layout, scale)
-    return _BlockAttention.apply(q, k, v, layout, scale, import_module(f".{name}", __name__))
+    ops = import_module(f".{name}", __name__)
+    results: tuple[torch.Tensor, torch.Tensor] = _BlockAttention.apply(q, k, v, layout, scale, ops)
+    return results
 
 
 class _BlockAttention(torch.autograd.Function):

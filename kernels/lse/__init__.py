@@ -151,7 +151,9 @@ def _lse(
     name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend
     if name == "reference":
         return reference.lse(q_signal, k, layout, scale, part)
-    return _BlockLSE.apply(q_signal, k, layout, scale, part, import_module(f".{name}", __name__))
+    ops = import_module(f".{name}", __name__)
+    lse: torch.Tensor = _BlockLSE.apply(q_signal, k, layout, scale, part, ops)
+    return lse
 
 
 class _BlockLSE(torch.autograd.Function):
@@ -160,7 +162,7 @@ class _BlockLSE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, layout: Packing, scale: float, part: Part, ops: ModuleType) -> torch.Tensor:
         with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
-            lse = ops.forward(q, k, layout, scale, part)
+            lse: torch.Tensor = ops.forward(q, k, layout, scale, part)
         ctx.save_for_backward(q, k, lse)
         ctx.rest = layout, scale, part
         ctx.ops = ops

@@ -90,4 +90,5 @@ def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, s
     Returns:
         float32 (T,): ``mean_i exp(scale * q_i . k_j - normaliser_i)``; it sums to the document's attention mass.
     """
-    return _ops().states_attention(q, keys, normaliser, scale)
+    attention: torch.Tensor = _ops().states_attention(q, keys, normaliser, scale)
+    return attention
