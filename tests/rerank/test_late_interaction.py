@@ -106,7 +106,7 @@ def test_batch_size_changes_no_score_beyond_rounding(minilm, monkeypatch, budget
     from sightline.models import minilm as module
 
     before = scores(minilm.rank(QUERY, SHORT))
-    monkeypatch.setitem(module._TOKEN_BUDGET, "cpu", budget)
+    monkeypatch.setattr(module, "tokens_at_once", lambda device: budget)
     assert scores(minilm.rank(QUERY, SHORT)) == pytest.approx(before, abs=1e-5)
 
 
