@@ -51,11 +51,11 @@ class Scored:
         mass: float64 (N,), each document's share of the attention; None if the scores are not attention.
         shares: float64 (S, N), each signal token's attention on each document; None likewise.
         query_tokens: the S signal tokens.
-        truncated: int (N,), how many tokens at the end of each document were not read; None for none of any.
+        truncated: int (N,), how many tokens at the end of each document were not read; None if all were read whole.
         unread: places of the documents in which there was nothing to read. They are ranked last.
         attention: gives, for a place, the attention on each token of the document: int (T, 2), the characters of
             ``document.contents`` that each covers, and float (T,). None if the reranker cannot tell.
-        dtype: what was computed with.
+        dtype: name of the dtype that was computed with.
         backend: what computed it.
         warnings: what the reader of the ranking should know.
     """
@@ -160,7 +160,7 @@ class Reranker(ABC):
             lists: a query and its documents each.
             top_n: see `rank`, as for all other arguments and errors.
             evidence: see `rank`.
-            states: for each list what `rank` takes, or None.
+            states: for each list the kept states that `rank` takes, or None.
             best_per_id: see `rank`.
         """
         started = time.perf_counter()
@@ -253,7 +253,6 @@ def _ranked(document: Document, place: int, scored: Scored, grain: Grain | None)
 
 def _among(part: Scored, places: list[int], count: int) -> Scored:
     """Scores of some documents among ``count``, of which the others were not read: they get no mass."""
-    unread = {places[i] for i in part.unread}
     if len(places) == count:
         return part
     scores, mass, shares, truncated = np.full(count, NOTHING), None, None, [0] * count
@@ -274,6 +273,6 @@ def _among(part: Scored, places: list[int], count: int) -> Scored:
         mass=mass,
         shares=shares,
         truncated=truncated,
-        unread=unread | (set(range(count)) - set(places)),
+        unread={places[i] for i in part.unread} | (set(range(count)) - set(places)),
         attention=None if attention is None else lambda place: attention(back[place]),
     )

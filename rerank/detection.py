@@ -64,23 +64,23 @@ def detect_heads(
     Each list is shuffled, so that a head which follows the order of the candidates is not taken for one that retrieves.
 
     Args:
-        reranker: of the layout that the heads are for, reading all layers and heads.
+        reranker: has the layout that the heads are for, and reads all layers and heads.
         lists: query, documents and their grades; a list without both gold and negatives tells nothing and is passed
             over.
         method: the criterion.
         data: what the lists are of, for the record.
-        seed: of the shuffles.
-        temperature: of ``core``; None for 0.001 on Mistral and Granite models and 0.1 on others, as published.
+        seed: the seed of the shuffles.
+        temperature: the temperature of ``core``; None for 0.001 on Mistral and Granite models and 0.1 on others, as
+            published.
         progress: called with the number of lists read.
 
     Raises:
-        InputError: if the method is none, or no list tells anything.
+        InputError: if there is no such method, or no list tells anything.
     """
     if method not in get_args(Method):
         raise InputError(f"heads are found by 'qr', 'core' or 'ndcg', not {method!r}")
     if method == "core" and temperature is None:
-        kind = str(getattr(reranker.decoder.config, "model_type", ""))
-        temperature = 0.001 if kind.startswith(("mistral", "granite")) else 0.1
+        temperature = _published_temperature(reranker)
     shuffler = np.random.default_rng(seed)
     total, read, candidates = np.zeros(0), 0, 0
     for query, documents, grades in lists:
@@ -113,6 +113,11 @@ def detect_heads(
         temperature=temperature if method == "core" else None,
         scores=tuple(tuple(round(float(x), 8) for x in row) for row in scores),
     )
+
+
+def _published_temperature(reranker: DecoderReranker) -> float:
+    kind = str(getattr(reranker.decoder.config, "model_type", ""))
+    return 0.001 if kind.startswith(("mistral", "granite")) else 0.1
 
 
 def _head_values(method: Method, scores: np.ndarray, gains: np.ndarray, temperature: float | None) -> np.ndarray:

@@ -37,9 +37,9 @@ def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain
     sentences = sentence_spans(document.text)
     starts = np.array([start for start, _ in sentences])
     # A token belongs to the sentence in which it starts.
-    owner = np.searchsorted(starts, spans[~in_title, 0] - title, side="right") - 1
-    sums = np.bincount(owner.clip(0), weights=mass[~in_title], minlength=len(sentences))
-    read = np.bincount(owner.clip(0), minlength=len(sentences)) > 0
+    owner = (np.searchsorted(starts, spans[~in_title, 0] - title, side="right") - 1).clip(0)
+    sums = np.bincount(owner, weights=mass[~in_title], minlength=len(sentences))
+    read = np.bincount(owner, minlength=len(sentences)) > 0
     marks += [
         _evidence(document, *sentence, float(total), False)
         for sentence, total, seen in zip(sentences, sums, read, strict=True)

@@ -29,19 +29,19 @@ class Heads:
 
     Args:
         model: name of the model.
-        revision: of its weights.
+        revision: revision of the model's weights.
         layout: name of the layout that the lists were read by.
-        fingerprint: of that layout, see `Layout.fingerprint`.
+        fingerprint: fingerprint of that layout, see `Layout.fingerprint`.
         method: the criterion.
         data: what the lists are of.
         queries: how many lists were read.
         candidates: documents in a list, at most.
-        seed: of the shuffles.
-        temperature: of ``core``; None for the others.
+        seed: the seed of the shuffles.
+        temperature: the temperature of ``core``; None for the other criteria.
         scores: by layer, by head; higher retrieves better.
 
     Raises:
-        InputError: if the scores are no table of finite numbers.
+        InputError: if the scores are not a table of finite numbers.
     """
 
     model: str
@@ -155,7 +155,7 @@ def find_heads(file: str | os.PathLike[str] | None, layout: Layout, model: str, 
         file: a file of heads, or None to look where `sightline heads` keeps them.
         layout: the layout.
         model: name of the model.
-        revision: of its weights.
+        revision: revision of the model's weights.
 
     Raises:
         ModelError: if none were found for this model and layout yet; the message names the command.

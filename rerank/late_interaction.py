@@ -28,7 +28,6 @@ from .results import NOTHING
 if TYPE_CHECKING:
     import torch
 
-    from ..kernels import Keys
     from .learnt import LearntReadout
 
 __all__ = ["LateInteractionReranker"]
@@ -213,9 +212,11 @@ def _with_tokens(documents: Sequence[Document], states: Sequence[DocumentStates]
     Raises:
         InputError: if states are of another shape than the reader's.
     """
+    from ..kernels.states.keys import stored_values
+
     places = []
     for place, (document, state) in enumerate(zip(documents, states, strict=True)):
-        shape = tuple(_values(state.keys).shape)
+        shape = tuple(stored_values(state.keys).shape)
         if len(shape) != 2 or shape[1] != dim:
             raise InputError(f"document {document.id!r} came with kept states of shape {shape}, not (tokens, {dim})")
         if shape[0]:
@@ -257,12 +258,6 @@ def _load_trained(
     return layout, reader, readout
 
 
-def _values(key: Keys) -> torch.Tensor:
-    from ..kernels import QuantizedKeys
-
-    return key.values if isinstance(key, QuantizedKeys) else key
-
-
 def _name(device: str | torch.device | None) -> str | None:
     """A device by its name, so that one model serves all that ask for the same."""
     return None if device is None else str(device)
@@ -273,8 +268,10 @@ def _default_dtype(layout: Layout) -> str:
 
 
 def _dtypes(states: Sequence[DocumentStates], kept: Sequence[DocumentStates | None], read: str) -> str:
+    from ..kernels.states.keys import stored_values
+
     names = {
-        read if old is None else str(_values(state.keys).dtype).removeprefix("torch.")
+        read if old is None else str(stored_values(state.keys).dtype).removeprefix("torch.")
         for state, old in zip(states, kept, strict=True)
     }
     return "+".join(sorted(names)) or read

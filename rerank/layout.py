@@ -272,7 +272,7 @@ class Layout:
 
     @property
     def fingerprint(self) -> str:
-        """Of all fields that change what a head sees: 16 hexadecimal digits. Heads are found for one fingerprint.
+        """A hash of all fields that change what a head sees, in 16 hexadecimal digits; heads are found for one of them.
 
         Raises:
             InputError: if the layout is not for decoders.

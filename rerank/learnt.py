@@ -45,9 +45,9 @@ class LearntReadout(nn.Module):
     - ``read``: before it asks, the query block reads the documents: ``x <- unit(x + g Attention(x))``.
 
     Args:
-        parts: which of them; in any order.
+        parts: which of these parts, in any order.
         dim: D.
-        scale: of the layout.
+        scale: the scale of the layout.
 
     Raises:
         InputError: if there is no such part, or none.
@@ -85,8 +85,8 @@ class LearntReadout(nn.Module):
         """The readout that has these weights.
 
         Args:
-            weights: by name.
-            scale: of the layout.
+            weights: the weights by name.
+            scale: the scale of the layout.
             source: where they are from, for messages.
 
         Raises:

@@ -23,7 +23,7 @@ __all__ = ["RerankerInfo", "as_reranker", "list_rerankers", "load_reranker"]
 
 @dataclass(frozen=True, slots=True)
 class RerankerInfo:
-    """One of `list_rerankers`.
+    """A reranker that `list_rerankers` names.
 
     Args:
         name: what to ask for; words in capitals are placeholders.

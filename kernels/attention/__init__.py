@@ -39,7 +39,7 @@ def block_attention(
         v: like ``k``.
         layout: T tokens, on the same device.
         scale: factor on q . k, usually ``D ** -0.5``.
-        backend: one by name; else see `sightline.kernels.choose`.
+        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
 
     Returns:
         out: (T, Hq, D), dtype of ``q``; lse: float32 (T, Hq) (float64 for float64), the natural logarithm of

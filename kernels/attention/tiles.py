@@ -27,7 +27,7 @@ class Work(NamedTuple):
     Args:
         tiles: int32 (M, 8), on the layout's device: start, stop, own start, own stop, far start, far stop, slot for the
             partial result or -1, 0.
-        slots: partial results there are.
+        slots: how many partial results there are.
         splits: int32 (P, 4), on the layout's device: start, stop, first slot, slots of each tile that was split.
     """
 
@@ -40,8 +40,8 @@ def row_tiles(layout: Packing, tokens: int, heads: int) -> Work:
     """Tiles of queries, for the output and for dq: own and far are the keys they see.
 
     Args:
-        layout: to be cut.
-        tokens: of a tile, at most.
+        layout: the layout to cut.
+        tokens: how many tokens a tile has at most.
         heads: key heads, by which the number of programs is multiplied.
     """
     return layout.keep(("row tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=False))

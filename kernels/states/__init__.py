@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 
 from ..dispatch import choose
+from ..errors import backend_error
 from . import cpu, reference
 from .keys import Keys, QuantizedKeys
 
@@ -30,9 +31,7 @@ def states_backend() -> str:
     """
     name = choose("cpu").backend
     if name == "triton":
-        from ...errors import BackendError
-
-        raise BackendError(
+        raise backend_error(
             "SIGHTLINE_BACKEND='triton': kept token states are read by the backends 'cpu' and 'reference' only; "
             "unset it, or name one of them"
         )

@@ -30,9 +30,9 @@ class DocumentCache:
     forgotten, and read again when it is needed. Nothing is recomputed or rounded by a move: a hit gives the same bytes.
 
     Args:
-        device_bytes: kept where the model is.
-        host_bytes: kept in host memory. On a CPU the two are one memory, and their budgets add up.
-        disk_bytes: kept in files under ``folder``, also for other processes and later ones.
+        device_bytes: bytes kept where the model is.
+        host_bytes: bytes kept in host memory. On a CPU the two are one memory, and their budgets add up.
+        disk_bytes: bytes kept in files under ``folder``, also for other processes and later ones.
         folder: must be given with ``disk_bytes``; made if missing.
 
     Attributes:
@@ -97,7 +97,7 @@ def block_key(model: str, context: Sequence[int], tokens: Sequence[int]) -> str:
     Args:
         model: name, revision, dtype and signal layer.
         context: tokens before it that it sees.
-        tokens: its own.
+        tokens: its own tokens.
     """
     return hashlib.sha256(repr((model, tuple(context), tuple(tokens))).encode()).hexdigest()
 

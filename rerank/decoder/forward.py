@@ -41,23 +41,23 @@ class KeptBlock:
 
     @property
     def bytes(self) -> int:
-        """Of all its tensors."""
+        """The bytes of all its tensors."""
         return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
 
     def to(self, device: torch.device | str) -> KeptBlock:
-        """The same elsewhere."""
+        """The same block on another device."""
         return KeptBlock(tuple(x.to(device) for x in self.keys), tuple(x.to(device) for x in self.values))
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is read.
+    """What a pass reads.
 
     Args:
         layout: says how logits are scaled and normalised.
         heads: per layer that is read the indices of heads, or None for all.
-        tokens: also the attention on each token.
-        by_head: keep that apart by head.
+        tokens: whether the attention on each token is read, too.
+        by_head: whether that is kept apart by head.
         stop: a layer after whose reading the pass ends; None for the signal layer.
     """
 

@@ -78,7 +78,7 @@ class Prompt:
 
     @property
     def size(self) -> int:
-        """All of its tokens."""
+        """How many tokens it has in all."""
         documents, queries, instruction = self.context
         return instruction + sum(documents) + sum(queries)
 
@@ -90,9 +90,9 @@ class Template:
     can end its block, or the turn.
 
     Args:
-        layout: of a decoder.
+        layout: a layout for decoders.
         tokenizer: a fast tokenizer.
-        name: of the model, for messages.
+        name: name of the model, for messages.
 
     Raises:
         ModelError: if the layout needs a chat template and the tokenizer has none, or one that it cannot be cut from.
@@ -156,7 +156,7 @@ class Template:
         """Tokens with which the answer goes on, if it names some of ``count`` documents.
 
         Args:
-            count: of documents in the list.
+            count: how many documents the list has.
             chosen: places of those that are named.
             seed: as for `documents`.
         """

@@ -17,12 +17,7 @@ import torch
 from ...documents import Document
 from ...errors import InputError, ModelError, RankingError
 from ...kernels import choose
-from ...models.decoder import (
-    Decoder,
-    load_config,
-    load_decoder,
-    revision_of,
-)
+from ...models.decoder import Decoder, load_config, load_decoder, revision_of
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
@@ -30,13 +25,7 @@ from ..readout import Reading, document_scores, head_scores, row_shares
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
-from .forward import (
-    KeptBlock,
-    Wanted,
-    last_position,
-    read,
-    read_documents,
-)
+from .forward import KeptBlock, Wanted, last_position, read, read_documents
 from .prompt import NULL_QUERY, Block, Prompt, Template
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
@@ -76,7 +65,7 @@ class DecoderReranker(Reranker):
         route: of a longer list, keep only so many documents, those with the largest logits at ``route_layer``, and rank
             these; the others stand below them in that order (BlockSearch, 2026). None ranks all at once.
         route_layer: None for the layer at 0.57 of all, or the signal layer if that is lower.
-        seed: of shuffles and random ids.
+        seed: the seed of shuffles and random ids.
         loading: for `load_decoder`: ``revision``, ``dtype``, ``device``, ``device_map``, ``quantization_config``.
 
     Raises:
@@ -184,7 +173,7 @@ class DecoderReranker(Reranker):
         Args:
             query: the query.
             blocks: the documents.
-            seed: of random ids.
+            seed: the seed of random ids.
         """
         queries = [self.template.query(query)]
         if self.spec.readout.calibration == "null_query":
@@ -197,7 +186,7 @@ class DecoderReranker(Reranker):
         )
 
     def fits(self, prompt: Prompt) -> bool:
-        """Whether its positions are some that the model has."""
+        """Whether the model has positions for all of its tokens."""
         return self.decoder.positions is None or last_position(prompt.context, self.spec) < self.decoder.positions
 
     # -- one list ----------------------------------------------------------------------------------------------------
@@ -434,14 +423,14 @@ def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: 
     """The layout with the heads that are to be read, where it does not read all.
 
     Args:
-        layout: of a decoder.
+        layout: a layout for decoders.
         heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
-        model: whose heads.
-        revision: of its weights.
+        model: name of the model that has the heads.
+        revision: revision of the model's weights.
 
     Raises:
         InputError: if heads are given to a layout that reads all, or the file does not fit.
-        ModelError: if heads are asked for that nobody has found.
+        ModelError: if the layout asks for heads that nobody has found.
     """
     if isinstance(heads, Sequence) and not isinstance(heads, str):
         return load_layout(layout, heads=list(heads))
