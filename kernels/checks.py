@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from .errors import input_error
 from .packing import Packing
 
 __all__ = ["check_packed", "check_scale"]
@@ -18,7 +19,7 @@ def check_packed(layout: Packing, *, queries: int, q: torch.Tensor, k: torch.Ten
     """Shapes, dtypes, devices and strides of the tensors of one call.
 
     Args:
-        layout: that they are said to follow.
+        layout: the layout that they should follow.
         queries: rows that ``q`` must have.
         q: (queries, Hq, D).
         k: (T, Hkv, D).
@@ -31,32 +32,32 @@ def check_packed(layout: Packing, *, queries: int, q: torch.Tensor, k: torch.Ten
     for name, tensor in named.items():
         rows = queries if name == "q" else layout.tokens
         if tensor.ndim != 3:
-            raise _error(f"{name} has shape {tuple(tensor.shape)}; it takes (rows, heads, head dimension)")
+            raise input_error(f"{name} has shape {tuple(tensor.shape)}; it takes (rows, heads, head dimension)")
         if len(tensor) != rows:
             what = "signal tokens" if name == "q" and queries != layout.tokens else "tokens"
-            raise _error(f"{name} has {len(tensor)} rows, but the layout covers {rows} {what}; pack exactly those")
+            raise input_error(f"{name} has {len(tensor)} rows, but the layout covers {rows} {what}; pack exactly those")
         if tensor.dtype not in _FLOATS:
-            raise _error(f"{name} is {tensor.dtype}; it takes float32, float16, bfloat16 or float64")
+            raise input_error(f"{name} is {tensor.dtype}; it takes float32, float16, bfloat16 or float64")
         if tensor.dtype != q.dtype:
-            raise _error(f"{name} is {tensor.dtype} but q is {q.dtype}; cast one of them")
+            raise input_error(f"{name} is {tensor.dtype} but q is {q.dtype}; cast one of them")
         if tensor.device != q.device:
-            raise _error(f"{name} is on {tensor.device} but q is on {q.device}; move one of them")
+            raise input_error(f"{name} is on {tensor.device} but q is on {q.device}; move one of them")
         if tensor.shape[2] != q.shape[2]:
-            raise _error(f"{name} has heads of {tensor.shape[2]} dimensions but q of {q.shape[2]}")
+            raise input_error(f"{name} has heads of {tensor.shape[2]} dimensions but q of {q.shape[2]}")
         if tensor.shape[2] > 1 and tensor.stride(2) != 1:
-            raise _error(
+            raise input_error(
                 f"the last dimension of {name} is not contiguous (stride {tensor.stride(2)}); call .contiguous()"
             )
     if not 1 <= q.shape[2] <= _MAX_HEAD_DIM:
-        raise _error(f"heads have {q.shape[2]} dimensions; they may have 1 to {_MAX_HEAD_DIM}")
+        raise input_error(f"heads have {q.shape[2]} dimensions; they may have 1 to {_MAX_HEAD_DIM}")
     if v is not None and v.shape != k.shape:
-        raise _error(f"v has shape {tuple(v.shape)} but k {tuple(k.shape)}")
+        raise input_error(f"v has shape {tuple(v.shape)} but k {tuple(k.shape)}")
     if k.shape[1] < 1 or q.shape[1] < 1 or q.shape[1] % k.shape[1]:
-        raise _error(
+        raise input_error(
             f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads; one must be a multiple of the other"
         )
     if layout.device != q.device:
-        raise _error(f"the layout is on {layout.device} but q is on {q.device}; use layout.to(q.device)")
+        raise input_error(f"the layout is on {layout.device} but q is on {q.device}; use layout.to(q.device)")
 
 
 def check_scale(scale: float) -> float:
@@ -66,11 +67,5 @@ def check_scale(scale: float) -> float:
         InputError: if it is not one.
     """
     if not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise _error(f"scale is {scale!r}; it takes a finite number, such as head_dim ** -0.5")
+        raise input_error(f"scale is {scale!r}; it takes a finite number, such as head_dim ** -0.5")
     return float(scale)
-
-
-def _error(message: str) -> Exception:
-    from ..errors import InputError
-
-    return InputError(message)

@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
+from .errors import backend_error
+
 __all__ = ["Backend", "Choice", "choose"]
 
 logger = logging.getLogger(__name__)
@@ -38,11 +40,11 @@ def choose(
     """The backend that a kernel call with such tensors goes to.
 
     Args:
-        device: of the tensors.
-        dtype: of the tensors. ``reference`` and ``cpu`` also take float64, for checks.
+        device: device of the tensors.
+        dtype: dtype of the tensors. ``reference`` and ``cpu`` also take float64, for checks.
         head_dim: D, 1 to 256. On ``triton`` 32, 64, 128 and 256 waste nothing; others are padded inside the kernel to
             the next power of two (80 and 96 to 128).
-        backend: one by name, else ``SIGHTLINE_BACKEND``, else the fastest that runs.
+        backend: name of the backend; None for ``SIGHTLINE_BACKEND``, else the fastest that runs.
 
     Raises:
         BackendError: if the one asked for cannot run; the message says why.
@@ -51,16 +53,14 @@ def choose(
         >>> choose("cpu", backend="reference")
         Choice(backend='reference', why='asked for')
     """
-    asked, source = (backend, "asked for") if backend else (os.environ.get("SIGHTLINE_BACKEND"), "SIGHTLINE_BACKEND")
+    name, source = (backend, "asked for") if backend else (os.environ.get("SIGHTLINE_BACKEND"), "SIGHTLINE_BACKEND")
     device = torch.device(device)
-    if asked:
-        if asked not in get_args(Backend):
-            raise _backend_error(
-                f"there is no backend {asked!r} ({source}); it is one of {', '.join(get_args(Backend))}"
-            )
-        if reason := _cannot(asked, device, dtype, head_dim):
-            raise _backend_error(f"backend {asked!r} ({source}) cannot run: {reason}")
-        return Choice(asked, source)  # type: ignore[arg-type]
+    if name:
+        if name not in get_args(Backend):
+            raise backend_error(f"there is no backend {name!r} ({source}); it is one of {', '.join(get_args(Backend))}")
+        if reason := _cannot(name, device, dtype, head_dim):
+            raise backend_error(f"backend {name!r} ({source}) cannot run: {reason}")
+        return Choice(name, source)  # type: ignore[arg-type]
     fast: Backend = "cpu" if device.type == "cpu" else "triton"
     if reason := _cannot(fast, device, dtype, head_dim):
         _say_once(f"the {fast} kernels cannot run: {reason}; the slow reference is used")
@@ -98,9 +98,3 @@ def _has_triton() -> bool:
 @functools.cache
 def _say_once(message: str) -> None:
     logger.warning("%s", message)
-
-
-def _backend_error(message: str) -> Exception:
-    from ..errors import BackendError
-
-    return BackendError(message)

@@ -52,4 +52,4 @@ def upcast(x: torch.Tensor) -> bool:
 
 def padded_dim(d: int) -> int:
     """The head dimension that a kernel computes in: the next power of two, 16 at least."""
-    return max(16, triton.next_power_of_2(d))
+    return max(16, int(triton.next_power_of_2(d)))

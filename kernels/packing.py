@@ -23,6 +23,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from .errors import input_error
+
 __all__ = ["BLOCK", "DOCUMENT", "INSTRUCTION", "QUERY", "SEEN", "Context", "Packing"]
 
 INSTRUCTION, DOCUMENT, QUERY = range(3)
@@ -101,7 +103,7 @@ class Packing:
                 blocks.append((*span, at, then, end, end, QUERY, number, i))
             at = end
         if not 0 < at <= _MAX_TOKENS:
-            raise _input_error(f"a layout of {at} tokens cannot be laid out; it takes 1 to {_MAX_TOKENS}")
+            raise input_error(f"a layout of {at} tokens cannot be laid out; it takes 1 to {_MAX_TOKENS}")
         self.blocks = np.array([block for block in blocks if block[1] > block[0]], dtype=BLOCK)
         self.tokens = at
         self._kept: dict[object, object] = {}
@@ -118,12 +120,12 @@ class Packing:
             InputError: if they are not.
         """
         if isinstance(rows, torch.Tensor) and (rows.is_floating_point() or rows.dtype == torch.bool):
-            raise _input_error(f"signal tokens are given by their packed indices, not by {rows.dtype}")
+            raise input_error(f"signal tokens are given by their packed indices, not by {rows.dtype}")
         chosen = np.asarray(rows.tolist() if isinstance(rows, torch.Tensor) else rows)
         if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
-            raise _input_error("signal tokens are given as a flat list of packed indices")
+            raise input_error("signal tokens are given as a flat list of packed indices")
         if (np.diff(chosen) <= 0).any():
-            raise _input_error("signal tokens must be given in increasing order, each once")
+            raise input_error("signal tokens must be given in increasing order, each once")
         out = object.__new__(Packing)
         out.__dict__.update(self.__dict__)
         out._kept = {}
@@ -144,7 +146,7 @@ class Packing:
         owner = self.owner(rows)
         outside = (owner < 0) | (self.blocks["kind"][owner] != QUERY)
         if outside.any():
-            raise _input_error(
+            raise input_error(
                 f"token {rows[outside][0]} is not in a query block; signal tokens are those of query blocks"
             )
         self.signal_rows = rows
@@ -153,8 +155,8 @@ class Packing:
 
     def owner(self, tokens: np.ndarray) -> np.ndarray:
         """Row of `blocks` that each packed index lies in; -1 outside of the layout. int64, shaped like ``tokens``."""
-        found = np.searchsorted(self.blocks["start"], tokens, side="right") - 1
-        return np.where((tokens >= 0) & (tokens < self.tokens), found, -1)
+        rows = np.searchsorted(self.blocks["start"], tokens, side="right") - 1
+        return np.where((tokens >= 0) & (tokens < self.tokens), rows, -1)
 
     def spans(self, kind: int) -> list[tuple[int, int, int, int]]:
         """Blocks of one kind that have tokens: (context, index in the context, start, stop), in packed order."""
@@ -164,7 +166,8 @@ class Packing:
     @property
     def signal_contexts(self) -> np.ndarray:
         """int64 (R,): the context of each signal token, increasing."""
-        return self.blocks["context"][self.signal_blocks]
+        contexts: np.ndarray = self.blocks["context"][self.signal_blocks]
+        return contexts
 
     @property
     def pairs(self) -> int:
@@ -190,9 +193,7 @@ class Packing:
             InputError: for more than 200 tokens.
         """
         if self.tokens > _MAX_DRAWN:
-            raise _input_error(
-                f"a drawing holds {_MAX_DRAWN} tokens, this layout has {self.tokens}; draw a smaller one"
-            )
+            raise input_error(f"a drawing holds {_MAX_DRAWN} tokens, this layout has {self.tokens}; draw a smaller one")
         kinds = np.repeat(self.blocks["kind"], self.blocks["stop"] - self.blocks["start"])
         width = len(str(self.tokens - 1))
         return "\n".join(
@@ -225,18 +226,12 @@ def _checked(context: Context, number: int) -> Context:
             (operator.index(instruction),),
         ]
     except (TypeError, ValueError):
-        raise _input_error(
+        raise input_error(
             f"context {number} is {context!r}; it takes Context(documents, queries, instruction) of token counts"
         ) from None
     for name, values in zip(("document", "query block", "instruction"), counts, strict=True):
         for i, value in enumerate(values):
             if value < 0 or (value == 0 and name == "query block"):
                 least = 1 if name == "query block" else 0
-                raise _input_error(f"context {number}, {name} {i}: {value} tokens; it takes at least {least}")
+                raise input_error(f"context {number}, {name} {i}: {value} tokens; it takes at least {least}")
     return Context(counts[0], counts[1], counts[2][0])
-
-
-def _input_error(message: str) -> Exception:
-    from ..errors import InputError
-
-    return InputError(message)

@@ -66,11 +66,11 @@ def tuned(
     """The tile to use: the default, or with ``SIGHTLINE_AUTOTUNE=1`` the fastest of it and the candidates.
 
     Args:
-        name: of the kernel.
+        name: name of the kernel.
         default: from the static table.
         candidates: others to try; those that do not fit the GPU are passed over.
         q: the call's query tensor, for its device, dtype and head dimension.
-        layout: the call's.
+        layout: the call's layout.
         group: query heads per key head.
         run: runs the kernel with a tile.
     """
@@ -86,6 +86,7 @@ def tuned(
 
 def _time(run: Callable[[Tile], None], tile: Tile) -> float:
     try:
-        return triton.testing.do_bench(lambda: run(tile), warmup=10, rep=50, return_mode="median")
+        median: float = triton.testing.do_bench(lambda: run(tile), warmup=10, rep=50, return_mode="median")
     except triton.runtime.errors.OutOfResources:
         return float("inf")
+    return median

@@ -7,11 +7,7 @@ from .layout import Layout, load_layout
 from .loading import RerankerInfo, list_rerankers, load_reranker
 from .placement import arrange
 from .pointwise import PointwiseReranker
-from .results import (
-    Evidence,
-    Ranked,
-    Ranking,
-)
+from .results import Evidence, Ranked, Ranking
 
 __all__ = [
     "DocumentStates",

@@ -51,11 +51,11 @@ class Scored:
         mass: float64 (N,), each document's share of the attention; None if the scores are not attention.
         shares: float64 (S, N), each signal token's attention on each document; None likewise.
         query_tokens: the S signal tokens.
-        truncated: int (N,), how many tokens at the end of each document were not read; None for none of any.
+        truncated: int (N,), how many tokens at the end of each document were not read; None if all were read whole.
         unread: places of the documents in which there was nothing to read. They are ranked last.
         attention: gives, for a place, the attention on each token of the document: int (T, 2), the characters of
             ``document.contents`` that each covers, and float (T,). None if the reranker cannot tell.
-        dtype: what was computed with.
+        dtype: name of the dtype that was computed with.
         backend: what computed it.
         warnings: what the reader of the ranking should know.
     """
@@ -160,7 +160,7 @@ class Reranker(ABC):
             lists: a query and its documents each.
             top_n: see `rank`, as for all other arguments and errors.
             evidence: see `rank`.
-            states: for each list what `rank` takes, or None.
+            states: for each list the kept states that `rank` takes, or None.
             best_per_id: see `rank`.
         """
         started = time.perf_counter()
@@ -170,10 +170,12 @@ class Reranker(ABC):
         for number, (query, documents) in enumerate(lists):
             blocks = check_request(query, documents, top_n, evidence)
             kept = self._checked_states(None if states is None else states[number], len(blocks))
-            there = [i for i, block in enumerate(blocks) if self._readable(block)]
+            places = [i for i, block in enumerate(blocks) if self._readable(block)]
             checked.append(blocks)
-            readable.append(there)
-            requests.append(Request(query, [blocks[i] for i in there], [kept[i] for i in there], evidence is not None))
+            readable.append(places)
+            requests.append(
+                Request(query, [blocks[i] for i in places], [kept[i] for i in places], evidence is not None)
+            )
         if evidence is not None and not self.has_evidence:
             raise InputError(
                 f"{self.name} has no evidence, since its scores are not attention; leave evidence out, or rank with "
@@ -182,10 +184,12 @@ class Reranker(ABC):
         scored = self._score(requests)
         shared = (time.perf_counter() - started) / max(1, len(lists))
         rankings = []
-        for (query, given), blocks, there, part in zip(lists, checked, readable, scored, strict=True):
+        for (query, candidates), blocks, places, part in zip(lists, checked, readable, scored, strict=True):
             began = time.perf_counter()
-            made = self._ranking(query, given, blocks, _among(part, there, len(blocks)), top_n, evidence, best_per_id)
-            rankings.append(replace(made, seconds=shared + time.perf_counter() - began))
+            ranking = self._ranking(
+                query, candidates, blocks, _among(part, places, len(blocks)), top_n, evidence, best_per_id
+            )
+            rankings.append(replace(ranking, seconds=shared + time.perf_counter() - began))
         return rankings
 
     def _checked_states(
@@ -202,14 +206,14 @@ class Reranker(ABC):
     def _ranking(
         self,
         query: str,
-        given: Sequence[Candidate],
+        candidates: Sequence[Candidate],
         blocks: Sequence[Document],
         scored: Scored,
         top_n: int | None,
         grain: Grain | None,
         best_per_id: bool,
     ) -> Ranking:
-        order, warnings = order_by_score(blocks, given, scored.scores.tolist(), scored.unread)
+        order, warnings = order_by_score(blocks, candidates, scored.scores.tolist(), scored.unread)
         order = first_of_each_id(order, blocks) if best_per_id else order
         warnings = [*scored.warnings, *warnings]
         for warning in warnings:
@@ -249,7 +253,6 @@ def _ranked(document: Document, place: int, scored: Scored, grain: Grain | None)
 
 def _among(part: Scored, places: list[int], count: int) -> Scored:
     """Scores of some documents among ``count``, of which the others were not read: they get no mass."""
-    unread = {places[i] for i in part.unread}
     if len(places) == count:
         return part
     scores, mass, shares, truncated = np.full(count, NOTHING), None, None, [0] * count
@@ -270,6 +273,6 @@ def _among(part: Scored, places: list[int], count: int) -> Scored:
         mass=mass,
         shares=shares,
         truncated=truncated,
-        unread=unread | (set(range(count)) - set(places)),
+        unread={places[i] for i in part.unread} | (set(range(count)) - set(places)),
         attention=None if attention is None else lambda place: attention(back[place]),
     )

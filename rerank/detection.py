@@ -24,7 +24,8 @@ __all__ = ["core_score", "detect_heads", "ndcg_score", "qr_score"]
 
 def qr_score(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """The attention on the gold documents: float (H, N), bool (N,) to (H,)."""
-    return scores[:, gold].sum(axis=1)
+    attention: np.ndarray = scores[:, gold].sum(axis=1)
+    return attention
 
 
 def ndcg_score(scores: np.ndarray, grades: np.ndarray, cutoff: int = 10) -> np.ndarray:
@@ -32,7 +33,8 @@ def ndcg_score(scores: np.ndarray, grades: np.ndarray, cutoff: int = 10) -> np.n
     discounts = 1 / np.log2(np.arange(2, min(cutoff, len(grades)) + 2))
     best = (np.sort(grades)[::-1][: len(discounts)] * discounts).sum()
     order = np.argsort(-scores, axis=1, kind="stable")[:, : len(discounts)]
-    return (grades[order] * discounts).sum(axis=1) / best
+    ndcg: np.ndarray = (grades[order] * discounts).sum(axis=1) / best
+    return ndcg
 
 
 def core_score(scores: np.ndarray, gold: np.ndarray, temperature: float) -> np.ndarray:
@@ -43,7 +45,8 @@ def core_score(scores: np.ndarray, gold: np.ndarray, temperature: float) -> np.n
     negatives = powers[:, ~gold].sum(axis=1, keepdims=True)
     positives = powers[:, gold]
     # Far behind the largest, both underflow; then nothing of the gold is ahead.
-    return (positives / np.maximum(positives + negatives, np.finfo(float).tiny)).mean(axis=1)
+    ahead: np.ndarray = (positives / np.maximum(positives + negatives, np.finfo(float).tiny)).mean(axis=1)
+    return ahead
 
 
 def detect_heads(
@@ -61,23 +64,23 @@ def detect_heads(
     Each list is shuffled, so that a head which follows the order of the candidates is not taken for one that retrieves.
 
     Args:
-        reranker: of the layout that the heads are for, reading all layers and heads.
+        reranker: has the layout that the heads are for, and reads all layers and heads.
         lists: query, documents and their grades; a list without both gold and negatives tells nothing and is passed
             over.
         method: the criterion.
         data: what the lists are of, for the record.
-        seed: of the shuffles.
-        temperature: of ``core``; None for 0.001 on Mistral and Granite models and 0.1 on others, as published.
+        seed: the seed of the shuffles.
+        temperature: the temperature of ``core``; None for 0.001 on Mistral and Granite models and 0.1 on others, as
+            published.
         progress: called with the number of lists read.
 
     Raises:
-        InputError: if the method is none, or no list tells anything.
+        InputError: if there is no such method, or no list tells anything.
     """
     if method not in get_args(Method):
         raise InputError(f"heads are found by 'qr', 'core' or 'ndcg', not {method!r}")
     if method == "core" and temperature is None:
-        kind = str(getattr(reranker.decoder.config, "model_type", ""))
-        temperature = 0.001 if kind.startswith(("mistral", "granite")) else 0.1
+        temperature = _published_temperature(reranker)
     shuffler = np.random.default_rng(seed)
     total, read, candidates = np.zeros(0), 0, 0
     for query, documents, grades in lists:
@@ -87,8 +90,8 @@ def detect_heads(
             continue
         order = shuffler.permutation(len(documents))
         # CoRe detects on attention as it is; its own layout calibrates only when it ranks.
-        found = reranker.head_scores(query, [documents[i] for i in order], calibrate=method != "core")
-        value = _head_values(method, found, gains[order], temperature)
+        by_head = reranker.head_scores(query, [documents[i] for i in order], calibrate=method != "core")
+        value = _head_values(method, by_head, gains[order], temperature)
         total = value if not read else total + value
         read, candidates = read + 1, max(candidates, len(documents))
         if progress is not None:
@@ -110,6 +113,11 @@ def detect_heads(
         temperature=temperature if method == "core" else None,
         scores=tuple(tuple(round(float(x), 8) for x in row) for row in scores),
     )
+
+
+def _published_temperature(reranker: DecoderReranker) -> float:
+    kind = str(getattr(reranker.decoder.config, "model_type", ""))
+    return 0.001 if kind.startswith(("mistral", "granite")) else 0.1
 
 
 def _head_values(method: Method, scores: np.ndarray, gains: np.ndarray, temperature: float | None) -> np.ndarray:

@@ -26,26 +26,26 @@ def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain
     """
     title = len(document.title) + 1 if document.title else 0
     in_title = spans[:, 1] < title
-    found = []
+    marks = []
     if grain == "token":
         for (start, end), share, titled in zip(spans.tolist(), mass.tolist(), in_title.tolist(), strict=True):
             shift = 0 if titled else title
-            found.append(_evidence(document, start - shift, end - shift, share, titled))
-        return tuple(found)
+            marks.append(_evidence(document, start - shift, end - shift, share, titled))
+        return tuple(marks)
     if in_title.any():
-        found.append(_evidence(document, 0, len(document.title), float(mass[in_title].sum()), True))
+        marks.append(_evidence(document, 0, len(document.title), float(mass[in_title].sum()), True))
     sentences = sentence_spans(document.text)
     starts = np.array([start for start, _ in sentences])
     # A token belongs to the sentence in which it starts.
-    owner = np.searchsorted(starts, spans[~in_title, 0] - title, side="right") - 1
-    sums = np.bincount(owner.clip(0), weights=mass[~in_title], minlength=len(sentences))
-    read = np.bincount(owner.clip(0), minlength=len(sentences)) > 0
-    found += [
+    owner = (np.searchsorted(starts, spans[~in_title, 0] - title, side="right") - 1).clip(0)
+    sums = np.bincount(owner, weights=mass[~in_title], minlength=len(sentences))
+    read = np.bincount(owner, minlength=len(sentences)) > 0
+    marks += [
         _evidence(document, *sentence, float(total), False)
         for sentence, total, seen in zip(sentences, sums, read, strict=True)
         if seen
     ]
-    return tuple(sorted(found, key=lambda evidence: -evidence.mass))
+    return tuple(sorted(marks, key=lambda evidence: -evidence.mass))
 
 
 def _evidence(document: Document, start: int, end: int, mass: float, titled: bool) -> Evidence:

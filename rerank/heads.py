@@ -29,19 +29,19 @@ class Heads:
 
     Args:
         model: name of the model.
-        revision: of its weights.
+        revision: revision of the model's weights.
         layout: name of the layout that the lists were read by.
-        fingerprint: of that layout, see `Layout.fingerprint`.
+        fingerprint: fingerprint of that layout, see `Layout.fingerprint`.
         method: the criterion.
         data: what the lists are of.
         queries: how many lists were read.
         candidates: documents in a list, at most.
-        seed: of the shuffles.
-        temperature: of ``core``; None for the others.
+        seed: the seed of the shuffles.
+        temperature: the temperature of ``core``; None for the other criteria.
         scores: by layer, by head; higher retrieves better.
 
     Raises:
-        InputError: if the scores are no table of finite numbers.
+        InputError: if the scores are not a table of finite numbers.
     """
 
     model: str
@@ -148,14 +148,14 @@ def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path
     return Path(home).expanduser() / "heads" / f"{name}_{revision[:12] or 'local'}_{fingerprint}_{method}.yaml"
 
 
-def find_heads(given: str | os.PathLike[str] | None, layout: Layout, model: str, revision: str) -> tuple[str, ...]:
+def find_heads(file: str | os.PathLike[str] | None, layout: Layout, model: str, revision: str) -> tuple[str, ...]:
     """The heads that a layout such as ``qr:16`` asks for.
 
     Args:
-        given: a file of heads, or None to look where `sightline heads` keeps them.
+        file: a file of heads, or None to look where `sightline heads` keeps them.
         layout: the layout.
         model: name of the model.
-        revision: of its weights.
+        revision: revision of the model's weights.
 
     Raises:
         ModelError: if none were found for this model and layout yet; the message names the command.
@@ -163,18 +163,20 @@ def find_heads(given: str | os.PathLike[str] | None, layout: Layout, model: str,
     """
     assert isinstance(layout.readout.heads, str), "a layout that lists its heads asks for none"
     method, _, count = layout.readout.heads.partition(":")
-    path = Path(given) if given is not None else heads_path(model, revision, layout.fingerprint, method)
-    if given is None and not path.is_file():
+    path = Path(file) if file is not None else heads_path(model, revision, layout.fingerprint, method)
+    if file is None and not path.is_file():
         raise ModelError(
             f"layout {layout.name!r} reads selected heads, and none were found for {model!r} yet; find them with: "
             f"sightline heads {model} --layout {layout.name} --method {method} --data FOLDER"
         )
     heads = Heads.load(path)
-    for name, there, wanted in (
+    for name, actual, expected in (
         ("method", heads.method, method),
         ("layout", heads.fingerprint, layout.fingerprint),
         ("revision", heads.revision, revision),
     ):
-        if there != wanted:
-            raise InputError(f"{path}: its heads were found for {name} {there!r}, not for {wanted!r}; find them anew")
+        if actual != expected:
+            raise InputError(
+                f"{path}: its heads were found for {name} {actual!r}, not for {expected!r}; find them anew"
+            )
     return heads.top(int(count))

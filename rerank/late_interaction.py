@@ -28,7 +28,6 @@ from .results import NOTHING
 if TYPE_CHECKING:
     import torch
 
-    from ..kernels import Keys
     from .learnt import LearntReadout
 
 __all__ = ["LateInteractionReranker"]
@@ -128,55 +127,55 @@ class LateInteractionReranker(Reranker):
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         """Documents that are in several lists are read once; everything else is per list."""
         if not self.spec.keepable:  # what was kept, or read for another list, has not seen this query
-            return [self._scored(one, self._read([one], one.query)) for one in lists]
+            return [self._scored(request, self._read([request], request.query)) for request in lists]
         read = self._read(lists, "")
-        return [self._scored(one, read) for one in lists]
+        return [self._scored(request, read) for request in lists]
 
     def _read(self, lists: Sequence[Request], query: str) -> dict[str, DocumentStates]:
         """The states, by text, of every document that comes without."""
         texts = dict.fromkeys(
             document.contents
-            for one in lists
-            for document, kept in zip(one.documents, one.states, strict=True)
+            for request in lists
+            for document, kept in zip(request.documents, request.states, strict=True)
             if kept is None or not self.spec.keepable
         )
         behind = query if self.spec.documents_see_query else ""
         return dict(zip(texts, document_states(self.reader, list(texts), behind=behind), strict=True))
 
-    def _scored(self, one: Request, read: dict[str, DocumentStates]) -> Scored:
+    def _scored(self, request: Request, read: dict[str, DocumentStates]) -> Scored:
         import torch
 
         from ..kernels import states_attention, states_backend
         from .readout import document_scores, order_free_mean, read_states, row_shares
 
-        question = self.reader.read_queries([one.query])[0]
+        question = self.reader.read_queries([request.query])[0]
         assert question.states is not None
         if not len(question.states):
-            raise InputError(f"the query {one.query!r} has no token to attend with; ask something")
+            raise InputError(f"the query {request.query!r} has no token to attend with; ask something")
         q = torch.from_numpy(question.states)  # (S, D)
         known = [
             kept if kept is not None and self.spec.keepable else read[document.contents]
-            for document, kept in zip(one.documents, one.states, strict=True)
+            for document, kept in zip(request.documents, request.states, strict=True)
         ]
-        there = _with_tokens(one.documents, known, q.shape[1])
-        keys = [known[i].keys for i in there]
+        places = _with_tokens(request.documents, known, q.shape[1])
+        keys = [known[i].keys for i in places]
         with torch.inference_mode():
             if self.learnt is None:
                 rows, reading = q, read_states(q, keys, scale=self.spec.readout.scale, largest=self.readout == "maxsim")
-                found = document_scores(reading, self.spec.readout)
+                values = document_scores(reading, self.spec.readout)
             else:
                 rows = self.learnt.ask(q, keys)
                 reading = self.learnt.read(rows, keys)
-                found = self.learnt.scores(q, rows, keys, reading)
+                values = self.learnt.scores(q, rows, keys, reading)
             normaliser = reading.normaliser[:, 0].float()
             attended = row_shares(reading, self.spec.readout)
         scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
-        scores[there] = found.numpy()
-        mass[there] = order_free_mean(attended).numpy()
-        shares[:, there] = attended.numpy()
+        scores[places] = values.numpy()
+        mass[places] = order_free_mean(attended).numpy()
+        shares[:, places] = attended.numpy()
 
         def attention(place: int) -> tuple[np.ndarray, np.ndarray]:
-            keys, document = known[place].keys, one.documents[place]
+            keys, document = known[place].keys, request.documents[place]
             of_tokens = states_attention(rows, keys, normaliser, scale=self.spec.readout.scale).numpy()
             return self._spans(document, len(of_tokens)), of_tokens
 
@@ -185,11 +184,11 @@ class LateInteractionReranker(Reranker):
             scores,
             mass,
             shares,
-            tuple(self.reader.tokens(one.query)),
+            tuple(self.reader.tokens(request.query)),
             [states.truncated for states in known],
-            set(range(len(known))) - set(there),
+            set(range(len(known))) - set(places),
             attention,
-            _dtypes(known, one.states if self.spec.keepable else [None] * len(known), self.reader.dtype),
+            _dtypes(known, request.states if self.spec.keepable else [None] * len(known), self.reader.dtype),
             states_backend(),
             (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
@@ -213,14 +212,16 @@ def _with_tokens(documents: Sequence[Document], states: Sequence[DocumentStates]
     Raises:
         InputError: if states are of another shape than the reader's.
     """
-    there = []
-    for place, (document, one) in enumerate(zip(documents, states, strict=True)):
-        shape = tuple(_values(one.keys).shape)
+    from ..kernels.states.keys import stored_values
+
+    places = []
+    for place, (document, state) in enumerate(zip(documents, states, strict=True)):
+        shape = tuple(stored_values(state.keys).shape)
         if len(shape) != 2 or shape[1] != dim:
             raise InputError(f"document {document.id!r} came with kept states of shape {shape}, not (tokens, {dim})")
         if shape[0]:
-            there.append(place)
-    return there
+            places.append(place)
+    return places
 
 
 def _load_trained(
@@ -257,12 +258,6 @@ def _load_trained(
     return layout, reader, readout
 
 
-def _values(key: Keys) -> torch.Tensor:
-    from ..kernels import QuantizedKeys
-
-    return key.values if isinstance(key, QuantizedKeys) else key
-
-
 def _name(device: str | torch.device | None) -> str | None:
     """A device by its name, so that one model serves all that ask for the same."""
     return None if device is None else str(device)
@@ -273,8 +268,10 @@ def _default_dtype(layout: Layout) -> str:
 
 
 def _dtypes(states: Sequence[DocumentStates], kept: Sequence[DocumentStates | None], read: str) -> str:
+    from ..kernels.states.keys import stored_values
+
     names = {
-        read if old is None else str(_values(one.keys).dtype).removeprefix("torch.")
-        for one, old in zip(states, kept, strict=True)
+        read if old is None else str(stored_values(state.keys).dtype).removeprefix("torch.")
+        for state, old in zip(states, kept, strict=True)
     }
     return "+".join(sorted(names)) or read

@@ -272,7 +272,7 @@ class Layout:
 
     @property
     def fingerprint(self) -> str:
-        """Of all fields that change what a head sees: 16 hexadecimal digits. Heads are found for one fingerprint.
+        """A hash of all fields that change what a head sees, in 16 hexadecimal digits; heads are found for one of them.
 
         Raises:
             InputError: if the layout is not for decoders.
@@ -294,8 +294,8 @@ class Layout:
 
     def as_dict(self) -> dict[str, Any]:
         """Fields that differ from their default, in their sections, as they stand in YAML."""
-        fields = _given(self, _PARTS) | {"readout": _given(self.readout)}
-        return fields if self.prompt is None else fields | {"prompt": _given(self.prompt)}
+        fields = _non_defaults(self, _PARTS) | {"readout": _non_defaults(self.readout)}
+        return fields if self.prompt is None else fields | {"prompt": _non_defaults(self.prompt)}
 
 
 _PARTS: Mapping[str, type] = {"": Layout, "readout": ReadoutSpec, "prompt": PromptSpec}
@@ -377,13 +377,13 @@ outliers=None, ssmax=0.0, layers='all', heads='all')
 
 def _find(name: str | Path) -> Traversable:
     """The file of a layout that was asked for by name or path."""
-    given, names = str(name).endswith((".yaml", ".yml")), layout_names()
-    if not (os.path.isfile(name) if given else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
+    is_path, names = str(name).endswith((".yaml", ".yml")), layout_names()
+    if not (os.path.isfile(name) if is_path else str(name) in names):  # noqa: PTH113 - Path.is_file raises at long names
         raise InputError(
             f"no layout {quoted(str(name))}; there are {', '.join(names)}, or name a .yaml file"
             f"{did_you_mean(str(name), names)}"
         )
-    return Path(name) if given else LAYOUTS / f"{name}.yaml"
+    return Path(name) if is_path else LAYOUTS / f"{name}.yaml"
 
 
 def _wrong_fields(fields: Mapping[Any, Any]) -> list[str]:
@@ -392,16 +392,16 @@ def _wrong_fields(fields: Mapping[Any, Any]) -> list[str]:
     unknown: list[str] = []
     misplaced: list[str] = []
     for section, part in _PARTS.items():
-        given = fields if not section else fields.get(section)
-        if section == "prompt" and given is None:
+        values = fields if not section else fields.get(section)
+        if section == "prompt" and values is None:
             continue
-        if not isinstance(given, Mapping):
+        if not isinstance(values, Mapping):
             if section in fields:  # else it is among what the layout lacks
-                misplaced.append(f"{section} is a mapping, not {quoted(given)}")
+                misplaced.append(f"{section} is a mapping, not {quoted(values)}")
             continue
         own = {field.name for field in dataclasses.fields(part)}
-        missing += (field for field in own - set(given) if _default(part, field) is dataclasses.MISSING)
-        for name in set(given) - own:
+        missing += (field for field in own - set(values) if _default(part, field) is dataclasses.MISSING)
+        for name in set(values) - own:
             if name not in _SECTIONS:
                 unknown.append(str(name))
             else:
@@ -434,17 +434,17 @@ def _no_such(names: Collection[object]) -> str:
 
 def _check_places(field: str, text: str, allowed: Mapping[str, int | None], needed: str | None = None) -> None:
     """Refuse a template that lacks a place, has one that means nothing, or has one oftener than it may."""
-    found = re.findall(r"\{(\w*)\}", text)
-    if unknown := [name for name in found if name not in allowed]:
+    places = re.findall(r"\{(\w*)\}", text)
+    if unknown := [name for name in places if name not in allowed]:
         _refuse(f"{field} has a place for {unknown[0]!r}; it may have {', '.join(allowed)}")
-    if needed is not None and needed not in found:
+    if needed is not None and needed not in places:
         _refuse(f"{field} lacks the place {{{needed}}}")
     for name, most in allowed.items():
-        if most is not None and found.count(name) > most:
+        if most is not None and places.count(name) > most:
             _refuse(f"{field} has the place {{{name}}} twice")
 
 
-def _given(part: Any, but: Collection[str] = ()) -> dict[str, Any]:
+def _non_defaults(part: Any, but: Collection[str] = ()) -> dict[str, Any]:
     """Fields that differ from their default, but for some."""
     values = {field: getattr(part, field.name) for field in dataclasses.fields(part) if field.name not in but}
     return {

@@ -45,9 +45,9 @@ class LearntReadout(nn.Module):
     - ``read``: before it asks, the query block reads the documents: ``x <- unit(x + g Attention(x))``.
 
     Args:
-        parts: which of them; in any order.
+        parts: which of these parts, in any order.
         dim: D.
-        scale: of the layout.
+        scale: the scale of the layout.
 
     Raises:
         InputError: if there is no such part, or none.
@@ -85,8 +85,8 @@ class LearntReadout(nn.Module):
         """The readout that has these weights.
 
         Args:
-            weights: by name.
-            scale: of the layout.
+            weights: the weights by name.
+            scale: the scale of the layout.
             source: where they are from, for messages.
 
         Raises:
@@ -157,8 +157,8 @@ class LearntReadout(nn.Module):
         read = [lse / self.scale, states_lse(rows, keys, scale=twice) / twice, reading.largest[:, 0]]
         seen = ~torch.isneginf(lse)
         features = []
-        for one in read:
-            value = torch.where(seen, one, torch.zeros_like(one)).double()
+        for logits in read:
+            value = torch.where(seen, logits, torch.zeros_like(logits)).double()
             mean = value.sort(dim=1).values.sum(dim=1) / seen.sum(dim=1).clamp_min(1)
             features += [value, _STEP * (value - mean[:, None])]
         # Sums of single products, not a matrix product: to the last bit, no document's result depends on its place.
@@ -167,12 +167,12 @@ class LearntReadout(nn.Module):
             hidden = hidden + self.inner.double()[:, number, None, None] * feature  # (H, S, N)
         hidden = hidden.relu() * self.outer.double()[:, None, None]
         total = hidden[0]
-        for one in hidden[1:]:
-            total = total + one
+        for part in hidden[1:]:
+            total = total + part
         return _STEP * total
 
 
 def _attend(rows: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
     """Attention over all tokens of all documents, whose states are the values: (S, D)."""
-    states = torch.cat([to_float(one) for one in keys])
+    states = torch.cat([to_float(key) for key in keys])
     return torch.softmax(scale * (rows @ states.T), dim=-1) @ states

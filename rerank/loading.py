@@ -23,7 +23,7 @@ __all__ = ["RerankerInfo", "as_reranker", "list_rerankers", "load_reranker"]
 
 @dataclass(frozen=True, slots=True)
 class RerankerInfo:
-    """One of `list_rerankers`.
+    """A reranker that `list_rerankers` names.
 
     Args:
         name: what to ask for; words in capitals are placeholders.
@@ -42,25 +42,25 @@ def list_rerankers() -> list[RerankerInfo]:
     """The rerankers that `load_reranker` knows.
 
     Example:
-        >>> [one.name for one in list_rerankers()][:3]
+        >>> [info.name for info in list_rerankers()][:3]
         ['minilm', 'minilm-mass', 'minilm-maxsim']
     """
     from .layout import shipped_layouts
 
     layouts = shipped_layouts()
-    found = [
+    rerankers = [
         RerankerInfo(name, name, "the embedded default; documents are read apart", True)
         for name, kind in layouts.items()
         if kind == "late-interaction"
     ]
-    found += [RerankerInfo(name, name, "the embedded default with a trained readout", True) for name in SHIPPED]
-    found += [
+    rerankers += [RerankerInfo(name, name, "the embedded default with a trained readout", True) for name in SHIPPED]
+    rerankers += [
         RerankerInfo(f"hf:MODEL#{name}", name, "a decoder of the hub or a folder", True)
         for name, kind in layouts.items()
         if kind == "decoder"
     ]
     return [
-        *found,
+        *rerankers,
         RerankerInfo("cross-encoder:MODEL", "cross-encoder", "query and document read together", False),
         RerankerInfo("late-interaction:MODEL", "late-interaction", "MaxSim of a ColBERT-like model", False),
         RerankerInfo("FOLDER", "its own", "what sightline train wrote, or a decoder model", True),
@@ -208,5 +208,5 @@ def _unknown(name: str) -> str:
     if model in layouts:
         return f"{name!r}: {model!r} is a layout itself, and takes none; for a decoder model write hf:MODEL#LAYOUT"
     near = did_you_mean(name, [*layouts, *SHIPPED]).removesuffix("?")
-    known = ", ".join(one.name for one in list_rerankers())
+    known = ", ".join(info.name for info in list_rerankers())
     return f"no reranker {quoted(name)}{near}; there are {known}"

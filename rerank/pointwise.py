@@ -38,18 +38,18 @@ class PointwiseReranker(Reranker):
         self.window = scorer.window
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
-        return [self._scored(one) for one in lists]
+        return [self._scored(request) for request in lists]
 
-    def _scored(self, one: Request) -> Scored:
-        if not one.query.strip():
-            raise InputError(f"the query must be a text that is not empty, not {one.query!r}")
+    def _scored(self, request: Request) -> Scored:
+        if not request.query.strip():
+            raise InputError(f"the query must be a text that is not empty, not {request.query!r}")
         # Equal texts get equal scores, to the last bit.
-        texts = list(dict.fromkeys(document.contents for document in one.documents))
-        values, cut = self.scorer.score(one.query, texts) if texts else ([], [])
-        found = dict(zip(texts, zip(values, cut, strict=True), strict=True))
+        texts = list(dict.fromkeys(document.contents for document in request.documents))
+        values, cut = self.scorer.score(request.query, texts) if texts else ([], [])
+        by_text = dict(zip(texts, zip(values, cut, strict=True), strict=True))
         return Scored(
-            np.array([found[document.contents][0] for document in one.documents], dtype=np.float64),
-            truncated=[found[document.contents][1] for document in one.documents],
+            np.array([by_text[document.contents][0] for document in request.documents], dtype=np.float64),
+            truncated=[by_text[document.contents][1] for document in request.documents],
             dtype=self.scorer.dtype,
             backend="sentence-transformers",
         )

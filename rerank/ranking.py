@@ -13,7 +13,7 @@ __all__ = ["first_of_each_id", "order_by_score"]
 
 def order_by_score(
     blocks: Sequence[Document],
-    given: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     scores: Sequence[float],
     unread: Collection[int] = (),
 ) -> tuple[list[int], list[str]]:
@@ -21,7 +21,7 @@ def order_by_score(
 
     Args:
         blocks: the documents.
-        given: the same as they were given: an id that was invented from the place in the list must not decide a tie.
+        candidates: the same as they came in: an id that was invented from the place in the list must not decide a tie.
         scores: of each.
         unread: places of the documents in which there was nothing to read; they come last, whatever their score.
 
@@ -34,7 +34,7 @@ def order_by_score(
     if not all(value == value and abs(value) != float("inf") for value in scores):
         raise RankingError("a score is NaN or infinite; what the model read is damaged: read the documents again")
     unread = set(unread)
-    names = [block.id if has_id(one) else "" for block, one in zip(blocks, given, strict=True)]
+    names = [block.id if has_id(candidate) else "" for block, candidate in zip(blocks, candidates, strict=True)]
     order = sorted(range(len(blocks)), key=lambda i: (i in unread, -scores[i], names[i], blocks[i].contents))
     read = [i for i in order if i not in unread]
     warnings = []

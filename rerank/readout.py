@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ..kernels import Keys, QuantizedKeys, states_lse, states_max
+from ..kernels import Keys, states_lse, states_max
+from ..kernels.states.keys import stored_values
 from .results import NOTHING
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Reading:
             tokens.
         normaliser: float64 (S, H), log-sum-exp over all keys that compete.
         lengths: tokens of each document.
-        largest: float (S, H, N), the largest logits; None unless the readout asks for them. Of token states, whose
-            logits are scaled cosines, it is the largest cosines.
+        largest: float (S, H, N), the largest logits; for token states, whose logits are scaled cosines, the largest
+            cosines. None unless the readout asks for them.
         tokens: float (K,) or (H, K), the attention on each of the K tokens of the documents, a mean over the signal
             tokens, and over the heads unless they are kept apart; None unless it was asked for.
         null_tokens: the same as the null query pays it; None unless scores are calibrated.
@@ -71,7 +72,7 @@ def read_states(rows: torch.Tensor, keys: Sequence[Keys], *, scale: float, large
         (torch.Size([2, 1, 2]), (2, 0))
     """
     lse = states_lse(rows, keys, scale=scale)[:, None]
-    lengths = tuple(len(key.values if isinstance(key, QuantizedKeys) else key) for key in keys)
+    lengths = tuple(len(stored_values(key)) for key in keys)
     most = states_max(rows, keys)[:, None] if largest else None
     return Reading(lse, joint_normaliser(lse), lengths, most)
 

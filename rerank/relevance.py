@@ -20,8 +20,8 @@ def relevance(reranker: Reranker, score: float) -> float:
     list, as the score is: the same document gets less among better ones, so no threshold means the same for two lists.
 
     Args:
-        reranker: which gave the score.
-        score: of a `Ranked` document.
+        reranker: the reranker that gave the score.
+        score: the score of a `Ranked` document.
 
     Example:
         >>> from sightline import load_reranker

@@ -47,17 +47,17 @@ def as_documents(candidates: Sequence[Candidate]) -> list[Document]:
     if isinstance(candidates, str | Document | Mapping) or not isinstance(candidates, Collection):
         raise InputError(f"documents must be a list, not a single {type(candidates).__name__}")
     documents = []
-    given = {id for candidate in candidates if (id := _id(candidate)) is not None}
+    taken = {id for candidate in candidates if (id := _id(candidate)) is not None}
     for place, candidate in enumerate(candidates):
         try:
             if isinstance(candidate, Document):
                 documents.append(candidate)
             elif isinstance(candidate, str):
-                documents.append(Document(_free_id(place, given), candidate))
+                documents.append(Document(_free_id(place, taken), candidate))
             elif isinstance(candidate, Mapping):
                 if "text" not in candidate:
                     raise InputError(f"has no 'text'; there are: {', '.join(map(repr, candidate)) or 'no fields'}")
-                id = _free_id(place, given) if _id(candidate) is None else candidate["id"]
+                id = _free_id(place, taken) if _id(candidate) is None else candidate["id"]
                 documents.append(Document(id, _text(candidate["text"]), _text(candidate.get("title"))))
             else:
                 raise InputError(
@@ -74,9 +74,9 @@ def _id(candidate: object) -> Any:
     return candidate.id if isinstance(candidate, Document) else None
 
 
-def _free_id(place: int, given: Collection[Any]) -> str:
+def _free_id(place: int, taken: Collection[Any]) -> str:
     name = str(place)
-    while name in given:
+    while name in taken:
         name += "'"
     return name
 

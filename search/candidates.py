@@ -39,8 +39,8 @@ class CandidateList:
 
     Example:
         >>> documents = [Document("a", "One."), Document("b", "Two."), Document("a", "Three.")]
-        >>> found = CandidateList.of("q", documents)
-        >>> found.ids, [block.text for block in found.arranged(["b", "a"]).blocks]
+        >>> candidates = CandidateList.of("q", documents)
+        >>> candidates.ids, [block.text for block in candidates.arranged(["b", "a"]).blocks]
         (['a', 'b'], ['Two.', 'One.', 'Three.'])
     """
 
@@ -70,7 +70,7 @@ class CandidateList:
             scores: score by document id; None for minus the rank, which says the order and no more.
             first_stage: where they come from.
         """
-        taken = tuple(whole(one) if isinstance(one, Document) else one for one in passages)
+        taken = tuple(whole(passage) if isinstance(passage, Document) else passage for passage in passages)
         ids = dict.fromkeys(passage.document.id for passage in taken)
         if scores is None:
             scores = {id: -float(rank) for rank, id in enumerate(ids, start=1)}
@@ -139,8 +139,10 @@ class CandidateList:
         return dataclasses.replace(
             self,
             passages=tuple(
-                dataclasses.replace(one, document=dataclasses.replace(one.document, id=ids[one.document.id]))
-                for one in self.passages
+                dataclasses.replace(
+                    passage, document=dataclasses.replace(passage.document, id=ids[passage.document.id])
+                )
+                for passage in self.passages
             ),
             first={ids[id]: place for id, place in self.first.items() if id in ids},
         )

@@ -88,17 +88,17 @@ def retrieve(
     Raises:
         InputError: if the index has no embeddings or no words, and they are needed.
     """
-    found: dict[FirstStage, list[Found]] = {}
+    by_stage: dict[FirstStage, list[Found]] = {}
     if "dense" in stages or "hybrid" in stages:
-        found["dense"] = _timed(len(queries), partial(_by_meaning, index, queries, candidates, where))
+        by_stage["dense"] = _timed(len(queries), partial(_by_meaning, index, queries, candidates, where))
     if "bm25" in stages or "hybrid" in stages:
-        found["bm25"] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
+        by_stage["bm25"] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
     if "hybrid" in stages:
-        pairs = list(zip(found["dense"], found["bm25"], strict=True))
-        found["hybrid"] = _timed(len(queries), lambda: [_fused(*pair, candidates, how) for pair in pairs])
-        for one, (dense, words) in zip(found["hybrid"], pairs, strict=True):
-            one.milliseconds += dense.milliseconds + words.milliseconds
-    return found
+        pairs = list(zip(by_stage["dense"], by_stage["bm25"], strict=True))
+        by_stage["hybrid"] = _timed(len(queries), lambda: [_fused(*pair, candidates, how) for pair in pairs])
+        for fused, (dense, words) in zip(by_stage["hybrid"], pairs, strict=True):
+            fused.milliseconds += dense.milliseconds + words.milliseconds
+    return by_stage
 
 
 def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
@@ -161,8 +161,8 @@ def _fused(dense: Found, words: Found, candidates: int, how: Literal["rrf"] | fl
 def _timed(queries: int, find: Callable[[], list[Found]]) -> list[Found]:
     """Charge every query its part of the time."""
     started = time.perf_counter()
-    found = find()
+    results = find()
     each = (time.perf_counter() - started) * 1e3 / max(1, queries)
-    for one in found:
-        one.milliseconds = each
-    return found
+    for result in results:
+        result.milliseconds = each
+    return results

@@ -71,7 +71,7 @@ class Searcher:
             raise InputError(f"fusion is 'rrf' or a weight between 0 and 1, not {fusion!r}")
         self.reranker = None if reranker is None else as_reranker(reranker)
         self.index = index if isinstance(index, Index) else Index.open(index)
-        self._asked = reranker
+        self._reranker_as_given = reranker
         self.first_stage: FirstStage = first_stage
         self._count = candidates
         self._fusion = fusion
@@ -86,7 +86,7 @@ class Searcher:
             fusion=self._fusion,
             kept_states=self._kept_states,
         )
-        return make, (self.index, self._asked)
+        return make, (self.index, self._reranker_as_given)
 
     def search(
         self,
@@ -136,13 +136,13 @@ class Searcher:
         unit: Unit,
     ) -> list[SearchResult]:
         stage, results = self.first_stage, []
-        for query, found in zip(queries, self._retrieve(queries, [stage], where)[stage], strict=True):
+        for query, retrieved in zip(queries, self._retrieve(queries, [stage], where)[stage], strict=True):
             # One list at a time, so that a long batch does not hold all of its texts. Without a reranker, what is not
             # shown is not fetched.
-            shown = found if self.reranker else found.first(k, unit)
+            shown = retrieved if self.reranker else retrieved.first(k, unit)
             candidates = self._fetch(query, {stage: shown}, [self.reranker])[stage]
             result = _ranked(candidates, self.reranker, k, evidence, unit)
-            results.append(result if self.reranker else dataclasses.replace(result, passages=len(found.rows)))
+            results.append(result if self.reranker else dataclasses.replace(result, passages=len(retrieved.rows)))
         return results
 
     async def asearch(self, query: str, k: int = 10, **options: Any) -> SearchResult:
@@ -171,8 +171,8 @@ class Searcher:
             >>> from sightline import Document, Index
             >>> documents = [Document("a", "Cats purr when content."), Document("b", "Dogs bark at strangers.")]
             >>> searcher = Searcher(Index.build(tempfile.mkdtemp() + "/index", documents))
-            >>> [found] = searcher.candidates(["who barks"])
-            >>> sorted(found.ids), searcher.rank(found, k=1).hits[0].id
+            >>> [candidates] = searcher.candidates(["who barks"])
+            >>> sorted(candidates.ids), searcher.rank(candidates, k=1).hits[0].id
             (['a', 'b'], 'b')
         """
         stage = self.first_stage
@@ -216,9 +216,9 @@ class Searcher:
         rerankers: Collection[Reranker | None],
         where: Mapping[str, Any] | None,
     ) -> list[dict[FirstStage, CandidateList]]:
-        found = self._retrieve(queries, first_stages, where)
+        by_stage = self._retrieve(queries, first_stages, where)
         return [
-            self._fetch(query, {stage: found[stage][i] for stage in first_stages}, rerankers)
+            self._fetch(query, {stage: by_stage[stage][i] for stage in first_stages}, rerankers)
             for i, query in enumerate(queries)
         ]
 
@@ -297,37 +297,38 @@ class Searcher:
         return retrieve(self.index, queries, stages, self._count, how=self._fusion, where=where)
 
     def _fetch(
-        self, query: str, found: Mapping[FirstStage, Found], rerankers: Collection[Reranker | None]
+        self, query: str, by_stage: Mapping[FirstStage, Found], rerankers: Collection[Reranker | None]
     ) -> dict[FirstStage, CandidateList]:
         """Candidate lists of one query, out of one question to the database."""
         started = time.perf_counter()
-        rows = dict.fromkeys(row for one in found.values() for row in one.rows)
-        stored = {one.row: one for one in self.index.passages(list(rows))}
+        rows = dict.fromkeys(row for retrieved in by_stage.values() for row in retrieved.rows)
+        stored = {passage.row: passage for passage in self.index.passages(list(rows))}
         between = time.perf_counter()
         states: dict[int, DocumentStates] | None = None
         if any(self._keeps(reranker) for reranker in rerankers):
             keys = self.index.token_keys(list(stored.values())) or []
             states = {
-                one.row: DocumentStates(key, one.truncated) for one, key in zip(stored.values(), keys, strict=True)
+                passage.row: DocumentStates(key, passage.truncated)
+                for passage, key in zip(stored.values(), keys, strict=True)
             }
         reader = None if states is None else self._kept_reader()
         fetch_ms, states_ms = (between - started) * 1e3, (time.perf_counter() - between) * 1e3
         lists: dict[FirstStage, CandidateList] = {}
-        for stage, one in found.items():
-            there = [(row, score) for row, score in zip(one.rows, one.scores, strict=True) if row in stored]
-            part = len(there) / max(1, len(stored))
+        for stage, retrieved in by_stage.items():
+            shown = [(row, score) for row, score in zip(retrieved.rows, retrieved.scores, strict=True) if row in stored]
+            part = len(shown) / max(1, len(stored))
             best: dict[str, float] = {}
-            for row, score in there:
+            for row, score in shown:
                 best.setdefault(stored[row].passage.document.id, score)
             lists[stage] = CandidateList(
                 query=query,
-                passages=tuple(stored[row].passage for row, _ in there),
-                scores=tuple(score for _, score in there),
+                passages=tuple(stored[row].passage for row, _ in shown),
+                scores=tuple(score for _, score in shown),
                 first={id: (rank, score) for rank, (id, score) in enumerate(best.items(), start=1)},
                 first_stage=stage,
-                states=None if states is None else tuple(states[row] for row, _ in there),
+                states=None if states is None else tuple(states[row] for row, _ in shown),
                 reader=reader,
-                milliseconds={"retrieve": one.milliseconds, "fetch": fetch_ms * part, "states": states_ms * part},
+                milliseconds={"retrieve": retrieved.milliseconds, "fetch": fetch_ms * part, "states": states_ms * part},
             )
         return lists
 

@@ -39,7 +39,7 @@ def block_attention(
         v: like ``k``.
         layout: T tokens, on the same device.
         scale: factor on q . k, usually ``D ** -0.5``.
-        backend: one by name; else see `sightline.kernels.choose`.
+        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
 
     Returns:
         out: (T, Hq, D), dtype of ``q``; lse: float32 (T, Hq) (float64 for float64), the natural logarithm of
@@ -62,7 +62,9 @@ def block_attention(
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
     if name == "reference":
         return reference.block_attention(q, k, v, layout, scale)
-    return _BlockAttention.apply(q, k, v, layout, scale, import_module(f".{name}", __name__))
+    ops = import_module(f".{name}", __name__)
+    results: tuple[torch.Tensor, torch.Tensor] = _BlockAttention.apply(q, k, v, layout, scale, ops)
+    return results
 
 
 class _BlockAttention(torch.autograd.Function):

@@ -164,7 +164,8 @@ def _take(x: torch.Tensor, index: _Index, wide: torch.dtype) -> torch.Tensor:
     """Rows of (T, ...) as (*index, ...)."""
     # Not x[index]: that is ten times slower.
     flat = x[index.span] if index.span else x.index_select(0, index.tokens.flatten())
-    return flat.to(wide).unflatten(0, index.tokens.shape)
+    rows: torch.Tensor = flat.to(wide).unflatten(0, index.tokens.shape)
+    return rows
 
 
 def _put(whole: torch.Tensor, batch: _Batch, part: torch.Tensor) -> None:

@@ -27,7 +27,7 @@ class Work(NamedTuple):
     Args:
         tiles: int32 (M, 8), on the layout's device: start, stop, own start, own stop, far start, far stop, slot for the
             partial result or -1, 0.
-        slots: partial results there are.
+        slots: how many partial results there are.
         splits: int32 (P, 4), on the layout's device: start, stop, first slot, slots of each tile that was split.
     """
 
@@ -40,8 +40,8 @@ def row_tiles(layout: Packing, tokens: int, heads: int) -> Work:
     """Tiles of queries, for the output and for dq: own and far are the keys they see.
 
     Args:
-        layout: to be cut.
-        tokens: of a tile, at most.
+        layout: the layout to cut.
+        tokens: how many tokens a tile has at most.
         heads: key heads, by which the number of programs is multiplied.
     """
     return layout.keep(("row tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=False))
@@ -62,16 +62,16 @@ def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
     stop = np.minimum(start + tokens, own_stop)
     if layout.causal:
         own_start, own_stop = (start, own_stop) if by_keys else (own_start, stop)
-    others = "readers" if by_keys else "prefix"
-    far_start, far_stop = block[f"{others}_start"], block[f"{others}_stop"]
+    side = "readers" if by_keys else "prefix"
+    far_start, far_stop = block[f"{side}_start"], block[f"{side}_stop"]
 
     # Only the two ends of a context meet all of it: queries see every key, instructions are seen by every query.
     far = far_stop - far_start
     long = (block["kind"] == (INSTRUCTION if by_keys else QUERY)) & (far > _LEAST_FAR)
     parts = np.ones(len(block), dtype=np.int64)
     if long.any():
-        wanted = -(-_PROGRAMS // (int(long.sum()) * heads))
-        parts[long] = np.minimum(wanted, -(-far[long] // _LEAST_FAR))
+        pieces = -(-_PROGRAMS // (int(long.sum()) * heads))
+        parts[long] = np.minimum(pieces, -(-far[long] // _LEAST_FAR))
     split = parts > 1
     slots = np.where(split, parts, 0)
     first = np.cumsum(slots) - slots

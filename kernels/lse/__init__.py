@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
+from ..errors import input_error
 from ..packing import Packing
 from . import reference
 from .spans import Part
@@ -37,7 +38,7 @@ def block_lse(
         k: (T, Hkv, D).
         layout: T tokens, R of them signal tokens.
         scale: factor on q . k.
-        backend: one by name; else see `sightline.kernels.choose`.
+        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
 
     Returns:
         float32 (R, Hq, N) (float64 for float64), natural logarithm: ``log sum_j exp(scale * q_i . k_j)`` over the
@@ -77,7 +78,7 @@ def row_lse(
         layout: T tokens, R of them signal tokens.
         scale: factor on q . k.
         lse: what `block_lse` returned for the same arguments; None to compute it.
-        backend: one by name; else see `sightline.kernels.choose`.
+        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
 
     Returns:
         float32 (R, Hq) (float64 for float64), natural logarithm.
@@ -120,17 +121,15 @@ def mass(
         >>> mass(torch.tensor([[[1.0, 3.0, 0.0]]]).log())
         tensor([[[0.2500, 0.7500, 0.0000]]])
     """
-    from ...errors import InputError
-
     if normalisation not in ("documents", "all_keys"):
-        raise InputError(f"normalisation is 'documents' or 'all_keys', not {normalisation!r}")
+        raise input_error(f"normalisation is 'documents' or 'all_keys', not {normalisation!r}")
     if (normaliser is not None) != (normalisation == "all_keys"):
         verb = "needs" if normaliser is None else "does not take"
-        raise InputError(f"normalisation {normalisation!r} {verb} normaliser, the log-sum-exp over all keys")
+        raise input_error(f"normalisation {normalisation!r} {verb} normaliser, the log-sum-exp over all keys")
     wide = lse.double()
     if normaliser is not None:
         if normaliser.shape != lse.shape[:2]:
-            raise InputError(
+            raise input_error(
                 f"normaliser has shape {tuple(normaliser.shape)}, not {tuple(lse.shape[:2])}: one value per row and "
                 "head"
             )
@@ -151,7 +150,9 @@ def _lse(
     name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend
     if name == "reference":
         return reference.lse(q_signal, k, layout, scale, part)
-    return _BlockLSE.apply(q_signal, k, layout, scale, part, import_module(f".{name}", __name__))
+    ops = import_module(f".{name}", __name__)
+    lse: torch.Tensor = _BlockLSE.apply(q_signal, k, layout, scale, part, ops)
+    return lse
 
 
 class _BlockLSE(torch.autograd.Function):
@@ -160,7 +161,7 @@ class _BlockLSE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, layout: Packing, scale: float, part: Part, ops: ModuleType) -> torch.Tensor:
         with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
-            lse = ops.forward(q, k, layout, scale, part)
+            lse: torch.Tensor = ops.forward(q, k, layout, scale, part)
         ctx.save_for_backward(q, k, lse)
         ctx.rest = layout, scale, part
         ctx.ops = ops

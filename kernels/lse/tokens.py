@@ -121,10 +121,10 @@ def _chunks(
 
 def _document_spans(layout: Packing) -> dict[int, tuple[int, int]]:
     """Per context: first and last+1 token of its documents, which stand together."""
-    found: dict[int, tuple[int, int]] = {}
+    spans: dict[int, tuple[int, int]] = {}
     for context, _, start, stop in layout.spans(DOCUMENT):
-        found[context] = (found.get(context, (start, stop))[0], stop)
-    return found
+        spans[context] = (spans.get(context, (start, stop))[0], stop)
+    return spans
 
 
 def _signal_spans(layout: Packing) -> list[tuple[int, int, int]]:

@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 
 from ..dispatch import choose
+from ..errors import backend_error
 from . import cpu, reference
 from .keys import Keys, QuantizedKeys
 
@@ -30,9 +31,7 @@ def states_backend() -> str:
     """
     name = choose("cpu").backend
     if name == "triton":
-        from ...errors import BackendError
-
-        raise BackendError(
+        raise backend_error(
             "SIGHTLINE_BACKEND='triton': kept token states are read by the backends 'cpu' and 'reference' only; "
             "unset it, or name one of them"
         )
@@ -90,4 +89,5 @@ def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, s
     Returns:
         float32 (T,): ``mean_i exp(scale * q_i . k_j - normaliser_i)``; it sums to the document's attention mass.
     """
-    return _ops().states_attention(q, keys, normaliser, scale)
+    attention: torch.Tensor = _ops().states_attention(q, keys, normaliser, scale)
+    return attention

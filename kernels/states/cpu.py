@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..threads import one_thread
-from .keys import Keys, QuantizedKeys
+from .keys import Keys, QuantizedKeys, stored_values
 
 __all__ = ["states_attention", "states_lse", "states_max"]
 
@@ -19,7 +19,7 @@ __all__ = ["states_attention", "states_lse", "states_max"]
 def _products(q: torch.Tensor, keys: Sequence[Keys]) -> Iterator[torch.Tensor]:
     """For each document, the dot products (S, T_n)."""
     q = q.float()
-    values = [key.values if isinstance(key, QuantizedKeys) else key for key in keys]
+    values = [stored_values(key) for key in keys]
     row = torch.empty(max(map(len, values), default=0), q.shape[1], device=q.device)
     learning = torch.is_grad_enabled() and (q.requires_grad or any(value.requires_grad for value in values))
     for key, value in zip(keys, values, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Keys", "QuantizedKeys", "to_float"]
+__all__ = ["Keys", "QuantizedKeys", "stored_values", "to_float"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,11 @@ class QuantizedKeys:
 
 
 Keys = torch.Tensor | QuantizedKeys
+
+
+def stored_values(keys: Keys) -> torch.Tensor:
+    """The tensor (T, D) that holds the keys, in the dtype in which they are kept."""
+    return keys.values if isinstance(keys, QuantizedKeys) else keys
 
 
 def to_float(keys: Keys) -> torch.Tensor:

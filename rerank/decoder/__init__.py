@@ -1,8 +1,8 @@
 """Reranking with decoder models: any causal language model, any layout, one engine.
 
-`model` runs a transformers model over packed blocks up to its signal layer; `prompt` turns texts into blocks; `reading`
-makes the forward passes and reads attention; `readout` makes scores of it; `cache` keeps documents; `reranker` is the
-whole.
+`sightline.models.decoder` runs a transformers model over packed blocks up to its signal layer; `prompt` turns texts
+into blocks; `forward` makes the forward passes and reads attention; `sightline.rerank.readout` makes scores of it;
+`cache` keeps documents; `reranker` is the whole.
 """
 
 from ...models.decoder import Decoder, load_decoder

@@ -30,9 +30,9 @@ class DocumentCache:
     forgotten, and read again when it is needed. Nothing is recomputed or rounded by a move: a hit gives the same bytes.
 
     Args:
-        device_bytes: kept where the model is.
-        host_bytes: kept in host memory. On a CPU the two are one memory, and their budgets add up.
-        disk_bytes: kept in files under ``folder``, also for other processes and later ones.
+        device_bytes: bytes kept where the model is.
+        host_bytes: bytes kept in host memory. On a CPU the two are one memory, and their budgets add up.
+        disk_bytes: bytes kept in files under ``folder``, also for other processes and later ones.
         folder: must be given with ``disk_bytes``; made if missing.
 
     Attributes:
@@ -79,9 +79,9 @@ class DocumentCache:
     def put(self, key: str, block: KeptBlock) -> None:
         """Keep a block as near as there is room; older ones give way."""
         near, far = self._memory
-        for name, one in near.put(key, block):
+        for name, older in near.put(key, block):
             # What is on the host or on disk already is not copied there again.
-            for gone, oldest in far.put(name, one) if name not in far else ():
+            for gone, oldest in far.put(name, older) if name not in far else ():
                 if self._disk is not None:
                     self._disk.put(gone, oldest)
 
@@ -97,7 +97,7 @@ def block_key(model: str, context: Sequence[int], tokens: Sequence[int]) -> str:
     Args:
         model: name, revision, dtype and signal layer.
         context: tokens before it that it sees.
-        tokens: its own.
+        tokens: its own tokens.
     """
     return hashlib.sha256(repr((model, tuple(context), tuple(tokens))).encode()).hexdigest()
 
@@ -144,7 +144,7 @@ class _Disk:
     def get(self, key: str) -> KeptBlock | None:
         path = self._path(key)
         try:
-            found = load_file(path)
+            tensors = load_file(path)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
@@ -152,7 +152,7 @@ class _Disk:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
-        keys, values = ([found[name] for name in sorted(found) if name.startswith(kind)] for kind in ("k", "v"))
+        keys, values = ([tensors[name] for name in sorted(tensors) if name.startswith(kind)] for kind in ("k", "v"))
         return KeptBlock(tuple(keys), tuple(values))
 
     def put(self, key: str, block: KeptBlock) -> None:
@@ -188,12 +188,12 @@ class _Disk:
             self._used -= size
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        found = []
+        files = []
         for path in self.folder.glob("??/*.safetensors"):
             with contextlib.suppress(FileNotFoundError):  # another process made room
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        return found
+                files.append((status.st_mtime, status.st_size, path))
+        return files
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"

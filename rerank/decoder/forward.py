@@ -41,23 +41,23 @@ class KeptBlock:
 
     @property
     def bytes(self) -> int:
-        """Of all its tensors."""
+        """The bytes of all its tensors."""
         return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
 
     def to(self, device: torch.device | str) -> KeptBlock:
-        """The same elsewhere."""
+        """The same block on another device."""
         return KeptBlock(tuple(x.to(device) for x in self.keys), tuple(x.to(device) for x in self.values))
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is read.
+    """What a pass reads.
 
     Args:
         layout: says how logits are scaled and normalised.
         heads: per layer that is read the indices of heads, or None for all.
-        tokens: also the attention on each token.
-        by_head: keep that apart by head.
+        tokens: whether the attention on each token is read, too.
+        by_head: whether that is kept apart by head.
         stop: a layer after whose reading the pass ends; None for the signal layer.
     """
 
@@ -71,10 +71,10 @@ class Wanted:
 class _Readings:
     """Collects what the layers of one pass show, for all lists of the pass."""
 
-    def __init__(self, wanted: Wanted, layout: Packing) -> None:
-        self.wanted, self.layout = wanted, layout
+    def __init__(self, scope: Wanted, layout: Packing) -> None:
+        self.scope, self.layout = scope, layout
         counts = [len(layout.contexts[context].documents) for context in layout.signal_contexts.tolist()]
-        scale, ssmax = wanted.layout.readout.scale, wanted.layout.readout.ssmax
+        scale, ssmax = scope.layout.readout.scale, scope.layout.readout.ssmax
         # One factor per row: lists in one pass may differ in their number of documents.
         self.factors = [scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
         self.lse: list[torch.Tensor] = []
@@ -87,7 +87,7 @@ class _Readings:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, row: torch.Tensor | None, layout: Packing
     ) -> None:
         """Read one layer: q (R, Hq, D), k (T, Hkv, D), and its rows' natural log-sum-exp (R, Hq) where it is known."""
-        wanted, spec = self.wanted, self.wanted.layout.readout
+        scope, spec = self.scope, self.scope.layout.readout
         if any(factor != 1.0 for factor in self.factors):
             q, row = q * q.new_tensor(self.factors)[:, None, None], None
         lse = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
@@ -95,7 +95,7 @@ class _Readings:
             normaliser = (row if row is not None else row_lse(q, k, layout, scale=scale, lse=lse)).double()
         else:
             normaliser = joint_normaliser(lse)
-        chosen = wanted.heads[layer]
+        chosen = scope.heads[layer]
         index = None if chosen is None else torch.tensor(chosen, device=q.device)
 
         def select(x: torch.Tensor) -> torch.Tensor:
@@ -103,15 +103,15 @@ class _Readings:
 
         largest = select(block_max(q, k, layout, scale=scale)) if spec.readout == "maxsim" else None
         masses = []
-        if wanted.tokens:
-            masses = token_mass(q, k, layout, normaliser, scale=scale, heads=index, reduce=not wanted.by_head)
+        if scope.tokens:
+            masses = token_mass(q, k, layout, normaliser, scale=scale, heads=index, reduce=not scope.by_head)
         if self.complete:  # a checkpointed layer is computed again for its gradients
             return
         self.lse.append(select(lse).cpu())
         self.normaliser.append(select(normaliser).cpu())
         if largest is not None:
             self.largest.append(largest.cpu())
-        if wanted.tokens:
+        if scope.tokens:
             self.tokens.append([x.cpu() for x in masses])
 
     def split(self) -> list[Reading]:
@@ -121,7 +121,7 @@ class _Readings:
         lse, normaliser = torch.cat(self.lse, dim=1), torch.cat(self.normaliser, dim=1)
         largest = torch.cat(self.largest, dim=1) if self.largest else None
         tokens = [
-            torch.cat(parts) if self.wanted.by_head else torch.stack(parts).sum(dim=0) / lse.shape[1]
+            torch.cat(parts) if self.scope.by_head else torch.stack(parts).sum(dim=0) / lse.shape[1]
             for parts in zip(*self.tokens, strict=True)
         ]
         out, at = [], 0
@@ -129,7 +129,7 @@ class _Readings:
             blocks = layout.signal_blocks[layout.signal_contexts == number]
             rows = torch.from_numpy(layout.signal_blocks == blocks[0])
             n, queries = len(context.documents), len(context.queries)
-            here = tokens[at : at + queries] if self.wanted.tokens else []
+            here = tokens[at : at + queries] if self.scope.tokens else []
             out.append(
                 Reading(
                     lse[rows, :, :n],
@@ -169,17 +169,17 @@ class _ListPass:
         self.layouts, self.readings = layouts, readings
         self.signal_rows: torch.Tensor = layouts.signal.signal
         self.longest = max(c.instruction + sum(c.documents) + max(c.queries) for c in layouts.signal.contexts)
-        if readings.wanted.layout.readout.normalisation == "documents":
+        if readings.scope.layout.readout.normalisation == "documents":
             spans = layouts.signal.spans(DOCUMENT)
             self.key_rows = torch.cat([torch.arange(start, stop) for _, _, start, stop in spans])
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         attention, signal = self.layouts.on(q.device)
         out, lse = block_attention(q, k, v, attention, scale=scale)
-        if layer in self.readings.wanted.heads:
+        if layer in self.readings.scope.heads:
             rows = signal.signal
             self.readings.add(layer, q[rows], k, scale, lse[rows], signal)
-        if layer == self.readings.wanted.stop:
+        if layer == self.readings.scope.stop:
             raise Enough
         return out
 
@@ -239,9 +239,9 @@ class _QueryPass:
             scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
-        if layer in self.readings.wanted.heads:
+        if layer in self.readings.scope.heads:
             self._read(layer, q[self.signal_rows.to(q.device)], k, scale)
-        if layer == self.readings.wanted.stop:
+        if layer == self.readings.scope.stop:
             raise Enough
         return out[0].transpose(0, 1)
 
@@ -273,15 +273,15 @@ class Packed:
         return self.call.readings.split()
 
 
-def pack(prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | None = None) -> Packed:
+def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | None = None) -> Packed:
     """Lay lists out for one forward pass.
 
     Args:
         prompts: the lists.
-        wanted: what is read.
+        scope: what is read.
         kept: for a single list: its instruction and its documents, in order, read before by `read_documents`.
     """
-    layout = wanted.layout
+    layout = scope.layout
     contexts, signal, ids, positions, answers, at = [], [], [], [], [], 0
     for prompt in prompts:
         context = prompt.context
@@ -297,7 +297,7 @@ def pack(prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | 
         positions += positions_of(context, layout)
         at += len(tokens)
     layouts = _Layouts(contexts, layout.require_prompt().mask == "causal", signal)
-    readings = _Readings(wanted, layouts.signal)
+    readings = _Readings(scope, layouts.signal)
     call: _ListPass | _QueryPass
     if kept is None:
         call = _ListPass(layouts, readings)
@@ -309,20 +309,20 @@ def pack(prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | 
 
 
 def read(
-    decoder: Decoder, prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | None = None
+    decoder: Decoder, prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | None = None
 ) -> list[Reading]:
     """Read lists in one forward pass, without gradients; none sees another.
 
     Args:
         decoder: the model.
         prompts: the lists.
-        wanted: what is read.
+        scope: what is read.
         kept: see `pack`.
 
     Returns:
         One `Reading` per list.
     """
-    packed = pack(prompts, wanted, kept)
+    packed = pack(prompts, scope, kept)
     with torch.inference_mode():
         decoder.run(packed.ids, packed.positions, packed.call)
     return packed.readings()

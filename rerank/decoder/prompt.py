@@ -78,7 +78,7 @@ class Prompt:
 
     @property
     def size(self) -> int:
-        """All of its tokens."""
+        """How many tokens it has in all."""
         documents, queries, instruction = self.context
         return instruction + sum(documents) + sum(queries)
 
@@ -90,9 +90,9 @@ class Template:
     can end its block, or the turn.
 
     Args:
-        layout: of a decoder.
+        layout: a layout for decoders.
         tokenizer: a fast tokenizer.
-        name: of the model, for messages.
+        name: name of the model, for messages.
 
     Raises:
         ModelError: if the layout needs a chat template and the tokenizer has none, or one that it cannot be cut from.
@@ -156,7 +156,7 @@ class Template:
         """Tokens with which the answer goes on, if it names some of ``count`` documents.
 
         Args:
-            count: of documents in the list.
+            count: how many documents the list has.
             chosen: places of those that are named.
             seed: as for `documents`.
         """
@@ -166,13 +166,13 @@ class Template:
 
     def plain(self, text: str) -> str:
         """The text with special tokens' names blanked, as long as it was."""
-        return self._special.sub(lambda found: " " * len(found[0]), text) if self._special else text
+        return self._special.sub(lambda match: " " * len(match[0]), text) if self._special else text
 
     @property
     def room(self) -> int:
         """Tokens of a document's contents that are read at most: a block less its template."""
         names = {"id": "9999", "title": "", "text": ""}
-        bare = re.sub(r"\{(\w+)\}", lambda found: names[found[1]], self.spec.block)
+        bare = re.sub(r"\{(\w+)\}", lambda match: names[match[1]], self.spec.block)
         return max(1, self.layout.max_block_tokens - len(self._encode([bare])[0][0]) - 1)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
@@ -230,10 +230,10 @@ class Template:
         # What is cut in the middle of a word may take more tokens than it took; then one token more is cut.
         for kept in range(len(ends) - over, 0, -1):
             shorter: dict[str, Any] = {field: getattr(document, field)[: ends[kept - 1]]}
-            filled, there = self._fill(dataclasses.replace(document, **shorter), name)
-            [(ids, found)] = self._encode([filled])
+            filled, places = self._fill(dataclasses.replace(document, **shorter), name)
+            [(ids, spans)] = self._encode([filled])
             if len(ids) <= self.layout.max_block_tokens:
-                return _block(ids, found, there, document, len(ends) - kept)
+                return _block(ids, spans, places, document, len(ends) - kept)
         raise InputError(
             f"document {document.id!r}: its title and the template alone take more than the "
             f"{self.layout.max_block_tokens} tokens that are read; shorten the title or raise max_block_tokens"
@@ -242,8 +242,8 @@ class Template:
     def _encode(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         if not texts:
             return []
-        found = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return list(zip(found["input_ids"], found["offset_mapping"], strict=True))
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
 
     def _start(self) -> str:
         """The token that the tokenizer itself puts at the beginning of a text, by name."""
@@ -265,11 +265,11 @@ class Template:
         text = self.tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=not self.spec.answer, enable_thinking=False
         )
-        before, found, after = text.partition(_USER)
+        before, user_mark, after = text.partition(_USER)
         if self.spec.answer:
-            after, found_too, _ = after.partition(_ANSWER)
-            after, found = after + self.spec.answer, found and found_too
-        if not found or _USER in after:
+            after, answer_mark, _ = after.partition(_ANSWER)
+            after, user_mark = after + self.spec.answer, user_mark and answer_mark
+        if not user_mark or _USER in after:
             raise ModelError(f"the chat template of {self.name!r} does not hold the user's text once, as it is")
         return before, after
 

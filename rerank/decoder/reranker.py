@@ -17,12 +17,7 @@ import torch
 from ...documents import Document
 from ...errors import InputError, ModelError, RankingError
 from ...kernels import choose
-from ...models.decoder import (
-    Decoder,
-    load_config,
-    load_decoder,
-    revision_of,
-)
+from ...models.decoder import Decoder, load_config, load_decoder, revision_of
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
@@ -30,13 +25,7 @@ from ..readout import Reading, document_scores, head_scores, row_shares
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
-from .forward import (
-    KeptBlock,
-    Wanted,
-    last_position,
-    read,
-    read_documents,
-)
+from .forward import KeptBlock, Wanted, last_position, read, read_documents
 from .prompt import NULL_QUERY, Block, Prompt, Template
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
@@ -47,7 +36,7 @@ _ROUTE_FRACTION = 0.57  # layer 16 of 28, as in BlockSearch
 
 
 @dataclass(slots=True)
-class _Found:
+class _Result:
     """One list, scored; by place in the list as it was given to be scored."""
 
     scores: np.ndarray  # float64 (N,)
@@ -76,7 +65,7 @@ class DecoderReranker(Reranker):
         route: of a longer list, keep only so many documents, those with the largest logits at ``route_layer``, and rank
             these; the others stand below them in that order (BlockSearch, 2026). None ranks all at once.
         route_layer: None for the layer at 0.57 of all, or the signal layer if that is lower.
-        seed: of shuffles and random ids.
+        seed: the seed of shuffles and random ids.
         loading: for `load_decoder`: ``revision``, ``dtype``, ``device``, ``device_map``, ``quantization_config``.
 
     Raises:
@@ -138,13 +127,13 @@ class DecoderReranker(Reranker):
         self.name = name or f"hf:{decoder.name}#{layout.name}"
         self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
-        wanted: dict[int, tuple[int, ...] | None] = {}
+        heads_by_layer: dict[int, tuple[int, ...] | None] = {}
         for layer in layers:
-            wanted[layer] = tuple(head for at, head in layout.readout.selected_heads if at == layer) or None
+            heads_by_layer[layer] = tuple(head for at, head in layout.readout.selected_heads if at == layer) or None
         stop = layers[-1] if layers[-1] < decoder.signal_layer else None
-        self.wanted = Wanted(layout, wanted, tokens=layout.readout.calibration != "none", stop=stop)
-        asked = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
-        self.route_layer = min(asked, decoder.signal_layer)
+        self.wanted = Wanted(layout, heads_by_layer, tokens=layout.readout.calibration != "none", stop=stop)
+        routing = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
+        self.route_layer = min(routing, decoder.signal_layer)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
 
     def head_scores(self, query: str, documents: Sequence[Candidate], *, calibrate: bool = True) -> np.ndarray:
@@ -161,8 +150,8 @@ class DecoderReranker(Reranker):
             layout = load_layout(layout, calibration="none", outliers=None)
         prompt = self.prompt(query, blocks, 0)
         tokens = layout.readout.calibration != "none"
-        wanted = dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=tokens)
-        [reading] = read(self.decoder, [prompt], wanted)
+        scope = dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=tokens)
+        [reading] = read(self.decoder, [prompt], scope)
         return head_scores(reading, layout.readout).numpy()
 
     def orders(self, blocks: Sequence[Document]) -> Iterator[tuple[list[int], int]]:
@@ -184,7 +173,7 @@ class DecoderReranker(Reranker):
         Args:
             query: the query.
             blocks: the documents.
-            seed: of random ids.
+            seed: the seed of random ids.
         """
         queries = [self.template.query(query)]
         if self.spec.readout.calibration == "null_query":
@@ -197,7 +186,7 @@ class DecoderReranker(Reranker):
         )
 
     def fits(self, prompt: Prompt) -> bool:
-        """Whether its positions are some that the model has."""
+        """Whether the model has positions for all of its tokens."""
         return self.decoder.positions is None or last_position(prompt.context, self.spec) < self.decoder.positions
 
     # -- one list ----------------------------------------------------------------------------------------------------
@@ -208,16 +197,16 @@ class DecoderReranker(Reranker):
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         """Lists share forward passes as far as the token budget goes."""
-        tokens = any(one.evidence for one in lists)
+        tokens = any(request.evidence for request in lists)
         return [
             self._as_scored(part)
-            for part in self._score_lists([(one.query, list(one.documents)) for one in lists], tokens)
+            for part in self._score_lists([(request.query, list(request.documents)) for request in lists], tokens)
         ]
 
-    def _as_scored(self, found: _Found) -> Scored:
-        count = len(found.blocks)
-        mass = found.shares.mean(axis=0) if len(found.shares) else np.zeros(count)
-        warnings = list(found.notes)
+    def _as_scored(self, result: _Result) -> Scored:
+        count = len(result.blocks)
+        mass = result.shares.mean(axis=0) if len(result.shares) else np.zeros(count)
+        warnings = list(result.notes)
         if not self.spec.order_free and not self.template.spec.shuffles and count > 1:
             warnings.append(
                 f"layout {self.layout!r} shows the model the order of the candidates, and scores depend on it; "
@@ -225,20 +214,20 @@ class DecoderReranker(Reranker):
             )
 
         def attention(place: int) -> tuple[np.ndarray, np.ndarray]:
-            block = found.blocks[place]
-            if block is None or found.tokens is None:
+            block = result.blocks[place]
+            if block is None or result.tokens is None:
                 return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
-            weights = found.tokens[place]
+            weights = result.tokens[place]
             total = weights.sum()
             own = (block.spans[:, 0] >= 0) & (block.spans[:, 1] > block.spans[:, 0])
             return block.spans[own], weights[own] * (mass[place] / total if total else 0.0)
 
         return Scored(
-            found.scores,
+            result.scores,
             mass,
-            found.shares,
-            found.signal,
-            [0 if block is None else block.truncated for block in found.blocks],
+            result.shares,
+            result.signal,
+            [0 if block is None else block.truncated for block in result.blocks],
             attention=attention,
             dtype=str(self.decoder.dtype).removeprefix("torch."),
             backend=self.backend,
@@ -247,10 +236,10 @@ class DecoderReranker(Reranker):
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 
-    def _score_lists(self, lists: Sequence[tuple[str, list[Document]]], tokens: bool) -> list[_Found]:
+    def _score_lists(self, lists: Sequence[tuple[str, list[Document]]], tokens: bool) -> list[_Result]:
         """Score lists; those that fit share passes, the others are read alone."""
-        out: list[_Found | None] = [None] * len(lists)
-        parts: list[list[tuple[list[int], _Found]]] = [[] for _ in lists]
+        out: list[_Result | None] = [None] * len(lists)
+        parts: list[list[tuple[list[int], _Result]]] = [[] for _ in lists]
         packed: list[tuple[int, list[int], Prompt]] = []
         size = 0
 
@@ -265,7 +254,7 @@ class DecoderReranker(Reranker):
         for number, (query, blocks) in enumerate(lists):
             if not blocks:
                 self.template.query(query)
-                out[number] = _Found(np.zeros(0), np.zeros((0, 0)), [] if tokens else None, [], (), [])
+                out[number] = _Result(np.zeros(0), np.zeros((0, 0)), [] if tokens else None, [], (), [])
                 continue
             for order, seed in self.orders(blocks):
                 stand = [blocks[i] for i in order]
@@ -283,9 +272,9 @@ class DecoderReranker(Reranker):
         for number, part in enumerate(parts):
             if part:
                 out[number] = _mean(part)
-        return [one for one in out if one is not None]
+        return [result for result in out if result is not None]
 
-    def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Found:
+    def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Result:
         scores = document_scores(reading, self.spec.readout)
         if bool((reading.lse == -torch.inf).all()):
             raise RankingError(f"none of the {len(prompt.documents)} documents has a token to attend to")
@@ -296,7 +285,7 @@ class DecoderReranker(Reranker):
         shares = row_shares(reading, self.spec.readout)
         if self.spec.order_free:  # then equal documents differ by rounding only, which is no reason to rank them
             scores, shares = (_equal_for_equals(prompt.documents, x) for x in (scores, shares))
-        return _Found(scores.numpy(), shares.numpy(), by_document, list(prompt.documents), prompt.signal_tokens, [])
+        return _Result(scores.numpy(), shares.numpy(), by_document, list(prompt.documents), prompt.signal_tokens, [])
 
     def _holds(self, prompt: Prompt) -> bool:
         """Whether one pass can read it."""
@@ -305,11 +294,11 @@ class DecoderReranker(Reranker):
     def _want(self, tokens: bool) -> Wanted:
         return dataclasses.replace(self.wanted, tokens=tokens or self.wanted.tokens)
 
-    def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> _Found:
+    def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> _Result:
         [reading] = read(self.decoder, [prompt], self._want(tokens), kept)
         return self._scored(prompt, reading, tokens)
 
-    def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Found:
+    def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Result:
         """Score a list that is routed, kept, or too long for one pass."""
         apart = self.template.spec.mask == "block" and self.fits(prompt)
         if not apart and self.template.spec.positions == "restart" and self.template.spec.mask == "block":
@@ -331,13 +320,13 @@ class DecoderReranker(Reranker):
         name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer}"
         texts = [(), *(block.ids for block in prompt.documents)]
         keys = [block_key(name, prompt.instruction, ids) for ids in texts]
-        found: dict[str, KeptBlock] = {}
+        kept: dict[str, KeptBlock] = {}
         if self.cache is not None:
             for key in dict.fromkeys(keys):
                 if (block := self.cache.get(key, device)) is not None:
-                    found[key] = block
+                    kept[key] = block
         # Equal texts are read once, longest first, so that groups are full.
-        missing = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in found}
+        missing = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in kept}
         missing.pop(keys[0], None)
         todo = sorted(missing, key=lambda key: -len(missing[key]))
         room = self.token_budget - len(prompt.instruction)
@@ -349,16 +338,16 @@ class DecoderReranker(Reranker):
                 used = 0
             groups[-1].append(key)
             used += len(missing[key])
-        if keys[0] not in found and not groups:
+        if keys[0] not in kept and not groups:
             groups.append([])
         for group in groups:
             blocks = read_documents(decoder, prompt.instruction, [missing[key] for key in group], self.spec)
             for key, block in zip((keys[0], *group), blocks, strict=True):
-                if key not in found:
-                    found[key] = block
+                if key not in kept:
+                    kept[key] = block
                     if self.cache is not None:
                         self.cache.put(key, block)
-        return [found[key] for key in keys]
+        return [kept[key] for key in keys]
 
     def _score_routed(
         self,
@@ -368,15 +357,15 @@ class DecoderReranker(Reranker):
         kept: list[KeptBlock] | None,
         tokens: bool,
         seed: int,
-    ) -> _Found:
+    ) -> _Result:
         """The best by their largest logits at the routing layer are ranked, the others stand below them."""
         assert self.route is not None
         changes: dict[str, Any] = {"readout": "maxsim", "calibration": "none", "outliers": None, "length": "sum"}
         layout = load_layout(self.spec, **changes)
         layer = self.route_layer
-        wanted = Wanted(layout, {layer: None}, stop=layer if layer < self.decoder.signal_layer else None)
+        scope = Wanted(layout, {layer: None}, stop=layer if layer < self.decoder.signal_layer else None)
         short = dataclasses.replace(prompt, queries=prompt.queries[:1])
-        [reading] = read(self.decoder, [short], wanted, kept)
+        [reading] = read(self.decoder, [short], scope, kept)
         first = document_scores(reading, layout.readout).numpy()
         order = sorted(range(len(blocks)), key=lambda i: (-first[i], blocks[i].contents))
         best = sorted(order[: self.route])
@@ -384,7 +373,7 @@ class DecoderReranker(Reranker):
         note = f"of {len(blocks)} documents the {len(best)} with the largest logits at layer {layer} were ranked"
         return _below(final, best, first, len(blocks), note)
 
-    def _score_tournament(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Found:
+    def _score_tournament(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Result:
         """Groups are ranked apart, and the better half of each goes on, until those left fit one pass."""
         if len(blocks) < 2:
             raise InputError(
@@ -397,9 +386,9 @@ class DecoderReranker(Reranker):
         groups = [list(range(start, len(blocks), count)) for start in range(count)]
         first, going = np.zeros(len(blocks)), []
         for group in groups:
-            found = self._score_again(query, blocks, group, prompt, None, False, seed)
-            first[group] = found.scores
-            order = sorted(range(len(group)), key=lambda i: (-found.scores[i], blocks[group[i]].contents))
+            result = self._score_again(query, blocks, group, prompt, None, False, seed)
+            first[group] = result.scores
+            order = sorted(range(len(group)), key=lambda i: (-result.scores[i], blocks[group[i]].contents))
             going += [group[i] for i in order[: -(-len(group) // 2)]]
         going.sort()
         final = self._score_again(query, blocks, going, prompt, None, tokens, seed)
@@ -418,7 +407,7 @@ class DecoderReranker(Reranker):
         kept: list[KeptBlock] | None,
         tokens: bool,
         seed: int,
-    ) -> _Found:
+    ) -> _Result:
         """Score some documents of a list."""
         if kept is not None:
             fewer = dataclasses.replace(prompt, documents=tuple(prompt.documents[i] for i in places))
@@ -430,46 +419,46 @@ class DecoderReranker(Reranker):
         return self._score_tournament(query, some, fewer, tokens, seed)
 
 
-def with_heads(layout: Layout, given: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:
+def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:
     """The layout with the heads that are to be read, where it does not read all.
 
     Args:
-        layout: of a decoder.
-        given: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
-        model: whose heads.
-        revision: of its weights.
+        layout: a layout for decoders.
+        heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
+        model: name of the model that has the heads.
+        revision: revision of the model's weights.
 
     Raises:
         InputError: if heads are given to a layout that reads all, or the file does not fit.
-        ModelError: if heads are asked for that nobody has found.
+        ModelError: if the layout asks for heads that nobody has found.
     """
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return load_layout(layout, heads=list(given))
+    if isinstance(heads, Sequence) and not isinstance(heads, str):
+        return load_layout(layout, heads=list(heads))
     if isinstance(layout.readout.heads, str) and layout.readout.heads != "all":
-        return load_layout(layout, heads=list(find_heads(given, layout, model, revision)))
-    if given is not None:
+        return load_layout(layout, heads=list(find_heads(heads, layout, model, revision)))
+    if heads is not None:
         raise InputError(f"layout {layout.name!r} does not ask for heads of a file; take qrhead or core, or list them")
     return layout
 
 
-def _among(found: _Found, places: list[int], count: int) -> _Found:
+def _among(result: _Result, places: list[int], count: int) -> _Result:
     """What was found of some documents, among ``count`` of which the others were not read."""
     if len(places) == count:
-        return found
+        return result
     scores = np.full(count, NOTHING)
-    scores[places] = found.scores
-    shares = np.zeros((len(found.shares), count))
-    shares[:, places] = found.shares
+    scores[places] = result.scores
+    shares = np.zeros((len(result.shares), count))
+    shares[:, places] = result.shares
     blocks: list[Block | None] = [None] * count
-    marks = None if found.tokens is None else [np.zeros(0)] * count
+    marks = None if result.tokens is None else [np.zeros(0)] * count
     for at, place in enumerate(places):
-        blocks[place] = found.blocks[at]
-        if marks is not None and found.tokens is not None:
-            marks[place] = found.tokens[at]
-    return _Found(scores, shares, marks, blocks, found.signal, found.notes)
+        blocks[place] = result.blocks[at]
+        if marks is not None and result.tokens is not None:
+            marks[place] = result.tokens[at]
+    return _Result(scores, shares, marks, blocks, result.signal, result.notes)
 
 
-def _below(final: _Found, places: list[int], first: np.ndarray, count: int, note: str) -> _Found:
+def _below(final: _Result, places: list[int], first: np.ndarray, count: int, note: str) -> _Result:
     """The final round's scores, and below them, in the order of the round before, those that did not come so far."""
     out = _among(final, places, count)
     left = [i for i in range(count) if i not in set(places)]
@@ -478,7 +467,7 @@ def _below(final: _Found, places: list[int], first: np.ndarray, count: int, note
     return dataclasses.replace(out, notes=[note, *final.notes])
 
 
-def _mean(parts: Sequence[tuple[list[int], _Found]]) -> _Found:
+def _mean(parts: Sequence[tuple[list[int], _Result]]) -> _Result:
     """Back to the order in which documents were given, the mean over the orders in which they stood."""
     scores, shares = [], []
     for order, part in parts:
@@ -487,7 +476,7 @@ def _mean(parts: Sequence[tuple[list[int], _Found]]) -> _Found:
         shares.append(part.shares[:, back])
     order, first = parts[0]
     back = np.argsort(order)
-    return _Found(
+    return _Result(
         np.mean(scores, axis=0),
         np.mean(shares, axis=0),
         None if first.tokens is None else [first.tokens[i] for i in back],

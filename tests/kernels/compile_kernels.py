@@ -53,8 +53,8 @@ def usage(built):
         file.write(built.asm["cubin"])
         file.flush()
         text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text.stdout)
-    return int(found[1]), int(found[2])
+    match = re.search(r"REG:(\d+) STACK:(\d+)", text.stdout)
+    return int(match[1]), int(match[2])
 
 
 def cases(dtype, d, group, capability, causal):
@@ -74,9 +74,9 @@ def cases(dtype, d, group, capability, causal):
         yield kernel, {**shared, "CAUSAL": False, "ROWS": tile.rows, "KEYS": tile.keys}, tile
 
 
-def main(capability, wanted):
+def main(capability, variants):
     tuning.arch = attention.arch = lambda device: {80: "sm80", 86: "sm86", 90: "sm90", 100: "sm100"}[capability]
-    for name, d, group, causal in wanted:
+    for name, d, group, causal in variants:
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
         for kernel, constants, tile in cases(dtype, d, group, capability, causal):
             built = build(kernel, dtype, capability, constants, tile.warps, tile.stages)

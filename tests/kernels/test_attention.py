@@ -45,12 +45,12 @@ def check(layout, backend, dtype, *, group=2, dim=16, device="cpu", gradients=Tr
     generator = torch.Generator().manual_seed(1)
     d_out = torch.randn(out.shape, generator=generator).to(dtype).to(device)
     d_lse = torch.randn(lse.shape, generator=generator).to(device)
-    wanted = exact(q, k, v, layout, scale, d_out, d_lse)
-    torch.testing.assert_close(lse.double().cpu(), wanted[1], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(out.double().cpu(), wanted[0], **tolerance(dtype))
+    expected = exact(q, k, v, layout, scale, d_out, d_lse)
+    torch.testing.assert_close(lse.double().cpu(), expected[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out.double().cpu(), expected[0], **tolerance(dtype))
     if gradients:
         got = torch.autograd.grad([out, lse], leaves, [d_out, d_lse])
-        for name, a, b in zip(("dq", "dk", "dv"), got, wanted[2:], strict=True):
+        for name, a, b in zip(("dq", "dk", "dv"), got, expected[2:], strict=True):
             # Sums over many queries: the error is measured against the largest entry.
             error = (a.double().cpu() - b).abs().max() / b.abs().max().clamp_min(1)
             assert error < (32 if dtype == torch.float32 else 8) * torch.finfo(dtype).eps, f"{name}: {error}"
@@ -156,9 +156,9 @@ def test_permuting_documents(backend, device):
 @settings(max_examples=60, deadline=None)
 def test_batching_changes_nothing(sizes, instruction, query, causal, backend):
     """A context gives the same in a batch as alone; so does a document whatever the list it stands in."""
-    one = Context(sizes, [query], instruction)
-    alone = Packing([one], causal=causal)
-    batch = Packing([Context([3, 9], [2], 2), one, Context([20], [1])], causal=causal)
+    context = Context(sizes, [query], instruction)
+    alone = Packing([context], causal=causal)
+    batch = Packing([Context([3, 9], [2], 2), context, Context([20], [1])], causal=causal)
     first = 3 + 9 + 2 + 2
     here = slice(first, first + alone.tokens)
     q, k, v = tensors(batch)
@@ -210,13 +210,13 @@ def test_no_worse_than_torch(backend, device):
     layout = layout_of(CONTEXTS["around two tiles"], device=on)
     q, k, v = tensors(layout, dtype=dtype, dim=64, device=on, kv_heads=1)
     out, _ = block_attention(q, k, v, layout, scale=0.125, backend=backend)
-    wanted, _ = exact(q, k, v, layout, 0.125)
+    expected, _ = exact(q, k, v, layout, 0.125)
     theirs = torch.nn.functional.scaled_dot_product_attention(
         *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=layout.mask(), scale=0.125, enable_gqa=True
     )[0].transpose(0, 1)
 
     def rms(x):
-        return (x.double().cpu() - wanted).square().mean().sqrt()
+        return (x.double().cpu() - expected).square().mean().sqrt()
 
     assert rms(out) <= 1.02 * rms(theirs)
 

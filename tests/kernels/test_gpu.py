@@ -62,8 +62,8 @@ def test_a_list_as_long_as_they_come():
     logits = torch.einsum("qhd,khd->hqk", q[rows].double(), keys) * scale
     logits = logits.masked_fill(~mask, -torch.inf)
     torch.testing.assert_close(lse[rows].double(), logits.logsumexp(dim=2).T, rtol=1e-5, atol=1e-5)
-    wanted = torch.einsum("hqk,khd->qhd", logits.softmax(dim=2), values)
-    torch.testing.assert_close(out[rows].double(), wanted, rtol=0.03, atol=0.003)
+    expected = torch.einsum("hqk,khd->qhd", logits.softmax(dim=2), values)
+    torch.testing.assert_close(out[rows].double(), expected, rtol=0.03, atol=0.003)
 
 
 def test_the_backend_is_triton():

@@ -49,10 +49,12 @@ def test_awkward_layouts(name, causal, backend, device):
     finite_close(lse.cpu(), by_formula(rows.cpu(), k.cpu(), layout, 0.3), rtol=1e-5, atol=1e-5)
 
     _, normaliser = block_attention(q.cpu(), k.cpu(), v.cpu(), layout.to("cpu"), scale=0.3, backend="reference")
-    wanted = normaliser[layout.signal.cpu()]
-    torch.testing.assert_close(row_lse(rows, k, layout, scale=0.3, backend=backend).cpu(), wanted, rtol=1e-5, atol=1e-5)
-    given = row_lse(rows, k, layout, scale=0.3, lse=lse, backend=backend)
-    torch.testing.assert_close(given.cpu(), wanted, rtol=1e-5, atol=1e-5)
+    expected = normaliser[layout.signal.cpu()]
+    torch.testing.assert_close(
+        row_lse(rows, k, layout, scale=0.3, backend=backend).cpu(), expected, rtol=1e-5, atol=1e-5
+    )
+    reusing = row_lse(rows, k, layout, scale=0.3, lse=lse, backend=backend)
+    torch.testing.assert_close(reusing.cpu(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -113,8 +115,8 @@ def test_gradients(name, causal, dtype, backend, device):
         lse = block_lse(q, k, here, scale=0.3, backend=which)
         row = row_lse(q, k, here, scale=0.3, backend=which)
         grads[which] = [x.double().cpu() for x in torch.autograd.grad(loss_of(lse, row), (q, k))]
-    for wanted, got in zip(grads["reference"], grads[backend], strict=True):
-        torch.testing.assert_close(got, wanted, **tolerance(dtype))
+    for expected, got in zip(grads["reference"], grads[backend], strict=True):
+        torch.testing.assert_close(got, expected, **tolerance(dtype))
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -141,8 +143,8 @@ def test_masses_sum_to_one(sizes, query, instruction, causal, backend, scale):
     q, k, v = (x.double() for x in tensors(layout))
     lse = block_lse(q[layout.signal], k, layout, scale=scale, backend=backend)
     shares = mass(lse)
-    one = torch.full((query, 4), 1.0 if sum(sizes) else 0.0, dtype=torch.float64)
-    torch.testing.assert_close(shares.sum(dim=2), one)
+    ones = torch.full((query, 4), 1.0 if sum(sizes) else 0.0, dtype=torch.float64)
+    torch.testing.assert_close(shares.sum(dim=2), ones)
     assert (shares[..., [i for i, size in enumerate(sizes) if not size]] == 0).all()
 
     # Over all keys: with what goes to instruction and query, from the dense softmax, it is the whole.
@@ -185,9 +187,9 @@ def test_memory_beyond_the_context_is_never_met(backend, device):
     q, k, _ = tensors(layout, dim=20, device=on)
     room = torch.full((k.shape[0] + 300, 4, 32), math.nan, device=on)
     room[100:-200, 1:-1, 4:-8] = k
-    wanted = block_lse(q[layout.signal], k, layout, scale=0.25, backend=backend)
+    expected = block_lse(q[layout.signal], k, layout, scale=0.25, backend=backend)
     got = block_lse(q[layout.signal], room[100:-200, 1:-1, 4:-8], layout, scale=0.25, backend=backend)
-    assert torch.equal(got, wanted)
+    assert torch.equal(got, expected)
 
 
 def test_mass_of_nothing():

@@ -42,12 +42,12 @@ def test_token_mass_is_the_softmax_row_by_row(normalisation, reduce, heads, chun
     lse = block_lse(q, k, layout, scale=0.3)
     normaliser = row_lse(q, k, layout, scale=0.3) if normalisation == "all_keys" else torch.logsumexp(lse, 2)
     index = None if heads is None else torch.tensor(heads)
-    found = token_mass(q, k, layout, normaliser, scale=0.3, heads=index, reduce=reduce)
+    masses = token_mass(q, k, layout, normaliser, scale=0.3, heads=index, reduce=reduce)
     logits = logits_of(q, k, 0.3)
     blocks = [int(b) for b in dict.fromkeys(layout.signal_blocks.tolist())]
-    assert len(found) == len(blocks)
+    assert len(masses) == len(blocks)
 
-    for part, block in zip(found, blocks, strict=True):
+    for part, block in zip(masses, blocks, strict=True):
         rows = [i for i, b in enumerate(layout.signal_blocks) if b == block]
         places = document_tokens(layout, int(layout.blocks["context"][block]))
         expected = (logits[rows] - normaliser[rows].double()[..., None]).exp()[..., places].mean(0)
@@ -61,9 +61,9 @@ def test_token_masses_add_up_to_document_masses():
     q, k, layout = case()
     lse = block_lse(q, k, layout, scale=0.3)
     shares = mass(lse)
-    found = token_mass(q, k, layout, torch.logsumexp(lse, 2), scale=0.3, reduce=False)
+    masses = token_mass(q, k, layout, torch.logsumexp(lse, 2), scale=0.3, reduce=False)
     rows = [i for i, b in enumerate(layout.signal_blocks) if b == layout.signal_blocks[0]]
-    parts = found[0].split([3, 0, 5, 1], dim=1)
+    parts = masses[0].split([3, 0, 5, 1], dim=1)
     for document, part in enumerate(parts):
         torch.testing.assert_close(part.sum(1), shares[rows, :, document].mean(0))
 
@@ -72,7 +72,7 @@ def test_token_masses_add_up_to_document_masses():
 def test_block_max_is_the_largest_logit_and_nothing_where_there_is_none(chunk, monkeypatch):
     monkeypatch.setattr(tokens, "_CHUNK", chunk)
     q, k, layout = case(hq=6, hkv=3)
-    found = block_max(q, k, layout, scale=0.3)
+    largest = block_max(q, k, layout, scale=0.3)
     logits = logits_of(q, k, 0.3)
     contexts = layout.signal_contexts
     for row, context in enumerate(contexts.tolist()):
@@ -81,16 +81,16 @@ def test_block_max_is_the_largest_logit_and_nothing_where_there_is_none(chunk, m
             if document in spans:
                 a, b = spans[document]
                 torch.testing.assert_close(
-                    found[row, :, document].double(), logits[row, :, a:b].amax(1), atol=1e-5, rtol=0
+                    largest[row, :, document].double(), logits[row, :, a:b].amax(1), atol=1e-5, rtol=0
                 )
             else:
-                assert (found[row, :, document] == -torch.inf).all()
+                assert (largest[row, :, document] == -torch.inf).all()
 
 
 def test_half_precision_is_computed_in_single():
     q, k, layout = case(dtype=torch.bfloat16)
-    found = block_max(q, k, layout, scale=0.3)
-    torch.testing.assert_close(found, block_max(q.float(), k.float(), layout, scale=0.3))
+    largest = block_max(q, k, layout, scale=0.3)
+    torch.testing.assert_close(largest, block_max(q.float(), k.float(), layout, scale=0.3))
 
 
 def test_wrong_tensors_are_refused():

@@ -84,11 +84,11 @@ def save_model(folder, family="qwen3", chat=True, seed=0, **shape):
 @pytest.fixture(scope="session")
 def model_of(tmp_path_factory):
     """A folder with a random model of a family, made once."""
-    made = {}
+    folders = {}
 
     def make(family="qwen3"):
-        if family not in made:
-            made[family] = save_model(tmp_path_factory.mktemp(family), family)
-        return made[family]
+        if family not in folders:
+            folders[family] = save_model(tmp_path_factory.mktemp(family), family)
+        return folders[family]
 
     return make

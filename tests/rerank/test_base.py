@@ -22,11 +22,11 @@ class Count(Reranker):
         self.seen = []
 
     def _score(self, lists):
-        self.seen.append([len(one.documents) for one in lists])
-        return [self._scored(one) for one in lists]
+        self.seen.append([len(request.documents) for request in lists])
+        return [self._scored(request) for request in lists]
 
-    def _scored(self, one):
-        texts = [document.contents for document in one.documents]
+    def _scored(self, request):
+        texts = [document.contents for document in request.documents]
         counts = np.array([float(text.count("x")) for text in texts])
         mass = counts / max(1.0, counts.sum())
 
@@ -125,8 +125,8 @@ def test_states_come_for_every_document_or_for_none():
 
 def test_a_score_that_means_nothing_is_refused():
     class Broken(Count):
-        def _scored(self, one):
-            return Scored(np.array([np.nan] * len(one.documents)))
+        def _scored(self, request):
+            return Scored(np.array([np.nan] * len(request.documents)))
 
     with pytest.raises(RankingError):
         Broken().rank("q", ["x", "y"])
@@ -153,8 +153,8 @@ def test_two_models_under_one_layout_can_be_told_apart(tmp_path):
     one, other = (save_model(tmp_path / name) for name in ("one", "other"))
     names = {load_reranker(f"hf:{folder}#icr").rank("q", ["a b", "c d"]).reranker for folder in (one, other)}
     assert names == {f"hf:{one}#icr", f"hf:{other}#icr"}
-    made = load_reranker(str(one), layout="icr")
-    assert (made.name, made.layout) == (f"{one}#icr", "icr")
+    reranker = load_reranker(str(one), layout="icr")
+    assert (reranker.name, reranker.layout) == (f"{one}#icr", "icr")
 
 
 def test_a_reranker_is_its_scores_alone():

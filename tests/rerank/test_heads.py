@@ -37,9 +37,9 @@ def test_ndcg_by_head_is_that_of_the_evaluation_tool(heads, grades, seed):
         grades[0] = 1
     scores = np.random.default_rng(seed).permutation(heads * len(grades)).reshape(heads, -1).astype(float)
     qrels = {"q": {str(i): grade for i, grade in enumerate(grades)}}
-    for row, found in zip(scores, ndcg_score(scores, np.array(grades, dtype=float)), strict=True):
+    for row, ndcg in zip(scores, ndcg_score(scores, np.array(grades, dtype=float)), strict=True):
         order = [str(i) for i in np.argsort(-row)]
-        assert found == pytest.approx(measure_rankings(qrels, {"q": order}, ["nDCG@10"])[0]["nDCG@10"])
+        assert ndcg == pytest.approx(measure_rankings(qrels, {"q": order}, ["nDCG@10"])[0]["nDCG@10"])
 
 
 def test_core_is_the_softmax_of_each_gold_document_against_all_negatives():
@@ -102,18 +102,18 @@ def test_detection_is_reproducible_and_its_heads_are_found_again(model_of, metho
     with pytest.raises(ModelError, match=f"sightline heads .* --layout {layout} --method"):
         load_reranker(folder, layout=layout)
     reranker = DecoderReranker(load_decoder(folder), load_layout(layout, heads="all", layers="all"))
-    one, same = (detect_heads(reranker, lists(), method, data="made up", seed=3) for _ in range(2))
-    assert one == same
-    assert np.shape(one.scores) == (4, 4)
-    assert one.queries == 6
+    heads, same = (detect_heads(reranker, lists(), method, data="made up", seed=3) for _ in range(2))
+    assert heads == same
+    assert np.shape(heads.scores) == (4, 4)
+    assert heads.queries == 6
     other = detect_heads(reranker, lists(), method, data="made up", seed=4)
-    assert one.scores != other.scores  # other shuffles
-    one.save(heads_path(one.model, one.revision, one.fingerprint, method))
+    assert heads.scores != other.scores  # other shuffles
+    heads.save(heads_path(heads.model, heads.revision, heads.fingerprint, method))
     count = 8 if layout == "core" else 16
     if method != "ndcg":  # which no shipped layout asks for
-        assert load_reranker(folder, layout=layout).spec.readout.heads == one.top(count)
+        assert load_reranker(folder, layout=layout).spec.readout.heads == heads.top(count)
     picky = DecoderReranker(folder, load_layout(layout, heads=f"{method}:2"))
-    assert picky.spec.readout.heads == one.top(2)
+    assert picky.spec.readout.heads == heads.top(2)
 
 
 def test_a_file_of_another_model_or_layout_is_refused(model_of, tmp_path):

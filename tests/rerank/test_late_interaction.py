@@ -408,7 +408,7 @@ def test_texts_that_the_model_cannot_tell_apart_are_tied(reranker, texts):
     states = [reranker.reader.read([document.contents]).states for document in documents]
     rankings = [
         reranker.rank(QUERY, documents),
-        reranker.rank(QUERY, documents, states=[DocumentStates(torch.from_numpy(one), 0) for one in states]),
+        reranker.rank(QUERY, documents, states=[DocumentStates(torch.from_numpy(kept), 0) for kept in states]),
         *reranker.rank_batch([(QUERY, documents), ("cats", ["iron"])])[:1],
     ]
     for ranking in rankings:
@@ -435,9 +435,9 @@ def test_documents_without_text_come_last_and_change_nothing_for_the_others(rera
         for place in places:
             documents.insert(place, empty)
         for ranking in (reranker.rank(QUERY, documents), *reranker.rank_batch([(QUERY, documents)])):
-            found = [(item.document.text, item.score, item.mass, item.token_mass) for item in ranking]
-            assert found[:3] == [(item.document.text, item.score, item.mass, item.token_mass) for item in alone]
-            assert all(mass == sum(shares) == 0.0 for _, _, mass, shares in found[3:])
+            items = [(item.document.text, item.score, item.mass, item.token_mass) for item in ranking]
+            assert items[:3] == [(item.document.text, item.score, item.mass, item.token_mass) for item in alone]
+            assert all(mass == sum(shares) == 0.0 for _, _, mass, shares in items[3:])
             assert sum("no text to read" in warning for warning in ranking.warnings) == 1
 
 
@@ -450,9 +450,9 @@ def test_a_title_alone_is_read(reranker):
 
 @given(st.lists(st.sampled_from(["0", "1", "0'", None]), max_size=5))
 def test_invented_ids_meet_no_given_one(ids):
-    found = [document.id for document in as_documents([{"id": id, "text": "a"} for id in ids])]
-    assert all(id in (None, there) for id, there in zip(ids, found, strict=True))
-    invented = [there for id, there in zip(ids, found, strict=True) if id is None]
+    names = [document.id for document in as_documents([{"id": id, "text": "a"} for id in ids])]
+    assert all(id in (None, name) for id, name in zip(ids, names, strict=True))
+    invented = [name for id, name in zip(ids, names, strict=True) if id is None]
     assert len(set(invented)) == len(invented) and not set(invented) & {id for id in ids if id is not None}
 
 
@@ -524,10 +524,10 @@ def test_a_layout_of_minilm_is_refused_for_decoders(name):
 def test_a_name_of_nothing_is_told_what_there_is_without_asking_the_hub(name, said, monkeypatch):
     import transformers
 
-    def asked(*args, **options):
+    def ask_hub(*args, **options):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", asked)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", ask_hub)
     with pytest.raises((InputError, ModelError), match=said):
         load_reranker(name)
 
@@ -562,8 +562,8 @@ def test_ties_of_texts_without_an_id_do_not_stand_in_the_order_of_the_input(toy)
     texts = ["cat milk", "cat tree", "cat road", "iron"]
     orders = {
         tuple(item.document.text for item in ranking)
-        for given in (texts, texts[::-1], texts[2:] + texts[:2])
-        for ranking in (reranker.rank("cat", given), *reranker.rank_batch([("cat", given)]))
+        for order in (texts, texts[::-1], texts[2:] + texts[:2])
+        for ranking in (reranker.rank("cat", order), *reranker.rank_batch([("cat", order)]))
     }
     assert len(orders) == 1
 

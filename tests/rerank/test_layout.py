@@ -120,8 +120,8 @@ def test_missing_and_unknown_fields_are_told_apart_and_a_typo_is_recognised(tmp_
 
 def test_a_field_in_another_section_is_told_where_it_stands(tmp_path):
     fields = APART | {"mask": "block", "readout": APART["readout"] | {"max_block_tokens": 3}}
-    told = "mine.yaml: mask stands under prompt; max_block_tokens stands at the top$"
-    with pytest.raises(InputError, match=told):
+    reason = "mine.yaml: mask stands under prompt; max_block_tokens stands at the top$"
+    with pytest.raises(InputError, match=reason):
         load_layout(written(tmp_path, fields))
 
 
@@ -147,9 +147,9 @@ def test_an_unknown_change_is_named():
 
 @pytest.mark.parametrize("text", ["a: [", "name: x\nday: 2020-13-45", "\t- x", "&a [*a]: 1", "[" * 5000])
 def test_what_is_not_yaml_is_refused_in_one_line_with_the_files_name(tmp_path, text):
-    with pytest.raises(InputError, match="mine.yaml: not (valid|usable) YAML") as told:
+    with pytest.raises(InputError, match="mine.yaml: not (valid|usable) YAML") as refused:
         load_layout(written(tmp_path, text))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_what_is_not_utf8_is_refused(tmp_path):
@@ -216,8 +216,8 @@ def test_what_of_a_layout_leaves_traces_of_the_order_and_what_can_be_kept():
 def test_a_bad_value_of_a_decoders_layout_is_refused_by_name(tmp_path, field, value):
     path = written(tmp_path, DECODER)
     assert load_layout(path).name == "mine"
-    told = "calibration" if field in ("readout", "normalisation") else field
-    with pytest.raises(InputError, match=f"layout .mine.: .*{told}"):
+    name = "calibration" if field in ("readout", "normalisation") else field
+    with pytest.raises(InputError, match=f"layout .mine.: .*{name}"):
         load_layout(path, **{field: value})
 
 

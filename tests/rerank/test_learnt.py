@@ -64,7 +64,7 @@ def naive(readout, q, keys):
         read = heads(token)
         value = 20 * read[0] - np.log(np.exp(20 * read[0]).sum())
         if "heads" in readout.parts:
-            features = np.stack([f for one in read for f in (one, 5 * (one - one.mean()))])
+            features = np.stack([f for row in read for f in (row, 5 * (row - row.mean()))])
             hidden = np.maximum(w["inner"] @ features + w["inner_bias"][:, None], 0)
             value = value + 5 * w["outer"] @ hidden
         scores += weight[token] * value

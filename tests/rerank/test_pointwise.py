@@ -50,10 +50,10 @@ def test_scores_are_those_of_the_model(baseline, named):
 
 def test_order_leaves_no_trace_and_duplicates_are_equal(baseline):
     documents = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
-    there = {item.document.id: item.score for item in baseline.rank(QUERY, documents)}
+    scores = {item.document.id: item.score for item in baseline.rank(QUERY, documents)}
     back = baseline.rank(QUERY, documents[::-1])
-    assert {item.document.id: item.score for item in back} == pytest.approx(there, rel=1e-4, abs=1e-4)
-    assert there["d1"] == there["d3"]
+    assert {item.document.id: item.score for item in back} == pytest.approx(scores, rel=1e-4, abs=1e-4)
+    assert scores["d1"] == scores["d3"]
     places = [item.document.id for item in back]
     assert places.index("d1") + 1 == places.index("d3")  # ties by id, not by place
 
@@ -73,9 +73,9 @@ def test_the_options_of_a_reranker(baseline):
     assert len(baseline.rank(QUERY, [])) == 0
     assert all(item.mass is None for item in every)
     lists = [(QUERY, TEXTS[:3]), ("iron", TEXTS[1:])]
-    for found, (query, texts) in zip(baseline.rank_batch(lists), lists, strict=True):
+    for ranking, (query, texts) in zip(baseline.rank_batch(lists), lists, strict=True):
         alone = baseline.rank(query, texts)
-        assert [i.index for i in found] == [i.index for i in alone]
+        assert [i.index for i in ranking] == [i.index for i in alone]
     for arguments, options in [((" ", TEXTS), {}), ((QUERY, TEXTS, 0), {}), ((QUERY, TEXTS), {"evidence": "token"})]:
         with pytest.raises(InputError):
             baseline.rank(*arguments, **options)

@@ -42,19 +42,19 @@ def test_a_score_is_the_formula_of_its_readout(readout, length):
     if (readout, length) == ("maxsim", "mean"):
         pytest.skip("refused: no length dilutes a maximum")
     x, ends = logits(), np.cumsum((0, *LENGTHS))
-    wanted = np.zeros((2, 4))
+    expected = np.zeros((2, 4))
     for head in range(2):
         for row in x[:, head].numpy():
             parts = [row[a:b] for a, b in itertools.pairwise(ends)]
             if readout == "maxsim":
-                wanted[head] += [part.max() / 5 for part in parts]
+                expected[head] += [part.max() / 5 for part in parts]
                 continue
             masses = np.array([np.exp(part).mean() if length == "mean" else np.exp(part).sum() for part in parts])
             masses /= masses.sum()
-            wanted[head] += (np.log(masses) if readout == "log_mass" else masses) / 5
+            expected[head] += (np.log(masses) if readout == "log_mass" else masses) / 5
     spec = spec_of(readout=readout, length=length)
-    np.testing.assert_allclose(head_scores(reading_of(x), spec).numpy(), wanted, rtol=1e-12)
-    np.testing.assert_allclose(document_scores(reading_of(x), spec).numpy(), wanted.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(head_scores(reading_of(x), spec).numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(document_scores(reading_of(x), spec).numpy(), expected.mean(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("length", ["sum", "mean"])
@@ -62,17 +62,17 @@ def test_a_score_is_the_formula_of_its_readout(readout, length):
 def test_calibration_takes_off_what_the_null_query_pays_and_leaves_outliers_out(length, outliers):
     own, null = (logits(1, 3, seed)[0].exp() for seed in (1, 2))
     spec = load_layout("icr", length=length, outliers=outliers).readout
-    wanted = np.zeros((3, 4))
+    expected = np.zeros((3, 4))
     for head in range(3):
         for place, part in enumerate((own - null)[head].split(LENGTHS)):
             tokens = part.numpy()
             if outliers is not None and len(tokens) > 1:
                 tokens = tokens[tokens >= tokens.mean() - outliers * tokens.std(ddof=1)]
-            wanted[head, place] = tokens.mean() if length == "mean" else tokens.sum()
+            expected[head, place] = tokens.mean() if length == "mean" else tokens.sum()
     apart = reading_of(logits(), tokens=own, null_tokens=null)
-    np.testing.assert_allclose(head_scores(apart, spec).numpy(), wanted, rtol=1e-12)
-    one = reading_of(logits(), tokens=own[0], null_tokens=null[0])
-    np.testing.assert_allclose(document_scores(one, spec).numpy(), wanted[0], rtol=1e-12)
+    np.testing.assert_allclose(head_scores(apart, spec).numpy(), expected, rtol=1e-12)
+    together = reading_of(logits(), tokens=own[0], null_tokens=null[0])
+    np.testing.assert_allclose(document_scores(together, spec).numpy(), expected[0], rtol=1e-12)
 
 
 def test_shares_of_a_row_sum_to_one_whatever_else_competes():
@@ -81,8 +81,8 @@ def test_shares_of_a_row_sum_to_one_whatever_else_competes():
     lse = reading_of(x).lse
     among = Reading(lse, joint_normaliser(torch.cat([lse, lse[..., :1] + 2], 2)), LENGTHS)
     shares = row_shares(among, spec_of(normalisation="all_keys"))
-    for found in (alone, shares):
-        torch.testing.assert_close(found.sum(1), torch.ones(5, dtype=torch.float64))
+    for rows in (alone, shares):
+        torch.testing.assert_close(rows.sum(1), torch.ones(5, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("readout", ["mass", "log_mass", "maxsim"])

@@ -52,7 +52,7 @@ def test_candidates_and_rank_are_a_search(index, reranker, stage, reranked, unit
     evidence = "sentence" if reranked else None
     expected = searcher.search_batch(QUERIES, 7, where=where, evidence=evidence, unit=unit)
     lists = searcher.candidates(QUERIES, where=where)
-    results = [searcher.rank(found, k=7, evidence=evidence, unit=unit) for found in lists]
+    results = [searcher.rank(candidates, k=7, evidence=evidence, unit=unit) for candidates in lists]
     assert [comparable(result) for result in results] == [comparable(result) for result in expected]
     assert [set(result.milliseconds) for result in results] == [set(result.milliseconds) for result in expected]
 
@@ -60,13 +60,13 @@ def test_candidates_and_rank_are_a_search(index, reranker, stage, reranked, unit
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_list_says_what_the_first_stage_found(index, reranker, stage):
     plain = Searcher(index, None, first_stage=stage).search(QUERIES[1], 50)
-    [found] = Searcher(index, reranker, first_stage=stage).candidates([QUERIES[1]])
-    assert (found.query, found.first_stage) == (QUERIES[1], stage)
-    assert found.first == {hit.id: (hit.rank, hit.score) for hit in plain.hits}
-    assert found.ids == [hit.id for hit in plain.hits]
-    assert len(found.passages) == len(found.scores) == len(found.states) == plain.passages
+    [candidates] = Searcher(index, reranker, first_stage=stage).candidates([QUERIES[1]])
+    assert (candidates.query, candidates.first_stage) == (QUERIES[1], stage)
+    assert candidates.first == {hit.id: (hit.rank, hit.score) for hit in plain.hits}
+    assert candidates.ids == [hit.id for hit in plain.hits]
+    assert len(candidates.passages) == len(candidates.scores) == len(candidates.states) == plain.passages
     by_id = {document.id: document for document in DOCUMENTS}
-    assert all(passage.document == by_id[passage.document.id] for passage in found.passages)
+    assert all(passage.document == by_id[passage.document.id] for passage in candidates.passages)
 
 
 def test_first_stages_that_are_compared_give_what_each_gives_alone(index, reranker):
@@ -80,16 +80,16 @@ def test_first_stages_that_are_compared_give_what_each_gives_alone(index, rerank
 
 
 def test_one_question_to_the_database_fetches_everything(index, reranker):
-    asked = []
+    statements = []
     searcher = Searcher(index, reranker, first_stage="hybrid")
     searcher.search(QUERIES[0])  # the index has mapped its files now
     connection = index._files.store.connection
-    connection.set_trace_callback(asked.append)
+    connection.set_trace_callback(statements.append)
     try:
         searcher.search(QUERIES[0])
     finally:
         connection.set_trace_callback(None)
-    assert len([sql for sql in asked if "json_each" in sql]) == 1  # that is how rows are asked for
+    assert len([sql for sql in statements if "json_each" in sql]) == 1  # that is how rows are asked for
 
 
 # -- a list stands for itself ------------------------------------------------------------------------------------------
@@ -99,35 +99,35 @@ def test_a_list_can_be_ranked_when_its_index_is_changed_or_closed(shared_toy, re
     with Index.build(tmp_path / "i", DOCUMENTS, encoder=shared_toy, token_states="int8") as index:
         searcher = Searcher(index, reranker)
         before = searcher.search(QUERIES[0], evidence="token")
-        [found] = searcher.candidates([QUERIES[0]])
+        [candidates] = searcher.candidates([QUERIES[0]])
         index.delete(["cat", "dog"])
         assert {hit.id for hit in searcher.search(QUERIES[0]).hits} == {"cow", "saga"}
-        assert comparable(searcher.rank(found, evidence="token")) == comparable(before)
-    assert comparable(searcher.rank(found, evidence="token")) == comparable(before)
+        assert comparable(searcher.rank(candidates, evidence="token")) == comparable(before)
+    assert comparable(searcher.rank(candidates, evidence="token")) == comparable(before)
 
 
 def test_kept_states_go_to_their_own_reader_only(index, reranker, shared_toy):
     searcher = Searcher(index, reranker)
-    [found] = searcher.candidates([QUERIES[0]])
-    assert found.states_for(reranker) == found.states is not None
-    assert found.states_for(make_reranker(shared_toy, "minilm-mass")) is not None
+    [candidates] = searcher.candidates([QUERIES[0]])
+    assert candidates.states_for(reranker) == candidates.states is not None
+    assert candidates.states_for(make_reranker(shared_toy, "minilm-mass")) is not None
     other = make_reranker(type(shared_toy)(revision="toy-2"))
-    assert found.states_for(other) is None
+    assert candidates.states_for(other) is None
     read, real = [], other.reader.read
     other.reader.read = lambda texts, **options: read.extend(texts) or real(texts, **options)
-    assert comparable(searcher.rank(found, other)).hits
-    assert set(read) == {QUERIES[0], *(passage.contents for passage in found.passages)}
+    assert comparable(searcher.rank(candidates, other)).hits
+    assert set(read) == {QUERIES[0], *(passage.contents for passage in candidates.passages)}
     assert Searcher(index, reranker, kept_states=False).candidates([QUERIES[0]])[0].states is None
     assert Searcher(index, None).candidates([QUERIES[0]])[0].states is None
 
 
 def test_a_list_is_ranked_by_the_reranker_that_is_named(index, reranker, shared_toy):
     searcher = Searcher(index, reranker)
-    [found] = searcher.candidates([QUERIES[0]])
+    [candidates] = searcher.candidates([QUERIES[0]])
     other = make_reranker(shared_toy, "minilm-maxsim")
     expected = Searcher(index, other).search(QUERIES[0])
-    assert comparable(searcher.rank(found, other)) == comparable(expected)
-    assert comparable(searcher.rank(found)) == comparable(searcher.search(QUERIES[0]))
+    assert comparable(searcher.rank(candidates, other)) == comparable(expected)
+    assert comparable(searcher.rank(candidates)) == comparable(searcher.search(QUERIES[0]))
 
 
 # -- lists of one's own ------------------------------------------------------------------------------------------------
@@ -135,15 +135,15 @@ def test_a_list_is_ranked_by_the_reranker_that_is_named(index, reranker, shared_
 
 def test_your_own_documents_are_ranked_like_candidates(index, reranker):
     documents = [DOCUMENTS[1], DOCUMENTS[2], DOCUMENTS[0]]
-    found = CandidateList.of(QUERIES[0], documents, {"cat": 1.0, "cow": 2.0, "dog": 3.0})
-    hits = Searcher(index, reranker).rank(found, evidence="sentence").hits
+    candidates = CandidateList.of(QUERIES[0], documents, {"cat": 1.0, "cow": 2.0, "dog": 3.0})
+    hits = Searcher(index, reranker).rank(candidates, evidence="sentence").hits
     assert [(hit.id, hit.score) for hit in hits] == [
         (item.document.id, item.score) for item in reranker.rank(QUERIES[0], documents)
     ]
-    assert {hit.id: (hit.first_rank, hit.first_score) for hit in hits} == found.first
-    assert found.first == {"dog": (1, 3.0), "cow": (2, 2.0), "cat": (3, 1.0)}
+    assert {hit.id: (hit.first_rank, hit.first_score) for hit in hits} == candidates.first
+    assert candidates.first == {"dog": (1, 3.0), "cow": (2, 2.0), "cat": (3, 1.0)}
     assert CandidateList.of("q", documents).first == {"dog": (1, -1.0), "cow": (2, -2.0), "cat": (3, -3.0)}
-    plain = Searcher(index, None).rank(found, k=2)
+    plain = Searcher(index, None).rank(candidates, k=2)
     assert [(hit.id, hit.score) for hit in plain.hits] == [("dog", 3.0), ("cow", 2.0)]
 
 
@@ -152,37 +152,37 @@ def make(ids):
 
 
 def test_documents_move_with_all_their_passages():
-    found = make(["a", "b", "a", "c"])
-    assert found.ids == ["a", "b", "c"]
-    moved = found.arranged(["c", "a"])
+    candidates = make(["a", "b", "a", "c"])
+    assert candidates.ids == ["a", "b", "c"]
+    moved = candidates.arranged(["c", "a"])
     assert [(block.id, block.text) for block in moved.blocks] == [("c", "text 3"), ("a", "text 0"), ("a", "text 2")]
-    assert moved.scores == (-3.0, -1.0, -1.0) and moved.first == found.first
-    assert [block.text for block in found.top(2).blocks] == ["text 0", "text 2", "text 1"]
-    assert found.arranged(["a", "unknown"]).ids == ["a"]
+    assert moved.scores == (-3.0, -1.0, -1.0) and moved.first == candidates.first
+    assert [block.text for block in candidates.top(2).blocks] == ["text 0", "text 2", "text 1"]
+    assert candidates.arranged(["a", "unknown"]).ids == ["a"]
 
 
 def test_what_is_added_and_what_is_renamed(index):
-    found = make(["a", "b"])
-    more = found.with_blocks([(Document("x", "new"), None)], 1)
+    candidates = make(["a", "b"])
+    more = candidates.with_blocks([(Document("x", "new"), None)], 1)
     assert (more.ids, more.states) == (["a", "x", "b"], None)
     with pytest.raises(InputError, match="'x' has no place in the first stage"):
         Searcher(index, None).rank(more)
-    swapped = found.renamed({"a": "b", "b": "a"})
+    swapped = candidates.renamed({"a": "b", "b": "a"})
     assert [(block.id, block.text) for block in swapped.blocks] == [("b", "text 0"), ("a", "text 1")]
     assert swapped.first == {"b": (1, -1.0), "a": (2, -2.0)}
 
 
 def test_states_stay_with_their_passages(shared_toy):
-    found = make(["a", "b", "a"]).with_states(shared_toy, ["A1", "B", "A2"])
-    assert found.arranged(["b", "a"]).states == ("B", "A1", "A2")
-    assert found.with_blocks([(Document("x", "new"), "X")], 1).states == ("A1", "X", "B", "A2")
-    assert found.renamed({"a": "1", "b": "2"}).states_for(make_reranker(shared_toy)) == ("A1", "B", "A2")
+    candidates = make(["a", "b", "a"]).with_states(shared_toy, ["A1", "B", "A2"])
+    assert candidates.arranged(["b", "a"]).states == ("B", "A1", "A2")
+    assert candidates.with_blocks([(Document("x", "new"), "X")], 1).states == ("A1", "X", "B", "A2")
+    assert candidates.renamed({"a": "1", "b": "2"}).states_for(make_reranker(shared_toy)) == ("A1", "B", "A2")
 
 
 def test_a_block_is_its_passage():
     document = Document("d", "One two. Three four.", "Title", {"lang": "en"})
-    found = CandidateList.of("q", [Passage(document, 9, 20), document])
-    part, all_of_it = found.blocks
+    candidates = CandidateList.of("q", [Passage(document, 9, 20), document])
+    part, all_of_it = candidates.blocks
     assert part == Document("d", "Three four.", "Title") and all_of_it is document
 
 
@@ -192,9 +192,9 @@ def test_a_block_is_its_passage():
 @pytest.mark.parametrize("options", [{"k": 0}, {"unit": "page"}, {"evidence": "word"}, {"reranker": "nothing"}])
 def test_a_bad_argument_of_rank_is_refused(index, reranker, options):
     searcher = Searcher(index, reranker)
-    [found] = searcher.candidates(["cat"])
+    [candidates] = searcher.candidates(["cat"])
     with pytest.raises(InputError):
-        searcher.rank(found, **options)
+        searcher.rank(candidates, **options)
 
 
 def test_evidence_needs_a_reranker(index):

@@ -147,8 +147,8 @@ def test_words_that_no_document_has_find_nothing_by_words(index, reranker):
 def test_a_deleted_document_is_gone_at_once(shared_toy, reranker, tmp_path):
     with Index.build(tmp_path / "i", ANIMALS, encoder=shared_toy) as index:
         index.delete(["cat"])
-        found = Searcher(index, reranker, first_stage="hybrid").search("cat purrs", 50)
-        assert "cat" not in {hit.id for hit in found.hits}
+        result = Searcher(index, reranker, first_stage="hybrid").search("cat purrs", 50)
+        assert "cat" not in {hit.id for hit in result.hits}
 
 
 def test_an_index_without_words_says_so(shared_toy, reranker, tmp_path):
@@ -223,8 +223,10 @@ def test_a_reranker_without_a_reader_gets_no_states(index):
         name = layout = model = "longest"
 
         def _score(self, lists):
-            assert all(states is None for one in lists for states in one.states)
-            return [Scored(np.array([float(len(document.text)) for document in one.documents])) for one in lists]
+            assert all(states is None for request in lists for states in request.states)
+            return [
+                Scored(np.array([float(len(document.text)) for document in request.documents])) for request in lists
+            ]
 
     hits = Searcher(index, Longest()).search("cat purrs").hits
     assert hits[0].score == max(len(hit.passage.text) for hit in hits)
@@ -239,12 +241,12 @@ def test_explain_agrees_with_each_stage(index, reranker):
     explanation = Searcher(index, reranker).explain("water zebra cow", 3)
     shown = {hit.id for hit in explanation.result.hits}
     assert len(shown) == 3
-    for stage, told in (("dense", explanation.dense), ("bm25", explanation.bm25)):
+    for stage, places in (("dense", explanation.dense), ("bm25", explanation.bm25)):
         alone = {
             hit.id: (hit.rank, hit.score)
             for hit in Searcher(index, None, first_stage=stage).search("water zebra cow", 50).hits
         }
-        assert told == {id: pytest.approx(alone[id]) for id in shown if id in alone}
+        assert places == {id: pytest.approx(alone[id]) for id in shown if id in alone}
 
 
 def test_explain_without_a_reranker_has_no_evidence(index):

@@ -52,8 +52,8 @@ def written_out(layout, tokenizer, query, documents):
         ]
         ends = []
         for text in (query, "N/A"):
-            asked = ids(f"\n\n{LATE}\n\nQuery: {text}[/INST]")
-            ends.append((asked, list(range(len(asked) - (layout == "core")))))
+            block = ids(f"\n\n{LATE}\n\nQuery: {text}[/INST]")
+            ends.append((block, list(range(len(block) - (layout == "core")))))
     return first, blocks, ends
 
 
@@ -82,7 +82,7 @@ def eager(folder, layout, query, documents):
             seen &= ~(document[:, None] & document[None] & (group[:, None] != group[None]))
         mask = torch.zeros(len(ids), len(ids)).masked_fill(~seen, torch.finfo(torch.float32).min)
         with torch.no_grad():
-            found = model(
+            output = model(
                 input_ids=torch.tensor([ids]),
                 position_ids=torch.tensor([positions]),
                 attention_mask=mask[None, None],
@@ -90,7 +90,7 @@ def eager(folder, layout, query, documents):
                 use_cache=False,
             )
         start = len(ids) - len(last)
-        out.append(torch.stack([a[0] for a in found.attentions])[:, :, [start + row for row in rows]].double())
+        out.append(torch.stack([a[0] for a in output.attentions])[:, :, [start + row for row in rows]].double())
     return out, len(first), [len(block) for block in blocks]
 
 
@@ -128,11 +128,11 @@ def test_scores_are_those_of_eager_attention_with_a_written_out_mask(model_of, f
     if layout == "icr-block":  # order leaves no trace; the canonical one keeps the last bits alike
         stand = sorted(DOCUMENTS, key=lambda d: d["id"])
     expected = expected_scores(folder, layout, QUERY, stand)
-    found = by_place(load_reranker(f"hf:{folder}", layout=layout).rank(QUERY, DOCUMENTS))
+    scores = by_place(load_reranker(f"hf:{folder}", layout=layout).rank(QUERY, DOCUMENTS))
     if layout == "icr":
         expected = expected[::-1]
-    assert np.ptp(found) > 1e-4
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(scores) > 1e-4
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", ["qrhead", "core"])
@@ -172,10 +172,10 @@ def test_the_signal_layer_computes_keys_of_documents_and_queries_of_signal_token
     assert rows == {"q_proj": [2], "k_proj": [documents]}
 
 
-def _document(given):
+def _document(fields):
     from sightline import Document
 
-    return Document(given["id"], given["text"], given.get("title", ""))
+    return Document(fields["id"], fields["text"], fields.get("title", ""))
 
 
 @pytest.mark.parametrize("layout", ["blockrank", "icr", "icr-block", "core", "blockrank-cached"])
@@ -243,7 +243,7 @@ def test_readouts_are_their_formulas_over_eager_attention(model_of, readout, len
         pytest.skip("refused: no length dilutes a maximum")
     folder = model_of("llama")
     changes = {"readout": readout, "length": length, "scale": scale, "ssmax": ssmax}
-    found = by_place(load_reranker(folder, layout="blockrank", **changes).rank(QUERY, DOCUMENTS))
+    scores = by_place(load_reranker(folder, layout="blockrank", **changes).rank(QUERY, DOCUMENTS))
     [attention], start, lengths = eager(folder, "blockrank", QUERY, DOCUMENTS)
     log = attention[2][..., start : start + sum(lengths)].log()  # logits up to a constant of the row
     logits = log * scale * (ssmax * np.log(len(DOCUMENTS)) if ssmax else 1.0)
@@ -251,12 +251,12 @@ def test_readouts_are_their_formulas_over_eager_attention(model_of, readout, len
     if readout == "maxsim":
         # Known up to the row's constant: differences between documents.
         best = np.array([float(part.amax(-1).mean()) for part in parts])
-        np.testing.assert_allclose(found - found[0], best - best[0], atol=2e-4)
+        np.testing.assert_allclose(scores - scores[0], best - best[0], atol=2e-4)
         return
     mass = torch.stack([part.logsumexp(-1) - (np.log(len(part[0, 0])) if length == "mean" else 0) for part in parts])
     share = mass - mass.logsumexp(0, keepdim=True)
     expected = (share.exp() if readout == "mass" else share).mean((1, 2))
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5 if readout == "mass" else 2e-4)
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5 if readout == "mass" else 2e-4)
 
 
 def test_a_layout_with_a_wrong_layer_or_head_is_refused_by_name(model_of):

@@ -124,9 +124,9 @@ def test_documents_that_were_kept_give_the_same_scores_and_are_not_read_again(de
     np.testing.assert_allclose(by_place(fresh), by_place(plain.rank(QUERY, DOCUMENTS)), atol=2e-6)
     # Another query over the same documents, and one more.
     more = [*DOCUMENTS, {"id": "e", "text": "Rain again."}]
-    found = ranker.rank("When does iron rust?", more)
+    ranking = ranker.rank("When does iron rust?", more)
     assert cache.misses == 6
-    np.testing.assert_allclose(by_place(found), by_place(plain.rank("When does iron rust?", more)), atol=2e-6)
+    np.testing.assert_allclose(by_place(ranking), by_place(plain.rank("When does iron rust?", more)), atol=2e-6)
     assert cache.bytes()[where.removesuffix("_bytes")] > 0
 
 
@@ -161,9 +161,9 @@ def test_another_model_never_gets_documents_of_this_one(decoder, tmp_path):
     cache = DocumentCache(host_bytes=1 << 30)
     reranker(decoder, "icr-block", cache=cache).rank(QUERY, DOCUMENTS)
     other = load_decoder(save_model(tmp_path / "other", seed=1))
-    found = reranker(other, "icr-block", cache=cache).rank(QUERY, DOCUMENTS)
+    ranking = reranker(other, "icr-block", cache=cache).rank(QUERY, DOCUMENTS)
     np.testing.assert_allclose(
-        by_place(found), by_place(reranker(other, "icr-block").rank(QUERY, DOCUMENTS)), atol=2e-6
+        by_place(ranking), by_place(reranker(other, "icr-block").rank(QUERY, DOCUMENTS)), atol=2e-6
     )
 
 
@@ -364,10 +364,10 @@ def test_backends_agree(decoder, backend, monkeypatch):
 
 
 def test_heads_and_layout_are_options_of_the_loader(model_of):
-    made = load_reranker(model_of("qwen3"), layout="qrhead", heads=["1-0"])
-    assert isinstance(made, DecoderReranker)
-    assert made.spec.readout.heads == ("1-0",)
-    assert made.rank(QUERY, DOCUMENTS).layout == "qrhead"
+    selective = load_reranker(model_of("qwen3"), layout="qrhead", heads=["1-0"])
+    assert isinstance(selective, DecoderReranker)
+    assert selective.spec.readout.heads == ("1-0",)
+    assert selective.rank(QUERY, DOCUMENTS).layout == "qrhead"
 
 
 def test_a_layout_saved_with_a_model_is_its_default(tmp_path):
