@@ -80,13 +80,13 @@ def from_ir_datasets(id: str) -> Dataset:
         DataError: if the data cannot be fetched or read.
         MissingExtraError: if ir_datasets is not installed.
     """
-    found, source = _ir_part(id, ("docs", "queries", "qrels")), f"ir:{id}"
-    queries = {row.query_id: row.default_text() for row in _rows(found.queries_iter, source)}
+    collection, source = _ir_part(id, ("docs", "queries", "qrels")), f"ir:{id}"
+    queries = {row.query_id: row.default_text() for row in _rows(collection.queries_iter, source)}
     qrels: dict[str, dict[str, int]] = {}
-    for row in _rows(found.qrels_iter, source):
+    for row in _rows(collection.qrels_iter, source):
         qrels.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
     name, _, split = id.rpartition("/")
-    return Dataset(name or id, split, Path(source), queries, qrels, lambda: _ir_documents(found, source))
+    return Dataset(name or id, split, Path(source), queries, qrels, lambda: _ir_documents(collection, source))
 
 
 def _ir_part(id: str, needed: Collection[str]) -> Any:
@@ -96,17 +96,17 @@ def _ir_part(id: str, needed: Collection[str]) -> Any:
         raise MissingExtraError("ir_datasets", "datasets") from error
 
     try:
-        found = ir_datasets.load(id)
+        collection = ir_datasets.load(id)
     except KeyError:
         raise InputError(f"ir_datasets has no {id!r}; see https://ir-datasets.com for what there is") from None
-    lacks = [part for part in needed if not getattr(found, f"has_{part}")()]
+    lacks = [part for part in needed if not getattr(collection, f"has_{part}")()]
     if lacks:
         raise InputError(f"{id!r} of ir_datasets has no {', no '.join(lacks)}; name a part of it that has")
-    return found
+    return collection
 
 
-def _ir_documents(found: Any, source: str) -> Iterator[Document]:
-    for row in _rows(found.docs_iter, source):
+def _ir_documents(collection: Any, source: str) -> Iterator[Document]:
+    for row in _rows(collection.docs_iter, source):
         has_text = isinstance(getattr(row, "text", None), str)
         yield from plain_documents(
             [{"id": row.doc_id, "title": getattr(row, "title", ""), "text": row.text}]

@@ -77,7 +77,7 @@ def bench_systems(
         candidates, progress = results.summary.candidates, options.get("progress")
         cost = measure_cost(opened, systems, texts, candidates=candidates, progress=progress)
     points = {
-        name: (found.latency_ms.p50, results.systems[name][results.measure]) for name, found in cost.systems.items()
+        name: (spent.latency_ms.p50, results.systems[name][results.measure]) for name, spent in cost.systems.items()
     }
     cost = dataclasses.replace(cost, pareto=sorted(pareto_front(points), key=lambda name: points[name]))
     summary = dataclasses.replace(results.summary, cost=cost)
@@ -121,11 +121,11 @@ def measure_cost(
         )
     timings = _timed(index, searchers, queries, k, partial(tell, "timing"))
     machine = Machine(matmul_rate(), copy_rate())
-    found = {}
+    costs = {}
     for name, searcher in searchers.items():
-        found[name] = _system_cost(searcher, timings[name], queries[:_COUNTED], k, machine)
-        tell("counting", len(found))
-    return Cost(len(queries), machine, {**index_bytes(index.path)}, found)
+        costs[name] = _system_cost(searcher, timings[name], queries[:_COUNTED], k, machine)
+        tell("counting", len(costs))
+    return Cost(len(queries), machine, {**index_bytes(index.path)}, costs)
 
 
 @dataclass(slots=True)
@@ -314,10 +314,10 @@ def peak_memory(work: Callable[[], Any]) -> Memory:
 
 def _status(field: str) -> int:
     text = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
+    if match is None:
         raise OSError(f"no {field} in /proc/self/status")
-    return int(found[1]) * 1024
+    return int(match[1]) * 1024
 
 
 def _highest() -> int:

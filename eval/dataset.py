@@ -122,7 +122,7 @@ def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]
         DataError: if there is no such folder, or it lacks one of them; the message says which splits there are.
     """
     folder = Path(folder)
-    found = {"corpus": _corpus_file(folder)}
+    files = {"corpus": _corpus_file(folder)}
     for part, names in (("qrels", _QRELS), ("queries", _QUERIES)):
         path = _first(folder, [name.format(split=split) for name in names])
         if path is None and part == "qrels":
@@ -131,8 +131,8 @@ def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]
             raise DataError(f"no judgements for the split {split!r}; splits there: {splits}", path=path)
         if path is None:
             raise DataError(f"this folder has no queries; {_LAYOUT}", path=folder)
-        found[part] = path
-    return found
+        files[part] = path
+    return files
 
 
 def _corpus_file(folder: Path) -> Path:
@@ -162,13 +162,13 @@ def _first(folder: Path, names: Iterable[str]) -> Path | None:
 
 def _splits(folder: Path) -> list[str]:
     """The splits that have judgements."""
-    found = set()
+    splits = set()
     for pattern in _QRELS:
         before, after = pattern.split("{split}")
         for compressed in _COMPRESSED:
             for path in folder.glob(f"{before}*{after}{compressed}"):
-                found.add(str(path.relative_to(folder).as_posix())[len(before) :].removesuffix(f"{after}{compressed}"))
-    return sorted(name for name in found if not name.startswith("qrels."))
+                splits.add(str(path.relative_to(folder).as_posix())[len(before) :].removesuffix(f"{after}{compressed}"))
+    return sorted(name for name in splits if not name.startswith("qrels."))
 
 
 def _documents(path: Path) -> Iterator[Document]:

@@ -96,8 +96,8 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if work is None else make_folder(work)
         if index is not None or plan.searching:
-            searching, told = plan.searching.values(), partial(tell, "index")
-            opened = open_index(dataset, index, folder / "index", settings or {}, searching, told)
+            searching, index_progress = plan.searching.values(), partial(tell, "index")
+            opened = open_index(dataset, index, folder / "index", settings or {}, searching, index_progress)
             facts = index_facts(stack.enter_context(opened))
         answers = answer_systems(
             plan, dataset, opened, candidates=candidates, add_positives=add_positives, pool=pool, progress=tell
@@ -152,7 +152,7 @@ class _Measured:
         self.dataset, self.answers, self.measures = dataset, answers, measures
         # What is written gives trec_eval the same figures.
         self.runs: Runs = {
-            name: {id: untie(scores) for id, scores in found.run.items()} for name, found in answers.items()
+            name: {id: untie(scores) for id, scores in answer.run.items()} for name, answer in answers.items()
         }
         self.means: dict[str, dict[str, float]] = {}
         self.per_query: dict[str, dict[str, dict[str, float]]] = {}
@@ -179,7 +179,9 @@ class _Measured:
             identical_ids=sum(id in scores for run in self.runs.values() for id, scores in run.items()),
             positives_added=add_positives,
             systems=self.means,
-            milliseconds_per_query={n: found.milliseconds / len(dataset.queries) for n, found in self.answers.items()},
+            milliseconds_per_query={
+                n: answer.milliseconds / len(dataset.queries) for n, answer in self.answers.items()
+            },
             intervals={
                 name: interval([value[first] for value in values.values()], seed=_SEED, resamples=_RESAMPLES)
                 for name, values in self.per_query.items()
@@ -200,5 +202,5 @@ class _Measured:
 
 
 def _changes(dataset: Dataset, per_query: PerQuery, pair: Comparison) -> Changes:
-    found = largest_changes(per_query, pair.a, pair.b, pair.measure, _CHANGES)
-    return Changes(pair.a, pair.b, [Change(id, dataset.queries[id], a, b) for id, a, b in found])
+    largest = largest_changes(per_query, pair.a, pair.b, pair.measure, _CHANGES)
+    return Changes(pair.a, pair.b, [Change(id, dataset.queries[id], a, b) for id, a, b in largest])

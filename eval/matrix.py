@@ -65,12 +65,12 @@ def load_matrix(
         raise DataError("no such folder; name the one that holds the plan's collections", path=data)
     body = load_yaml(plan)
     try:
-        found = dict(as_type(body, _Plan).laid_out(data, max_queries))
+        collections = dict(as_type(body, _Plan).laid_out(data, max_queries))
     except DataError as error:
         raise DataError(error.reason, path=plan) from None
-    if missing := [name for name in only if name not in found]:
-        raise InputError(f"the plan has no collection {missing[0]!r}; it has {', '.join(found)}")
-    return [collection for name, collection in found.items() if not only or name in only]
+    if missing := [name for name in only if name not in collections]:
+        raise InputError(f"the plan has no collection {missing[0]!r}; it has {', '.join(collections)}")
+    return [collection for name, collection in collections.items() if not only or name in only]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +155,18 @@ def evaluate_collections(
         if collection.folder.exists() or ":" not in str(collection.folder):
             collection_files(collection.folder, collection.split)
     out, tell = make_folder(out), options.get("progress") or (lambda step, done: None)
-    found = []
+    reported = []
     with search_pool(jobs) as pool:
         for collection, name in zip(collections, names, strict=True):
             dataset = load_dataset(
                 collection.folder, collection.split, qrels=collection.qrels, max_queries=collection.max_queries
             )
-            told = partial(_tell, tell, name)
-            chosen: EvaluateOptions = {**options, "runs": collection.runs, "pool": pool, "progress": told}
+            named_progress = partial(_tell, tell, name)
+            chosen: EvaluateOptions = {**options, "runs": collection.runs, "pool": pool, "progress": named_progress}
             results = evaluate_systems(dataset, collection.systems, out / name, **chosen)
-            found.append(dataclasses.replace(results, runs={}))  # they are in their folder, and large together
-    write_report(found, out)
-    return found
+            reported.append(dataclasses.replace(results, runs={}))  # they are in their folder, and large together
+    write_report(reported, out)
+    return reported
 
 
 def _tell(tell: Callable[[str, int], None], name: str, step: str, done: int) -> None:

@@ -162,13 +162,13 @@ def portable_command(arguments: Sequence[str]) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that results depend on."""
-    found = {"python": platform.python_version(), "sightline": __version__}
+    installed = {"python": platform.python_version(), "sightline": __version__}
     for name in _LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def hardware() -> dict[str, Fact]:
@@ -197,8 +197,8 @@ def hardware() -> dict[str, Fact]:
 def _cpu_model() -> str | None:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
-            return found[1].strip()
+        if match := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+            return match[1].strip()
     except OSError:
         pass  # not Linux
     return platform.processor() or None

@@ -86,7 +86,7 @@ def rerank_run_each(
             runs[number] |= zip(part[id(window)], scores, strict=True)
         if progress is not None:
             progress(min(start + _QUERIES_AT_ONCE, len(given.queries)))
-    return [(found, spent * 1e3) for found, spent in zip(runs, seconds, strict=True)]
+    return [(reranked, spent * 1e3) for reranked, spent in zip(runs, seconds, strict=True)]
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -120,11 +120,13 @@ def with_positives(
         id: [document for document, grade in dataset.qrels[id].items() if grade > 0 and document != id]
         for id in dataset.queries
     }
-    texts = {document.id for document in dataset.documents(only={d for found in relevant.values() for d in found})}
+    texts = {
+        document.id for document in dataset.documents(only={d for documents in relevant.values() for d in documents})
+    }
     out = {}
-    for id, wanted in relevant.items():
+    for id, documents in relevant.items():
         top = trec_order(run.get(id, {}))[:candidates]
-        lists = [*top, *(document for document in wanted if document in texts and document not in top)]
+        lists = [*top, *(document for document in documents if document in texts and document not in top)]
         if lists:
             out[id] = {document: -float(rank) for rank, document in enumerate(lists)}
     return out

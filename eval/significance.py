@@ -137,8 +137,8 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
 
     Example:
         >>> values = {"a": {"q1": {"AP": 0.5}, "q2": {"AP": 0.7}}, "b": {"q1": {"AP": 0.4}, "q2": {"AP": 0.7}}}
-        >>> [found] = compare(values, "AP")
-        >>> round(found.difference.mean, 3), found.wins, found.ties, found.losses, found.p_holm
+        >>> [pair] = compare(values, "AP")
+        >>> round(pair.difference.mean, 3), pair.wins, pair.ties, pair.losses, pair.p_holm
         (-0.05, 0, 1, 1, 1.0)
     """
     from scipy import stats
@@ -282,8 +282,8 @@ def largest_changes(per_query: PerQuery, a: str, b: str, measure: str, n: int = 
         InputError: as `compare`.
     """
     values = _matrix({a: per_query[a], b: per_query[b]}, measure)
-    found = zip(sorted(per_query[a]), values[a].tolist(), values[b].tolist(), strict=True)
-    changed = [row for row in found if row[1] != row[2]]
+    rows = zip(sorted(per_query[a]), values[a].tolist(), values[b].tolist(), strict=True)
+    changed = [row for row in rows if row[1] != row[2]]
     return sorted(changed, key=lambda row: (-abs(row[1] - row[2]), row[0]))[:n]
 
 

@@ -182,7 +182,7 @@ def _from_run(
             run = with_positives(dataset, run, candidates)
             candidates = max(map(len, run.values()), default=candidates)
         reranked = rerank_run_each(dataset, run, list(chosen.values()), candidates, progress)
-        answers |= zip(chosen, (Answers(*found) for found in reranked), strict=True)
+        answers |= zip(chosen, (Answers(*answer) for answer in reranked), strict=True)
     return answers
 
 
@@ -206,8 +206,8 @@ def _from_index(
     runs: dict[str, Run] = {name: {} for name in systems}
     spent: dict[str, float] = defaultdict(float)
     done = 0
-    for part, found in zip(parts, answered, strict=True):
-        for id, answers in zip(part, found, strict=True):
+    for part, answered_part in zip(parts, answered, strict=True):
+        for id, answers in zip(part, answered_part, strict=True):
             for name, (scores, milliseconds) in zip(systems, answers, strict=True):
                 runs[name][id] = scores
                 spent[name] += milliseconds
@@ -239,9 +239,9 @@ def _from_callable(
 
 def _called(system: Callable[[str], Mapping[str, float]], text: str, candidates: int) -> _Answer:
     started = time.perf_counter()
-    found = system(text)
+    scores = system(text)
     milliseconds = (time.perf_counter() - started) * 1e3
-    return dict(sorted(found.items(), key=lambda item: -item[1])[:candidates]), milliseconds
+    return dict(sorted(scores.items(), key=lambda item: -item[1])[:candidates]), milliseconds
 
 
 def _parts(dataset: Dataset) -> Iterator[list[str]]:
@@ -260,8 +260,8 @@ def _answer(
 ) -> list[list[_Answer]]:
     """For each text, each system's answer."""
     stages = dict.fromkeys(stage for stage, _ in systems)
-    found = searcher.candidates_each(texts, stages, [reranker for _, reranker in systems])
-    return [[_ranked(searcher, lists[stage], reranker) for stage, reranker in systems] for lists in found]
+    candidate_lists = searcher.candidates_each(texts, stages, [reranker for _, reranker in systems])
+    return [[_ranked(searcher, lists[stage], reranker) for stage, reranker in systems] for lists in candidate_lists]
 
 
 def _ranked(searcher: Searcher, candidates: CandidateList, reranker: Reranker | None) -> _Answer:

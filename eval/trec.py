@@ -184,10 +184,10 @@ def _qrels_header(text: str) -> tuple[tuple[int, int, int], int] | None:
         named = [_plain(cell) for cell in cells]
         if len(named) not in (3, 4):
             continue
-        found = [
+        places = [
             next((i for i, name in enumerate(named) if name in known), None) for known in (_QUERY, _DOCUMENT, _GRADE)
         ]
-        query, document, grade = found
+        query, document, grade = places
         if query is not None and document is not None and grade is not None:
             return (query, document, grade), len(named)
     return None
@@ -433,8 +433,8 @@ def _width(text: str, layouts: Mapping[int, int]) -> int:
         for width, number in layouts.items():
             if len(cells) == width and _NUMBER.fullmatch(cells[number].strip()):
                 return width
-    found = len(_split(text))
-    return found if found in layouts else next(iter(layouts))
+    count = len(_split(text))
+    return count if count in layouts else next(iter(layouts))
 
 
 def _cells(text: str, width: int) -> list[str]:
@@ -448,9 +448,9 @@ def _split(text: str) -> list[str]:
     return [column for column in _BLANK.split(text) if column]
 
 
-def _columns(columns: list[str], wanted: int, names: str) -> list[str]:
-    if len(columns) != wanted:
-        raise DataError(f"a line must have {wanted} columns ({names}), none empty; it has {len(columns)}")
+def _columns(columns: list[str], width: int, names: str) -> list[str]:
+    if len(columns) != width:
+        raise DataError(f"a line must have {width} columns ({names}), none empty; it has {len(columns)}")
     _check_text(*columns)
     return columns
 

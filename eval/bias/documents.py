@@ -178,8 +178,8 @@ def measure_documents(
         >>> from sightline import load_reranker
         >>> documents = [Document(text[:4], text) for text in ("Cats purr. They do.", "Dogs bark.", "Cows moo.")]
         >>> lists = [("q", CandidateList.of("what do cats do", documents))]
-        >>> found = measure_documents("minilm", load_reranker(), lists, {"q": {"Cats": 1}})
-        >>> found.ids.largest_difference, found.copies[0].largest_difference, [twin.edit for twin in found.twins]
+        >>> bias = measure_documents("minilm", load_reranker(), lists, {"q": {"Cats": 1}})
+        >>> bias.ids.largest_difference, bias.copies[0].largest_difference, [twin.edit for twin in bias.twins]
         (0.0, 0.0, ['first sentence dropped', 'last sentence dropped'])
     """
     length, copies, twins, ids = _Lengths(), {n: _Copies() for n in _COPIES}, dict[str, _Twins](), _Ids()
@@ -198,7 +198,7 @@ def measure_documents(
         other = next((document for document in base if grades.get(document, 0) <= 0), None)
         variants: list[_Variant] = []
         if gold is not None and other is not None:
-            variants += [found.variant(candidates, base, gold, other, n) for n, found in copies.items()]
+            variants += [tally.variant(candidates, base, gold, other, n) for n, tally in copies.items()]
         if gold is not None and (twins_of is None or id in twins_of):
             for edit, twin in _twins(candidates, gold):
                 variants.append(twins.setdefault(edit, _Twins()).variant(candidates, gold, twin))
@@ -214,8 +214,8 @@ def measure_documents(
         system,
         queries,
         length.result(seed),
-        tuple(found.result(n, seed) for n, found in copies.items() if found.changes),
-        tuple(found.result(edit, seed) for edit, found in twins.items()),
+        tuple(tally.result(n, seed) for n, tally in copies.items() if tally.changes),
+        tuple(tally.result(edit, seed) for edit, tally in twins.items()),
         ids.result(seed) if ids.taus else None,
         *length.by_length(seed),
     )
@@ -291,11 +291,11 @@ class _Copies:
         # At the bottom, behind its original and the rest: a reranker that looks at places shows it. Kept states are of
         # the text, so that a copy has them too.
 
-        def add(found: dict[str, float]) -> None:
-            before, after = list(base), [document for document in found if document in base]
+        def add(scores: dict[str, float]) -> None:
+            before, after = list(base), [document for document in scores if document in base]
             self.changes.append(float(after.index(gold) - before.index(gold)))
             self.reordered.append(before != after)
-            self.differences.append(max(abs(found[name] - found[other]) for name in names))
+            self.differences.append(max(abs(scores[name] - scores[other]) for name in names))
 
         return candidates.with_blocks(added, len(candidates.passages)), add
 
@@ -317,14 +317,14 @@ def _twins(candidates: CandidateList, gold: str) -> list[tuple[str, Document]]:
     """What is left of the relevant document's first block, by what was taken from it."""
     block = candidates.arranged([gold]).blocks[0]
     (name,) = _new_ids(gold, "twin", 1, candidates.ids)
-    found = []
+    edits = []
     if block.title:
-        found.append(("title dropped", Document(name, block.text, "")))
+        edits.append(("title dropped", Document(name, block.text, "")))
     spans = sentence_spans(block.text)
     if len(spans) > 1:
-        found.append(("first sentence dropped", Document(name, block.text[spans[1][0] :], block.title)))
-        found.append(("last sentence dropped", Document(name, block.text[: spans[-2][1]], block.title)))
-    return found
+        edits.append(("first sentence dropped", Document(name, block.text[spans[1][0] :], block.title)))
+        edits.append(("last sentence dropped", Document(name, block.text[: spans[-2][1]], block.title)))
+    return edits
 
 
 class _Twins:
@@ -341,10 +341,10 @@ class _Twins:
         alone = others.with_blocks([(candidates.passages[place].as_document(), None)], min(place, count))
         at = 0 if place > count / 2 else count + 1
 
-        def add(found: dict[str, float]) -> None:
-            order = list(found)
-            spread = float(np.std(list(found.values())))
-            self.scores.append((found[twin.id] - found[gold]) / spread if spread > 0 else 0.0)
+        def add(scores: dict[str, float]) -> None:
+            order = list(scores)
+            spread = float(np.std(list(scores.values())))
+            self.scores.append((scores[twin.id] - scores[gold]) / spread if spread > 0 else 0.0)
             self.ranks.append(float(order.index(twin.id) - order.index(gold)))
 
         return alone.with_blocks([(twin, None)], at), add
@@ -374,11 +374,11 @@ class _Ids:
             shuffled = ids[1:] + ids[:1]
         named = dict(zip(ids, shuffled, strict=True))
 
-        def add(found: dict[str, float]) -> None:
-            before, after = list(base), list(found)
+        def add(scores: dict[str, float]) -> None:
+            before, after = list(base), list(scores)
             ranks = np.array([[before.index(id), after.index(named[id])] for id in ids]).T
             self.taus.append(float(kendall_tau(ranks)[0, 1]))
-            self.differences.append(max(abs(found[named[id]] - base[id]) for id in ids))
+            self.differences.append(max(abs(scores[named[id]] - base[id]) for id in ids))
 
         return candidates.renamed(named), add
 
@@ -402,5 +402,5 @@ def _interval(values: Sequence[float], seed: int) -> Interval | None:
     return interval(known, seed=seed) if known else None
 
 
-def _fields(found: Any, but: Sequence[str]) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in dataclasses.asdict(found).items() if name not in but]
+def _fields(bias: Any, but: Sequence[str]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in dataclasses.asdict(bias).items() if name not in but]

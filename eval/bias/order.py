@@ -178,8 +178,8 @@ def measure_order(
         >>> from sightline import Document, load_reranker
         >>> documents = [Document(text, text) for text in ("Cats purr.", "Dogs bark.", "Cows moo.")]
         >>> lists = [("q", CandidateList.of("what do cats do", documents))]
-        >>> found = measure_order("minilm", load_reranker(), lists, {"q": {"Cats purr.": 1}})
-        >>> found.tau.mean, found.score_variance, found.rank_variance, found.slot_psi.value
+        >>> bias = measure_order("minilm", load_reranker(), lists, {"q": {"Cats purr.": 1}})
+        >>> bias.tau.mean, bias.score_variance, bias.rank_variance, bias.slot_psi.value
         (1.0, 0.0, 0.0, 0.0)
     """
     if permutations < 2:
@@ -231,8 +231,8 @@ def measure_order(
         raise InputError("no list has two documents: there is no order to change")
     values = {}
     for name, order in rankings.items():
-        found = measure_rankings({id: judged[id] for id in order}, order, [measure])[1] if order else {}
-        values[name] = np.array([found[id][measure] for id in order])
+        per_query = measure_rankings({id: judged[id] for id in order}, order, [measure])[1] if order else {}
+        values[name] = np.array([per_query[id][measure] for id in order])
     spread = np.stack([values[name] for name in random_orders])  # (K, Q)
     at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)
     from_top = at - at[:1]  # so that equal values give exactly 0, whatever a mean of them rounds to

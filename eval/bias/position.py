@@ -83,8 +83,8 @@ class Bins:
         """Index of the only bin that has the value; None if it is outside of all."""
         if self.closed == "right" and value == self.edges[0]:
             return 0
-        found = int(np.searchsorted(self.edges, value, side="right" if self.closed == "left" else "left")) - 1
-        return found if 0 <= found < len(self.labels) else None
+        place = int(np.searchsorted(self.edges, value, side="right" if self.closed == "left" else "left")) - 1
+        return place if 0 <= place < len(self.labels) else None
 
 
 # SQuAD-PosQ's code has these edges in both neighbours (exp_SQuAD-PosQ.py: min <= start <= max); here each is in one.
@@ -203,8 +203,8 @@ def measure_position(
             assert place is not None  # both axes are bounded, and covered
             groups.setdefault(place, []).append(values[id])
         places = sorted(groups)
-        found = [interval(groups[place], seed=seed, resamples=resamples) for place in places]
-        means = [one.mean for one in found]
+        intervals = [interval(groups[place], seed=seed, resamples=resamples) for place in places]
+        means = [between.mean for between in intervals]
         return PositionBias(
             system=system,
             measure=measure,
@@ -213,8 +213,8 @@ def measure_position(
             queries=len(ids),
             mean=float(np.mean(means)),
             bins=tuple(
-                Bin(bins.labels[place], len(groups[place]), one.mean, one.low, one.high)
-                for place, one in zip(places, found, strict=True)
+                Bin(bins.labels[place], len(groups[place]), between.mean, between.low, between.high)
+                for place, between in zip(places, intervals, strict=True)
             ),
             psi=grouped_psi([groups[place] for place in places], seed=seed, resamples=resamples),
             trend=_trend([(bins.edges[p] + bins.edges[p + 1]) / 2 for p in places], means)

@@ -63,8 +63,8 @@ def psi(means: Sequence[float] | np.ndarray) -> float | None:
     values = np.asarray(means, dtype=np.float64)
     if not np.isfinite(values).all() or (values < 0).any():
         raise InputError("PSI is a ratio: it needs finite values that are not negative")
-    found = _psi(values[None, :])[0] if len(values) > 1 else np.nan
-    return None if np.isnan(found) else float(found)
+    value = _psi(values[None, :])[0] if len(values) > 1 else np.nan
+    return None if np.isnan(value) else float(value)
 
 
 def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0, resamples: int = 9999) -> PSI:
@@ -81,8 +81,8 @@ def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0
         InputError: as `psi`.
 
     Example:
-        >>> found = grouped_psi([[1.0] * 50, [0.5] * 50])
-        >>> found.value, found.low, found.high, found.p
+        >>> index = grouped_psi([[1.0] * 50, [0.5] * 50])
+        >>> index.value, index.low, index.high, index.p
         (0.5, 0.5, 0.5, 0.0001)
     """
     data = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]

@@ -114,8 +114,8 @@ def measure_bias(
         )
         for name, per_query in quality.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
-            found = measure_position(name, measure, values, dataset.spans, seed=seed)
-            rows["position"] += [axis.as_dict() for axis in found]
+            axes = measure_position(name, measure, values, dataset.spans, seed=seed)
+            rows["position"] += [axis.as_dict() for axis in axes]
     if ranks:
         for name, reranker, lists in _lists(dataset, plans, rerankers, runs, list_length, index, out, kinds, tell):
             shown = portable_name(name)
@@ -202,6 +202,6 @@ def _check(dataset: PositionDataset, plans: Mapping[str, SystemName], kinds: Seq
 def _counted(
     lists: Iterator[tuple[str, CandidateList]] | list[tuple[str, CandidateList]], progress: Callable[[int], None]
 ) -> Iterator[tuple[str, CandidateList]]:
-    for number, one in enumerate(lists, start=1):
-        yield one
+    for number, entry in enumerate(lists, start=1):
+        yield entry
         progress(number)

@@ -30,7 +30,7 @@ def write_report(results: Sequence[Results], out: str | Path) -> list[Path]:
         InputError: if there are no results, or the folder cannot be written to.
     """
     pages = {"report.html": render_page(results)}
-    if measured := [found for found in results if found.systems]:  # not only biases
+    if measured := [result for result in results if result.systems]:  # not only biases
         pages |= {"results.csv": csv_table(measured), "table.tex": latex_table(measured)}
     out = make_folder(out)
     for name, text in pages.items():
