@@ -255,10 +255,10 @@ def dataset_examples(
     """
     if min_grade < 1 or candidates < 1:
         raise InputError(f"min_grade and candidates must be at least 1, not {min_grade} and {candidates}")
-    found = {id: [trec_order(run.get(id, {}))[:candidates] for run in runs] for id in dataset.queries}
-    wanted = {document for pools in found.values() for pool in pools for document in pool}
-    wanted |= {document for id in dataset.queries for document in dataset.qrels[id]}
-    texts = {document.id: document for document in dataset.documents(only=wanted)}
+    candidate_ids = {id: [trec_order(run.get(id, {}))[:candidates] for run in runs] for id in dataset.queries}
+    ids = {document for pools in candidate_ids.values() for pool in pools for document in pool}
+    ids |= {document for id in dataset.queries for document in dataset.qrels[id]}
+    texts = {document.id: document for document in dataset.documents(only=ids)}
     examples, without, lost = [], 0, 0
     for id, query in dataset.queries.items():
         grades = dataset.qrels[id]
@@ -269,7 +269,7 @@ def dataset_examples(
             without += 1
             continue
         pools = []
-        for pool in found[id]:
+        for pool in candidate_ids[id]:
             if missing := [document for document in pool if document not in texts]:
                 raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
             # Unjudged, a document with the query's own id is the query itself, as in ArguAna.
@@ -376,17 +376,17 @@ def _texts(value: Any, name: str, known: _Known) -> list[tuple[Document, int]]:
 
 
 def _scores(record: Mapping[str, Any], name: str, count: int) -> list[float | None]:
-    given = record.get(f"{name}_scores")
-    if given is None:
+    scores = record.get(f"{name}_scores")
+    if scores is None:
         return [None] * count
-    if not isinstance(given, list) or len(given) != count:
-        size = len(given) if isinstance(given, list) else f"a {type(given).__name__}"
+    if not isinstance(scores, list) or len(scores) != count:
+        size = len(scores) if isinstance(scores, list) else f"a {type(scores).__name__}"
         raise DataError(f"'{name}_scores' must be a list of {count} numbers, one for each text; it is {size}")
-    for place, score in enumerate(given):
+    for place, score in enumerate(scores):
         number = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
         if score is not None and not number:
             raise DataError(f"{name}_scores[{place}] must be a finite number, or null, not {score!r}")
-    return [None if score is None else float(score) for score in given]
+    return [None if score is None else float(score) for score in scores]
 
 
 def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:

@@ -141,8 +141,8 @@ class ListSampler:
             kept = rng.choice(len(positives), size // 2, replace=False)
             pairs = list(positives.items())
             positives = dict(pairs[i] for i in sorted(kept))
-        wanted = size - len(positives)
-        own = wanted - round(self.sampling.in_batch * wanted)
+        room = size - len(positives)
+        own = room - round(self.sampling.in_batch * room)
         negatives: dict[int, Document] = {}
         known = self._known[_question(example)]
         for document in _in_turn(example.pools, rng) if own else ():
@@ -151,7 +151,7 @@ class ListSampler:
                 negatives.setdefault(key, document)
             if len(negatives) == own:
                 break
-        missing = wanted - len(negatives) if self.sampling.in_batch else 0
+        missing = room - len(negatives) if self.sampling.in_batch else 0
         drop = rng.random() < self.sampling.drop_titles
         return _Drawn(
             example,

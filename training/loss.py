@@ -128,30 +128,34 @@ def list_losses(
     """
     import torch
 
-    for one, scores in zip(lists, output.scores, strict=True):
-        if scores.shape != (len(one.documents),):
-            raise InputError(f"a list of {len(one.documents)} documents got scores of shape {tuple(scores.shape)}")
+    for training_list, scores in zip(lists, output.scores, strict=True):
+        if scores.shape != (len(training_list.documents),):
+            raise InputError(
+                f"a list of {len(training_list.documents)} documents got scores of shape {tuple(scores.shape)}"
+            )
     parts: dict[str, torch.Tensor] = {}
     pairs = [
-        (one, scores.float() if scores.dtype != torch.float64 else scores)
-        for one, scores in zip(lists, output.scores, strict=True)
+        (training_list, scores.float() if scores.dtype != torch.float64 else scores)
+        for training_list, scores in zip(lists, output.scores, strict=True)
     ]
     if objective.contrastive_weight:
         parts["contrastive"] = _sum(
-            contrastive_loss(scores, torch.tensor(one.positive, device=scores.device), temperature, objective.positives)
-            for one, scores in pairs
+            contrastive_loss(
+                scores, torch.tensor(training_list.positive, device=scores.device), temperature, objective.positives
+            )
+            for training_list, scores in pairs
         ) / len(lists)
     if objective.distillation_weight:
         parts["distillation"] = _sum(
             distillation_loss(
                 scores,
-                torch.tensor(one.teacher, dtype=scores.dtype, device=scores.device),
+                torch.tensor(training_list.teacher, dtype=scores.dtype, device=scores.device),
                 temperature,
                 objective.teacher_temperature,
             )
-            if one.teacher is not None
+            if training_list.teacher is not None
             else 0.0 * scores.sum()
-            for one, scores in pairs
+            for training_list, scores in pairs
         ) / len(lists)
     weights = {"contrastive": objective.contrastive_weight, "distillation": objective.distillation_weight}
     loss = _sum(weights[name] * value for name, value in parts.items())

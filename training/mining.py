@@ -71,9 +71,9 @@ def mine_run(
     """
     mining, counts = mining or Mining(), MinedCounts()
     ranked = {id: trec_order(run.get(id, {})) for id in dataset.queries}
-    wanted = {document for documents in ranked.values() for document in documents}
-    wanted |= {document for id in dataset.queries for document in dataset.qrels[id]}
-    texts = {document.id: document for document in dataset.documents(only=wanted)}
+    ids = {document for documents in ranked.values() for document in documents}
+    ids |= {document for id in dataset.queries for document in dataset.qrels[id]}
+    texts = {document.id: document for document in dataset.documents(only=ids)}
     keys = {id: text_key(document) for id, document in texts.items()}
     examples = []
     for id, query in dataset.queries.items():
@@ -169,17 +169,17 @@ def run_system(
         command=command,
         progress=progress,
     )
-    found = next(iter(outcome.runs.values()))
+    run = next(iter(outcome.runs.values()))
     if reranker is not None:
         # Not by evaluate_systems: it would read all lists anew, for which an index keeps the states.
-        lacking = [id for id, grades in dataset.qrels.items() if _positives(id, grades) - found.get(id, {}).keys()]
+        lacking = [id for id, grades in dataset.qrels.items() if _positives(id, grades) - run.get(id, {}).keys()]
         queries = {id: dataset.queries[id] for id in lacking}
         some = dataclasses.replace(dataset, queries=queries, qrels={id: dataset.qrels[id] for id in lacking})
-        lists = with_positives(some, found, candidates)
+        lists = with_positives(some, run, candidates)
         if lists:
             tell = None if progress is None else partial(progress, "positives")
-            found |= rerank_run(some, lists, load_reranker(reranker), max(map(len, lists.values())), tell)
-    return found
+            run |= rerank_run(some, lists, load_reranker(reranker), max(map(len, lists.values())), tell)
+    return run
 
 
 def _positives(query: str, grades: Mapping[str, int]) -> set[str]:
