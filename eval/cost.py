@@ -269,8 +269,9 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
     keys = getattr(config, "num_key_value_heads", None) or heads
     matrices = 3 if config.model_type in _GATED else 2
     weights = width * head * (2 * heads + 2 * keys) + matrices * width * config.intermediate_size
-    per_layer = sum(2 * length * weights + 4 * length * length * heads * head for length in lengths)
-    return config.num_hidden_layers * per_layer
+    per_layer: int = sum(2 * length * weights + 4 * length * length * heads * head for length in lengths)
+    layers: int = config.num_hidden_layers
+    return layers * per_layer
 
 
 def index_bytes(path: str | Path) -> dict[str, int]:

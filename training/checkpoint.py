@@ -133,19 +133,19 @@ def _as_state(fields: Any) -> TrainingState:
     return TrainingState(record, **{name: fields[name] for name in tensors})
 
 
-def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_settings(folder: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings than a run began with.
 
     Args:
         folder: of the run, for the message.
         saved: the settings that it was begun with.
-        asked: those that it is to go on with. Where both have a mapping, its fields are compared.
+        current: the settings that it is to go on with. Where both have a mapping, its fields are compared.
 
     Raises:
         InputError: naming the first field that differs.
     """
-    for name in dict.fromkeys((*asked, *saved)):
-        before, now = saved.get(name), asked.get(name)
+    for name in dict.fromkeys((*current, *saved)):
+        before, now = saved.get(name), current.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
             check_settings(folder, before, now)
         elif before != now:

@@ -301,7 +301,7 @@ def _merge(module: nn.Module) -> nn.Module:
     if hasattr(module, "get_delta_weight"):
         base: Any = module.get_base_layer()  # type: ignore[operator]
         delta = module.get_delta_weight(_ADAPTER)  # type: ignore[operator]
-        twin = copy.copy(base)
+        twin: nn.Module = copy.copy(base)
         weight = (base.weight.to(delta.dtype) + delta).to(base.weight.dtype)
         twin._parameters = base._parameters | {"weight": nn.Parameter(weight, requires_grad=False)}
         return twin

@@ -25,6 +25,8 @@ from .sensitivity import PSI, paired_psi
 
 __all__ = ["OrderBias", "Slot", "Spread", "kendall_tau", "measure_order", "relevant_document", "variance"]
 
+_FIXED_ORDERS = ("best_first", "worst_first")
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -123,7 +125,8 @@ def kendall_tau(ranks: np.ndarray) -> np.ndarray:
     """
     above, below = np.triu_indices(ranks.shape[1], 1)
     signs = np.sign(ranks[:, below] - ranks[:, above]).astype(np.float64)  # (K, pairs)
-    return signs @ signs.T / signs.shape[1]
+    taus: np.ndarray = signs @ signs.T / signs.shape[1]
+    return taus
 
 
 def variance(values: np.ndarray) -> np.ndarray:
@@ -134,7 +137,8 @@ def variance(values: np.ndarray) -> np.ndarray:
         [0.0, 0.09]
     """
     from_first = values - values[:1]
-    return np.maximum(0.0, (from_first**2).mean(axis=0) - from_first.mean(axis=0) ** 2)
+    difference: np.ndarray = (from_first**2).mean(axis=0) - from_first.mean(axis=0) ** 2
+    return np.maximum(0.0, difference)
 
 
 def relevant_document(ids: Sequence[str], grades: Mapping[str, int]) -> str | None:
@@ -186,82 +190,112 @@ def measure_order(
         raise InputError(f"permutations must be at least 2, not {permutations}")
     if slots < 3:
         raise InputError(f"slots must be at least 3, not {slots}: a top, a bottom, and something between")
-    places = np.linspace(0, 1, slots)
-    random_orders = [f"random {k}" for k in range(permutations)]
-    fixed_orders = ["best_first", "worst_first"]
-    slot_orders = {f"slot {_words(place)}": place for place in places.tolist()}
-    rankings: dict[str, dict[str, list[str]]] = {name: {} for name in (*random_orders, *fixed_orders, *slot_orders)}
-    judged: dict[str, Mapping[str, int]] = {}
-    lengths, taus, reversals, shares, score_variances, rank_variances, gold_variances = ([] for _ in range(7))
+    study = _Study(permutations, slots, seed)
     for id, candidates in lists:
         first = candidates.ids
         if len(first) < 2:
             continue
-        rng = random.Random(f"{seed} {id}")
-        orders = {name: rng.sample(first, len(first)) for name in random_orders}
-        orders |= {"best_first": first, "worst_first": first[::-1]}
-        judged[id] = qrels.get(id, {})
-        gold = relevant_document(first, judged[id])
+        grades = qrels.get(id, {})
+        orders = study.orders(id, first, grades)
+        rankings = rank_lists(reranker, [candidates.arranged(order) for order in orders.values()])
+        study.add(id, first, grades, dict(zip(orders, rankings, strict=True)))
+    if not study.judged:
+        raise InputError("no list has two documents: there is no order to change")
+    return study.result(system, measure)
+
+
+class _Study:
+    """The orders in which lists are ranked, and what came of them."""
+
+    def __init__(self, permutations: int, slots: int, seed: int) -> None:
+        self.permutations, self.seed = permutations, seed
+        self.places: list[float] = np.linspace(0, 1, slots).tolist()
+        self.random_orders = [f"random {k}" for k in range(permutations)]
+        self.slot_orders = {f"slot {_words(place)}": place for place in self.places}
+        names = (*self.random_orders, *_FIXED_ORDERS, *self.slot_orders)
+        self.rankings: dict[str, dict[str, list[str]]] = {name: {} for name in names}
+        self.judged: dict[str, Mapping[str, int]] = {}
+        self.lengths: list[int] = []
+        self.taus: list[float] = []
+        self.reversals: list[float] = []
+        self.score_variances: list[float] = []
+        self.shares: list[float] = []
+        self.rank_variances: list[float] = []
+        self.gold_variances: list[float] = []
+
+    def orders(self, id: str, first: list[str], grades: Mapping[str, int]) -> dict[str, list[str]]:
+        """The orders by name; those of the slots are left out where no document is relevant."""
+        rng = random.Random(f"{self.seed} {id}")
+        orders = {name: rng.sample(first, len(first)) for name in self.random_orders}
+        orders |= zip(_FIXED_ORDERS, (first, first[::-1]), strict=True)
+        gold = relevant_document(first, grades)
         if gold is not None:
             rest = [document for document in first if document != gold]
-            for name, place in slot_orders.items():
+            for name, place in self.slot_orders.items():
                 at = round(place * len(rest))
                 orders[name] = [*rest[:at], gold, *rest[at:]]
-        ranked = dict(
-            zip(orders, rank_lists(reranker, [candidates.arranged(order) for order in orders.values()]), strict=True)
-        )
+        return orders
+
+    def add(
+        self, id: str, first: list[str], grades: Mapping[str, int], ranked: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Take in a list's scores by order and document, best first."""
+        self.judged[id] = grades
         for name, scores in ranked.items():
-            rankings[name][id] = list(scores)
+            self.rankings[name][id] = list(scores)
         row = {document: i for i, document in enumerate(first)}
-        ranks = np.empty((permutations + 2, len(first)), dtype=np.int64)
-        for k, name in enumerate([*random_orders, *fixed_orders]):
+        ranks = np.empty((self.permutations + 2, len(first)), dtype=np.int64)
+        for k, name in enumerate([*self.random_orders, *_FIXED_ORDERS]):
             ranks[k, [row[document] for document in ranked[name]]] = np.arange(len(first))
-        scored = np.array([[ranked[name][document] for document in first] for name in random_orders])
-        lengths.append(len(first))
-        taus.append(kendall_tau(ranks[:permutations])[np.triu_indices(permutations, 1)].mean())
-        reversals.append(kendall_tau(ranks[permutations:])[0, 1])
+        scored = np.array([[ranked[name][document] for document in first] for name in self.random_orders])
+        self.lengths.append(len(first))
+        self.taus.append(kendall_tau(ranks[: self.permutations])[np.triu_indices(self.permutations, 1)].mean())
+        self.reversals.append(kendall_tau(ranks[self.permutations :])[0, 1])
         within, total = variance(scored).mean(), variance(scored.reshape(-1, 1))[0]
-        score_variances.append(within)
-        shares.append(within / total if total > 0 else 0.0)
-        by_rank = variance(ranks[:permutations])
-        rank_variances.append(by_rank.mean())
-        if gold is not None:
-            gold_variances.append(by_rank[[row[d] for d in first if judged[id].get(d, 0) > 0]].mean())
-    if not judged:
-        raise InputError("no list has two documents: there is no order to change")
-    values = {}
-    for name, order in rankings.items():
-        per_query = measure_rankings({id: judged[id] for id in order}, order, [measure])[1] if order else {}
-        values[name] = np.array([per_query[id][measure] for id in order])
-    spread = np.stack([values[name] for name in random_orders])  # (K, Q)
-    at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)
-    from_top = at - at[:1]  # so that equal values give exactly 0, whatever a mean of them rounds to
-    tau = interval(taus, seed=seed)
-    return OrderBias(
-        system=system,
-        measure=measure,
-        permutations=permutations,
-        queries=len(lengths),
-        documents=float(np.mean(lengths)),
-        relevant_queries=at.shape[1],
-        tau=tau,
-        tau_psi=(1 - tau.mean) / 2,
-        score_variance=float(np.mean(score_variances)),
-        score_variance_share=float(np.mean(shares)),
-        rank_variance=float(np.mean(rank_variances)),
-        gold_rank_variance=float(np.mean(gold_variances)) if gold_variances else None,
-        ndcg=Spread(float(spread.mean()), float(spread.min(axis=0).mean()), float(spread.max(axis=0).mean())),
-        per_permutation=tuple(spread.mean(axis=1).tolist()),
-        arrangements={name: float(values[name].mean()) for name in ("best_first", "worst_first")},
-        reversal_tau=interval(reversals, seed=seed),
-        gold_at=tuple(
-            Slot(_words(place), *dataclasses.astuple(interval(row, seed=seed)))
-            for place, row in zip(places.tolist(), at, strict=True)
-            if len(row)
-        ),
-        ends_minus_middle=interval(from_top[-1] / 2 - from_top[1:-1].mean(axis=0), seed=seed) if at.size else None,
-        slot_psi=paired_psi(at, seed=seed) if at.size else PSI(None),
-    )
+        self.score_variances.append(within)
+        self.shares.append(within / total if total > 0 else 0.0)
+        by_rank = variance(ranks[: self.permutations])
+        self.rank_variances.append(by_rank.mean())
+        if relevant := [row[document] for document in first if grades.get(document, 0) > 0]:
+            self.gold_variances.append(by_rank[relevant].mean())
+
+    def result(self, system: str, measure: str) -> OrderBias:
+        """Measure the rankings, and sum up."""
+        values = {}
+        for name, rankings in self.rankings.items():
+            judged = {id: self.judged[id] for id in rankings}
+            per_query = measure_rankings(judged, rankings, [measure])[1] if rankings else {}
+            values[name] = np.array([per_query[id][measure] for id in rankings])
+        spread = np.stack([values[name] for name in self.random_orders])  # (K, Q)
+        at = np.stack([values[name] for name in self.slot_orders])  # (S, Q with a relevant document)
+        from_top = at - at[:1]  # so that equal values give exactly 0, whatever a mean of them rounds to
+        ends = from_top[-1] / 2 - from_top[1:-1].mean(axis=0) if at.size else None
+        tau = interval(self.taus, seed=self.seed)
+        return OrderBias(
+            system=system,
+            measure=measure,
+            permutations=self.permutations,
+            queries=len(self.lengths),
+            documents=float(np.mean(self.lengths)),
+            relevant_queries=at.shape[1],
+            tau=tau,
+            tau_psi=(1 - tau.mean) / 2,
+            score_variance=float(np.mean(self.score_variances)),
+            score_variance_share=float(np.mean(self.shares)),
+            rank_variance=float(np.mean(self.rank_variances)),
+            gold_rank_variance=float(np.mean(self.gold_variances)) if self.gold_variances else None,
+            ndcg=Spread(float(spread.mean()), float(spread.min(axis=0).mean()), float(spread.max(axis=0).mean())),
+            per_permutation=tuple(spread.mean(axis=1).tolist()),
+            arrangements={name: float(values[name].mean()) for name in _FIXED_ORDERS},
+            reversal_tau=interval(self.reversals, seed=self.seed),
+            gold_at=tuple(
+                Slot(_words(place), *dataclasses.astuple(interval(row, seed=self.seed)))
+                for place, row in zip(self.places, at, strict=True)
+                if len(row)
+            ),
+            ends_minus_middle=None if ends is None else interval(ends, seed=self.seed),
+            slot_psi=paired_psi(at, seed=self.seed) if at.size else PSI(None),
+        )
 
 
 def _words(place: float) -> str:

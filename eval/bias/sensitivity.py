@@ -95,7 +95,8 @@ def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0
 
     def shuffled(rng: np.random.Generator, n: int) -> np.ndarray:
         dealt = rng.permuted(np.broadcast_to(pooled, (n, len(pooled))), axis=1)
-        return np.add.reduceat(dealt, starts, axis=1) / sizes
+        means: np.ndarray = np.add.reduceat(dealt, starts, axis=1) / sizes
+        return means
 
     return _with_interval(np.array([group.mean() for group in data]), resampled, shuffled, len(pooled), seed, resamples)
 
@@ -121,10 +122,12 @@ def paired_psi(values: np.ndarray, *, seed: int = 0, resamples: int = 9999) -> P
     groups, queries = values.shape
 
     def resampled(rng: np.random.Generator, n: int) -> np.ndarray:
-        return values[:, rng.integers(0, queries, (n, queries))].mean(axis=2).T
+        means: np.ndarray = values[:, rng.integers(0, queries, (n, queries))].mean(axis=2)
+        return means.T
 
     def shuffled(rng: np.random.Generator, n: int) -> np.ndarray:
-        return rng.permuted(np.broadcast_to(values, (n, groups, queries)), axis=1).mean(axis=2)
+        means: np.ndarray = rng.permuted(np.broadcast_to(values, (n, groups, queries)), axis=1).mean(axis=2)
+        return means
 
     means = values.mean(axis=1) if queries else np.empty(0)
     return _with_interval(means, resampled, shuffled, values.size, seed, resamples)
@@ -133,7 +136,8 @@ def paired_psi(values: np.ndarray, *, seed: int = 0, resamples: int = 9999) -> P
 def _psi(means: np.ndarray) -> np.ndarray:
     """By row, nan where no value is above 0."""
     best = means.max(axis=1)
-    return 1 - means.min(axis=1) / np.where(best > 0, best, np.nan)
+    share: np.ndarray = means.min(axis=1) / np.where(best > 0, best, np.nan)
+    return 1 - share
 
 
 def _with_interval(

@@ -161,12 +161,13 @@ def render_page(results: Sequence[Results]) -> str:
     if not results:
         raise InputError("there are no results to report")
     names = [result.summary.dataset for result in results]
-    return _template().render(
+    page: str = _template().render(
         title=names[0] if len(names) == 1 else f"{len(names)} collections",
         about="evaluation" if any(result.bias is None for result in results) else "bias",
         overview=_overview(results) if len(results) > 1 else None,
         sections=[_section(result, f"c{number}") for number, result in enumerate(results)],
     )
+    return page
 
 
 @functools.cache
