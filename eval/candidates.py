@@ -25,9 +25,9 @@ class GivenLists:
     """The top of a run as candidate lists, with the texts of the data set.
 
     Args:
-        dataset: has the texts.
-        run: scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
-        candidates: candidates per query; those below are left out.
+        dataset: the data set that has the texts.
+        run: the scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
+        candidates: how many candidates are taken per query; those below are left out.
 
     Attributes:
         queries: ids of the queries, in the run's order.

@@ -55,7 +55,8 @@ def corpus_of(catalogue: str, name: str) -> Iterable[Document]:
 
     Args:
         catalogue: one of `CATALOGUES`.
-        name: in it. Of an MTEB task with several splits, the documents are those of ``test``, or else of the first.
+        name: the collection's name in it. Of an MTEB task with several splits, the documents are those of ``test``, or
+            else of the first.
 
     Raises:
         InputError: if the catalogue does not have the name, or the name has no documents.
@@ -69,7 +70,7 @@ def from_ir_datasets(id: str) -> Dataset:
     """A collection of ir_datasets.
 
     Args:
-        id: of a part with queries and judgements, such as ``beir/scifact/test``.
+        id: the id of a part with queries and judgements, such as ``beir/scifact/test``.
 
     Returns:
         The queries and judgements; the documents are read when they are asked for. The last part of the id is taken
@@ -119,9 +120,9 @@ def from_nano_beir(name: str, repository: str = _NANO_BEIR) -> Dataset:
     """A collection of NanoBEIR.
 
     Args:
-        name: such as ``SciFact``, in any capitals.
-        repository: of Hugging Face, or a folder; with the configurations ``corpus``, ``queries`` and ``qrels``, in
-            each of which ``NanoSciFact`` is a split.
+        name: the collection's name, such as ``SciFact``, in any capitals.
+        repository: a repository of Hugging Face, or a folder; with the configurations ``corpus``, ``queries`` and
+            ``qrels``, in each of which ``NanoSciFact`` is a split.
 
     Raises:
         InputError: if there is no such collection.
@@ -160,7 +161,7 @@ def from_mteb(name: str | Any, split: str = "test") -> Dataset:
     """A retrieval or reranking task of MTEB (Muennighoff et al., EACL 2023).
 
     Args:
-        name: of the task, with ``/SUBSET`` where it has several; or a task.
+        name: the name of the task, with ``/SUBSET`` where it has several; or a task.
         split: one of its evaluation splits.
 
     Raises:

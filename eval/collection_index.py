@@ -42,11 +42,11 @@ def open_index(
         dataset: the collection.
         index: an existing index of it; None for the one at ``path``. That one is built if it is not there, and built
             anew, with a warning, if it is of another state of the collection or does not serve the systems.
-        path: where that is; ``NAME.source.json`` beside it says of which files it was made.
-        settings: of the index at ``path``: fields of `IndexSettings`.
-        systems: first stage and reranker of those that will search it. Where all of them are BM25 without a reranker,
-            nothing is embedded; where one has a reranker, token states are kept. ``settings`` may say otherwise of
-            the token states.
+        path: the place of that index; ``NAME.source.json`` beside it says of which files it was made.
+        settings: the settings of the index at ``path``: fields of `IndexSettings`.
+        systems: the first stage and the reranker of each system that will search it. Where all of them are BM25 without
+            a reranker, nothing is embedded; where one has a reranker, token states are kept. ``settings`` may say
+            otherwise of the token states.
         progress: called with the number of documents that are indexed.
 
     Returns:

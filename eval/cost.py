@@ -57,8 +57,8 @@ def bench_systems(
         dataset: what to search and to measure against.
         systems: names for `sightline.names.SystemName.parse`; their first stages search an index.
         out: a folder, see `evaluate_systems`; results have a ``cost``, and the report its Pareto plot.
-        cost_queries: how many queries are timed, the first ones.
-        options: of `evaluate`.
+        cost_queries: how many queries are timed; they are the first ones.
+        options: the options of `evaluate`.
 
     Returns:
         What was also written to ``out``; see `measure_cost` for ``summary.cost``.
@@ -102,8 +102,8 @@ def measure_cost(
         index: searched by all.
         systems: names for `sightline.names.SystemName.parse`.
         queries: N texts, at least one.
-        candidates: candidates that a first stage hands on.
-        k: documents returned.
+        candidates: how many candidates a first stage hands on.
+        k: how many documents are returned.
         progress: called with the current step and how many queries of it are done.
 
     Raises:
@@ -253,8 +253,9 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
     mask is not discounted, as there). Padding is not counted.
 
     Args:
-        config: of a transformers model, BERT-like, or Llama-like with a gated feed-forward and grouped keys.
-        lengths: tokens of each text that is read alone, special tokens included.
+        config: the configuration of a transformers model, BERT-like, or Llama-like with a gated feed-forward and
+            grouped keys.
+        lengths: the number of tokens of each text that is read alone, special tokens included.
 
     Example:
         >>> from types import SimpleNamespace

@@ -43,9 +43,9 @@ class Dataset:
     """One split of a judged collection.
 
     Args:
-        name: of the folder, or in the catalogue.
-        split: of the judgements.
-        folder: with the files of `collection_files`; or else what messages name as the source of the data.
+        name: the name of the folder, or of the collection in the catalogue.
+        split: the split of the judgements.
+        folder: the folder with the files of `collection_files`; or else what messages name as the source of the data.
         queries: texts by id; only those with judgements.
         qrels: grades by query id and document id.
         corpus: gives the documents, anew at each call; None for those of the folder.
@@ -74,7 +74,7 @@ class Dataset:
             queries: texts by id; those without judgements are left out.
             qrels: grades by query id and document id.
             name: what results call it.
-            split: likewise.
+            split: what results call the split.
 
         Raises:
             DataError: if a judged query has no text.
@@ -99,7 +99,7 @@ class Dataset:
         """The corpus, as a stream.
 
         Args:
-            only: ids wanted; None for all.
+            only: ids of the documents to give; None for all.
         """
         corpus = _documents(_corpus_file(self.folder)) if self.corpus is None else self.corpus()
         for document in corpus:
@@ -111,9 +111,9 @@ def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]
     """The files of one split of a collection; any of them may be compressed (``.gz``, ``.zst``, ``.bz2``, ``.xz``).
 
     Args:
-        folder: in the layout of BEIR (``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``; Thakur et al., 2021)
-            or of MS MARCO (``collection.tsv``, ``queries.<split>.tsv``, ``qrels.<split>.tsv``).
-        split: of the judgements.
+        folder: a folder in the layout of BEIR (``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``; Thakur et
+            al., 2021) or of MS MARCO (``collection.tsv``, ``queries.<split>.tsv``, ``qrels.<split>.tsv``).
+        split: the split of the judgements.
 
     Returns:
         The paths of ``corpus``, ``queries`` and ``qrels``.

@@ -70,16 +70,17 @@ def evaluate(
             `Searcher`, a run (score by query id and document id), or a function from a query to scores by document id.
         dataset: what to search and to measure against.
         measures: names that ir_measures knows; systems are compared by the first.
-        candidates: candidates that a first stage hands on, and documents that are measured.
+        candidates: how many candidates a first stage hands on, and how many documents are measured.
         add_positives: let rerankers also read the relevant documents that the first stage did not find; results then
             say so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
         runs: given first stages: name to a run, or to its file, see `sightline.eval.load_run`.
         index: an existing index of the collection; None to build one if a named system searches. If only BM25 does,
             nothing is embedded.
-        settings: of the index that is built, fields of `IndexSettings`; token states are fp16 unless it says otherwise.
+        settings: the settings of the index that is built, fields of `IndexSettings`; token states are fp16 unless it
+            says otherwise.
         work: folder in which the index is built, and found again; None for a temporary one.
         command: what was typed, to be kept with the results, without the folders of absolute paths.
-        pool: of processes among which queries are shared out, see `sightline.eval.search_pool`; None for this process.
+        pool: the processes among which queries are shared out, see `sightline.eval.search_pool`; None for this process.
         progress: called with the current step and how many documents or queries of it are done.
 
     Raises:
@@ -117,7 +118,7 @@ def evaluate_systems(
         systems: names for `sightline.names.SystemName.parse`.
         out: a folder for what `Results.save` writes, ``report.html``, ``results.csv``, ``table.tex``, and ``index/``,
             which is used again if it serves; otherwise it is built anew, with a warning.
-        options: of `evaluate`.
+        options: the options of `evaluate`.
 
     Returns:
         What was also written to ``out``.
@@ -132,7 +133,7 @@ def save_with_report(results: Results, out: str | Path) -> Results:
     """Save results into a folder, and write their report beside them.
 
     Args:
-        results: of one collection.
+        results: the results of one collection.
         out: the folder. If `sightline.eval.measure_bias` wrote into it before, the report shows the biases, too.
 
     Returns:

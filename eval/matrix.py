@@ -28,12 +28,12 @@ class Collection:
     """A collection and what is run on it.
 
     Args:
-        folder: in BEIR layout; its name names the results.
+        folder: a folder in BEIR's layout; its name names the results.
         systems: names for `sightline.names.SystemName.parse`.
-        split: of the judgements.
+        split: the split of the judgements.
         qrels: judgements to use instead.
-        runs: given first stages: name to file of a TREC run.
-        max_queries: only the first so many.
+        runs: given first stages: the file of a TREC run by name.
+        max_queries: how many queries to take, the first ones; None for all.
     """
 
     folder: Path
@@ -53,12 +53,12 @@ def load_matrix(
         data: the folder that holds the collections.
         plan: a YAML file with ``first_stages``, ``rerankers``, and ``collections``, each with
             ``folder`` and perhaps ``split``, ``qrels``, and ``runs`` (which then are its only first stages).
-        only: names of the collections wanted; empty for all.
-        max_queries: only the first so many of each.
+        only: the names of the collections to take; empty for all.
+        max_queries: how many queries to take of each, the first ones; None for all.
 
     Raises:
         DataError: if there is no such folder, or the plan is malformed.
-        InputError: if a collection is wanted that the plan does not have.
+        InputError: if ``only`` names a collection that the plan does not have.
     """
     plan, data = Path(plan), Path(data)
     if not data.is_dir():
@@ -132,10 +132,10 @@ def evaluate_collections(
     Indexes under ``out`` are kept, and used again.
 
     Args:
-        collections: begun in this order, reported in it.
+        collections: what to evaluate and report, in this order.
         out: a folder for ``report.html``, ``results.csv``, ``table.tex``, and one folder of results each, by name.
         jobs: processes that answer queries, see `sightline.eval.search_pool`.
-        options: of `evaluate`.
+        options: the options of `evaluate`.
 
     Returns:
         The results of each.

@@ -30,8 +30,8 @@ def parse_predictions(
 
     Args:
         path: the file.
-        split: which; None for the only one there is.
-        subset: which; None for the only one there is.
+        split: the split to read; None for the only one there is.
+        subset: the subset to read; None for the only one there is.
 
     Returns:
         Score by document id by query id, the documents in the order of `sightline.eval.trec.trec_order`, which is
@@ -102,9 +102,9 @@ def write_predictions(
     Args:
         path: the file, which MTEB looks for as ``TASK_predictions.json``; one that is there is replaced.
         run: scores by query id and document id.
-        model: its name.
-        split: of the task.
-        subset: of the task.
+        model: the name of the model that made the run.
+        split: the split of the task.
+        subset: the subset of the task.
 
     Raises:
         InputError: if the run has no result, or a score is not finite.

@@ -34,10 +34,10 @@ def rerank_run(
     A document longer than the model reads is cut into passages, and scored by its best.
 
     Args:
-        dataset: has the texts.
-        run: scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
+        dataset: the data set that has the texts.
+        run: the scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
         reranker: see `Reranker`.
-        candidates: candidates per query; those below are left out of the result.
+        candidates: how many candidates are taken per query; those below are left out of the result.
         progress: called with the number of queries done.
 
     Returns:
@@ -105,8 +105,8 @@ def with_positives(
 
     Args:
         dataset: has judgements and texts; a relevant document without a text is not added, nor one with the query's id.
-        run: scores by query id and document id.
-        candidates: candidates per query, to which the relevant ones are added.
+        run: the scores by query id and document id.
+        candidates: how many candidates are taken per query, to which the relevant ones are added.
 
     Returns:
         Scores by query id and document id; they say the order and no more.

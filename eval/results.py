@@ -102,7 +102,7 @@ class Results:
         them), as ``SYSTEM.json`` in MTEB's format. A system that found nothing has no run.
 
         Args:
-            folder: made if it is not there.
+            folder: the folder, which is made if it is not there.
 
         Raises:
             InputError: if it cannot be written to.
@@ -118,8 +118,8 @@ def load_results(folder: str | Path, *, runs: bool = True) -> Results:
     """Load the results of one collection from a folder.
 
     Args:
-        folder: as `Results.save` or `sightline.eval.bias.measure_bias` filled it. If there is only ``bias.json``, the
-            summary has no system.
+        folder: a folder that `Results.save` or `sightline.eval.bias.measure_bias` filled. If there is only
+            ``bias.json``, the summary has no system.
         runs: load the systems' runs, too.
 
     Raises:
@@ -169,7 +169,7 @@ def results_of_bias(bias: Bias, name: str) -> Results:
 
     Args:
         bias: the biases.
-        name: of the collection, if they do not tell.
+        name: the name of the collection, if the biases do not tell it.
     """
     summary = Summary(
         dataset=name if bias.dataset is None else bias.dataset,

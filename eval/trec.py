@@ -272,7 +272,7 @@ def trec_order(scores: Mapping[str, float]) -> list[str]:
     """Document ids best first, as trec_eval orders them: by score in single precision, equal ones by id, descending.
 
     Args:
-        scores: by document id.
+        scores: a score by document id.
 
     Example:
         >>> trec_order({"a": 1.0, "c": 0.5, "b": 1.0 + 1e-12})
@@ -287,11 +287,11 @@ def trec_order(scores: Mapping[str, float]) -> list[str]:
 def untie(scores: Mapping[str, float]) -> dict[str, float]:
     """Scores for which `trec_order` is the order of the mapping.
 
-    Who measures a written run with trec_eval then gets the figures of the order that was shown. A score that would
-    not do becomes the next lower single-precision number; Anserini lowers tied scores likewise.
+    If a written run is measured with trec_eval, the figures are then those of the order that was shown. A score that
+    would not do becomes the next lower single-precision number; Anserini lowers tied scores likewise.
 
     Args:
-        scores: by document id, best first.
+        scores: a score by document id, best first.
 
     Example:
         >>> untie({"a": 1.0, "b": 1.0, "c": 0.5})
@@ -427,7 +427,7 @@ def _width(text: str, layouts: Mapping[int, int]) -> int:
 
     Args:
         text: the line.
-        layouts: by possible number of columns, the place of the one that is a number; the usual layout first.
+        layouts: for each possible number of columns, the place of the column that is a number; the usual layout first.
     """
     for cells in (text.rstrip("\r\n").split("\t"), _split(text)):
         for width, number in layouts.items():

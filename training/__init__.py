@@ -93,7 +93,7 @@ def check_learner(name: str) -> None:
     """Refuse what cannot be trained, before anything is loaded.
 
     Args:
-        name: as for `load_learner`.
+        name: a name for `load_learner`.
 
     Raises:
         InputError: if it is neither ``minilm`` nor ``hf:`` and a model.
@@ -115,7 +115,7 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
 
     Args:
         name: ``minilm``, the embedded default, or ``hf:`` and the name or folder of a decoder model.
-        options: those of `sightline.training.late_interaction.LateInteractionLearner` or
+        options: the options of `sightline.training.late_interaction.LateInteractionLearner` or
             `sightline.training.decoder.DecoderLearner`.
 
     Raises:

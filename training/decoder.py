@@ -53,26 +53,26 @@ class DecoderLearner:
     are drawn anew each time, from torch's global generator.
 
     Args:
-        model: name on the hub, or a folder.
+        model: the model's name on the hub, or its folder.
         layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
-        lora: rank of the low-rank adapters (Hu et al. 2021) that are trained in the place of the weights, or None for
-            full fine-tuning: embeddings, and all layers up to the signal layer.
-        alpha: by which, over the rank, the adapters' product is multiplied; None for twice the rank.
+        lora: the rank of the low-rank adapters (Hu et al. 2021) that are trained in the place of the weights, or None
+            for full fine-tuning: embeddings, and all layers up to the signal layer.
+        alpha: the number by which, over the rank, the adapters' product is multiplied; None for twice the rank.
         targets: which linear maps of the layers get adapters, such as ``q_proj``; None for all, those of the attention
             and the MLP.
-        dropout: of the adapters' inputs.
+        dropout: the dropout of the adapters' inputs.
         next_token: also learn to write the layout's ``target``, the ids of the documents that answer.
         gradient_checkpointing: keep only what goes into each layer, and compute the layer again for its gradients.
-        heads: as for `DecoderReranker`.
-        seed: of the adapters' initial weights.
-        loading: for `load_decoder`: ``revision``, ``dtype`` (None: as there, but float32 for full fine-tuning) and
-            ``device``.
+        heads: the heads to read, as `DecoderReranker` takes them.
+        seed: the seed of the adapters' initial weights.
+        loading: arguments of `load_decoder`: ``revision``, ``dtype`` (None: as there, but float32 for full fine-tuning)
+            and ``device``.
 
     Attributes:
-        name: of the model.
+        name: the name of the model.
         temperature: 0.05, since scores are shares of attention (BlockRank, 2025).
         learning_rate: 1e-4.
-        layout: as it is saved, with the number of its signal layer.
+        layout: the layout as it is saved, with the number of its signal layer.
 
     Raises:
         MissingExtraError: if peft is not installed and ``lora`` is asked for.
@@ -291,7 +291,7 @@ class DecoderLearner:
 
 
 def _checkpoint(model: Any) -> None:
-    """Under the name that the installed transformers has for it."""
+    """Turn on gradient checkpointing, under the name that the installed transformers has for it."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 

@@ -30,9 +30,9 @@ class DevSet:
     """A collection to measure on.
 
     Args:
-        dataset: texts, queries and judgements.
-        run: candidates, by query id and document id.
-        candidates: how many of them are reranked.
+        dataset: the texts, queries and judgements.
+        run: the scores of the candidates, by query id and document id.
+        candidates: how many candidates of each query are reranked.
     """
 
     dataset: Dataset
@@ -56,9 +56,10 @@ def load_dev_sets(
 
     Args:
         sources: judged collections. Their weights do not matter here.
-        runs: name of a collection and file of a run, for those that have no ``bm25.<split>.tsv`` or are to have others.
-        candidates: candidates of each query.
-        max_queries: the first so many queries of each.
+        runs: the name of a collection and the file of a run, for those that have no ``bm25.<split>.tsv`` or are to have
+            others.
+        candidates: how many candidates each query has.
+        max_queries: how many queries of each collection are taken, the first ones; None for all.
 
     Raises:
         InputError: if a source is a file of lists, a run names none, or ``candidates`` or ``max_queries`` is below 1.
@@ -84,11 +85,11 @@ def load_dev_sets(
 
 
 def measure(rerankers: Sequence[Reranker], dev: Sequence[DevSet]) -> list[PerQuery]:
-    """For each reranker nDCG@10 of every judged query; one without candidates counts as 0.
+    """Measure nDCG@10 of every judged query for each reranker; a query without candidates counts as 0.
 
     Args:
         rerankers: what to measure; those that share a model read each document once.
-        dev: on what.
+        dev: the collections to measure on.
     """
     measured: list[PerQuery] = [{} for _ in rerankers]
     for collection in dev:
@@ -112,7 +113,7 @@ def mean_of_collections(values: PerQuery) -> float:
 
 
 def gains(before: PerQuery, after: PerQuery) -> dict[str, Gain]:
-    """By collection: nDCG@10 before and after with intervals, and their paired difference."""
+    """The nDCG@10 of each collection before and after with intervals, and their paired difference."""
     by_collection = {}
     for name, values in after.items():
         pair = {

@@ -32,21 +32,22 @@ class LateInteractionLearner:
     With a frozen encoder every document is read once and remembered, and a step is a few products of matrices.
 
     Args:
-        parts: of the readout, see `LearntReadout`; empty for the readout of the layout.
+        parts: the parts of the readout, see `LearntReadout`; empty for the readout of the layout.
         encoder: ``frozen``; ``lora``, adapters in all its layers (Hu et al., 2021; needs the extra ``training``); or
             ``full``, all of it but the embeddings of tokens.
-        rank: of LoRA's matrices.
+        rank: the rank of LoRA's matrices.
         prefix: documents see the query, so they are read anew for each: stronger if trained for it, slower, and nothing
             can be kept.
-        max_tokens: of a document while the encoder is trained; rerankers read as much as the layout says.
-        remember: tokens of documents whose states are kept while training, at 768 bytes each.
-        precision: in which texts are read without gradients; ``bfloat16`` is faster where a processor has it. With
-            gradients, it is the loop's precision that counts.
-        name: of what is learnt: its layout's.
-        reader: reads the texts; None for the embedded default. What is to be trained must be a `TrainableReader`.
+        max_tokens: how many tokens of a document are read while the encoder is trained; rerankers read as much as the
+            layout says.
+        remember: how many tokens of documents have their states kept while training, at 768 bytes each.
+        precision: the number format in which texts are read without gradients; ``bfloat16`` is faster where a processor
+            has it. With gradients, it is the loop's precision that counts.
+        name: the name of what is learnt, which its layout gets.
+        reader: what reads the texts; None for the embedded default. What is to be trained must be a `TrainableReader`.
 
     Attributes:
-        temperature: 1, since scores are logarithms.
+        temperature: it is 1, since scores are logarithms.
         learning_rate: 1e-3 for a readout on a frozen encoder, else 1e-4.
 
     Raises:
@@ -213,7 +214,7 @@ class RememberingReader(BlockReader):
     """A reader that remembers the token states of what it has read.
 
     Args:
-        reader: reads what is new.
+        reader: what reads the texts that are new.
         tokens: how many tokens are remembered, in float16; once that is full, it forgets all.
     """
 

@@ -42,8 +42,8 @@ class ListSampler:
 
     Args:
         examples: what to draw from.
-        sampling: how.
-        seed: of all that is drawn.
+        sampling: how to draw.
+        seed: the seed of all that is drawn.
 
     Raises:
         InputError: if there is no example, a weight names no source, or ``in_batch`` is 0 and no question of a source
@@ -108,8 +108,8 @@ class ListSampler:
         """The lists of a step.
 
         Args:
-            step: from 0.
-            lists: how many there are in every step.
+            step: the step, from 0.
+            lists: how many lists there are in every step.
 
         Raises:
             InputError: if a list would have no negative, because no other list of the step has one for it.

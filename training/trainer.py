@@ -46,10 +46,10 @@ class Progress(NamedTuple):
     """How far a run is.
 
     Args:
-        step: updates done.
-        steps: of how many.
-        loss: the last one's; NaN before the first.
-        dev: nDCG@10 by collection where it has just been measured, and under ``mean`` their mean; else empty.
+        step: how many updates are done.
+        steps: how many updates there will be.
+        loss: the loss of the last update; NaN before the first.
+        dev: the nDCG@10 by collection where it has just been measured, and under ``mean`` their mean; else empty.
     """
 
     step: int
@@ -81,7 +81,7 @@ def train(
         examples: what lists are drawn from.
         out: folder for what `Learner.save` writes, ``README.md`` (a model card), ``training.json`` (settings, losses,
             dev figures), and on the way ``state.pt``, which is removed at the end.
-        config: how long and how fast.
+        config: how long and how fast to learn.
         sampling: how lists are drawn.
         objective: the loss.
         dev: collections to measure nDCG@10 on.
@@ -241,7 +241,7 @@ class _Run:
         return last["loss"]
 
     def _update(self) -> float:
-        """One step; returns its loss."""
+        """Take one step, and return its loss."""
         import torch
 
         config = self.config

@@ -57,7 +57,7 @@ class CopyBias:
     """What exact copies, under ids of their own, do.
 
     Args:
-        queries: with a relevant document and another one in their list.
+        queries: how many have a relevant document and another one in their list.
         copies: how many of the highest ranked other document were added behind it.
         gold_rank_change: by how much the relevant document falls (above 0) or rises, copies not counted.
         reordered: share of the queries in which any two of the old documents changed places.
@@ -78,8 +78,8 @@ class TwinBias:
     """What a near-duplicate of the relevant document gets, added to the list's other end.
 
     Args:
-        edit: what was taken from it.
-        queries: in which it could be.
+        edit: what was taken from the document.
+        queries: how many have a relevant document from which it could be taken.
         score_change: the twin's score less the original's, over the standard deviation of the list's scores.
         rank_change: the twin's rank less the original's: above 0, it is ranked lower.
         above: share of the queries in which the twin is ranked above the original.
@@ -97,7 +97,7 @@ class IdBias:
     """What changes when the documents of a list exchange their ids, and nothing else.
 
     Args:
-        queries: lists of at least two documents.
+        queries: how many have a list of at least two documents.
         changed: share of the queries in which a text's score changed.
         largest_difference: the largest change of a score.
         tau: Kendall's tau between the rankings of the texts before and after. Where no score changed, it is below 1
@@ -116,7 +116,7 @@ class DocumentBias:
 
     Args:
         system: its name.
-        queries: lists.
+        queries: how many lists were ranked.
         length: see `LengthBias`.
         copies: see `CopyBias`; empty for a first stage, and if no list has a relevant and another document.
         twins: see `TwinBias`; those edits that fit some document; empty for a first stage.
@@ -137,7 +137,7 @@ class DocumentBias:
     psi: PSI
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON and tables: one row, its columns named after what was done and what came of it."""
+        """The bias as one row for JSON and tables, its columns named after what was done and what came of it."""
         row: dict[str, Any] = {"system": self.system, "queries": self.queries}
         row |= {f"short_{name}" if name == "queries" else name: x for name, x in _fields(self.length, ())}
         for copies in self.copies:
@@ -164,12 +164,12 @@ def measure_documents(
     Args:
         system: the name for the result.
         reranker: any; it ranks each list, and up to six of its variants. None for the first stage's own order, of which
-            only the preference for length can be told.
+            only the preference for length is measured.
         lists: (query id, candidates), best first.
         qrels: grades by query id and document id.
         twins_of: queries for which near-duplicates are made, which must be read, and take most of the time where the
             rest has kept states; None for all.
-        seed: of the exchange of ids, and of the intervals.
+        seed: the seed of the exchange of ids, and of the intervals.
 
     Raises:
         InputError: if there is no list with a document.
@@ -288,8 +288,8 @@ class _Copies:
             for name in names
             for block, state in zip(source.blocks, states, strict=True)
         ]
-        # At the bottom, behind its original and the rest: a reranker that looks at places shows it. Kept states are of
-        # the text, so that a copy has them too.
+        # Copies go to the bottom, behind their original and the rest: a reranker that looks at places shows it there.
+        # Kept states are of the text, so that a copy has them too.
 
         def add(scores: dict[str, float]) -> None:
             before, after = list(base), [document for document in scores if document in base]
@@ -333,8 +333,8 @@ class _Twins:
         self.ranks: list[float] = []
 
     def variant(self, candidates: CandidateList, gold: str, twin: Document) -> _Variant:
-        # Of the relevant document only the block that the twin was made of, and read anew like it: kept states are
-        # rounded, and would differ from a twin's by that too.
+        # Of the relevant document, the list has only the block that the twin was made of, and it is read anew like the
+        # twin: kept states are rounded, and would differ from a twin's by that too.
         place = next(i for i, passage in enumerate(candidates.passages) if passage.document.id == gold)
         others = candidates.arranged([document for document in candidates.ids if document != gold])
         count = len(others.passages)

@@ -44,8 +44,8 @@ class Slot:
     Args:
         slot: the place in words: ``top``, ``25 %`` of the way down, ``bottom``.
         value: mean over queries.
-        low: lower end.
-        high: upper end.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
     """
 
     slot: str
@@ -60,16 +60,16 @@ class OrderBias:
 
     Args:
         system: its name.
-        measure: of quality.
-        permutations: random orders of each list.
-        queries: lists of at least two documents; the others are not in it.
-        documents: mean length of these lists.
-        relevant_queries: of the queries, those with a relevant document in their list; what is said of relevant
+        measure: the measure of quality.
+        permutations: how many random orders of each list were ranked.
+        queries: how many lists have at least two documents; the others are left out.
+        documents: the mean length of these lists.
+        relevant_queries: how many of the queries have a relevant document in their list; what is said of relevant
             documents and of slots is said of these. None is added to a list.
         tau: Kendall's tau between the rankings of two permutations, mean over pairs, then over queries.
         tau_psi: (1 - tau) / 2: the share of pairs of documents that two permutations order differently.
         score_variance: population variance of a document's score over permutations; mean over documents and queries.
-            In the reranker's own unit, squared.
+            Its unit is the reranker's own, squared.
         score_variance_share: the same over the variance of all scores of the list, of documents and permutations: 0,
             none of it comes from the order; 1, all of it.
         rank_variance: population variance of a document's rank, counted from 0; mean over documents and queries.
@@ -106,7 +106,7 @@ class OrderBias:
     slot_psi: PSI
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The bias as JSON has it."""
         return dataclasses.asdict(self)
 
 
@@ -137,8 +137,8 @@ def variance(values: np.ndarray) -> np.ndarray:
         [0.0, 0.09]
     """
     from_first = values - values[:1]
-    difference: np.ndarray = (from_first**2).mean(axis=0) - from_first.mean(axis=0) ** 2
-    return np.maximum(0.0, difference)
+    population: np.ndarray = np.maximum(0.0, (from_first**2).mean(axis=0) - from_first.mean(axis=0) ** 2)
+    return population
 
 
 def relevant_document(ids: Sequence[str], grades: Mapping[str, int]) -> str | None:
@@ -170,10 +170,10 @@ def measure_order(
         reranker: any; it is called ``permutations + 2 + slots`` times for each list.
         lists: (query id, candidates), best first.
         qrels: grades by query id and document id.
-        measure: of quality, as ir_measures names it.
+        measure: the measure of quality, as ir_measures names it.
         permutations: random orders of each list, at least 2. A query's own depend on the seed and its id only.
         slots: places for a relevant document, evenly from the top to the bottom, at least 3.
-        seed: of the permutations and intervals.
+        seed: the seed of the permutations and intervals.
 
     Raises:
         InputError: if a number is too small, or no list has two documents.

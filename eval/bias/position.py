@@ -27,10 +27,10 @@ class Span:
     """Where in its document a query's answer stands.
 
     Args:
-        start: its first character.
-        end: the character behind its last.
-        length: of the document, in characters.
-        tokens: of the document, as the data set counts them; None if it does not.
+        start: the place of its first character.
+        end: the place behind its last character.
+        length: the length of the document, in characters.
+        tokens: the number of the document's tokens, as the data set counts them; None if it does not.
 
     Example:
         >>> Span(start=20, end=30, length=100).relative
@@ -115,9 +115,9 @@ class Trend:
     """Bin means against bin centres, unweighted, as PosIR has it: None where scipy has no value for it.
 
     Args:
-        slope: of the regression line; what the last position gains over the first.
-        pearson: correlation coefficient.
-        spearman: of the ranks.
+        slope: the slope of the regression line; what the last position gains over the first.
+        pearson: the correlation coefficient.
+        spearman: the correlation coefficient of the ranks.
         kendall: tau-b.
     """
 
@@ -133,7 +133,7 @@ class PositionBias:
 
     Args:
         system: its name.
-        measure: what the values are.
+        measure: the name of the measure.
         axis: ``start``: character of the answer's start, in the bins of SQuAD-PosQ; ``relative``: midpoint of the
             answer over the document's length, in PosIR's 20 bins.
         length: ``all``, or the tokens of the documents that these are, in PosIR's buckets.
@@ -155,7 +155,7 @@ class PositionBias:
     trend: Trend | None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The bias as JSON has it."""
         return dataclasses.asdict(self)
 
 
@@ -172,11 +172,13 @@ def measure_position(
 
     Args:
         system: the system's name.
-        measure: the measure's; any whose values are not negative: ``nDCG@10``, or ``Success@1``, which is accuracy.
-        values: by query id, as `sightline.eval.metrics.measure_rankings` gives them, of retrievers or rerankers alike.
-        spans: by query id; queries without one are left out.
-        seed: of the intervals.
-        resamples: of the intervals.
+        measure: the name of the measure, any whose values are not negative: ``nDCG@10``, or ``Success@1``, which is
+            accuracy.
+        values: the value by query id, as `sightline.eval.metrics.measure_rankings` gives them, of retrievers or
+            rerankers alike.
+        spans: the span by query id; queries without one are left out.
+        seed: the seed of the intervals.
+        resamples: how many resamples each interval is drawn from.
 
     Returns:
         By start over all; by relative position over all; and the latter for each length bucket, where documents have

@@ -30,10 +30,10 @@ class PSI:
     Args:
         value: 1 - min / max of the group means; None if it is undefined, with fewer than two groups or where no
             group has a value above 0. All the rest is None then.
-        low: lower end of the 95 % interval; 0 where shuffled positions give ``value`` or more in over 5 % of cases.
-        high: upper end. The ends are the outer ones of the percentile and of the basic bootstrap interval (Davison and
-            Hinkley 1997, section 5.2); in simulations, with 6 to 20 groups of 30 to 600 queries, the interval held the
-            truth in 89 to 100 of 100 cases, the percentile interval alone in 0 to 100.
+        low: the lower end of the 95 % interval; 0 where shuffled positions give ``value`` or more in over 5 % of cases.
+        high: the upper end. The ends are the outer ones of the percentile and of the basic bootstrap interval (Davison
+            and Hinkley 1997, section 5.2); in simulations, with 6 to 20 groups of 30 to 600 queries, the interval held
+            the truth in 89 to 100 of 100 cases, the percentile interval alone in 0 to 100.
         corrected: ``value`` less the bias that the bootstrap sees in it (Efron and Tibshirani 1993, section 10.3), at
             least 0.
         floor: mean PSI with positions shuffled: what noise alone gives, with groups of these sizes.
@@ -74,11 +74,11 @@ def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0
 
     Args:
         groups: the values of each group's queries; groups without any are left out.
-        seed: of the resampling.
-        resamples: how many, of either kind.
+        seed: the seed of the resampling.
+        resamples: how many resamples of either kind are drawn.
 
     Raises:
-        InputError: as `psi`.
+        InputError: see `psi`.
 
     Example:
         >>> index = grouped_psi([[1.0] * 50, [0.5] * 50])
@@ -108,11 +108,11 @@ def paired_psi(values: np.ndarray, *, seed: int = 0, resamples: int = 9999) -> P
 
     Args:
         values: float (G, Q), the value of each query in each group.
-        seed: of the resampling.
-        resamples: how many, of either kind.
+        seed: the seed of the resampling.
+        resamples: how many resamples of either kind are drawn.
 
     Raises:
-        InputError: as `psi`.
+        InputError: see `psi`.
 
     Example:
         >>> paired_psi(np.array([[0.3, 0.9], [0.3, 0.9]]))
@@ -134,7 +134,7 @@ def paired_psi(values: np.ndarray, *, seed: int = 0, resamples: int = 9999) -> P
 
 
 def _psi(means: np.ndarray) -> np.ndarray:
-    """By row, nan where no value is above 0."""
+    """PSI of each row of means; nan where no value is above 0."""
     best = means.max(axis=1)
     share: np.ndarray = means.min(axis=1) / np.where(best > 0, best, np.nan)
     return 1 - share

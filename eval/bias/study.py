@@ -71,12 +71,12 @@ def measure_bias(
         out: a folder for ``bias.json`` and its ``report.html``; for ``position`` also for what `evaluate_systems`
             writes; and for ``index/``.
         kinds: which of `KINDS`.
-        measure: of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
+        measure: the measure of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
         candidates: candidates per query for ``position``.
         list_length: documents per list for ``order`` and ``documents``.
         permutations: random orders of each list.
         slots: places of the list at which a relevant document is put.
-        seed: of permutations, exchanged ids, and intervals.
+        seed: the seed of permutations, exchanged ids, and intervals.
         runs: given first stages: name to file of a TREC run.
         index: an existing index of the collection; None for one under ``out``, with token states.
         command: what was typed, to be kept with the results, without the folders of absolute paths.
@@ -88,7 +88,7 @@ def measure_bias(
 
     Raises:
         InputError: if an argument cannot be used, or the collection cannot tell what was asked.
-        SightlineError: as `evaluate_systems`.
+        SightlineError: see `evaluate_systems`.
     """
     runs, tell = dict(runs or {}), progress or (lambda step, done: None)
     plans = {name: SystemName.parse(name, runs) for name in dict.fromkeys(systems)}

@@ -19,7 +19,7 @@ def write_report(results: Sequence[Results], out: str | Path) -> list[Path]:
     """Write the report of results, one collection each.
 
     Args:
-        results: as `sightline.eval.evaluate` or `sightline.eval.load_results` returned them.
+        results: what `sightline.eval.evaluate` or `sightline.eval.load_results` returned.
         out: a folder for ``report.html``, and for ``results.csv`` and ``table.tex`` if a system was measured; made if
             it is not there.
 
