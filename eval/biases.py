@@ -134,8 +134,8 @@ class DocumentRow:
 
     Args:
         system: its name.
-        bins: by the length of the relevant document.
-        psi: over these bins.
+        bins: the bins by the length of the relevant document.
+        psi: the Position Sensitivity Index over these bins.
         facts: everything else that was measured, a number, a text or an interval each, by name.
     """
 
@@ -150,18 +150,18 @@ class Bias:
     """The biases of several systems on one collection.
 
     Args:
-        version: of the file's format.
-        dataset: name of the collection.
-        split: of the judgements.
+        version: the version of the file's format.
+        dataset: the name of the collection.
+        split: the split of the judgements.
         queries: how many were judged.
-        candidates: candidates of each query, for ``position``.
-        list_length: documents of each list, for ``order`` and ``documents``.
-        seed: of permutations, exchanged ids, and intervals.
-        measure: of quality.
+        candidates: how many candidates each query has, for ``position``.
+        list_length: how many documents each list has, for ``order`` and ``documents``.
+        seed: the seed of permutations, exchanged ids, and intervals.
+        measure: the measure of quality.
         order: one entry for each reranker.
         position: one for each system and axis.
         documents: one for each system.
-        provenance: how they were measured.
+        provenance: how the biases were measured.
     """
 
     version: int
@@ -182,7 +182,7 @@ class Bias:
             raise DataError(f"version {self.version!r}; this Sightline reads {VERSION}")
 
     def as_json(self) -> dict[str, Any]:
-        """For ``bias.json``."""
+        """The content of ``bias.json``."""
         fields = dataclasses.asdict(self)
         del fields["provenance"]
         fields["documents"] = [
@@ -195,7 +195,7 @@ class Bias:
         """Write ``bias.json``.
 
         Args:
-            folder: an existing one.
+            folder: an existing folder.
         """
         text = json.dumps(self.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
         replace_file(folder / "bias.json", text.encode())

@@ -25,9 +25,9 @@ class GivenLists:
     """The top of a run as candidate lists, with the texts of the data set.
 
     Args:
-        dataset: has the texts.
-        run: scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
-        candidates: candidates per query; those below are left out.
+        dataset: the data set that has the texts.
+        run: the scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
+        candidates: how many candidates are taken per query; those below are left out.
 
     Attributes:
         queries: ids of the queries, in the run's order.
@@ -43,8 +43,8 @@ class GivenLists:
         self.queries = known_queries(dataset, run)
         self._dataset, self._run = dataset, run
         self._top = {id: trec_order(run[id])[:candidates] for id in self.queries}
-        wanted = {document for documents in self._top.values() for document in documents}
-        self._texts = {document.id: document for document in dataset.documents(only=wanted)}
+        ids = {document for documents in self._top.values() for document in documents}
+        self._texts = {document.id: document for document in dataset.documents(only=ids)}
         for query, documents in self._top.items():
             missing = [document for document in documents if document not in self._texts]
             if missing:
@@ -62,8 +62,8 @@ class GivenLists:
         splitter = None if window is None else Splitter(window.token_offsets, window.room)
         passages = {id: _cut(document, splitter) for id, document in self._texts.items()}
         for id in self.queries:
-            found = [passage for document in self._top[id] for passage in passages[document]]
-            yield id, CandidateList.of(self._dataset.queries[id], found, self._run[id])
+            pieces = [passage for document in self._top[id] for passage in passages[document]]
+            yield id, CandidateList.of(self._dataset.queries[id], pieces, self._run[id])
 
 
 def _cut(document: Document, splitter: Splitter | None) -> list[Passage]:
@@ -103,9 +103,12 @@ def searched_lists(searcher: Searcher, queries: Mapping[str, str]) -> Iterator[t
 
 def read_lists(reader: BlockReader, lists: Sequence[CandidateList]) -> list[CandidateList]:
     """The lists with the token states of their texts, of which each is read once."""
-    texts = dict.fromkeys(block.contents for one in lists for block in one.blocks if not block.empty)
+    texts = dict.fromkeys(block.contents for candidates in lists for block in candidates.blocks if not block.empty)
     states = dict(zip(texts, document_states(reader, list(texts)), strict=True))
-    return [one.with_states(reader, [states.get(block.contents) for block in one.blocks]) for one in lists]
+    return [
+        candidates.with_states(reader, [states.get(block.contents) for block in candidates.blocks])
+        for candidates in lists
+    ]
 
 
 def rank_lists(reranker: Reranker, lists: Sequence[CandidateList]) -> list[dict[str, float]]:
@@ -115,8 +118,8 @@ def rank_lists(reranker: Reranker, lists: Sequence[CandidateList]) -> list[dict[
         For each list, score by document id, best first.
     """
     rankings = reranker.rank_batch(
-        [(one.query, one.blocks) for one in lists],
-        states=[one.states_for(reranker) for one in lists],
+        [(candidates.query, candidates.blocks) for candidates in lists],
+        states=[candidates.states_for(reranker) for candidates in lists],
         best_per_id=True,
     )
     return [{item.document.id: item.score for item in ranking} for ranking in rankings]

@@ -55,7 +55,8 @@ def corpus_of(catalogue: str, name: str) -> Iterable[Document]:
 
     Args:
         catalogue: one of `CATALOGUES`.
-        name: in it. Of an MTEB task with several splits, the documents are those of ``test``, or else of the first.
+        name: the collection's name in it. Of an MTEB task with several splits, the documents are those of ``test``, or
+            else of the first.
 
     Raises:
         InputError: if the catalogue does not have the name, or the name has no documents.
@@ -69,7 +70,7 @@ def from_ir_datasets(id: str) -> Dataset:
     """A collection of ir_datasets.
 
     Args:
-        id: of a part with queries and judgements, such as ``beir/scifact/test``.
+        id: the id of a part with queries and judgements, such as ``beir/scifact/test``.
 
     Returns:
         The queries and judgements; the documents are read when they are asked for. The last part of the id is taken
@@ -80,13 +81,13 @@ def from_ir_datasets(id: str) -> Dataset:
         DataError: if the data cannot be fetched or read.
         MissingExtraError: if ir_datasets is not installed.
     """
-    found, source = _ir_part(id, ("docs", "queries", "qrels")), f"ir:{id}"
-    queries = {row.query_id: row.default_text() for row in _rows(found.queries_iter, source)}
+    collection, source = _ir_part(id, ("docs", "queries", "qrels")), f"ir:{id}"
+    queries = {row.query_id: row.default_text() for row in _rows(collection.queries_iter, source)}
     qrels: dict[str, dict[str, int]] = {}
-    for row in _rows(found.qrels_iter, source):
+    for row in _rows(collection.qrels_iter, source):
         qrels.setdefault(row.query_id, {})[row.doc_id] = int(row.relevance)
     name, _, split = id.rpartition("/")
-    return Dataset(name or id, split, Path(source), queries, qrels, lambda: _ir_documents(found, source))
+    return Dataset(name or id, split, Path(source), queries, qrels, lambda: _ir_documents(collection, source))
 
 
 def _ir_part(id: str, needed: Collection[str]) -> Any:
@@ -96,17 +97,17 @@ def _ir_part(id: str, needed: Collection[str]) -> Any:
         raise MissingExtraError("ir_datasets", "datasets") from error
 
     try:
-        found = ir_datasets.load(id)
+        collection = ir_datasets.load(id)
     except KeyError:
         raise InputError(f"ir_datasets has no {id!r}; see https://ir-datasets.com for what there is") from None
-    lacks = [part for part in needed if not getattr(found, f"has_{part}")()]
+    lacks = [part for part in needed if not getattr(collection, f"has_{part}")()]
     if lacks:
         raise InputError(f"{id!r} of ir_datasets has no {', no '.join(lacks)}; name a part of it that has")
-    return found
+    return collection
 
 
-def _ir_documents(found: Any, source: str) -> Iterator[Document]:
-    for row in _rows(found.docs_iter, source):
+def _ir_documents(collection: Any, source: str) -> Iterator[Document]:
+    for row in _rows(collection.docs_iter, source):
         has_text = isinstance(getattr(row, "text", None), str)
         yield from plain_documents(
             [{"id": row.doc_id, "title": getattr(row, "title", ""), "text": row.text}]
@@ -119,9 +120,9 @@ def from_nano_beir(name: str, repository: str = _NANO_BEIR) -> Dataset:
     """A collection of NanoBEIR.
 
     Args:
-        name: such as ``SciFact``, in any capitals.
-        repository: of Hugging Face, or a folder; with the configurations ``corpus``, ``queries`` and ``qrels``, in
-            each of which ``NanoSciFact`` is a split.
+        name: the collection's name, such as ``SciFact``, in any capitals.
+        repository: a repository of Hugging Face, or a folder; with the configurations ``corpus``, ``queries`` and
+            ``qrels``, in each of which ``NanoSciFact`` is a split.
 
     Raises:
         InputError: if there is no such collection.
@@ -160,7 +161,7 @@ def from_mteb(name: str | Any, split: str = "test") -> Dataset:
     """A retrieval or reranking task of MTEB (Muennighoff et al., EACL 2023).
 
     Args:
-        name: of the task, with ``/SUBSET`` where it has several; or a task.
+        name: the name of the task, with ``/SUBSET`` where it has several; or a task.
         split: one of its evaluation splits.
 
     Raises:

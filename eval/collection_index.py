@@ -42,11 +42,11 @@ def open_index(
         dataset: the collection.
         index: an existing index of it; None for the one at ``path``. That one is built if it is not there, and built
             anew, with a warning, if it is of another state of the collection or does not serve the systems.
-        path: where that is; ``NAME.source.json`` beside it says of which files it was made.
-        settings: of the index at ``path``: fields of `IndexSettings`.
-        systems: first stage and reranker of those that will search it. Where all of them are BM25 without a reranker,
-            nothing is embedded; where one has a reranker, token states are kept. ``settings`` may say otherwise of
-            the token states.
+        path: the place of that index; ``NAME.source.json`` beside it says of which files it was made.
+        settings: the settings of the index at ``path``: fields of `IndexSettings`.
+        systems: the first stage and the reranker of each system that will search it. Where all of them are BM25 without
+            a reranker, nothing is embedded; where one has a reranker, token states are kept. ``settings`` may say
+            otherwise of the token states.
         progress: called with the number of documents that are indexed.
 
     Returns:
@@ -61,18 +61,18 @@ def open_index(
         opened = Index.open(index)
         _check_collection(opened, dataset)
         return opened
-    wanted = _wanted(settings, list(systems))
+    needed = _settings_for(settings, list(systems))
     source = path.with_name(f"{path.name}.source.json")
     files = json.dumps(_corpus_hash(dataset)).encode()
     if not (path / "manifest.json").exists():
         replace_file(source, files)
-        return Index.build(path, dataset.documents(), progress=progress, **wanted)
+        return Index.build(path, dataset.documents(), progress=progress, **needed)
     opened = Index.open(path)
-    reason = _misfit(opened, wanted)
+    reason = _misfit(opened, needed)
     if reason is None and source.exists() and source.read_bytes() != files:
         reason = "the collection has changed since"
     if reason is None:
-        return _completed(opened, dataset, source, files, wanted, progress)
+        return _completed(opened, dataset, source, files, needed, progress)
     opened.close()
     if not source.exists():
         raise InputError(
@@ -80,7 +80,7 @@ def open_index(
             "another --out"
         )
     logger.warning("the index at %s does not serve (%s) and is built anew", path, reason)
-    built = Index.build(path, dataset.documents(), progress=progress, overwrite=True, **wanted)
+    built = Index.build(path, dataset.documents(), progress=progress, overwrite=True, **needed)
     replace_file(source, files)
     return built
 
@@ -90,7 +90,7 @@ def _completed(
     dataset: Dataset,
     source: Path,
     files: bytes,
-    wanted: Mapping[str, Any],
+    settings: Mapping[str, Any],
     progress: Callable[[int], None],
 ) -> Index:
     """An index that serves; if its building was interrupted, built to its end."""
@@ -100,7 +100,7 @@ def _completed(
         return index
     index.close()
     replace_file(source, files)
-    return Index.build(index.path, dataset.documents(), progress=progress, **wanted)
+    return Index.build(index.path, dataset.documents(), progress=progress, **settings)
 
 
 def _corpus_hash(dataset: Dataset) -> dict[str, str]:
@@ -112,30 +112,30 @@ def _corpus_hash(dataset: Dataset) -> dict[str, str]:
     return {path.name: digest(path)}
 
 
-def _wanted(settings: Mapping[str, Any], systems: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
+def _settings_for(settings: Mapping[str, Any], systems: Sequence[tuple[str, str | None]]) -> dict[str, Any]:
     """All settings of an index for these systems."""
     defaults = {field.name: field.default for field in dataclasses.fields(IndexSettings)}
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
     reranks = any(second for _, second in systems)
-    wanted = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
+    all_settings = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
     if not reranks and all(first == "bm25" for first, _ in systems):
-        wanted |= {
+        all_settings |= {
             "encoder": "none",
             "encoder_options": None,
             "faiss": "Flat",
             "faiss_parameters": "",
             "token_states": "none",
         }
-    return wanted
+    return all_settings
 
 
 def _check_collection(index: Index, dataset: Dataset) -> None:
     """Refuse, and close, an index of another collection; what comes first in its own is in it, if anything is."""
     first = next(iter(dataset.documents()))
-    there = index.document(first.id)
-    if len(index) and (there is None or there.contents != first.contents):
+    indexed = index.document(first.id)
+    if len(index) and (indexed is None or indexed.contents != first.contents):
         index.close()
         raise InputError(
             f"{index.path}: the index is of another collection: it lacks document {first.id!r} of {dataset.folder}, or "
@@ -143,34 +143,34 @@ def _check_collection(index: Index, dataset: Dataset) -> None:
         )
 
 
-def _misfit(index: Index, wanted: Mapping[str, Any]) -> str | None:
+def _misfit(index: Index, needed: Mapping[str, Any]) -> str | None:
     """The first setting of an index that keeps it from serving, with its value; None if it serves.
 
     An index that has more than is needed, embeddings or token states, serves just as well.
     """
     manifest = index.manifest
-    wanted = {**wanted, "encoder_options": wanted["encoder_options"] or {}}
-    if not isinstance(wanted["encoder"], str):
-        wanted["encoder"] = wanted["encoder"].name
-    elif Path(wanted["encoder"]).exists():
-        wanted["encoder"] = str(Path(wanted["encoder"]).resolve())
-    if wanted["max_tokens"] is None:
-        wanted["max_tokens"] = min(manifest.encoder.max_length, 256) - 2
-    there: dict[str, Any] = {
+    needed = {**needed, "encoder_options": needed["encoder_options"] or {}}
+    if not isinstance(needed["encoder"], str):
+        needed["encoder"] = needed["encoder"].name
+    elif Path(needed["encoder"]).exists():
+        needed["encoder"] = str(Path(needed["encoder"]).resolve())
+    if needed["max_tokens"] is None:
+        needed["max_tokens"] = min(manifest.encoder.max_length, 256) - 2
+    built: dict[str, Any] = {
         "lexical": manifest.lexical.engine,
         "max_tokens": manifest.passages.max_tokens,
         "overlap": manifest.passages.overlap,
     }
-    if wanted["encoder"] != "none":
-        there |= {
+    if needed["encoder"] != "none":
+        built |= {
             "encoder": manifest.encoder.name,
             "encoder_options": manifest.encoder.options,
             "faiss": manifest.faiss.factory,
             "faiss_parameters": manifest.faiss.parameters,
         }
-    if wanted["token_states"] != "none":
-        there["token_states"] = manifest.token_states.kind
+    if needed["token_states"] != "none":
+        built["token_states"] = manifest.token_states.kind
     return next(
-        (f"{name} is {value!r}, needed is {wanted[name]!r}" for name, value in there.items() if wanted[name] != value),
+        (f"{name} is {value!r}, needed is {needed[name]!r}" for name, value in built.items() if needed[name] != value),
         None,
     )

@@ -57,8 +57,8 @@ def bench_systems(
         dataset: what to search and to measure against.
         systems: names for `sightline.names.SystemName.parse`; their first stages search an index.
         out: a folder, see `evaluate_systems`; results have a ``cost``, and the report its Pareto plot.
-        cost_queries: how many queries are timed, the first ones.
-        options: of `evaluate`.
+        cost_queries: how many queries are timed; they are the first ones.
+        options: the options of `evaluate`.
 
     Returns:
         What was also written to ``out``; see `measure_cost` for ``summary.cost``.
@@ -77,7 +77,7 @@ def bench_systems(
         candidates, progress = results.summary.candidates, options.get("progress")
         cost = measure_cost(opened, systems, texts, candidates=candidates, progress=progress)
     points = {
-        name: (found.latency_ms.p50, results.systems[name][results.measure]) for name, found in cost.systems.items()
+        name: (spent.latency_ms.p50, results.systems[name][results.measure]) for name, spent in cost.systems.items()
     }
     cost = dataclasses.replace(cost, pareto=sorted(pareto_front(points), key=lambda name: points[name]))
     summary = dataclasses.replace(results.summary, cost=cost)
@@ -102,8 +102,8 @@ def measure_cost(
         index: searched by all.
         systems: names for `sightline.names.SystemName.parse`.
         queries: N texts, at least one.
-        candidates: candidates that a first stage hands on.
-        k: documents returned.
+        candidates: how many candidates a first stage hands on.
+        k: how many documents are returned.
         progress: called with the current step and how many queries of it are done.
 
     Raises:
@@ -121,11 +121,11 @@ def measure_cost(
         )
     timings = _timed(index, searchers, queries, k, partial(tell, "timing"))
     machine = Machine(matmul_rate(), copy_rate())
-    found = {}
+    costs = {}
     for name, searcher in searchers.items():
-        found[name] = _system_cost(searcher, timings[name], queries[:_COUNTED], k, machine)
-        tell("counting", len(found))
-    return Cost(len(queries), machine, {**index_bytes(index.path)}, found)
+        costs[name] = _system_cost(searcher, timings[name], queries[:_COUNTED], k, machine)
+        tell("counting", len(costs))
+    return Cost(len(queries), machine, {**index_bytes(index.path)}, costs)
 
 
 @dataclass(slots=True)
@@ -253,8 +253,9 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
     mask is not discounted, as there). Padding is not counted.
 
     Args:
-        config: of a transformers model, BERT-like, or Llama-like with a gated feed-forward and grouped keys.
-        lengths: tokens of each text that is read alone, special tokens included.
+        config: the configuration of a transformers model, BERT-like, or Llama-like with a gated feed-forward and
+            grouped keys.
+        lengths: the number of tokens of each text that is read alone, special tokens included.
 
     Example:
         >>> from types import SimpleNamespace
@@ -269,8 +270,9 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
     keys = getattr(config, "num_key_value_heads", None) or heads
     matrices = 3 if config.model_type in _GATED else 2
     weights = width * head * (2 * heads + 2 * keys) + matrices * width * config.intermediate_size
-    per_layer = sum(2 * length * weights + 4 * length * length * heads * head for length in lengths)
-    return config.num_hidden_layers * per_layer
+    per_layer: int = sum(2 * length * weights + 4 * length * length * heads * head for length in lengths)
+    layers: int = config.num_hidden_layers
+    return layers * per_layer
 
 
 def index_bytes(path: str | Path) -> dict[str, int]:
@@ -314,10 +316,10 @@ def peak_memory(work: Callable[[], Any]) -> Memory:
 
 def _status(field: str) -> int:
     text = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
+    if match is None:
         raise OSError(f"no {field} in /proc/self/status")
-    return int(found[1]) * 1024
+    return int(match[1]) * 1024
 
 
 def _highest() -> int:

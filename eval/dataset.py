@@ -43,9 +43,9 @@ class Dataset:
     """One split of a judged collection.
 
     Args:
-        name: of the folder, or in the catalogue.
-        split: of the judgements.
-        folder: with the files of `collection_files`; or else what messages name as the source of the data.
+        name: the name of the folder, or of the collection in the catalogue.
+        split: the split of the judgements.
+        folder: the folder with the files of `collection_files`; or else what messages name as the source of the data.
         queries: texts by id; only those with judgements.
         qrels: grades by query id and document id.
         corpus: gives the documents, anew at each call; None for those of the folder.
@@ -74,7 +74,7 @@ class Dataset:
             queries: texts by id; those without judgements are left out.
             qrels: grades by query id and document id.
             name: what results call it.
-            split: likewise.
+            split: what results call the split.
 
         Raises:
             DataError: if a judged query has no text.
@@ -99,7 +99,7 @@ class Dataset:
         """The corpus, as a stream.
 
         Args:
-            only: ids wanted; None for all.
+            only: ids of the documents to give; None for all.
         """
         corpus = _documents(_corpus_file(self.folder)) if self.corpus is None else self.corpus()
         for document in corpus:
@@ -111,9 +111,9 @@ def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]
     """The files of one split of a collection; any of them may be compressed (``.gz``, ``.zst``, ``.bz2``, ``.xz``).
 
     Args:
-        folder: in the layout of BEIR (``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``; Thakur et al., 2021)
-            or of MS MARCO (``collection.tsv``, ``queries.<split>.tsv``, ``qrels.<split>.tsv``).
-        split: of the judgements.
+        folder: a folder in the layout of BEIR (``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``; Thakur et
+            al., 2021) or of MS MARCO (``collection.tsv``, ``queries.<split>.tsv``, ``qrels.<split>.tsv``).
+        split: the split of the judgements.
 
     Returns:
         The paths of ``corpus``, ``queries`` and ``qrels``.
@@ -122,7 +122,7 @@ def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]
         DataError: if there is no such folder, or it lacks one of them; the message says which splits there are.
     """
     folder = Path(folder)
-    found = {"corpus": _corpus_file(folder)}
+    files = {"corpus": _corpus_file(folder)}
     for part, names in (("qrels", _QRELS), ("queries", _QUERIES)):
         path = _first(folder, [name.format(split=split) for name in names])
         if path is None and part == "qrels":
@@ -131,8 +131,8 @@ def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]
             raise DataError(f"no judgements for the split {split!r}; splits there: {splits}", path=path)
         if path is None:
             raise DataError(f"this folder has no queries; {_LAYOUT}", path=folder)
-        found[part] = path
-    return found
+        files[part] = path
+    return files
 
 
 def _corpus_file(folder: Path) -> Path:
@@ -162,13 +162,13 @@ def _first(folder: Path, names: Iterable[str]) -> Path | None:
 
 def _splits(folder: Path) -> list[str]:
     """The splits that have judgements."""
-    found = set()
+    splits = set()
     for pattern in _QRELS:
         before, after = pattern.split("{split}")
         for compressed in _COMPRESSED:
             for path in folder.glob(f"{before}*{after}{compressed}"):
-                found.add(str(path.relative_to(folder).as_posix())[len(before) :].removesuffix(f"{after}{compressed}"))
-    return sorted(name for name in found if not name.startswith("qrels."))
+                splits.add(str(path.relative_to(folder).as_posix())[len(before) :].removesuffix(f"{after}{compressed}"))
+    return sorted(name for name in splits if not name.startswith("qrels."))
 
 
 def _documents(path: Path) -> Iterator[Document]:

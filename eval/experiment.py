@@ -70,16 +70,17 @@ def evaluate(
             `Searcher`, a run (score by query id and document id), or a function from a query to scores by document id.
         dataset: what to search and to measure against.
         measures: names that ir_measures knows; systems are compared by the first.
-        candidates: candidates that a first stage hands on, and documents that are measured.
+        candidates: how many candidates a first stage hands on, and how many documents are measured.
         add_positives: let rerankers also read the relevant documents that the first stage did not find; results then
             say so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
         runs: given first stages: name to a run, or to its file, see `sightline.eval.load_run`.
         index: an existing index of the collection; None to build one if a named system searches. If only BM25 does,
             nothing is embedded.
-        settings: of the index that is built, fields of `IndexSettings`; token states are fp16 unless it says otherwise.
+        settings: the settings of the index that is built, fields of `IndexSettings`; token states are fp16 unless it
+            says otherwise.
         work: folder in which the index is built, and found again; None for a temporary one.
         command: what was typed, to be kept with the results, without the folders of absolute paths.
-        pool: of processes among which queries are shared out, see `sightline.eval.search_pool`; None for this process.
+        pool: the processes among which queries are shared out, see `sightline.eval.search_pool`; None for this process.
         progress: called with the current step and how many documents or queries of it are done.
 
     Raises:
@@ -96,8 +97,8 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if work is None else make_folder(work)
         if index is not None or plan.searching:
-            searching, told = plan.searching.values(), partial(tell, "index")
-            opened = open_index(dataset, index, folder / "index", settings or {}, searching, told)
+            searching, index_progress = plan.searching.values(), partial(tell, "index")
+            opened = open_index(dataset, index, folder / "index", settings or {}, searching, index_progress)
             facts = index_facts(stack.enter_context(opened))
         answers = answer_systems(
             plan, dataset, opened, candidates=candidates, add_positives=add_positives, pool=pool, progress=tell
@@ -117,7 +118,7 @@ def evaluate_systems(
         systems: names for `sightline.names.SystemName.parse`.
         out: a folder for what `Results.save` writes, ``report.html``, ``results.csv``, ``table.tex``, and ``index/``,
             which is used again if it serves; otherwise it is built anew, with a warning.
-        options: of `evaluate`.
+        options: the options of `evaluate`.
 
     Returns:
         What was also written to ``out``.
@@ -132,7 +133,7 @@ def save_with_report(results: Results, out: str | Path) -> Results:
     """Save results into a folder, and write their report beside them.
 
     Args:
-        results: of one collection.
+        results: the results of one collection.
         out: the folder. If `sightline.eval.measure_bias` wrote into it before, the report shows the biases, too.
 
     Returns:
@@ -152,7 +153,7 @@ class _Measured:
         self.dataset, self.answers, self.measures = dataset, answers, measures
         # What is written gives trec_eval the same figures.
         self.runs: Runs = {
-            name: {id: untie(scores) for id, scores in found.run.items()} for name, found in answers.items()
+            name: {id: untie(scores) for id, scores in answer.run.items()} for name, answer in answers.items()
         }
         self.means: dict[str, dict[str, float]] = {}
         self.per_query: dict[str, dict[str, dict[str, float]]] = {}
@@ -179,7 +180,9 @@ class _Measured:
             identical_ids=sum(id in scores for run in self.runs.values() for id, scores in run.items()),
             positives_added=add_positives,
             systems=self.means,
-            milliseconds_per_query={n: found.milliseconds / len(dataset.queries) for n, found in self.answers.items()},
+            milliseconds_per_query={
+                n: answer.milliseconds / len(dataset.queries) for n, answer in self.answers.items()
+            },
             intervals={
                 name: interval([value[first] for value in values.values()], seed=_SEED, resamples=_RESAMPLES)
                 for name, values in self.per_query.items()
@@ -200,5 +203,5 @@ class _Measured:
 
 
 def _changes(dataset: Dataset, per_query: PerQuery, pair: Comparison) -> Changes:
-    found = largest_changes(per_query, pair.a, pair.b, pair.measure, _CHANGES)
-    return Changes(pair.a, pair.b, [Change(id, dataset.queries[id], a, b) for id, a, b in found])
+    largest = largest_changes(per_query, pair.a, pair.b, pair.measure, _CHANGES)
+    return Changes(pair.a, pair.b, [Change(id, dataset.queries[id], a, b) for id, a, b in largest])

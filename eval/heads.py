@@ -26,11 +26,11 @@ def detection_lists(
     measured. At most a quarter of a list is relevant documents.
 
     Args:
-        dataset: has the texts and the judgements.
-        run: candidates by query id.
-        queries: how many lists, drawn by seed from those that have both kinds of documents.
-        candidates: documents in a list.
-        seed: of the draw.
+        dataset: the data set that has the texts and the judgements.
+        run: the candidates by query id.
+        queries: how many lists are drawn, from the queries that have both kinds of documents.
+        candidates: how many documents a list has.
+        seed: the seed of the draw.
 
     Yields:
         query, documents, and their grades.

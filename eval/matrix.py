@@ -28,12 +28,12 @@ class Collection:
     """A collection and what is run on it.
 
     Args:
-        folder: in BEIR layout; its name names the results.
+        folder: a folder in BEIR's layout; its name names the results.
         systems: names for `sightline.names.SystemName.parse`.
-        split: of the judgements.
+        split: the split of the judgements.
         qrels: judgements to use instead.
-        runs: given first stages: name to file of a TREC run.
-        max_queries: only the first so many.
+        runs: given first stages: the file of a TREC run by name.
+        max_queries: how many queries to take, the first ones; None for all.
     """
 
     folder: Path
@@ -53,24 +53,24 @@ def load_matrix(
         data: the folder that holds the collections.
         plan: a YAML file with ``first_stages``, ``rerankers``, and ``collections``, each with
             ``folder`` and perhaps ``split``, ``qrels``, and ``runs`` (which then are its only first stages).
-        only: names of the collections wanted; empty for all.
-        max_queries: only the first so many of each.
+        only: the names of the collections to take; empty for all.
+        max_queries: how many queries to take of each, the first ones; None for all.
 
     Raises:
         DataError: if there is no such folder, or the plan is malformed.
-        InputError: if a collection is wanted that the plan does not have.
+        InputError: if ``only`` names a collection that the plan does not have.
     """
     plan, data = Path(plan), Path(data)
     if not data.is_dir():
         raise DataError("no such folder; name the one that holds the plan's collections", path=data)
     body = load_yaml(plan)
     try:
-        found = dict(as_type(body, _Plan).laid_out(data, max_queries))
+        collections = dict(as_type(body, _Plan).laid_out(data, max_queries))
     except DataError as error:
         raise DataError(error.reason, path=plan) from None
-    if missing := [name for name in only if name not in found]:
-        raise InputError(f"the plan has no collection {missing[0]!r}; it has {', '.join(found)}")
-    return [collection for name, collection in found.items() if not only or name in only]
+    if missing := [name for name in only if name not in collections]:
+        raise InputError(f"the plan has no collection {missing[0]!r}; it has {', '.join(collections)}")
+    return [collection for name, collection in collections.items() if not only or name in only]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +132,10 @@ def evaluate_collections(
     Indexes under ``out`` are kept, and used again.
 
     Args:
-        collections: begun in this order, reported in it.
+        collections: what to evaluate and report, in this order.
         out: a folder for ``report.html``, ``results.csv``, ``table.tex``, and one folder of results each, by name.
         jobs: processes that answer queries, see `sightline.eval.search_pool`.
-        options: of `evaluate`.
+        options: the options of `evaluate`.
 
     Returns:
         The results of each.
@@ -155,18 +155,18 @@ def evaluate_collections(
         if collection.folder.exists() or ":" not in str(collection.folder):
             collection_files(collection.folder, collection.split)
     out, tell = make_folder(out), options.get("progress") or (lambda step, done: None)
-    found = []
+    reported = []
     with search_pool(jobs) as pool:
         for collection, name in zip(collections, names, strict=True):
             dataset = load_dataset(
                 collection.folder, collection.split, qrels=collection.qrels, max_queries=collection.max_queries
             )
-            told = partial(_tell, tell, name)
-            chosen: EvaluateOptions = {**options, "runs": collection.runs, "pool": pool, "progress": told}
+            named_progress = partial(_tell, tell, name)
+            chosen: EvaluateOptions = {**options, "runs": collection.runs, "pool": pool, "progress": named_progress}
             results = evaluate_systems(dataset, collection.systems, out / name, **chosen)
-            found.append(dataclasses.replace(results, runs={}))  # they are in their folder, and large together
-    write_report(found, out)
-    return found
+            reported.append(dataclasses.replace(results, runs={}))  # they are in their folder, and large together
+    write_report(reported, out)
+    return reported
 
 
 def _tell(tell: Callable[[str, int], None], name: str, step: str, done: int) -> None:

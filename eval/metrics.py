@@ -53,7 +53,7 @@ def _parse(name: str) -> Any:
     import ir_measures
 
     try:
-        measure = ir_measures.parse_measure(name)
+        measure: Any = ir_measures.parse_measure(name)
     except KeyError as error:
         raise InputError(f"the measure {name!r} has an unknown parameter: {error.args[0]!r}") from None
     except (NameError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):

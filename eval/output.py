@@ -18,7 +18,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         path: the folder; missing parents are made, too.
 
     Raises:
-        InputError: if it, or one of its parents, is a file, or it cannot be made or written to.
+        InputError: if the path, or one of its parents, is a file, or it cannot be made or written to.
     """
     path = Path(path)
     try:

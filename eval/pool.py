@@ -21,7 +21,7 @@ def search_pool(jobs: int) -> Iterator[Executor | None]:
     side are faster than one after the other.
 
     Args:
-        jobs: how many.
+        jobs: how many processes.
 
     Raises:
         InputError: if ``jobs`` is below 1.

@@ -30,8 +30,8 @@ def parse_predictions(
 
     Args:
         path: the file.
-        split: which; None for the only one there is.
-        subset: which; None for the only one there is.
+        split: the split to read; None for the only one there is.
+        subset: the subset to read; None for the only one there is.
 
     Returns:
         Score by document id by query id, the documents in the order of `sightline.eval.trec.trec_order`, which is
@@ -60,9 +60,9 @@ def parse_predictions(
     if not isinstance(record, dict):
         raise DataError(f"not predictions of MTEB: a JSON {type(record).__name__}", path=path)
     subsets = {name: value for name, value in record.items() if name != _META}
-    found = _part(_part(subsets, subset, "subset", path), split, "split", path)
+    queries = _part(_part(subsets, subset, "subset", path), split, "split", path)
     run: dict[str, dict[str, float]] = {}
-    for query, scores in found.items():
+    for query, scores in queries.items():
         if not isinstance(scores, dict):
             raise DataError(f"query {query!r} has no scores by document id", path=path)
         for document, score in scores.items():
@@ -81,12 +81,12 @@ def _part(parts: Any, name: str | None, what: str, path: Path) -> dict[str, Any]
     """The named part, or the only one."""
     if not isinstance(parts, dict) or not parts:
         raise DataError(f"not predictions of MTEB: there is no {what}", path=path)
-    there = ", ".join(map(repr, parts))
+    names = ", ".join(map(repr, parts))
     if name is None and len(parts) > 1:
-        raise DataError(f"has several {what}s, name one of {there}", path=path)
+        raise DataError(f"has several {what}s, name one of {names}", path=path)
     part = next(iter(parts.values())) if name is None else parts.get(name)
     if not isinstance(part, dict):
-        raise DataError(f"has no {what} {name!r}; there are: {there}", path=path)
+        raise DataError(f"has no {what} {name!r}; there are: {names}", path=path)
     return part
 
 
@@ -102,9 +102,9 @@ def write_predictions(
     Args:
         path: the file, which MTEB looks for as ``TASK_predictions.json``; one that is there is replaced.
         run: scores by query id and document id.
-        model: its name.
-        split: of the task.
-        subset: of the task.
+        model: the name of the model that made the run.
+        split: the split of the task.
+        subset: the subset of the task.
 
     Raises:
         InputError: if the run has no result, or a score is not finite.
@@ -117,8 +117,8 @@ def write_predictions(
         for document, score in scores.items():
             if not math.isfinite(score):
                 raise InputError(f"query {query!r}, document {document!r}: the score {score} is not finite")
-    found = {query: {id: float(scores[id]) for id in trec_order(scores)} for query, scores in run.items()}
-    record = {_META: {"model_name": model, "revision": None}, subset: {split: found}}
+    ordered = {query: {id: float(scores[id]) for id in trec_order(scores)} for query, scores in run.items()}
+    record = {_META: {"model_name": model, "revision": None}, subset: {split: ordered}}
     try:
         replace_file(path, json.dumps(record, ensure_ascii=False).encode())
     except OSError as error:

@@ -70,8 +70,8 @@ class Hashes:
     """Hashes of what went in and came out.
 
     Args:
-        dataset: of the collection.
-        runs: of each system's run, see `hash_of`; None where no runs were made.
+        dataset: the hashes of the collection.
+        runs: the hash of each system's run, see `hash_of`; None where no runs were made.
         given_runs: XXH3-128 of the files of given runs; None likewise.
     """
 
@@ -86,8 +86,8 @@ class Provenance:
 
     Args:
         command: what was typed, by `portable_command`.
-        seeds: of everything random.
-        hashes: of what went in and came out.
+        seeds: the seeds of everything random.
+        hashes: the hashes of what went in and came out.
         hardware: see `hardware`.
         versions: see `versions`.
         git: see `git_revision`.
@@ -101,7 +101,7 @@ class Provenance:
     git: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For ``results.json`` and ``bias.json``; hashes that do not apply are left out."""
+        """What ``results.json`` and ``bias.json`` hold of it; hashes that do not apply are left out."""
         fields = dataclasses.asdict(self)
         if self.hashes is not None:
             fields["hashes"] = {name: value for name, value in fields["hashes"].items() if value is not None}
@@ -120,7 +120,7 @@ def provenance(
     Args:
         dataset: what was searched and measured against.
         command: what was typed.
-        seeds: of everything random.
+        seeds: the seeds of everything random.
         runs: hashes of the systems' runs.
         given_runs: hashes of the files of given runs.
     """
@@ -162,13 +162,13 @@ def portable_command(arguments: Sequence[str]) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that results depend on."""
-    found = {"python": platform.python_version(), "sightline": __version__}
+    installed = {"python": platform.python_version(), "sightline": __version__}
     for name in _LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def hardware() -> dict[str, Fact]:
@@ -197,8 +197,8 @@ def hardware() -> dict[str, Fact]:
 def _cpu_model() -> str | None:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        if found := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
-            return found[1].strip()
+        if match := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+            return match[1].strip()
     except OSError:
         pass  # not Linux
     return platform.processor() or None

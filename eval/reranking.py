@@ -34,10 +34,10 @@ def rerank_run(
     A document longer than the model reads is cut into passages, and scored by its best.
 
     Args:
-        dataset: has the texts.
-        run: scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
+        dataset: the data set that has the texts.
+        run: the scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
         reranker: see `Reranker`.
-        candidates: candidates per query; those below are left out of the result.
+        candidates: how many candidates are taken per query; those below are left out of the result.
         progress: called with the number of queries done.
 
     Returns:
@@ -86,7 +86,7 @@ def rerank_run_each(
             runs[number] |= zip(part[id(window)], scores, strict=True)
         if progress is not None:
             progress(min(start + _QUERIES_AT_ONCE, len(given.queries)))
-    return [(found, spent * 1e3) for found, spent in zip(runs, seconds, strict=True)]
+    return [(reranked, spent * 1e3) for reranked, spent in zip(runs, seconds, strict=True)]
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -105,8 +105,8 @@ def with_positives(
 
     Args:
         dataset: has judgements and texts; a relevant document without a text is not added, nor one with the query's id.
-        run: scores by query id and document id.
-        candidates: candidates per query, to which the relevant ones are added.
+        run: the scores by query id and document id.
+        candidates: how many candidates are taken per query, to which the relevant ones are added.
 
     Returns:
         Scores by query id and document id; they say the order and no more.
@@ -120,11 +120,13 @@ def with_positives(
         id: [document for document, grade in dataset.qrels[id].items() if grade > 0 and document != id]
         for id in dataset.queries
     }
-    texts = {document.id for document in dataset.documents(only={d for found in relevant.values() for d in found})}
+    texts = {
+        document.id for document in dataset.documents(only={d for documents in relevant.values() for d in documents})
+    }
     out = {}
-    for id, wanted in relevant.items():
+    for id, documents in relevant.items():
         top = trec_order(run.get(id, {}))[:candidates]
-        lists = [*top, *(document for document in wanted if document in texts and document not in top)]
+        lists = [*top, *(document for document in documents if document in texts and document not in top)]
         if lists:
             out[id] = {document: -float(rank) for rank, document in enumerate(lists)}
     return out

@@ -84,11 +84,11 @@ class Results:
 
     def changes(self, a: str, b: str) -> list[Change]:
         """The queries on which two systems differ most."""
-        for found in self.summary.changes:
-            if (found.a, found.b) == (a, b):
-                return found.queries
-            if (found.b, found.a) == (a, b):
-                return [query.swapped() for query in found.queries]
+        for changes in self.summary.changes:
+            if (changes.a, changes.b) == (a, b):
+                return changes.queries
+            if (changes.b, changes.a) == (a, b):
+                return [query.swapped() for query in changes.queries]
         return []
 
     def as_json(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Results:
         them), as ``SYSTEM.json`` in MTEB's format. A system that found nothing has no run.
 
         Args:
-            folder: made if it is not there.
+            folder: the folder, which is made if it is not there.
 
         Raises:
             InputError: if it cannot be written to.
@@ -118,8 +118,8 @@ def load_results(folder: str | Path, *, runs: bool = True) -> Results:
     """Load the results of one collection from a folder.
 
     Args:
-        folder: as `Results.save` or `sightline.eval.bias.measure_bias` filled it. If there is only ``bias.json``, the
-            summary has no system.
+        folder: a folder that `Results.save` or `sightline.eval.bias.measure_bias` filled. If there is only
+            ``bias.json``, the summary has no system.
         runs: load the systems' runs, too.
 
     Raises:
@@ -150,8 +150,8 @@ def load_results(folder: str | Path, *, runs: bool = True) -> Results:
     _check(_check_queries, summary, per_query, path=folder / "per_query.json")
     order = list(summary.systems)
     summary = dataclasses.replace(summary, comparisons=[_directed(pair, order) for pair in summary.comparisons])
-    found = {name: _load_run(folder, name, per_query[name], summary.split) for name in order} if runs else {}
-    return Results(summary, made, per_query, found, None if biased is None else biased.bias)
+    loaded = {name: _load_run(folder, name, per_query[name], summary.split) for name in order} if runs else {}
+    return Results(summary, made, per_query, loaded, None if biased is None else biased.bias)
 
 
 def load_bias(folder: str | Path) -> Results:
@@ -169,7 +169,7 @@ def results_of_bias(bias: Bias, name: str) -> Results:
 
     Args:
         bias: the biases.
-        name: of the collection, if they do not tell.
+        name: the name of the collection, if the biases do not tell it.
     """
     summary = Summary(
         dataset=name if bias.dataset is None else bias.dataset,

@@ -32,7 +32,7 @@ def load_run(path: str | os.PathLike[str], split: str | None = None) -> dict[str
 
     Args:
         path: the file.
-        split: which one of a file with several; only predictions of MTEB have such.
+        split: the split to read from a file with several; only predictions of MTEB have several.
 
     Returns:
         Score by document id by query id, best first.
@@ -54,12 +54,12 @@ def save_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]
     Args:
         path: the file.
         run: score by document id by query id.
-        name: of what made it: a TREC run's tag, blanks replaced, or the model of MTEB's predictions.
+        name: the name of what made the run: a TREC run's tag, blanks replaced, or the model of MTEB's predictions.
         dataset: has the texts, which go into requests of rank_llm, and the split, which goes into predictions.
 
     Raises:
         InputError: see `write_run`, `write_predictions` and `write_requests`.
-        DataError: likewise.
+        DataError: see the same three functions.
     """
     suffix = Path(path).suffix
     if suffix == ".json":

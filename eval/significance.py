@@ -59,12 +59,13 @@ class Comparison:
         a: the new system, see `new_and_base`.
         b: the system that it is compared with, its base.
         difference: mean of ``a`` minus mean of ``b``, new minus base, with its paired bootstrap interval.
-        p_t: two-sided paired t-test.
-        p_randomisation: two-sided paired randomisation test (Fisher): which of the two scores is whose, by query.
-        p_holm: the latter after Holm's correction over all pairs that were compared.
-        wins: queries on which ``a`` is better.
-        ties: on which both are the same.
-        losses: on which ``b`` is better.
+        p_t: the p-value of the two-sided paired t-test.
+        p_randomisation: the p-value of the two-sided paired randomisation test (Fisher): which of the two scores is
+            whose, by query.
+        p_holm: the latter p-value after Holm's correction over all pairs that were compared.
+        wins: the number of queries on which ``a`` is better.
+        ties: the number of queries on which both are the same.
+        losses: the number of queries on which ``b`` is better.
     """
 
     measure: str
@@ -123,10 +124,11 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
     """Compare every pair of systems.
 
     Args:
-        per_query: value by system, query id and measure; every system over the same queries.
-        measure: which of the measures.
-        seed: of the resampling; the same gives the same.
-        resamples: of bootstrap and randomisation. With few queries all possibilities are gone through instead.
+        per_query: the value by system, query id and measure; every system over the same queries.
+        measure: the measure to compare by.
+        seed: the seed of the resampling; the same seed gives the same result.
+        resamples: how many resamples bootstrap and randomisation draw. With few queries all possibilities are gone
+            through instead.
 
     Returns:
         One `Comparison` for each pair, in the order in which the systems are given; `new_and_base` decides its
@@ -137,8 +139,8 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
 
     Example:
         >>> values = {"a": {"q1": {"AP": 0.5}, "q2": {"AP": 0.7}}, "b": {"q1": {"AP": 0.4}, "q2": {"AP": 0.7}}}
-        >>> [found] = compare(values, "AP")
-        >>> round(found.difference.mean, 3), found.wins, found.ties, found.losses, found.p_holm
+        >>> [pair] = compare(values, "AP")
+        >>> round(pair.difference.mean, 3), pair.wins, pair.ties, pair.losses, pair.p_holm
         (-0.05, 0, 1, 1, 1.0)
     """
     from scipy import stats
@@ -182,8 +184,8 @@ def interval(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: 
 
     Args:
         values: float (Q,), at least one.
-        seed: of the resampling.
-        resamples: how many.
+        seed: the seed of the resampling.
+        resamples: how many resamples are drawn.
 
     Example:
         >>> interval([0.5, 0.5, 0.5])
@@ -269,21 +271,21 @@ def largest_changes(per_query: PerQuery, a: str, b: str, measure: str, n: int = 
     """The queries on which two systems differ most.
 
     Args:
-        per_query: value by system, query id and measure.
+        per_query: the value by system, query id and measure.
         a: one system.
         b: the other.
-        measure: which of the measures.
+        measure: the measure to compare by.
         n: how many at most; queries without a difference are left out.
 
     Returns:
         (query id, value of ``a``, value of ``b``), largest difference first, ties by id.
 
     Raises:
-        InputError: as `compare`.
+        InputError: see `compare`.
     """
     values = _matrix({a: per_query[a], b: per_query[b]}, measure)
-    found = zip(sorted(per_query[a]), values[a].tolist(), values[b].tolist(), strict=True)
-    changed = [row for row in found if row[1] != row[2]]
+    rows = zip(sorted(per_query[a]), values[a].tolist(), values[b].tolist(), strict=True)
+    changed = [row for row in rows if row[1] != row[2]]
     return sorted(changed, key=lambda row: (-abs(row[1] - row[2]), row[0]))[:n]
 
 

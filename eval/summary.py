@@ -79,17 +79,17 @@ class SystemCost:
     """What an answer of one system costs; figures without another unit are means per query.
 
     Args:
-        latency_ms: of queries that are answered one by one.
+        latency_ms: the latency of queries that are answered one by one.
         passages_per_second: passages that the reranker scores.
         tokens_per_second: their tokens.
         flops_per_query: model FLOPs: reading the query, and unless states are kept the candidates; inner products of
             exact search; attention over the candidates' tokens. None if the model tells no configuration.
         bytes_per_query: embeddings and token states that must be read.
-        limit_ms: both at the machine's rates.
-        memory: while the system answered, see `sightline.eval.cost.peak_memory`.
-        stages_ms: median of each stage.
-        candidates: passages that the reranker scores.
-        tokens: their tokens.
+        limit_ms: what FLOPs and bytes take at the machine's rates.
+        memory: the memory used while the system answered, see `sightline.eval.cost.peak_memory`.
+        stages_ms: the median of each stage.
+        candidates: how many passages the reranker scores.
+        tokens: how many tokens these passages have.
     """
 
     latency_ms: Latency
@@ -118,9 +118,9 @@ class Cost:
 
     Args:
         queries: how many were timed.
-        machine: rates of the machine.
-        index_bytes: size of the index by part.
-        systems: by name.
+        machine: the rates of the machine.
+        index_bytes: the size of the index by part.
+        systems: what each system costs, by name.
         pareto: systems that no other beats in both quality and median time, fastest first.
     """
 
@@ -145,22 +145,22 @@ class Summary:
     """What an evaluation found, without the values of single queries.
 
     Args:
-        dataset: name of the collection.
-        split: of the judgements.
+        dataset: the name of the collection.
+        split: the split of the judgements.
         queries: how many were judged.
-        candidates: candidates of each query.
-        measures: names, as ir_measures has them. Systems are compared by the first.
+        candidates: how many candidates each query has.
+        measures: the names of the measures, as ir_measures has them. Systems are compared by the first.
         ignore_identical_ids: whether a document with the id of the query was left out when measuring.
         identical_ids: how many such documents were found.
         positives_added: whether rerankers also read relevant documents that the first stage did not find.
-        systems: mean by system and measure.
-        milliseconds_per_query: mean by system.
+        systems: the mean by system and measure.
+        milliseconds_per_query: the mean by system.
         intervals: 95 % bootstrap interval of the mean of the first measure, by system.
         comparisons: every two systems, by the first measure.
         changes: for every two systems, the queries on which they differ most.
         index: the index that was searched; None where all systems are given runs.
-        given_runs: file's name by the name of a run that was given as a file.
-        cost: what `sightline.eval.cost.bench_systems` measured; None if nobody did.
+        given_runs: the file's name by the run's name, for runs that were given as files.
+        cost: what `sightline.eval.cost.bench_systems` measured; None if it was not measured.
     """
 
     dataset: str
@@ -181,7 +181,7 @@ class Summary:
     cost: Cost | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For ``results.json``, which has a field ``cost`` only where it was measured."""
+        """What ``results.json`` holds of it; there is a field ``cost`` only where it was measured."""
         fields = dataclasses.asdict(self)
         if self.cost is None:
             del fields["cost"]

@@ -54,9 +54,10 @@ class Plan:
     """Which systems are run.
 
     Args:
-        systems: by name in the results, what answers: a first stage and perhaps a reranker, a searcher or a function.
+        systems: what answers, by its name in the results: a first stage and perhaps a reranker, a searcher or a
+            function.
         given: given runs by name, which can stand in the place of a first stage.
-        rerankers: by name.
+        rerankers: the rerankers by name.
     """
 
     systems: dict[str, SystemName | Searcher | Callable[[str], Mapping[str, float]]]
@@ -70,7 +71,7 @@ class Plan:
 
     @property
     def searching(self) -> dict[str, SystemName]:
-        """Those of them whose first stage searches the index of the collection."""
+        """The named systems whose first stage searches the index of the collection."""
         return {name: system for name, system in self.named.items() if system.first not in self.given}
 
 
@@ -82,7 +83,7 @@ def plan_systems(
     Args:
         systems: names, or systems by the name that they get in the results.
         runs: given first stages: name to a run or to its file.
-        split: of the judgements; names the part of a file with several runs.
+        split: the split of the judgements, which names the part to read of a file with several runs.
 
     Raises:
         InputError: if there is none, one cannot be used, or two would have one name in the results.
@@ -133,10 +134,10 @@ def answer_systems(
     Args:
         plan: the systems.
         dataset: the queries and texts.
-        index: of the collection; None if no system searches it.
-        candidates: candidates that a first stage hands on.
+        index: the index of the collection; None if no system searches it.
+        candidates: how many candidates a first stage hands on.
         add_positives: let rerankers also read the relevant documents that the first stage did not find.
-        pool: of processes among which queries are shared out; None to answer all here.
+        pool: the processes among which queries are shared out; None to answer all here.
         progress: called with the current step and how many queries of it are done.
 
     Returns:
@@ -182,7 +183,7 @@ def _from_run(
             run = with_positives(dataset, run, candidates)
             candidates = max(map(len, run.values()), default=candidates)
         reranked = rerank_run_each(dataset, run, list(chosen.values()), candidates, progress)
-        answers |= zip(chosen, (Answers(*found) for found in reranked), strict=True)
+        answers |= zip(chosen, (Answers(*answer) for answer in reranked), strict=True)
     return answers
 
 
@@ -206,8 +207,8 @@ def _from_index(
     runs: dict[str, Run] = {name: {} for name in systems}
     spent: dict[str, float] = defaultdict(float)
     done = 0
-    for part, found in zip(parts, answered, strict=True):
-        for id, answers in zip(part, found, strict=True):
+    for part, answered_part in zip(parts, answered, strict=True):
+        for id, answers in zip(part, answered_part, strict=True):
             for name, (scores, milliseconds) in zip(systems, answers, strict=True):
                 runs[name][id] = scores
                 spent[name] += milliseconds
@@ -239,9 +240,9 @@ def _from_callable(
 
 def _called(system: Callable[[str], Mapping[str, float]], text: str, candidates: int) -> _Answer:
     started = time.perf_counter()
-    found = system(text)
+    scores = system(text)
     milliseconds = (time.perf_counter() - started) * 1e3
-    return dict(sorted(found.items(), key=lambda item: -item[1])[:candidates]), milliseconds
+    return dict(sorted(scores.items(), key=lambda item: -item[1])[:candidates]), milliseconds
 
 
 def _parts(dataset: Dataset) -> Iterator[list[str]]:
@@ -258,10 +259,10 @@ def _ready(plans: Sequence[SystemName], rerankers: Mapping[str, Reranker]) -> li
 def _answer(
     searcher: Searcher, systems: Sequence[tuple[FirstStage, Reranker | None]], texts: Sequence[str]
 ) -> list[list[_Answer]]:
-    """For each text, each system's answer."""
+    """Each system's answer to each text."""
     stages = dict.fromkeys(stage for stage, _ in systems)
-    found = searcher.candidates_each(texts, stages, [reranker for _, reranker in systems])
-    return [[_ranked(searcher, lists[stage], reranker) for stage, reranker in systems] for lists in found]
+    candidate_lists = searcher.candidates_each(texts, stages, [reranker for _, reranker in systems])
+    return [[_ranked(searcher, lists[stage], reranker) for stage, reranker in systems] for lists in candidate_lists]
 
 
 def _ranked(searcher: Searcher, candidates: CandidateList, reranker: Reranker | None) -> _Answer:
@@ -283,6 +284,6 @@ def _answer_elsewhere(
 def _opened(
     path: str, plans: tuple[SystemName, ...], candidates: int
 ) -> tuple[Searcher, list[tuple[FirstStage, Reranker | None]]]:
-    # Whoever shares out the queries has checked the index.
+    # The process that shares out the queries has checked the index.
     rerankers = {second: load_reranker(second) for _, second in plans if second}
     return Searcher(Index.open(path, verify=False), None, candidates=candidates), _ready(plans, rerankers)

@@ -18,7 +18,7 @@ def median_seconds(call: Callable[[], Any], times: int, *, device: str = "cpu") 
 
     Args:
         call: what to time.
-        times: how often.
+        times: how often to time it.
         device: where it computes; on ``cuda`` the clock stops when the GPU has finished.
     """
     import torch
@@ -47,11 +47,12 @@ def matmul_rate(
     """FLOPs per second of torch's matrix product, a multiplication and an addition being two.
 
     Args:
-        rows: of the first matrix, (rows, inner). The default shapes are those of a feed-forward layer of MiniLM.
+        rows: the rows of the first matrix, (rows, inner). The default shapes are those of a feed-forward layer of
+            MiniLM.
         inner: what both matrices share.
-        columns: of the second matrix, (inner, columns).
+        columns: the columns of the second matrix, (inner, columns).
         device: ``cpu`` or ``cuda``.
-        dtype: of the matrices; None for float32.
+        dtype: the number format of the matrices; None for float32.
         times: the median of so many products counts.
     """
     import torch
@@ -65,7 +66,7 @@ def copy_rate(size: int = 64 << 20, *, device: str = "cpu", times: int = 5) -> f
     """Bytes per second that are copied from memory to memory; each is read once and written once, and counts once.
 
     Args:
-        size: bytes in a copy, more than the caches hold.
+        size: the number of bytes in a copy, more than the caches hold.
         device: ``cpu`` or ``cuda``.
         times: the median of so many copies counts.
     """

@@ -184,10 +184,10 @@ def _qrels_header(text: str) -> tuple[tuple[int, int, int], int] | None:
         named = [_plain(cell) for cell in cells]
         if len(named) not in (3, 4):
             continue
-        found = [
+        places = [
             next((i for i, name in enumerate(named) if name in known), None) for known in (_QUERY, _DOCUMENT, _GRADE)
         ]
-        query, document, grade = found
+        query, document, grade = places
         if query is not None and document is not None and grade is not None:
             return (query, document, grade), len(named)
     return None
@@ -272,7 +272,7 @@ def trec_order(scores: Mapping[str, float]) -> list[str]:
     """Document ids best first, as trec_eval orders them: by score in single precision, equal ones by id, descending.
 
     Args:
-        scores: by document id.
+        scores: a score by document id.
 
     Example:
         >>> trec_order({"a": 1.0, "c": 0.5, "b": 1.0 + 1e-12})
@@ -287,11 +287,11 @@ def trec_order(scores: Mapping[str, float]) -> list[str]:
 def untie(scores: Mapping[str, float]) -> dict[str, float]:
     """Scores for which `trec_order` is the order of the mapping.
 
-    Who measures a written run with trec_eval then gets the figures of the order that was shown. A score that would
-    not do becomes the next lower single-precision number; Anserini lowers tied scores likewise.
+    If a written run is measured with trec_eval, the figures are then those of the order that was shown. A score that
+    would not do becomes the next lower single-precision number; Anserini lowers tied scores likewise.
 
     Args:
-        scores: by document id, best first.
+        scores: a score by document id, best first.
 
     Example:
         >>> untie({"a": 1.0, "b": 1.0, "c": 0.5})
@@ -427,14 +427,14 @@ def _width(text: str, layouts: Mapping[int, int]) -> int:
 
     Args:
         text: the line.
-        layouts: by possible number of columns, the place of the one that is a number; the usual layout first.
+        layouts: for each possible number of columns, the place of the column that is a number; the usual layout first.
     """
     for cells in (text.rstrip("\r\n").split("\t"), _split(text)):
         for width, number in layouts.items():
             if len(cells) == width and _NUMBER.fullmatch(cells[number].strip()):
                 return width
-    found = len(_split(text))
-    return found if found in layouts else next(iter(layouts))
+    count = len(_split(text))
+    return count if count in layouts else next(iter(layouts))
 
 
 def _cells(text: str, width: int) -> list[str]:
@@ -448,9 +448,9 @@ def _split(text: str) -> list[str]:
     return [column for column in _BLANK.split(text) if column]
 
 
-def _columns(columns: list[str], wanted: int, names: str) -> list[str]:
-    if len(columns) != wanted:
-        raise DataError(f"a line must have {wanted} columns ({names}), none empty; it has {len(columns)}")
+def _columns(columns: list[str], width: int, names: str) -> list[str]:
+    if len(columns) != width:
+        raise DataError(f"a line must have {width} columns ({names}), none empty; it has {len(columns)}")
     _check_text(*columns)
     return columns
 

@@ -93,7 +93,7 @@ def check_learner(name: str) -> None:
     """Refuse what cannot be trained, before anything is loaded.
 
     Args:
-        name: as for `load_learner`.
+        name: a name for `load_learner`.
 
     Raises:
         InputError: if it is neither ``minilm`` nor ``hf:`` and a model.
@@ -115,7 +115,7 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
 
     Args:
         name: ``minilm``, the embedded default, or ``hf:`` and the name or folder of a decoder model.
-        options: those of `sightline.training.late_interaction.LateInteractionLearner` or
+        options: the options of `sightline.training.late_interaction.LateInteractionLearner` or
             `sightline.training.decoder.DecoderLearner`.
 
     Raises:
@@ -127,19 +127,20 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
         >>> load_learner("hf:Qwen/Qwen3-0.6B", layout="blockrank", lora=16)  # doctest: +SKIP
     """
     check_learner(name)
-    given: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
     if name == "minilm":
-        made = importlib.import_module(".late_interaction", __package__).LateInteractionLearner
+        learner_class = importlib.import_module(".late_interaction", __package__).LateInteractionLearner
     else:
-        made, given = importlib.import_module(".decoder", __package__).DecoderLearner, (name.removeprefix("hf:"),)
-    parameters = dict(list(inspect.signature(made).parameters.items())[len(given) :])
+        learner_class = importlib.import_module(".decoder", __package__).DecoderLearner
+        positional = (name.removeprefix(_DECODER),)
+    parameters = dict(list(inspect.signature(learner_class).parameters.items())[len(positional) :])
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if not open_ended and (strange := sorted(set(options) - set(parameters))):
         raise InputError(
             f"{name} has no option {quoted(strange[0])}; there are {listed(parameters)}"
             f"{did_you_mean(strange[0], parameters)}"
         )
-    learner: Learner = made(*given, **options)
+    learner: Learner = learner_class(*positional, **options)
     return learner
 
 

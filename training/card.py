@@ -24,7 +24,7 @@ class Origin:
 
     Args:
         base: the model that training starts from.
-        options: of the learner. A run that is taken up must have the same.
+        options: the options of the learner. A run that is taken up must have the same.
         data: a row for each source, see `describe_data`.
         command: what was typed; absolute paths are kept by their last part only.
     """
@@ -62,7 +62,7 @@ def model_card(summary: TrainingSummary, origin: Origin) -> str:
 
     Args:
         summary: what ``training.json`` holds.
-        origin: of the data and the base.
+        origin: where the data and the base model come from.
     """
     settings = summary.settings
     header: dict[str, Any] = {"library_name": "sightline", "pipeline_tag": "text-ranking"}

@@ -29,12 +29,12 @@ class RunRecord:
 
     Args:
         settings: what a run that goes on must have in common with the one that began.
-        step: updates done.
+        step: how many updates are done.
         history: the measurements on dev, in order.
         per_query: nDCG@10 by collection and query id, at the ``start`` and at the ``best`` measurement.
-        records: means of losses, one for every few steps.
+        records: the means of losses, one for every few steps.
         window: losses of the steps since.
-        seconds: of training and measuring.
+        seconds: the seconds of training and measuring.
     """
 
     settings: dict[str, Any]
@@ -51,11 +51,11 @@ class TrainingState:
     """A run at the end of a step.
 
     Args:
-        record: how far it is.
+        record: how far the run is.
         parameters: what is trained, by name.
-        log_temperature: logarithm of the temperature, ().
-        optimizer: state of the optimizer.
-        scaler: state of the gradients' scaler.
+        log_temperature: the logarithm of the temperature, ().
+        optimizer: the state of the optimizer.
+        scaler: the state of the gradients' scaler.
         start: the parameters at the start.
         best: the parameters that did best on dev; None before the first measurement.
     """
@@ -133,19 +133,19 @@ def _as_state(fields: Any) -> TrainingState:
     return TrainingState(record, **{name: fields[name] for name in tensors})
 
 
-def check_settings(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_settings(folder: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings than a run began with.
 
     Args:
-        folder: of the run, for the message.
+        folder: the folder of the run, for the message.
         saved: the settings that it was begun with.
-        asked: those that it is to go on with. Where both have a mapping, its fields are compared.
+        current: the settings that it is to go on with. Where both have a mapping, its fields are compared.
 
     Raises:
         InputError: naming the first field that differs.
     """
-    for name in dict.fromkeys((*asked, *saved)):
-        before, now = saved.get(name), asked.get(name)
+    for name in dict.fromkeys((*current, *saved)):
+        before, now = saved.get(name), current.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
             check_settings(folder, before, now)
         elif before != now:

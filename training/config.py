@@ -72,8 +72,8 @@ class TrainingConfig:
         """The learning rate of a step.
 
         Args:
-            step: from 0.
-            steps: how many there are.
+            step: the step, from 0.
+            steps: how many steps there are.
 
         Raises:
             InputError: if ``learning_rate`` is None.

@@ -53,26 +53,26 @@ class DecoderLearner:
     are drawn anew each time, from torch's global generator.
 
     Args:
-        model: name on the hub, or a folder.
+        model: the model's name on the hub, or its folder.
         layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
-        lora: rank of the low-rank adapters (Hu et al. 2021) that are trained in the place of the weights, or None for
-            full fine-tuning: embeddings, and all layers up to the signal layer.
-        alpha: by which, over the rank, the adapters' product is multiplied; None for twice the rank.
+        lora: the rank of the low-rank adapters (Hu et al. 2021) that are trained in the place of the weights, or None
+            for full fine-tuning: embeddings, and all layers up to the signal layer.
+        alpha: the number by which, over the rank, the adapters' product is multiplied; None for twice the rank.
         targets: which linear maps of the layers get adapters, such as ``q_proj``; None for all, those of the attention
             and the MLP.
-        dropout: of the adapters' inputs.
+        dropout: the dropout of the adapters' inputs.
         next_token: also learn to write the layout's ``target``, the ids of the documents that answer.
         gradient_checkpointing: keep only what goes into each layer, and compute the layer again for its gradients.
-        heads: as for `DecoderReranker`.
-        seed: of the adapters' initial weights.
-        loading: for `load_decoder`: ``revision``, ``dtype`` (None: as there, but float32 for full fine-tuning) and
-            ``device``.
+        heads: the heads to read, as `DecoderReranker` takes them.
+        seed: the seed of the adapters' initial weights.
+        loading: arguments of `load_decoder`: ``revision``, ``dtype`` (None: as there, but float32 for full fine-tuning)
+            and ``device``.
 
     Attributes:
-        name: of the model.
+        name: the name of the model.
         temperature: 0.05, since scores are shares of attention (BlockRank, 2025).
         learning_rate: 1e-4.
-        layout: as it is saved, with the number of its signal layer.
+        layout: the layout as it is saved, with the number of its signal layer.
 
     Raises:
         MissingExtraError: if peft is not installed and ``lora`` is asked for.
@@ -143,7 +143,9 @@ class DecoderLearner:
             # The reentrant kind loses what leaves a layer by another way than its result, as the signal does.
             _checkpoint(self.model)
         self._freeze_the_unreached()
-        self._parameters = {name: one for name, one in self.base.named_parameters() if one.requires_grad}
+        self._parameters = {
+            name: parameter for name, parameter in self.base.named_parameters() if parameter.requires_grad
+        }
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """See `Learner.parameters`; of the signal layer only those that its queries and keys come from."""
@@ -158,7 +160,7 @@ class DecoderLearner:
         decoder, next_token, scores = self.ranker.decoder, None, []
         wide = torch.promote_types(decoder.dtype, torch.float32)
         self.model.train()
-        laid = [self._lay_out(one) for one in lists]
+        laid = [self._lay_out(training_list) for training_list in lists]
         packed = pack([prompt for prompt, _, _ in laid], self.ranker.wanted)
         if self.next_token:
             next_token = self._write(packed, [target for _, _, target in laid])
@@ -191,8 +193,8 @@ class DecoderLearner:
             self.adapter.save_pretrained(str(beside))
             prefix = f"base_model.model.{self.base.base_model_prefix}."
             weights = {
-                prefix + name.replace(f".{_ADAPTER}.", "."): one.detach().cpu().contiguous()
-                for name, one in self.base.named_parameters()
+                prefix + name.replace(f".{_ADAPTER}.", "."): parameter.detach().cpu().contiguous()
+                for name, parameter in self.base.named_parameters()
                 if f".{_ADAPTER}." in name
             }
             save_file(weights, beside / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -200,22 +202,22 @@ class DecoderLearner:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    def _lay_out(self, one: TrainingList) -> tuple[Prompt, list[int], tuple[int, ...]]:
+    def _lay_out(self, training_list: TrainingList) -> tuple[Prompt, list[int], tuple[int, ...]]:
         """The prompt of a list, the order in which its documents stand, and the tokens that are to be written."""
-        ranker, documents = self.ranker, list(one.documents)
+        ranker, documents = self.ranker, list(training_list.documents)
         order, seed = next(ranker.orders(documents))
         if self.ranker.template.spec.ids == "random":
             seed = int(torch.randint(2**31, ()))
-        prompt = ranker.prompt(one.query, [documents[place] for place in order], seed)
+        prompt = ranker.prompt(training_list.query, [documents[place] for place in order], seed)
         target: tuple[int, ...] = ()
         if self.next_token:
-            answers = [at for at, place in enumerate(order) if one.positive[place]]
+            answers = [at for at, place in enumerate(order) if training_list.positive[place]]
             target = ranker.template.target(len(documents), answers, seed)
             first, *rest = prompt.queries
             prompt = dataclasses.replace(prompt, queries=(QueryBlock(first.ids + target, first.signal), *rest))
         if not ranker.fits(prompt):
             raise InputError(
-                f"the list of {one.query[:80]!r} needs more than the {ranker.decoder.positions} positions of "
+                f"the list of {training_list.query[:80]!r} needs more than the {ranker.decoder.positions} positions of "
                 f"{self.name!r}; give fewer or shorter documents, or a smaller max_block_tokens"
             )
         return prompt, order, target
@@ -233,9 +235,9 @@ class DecoderLearner:
             sightline=packed.call,
             logits_to_keep=torch.tensor(rows, device=device),
         ).logits[0]
-        wanted = torch.tensor([i for target in targets for i in target], device=device)
+        expected = torch.tensor([i for target in targets for i in target], device=device)
         wide = torch.promote_types(logits.dtype, torch.float32)
-        return nn.functional.cross_entropy(logits.to(wide), wanted)
+        return nn.functional.cross_entropy(logits.to(wide), expected)
 
     def _adapt(
         self, rank: int, alpha: float | None, targets: Sequence[str] | None, dropout: float, seed: int
@@ -268,9 +270,9 @@ class DecoderLearner:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             inject_adapter_in_model(config, self.base, _ADAPTER)
-        for one in self.base.parameters():
-            if one.requires_grad:  # in half precision small steps would be lost
-                one.data = one.data.to(torch.promote_types(one.dtype, torch.float32))
+        for parameter in self.base.parameters():
+            if parameter.requires_grad:  # in half precision small steps would be lost
+                parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         return config
 
     def _freeze_the_unreached(self) -> None:
@@ -278,9 +280,9 @@ class DecoderLearner:
         probe = TrainingList("What is it?", (Document("a", "This."), Document("b", "That.")), (True, False))
         scores, next_token = self([probe])
         (scores[0].sum() + (0.0 if next_token is None else next_token)).backward()
-        for one in self.model.parameters():
-            one.requires_grad_(one.grad is not None)
-            one.grad = None
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
 
     @torch.no_grad()
     def _merged(self) -> Any:
@@ -289,7 +291,7 @@ class DecoderLearner:
 
 
 def _checkpoint(model: Any) -> None:
-    """Under the name that the installed transformers has for it."""
+    """Turn on gradient checkpointing, under the name that the installed transformers has for it."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
@@ -299,10 +301,10 @@ def _merge(module: nn.Module) -> nn.Module:
     if hasattr(module, "get_delta_weight"):
         base: Any = module.get_base_layer()  # type: ignore[operator]
         delta = module.get_delta_weight(_ADAPTER)  # type: ignore[operator]
-        twin = copy.copy(base)
+        twin: nn.Module = copy.copy(base)
         weight = (base.weight.to(delta.dtype) + delta).to(base.weight.dtype)
         twin._parameters = base._parameters | {"weight": nn.Parameter(weight, requires_grad=False)}
         return twin
     twin = copy.copy(module)
-    twin._modules = {name: None if one is None else _merge(one) for name, one in module._modules.items()}
+    twin._modules = {name: None if child is None else _merge(child) for name, child in module._modules.items()}
     return twin

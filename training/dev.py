@@ -30,9 +30,9 @@ class DevSet:
     """A collection to measure on.
 
     Args:
-        dataset: texts, queries and judgements.
-        run: candidates, by query id and document id.
-        candidates: how many of them are reranked.
+        dataset: the texts, queries and judgements.
+        run: the scores of the candidates, by query id and document id.
+        candidates: how many candidates of each query are reranked.
     """
 
     dataset: Dataset
@@ -56,9 +56,10 @@ def load_dev_sets(
 
     Args:
         sources: judged collections. Their weights do not matter here.
-        runs: name of a collection and file of a run, for those that have no ``bm25.<split>.tsv`` or are to have others.
-        candidates: candidates of each query.
-        max_queries: the first so many queries of each.
+        runs: the name of a collection and the file of a run, for those that have no ``bm25.<split>.tsv`` or are to have
+            others.
+        candidates: how many candidates each query has.
+        max_queries: how many queries of each collection are taken, the first ones; None for all.
 
     Raises:
         InputError: if a source is a file of lists, a run names none, or ``candidates`` or ``max_queries`` is below 1.
@@ -70,33 +71,35 @@ def load_dev_sets(
     names = [source.name for source in sources]
     if strange := sorted(set(files) - set(names)):
         raise InputError(f"a run is for {strange[0]!r}; the collections to measure on are {', '.join(names) or 'none'}")
-    found = []
+    dev = []
     for source in sources:
         if source.is_file:
             raise InputError(f"{source.path}: what is measured on is a judged collection, not a file of lists")
         dataset = load_dataset(source.path, source.split, max_queries=max_queries)
-        given = load_run(files[source.name], source.split) if source.name in files else first_stage_run(dataset)
-        run = {id: given[id] for id in dataset.queries if id in given}
+        whole = load_run(files[source.name], source.split) if source.name in files else first_stage_run(dataset)
+        run = {id: whole[id] for id in dataset.queries if id in whole}
         if not run:
             raise InputError(f"{dataset.name}, split {dataset.split}: its run has candidates for none of its queries")
-        found.append(DevSet(dataset, run, candidates))
-    return found
+        dev.append(DevSet(dataset, run, candidates))
+    return dev
 
 
 def measure(rerankers: Sequence[Reranker], dev: Sequence[DevSet]) -> list[PerQuery]:
-    """For each reranker nDCG@10 of every judged query; one without candidates counts as 0.
+    """Measure nDCG@10 of every judged query for each reranker; a query without candidates counts as 0.
 
     Args:
         rerankers: what to measure; those that share a model read each document once.
-        dev: on what.
+        dev: the collections to measure on.
     """
-    found: list[PerQuery] = [{} for _ in rerankers]
-    for one in dev:
-        ranked = rerank_run_each(one.dataset, one.run, rerankers, one.candidates)
-        for by_collection, (run, _) in zip(found, ranked, strict=True):
-            _, values = measure_rankings(one.dataset.qrels, {id: list(scores) for id, scores in run.items()}, [MEASURE])
-            by_collection[one.name] = {id: value[MEASURE] for id, value in values.items()}
-    return found
+    measured: list[PerQuery] = [{} for _ in rerankers]
+    for collection in dev:
+        ranked = rerank_run_each(collection.dataset, collection.run, rerankers, collection.candidates)
+        for by_collection, (run, _) in zip(measured, ranked, strict=True):
+            _, values = measure_rankings(
+                collection.dataset.qrels, {id: list(scores) for id, scores in run.items()}, [MEASURE]
+            )
+            by_collection[collection.name] = {id: value[MEASURE] for id, value in values.items()}
+    return measured
 
 
 def mean_of_collections(values: PerQuery) -> float:
@@ -106,23 +109,23 @@ def mean_of_collections(values: PerQuery) -> float:
         >>> mean_of_collections({"small": {"q1": 1.0}, "large": {"q1": 0.0, "q2": 0.0, "q3": 0.0}})
         0.5
     """
-    return sum(sum(one.values()) / len(one) for one in values.values()) / len(values)
+    return sum(sum(by_query.values()) / len(by_query) for by_query in values.values()) / len(values)
 
 
 def gains(before: PerQuery, after: PerQuery) -> dict[str, Gain]:
-    """By collection: nDCG@10 before and after with intervals, and their paired difference."""
-    found = {}
+    """The nDCG@10 of each collection before and after with intervals, and their paired difference."""
+    by_collection = {}
     for name, values in after.items():
         pair = {
             "before": {id: {MEASURE: value} for id, value in before[name].items()},
             "after": {id: {MEASURE: value} for id, value in values.items()},
         }
         [difference] = compare(pair, MEASURE)
-        found[name] = Gain(
+        by_collection[name] = Gain(
             queries=len(values),
             before=interval(list(before[name].values())),
             after=interval(list(values.values())),
             difference=difference.difference,
             p=difference.p_randomisation,
         )
-    return found
+    return by_collection

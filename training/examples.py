@@ -50,8 +50,9 @@ class Example:
         pools: presumed negatives, one pool for each first stage that found them, best first. A document may be in
             several.
         teacher: a stronger model's scores, by `text_key`; of as many documents as it scored.
-        excluded: documents that are neither, such as those of a low grade: never put into a list of this question.
-        source: the collection.
+        excluded: documents that are neither positive nor negative, such as those of a low grade: never put into a list
+            of this question.
+        source: the name of the collection.
     """
 
     query: str
@@ -78,7 +79,7 @@ class Source:
 
     Args:
         path: a BEIR folder, a name in a catalogue (see `load_dataset`), or a ``.jsonl`` file.
-        split: of the judgements; not for files.
+        split: the split of the judgements; not for files.
         weight: how often an epoch has each example of it: .25 takes another quarter in each, 2 has each twice.
 
     Raises:
@@ -129,7 +130,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Of the folder, of the file without its ending, or in the catalogue."""
+        """The name of the folder, of the file without its ending, or in the catalogue."""
         if self.is_file:
             return Path(self.path).stem
         return self.path if self.in_catalogue else Path(self.path).resolve().name
@@ -156,10 +157,11 @@ def load_sources(
     """All examples of several sources.
 
     Args:
-        sources: see `Source`; no two of one name.
-        runs: name of a source and file of a run, see `load_run`; a source may have several, one for each first stage.
-        min_grade: of positives.
-        candidates: candidates of each first stage.
+        sources: where the examples come from; no two of one name.
+        runs: the name of a source and the file of a run, see `load_run`; a source may have several, one for each first
+            stage.
+        min_grade: the lowest grade of positives.
+        candidates: how many candidates of each first stage are taken.
         needs_negatives: refuse a collection in which no question has a negative.
 
     Raises:
@@ -200,10 +202,11 @@ def load_examples(
     """All examples of a source.
 
     Args:
-        source: see `Source`.
-        runs: candidates of first stages, beside the folder's own ``bm25.<split>.tsv``, which counts where it is there.
-        min_grade: of positives.
-        candidates: candidates of each first stage.
+        source: where the examples come from.
+        runs: the candidates of first stages, beside the folder's own ``bm25.<split>.tsv``, which counts where it is
+            there.
+        min_grade: the lowest grade of positives.
+        candidates: how many candidates of each first stage are taken.
         needs_negatives: refuse a collection in which no question has a negative, and name the command that mines some.
 
     Raises:
@@ -241,10 +244,10 @@ def dataset_examples(
     a scope (one story, one policy) keeps the negatives in it.
 
     Args:
-        dataset: texts and judgements.
-        runs: candidates by query id, one mapping for each first stage.
-        min_grade: at least 1.
-        candidates: candidates of each first stage.
+        dataset: the texts and judgements.
+        runs: the candidates by query id, one mapping for each first stage.
+        min_grade: the lowest grade of positives, at least 1.
+        candidates: how many candidates of each first stage are taken.
 
     Returns:
         One example for each query with a positive that has a text; others are passed over, and a warning counts them.
@@ -255,10 +258,10 @@ def dataset_examples(
     """
     if min_grade < 1 or candidates < 1:
         raise InputError(f"min_grade and candidates must be at least 1, not {min_grade} and {candidates}")
-    found = {id: [trec_order(run.get(id, {}))[:candidates] for run in runs] for id in dataset.queries}
-    wanted = {document for pools in found.values() for pool in pools for document in pool}
-    wanted |= {document for id in dataset.queries for document in dataset.qrels[id]}
-    texts = {document.id: document for document in dataset.documents(only=wanted)}
+    candidate_ids = {id: [trec_order(run.get(id, {}))[:candidates] for run in runs] for id in dataset.queries}
+    ids = {document for pools in candidate_ids.values() for pool in pools for document in pool}
+    ids |= {document for id in dataset.queries for document in dataset.qrels[id]}
+    texts = {document.id: document for document in dataset.documents(only=ids)}
     examples, without, lost = [], 0, 0
     for id, query in dataset.queries.items():
         grades = dataset.qrels[id]
@@ -269,7 +272,7 @@ def dataset_examples(
             without += 1
             continue
         pools = []
-        for pool in found[id]:
+        for pool in candidate_ids[id]:
             if missing := [document for document in pool if document not in texts]:
                 raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
             # Unjudged, a document with the query's own id is the query itself, as in ArguAna.
@@ -295,7 +298,7 @@ def parse_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
     null where it has none. Other fields are not read.
 
     Args:
-        path: of a JSONL file.
+        path: the JSONL file.
 
     Yields:
         Examples, in the order of the lines.
@@ -376,17 +379,17 @@ def _texts(value: Any, name: str, known: _Known) -> list[tuple[Document, int]]:
 
 
 def _scores(record: Mapping[str, Any], name: str, count: int) -> list[float | None]:
-    given = record.get(f"{name}_scores")
-    if given is None:
+    scores = record.get(f"{name}_scores")
+    if scores is None:
         return [None] * count
-    if not isinstance(given, list) or len(given) != count:
-        size = len(given) if isinstance(given, list) else f"a {type(given).__name__}"
+    if not isinstance(scores, list) or len(scores) != count:
+        size = len(scores) if isinstance(scores, list) else f"a {type(scores).__name__}"
         raise DataError(f"'{name}_scores' must be a list of {count} numbers, one for each text; it is {size}")
-    for place, score in enumerate(given):
+    for place, score in enumerate(scores):
         number = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
         if score is not None and not number:
             raise DataError(f"{name}_scores[{place}] must be a finite number, or null, not {score!r}")
-    return [None if score is None else float(score) for score in given]
+    return [None if score is None else float(score) for score in scores]
 
 
 def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:
@@ -395,8 +398,8 @@ def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) ->
     The file is written beside its place and then renamed.
 
     Args:
-        path: of the JSONL file.
-        examples: what to write. Sources, ids and excluded documents are not kept.
+        path: the JSONL file.
+        examples: the examples. Sources, ids and excluded documents are not kept.
 
     Returns:
         How many were written.

@@ -32,21 +32,22 @@ class LateInteractionLearner:
     With a frozen encoder every document is read once and remembered, and a step is a few products of matrices.
 
     Args:
-        parts: of the readout, see `LearntReadout`; empty for the readout of the layout.
+        parts: the parts of the readout, see `LearntReadout`; empty for the readout of the layout.
         encoder: ``frozen``; ``lora``, adapters in all its layers (Hu et al., 2021; needs the extra ``training``); or
             ``full``, all of it but the embeddings of tokens.
-        rank: of LoRA's matrices.
+        rank: the rank of LoRA's matrices.
         prefix: documents see the query, so they are read anew for each: stronger if trained for it, slower, and nothing
             can be kept.
-        max_tokens: of a document while the encoder is trained; rerankers read as much as the layout says.
-        remember: tokens of documents whose states are kept while training, at 768 bytes each.
-        precision: in which texts are read without gradients; ``bfloat16`` is faster where a processor has it. With
-            gradients, it is the loop's precision that counts.
-        name: of what is learnt: its layout's.
-        reader: reads the texts; None for the embedded default. What is to be trained must be a `TrainableReader`.
+        max_tokens: how many tokens of a document are read while the encoder is trained; rerankers read as much as the
+            layout says.
+        remember: how many tokens of documents have their states kept while training, at 768 bytes each.
+        precision: the number format in which texts are read without gradients; ``bfloat16`` is faster where a processor
+            has it. With gradients, it is the loop's precision that counts.
+        name: the name of what is learnt, which its layout gets.
+        reader: what reads the texts; None for the embedded default. What is to be trained must be a `TrainableReader`.
 
     Attributes:
-        temperature: 1, since scores are logarithms.
+        temperature: it is 1, since scores are logarithms.
         learning_rate: 1e-3 for a readout on a frozen encoder, else 1e-4.
 
     Raises:
@@ -108,7 +109,7 @@ class LateInteractionLearner:
 
     def __call__(self, lists: Sequence[TrainingList]) -> Output:
         """See `Learner`."""
-        return Output([self._score(one) for one in lists])
+        return Output([self._score(training_list) for training_list in lists])
 
     def reranker(self) -> LateInteractionReranker:
         """See `Learner.reranker`."""
@@ -135,16 +136,16 @@ class LateInteractionLearner:
 
     # -- scores ------------------------------------------------------------------------------------------------------
 
-    def _score(self, one: TrainingList) -> torch.Tensor:
-        states = self._read([document.contents for document in one.documents], one.query)
+    def _score(self, training_list: TrainingList) -> torch.Tensor:
+        states = self._read([document.contents for document in training_list.documents], training_list.query)
         if self.encoder == "frozen":
-            read = self.reader.read_queries([one.query])[0].states
+            read = self.reader.read_queries([training_list.query])[0].states
             assert read is not None
             q = torch.from_numpy(read).to(self.reader.device)
         else:
-            [q] = self._read([one.query], "")
+            [q] = self._read([training_list.query], "")
         if not len(q):
-            raise InputError(f"the query {one.query!r} has no token to attend with")
+            raise InputError(f"the query {training_list.query!r} has no token to attend with")
         # Cosines are compared by hundredths, which bfloat16 does not have.
         with torch.autocast(self.reader.device.type, enabled=False):
             if self.readout is None:
@@ -163,10 +164,10 @@ class LateInteractionLearner:
             return list(packed.split(np.diff(read.offsets).tolist()))
         tokens = self._trainable.tokenise(texts, behind=behind)
         room = tokens.lead + self._max_tokens
-        ids = [[*one[:room], one[-1]] if len(one) > room + 1 else one for one in tokens.ids]
+        ids = [[*text_ids[:room], text_ids[-1]] if len(text_ids) > room + 1 else text_ids for text_ids in tokens.ids]
         tokens = Tokens(ids, tokens.lead, np.minimum(tokens.counts, self._max_tokens), tokens.truncated, [])
         out: dict[int, torch.Tensor] = {}
-        for batch in token_budget_batches([len(one) for one in ids], _TOKENS):
+        for batch in token_budget_batches([len(text_ids) for text_ids in ids], _TOKENS):
             hidden, _ = self._trainable.hidden(tokens, batch)
             unit = nn.functional.normalize(hidden, dim=-1)
             for row, i in enumerate(batch):
@@ -186,12 +187,12 @@ class LateInteractionLearner:
             targets = ["query", "key", "value", "dense"]
             self._adapted = get_peft_model(network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
         trained = (self._adapted or network).named_parameters()
-        wanted = {
+        unfrozen = {
             key: value for key, value in trained if ("lora_" in key) == (self.encoder == "lora") and "embed" not in key
         }
-        for value in wanted.values():
+        for value in unfrozen.values():
             value.requires_grad_(True)
-        return {f"encoder.{key}": cast(nn.Parameter, value) for key, value in wanted.items()}
+        return {f"encoder.{key}": cast(nn.Parameter, value) for key, value in unfrozen.items()}
 
     def _trained(self) -> dict[str, torch.Tensor]:
         """The encoder's weights that differ from the published ones, adapters merged into them."""
@@ -201,19 +202,19 @@ class LateInteractionLearner:
                 for key, value in self._parameters.items()
                 if key.startswith("encoder.")
             }
-        found = {}
+        merged = {}
         for key, module in self._adapted.base_model.model.named_modules():
             if hasattr(module, "get_delta_weight"):
                 delta = module.get_delta_weight("default")
-                found[f"{key}.weight"] = (module.base_layer.weight + delta).detach()
-        return found
+                merged[f"{key}.weight"] = (module.base_layer.weight + delta).detach()
+        return merged
 
 
 class RememberingReader(BlockReader):
     """A reader that remembers the token states of what it has read.
 
     Args:
-        reader: reads what is new.
+        reader: what reads the texts that are new.
         tokens: how many tokens are remembered, in float16; once that is full, it forgets all.
     """
 
@@ -254,25 +255,25 @@ class RememberingReader(BlockReader):
             return self._reader.read(texts, kind=kind, states=states, behind=behind)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         fresh = dict(self._split(self._reader.read(new), new)) if new else {}
-        found = [fresh.get(text) or self._known[text] for text in texts]
-        for text, (half, one) in fresh.items():
+        readings = [fresh.get(text) or self._known[text] for text in texts]
+        for text, (half, rest) in fresh.items():
             if len(half) > self._room_left:
                 self._known, self._room_left = {}, self._tokens
-            self._known[text] = (half, one)
+            self._known[text] = (half, rest)
             self._room_left -= len(half)
-        counts = [len(half) for half, _ in found]
+        counts = [len(half) for half, _ in readings]
         return TokenStates(
-            np.concatenate([half for half, _ in found], dtype=np.float32, casting="unsafe"),
+            np.concatenate([half for half, _ in readings], dtype=np.float32, casting="unsafe"),
             np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-            np.concatenate([one.spans for _, one in found]),
-            np.concatenate([one.pooled for _, one in found]),
-            np.concatenate([one.truncated for _, one in found]),
+            np.concatenate([rest.spans for _, rest in readings]),
+            np.concatenate([rest.pooled for _, rest in readings]),
+            np.concatenate([rest.truncated for _, rest in readings]),
         )
 
     @staticmethod
     def _split(read: TokenStates, texts: Sequence[str]) -> Iterator[tuple[str, tuple[np.ndarray, TokenStates]]]:
         assert read.states is not None
         for i, (text, (a, b)) in enumerate(zip(texts, pairwise(read.offsets.tolist()), strict=True)):
-            one = slice(i, i + 1)
-            rest = TokenStates(None, np.array([0, b - a]), read.spans[a:b], read.pooled[one], read.truncated[one])
+            place = slice(i, i + 1)
+            rest = TokenStates(None, np.array([0, b - a]), read.spans[a:b], read.pooled[place], read.truncated[place])
             yield text, (read.states[a:b].astype(np.float16), rest)

@@ -54,9 +54,10 @@ class Learner(Protocol):
     that a resumed run repeats what an uninterrupted one would have done.
 
     Attributes:
-        name: of what is being trained, for logs and the model card.
-        temperature: by which its scores are divided in the loss, unless another is asked for: 1 for logarithms, 0.05
-            for shares of attention. With one that is too low, the loss is 0 from the start and nothing is learnt.
+        name: the name of what is being trained, for logs and the model card.
+        temperature: the number by which its scores are divided in the loss, unless another is asked for: 1 for
+            logarithms, 0.05 for shares of attention. With one that is too low, the loss is 0 from the start and nothing
+            is learnt.
         learning_rate: the highest learning rate, unless another is asked for.
     """
 

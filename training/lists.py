@@ -42,8 +42,8 @@ class ListSampler:
 
     Args:
         examples: what to draw from.
-        sampling: how.
-        seed: of all that is drawn.
+        sampling: how to draw.
+        seed: the seed of all that is drawn.
 
     Raises:
         InputError: if there is no example, a weight names no source, or ``in_batch`` is 0 and no question of a source
@@ -108,8 +108,8 @@ class ListSampler:
         """The lists of a step.
 
         Args:
-            step: from 0.
-            lists: how many there are in every step.
+            step: the step, from 0.
+            lists: how many lists there are in every step.
 
         Raises:
             InputError: if a list would have no negative, because no other list of the step has one for it.
@@ -141,8 +141,8 @@ class ListSampler:
             kept = rng.choice(len(positives), size // 2, replace=False)
             pairs = list(positives.items())
             positives = dict(pairs[i] for i in sorted(kept))
-        wanted = size - len(positives)
-        own = wanted - round(self.sampling.in_batch * wanted)
+        room = size - len(positives)
+        own = room - round(self.sampling.in_batch * room)
         negatives: dict[int, Document] = {}
         known = self._known[_question(example)]
         for document in _in_turn(example.pools, rng) if own else ():
@@ -151,7 +151,7 @@ class ListSampler:
                 negatives.setdefault(key, document)
             if len(negatives) == own:
                 break
-        missing = wanted - len(negatives) if self.sampling.in_batch else 0
+        missing = room - len(negatives) if self.sampling.in_batch else 0
         drop = rng.random() < self.sampling.drop_titles
         return _Drawn(
             example,

@@ -33,10 +33,10 @@ def contrastive_loss(
     they are the same.
 
     Args:
-        scores: S, (N,).
-        positive: bool (N,), with at least one True and one False.
-        temperature: t.
-        positives: which of the two.
+        scores: the scores S, (N,).
+        positive: which documents are positive, bool (N,), with at least one True and one False.
+        temperature: the temperature t.
+        positives: which of the two losses.
 
     Returns:
         (), at least 0.
@@ -73,9 +73,9 @@ def distillation_loss(
 
     Args:
         scores: the student's, (N,).
-        teacher: (N,), no gradient; NaN where it has no score: both distributions are over the others.
-        temperature: of the student.
-        teacher_temperature: of the teacher.
+        teacher: the teacher's, (N,), no gradient; NaN where it has no score: both distributions are over the others.
+        temperature: the temperature of the student.
+        teacher_temperature: the temperature of the teacher.
 
     Returns:
         () in nats, at least 0; 0 if the teacher scored fewer than two documents.
@@ -93,8 +93,8 @@ def anchor_loss(parameters: Mapping[str, torch.Tensor], start: Mapping[str, torc
     """Mean over all numbers of the squared distance from where they started (L2-SP, Li et al. 2018).
 
     Args:
-        parameters: by name.
-        start: the same names and shapes.
+        parameters: the parameters as they stand, by name.
+        start: the parameters at the start, with the same names and shapes.
 
     Returns:
         () float32.
@@ -114,10 +114,10 @@ def list_losses(
     """The loss of a batch of lists, and its parts, without the distance from the start.
 
     Args:
-        output: what a learner computed of them.
-        lists: the same.
+        output: what a learner computed of the lists.
+        lists: the lists of the batch.
         objective: which parts count for how much.
-        temperature: of the objective, as it stands where it is learnt.
+        temperature: the objective's temperature, as it stands where it is learnt.
 
     Returns:
         ``loss`` () and, of those that the objective has, its parts unweighted: ``contrastive``, ``distillation`` and
@@ -128,30 +128,34 @@ def list_losses(
     """
     import torch
 
-    for one, scores in zip(lists, output.scores, strict=True):
-        if scores.shape != (len(one.documents),):
-            raise InputError(f"a list of {len(one.documents)} documents got scores of shape {tuple(scores.shape)}")
+    for training_list, scores in zip(lists, output.scores, strict=True):
+        if scores.shape != (len(training_list.documents),):
+            raise InputError(
+                f"a list of {len(training_list.documents)} documents got scores of shape {tuple(scores.shape)}"
+            )
     parts: dict[str, torch.Tensor] = {}
     pairs = [
-        (one, scores.float() if scores.dtype != torch.float64 else scores)
-        for one, scores in zip(lists, output.scores, strict=True)
+        (training_list, scores.float() if scores.dtype != torch.float64 else scores)
+        for training_list, scores in zip(lists, output.scores, strict=True)
     ]
     if objective.contrastive_weight:
         parts["contrastive"] = _sum(
-            contrastive_loss(scores, torch.tensor(one.positive, device=scores.device), temperature, objective.positives)
-            for one, scores in pairs
+            contrastive_loss(
+                scores, torch.tensor(training_list.positive, device=scores.device), temperature, objective.positives
+            )
+            for training_list, scores in pairs
         ) / len(lists)
     if objective.distillation_weight:
         parts["distillation"] = _sum(
             distillation_loss(
                 scores,
-                torch.tensor(one.teacher, dtype=scores.dtype, device=scores.device),
+                torch.tensor(training_list.teacher, dtype=scores.dtype, device=scores.device),
                 temperature,
                 objective.teacher_temperature,
             )
-            if one.teacher is not None
+            if training_list.teacher is not None
             else 0.0 * scores.sum()
-            for one, scores in pairs
+            for training_list, scores in pairs
         ) / len(lists)
     weights = {"contrastive": objective.contrastive_weight, "distillation": objective.distillation_weight}
     loss = _sum(weights[name] * value for name, value in parts.items())
@@ -162,7 +166,7 @@ def list_losses(
 
 
 def _sum(values: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Of what may lie on several devices, on the first's; sum() would begin with an integer, and not move."""
+    """The sum of values that may lie on several devices, on that of the first; sum() would not move them."""
     total: torch.Tensor | None = None
     for value in values:
         total = value if total is None else total + value.to(total.device)

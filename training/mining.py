@@ -35,11 +35,12 @@ class MinedCounts:
     Args:
         lists: questions with at least one negative.
         without_positive: questions passed over, because none of their documents is a positive with a text.
-        without_score: passed over, because the system found no positive, so that a margin has nothing to start from.
-        without_negative: passed over, because no candidate was left.
-        negatives: kept.
+        without_score: questions passed over, because the system found no positive, so that a margin has nothing to
+            start from.
+        without_negative: questions passed over, because no candidate was left.
+        negatives: negatives that were kept.
         too_high: candidates left out by the margin.
-        same_text: left out because a positive or excluded document has their text.
+        same_text: candidates left out because a positive or excluded document has their text.
     """
 
     lists: int = 0
@@ -57,8 +58,8 @@ def mine_run(
     """Hard negatives out of a run, with its scores as a teacher's.
 
     Args:
-        dataset: texts and judgements.
-        run: scores by query id and document id, of any system; the positives' own scores should be among them.
+        dataset: the texts and judgements.
+        run: the scores by query id and document id, of any system; the positives' own scores should be among them.
         mining: which candidates are taken.
 
     Returns:
@@ -71,9 +72,9 @@ def mine_run(
     """
     mining, counts = mining or Mining(), MinedCounts()
     ranked = {id: trec_order(run.get(id, {})) for id in dataset.queries}
-    wanted = {document for documents in ranked.values() for document in documents}
-    wanted |= {document for id in dataset.queries for document in dataset.qrels[id]}
-    texts = {document.id: document for document in dataset.documents(only=wanted)}
+    ids = {document for documents in ranked.values() for document in documents}
+    ids |= {document for id in dataset.queries for document in dataset.qrels[id]}
+    texts = {document.id: document for document in dataset.documents(only=ids)}
     keys = {id: text_key(document) for id, document in texts.items()}
     examples = []
     for id, query in dataset.queries.items():
@@ -135,13 +136,13 @@ def run_system(
 
     Args:
         dataset: what to search.
-        system: as for `evaluate_systems`, such as ``dense+minilm``; its first stage may also be ``given``, the
-            candidates of ``bm25.<split>.tsv`` in the collection's folder, which keep to its scopes.
-        work: folder for the index and for what `evaluate_systems` writes; an index that is there is used again.
-        candidates: candidates for each query.
-        runs: more first stages: name to file.
+        system: a system as `evaluate_systems` takes it, such as ``dense+minilm``; its first stage may also be
+            ``given``, the candidates of ``bm25.<split>.tsv`` in the collection's folder, which keep to its scopes.
+        work: the folder for the index and for what `evaluate_systems` writes; an index that is there is used again.
+        candidates: how many candidates each query has.
+        runs: more first stages: the file of a run by name.
         index: an existing index of the collection.
-        settings: of the index under ``work``.
+        settings: the settings of the index under ``work``.
         command: what was typed, to be kept with the results.
         progress: called with the current step and how much of it is done.
 
@@ -169,17 +170,17 @@ def run_system(
         command=command,
         progress=progress,
     )
-    found = next(iter(outcome.runs.values()))
+    run = next(iter(outcome.runs.values()))
     if reranker is not None:
         # Not by evaluate_systems: it would read all lists anew, for which an index keeps the states.
-        lacking = [id for id, grades in dataset.qrels.items() if _positives(id, grades) - found.get(id, {}).keys()]
+        lacking = [id for id, grades in dataset.qrels.items() if _positives(id, grades) - run.get(id, {}).keys()]
         queries = {id: dataset.queries[id] for id in lacking}
         some = dataclasses.replace(dataset, queries=queries, qrels={id: dataset.qrels[id] for id in lacking})
-        lists = with_positives(some, found, candidates)
+        lists = with_positives(some, run, candidates)
         if lists:
             tell = None if progress is None else partial(progress, "positives")
-            found |= rerank_run(some, lists, load_reranker(reranker), max(map(len, lists.values())), tell)
-    return found
+            run |= rerank_run(some, lists, load_reranker(reranker), max(map(len, lists.values())), tell)
+    return run
 
 
 def _positives(query: str, grades: Mapping[str, int]) -> set[str]:

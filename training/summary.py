@@ -24,11 +24,11 @@ class DataRow:
     """A source of examples.
 
     Args:
-        name: of the collection or file.
-        split: of the collection; "" for a file.
-        examples: how many it gave.
-        weight: with which it is drawn from.
-        licence: ``not stated`` where nobody named one.
+        name: the name of the collection or file.
+        split: the split of the collection; "" for a file.
+        examples: how many examples it gave.
+        weight: the weight with which it is drawn from.
+        licence: the licence of the data; ``not stated`` where nobody named one.
     """
 
     name: str
@@ -58,9 +58,9 @@ class Measurement:
     """A measurement on dev while training.
 
     Args:
-        step: updates done.
+        step: how many updates were done.
         mean: the mean over collections.
-        dev: nDCG@10 by collection.
+        dev: the nDCG@10 by collection.
     """
 
     step: int
@@ -74,10 +74,10 @@ class Gain:
 
     Args:
         queries: how many were measured.
-        before: mean and interval.
-        after: mean and interval.
-        difference: of the pairs.
-        p: of the paired randomisation test.
+        before: the mean before training, and its interval.
+        after: the mean after training, and its interval.
+        difference: the mean difference over the queries, and its interval.
+        p: the p-value of the paired randomisation test.
     """
 
     queries: int
@@ -93,19 +93,19 @@ class TrainingSummary:
 
     Args:
         learner: what was trained.
-        settings: of the run: ``learner``, its ``options``, the fields of `TrainingConfig`, `Sampling` and `Objective`,
-            and what identifies ``parameters``, ``examples`` and ``dev``.
-        steps: updates done.
+        settings: the settings of the run: ``learner``, its ``options``, the fields of `TrainingConfig`, `Sampling` and
+            `Objective`, and what identifies ``parameters``, ``examples`` and ``dev``.
+        steps: how many updates were done.
         kept_step: the update whose weights were kept.
-        seconds: of training and measuring.
-        temperature: at the end.
-        dev: by collection.
+        seconds: the seconds of training and measuring.
+        temperature: the temperature at the end.
+        dev: the gains by collection.
         history: the measurements, in order.
-        losses: means over the last steps, by name; ``step`` is the last of them.
+        losses: the means of the losses over the last steps, by name; ``step`` is the last of them.
         origin: where the model came from.
-        hashes: of the collections measured on; see `sightline.eval.provenance.dataset_hashes`.
+        hashes: the hashes of the collections measured on; see `sightline.eval.provenance.dataset_hashes`.
         hardware: see `sightline.eval.provenance.hardware`.
-        versions: of Python, Sightline and the libraries it computes with.
+        versions: the versions of Python, Sightline and the libraries it computes with.
         git: the commit, where that is known.
     """
 
@@ -141,7 +141,7 @@ class TrainingSummary:
         """Load the summary of a trained model.
 
         Args:
-            folder: of the model.
+            folder: the folder of the model.
 
         Raises:
             DataError: if there is none, or the file holds something else.

@@ -46,10 +46,10 @@ class Progress(NamedTuple):
     """How far a run is.
 
     Args:
-        step: updates done.
-        steps: of how many.
-        loss: the last one's; NaN before the first.
-        dev: nDCG@10 by collection where it has just been measured, and under ``mean`` their mean; else empty.
+        step: how many updates are done.
+        steps: how many updates there will be.
+        loss: the loss of the last update; NaN before the first.
+        dev: the nDCG@10 by collection where it has just been measured, and under ``mean`` their mean; else empty.
     """
 
     step: int
@@ -81,7 +81,7 @@ def train(
         examples: what lists are drawn from.
         out: folder for what `Learner.save` writes, ``README.md`` (a model card), ``training.json`` (settings, losses,
             dev figures), and on the way ``state.pt``, which is removed at the end.
-        config: how long and how fast.
+        config: how long and how fast to learn.
         sampling: how lists are drawn.
         objective: the loss.
         dev: collections to measure nDCG@10 on.
@@ -130,7 +130,7 @@ class _Run:
             config = dataclasses.replace(config, learning_rate=learner.learning_rate)
         self.learner, self.out, self.config, self.objective, self.dev = learner, out, config, objective, dev
         self.origin = origin
-        self.sampling, self.progress = sampling, progress or (lambda told: None)
+        self.sampling, self.progress = sampling, progress or (lambda _: None)
         self.sampler = ListSampler(examples, sampling, config.seed)
         self.lists = config.lists * config.accumulation
         self.steps = config.steps or max(1, math.ceil((config.epochs or 0) * self.sampler.epoch / self.lists))
@@ -145,8 +145,8 @@ class _Run:
             raise InputError("in_batch takes negatives from the other lists of a step; draw more than 1")
         if config.patience and not dev:
             raise InputError("patience is for measurements on dev; name a collection to measure on, or leave it at 0")
-        if len({one.name for one in dev}) < len(dev):
-            raise InputError(f"dev names a collection twice: {', '.join(one.name for one in dev)}")
+        if len({collection.name for collection in dev}) < len(dev):
+            raise InputError(f"dev names a collection twice: {', '.join(collection.name for collection in dev)}")
         device = next(iter(self.parameters.values())).device
         self.device = device.type
         self.log_temperature = torch.nn.Parameter(
@@ -223,10 +223,10 @@ class _Run:
             self.per_query["start"] = values
         if not self.history or mean > max(past.mean for past in self.history):
             self.best, self.per_query["best"] = mixed, values
-        by_name = {name: sum(one.values()) / len(one) for name, one in values.items()}
+        by_name = {name: sum(by_query.values()) / len(by_query) for name, by_query in values.items()}
         self.history.append(Measurement(self.step, mean, by_name))
-        told = ", ".join(f"{name} {value:.4f}" for name, value in by_name.items())
-        logger.info("step %d of %d: %s %.4f (%s)", self.step, self.steps, MEASURE, mean, told)
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in by_name.items())
+        logger.info("step %d of %d: %s %.4f (%s)", self.step, self.steps, MEASURE, mean, figures)
         self.progress(Progress(self.step, self.steps, self._last_loss(), {"mean": mean, **by_name}))
 
     def _mixed(self) -> dict[str, torch.Tensor]:
@@ -241,7 +241,7 @@ class _Run:
         return last["loss"]
 
     def _update(self) -> float:
-        """One step; returns its loss."""
+        """Take one step, and return its loss."""
         import torch
 
         config = self.config
@@ -251,21 +251,24 @@ class _Run:
         torch.manual_seed((config.seed << 32) + self.step)
         lists = self.sampler.batch(self.step, self.lists)
         self.optimizer.zero_grad(set_to_none=True)
-        found = {"loss": 0.0}
+        record = {"loss": 0.0}
         if self.objective.anchor_weight:
             anchor = anchor_loss(self.parameters, self.start)
             self.scaler.scale(self.objective.anchor_weight * anchor).backward()
-            found |= {"loss": self.objective.anchor_weight * float(anchor.detach()), "anchor": float(anchor.detach())}
+            record |= {
+                "loss": self.objective.anchor_weight * float(anchor.detach()),
+                "anchor": float(anchor.detach()),
+            }
         for begin in range(0, self.lists, config.lists):
             part = lists[begin : begin + config.lists]
             with self._autocast():
                 output = self.learner(part)
             losses = list_losses(output, part, self.objective, self.log_temperature.exp())
             for name, value in losses.items():
-                found[name] = found.get(name, 0.0) + float(value.detach()) / config.accumulation
-            if not math.isfinite(found["loss"]):
+                record[name] = record.get(name, 0.0) + float(value.detach()) / config.accumulation
+            if not math.isfinite(record["loss"]):
                 raise TrainingError(
-                    f"step {self.step + 1}: the loss is {found['loss']}; lower the learning rate, or train in float32"
+                    f"step {self.step + 1}: the loss is {record['loss']}; lower the learning rate, or train in float32"
                 )
             self.scaler.scale(losses["loss"] / config.accumulation).backward()
         self.scaler.unscale_(self.optimizer)
@@ -279,14 +282,14 @@ class _Run:
         if self.objective.learn_temperature:
             with torch.no_grad():
                 self.log_temperature.clamp_(min=math.log(COLDEST))
-            found["temperature"] = math.exp(self.log_temperature.item())
+            record["temperature"] = math.exp(self.log_temperature.item())
         self.step += 1
-        found |= {"learning_rate": rate} | ({"gradient": norm} if math.isfinite(norm) else {})
-        self.window.append(found)
+        record |= {"learning_rate": rate} | ({"gradient": norm} if math.isfinite(norm) else {})
+        self.window.append(record)
         if len(self.window) == _RECORD_EVERY:
             self._record()
         self._between = False
-        return found["loss"]
+        return record["loss"]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         import torch
@@ -298,10 +301,10 @@ class _Run:
     def _record(self) -> None:
         """Keep the means of the last steps."""
         values: dict[str, list[float]] = {}
-        for one in self.window:
-            for name, value in one.items():
+        for losses in self.window:
+            for name, value in losses.items():
                 values.setdefault(name, []).append(value)
-        means = {name: sum(found) / len(found) for name, found in values.items()}
+        means = {name: sum(past) / len(past) for name, past in values.items()}
         self.records.append({"step": self.step, **means})
         self.window = []
         if len(self.records) == 1 and means["loss"] < _NO_LOSS:
@@ -321,11 +324,13 @@ class _Run:
         """Whatever a run that goes on must have in common with the one that began, as JSON has it."""
         options = {k: portable_name(v) if isinstance(v, str) else v for k, v in self.origin.options.items()}
         settings: dict[str, Any] = {"learner": portable_name(self.learner.name), "options": options}
-        for one in (self.config, self.sampling, self.objective):
-            settings |= dataclasses.asdict(one)
+        for part in (self.config, self.sampling, self.objective):
+            settings |= dataclasses.asdict(part)
         settings["parameters"] = {name: list(value.shape) for name, value in self.parameters.items()}
         settings["examples"] = _fingerprint(examples)
-        settings["dev"] = [f"{one.name}, {len(one.run)} queries, {one.candidates}" for one in self.dev]
+        settings["dev"] = [
+            f"{collection.name}, {len(collection.run)} queries, {collection.candidates}" for collection in self.dev
+        ]
         return dict(json.loads(json.dumps(settings)))
 
     def _copy(self) -> dict[str, torch.Tensor]:
@@ -351,9 +356,9 @@ class _Run:
         try:
             self._restore(state)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            told = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise TrainingError(
-                f"{self.out / STATE}: does not fit this run ({type(error).__name__}: {told}); remove it to begin anew"
+                f"{self.out / STATE}: does not fit this run ({type(error).__name__}: {reason}); remove it to begin anew"
             ) from error
         logger.info("going on from step %d of %d", self.step, self.steps)
 
@@ -412,7 +417,7 @@ class _Run:
                 data=list(self.origin.data),
                 command=portable_command(self.origin.command) if self.origin.command else None,
             ),
-            hashes={one.name: dataset_hashes(one.dataset) for one in self.dev},
+            hashes={collection.name: dataset_hashes(collection.dataset) for collection in self.dev},
             hardware=hardware(),
             versions=versions(),
             git=git_revision(),

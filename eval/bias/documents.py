@@ -57,7 +57,7 @@ class CopyBias:
     """What exact copies, under ids of their own, do.
 
     Args:
-        queries: with a relevant document and another one in their list.
+        queries: how many have a relevant document and another one in their list.
         copies: how many of the highest ranked other document were added behind it.
         gold_rank_change: by how much the relevant document falls (above 0) or rises, copies not counted.
         reordered: share of the queries in which any two of the old documents changed places.
@@ -78,8 +78,8 @@ class TwinBias:
     """What a near-duplicate of the relevant document gets, added to the list's other end.
 
     Args:
-        edit: what was taken from it.
-        queries: in which it could be.
+        edit: what was taken from the document.
+        queries: how many have a relevant document from which it could be taken.
         score_change: the twin's score less the original's, over the standard deviation of the list's scores.
         rank_change: the twin's rank less the original's: above 0, it is ranked lower.
         above: share of the queries in which the twin is ranked above the original.
@@ -97,7 +97,7 @@ class IdBias:
     """What changes when the documents of a list exchange their ids, and nothing else.
 
     Args:
-        queries: lists of at least two documents.
+        queries: how many have a list of at least two documents.
         changed: share of the queries in which a text's score changed.
         largest_difference: the largest change of a score.
         tau: Kendall's tau between the rankings of the texts before and after. Where no score changed, it is below 1
@@ -116,7 +116,7 @@ class DocumentBias:
 
     Args:
         system: its name.
-        queries: lists.
+        queries: how many lists were ranked.
         length: see `LengthBias`.
         copies: see `CopyBias`; empty for a first stage, and if no list has a relevant and another document.
         twins: see `TwinBias`; those edits that fit some document; empty for a first stage.
@@ -137,7 +137,7 @@ class DocumentBias:
     psi: PSI
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON and tables: one row, its columns named after what was done and what came of it."""
+        """The bias as one row for JSON and tables, its columns named after what was done and what came of it."""
         row: dict[str, Any] = {"system": self.system, "queries": self.queries}
         row |= {f"short_{name}" if name == "queries" else name: x for name, x in _fields(self.length, ())}
         for copies in self.copies:
@@ -164,12 +164,12 @@ def measure_documents(
     Args:
         system: the name for the result.
         reranker: any; it ranks each list, and up to six of its variants. None for the first stage's own order, of which
-            only the preference for length can be told.
+            only the preference for length is measured.
         lists: (query id, candidates), best first.
         qrels: grades by query id and document id.
         twins_of: queries for which near-duplicates are made, which must be read, and take most of the time where the
             rest has kept states; None for all.
-        seed: of the exchange of ids, and of the intervals.
+        seed: the seed of the exchange of ids, and of the intervals.
 
     Raises:
         InputError: if there is no list with a document.
@@ -178,8 +178,8 @@ def measure_documents(
         >>> from sightline import load_reranker
         >>> documents = [Document(text[:4], text) for text in ("Cats purr. They do.", "Dogs bark.", "Cows moo.")]
         >>> lists = [("q", CandidateList.of("what do cats do", documents))]
-        >>> found = measure_documents("minilm", load_reranker(), lists, {"q": {"Cats": 1}})
-        >>> found.ids.largest_difference, found.copies[0].largest_difference, [twin.edit for twin in found.twins]
+        >>> bias = measure_documents("minilm", load_reranker(), lists, {"q": {"Cats": 1}})
+        >>> bias.ids.largest_difference, bias.copies[0].largest_difference, [twin.edit for twin in bias.twins]
         (0.0, 0.0, ['first sentence dropped', 'last sentence dropped'])
     """
     length, copies, twins, ids = _Lengths(), {n: _Copies() for n in _COPIES}, dict[str, _Twins](), _Ids()
@@ -198,7 +198,7 @@ def measure_documents(
         other = next((document for document in base if grades.get(document, 0) <= 0), None)
         variants: list[_Variant] = []
         if gold is not None and other is not None:
-            variants += [found.variant(candidates, base, gold, other, n) for n, found in copies.items()]
+            variants += [tally.variant(candidates, base, gold, other, n) for n, tally in copies.items()]
         if gold is not None and (twins_of is None or id in twins_of):
             for edit, twin in _twins(candidates, gold):
                 variants.append(twins.setdefault(edit, _Twins()).variant(candidates, gold, twin))
@@ -214,8 +214,8 @@ def measure_documents(
         system,
         queries,
         length.result(seed),
-        tuple(found.result(n, seed) for n, found in copies.items() if found.changes),
-        tuple(found.result(edit, seed) for edit, found in twins.items()),
+        tuple(tally.result(n, seed) for n, tally in copies.items() if tally.changes),
+        tuple(tally.result(edit, seed) for edit, tally in twins.items()),
         ids.result(seed) if ids.taus else None,
         *length.by_length(seed),
     )
@@ -288,14 +288,14 @@ class _Copies:
             for name in names
             for block, state in zip(source.blocks, states, strict=True)
         ]
-        # At the bottom, behind its original and the rest: a reranker that looks at places shows it. Kept states are of
-        # the text, so that a copy has them too.
+        # Copies go to the bottom, behind their original and the rest: a reranker that looks at places shows it there.
+        # Kept states are of the text, so that a copy has them too.
 
-        def add(found: dict[str, float]) -> None:
-            before, after = list(base), [document for document in found if document in base]
+        def add(scores: dict[str, float]) -> None:
+            before, after = list(base), [document for document in scores if document in base]
             self.changes.append(float(after.index(gold) - before.index(gold)))
             self.reordered.append(before != after)
-            self.differences.append(max(abs(found[name] - found[other]) for name in names))
+            self.differences.append(max(abs(scores[name] - scores[other]) for name in names))
 
         return candidates.with_blocks(added, len(candidates.passages)), add
 
@@ -317,14 +317,14 @@ def _twins(candidates: CandidateList, gold: str) -> list[tuple[str, Document]]:
     """What is left of the relevant document's first block, by what was taken from it."""
     block = candidates.arranged([gold]).blocks[0]
     (name,) = _new_ids(gold, "twin", 1, candidates.ids)
-    found = []
+    edits = []
     if block.title:
-        found.append(("title dropped", Document(name, block.text, "")))
+        edits.append(("title dropped", Document(name, block.text, "")))
     spans = sentence_spans(block.text)
     if len(spans) > 1:
-        found.append(("first sentence dropped", Document(name, block.text[spans[1][0] :], block.title)))
-        found.append(("last sentence dropped", Document(name, block.text[: spans[-2][1]], block.title)))
-    return found
+        edits.append(("first sentence dropped", Document(name, block.text[spans[1][0] :], block.title)))
+        edits.append(("last sentence dropped", Document(name, block.text[: spans[-2][1]], block.title)))
+    return edits
 
 
 class _Twins:
@@ -333,18 +333,18 @@ class _Twins:
         self.ranks: list[float] = []
 
     def variant(self, candidates: CandidateList, gold: str, twin: Document) -> _Variant:
-        # Of the relevant document only the block that the twin was made of, and read anew like it: kept states are
-        # rounded, and would differ from a twin's by that too.
+        # Of the relevant document, the list has only the block that the twin was made of, and it is read anew like the
+        # twin: kept states are rounded, and would differ from a twin's by that too.
         place = next(i for i, passage in enumerate(candidates.passages) if passage.document.id == gold)
         others = candidates.arranged([document for document in candidates.ids if document != gold])
         count = len(others.passages)
         alone = others.with_blocks([(candidates.passages[place].as_document(), None)], min(place, count))
         at = 0 if place > count / 2 else count + 1
 
-        def add(found: dict[str, float]) -> None:
-            order = list(found)
-            spread = float(np.std(list(found.values())))
-            self.scores.append((found[twin.id] - found[gold]) / spread if spread > 0 else 0.0)
+        def add(scores: dict[str, float]) -> None:
+            order = list(scores)
+            spread = float(np.std(list(scores.values())))
+            self.scores.append((scores[twin.id] - scores[gold]) / spread if spread > 0 else 0.0)
             self.ranks.append(float(order.index(twin.id) - order.index(gold)))
 
         return alone.with_blocks([(twin, None)], at), add
@@ -374,11 +374,11 @@ class _Ids:
             shuffled = ids[1:] + ids[:1]
         named = dict(zip(ids, shuffled, strict=True))
 
-        def add(found: dict[str, float]) -> None:
-            before, after = list(base), list(found)
+        def add(scores: dict[str, float]) -> None:
+            before, after = list(base), list(scores)
             ranks = np.array([[before.index(id), after.index(named[id])] for id in ids]).T
             self.taus.append(float(kendall_tau(ranks)[0, 1]))
-            self.differences.append(max(abs(found[named[id]] - base[id]) for id in ids))
+            self.differences.append(max(abs(scores[named[id]] - base[id]) for id in ids))
 
         return candidates.renamed(named), add
 
@@ -402,5 +402,5 @@ def _interval(values: Sequence[float], seed: int) -> Interval | None:
     return interval(known, seed=seed) if known else None
 
 
-def _fields(found: Any, but: Sequence[str]) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in dataclasses.asdict(found).items() if name not in but]
+def _fields(bias: Any, but: Sequence[str]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in dataclasses.asdict(bias).items() if name not in but]

@@ -25,6 +25,8 @@ from .sensitivity import PSI, paired_psi
 
 __all__ = ["OrderBias", "Slot", "Spread", "kendall_tau", "measure_order", "relevant_document", "variance"]
 
+_FIXED_ORDERS = ("best_first", "worst_first")
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -42,8 +44,8 @@ class Slot:
     Args:
         slot: the place in words: ``top``, ``25 %`` of the way down, ``bottom``.
         value: mean over queries.
-        low: lower end.
-        high: upper end.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
     """
 
     slot: str
@@ -58,16 +60,16 @@ class OrderBias:
 
     Args:
         system: its name.
-        measure: of quality.
-        permutations: random orders of each list.
-        queries: lists of at least two documents; the others are not in it.
-        documents: mean length of these lists.
-        relevant_queries: of the queries, those with a relevant document in their list; what is said of relevant
+        measure: the measure of quality.
+        permutations: how many random orders of each list were ranked.
+        queries: how many lists have at least two documents; the others are left out.
+        documents: the mean length of these lists.
+        relevant_queries: how many of the queries have a relevant document in their list; what is said of relevant
             documents and of slots is said of these. None is added to a list.
         tau: Kendall's tau between the rankings of two permutations, mean over pairs, then over queries.
         tau_psi: (1 - tau) / 2: the share of pairs of documents that two permutations order differently.
         score_variance: population variance of a document's score over permutations; mean over documents and queries.
-            In the reranker's own unit, squared.
+            Its unit is the reranker's own, squared.
         score_variance_share: the same over the variance of all scores of the list, of documents and permutations: 0,
             none of it comes from the order; 1, all of it.
         rank_variance: population variance of a document's rank, counted from 0; mean over documents and queries.
@@ -104,7 +106,7 @@ class OrderBias:
     slot_psi: PSI
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The bias as JSON has it."""
         return dataclasses.asdict(self)
 
 
@@ -123,7 +125,8 @@ def kendall_tau(ranks: np.ndarray) -> np.ndarray:
     """
     above, below = np.triu_indices(ranks.shape[1], 1)
     signs = np.sign(ranks[:, below] - ranks[:, above]).astype(np.float64)  # (K, pairs)
-    return signs @ signs.T / signs.shape[1]
+    taus: np.ndarray = signs @ signs.T / signs.shape[1]
+    return taus
 
 
 def variance(values: np.ndarray) -> np.ndarray:
@@ -134,7 +137,8 @@ def variance(values: np.ndarray) -> np.ndarray:
         [0.0, 0.09]
     """
     from_first = values - values[:1]
-    return np.maximum(0.0, (from_first**2).mean(axis=0) - from_first.mean(axis=0) ** 2)
+    population: np.ndarray = np.maximum(0.0, (from_first**2).mean(axis=0) - from_first.mean(axis=0) ** 2)
+    return population
 
 
 def relevant_document(ids: Sequence[str], grades: Mapping[str, int]) -> str | None:
@@ -166,10 +170,10 @@ def measure_order(
         reranker: any; it is called ``permutations + 2 + slots`` times for each list.
         lists: (query id, candidates), best first.
         qrels: grades by query id and document id.
-        measure: of quality, as ir_measures names it.
+        measure: the measure of quality, as ir_measures names it.
         permutations: random orders of each list, at least 2. A query's own depend on the seed and its id only.
         slots: places for a relevant document, evenly from the top to the bottom, at least 3.
-        seed: of the permutations and intervals.
+        seed: the seed of the permutations and intervals.
 
     Raises:
         InputError: if a number is too small, or no list has two documents.
@@ -178,90 +182,120 @@ def measure_order(
         >>> from sightline import Document, load_reranker
         >>> documents = [Document(text, text) for text in ("Cats purr.", "Dogs bark.", "Cows moo.")]
         >>> lists = [("q", CandidateList.of("what do cats do", documents))]
-        >>> found = measure_order("minilm", load_reranker(), lists, {"q": {"Cats purr.": 1}})
-        >>> found.tau.mean, found.score_variance, found.rank_variance, found.slot_psi.value
+        >>> bias = measure_order("minilm", load_reranker(), lists, {"q": {"Cats purr.": 1}})
+        >>> bias.tau.mean, bias.score_variance, bias.rank_variance, bias.slot_psi.value
         (1.0, 0.0, 0.0, 0.0)
     """
     if permutations < 2:
         raise InputError(f"permutations must be at least 2, not {permutations}")
     if slots < 3:
         raise InputError(f"slots must be at least 3, not {slots}: a top, a bottom, and something between")
-    places = np.linspace(0, 1, slots)
-    random_orders = [f"random {k}" for k in range(permutations)]
-    fixed_orders = ["best_first", "worst_first"]
-    slot_orders = {f"slot {_words(place)}": place for place in places.tolist()}
-    rankings: dict[str, dict[str, list[str]]] = {name: {} for name in (*random_orders, *fixed_orders, *slot_orders)}
-    judged: dict[str, Mapping[str, int]] = {}
-    lengths, taus, reversals, shares, score_variances, rank_variances, gold_variances = ([] for _ in range(7))
+    study = _Study(permutations, slots, seed)
     for id, candidates in lists:
         first = candidates.ids
         if len(first) < 2:
             continue
-        rng = random.Random(f"{seed} {id}")
-        orders = {name: rng.sample(first, len(first)) for name in random_orders}
-        orders |= {"best_first": first, "worst_first": first[::-1]}
-        judged[id] = qrels.get(id, {})
-        gold = relevant_document(first, judged[id])
+        grades = qrels.get(id, {})
+        orders = study.orders(id, first, grades)
+        rankings = rank_lists(reranker, [candidates.arranged(order) for order in orders.values()])
+        study.add(id, first, grades, dict(zip(orders, rankings, strict=True)))
+    if not study.judged:
+        raise InputError("no list has two documents: there is no order to change")
+    return study.result(system, measure)
+
+
+class _Study:
+    """The orders in which lists are ranked, and what came of them."""
+
+    def __init__(self, permutations: int, slots: int, seed: int) -> None:
+        self.permutations, self.seed = permutations, seed
+        self.places: list[float] = np.linspace(0, 1, slots).tolist()
+        self.random_orders = [f"random {k}" for k in range(permutations)]
+        self.slot_orders = {f"slot {_words(place)}": place for place in self.places}
+        names = (*self.random_orders, *_FIXED_ORDERS, *self.slot_orders)
+        self.rankings: dict[str, dict[str, list[str]]] = {name: {} for name in names}
+        self.judged: dict[str, Mapping[str, int]] = {}
+        self.lengths: list[int] = []
+        self.taus: list[float] = []
+        self.reversals: list[float] = []
+        self.score_variances: list[float] = []
+        self.shares: list[float] = []
+        self.rank_variances: list[float] = []
+        self.gold_variances: list[float] = []
+
+    def orders(self, id: str, first: list[str], grades: Mapping[str, int]) -> dict[str, list[str]]:
+        """The orders by name; those of the slots are left out where no document is relevant."""
+        rng = random.Random(f"{self.seed} {id}")
+        orders = {name: rng.sample(first, len(first)) for name in self.random_orders}
+        orders |= zip(_FIXED_ORDERS, (first, first[::-1]), strict=True)
+        gold = relevant_document(first, grades)
         if gold is not None:
             rest = [document for document in first if document != gold]
-            for name, place in slot_orders.items():
+            for name, place in self.slot_orders.items():
                 at = round(place * len(rest))
                 orders[name] = [*rest[:at], gold, *rest[at:]]
-        ranked = dict(
-            zip(orders, rank_lists(reranker, [candidates.arranged(order) for order in orders.values()]), strict=True)
-        )
+        return orders
+
+    def add(
+        self, id: str, first: list[str], grades: Mapping[str, int], ranked: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Take in a list's scores by order and document, best first."""
+        self.judged[id] = grades
         for name, scores in ranked.items():
-            rankings[name][id] = list(scores)
+            self.rankings[name][id] = list(scores)
         row = {document: i for i, document in enumerate(first)}
-        ranks = np.empty((permutations + 2, len(first)), dtype=np.int64)
-        for k, name in enumerate([*random_orders, *fixed_orders]):
+        ranks = np.empty((self.permutations + 2, len(first)), dtype=np.int64)
+        for k, name in enumerate([*self.random_orders, *_FIXED_ORDERS]):
             ranks[k, [row[document] for document in ranked[name]]] = np.arange(len(first))
-        scored = np.array([[ranked[name][document] for document in first] for name in random_orders])
-        lengths.append(len(first))
-        taus.append(kendall_tau(ranks[:permutations])[np.triu_indices(permutations, 1)].mean())
-        reversals.append(kendall_tau(ranks[permutations:])[0, 1])
+        scored = np.array([[ranked[name][document] for document in first] for name in self.random_orders])
+        self.lengths.append(len(first))
+        self.taus.append(kendall_tau(ranks[: self.permutations])[np.triu_indices(self.permutations, 1)].mean())
+        self.reversals.append(kendall_tau(ranks[self.permutations :])[0, 1])
         within, total = variance(scored).mean(), variance(scored.reshape(-1, 1))[0]
-        score_variances.append(within)
-        shares.append(within / total if total > 0 else 0.0)
-        by_rank = variance(ranks[:permutations])
-        rank_variances.append(by_rank.mean())
-        if gold is not None:
-            gold_variances.append(by_rank[[row[d] for d in first if judged[id].get(d, 0) > 0]].mean())
-    if not judged:
-        raise InputError("no list has two documents: there is no order to change")
-    values = {}
-    for name, order in rankings.items():
-        found = measure_rankings({id: judged[id] for id in order}, order, [measure])[1] if order else {}
-        values[name] = np.array([found[id][measure] for id in order])
-    spread = np.stack([values[name] for name in random_orders])  # (K, Q)
-    at = np.stack([values[name] for name in slot_orders])  # (S, Q with a relevant document)
-    from_top = at - at[:1]  # so that equal values give exactly 0, whatever a mean of them rounds to
-    tau = interval(taus, seed=seed)
-    return OrderBias(
-        system=system,
-        measure=measure,
-        permutations=permutations,
-        queries=len(lengths),
-        documents=float(np.mean(lengths)),
-        relevant_queries=at.shape[1],
-        tau=tau,
-        tau_psi=(1 - tau.mean) / 2,
-        score_variance=float(np.mean(score_variances)),
-        score_variance_share=float(np.mean(shares)),
-        rank_variance=float(np.mean(rank_variances)),
-        gold_rank_variance=float(np.mean(gold_variances)) if gold_variances else None,
-        ndcg=Spread(float(spread.mean()), float(spread.min(axis=0).mean()), float(spread.max(axis=0).mean())),
-        per_permutation=tuple(spread.mean(axis=1).tolist()),
-        arrangements={name: float(values[name].mean()) for name in ("best_first", "worst_first")},
-        reversal_tau=interval(reversals, seed=seed),
-        gold_at=tuple(
-            Slot(_words(place), *dataclasses.astuple(interval(row, seed=seed)))
-            for place, row in zip(places.tolist(), at, strict=True)
-            if len(row)
-        ),
-        ends_minus_middle=interval(from_top[-1] / 2 - from_top[1:-1].mean(axis=0), seed=seed) if at.size else None,
-        slot_psi=paired_psi(at, seed=seed) if at.size else PSI(None),
-    )
+        self.score_variances.append(within)
+        self.shares.append(within / total if total > 0 else 0.0)
+        by_rank = variance(ranks[: self.permutations])
+        self.rank_variances.append(by_rank.mean())
+        if relevant := [row[document] for document in first if grades.get(document, 0) > 0]:
+            self.gold_variances.append(by_rank[relevant].mean())
+
+    def result(self, system: str, measure: str) -> OrderBias:
+        """Measure the rankings, and sum up."""
+        values = {}
+        for name, rankings in self.rankings.items():
+            judged = {id: self.judged[id] for id in rankings}
+            per_query = measure_rankings(judged, rankings, [measure])[1] if rankings else {}
+            values[name] = np.array([per_query[id][measure] for id in rankings])
+        spread = np.stack([values[name] for name in self.random_orders])  # (K, Q)
+        at = np.stack([values[name] for name in self.slot_orders])  # (S, Q with a relevant document)
+        from_top = at - at[:1]  # so that equal values give exactly 0, whatever a mean of them rounds to
+        ends = from_top[-1] / 2 - from_top[1:-1].mean(axis=0) if at.size else None
+        tau = interval(self.taus, seed=self.seed)
+        return OrderBias(
+            system=system,
+            measure=measure,
+            permutations=self.permutations,
+            queries=len(self.lengths),
+            documents=float(np.mean(self.lengths)),
+            relevant_queries=at.shape[1],
+            tau=tau,
+            tau_psi=(1 - tau.mean) / 2,
+            score_variance=float(np.mean(self.score_variances)),
+            score_variance_share=float(np.mean(self.shares)),
+            rank_variance=float(np.mean(self.rank_variances)),
+            gold_rank_variance=float(np.mean(self.gold_variances)) if self.gold_variances else None,
+            ndcg=Spread(float(spread.mean()), float(spread.min(axis=0).mean()), float(spread.max(axis=0).mean())),
+            per_permutation=tuple(spread.mean(axis=1).tolist()),
+            arrangements={name: float(values[name].mean()) for name in _FIXED_ORDERS},
+            reversal_tau=interval(self.reversals, seed=self.seed),
+            gold_at=tuple(
+                Slot(_words(place), *dataclasses.astuple(interval(row, seed=self.seed)))
+                for place, row in zip(self.places, at, strict=True)
+                if len(row)
+            ),
+            ends_minus_middle=None if ends is None else interval(ends, seed=self.seed),
+            slot_psi=paired_psi(at, seed=self.seed) if at.size else PSI(None),
+        )
 
 
 def _words(place: float) -> str:

@@ -27,10 +27,10 @@ class Span:
     """Where in its document a query's answer stands.
 
     Args:
-        start: its first character.
-        end: the character behind its last.
-        length: of the document, in characters.
-        tokens: of the document, as the data set counts them; None if it does not.
+        start: the place of its first character.
+        end: the place behind its last character.
+        length: the length of the document, in characters.
+        tokens: the number of the document's tokens, as the data set counts them; None if it does not.
 
     Example:
         >>> Span(start=20, end=30, length=100).relative
@@ -83,8 +83,8 @@ class Bins:
         """Index of the only bin that has the value; None if it is outside of all."""
         if self.closed == "right" and value == self.edges[0]:
             return 0
-        found = int(np.searchsorted(self.edges, value, side="right" if self.closed == "left" else "left")) - 1
-        return found if 0 <= found < len(self.labels) else None
+        place = int(np.searchsorted(self.edges, value, side="right" if self.closed == "left" else "left")) - 1
+        return place if 0 <= place < len(self.labels) else None
 
 
 # SQuAD-PosQ's code has these edges in both neighbours (exp_SQuAD-PosQ.py: min <= start <= max); here each is in one.
@@ -115,9 +115,9 @@ class Trend:
     """Bin means against bin centres, unweighted, as PosIR has it: None where scipy has no value for it.
 
     Args:
-        slope: of the regression line; what the last position gains over the first.
-        pearson: correlation coefficient.
-        spearman: of the ranks.
+        slope: the slope of the regression line; what the last position gains over the first.
+        pearson: the correlation coefficient.
+        spearman: the correlation coefficient of the ranks.
         kendall: tau-b.
     """
 
@@ -133,7 +133,7 @@ class PositionBias:
 
     Args:
         system: its name.
-        measure: what the values are.
+        measure: the name of the measure.
         axis: ``start``: character of the answer's start, in the bins of SQuAD-PosQ; ``relative``: midpoint of the
             answer over the document's length, in PosIR's 20 bins.
         length: ``all``, or the tokens of the documents that these are, in PosIR's buckets.
@@ -155,7 +155,7 @@ class PositionBias:
     trend: Trend | None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The bias as JSON has it."""
         return dataclasses.asdict(self)
 
 
@@ -172,11 +172,13 @@ def measure_position(
 
     Args:
         system: the system's name.
-        measure: the measure's; any whose values are not negative: ``nDCG@10``, or ``Success@1``, which is accuracy.
-        values: by query id, as `sightline.eval.metrics.measure_rankings` gives them, of retrievers or rerankers alike.
-        spans: by query id; queries without one are left out.
-        seed: of the intervals.
-        resamples: of the intervals.
+        measure: the name of the measure, any whose values are not negative: ``nDCG@10``, or ``Success@1``, which is
+            accuracy.
+        values: the value by query id, as `sightline.eval.metrics.measure_rankings` gives them, of retrievers or
+            rerankers alike.
+        spans: the span by query id; queries without one are left out.
+        seed: the seed of the intervals.
+        resamples: how many resamples each interval is drawn from.
 
     Returns:
         By start over all; by relative position over all; and the latter for each length bucket, where documents have
@@ -203,8 +205,8 @@ def measure_position(
             assert place is not None  # both axes are bounded, and covered
             groups.setdefault(place, []).append(values[id])
         places = sorted(groups)
-        found = [interval(groups[place], seed=seed, resamples=resamples) for place in places]
-        means = [one.mean for one in found]
+        intervals = [interval(groups[place], seed=seed, resamples=resamples) for place in places]
+        means = [between.mean for between in intervals]
         return PositionBias(
             system=system,
             measure=measure,
@@ -213,8 +215,8 @@ def measure_position(
             queries=len(ids),
             mean=float(np.mean(means)),
             bins=tuple(
-                Bin(bins.labels[place], len(groups[place]), one.mean, one.low, one.high)
-                for place, one in zip(places, found, strict=True)
+                Bin(bins.labels[place], len(groups[place]), between.mean, between.low, between.high)
+                for place, between in zip(places, intervals, strict=True)
             ),
             psi=grouped_psi([groups[place] for place in places], seed=seed, resamples=resamples),
             trend=_trend([(bins.edges[p] + bins.edges[p + 1]) / 2 for p in places], means)

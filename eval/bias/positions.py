@@ -26,15 +26,16 @@ class PositionDataset(Dataset):
     """A judged collection with the place of each answer.
 
     Args:
-        spans: by query id; empty if the places are not known, and queries without one are measured by no position.
+        spans: the answer's place by query id; empty if the places are not known, and queries without one are measured
+            by no position.
     """
 
     spans: dict[str, Span] = dataclasses.field(default_factory=dict)
 
     def sampled(self, queries: int, seed: int = 0) -> PositionDataset:
-        """With so many of its queries, drawn at random and left in their order; the corpus stays whole.
+        """The collection with so many of its queries, drawn at random and left in their order; the corpus stays whole.
 
-        First ones would not do: collections made from articles have the questions of an article together.
+        The first ones would not do: collections made from articles have the questions of an article together.
         """
         if queries < 1:
             raise InputError(f"the sample must have at least 1 query, not {queries}")
@@ -43,7 +44,7 @@ class PositionDataset(Dataset):
         return self.only(set(random.Random(seed).sample(sorted(self.queries), queries)))
 
     def only(self, ids: Set[str]) -> PositionDataset:
-        """With these of its queries."""
+        """The collection with only these of its queries."""
         return dataclasses.replace(
             self,
             queries={id: text for id, text in self.queries.items() if id in ids},
@@ -58,13 +59,13 @@ def load_positions(path: str | Path, split: str = "test", *, qrels: str | Path |
     Args:
         path: a BEIR folder, with ``spans.tsv`` if places are known (see `load_spans`); a PosIR folder (`load_posir`);
             a file of SQuAD, or a folder of such files (`load_squad`).
-        split: of BEIR's and PosIR's judgements.
+        split: the split of BEIR's and PosIR's judgements.
         qrels: judgements to use instead, for a BEIR folder.
 
     Raises:
         DataError: if a file is missing or malformed.
         InputError: if ``qrels`` is given for another layout.
-        MissingExtraError: for Parquet files without pyarrow.
+        MissingExtraError: if pyarrow is not installed, which Parquet files need.
     """
     path = Path(path)
     if not path.exists() or any(path.glob("corpus.jsonl*")) or any(path.glob("collection.tsv*")):
@@ -149,7 +150,7 @@ def load_squad(paths: Sequence[str | Path]) -> PositionDataset:
     Raises:
         DataError: naming file and record, if one is malformed, an id is there twice, or an answer's place is outside
             its paragraph; or if there is no question with an answer.
-        MissingExtraError: for Parquet without pyarrow.
+        MissingExtraError: if pyarrow is not installed, which Parquet files need.
     """
     corpus: dict[str, str] = {}
     queries: dict[str, str] = {}
@@ -213,15 +214,15 @@ def load_posir(folder: str | Path, split: str = "test") -> PositionDataset:
     """Read one language and domain of PosIR (``LANGUAGE/DOMAIN`` of infgrad/PosIR-Benchmark-v1).
 
     Args:
-        folder: with ``corpus.parquet`` (``_id``, ``text``, perhaps ``title``), ``queries.parquet`` (``_id``, ``text``,
-            ``pos_char_span``, ``pos_char_length``, ``pos_token_length``) and ``qrels/SPLIT.parquet`` (``query-id``,
-            ``corpus-id``, ``score``).
-        split: of the judgements.
+        folder: a folder with ``corpus.parquet`` (``_id``, ``text``, perhaps ``title``), ``queries.parquet`` (``_id``,
+            ``text``, ``pos_char_span``, ``pos_char_length``, ``pos_token_length``) and ``qrels/SPLIT.parquet``
+            (``query-id``, ``corpus-id``, ``score``).
+        split: the split of the judgements.
 
     Raises:
         DataError: naming file and record, if one is missing or malformed, or a judged query has no text; or if no
             query is judged.
-        MissingExtraError: without pyarrow.
+        MissingExtraError: if pyarrow is not installed.
     """
     folder = Path(folder)
     judged = folder / "qrels" / f"{split}.parquet"

@@ -30,10 +30,10 @@ class PSI:
     Args:
         value: 1 - min / max of the group means; None if it is undefined, with fewer than two groups or where no
             group has a value above 0. All the rest is None then.
-        low: lower end of the 95 % interval; 0 where shuffled positions give ``value`` or more in over 5 % of cases.
-        high: upper end. The ends are the outer ones of the percentile and of the basic bootstrap interval (Davison and
-            Hinkley 1997, section 5.2); in simulations, with 6 to 20 groups of 30 to 600 queries, the interval held the
-            truth in 89 to 100 of 100 cases, the percentile interval alone in 0 to 100.
+        low: the lower end of the 95 % interval; 0 where shuffled positions give ``value`` or more in over 5 % of cases.
+        high: the upper end. The ends are the outer ones of the percentile and of the basic bootstrap interval (Davison
+            and Hinkley 1997, section 5.2); in simulations, with 6 to 20 groups of 30 to 600 queries, the interval held
+            the truth in 89 to 100 of 100 cases, the percentile interval alone in 0 to 100.
         corrected: ``value`` less the bias that the bootstrap sees in it (Efron and Tibshirani 1993, section 10.3), at
             least 0.
         floor: mean PSI with positions shuffled: what noise alone gives, with groups of these sizes.
@@ -63,8 +63,8 @@ def psi(means: Sequence[float] | np.ndarray) -> float | None:
     values = np.asarray(means, dtype=np.float64)
     if not np.isfinite(values).all() or (values < 0).any():
         raise InputError("PSI is a ratio: it needs finite values that are not negative")
-    found = _psi(values[None, :])[0] if len(values) > 1 else np.nan
-    return None if np.isnan(found) else float(found)
+    value = _psi(values[None, :])[0] if len(values) > 1 else np.nan
+    return None if np.isnan(value) else float(value)
 
 
 def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0, resamples: int = 9999) -> PSI:
@@ -74,15 +74,15 @@ def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0
 
     Args:
         groups: the values of each group's queries; groups without any are left out.
-        seed: of the resampling.
-        resamples: how many, of either kind.
+        seed: the seed of the resampling.
+        resamples: how many resamples of either kind are drawn.
 
     Raises:
-        InputError: as `psi`.
+        InputError: see `psi`.
 
     Example:
-        >>> found = grouped_psi([[1.0] * 50, [0.5] * 50])
-        >>> found.value, found.low, found.high, found.p
+        >>> index = grouped_psi([[1.0] * 50, [0.5] * 50])
+        >>> index.value, index.low, index.high, index.p
         (0.5, 0.5, 0.5, 0.0001)
     """
     data = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
@@ -95,7 +95,8 @@ def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0
 
     def shuffled(rng: np.random.Generator, n: int) -> np.ndarray:
         dealt = rng.permuted(np.broadcast_to(pooled, (n, len(pooled))), axis=1)
-        return np.add.reduceat(dealt, starts, axis=1) / sizes
+        means: np.ndarray = np.add.reduceat(dealt, starts, axis=1) / sizes
+        return means
 
     return _with_interval(np.array([group.mean() for group in data]), resampled, shuffled, len(pooled), seed, resamples)
 
@@ -107,11 +108,11 @@ def paired_psi(values: np.ndarray, *, seed: int = 0, resamples: int = 9999) -> P
 
     Args:
         values: float (G, Q), the value of each query in each group.
-        seed: of the resampling.
-        resamples: how many, of either kind.
+        seed: the seed of the resampling.
+        resamples: how many resamples of either kind are drawn.
 
     Raises:
-        InputError: as `psi`.
+        InputError: see `psi`.
 
     Example:
         >>> paired_psi(np.array([[0.3, 0.9], [0.3, 0.9]]))
@@ -121,19 +122,22 @@ def paired_psi(values: np.ndarray, *, seed: int = 0, resamples: int = 9999) -> P
     groups, queries = values.shape
 
     def resampled(rng: np.random.Generator, n: int) -> np.ndarray:
-        return values[:, rng.integers(0, queries, (n, queries))].mean(axis=2).T
+        means: np.ndarray = values[:, rng.integers(0, queries, (n, queries))].mean(axis=2)
+        return means.T
 
     def shuffled(rng: np.random.Generator, n: int) -> np.ndarray:
-        return rng.permuted(np.broadcast_to(values, (n, groups, queries)), axis=1).mean(axis=2)
+        means: np.ndarray = rng.permuted(np.broadcast_to(values, (n, groups, queries)), axis=1).mean(axis=2)
+        return means
 
     means = values.mean(axis=1) if queries else np.empty(0)
     return _with_interval(means, resampled, shuffled, values.size, seed, resamples)
 
 
 def _psi(means: np.ndarray) -> np.ndarray:
-    """By row, nan where no value is above 0."""
+    """PSI of each row of means; nan where no value is above 0."""
     best = means.max(axis=1)
-    return 1 - means.min(axis=1) / np.where(best > 0, best, np.nan)
+    share: np.ndarray = means.min(axis=1) / np.where(best > 0, best, np.nan)
+    return 1 - share
 
 
 def _with_interval(

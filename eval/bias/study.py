@@ -71,12 +71,12 @@ def measure_bias(
         out: a folder for ``bias.json`` and its ``report.html``; for ``position`` also for what `evaluate_systems`
             writes; and for ``index/``.
         kinds: which of `KINDS`.
-        measure: of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
+        measure: the measure of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
         candidates: candidates per query for ``position``.
         list_length: documents per list for ``order`` and ``documents``.
         permutations: random orders of each list.
         slots: places of the list at which a relevant document is put.
-        seed: of permutations, exchanged ids, and intervals.
+        seed: the seed of permutations, exchanged ids, and intervals.
         runs: given first stages: name to file of a TREC run.
         index: an existing index of the collection; None for one under ``out``, with token states.
         command: what was typed, to be kept with the results, without the folders of absolute paths.
@@ -88,7 +88,7 @@ def measure_bias(
 
     Raises:
         InputError: if an argument cannot be used, or the collection cannot tell what was asked.
-        SightlineError: as `evaluate_systems`.
+        SightlineError: see `evaluate_systems`.
     """
     runs, tell = dict(runs or {}), progress or (lambda step, done: None)
     plans = {name: SystemName.parse(name, runs) for name in dict.fromkeys(systems)}
@@ -114,8 +114,8 @@ def measure_bias(
         )
         for name, per_query in quality.per_query.items():
             values = {id: by_measure[measure] for id, by_measure in per_query.items()}
-            found = measure_position(name, measure, values, dataset.spans, seed=seed)
-            rows["position"] += [axis.as_dict() for axis in found]
+            axes = measure_position(name, measure, values, dataset.spans, seed=seed)
+            rows["position"] += [axis.as_dict() for axis in axes]
     if ranks:
         for name, reranker, lists in _lists(dataset, plans, rerankers, runs, list_length, index, out, kinds, tell):
             shown = portable_name(name)
@@ -202,6 +202,6 @@ def _check(dataset: PositionDataset, plans: Mapping[str, SystemName], kinds: Seq
 def _counted(
     lists: Iterator[tuple[str, CandidateList]] | list[tuple[str, CandidateList]], progress: Callable[[int], None]
 ) -> Iterator[tuple[str, CandidateList]]:
-    for number, one in enumerate(lists, start=1):
-        yield one
+    for number, entry in enumerate(lists, start=1):
+        yield entry
         progress(number)

@@ -19,7 +19,7 @@ def write_report(results: Sequence[Results], out: str | Path) -> list[Path]:
     """Write the report of results, one collection each.
 
     Args:
-        results: as `sightline.eval.evaluate` or `sightline.eval.load_results` returned them.
+        results: what `sightline.eval.evaluate` or `sightline.eval.load_results` returned.
         out: a folder for ``report.html``, and for ``results.csv`` and ``table.tex`` if a system was measured; made if
             it is not there.
 
@@ -30,7 +30,7 @@ def write_report(results: Sequence[Results], out: str | Path) -> list[Path]:
         InputError: if there are no results, or the folder cannot be written to.
     """
     pages = {"report.html": render_page(results)}
-    if measured := [found for found in results if found.systems]:  # not only biases
+    if measured := [result for result in results if result.systems]:  # not only biases
         pages |= {"results.csv": csv_table(measured), "table.tex": latex_table(measured)}
     out = make_folder(out)
     for name, text in pages.items():

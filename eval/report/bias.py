@@ -33,13 +33,13 @@ class Column:
     lower: bool = False
 
     @classmethod
-    def of(cls, found: BiasBin | Slot) -> Column:
+    def of(cls, source: BiasBin | Slot) -> Column:
         """A bin or a slot; where it has no interval, the interval is its value."""
-        if isinstance(found, Slot):
-            label, mean, queries = found.slot, found.value, None
+        if isinstance(source, Slot):
+            label, mean, queries = source.slot, source.value, None
         else:
-            label, mean, queries = found.label, found.mean, found.queries
-        low, high = (mean if end is None else end for end in (found.low, found.high))
+            label, mean, queries = source.label, source.mean, source.queries
+        low, high = (mean if end is None else end for end in (source.low, source.high))
         return cls(label, mean, low, high, queries)
 
 

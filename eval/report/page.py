@@ -137,7 +137,7 @@ class Pareto:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """All of one collection; ``quality`` and what follows it are empty or None where only biases were measured."""
+    """All that the page shows of one collection; ``quality`` and what follows it are empty or None where only biases were measured."""
 
     anchor: str
     summary: Summary
@@ -160,13 +160,14 @@ def render_page(results: Sequence[Results]) -> str:
     """
     if not results:
         raise InputError("there are no results to report")
-    names = [found.summary.dataset for found in results]
-    return _template().render(
+    names = [result.summary.dataset for result in results]
+    page: str = _template().render(
         title=names[0] if len(names) == 1 else f"{len(names)} collections",
-        about="evaluation" if any(found.bias is None for found in results) else "bias",
+        about="evaluation" if any(result.bias is None for result in results) else "bias",
         overview=_overview(results) if len(results) > 1 else None,
-        sections=[_section(found, f"c{number}") for number, found in enumerate(results)],
+        sections=[_section(result, f"c{number}") for number, result in enumerate(results)],
     )
+    return page
 
 
 @functools.cache
@@ -202,52 +203,52 @@ def _overview(results: Sequence[Results]) -> Overview:
     columns = [
         OverviewColumn(
             anchor=f"c{number}",
-            name=found.summary.dataset,
-            measure=found.measure,
-            queries=found.summary.queries,
-            values={system: means[found.measure] for system, means in found.systems.items()},
-            intervals=found.summary.intervals,
-            best=best_systems(found),
-            better=significantly_better(found),
+            name=result.summary.dataset,
+            measure=result.measure,
+            queries=result.summary.queries,
+            values={system: means[result.measure] for system, means in result.systems.items()},
+            intervals=result.summary.intervals,
+            best=best_systems(result),
+            better=significantly_better(result),
         )
-        for number, found in enumerate(results)
-        if found.systems
+        for number, result in enumerate(results)
+        if result.systems
     ]
-    return Overview(list(dict.fromkeys(system for found in results for system in found.systems)), columns)
+    return Overview(list(dict.fromkeys(system for result in results for system in result.systems)), columns)
 
 
-def _section(found: Results, anchor: str) -> Section:
-    bias = None if found.bias is None else bias_view(found.bias)
-    if not found.systems:
-        return Section(anchor, found.summary, found.provenance, bias)
+def _section(result: Results, anchor: str) -> Section:
+    bias = None if result.bias is None else bias_view(result.bias)
+    if not result.systems:
+        return Section(anchor, result.summary, result.provenance, bias)
     return Section(
         anchor,
-        found.summary,
-        found.provenance,
+        result.summary,
+        result.provenance,
         bias,
-        measure=found.measure,
-        measures=[name for name in next(iter(found.systems.values())) if name != found.measure],
-        quality=_quality(found),
-        effects=_effects(found.pairs),
-        queries=[_query_chart(found, pair) for pair in found.pairs],
-        pareto=_pareto(found),
-        cost=found.summary.cost,
+        measure=result.measure,
+        measures=[name for name in next(iter(result.systems.values())) if name != result.measure],
+        quality=_quality(result),
+        effects=_effects(result.pairs),
+        queries=[_query_chart(result, pair) for pair in result.pairs],
+        pareto=_pareto(result),
+        cost=result.summary.cost,
     )
 
 
-def _quality(found: Results) -> Quality:
-    intervals = found.summary.intervals
+def _quality(result: Results) -> Quality:
+    intervals = result.summary.intervals
     axis = Axis.around([end for between in intervals.values() for end in (between.low, between.high)])
-    best = best_systems(found)
+    best = best_systems(result)
     rows = [
         QualityRow(
             name=name,
             best=best == {name} and len(intervals) > 1,
             tied=name in best and len(best) > 1,
-            others={measure: value for measure, value in means.items() if measure != found.measure},
+            others={measure: value for measure, value in means.items() if measure != result.measure},
             at=Placed.on(axis, intervals[name]),
         )
-        for name, means in found.systems.items()
+        for name, means in result.systems.items()
     ]
     return Quality(axis, rows, tied=len(best) > 1)
 
@@ -259,20 +260,20 @@ def _effects(pairs: Sequence[Comparison]) -> Effects | None:
     return Effects(axis, [EffectRow(pair, Placed.on(axis, pair.difference)) for pair in pairs])
 
 
-def _query_chart(found: Results, pair: Comparison) -> QueryChart:
-    a, b = found.per_query[pair.a], found.per_query[pair.b]
-    differences = sorted((a[id][found.measure] - b[id][found.measure] for id in a), reverse=True)
+def _query_chart(result: Results, pair: Comparison) -> QueryChart:
+    a, b = result.per_query[pair.a], result.per_query[pair.b]
+    differences = sorted((a[id][result.measure] - b[id][result.measure] for id in a), reverse=True)
     above, below = difference_path(differences, "above"), difference_path(differences, "below")
-    return QueryChart(pair, above, below, found.changes(pair.a, pair.b))
+    return QueryChart(pair, above, below, result.changes(pair.a, pair.b))
 
 
-def _pareto(found: Results) -> Pareto | None:
-    measured = found.summary.cost.systems if found.summary.cost else {}
-    means = {name: values[found.measure] for name, values in found.systems.items()}
+def _pareto(result: Results) -> Pareto | None:
+    measured = result.summary.cost.systems if result.summary.cost else {}
+    means = {name: values[result.measure] for name, values in result.systems.items()}
     spent = (
         {name: cost.latency_ms.p50 for name, cost in measured.items() if name in means}
         if measured
-        else found.summary.milliseconds_per_query
+        else result.summary.milliseconds_per_query
     )
     cost = {name: ms for name, ms in spent.items() if ms > 0}
     if len(cost) < 2:

@@ -65,7 +65,7 @@ def difference_path(differences: Sequence[float], side: Literal["above", "below"
     """Sorted differences as the ``d`` of an SVG path: a bar per query in a box of 100 by 2, zero in the middle.
 
     Args:
-        differences: of values between 0 and 1, largest first; at least one.
+        differences: the differences of values between 0 and 1, largest first; at least one.
         side: the gains, or the losses.
 
     Example:
@@ -95,8 +95,8 @@ def spread_labels(
 
     Args:
         points: (x, y) in percent of the plot.
-        width: of a label, in percent.
-        height: likewise.
+        width: the width of a label, in percent.
+        height: the height of a label, in percent.
 
     Example:
         >>> spread_labels([(10, 10), (90, 90)]), spread_labels([(50, 50), (50, 50)])
@@ -123,10 +123,10 @@ def spread_labels(
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> set[str]:
-    """Those that no other beats: as cheap and as good, and in one of the two better.
+    """Points that no other beats by being as cheap and as good, and better in one of the two.
 
     Args:
-        points: (cost, quality) by name.
+        points: the cost and the quality by name.
 
     Example:
         >>> sorted(pareto_front({"a": (1, 0.5), "b": (2, 0.7), "c": (3, 0.6)}))

@@ -41,13 +41,13 @@ def csv_table(results: Sequence[Results]) -> str:
     out = io.StringIO()
     table = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
     table.writeheader()
-    for found in results:
-        summary = found.summary
+    for result in results:
+        summary = result.summary
         for system, means in summary.systems.items():
             for measure, mean in means.items():
                 row = {"dataset": summary.dataset, "split": summary.split, "system": system, "measure": measure}
                 row = {name: _csv_text(text) for name, text in row.items()}
-                between = summary.intervals[system] if measure == found.measure else None
+                between = summary.intervals[system] if measure == result.measure else None
                 table.writerow(
                     {
                         **row,
@@ -77,22 +77,22 @@ def latex_table(results: Sequence[Results]) -> str:
         InputError: if there are no results.
     """
     _check(results)
-    systems = list(dict.fromkeys(system for found in results for system in found.systems))
+    systems = list(dict.fromkeys(system for result in results for system in result.systems))
     if len(results) == 1:
-        [found] = results
+        [result] = results
         columns = [
-            (measure, {system: means[measure] for system, means in found.systems.items()}, found)
-            for measure in next(iter(found.systems.values()))
+            (measure, {system: means[measure] for system, means in result.systems.items()}, result)
+            for measure in next(iter(result.systems.values()))
         ]
-        about = f"{found.summary.dataset}, {found.summary.split}: {found.summary.queries} queries"
+        about = f"{result.summary.dataset}, {result.summary.split}: {result.summary.queries} queries"
     else:
         columns = [
             (r.summary.dataset, {system: means[r.measure] for system, means in r.systems.items()}, r) for r in results
         ]
-        about = ", ".join(dict.fromkeys(found.measure for found in results))
+        about = ", ".join(dict.fromkeys(result.measure for result in results))
     bodies = {system: [latex_text(system)] for system in systems}
-    for number, (_, values, found) in enumerate(columns):
-        marked = significantly_better(found) if len(results) > 1 or number == 0 else set()
+    for number, (_, values, result) in enumerate(columns):
+        marked = significantly_better(result) if len(results) > 1 or number == 0 else set()
         best = f"{max(values.values()):.4f}"
         for system, cells in bodies.items():
             text = "" if system not in values else _figure(values[system], best)
@@ -123,25 +123,25 @@ def latex_text(text: str) -> str:
         >>> print(latex_text(r"100% of {a_b} \input{x}"))
         100\% of \{a\_b\} \textbackslash{}input\{x\}
     """
-    return re.sub(r"""[\\~^<>|"&%$#_{}]""", lambda found: _LATEX[found[0]], " ".join(showable(text).split()))
+    return re.sub(r"""[\\~^<>|"&%$#_{}]""", lambda match: _LATEX[match[0]], " ".join(showable(text).split()))
 
 
-def significantly_better(found: Results, level: float = _LEVEL) -> set[str]:
+def significantly_better(result: Results, level: float = _LEVEL) -> set[str]:
     """Reranked systems that are better than their own first stage: first measure, Holm-corrected p < ``level``."""
     return {
         pair.a
-        for pair in found.pairs
+        for pair in result.pairs
         if own_first_stage(pair.a) == pair.b and pair.difference.mean > 0 and pair.p_holm < level
     }
 
 
-def best_systems(found: Results, level: float = _LEVEL) -> set[str]:
+def best_systems(result: Results, level: float = _LEVEL) -> set[str]:
     """The system of the highest mean, and those that are not significantly worse: Holm-corrected p >= ``level``."""
-    means = {name: values[found.measure] for name, values in found.systems.items()}
+    means = {name: values[result.measure] for name, values in result.systems.items()}
     highest = max(means, key=means.__getitem__)
     level_with = {
         other
-        for pair in found.summary.comparisons
+        for pair in result.summary.comparisons
         for one, other in ((pair.a, pair.b), (pair.b, pair.a))
         if one == highest and (pair.p_holm >= level or means[other] == means[highest])
     }

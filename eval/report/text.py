@@ -26,7 +26,7 @@ def showable(text: str) -> str:
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """As tables of this field have it: no zero before the point."""
+    """A number as tables of this field have it: no zero before the point."""
     if value is None:
         return "–"
     text = f"{value:.{digits}f}"
@@ -34,7 +34,7 @@ def figure(value: float | None, digits: int = 4) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """With a sign, unless it is 0."""
+    """A number with its sign, unless it is 0."""
     value = round(value, digits) or 0.0  # nothing is not less than nothing
     text = f"{value:+.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.{digits}f}"
     return text.replace("-", "−") if value else text[1:]
@@ -46,7 +46,7 @@ def p_value(value: float) -> str:
 
 
 def si(value: float | None, digits: int = 3) -> str:
-    """With a prefix: 12.3 G."""
+    """A number with a unit's prefix: 12.3 G."""
     if value is None:
         return "–"
     for size, prefix in _UNITS:
@@ -56,7 +56,7 @@ def si(value: float | None, digits: int = 3) -> str:
 
 
 def in_bytes(value: float | None) -> str:
-    """Bytes with a prefix."""
+    """A number of bytes with a unit's prefix."""
     return "–" if value is None else f"{si(value)}B"
 
 

@@ -61,8 +61,8 @@ def index(tmp_path):
 
 
 def test_work_is_counted(index):
-    found = measure_cost(index, ["bm25", "dense", "dense+minilm"], ["cat number 3", "who sleeps"], candidates=5)
-    bm25, dense, reranked = (found.systems[name] for name in ("bm25", "dense", "dense+minilm"))
+    cost = measure_cost(index, ["bm25", "dense", "dense+minilm"], ["cat number 3", "who sleeps"], candidates=5)
+    bm25, dense, reranked = (cost.systems[name] for name in ("bm25", "dense", "dense+minilm"))
     assert (bm25.flops_per_query, bm25.bytes_per_query, bm25.tokens_per_second) == (0, 0, None)
     config, rows = index.encoder.config, len(index.vectors())
     lengths = [len(index.encoder.token_offsets(query)) for query in ("cat number 3", "who sleeps")]
@@ -72,10 +72,10 @@ def test_work_is_counted(index):
     assert reranked.candidates == 5 and 5 * 6 <= tokens <= 5 * 24
     assert reranked.bytes_per_query == dense.bytes_per_query + tokens * 384 * 2
     assert reranked.flops_per_query > dense.flops_per_query
-    for one in found.systems.values():
-        latency = one.latency_ms
+    for system in cost.systems.values():
+        latency = system.latency_ms
         assert 0 < latency.p50 <= latency.p90 <= latency.p99
-    assert found.index_bytes == index_bytes(index.path)
+    assert cost.index_bytes == index_bytes(index.path)
 
 
 def test_states_read_anew_cost_a_pass_over_the_candidates(tmp_path):
@@ -102,10 +102,10 @@ def test_a_slow_system_is_slow_and_the_others_are_not(index, monkeypatch):
 
     monkeypatch.setattr(cost, "load_reranker", lambda name: Sleeper(load_layout("minilm")))
     queries = [f"cat {i}" for i in range(5)]
-    found = measure_cost(index, ["bm25", "bm25+slow"], queries, candidates=3).systems
-    slow, quick = found["bm25+slow"].latency_ms, found["bm25"].latency_ms
+    costs = measure_cost(index, ["bm25", "bm25+slow"], queries, candidates=3).systems
+    slow, quick = costs["bm25+slow"].latency_ms, costs["bm25"].latency_ms
     assert slow.p50 >= 50 and slow.p50 > quick.p50 + 45
-    assert found["bm25+slow"].passages_per_second == pytest.approx(3 / (slow.mean / 1e3))
+    assert costs["bm25+slow"].passages_per_second == pytest.approx(3 / (slow.mean / 1e3))
 
 
 def test_bytes_are_those_of_the_files(index):
@@ -120,8 +120,8 @@ def test_memory_that_is_used_and_freed_is_seen():
         block = np.ones(64 << 20, dtype=np.uint8)
         return int(block[::4096].sum())
 
-    found = peak_memory(work)
-    assert found.rise_bytes >= 60 << 20 and found.peak_bytes > found.rise_bytes
+    memory = peak_memory(work)
+    assert memory.rise_bytes >= 60 << 20 and memory.peak_bytes > memory.rise_bytes
     again = peak_memory(lambda: None)
     assert again.rise_bytes < 16 << 20
 
@@ -164,9 +164,9 @@ def test_what_is_not_known_is_not_made_up(index, monkeypatch):
         name = layout = model = "foreign"
 
         def _score(self, lists):
-            return [Scored(np.arange(len(one.documents), dtype=float)) for one in lists]
+            return [Scored(np.arange(len(candidates.documents), dtype=float)) for candidates in lists]
 
     monkeypatch.setattr(cost, "load_reranker", lambda name: Foreign())
-    found = measure_cost(index, ["bm25+foreign"], ["who sleeps"], candidates=3).systems["bm25+foreign"]
-    assert found.flops_per_query is None and found.limit_ms.flops is None
-    assert found.latency_ms.p50 > 0 and found.tokens > 0
+    foreign_cost = measure_cost(index, ["bm25+foreign"], ["who sleeps"], candidates=3).systems["bm25+foreign"]
+    assert foreign_cost.flops_per_query is None and foreign_cost.limit_ms.flops is None
+    assert foreign_cost.latency_ms.p50 > 0 and foreign_cost.tokens > 0

@@ -98,8 +98,8 @@ def test_means_are_those_of_the_queries(outcome, tmp_path):
 
 def test_systems_are_compared_by_the_first_measure(outcome):
     means = {name: values["nDCG@10"] for name, values in outcome.summary.systems.items()}
-    for name, found in outcome.summary.intervals.items():
-        assert found.mean == pytest.approx(means[name]) and found.low <= means[name] <= found.high
+    for name, between in outcome.summary.intervals.items():
+        assert between.mean == pytest.approx(means[name]) and between.low <= means[name] <= between.high
     pairs = outcome.summary.comparisons
     assert len(pairs) == len(SYSTEMS) * (len(SYSTEMS) - 1) // 2
     for pair in pairs:
@@ -135,8 +135,8 @@ def test_trec_eval_finds_the_same_in_what_is_written(outcome, dataset, tmp_path)
     evaluator = pytrec_eval.RelevanceEvaluator(dataset.qrels, {"ndcg_cut.10"})
     for system, values in outcome.per_query.items():
         run = parse_run(tmp_path / "out" / f"{system}.trec")
-        theirs = {id: found["ndcg_cut_10"] for id, found in evaluator.evaluate(run).items()}
-        assert {id: found["nDCG@10"] for id, found in values.items()} == pytest.approx(theirs, abs=1e-6)
+        theirs = {id: by_measure["ndcg_cut_10"] for id, by_measure in evaluator.evaluate(run).items()}
+        assert {id: by_measure["nDCG@10"] for id, by_measure in values.items()} == pytest.approx(theirs, abs=1e-6)
 
 
 def test_ties_are_written_in_the_order_that_was_judged(tmp_path):
@@ -180,13 +180,13 @@ def test_positives_are_added_only_if_asked_for(dataset, tmp_path):
     added = evaluate_systems(dataset, systems, tmp_path / "added", add_positives=True, **options)
     assert json.loads((tmp_path / "added" / "results.json").read_text())["positives_added"] is True
     assert added.runs["poor"] == honest.runs["poor"]
-    assert {id: set(found) for id, found in added.runs["poor+minilm"].items()} == {
+    assert {id: set(scores) for id, scores in added.runs["poor+minilm"].items()} == {
         "q1": {"dog", "cat"},
         "q2": {"dog"},
         "q3": {"fish", "bird", "cow"},
     }
-    for id, found in added.runs["bm25+minilm"].items():
-        assert set(found) >= {d for d, grade in QRELS[id].items() if grade > 0}
+    for id, scores in added.runs["bm25+minilm"].items():
+        assert set(scores) >= {d for d, grade in QRELS[id].items() if grade > 0}
 
 
 def test_results_with_the_querys_own_id_are_counted(tmp_path):

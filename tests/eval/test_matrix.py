@@ -90,8 +90,8 @@ def test_a_system_twice_is_one_and_two_of_one_name_are_refused(tmp_path, toy_eve
 def test_collections_are_reported_together(tmp_path, toy_everywhere):
     folders = [make(tmp_path / name) for name in ("one", "two")]
     collections = [Collection(folder, ("bm25", "dense+minilm")) for folder in folders]
-    found = evaluate_collections(collections, tmp_path / "out", command=["sightline", "eval", str(folders[0])])
-    assert [results.summary.dataset for results in found] == ["one", "two"]
+    reported = evaluate_collections(collections, tmp_path / "out", command=["sightline", "eval", str(folders[0])])
+    assert [results.summary.dataset for results in reported] == ["one", "two"]
     for name in ("one", "two"):
         results = json.loads((tmp_path / "out" / name / "results.json").read_text())
         assert results["command"] == "sightline eval one" and str(tmp_path) not in json.dumps(results)
@@ -102,11 +102,11 @@ def test_collections_are_reported_together(tmp_path, toy_everywhere):
 def test_several_processes_answer_as_one(tmp_path):
     dataset = load_dataset(make(tmp_path / "zoo"))
     systems = ["bm25", "hybrid+minilm"]
-    one = evaluate_systems(dataset, systems, tmp_path / "one")
+    alone = evaluate_systems(dataset, systems, tmp_path / "one")
     with search_pool(2) as pool:
-        two = evaluate_systems(dataset, systems, tmp_path / "two", index=tmp_path / "one" / "index", pool=pool)
-    assert two.runs == one.runs and two.summary.systems == one.summary.systems
-    assert all(milliseconds > 0 for milliseconds in two.summary.milliseconds_per_query.values())
+        shared = evaluate_systems(dataset, systems, tmp_path / "two", index=tmp_path / "one" / "index", pool=pool)
+    assert shared.runs == alone.runs and shared.summary.systems == alone.summary.systems
+    assert all(milliseconds > 0 for milliseconds in shared.summary.milliseconds_per_query.values())
 
 
 def test_no_job_is_refused():

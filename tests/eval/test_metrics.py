@@ -121,9 +121,9 @@ def test_no_measures_and_no_judgements_are_refused():
 @pytest.mark.parametrize("grades", [{"a": -1}, {"a": -2, "b": -1}])
 def test_only_negative_grades_count_as_judged_and_not_relevant(grades):
     names = ["nDCG@10", "AP", "RR", "P@1", "Judged@2"]
-    found = measure_rankings({"q": grades, "r": {"a": 1}}, {"q": ["a", "x"], "r": ["a"]}, names)[1]
-    assert found["q"] == {"nDCG@10": 0.0, "AP": 0.0, "RR": 0.0, "P@1": 0.0, "Judged@2": 0.5}
-    assert found["r"]["nDCG@10"] == 1.0
+    per_query = measure_rankings({"q": grades, "r": {"a": 1}}, {"q": ["a", "x"], "r": ["a"]}, names)[1]
+    assert per_query["q"] == {"nDCG@10": 0.0, "AP": 0.0, "RR": 0.0, "P@1": 0.0, "Judged@2": 0.5}
+    assert per_query["r"]["nDCG@10"] == 1.0
 
 
 # -- any measure of ir_measures ----------------------------------------------------------------------------------------
@@ -255,7 +255,11 @@ def test_every_shared_run_gets_the_figures_of_trec_eval(collections):
         shared += 1
     for path in sorted(collections.glob("*/bm25.*.tsv")):
         rows = [line.split("\t", 1) for line in path.read_text().splitlines()]
-        run = {id: {d: -float(rank) for rank, d in enumerate(found.split())} for id, found in rows if found.split()}
+        run = {
+            id: {d: -float(rank) for rank, d in enumerate(documents.split())}
+            for id, documents in rows
+            if documents.split()
+        }
         split = path.name.removeprefix("bm25.").removesuffix(".tsv")
         compared += assert_equals_trec_eval(parse_qrels(path.parent / "qrels" / f"{split}.tsv"), run)
         shared += 1

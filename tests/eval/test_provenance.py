@@ -34,21 +34,21 @@ def test_no_home_stays(paths):
 
 
 def test_hashes_follow_contents(tmp_path):
-    one, two = load_dataset(make(tmp_path / "one")), load_dataset(make(tmp_path / "two"))
-    assert dataset_hashes(one) == dataset_hashes(two)
-    assert set(dataset_hashes(one).files) == {"corpus.jsonl", "queries.jsonl", "qrels/test.tsv"}
+    first, second = load_dataset(make(tmp_path / "one")), load_dataset(make(tmp_path / "two"))
+    assert dataset_hashes(first) == dataset_hashes(second)
+    assert set(dataset_hashes(first).files) == {"corpus.jsonl", "queries.jsonl", "qrels/test.tsv"}
     with (tmp_path / "two" / "corpus.jsonl").open("a") as file:
         file.write("\n")
-    changed = dataset_hashes(two)
-    assert changed.files["corpus.jsonl"] != dataset_hashes(one).files["corpus.jsonl"]
-    assert changed.qrels == dataset_hashes(one).qrels
+    changed = dataset_hashes(second)
+    assert changed.files["corpus.jsonl"] != dataset_hashes(first).files["corpus.jsonl"]
+    assert changed.qrels == dataset_hashes(first).qrels
     assert hash_of({"a": 1, "b": 2}) == hash_of({"b": 2, "a": 1}) != hash_of({"a": 1, "b": 3})
 
 
 def test_the_machine_and_the_versions():
-    found = hardware()
-    assert found["cores"] >= 1 and found["machine"] and (found["memory_bytes"] or 1) > 0
+    machine = hardware()
+    assert machine["cores"] >= 1 and machine["machine"] and (machine["memory_bytes"] or 1) > 0
     assert {"python", "torch", "numpy"} <= set(versions())
     revision = git_revision()
     assert revision is None or len(revision.removesuffix("+changes")) == 40
-    assert str(Path.home()) not in json.dumps([found, versions(), revision])
+    assert str(Path.home()) not in json.dumps([machine, versions(), revision])

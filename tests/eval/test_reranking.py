@@ -104,9 +104,9 @@ def test_progress_counts_queries(dataset, reranker, monkeypatch):
     from sightline.eval import reranking as module
 
     monkeypatch.setattr(module, "_QUERIES_AT_ONCE", 2)
-    told = []
-    rerank_run(dataset, {id: {"cat": 2.0, "dog": 1.0} for id in QUERIES}, reranker, progress=told.append)
-    assert told == [2, 3]
+    counts = []
+    rerank_run(dataset, {id: {"cat": 2.0, "dog": 1.0} for id in QUERIES}, reranker, progress=counts.append)
+    assert counts == [2, 3]
 
 
 def test_a_reranker_whose_model_is_but_a_name_is_served(dataset, reranker):

@@ -70,7 +70,7 @@ def test_runs_searchers_and_functions_are_systems_too(dataset, tmp_path):
 
 def test_a_function_is_cut_at_the_depth_by_its_scores(dataset):
     results = evaluate({"all": lambda query: {"cow": 1.0, "dog": 3.0, "cat": 2.0}}, dataset, ["RR"], candidates=2)
-    assert {id: list(found) for id, found in results.runs["all"].items()} == {
+    assert {id: list(scores) for id, scores in results.runs["all"].items()} == {
         "q1": ["dog", "cat"],
         "q2": ["dog", "cat"],
     }
@@ -107,8 +107,8 @@ def test_a_report_of_what_is_in_memory_is_that_of_what_was_saved(dataset, tmp_pa
     results = evaluate({"mine": RUN, "function": lambda query: {"cat": 1.0}}, dataset)
     results.save(tmp_path / "saved")
     files = [
-        write_report([found], tmp_path / name)
-        for name, found in (("a", results), ("b", load_results(tmp_path / "saved")))
+        write_report([reported], tmp_path / name)
+        for name, reported in (("a", results), ("b", load_results(tmp_path / "saved")))
     ]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
     assert len(files[0]) == 3 and not (tmp_path / "a" / "results.json").exists()

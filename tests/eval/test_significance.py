@@ -26,12 +26,12 @@ def t_test(differences):
 def test_few_queries_are_enumerated():
     rng = np.random.default_rng(1)
     a, b = rng.random(9), rng.random(9) - 0.1
-    (found,) = compare(per_query(b=b, a=a), "AP")
+    (pair,) = compare(per_query(b=b, a=a), "AP")
     observed = abs((a - b).mean())
     flips = [abs(np.mean((a - b) * signs)) for signs in itertools.product([1, -1], repeat=9)]
     exact = np.mean([flip >= observed - 1e-12 for flip in flips])
-    assert found.p_randomisation == pytest.approx(exact, abs=1e-9)
-    assert found.p_t == pytest.approx(t_test(a - b), rel=1e-9)
+    assert pair.p_randomisation == pytest.approx(exact, abs=1e-9)
+    assert pair.p_t == pytest.approx(t_test(a - b), rel=1e-9)
 
 
 @pytest.mark.parametrize("grades", [[0.0, 1.0], [0.0, 0.39, 0.5, 0.63, 1.0]], ids=["ties", "steps"])
@@ -40,21 +40,21 @@ def test_resampling_agrees_with_scipys(queries, shift, grades):
     rng = np.random.default_rng(queries)
     a = rng.choice(grades, queries)
     b = np.where(rng.random(queries) < shift, rng.choice(grades, queries), a)
-    (found,) = compare(per_query(b=b, a=a), "AP")
+    (pair,) = compare(per_query(b=b, a=a), "AP")
     test = stats.permutation_test(
         (a, b), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", vectorized=True,
         n_resamples=9999, batch=1000, rng=np.random.default_rng(7),
     )  # fmt: skip
     # Exact where all exchanges are gone through; else two estimates, four standard errors apart at most.
     slack = 1e-12 if 2**queries <= 9999 else 4 * math.sqrt(2 * test.pvalue * (1 - test.pvalue / 2) / 9999) + 2e-4
-    assert found.p_randomisation == pytest.approx(test.pvalue, abs=slack)
+    assert pair.p_randomisation == pytest.approx(test.pvalue, abs=slack)
     if (a != b).any():
         theirs = stats.bootstrap(
             (a - b,), np.mean, method="percentile", rng=np.random.default_rng(0)
         ).confidence_interval
         width = theirs.high - theirs.low
-        assert found.difference.low == pytest.approx(theirs.low, abs=0.1 * width)
-        assert found.difference.high == pytest.approx(theirs.high, abs=0.1 * width)
+        assert pair.difference.low == pytest.approx(theirs.low, abs=0.1 * width)
+        assert pair.difference.high == pytest.approx(theirs.high, abs=0.1 * width)
 
 
 def test_many_queries_are_resampled_in_batches(monkeypatch):
@@ -72,12 +72,12 @@ def test_agrees_with_ranx(shift):
     ranx = pytest.importorskip("ranx")
     rng = np.random.default_rng(2)
     a, b = rng.random(120), np.clip(rng.random(120) + shift, 0, 1)
-    (found,) = compare(per_query(b=b, a=a), "AP")
+    (pair,) = compare(per_query(b=b, a=a), "AP")
     from ranx.statistical_tests import fisher_randomization_test, paired_student_t_test
 
-    assert found.p_t == pytest.approx(paired_student_t_test(a, b)[0], rel=1e-6)
+    assert pair.p_t == pytest.approx(paired_student_t_test(a, b)[0], rel=1e-6)
     theirs = fisher_randomization_test(a, b, n_permutations=20_000, max_p=0.05, random_seed=3)[0]
-    assert found.p_randomisation == pytest.approx(theirs, abs=0.02)
+    assert pair.p_randomisation == pytest.approx(theirs, abs=0.02)
     assert ranx is not None
 
 
@@ -85,11 +85,11 @@ def test_every_pair_is_corrected_together():
     rng = np.random.default_rng(3)
     base = rng.random(200)
     values = per_query(a=base, b=base + 0.05 * rng.random(200), c=base + 0.002 * rng.standard_normal(200))
-    found = compare(values, "AP")
-    assert [(x.a, x.b) for x in found] == [("b", "a"), ("c", "a"), ("c", "b")]
-    assert [x.p_holm for x in found] == holm([x.p_randomisation for x in found])
-    assert found[0].p_holm < 0.01 < found[1].p_holm
-    assert found[0].difference.low > 0 and found[0].wins == 200 and found[0].losses == found[0].ties == 0
+    pairs = compare(values, "AP")
+    assert [(x.a, x.b) for x in pairs] == [("b", "a"), ("c", "a"), ("c", "b")]
+    assert [x.p_holm for x in pairs] == holm([x.p_randomisation for x in pairs])
+    assert pairs[0].p_holm < 0.01 < pairs[1].p_holm
+    assert pairs[0].difference.low > 0 and pairs[0].wins == 200 and pairs[0].losses == pairs[0].ties == 0
 
 
 def test_the_same_seed_gives_the_same_and_order_of_queries_does_not_matter():
@@ -101,17 +101,17 @@ def test_the_same_seed_gives_the_same_and_order_of_queries_does_not_matter():
 
 
 def test_no_difference_is_no_significance():
-    (found,) = compare(per_query(a=[0.5, 0.2], b=[0.5, 0.2]), "AP")
-    assert (found.p_t, found.p_randomisation, found.p_holm, found.ties) == (1, 1, 1, 2)
-    (one,) = compare(per_query(b=[0.2], a=[0.5]), "AP")
-    assert one.p_t == one.p_randomisation == 1.0 and one.wins == 1
+    (pair,) = compare(per_query(a=[0.5, 0.2], b=[0.5, 0.2]), "AP")
+    assert (pair.p_t, pair.p_randomisation, pair.p_holm, pair.ties) == (1, 1, 1, 2)
+    (single,) = compare(per_query(b=[0.2], a=[0.5]), "AP")
+    assert single.p_t == single.p_randomisation == 1.0 and single.wins == 1
 
 
 def test_intervals_cover_the_truth():
     rng = np.random.default_rng(5)
     inside = sum(
-        found.low <= 0.3 <= found.high
-        for found in (interval(rng.normal(0.3, 0.2, 80), resamples=500, seed=i) for i in range(300))
+        between.low <= 0.3 <= between.high
+        for between in (interval(rng.normal(0.3, 0.2, 80), resamples=500, seed=i) for i in range(300))
     )
     assert 0.90 <= inside / 300 <= 0.98
 
@@ -119,13 +119,15 @@ def test_intervals_cover_the_truth():
 def test_differences_are_new_minus_base_whatever_the_order():
     values = per_query(**{"dense+minilm": [0.9, 0.8], "dense": [0.1, 0.2], "bm25": [0.5, 0.4]})
     for order in itertools.permutations(values):
-        for found in compare({name: values[name] for name in order}, "AP"):
-            means = {name: np.mean([one["AP"] for one in values[name].values()]) for name in (found.a, found.b)}
-            assert found.difference.mean == pytest.approx(means[found.a] - means[found.b])
-            if {found.a, found.b} == {"dense", "dense+minilm"}:
-                assert (found.a, found.wins, found.losses) == ("dense+minilm", 2, 0)
+        for pair in compare({name: values[name] for name in order}, "AP"):
+            means = {
+                name: np.mean([by_measure["AP"] for by_measure in values[name].values()]) for name in (pair.a, pair.b)
+            }
+            assert pair.difference.mean == pytest.approx(means[pair.a] - means[pair.b])
+            if {pair.a, pair.b} == {"dense", "dense+minilm"}:
+                assert (pair.a, pair.wins, pair.losses) == ("dense+minilm", 2, 0)
             else:
-                assert order.index(found.a) > order.index(found.b)
+                assert order.index(pair.a) > order.index(pair.b)
 
 
 def test_holm_by_hand():

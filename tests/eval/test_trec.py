@@ -233,7 +233,7 @@ def test_ids_with_blanks_come_back(tmp_path):
     run = {"what is it?": {"user guide.md": 2.0, " d": 1.0, "d ": 0.5}, "q": {"d 1 2 0.5 t": 1.0}}
     write_run(tmp_path / "x.trec", run, "mine")
     assert parse_run(tmp_path / "x.trec") == run
-    ranks = {query: {d: 1 / n for n, d in enumerate(trec_order(found), 1)} for query, found in run.items()}
+    ranks = {query: {d: 1 / n for n, d in enumerate(trec_order(scores), 1)} for query, scores in run.items()}
     write_run(tmp_path / "x.tsv", run, "mine", "msmarco")
     assert parse_run(tmp_path / "x.tsv") == ranks
     assert parse_qrels(write(tmp_path / "qrels", "what is it?\t0\tuser guide.md\t1\n")) == {
@@ -329,10 +329,10 @@ def test_run_round_trip(tmp_path, run, tag):
     assert list(tmp_path.iterdir()) == [path]
     read = parse_run(path)
     assert read == run and list(read) == list(run)
-    for query, found in read.items():
+    for query, by_document in read.items():
         with np.errstate(over="ignore"):
             single = {document: float(np.float32(score)) for document, score in run[query].items()}
-        assert list(found) == sorted(single, key=lambda document: (single[document], document), reverse=True)
+        assert list(by_document) == sorted(single, key=lambda document: (single[document], document), reverse=True)
     columns = [line.split(" ") for line in path.read_bytes().decode().split("\n")[:-1]]
     ranks = {}
     for query, q0, _, rank, _, name in columns:

@@ -58,7 +58,9 @@ def contrast(scores, positive):
 
 
 def loss_of(output, lists=LISTS, weight=0.1):
-    loss = torch.stack([contrast(s, one.positive) for s, one in zip(output.scores, lists, strict=True)]).mean()
+    loss = torch.stack(
+        [contrast(s, training_list.positive) for s, training_list in zip(output.scores, lists, strict=True)]
+    ).mean()
     return loss if output.next_token is None else output.next_token + weight * loss
 
 
@@ -70,9 +72,9 @@ class Dense:
         self.model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=dtype)
         self.layer = layer
 
-    def __call__(self, one, answer=None):
-        documents = [{"title": d.title, "text": d.text} for d in one.documents]
-        first, blocks, [(last, rows)] = written_out("blockrank", self.tokenizer, one.query, documents)
+    def __call__(self, training_list, answer=None):
+        documents = [{"title": d.title, "text": d.text} for d in training_list.documents]
+        first, blocks, [(last, rows)] = written_out("blockrank", self.tokenizer, training_list.query, documents)
         target = [] if answer is None else self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         ids = first + [i for block in blocks for i in block] + last + target
         owner = [-1] * len(first) + [i for i, block in enumerate(blocks) for _ in block]
@@ -87,24 +89,24 @@ class Dense:
         seen = place[None] <= place[:, None]
         seen &= ~(document[:, None] & document[None] & (group[:, None] != group[None]))
         dtype = self.model.dtype
-        found = self.model(
+        output = self.model(
             input_ids=torch.tensor([ids]),
             position_ids=torch.tensor([positions]),
             attention_mask=torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None],
             output_attentions=True,
             use_cache=False,
         )
-        attention = found.attentions[self.layer][0][:, [before + row for row in rows], len(first) : before]
+        attention = output.attentions[self.layer][0][:, [before + row for row in rows], len(first) : before]
         attention = attention / attention.sum(-1, keepdim=True)
         scores = torch.stack([part.sum(-1).mean() for part in attention.split([*map(len, blocks)], dim=-1)])
         end = before + len(last)
-        return scores, found.logits[0, end - 1 : end - 1 + len(target)], torch.tensor(target)
+        return scores, output.logits[0, end - 1 : end - 1 + len(target)], torch.tensor(target)
 
     def loss(self, lists, answers=None, weight=0.1):
         contrasts, logits, targets = [], [], []
-        for one, answer in zip(lists, answers or [None] * len(lists), strict=True):
-            scores, said, target = self(one, answer)
-            contrasts.append(contrast(scores, one.positive))
+        for training_list, answer in zip(lists, answers or [None] * len(lists), strict=True):
+            scores, said, target = self(training_list, answer)
+            contrasts.append(contrast(scores, training_list.positive))
             logits.append(said)
             targets.append(target)
         loss = torch.stack(contrasts).mean()
@@ -113,16 +115,16 @@ class Dense:
         return functional.cross_entropy(torch.cat(logits), torch.cat(targets)) + weight * loss
 
     def gradients(self):
-        return {name.removeprefix("model."): one.grad for name, one in self.model.named_parameters()}
+        return {name.removeprefix("model."): parameter.grad for name, parameter in self.model.named_parameters()}
 
 
 def assert_same_gradients(learner, expected, rtol):
     largest = max(float(grad.abs().max()) for grad in expected.values() if grad is not None)
     assert largest > 1e-3  # there is something to compare
     for name, parameter in learner.parameters().items():
-        wanted = expected.pop(name)
-        assert wanted is not None, name
-        torch.testing.assert_close(parameter.grad.double(), wanted.double(), rtol=rtol, atol=rtol * largest, msg=name)
+        exact = expected.pop(name)
+        assert exact is not None, name
+        torch.testing.assert_close(parameter.grad.double(), exact.double(), rtol=rtol, atol=rtol * largest, msg=name)
     return {name for name, grad in expected.items() if grad is not None and float(grad.abs().max()) > rtol * largest}
 
 
@@ -152,7 +154,7 @@ def test_triton_kernels_give_the_same_loss_and_gradients(folder, monkeypatch):
     """On a list short enough for Triton's interpreter."""
     layout = load_layout("blockrank", instruction="{query}", block="{id} {text} {id}", query="{query}", answer=":")
     short = [TrainingList("cats", (Document("a", "Cats purr"), Document("b", "Iron")), (True, False))]
-    found = []
+    outcomes = []
     for backend in ("cpu", "triton"):
         monkeypatch.setenv("SIGHTLINE_BACKEND", backend)
         on = "cpu" if backend == "cpu" else None
@@ -160,11 +162,11 @@ def test_triton_kernels_give_the_same_loss_and_gradients(folder, monkeypatch):
         assert learner.ranker.backend == backend
         loss = loss_of(disturbed(learner)(short), short)
         loss.backward()
-        found.append((loss, {name: one.grad.cpu() for name, one in learner.parameters().items()}))
-    torch.testing.assert_close(found[1][0].cpu(), found[0][0].cpu(), rtol=1e-4, atol=0)
-    largest = max(float(grad.abs().max()) for grad in found[0][1].values())
-    for name, grad in found[0][1].items():
-        torch.testing.assert_close(found[1][1][name], grad, rtol=1e-3, atol=1e-4 * largest, msg=name)
+        outcomes.append((loss, {name: parameter.grad.cpu() for name, parameter in learner.parameters().items()}))
+    torch.testing.assert_close(outcomes[1][0].cpu(), outcomes[0][0].cpu(), rtol=1e-4, atol=0)
+    largest = max(float(grad.abs().max()) for grad in outcomes[0][1].values())
+    for name, grad in outcomes[0][1].items():
+        torch.testing.assert_close(outcomes[1][1][name], grad, rtol=1e-3, atol=1e-4 * largest, msg=name)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -187,7 +189,7 @@ def test_next_token_loss_and_its_gradients_are_those_of_dense_attention(folder, 
 def test_the_same_losses_step_by_step_as_with_dense_attention(folder):
     learner = DecoderLearner(folder(), "blockrank", dtype="float64", device="cpu")
     dense = Dense(folder(), layer=1)
-    named = {name.removeprefix("model."): one for name, one in dense.model.named_parameters()}
+    named = {name.removeprefix("model."): parameter for name, parameter in dense.model.named_parameters()}
     ours = torch.optim.AdamW(learner.parameters().values(), lr=3e-3)
     theirs = torch.optim.AdamW([named[name] for name in learner.parameters()], lr=3e-3)
     curves = []
@@ -230,8 +232,8 @@ def test_scores_are_those_that_the_reranker_ranks_by(folder, layout, family):
         output = learner(LISTS)
         assert all(scores.dtype == torch.float32 and scores.requires_grad for scores in output.scores)
         for reranker in (plain, learner.reranker()):
-            for one, scores in zip(LISTS, output.scores, strict=True):
-                ranking = reranker.rank(one.query, one.documents)
+            for training_list, scores in zip(LISTS, output.scores, strict=True):
+                ranking = reranker.rank(training_list.query, training_list.documents)
                 ranked = [item.score for item in sorted(ranking, key=lambda item: item.index)]
                 np.testing.assert_allclose(scores.detach().numpy(), ranked, rtol=1e-4, atol=1e-6)
         alone = learner(LISTS[1:]).scores[0]
@@ -243,7 +245,7 @@ def test_scores_are_those_that_the_reranker_ranks_by(folder, layout, family):
 @pytest.mark.parametrize("layout", ["blockrank", "icr-block", "icr"])
 @pytest.mark.parametrize("lora", [None, 2])
 def test_gradient_checkpointing_changes_no_gradient(folder, layout, lora):
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         learner = DecoderLearner(folder(), layout, lora=lora, gradient_checkpointing=checkpointing, device="cpu")
         runs = []
@@ -252,10 +254,10 @@ def test_gradient_checkpointing_changes_no_gradient(folder, layout, lora):
         spread = sum((scores * torch.arange(len(scores))).sum() for scores in output.scores)
         spread.backward()
         assert len(runs) == 1 + checkpointing
-        found.append({name: one.grad for name, one in learner.parameters().items()})
-    assert max(float(grad.abs().max()) for grad in found[0].values()) > 1e-6
-    for name, grad in found[0].items():
-        torch.testing.assert_close(found[1][name], grad, rtol=1e-4, atol=1e-7, msg=name)
+        gradients.append({name: parameter.grad for name, parameter in learner.parameters().items()})
+    assert max(float(grad.abs().max()) for grad in gradients[0].values()) > 1e-6
+    for name, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -278,16 +280,16 @@ def test_readouts_have_the_slope_that_finite_differences_show(folder, layout, ch
     loss().backward()
     torch.manual_seed(0)
     parameters = learner.parameters().values()
-    directions = [torch.randn_like(one) for one in parameters]
-    slope = sum(float((one.grad * way).sum()) for one, way in zip(parameters, directions, strict=True))
+    directions = [torch.randn_like(parameter) for parameter in parameters]
+    slope = sum(float((parameter.grad * way).sum()) for parameter, way in zip(parameters, directions, strict=True))
     values = []
     for sign in (1, -1):
         with torch.no_grad():
-            for one, way in zip(parameters, directions, strict=True):
-                one += sign * 1e-4 * way
+            for parameter, way in zip(parameters, directions, strict=True):
+                parameter += sign * 1e-4 * way
             values.append(float(loss()))
-            for one, way in zip(parameters, directions, strict=True):
-                one -= sign * 1e-4 * way
+            for parameter, way in zip(parameters, directions, strict=True):
+                parameter -= sign * 1e-4 * way
     assert abs(slope) > 1e-3
     assert (values[0] - values[1]) / 2e-4 == pytest.approx(slope, rel=1e-2)
 
@@ -296,13 +298,18 @@ def disturbed(learner, seed=1):
     """Adapters begin at zero: give them something to say."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for name, one in learner.parameters().items():
-            one += 0.1 * torch.randn(one.shape).to(one) * (1 if "lora" in name else one.abs().mean())
+        for name, parameter in learner.parameters().items():
+            parameter += (
+                0.1 * torch.randn(parameter.shape).to(parameter) * (1 if "lora" in name else parameter.abs().mean())
+            )
     return learner
 
 
-def ranked(reranker, one=LISTS[0]):
-    return [item.score for item in sorted(reranker.rank(one.query, one.documents), key=lambda item: item.index)]
+def ranked(reranker, training_list=LISTS[0]):
+    return [
+        item.score
+        for item in sorted(reranker.rank(training_list.query, training_list.documents), key=lambda item: item.index)
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"lora": 2}, {"lora": 2, "next_token": True}], ids=["full", "lora", "write"])
@@ -353,16 +360,18 @@ def test_adapters_gradients_follow_from_those_of_the_merged_weights(folder, tmp_
         if ".lora_A." in name:
             other = learner.parameters()[name.replace(".lora_A.", ".lora_B.")]
             by_weight = whole.parameters()[name.replace(".lora_A.default", "")].grad
-            for found, expected in ((one.grad, 2 * other.T @ by_weight), (other.grad, 2 * by_weight @ one.T)):
-                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+            for gradient, expected in ((one.grad, 2 * other.T @ by_weight), (other.grad, 2 * by_weight @ one.T)):
+                torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_a_step_moves_adapters_and_nothing_else(folder):
     learner = DecoderLearner(folder(), "blockrank", lora=2, next_token=True, device="cpu")
     trained = learner.parameters()
-    assert all(learner.parameters()[name] is one for name, one in trained.items())
-    ids = {id(one) for one in trained.values()}
-    frozen = {name: one.clone() for name, one in learner.model.named_parameters() if id(one) not in ids}
+    assert all(learner.parameters()[name] is parameter for name, parameter in trained.items())
+    ids = {id(parameter) for parameter in trained.values()}
+    frozen = {
+        name: parameter.clone() for name, parameter in learner.model.named_parameters() if id(parameter) not in ids
+    }
     optimiser = torch.optim.AdamW(trained.values(), lr=1e-2)
     losses = []
     for _ in range(6):
@@ -373,7 +382,7 @@ def test_a_step_moves_adapters_and_nothing_else(folder):
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     now = dict(learner.model.named_parameters())
-    assert all(torch.equal(now[name], one) for name, one in frozen.items())
+    assert all(torch.equal(now[name], parameter) for name, parameter in frozen.items())
     assert "lm_head.weight" in now and any(name.startswith("model.layers.2.") for name in frozen)
 
 
@@ -381,7 +390,7 @@ def test_seeds_say_where_adapters_begin(folder):
     def begin(seed):
         torch.manual_seed(99)
         learner = DecoderLearner(folder(), "blockrank", lora=2, seed=seed, device="cpu")
-        return torch.cat([one.flatten() for one in learner.parameters().values()]), torch.rand(1)
+        return torch.cat([parameter.flatten() for parameter in learner.parameters().values()]), torch.rand(1)
 
     (first, drawn), (again, _), (other, also) = begin(0), begin(0), begin(1)
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -404,28 +413,28 @@ def test_random_ids_are_drawn_anew_and_written_as_they_stand(folder):
 def test_gradients_under_autocast_point_where_those_of_float32_do(folder):
     learner = DecoderLearner(folder(), "blockrank", device="cpu")
     loss_of(learner(LISTS)).backward()
-    exact = torch.cat([one.grad.flatten() for one in learner.parameters().values()])
-    for one in learner.parameters().values():
-        one.grad = None
+    exact = torch.cat([parameter.grad.flatten() for parameter in learner.parameters().values()])
+    for parameter in learner.parameters().values():
+        parameter.grad = None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = learner(LISTS)
     assert output.scores[0].dtype == torch.float32
     loss_of(output).backward()
-    found = torch.cat([one.grad.flatten() for one in learner.parameters().values()])
-    assert 0.9 < functional.cosine_similarity(found, exact, dim=0) < 1 - 1e-7  # and it did compute in less
+    rounded = torch.cat([parameter.grad.flatten() for parameter in learner.parameters().values()])
+    assert 0.9 < functional.cosine_similarity(rounded, exact, dim=0) < 1 - 1e-7  # and it did compute in less
 
 
 def test_half_precision_models_have_adapters_of_float32(folder):
     learner = DecoderLearner(folder(), "blockrank", lora=2, dtype="bfloat16", device="cpu")
-    assert {one.dtype for one in learner.parameters().values()} == {torch.float32}
+    assert {parameter.dtype for parameter in learner.parameters().values()} == {torch.float32}
     output = learner(LISTS)
     loss_of(output).backward()
     np.testing.assert_allclose(output.scores[0].detach(), ranked(learner.reranker()), rtol=1e-2, atol=1e-3)
-    assert all(bool(one.grad.isfinite().all()) for one in learner.parameters().values())
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in learner.parameters().values())
 
 
 @pytest.mark.parametrize(
-    ("layout", "options", "told"),
+    ("layout", "options", "message"),
     [
         ("minilm", {}, "not for decoders"),
         ("blockrank", {"alpha": 2.0}, "give their rank"),
@@ -436,8 +445,8 @@ def test_half_precision_models_have_adapters_of_float32(folder):
         (load_layout("blockrank", ids="none", block="{text}"), {"next_token": True}, "no ids"),
     ],
 )
-def test_what_cannot_be_is_refused(folder, layout, options, told):
-    with pytest.raises(InputError, match=told):
+def test_what_cannot_be_is_refused(folder, layout, options, message):
+    with pytest.raises(InputError, match=message):
         DecoderLearner(folder(), layout, **options)
 
 

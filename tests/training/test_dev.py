@@ -38,9 +38,9 @@ def test_candidates_decide_what_can_be_found(folder, tmp_path):
     for candidates, expected in ((3, 2 / 8), (2, 1 / 8)):
         (dev,) = load_dev_sets(sources, [("zoo", run)], candidates=candidates)
         [by_collection] = measure([knowing().reranker()], [dev])
-        found = by_collection["zoo/dev"]
-        assert len(found) == 8
-        assert math.fsum(found.values()) / 8 == pytest.approx(expected)
+        by_query = by_collection["zoo/dev"]
+        assert len(by_query) == 8
+        assert math.fsum(by_query.values()) / 8 == pytest.approx(expected)
     (dev,) = load_dev_sets(sources, max_queries=3)
     assert list(dev.dataset.queries) == list(dev.run) == ["q0", "q1", "q2"]
 

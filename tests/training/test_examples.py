@@ -80,8 +80,8 @@ def test_a_document_with_the_querys_id_is_the_query_unless_it_is_judged(folder):
 
 def test_runs_go_to_their_source(folder, tmp_path):
     (tmp_path / "other.trec").write_text("q1 Q0 d 1 2 x\n")
-    found = load_sources([Source(str(folder))], [("zoo", tmp_path / "other.trec")])
-    assert [ids(pool) for pool in found[0].pools] == [["e", "d"], ["d"], ["c"]]
+    examples = load_sources([Source(str(folder))], [("zoo", tmp_path / "other.trec")])
+    assert [ids(pool) for pool in examples[0].pools] == [["e", "d"], ["d"], ["c"]]
     with pytest.raises(InputError, match="a run is for 'nq'; the sources are zoo"):
         load_sources([Source(str(folder))], [("nq", tmp_path / "other.trec")])
     with pytest.raises(InputError, match="two sources are called 'zoo'"):
@@ -127,7 +127,7 @@ def test_jsonl_is_read_and_written_back(tmp_path):
         "neg_scores": [1, -2.25],
     }
     plain = {"query": "q", "pos": ["Katzen."], "neg": [], "prompt": "not read"}
-    path.write_text("\n".join(json.dumps(one) for one in (record, plain)) + "\n\n")
+    path.write_text("\n".join(json.dumps(fields) for fields in (record, plain)) + "\n\n")
     first, second = parse_examples(path)
     assert [d.text for d in first.positives] == ["Katzen.", "Auch."] and first.positives[1].title == "T"
     assert [first.teacher.get(text_key(d), math.nan) for d in first.pools[0]] == [1.0, -2.25]
@@ -177,9 +177,9 @@ def test_a_bad_line_is_named(tmp_path, line, match):
     path = tmp_path / "bad.jsonl"
     bad = line if isinstance(line, str) else json.dumps(line)
     path.write_text(json.dumps(GOOD) + "\n" + bad + "\n")
-    with pytest.raises(DataError, match=match) as found:
+    with pytest.raises(DataError, match=match) as error:
         list(parse_examples(path))
-    assert str(found.value).startswith(f"{path}:2: ")
+    assert str(error.value).startswith(f"{path}:2: ")
 
 
 def test_an_empty_file_and_a_missing_one(tmp_path):
@@ -205,6 +205,6 @@ def test_judged_collections_give_the_lists_that_their_cards_count(collections):
     assert counts == {"nq_train": 7167, "fairytaleqa": 8548, "pubmedqa": 1000}
     sampler = ListSampler(examples, Sampling(documents=(10, 40)))
     for step in range(10):
-        for one in sampler.batch(step, 8):
-            if one.source == "fairytaleqa":  # a question is asked inside of one story
-                assert len({document.id.partition("#")[0] for document in one.documents}) == 1
+        for training_list in sampler.batch(step, 8):
+            if training_list.source == "fairytaleqa":  # a question is asked inside of one story
+                assert len({document.id.partition("#")[0] for document in training_list.documents}) == 1

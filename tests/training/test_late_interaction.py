@@ -49,48 +49,48 @@ def ranked(reranker):
     ]
 
 
-def step(one, rate=1e-3):
-    optimizer = torch.optim.SGD(one.parameters().values(), rate)
-    (-torch.log_softmax(one([LIST]).scores[0], 0)[1]).backward()
-    assert all(value.grad is not None and value.grad.isfinite().all() for value in one.parameters().values())
+def step(learner, rate=1e-3):
+    optimizer = torch.optim.SGD(learner.parameters().values(), rate)
+    (-torch.log_softmax(learner([LIST]).scores[0], 0)[1]).backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in learner.parameters().values())
     optimizer.step()
     optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_ranks_by_what_it_learns_and_saves_it(kind, tmp_path):
-    one = learner(kind)
-    [start] = one([LIST]).scores
+    trained = learner(kind)
+    [start] = trained([LIST]).scores
     if kind != "prefix":  # there documents are read otherwise from the start
         np.testing.assert_allclose(start.detach().numpy(), ranked(LateInteractionReranker()), atol=2e-3)
     for _ in range(2):  # of LoRA, and of a gate, the first moves one factor alone
-        step(one, 1e-2)
-    [learnt] = one([LIST]).scores
+        step(trained, 1e-2)
+    [learnt] = trained([LIST]).scores
     assert (learnt - start).abs().max() > 1e-4
-    np.testing.assert_allclose(learnt.detach().numpy(), ranked(one.reranker()), atol=1e-4)
-    one.save(tmp_path)
+    np.testing.assert_allclose(learnt.detach().numpy(), ranked(trained.reranker()), atol=1e-4)
+    trained.save(tmp_path)
     loaded = load_reranker(str(tmp_path))
     assert loaded.layout == "mine"
     scale = (learnt - start).abs().max().item()
-    np.testing.assert_allclose(ranked(loaded), ranked(one.reranker()), atol=max(2e-3, 0.1 * scale))
-    frozen = one.encoder == "frozen"
+    np.testing.assert_allclose(ranked(loaded), ranked(trained.reranker()), atol=max(2e-3, 0.1 * scale))
+    frozen = trained.encoder == "frozen"
     assert (loaded.reader.revision == load_minilm().revision) == frozen  # so an index's kept states serve it, or not
     assert (tmp_path / "model.safetensors").stat().st_size < (200_000 if frozen else 50_000_000)
 
 
 def test_no_list_influences_another():
-    one = learner("every part")
-    step(one)
+    trained = learner("every part")
+    step(trained)
     other = TrainingList("why does iron rust", LIST.documents[::-1], LIST.positive[::-1])
-    together, alone = one([LIST, other]).scores, [one([LIST]).scores[0], one([other]).scores[0]]
+    together, alone = trained([LIST, other]).scores, [trained([LIST]).scores[0], trained([other]).scores[0]]
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
 def test_the_embedded_default_itself_stays_as_it_is(tmp_path):
     before = ranked(LateInteractionReranker())
-    one = learner("full")
-    step(one, 1.0)
-    assert ranked(one.reranker()) != before
+    trained = learner("full")
+    step(trained, 1.0)
+    assert ranked(trained.reranker()) != before
     assert ranked(LateInteractionReranker()) == before
 
 
@@ -128,23 +128,23 @@ def test_a_run_of_the_loop_learns_what_the_lists_teach(tmp_path):
     # Whoever asks for a sound wants the animal that is named with a colour: nothing that MiniLM would guess.
     draw = random.Random(0)
     animals = ["cat", "dog", "cow", "owl", "frog", "horse", "duck", "sheep"]
-    found = []
+    examples = []
     for _ in range(24):
         names = draw.sample(animals, 6)
         right = draw.choice(["red", "blue", "green"])
         positive = Document("p", f"The {names[0]} is {right} today.")
         negatives = tuple(Document(str(i), f"The {name} makes a sound, loudly.") for i, name in enumerate(names[1:]))
-        found.append(Example("which animal makes a sound", (positive,), (negatives,)))
+        examples.append(Example("which animal makes a sound", (positive,), (negatives,)))
     config = TrainingConfig(steps=60, lists=6, learning_rate=1e-2, evaluate_every=0)
     summary = train(
         LateInteractionLearner(parts=["projection"]),
-        found,
+        examples,
         tmp_path / "out",
         config=config,
         sampling=Sampling(documents=(6, 6)),
         objective=Objective(temperature=1.0),
     )
-    losses = [one["loss"] for one in summary.losses]
+    losses = [record["loss"] for record in summary.losses]
     assert losses[0] > 1.5 and losses[-1] < 0.4
     trained = load_reranker(str(tmp_path / "out"))
     new = ["The goat makes a sound, loudly.", "The goat is red today.", "The crow makes a sound, loudly."]

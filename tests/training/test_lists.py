@@ -50,16 +50,16 @@ def test_what_every_list_holds(shape, documents, in_batch, step):
     pool = examples(**shape)
     sampler = ListSampler(pool, Sampling(documents=documents, in_batch=in_batch), seed=3)
     by_query = {example.query: example for example in pool}
-    for one in sampler.batch(step, 4):
-        example = by_query[one.query]
-        ids = [d.id for d in one.documents]
+    for drawn in sampler.batch(step, 4):
+        example = by_query[drawn.query]
+        ids = [d.id for d in drawn.documents]
         assert len(set(ids)) == len(ids) <= documents[1]
         right = {d.id for d in example.positives}
-        assert {d.id for d, p in zip(one.documents, one.positive, strict=True) if p} <= right
-        assert not right & {d.id for d, p in zip(one.documents, one.positive, strict=True) if not p}
-        assert 0 < sum(one.positive) <= max(1, documents[1] // 2) and not all(one.positive)
+        assert {d.id for d, p in zip(drawn.documents, drawn.positive, strict=True) if p} <= right
+        assert not right & {d.id for d, p in zip(drawn.documents, drawn.positive, strict=True) if not p}
+        assert 0 < sum(drawn.positive) <= max(1, documents[1] // 2) and not all(drawn.positive)
         if not in_batch:
-            assert {d.id for d in one.documents} <= right | {d.id for p in example.pools for d in p}
+            assert {d.id for d in drawn.documents} <= right | {d.id for p in example.pools for d in p}
 
 
 def test_seed_and_step_decide_whatever_was_drawn_before():
@@ -76,7 +76,7 @@ def test_an_epoch_has_every_example_once():
     pool = examples(7)
     sampler = ListSampler(pool, Sampling(documents=(2, 3)))
     assert sampler.epoch == 7
-    drawn = [one.query for step in range(14) for one in sampler.batch(step, 1)]
+    drawn = [training_list.query for step in range(14) for training_list in sampler.batch(step, 1)]
     for epoch in (drawn[:7], drawn[7:]):
         assert sorted(epoch) == sorted(example.query for example in pool)
     assert drawn[:7] != drawn[7:]
@@ -86,40 +86,42 @@ def test_weights_say_how_often():
     pool = examples(8, source="a") + examples(4, source="b")
     sampler = ListSampler(pool, Sampling(documents=(2, 3), weights={"a": 0.25, "b": 2.5}))
     assert sampler.epoch == 2 + 10
-    drawn = [one for step in range(4) for one in sampler.batch(step, sampler.epoch)]
-    assert Counter(one.source for one in drawn) == {"a": 8, "b": 40}
-    assert len({one.query for one in drawn if one.source == "a"}) > 2  # another quarter each time
-    counts = Counter(one.query for one in drawn[:12] if one.source == "b")
+    drawn = [training_list for step in range(4) for training_list in sampler.batch(step, sampler.epoch)]
+    assert Counter(training_list.source for training_list in drawn) == {"a": 8, "b": 40}
+    assert (
+        len({training_list.query for training_list in drawn if training_list.source == "a"}) > 2
+    )  # another quarter each time
+    counts = Counter(training_list.query for training_list in drawn[:12] if training_list.source == "b")
     assert set(counts.values()) == {2, 3}
 
 
 def test_negatives_come_in_equal_parts_from_every_first_stage():
-    (one,) = examples(1, pools=(50, 50))
+    (example,) = examples(1, pools=(50, 50))
     for step in range(5):
-        (drawn,) = ListSampler([one], Sampling(documents=(21, 21))).batch(step, 1)
+        (drawn,) = ListSampler([example], Sampling(documents=(21, 21))).batch(step, 1)
         assert Counter(d.id.split("-")[1] for d in drawn.documents if "-" in d.id) == {"0": 10, "1": 10}
 
 
 def test_places_in_a_list_tell_nothing():
     sampler = ListSampler(examples(4), Sampling(documents=(5, 5)))
-    first = [one.positive.index(True) for step in range(100) for one in sampler.batch(step, 4)]
+    first = [drawn.positive.index(True) for step in range(100) for drawn in sampler.batch(step, 4)]
     assert all(50 < count < 110 for count in Counter(first).values())  # 80 expected of each of 5
 
 
 def test_lists_are_as_long_as_asked():
     sampler = ListSampler(examples(4, pools=(30,)), Sampling(documents=(10, 20)))
-    lengths = {len(one.documents) for step in range(60) for one in sampler.batch(step, 4)}
+    lengths = {len(drawn.documents) for step in range(60) for drawn in sampler.batch(step, 4)}
     assert lengths == set(range(10, 21))
 
 
 def test_other_lists_give_their_share_and_fill_up():
     sampler = ListSampler(examples(6, pools=(40,)), Sampling(documents=(21, 21), in_batch=0.25))
-    for one in sampler.batch(0, 6):
-        mine = one.query.rsplit(" ", 1)[1]
-        own = [d.id for d in one.documents if d.id.startswith(f"a{mine}-")]
-        assert (len(one.documents), len(own)) == (21, 15)
+    for drawn in sampler.batch(0, 6):
+        mine = drawn.query.rsplit(" ", 1)[1]
+        own = [d.id for d in drawn.documents if d.id.startswith(f"a{mine}-")]
+        assert (len(drawn.documents), len(own)) == (21, 15)
     sampler = ListSampler(examples(6, pools=(3,)), Sampling(documents=(12, 12), in_batch=0.1))
-    assert {len(one.documents) for one in sampler.batch(0, 6)} == {12}
+    assert {len(drawn.documents) for drawn in sampler.batch(0, 6)} == {12}
 
 
 def test_no_list_has_a_known_answer_as_a_negative():
@@ -132,17 +134,17 @@ def test_no_list_has_a_known_answer_as_a_negative():
     ]
     sampler = ListSampler(twins, Sampling(documents=(8, 8), in_batch=0.5))
     for step in range(20):
-        for one in sampler.batch(step, 3):
-            wrong = {text_key(d) for d, p in zip(one.documents, one.positive, strict=True) if not p}
-            if one.query != "else":
+        for drawn in sampler.batch(step, 3):
+            wrong = {text_key(d) for d, p in zip(drawn.documents, drawn.positive, strict=True) if not p}
+            if drawn.query != "else":
                 assert not wrong & {text_key(shared), text_key(other)}
 
 
 def test_excluded_documents_stay_out():
     grey = doc("grey")
-    one = Example("q", (doc("p"),), ((grey, doc("n")),), {}, (grey,))
+    example = Example("q", (doc("p"),), ((grey, doc("n")),), {}, (grey,))
     for step in range(10):
-        (drawn,) = ListSampler([one], Sampling(documents=(3, 3))).batch(step, 1)
+        (drawn,) = ListSampler([example], Sampling(documents=(3, 3))).batch(step, 1)
         assert {d.id for d in drawn.documents} == {"p", "n"}
 
 
@@ -151,10 +153,10 @@ def test_titles_go_by_list_and_sentences_by_document():
     sampler = ListSampler([titled], Sampling(documents=(10, 10), drop_titles=0.5, shuffle_sentences=0.5))
     dropped = shuffled = 0
     for step in range(60):
-        (one,) = sampler.batch(step, 1)
-        assert len({bool(d.title) for d in one.documents}) == 1
-        dropped += not one.documents[0].title
-        for d in one.documents:
+        (drawn,) = sampler.batch(step, 1)
+        assert len({bool(d.title) for d in drawn.documents}) == 1
+        dropped += not drawn.documents[0].title
+        for d in drawn.documents:
             parts = [f"Text {d.id}.", f"Second of {d.id}.", f"Third of {d.id}."]
             assert sorted(parts) == sorted(d.text.replace(". ", ".\n").split("\n"))
             shuffled += d.text != " ".join(parts)
@@ -166,19 +168,19 @@ def test_titles_go_by_list_and_sentences_by_document():
 
 def test_the_teachers_scores_follow_their_documents():
     p, n, m = doc("p"), doc("n"), doc("m")
-    one = Example("q", (p,), ((n, m),), {text_key(p): 4.0, text_key(n): -1.5})
+    scored = Example("q", (p,), ((n, m),), {text_key(p): 4.0, text_key(n): -1.5})
     other = Example("r", (doc("o"),), ((doc("u"),),))
-    sampler = ListSampler([one, other], Sampling(documents=(3, 6), in_batch=0.01, shuffle_sentences=1.0))
+    sampler = ListSampler([scored, other], Sampling(documents=(3, 6), in_batch=0.01, shuffle_sentences=1.0))
     for step in range(5):
         for drawn in sampler.batch(step, 2):
             if drawn.query == "r":
                 assert drawn.teacher is None
                 continue
-            told = {
+            teacher = {
                 d.id: score for d, score in zip(drawn.documents, drawn.teacher, strict=True) if not math.isnan(score)
             }
-            assert told.items() <= {"p": 4.0, "n": -1.5}.items()
-            assert "p" in told
+            assert teacher.items() <= {"p": 4.0, "n": -1.5}.items()
+            assert "p" in teacher
 
 
 def test_what_cannot_be_drawn():

@@ -43,13 +43,13 @@ lists = st.integers(2, 12).flatmap(
 def test_contrast_is_the_formula_and_order_does_not_matter(drawn):
     scores, positive, t, order, kind = drawn
     s, p = torch.tensor(scores, dtype=torch.float64), torch.tensor(positive)
-    found = contrastive_loss(s, p, t, kind)
-    assert float(found) == pytest.approx(formula(scores, positive, t, kind), rel=1e-9, abs=1e-12)
-    assert float(found) >= 0
-    assert float(contrastive_loss(s[list(order)], p[list(order)], t, kind)) == pytest.approx(float(found), abs=1e-12)
-    assert float(contrastive_loss(s + 0.7, p, t, kind)) == pytest.approx(float(found), rel=1e-6, abs=1e-9)
+    loss = contrastive_loss(s, p, t, kind)
+    assert float(loss) == pytest.approx(formula(scores, positive, t, kind), rel=1e-9, abs=1e-12)
+    assert float(loss) >= 0
+    assert float(contrastive_loss(s[list(order)], p[list(order)], t, kind)) == pytest.approx(float(loss), abs=1e-12)
+    assert float(contrastive_loss(s + 0.7, p, t, kind)) == pytest.approx(float(loss), rel=1e-6, abs=1e-9)
     single = contrastive_loss(s.float(), p, t, kind)
-    assert float(single) == pytest.approx(float(found), rel=1e-4, abs=1e-5)
+    assert float(single) == pytest.approx(float(loss), rel=1e-4, abs=1e-5)
 
 
 @given(lists)
@@ -58,11 +58,11 @@ def test_distillation_is_the_formula_and_order_does_not_matter(drawn):
     scores, _, t, order, _ = drawn
     teacher = np.random.default_rng(len(scores)).normal(size=len(scores)) * 4
     s, q = torch.tensor(scores, dtype=torch.float64), torch.tensor(teacher)
-    found = float(distillation_loss(s, q, t, 2.0))
+    loss = float(distillation_loss(s, q, t, 2.0))
     a, b = np.exp(np.asarray(scores) / t), np.exp(teacher / 2.0)
     a, b = a / a.sum(), b / b.sum()
-    assert found == pytest.approx(float((b * np.log(b / a)).sum()), rel=1e-7, abs=1e-12)
-    assert float(distillation_loss(s[list(order)], q[list(order)], t, 2.0)) == pytest.approx(found, rel=1e-9, abs=1e-12)
+    assert loss == pytest.approx(float((b * np.log(b / a)).sum()), rel=1e-7, abs=1e-12)
+    assert float(distillation_loss(s[list(order)], q[list(order)], t, 2.0)) == pytest.approx(loss, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,15 +130,15 @@ def some_lists():
 def test_parts_add_up_as_the_objective_says():
     scores = [torch.tensor([0.2, 0.1, 0.0]), torch.tensor([0.5, 0.4])]
     asked = Objective(temperature=0.1, auxiliary_weight=0.3, distillation_weight=2.0, teacher_temperature=0.5)
-    found = list_losses(Output(scores, torch.tensor(1.7)), some_lists(), asked, 0.1)
+    losses = list_losses(Output(scores, torch.tensor(1.7)), some_lists(), asked, 0.1)
     contrast = formula([0.2, 0.1, 0.0], [True, False, False], 0.1, "joint") / 2
     contrast += formula([0.5, 0.4], [False, True], 0.1, "joint") / 2
     a, b = np.exp([2.0, 1.0]), np.exp([4.0, 2.0])
     a, b = a / a.sum(), b / b.sum()
     divergence = float((b * np.log(b / a)).sum()) / 2
-    assert float(found["contrastive"]) == pytest.approx(contrast, rel=1e-5)
-    assert float(found["distillation"]) == pytest.approx(divergence, rel=1e-5)
-    assert float(found["loss"]) == pytest.approx(1.7 + 0.3 * (contrast + 2 * divergence), rel=1e-5)
+    assert float(losses["contrastive"]) == pytest.approx(contrast, rel=1e-5)
+    assert float(losses["distillation"]) == pytest.approx(divergence, rel=1e-5)
+    assert float(losses["loss"]) == pytest.approx(1.7 + 0.3 * (contrast + 2 * divergence), rel=1e-5)
     alone = list_losses(Output(scores), some_lists(), asked, 0.1)
     assert float(alone["loss"]) == pytest.approx(contrast + 2 * divergence, rel=1e-5)
 

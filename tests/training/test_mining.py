@@ -35,8 +35,8 @@ RUN = {"b": 12.0, "twin": 11.0, "a": 10.0, "c": 9.6, "d": 9.5, "e": 9.4, "f": 1.
 
 
 def test_a_margin_below_the_positive():
-    found, counts, example = mined(RUN)
-    assert found == ["e", "f", "g"]  # below 9.5
+    negatives, counts, example = mined(RUN)
+    assert negatives == ["e", "f", "g"]  # below 9.5
     assert (counts.lists, counts.negatives, counts.too_high, counts.same_text) == (1, 3, 3, 1)
     assert example.teacher == {text_key(Document(id, TEXTS[id])): RUN[id] for id in "aefg"}
     assert mined(RUN, margin=1.0, kind="absolute")[0] == ["f", "g"]
@@ -56,8 +56,8 @@ def test_scores_below_zero_keep_a_margin():
 
 def test_several_positives_and_low_grades():
     qrels = {"q": {"a": 2, "f": 2, "c": 1, "e": 0}}
-    found, _, example = mined(RUN | {"h": 0.1}, qrels, min_grade=2)
-    assert found == ["g", "h"]  # below the lowest positive, f
+    negatives, _, example = mined(RUN | {"h": 0.1}, qrels, min_grade=2)
+    assert negatives == ["g", "h"]  # below the lowest positive, f
     assert [d.id for d in example.positives] == ["a", "f"]
     assert "c" not in mined(RUN, qrels, margin=None, min_grade=2)[0]
 
@@ -84,19 +84,19 @@ def test_questions_that_give_no_list_are_counted():
 def test_no_negative_is_known_or_near(run, answers, margin, kind, skip):
     qrels = {"q": dict.fromkeys(answers, 1)}
     try:
-        found, counts, _ = mined(run, qrels, margin=margin, kind=kind, skip=skip)
+        negatives, counts, _ = mined(run, qrels, margin=margin, kind=kind, skip=skip)
     except InputError:
         return
     lowest = min(run[a] for a in answers if a in run)
-    assert found == sorted(found, key=run.get, reverse=True) or len(set(run.values())) < len(run)
-    for id in found:
+    assert negatives == sorted(negatives, key=run.get, reverse=True) or len(set(run.values())) < len(run)
+    for id in negatives:
         assert id not in answers and not (id == "twin" and "a" in answers)
         assert run[id] < lowest or (run[id] <= lowest and margin == 0)
         if kind == "relative" and lowest > 0:
             assert run[id] < margin * lowest + 1e-6 or margin == 0
         if kind == "absolute":
             assert run[id] <= lowest - margin + 1e-6
-    assert counts.negatives == len(found) > 0
+    assert counts.negatives == len(negatives) > 0
 
 
 @pytest.mark.parametrize(

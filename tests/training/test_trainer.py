@@ -81,10 +81,10 @@ def test_two_batches_of_four_are_one_of_eight(made, tmp_path):
         for lists in (8, 4, 1):
             learner, out = ToyLearner(dtype=torch.float64, next_token=next_token), tmp_path / f"{next_token}{lists}"
             runs.append(trained(made, out, learner, objective, False, lists=lists, accumulation=8 // lists))
-        (whole, one), *others = runs
+        (whole, whole_summary), *others = runs
         for weights, summary in others:
             assert torch.allclose(weights, whole, rtol=0, atol=1e-9)
-            for mine, theirs in zip(summary.losses, one.losses, strict=True):
+            for mine, theirs in zip(summary.losses, whole_summary.losses, strict=True):
                 assert mine == pytest.approx(theirs, abs=1e-8)
 
 
@@ -98,8 +98,8 @@ def test_the_first_step_is_adams_own(made, tmp_path):
         optimizer.zero_grad()
         lists = learner.calls[step]
         loss = 0
-        for one, scores in zip(lists, reference(lists).scores, strict=True):
-            right = torch.tensor(one.positive)
+        for training_list, scores in zip(lists, reference(lists).scores, strict=True):
+            right = torch.tensor(training_list.positive)
             loss = loss - (scores[right].exp().sum() / scores.exp().sum()).log() / len(lists)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reference.weights, 0.01)
@@ -145,16 +145,16 @@ def test_an_anchor_holds(made, tmp_path):
 def test_a_teacher_is_followed(made, tmp_path):
     from sightline.training.examples import Example, text_key
 
-    wanted = torch.linspace(-1, 1, len(WORDS))
+    taught = torch.linspace(-1, 1, len(WORDS))
     examples = []
-    for one in made[0]:
-        documents = (*one.positives, *one.pools[0])
-        scores = {text_key(d): float((toy.bag(one.query) * toy.bag(d.contents)) @ wanted) for d in documents}
-        examples.append(Example(one.query, one.positives, one.pools, scores, (), one.source))
+    for example in made[0]:
+        documents = (*example.positives, *example.pools[0])
+        scores = {text_key(d): float((toy.bag(example.query) * toy.bag(d.contents)) @ taught) for d in documents}
+        examples.append(Example(example.query, example.positives, example.pools, scores, (), example.source))
     objective = Objective(temperature=1.0, contrastive_weight=0.0, distillation_weight=1.0)
     weights, summary = trained((examples, ()), tmp_path / "out", objective=objective, dev=False, steps=150)
     assert summary.losses[-1]["distillation"] < 0.1 * summary.losses[0]["distillation"]
-    assert float(torch.corrcoef(torch.stack([weights, wanted]))[0, 1]) > 0.9
+    assert float(torch.corrcoef(torch.stack([weights, taught]))[0, 1]) > 0.9
     with pytest.raises(InputError, match="no example has a teacher's scores"):
         trained(made, tmp_path / "none", objective=objective, dev=False)
 
@@ -222,7 +222,7 @@ def test_an_overflow_of_float16_is_passed_over(made, tmp_path):
             if len(self.calls) == 3:  # a finite loss whose gradient is not
                 self.calls.append(lists)
                 root = (self.weights - self.weights.detach()).abs().sqrt().sum()
-                return Output([torch.zeros(len(one.documents)) + 0 * root for one in lists])
+                return Output([torch.zeros(len(training_list.documents)) + 0 * root for training_list in lists])
             return super().__call__(lists)
 
     weights, _ = trained(made, tmp_path / "out", Overflowing(), dev=False, precision="float16")
@@ -246,16 +246,16 @@ def test_a_loss_that_is_no_number_is_an_error_with_its_step(made, tmp_path):
 
 
 def test_progress_tells_steps_losses_and_dev(made, tmp_path, caplog):
-    told = []
+    reports = []
     with caplog.at_level(logging.INFO, logger="sightline.training"):
         train(
             ToyLearner(), made[0], tmp_path / "out", config=config(steps=20), sampling=SAMPLING, dev=made[1],
-            progress=told.append,
+            progress=reports.append,
         )  # fmt: skip
-    assert [now.step for now in told if not now.dev] == list(range(1, 21))
-    assert [now.step for now in told if now.dev] == [0, 10, 20]
-    assert all(now.steps == 20 for now in told)
-    assert all(set(now.dev) == {"mean", "dev/dev"} for now in told if now.dev)
+    assert [now.step for now in reports if not now.dev] == list(range(1, 21))
+    assert [now.step for now in reports if now.dev] == [0, 10, 20]
+    assert all(now.steps == 20 for now in reports)
+    assert all(set(now.dev) == {"mean", "dev/dev"} for now in reports if now.dev)
     assert "step 10 of 20: loss " in caplog.text and "step 20 of 20: nDCG@10 " in caplog.text
 
 
@@ -289,7 +289,7 @@ class Stopping(ToyLearner):
 def test_an_interrupt_leaves_the_last_step_to_go_on_from(made, tmp_path, at, precision):
     objective = Objective(temperature=1.0, learn_temperature=True)
     options = {"objective": objective, "precision": precision}
-    whole, one = trained(made, tmp_path / "whole", ToyLearner(dropout=0.2), **options)
+    whole, uninterrupted = trained(made, tmp_path / "whole", ToyLearner(dropout=0.2), **options)
     with pytest.raises(KeyboardInterrupt):
         trained(made, tmp_path / "out", Stopping(at, dropout=0.2), **options)
     assert not (tmp_path / "out" / "model.safetensors").exists()
@@ -300,11 +300,11 @@ def test_an_interrupt_leaves_the_last_step_to_go_on_from(made, tmp_path, at, pre
     assert len(learner.calls) == 30 - at
     assert torch.equal(weights, whole)
     for name in ("losses", "history", "dev", "temperature", "kept_step"):
-        assert getattr(summary, name) == getattr(one, name)
+        assert getattr(summary, name) == getattr(uninterrupted, name)
 
 
 def test_an_interrupt_while_measuring(made, tmp_path, monkeypatch):
-    whole, one = trained(made, tmp_path / "whole", alpha=0.5)
+    whole, uninterrupted = trained(made, tmp_path / "whole", alpha=0.5)
     measure, calls = module.measure, []
 
     def interrupted(rerankers, dev):
@@ -318,12 +318,12 @@ def test_an_interrupt_while_measuring(made, tmp_path, monkeypatch):
         trained(made, tmp_path / "out", alpha=0.5)
     assert torch.load(tmp_path / "out" / STATE, weights_only=True)["step"] == 10
     weights, summary = trained(made, tmp_path / "out", alpha=0.5)
-    assert torch.equal(weights, whole) and summary.history == one.history
+    assert torch.equal(weights, whole) and summary.history == uninterrupted.history
 
 
 @pytest.mark.parametrize("dev", [True, False])
 def test_an_interrupt_while_the_result_is_written(made, tmp_path, monkeypatch, dev):
-    whole, one = trained(made, tmp_path / "whole", dev=dev, save_every=7)
+    whole, uninterrupted = trained(made, tmp_path / "whole", dev=dev, save_every=7)
     with monkeypatch.context() as patch:
 
         def interrupted(*_):
@@ -335,7 +335,7 @@ def test_an_interrupt_while_the_result_is_written(made, tmp_path, monkeypatch, d
     assert (tmp_path / "out" / "model.safetensors").exists() and (tmp_path / "out" / STATE).exists()
     weights, summary = trained(made, tmp_path / "out", dev=dev, save_every=7)
     assert torch.equal(weights, whole)
-    assert (summary.losses, summary.dev) == (one.losses, one.dev)
+    assert (summary.losses, summary.dev) == (uninterrupted.losses, uninterrupted.dev)
     assert not (tmp_path / "out" / STATE).exists()
 
 
@@ -466,8 +466,8 @@ def test_settings_that_make_no_sense(wrong, match):
 
 
 def test_the_rate_rises_and_falls():
-    one = config(warmup=0.2, learning_rate=1.0)
-    rates = [one.rate(step, 100) for step in range(100)]
+    settings = config(warmup=0.2, learning_rate=1.0)
+    rates = [settings.rate(step, 100) for step in range(100)]
     assert rates[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
     assert rates[20] == 1 and rates[60] == pytest.approx(0.5) and rates[99] < 0.001
     assert sorted(rates[20:], reverse=True) == rates[20:]

@@ -71,9 +71,11 @@ class ToyLearner:
         time.sleep(self.delay)
         self.calls.append(lists)
         out = []
-        for one in lists:
+        for training_list in lists:
             weights = functional.dropout(self.weights, self.dropout)
-            bags = torch.stack([bag(one.query) * bag(d.contents) for d in one.documents]).to(weights.dtype)
+            bags = torch.stack([bag(training_list.query) * bag(d.contents) for d in training_list.documents]).to(
+                weights.dtype
+            )
             out.append(bags @ weights)
         return Output(out, self.weights.square().mean() if self.next_token else None)
 

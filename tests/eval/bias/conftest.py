@@ -18,8 +18,8 @@ class KnownReranker(Reranker):
         self.calls = []
 
     def _score(self, lists):
-        self.calls += [list(one.documents) for one in lists]
-        return [self._scored(list(one.documents), one.query) for one in lists]
+        self.calls += [list(candidates.documents) for candidates in lists]
+        return [self._scored(list(candidates.documents), candidates.query) for candidates in lists]
 
     def _scored(self, blocks, query):
         return Scored(np.array([self.score(i, blocks, query) for i in range(len(blocks))], dtype=float))

@@ -28,24 +28,24 @@ def words(place, blocks, query):
 
 
 def test_what_has_no_preference_shows_exactly_zero(known, make_list):
-    found = measured(known(by_worth), [("q", make_list(TEXTS))])
-    assert (found.length.queries, found.length.gold_above_longest.mean, found.length.gold_above_others.mean) == (
+    bias = measured(known(by_worth), [("q", make_list(TEXTS))])
+    assert (bias.length.queries, bias.length.gold_above_longest.mean, bias.length.gold_above_others.mean) == (
         1,
         1,
         1,
     )
-    for copies, n in zip(found.copies, (1, 4), strict=True):
+    for copies, n in zip(bias.copies, (1, 4), strict=True):
         assert (copies.queries, copies.copies, copies.gold_rank_change.mean) == (1, n, 0.0)
         assert copies.reordered == copies.unequal == copies.largest_difference == 0.0
-    assert (found.ids.changed, found.ids.largest_difference, found.ids.tau.mean) == (0.0, 0.0, 1.0)
-    assert found.twins == ()  # one sentence, no title: nothing to take away
+    assert (bias.ids.changed, bias.ids.largest_difference, bias.ids.tau.mean) == (0.0, 0.0, 1.0)
+    assert bias.twins == ()  # one sentence, no title: nothing to take away
 
 
 def test_who_prefers_long_texts(known, make_list):
-    found = measured(known(words), [("q", make_list(TEXTS)), ("r", make_list(TEXTS))], {"q": {"d0": 1}}).length
-    assert found.queries == 1  # 2 words are at most half of 8; r has no relevant document
-    assert (found.gold_above_longest.mean, found.gold_above_others.mean) == (0.0, 0.0)
-    assert found.length_tau.mean == 1.0
+    length = measured(known(words), [("q", make_list(TEXTS)), ("r", make_list(TEXTS))], {"q": {"d0": 1}}).length
+    assert length.queries == 1  # 2 words are at most half of 8; r has no relevant document
+    assert (length.gold_above_longest.mean, length.gold_above_others.mean) == (0.0, 0.0)
+    assert length.length_tau.mean == 1.0
     opposite = measured(known(lambda *given: -words(*given)), [("q", make_list(TEXTS))]).length
     assert (opposite.gold_above_longest.mean, opposite.length_tau.mean) == (1.0, -1.0)
     # Above the 3-word and 4-word texts, below the longest alone.
@@ -54,18 +54,18 @@ def test_who_prefers_long_texts(known, make_list):
 
 
 def test_at_most_half_as_long_is_the_condition(known, make_list):
-    for gold, asked in [("g " * 4, 1), ("g " * 5, 0)]:
-        found = measured(known(words), [("q", make_list([gold.strip(), *TEXTS[1:]]))]).length
-        assert found.queries == asked
-        assert (found.gold_above_longest is None) == (not asked)
+    for gold, queries in [("g " * 4, 1), ("g " * 5, 0)]:
+        length = measured(known(words), [("q", make_list([gold.strip(), *TEXTS[1:]]))]).length
+        assert length.queries == queries
+        assert (length.gold_above_longest is None) == (not queries)
 
 
 def test_lengths_of_a_first_stage(make_list):
-    found = measured(None, [("q", make_list([TEXTS[1], TEXTS[0], TEXTS[2], TEXTS[3]]))], {"q": {"d1": 1}})
-    assert found.length.gold_above_longest.mean == 0.0
-    assert found.length.gold_above_others.mean == pytest.approx(2 / 3) and found.length.length_tau.mean == 1.0
-    assert found.copies == found.twins == () and found.ids is None
-    assert {"system", "queries", "short_queries", "length_tau"} < set(found.as_dict())
+    bias = measured(None, [("q", make_list([TEXTS[1], TEXTS[0], TEXTS[2], TEXTS[3]]))], {"q": {"d1": 1}})
+    assert bias.length.gold_above_longest.mean == 0.0
+    assert bias.length.gold_above_others.mean == pytest.approx(2 / 3) and bias.length.length_tau.mean == 1.0
+    assert bias.copies == bias.twins == () and bias.ids is None
+    assert {"system", "queries", "short_queries", "length_tau"} < set(bias.as_dict())
 
 
 def test_who_lets_copies_vote(known, make_list):
@@ -75,15 +75,15 @@ def test_who_lets_copies_vote(known, make_list):
         same = sum(block.text == blocks[place].text for block in blocks)
         return by_worth(place, blocks, query) + same - 1
 
-    one, four = measured(known(votes), [("q", make_list(TEXTS))]).copies
-    assert (one.gold_rank_change.mean, one.reordered) == (0.0, 0.0)  # 3 to 3, and the tie goes by id
+    single, four = measured(known(votes), [("q", make_list(TEXTS))]).copies
+    assert (single.gold_rank_change.mean, single.reordered) == (0.0, 0.0)  # 3 to 3, and the tie goes by id
     assert (four.gold_rank_change.mean, four.reordered, four.unequal) == (1.0, 1.0, 0.0)
 
 
 def test_who_scores_copies_unequally(known, make_list):
     reranker = known(lambda place, blocks, query: by_worth(place, blocks, query) - 0.25 * (place >= 4))
-    one, four = measured(reranker, [("q", make_list(TEXTS))]).copies
-    assert (one.unequal, one.largest_difference, one.gold_rank_change.mean) == (1.0, 0.25, 0.0)
+    single, four = measured(reranker, [("q", make_list(TEXTS))]).copies
+    assert (single.unequal, single.largest_difference, single.gold_rank_change.mean) == (1.0, 0.25, 0.0)
     assert four.largest_difference == 0.25
     assert [block.id for block in reranker.calls[1]] == ["d0", "d1", "d2", "d3", "d1-copy1"]
 
@@ -125,9 +125,9 @@ def test_what_a_twin_is(known, make_list):
 
 def test_who_reads_the_id(known, make_list):
     reranker = known(lambda place, blocks, query: float(blocks[place].id[1:]))
-    found = measured(reranker, [("q", make_list(["a one", "b two"]))], {}).ids
+    ids = measured(reranker, [("q", make_list(["a one", "b two"]))], {}).ids
     # Two documents can only swap their ids: both scores change by 1, and the order turns round.
-    assert (found.changed, found.largest_difference, found.tau.mean) == (1.0, 1.0, -1.0)
+    assert (ids.changed, ids.largest_difference, ids.tau.mean) == (1.0, 1.0, -1.0)
     assert [[(b.id, b.text) for b in blocks] for blocks in reranker.calls[-1:]] == [[("d1", "a one"), ("d0", "b two")]]
 
 
@@ -137,26 +137,26 @@ def test_who_only_rounds_by_batch_is_not_said_to_read_ids(known, make_list):
             self.score = lambda place, blocks, query: len(blocks[place].text) + 1e-9 * len(lists)
             return super()._score(lists)
 
-    found = measured(Batched(None), [("q", make_list(TEXTS))])
-    assert found.ids.changed == found.ids.largest_difference == 0.0
+    bias = measured(Batched(None), [("q", make_list(TEXTS))])
+    assert bias.ids.changed == bias.ids.largest_difference == 0.0
 
 
 def test_near_duplicates_of_some_queries_only(known, make_list):
     lists = [(id, make_list(["g one. Two.", "a"])) for id in "qrs"]
     qrels = {id: {"d0": 1} for id in "qrs"}
-    found = measure_documents("x", known(words), lists, qrels, twins_of={"r"})
-    assert [twin.queries for twin in found.twins] == [1, 1] and found.copies[0].queries == 3
+    bias = measure_documents("x", known(words), lists, qrels, twins_of={"r"})
+    assert [twin.queries for twin in bias.twins] == [1, 1] and bias.copies[0].queries == 3
 
 
 def test_the_default_reranker_reads_no_id_and_scores_copies_alike():
     texts = ["Cats purr when they are content. They sleep.", "Dogs bark at strangers.", "Cats are cats.", "Cows eat."]
     blocks = tuple(Document(f"d{i}", text, "On " + text[:4]) for i, text in enumerate(texts))
-    found = measured(load_reranker(), [("q", CandidateList.of("what do happy cats do", blocks))])
-    assert found.ids.largest_difference == 0.0 and found.ids.changed == 0.0
-    assert [copies.largest_difference for copies in found.copies] == [0.0, 0.0]
-    assert [copies.reordered for copies in found.copies] == [0.0, 0.0]
-    assert [twin.edit for twin in found.twins] == ["title dropped", "first sentence dropped", "last sentence dropped"]
-    assert all(math.isfinite(twin.score_change.mean) and twin.score_change.mean != 0 for twin in found.twins)
+    bias = measured(load_reranker(), [("q", CandidateList.of("what do happy cats do", blocks))])
+    assert bias.ids.largest_difference == 0.0 and bias.ids.changed == 0.0
+    assert [copies.largest_difference for copies in bias.copies] == [0.0, 0.0]
+    assert [copies.reordered for copies in bias.copies] == [0.0, 0.0]
+    assert [twin.edit for twin in bias.twins] == ["title dropped", "first sentence dropped", "last sentence dropped"]
+    assert all(math.isfinite(twin.score_change.mean) and twin.score_change.mean != 0 for twin in bias.twins)
 
 
 def test_the_row_is_flat_but_for_its_bins(known, make_list):
@@ -171,9 +171,9 @@ def test_the_row_is_flat_but_for_its_bins(known, make_list):
 def test_relevant_documents_are_binned_by_length(known, make_list):
     texts = {"short": ["gold", "one two"], "long": ["gold " * 60, "one two"]}
     lists = [(f"{name}{i}", make_list(pair)) for name, pair in texts.items() for i in range(3)]
-    found = measured(known(words), lists, {id: {"d0": 1} for id, _ in lists})
-    assert [(one.label, one.queries, one.mean) for one in found.bins] == [("1-25", 3, 0.5), ("51-100", 3, 1.0)]
-    assert found.psi.value == 0.5
+    bias = measured(known(words), lists, {id: {"d0": 1} for id, _ in lists})
+    assert [(bin.label, bin.queries, bin.mean) for bin in bias.bins] == [("1-25", 3, 0.5), ("51-100", 3, 1.0)]
+    assert bias.psi.value == 0.5
 
 
 def test_empty_lists(known):

@@ -35,10 +35,10 @@ def first_slot_wins(place, blocks, query):
 def test_tau_is_scipys(n, k, seed):
     rng = np.random.default_rng(seed)
     ranks = np.stack([rng.permutation(n) for _ in range(k)])
-    found = kendall_tau(ranks)
+    taus = kendall_tau(ranks)
     for i in range(k):
         for j in range(k):
-            assert found[i, j] == pytest.approx(stats.kendalltau(ranks[i], ranks[j]).statistic, abs=1e-12)
+            assert taus[i, j] == pytest.approx(stats.kendalltau(ranks[i], ranks[j]).statistic, abs=1e-12)
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3), min_size=1, max_size=12))
@@ -56,25 +56,25 @@ def test_relevant_document():
 
 def test_order_free_is_exactly_zero(known, make_list):
     lists = [(f"q{i}", make_list(TEXTS)) for i in range(3)]
-    found = measure_order("free", known(quality), lists, {f"q{i}": {f"d{i}": 1} for i in range(3)})
-    assert (found.queries, found.relevant_queries, found.documents, found.permutations) == (3, 3, 5.0, 10)
-    assert (found.tau.mean, found.tau.low, found.tau.high, found.tau_psi) == (1.0, 1.0, 1.0, 0.0)
-    assert found.score_variance == found.score_variance_share == found.rank_variance == found.gold_rank_variance == 0.0
-    assert found.reversal_tau.mean == 1.0 and found.slot_psi.value == found.slot_psi.high == 0.0
-    assert (found.ends_minus_middle.mean, found.ends_minus_middle.high) == (0.0, 0.0)
+    bias = measure_order("free", known(quality), lists, {f"q{i}": {f"d{i}": 1} for i in range(3)})
+    assert (bias.queries, bias.relevant_queries, bias.documents, bias.permutations) == (3, 3, 5.0, 10)
+    assert (bias.tau.mean, bias.tau.low, bias.tau.high, bias.tau_psi) == (1.0, 1.0, 1.0, 0.0)
+    assert bias.score_variance == bias.score_variance_share == bias.rank_variance == bias.gold_rank_variance == 0.0
+    assert bias.reversal_tau.mean == 1.0 and bias.slot_psi.value == bias.slot_psi.high == 0.0
+    assert (bias.ends_minus_middle.mean, bias.ends_minus_middle.high) == (0.0, 0.0)
     ndcg = np.mean([1 / math.log2(rank + 1) for rank in (1, 2, 3)])
-    values = [found.ndcg.mean, found.ndcg.min, found.ndcg.max, *found.per_permutation, *found.arrangements.values()]
-    assert values == pytest.approx([ndcg] * len(values)) and len(set(found.per_permutation)) == 1
-    assert [slot.slot for slot in found.gold_at] == ["top", "25 %", "50 %", "75 %", "bottom"]
-    assert len({slot.value for slot in found.gold_at}) == 1
+    values = [bias.ndcg.mean, bias.ndcg.min, bias.ndcg.max, *bias.per_permutation, *bias.arrangements.values()]
+    assert values == pytest.approx([ndcg] * len(values)) and len(set(bias.per_permutation)) == 1
+    assert [slot.slot for slot in bias.gold_at] == ["top", "25 %", "50 %", "75 %", "bottom"]
+    assert len({slot.value for slot in bias.gold_at}) == 1
 
 
 @given(st.lists(st.text("abcdef", min_size=1, max_size=6), min_size=2, max_size=8, unique=True), st.integers(0, 99))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_scores_of_the_text_alone_are_never_blamed(known, make_list, texts, seed):
     reranker = known(lambda place, blocks, query: len(blocks[place].text) + hash(blocks[place].text) % 97 / 10)
-    found = measure_order("x", reranker, [("q", make_list(texts))], {"q": {"d1": 1}}, seed=seed, permutations=3)
-    assert found.score_variance == found.rank_variance == found.tau_psi == found.slot_psi.value == 0.0
+    bias = measure_order("x", reranker, [("q", make_list(texts))], {"q": {"d1": 1}}, seed=seed, permutations=3)
+    assert bias.score_variance == bias.rank_variance == bias.tau_psi == bias.slot_psi.value == 0.0
 
 
 def test_a_bonus_for_the_first_slot_in_closed_form(known, make_list):
@@ -82,50 +82,50 @@ def test_a_bonus_for_the_first_slot_in_closed_form(known, make_list):
     in front, i + j pairs are ordered differently; over uniform i and j, tau is 1 - 4 (n - 1) / n^2."""
     reranker = known(first_slot_wins)
     k = 12
-    found = measure_order("first", reranker, [("q", make_list(TEXTS))], {"q": {"d4": 1}}, measure="RR", permutations=k)
+    bias = measure_order("first", reranker, [("q", make_list(TEXTS))], {"q": {"d4": 1}}, measure="RR", permutations=k)
     fronts = [int(blocks[0].text.split()[-1]) for blocks in reranker.calls[:k]]
     pairs = [(i, j) for a, i in enumerate(fronts) for j in fronts[a + 1 :]]
     tau = np.mean([1 - 2 * (i + j) / (N * (N - 1) / 2) if i != j else 1.0 for i, j in pairs])
-    assert found.tau.mean == pytest.approx(tau) and found.tau_psi == pytest.approx((1 - tau) / 2)
+    assert bias.tau.mean == pytest.approx(tau) and bias.tau_psi == pytest.approx((1 - tau) / 2)
     shares = np.array([fronts.count(i) / k for i in range(N)])
-    assert found.score_variance == pytest.approx((100**2 * shares * (1 - shares)).mean())
-    assert found.score_variance_share == pytest.approx((shares * (1 - shares)).mean() / 0.16, rel=0.02)
+    assert bias.score_variance == pytest.approx((100**2 * shares * (1 - shares)).mean())
+    assert bias.score_variance_share == pytest.approx((shares * (1 - shares)).mean() / 0.16, rel=0.02)
     # The relevant document is the worst of its list: it is first if it is put there, else last.
-    assert [slot.value for slot in found.gold_at] == pytest.approx([1, 0.2, 0.2, 0.2, 0.2])
-    assert found.ends_minus_middle.mean == pytest.approx((1 + 0.2) / 2 - 0.2)
-    assert found.slot_psi.value == pytest.approx(0.8)
-    assert found.gold_rank_variance == pytest.approx(16 * shares[4] * (1 - shares[4]))
-    assert (found.arrangements["best_first"], found.arrangements["worst_first"]) == (0.2, 1.0)
-    assert found.reversal_tau.mean == pytest.approx(1 - 2 * 4 / 10)
-    assert found.per_permutation == pytest.approx([1.0 if front == 4 else 0.2 for front in fronts])
-    assert (found.ndcg.min, found.ndcg.max) == pytest.approx((min(found.per_permutation), max(found.per_permutation)))
+    assert [slot.value for slot in bias.gold_at] == pytest.approx([1, 0.2, 0.2, 0.2, 0.2])
+    assert bias.ends_minus_middle.mean == pytest.approx((1 + 0.2) / 2 - 0.2)
+    assert bias.slot_psi.value == pytest.approx(0.8)
+    assert bias.gold_rank_variance == pytest.approx(16 * shares[4] * (1 - shares[4]))
+    assert (bias.arrangements["best_first"], bias.arrangements["worst_first"]) == (0.2, 1.0)
+    assert bias.reversal_tau.mean == pytest.approx(1 - 2 * 4 / 10)
+    assert bias.per_permutation == pytest.approx([1.0 if front == 4 else 0.2 for front in fronts])
+    assert (bias.ndcg.min, bias.ndcg.max) == pytest.approx((min(bias.per_permutation), max(bias.per_permutation)))
 
 
 def test_equal_slots_differ_by_exactly_nothing(known, make_list):
     """Also where the mean of three equal values is not that value, as with a tenth."""
     lists = [("q", make_list([f"text {i}" for i in range(10)]))]
-    found = measure_order("free", known(quality), lists, {"q": {"d9": 1}}, measure="RR")
-    assert [slot.value for slot in found.gold_at] == [0.1] * 5
-    assert found.ends_minus_middle.mean == found.ends_minus_middle.low == found.ends_minus_middle.high == 0.0
+    bias = measure_order("free", known(quality), lists, {"q": {"d9": 1}}, measure="RR")
+    assert [slot.value for slot in bias.gold_at] == [0.1] * 5
+    assert bias.ends_minus_middle.mean == bias.ends_minus_middle.low == bias.ends_minus_middle.high == 0.0
 
 
 def test_the_same_bonus_over_many_queries_meets_its_expectation(known, make_list):
     lists = [(f"q{i}", make_list(TEXTS)) for i in range(150)]
-    found = measure_order("first", known(first_slot_wins), lists, {}, permutations=8)
-    assert found.tau.low <= 1 - 4 * (N - 1) / N**2 <= found.tau.high
-    assert found.score_variance == pytest.approx(100**2 / N * (1 - 1 / N) * (1 - 1 / 8), rel=0.03)  # of a sample of 8
-    assert found.relevant_queries == 0
-    assert found.gold_rank_variance is found.ends_minus_middle is found.slot_psi.value is None and found.gold_at == ()
+    bias = measure_order("first", known(first_slot_wins), lists, {}, permutations=8)
+    assert bias.tau.low <= 1 - 4 * (N - 1) / N**2 <= bias.tau.high
+    assert bias.score_variance == pytest.approx(100**2 / N * (1 - 1 / N) * (1 - 1 / 8), rel=0.03)  # of a sample of 8
+    assert bias.relevant_queries == 0
+    assert bias.gold_rank_variance is bias.ends_minus_middle is bias.slot_psi.value is None and bias.gold_at == ()
 
 
 def test_lost_in_the_middle(known, make_list):
     def ends(place, blocks, query):
         return quality(place, blocks, query) + (100 if place in (0, len(blocks) - 1) else 0)
 
-    found = measure_order("ends", known(ends), [("q", make_list(TEXTS))], {"q": {"d4": 1}}, measure="RR")
+    bias = measure_order("ends", known(ends), [("q", make_list(TEXTS))], {"q": {"d4": 1}}, measure="RR")
     # At an end, behind the other end's better document; between, behind all.
-    assert [slot.value for slot in found.gold_at] == pytest.approx([0.5, 0.2, 0.2, 0.2, 0.5])
-    assert found.ends_minus_middle.mean == pytest.approx(0.3) and found.slot_psi.value == pytest.approx(0.6)
+    assert [slot.value for slot in bias.gold_at] == pytest.approx([0.5, 0.2, 0.2, 0.2, 0.5])
+    assert bias.ends_minus_middle.mean == pytest.approx(0.3) and bias.slot_psi.value == pytest.approx(0.6)
 
 
 def test_one_relevant_document_moves_and_the_others_keep_their_order(known, make_list):
@@ -153,9 +153,9 @@ def test_a_querys_permutations_do_not_depend_on_the_others(known, make_list):
 def test_passages_of_a_document_move_together(known):
     blocks = tuple(Document(id, text) for id, text in [("a", "text 3"), ("b", "text 1"), ("a", "text 0")])
     reranker = known(quality)
-    found = measure_order("x", reranker, [("q", CandidateList.of("q", blocks))], {"q": {"a": 1}}, measure="RR")
+    bias = measure_order("x", reranker, [("q", CandidateList.of("q", blocks))], {"q": {"a": 1}}, measure="RR")
     assert {tuple(block.id for block in call) for call in reranker.calls} == {("a", "a", "b"), ("b", "a", "a")}
-    assert found.ndcg.min == 1.0 and found.documents == 2  # the best passage makes the document's score
+    assert bias.ndcg.min == 1.0 and bias.documents == 2  # the best passage makes the document's score
 
 
 def test_kept_states_move_with_their_documents(toy, make_list):
@@ -170,8 +170,8 @@ def test_kept_states_move_with_their_documents(toy, make_list):
 def test_the_default_reranker_minds_no_order_to_the_last_bit():
     texts = ["Cats purr when they are content.", "Dogs bark at strangers.", "Cats sleep a lot.", "Cows eat grass."]
     lists = [("q", CandidateList.of("what do happy cats do", tuple(Document(t[:8], t) for t in texts)))]
-    found = measure_order("minilm", load_reranker(), lists, {"q": {"Cats pur": 1}})
-    assert found.score_variance == found.rank_variance == found.gold_rank_variance == found.tau_psi == 0.0
+    bias = measure_order("minilm", load_reranker(), lists, {"q": {"Cats pur": 1}})
+    assert bias.score_variance == bias.rank_variance == bias.gold_rank_variance == bias.tau_psi == 0.0
 
 
 def test_what_cannot_be_measured(known, make_list):
@@ -186,5 +186,5 @@ def test_what_cannot_be_measured(known, make_list):
 def test_nor_in_lists_of_more_than_sixteen():
     texts = [f"Cats {'purr and ' * (i % 7)}sleep under tree number {i}." for i in range(30)]
     lists = [("q", CandidateList.of("under which tree do cats sleep", tuple(Document(t, t) for t in texts)))]
-    found = measure_order("minilm", load_reranker(), lists, {"q": {texts[3]: 1}})
-    assert found.score_variance == found.rank_variance == found.gold_rank_variance == found.tau_psi == 0.0
+    bias = measure_order("minilm", load_reranker(), lists, {"q": {texts[3]: 1}})
+    assert bias.score_variance == bias.rank_variance == bias.gold_rank_variance == bias.tau_psi == 0.0

@@ -54,13 +54,13 @@ def test_who_reads_100_characters_only_is_found_out():
     spans = {f"q{i}": Span(start, start + 5, 2500) for i, start in enumerate(starts)}
     for blind in (0.0, 0.5):
         values = {id: 1.0 if span.start < 100 else blind for id, span in spans.items()}
-        found = measure_position("100", "Success@1", values, spans, resamples=499)[0]
-        assert [(bin.label, bin.queries, bin.mean) for bin in found.bins] == [
+        bias = measure_position("100", "Success@1", values, spans, resamples=499)[0]
+        assert [(bin.label, bin.queries, bin.mean) for bin in bias.bins] == [
             ("0-99", 3, 1.0), ("100-199", 2, blind), ("200-299", 1, blind), ("400-499", 1, blind), ("500-", 2, blind),
         ]  # fmt: skip
-        assert found.psi.value == 1 - blind and found.psi.high == 1 - blind
-        assert found.mean == pytest.approx((1 + 4 * blind) / 5)
-        assert (found.axis, found.length, found.queries, found.trend) == ("start", "all", 9, None)
+        assert bias.psi.value == 1 - blind and bias.psi.high == 1 - blind
+        assert bias.mean == pytest.approx((1 + 4 * blind) / 5)
+        assert (bias.axis, bias.length, bias.queries, bias.trend) == ("start", "all", 9, None)
     nothing = measure_position("none", "Success@1", dict.fromkeys(spans, 0.0), spans)[0]
     assert nothing.psi.value is nothing.psi.low is nothing.psi.high is nothing.psi.p is None
 
@@ -92,27 +92,29 @@ def test_agrees_with_posirs_own_analysis():
     )
     frame["length"] = pandas.cut(frame.tokens, [0, 512, 1024, 1536, np.inf], labels=list(LENGTHS.labels), right=True)
     frame["bin"] = pandas.cut(frame.relpos, np.linspace(0, 1, 21), include_lowest=True, labels=False)
-    found = {one.length: one for one in measure_position("x", "nDCG@10", values, spans, resamples=99) if one.trend}
-    assert list(found) == ["all", *LENGTHS.labels]
-    for length, one in found.items():
+    by_length = {
+        bias.length: bias for bias in measure_position("x", "nDCG@10", values, spans, resamples=99) if bias.trend
+    }
+    assert list(by_length) == ["all", *LENGTHS.labels]
+    for length, bias in by_length.items():
         part = frame if length == "all" else frame[frame.length == length]
         means = part.groupby("bin", observed=True).score.mean()
         centres = means.index.to_numpy() / 20 + 0.025
-        assert [bin.mean for bin in one.bins] == pytest.approx(means.tolist())
-        assert one.psi.value == pytest.approx(1 - means.min() / means.max())
-        assert one.mean == pytest.approx(means.mean()) and one.queries == len(part)
-        assert one.trend.slope == pytest.approx(stats.linregress(centres, means).slope)
-        assert one.trend.pearson == pytest.approx(np.corrcoef(centres, means)[0, 1])
-        assert one.trend.spearman == pytest.approx(stats.spearmanr(centres, means).statistic)
-        assert one.trend.kendall == pytest.approx(stats.kendalltau(centres, means).statistic)
+        assert [bin.mean for bin in bias.bins] == pytest.approx(means.tolist())
+        assert bias.psi.value == pytest.approx(1 - means.min() / means.max())
+        assert bias.mean == pytest.approx(means.mean()) and bias.queries == len(part)
+        assert bias.trend.slope == pytest.approx(stats.linregress(centres, means).slope)
+        assert bias.trend.pearson == pytest.approx(np.corrcoef(centres, means)[0, 1])
+        assert bias.trend.spearman == pytest.approx(stats.spearmanr(centres, means).statistic)
+        assert bias.trend.kendall == pytest.approx(stats.kendalltau(centres, means).statistic)
 
 
 def test_a_known_slope():
     """Value 1 - relative position, one query in the middle of each bin: slope and correlations are -1."""
     spans = {f"q{i}": Span(50 * i + 25, 50 * i + 25, 1000) for i in range(20)}
-    one = measure_position("x", "RR", {id: 1 - span.relative for id, span in spans.items()}, spans, resamples=99)[1]
-    trend = one.trend
+    falling = measure_position("x", "RR", {id: 1 - span.relative for id, span in spans.items()}, spans, resamples=99)[1]
+    trend = falling.trend
     assert (trend.slope, trend.pearson, trend.spearman, trend.kendall) == pytest.approx((-1, -1, -1, -1))
-    assert one.psi.value == pytest.approx(1 - 0.025 / 0.975)
+    assert falling.psi.value == pytest.approx(1 - 0.025 / 0.975)
     level = measure_position("x", "RR", dict.fromkeys(spans, 0.5), spans, resamples=99)[1]
     assert level.trend.slope == 0.0 and level.trend.pearson is None and level.psi.value == level.psi.high == 0.0

@@ -26,10 +26,10 @@ def beir(folder, spans=HEADER + "q1\tcat\t4\t5\t20\t1\tpurrs\nq2\tdog\t0\t3\t20\
 
 
 def test_beir_with_spans(tmp_path):
-    found = load_positions(beir(tmp_path / "zoo"))
-    assert found.spans == {"q1": Span(4, 9, 20)}  # q2's answer is there twice
-    assert (found.name, found.split, list(found.queries)) == ("zoo", "test", ["q1", "q2", "q3"])
-    assert [document.id for document in found.documents(only={"dog"})] == ["dog"]
+    dataset = load_positions(beir(tmp_path / "zoo"))
+    assert dataset.spans == {"q1": Span(4, 9, 20)}  # q2's answer is there twice
+    assert (dataset.name, dataset.split, list(dataset.queries)) == ("zoo", "test", ["q1", "q2", "q3"])
+    assert [document.id for document in dataset.documents(only={"dog"})] == ["dog"]
     assert load_positions(beir(tmp_path / "bare", spans=None)).spans == {}
 
 
@@ -62,16 +62,16 @@ def test_spans_need_their_header(tmp_path):
 
 
 def test_a_sample_is_drawn_from_everywhere_and_stays_the_same(tmp_path):
-    found = load_positions(beir(tmp_path / "zoo"))
-    some = found.sampled(2, seed=1)
+    dataset = load_positions(beir(tmp_path / "zoo"))
+    some = dataset.sampled(2, seed=1)
     assert (
         len(some.queries) == 2 and some.queries.keys() == some.qrels.keys() and some.spans.keys() <= some.queries.keys()
     )
-    assert some == found.sampled(2, seed=1) and found.sampled(9) == found
-    assert len({tuple(found.sampled(1, seed=seed).queries) for seed in range(20)}) == 3
-    assert list(found.only({"q1"}).spans) == ["q1"] and len(list(some.documents())) == 2
+    assert some == dataset.sampled(2, seed=1) and dataset.sampled(9) == dataset
+    assert len({tuple(dataset.sampled(1, seed=seed).queries) for seed in range(20)}) == 3
+    assert list(dataset.only({"q1"}).spans) == ["q1"] and len(list(some.documents())) == 2
     with pytest.raises(InputError, match="at least 1"):
-        found.sampled(0)
+        dataset.sampled(0)
 
 
 CONTEXTS = ["Paris lies on the Seine.", "Rome was not built in a day."]
@@ -129,14 +129,14 @@ def test_squad(tmp_path, layout):
     else:
         write_parquet(path, ROWS[:2])
         write_parquet(path.with_name("train.parquet"), ROWS[2:] if layout == "folder" else [])
-    found = load_positions(path.parent if layout == "folder" else path)
+    dataset = load_positions(path.parent if layout == "folder" else path)
     # Questions without an answer go, their paragraphs stay; equal questions keep their own place.
-    assert found.queries == {"a": "Where?", "b": "Where?"}
-    assert found.spans == {"a": Span(18, 23, 24), "b": Span(0, 5, 24)}
-    assert found.qrels == {"a": {"c0": 1}, "b": {"c0": 1}}
-    texts = [document.text for document in found.documents()]
+    assert dataset.queries == {"a": "Where?", "b": "Where?"}
+    assert dataset.spans == {"a": Span(18, 23, 24), "b": Span(0, 5, 24)}
+    assert dataset.qrels == {"a": {"c0": 1}, "b": {"c0": 1}}
+    texts = [document.text for document in dataset.documents()]
     assert texts == (CONTEXTS if layout != "parquet" else CONTEXTS[:1])
-    assert found.name == ("squad" if layout == "folder" else "dev")
+    assert dataset.name == ("squad" if layout == "folder" else "dev")
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ def posir(folder, **changes):
 
 
 def test_posir(tmp_path):
-    found = load_positions(posir(tmp_path / "eng-Latn" / "law"))
-    assert (found.name, found.split) == ("eng-Latn-law", "test")
-    assert found.queries == {"q1": "one", "q2": "two"} and found.qrels == {"q1": {"d1": 1}, "q2": {"d2": 1}}
-    assert found.spans == {"q1": Span(10, 30, 400, 100), "q2": Span(800, 950, 900, 600)}
-    assert [document.id for document in found.documents()] == ["d1", "d2"]
+    dataset = load_positions(posir(tmp_path / "eng-Latn" / "law"))
+    assert (dataset.name, dataset.split) == ("eng-Latn-law", "test")
+    assert dataset.queries == {"q1": "one", "q2": "two"} and dataset.qrels == {"q1": {"d1": 1}, "q2": {"d2": 1}}
+    assert dataset.spans == {"q1": Span(10, 30, 400, 100), "q2": Span(800, 950, 900, 600)}
+    assert [document.id for document in dataset.documents()] == ["d1", "d2"]
 
 
 @pytest.mark.parametrize(
@@ -228,14 +228,14 @@ def test_the_places_are_those_of_the_answers(name):
     if "SIGHTLINE_DATA" not in os.environ:
         pytest.skip("SIGHTLINE_DATA does not name the folder of judged collections")
     folder = Path(os.environ["SIGHTLINE_DATA"]) / name
-    found = load_positions(folder)
-    texts = {document.id: document.text for document in found.documents()}
+    dataset = load_positions(folder)
+    texts = {document.id: document.text for document in dataset.documents()}
     rows = [line.split("\t") for line in (folder / "spans.tsv").read_text().split("\n")[1:] if line]
     once = {row[0]: row for row in rows if row[5] == "1"}
-    assert found.spans.keys() == once.keys() and len(once) > 2000
+    assert dataset.spans.keys() == once.keys() and len(once) > 2000
     # Of squad_dev, 7 rows are a character or more off, and 33 lengths, mostly by one.
     wrong = [
-        id for id, span in found.spans.items()
+        id for id, span in dataset.spans.items()
         if texts[once[id][1]][span.start : span.end].lower() != once[id][6].lower()
         or abs(len(texts[once[id][1]]) - span.length) > 1
     ]  # fmt: skip

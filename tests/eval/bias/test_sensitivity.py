@@ -42,17 +42,17 @@ def test_a_ratio_of_such_values_is_refused(values):
 
 
 def test_a_bias_without_noise_is_known_exactly():
-    found = grouped_psi([[0.8] * 30, [0.6] * 20, [0.2] * 25], resamples=999)
-    assert found.value == found.low == found.high == found.corrected == pytest.approx(0.75)
-    assert found.p == 1 / 1000 and found.floor < 0.25
-    found = paired_psi(np.array([[0.8] * 30, [0.6] * 30, [0.2] * 30]), resamples=999)
-    assert found.value == found.low == found.high == pytest.approx(0.75) and found.p == 1 / 1000
+    index = grouped_psi([[0.8] * 30, [0.6] * 20, [0.2] * 25], resamples=999)
+    assert index.value == index.low == index.high == index.corrected == pytest.approx(0.75)
+    assert index.p == 1 / 1000 and index.floor < 0.25
+    index = paired_psi(np.array([[0.8] * 30, [0.6] * 30, [0.2] * 30]), resamples=999)
+    assert index.value == index.low == index.high == pytest.approx(0.75) and index.p == 1 / 1000
 
 
 def test_no_bias_in_any_query_is_exactly_zero():
     row = np.random.default_rng(1).random(40)
-    found = paired_psi(np.stack([row] * 5), resamples=499)
-    assert found == PSI(value=0.0, low=0.0, high=0.0, corrected=0.0, floor=0.0, floor_high=0.0, p=1.0)
+    index = paired_psi(np.stack([row] * 5), resamples=499)
+    assert index == PSI(value=0.0, low=0.0, high=0.0, corrected=0.0, floor=0.0, floor_high=0.0, p=1.0)
 
 
 def test_batches_do_not_change_what_is_drawn_for_one_seed(monkeypatch):
@@ -78,13 +78,13 @@ def test_the_interval_covers_the_truth(truth):
             np.where(draw < mean - 0.15, 1.0, np.where(draw < mean + 0.15, 0.5, 0.0))
             for draw, mean in zip(draws, truth, strict=True)
         ]
-        found = grouped_psi(groups, seed=seed, resamples=300)
-        inside += found.low <= true <= found.high
+        index = grouped_psi(groups, seed=seed, resamples=300)
+        inside += index.low <= true <= index.high
         boot = [1 - np.min(m) / np.max(m) for m in (
             [group[rng.integers(0, 60, 60)].mean() for group in groups] for _ in range(60)
         )]  # fmt: skip
         percentile += np.percentile(boot, 2.5) <= true <= np.percentile(boot, 97.5)
-        floors.append((found.value, found.floor, found.corrected))
+        floors.append((index.value, index.floor, index.corrected))
     assert inside / 80 >= 0.85
     value, floor, corrected = np.mean(floors, axis=0)
     assert abs(corrected - true) < abs(value - true) + 0.02

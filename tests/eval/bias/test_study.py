@@ -67,7 +67,7 @@ def rerankers(monkeypatch, known):
 
 def test_bias_is_found_in_who_has_it_and_in_nobody_else(dataset, given, rerankers, tmp_path):
     systems = ["given", "given+near", "given+free", "given+first"]
-    found = measure_bias(
+    bias = measure_bias(
         dataset,
         systems,
         tmp_path / "out",
@@ -76,11 +76,11 @@ def test_bias_is_found_in_who_has_it_and_in_nobody_else(dataset, given, reranker
         slots=3,
         command=["sightline", "/x/y/zoo", "--seed", "0"],
     )
-    assert json.loads((tmp_path / "out" / "bias.json").read_text()) == found.as_json()
-    assert (found.version, found.dataset, found.seed) == (1, "zoo", 0)
-    assert found.provenance.command == "sightline zoo --seed 0"
+    assert json.loads((tmp_path / "out" / "bias.json").read_text()) == bias.as_json()
+    assert (bias.version, bias.dataset, bias.seed) == (1, "zoo", 0)
+    assert bias.provenance.command == "sightline zoo --seed 0"
 
-    start = {entry.system: entry for entry in found.position if entry.axis == "start"}
+    start = {entry.system: entry for entry in bias.position if entry.axis == "start"}
     assert list(start) == systems
     values = {name: [bin.mean for bin in entry.bins] for name, entry in start.items()}
     third = 1 / math.log2(4)  # the gold is the third of three where its answer is not read: nDCG is a half
@@ -89,7 +89,7 @@ def test_bias_is_found_in_who_has_it_and_in_nobody_else(dataset, given, reranker
     assert values["given+near"] == [1.0, 1.0, 1.0] and values["given+free"] == [1.0] * 3
     assert [bin.label for bin in start["given"].bins] == ["0-99", "100-199", "500-"]
 
-    order = {entry.system: entry for entry in found.order}
+    order = {entry.system: entry for entry in bias.order}
     assert list(order) == systems[1:]
     free = order["given+free"]
     assert free.tau.mean == 1.0
@@ -100,7 +100,7 @@ def test_bias_is_found_in_who_has_it_and_in_nobody_else(dataset, given, reranker
     assert first.slot_psi.value == pytest.approx(1 - 1 / math.log2(3))
     assert first.score_variance > 0 and first.tau.mean < 1
 
-    documents = {entry.system: entry for entry in found.documents}
+    documents = {entry.system: entry for entry in bias.documents}
     assert list(documents) == systems
     assert documents["given+free"].facts["ids_exchanged_changed"] == 0.0
     assert documents["given+free"].facts["copy_unequal"] == 0.0
@@ -114,11 +114,11 @@ def test_the_reader_of_100_characters_falls_to_the_place_that_ties_leave_it(data
         return 2 * (query in blocks[place].text[:100].split()) + blocks[place].text.startswith("other")
 
     rerankers["near"].score = near
-    found = measure_bias(dataset, ["given+near"], tmp_path / "out", kinds=["position"], runs=given)
-    start, relative = found.position
+    bias = measure_bias(dataset, ["given+near"], tmp_path / "out", kinds=["position"], runs=given)
+    start, relative = bias.position
     assert [bin.mean for bin in start.bins] == [1.0, 0.5, 0.5]
     assert (start.psi.value, start.psi.high, relative.axis) == (0.5, 0.5, "relative")
-    assert found.order == found.documents == []
+    assert bias.order == bias.documents == []
     rerankers["near"].score = lambda place, blocks, query: 2 * (place == 0) - place
     bad = measure_bias(
         dataset, ["given+near"], tmp_path / "out", kinds=["position"], runs=given, measure="Success@1"
@@ -152,7 +152,7 @@ def test_lists_are_what_the_searcher_ranks(dataset, toy_everywhere, tmp_path, to
             assert list(ranked.items()) == [(hit.id, hit.score) for hit in searcher.search(query, 5).hits]
             assert lists[id].top(2).ids == lists[id].ids[:2]
         bare = dict(searched_lists(plain, dataset.queries))
-        assert all(one.states is None for one in bare.values())
+        assert all(bare_list.states is None for bare_list in bare.values())
 
 
 def test_lists_of_a_given_run_are_what_rerank_run_ranks(dataset, toy_everywhere, given):
@@ -161,27 +161,27 @@ def test_lists_of_a_given_run_are_what_rerank_run_ranks(dataset, toy_everywhere,
     run = parse_run(given["given"])
     lists = dict(GivenLists(dataset, run, 2).lists(toy_everywhere.window))
     expected = rerank_run(dataset, run, toy_everywhere, 2)
-    assert {id: rank_lists(toy_everywhere, [one])[0] for id, one in lists.items()} == expected
+    assert {id: rank_lists(toy_everywhere, [candidates])[0] for id, candidates in lists.items()} == expected
     assert lists["q0"].ids == ["e0", "e1"]
 
 
 def test_with_an_index_the_default_layout_minds_no_order(dataset, toy_everywhere, tmp_path):
-    told = []
-    found = measure_bias(
+    steps = []
+    bias = measure_bias(
         dataset, ["dense", "dense+minilm"], tmp_path / "out", list_length=5, permutations=3, slots=3,
-        progress=lambda step, done: told.append((step, done)),
+        progress=lambda step, done: steps.append((step, done)),
     )  # fmt: skip
-    (order,) = found.order
+    (order,) = bias.order
     assert order.score_variance == order.rank_variance == order.tau_psi == 0.0
     assert [slot.slot for slot in order.gold_at] == ["top", "50 %", "bottom"]
-    assert [entry.system for entry in found.documents] == ["dense", "dense+minilm"]
-    assert found.documents[1].facts["ids_exchanged_largest_difference"] == 0.0
-    assert ("dense+minilm: order", len(STARTS)) in told
+    assert [entry.system for entry in bias.documents] == ["dense", "dense+minilm"]
+    assert bias.documents[1].facts["ids_exchanged_largest_difference"] == 0.0
+    assert ("dense+minilm: order", len(STARTS)) in steps
     again = measure_bias(
         dataset, ["dense+minilm"], tmp_path / "other", kinds=["order"], list_length=5, permutations=3, slots=3,
         index=tmp_path / "out" / "index",
     )  # fmt: skip
-    assert again.order == found.order and not (tmp_path / "other" / "index").exists()
+    assert again.order == bias.order and not (tmp_path / "other" / "index").exists()
 
 
 @pytest.mark.parametrize(
@@ -219,13 +219,13 @@ def test_every_kind_gets_a_page_with_its_index(dataset, given, rerankers, tmp_pa
         (["position"], ["Place of the evidence in the document", "Relative position of the answer", "Quality"]),
     ):
         command = ["sightline", "bias", "--kind", *kinds]
-        found = measure_bias(dataset, ["given+free"], tmp_path / "out", runs=given, kinds=kinds, command=command)
+        bias = measure_bias(dataset, ["given+free"], tmp_path / "out", runs=given, kinds=kinds, command=command)
         page = (tmp_path / "out" / "report.html").read_text()
         for text in (*shown, "given+free", f"sightline bias --kind {kinds[0]}", "python", "<svg"):
             assert text in page, (kinds, text)
         assert "Position Sensitivity Index" in page and "chance" in page
-        for one in found.position:
-            for bin in one.bins:
+        for entry in bias.position:
+            for bin in entry.bins:
                 assert f"({bin.low:.3f} to {bin.high:.3f})".replace("0.", ".") in page
 
 
@@ -238,13 +238,10 @@ def test_an_impossible_measure_is_refused_first(dataset, given, rerankers, tmp_p
 def test_results_name_no_folder(dataset, given, rerankers, tmp_path):
     place = str(tmp_path / "hot.yaml")
     rerankers[place] = rerankers["free"]
-    found = measure_bias(
+    bias = measure_bias(
         dataset, [f"given+{place}"], tmp_path / "out", runs=given, command=["sightline", f"--run=given={place}"]
     )
     assert (
-        str(tmp_path) not in json.dumps(found.as_json())
-        and found.provenance.command == "sightline --run=given=hot.yaml"
+        str(tmp_path) not in json.dumps(bias.as_json()) and bias.provenance.command == "sightline --run=given=hot.yaml"
     )
-    assert {entry.system for row in (found.order, found.position, found.documents) for entry in row} == {
-        "given+hot.yaml"
-    }
+    assert {entry.system for row in (bias.order, bias.position, bias.documents) for entry in row} == {"given+hot.yaml"}

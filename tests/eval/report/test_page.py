@@ -64,11 +64,11 @@ COST = {
 class Elements(HTMLParser):
     def __init__(self, page):
         super().__init__()
-        self.found, self.text = [], []
+        self.tags, self.text = [], []
         self.feed(page)
 
     def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
+        self.tags.append((tag, dict(attributes)))
 
     def handle_data(self, data):
         self.text.append(data)
@@ -82,7 +82,7 @@ def rich():
 
 def test_nothing_is_asked_of_the_network_and_nothing_runs(rich):
     page = render_page([rich])
-    for tag, attributes in Elements(page).found:
+    for tag, attributes in Elements(page).tags:
         assert tag not in ("script", "iframe", "object", "embed", "img", "base", "form")
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "action", "xlink:href"):
@@ -111,10 +111,10 @@ def test_hostile_texts_are_text():
         bias={"version": 1, "documents": [{"system": HOSTILE[7], HOSTILE[0]: HOSTILE[1]}]},
     )
     page = render_page([made, made])
-    found = Elements(page)
-    assert {tag for tag, _ in found.found}.isdisjoint({"script", "img"})
-    assert not [a for _, attributes in found.found for a in attributes if a.startswith("on")]
-    text = "".join(found.text)
+    elements = Elements(page)
+    assert {tag for tag, _ in elements.tags}.isdisjoint({"script", "img"})
+    assert not [a for _, attributes in elements.tags for a in attributes if a.startswith("on")]
+    text = "".join(elements.text)
     assert all(name in text for name in HOSTILE)
     assert html.escape(HOSTILE[0], quote=False) in page and "49" not in re.findall(r"<h1>(.*?)</h1>", page)
 
@@ -152,9 +152,12 @@ def load(folder):
 
 
 def test_folders_are_read_and_written(tmp_path, rich):
-    one, two = write(tmp_path / "one", rich, BIAS), write(tmp_path / "two", results({"dense": [0.3]}, dataset="other"))
-    assert load(one) == rich
-    files = write_report([load(one), load(two)], tmp_path / "out" / "deep")
+    first, second = (
+        write(tmp_path / "one", rich, BIAS),
+        write(tmp_path / "two", results({"dense": [0.3]}, dataset="other")),
+    )
+    assert load(first) == rich
+    files = write_report([load(first), load(second)], tmp_path / "out" / "deep")
     assert [file.name for file in files] == ["report.html", "results.csv", "table.tex"]
     page = files[0].read_text()
     assert "2 collections" in page and "Order of the candidates" in page
@@ -214,9 +217,9 @@ def test_in_a_browser_nothing_is_cut_off_or_covers_another(tmp_path, rich):
             size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             browser.get(page.as_uri())
-            found = browser.execute_script(_LOOK, width)
-            assert found["wide"] <= width and found["beyond"] == [] and found["over"] == [], (width, theme)
-            assert found["contrast"] >= 4.5, (width, theme, found["faint"])
+            look = browser.execute_script(_LOOK, width)
+            assert look["wide"] <= width and look["beyond"] == [] and look["over"] == [], (width, theme)
+            assert look["contrast"] >= 4.5, (width, theme, look["faint"])
         assert browser.get_log("browser") == []
         asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
@@ -293,7 +296,7 @@ def full():
     bias = {
         **BIAS, "seeds": {"bias": 0}, "versions": {"python": "3"}, "command": "sightline bias",
         "documents": [{"system": "dense", "length_tau": between(0.1), "lists": 9, "bins": bins, "psi": psi}],
-        "order": [{**one, "slot_psi": psi} for one in BIAS["order"]],
+        "order": [{**row, "slot_psi": psi} for row in BIAS["order"]],
         "position": [
             {
                 "system": "dense", "measure": "nDCG@10", "axis": "relative", "length": "all", "queries": 5, "mean": 0.6,
@@ -322,12 +325,12 @@ def test_no_change_of_a_value_is_more_than_a_message(tmp_path, file):
             (folder / file).write_text(json.dumps(changed(content, way, new)))
             tried += 1
             try:
-                found = load(folder)
+                loaded = load(folder)
             except DataError as error:
                 assert file in str(error) or "results.json" in str(error) or "per_query.json" in str(error)
                 refused += 1
             else:
-                render_page([found]), csv_table([found]), latex_table([found])
+                render_page([loaded]), csv_table([loaded]), latex_table([loaded])
     assert refused > tried / 3 and tried > 100
 
 

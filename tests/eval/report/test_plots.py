@@ -45,9 +45,9 @@ def test_the_front_is_what_nothing_beats(points):
 
 def bars(path):
     """(left, top, right) of each bar."""
-    found = re.findall(r"M([\d.e+-]+) 1V([\d.e+-]+)H([\d.e+-]+)V1Z", path)
-    assert "".join(f"M{a} 1V{b}H{c}V1Z" for a, b, c in found) == path
-    return [tuple(map(float, bar)) for bar in found]
+    rectangles = re.findall(r"M([\d.e+-]+) 1V([\d.e+-]+)H([\d.e+-]+)V1Z", path)
+    assert "".join(f"M{a} 1V{b}H{c}V1Z" for a, b, c in rectangles) == path
+    return [tuple(map(float, bar)) for bar in rectangles]
 
 
 @given(st.lists(values_apart, min_size=1, max_size=1500))

@@ -65,8 +65,8 @@ def test_hostile_names_stay_in_their_latex_cell():
 
 
 def test_csv_reads_back():
-    found = [results({name: [0.25, 0.75] for name in HOSTILE}, dataset='a,"b"\n=c'), results({"x": [1.0]}, "=two")]
-    rows = list(csv.DictReader(io.StringIO(csv_table(found))))
+    hostile = [results({name: [0.25, 0.75] for name in HOSTILE}, dataset='a,"b"\n=c'), results({"x": [1.0]}, "=two")]
+    rows = list(csv.DictReader(io.StringIO(csv_table(hostile))))
     assert [row["system"].removeprefix("'") for row in rows[: 2 * len(HOSTILE) : 2]] == HOSTILE
     assert {row["dataset"] for row in rows} == {'a,"b"\n=c', "'=two"}
     first = rows[0]
