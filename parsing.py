@@ -135,8 +135,8 @@ def parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        told = " ".join(f"{error.context or ''} {error.problem or ''}".split())
-        raise DataError(f"not valid YAML: {told[:200]}{place}") from None
+        problem = " ".join(f"{error.context or ''} {error.problem or ''}".split())
+        raise DataError(f"not valid YAML: {problem[:200]}{place}") from None
     except DataError:
         raise
     # Besides its own errors, YAML lets through what is no character, no date, or nested beyond reason.
@@ -202,20 +202,21 @@ def as_type(value: Any, kind: type[T]) -> T:
 
     try:
         # Of JSON, strict validation makes tuples and paths where a type has them; of Python's objects it does not.
-        return _adapter(cast(Hashable, kind)).validate_json(json.dumps(value, default=_not_json), strict=True)
+        typed: T = _adapter(cast(Hashable, kind)).validate_json(json.dumps(value, default=_not_json), strict=True)
+        return typed
     except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-    if isinstance(raised := found.get("ctx", {}).get("error"), SightlineError):
+        first_error = error.errors(include_url=False)[0]
+    if isinstance(raised := first_error.get("ctx", {}).get("error"), SightlineError):
         raise raised
-    lacks = found["type"] in ("missing", "missing_argument")
-    place = [*_place(value, found["loc"]), *(found["loc"][-1:] if lacks else ())]
+    lacks = first_error["type"] in ("missing", "missing_argument")
+    place = [*_place(value, first_error["loc"]), *(first_error["loc"][-1:] if lacks else ())]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
     if lacks:
         raise DataError(f"lacks the field {field}")
-    if found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if first_error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         raise DataError(f"has a field {quoted(field)}, which is not one it can have")
-    reason = found["msg"].replace("Input should be", "must be", 1)
-    raise DataError(f"{f'the field {field}' if field else 'it'} {reason}, not {quoted(found['input'])}")
+    reason = first_error["msg"].replace("Input should be", "must be", 1)
+    raise DataError(f"{f'the field {field}' if field else 'it'} {reason}, not {quoted(first_error['input'])}")
 
 
 def _place(value: Any, location: Sequence[str | int]) -> Iterator[str | int]:
@@ -304,9 +305,9 @@ def _levels(value: Any) -> Iterator[list[Any]]:
         yield level
         level = [
             item
-            for one in level
-            if isinstance(one, _NESTS)
-            for item in (one.values() if isinstance(one, Mapping) else one)
+            for outer in level
+            if isinstance(outer, _NESTS)
+            for item in (outer.values() if isinstance(outer, Mapping) else outer)
         ]
 
 
@@ -318,13 +319,13 @@ def too_deep(value: Any) -> bool:
         False
     """
     below = next(itertools.islice(_levels(value), DEEPEST, None), [])
-    return any(isinstance(one, _NESTS) for one in below)
+    return any(isinstance(item, _NESTS) for item in below)
 
 
 def _strings(value: Any) -> Iterator[str]:
     for level in _levels(value):
-        for one in level:
-            if isinstance(one, str):
-                yield one
-            elif isinstance(one, dict):
-                yield from one
+        for item in level:
+            if isinstance(item, str):
+                yield item
+            elif isinstance(item, dict):
+                yield from item

@@ -59,10 +59,10 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     start = 0
-    for found in _BREAK.finditer(text):
-        if found["stop"] is None or _ends_sentence(text, start, found):
-            _append_stripped(spans, text, start, found.end())
-            start = found.end()
+    for boundary in _BREAK.finditer(text):
+        if boundary["stop"] is None or _ends_sentence(text, start, boundary):
+            _append_stripped(spans, text, start, boundary.end())
+            start = boundary.end()
     _append_stripped(spans, text, start, len(text))
     return spans
 
@@ -74,21 +74,21 @@ def _append_stripped(spans: list[tuple[int, int]], text: str, start: int, end: i
         spans.append((start, start + len(inner)))
 
 
-def _ends_sentence(text: str, start: int, found: re.Match[str]) -> bool:
+def _ends_sentence(text: str, start: int, boundary: re.Match[str]) -> bool:
     """Tell whether the stop that was found ends the sentence that began at ``start``."""
-    follows = _NEXT.match(text, found.end())
+    follows = _NEXT.match(text, boundary.end())
     if follows is None:
-        return found.end() == len(text) or text[found.end()].isspace()
+        return boundary.end() == len(text) or text[boundary.end()].isspace()
     following = follows[1]
-    lowercase, stop = following[:1].islower(), found["stop"]
+    lowercase, stop = following[:1].islower(), boundary["stop"]
     if following[:1] in {",", ";", ":", ")", "]", ".", "|"}:
         return False
     if stop != ".":
-        return not lowercase or ("." not in stop and "…" not in stop and not found["close"])
-    before = text[max(start, found.start() - _WINDOW) : found.start()]
-    if found.start() - start <= _WINDOW and _ENUMERATOR.fullmatch(before.strip()):
+        return not lowercase or ("." not in stop and "…" not in stop and not boundary["close"])
+    before = text[max(start, boundary.start() - _WINDOW) : boundary.start()]
+    if boundary.start() - start <= _WINDOW and _ENUMERATOR.fullmatch(before.strip()):
         return False
-    if found["close"]:
+    if boundary["close"]:
         return not lowercase
     word = re.split(r"[\s(\[{\"'“‘/—–-]", before)[-1]
     return _dot_ends_sentence(word, following, lowercase)

@@ -33,7 +33,7 @@ class Range:
         above: what they are above; None for no limit.
 
     Example:
-        >>> [str(one) for one in (Range(0, 1), Range(1), Range(above=0))]
+        >>> [str(numbers) for numbers in (Range(0, 1), Range(1), Range(above=0))]
         ['from 0 to 1', '1 or more', 'above 0']
     """
 
@@ -101,8 +101,8 @@ def settings_of(kind: type) -> tuple[Setting, ...]:
         >>> settings_of(Walk)[0].help, str(settings_of(Walk)[0].range), settings_of(Walk)[0].optional
         ('How many steps.', '1 or more', True)
     """
-    hints, told = typing.get_type_hints(kind, include_extras=True), _arguments(kind)
-    return tuple(_setting(field, hints[field.name], told.get(field.name, "")) for field in dataclasses.fields(kind))
+    hints, helps = typing.get_type_hints(kind, include_extras=True), _arguments(kind)
+    return tuple(_setting(field, hints[field.name], helps.get(field.name, "")) for field in dataclasses.fields(kind))
 
 
 def check_settings(settings: Any) -> None:
@@ -124,22 +124,22 @@ def check_settings(settings: Any) -> None:
             raise InputError(f"{setting.name} must be one of {', '.join(setting.choices)}, not {quoted(value)}")
 
 
-def _setting(field: dataclasses.Field[Any], hint: Any, told: str) -> Setting:
+def _setting(field: dataclasses.Field[Any], hint: Any, help: str) -> Setting:
     extras: list[Any] = []
     if typing.get_origin(hint) is typing.Annotated:
         hint, *extras = typing.get_args(hint)
     parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kinds = [part for part in parts if part is not types.NoneType]
     kind = kinds[0] if len(kinds) == 1 else hint
-    made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
     return Setting(
         name=field.name,
         type=kind,
         optional=len(kinds) < len(parts),
         range=next((extra for extra in extras if isinstance(extra, Range)), None),
         choices=typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else (),
-        default=made,
-        help=told,
+        default=default,
+        help=help,
     )
 
 

@@ -68,6 +68,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("yeer", ["lang", "year"]), did_you_mean("colour", ["lang", "year"])
         ("; did you mean 'year'?", '')
     """
-    by_folded = {one.casefold(): one for one in list(known)[:_COMPARED] if len(one) <= _COMPARED}
+    by_folded = {
+        candidate.casefold(): candidate for candidate in list(known)[:_COMPARED] if len(candidate) <= _COMPARED
+    }
     close = difflib.get_close_matches(name[:_COMPARED].casefold(), by_folded, n=1)
     return f"; did you mean {by_folded[close[0]]!r}?" if close else ""

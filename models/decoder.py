@@ -179,7 +179,7 @@ def _capture(layer: nn.Module, hidden: torch.Tensor, rows: torch.Tensor | None, 
                 return value.index_select(1, rows.to(value.device))
             if isinstance(value, tuple):
                 return tuple(map(cut, value))
-            return {key: cut(one) for key, one in value.items()} if isinstance(value, dict) else value
+            return {key: cut(item) for key, item in value.items()} if isinstance(value, dict) else value
 
         hidden, kwargs = cut(hidden), {name: cut(value) for name, value in kwargs.items()}
     try:
@@ -207,7 +207,7 @@ def _without(layer: nn.Module, *names: str) -> tuple[nn.Module]:
     """
     attention: Any = layer.self_attn
     projections = {name: getattr(attention, name, None) for name in names}
-    widths = {name: getattr(one, "out_features", None) for name, one in projections.items()}
+    widths = {name: getattr(projection, "out_features", None) for name, projection in projections.items()}
     if None in widths.values() or hasattr(attention, "_hf_hook") or hasattr(layer, "_hf_hook"):
         return (layer,)
     twin, twin_attention = copy.copy(layer), copy.copy(attention)
@@ -353,11 +353,7 @@ def load_weights(
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", "decoders")
     device = choose_device(device)
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise InputError(f"{dtype!r} is not a dtype to compute with; take float32, bfloat16 or float16")
-        dtype = found
+    dtype = _dtype_named(dtype) if isinstance(dtype, str) else dtype
     on_cpu = device.type == "cpu" if device_map is None else not torch.cuda.is_available()
     config = load_config(name, revision)
     layer_count = config.num_hidden_layers
@@ -377,6 +373,13 @@ def load_weights(
     if device_map is None and quantization_config is None:
         model = model.to(device)
     return model, tokenizer
+
+
+def _dtype_named(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"{name!r} is not a dtype to compute with; take float32, bfloat16 or float16")
+    return dtype
 
 
 def cut_off(model: Any, layers: int) -> Any:
@@ -409,15 +412,15 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
     """
     if not Path(name).is_dir():
         return getattr(config, "_commit_hash", None) or asked or ""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for path in sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]):
         size = path.stat().st_size
-        found.update(f"{path.name} {size}\n".encode())
+        hasher.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
-            found.update(file.read(1 << 20))
+            hasher.update(file.read(1 << 20))
             file.seek(max(0, size - (1 << 20)))
-            found.update(file.read())
-    return found.hexdigest()[:16]
+            hasher.update(file.read())
+    return hasher.hexdigest()[:16]
 
 
 def _loading(name: str, load: Callable[[], Any]) -> Any:
@@ -435,9 +438,9 @@ def _loading(name: str, load: Callable[[], Any]) -> Any:
             "damaged; get or convert them as model.safetensors"
         ) from error
     except Exception as error:  # the hub's, the files', torch's: each has its own, such as one for pickles
-        told = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        raise ModelError(f"cannot load {name!r}: {kind}{told[:500]}") from error
+        raise ModelError(f"cannot load {name!r}: {kind}{message[:500]}") from error
     finally:
         logging.getLogger("transformers").setLevel(level)
         if bars:

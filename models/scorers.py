@@ -171,8 +171,8 @@ def _trained(kind: Any, name: str, *, revision: str | None, dtype: str | None, d
             "path of a folder that has them, or a name on a hub that can be reached"
         ) from error
     model, again = loaded
-    there = again.state_dict()
-    fresh = [name for name, weight in model.state_dict().items() if not torch.equal(weight, there[name])]
+    again_weights = again.state_dict()
+    fresh = [name for name, weight in model.state_dict().items() if not torch.equal(weight, again_weights[name])]
     if fresh:
         raise ModelError(
             f"{name!r} is no trained {kind.__name__}: {', '.join(fresh)} is not among its weights and would be random"

@@ -116,13 +116,13 @@ def query_terms(text: str) -> list[tuple[str, bool]]:
 
 def _runs(text: str) -> list[list[str]]:
     """Words, cut where writing with spaces meets writing without: of the former whole, of the latter by letters."""
-    found: list[list[str]] = []
+    runs: list[list[str]] = []
     for word in _words(text):
         if word.isascii():
-            found.append([word])
+            runs.append([word])
         else:
-            found += [_letters(run[0]) if run[1] else [run[0]] for run in _SCRIPTS.finditer(word)]
-    return found
+            runs += [_letters(run[0]) if run[1] else [run[0]] for run in _SCRIPTS.finditer(word)]
+    return runs
 
 
 def _words(text: str) -> list[str]:

@@ -175,8 +175,8 @@ class FaissIndex(VectorIndex):
         parts = []
         for start in range(0, len(subset), _ROWS_AT_ONCE):
             some = subset[start : start + _ROWS_AT_ONCE]
-            found, scores = self._knn(queries, k, np.ascontiguousarray(self.vectors[some]))
-            parts.append((some[found], scores))
+            places, scores = self._knn(queries, k, np.ascontiguousarray(self.vectors[some]))
+            parts.append((some[places], scores))
         return np.concatenate([rows for rows, _ in parts], axis=1), np.concatenate([s for _, s in parts], axis=1)
 
     def _propose(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -58,17 +58,19 @@ class _Condition:
         if self.value is not None and isinstance(plain, str | int | float):
             if self.operator in _ORDER:
                 return _kind(plain) == _kind(self.value) and bool(_ORDER[self.operator](plain, self.value))
-            equal = any(plain == one and _kind(plain) == _kind(one) for one in self.values)
+            equal = any(plain == accepted and _kind(plain) == _kind(accepted) for accepted in self.values)
             return equal == (self.operator in ("=", "in"))
-        there = list(_there(metadata, self.field))
+        values = list(_values_at(metadata, self.field))
         if self.value is None:
-            return any(value is not None for value in there) == (self.operator == "!=")
-        found = [value for value in _scalars(there) if value is not None]
+            return any(value is not None for value in values) == (self.operator == "!=")
+        scalars = [value for value in _scalars(values) if value is not None]
         if self.operator in _ORDER:
             meets, limit, kind = _ORDER[self.operator], self.value, _kind(self.value)
-            return any(_kind(value) == kind and meets(value, limit) for value in found)
-        same = any(value == one and _kind(value) == _kind(one) for value in found for one in self.values)
-        return bool(found) and same == (self.operator in ("=", "in"))
+            return any(_kind(value) == kind and meets(value, limit) for value in scalars)
+        same = any(
+            value == accepted and _kind(value) == _kind(accepted) for value in scalars for accepted in self.values
+        )
+        return bool(scalars) and same == (self.operator in ("=", "in"))
 
 
 class Filter:
@@ -88,8 +90,8 @@ class Filter:
         InputError: if a condition is not of these forms, or there are more than 256.
 
     Example:
-        >>> found = Filter({"lang": ["en", "de"], "meta.year": {">=": 2000}})
-        >>> found.meets({"lang": "en", "meta": {"year": 2001}}), found.meets({"lang": "en"})
+        >>> recent = Filter({"lang": ["en", "de"], "meta.year": {">=": 2000}})
+        >>> recent.meets({"lang": "en", "meta": {"year": 2001}}), recent.meets({"lang": "en"})
         (True, False)
     """
 
@@ -132,15 +134,17 @@ class Filter:
         for metadata in records:
             some = True
             names.update(metadata)
-            for field, found in kinds.items():
-                for value in _there(metadata, field):
+            for field, field_kinds in kinds.items():
+                for value in _values_at(metadata, field):
                     if isinstance(value, Mapping):
-                        found.add("object")
+                        field_kinds.add("object")
                         examples.setdefault(field, value)
                     elif isinstance(value, list) and not value:
-                        found.add("list")
+                        field_kinds.add("list")
                     else:
-                        found.update("object" if isinstance(one, Mapping) else _kind(one) for one in _flat(value))
+                        field_kinds.update(
+                            "object" if isinstance(item, Mapping) else _kind(item) for item in _flat(value)
+                        )
         if some:
             for condition in self._conditions:
                 _check_field(condition, kinds[condition.field], names, examples.get(condition.field))
@@ -149,16 +153,16 @@ class Filter:
 def _check_field(condition: _Condition, kinds: set[str], names: set[str], example: Mapping[str, Any] | None) -> None:
     field = condition.field
     if not kinds:
-        there = f"there are: {listed(sorted(names))}" if names else "the documents have no metadata"
-        raise InputError(f"filter: no document has a field {quoted(field)}; {there}{did_you_mean(field, names)}")
+        hint = f"there are: {listed(sorted(names))}" if names else "the documents have no metadata"
+        raise InputError(f"filter: no document has a field {quoted(field)}; {hint}{did_you_mean(field, names)}")
     scalars = kinds & set(_PLURAL)
     if condition.value is None or not condition.values or not (scalars or "object" in kinds):
         return
     if not scalars:
         inner = f", such as {field}.{min(map(str, example))}" if example else ""
         raise InputError(f"filter: field {quoted(field)} holds objects; filter on a field inside of them{inner}")
-    wanted = {_kind(value) for value in condition.values}
-    if not wanted & scalars:
+    condition_kinds = {_kind(value) for value in condition.values}
+    if not condition_kinds & scalars:
         value = condition.values[0]
         advice = f"; compare it with {str(value)!r}, in quotes" if scalars == {"text"} else ""
         raise InputError(
@@ -178,7 +182,7 @@ def _kind(value: Any) -> str:
     return "null" if value is None else "number"
 
 
-def _there(metadata: Any, field: str) -> Iterator[Any]:
+def _values_at(metadata: Any, field: str) -> Iterator[Any]:
     """What stands under a field or a path of fields; in lists of objects, under that of each."""
     if isinstance(metadata, Mapping):
         if field in metadata:
@@ -187,32 +191,32 @@ def _there(metadata: Any, field: str) -> Iterator[Any]:
             first, _, rest = field.partition(".")
             if first in metadata:
                 inner = metadata[first]
-                for one in inner if isinstance(inner, list) else [inner]:
-                    yield from _there(one, rest)
+                for item in inner if isinstance(inner, list) else [inner]:
+                    yield from _values_at(item, rest)
 
 
 def _flat(value: Any) -> Iterator[Any]:
     """The items of a list, and of lists in it; of anything else itself."""
     waiting = [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, list):
-            waiting += one
+        item = waiting.pop()
+        if isinstance(item, list):
+            waiting += item
         else:
-            yield one
+            yield item
 
 
 def _scalars(values: Iterable[Any]) -> Iterator[Any]:
-    return (one for value in values for one in _flat(value) if not isinstance(one, Mapping))
+    return (item for value in values for item in _flat(value) if not isinstance(item, Mapping))
 
 
 def _conditions(where: Mapping[str, Any]) -> Iterator[_Condition]:
-    for field, given in where.items():
+    for field, condition in where.items():
         if not (isinstance(field, str) and encodable(field)):
             raise InputError(f"filter field {quoted(field)} is not the name of a metadata field")
-        tests = given if isinstance(given, Mapping) else {"in" if _is_several(given) else "=": given}
+        tests = condition if isinstance(condition, Mapping) else {"in" if _is_several(condition) else "=": condition}
         if not tests:
-            raise InputError(f"filter on {quoted(field)}: there is no condition in {quoted(given)}")
+            raise InputError(f"filter on {quoted(field)}: there is no condition in {quoted(condition)}")
         for name, value in tests.items():
             try:
                 yield _condition(field, name, value)
@@ -229,7 +233,7 @@ def _condition(field: str, name: Any, value: Any) -> _Condition:
     if known in ("in", "not in"):
         if not _is_several(value):
             raise InputError(f"{name!r} takes a list of values, not {quoted(value)}")
-        values = [_scalar(one) for one in value]
+        values = [_scalar(item) for item in value]
         if None in values:
             raise InputError("None cannot be one of several values; use it alone, for fields that are absent or null")
         return _Condition(field, known, values)
@@ -358,21 +362,23 @@ def _value(text: str) -> Any:
         raise InputError("several values go with 'in', such as: lang in [en, de]; quote a text that begins so")
     if text[0] in "\"'":
         raise InputError("a quote is not closed, or something follows it")
-    if found := _JOINED.search(text):
-        raise InputError(f"its value has {found[0]!r} in it; give each condition by itself, or put the value in quotes")
+    if joiner := _JOINED.search(text):
+        raise InputError(
+            f"its value has {joiner[0]!r} in it; give each condition by itself, or put the value in quotes"
+        )
     return text
 
 
 def _values(text: str) -> list[Any]:
     if not (text[:1] + text[-1:] in ("[]", "()") and len(text) > 1):
         raise InputError("'in' and 'not in' take values in brackets, such as: lang in [en, de]")
-    inner, found, place = text[1:-1].strip(), [], 0
+    inner, values, place = text[1:-1].strip(), [], 0
     while place < len(inner):
         item = _VALUE.match(inner, place)
         if item is None:
             raise InputError("the values in the brackets must be numbers or texts with commas between them")
-        found.append(_value(item[1].strip()))
+        values.append(_value(item[1].strip()))
         place = item.end()
     if inner.endswith(","):
         raise InputError("a value is missing after the last comma")
-    return found
+    return values

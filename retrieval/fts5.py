@@ -51,10 +51,10 @@ class Fts5Index:
     def __init__(self, connection: sqlite3.Connection, lock: threading.RLock | None = None) -> None:
         self._db = connection
         self._lock = lock or threading.RLock()
-        found = self._db.execute("SELECT sql FROM sqlite_master WHERE name = 'lexical'").fetchone()
-        if found is None:
+        existing = self._db.execute("SELECT sql FROM sqlite_master WHERE name = 'lexical'").fetchone()
+        if existing is None:
             self._db.execute(_TABLE)
-        elif found[0] != _TABLE:
+        elif existing[0] != _TABLE:
             raise IndexStoreError(
                 "another version of Sightline made the BM25 part of this index; build the index again"
             )

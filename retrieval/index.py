@@ -61,7 +61,7 @@ class Index:
         self.path = files.path
         self._files = files
         self._writer = Writer(files)
-        self._given: Encoder | None = None
+        self._given_encoder: Encoder | None = None
         self._encoder: Encoder | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class Index:
         model = _load(settings)
         make(path, plan(settings, model))
         index = cls.open(path, encoder=model)
-        index._given = _given(settings)
+        index._given_encoder = _given_encoder(settings)
         return index
 
     @classmethod
@@ -123,7 +123,7 @@ class Index:
             if interrupted:
                 index._writer.recover()
             if encoder is not None:
-                index._encoder = index._given = load_encoder(encoder) if isinstance(encoder, str) else encoder
+                index._encoder = index._given_encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
                 index._check_encoder(index._encoder)
         except BaseException:
             index.close()
@@ -200,7 +200,7 @@ class Index:
         except BaseException:
             index.close()
             raise
-        index._encoder, index._given = model, _given(settings)
+        index._encoder, index._given_encoder = model, _given_encoder(settings)
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
 
@@ -220,7 +220,7 @@ class Index:
                 exchange(path, beside)
                 _remove(beside)
         index = cls.open(path)
-        index._given = index._encoder = _given(settings)
+        index._given_encoder = index._encoder = _given_encoder(settings)
         return index
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the path, and the encoder if one was given: they open the index again."""
-        return _open_again, (str(self.path.absolute()), self._given)
+        return _open_again, (str(self.path.absolute()), self._given_encoder)
 
     def __enter__(self) -> Index:
         return self
@@ -390,8 +390,8 @@ class Index:
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
         """The passages of these rows, in order; rows deleted meanwhile, and -1, are left out."""
         self._files.now()
-        found = self._files.store.passages([int(row) for row in rows if row >= 0])
-        return [found[int(row)] for row in rows if int(row) in found]
+        stored = self._files.store.passages([int(row) for row in rows if row >= 0])
+        return [stored[int(row)] for row in rows if int(row) in stored]
 
     def document_ids(self, rows: Sequence[int] | np.ndarray) -> dict[int, str]:
         """Document id by row; rows deleted meanwhile, and -1, are left out."""
@@ -456,7 +456,7 @@ def _load(settings: IndexSettings) -> Encoder:
     return load_encoder(encoder, **(settings.encoder_options or {}))
 
 
-def _given(settings: IndexSettings) -> Encoder | None:
+def _given_encoder(settings: IndexSettings) -> Encoder | None:
     """The encoder that was given as an object, which copies of the index must take along."""
     return None if isinstance(settings.encoder, str) else settings.encoder
 

@@ -148,11 +148,11 @@ class OpenFiles:
     def _take_replacement(self) -> None:
         """Go on with the index that was put in the place of this one."""
         with self.lock:
-            there = Manifest.load(self.path)
-            if there.settings() != self.settings.settings():
+            replacement = Manifest.load(self.path)
+            if replacement.settings() != self.settings.settings():
+                difference = self.settings.difference(replacement)
                 raise IndexMismatchError(
-                    f"{self.path}: was replaced by an index with other settings ({self.settings.difference(there)}); "
-                    "open it again"
+                    f"{self.path}: was replaced by an index with other settings ({difference}); open it again"
                 )
             self.words.close()
             self._connection = _Connection(self.path, self.settings)

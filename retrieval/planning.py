@@ -124,14 +124,14 @@ def make(path: Path, planned: Manifest) -> None:
 
 
 def _check_resumable(path: Path, planned: Manifest) -> None:
-    there = Manifest.load(path)
-    if there.complete:
+    existing = Manifest.load(path)
+    if existing.complete:
         raise IndexStoreError(
             f"{path}: there is an index here already; change it with add, update or delete, or build it again "
             "with overwrite"
         )
-    if there.settings() != planned.settings():
+    if existing.settings() != planned.settings():
         raise IndexMismatchError(
-            f"{path}: an interrupted build with other settings is here ({there.difference(planned)}); "
+            f"{path}: an interrupted build with other settings is here ({existing.difference(planned)}); "
             "repeat its settings to go on with it, or remove it"
         )

@@ -109,7 +109,8 @@ class PyseriniIndex:
             >>> index.rows()  # doctest: +SKIP
             [0, 1]
         """
-        return self._ask("rows")
+        rows: list[int] = self._ask("rows")
+        return rows
 
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Index one text under each row.

@@ -208,11 +208,11 @@ class LuceneIndex:
 
     def search(self, query: str, k: int, allowed: Sequence[int] | None) -> tuple[list[int], list[float]]:
         """Best ``k`` rows for a query and their scores; ties by row."""
-        wanted = self._bag_of_words.buildQuery("contents", self._analyzer, query)
+        lucene_query = self._bag_of_words.buildQuery("contents", self._analyzer, query)
         if allowed is not None:
-            builder = self._filtered().add(wanted, self._occur.MUST)
-            wanted = builder.add(self._among(allowed), self._occur.FILTER).build()
-        hits = self._searcher.search(wanted, min(k, _JAVA_INT_MAX), self._order).scoreDocs
+            builder = self._filtered().add(lucene_query, self._occur.MUST)
+            lucene_query = builder.add(self._among(allowed), self._occur.FILTER).build()
+        hits = self._searcher.search(lucene_query, min(k, _JAVA_INT_MAX), self._order).scoreDocs
         fields = [self._fields(hit) for hit in hits]
         return [row for _, row in fields], [score for score, _ in fields]
 

@@ -192,9 +192,9 @@ class DocumentStore:
         Raises:
             IndexCorruptError: if anything is wrong.
         """
-        found = self._fetch("PRAGMA integrity_check(1)")[0][0]
-        if found != "ok":
-            raise IndexCorruptError(f"{self.path}: {found}; {RESTORE}")
+        verdict = self._fetch("PRAGMA integrity_check(1)")[0][0]
+        if verdict != "ok":
+            raise IndexCorruptError(f"{self.path}: {verdict}; {RESTORE}")
         first = 0
         while page := self._fetch(
             "SELECT number, id, title, text, metadata, deleted, digest FROM documents WHERE number > ? "
@@ -279,9 +279,9 @@ class DocumentStore:
             "SELECT p.row FROM passages p JOIN documents d ON d.number = p.document "
             "WHERE d.deleted = 0 AND d.id IN (SELECT value FROM json_each(?))"
         )
-        wanted = json.dumps(list(ids))
-        gone = self.passages([row[0] for row in self._fetch(sql, [wanted])])
-        for id, number in self.existing(json.loads(wanted)).items():
+        ids = list(ids)
+        gone = self.passages([row[0] for row in self._fetch(sql, [json.dumps(ids)])])
+        for id, number in self.existing(ids).items():
             fields = [number, id, "", "", "{}", 1]
             places = self._fetch(
                 "SELECT row, start, stop, first_token, tokens, truncated FROM passages WHERE document = ? ORDER BY row",
@@ -309,9 +309,9 @@ class DocumentStore:
         """Number of the live document that each of the first ``rows`` passages is of, 0 for a deleted one: int64."""
         numbers = np.zeros(rows, dtype=np.int64)
         sql = "SELECT row, document FROM passages WHERE document IN (SELECT number FROM documents WHERE deleted = 0)"
-        found = np.array(self._fetch(sql), dtype=np.int64).reshape(-1, 2)
-        found = found[(found[:, 0] >= 0) & (found[:, 0] < rows)]
-        numbers[found[:, 0]] = found[:, 1]
+        pairs = np.array(self._fetch(sql), dtype=np.int64).reshape(-1, 2)
+        pairs = pairs[(pairs[:, 0] >= 0) & (pairs[:, 0] < rows)]
+        numbers[pairs[:, 0]] = pairs[:, 1]
         return numbers
 
     def live(self, rows: int, filter: Filter | None = None) -> np.ndarray:
@@ -338,8 +338,8 @@ class DocumentStore:
             texts = self._fetch("SELECT DISTINCT metadata FROM documents WHERE deleted = 0")
             filter.check(json.loads(text) for (text,) in texts)
         mask = np.zeros(rows, dtype=bool)
-        found = np.array([row[0] for row in matches], dtype=np.int64)
-        mask[found[(found >= 0) & (found < rows)]] = True
+        matched = np.array([row[0] for row in matches], dtype=np.int64)
+        mask[matched[(matched >= 0) & (matched < rows)]] = True
         return mask
 
     def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
@@ -351,15 +351,15 @@ class DocumentStore:
             "WHERE p.row IN (SELECT value FROM json_each(?))"
         )
         documents: dict[int, Document] = {}
-        found = {}
+        stored = {}
         for row, start, stop, first, tokens, truncated, number, *fields in self._fetch(
             sql, [json.dumps([int(row) for row in rows])]
         ):
             if number not in documents:
                 documents[number] = self._document(*fields)
             passage = Passage(documents[number], start, stop)
-            found[row] = StoredPassage(row, passage, (first, first + tokens), truncated)
-        return found
+            stored[row] = StoredPassage(row, passage, (first, first + tokens), truncated)
+        return stored
 
     def document_ids(self, rows: Sequence[int]) -> dict[int, str]:
         """Document id of each live passage among these rows."""

@@ -36,15 +36,15 @@ class TorchIndex(VectorIndex):
 
     def _search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         among = None if allowed is None else np.flatnonzero(allowed)
-        found = best(np.empty((len(queries), 0), dtype=np.int64), np.empty((len(queries), 0)), k)
+        nearest = best(np.empty((len(queries), 0), dtype=np.int64), np.empty((len(queries), 0)), k)
         for start in range(0, len(self) if among is None else len(among), _ROWS_AT_ONCE):
             chunk = slice(start, start + _ROWS_AT_ONCE)
             vectors = self.vectors[chunk if among is None else among[chunk]]
             places, scores = _nearest(queries, vectors, k, self._longest)
             rows = places + start if among is None else among[chunk][places]
             rows[np.isneginf(scores)] = -1
-            found = best(np.hstack([found[0], rows]), np.hstack([found[1], scores]), k)
-        return found
+            nearest = best(np.hstack([nearest[0], rows]), np.hstack([nearest[1], scores]), k)
+        return nearest
 
 
 def _nearest(queries: np.ndarray, vectors: np.ndarray, k: int, longest: float) -> tuple[np.ndarray, np.ndarray]:

@@ -141,10 +141,10 @@ class _LuceneWords(Words):
 
     def catch_up(self) -> None:
         lucene, live = self.engine, set(np.flatnonzero(self._store.live(self._store.rows())).tolist())
-        there = set(lucene.rows())
-        if there - live:
-            lucene.delete(sorted(there - live), [])
-        _add_rows(lucene, self._store, sorted(live - there))
+        indexed = set(lucene.rows())
+        if indexed - live:
+            lucene.delete(sorted(indexed - live), [])
+        _add_rows(lucene, self._store, sorted(live - indexed))
 
     def close(self) -> None:
         if self._lucene is not None:

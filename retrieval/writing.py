@@ -102,21 +102,21 @@ class Writer:
         passed = bytearray(before + 1)  # by document number: it was in the stream
         for batch in passage_batches(documents, splitter, BATCH_PASSAGES):
             taken += len(batch)
-            there = store.existing(document.id for document, _ in batch)
-            twice = [id for id, number in there.items() if number > before or passed[number]]
+            present = store.existing(document.id for document, _ in batch)
+            twice = [id for id, number in present.items() if number > before or passed[number]]
             if twice:
                 raise DataError(f"two documents have the id {twice[0]!r}", path=self._path)
-            if there and existing == "refuse":
+            if present and existing == "refuse":
                 raise DataError(
-                    f"document {min(there)!r} is in the index already; update replaces it (--update)", path=self._path
+                    f"document {min(present)!r} is in the index already; update replaces it (--update)", path=self._path
                 )
-            if there and existing == "resume":
-                for number in there.values():
+            if present and existing == "resume":
+                for number in present.values():
                     passed[number] = True
-                stored = store.find(there)
+                stored = store.find(present)
                 batch = [pair for pair in batch if not _same(stored.get(pair[0].id), pair[0])]
             if batch:
-                self._commit(encoder, batch, sorted(there.keys() & {document.id for document, _ in batch}))
+                self._commit(encoder, batch, sorted(present.keys() & {document.id for document, _ in batch}))
                 written += len(batch)
             if progress is not None:
                 progress(taken)
@@ -140,9 +140,9 @@ class Writer:
                 if not _same(stored.get(document.id), document):
                     other = f"there is an index of other documents, without {document.id!r} as given"
                     raise IndexStoreError(f"{self._path}: {other}; {advice}")
-        there = self._files.store.counts()["documents"]
-        if count != there:
-            raise IndexStoreError(f"{self._path}: there is an index of {there} documents, not of {count}; {advice}")
+        total = self._files.store.counts()["documents"]
+        if count != total:
+            raise IndexStoreError(f"{self._path}: there is an index of {total} documents, not of {count}; {advice}")
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete documents, all or none, as the one writer.
@@ -150,8 +150,8 @@ class Writer:
         Raises:
             InputError: if an id is not in the index.
         """
-        there = self._files.store.existing(ids)
-        missing = [id for id in ids if id not in there]
+        present = self._files.store.existing(ids)
+        missing = [id for id in ids if id not in present]
         if missing:
             raise InputError(f"{self._path}: no document {missing[0]!r} ({len(missing)} of {len(ids)} ids not found)")
         self._drop(ids)

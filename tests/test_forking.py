@@ -28,11 +28,11 @@ import threading, torch
 torch.set_num_threads(2)
 numbers = torch.arange(1e6)
 def work():
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(torch.softmax(numbers, 0).argmax().item())) for _ in "ab"]
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(torch.softmax(numbers, 0).argmax().item())) for _ in "ab"]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
-    return found
+    return answers
 """,
     "faiss": """
 import faiss, numpy
@@ -44,11 +44,11 @@ work = lambda: faiss.knn(vectors[:200], vectors, 3)[1].tolist()
 import multiprocessing, torch
 torch.set_num_threads(2)
 numbers = torch.arange(1e6)
-def one(_): return torch.softmax(numbers, 0).argmax().item()
+def largest(_): return torch.softmax(numbers, 0).argmax().item()
 def work():
-    one(0)
+    largest(0)
     if multiprocessing.current_process().name != "MainProcess": return None
-    with multiprocessing.get_context("fork").Pool(2) as pool: return pool.map(one, range(4))
+    with multiprocessing.get_context("fork").Pool(2) as pool: return pool.map(largest, range(4))
 """,
 }
 

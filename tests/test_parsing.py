@@ -59,9 +59,9 @@ BAD_JSON = {
 }
 
 
-@pytest.mark.parametrize(("text", "told"), BAD_JSON.values(), ids=BAD_JSON)
-def test_hostile_json_is_refused_in_few_words(text, told):
-    with pytest.raises(DataError, match=told) as error:
+@pytest.mark.parametrize(("text", "message"), BAD_JSON.values(), ids=BAD_JSON)
+def test_hostile_json_is_refused_in_few_words(text, message):
+    with pytest.raises(DataError, match=message) as error:
         parse_json(text)
     assert len(str(error.value)) < 300
 
@@ -95,10 +95,10 @@ BAD_YAML = {
 }
 
 
-@pytest.mark.parametrize(("text", "told"), BAD_YAML.values(), ids=BAD_YAML)
-def test_hostile_yaml_is_refused_in_few_words_and_little_time(text, told):
+@pytest.mark.parametrize(("text", "message"), BAD_YAML.values(), ids=BAD_YAML)
+def test_hostile_yaml_is_refused_in_few_words_and_little_time(text, message):
     start = time.process_time()
-    with pytest.raises(DataError, match=told) as error:
+    with pytest.raises(DataError, match=message) as error:
         parse_yaml(text)
     assert time.process_time() - start < 5
     assert len(str(error.value)) < 400
@@ -107,10 +107,10 @@ def test_hostile_yaml_is_refused_in_few_words_and_little_time(text, told):
 @pytest.mark.parametrize("read", [load_json, load_yaml])
 def test_errors_name_the_file(read, tmp_path):
     file = tmp_path / "a"
-    for data, told in ((None, "cannot be read: No such file"), (b"[", "not "), (b"\xff", "not UTF-8")):
+    for data, message in ((None, "cannot be read: No such file"), (b"[", "not "), (b"\xff", "not UTF-8")):
         if data is not None:
             file.write_bytes(data)
-        with pytest.raises(DataError, match=told) as error:
+        with pytest.raises(DataError, match=message) as error:
             read(file)
         assert error.value.path == file and str(error.value).startswith(f"{file}: ")
     with pytest.raises(DataError, match="cannot be read"):

@@ -25,37 +25,37 @@ def candidates():
         pytest.skip("SIGHTLINE_DATA does not name the folder of judged collections")
     folder = Path(os.environ["SIGHTLINE_DATA"]) / "scifact"
     dataset = load_dataset(folder, max_queries=QUERIES)
-    found = {}
+    rankings = {}
     for line in (folder / "bm25.test.tsv").read_text().splitlines():
         id, documents = line.split("\t")
-        found[id] = documents.split()[:DEPTH]
-    return dataset, {id: found[id] for id in dataset.queries}
+        rankings[id] = documents.split()[:DEPTH]
+    return dataset, {id: rankings[id] for id in dataset.queries}
 
 
 @pytest.fixture(scope="module")
 def reranked(candidates):
-    dataset, found = candidates
-    run = {id: {document: -float(rank) for rank, document in enumerate(order)} for id, order in found.items()}
+    dataset, rankings = candidates
+    run = {id: {document: -float(rank) for rank, document in enumerate(order)} for id, order in rankings.items()}
     return rerank_run(dataset, run, load_reranker(), DEPTH)
 
 
 def test_reranking_beats_the_order_of_bm25(candidates, reranked):
-    dataset, found = candidates
-    before = measure_rankings(dataset.qrels, found)[0]["nDCG@10"]
+    dataset, rankings = candidates
+    before = measure_rankings(dataset.qrels, rankings)[0]["nDCG@10"]
     after = measure_rankings(dataset.qrels, {id: list(scores) for id, scores in reranked.items()})[0]["nDCG@10"]
     assert after >= before + 0.03
 
 
 def test_no_candidate_is_lost_or_added(candidates, reranked):
-    _, found = candidates
-    assert {id: set(scores) for id, scores in reranked.items()} == {id: set(order) for id, order in found.items()}
+    _, rankings = candidates
+    assert {id: set(scores) for id, scores in reranked.items()} == {id: set(order) for id, order in rankings.items()}
 
 
 @pytest.mark.timeout(60)
 def test_the_order_of_real_documents_leaves_no_trace(candidates):
-    dataset, found = candidates
+    dataset, rankings = candidates
     reranker = load_reranker()
-    id, order = next(iter(found.items()))
+    id, order = next(iter(rankings.items()))
     documents = list(dataset.documents(only=set(order[:8])))
     read = reranker.reader.read([document.contents for document in documents])
     states = [

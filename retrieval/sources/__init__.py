@@ -128,7 +128,7 @@ def load_documents(
         >>> print(bad[0])
         <iterable>:2: field 'text' must be a string, not an int
     """
-    fields, told = Fields(id_field, title_field, text_field), summary is not None
+    fields, warn = Fields(id_field, title_field, text_field), summary is None
     summary = LoadSummary() if summary is None else summary
     report = on_bad or _raise
     if not isinstance(source, str | os.PathLike):
@@ -139,7 +139,7 @@ def load_documents(
         if hasattr(source, "to_dict"):  # iterating over a frame of pandas gives the names of its columns
             raise InputError(f"source is a {type(source).__name__}; give its rows: frame.to_dict('records')")
         records: Records = (("<iterable>", number, record) for number, record in enumerate(source, 1))
-        return _documents(records, Reading(fields, report=report, summary=summary), None, told)
+        return _documents(records, Reading(fields, report=report, summary=summary), None, warn)
     path = Path(source)
     if strict and on_bad is not None:
         raise InputError("strict stops at the first bad file, on_bad goes on without it; give one of them")
@@ -155,7 +155,7 @@ def load_documents(
     if format == "folder" and not strict:
         report = _leaves_out(path, summary, on_bad)
     reading = Reading(fields, encoding, delimiter, columns, csv_types, follow_links, strict, report, summary)
-    return _documents(_FORMATS[format](path, reading), reading, path, told)
+    return _documents(_FORMATS[format](path, reading), reading, path, warn)
 
 
 def as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> Iterator[Document]:
@@ -175,16 +175,16 @@ def as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> Ite
         raise InputError(f"documents must be a list or another iterable, not a single {type(documents).__name__}")
     if hasattr(documents, "to_dict"):
         raise InputError(f"documents are a {type(documents).__name__}; give its rows: frame.to_dict('records')")
-    for place, given in enumerate(documents):
-        if isinstance(given, Document):
-            yield given
-        elif isinstance(given, str):
-            yield Document(str(place), given)
-        elif isinstance(given, Mapping):
-            named = given if given.keys() & set(ID_FIELDS) else {"id": str(place), **given}
+    for place, record in enumerate(documents):
+        if isinstance(record, Document):
+            yield record
+        elif isinstance(record, str):
+            yield Document(str(place), record)
+        elif isinstance(record, Mapping):
+            named = record if record.keys() & set(ID_FIELDS) else {"id": str(place), **record}
             yield from load_documents([named])
         else:
-            raise InputError(f"document {place}: must be a Document, a mapping or a text, not {type(given).__name__}")
+            raise InputError(f"document {place}: must be a Document, a mapping or a text, not {type(record).__name__}")
 
 
 def _raise(error: DataError) -> None:
@@ -248,7 +248,7 @@ def guess_format(path: Path) -> str:
 # ---- Records into documents
 
 
-def _documents(records: Records, reading: Reading, path: Path | None, told: bool) -> Iterator[Document]:
+def _documents(records: Records, reading: Reading, path: Path | None, warn: bool) -> Iterator[Document]:
     seen: set[bytes] = set()
     for where, line, record in records:
         try:
@@ -267,7 +267,7 @@ def _documents(records: Records, reading: Reading, path: Path | None, told: bool
     left_out = str(reading.summary)
     if path is not None and not seen:
         raise DataError("no usable document in it" + (f"; {left_out}" if left_out else ""), path=path)
-    if left_out and not told:
+    if left_out and warn:
         _log.warning("%s: %s", path, left_out)
 
 

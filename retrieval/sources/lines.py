@@ -74,8 +74,8 @@ def _utf8_lines(file: io.BufferedReader, encoding: str) -> Iterator[bytes]:
         return
     # Bytes of line breaks are no line breaks in every encoding, so the file is decoded before it is cut into lines.
     text = io.TextIOWrapper(file, encoding=encoding, newline="\n")
-    while found := text.readline(MAX_BYTES + 1):
-        yield found.encode()
+    while decoded := text.readline(MAX_BYTES + 1):
+        yield decoded.encode()
 
 
 def decode(raw: bytes, path: Path, line: int) -> str:

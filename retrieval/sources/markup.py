@@ -73,8 +73,8 @@ def front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
 def heading(text: str, suffix: str) -> str:
     """The first heading of a text of the kind that ``suffix`` says, ``""`` if it has none."""
     if suffix in _TITLES:
-        found = _TITLES[suffix].search(text)
-        return found[1].strip() if found else ""
+        match = _TITLES[suffix].search(text)
+        return match[1].strip() if match else ""
     return _markdown_heading(text)
 
 
@@ -84,8 +84,8 @@ def _markdown_heading(text: str) -> str:
         if line.lstrip().startswith(("```", "~~~")):
             fenced = not fenced
         elif not fenced:
-            if found := re.match(r" {0,3}#{1,6}[ \t]+(.*)", line):
-                return re.sub(r"(^|[ \t])#+$", "", found[1].strip()).strip()
+            if match := re.match(r" {0,3}#{1,6}[ \t]+(.*)", line):
+                return re.sub(r"(^|[ \t])#+$", "", match[1].strip()).strip()
             if before and re.fullmatch(r"=+[ \t]*", line):
                 return before
             before = line.strip()

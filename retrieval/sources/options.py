@@ -47,11 +47,13 @@ class Fields:
 
 
 def _find(names: list[str], asked: str | None, *defaults: str) -> str:
-    wanted = defaults if asked is None else (asked,)
-    for name in wanted:
+    candidates = defaults if asked is None else (asked,)
+    for name in candidates:
         if name in names:
             return name
-    raise DataError(f"no field {' or '.join(map(repr, wanted))}; there are: {', '.join(map(repr, names)) or 'none'}")
+    raise DataError(
+        f"no field {' or '.join(map(repr, candidates))}; there are: {', '.join(map(repr, names)) or 'none'}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ def _delimiter(path: Path, reading: Reading) -> str:
         _, cells = next(_quoted_rows(path, reading, delimiter), (1, []))
         if isinstance(cells, DataError) or len(cells) <= most:
             continue
-        wanted = len(cells) == len(reading.columns) if reading.columns else _names(cells, reading) is not None
-        if wanted:
+        fits = len(cells) == len(reading.columns) if reading.columns else _names(cells, reading) is not None
+        if fits:
             best, most = delimiter, len(cells)
     return best
 
@@ -72,13 +72,13 @@ def _names(first: list[str], reading: Reading) -> tuple[list[str], bool] | None:
 
 
 def _records(path: Path, rows: Callable[[], _Rows], reading: Reading) -> Records:
-    found = rows()
-    line, first = next(found, (1, DataError("no usable document in it: the file is empty", path=path, line=1)))
+    remaining = rows()
+    line, first = next(remaining, (1, DataError("no usable document in it: the file is empty", path=path, line=1)))
     if isinstance(first, DataError):
         raise first
     names, header = _names(first, reading) or ([name.strip() for name in first], True)
     check_names(path, line, names, reading)
-    data = found if header else chain([(line, first)], found)
+    data = remaining if header else chain([(line, first)], remaining)
     types = _types(islice(rows(), int(header), None), names, reading) if reading.csv_types == "json" else {}
     for line, cells in data:
         if isinstance(cells, DataError):

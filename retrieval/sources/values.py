@@ -50,17 +50,19 @@ def identity(value: Any, name: str) -> str:
     """
     if is_missing(value):
         raise DataError(f"field {name!r}, the id, is missing")
-    found = plain(value, name)
-    if isinstance(found, float) and found.is_integer() and abs(found) <= _MAX_EXACT:
-        found = int(found)
-    if isinstance(found, int) and not isinstance(found, bool):
-        found = str(found)
-    if not isinstance(found, str):
+    identifier = plain(value, name)
+    if isinstance(identifier, float) and identifier.is_integer() and abs(identifier) <= _MAX_EXACT:
+        identifier = int(identifier)
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        identifier = str(identifier)
+    if not isinstance(identifier, str):
         raise DataError(f"field {name!r}, the id, must be a string or a whole number, not {_shown(value)}")
-    if broken := _BREAK.search(found):
+    if broken := _BREAK.search(identifier):
         what = f"a line break or a tab (U+{ord(broken[0]):04X})"
-        raise DataError(f"field {name!r}, the id {found!r}, has {what}, which files of runs and judgements cannot hold")
-    return found
+        raise DataError(
+            f"field {name!r}, the id {identifier!r}, has {what}, which files of runs and judgements cannot hold"
+        )
+    return identifier
 
 
 def plain_text(value: Any, name: str) -> str:
@@ -167,8 +169,8 @@ def _seconds(value: timedelta | np.timedelta64, name: str) -> float:
 def _numpy_date(value: np.datetime64) -> str:
     inexact = np.datetime_data(value.dtype)[0] in {"ns", "ps", "fs", "as"}
     coarse = value.astype("datetime64[us]") if inexact else value
-    found = coarse.item() if coarse == value else None
-    return found.isoformat() if isinstance(found, date) else str(value)
+    exact = coarse.item() if coarse == value else None
+    return exact.isoformat() if isinstance(exact, date) else str(value)
 
 
 def _bytes(value: bytes, name: str) -> str:
@@ -179,11 +181,11 @@ def _bytes(value: bytes, name: str) -> str:
 
 
 def _mapping(value: Mapping[Any, Any], name: str) -> dict[str, Any]:
-    made = {}
+    converted = {}
     for key, inner in value.items():
         if not isinstance(key, str):
             raise DataError(f"field {name!r} has a key that is not a string: {key!r}")
-        found = plain(inner, str(key) if name == "metadata" else name)
-        if found is not None:
-            made[_string(str(key), name)] = found
-    return made
+        item = plain(inner, str(key) if name == "metadata" else name)
+        if item is not None:
+            converted[_string(str(key), name)] = item
+    return converted

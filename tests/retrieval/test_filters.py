@@ -90,7 +90,7 @@ RECORDS = [{"lang": "en", "year": 2000, "tags": ["x"], "meta": {"year": 1}, "ope
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "message"),
     [
         (
             {"yeer": 1},
@@ -108,8 +108,8 @@ RECORDS = [{"lang": "en", "year": 2000, "tags": ["x"], "meta": {"year": 1}, "ope
         ({"lang": "en", "yeer": 1}, "yeer"),
     ],
 )
-def test_a_filter_that_compares_nothing_is_refused(where, told):
-    with pytest.raises(InputError, match=told):
+def test_a_filter_that_compares_nothing_is_refused(where, message):
+    with pytest.raises(InputError, match=message):
         Filter(where).check(RECORDS)
 
 
@@ -203,7 +203,7 @@ def test_lines_in_the_manner_of_python_and_sql_are_understood(text, where):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("year>=", "no value"),
         ("year=", "no value"),
@@ -238,8 +238,8 @@ def test_lines_in_the_manner_of_python_and_sql_are_understood(text, where):
         ("x" * 20_000 + "=1", "at most 10000 characters"),
     ],
 )  # fmt: skip
-def test_lines_that_could_be_misread_are_refused(text, told):
-    with pytest.raises(InputError, match=told) as error:
+def test_lines_that_could_be_misread_are_refused(text, message):
+    with pytest.raises(InputError, match=message) as error:
         parse_where([text])
     assert len(str(error.value)) < 500
 

@@ -30,7 +30,7 @@ def document(number, text=None, **metadata):
 
 
 def ids(index, rows):
-    return [found.passage.document.id for found in index.passages(rows)]
+    return [stored.passage.document.id for stored in index.passages(rows)]
 
 
 def meaning(index, query, k=1, where=None):
@@ -167,15 +167,15 @@ def test_overwriting_keeps_the_old_index_until_the_new_one_is_done(build):
 
     def failing():
         yield document(3)
-        assert [found.id for found in old.documents()] == ["d1", "d2"]
+        assert [stored.id for stored in old.documents()] == ["d1", "d2"]
         raise KeyError("the user's stream")
 
     with pytest.raises(KeyError):
         build(failing(), overwrite=True)
-    assert [found.id for found in Index.open(old.path, encoder=old.encoder).documents()] == ["d1", "d2"]
+    assert [stored.id for stored in Index.open(old.path, encoder=old.encoder).documents()] == ["d1", "d2"]
     new = build([document(3)], overwrite=True)
-    assert [found.id for found in new.documents()] == ["d3"]
-    assert [found.id for found in old.documents()] == ["d3"]  # an open index follows
+    assert [stored.id for stored in new.documents()] == ["d3"]
+    assert [stored.id for stored in old.documents()] == ["d3"]  # an open index follows
     assert sorted(path.name for path in old.path.parent.iterdir()) == ["index"]
 
 
@@ -194,7 +194,7 @@ def test_build_of_nothing_leaves_nothing(build, tmp_path):
 
 def test_texts_and_mappings_are_documents(build):
     index = build(["Cats purr.", {"text": "Dogs bark.", "lang": "en"}, {"_id": "c", "text": "Cows graze."}])
-    assert [(found.id, found.text, found.metadata) for found in index.documents()] == [
+    assert [(stored.id, stored.text, stored.metadata) for stored in index.documents()] == [
         ("0", "Cats purr.", {}),
         ("1", "Dogs bark.", {"lang": "en"}),
         ("c", "Cows graze.", {}),
@@ -219,7 +219,7 @@ def test_resumed_build_equals_a_fresh_one(build, monkeypatch):
         build(interrupted())
     changed = [document(0), Document("d1", "another text"), Document("d2", first[2].text, "a title"), *first[4:]]
     index = build(changed)
-    assert sorted(index.documents(), key=lambda found: found.id) == changed
+    assert sorted(index.documents(), key=lambda stored: stored.id) == changed
     assert index.counts()["passages"] == 5
     assert len(index.search_lexical("word3", 5)[0]) == 0 and len(index.search_lexical("another", 5)[0]) == 1
 
@@ -250,7 +250,7 @@ def test_documents_without_text_are_kept_and_found_by_their_title_alone(build):
     index.update([Document("e", "now with words")])
     assert index.document_ids(index.search_lexical("words", 9)[0]) == {2: "e"}
     index.delete(["b", "t"])
-    assert sorted(found.id for found in index.documents()) == ["d1", "e"]
+    assert sorted(stored.id for stored in index.documents()) == ["d1", "e"]
 
 
 def test_only_documents_without_text_make_an_index_that_finds_nothing(build):
@@ -315,7 +315,7 @@ def test_folder_with_other_files_is_left_alone(name, tmp_path, toy):
     (tmp_path / name).write_text("mine")
     with pytest.raises(IndexStoreError, match="not a Sightline index"):
         Index.build(tmp_path, [document(1)], encoder=toy)
-    assert [found.name for found in tmp_path.iterdir()] == [name]
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None], ids=["folder", "file", "nothing"])
@@ -370,12 +370,12 @@ def test_resumed_build_equals_one_that_was_not_interrupted(build, small_batches)
 
 
 def test_interrupted_build_keeps_whole_batches_and_can_be_searched(build, tmp_path, toy, small_batches):
-    told = []
+    taken = []
     with pytest.raises(ZeroDivisionError):
-        build(interrupted(range(10)), progress=told.append)
+        build(interrupted(range(10)), progress=taken.append)
     with Index.open(tmp_path / "index", encoder=toy) as index:
         assert not index.manifest.complete
-        assert told == [4, 8] and len(index) == 8
+        assert taken == [4, 8] and len(index) == 8
         assert meaning(index, document(7).text) == ["d7"]
 
 
@@ -478,9 +478,9 @@ def catalogue(tmp_path_factory):
     ids=repr,
 )
 def test_filter_lets_through_what_meets_it(where, expected, catalogue):
-    wanted = [f"d{number}" for number in expected]
-    assert sorted(meaning(catalogue, "common", 5, where)) == wanted
-    assert sorted(words(catalogue, "common", 5, where)) == wanted
+    expected_ids = [f"d{number}" for number in expected]
+    assert sorted(meaning(catalogue, "common", 5, where)) == expected_ids
+    assert sorted(words(catalogue, "common", 5, where)) == expected_ids
 
 
 @pytest.mark.parametrize(
@@ -530,7 +530,7 @@ LONG = Document("long", " ".join(f"Sentence number{i} has five words." for i in 
 
 def test_long_document_is_cut_into_passages_that_cover_it(build):
     index = build([LONG, document(1)], max_tokens=20)
-    passages = [found.passage for found in index.passages(range(index.counts()["passages"]))]
+    passages = [stored.passage for stored in index.passages(range(index.counts()["passages"]))]
     mine = [passage for passage in passages if passage.document.id == "long"]
     assert len(mine) > 5
     assert " ".join(passage.text for passage in mine) == LONG.text
@@ -539,15 +539,15 @@ def test_long_document_is_cut_into_passages_that_cover_it(build):
 
 def test_passage_is_found_by_its_own_words(build):
     index = build([LONG], max_tokens=20)
-    found = index.passages(index.search_lexical("number17", 5)[0])
-    assert len(found) == 1 and "number17" in found[0].passage.text
+    hits = index.passages(index.search_lexical("number17", 5)[0])
+    assert len(hits) == 1 and "number17" in hits[0].passage.text
 
 
 def test_zero_tokens_keep_documents_whole_and_tell_what_was_cut(build):
     index = build([LONG], max_tokens=0, token_states="fp16")
-    [found] = index.passages([0])
-    assert found.passage.text == LONG.text
-    assert found.truncated == 152 - 62  # words of title and text, and what the toy reads
+    [stored] = index.passages([0])
+    assert stored.passage.text == LONG.text
+    assert stored.truncated == 152 - 62  # words of title and text, and what the toy reads
 
 
 @pytest.mark.parametrize("options", [{"max_tokens": -1}, {"max_tokens": 5, "overlap": 5}, {"lexical": "lucene"}])
@@ -651,7 +651,7 @@ def test_structure_grows_until_it_is_trained_anew(build):
     assert (index.manifest.faiss.rows, index.manifest.faiss.trained) == (1300, 700)
     index.add(numbered(1300, 1500))
     assert (index.manifest.faiss.rows, index.manifest.faiss.trained) == (1500, 1500)
-    assert [found.name for found in index.path.glob("*.faiss*")] == ["vectors-1500.faiss"]
+    assert [file.name for file in index.path.glob("*.faiss*")] == ["vectors-1500.faiss"]
     assert_close_to_exact(index)
 
 
@@ -715,10 +715,10 @@ def test_flat_is_brute_force_with_ties_by_row(k, where, build):
     allowed = every[{None: every >= 0, "half": every % 2 == 1, "tenth": every % 10 == 3}[next(iter(where or [None]))]]
     full = Grid().encode_queries(NUMBERS) @ index.vectors()[allowed].T
     order = np.lexsort((np.broadcast_to(allowed, full.shape), -full), axis=1)[:, :k]
-    found = order.shape[1]
-    np.testing.assert_array_equal(rows[:, :found], allowed[order])
-    np.testing.assert_array_equal(scores[:, :found], np.take_along_axis(full, order, axis=1))
-    assert (rows[:, found:] == -1).all() and np.isneginf(scores[:, found:]).all()
+    width = order.shape[1]
+    np.testing.assert_array_equal(rows[:, :width], allowed[order])
+    np.testing.assert_array_equal(scores[:, :width], np.take_along_axis(full, order, axis=1))
+    assert (rows[:, width:] == -1).all() and np.isneginf(scores[:, width:]).all()
 
 
 def test_more_queries_than_are_searched_at_once_keep_their_order(build):
@@ -987,7 +987,7 @@ def test_index_equals_a_dictionary_after_any_changes(tmp_path_factory, operation
                 index.close()
                 index = Index.open(path, encoder=toy)
             elif operation == "add":
-                new = {id: found for id, found in new.items() if id not in model}
+                new = {id: added for id, added in new.items() if id not in model}
                 assert index.add(new.values()) == len(new)
                 model |= new
             elif operation == "update":
@@ -1005,7 +1005,7 @@ def test_index_equals_a_dictionary_after_any_changes(tmp_path_factory, operation
             assert list(index.documents()) == list(model.values())
             assert sorted(words(index, "common")) == sorted(meaning(index, "common", 20)) == sorted(model)
             assert index.counts()["documents"] == len(model)
-            latest = sorted(id for id, found in model.items() if found.metadata.get("step") == step)
+            latest = sorted(id for id, kept in model.items() if kept.metadata.get("step") == step)
             assert sorted(words(index, f"step{step}")) == latest
             assert sorted(meaning(index, "common", 20, {"step": step})) == latest
     index.close()

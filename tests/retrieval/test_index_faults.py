@@ -149,7 +149,7 @@ def whole(writer, tmp_path_factory):
         patch.setattr(writing, "BATCH_PASSAGES", BATCH)
         toy = _toy()
         Index.build(base, map(document, range(BASE)), encoder=toy, **SETTINGS).close()
-    found = {}
+    outcomes = {}
     for mode in ("build", "add", "update"):
         path = folder / mode
         if mode != "build":
@@ -157,8 +157,8 @@ def whole(writer, tmp_path_factory):
         status, took = writer(mode, path, 0)
         assert status == 0
         with Index.open(path, encoder=toy) as index:
-            found[mode] = (contents(index), took)
-    return base, found
+            outcomes[mode] = (contents(index), took)
+    return base, outcomes
 
 
 def _toy():
@@ -189,20 +189,20 @@ def _check_add(path, toy, kill):
     return index
 
 
-def _is_prefix(index, base, told, kill):
-    there = list(index.documents())
-    assert there == [document(number) for number in range(len(there))], kill
-    assert base + told <= len(there) <= base + told + BATCH, kill
-    if there:
-        last = len(there) - 1
+def _is_prefix(index, base, committed, kill):
+    stored = list(index.documents())
+    assert stored == [document(number) for number in range(len(stored))], kill
+    assert base + committed <= len(stored) <= base + committed + BATCH, kill
+    if stored:
+        last = len(stored) - 1
         assert index.document_ids(index.search_dense([document(last).text], 1)[0][0]) == {last: f"d{last}"}, kill
-        assert len(index.search_lexical("common", 1000)[0]) == len(there), kill
-    return len(there)
+        assert len(index.search_lexical("common", 1000)[0]) == len(stored), kill
+    return len(stored)
 
 
 def _check_update(path, toy, kill):
     index = Index.open(path, encoder=toy)
-    there = {found.id: found for found in index.documents()}
+    there = {stored.id: stored for stored in index.documents()}
     new = next((number for number in range(BASE) if there[f"d{number}"] != document(number, 2)), BASE)
     assert list(there.values()) == [*map(document, range(new, BASE)), *(document(n, 2) for n in range(new))], kill
     assert reported(path) <= new <= reported(path) + BATCH, kill
@@ -317,9 +317,9 @@ def test_full_disk_is_told_and_the_build_goes_on_when_there_is_space(small_disk,
     filler = small_disk / "filler"
     filler.write_bytes(bytes(250_000))
     path, count = small_disk / "index", 1500
-    with pytest.raises(IndexStoreError, match="no space left on the device") as told:
+    with pytest.raises(IndexStoreError, match="no space left on the device") as error:
         Index.build(path, map(document, range(count)), encoder=toy, **settings)
-    assert str(path) in str(told.value) and "kept" in str(told.value)
+    assert str(path) in str(error.value) and "kept" in str(error.value)
     with Index.open(path, encoder=toy) as index:
         committed = list(index.documents())
         assert committed == [document(number) for number in range(len(committed))]
@@ -409,7 +409,7 @@ def _write_something(kind, path, toy):
         Index.build(path, map(document, range(30, 40)), overwrite=True, encoder=toy, **SETTINGS).close()
         return [document(number) for number in range(30, 40)]
     with Index.open(path, encoder=toy) as index:
-        there = {found.id for found in index.documents()}
+        there = {stored.id for stored in index.documents()}
         if kind == "add":
             index.add(document(number) for number in range(30) if f"d{number}" not in there)
             return [document(number) for number in range(30)]
@@ -522,19 +522,19 @@ FILES = ("manifest.json", "documents.sqlite", "vectors.f32", "states.int8", "vec
 def sound(tmp_path_factory):
     path = tmp_path_factory.mktemp("sound") / "index"
     Index.build(path, map(document, range(60)), encoder=_toy(), **SETTINGS).close()
-    assert {found.name for found in path.iterdir() if not found.name.startswith(".")} == set(FILES)
+    assert {file.name for file in path.iterdir() if not file.name.startswith(".")} == set(FILES)
     return path
 
 
 @contextlib.contextmanager
 def damaged(path):
     """Put the file back, and see that nothing else in the folder was touched."""
-    others = {found: found.read_bytes() for found in path.parent.iterdir() if found != path}
+    neighbours = {file: file.read_bytes() for file in path.parent.iterdir() if file != path}
     data = path.read_bytes()
     try:
         yield data
-        now = {found: found.read_bytes() for found in path.parent.iterdir() if found != path}
-        assert now == others
+        now = {file: file.read_bytes() for file in path.parent.iterdir() if file != path}
+        assert now == neighbours
     finally:
         path.write_bytes(data)
 
@@ -546,9 +546,9 @@ def flip(path, offset, mask=0xFF):
 
 
 def refused(path):
-    with pytest.raises(IndexStoreError) as told:
+    with pytest.raises(IndexStoreError) as error:
         Index.open(path.parent).close()
-    assert path.name in str(told.value)
+    assert path.name in str(error.value)
 
 
 @pytest.mark.parametrize("name", FILES)

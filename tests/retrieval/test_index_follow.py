@@ -77,7 +77,7 @@ def seen(index):
     """What each road into an index finds."""
     searcher = Searcher(index, None)
     return {
-        "documents": sorted(found.id for found in index.documents()),
+        "documents": sorted(stored.id for stored in index.documents()),
         "bm25": sorted(hit.id for hit in Searcher(index, None, first_stage="bm25").search("common fresh", 50).hits),
         "dense": sorted(hit.id for hit in searcher.search("common", 50).hits),
         "filtered": sorted(hit.id for hit in searcher.search("common", 50, where={"number": {">=": 0}}).hits),
@@ -131,11 +131,11 @@ def test_an_answer_is_of_one_commit(tmp_path, toy, writer):
         searcher, find, calls = Searcher(reader, None), reader.search_dense, []
 
         def with_a_write_behind_it(*arguments):
-            found = find(*arguments)
+            answer = find(*arguments)
             calls.append(len(calls))
             if len(calls) == 1:
                 writer("index.update([document(number, 'fresh') for number in range(4)])")
-            return found
+            return answer
 
         reader.search_dense = with_a_write_behind_it
         hits = searcher.search("common", 9).hits

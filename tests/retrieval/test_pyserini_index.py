@@ -45,8 +45,8 @@ def index(pyserini, tmp_path):
         yield index
 
 
-def rows_of(found):
-    return found[0].tolist()
+def rows_of(answer):
+    return answer[0].tolist()
 
 
 def bm25(texts, terms, k1=0.9, b=0.4):
@@ -114,10 +114,10 @@ def test_numpy_rows_and_many_texts(pyserini, tmp_path):
 def test_allowed(index):
     every, scores = index.search("fox bear", 10)
     for keep in ([2], [3, 0], [4], [0, 1, 2, 3, 4], [99]):
-        rows, found = index.search("fox bear", 10, np.array(keep, dtype=np.int64))
+        rows, kept_scores = index.search("fox bear", 10, np.array(keep, dtype=np.int64))
         mask = np.isin(every, keep)
         assert rows.tolist() == every[mask].tolist()
-        np.testing.assert_array_equal(found, scores[mask])
+        np.testing.assert_array_equal(kept_scores, scores[mask])
     assert rows_of(index.search("fox", 10, np.array([], dtype=np.int64))) == []
 
 
@@ -171,8 +171,8 @@ def test_delete_is_as_if_never_added(pyserini, index, tmp_path):
     with PyseriniIndex(tmp_path / "other") as other:
         other.add([4, 1, 3], [TEXTS[4], TEXTS[1], TEXTS[3]])
         for query in ("fox", "bear", "over", "honey"):
-            for one, two in zip(index.search(query, 9), other.search(query, 9), strict=True):
-                np.testing.assert_array_equal(one, two)
+            for actual, expected in zip(index.search(query, 9), other.search(query, 9), strict=True):
+                np.testing.assert_array_equal(actual, expected)
     index.add([0], ["now about honey"])
     assert rows_of(index.search("honey", 9)) == [0]
     index.delete(range(6), [""] * 6)
@@ -182,8 +182,8 @@ def test_delete_is_as_if_never_added(pyserini, index, tmp_path):
 def test_threads_get_their_own_answers(index):
     queries = ["fox", "bear", "honey", "京"] * 25
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda query: rows_of(index.search(query, 9)), queries))
-    assert found == [rows_of(index.search(query, 9)) for query in queries]
+        answers = list(pool.map(lambda query: rows_of(index.search(query, 9)), queries))
+    assert answers == [rows_of(index.search(query, 9)) for query in queries]
 
 
 def test_empty_changes(index):
@@ -218,8 +218,8 @@ def test_reopen_keeps_documents(pyserini, tmp_path, monkeypatch):
         index.delete([1], [TEXTS[1]])
         before = index.search("fox", 9)
     with PyseriniIndex(str(directory)) as index:
-        for one, two in zip(before, index.search("fox", 9), strict=True):
-            np.testing.assert_array_equal(one, two)
+        for earlier, later in zip(before, index.search("fox", 9), strict=True):
+            np.testing.assert_array_equal(earlier, later)
         index.add([1], [TEXTS[1]])
         assert rows_of(index.search("fox", 9)) == [1, 0]
 
@@ -430,11 +430,11 @@ def test_published_figures(pyserini, tmp_path, name, published):
     ids = list(dict.fromkeys(query for query, _, _ in judged))
     with PyseriniIndex(tmp_path / "index") as index:
         index.add(range(len(passages)), [f"{passage['title']} {passage['text']}" for passage in passages])
-        found = [index.search(queries[query], 1000) for query in ids]
+        answers = [index.search(queries[query], 1000) for query in ids]
     # trec_eval orders equal scores by id, so the scores given to it are ranks: it is the order found that is judged.
     run = [
         ir_measures.ScoredDoc(query, passages[row]["_id"], -rank)
-        for query, (rows, _) in zip(ids, found, strict=True)
+        for query, (rows, _) in zip(ids, answers, strict=True)
         for rank, row in enumerate(rows.tolist())
         if passages[row]["_id"] != query
     ]

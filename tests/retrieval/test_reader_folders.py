@@ -19,7 +19,7 @@ def write(path, text):
     return path
 
 
-def one(path, text):
+def only_document(path, text):
     (document,) = load_documents(write(path, text))
     return document
 
@@ -130,7 +130,7 @@ def test_links_out_of_the_folder_are_followed_only_if_asked(tmp_path):
     ],
 )
 def test_front_matter_is_title_and_metadata(text, title, metadata, body, tmp_path):
-    document = one(tmp_path / "n.md", text)
+    document = only_document(tmp_path / "n.md", text)
     own = {"path": "n.md", "suffix": ".md", "modified": document.metadata["modified"]}
     assert (document.title, document.metadata) == (title, own | metadata)
     assert document.text.startswith(body)
@@ -150,7 +150,7 @@ def test_front_matter_is_title_and_metadata(text, title, metadata, body, tmp_pat
 )
 def test_front_matter_that_cannot_be_used_stays_in_the_text(fields, tmp_path, caplog):
     text = f"---\n{fields}---\n# Heading\n"
-    document = one(tmp_path / "n.md", text)
+    document = only_document(tmp_path / "n.md", text)
     assert (document.text, document.title) == (text, "Heading")
     assert "front matter" in caplog.text and "stays in the text" in caplog.text
 
@@ -169,7 +169,7 @@ def test_front_matter_that_cannot_be_used_stays_in_the_text(fields, tmp_path, ca
     ],
 )
 def test_titles_of_text_files(name, text, title, tmp_path):
-    document = one(tmp_path / name, text)
+    document = only_document(tmp_path / name, text)
     assert (document.id, document.title) == (name, title)
 
 
@@ -178,9 +178,12 @@ def test_notebooks_are_read_without_outputs(tmp_path):
         {"cell_type": "code", "source": "import this", "outputs": [{"text": "secret"}]},
         {"cell_type": "markdown", "source": ["# Note\n", "book"]},
     ]
-    document = one(tmp_path / "n.ipynb", json.dumps({"cells": cells}))
+    document = only_document(tmp_path / "n.ipynb", json.dumps({"cells": cells}))
     assert (document.title, document.text) == ("Note", "import this\n\n# Note\nbook")
-    assert one(tmp_path / "old.ipynb", json.dumps({"worksheets": [{"cells": [{"input": "x = 1"}]}]})).text == "x = 1"
+    assert (
+        only_document(tmp_path / "old.ipynb", json.dumps({"worksheets": [{"cells": [{"input": "x = 1"}]}]})).text
+        == "x = 1"
+    )
 
 
 def pdf(text, title=""):
@@ -205,16 +208,16 @@ def pdf(text, title=""):
 
 def test_pdf(tmp_path):
     pypdf = pytest.importorskip("pypdf")
-    document = one(tmp_path / "a.pdf", pdf("Cats purr.", "On\0cats"))
+    document = only_document(tmp_path / "a.pdf", pdf("Cats purr.", "On\0cats"))
     assert (document.title, document.text) == ("On cats", "Cats purr.")
-    assert one(tmp_path / "b.pdf", pdf("Cats purr.")).title == "b.pdf"
+    assert only_document(tmp_path / "b.pdf", pdf("Cats purr.")).title == "b.pdf"
     with pytest.raises(DataError, match="no text in its pages"):
-        one(tmp_path / "scan.pdf", pdf(""))
+        only_document(tmp_path / "scan.pdf", pdf(""))
     writer, file = pypdf.PdfWriter(io.BytesIO(pdf("Cats purr."))), io.BytesIO()
     writer.encrypt("password")
     writer.write(file)
     with pytest.raises(DataError, match="encrypted"):
-        one(tmp_path / "locked.pdf", file.getvalue())
+        only_document(tmp_path / "locked.pdf", file.getvalue())
 
 
 def test_word_files(tmp_path):
@@ -258,7 +261,7 @@ def test_word_files(tmp_path):
 )
 def test_html(markup, title, text, tmp_path):
     pytest.importorskip("lxml")
-    document = one(tmp_path / "x.html", markup)
+    document = only_document(tmp_path / "x.html", markup)
     assert (document.title, document.text) == (title, text)
 
 
@@ -271,8 +274,8 @@ def test_html(markup, title, text, tmp_path):
 )
 def test_the_row_of_a_table_is_a_sentence(name, text, tmp_path):
     pytest.importorskip("lxml")
-    found = one(tmp_path / name, text).text
-    units = [found[start:end] for start, end in sentence_spans(found)]
+    contents = only_document(tmp_path / name, text).text
+    units = [contents[start:end] for start, end in sentence_spans(contents)]
     assert [unit for unit in units if "29 EUR" in unit] == [unit for unit in units if "Pro" in unit]
     assert not any("Pro" in unit and "Basic" in unit for unit in units)
 

@@ -45,8 +45,8 @@ def column(tmp_path, cells, **options):
     ],
 )
 def test_a_column_is_typed_as_a_whole(cells, expected, tmp_path):
-    found = column(tmp_path, cells)
-    assert found == expected and list(map(type, found)) == list(map(type, expected))
+    values = column(tmp_path, cells)
+    assert values == expected and list(map(type, values)) == list(map(type, expected))
     assert column(tmp_path, cells, csv_types="text") == cells
 
 

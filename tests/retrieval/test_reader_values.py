@@ -101,8 +101,8 @@ def test_missing_values_of_pandas_are_absent():
     ids=repr,
 )
 def test_values_are_converted_by_a_rule(value, expected):
-    found = read(value)["x"]
-    assert found == expected and type(found) is type(expected)
+    converted = read(value)["x"]
+    assert converted == expected and type(converted) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ values = st.recursive(
 @given(values)
 def test_every_value_is_read_or_refused_by_name_and_twice_is_once(value):
     try:
-        found = read(value)
+        converted = read(value)
     except DataError as error:
         assert "field" in error.reason
     else:
-        assert read(found.get("x")) == found
+        assert read(converted.get("x")) == converted
 
 
 def test_parquet_types(tmp_path):

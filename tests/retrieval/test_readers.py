@@ -178,10 +178,10 @@ def test_there_are_enough_cases():
 @pytest.mark.parametrize(("kind", "name", "bad"), CASES, ids=[f"{kind}-{name}" for kind, name, _ in CASES])
 def test_bad_record(kind, name, bad, tmp_path):
     source, path, line = make(kind, bad, tmp_path)
-    found = load_documents(source)
-    assert next(found).id == "a"
+    documents = load_documents(source)
+    assert next(documents).id == "a"
     with pytest.raises(DataError) as caught:
-        list(found)
+        list(documents)
     line = line + 1 if name == "latin-1 over two lines" else line
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert (caught.value.path, caught.value.line) == (path, line)
@@ -392,8 +392,8 @@ documents_made = st.lists(
     max_size=5,
     unique_by=lambda d: d.id,
 ).map(
-    lambda found: (
-        [d for d in found if not d.metadata.keys() & {"_id", "title", "text", "metadata"}] or [Document("x", "t")]
+    lambda documents: (
+        [d for d in documents if not d.metadata.keys() & {"_id", "title", "text", "metadata"}] or [Document("x", "t")]
     )
 )
 
@@ -531,13 +531,13 @@ def test_folder(tmp_path, caplog):
     write(tmp_path / "a.pdf", b"%PDF")
     write(tmp_path / "a" / "Makefile", b"all:")
     with caplog.at_level(logging.WARNING, logger=readers.__name__):
-        found = {document.id: document for document in load_documents(tmp_path)}
-    assert list(found) == ["b.html", "c.TXT", "notitle.htm", "r.rst", "a/none.md", "a/under.markdown", "a/z.md"]
+        documents = {document.id: document for document in load_documents(tmp_path)}
+    assert list(documents) == ["b.html", "c.TXT", "notitle.htm", "r.rst", "a/none.md", "a/under.markdown", "a/z.md"]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: left out 2 files: 1 without a suffix (not a format that is read), "
         "1 not a PDF file that can be read (a.pdf)"
     ]
-    titles = {name: document.title for name, document in found.items()}
+    titles = {name: document.title for name, document in documents.items()}
     assert titles == {
         "b.html": "The Title",
         "c.TXT": "c.TXT",
@@ -547,13 +547,13 @@ def test_folder(tmp_path, caplog):
         "a/under.markdown": "Words",
         "a/z.md": "A *title*",
     }
-    assert [line.strip() for line in found["b.html"].text.split("\n\n")] == [
+    assert [line.strip() for line in documents["b.html"].text.split("\n\n")] == [
         "Head", "One bold word.", "Two\nlines.", "a\n    b"
     ]  # fmt: skip
-    assert found["c.TXT"].text == "# naïve\n"
-    assert found["a/none.md"].text == "#hashtag\n"
+    assert documents["c.TXT"].text == "# naïve\n"
+    assert documents["a/none.md"].text == "#hashtag\n"
     today = datetime.fromtimestamp((tmp_path / "c.TXT").stat().st_mtime, UTC).date().isoformat()
-    assert found["c.TXT"].metadata == {"path": "c.TXT", "suffix": ".txt", "modified": today}
+    assert documents["c.TXT"].metadata == {"path": "c.TXT", "suffix": ".txt", "modified": today}
 
 
 @pytest.mark.parametrize(
@@ -665,9 +665,9 @@ def test_iterables_are_not_read_ahead():
             taken += 1
             yield {"_id": taken, "text": "t"}
 
-    found = load_documents(endless())
+    documents = load_documents(endless())
     assert taken == 0
-    assert [next(found).id for _ in range(5)] == list("12345")
+    assert [next(documents).id for _ in range(5)] == list("12345")
     assert taken == 5
 
 

@@ -43,8 +43,8 @@ def test_finds_what_faiss_finds(k, share, small_chunks):
 def test_equal_vectors_come_in_the_order_of_their_rows(rows, length, small_chunks):
     stored = np.repeat(vectors(5), rows // 5 + 1, axis=0)[:rows][np.random.default_rng(6).permutation(rows)] * length
     queries = vectors(33, seed=7)
-    found, scores = TorchIndex(stored).search(queries, 300)
-    for query, row, score in zip(queries, found, scores, strict=True):
+    nearest, scores = TorchIndex(stored).search(queries, 300)
+    for query, row, score in zip(queries, nearest, scores, strict=True):
         exact = np.array([np.float32(np.dot(query.astype(np.float64), vector)) for vector in stored])
         order = np.lexsort((np.arange(rows), -exact))[:300]
         np.testing.assert_array_equal(row, order)
@@ -94,22 +94,22 @@ toys = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(toys)
 toy = toys.ToyEncoder()
 document = lambda number: Document(f"d{number}", f"common word{number}.", metadata={"even": number % 2 == 0})
-found = lambda index, query, where=None: index.search_dense([query], 3, where)[0][0].tolist()
+search = lambda index, query, where=None: index.search_dense([query], 3, where)[0][0].tolist()
 
 said = {}
 with Index.open(folder + "/theirs", encoder=toy) as theirs:
-    said["theirs"] = found(theirs, "common word7")
+    said["theirs"] = search(theirs, "common word7")
     theirs.add([document(30)])
 with Index.build(folder + "/ours", map(document, range(20)), encoder=toy) as index:
-    said["built"] = found(index, "common word7")
-    said["filtered"] = found(index, "common word7", {"even": True})
+    said["built"] = search(index, "common word7")
+    said["filtered"] = search(index, "common word7", {"even": True})
 with Index.open(folder + "/ours", encoder=toy) as index:
     index.verify()
-    said["reopened"] = found(index, "common word7")
+    said["reopened"] = search(index, "common word7")
     index.update([document(7), document(20)])
-    said["updated"] = found(index, "common word7")
+    said["updated"] = search(index, "common word7")
     index.delete(["d7"])
-    said["deleted"] = found(index, "common word7")
+    said["deleted"] = search(index, "common word7")
     said["engine"] = index.manifest.faiss.version
 try:
     Index.create(folder + "/hnsw", encoder=toy, faiss="HNSW8")
@@ -127,11 +127,11 @@ def test_an_index_lives_without_faiss_and_changes_hands_with_it(tmp_path, toy):
     def document(number):
         return Document(f"d{number}", f"common word{number}.", metadata={"even": number % 2 == 0})
 
-    def found(index, where=None):
+    def search(index, where=None):
         return index.search_dense(["common word7"], 3, where)[0][0].tolist()
 
     with Index.build(tmp_path / "theirs", map(document, range(20)), encoder=toy) as index:
-        expected, filtered = found(index), found(index, {"even": True})
+        expected, filtered = search(index), search(index, {"even": True})
     Index.build(tmp_path / "structured", map(document, range(20)), encoder=toy, faiss="HNSW8").close()
     script = tmp_path / "without_faiss.py"
     script.write_text(_WITHOUT_FAISS)
@@ -149,7 +149,7 @@ def test_an_index_lives_without_faiss_and_changes_hands_with_it(tmp_path, toy):
         assert refused == "'faiss' is not installed; install it with: pip install 'sightline-search[cpu]'"
     assert not (tmp_path / "hnsw").exists()
     with Index.open(tmp_path / "ours", encoder=toy) as index:
-        assert found(index) == said["deleted"]
-        assert index.add([document(7)]) == 1 and found(index)[0] == 22
+        assert search(index) == said["deleted"]
+        assert index.add([document(7)]) == 1 and search(index)[0] == 22
     with Index.open(tmp_path / "theirs", encoder=toy) as index:
         assert len(index) == 21

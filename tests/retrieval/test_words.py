@@ -56,20 +56,20 @@ def document(number, word="common"):
     return Document(f"d{number}", f"{word} word{number}.", metadata={"number": number})
 
 
-def found(index, query, where=None):
+def matching(index, query, where=None):
     return sorted(index.document_ids(index.search_lexical(query, 50, where)[0]).values())
 
 
 def test_engine_follows_every_change(tmp_path, toy, beside):
     with Index.build(tmp_path / "index", map(document, range(4)), encoder=toy, lexical="pyserini") as index:
-        assert found(index, "common") == ["d0", "d1", "d2", "d3"]
-        assert found(index, "common", {"number": {">=": 2}}) == ["d2", "d3"]
+        assert matching(index, "common") == ["d0", "d1", "d2", "d3"]
+        assert matching(index, "common", {"number": {">=": 2}}) == ["d2", "d3"]
         index.add([document(4)])
         index.update([document(1, "fresh")])
         index.delete(["d0"])
-        assert found(index, "common") == ["d2", "d3", "d4"] and found(index, "fresh") == ["d1"]
+        assert matching(index, "common") == ["d2", "d3", "d4"] and matching(index, "fresh") == ["d1"]
     with Index.open(tmp_path / "index", encoder=toy) as index:
-        assert found(index, "word") == ["d1", "d2", "d3", "d4"]
+        assert matching(index, "word") == ["d1", "d2", "d3", "d4"]
 
 
 def test_engine_that_failed_catches_up_with_the_next_change(tmp_path, toy, beside, monkeypatch, caplog):
@@ -77,10 +77,10 @@ def test_engine_that_failed_catches_up_with_the_next_change(tmp_path, toy, besid
         monkeypatch.setattr(beside, "broken", 1)
         assert index.add([document(1)]) == 1
         assert "the change was made" in caplog.text
-        assert found(index, "common") == ["d0"] and len(index) == 2
+        assert matching(index, "common") == ["d0"] and len(index) == 2
         monkeypatch.setattr(beside, "broken", 0)
         index.delete(["d0"])
-        assert found(index, "common") == ["d1"]
+        assert matching(index, "common") == ["d1"]
 
 
 def test_engine_starts_when_it_is_first_needed(tmp_path, toy, beside):
@@ -89,7 +89,7 @@ def test_engine_starts_when_it_is_first_needed(tmp_path, toy, beside):
     with Index.open(tmp_path / "index", encoder=toy) as index:
         index.search_dense(["common"], 1)
         assert beside.started == 0
-        found(index, "common"), found(index, "word0")
+        matching(index, "common"), matching(index, "word0")
         assert beside.started == 1
 
 

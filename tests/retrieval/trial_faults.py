@@ -22,6 +22,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,22 @@ NEW = {
 }
 
 
+def by_id(documents: Iterable[Document]) -> dict[str, Document]:
+    return {each.id: each for each in documents}
+
+
 def change(mode: str, path: Path) -> None:
     """Make the change, or what is left of it."""
     if mode in ("build", "overwrite"):
         Index.build(path, NEW[mode], encoder=TOY, overwrite=mode == "overwrite", **SETTINGS).close()
         return
     with Index.open(path, encoder=TOY) as index:
-        there = {found.id: found for found in index.documents()}
+        stored = by_id(index.documents())
         if mode == "add":
-            index.add([found for found in NEW[mode] if found.id not in there])
+            index.add([new for new in NEW[mode] if new.id not in stored])
         elif mode == "update":
-            index.update([found for found in NEW[mode] if there.get(found.id) != found])
-        elif gone := [found.id for found in OLD[:10] if found.id in there]:
+            index.update([new for new in NEW[mode] if stored.get(new.id) != new])
+        elif gone := [old.id for old in OLD[:10] if old.id in stored]:
             index.delete(gone)
 
 
@@ -79,34 +84,34 @@ def check(mode: str, path: Path) -> list[Document] | None:
         return None
     with index:
         index.verify()
-        found = list(index.documents())
-        ids = {one.id for one in found}
-        if found:
+        documents = list(index.documents())
+        ids = {stored.id for stored in documents}
+        if documents:
             rows = index.search_dense(["common"], 1000)[0][0]
             assert set(index.document_ids(rows).values()) == ids, "dense"
         assert set(index.document_ids(index.search_lexical("common", 1000)[0]).values()) == ids, "lexical"
-        for one in random.sample(found, min(3, len(found))):
-            word = one.text.split()[1]
+        for stored in random.sample(documents, min(3, len(documents))):
+            word = stored.text.split()[1]
             [row] = index.search_lexical(word, 5)[0].tolist()
-            assert index.passages([row])[0].passage.document == one, "passage"
+            assert index.passages([row])[0].passage.document == stored, "passage"
             keys = index.token_keys(index.passages([row]))
             assert keys is not None and len(keys[0].values) == 3, "token states"
-            np.testing.assert_allclose(index.vectors()[row], TOY.encode_documents([one.text])[0], atol=1e-6)
-    return found
+            np.testing.assert_allclose(index.vectors()[row], TOY.encode_documents([stored.text])[0], atol=1e-6)
+    return documents
 
 
-def allowed(mode: str, found: list[Document] | None) -> bool:
+def allowed(mode: str, documents: list[Document] | None) -> bool:
     """Whether whole batches of the change were made, in order, and nothing else."""
-    if found is None:
+    if documents is None:
         return True
-    by_id = {one.id: one for one in found}
+    stored = by_id(documents)
     old, new = ([] if mode == "build" else OLD), NEW[mode]
     if mode in ("delete", "overwrite"):
-        return by_id in ({one.id: one for one in old}, {one.id: one for one in new})
+        return stored in (by_id(old), by_id(new))
     done = 0
-    while done < len(new) and by_id.get(new[done].id) == new[done]:
+    while done < len(new) and stored.get(new[done].id) == new[done]:
         done += 1
-    return by_id == {one.id: one for one in old} | {one.id: one for one in new[:done]}
+    return stored == by_id(old) | by_id(new[:done])
 
 
 class Calls:
@@ -194,8 +199,8 @@ def run(mode: str, path: Path, at: int, act: Any, seconds: float = 0.0) -> tuple
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     _, ended = os.waitpid(child, 0)
-    with os.fdopen(reading) as told:
-        count = told.read()
+    with os.fdopen(reading) as pipe:
+        count = pipe.read()
     return (os.waitstatus_to_exitcode(ended), int(count or 0))
 
 
@@ -237,15 +242,14 @@ def main() -> int:
             status, _ = run(mode, path, at, kill if kind == "kill" else fail, seconds)
             trials[f"{kind}, {'ended well' if status == 0 else 'killed' if status == -9 else 'refused'}"] += 1
             assert status != 4, "ended with an error that is not Sightline's"
-            found = check(mode, path)
-            assert allowed(mode, found), f"holds {[one.id for one in found or []]}"
+            documents = check(mode, path)
+            assert allowed(mode, documents), f"holds {[stored.id for stored in documents or []]}"
             if kind == "error" and status == 3 and mode == "delete":
-                assert found == OLD, "a change that reported failure was committed"
+                assert documents == OLD, "a change that reported failure was committed"
             change(mode, path)
-            made = check(mode, path)
-            key = {one.id: one for one in made or []}
-            assert key == {one.id: one for one in NEW[mode]}, "the change made again"
-            left = [one.name for one in path.parent.iterdir()]
+            remade = check(mode, path)
+            assert by_id(remade or []) == by_id(NEW[mode]), "the change made again"
+            left = [entry.name for entry in path.parent.iterdir()]
             assert left == ["index"], f"left over: {left}"
         except (AssertionError, SightlineError, OSError, sqlite3.Error) as error:
             losses.append(f"{name}: {type(error).__name__}: {error}")
