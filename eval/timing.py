@@ -23,7 +23,7 @@ def median_seconds(call: Callable[[], Any], times: int, *, device: str = "cpu") 
     """
     import torch
 
-    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
+    finish: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
     call()
     spent = []
     for _ in range(times):

@@ -137,7 +137,10 @@ class Pareto:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """All that the page shows of one collection; ``quality`` and what follows it are empty or None where only biases were measured."""
+    """All that the page shows of one collection.
+
+    Where only biases were measured, ``quality`` and what follows it are empty or None.
+    """
 
     anchor: str
     summary: Summary
