@@ -137,7 +137,7 @@ class Pareto:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """All that the page shows of one collection; ``quality`` and what follows it are empty or None where only biases were measured."""
+    """One collection; ``quality`` and what follows it are empty or None where only biases were measured."""
 
     anchor: str
     summary: Summary
