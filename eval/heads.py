@@ -13,12 +13,7 @@ __all__ = ["detection_lists"]
 
 
 def detection_lists(
-    dataset: Dataset,
-    run: Mapping[str, Mapping[str, float]],
-    *,
-    queries: int = 128,
-    candidates: int = 40,
-    seed: int = 0,
+    dataset: Dataset, run: Mapping[str, Mapping[str, float]], *, queries: int = 128, candidates: int = 40, seed: int = 0
 ) -> Iterator[tuple[str, list[Document], list[int]]]:
     """Lists of a query's relevant documents among the hardest of the others.
 
