@@ -11,7 +11,7 @@ from ..models.reader import BlockReader, Window, document_states
 from ..rerank.base import Reranker
 from ..retrieval.passages import Splitter
 from ..search import CandidateList, Searcher
-from .dataset import Dataset
+from .dataset import Dataset, candidate_texts
 from .trec import trec_order
 
 __all__ = ["GivenLists", "known_queries", "rank_lists", "read_lists", "searched_lists"]
@@ -43,12 +43,7 @@ class GivenLists:
         self.queries = known_queries(dataset, run)
         self._dataset, self._run = dataset, run
         self._top = {id: trec_order(run[id])[:candidates] for id in self.queries}
-        ids = {document for documents in self._top.values() for document in documents}
-        self._texts = {document.id: document for document in dataset.documents(only=ids)}
-        for query, documents in self._top.items():
-            missing = [document for document in documents if document not in self._texts]
-            if missing:
-                raise DataError(f"query {query!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
+        self._texts = candidate_texts(dataset, self._top)
 
     def lists(self, window: Window | None) -> Iterator[tuple[str, CandidateList]]:
         """The lists as a reranker is given them: a document that is longer than it reads is cut into passages.

@@ -30,13 +30,7 @@ from .results import Results
 from .summary import Cost, Latency, Limits, Machine, Memory, SystemCost
 from .timing import copy_rate, matmul_rate
 
-__all__ = [
-    "bench_systems",
-    "index_bytes",
-    "measure_cost",
-    "peak_memory",
-    "transformer_flops",
-]
+__all__ = ["bench_systems", "index_bytes", "measure_cost", "peak_memory", "transformer_flops"]
 
 _COUNTED = 20  # queries whose candidates are tokenised to count them, and whose memory is watched
 _WARM_UP = 3
@@ -138,11 +132,7 @@ class _Timing:
 
 
 def _timed(
-    index: Index,
-    searchers: Mapping[str, Searcher],
-    queries: Sequence[str],
-    k: int,
-    progress: Callable[[int], None],
+    index: Index, searchers: Mapping[str, Searcher], queries: Sequence[str], k: int, progress: Callable[[int], None]
 ) -> dict[str, _Timing]:
     forget = getattr(index.encoder, "forget_queries", lambda: None)
     for searcher in searchers.values():

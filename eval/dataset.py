@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..retrieval.compression import SUFFIXES
 from ..retrieval.sources import load_documents
 from .trec import numbered_lines, plain_suffix
 
-__all__ = ["Dataset", "collection_files"]
+__all__ = ["Dataset", "candidate_texts", "collection_files"]
 
 _COMPRESSED = ("", *SUFFIXES)
 _CORPUS = ("corpus.jsonl", "corpus.tsv", "collection.tsv")
@@ -105,6 +105,30 @@ class Dataset:
         for document in corpus:
             if only is None or document.id in only:
                 yield document
+
+
+def candidate_texts(
+    dataset: Dataset, candidates: Mapping[str, Collection[str]], judged: bool = False
+) -> dict[str, Document]:
+    """The documents that are candidates, by id.
+
+    Args:
+        dataset: has the texts.
+        candidates: document ids by query id.
+        judged: give the judged documents of all queries too, as far as the corpus has them.
+
+    Raises:
+        DataError: if a candidate is not in the corpus.
+    """
+    ids = {document for documents in candidates.values() for document in documents}
+    if judged:
+        ids |= {document for query in dataset.queries for document in dataset.qrels[query]}
+    texts = {document.id: document for document in dataset.documents(only=ids)}
+    for query, documents in candidates.items():
+        for document in documents:
+            if document not in texts:
+                raise DataError(f"query {query!r}: candidate {document!r} is not in the corpus", path=dataset.folder)
+    return texts
 
 
 def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]:

@@ -76,8 +76,7 @@ def evaluate(
         runs: given first stages: name to a run, or to its file, see `sightline.eval.load_run`.
         index: an existing index of the collection; None to build one if a named system searches. If only BM25 does,
             nothing is embedded.
-        settings: the settings of the index that is built, fields of `IndexSettings`; token states are fp16 unless it
-            says otherwise.
+        settings: fields of `IndexSettings` for an index that is built; token states are fp16 unless it says otherwise.
         work: folder in which the index is built, and found again; None for a temporary one.
         command: what was typed, to be kept with the results, without the folders of absolute paths.
         pool: the processes among which queries are shared out, see `sightline.eval.search_pool`; None for this process.

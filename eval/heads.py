@@ -6,19 +6,14 @@ import random
 from collections.abc import Iterator, Mapping
 
 from ..documents import Document
-from ..errors import DataError, InputError
-from .dataset import Dataset
+from ..errors import InputError
+from .dataset import Dataset, candidate_texts
 
 __all__ = ["detection_lists"]
 
 
 def detection_lists(
-    dataset: Dataset,
-    run: Mapping[str, Mapping[str, float]],
-    *,
-    queries: int = 128,
-    candidates: int = 40,
-    seed: int = 0,
+    dataset: Dataset, run: Mapping[str, Mapping[str, float]], *, queries: int = 128, candidates: int = 40, seed: int = 0
 ) -> Iterator[tuple[str, list[Document], list[int]]]:
     """Lists of a query's relevant documents among the hardest of the others.
 
@@ -52,10 +47,7 @@ def detection_lists(
     if not chosen:
         raise InputError(f"{dataset.name}: no query has both a relevant document and another candidate")
     picked = random.Random(seed).sample(sorted(chosen), min(queries, len(chosen)))
-    texts = {d.id: d for d in dataset.documents(only={d for id in picked for d in chosen[id]})}
+    texts = candidate_texts(dataset, {id: chosen[id] for id in picked})
     for id in picked:
-        missing = [document for document in chosen[id] if document not in texts]
-        if missing:
-            raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
         grades = dataset.qrels[id]
         yield dataset.queries[id], [texts[d] for d in chosen[id]], [max(0, grades.get(d, 0)) for d in chosen[id]]

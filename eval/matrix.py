@@ -121,11 +121,7 @@ class _Plan:
 
 
 def evaluate_collections(
-    collections: Sequence[Collection],
-    out: str | Path,
-    *,
-    jobs: int = 1,
-    **options: Unpack[EvaluateOptions],
+    collections: Sequence[Collection], out: str | Path, *, jobs: int = 1, **options: Unpack[EvaluateOptions]
 ) -> list[Results]:
     """Evaluate systems on several collections, and report them together.
 

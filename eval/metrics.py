@@ -167,9 +167,7 @@ def measure_rankings(
 
 
 def _calculated(
-    names: Mapping[Any, Sequence[str]],
-    judged: Mapping[str, Mapping[str, int]],
-    run: Mapping[str, Mapping[str, float]],
+    names: Mapping[Any, Sequence[str]], judged: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
 ) -> list[Any]:
     """What ir_measures finds for every query and measure; ``names`` has the measures."""
     import ir_measures

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, InputError
+from ..errors import DataError
 from ..files import replace_file
 from ..parsing import parse_json
 from ..retrieval.compression import open_binary
-from .trec import trec_order
+from .trec import check_scores, trec_order
 
 __all__ = ["parse_predictions", "write_predictions"]
 
@@ -111,12 +111,7 @@ def write_predictions(
         DataError: if the file cannot be written.
     """
     path = Path(path)
-    if not any(run.values()):
-        raise InputError("the run has no result to write")
-    for query, scores in run.items():
-        for document, score in scores.items():
-            if not math.isfinite(score):
-                raise InputError(f"query {query!r}, document {document!r}: the score {score} is not finite")
+    check_scores(run)
     ordered = {query: {id: float(scores[id]) for id in trec_order(scores)} for query, scores in run.items()}
     record = {_META: {"model_name": model, "revision": None}, subset: {split: ordered}}
     try:

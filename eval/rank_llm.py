@@ -17,8 +17,8 @@ from ..documents import Document, encodable
 from ..errors import DataError, InputError
 from ..files import replace_file
 from ..parsing import parse_json
-from .dataset import Dataset
-from .trec import numbered_lines, trec_order, untie
+from .dataset import Dataset, candidate_texts
+from .trec import check_scores, numbered_lines, trec_order, untie
 
 __all__ = ["parse_requests", "write_requests"]
 
@@ -124,9 +124,8 @@ def write_requests(path: str | os.PathLike[str], dataset: Dataset, run: Mapping[
         InputError: if the run has no result, or a score is not finite.
     """
     path = Path(path)
-    if not any(run.values()):
-        raise InputError("the run has no result to write")
-    texts = {document.id: document for document in dataset.documents(only={id for s in run.values() for id in s})}
+    check_scores(run)
+    texts = candidate_texts(dataset, run)
     lines = []
     for query, scores in run.items():
         if not scores:
@@ -135,10 +134,6 @@ def write_requests(path: str | os.PathLike[str], dataset: Dataset, run: Mapping[
             raise DataError(f"query {query!r} has no text in {dataset.name}", path=dataset.folder)
         candidates = []
         for id in trec_order(scores):
-            if id not in texts:
-                raise DataError(f"query {query!r}: candidate {id!r} is not in the corpus", path=dataset.folder)
-            if not math.isfinite(scores[id]):
-                raise InputError(f"query {query!r}, document {id!r}: the score {scores[id]} is not finite")
             document = texts[id]
             title = {"title": document.title} if document.title else {}
             fields = {**document.metadata, **title, "text": document.text}

@@ -84,12 +84,7 @@ def reversed_comparison(pair: Comparison) -> Comparison:
     """The same comparison, from the other system's side."""
     by = pair.difference
     return dataclasses.replace(
-        pair,
-        a=pair.b,
-        b=pair.a,
-        difference=Interval(-by.mean, -by.high, -by.low),
-        wins=pair.losses,
-        losses=pair.wins,
+        pair, a=pair.b, b=pair.a, difference=Interval(-by.mean, -by.high, -by.low), wins=pair.losses, losses=pair.wins
     )
 
 

@@ -11,18 +11,7 @@ from typing import Any
 
 from .significance import Comparison, Interval, Number
 
-__all__ = [
-    "Change",
-    "Changes",
-    "Cost",
-    "IndexFacts",
-    "Latency",
-    "Limits",
-    "Machine",
-    "Memory",
-    "Summary",
-    "SystemCost",
-]
+__all__ = ["Change", "Changes", "Cost", "IndexFacts", "Latency", "Limits", "Machine", "Memory", "Summary", "SystemCost"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from ..parsing import parse_json
 from ..retrieval.compression import SUFFIXES, open_binary, uncompressed_name
 
 __all__ = [
+    "check_scores",
     "numbered_lines",
     "parse_qrels",
     "parse_queries",
@@ -343,8 +344,7 @@ def write_run(
     path = Path(path)
     if format not in ("trec", "msmarco"):
         raise InputError(f"a run's format is 'trec' or 'msmarco', not {format!r}")
-    if not any(run.values()):
-        raise InputError("the run has no result to write")
+    check_scores(run)
     if path.suffix.lower() in SUFFIXES:
         raise InputError(f"{path}: runs are written without compression; leave out {path.suffix}")
     if _BLANK.search(tag):
@@ -363,14 +363,26 @@ def write_run(
 def _run_lines(run: Mapping[str, Mapping[str, float]], tag: str, format: str, blank: str) -> Iterator[str]:
     for query, scores in run.items():
         _check_column(query, "query id")
-        for document, score in scores.items():
+        for document in scores:
             _check_column(document, "document id")
-            if not math.isfinite(score):
-                raise InputError(f"query {query!r}, document {document!r}: the score {score} is not finite")
         for rank, document in enumerate(trec_order(scores), 1):
             value = repr(float(scores[document]))
             columns = (query, document, rank) if format == "msmarco" else (query, "Q0", document, rank, value, tag)
             yield blank.join(map(str, columns)) + "\n"
+
+
+def check_scores(run: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse a run that cannot be written in any format.
+
+    Raises:
+        InputError: if it has no result, or a score is not finite.
+    """
+    if not any(run.values()):
+        raise InputError("the run has no result to write")
+    for query, scores in run.items():
+        for document, score in scores.items():
+            if not math.isfinite(score):
+                raise InputError(f"query {query!r}, document {document!r}: the score {score} is not finite")
 
 
 def writable(ids: Iterable[str]) -> bool:

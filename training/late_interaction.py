@@ -219,12 +219,8 @@ class RememberingReader(BlockReader):
     """
 
     def __init__(self, reader: TrainableReader, tokens: int) -> None:
-        self.name, self.revision, self.dim, self.max_length = (
-            reader.name,
-            reader.revision,
-            reader.dim,
-            reader.max_length,
-        )
+        self.name, self.revision = reader.name, reader.revision
+        self.dim, self.max_length = reader.dim, reader.max_length
         self.dtype, self.config, self.device = reader.dtype, reader.config, reader.device
         self._reader = reader
         self._room_left = self._tokens = tokens

@@ -62,10 +62,7 @@ def contrastive_loss(
 
 
 def distillation_loss(
-    scores: torch.Tensor,
-    teacher: torch.Tensor,
-    temperature: float | torch.Tensor,
-    teacher_temperature: float = 1.0,
+    scores: torch.Tensor, teacher: torch.Tensor, temperature: float | torch.Tensor, teacher_temperature: float = 1.0
 ) -> torch.Tensor:
     """Kullback-Leibler divergence of the student's distribution over a list from the teacher's (Hinton et al., 2015).
 
@@ -100,12 +97,10 @@ def anchor_loss(parameters: Mapping[str, torch.Tensor], start: Mapping[str, torc
         () float32.
     """
     count = sum(value.numel() for value in parameters.values())
-    return (
-        _sum(
-            (value.float() - start[name].to(value.device).float()).square().sum() for name, value in parameters.items()
-        )
-        / count
+    distances = (
+        (value.float() - start[name].to(value.device).float()).square().sum() for name, value in parameters.items()
     )
+    return _sum(distances) / count
 
 
 def list_losses(

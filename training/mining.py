@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..documents import Document
-from ..errors import DataError, InputError
-from ..eval.dataset import Dataset
+from ..errors import InputError
+from ..eval.dataset import Dataset, candidate_texts
 from ..eval.experiment import evaluate_systems
 from ..eval.reranking import rerank_run, with_positives
 from ..eval.runs import first_stage_run
@@ -72,14 +72,10 @@ def mine_run(
     """
     mining, counts = mining or Mining(), MinedCounts()
     ranked = {id: trec_order(run.get(id, {})) for id in dataset.queries}
-    ids = {document for documents in ranked.values() for document in documents}
-    ids |= {document for id in dataset.queries for document in dataset.qrels[id]}
-    texts = {document.id: document for document in dataset.documents(only=ids)}
+    texts = candidate_texts(dataset, ranked, judged=True)
     keys = {id: text_key(document) for id, document in texts.items()}
     examples = []
     for id, query in dataset.queries.items():
-        if missing := [document for document in ranked[id] if document not in texts]:
-            raise DataError(f"query {id!r}: candidate {missing[0]!r} is not in the corpus", path=dataset.folder)
         grades = {d: grade for d, grade in dataset.qrels[id].items() if d in texts}
         positives = sorted((d for d, grade in grades.items() if grade >= mining.min_grade), key=lambda d: -grades[d])
         scored = [run[id][document] for document in positives if document in run.get(id, {})]

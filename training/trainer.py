@@ -255,10 +255,7 @@ class _Run:
         if self.objective.anchor_weight:
             anchor = anchor_loss(self.parameters, self.start)
             self.scaler.scale(self.objective.anchor_weight * anchor).backward()
-            record |= {
-                "loss": self.objective.anchor_weight * float(anchor.detach()),
-                "anchor": float(anchor.detach()),
-            }
+            record |= {"loss": self.objective.anchor_weight * float(anchor.detach()), "anchor": float(anchor.detach())}
         for begin in range(0, self.lists, config.lists):
             part = lists[begin : begin + config.lists]
             with self._autocast():

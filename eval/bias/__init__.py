@@ -11,13 +11,7 @@ system without a bias shows exactly 0 where that is possible, and an interval wi
 from .documents import DocumentBias, measure_documents
 from .order import OrderBias, measure_order
 from .position import Bins, PositionBias, Span, measure_position
-from .positions import (
-    PositionDataset,
-    load_posir,
-    load_positions,
-    load_spans,
-    load_squad,
-)
+from .positions import PositionDataset, load_posir, load_positions, load_spans, load_squad
 from .sensitivity import PSI, grouped_psi, paired_psi, psi
 from .study import KINDS, measure_bias
 

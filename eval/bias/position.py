@@ -89,9 +89,7 @@ class Bins:
 
 # SQuAD-PosQ's code has these edges in both neighbours (exp_SQuAD-PosQ.py: min <= start <= max); here each is in one.
 CHARACTERS = Bins(
-    (0, 100, 200, 300, 400, 500, float("inf")),
-    ("0-99", "100-199", "200-299", "300-399", "400-499", "500-"),
-    "left",
+    (0, 100, 200, 300, 400, 500, float("inf")), ("0-99", "100-199", "200-299", "300-399", "400-499", "500-"), "left"
 )
 # PosIR: pandas.cut into 20, of the span's midpoint over the document's length (ndcg_PSI_analysis.py).
 RELATIVE = Bins(tuple(np.linspace(0, 1, 21).tolist()), tuple(f"{5 * i}-{5 * i + 5} %" for i in range(20)), "right")

@@ -137,10 +137,7 @@ class Pareto:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """All that the page shows of one collection.
-
-    Where only biases were measured, ``quality`` and what follows it are empty or None.
-    """
+    """One collection; ``quality`` and what follows it are empty or None where only biases were measured."""
 
     anchor: str
     summary: Summary

@@ -9,13 +9,7 @@ import pytest
 from sightline.documents import Document
 from sightline.errors import DataError, InputError, MissingExtraError
 from sightline.eval import catalogues
-from sightline.eval.catalogues import (
-    corpus_of,
-    from_ir_datasets,
-    from_nano_beir,
-    in_catalogue,
-    plain_documents,
-)
+from sightline.eval.catalogues import corpus_of, from_ir_datasets, from_nano_beir, in_catalogue, plain_documents
 from sightline.eval.loading import load_dataset
 
 QUERIES = {"q1": "who purrs", "q2": "who barks"}

@@ -12,13 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.eval import cost
-from sightline.eval.cost import (
-    bench_systems,
-    index_bytes,
-    measure_cost,
-    peak_memory,
-    transformer_flops,
-)
+from sightline.eval.cost import bench_systems, index_bytes, measure_cost, peak_memory, transformer_flops
 from sightline.eval.loading import load_dataset
 from sightline.models.minilm import load_minilm
 from sightline.rerank import LateInteractionReranker, Reranker, Scored, load_layout

@@ -31,10 +31,7 @@ def test_each_format_has_what_it_is_for(tmp_path):
         save_run(tmp_path / name, RUN, "my run", DATASET)
     assert (tmp_path / "run.trec").read_text().splitlines()[0] == "q Q0 b 1 2.0 my_run"
     predictions = json.loads((tmp_path / "run.json").read_text())
-    assert predictions == {
-        "mteb_model_meta": {"model_name": "my run", "revision": None},
-        "default": {"dev": RUN},
-    }
+    assert predictions == {"mteb_model_meta": {"model_name": "my run", "revision": None}, "default": {"dev": RUN}}
     request = json.loads((tmp_path / "run.jsonl").read_text())
     assert request["candidates"][0] == {"docid": "b", "score": 2.0, "doc": {"text": "Beta."}}
 

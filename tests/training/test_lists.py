@@ -186,8 +186,7 @@ def test_the_teachers_scores_follow_their_documents():
 def test_what_cannot_be_drawn():
     bare = [Example("q", (doc("p"),), (), source="s")]
     with pytest.raises(
-        InputError,
-        match="s: no question has negatives to learn from; .*sightline mine s --system bm25",
+        InputError, match="s: no question has negatives to learn from; .*sightline mine s --system bm25"
     ):
         ListSampler(bare, Sampling())
     with pytest.raises(InputError, match="no negative, of its own or in its batch"):

@@ -100,8 +100,7 @@ def test_no_negative_is_known_or_near(run, answers, margin, kind, skip):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"negatives": 0}, {"skip": -1}, {"margin": 1.0}, {"margin": -0.1}, {"kind": "both"}, {"min_grade": 0}],
+    "wrong", [{"negatives": 0}, {"skip": -1}, {"margin": 1.0}, {"margin": -0.1}, {"kind": "both"}, {"min_grade": 0}]
 )
 def test_bad_settings(wrong):
     with pytest.raises(InputError):

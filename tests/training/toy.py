@@ -31,11 +31,7 @@ def collection(folder, queries=40, seed=0, split="train"):
     rng = random.Random(seed)
     (folder / "qrels").mkdir(parents=True)
     corpus = [
-        {
-            "_id": f"d{i}",
-            "title": f"Title {i}",
-            "text": f"{words(rng, 6)} {TOPICS[i]}. Number {i}. {words(rng, 4)}.",
-        }
+        {"_id": f"d{i}", "title": f"Title {i}", "text": f"{words(rng, 6)} {TOPICS[i]}. Number {i}. {words(rng, 4)}."}
         for i in range(40)
     ]
     texts = [{"_id": f"q{i}", "text": f"{words(rng, 5)} {TOPICS[i]}"} for i in range(queries)]

@@ -29,11 +29,7 @@ def words(place, blocks, query):
 
 def test_what_has_no_preference_shows_exactly_zero(known, make_list):
     bias = measured(known(by_worth), [("q", make_list(TEXTS))])
-    assert (bias.length.queries, bias.length.gold_above_longest.mean, bias.length.gold_above_others.mean) == (
-        1,
-        1,
-        1,
-    )
+    assert (bias.length.queries, bias.length.gold_above_longest.mean, bias.length.gold_above_others.mean) == (1, 1, 1)
     for copies, n in zip(bias.copies, (1, 4), strict=True):
         assert (copies.queries, copies.copies, copies.gold_rank_change.mean) == (1, n, 0.0)
         assert copies.reordered == copies.unequal == copies.largest_difference == 0.0
