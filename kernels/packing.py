@@ -190,7 +190,7 @@ class Packing:
         """The mask as text: a line per token, ``#`` for each token that it sees.
 
         Raises:
-            InputError: for more than 200 tokens.
+            InputError: if there are more than 200 tokens.
         """
         if self.tokens > _MAX_DRAWN:
             raise input_error(f"a drawing holds {_MAX_DRAWN} tokens, this layout has {self.tokens}; draw a smaller one")
@@ -213,7 +213,7 @@ class Packing:
 
 
 def _spans(start: int, counts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Start and stop of blocks of so many tokens that stand one after another."""
+    """Start and stop of blocks that stand one after another, from their token counts."""
     return itertools.pairwise(itertools.accumulate(counts, initial=start))
 
 

@@ -35,7 +35,7 @@ class Tile(NamedTuple):
     stages: int
 
     def holding(self, group: int) -> Tile:
-        """The same, with room for the query heads of one key head at least."""
+        """The same tile, with room for the query heads of one key head at least."""
         return self if self.rows >= group else self._replace(rows=triton.next_power_of_2(group))
 
 
@@ -68,7 +68,7 @@ def tuned(
     Args:
         name: name of the kernel.
         default: from the static table.
-        candidates: others to try; those that do not fit the GPU are passed over.
+        candidates: other tiles to try; those that do not fit the GPU are skipped.
         q: the call's query tensor, for its device, dtype and head dimension.
         layout: the call's layout.
         group: query heads per key head.

@@ -15,7 +15,7 @@ def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain
     """Attribute token masses to spans of the title and the text.
 
     Args:
-        document: whose ``contents`` the model read.
+        document: the document whose ``contents`` the model read.
         spans: int (T, 2), the characters of ``contents`` that each token covers.
         mass: float (T,), the attention mass on each token.
         grain: ``sentence`` sums over sentences (and over the title), largest mass first; ``token`` keeps tokens, in the

@@ -38,7 +38,7 @@ class Heads:
         candidates: documents in a list, at most.
         seed: the seed of the shuffles.
         temperature: the temperature of ``core``; None for the other criteria.
-        scores: by layer, by head; higher retrieves better.
+        scores: the score of each head, layer by layer; higher retrieves better.
 
     Raises:
         InputError: if the scores are not a table of finite numbers.

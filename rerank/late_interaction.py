@@ -92,7 +92,7 @@ class LateInteractionReranker(Reranker):
         device: str | torch.device | None = None,
         **changes: Any,
     ) -> LateInteractionReranker:
-        """Load what was trained: ``layout.yaml`` and ``model.safetensors``.
+        """Load a trained reranker: ``layout.yaml`` and ``model.safetensors``.
 
         Args:
             folder: the folder with both.

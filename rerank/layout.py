@@ -65,8 +65,8 @@ class ReadoutSpec:
             their document; None keeps all.
         ssmax: if above 0, logits are multiplied by ``ssmax * ln(number of documents)``, against dilution in long lists
             (Scalable-Softmax, Nakanishi 2025; BlockSearch, 2026).
-        layers: whose attention is read: ``all``; a layer by its number from 0; or a fraction of the model's layers.
-            What lies above is neither loaded nor computed.
+        layers: the layers whose attention is read: ``all``; one by its number from 0; or a fraction of the model's
+            layers. What lies above is neither loaded nor computed.
         heads: ``all``; a list of ``layer-head``; or those that `sightline heads` found, such as ``qr:16``. Lists and
             found heads make ``layers`` superfluous.
 
@@ -147,9 +147,9 @@ class PromptSpec:
             block sees everything.
         positions: ``restart``: every document counts from the end of the instruction, so that its place leaves no
             trace; ``sequential``: tokens are numbered as they stand.
-        signal_tokens: whose attention is read: ``query``, the tokens of the query's text; ``prompt``, those of the
-            query block up to the end of that text; ``block``, the whole query block, chat suffix included; ``last:N``,
-            its last N tokens.
+        signal_tokens: the tokens whose attention is read: ``query``, those of the query's text; ``prompt``, those of
+            the query block up to the end of that text; ``block``, the whole query block, chat suffix included;
+            ``last:N``, its last N tokens.
         instruction: stands before the documents, which all see it. With ``{query}`` in it they see the query, and
             cannot be kept for others.
         query: the query block.
@@ -433,7 +433,7 @@ def _no_such(names: Collection[object]) -> str:
 
 
 def _check_places(field: str, text: str, allowed: Mapping[str, int | None], needed: str | None = None) -> None:
-    """Refuse a template that lacks a place, has one that means nothing, or has one oftener than it may."""
+    """Refuse a template that lacks a place, has one that means nothing, or has one more often than it may."""
     places = re.findall(r"\{(\w*)\}", text)
     if unknown := [name for name in places if name not in allowed]:
         _refuse(f"{field} has a place for {unknown[0]!r}; it may have {', '.join(allowed)}")

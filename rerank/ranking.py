@@ -21,8 +21,9 @@ def order_by_score(
 
     Args:
         blocks: the documents.
-        candidates: the same as they came in: an id that was invented from the place in the list must not decide a tie.
-        scores: of each.
+        candidates: the same documents as they came in; an id that was invented from the place in the list must not
+            decide a tie.
+        scores: the score of each document.
         unread: places of the documents in which there was nothing to read; they come last, whatever their score.
 
     Returns:

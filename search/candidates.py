@@ -92,7 +92,7 @@ class CandidateList:
         return self.states if self.reader is not None and self.reader == identity(reranker.reader) else None
 
     def with_states(self, reader: BlockReader, states: Sequence[DocumentStates | None]) -> CandidateList:
-        """With the token states that a reader gave for the passages, or None for a passage to be read."""
+        """The list with the token states that a reader gave for the passages, or None for a passage to be read."""
         return dataclasses.replace(self, states=tuple(states), reader=identity(reader))
 
     def arranged(self, ids: Sequence[str]) -> CandidateList:
@@ -114,7 +114,7 @@ class CandidateList:
         return self.arranged(self.ids[:n])
 
     def with_blocks(self, added: Sequence[tuple[Document, DocumentStates | None]], at: int) -> CandidateList:
-        """With more documents before the passage at a place; the first stage gave them no score, which is NaN.
+        """The list with more documents before the passage at a place; the first stage gave them no score, which is NaN.
 
         Args:
             added: documents, each with its token states, or None to have it read.

@@ -30,7 +30,7 @@ class _Index(NamedTuple):
 
     @classmethod
     def of(cls, tokens: np.ndarray) -> _Index:
-        """With the span, if there is one."""
+        """An index with its span, if it has one."""
         flat = tokens.ravel()
         consecutive = len(flat) > 0 and bool((np.diff(flat) == 1).all())
         return cls(torch.from_numpy(tokens), slice(int(flat[0]), int(flat[-1]) + 1) if consecutive else None)

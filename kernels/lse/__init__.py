@@ -115,7 +115,7 @@ def mass(
         for ``all_keys``. A document without tokens has 0; so has every document of a context that has no tokens in any.
 
     Raises:
-        InputError: for another normalisation, or if ``normaliser`` is missing, superfluous or of another shape.
+        InputError: if there is no such normalisation, or if ``normaliser`` is missing, superfluous or of another shape.
 
     Example:
         >>> mass(torch.tensor([[[1.0, 3.0, 0.0]]]).log())

@@ -84,7 +84,7 @@ def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, s
         q: float32 (S, D).
         keys: one document's keys (T, D).
         normaliser: float32 (S,), log-sum-exp of each row over all keys that compete (all documents).
-        scale: as given to `states_lse`.
+        scale: the scale that was given to `states_lse`.
 
     Returns:
         float32 (T,): ``mean_i exp(scale * q_i . k_j - normaliser_i)``; it sums to the document's attention mass.

@@ -95,9 +95,9 @@ def block_key(model: str, context: Sequence[int], tokens: Sequence[int]) -> str:
     """The name of a block: a hash of everything that its keys and values follow from.
 
     Args:
-        model: name, revision, dtype and signal layer.
-        context: tokens before it that it sees.
-        tokens: its own tokens.
+        model: name, revision, dtype and signal layer of the model.
+        context: tokens before the block that it sees.
+        tokens: the tokens of the block.
     """
     return hashlib.sha256(repr((model, tuple(context), tuple(tokens))).encode()).hexdigest()
 

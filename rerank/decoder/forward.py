@@ -260,7 +260,7 @@ class Packed:
         ids: int64 (T,), tokens.
         positions: int64 (T,).
         call: what attention does in the pass, see `Decoder.run`.
-        answers: of each list, where its first query block ends among the T, with what has been answered.
+        answers: where the first query block of each list ends among the T, with what has been answered.
     """
 
     ids: torch.Tensor

@@ -62,11 +62,12 @@ class DecoderReranker(Reranker):
         heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
         token_budget: tokens in one forward pass.
         cache: keeps documents between queries, where the layout reads them independently of the query; None keeps none.
-        route: of a longer list, keep only so many documents, those with the largest logits at ``route_layer``, and rank
-            these; the others stand below them in that order (BlockSearch, 2026). None ranks all at once.
+        route: how many documents of a longer list to rank: those with the largest logits at ``route_layer``. The others
+            stand below them in the order of these logits (BlockSearch, 2026). None ranks all at once.
         route_layer: None for the layer at 0.57 of all, or the signal layer if that is lower.
         seed: the seed of shuffles and random ids.
-        loading: for `load_decoder`: ``revision``, ``dtype``, ``device``, ``device_map``, ``quantization_config``.
+        loading: what `load_decoder` takes: ``revision``, ``dtype``, ``device``, ``device_map``,
+            ``quantization_config``.
 
     Raises:
         ModelError: if the model cannot be loaded, or the layout does not fit it.
@@ -127,9 +128,9 @@ class DecoderReranker(Reranker):
         self.name = name or f"hf:{decoder.name}#{layout.name}"
         self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
-        heads_by_layer: dict[int, tuple[int, ...] | None] = {}
-        for layer in layers:
-            heads_by_layer[layer] = tuple(head for at, head in layout.readout.selected_heads if at == layer) or None
+        heads_by_layer = {
+            layer: tuple(head for at, head in layout.readout.selected_heads if at == layer) or None for layer in layers
+        }
         stop = layers[-1] if layers[-1] < decoder.signal_layer else None
         self.wanted = Wanted(layout, heads_by_layer, tokens=layout.readout.calibration != "none", stop=stop)
         routing = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
@@ -142,7 +143,7 @@ class DecoderReranker(Reranker):
         Args:
             query: the query.
             documents: in the order in which they are to stand.
-            calibrate: as the layout says; False reads the attention as it is.
+            calibrate: calibrate as the layout says; False reads the attention as it is.
         """
         blocks = check_request(query, documents)
         layout = self.spec
