@@ -32,7 +32,7 @@ class InputError(SightlineError, ValueError):
 
 
 class UnknownNameError(InputError):
-    """There is nothing of the name asked for; the message says what there is."""
+    """There is nothing by the name that was asked for; the message says what there is."""
 
 
 class DataError(SightlineError, ValueError):

@@ -21,16 +21,18 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
+from .documents import encodable
 from .errors import DataError, SightlineError
 from .wording import quoted
 
-__all__ = ["DEEPEST", "as_type", "load_json", "load_yaml", "parse_json", "parse_yaml", "too_deep"]
+__all__ = ["DEEPEST", "JSON_NUMBER", "as_type", "load_json", "load_yaml", "parse_json", "parse_yaml", "too_deep"]
 
 DEEPEST = 500  # SQLite, which holds metadata, reads 1,000 levels
 _DEEPEST_YAML = 50
 _NESTS = (Mapping, list, tuple)
 _LARGEST_YAML = 2_000_000  # characters; YAML is read at some hundred kilobytes a second
 _LONGEST_NUMBER = 100  # characters of a number in YAML, whose sexagesimal ones take quadratic time
+JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 T = TypeVar("T")
 _SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 
@@ -74,7 +76,7 @@ def parse_json(text: str | bytes) -> Any:
         raise DataError(f"not usable JSON: nested more than {DEEPEST} deep")
     if _SURROGATE.search(text):
         for string in _strings(value):
-            if re.search(r"[\ud800-\udfff]", string):
+            if not encodable(string):
                 raise DataError(f"not usable JSON: half a surrogate pair in {quoted(string)}")
     return value
 

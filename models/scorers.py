@@ -76,7 +76,7 @@ class CrossEncoderScorer(_SentenceTransformersModel):
     Args:
         name: a folder, or a name on the hub.
         revision: branch, tag or commit, to pin what is loaded.
-        dtype: such as ``bfloat16``; None for what the checkpoint has.
+        dtype: the number format, such as ``bfloat16``; None for that of the checkpoint.
         device: a torch device; None for CUDA where there is one, else CPU.
 
     Raises:
@@ -112,7 +112,7 @@ class LateInteractionScorer(_SentenceTransformersModel):
     Args:
         name: a folder, or a name on the hub.
         revision: branch, tag or commit, to pin what is loaded.
-        dtype: such as ``bfloat16``; None for what the checkpoint has.
+        dtype: the number format, such as ``bfloat16``; None for that of the checkpoint.
         device: a torch device; None for CUDA where there is one, else CPU.
 
     Raises:
@@ -126,7 +126,8 @@ class LateInteractionScorer(_SentenceTransformersModel):
 
     @property
     def _length(self) -> int | None:
-        return getattr(self.model[0], "document_length", None) or self.model.max_seq_length
+        length: int | None = getattr(self.model[0], "document_length", None) or self.model.max_seq_length
+        return length
 
     @property
     def room(self) -> int:

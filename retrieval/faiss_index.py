@@ -184,7 +184,8 @@ class FaissIndex(VectorIndex):
         total = len(self)
         if self._structure is None:
             if self._flat is not None:
-                return self._flat.search(queries, k)[::-1]
+                scores, rows = self._flat.search(queries, k)
+                return rows, scores
             return self._knn(queries, k, self.vectors)
         _, rows = self._structure.search(queries, min(self._covered, _OVERSAMPLING * k))
         # (Q, R, D) @ (Q, D, 1): the structure's own scores may be approximations

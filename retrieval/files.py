@@ -68,7 +68,7 @@ def locked(path: Path, *, shared: bool = False, wait: float | None = None) -> It
         try:
             handle = os.open(path, flags, 0o644)
         except OSError as error:
-            # Whoever may write makes the lock files first. A copy without them, where none can be made, has no writer.
+            # A writer makes the lock files first. So a copy without them, where none can be made, has no writer.
             if shared and not path.exists() and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 yield
                 return
@@ -156,11 +156,11 @@ def populate(rows: np.ndarray, start: int, stop: int) -> None:
 
 
 class AppendFile:
-    """Rows of one dtype, appended in segments. Whoever commits the row count decides what exists.
+    """Rows of one dtype, appended in segments. The owner, who commits the row count, decides which rows exist.
 
     Args:
         path: the file; made on the first append.
-        dtype: of a row; its shape may be part of it.
+        dtype: the dtype of a row; its shape may be part of it.
     """
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:

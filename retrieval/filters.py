@@ -19,7 +19,7 @@ import numpy as np
 
 from ..documents import encodable
 from ..errors import DataError, InputError
-from ..parsing import parse_json
+from ..parsing import JSON_NUMBER, parse_json
 from ..wording import did_you_mean, listed, quoted
 
 __all__ = ["Filter", "parse_where"]
@@ -280,7 +280,6 @@ _LINE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _VALUE = re.compile(rf"\s*({_QUOTED}|[^,\"'\[\](){{}}][^,\[\](){{}}]*|)\s*(,|$)", re.DOTALL)
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _CONSTANTS = {"true": True, "false": False, "null": None, "none": None}
 _JOINED = re.compile(r"[=<>]|&&|\|\||\b(and|or)\b", re.IGNORECASE)
 
@@ -356,7 +355,7 @@ def _value(text: str) -> Any:
         return _unquoted(text)
     if text.lower() in _CONSTANTS:
         return _CONSTANTS[text.lower()]
-    if _NUMBER.fullmatch(text):
+    if JSON_NUMBER.fullmatch(text):
         return parse_json(text)
     if text[0] in "[({":
         raise InputError("several values go with 'in', such as: lang in [en, de]; quote a text that begins so")

@@ -24,8 +24,8 @@ _STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
     "to was will with".split()
 )
-# What terms look like belongs to the table: whoever changes `analysis` gives the column another name, so that tables of
-# the former terms are noticed. To this tokenizer every character that is not ASCII is part of a term.
+# The column's name stands for what terms look like: a change of `analysis` must rename it, so that tables of the former
+# terms are noticed. To this tokenizer every character that is not ASCII is part of a term.
 _TABLE = "CREATE VIRTUAL TABLE lexical USING fts5(terms_1, content='', tokenize='porter ascii')"
 # FTS5 walks every term's list at once; no real query comes near this.
 _MAX_TERMS = 1024
@@ -86,7 +86,7 @@ class Fts5Index:
         return np.array([r for r, _ in hits], dtype=np.int64), np.array([s for _, s in hits], dtype=np.float64)
 
     def close(self) -> None:
-        """Nothing of its own to release: the connection is its owner's."""
+        """Do nothing: the connection belongs to the owner."""
 
 
 def _analysed(rows: Sequence[int], texts: Sequence[str]) -> Iterator[tuple[int, str]]:

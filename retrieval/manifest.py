@@ -37,10 +37,10 @@ class EncoderRecord:
 
     Args:
         name: what `load_encoder` takes.
-        revision: of its weights.
-        dim: of an embedding; 0 if there are none.
+        revision: the revision of its weights.
+        dim: the length of an embedding; 0 if there are none.
         max_length: tokens it reads of a text.
-        options: for `load_encoder`.
+        options: what `load_encoder` is called with.
         probe: embedding of a fixed sentence, by which another encoder is recognised.
     """
 
@@ -69,12 +69,12 @@ class FaissRecord:
     Args:
         factory: a FAISS factory string.
         parameters: FAISS search parameters; "" for the defaults.
-        version: of what built it, once it is built.
+        version: the version of the library that built it, once it is built.
         device: ``cpu`` or ``cuda``, where it was built.
         file: the structure's file, in the folder of the index; None, like the following, for ``Flat``, and until it is
             built.
         rows: vectors in the structure.
-        digest: of the file.
+        digest: the digest of the file.
         trained: vectors on which the structure was trained.
     """
 
@@ -108,8 +108,8 @@ class TokenStatesRecord:
     Args:
         kind: ``fp16``, ``int8`` or ``none``.
         model: name of the block reader; None if ``kind`` is ``none``, like the following.
-        revision: of its weights.
-        dim: of a state.
+        revision: the revision of its weights.
+        dim: the length of a state.
         max_length: tokens it reads of a text.
     """
 
@@ -145,10 +145,10 @@ class Manifest:
         lexical: the lexical engine.
         token_states: the token states that are kept.
         complete: whether the build went through; an incomplete index can be searched, and resumed.
-        counts: as of the last completed write.
+        counts: how many documents and passages there were after the last completed write.
         store: the database as of the last completed write.
         sightline: the version that wrote this.
-        format: of the directory.
+        format: the version of the directory's format.
     """
 
     __pydantic_config__: ClassVar = _STRICT

@@ -41,8 +41,8 @@ class Snapshot:
     """An index as of one commit.
 
     Args:
-        version: of the database; see `DocumentStore.version`.
-        manifest: as of that commit.
+        version: the version of the database; see `DocumentStore.version`.
+        manifest: the manifest as of that commit.
         vectors: the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped; None if the
             index keeps none.
         states: the token states of all rows, in the form they are kept; None if the index keeps none.

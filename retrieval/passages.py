@@ -63,8 +63,8 @@ class Splitter:
 
         Returns:
             At least one passage, in the order of the text, but none for a document that has neither text nor title. A
-            document that fits is one passage over all of its text;
-            otherwise passages have no whitespace at their ends, and every other character is in at least one.
+            document that fits is one passage over all of its text; otherwise passages have no whitespace at their ends,
+            and every other character is in at least one.
 
         Example:
             >>> document = Document("d1", "One two. Three.")

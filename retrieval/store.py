@@ -131,7 +131,7 @@ class DocumentStore:
         """A document out of its columns.
 
         Raises:
-            IndexCorruptError: if they are damaged, which is found here where an index is opened without verification.
+            IndexCorruptError: if they are damaged, as they can be where an index was opened without verification.
         """
         try:
             return Document(id, text, title, json.loads(metadata))
@@ -160,10 +160,10 @@ class DocumentStore:
                 raise self._translated(error) from error
 
     def version(self) -> tuple[int, int, int]:
-        """Equal as long as nobody, in this process or another, has committed to the file or put another in its place.
+        """A value that changes when any process commits to the file or puts another in its place.
 
         Raises:
-            IndexStoreError: if the file cannot be asked.
+            IndexStoreError: if the database cannot be read.
         """
         try:
             file = self.path.stat().st_ino
@@ -251,7 +251,7 @@ class DocumentStore:
 
         Args:
             documents: N documents whose ids are not live.
-            passages: for each document, its passages.
+            passages: the passages of each document.
             tokens: int64 (P,), token states kept per passage, in order.
             truncated: int64 (P,), tokens not read per passage.
         """

@@ -29,7 +29,7 @@ def open_words(engine: str, folder: Path, store: DocumentStore) -> Words:
 
     Args:
         engine: one of `ENGINES`.
-        folder: of the index.
+        folder: the folder of the index.
         store: its document store, open.
     """
     return ENGINES[engine](folder, store)
@@ -39,7 +39,7 @@ class Words:
     """The lexical part of one open index. This class is that of an index that keeps no words.
 
     Args:
-        folder: of the index.
+        folder: the folder of the index.
         store: its document store, open.
     """
 

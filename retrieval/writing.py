@@ -21,6 +21,7 @@ from ..documents import Document, Passage
 from ..errors import DataError, IndexLockedError, IndexStoreError, InputError, SightlineError
 from ..files import digest, replacing
 from ..models.encoder import Encoder
+from ..models.reader import BlockReader
 from .engines import flat_engine
 from .faiss_index import build_structure, faiss_device, import_faiss
 from .files import WRITER_LOCK, AppendFile, committing, locked, storage_errors
@@ -42,7 +43,7 @@ class Writer:
     """Changes an index that is open.
 
     Args:
-        files: of the index.
+        files: the open files of the index.
     """
 
     def __init__(self, files: OpenFiles) -> None:
@@ -66,7 +67,7 @@ class Writer:
                 raise
 
     def _storing(self) -> contextlib.AbstractContextManager[None]:
-        """Around writes, and around nothing that is the user's: an error of their stream is no error of the index."""
+        """Put around writes alone: an error of the stream of documents is no error of the index."""
         return storage_errors(self._path, "committed batches are kept")
 
     # -- documents ---------------------------------------------------------------------------------------------------
@@ -81,10 +82,10 @@ class Writer:
         """Write documents, a batch and a commit at a time, as the one writer.
 
         Args:
-            encoder: that of the index.
-            documents: a stream of them.
-            existing: what becomes of documents whose ids are there: an error, or they are replaced; ``resume`` leaves
-                those that are the same, replaces the others, and at the end deletes what was not in the stream.
+            encoder: the encoder of the index.
+            documents: read as a stream.
+            existing: what becomes of documents whose ids are there. ``refuse`` raises, ``replace`` replaces them, and
+                ``resume`` replaces those that differ and at the end deletes what was not in the stream.
             progress: called after each batch with the number of documents taken so far.
 
         Returns:
@@ -179,7 +180,7 @@ class Writer:
             tokens, truncated = np.diff(read.offsets), read.truncated
             rows = encode(read.states, self._files.settings.token_states.kind)
             segments.append(self._append(self._files.states, rows, store.token_rows()))
-            vectors = read.pooled if reader is encoder else None
+            vectors = read.pooled if isinstance(encoder, BlockReader) else None
         if contents and self._files.vectors is not None:
             vectors = encoder.encode_documents(contents) if vectors is None else vectors
             self._check_finite(vectors, contents)
@@ -264,7 +265,7 @@ class Writer:
         )
 
     def recover(self) -> None:
-        """After a killed writer: index the words anew, the one part without checksums of its own, and sign the rest."""
+        """Mend an index whose writer was killed: index the words anew, which have no checksums, and sign the rest."""
         if not self._files.store.rows():
             return
         try:

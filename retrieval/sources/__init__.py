@@ -100,8 +100,8 @@ def load_documents(
         id_field: the id's field; by default the first there is of ``_id``, ``id``, ``docno``, ``docid``.
         title_field: the title's field; by default ``title``, where there is one.
         text_field: the text's field; by default the first there is of ``text``, ``contents``, ``body``.
-        encoding: of text files, any that Python knows, such as ``"cp1252"``.
-        delimiter: of CSV and TSV, one character.
+        encoding: the encoding of text files, any that Python knows, such as ``"cp1252"``.
+        delimiter: the character between the cells of CSV and TSV.
         columns: names of the columns of a table without a header.
         csv_types: ``"json"`` types the columns of CSV and TSV as above, ``"text"`` keeps strings.
         follow_links: follow symbolic links that lead out of the folder, or to folders. Loops are harmless.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...parsing import JSON_NUMBER
 from .lines import MAX_BYTES, decode, numbered_lines
 from .options import Reading, Records
 
@@ -21,7 +22,6 @@ __all__ = ["check_names", "parse_csv", "parse_tsv"]
 _Rows = Iterator[tuple[int, list[str] | DataError]]  # line and cells, or why there are none
 
 _DELIMITERS = ",;\t|"
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LONGEST_NUMBER = 300  # characters
 _BOOLEANS = {"true": True, "false": False}
 _HEADERLESS = {2: ("id", "text"), 4: ("id", "url", "title", "text")}  # MS MARCO's passages and documents
@@ -143,7 +143,7 @@ def _types(rows: _Rows, names: list[str], reading: Reading) -> dict[str, str]:
 def _kind(cell: str) -> str:
     if cell.lower() in _BOOLEANS:
         return "boolean"
-    number = len(cell) <= _LONGEST_NUMBER and _NUMBER.fullmatch(cell)
+    number = len(cell) <= _LONGEST_NUMBER and JSON_NUMBER.fullmatch(cell)
     return "number" if number and math.isfinite(float(cell)) else "text"
 
 
