@@ -246,7 +246,7 @@ class _PlainLoader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = cast(Any, self).peek_event()
         if getattr(event, "anchor", None) is not None:
             kind, sign = ("alias", "*") if isinstance(event, yaml.AliasEvent) else ("anchor", "&")
             self._refuse(f"it has an {kind}, {sign}{event.anchor[:40]}", event, "; write the value out")
