@@ -376,13 +376,14 @@ class DecoderReranker(Reranker):
 
     def _score_tournament(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Result:
         """Groups are ranked apart, and the better half of each goes on, until those left fit one pass."""
-        if len(blocks) < 2:
+        if len(blocks) < 3:  # two can only be compared in one pass
+            names = " and ".join(repr(block.id) for block in blocks)
             raise InputError(
-                f"document {blocks[0].id!r} and the query take {prompt.size} tokens, more than one pass or the "
-                f"model's positions hold ({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
+                f"document{'s' * (len(blocks) > 1)} {names} and the query take {prompt.size} tokens, more than one pass "
+                f"or the model's positions hold ({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
             )
         limit = min(self.token_budget, self.decoder.positions or self.token_budget)
-        count = min(len(blocks) // 2 or 1, max(2, -(-prompt.size // limit)))
+        count = max(2, min(len(blocks) // 2, -(-prompt.size // limit)))
         # Every group gets documents from all over the list.
         groups = [list(range(start, len(blocks), count)) for start in range(count)]
         first, going = np.zeros(len(blocks)), []

@@ -1,6 +1,7 @@
 """What must not change a score, and what must be told when it does."""
 
 import importlib.util
+import itertools
 import pickle
 import random
 import shutil
@@ -187,6 +188,18 @@ def test_a_causal_list_beyond_one_pass_is_a_tournament_that_says_so(decoder):
     finalists = sorted(final, key=lambda item: item.index)
     alone = by_place(reranker(decoder, "icr").rank(QUERY, [item.document for item in finalists]))
     np.testing.assert_allclose([item.score for item in finalists], alone, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7])
+def test_a_tournament_of_few_documents_ends(decoder, count):
+    blocks = documents([" ".join(random.Random(i).choices(WORDS, k=6)) + f" {i}" for i in range(count)])
+    pairs = [reranker(decoder, "icr").prompt(QUERY, pair, 0).size for pair in itertools.combinations(blocks, 2)]
+    whole = reranker(decoder, "icr").prompt(QUERY, blocks, 0).size
+    with pytest.raises(InputError, match="more than one pass"):
+        reranker(decoder, "icr", token_budget=min(pairs) - 1).rank(QUERY, blocks)
+    for budget in {max(pairs), whole - 1} if count > 2 else {whole}:
+        ranking = reranker(decoder, "icr", token_budget=budget).rank(QUERY, blocks)
+        assert sorted(item.index for item in ranking) == list(range(count))
 
 
 def test_a_list_beyond_the_models_positions_is_a_tournament_too(tmp_path):
