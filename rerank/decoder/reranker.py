@@ -379,8 +379,8 @@ class DecoderReranker(Reranker):
         if len(blocks) < 3:  # two can only be compared in one pass
             names = " and ".join(repr(block.id) for block in blocks)
             raise InputError(
-                f"document{'s' * (len(blocks) > 1)} {names} and the query take {prompt.size} tokens, more than one pass "
-                f"or the model's positions hold ({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
+                f"{names} and the query take {prompt.size} tokens, more than one pass or the model's positions hold "
+                f"({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
             )
         limit = min(self.token_budget, self.decoder.positions or self.token_budget)
         count = max(2, min(len(blocks) // 2, -(-prompt.size // limit)))
