@@ -24,7 +24,7 @@ from ..errors import InputError, MissingExtraError, ModelError
 from ..names import SHIPPED, layout_names, looks_local
 from ..wording import quoted
 from .devices import choose_device
-from .loading import without_notices
+from .notices import without_notices
 
 __all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
 

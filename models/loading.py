@@ -1,9 +1,7 @@
-"""Block readers by name, and what loading a model of transformers has in common."""
+"""Block readers by name."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -11,7 +9,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .reader import TrainableReader
 
-__all__ = ["load_reader", "without_notices"]
+__all__ = ["load_reader"]
 
 
 def load_reader(name: str = "minilm", *, shared: bool = True, **options: Any) -> TrainableReader:
@@ -32,19 +30,3 @@ def load_reader(name: str = "minilm", *, shared: bool = True, **options: Any) ->
     if name != "minilm":
         raise InputError(f"no block reader {name!r}; there is 'minilm'")
     return load_minilm(**options) if shared else MiniLM(**options)
-
-
-@contextlib.contextmanager
-def without_notices() -> Iterator[None]:
-    """Within the block transformers shows no progress, and warns of no weights that are left out on purpose."""
-    from transformers.utils import logging as notices
-
-    level, bars = notices.get_verbosity(), notices.is_progress_bar_enabled()
-    notices.set_verbosity_error()
-    notices.disable_progress_bar()
-    try:
-        yield
-    finally:
-        notices.set_verbosity(level)
-        if bars:
-            notices.enable_progress_bar()

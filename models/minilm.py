@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import InputError, ModelError
 from .batching import token_budget_batches, tokens_at_once
 from .devices import choose_device
-from .loading import without_notices
+from .notices import without_notices
 from .reader import Tokens, TokenStates, TrainableReader
 
 if TYPE_CHECKING:

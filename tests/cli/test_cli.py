@@ -410,7 +410,7 @@ def test_eval_of_two_folders_reports_them_together(run, beir, tmp_path):
     assert code == 0 and "other" in out
     assert (tmp_path / "out" / "other" / "results.json").is_file() and (tmp_path / "out" / "report.html").is_file()
     code, _, err = run("eval", beir, other, "--systems", "bm25", "--out", tmp_path / "o", "--index", tmp_path)
-    assert code == 2 and "of one collection" in err
+    assert code == 2 and "for one collection" in err
 
 
 def test_matrix_runs_a_plan(run, beir, tmp_path):
