@@ -7,6 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..facades import lazy_names
 from ..wording import did_you_mean, listed, quoted
 
 if TYPE_CHECKING:
@@ -144,13 +145,4 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
     return learner
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)
