@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ..errors import ModelError
 from .devices import choose_device
 from .reader import Window
+from .tokenizers import token_offsets
 
 __all__ = ["SCORERS", "CrossEncoderScorer", "LateInteractionScorer", "Scorer"]
 
@@ -61,10 +62,7 @@ class _SentenceTransformersModel(ABC):
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span of every token of the whole text, special tokens left out."""
-        encoding = self.model.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
-        )
-        return list(encoding["offset_mapping"])
+        return token_offsets(self.model.tokenizer, text)
 
     def _special(self, pair: bool) -> int:
         return int(self.model.tokenizer.num_special_tokens_to_add(pair=pair))

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import ModelError
 from .batching import token_budget_batches, tokens_at_once
 from .devices import choose_device
+from .tokenizers import token_offsets
 
 __all__ = ["SentenceTransformerEncoder"]
 
@@ -80,10 +81,7 @@ class SentenceTransformerEncoder:
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span of every token of the text, special tokens left out."""
-        encoding = self._model.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
-        )
-        return list(encoding["offset_mapping"])
+        return token_offsets(self._model.tokenizer, text)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embed queries with the model's query prompt: float32 (N, dim)."""
