@@ -191,6 +191,7 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     exact = searcher.first_stage != "bm25" and index.manifest.faiss.factory == "Flat"
     kept = index.manifest.token_states
     encoder = index.encoder
+    reader = None if reranker is None else reranker.reader  # None for one whose FLOPs are not known here
     tokens, flops, read = [], [], []
     for query in queries:
         length = len(encoder.token_offsets(query))
@@ -198,21 +199,20 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
         work: float | None = 2.0 * rows * dim if exact else 0.0
         if searcher.first_stage != "bm25" or reranker is not None:
             # One reading serves the bi-encoder and the reranker where they are one model.
-            readers = {id(m): m for m in (encoder if searcher.first_stage != "bm25" else None, _model(reranker)) if m}
-            for model in readers.values():
+            models: Any = (encoder if searcher.first_stage != "bm25" else None, reader)
+            for model in {id(model): model for model in models if model}.values():
                 work = _plus(work, model, [min(length + 2, model.max_length)])
         if reranker is not None:
-            model = _model(reranker)
             [candidates] = searcher.candidates([query])
             texts = [passage.contents for passage in candidates.passages]
             counts = [min(len(encoder.token_offsets(text)), encoder.max_length - 2) for text in texts]
             total = sum(counts)
-            if model is None or candidates.states is None:
-                work = None if model is None else _plus(work, model, [count + 2 for count in counts])
+            if reader is None or candidates.states is None:
+                work = None if reader is None else _plus(work, reader, [count + 2 for count in counts])
             else:
                 size += total * dtype_of(kept.kind, kept.dim or 0).itemsize
-            if work is not None and model is not None:
-                work += 2.0 * min(length, model.max_length - 2) * total * model.dim
+            if work is not None and reader is not None:
+                work += 2.0 * min(length, reader.max_length - 2) * total * reader.dim
         tokens.append(total)
         flops.append(work)
         read.append(size)
@@ -222,12 +222,6 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
         flops=statistics.fmean(known) if len(known) == len(flops) else None,
         bytes=statistics.fmean(read),
     )
-
-
-def _model(reranker: Any) -> Any:
-    """The model that a reranker reads each text alone with; None for another kind, whose FLOPs are not known here."""
-    model = getattr(reranker, "reader", None)
-    return model if all(hasattr(model, name) for name in ("config", "max_length", "dim")) else None
 
 
 def _plus(work: float | None, model: Any, lengths: Sequence[int]) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ..documents import Unit, cleaned
 from ..errors import InputError, UnknownNameError
+from ..names import PREFIXES, RerankerName
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker, load_reranker
 from ..rerank.placement import Order, arrange
@@ -169,7 +170,7 @@ def drop_in(reranker: str | os.PathLike[str] | Reranker, **options: Any) -> Rera
         if chosen:
             raise InputError(f"{next(iter(chosen))} is decided when a reranker is loaded; this one is loaded already")
         return as_reranker(reranker)
-    if "revision" in chosen and not reranker.startswith("hf:"):
+    if "revision" in chosen and RerankerName.parse(reranker).kind not in PREFIXES:
         raise InputError(f"revision is for models of the hub, hf:MODEL, not for {reranker!r}; leave it out")
     try:
         return load_reranker(reranker, **chosen)

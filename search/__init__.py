@@ -1,7 +1,7 @@
 """The pipeline: retrieve, fuse, rerank, explain."""
 
+from ..names import FirstStage
 from .candidates import CandidateList
-from .first_stage import FirstStage
 from .results import Explanation, Hit, SearchResult
 from .searcher import Searcher
 

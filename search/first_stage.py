@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..documents import Unit
+from ..names import FirstStage
 from ..retrieval.fusion import reciprocal_rank, weighted_sum
 
 if TYPE_CHECKING:
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
 
     from ..retrieval.index import Index
 
-__all__ = ["FIRST_STAGES", "FirstStage", "Found", "retrieve"]
-
-FirstStage = Literal["dense", "bm25", "hybrid"]
-FIRST_STAGES: tuple[FirstStage, ...] = ("dense", "bm25", "hybrid")
+__all__ = ["Found", "retrieve"]
 
 _Find = Callable[[int], "tuple[np.ndarray, np.ndarray]"]
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..documents import Grain, Unit, encodable
 from ..errors import InputError
 from ..models.reader import DocumentStates
+from ..names import FIRST_STAGES, FirstStage
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..rerank.results import Evidence
 from ..wording import quoted
 from .candidates import CandidateList, identity
-from .first_stage import FIRST_STAGES, FirstStage, Found, retrieve
+from .first_stage import Found, retrieve
 from .results import Explanation, Hit, SearchResult
 
 if TYPE_CHECKING:
