@@ -10,6 +10,7 @@ from sentence_transformers import CrossEncoder as TheirCrossEncoder
 
 from sightline.errors import InputError
 from sightline.integrations.cross_encoder import CrossEncoder
+from sightline.integrations.snippets import drop_in
 from sightline.models.minilm import find_minilm
 from sightline.names import LAYOUTS
 
@@ -271,3 +272,15 @@ def test_rerankers_async_leaves_the_loop_free(ours, leaves_loop_free):
     results = leaves_loop_free(lambda: ours.rank_async(QUERY, TEXTS, ["a", "b", "c", "d"]))
     assert results[0].doc_id == "b"
     assert isinstance(asyncio.run(ours.rank_async(QUERY, TEXTS)), type(results))
+
+
+@pytest.mark.parametrize("name", ["hf:a/b", "cross-encoder:a/b", "late-interaction:a/b"])
+def test_every_model_of_the_hub_takes_a_revision(name, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "sightline.integrations.snippets.load_reranker", lambda name, **options: loaded.append((name, options))
+    )
+    drop_in(name, revision="main")
+    assert loaded == [(name, {"revision": "main"})]
+    with pytest.raises(InputError, match="revision is for models of the hub"):
+        drop_in("minilm", revision="main")
