@@ -34,12 +34,14 @@ class Request:
         states: for each document its kept token states, or None to read its text. Only rerankers with a ``reader`` get
             any.
         evidence: whether `Scored.attention` will be asked for.
+        bm25: for each document its BM25 score, by the statistics of the collection it is from; None if there are none.
     """
 
     query: str
     documents: Sequence[Document]
     states: Sequence[DocumentStates | None]
     evidence: bool
+    bm25: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ class Reranker(ABC):
         window: how much of a text the reranker reads; None if it cannot tell. Then it cannot be served, and documents
             are not cut into passages for it.
         has_evidence: whether it can mark what got the attention.
+        list_free: whether a document's score depends on the query and the document only, so that scores of different
+            lists can be compared. If False, scores are relative to their list.
+        uses_bm25: whether it takes BM25 scores into account, so that an index should bring its own.
     """
 
     name: str
@@ -99,6 +104,8 @@ class Reranker(ABC):
     reader: BlockReader | None = None
     window: Window | None = None
     has_evidence: ClassVar[bool] = False
+    list_free: bool = False
+    uses_bm25: bool = False
 
     @abstractmethod
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
@@ -107,6 +114,10 @@ class Reranker(ABC):
         Raises:
             InputError: if a query or a document cannot be used.
         """
+
+    def _relevance(self, score: float) -> float | None:
+        """P(relevant) for a score, from 0 to 1, which rises with it; None if the reranker has no calibration."""
+        return None
 
     def _readable(self, document: Document) -> bool:
         """Whether there is anything in a document to read; what is not readable is not given to `_score`."""
@@ -121,7 +132,9 @@ class Reranker(ABC):
         *,
         evidence: Grain | None = None,
         states: Sequence[DocumentStates | None] | None = None,
+        bm25: Sequence[float] | None = None,
         best_per_id: bool = False,
+        min_score: float | None = None,
     ) -> Ranking:
         """Rank one list.
 
@@ -135,14 +148,24 @@ class Reranker(ABC):
             top_n: how many to return, at least 1; None, or more than there are, for all. All are ranked either way.
             evidence: mark what got the attention in the returned documents, by sentence or by token.
             states: for each document its kept token states, or None to read its text.
+            bm25: for each document its BM25 score, by the statistics of the collection it is from; None to score words
+                by the statistics that ship with Sightline. Rerankers whose ``uses_bm25`` is False ignore it.
             best_per_id: documents that share an id are passages of one document: return the best of each.
+            min_score: leave out documents whose ``relevance`` is below this, from 0 to 1; the ranking may be empty.
 
         Raises:
             InputError: if the query, a document or an option cannot be used.
             RankingError: if a score is not finite: weights or kept states are damaged.
         """
-        kept = None if states is None else [states]
-        return self.rank_batch([(query, documents)], top_n, evidence=evidence, states=kept, best_per_id=best_per_id)[0]
+        return self.rank_batch(
+            [(query, documents)],
+            top_n,
+            evidence=evidence,
+            states=None if states is None else [states],
+            bm25=None if bm25 is None else [bm25],
+            best_per_id=best_per_id,
+            min_score=min_score,
+        )[0]
 
     @final
     def rank_batch(
@@ -152,7 +175,9 @@ class Reranker(ABC):
         *,
         evidence: Grain | None = None,
         states: Sequence[Sequence[DocumentStates | None] | None] | None = None,
+        bm25: Sequence[Sequence[float] | None] | None = None,
         best_per_id: bool = False,
+        min_score: float | None = None,
     ) -> list[Ranking]:
         """Rank several lists; no list ever influences another.
 
@@ -161,20 +186,31 @@ class Reranker(ABC):
             top_n: see `rank`, as for all other arguments and errors.
             evidence: see `rank`.
             states: for each list the kept states that `rank` takes, or None.
+            bm25: for each list the BM25 scores that `rank` takes, or None.
             best_per_id: see `rank`.
+            min_score: see `rank`.
         """
         started = time.perf_counter()
-        if states is not None and len(states) != len(lists):
-            raise InputError(f"{len(lists)} lists came with {len(states)} lists of kept states; give one for each")
+        self.check_min_score(min_score)
+        for given, what in ((states, "kept states"), (bm25, "BM25 scores")):
+            if given is not None and len(given) != len(lists):
+                raise InputError(f"{len(lists)} lists came with {len(given)} lists of {what}; give one for each")
         checked, readable, requests = [], [], []
         for number, (query, documents) in enumerate(lists):
             blocks = check_request(query, documents, top_n, evidence)
             kept = self._checked_states(None if states is None else states[number], len(blocks))
+            words = _checked_bm25(None if bm25 is None else bm25[number], len(blocks))
             places = [i for i, block in enumerate(blocks) if self._readable(block)]
             checked.append(blocks)
             readable.append(places)
             requests.append(
-                Request(query, [blocks[i] for i in places], [kept[i] for i in places], evidence is not None)
+                Request(
+                    query,
+                    [blocks[i] for i in places],
+                    [kept[i] for i in places],
+                    evidence is not None,
+                    None if words is None else [words[i] for i in places],
+                )
             )
         if evidence is not None and not self.has_evidence:
             raise InputError(
@@ -187,10 +223,77 @@ class Reranker(ABC):
         for (query, candidates), blocks, places, part in zip(lists, checked, readable, scored, strict=True):
             began = time.perf_counter()
             ranking = self._ranking(
-                query, candidates, blocks, _among(part, places, len(blocks)), top_n, evidence, best_per_id
+                query, candidates, blocks, _among(part, places, len(blocks)), top_n, evidence, best_per_id, min_score
             )
             rankings.append(replace(ranking, seconds=shared + time.perf_counter() - began))
         return rankings
+
+    @final
+    def relevance(self, score: float) -> float | None:
+        """P(relevant) for a score of this reranker; None if it has no calibration.
+
+        Args:
+            score: the score of a `Ranked` document. A document in which nothing was read has relevance 0.
+        """
+        relevance = self._relevance(score)
+        return relevance if relevance is None or score > NOTHING else 0.0
+
+    @final
+    def check_min_score(self, min_score: float | None) -> None:
+        """Refuse a threshold on the relevance that this reranker cannot apply.
+
+        Raises:
+            InputError: if it is not a number from 0 to 1, or the reranker has no relevance.
+        """
+        if min_score is None:
+            return
+        if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
+            raise InputError(f"min_score must be a number from 0 to 1, not {min_score!r}")
+        if self.relevance(0.0) is None:
+            raise InputError(f"min_score cuts by relevance, and {self.name} has none: {self._no_relevance()}")
+
+    def _no_relevance(self) -> str:
+        if self.list_free:
+            return "its scores are not calibrated; fit the two numbers with sightline calibrate"
+        return "its scores are relative to their list, so no threshold means the same for two lists"
+
+    @final
+    def predict(self, pairs: Sequence[tuple[str, Candidate]], *, raw_scores: bool = False) -> np.ndarray:
+        """Score pairs of a query and a document, each on its own, as ``CrossEncoder.predict`` does.
+
+        Args:
+            pairs: P pairs of a query and a text, or of a query and a `Document` or mapping as in `rank`.
+            raw_scores: give `Ranked.score` rather than `Ranked.relevance`.
+
+        Returns:
+            float64 (P,), in the order of the pairs.
+
+        Raises:
+            InputError: if scores are relative to their list, there is no relevance, or a pair cannot be used.
+
+        Example:
+            >>> from sightline import load_reranker
+            >>> pairs = [("who purrs", "Cats purr."), ("who purrs", "Iron rusts.")]
+            >>> load_reranker("minilm").predict(pairs).round(1).tolist()
+            [0.9, 0.0]
+        """
+        if not self.list_free:
+            raise InputError(
+                f"{self.name} cannot score pairs: its scores are relative to their list; use rank, or another reranker"
+            )
+        if not raw_scores and self.relevance(0.0) is None:
+            raise InputError(f"{self.name} has no relevance: {self._no_relevance()}; or ask for raw_scores")
+        by_query: dict[str, list[int]] = {}
+        for place, pair in enumerate(pairs):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise InputError(f"pair {place} must be a query and a document, not {pair!r}")
+            by_query.setdefault(pair[0], []).append(place)
+        out = np.zeros(len(pairs))
+        lists = [(query, [pairs[i][1] for i in places]) for query, places in by_query.items()]
+        for places, ranking in zip(by_query.values(), self.rank_batch(lists), strict=True):
+            for item in ranking:
+                out[places[item.index]] = item.score if raw_scores else item.relevance
+        return out
 
     def _checked_states(
         self, states: Sequence[DocumentStates | None] | None, count: int
@@ -212,15 +315,19 @@ class Reranker(ABC):
         top_n: int | None,
         grain: Grain | None,
         best_per_id: bool,
+        min_score: float | None,
     ) -> Ranking:
-        order, warnings = order_by_score(blocks, candidates, scored.scores.tolist(), scored.unread)
+        scores = scored.scores.tolist()
+        order, warnings = order_by_score(blocks, candidates, scores, scored.unread)
         order = first_of_each_id(order, blocks) if best_per_id else order
+        if min_score is not None:
+            order = [i for i in order if (self.relevance(scores[i]) or 0.0) >= min_score]
         warnings = [*scored.warnings, *warnings]
         for warning in warnings:
             logger.info("%s: %s", query[:80], warning)
         return Ranking(
             query=query,
-            items=tuple(_ranked(blocks[i], i, scored, grain) for i in order[:top_n]),
+            items=tuple(_ranked(blocks[i], i, scored, self.relevance(scores[i]), grain) for i in order[:top_n]),
             total=len(blocks),
             query_tokens=scored.query_tokens,
             truncated=sum(cut > 0 for cut in scored.truncated or ()),
@@ -235,7 +342,13 @@ class Reranker(ABC):
         )
 
 
-def _ranked(document: Document, place: int, scored: Scored, grain: Grain | None) -> Ranked:
+def _checked_bm25(bm25: Sequence[float] | None, count: int) -> Sequence[float] | None:
+    if bm25 is not None and len(bm25) != count:
+        raise InputError(f"{count} documents came with {len(bm25)} BM25 scores; give one for each")
+    return bm25
+
+
+def _ranked(document: Document, place: int, scored: Scored, relevance: float | None, grain: Grain | None) -> Ranked:
     marks = None
     if grain is not None and scored.attention is not None:
         unread = place in scored.unread
@@ -244,6 +357,7 @@ def _ranked(document: Document, place: int, scored: Scored, grain: Grain | None)
         document,
         place,
         float(scored.scores[place]),
+        relevance,
         None if scored.mass is None else float(scored.mass[place]),
         0 if scored.truncated is None else scored.truncated[place],
         marks,

@@ -21,6 +21,7 @@ from ..files import share_files
 from ..models.devices import native_dtype
 from ..models.loading import load_reader
 from ..models.reader import BlockReader, DocumentStates, document_states
+from ..retrieval.bm25 import background_bm25
 from .base import Request, Reranker, Scored
 from .layout import Layout, check_kind, load_layout
 from .results import NOTHING
@@ -82,6 +83,9 @@ class LateInteractionReranker(Reranker):
         )
         self.window, self.model, self.revision = self.reader, self.reader.name, self.reader.revision
         self.learnt = readout
+        self.list_free = self.spec.list_free and (readout is None or readout.list_free)
+        weights = self.spec.readout.weights
+        self.uses_bm25 = weights is not None and weights.bm25 != 0
 
     @classmethod
     def load(
@@ -124,6 +128,9 @@ class LateInteractionReranker(Reranker):
         text = yaml.safe_dump(self.spec.as_dict(), sort_keys=False, allow_unicode=True)
         (folder / "layout.yaml").write_text(text, encoding="utf-8")
 
+    def _relevance(self, score: float) -> float | None:
+        return None if self.spec.relevance is None else self.spec.relevance.probability(score)
+
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         """Documents that are in several lists are read once; everything else is per list."""
         if not self.spec.keepable:  # what was kept, or read for another list, has not seen this query
@@ -147,6 +154,7 @@ class LateInteractionReranker(Reranker):
 
         from ..kernels import states_attention, states_backend
         from .readout import document_scores, order_free_mean, read_states, row_shares
+        from .signals import fused_scores, read_signals
 
         question = self.reader.read_queries([request.query])[0]
         assert question.states is not None
@@ -160,15 +168,23 @@ class LateInteractionReranker(Reranker):
         places = _with_tokens(request.documents, known, q.shape[1])
         keys = [known[i].keys for i in places]
         with torch.inference_mode():
-            if self.learnt is None:
-                rows, reading = q, read_states(q, keys, scale=self.spec.readout.scale, largest=self.readout == "maxsim")
-                values = document_scores(reading, self.spec.readout)
+            spec = self.spec.readout
+            if self.learnt is None and spec.weights is not None:
+                words = self._bm25(request)
+                rows, (reading, signals) = (
+                    q,
+                    read_signals(q, keys, [words[i] for i in places], spec.weights, scale=spec.scale),
+                )
+                values = fused_scores(signals, spec.weights)
+            elif self.learnt is None:
+                rows, reading = q, read_states(q, keys, scale=spec.scale, largest=self.readout == "maxsim")
+                values = document_scores(reading, spec)
             else:
                 rows = self.learnt.ask(q, keys)
                 reading = self.learnt.read(rows, keys)
                 values = self.learnt.scores(q, rows, keys, reading)
             normaliser = reading.normaliser[:, 0].float()
-            attended = row_shares(reading, self.spec.readout)
+            attended = row_shares(reading, spec)
         scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
         scores[places] = values.numpy()
         mass[places] = order_free_mean(attended).numpy()
@@ -192,6 +208,11 @@ class LateInteractionReranker(Reranker):
             states_backend(),
             (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
+
+    def _bm25(self, request: Request) -> Sequence[float]:
+        if request.bm25 is not None or not self.uses_bm25:
+            return request.bm25 or [0.0] * len(request.documents)
+        return background_bm25(request.query, [document.contents for document in request.documents])
 
     def _spans(self, document: Document, count: int) -> np.ndarray:
         """The characters that each of a document's ``count`` states covers."""

@@ -21,10 +21,12 @@ from ..parsing import as_type, load_yaml
 from ..wording import did_you_mean, listed, quoted
 
 __all__ = [
+    "FusionWeights",
     "Kind",
     "Layout",
     "PromptSpec",
     "ReadoutSpec",
+    "RelevanceSpec",
     "check_kind",
     "layout_fields",
     "load_layout",
@@ -46,13 +48,73 @@ _DECODERS_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FusionWeights:
+    """The weights of the sum that the readout ``fused`` scores by; see `sightline.rerank.signals.Signals` for its terms.
+
+    Args:
+        log_mass: of the log mass.
+        maxsim: of MaxSim.
+        cosine: of the cosine between the mean token states.
+        bm25: of BM25.
+        length: of the logarithm of the document's number of tokens.
+
+    Raises:
+        InputError: if a weight is not finite, or all are zero.
+    """
+
+    log_mass: float = 0.0
+    maxsim: float = 0.0
+    cosine: float = 0.0
+    bm25: float = 0.0
+    length: float = 0.0
+
+    def __post_init__(self) -> None:
+        values = dataclasses.astuple(self)
+        if not all(map(math.isfinite, values)) or not any(values):
+            _refuse("weights must be finite numbers, not all of them zero")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelevanceSpec:
+    """From a score to the probability that the document is relevant: ``1 / (1 + exp(-(slope * score + offset)))``.
+
+    Platt scaling (Platt, 1999). `sightline calibrate` fits the two numbers.
+
+    Args:
+        slope: above 0, so that the order by relevance is the order by score.
+        offset: any number.
+
+    Raises:
+        InputError: if a number is out of range.
+
+    Example:
+        >>> RelevanceSpec(slope=1.0, offset=-2.0).probability(2.0)
+        0.5
+    """
+
+    slope: float
+    offset: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.slope < math.inf:
+            _refuse(f"slope must be above 0, not {quoted(self.slope)}")
+        if not math.isfinite(self.offset):
+            _refuse(f"offset must be a number, not {quoted(self.offset)}")
+
+    def probability(self, score: float) -> float:
+        """P(relevant), from 0 to 1."""
+        return 1 / (1 + math.exp(min(-(self.slope * score + self.offset), 700.0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadoutSpec:
     """Which attention of the signal tokens is read, and how it becomes a score.
 
     Args:
         readout: ``mass``, the mean over signal tokens and heads of the attention on the block; ``log_mass``, the mean
-            of its logarithm, so that every signal token must find something; ``maxsim``, the mean of the largest logit;
-            ``learnt``, what weights beside the layout make of it (`LearntReadout`).
+            of its logarithm, so that every signal token must find something, without the term that all documents of
+            the list share; ``maxsim``, the mean of the largest logit; ``fused``, a weighted sum of these and other
+            signals (`FusionWeights`); ``learnt``, what weights beside the layout make of it (`LearntReadout`).
         scale: the factor on logits before the softmax that is read, an inverse temperature. The logits of token states
             are cosines; a decoder has its own.
         normalisation: over which keys a signal token's attention sums to one; ``documents``: all tokens of all
@@ -69,12 +131,13 @@ class ReadoutSpec:
             layers. What lies above is neither loaded nor computed.
         heads: ``all``; a list of ``layer-head``; or those that `sightline heads` found, such as ``qr:16``. Lists and
             found heads make ``layers`` superfluous.
+        weights: what ``fused`` adds up; None for other readouts.
 
     Raises:
         InputError: if a field has a value it cannot have, or two do not go together.
     """
 
-    readout: Literal["mass", "log_mass", "maxsim", "learnt"]
+    readout: Literal["mass", "log_mass", "maxsim", "fused", "learnt"]
     scale: float
     normalisation: Literal["documents", "all_keys"] = "documents"
     length: Literal["sum", "mean"] = "sum"
@@ -83,6 +146,7 @@ class ReadoutSpec:
     ssmax: float = 0.0
     layers: str | int | float = "all"
     heads: str | tuple[str, ...] = "all"
+    weights: FusionWeights | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < 1000:
@@ -95,6 +159,8 @@ class ReadoutSpec:
             _refuse("outliers are found by calibration, which is none")
         if self.calibration != "none" and (self.readout, self.normalisation) != ("mass", "all_keys"):
             _refuse("calibration compares attention over all_keys, read as mass")
+        if (self.readout == "fused") != (self.weights is not None):
+            _refuse("weights go with readout 'fused', and only with it")
         if self.readout == "maxsim" and self.length == "mean":
             _refuse("maxsim takes the largest logit of a block, which no length dilutes")
         by_number = isinstance(self.layers, int) and self.layers >= 0
@@ -214,6 +280,7 @@ class Layout:
         prompt: how texts become a decoder's prompt; None if texts are read apart.
         documents_see_query: without a prompt: documents are read behind the query, so that they are read anew for each
             and their states cannot be kept. In a prompt, put ``{query}`` into the ``instruction``.
+        relevance: from scores to P(relevant); None if that is not known, or if scores are relative to their list.
 
     Raises:
         InputError: if a field has a value it cannot have, or two do not go together.
@@ -221,7 +288,7 @@ class Layout:
     Example:
         >>> layout = load_layout("minilm")
         >>> layout.kind, layout.readout.readout, layout.readout.scale
-        ('late-interaction', 'log_mass', 20.0)
+        ('late-interaction', 'fused', 20.0)
         >>> load_layout("icr").order_free
         False
     """
@@ -231,6 +298,7 @@ class Layout:
     readout: ReadoutSpec
     prompt: PromptSpec | None = None
     documents_see_query: bool = False
+    relevance: RelevanceSpec | None = None
 
     def __post_init__(self) -> None:
         # The name becomes the tag of TREC runs, which blanks would break.
@@ -244,10 +312,12 @@ class Layout:
                 default = _default(ReadoutSpec, field)
                 if (value := getattr(self.readout, field)) != default:
                     _refuse(f"{field} must be {quoted(default)} where texts are read apart, not {quoted(value)}")
-        elif self.readout.readout == "learnt":
-            _refuse("readout 'learnt' is for texts that are read apart; decoders learn in their layers")
+        elif self.readout.readout in ("learnt", "fused"):
+            _refuse(f"readout {self.readout.readout!r} is for texts that are read apart, not for decoders")
         elif self.documents_see_query:
             _refuse("documents_see_query is for texts that are read apart; put {query} into the prompt's instruction")
+        if self.relevance is not None and not self.list_free:
+            _refuse("relevance needs scores that do not depend on the list, and those of this layout do")
 
     @property
     def kind(self) -> Kind:
@@ -258,6 +328,15 @@ class Layout:
     def order_free(self) -> bool:
         """Whether the order of the candidates leaves no trace: no ids, a block mask, positions that restart."""
         return self._apart and (self.prompt is None or self.prompt.ids == "none")
+
+    @property
+    def list_free(self) -> bool:
+        """Whether a document's score depends on the query and the document only, not on its list.
+
+        A ``learnt`` readout may be list-free or not, which its weights decide: see `LearntReadout.list_free`.
+        """
+        readout = self.readout
+        return self.order_free and readout.readout != "mass" and not readout.ssmax
 
     @property
     def keepable(self) -> bool:
@@ -345,17 +424,17 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     `PromptSpec` under ``prompt:``.
 
     Args:
-        name: ``minilm``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``, ``icr``,
-            ``icr-block``, ``qrhead``, ``core``, the path of a ``.yaml`` file, or a `Layout`.
+        name: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``,
+            ``icr``, ``icr-block``, ``qrhead``, ``core``, the path of a ``.yaml`` file, or a `Layout`.
         changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``.
 
     Raises:
         InputError: if there is no such layout, or it is not a valid one.
 
     Example:
-        >>> load_layout("minilm", readout="mass", scale=10.0).readout
+        >>> load_layout("minilm-log-mass", readout="mass", scale=10.0).readout
         ReadoutSpec(readout='mass', scale=10.0, normalisation='documents', length='sum', calibration='none', \
-outliers=None, ssmax=0.0, layers='all', heads='all')
+outliers=None, ssmax=0.0, layers='all', heads='all', weights=None)
     """
     if isinstance(name, Layout):
         fields = name.as_dict()
@@ -447,11 +526,14 @@ def _check_places(field: str, text: str, allowed: Mapping[str, int | None], need
 def _non_defaults(part: Any, but: Collection[str] = ()) -> dict[str, Any]:
     """Fields that differ from their default, but for some."""
     values = {field: getattr(part, field.name) for field in dataclasses.fields(part) if field.name not in but}
-    return {
-        field.name: list(value) if isinstance(value, tuple) else value
-        for field, value in values.items()
-        if value != field.default
-    }
+    return {field.name: _plain(value) for field, value in values.items() if value != field.default}
+
+
+def _plain(value: Any) -> Any:
+    """A value as it stands in YAML."""
+    if dataclasses.is_dataclass(value):
+        return _non_defaults(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _default(part: type, name: str) -> Any:

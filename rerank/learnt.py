@@ -1,7 +1,7 @@
 """What the default model's query block may learn to ask, and how to read the answers; its documents stay as they are.
 
 All of it is on the side of the query, so that token states of documents which were kept for the training-free readout
-serve this one, too. Untrained, every part leaves the scores of the layout ``minilm`` as they are.
+serve this one, too. Untrained, every part leaves the scores of the layout ``minilm-log-mass`` as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import InputError, ModelError
 from ..kernels import states_lse
 from ..kernels.states.keys import to_float
-from .readout import Reading, log_shares, order_free_mean, read_states
+from .readout import Reading, log_attention, order_free_mean, read_states
 from .results import NOTHING
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ class LearntReadout(nn.Module):
             raise ModelError(wrong) from error
         return readout
 
+    @property
+    def list_free(self) -> bool:
+        """Whether a document's score depends on the query and the document only: ``heads`` and ``read`` look around."""
+        return not {"heads", "read"} & set(self.parts)
+
     def forward(self, q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
         """Score one list.
 
@@ -145,7 +150,7 @@ class LearntReadout(nn.Module):
         weights = q.new_full((len(q),), 1 / len(q))
         if "weights" in self.parts:
             weights = torch.softmax(q @ self.weigh, dim=0)
-        values = log_shares(reading)[:, 0]  # (S, N)
+        values = log_attention(reading)[:, 0]  # (S, N)
         if "heads" in self.parts:
             values = values + self._heads(rows, keys, reading)
         empty = torch.isneginf(reading.lse[:, 0]).all(dim=0)

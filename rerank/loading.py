@@ -160,13 +160,16 @@ def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, 
 
 def _load_scorer(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
     from ..models.scorers import SCORERS
+    from .layout import RelevanceSpec
     from .pointwise import PointwiseReranker
 
     if layout is not None:
         raise InputError(f"{name!r} has no layout; leave layout={layout!r} out")
     if unknown := sorted(set(options) - {"device", "dtype", "revision"}):
         raise InputError(f"a {parsed.kind} has no option {unknown[0]!r}; it has device, dtype and revision")
-    return PointwiseReranker(SCORERS[parsed.kind](parsed.model, **options), parsed.kind, name)
+    # A cross-encoder's score is a logit, and a sigmoid of it the probability that it was trained to give.
+    relevance = RelevanceSpec(slope=1.0, offset=0.0) if parsed.kind == "cross-encoder" else None
+    return PointwiseReranker(SCORERS[parsed.kind](parsed.model, **options), parsed.kind, name, relevance)
 
 
 _Loader = Callable[[RerankerName, str, "Layout | str | None", dict[str, Any]], Reranker]

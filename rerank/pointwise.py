@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import InputError
 from ..models.scorers import Scorer
 from .base import Request, Reranker, Scored
+from .layout import RelevanceSpec
 
 __all__ = ["PointwiseReranker"]
 
@@ -20,6 +21,7 @@ class PointwiseReranker(Reranker):
         scorer: the model.
         kind: what it is, such as ``cross-encoder``; this is its ``layout``.
         name: the name that was asked for; None for ``KIND:MODEL``.
+        relevance: from scores to P(relevant); None if that is not known.
 
     Example:
         >>> class Shortest:
@@ -31,11 +33,17 @@ class PointwiseReranker(Reranker):
         ['text', 'long text']
     """
 
-    def __init__(self, scorer: Scorer, kind: str, name: str | None = None) -> None:
-        self.scorer = scorer
+    def __init__(
+        self, scorer: Scorer, kind: str, name: str | None = None, relevance: RelevanceSpec | None = None
+    ) -> None:
+        self.scorer, self._calibration = scorer, relevance
         self.layout, self.model, self.revision = kind, scorer.name, scorer.revision
         self.name = name or f"{kind}:{scorer.name}"
         self.window = scorer.window
+        self.list_free = True
+
+    def _relevance(self, score: float) -> float | None:
+        return None if self._calibration is None else self._calibration.probability(score)
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         return [self._scored(request) for request in lists]

@@ -23,6 +23,7 @@ __all__ = [
     "document_scores",
     "head_scores",
     "joint_normaliser",
+    "log_attention",
     "log_shares",
     "order_free_mean",
     "read_states",
@@ -106,8 +107,9 @@ def head_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
     if spec.readout == "maxsim":
         assert reading.largest is not None
         return order_free_mean(reading.largest.double().clamp_min(NOTHING))
-    shares = log_shares(reading, spec.length, spec.normalisation)
-    return order_free_mean(shares.exp() if spec.readout == "mass" else shares)
+    if spec.readout == "mass":
+        return order_free_mean(log_shares(reading, spec.length, spec.normalisation).exp())
+    return order_free_mean(log_attention(reading, spec.length))
 
 
 def row_shares(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
@@ -134,12 +136,29 @@ def log_shares(
         length: see `ReadoutSpec`.
         normalisation: which keys ``reading.normaliser`` is over.
     """
-    lse, normaliser = reading.lse.double(), reading.normaliser
+    lse, normaliser = log_attention(reading, length), reading.normaliser
+    if length == "mean" and normalisation == "documents":
+        normaliser = joint_normaliser(lse)
+    return (lse - normaliser[..., None]).clamp_min(NOTHING)
+
+
+def log_attention(reading: Reading, length: Literal["sum", "mean"] = "sum") -> torch.Tensor:
+    """Logarithm of the attention of each signal token and head on each document before it is shared out: (S, H, N).
+
+    It differs from `log_shares` by a term that all documents of a list have in common, the normaliser. Without it, what
+    a document gets does not depend on the others.
+
+    Args:
+        reading: one list.
+        length: see `ReadoutSpec`.
+
+    Returns:
+        float64 (S, H, N), at least `NOTHING`.
+    """
+    lse = reading.lse.double()
     if length == "mean":
         lse = lse - torch.tensor(reading.lengths, dtype=torch.float64).clamp_min(1).log()
-        if normalisation == "documents":
-            normaliser = joint_normaliser(lse)
-    return (lse - normaliser[..., None]).clamp_min(NOTHING)
+    return lse.clamp_min(NOTHING)
 
 
 def order_free_mean(values: torch.Tensor, dim: int = 0) -> torch.Tensor:

@@ -33,7 +33,9 @@ class Ranked:
     Args:
         document: the document.
         index: its place in the list that was ranked.
-        score: higher is better. Relative to its list: a score says nothing beside a score of another list.
+        score: higher is better. Of rerankers with `Reranker.list_free` it depends on the query and the document only;
+            of others it says nothing beside a score of another list.
+        relevance: P(relevant), from 0 to 1, calibrated; None if the reranker has no calibration.
         mass: share of the query's attention that the document got, a mean over signal tokens; over a list it sums to 1.
             None for rerankers that do not score by attention.
         truncated: tokens at its end that the model did not read.
@@ -44,6 +46,7 @@ class Ranked:
     document: Document
     index: int
     score: float
+    relevance: float | None
     mass: float | None
     truncated: int
     evidence: tuple[Evidence, ...] | None
@@ -52,12 +55,12 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking(Sequence[Ranked]):
-    """A ranked list, best first: a sequence of `Ranked`, cut to ``top_n`` if you asked for that.
+    """A ranked list, best first: a sequence of `Ranked`, cut to ``top_n`` and ``min_score`` if you asked for that.
 
     Args:
         query: the query.
         items: the documents, best first.
-        total: how many documents were ranked.
+        total: how many documents were ranked, those below ``min_score`` included.
         query_tokens: the signal tokens.
         truncated: how many of the ranked documents were not read to their end.
         reranker: name of the reranker, as it was asked for.

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import IndexStoreError
 from .analysis import document_terms, query_terms
 
-__all__ = ["Fts5Index"]
+__all__ = ["Fts5Index", "query_words"]
 
 _STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
@@ -71,12 +71,12 @@ class Fts5Index:
 
     def search(self, query: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `LexicalIndex.search`."""
-        words = query_terms(query)
-        terms = [(word, begins) for word, begins in words if word not in _STOP_WORDS] or words
+        terms = query_words(query)
         hits: list[tuple[int, float]] = []
         if terms:
             match = " OR ".join(f'"{term}"{" *" * begins}' for term, begins in terms[:_MAX_TERMS])
-            only = "" if allowed is None else "AND rowid IN (SELECT value FROM json_each(?))"
+            # The plus keeps SQLite from asking FTS5 for each row by itself: one walk over all matches is far faster.
+            only = "" if allowed is None else "AND +rowid IN (SELECT value FROM json_each(?))"
             values = [match] if allowed is None else [match, json.dumps(allowed.tolist())]
             with self._lock:
                 hits = self._db.execute(
@@ -87,6 +87,12 @@ class Fts5Index:
 
     def close(self) -> None:
         """Do nothing: the connection belongs to the owner."""
+
+
+def query_words(query: str) -> list[tuple[str, bool]]:
+    """The terms that a query searches with: `query_terms` without stop words, unless there is nothing else."""
+    words = query_terms(query)
+    return [(word, begins) for word, begins in words if word not in _STOP_WORDS] or words
 
 
 def _analysed(rows: Sequence[int], texts: Sequence[str]) -> Iterator[tuple[int, str]]:

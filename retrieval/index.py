@@ -387,6 +387,23 @@ class Index:
             rows, scores = lexical.search(query, min(k, max(1, known)) + more)
         return rows[rows < known][:k], scores[rows < known][:k]
 
+    def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
+        """BM25 scores of given passages, by the statistics of this index: float64 (N,), 0 for one without a query word.
+
+        Args:
+            query: a text.
+            rows: N rows.
+
+        Raises:
+            InputError: if the index was built without a lexical engine.
+        """
+        asked = np.array(rows, dtype=np.int64)
+        self._files.now()
+        with self._files.store.translated():
+            found, scores = self._files.words.engine.search(query, max(1, len(asked)), np.unique(asked))
+        by_row = dict(zip(found.tolist(), scores.tolist(), strict=True))
+        return np.array([by_row.get(row, 0.0) for row in asked.tolist()])
+
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
         """The passages of these rows, in order; rows deleted meanwhile, and -1, are left out."""
         self._files.now()

@@ -34,6 +34,7 @@ class CandidateList:
         first_stage: name of the first stage.
         states: kept token states of each passage, or None for a passage to be read; None if there are none at all.
         reader: revision and maximal length of the reader whose token states these are.
+        bm25: BM25 score of each passage by the statistics of its collection; None if there are none.
         milliseconds: wall time: ``retrieve`` to find the passages, ``fetch`` to fetch them, ``states`` to open their
             token states.
 
@@ -51,6 +52,7 @@ class CandidateList:
     first_stage: str
     states: tuple[DocumentStates | None, ...] | None = None
     reader: tuple[str, int] | None = None
+    bm25: tuple[float, ...] | None = None
     milliseconds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -107,6 +109,7 @@ class CandidateList:
             passages=_picked(self.passages, order),
             scores=_picked(self.scores, order),
             states=None if self.states is None else _picked(self.states, order),
+            bm25=None if self.bm25 is None else _picked(self.bm25, order),
         )
 
     def top(self, n: int) -> CandidateList:
@@ -115,6 +118,8 @@ class CandidateList:
 
     def with_blocks(self, added: Sequence[tuple[Document, DocumentStates | None]], at: int) -> CandidateList:
         """The list with more documents before the passage at a place; the first stage gave them no score, which is NaN.
+
+        No index has BM25 scores of them, so the new list has none: rerankers score the words of all its documents alike.
 
         Args:
             added: documents, each with its token states, or None to have it read.
@@ -128,6 +133,7 @@ class CandidateList:
             passages=(*self.passages[:at], *(whole(document) for document, _ in added), *self.passages[at:]),
             scores=(*self.scores[:at], *(float("nan") for _ in added), *self.scores[at:]),
             states=states,
+            bm25=None,
         )
 
     def renamed(self, ids: Mapping[str, str]) -> CandidateList:

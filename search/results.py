@@ -20,11 +20,12 @@ class Hit:
     Args:
         rank: the place in the result, from 1.
         id: id of the document.
-        score: score of the last stage; higher is better, comparable within this result only.
+        score: score of the last stage; higher is better; see `sightline.rerank.Ranked` for which scores can be compared between results.
         document: the document, whole.
         passage: the part of it that scored best.
         first_rank: rank of the document in the first stage, from 1.
         first_score: score of the document in the first stage.
+        relevance: P(relevant), from 0 to 1, calibrated; None without a reranker, or if it has no calibration.
         mass: share of the query's attention that the passage got among all candidates; None without a reranker.
         evidence: spans with their mass, offsets in ``document.text`` (or the title); None unless you asked for them.
         token_mass: attention mass by query token; None without a reranker.
@@ -37,6 +38,7 @@ class Hit:
     passage: Passage
     first_rank: int
     first_score: float
+    relevance: float | None = None
     mass: float | None = None
     evidence: tuple[Evidence, ...] | None = None
     token_mass: tuple[float, ...] | None = None
@@ -47,6 +49,7 @@ class Hit:
             "rank": self.rank,
             "id": self.id,
             "score": self.score,
+            "relevance": self.relevance,
             "title": self.document.title,
             "text": self.passage.text,
             "start": self.passage.start,

@@ -97,6 +97,7 @@ class Searcher:
         where: Mapping[str, Any] | None = None,
         evidence: Grain | None = None,
         unit: Unit = "document",
+        min_score: float | None = None,
     ) -> SearchResult:
         """Answer one query.
 
@@ -106,11 +107,13 @@ class Searcher:
             where: metadata filter, such as ``{"lang": "en", "year": {">=": 2000}}``.
             evidence: mark what got the attention in the hits, by sentence or by token; needs a reranker.
             unit: ``document`` gives each document once, by its best passage; ``passage`` gives passages.
+            min_score: leave out hits whose ``relevance`` is below this, from 0 to 1; there may be none left. Needs a
+                reranker with a relevance, such as the default.
 
         Raises:
             InputError: if an argument is out of range, or the query has nothing to search with.
         """
-        return self.search_batch([query], k, where=where, evidence=evidence, unit=unit)[0]
+        return self.search_batch([query], k, where=where, evidence=evidence, unit=unit, min_score=min_score)[0]
 
     def search_batch(
         self,
@@ -120,13 +123,14 @@ class Searcher:
         where: Mapping[str, Any] | None = None,
         evidence: Grain | None = None,
         unit: Unit = "document",
+        min_score: float | None = None,
     ) -> list[SearchResult]:
         """Answer several queries; the bi-encoder reads them together, everything else is per query. See `search`."""
         _check_queries(queries)
-        _check_ranking(self.reranker, k, evidence, unit)
+        _check_ranking(self.reranker, k, evidence, unit, min_score)
         if not queries:
             return []
-        return self.index.read(lambda: self._search(queries, k, where, evidence, unit))
+        return self.index.read(lambda: self._search(queries, k, where, evidence, unit, min_score))
 
     def _search(
         self,
@@ -135,14 +139,18 @@ class Searcher:
         where: Mapping[str, Any] | None,
         evidence: Grain | None,
         unit: Unit,
+        min_score: float | None,
     ) -> list[SearchResult]:
         stage, results = self.first_stage, []
-        for query, retrieved in zip(queries, self._retrieve(queries, [stage], where)[stage], strict=True):
+        found = self._retrieve(queries, [stage], where)
+        for i, (query, retrieved) in enumerate(zip(queries, found[stage], strict=True)):
             # One list at a time, so that a long batch does not hold all of its texts. Without a reranker, what is not
             # shown is not fetched.
             shown = retrieved if self.reranker else retrieved.first(k, unit)
-            candidates = self._fetch(query, {stage: shown}, [self.reranker])[stage]
-            result = _ranked(candidates, self.reranker, k, evidence, unit)
+            candidates = self._fetch(
+                query, {stage: shown}, [self.reranker], found.get("bm25", [None] * len(queries))[i]
+            )[stage]
+            result = _ranked(candidates, self.reranker, k, evidence, unit, min_score)
             results.append(result if self.reranker else dataclasses.replace(result, passages=len(retrieved.rows)))
         return results
 
@@ -219,7 +227,12 @@ class Searcher:
     ) -> list[dict[FirstStage, CandidateList]]:
         by_stage = self._retrieve(queries, first_stages, where)
         return [
-            self._fetch(query, {stage: by_stage[stage][i] for stage in first_stages}, rerankers)
+            self._fetch(
+                query,
+                {stage: by_stage[stage][i] for stage in first_stages},
+                rerankers,
+                by_stage["bm25"][i] if "bm25" in by_stage else None,
+            )
             for i, query in enumerate(queries)
         ]
 
@@ -231,6 +244,7 @@ class Searcher:
         *,
         evidence: Grain | None = None,
         unit: Unit = "document",
+        min_score: float | None = None,
     ) -> SearchResult:
         """Rank candidates: the second step of a search.
 
@@ -240,13 +254,14 @@ class Searcher:
             k: how many hits at most.
             evidence: see `search`.
             unit: see `search`.
+            min_score: see `search`.
 
         Raises:
             InputError: if an argument is out of range.
         """
         chosen = self.reranker if reranker is None else as_reranker(reranker)
-        _check_ranking(chosen, k, evidence, unit)
-        return _ranked(candidates, chosen, k, evidence, unit)
+        _check_ranking(chosen, k, evidence, unit, min_score)
+        return _ranked(candidates, chosen, k, evidence, unit, min_score)
 
     def explain(
         self,
@@ -263,7 +278,7 @@ class Searcher:
         parts: list[FirstStage] = []
         if self.index.manifest.encoder.dim:
             parts.append("dense")
-        if self.index.manifest.lexical.engine != "none":
+        if self._has_words:
             parts.append("bm25")
         lists = self.candidates_each([query], {self.first_stage, *parts}, [self.reranker], where=where)[0]
         evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
@@ -278,6 +293,10 @@ class Searcher:
     def uses_kept_states(self) -> bool:
         """Whether the reranker is served from the token states that the index keeps; False: it reads the texts."""
         return self._keeps(self.reranker)
+
+    @property
+    def _has_words(self) -> bool:
+        return self.index.manifest.lexical.engine != "none"
 
     def _keeps(self, reranker: Reranker | None) -> bool:
         """Whether the index keeps token states of the reader that this reranker reads with, and they may be used."""
@@ -298,7 +317,11 @@ class Searcher:
         return retrieve(self.index, queries, stages, self._count, how=self._fusion, where=where)
 
     def _fetch(
-        self, query: str, by_stage: Mapping[FirstStage, Found], rerankers: Collection[Reranker | None]
+        self,
+        query: str,
+        by_stage: Mapping[FirstStage, Found],
+        rerankers: Collection[Reranker | None],
+        words: Found | None,
     ) -> dict[FirstStage, CandidateList]:
         """Candidate lists of one query, out of one question to the database."""
         started = time.perf_counter()
@@ -313,7 +336,14 @@ class Searcher:
                 for passage, key in zip(stored.values(), keys, strict=True)
             }
         reader = None if states is None else self._kept_reader()
-        fetch_ms, states_ms = (between - started) * 1e3, (time.perf_counter() - between) * 1e3
+        opened = time.perf_counter()
+        bm25: dict[int, float] | None = None
+        if any(reranker is not None and reranker.uses_bm25 for reranker in rerankers) and self._has_words:
+            bm25 = {} if words is None else dict(zip(words.rows, words.scores, strict=True))
+            if others := [row for row in stored if row not in bm25]:
+                bm25.update(zip(others, self.index.bm25(query, others).tolist(), strict=True))
+        fetch_ms, states_ms = (between - started) * 1e3, (opened - between) * 1e3
+        bm25_ms = (time.perf_counter() - opened) * 1e3
         lists: dict[FirstStage, CandidateList] = {}
         for stage, retrieved in by_stage.items():
             shown = [(row, score) for row, score in zip(retrieved.rows, retrieved.scores, strict=True) if row in stored]
@@ -329,7 +359,13 @@ class Searcher:
                 first_stage=stage,
                 states=None if states is None else tuple(states[row] for row, _ in shown),
                 reader=reader,
-                milliseconds={"retrieve": retrieved.milliseconds, "fetch": fetch_ms * part, "states": states_ms * part},
+                bm25=None if bm25 is None else tuple(bm25[row] for row, _ in shown),
+                milliseconds={
+                    "retrieve": retrieved.milliseconds,
+                    "fetch": fetch_ms * part,
+                    "states": states_ms * part,
+                    "bm25": bm25_ms * part,
+                },
             )
         return lists
 
@@ -343,13 +379,21 @@ def _ranked(
     k: int,
     evidence: Grain | None,
     unit: Unit,
+    min_score: float | None,
 ) -> SearchResult:
     if reranker is None:
         return _in_order(candidates, k, unit)
     started = time.perf_counter()
     states = candidates.states_for(reranker)
     ranking = reranker.rank(
-        candidates.query, candidates.blocks, k, evidence=evidence, states=states, best_per_id=unit == "document"
+        candidates.query,
+        candidates.blocks,
+        k,
+        evidence=evidence,
+        states=states,
+        bm25=candidates.bm25,
+        best_per_id=unit == "document",
+        min_score=min_score,
     )
     hits = tuple(_hit(candidates, item.index, rank, item.score, item) for rank, item in enumerate(ranking, start=1))
     times = candidates.milliseconds
@@ -364,7 +408,9 @@ def _ranked(
         warnings=ranking.warnings,
         milliseconds={
             "retrieve": times.get("retrieve", 0.0),
-            "fetch": times.get("fetch", 0.0) + (0.0 if states is None else times.get("states", 0.0)),
+            "fetch": times.get("fetch", 0.0)
+            + (0.0 if states is None else times.get("states", 0.0))
+            + (times.get("bm25", 0.0) if reranker.uses_bm25 else 0.0),
             "rerank": (time.perf_counter() - started) * 1e3,
         },
     )
@@ -405,6 +451,7 @@ def _hit(candidates: CandidateList, place: int, rank: int, score: float, ranked:
         passage=passage,
         first_rank=first_rank,
         first_score=first_score,
+        relevance=None if ranked is None else ranked.relevance,
         mass=None if ranked is None else ranked.mass,
         evidence=None if marks is None else tuple(_shifted(mark, passage.start) for mark in marks),
         token_mass=None if ranked is None or ranked.mass is None else ranked.token_mass,
@@ -438,12 +485,16 @@ def _check_queries(queries: Sequence[str]) -> None:
             raise InputError(f"the query {query!r} has half a surrogate pair; clean the text")
 
 
-def _check_ranking(reranker: Reranker | None, k: int, evidence: str | None, unit: str) -> None:
+def _check_ranking(reranker: Reranker | None, k: int, evidence: str | None, unit: str, min_score: float | None) -> None:
     _check_count("k", k)
     if unit not in ("document", "passage"):
         raise InputError(f"unit is 'document' or 'passage', not {unit!r}")
     if evidence is not None and reranker is None:
         raise InputError("evidence needs a reranker: it is the reranker's attention")
+    if reranker is not None:
+        reranker.check_min_score(min_score)
+    elif min_score is not None:
+        raise InputError("min_score needs a reranker: it cuts by the reranker's relevance")
 
 
 def _check_count(name: str, value: Any) -> None:

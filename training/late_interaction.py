@@ -86,7 +86,7 @@ class LateInteractionLearner:
         changes: dict[str, Any] = {"name": name} | ({"documents_see_query": True} if prefix else {})
         if parts:
             changes["readout"] = "learnt"
-        self.layout = load_layout("minilm", **changes)
+        self.layout = load_layout("minilm-log-mass", **changes)
         self.name, self.encoder, self._max_tokens = name, encoder, max_tokens
         self.learning_rate = 1e-3 if encoder == "frozen" else 1e-4
         if reader is None:

@@ -18,7 +18,7 @@ from ..errors import backend_error
 from . import cpu, reference
 from .keys import Keys, QuantizedKeys
 
-__all__ = ["Keys", "QuantizedKeys", "states_attention", "states_backend", "states_lse", "states_max"]
+__all__ = ["Keys", "QuantizedKeys", "states_attention", "states_backend", "states_lse", "states_max", "states_mean"]
 
 
 def states_backend() -> str:
@@ -75,6 +75,23 @@ def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
     """
     op = _ops().states_max
     return op(q, keys) if keys else q.new_empty(len(q), 0)
+
+
+def states_mean(keys: Sequence[Keys]) -> torch.Tensor:
+    """Mean of each document's keys over its tokens.
+
+    Args:
+        keys: N documents' keys, each (T_n, D); at least one document.
+
+    Returns:
+        float32 (N, D); zeros for a document without tokens.
+
+    Example:
+        >>> states_mean([torch.eye(2), torch.zeros(0, 2)]).tolist()
+        [[0.5, 0.5], [0.0, 0.0]]
+    """
+    means: torch.Tensor = _ops().states_mean(keys)
+    return means
 
 
 def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, scale: float) -> torch.Tensor:

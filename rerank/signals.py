@@ -1,0 +1,90 @@
+"""Several signals of one document, added up: the readout ``fused``.
+
+Attention alone, cosine alone and words alone are each best somewhere. Their sum, with few weights that the layout
+holds, is better than its parts (Fusion-in-T5, Yu et al., 2023, fuses features in a reranker to the same end). Every
+signal depends on the query and on one document, so the sum does, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..kernels import Keys, states_mean
+from .readout import log_attention, order_free_mean, read_states
+from .results import NOTHING
+
+if TYPE_CHECKING:
+    from .layout import FusionWeights
+    from .readout import Reading
+
+__all__ = ["Signals", "fused_scores", "read_signals"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What a query and each of N documents have in common, term by term. All are float64 (N,).
+
+    Args:
+        log_mass: mean over the query's tokens of the log-sum-exp of their scaled cosines with the document's tokens.
+        maxsim: mean over the query's tokens of the largest cosine (ColBERT; Khattab and Zaharia, SIGIR 2020).
+        cosine: cosine between the mean token state of the query and that of the document.
+        bm25: BM25 score, by the statistics of an index or by those that ship with Sightline.
+        length: natural logarithm of the document's number of tokens.
+    """
+
+    log_mass: torch.Tensor
+    maxsim: torch.Tensor
+    cosine: torch.Tensor
+    bm25: torch.Tensor
+    length: torch.Tensor
+
+
+def read_signals(
+    rows: torch.Tensor, keys: Sequence[Keys], bm25: Sequence[float], weights: FusionWeights, *, scale: float
+) -> tuple[Reading, Signals]:
+    """Read documents whose token states are at hand. A signal without weight is not computed, and zero.
+
+    Args:
+        rows: float32 (S, D), states of the query's tokens.
+        keys: N documents' token states, each (T_n, D), with T_n above 0.
+        bm25: N BM25 scores.
+        weights: of the signals.
+        scale: the factor on products before their log-sum-exp.
+
+    Example:
+        >>> from sightline.rerank.layout import FusionWeights
+        >>> weights = FusionWeights(log_mass=1.0, cosine=1.0)
+        >>> _, signals = read_signals(torch.eye(2), [torch.eye(2)], [0.0], weights, scale=1.0)
+        >>> signals.cosine.tolist(), signals.maxsim.tolist()
+        ([1.0], [0.0])
+    """
+    reading = read_states(rows, keys, scale=scale, largest=weights.maxsim != 0)
+    nothing = torch.zeros(len(keys), dtype=torch.float64)
+    maxsim = nothing if reading.largest is None else order_free_mean(reading.largest[:, 0].double())
+    cosine = _cosines(rows, keys) if weights.cosine else nothing
+    lengths = torch.tensor(reading.lengths, dtype=torch.float64).log()
+    words = torch.tensor(bm25, dtype=torch.float64)
+    return reading, Signals(order_free_mean(log_attention(reading)[:, 0]), maxsim, cosine, words, lengths)
+
+
+def fused_scores(signals: Signals, weights: FusionWeights) -> torch.Tensor:
+    """The weighted sum: float64 (N,). Terms without weight are left out."""
+    terms = [
+        getattr(weights, field.name) * getattr(signals, field.name)
+        for field in fields(signals)
+        if getattr(weights, field.name)
+    ]
+    # Added one by one: a matrix product would round differently at different places of the list.
+    return torch.stack(terms).cumsum(dim=0)[-1].clamp_min(NOTHING)
+
+
+def _cosines(rows: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
+    means = states_mean(keys).double()  # (N, D)
+    query = torch.nn.functional.normalize(rows.double().mean(dim=0), dim=0)
+    # One dot product per document, so that its place in the list has no part in the rounding.
+    products = torch.stack([mean @ query for mean in means])
+    return products / torch.stack([mean.norm() for mean in means]).clamp_min(1e-12)
