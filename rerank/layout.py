@@ -49,7 +49,7 @@ _DECODERS_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionWeights:
-    """The weights of the sum that the readout ``fused`` scores by; see `sightline.rerank.signals.Signals` for its terms.
+    """The weights of the sum that the readout ``fused`` scores by; `sightline.rerank.signals.Signals` has its terms.
 
     Args:
         log_mass: of the log mass.
@@ -317,7 +317,7 @@ class Layout:
         elif self.documents_see_query:
             _refuse("documents_see_query is for texts that are read apart; put {query} into the prompt's instruction")
         if self.relevance is not None and not self.list_free:
-            _refuse("relevance needs scores that do not depend on the list, and those of this layout do")
+            _refuse("relevance needs scores that depend on query and document only, and those of this layout depend on the list")
 
     @property
     def kind(self) -> Kind:
@@ -333,10 +333,10 @@ class Layout:
     def list_free(self) -> bool:
         """Whether a document's score depends on the query and the document only, not on its list.
 
-        A ``learnt`` readout may be list-free or not, which its weights decide: see `LearntReadout.list_free`.
+        In a prompt it never does: the query block reads all documents, and asks with what it has read. A ``learnt``
+        readout may be list-free or not, which its weights decide: see `LearntReadout.list_free`.
         """
-        readout = self.readout
-        return self.order_free and readout.readout != "mass" and not readout.ssmax
+        return self.prompt is None and self.readout.readout != "mass"
 
     @property
     def keepable(self) -> bool:
