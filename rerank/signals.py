@@ -63,13 +63,12 @@ def read_signals(
         ([0.7071067690849304], [0.0])
     """
     lse, means = states_lse_mean(rows, keys, scale=scale)
+    largest = states_max(rows, keys) if weights.maxsim else torch.zeros_like(means)
     lengths = tuple(len(stored_values(key)) for key in keys)
     reading = Reading(lse[:, None], joint_normaliser(lse[:, None]), lengths)
     signals = Signals(
         log_mass=order_free_mean(log_attention(reading)[:, 0]),
-        maxsim=order_free_mean(states_max(rows, keys).double())
-        if weights.maxsim
-        else lse.new_zeros(len(keys)).double(),
+        maxsim=order_free_mean(largest.double()),
         # The rows' mean products, over the length of the mean row: its cosine, since the keys are unit vectors.
         cosine=order_free_mean(means.double()) / rows.double().mean(dim=0).norm().clamp_min(1e-12),
         bm25=torch.tensor(bm25, dtype=torch.float64),
