@@ -28,6 +28,7 @@ __all__ = [
     "MaxQueriesOption",
     "MaxTokensOption",
     "MeasuresOption",
+    "MinScoreOption",
     "PerQueryOption",
     "QrelsOption",
     "RerankOption",
@@ -60,6 +61,14 @@ RerankOption = Annotated[
 FirstStageOption = Annotated[FirstStage, typer.Option(help="Where candidates come from.", rich_help_panel=SEARCHING)]
 CandidatesOption = Annotated[
     int, typer.Option(help="How many documents the first stage passes on.", min=1, rich_help_panel=SEARCHING)
+]
+MinScoreOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-score",
+        help="Leave out results whose relevance is below this, from 0 to 1. The reranker must have a relevance.",
+        rich_help_panel=SEARCHING,
+    ),
 ]
 WhereOption = Annotated[
     list[str] | None,
