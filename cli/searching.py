@@ -30,8 +30,8 @@ __all__ = ["register"]
 _EXCERPT = 240  # characters of a passage shown without evidence
 _SENTENCES = 3  # shown with evidence
 _LEGEND = {
-    True: "score: higher is better; relevance: estimated probability that the hit is relevant; attention: the passage's "
-    "share among all candidates; [%]: the share of the passage's attention that a sentence got",
+    True: "score: higher is better; relevance: estimated probability that the hit is relevant; attention: the "
+    "passage's share among all candidates; [%]: the share of the passage's attention that a sentence got",
     False: "score: of the first stage, higher is better",
 }
 _SHOWING = "Showing"
