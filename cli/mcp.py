@@ -46,7 +46,7 @@ def mcp(
         int, typer.Option(help="The port to listen on with --transport http.", min=1, max=65535, rich_help_panel=SERVER)
     ] = 8000,
     rerank: RerankOption = "minilm",
-    first_stage: FirstStageOption = "dense",
+    first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
     min_score: MinScoreOption = None,
 ) -> None:

@@ -58,7 +58,14 @@ RerankOption = Annotated[
         rich_help_panel=SEARCHING,
     ),
 ]
-FirstStageOption = Annotated[FirstStage, typer.Option(help="Where candidates come from.", rich_help_panel=SEARCHING)]
+FirstStageOption = Annotated[
+    FirstStage | None,
+    typer.Option(
+        help="Where candidates come from.",
+        show_default="hybrid where the index has embeddings and words, else what it has",
+        rich_help_panel=SEARCHING,
+    ),
+]
 CandidatesOption = Annotated[
     int, typer.Option(help="How many documents the first stage passes on.", min=1, rich_help_panel=SEARCHING)
 ]

@@ -52,7 +52,7 @@ def serve(
         int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535, rich_help_panel=SERVER)
     ] = 8000,
     rerank: RerankOption = "minilm",
-    first_stage: FirstStageOption = "dense",
+    first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
     min_score: MinScoreOption = None,
     model_name: Annotated[

@@ -43,7 +43,7 @@ class SightlineRetriever:
         filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in`` or
             ``not in``, or one ``AND`` of such. A document without the field meets none of them.
         reranker: see `sightline.Searcher`. It is saved with a pipeline, as are all that follow.
-        first_stage: see `sightline.Searcher`.
+        first_stage: see `sightline.Searcher`; by default hybrid where the index has embeddings and words.
         candidates: see `sightline.Searcher`.
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``meta["evidence"]``, with offsets in ``content``.
@@ -63,7 +63,7 @@ class SightlineRetriever:
         filters: dict[str, Any] | None = None,
         *,
         reranker: str | None = "minilm",
-        first_stage: FirstStage = "dense",
+        first_stage: FirstStage | None = None,
         candidates: int = 100,
         unit: Unit = "passage",
         evidence: Grain | None = None,
