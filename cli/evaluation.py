@@ -34,6 +34,7 @@ from .options import (
     MaxQueriesOption,
     MaxTokensOption,
     MeasuresOption,
+    MinScoreOption,
     PerQueryOption,
     QrelsOption,
     RerankOption,
@@ -75,6 +76,7 @@ def rerank(
     ] = None,
     rerank: RerankOption = "minilm",
     candidates: PerQueryOption = 100,
+    min_score: MinScoreOption = None,
     split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
@@ -98,13 +100,23 @@ def rerank(
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
+    reranker.check_min_score(min_score)
     with progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, first_stage, reranker, candidates, tell)
+    if min_score is not None:
+        ranked = {
+            query: {id: score for id, score in scores.items() if (reranker.relevance(score) or 0.0) >= min_score}
+            for query, scores in ranked.items()
+        }
     save_run(out, ranked, portable_name(reranker.name), dataset)
+    empty = sum(not scores for scores in ranked.values())
     if json:
-        write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "candidates": candidates})
+        counts = {"queries": len(ranked), "queries_without_documents": empty}
+        write_json({"run": str(out), **counts, "reranker": reranker.name, "candidates": candidates})
     else:
         print_line(f"{out}: {len(ranked)} queries reranked by {reranker.name}")
+        if empty:
+            print_line(f"note: for {empty} of them nothing scored above min_score {min_score:g}", "yellow")
 
 
 _MEASURES = "nDCG@10,RR@10,R@100"

@@ -320,9 +320,12 @@ class Reranker(ABC):
         scores = scored.scores.tolist()
         order, warnings = order_by_score(blocks, candidates, scores, scored.unread)
         order = first_of_each_id(order, blocks) if best_per_id else order
-        if min_score is not None:
-            order = [i for i in order if (self.relevance(scores[i]) or 0.0) >= min_score]
         warnings = [*scored.warnings, *warnings]
+        if min_score is not None:
+            best = max((self.relevance(scores[i]) or 0.0 for i in order), default=0.0)
+            if order and best < min_score:
+                warnings.append(f"nothing scored above min_score {min_score:g}; the best relevance is {best:.3g}")
+            order = [i for i in order if (self.relevance(scores[i]) or 0.0) >= min_score]
         for warning in warnings:
             logger.info("%s: %s", query[:80], warning)
         return Ranking(
