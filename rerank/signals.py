@@ -65,7 +65,7 @@ def read_signals(
     reading = read_states(rows, keys, scale=scale, largest=weights.maxsim != 0)
     nothing = torch.zeros(len(keys), dtype=torch.float64)
     maxsim = nothing if reading.largest is None else order_free_mean(reading.largest[:, 0].double())
-    cosine = _cosines(rows, keys) if weights.cosine else nothing
+    cosine = _cosines(rows, keys) if weights.cosine and keys else nothing
     lengths = torch.tensor(reading.lengths, dtype=torch.float64).log()
     words = torch.tensor(bm25, dtype=torch.float64)
     return reading, Signals(order_free_mean(log_attention(reading)[:, 0]), maxsim, cosine, words, lengths)
