@@ -54,7 +54,7 @@ class FusionWeights:
     Args:
         log_mass: of the log mass.
         maxsim: of MaxSim.
-        cosine: of the cosine between the mean token states.
+        cosine: of the document tokens' mean cosine with the query.
         bm25: of BM25.
         length: of the logarithm of the document's number of tokens.
 
@@ -317,7 +317,7 @@ class Layout:
         elif self.documents_see_query:
             _refuse("documents_see_query is for texts that are read apart; put {query} into the prompt's instruction")
         if self.relevance is not None and not self.list_free:
-            _refuse("relevance needs scores that depend on query and document only, and those of this layout depend on the list")
+            _refuse("relevance needs scores that do not depend on the list, and those of this layout do")
 
     @property
     def kind(self) -> Kind:
