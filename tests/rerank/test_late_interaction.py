@@ -411,11 +411,14 @@ def test_damaged_kept_states_of_every_form_are_an_error(reranker, kind):
 
 def test_equal_scores_for_all_texts_are_ties_with_a_warning(toy):
     toy._word = lambda word: np.eye(toy.dim, dtype=np.float32)[0]
-    ranking = toy_reranker(toy).rank("cat", [Document("b", "cat"), Document("c", "dog"), Document("a", "tree")])
+    documents = [Document("b", "cat"), Document("c", "dog"), Document("a", "tree")]
+    ranking = toy_reranker(toy, "minilm-log-mass").rank("cat", documents)
     assert [item.document.id for item in ranking] == ["a", "b", "c"]
     assert len({item.score for item in ranking}) == 1
     [warning] = ranking.warnings
     assert warning.startswith("all 3 documents got the same score")
+    # Words tell them apart, where they count.
+    assert [item.document.id for item in toy_reranker(toy).rank("cat", documents)] == ["b", "a", "c"]
 
 
 _LONG = "This agreement is made between the two parties named below. " * 40
