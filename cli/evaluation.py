@@ -303,7 +303,8 @@ def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
         means = [result.summary.intervals.get(name) for result in results]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
-    print_table(_overall(results))
+    if len(results) > 1:
+        print_table(_overall(results))
     print_line(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}", "dim")
 
 
