@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sightline import Index, LateInteractionReranker, Searcher, load_reranker
 from sightline.errors import InputError
-from sightline.rerank.relevance import relevance
 from sightline.retrieval.files import locked
 from sightline.serve import create_app
 from sightline.serve.limits import Limits
@@ -80,7 +79,7 @@ def test_rerank_is_the_rerankers_ranking(client, reranker, route):
     expected = reranker.rank(QUERY, TEXTS)
     assert [result["index"] for result in answer["results"]] == [item.index for item in expected]
     scores = [result["relevance_score"] for result in answer["results"]]
-    assert scores == pytest.approx([relevance(reranker, item.score) for item in expected], rel=1e-5)
+    assert scores == pytest.approx([item.relevance for item in expected], rel=1e-5)
     assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
     assert answer["model"] == "minilm" and answer["meta"]["truncated"] == 0 and answer["id"]
     assert all(set(result) == {"index", "relevance_score"} for result in answer["results"])
@@ -101,14 +100,14 @@ def test_documents_may_be_objects_and_come_back_as_they_were(client, reranker):
     assert results[0]["document"] == documents[1]
     assert results[1]["document"] == {"text": "Dogs bark."}
     expected = reranker.rank(QUERY, ["Dogs bark.", {"text": "They purr.", "title": "Cats"}])
-    assert results[0]["relevance_score"] == pytest.approx(relevance(reranker, expected[0].score), rel=1e-5)
+    assert results[0]["relevance_score"] == pytest.approx(expected[0].relevance, rel=1e-5)
 
 
 def test_tei_is_recognised_by_its_field(client, reranker):
     answer = client.post("/rerank", json={"query": QUERY, "texts": TEXTS, "return_text": True}).json()
     expected = reranker.rank(QUERY, TEXTS)
     assert [(item["index"], item["text"]) for item in answer] == [(i.index, TEXTS[i.index]) for i in expected]
-    assert [i["score"] for i in answer] == pytest.approx([relevance(reranker, i.score) for i in expected], rel=1e-5)
+    assert [i["score"] for i in answer] == pytest.approx([i.relevance for i in expected], rel=1e-5)
     raw = client.post("/rerank", json={"query": QUERY, "texts": TEXTS, "raw_scores": True}).json()
     assert [item["score"] for item in raw] == pytest.approx([item.score for item in expected], rel=1e-5)
     assert all(set(item) == {"index", "score"} for item in raw)
@@ -128,7 +127,7 @@ def test_max_tokens_per_doc_reads_no_more(client, reranker, limit):
     ends = [reranker.reader.token_offsets(text)[:limit][-1][1] for text in TEXTS]
     expected = reranker.rank(QUERY, [text[:end] for text, end in zip(TEXTS, ends, strict=True)])
     assert [result["index"] for result in answer["results"]] == [item.index for item in expected]
-    scores = [relevance(reranker, item.score) for item in expected]
+    scores = [item.relevance for item in expected]
     assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(scores, rel=1e-5)
     cut = sum(len(reranker.reader.token_offsets(text)) > limit for text in TEXTS)
     assert answer["meta"]["truncated"] == cut
@@ -138,7 +137,7 @@ def test_what_is_cut_before_reading_is_what_reading_would_cut(client, reranker):
     answer = client.post("/v1/rerank", json={"query": "word3", "documents": [LONG, "Cats purr."]}).json()
     expected = reranker.rank("word3", [LONG, "Cats purr."])
     assert expected.truncated == 1
-    scores = [relevance(reranker, item.score) for item in expected]
+    scores = [item.relevance for item in expected]
     assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(scores, rel=1e-5)
 
 
@@ -190,7 +189,7 @@ def test_requests_at_once_never_share_a_list(reranker):
     for (query, documents), results in zip(lists, answers, strict=True):
         expected = reranker.rank(query, documents)
         assert [(r["index"], r["document"]["text"]) for r in results] == [(i.index, i.document.text) for i in expected]
-        scores = [relevance(reranker, item.score) for item in expected]
+        scores = [item.relevance for item in expected]
         assert [result["relevance_score"] for result in results] == pytest.approx(scores, rel=1e-4)
 
 
@@ -533,7 +532,7 @@ def test_limits_must_be_above_zero(field):
 
 def test_health_tells_what_is_served(client):
     health = client.get("/health").json()
-    assert health["status"] == "ok" and health["model"] == "minilm" and health["first_stage"] == "dense"
+    assert health["status"] == "ok" and health["model"] == "minilm" and health["first_stage"] == "hybrid"
     assert health["index"]["documents"] == 4 <= health["index"]["passages"]
 
 
