@@ -149,17 +149,13 @@ def test_a_batch_size_changes_no_prediction():
 
 
 def test_predictions_tell_an_answer_from_another_text():
-    right, wrong, nothing = CrossEncoder().predict(
-        [
-            ("why does iron rust", "Iron rusts in wet air."),
-            ("why does iron rust", "Dogs bark at strangers."),
-            (QUERY, ""),
-        ]
-    )
+    query = "why does iron rust"
+    pairs = [(query, "Iron rusts in wet air."), (query, "Dogs bark at strangers."), (query, "")]
+    right, wrong, nothing = CrossEncoder().predict(pairs)
     assert right > wrong + 0.05 and wrong < 0.1 and nothing == 0
 
 
-def test_a_progress_bar_is_shown_on_request(capfd):
+def test_a_progress_bar_leaves_stdout_alone(capfd):
     CrossEncoder().predict(PAIRS, show_progress_bar=True)
     assert capfd.readouterr().out == ""
 
