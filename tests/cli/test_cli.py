@@ -225,7 +225,7 @@ def test_min_score_cuts_some_all_and_none(run, shared_index):
         assert answer["hits"] == whole[:left] and answer["warnings"] == []
     code, out, _ = run("search", shared_index, "happy cats", "--min-score", 1, "--json")
     answer = json.loads(out)
-    assert (code, answer["hits"], answer["passages"]) == (0, [], len(whole))
+    assert (code, answer["hits"], answer["passages"]) == (0, [], 5)
     best = f"{relevances[0]:.3g}"
     assert answer["warnings"] == [f"nothing scored above min_score 1; the best relevance is {best}"]
 
@@ -242,11 +242,14 @@ def test_an_empty_list_is_said_plainly(run, shared_index, more):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--rerank", "minilm-mass"], "min_score cuts by relevance, and minilm-mass has none: its scores are relative"),
+        (
+            ["--rerank", "minilm-mass"],
+            "--min-score cuts by relevance, and minilm-mass has none: its scores are relative",
+        ),
         (["--rerank", "minilm-log-mass"], "minilm-log-mass has none: its scores are not calibrated"),
-        (["--rerank", "none"], "min_score needs a reranker"),
-        (["--min-score", "1.5"], "min_score must be a number from 0 to 1"),
-        (["--min-score", "nan"], "min_score must be a number from 0 to 1"),
+        (["--rerank", "none"], "--min-score needs a reranker"),
+        (["--min-score", "1.5"], "--min-score must be a number from 0 to 1"),
+        (["--min-score", "nan"], "--min-score must be a number from 0 to 1"),
         (["--explain", "--rerank", "minilm-mass"], "minilm-mass has none"),
     ],
     ids=str,
@@ -291,7 +294,7 @@ def test_evidence_in_json_has_offsets_of_the_text(run, shared_index):
 
 def test_without_evidence_an_excerpt_is_shown(run, shared_index):
     out = run("search", shared_index, "market in town", "-k", 1)[1]
-    assert "Town 0 has a market" in out
+    assert re.search(r"Town \d+ has a market", out)
     assert "…" in out
 
 
@@ -415,18 +418,19 @@ def test_rerank_cuts_by_min_score(run, beir, tmp_path, as_json):
     out, whole = rerank(0)
     assert [len(scores) for scores in whole.values()] == [2, 2]
     relevances = sorted(reranker.relevance(score) for scores in whole.values() for score in scores.values())
-    out, some = rerank((relevances[1] + relevances[2]) / 2)
-    assert sum(map(len, some.values())) == 2
-    out, none = rerank(1)
-    assert none == {}
+    assert sum(map(len, rerank((relevances[1] + relevances[2]) / 2)[1].values())) == 2
+    out, one = rerank(relevances[-1])
+    assert sum(map(len, one.values())) == len(one) == 1
     if as_json:
-        assert json.loads(out)["queries_without_documents"] == 2
+        assert json.loads(out)["queries_without_documents"] == 1
     else:
-        assert "note: for 2 of them nothing scored above min_score 1" in out
+        assert "note: for 1 of them nothing scored above min_score 0." in out
 
 
 def test_rerank_refuses_a_min_score_that_means_nothing(run, beir, tmp_path):
     options = ["--data", beir, "--run", beir / "given.trec", "--out", tmp_path / "out.trec", "--min-score", 0.5]
+    code, _, err = run("rerank", *options, "--min-score", 1)
+    assert code == 2 and "nothing scored above --min-score 1 for any query" in " ".join(err.split())
     code, _, err = run("rerank", *options, "--rerank", "minilm-mass")
     assert code == 2 and "minilm-mass has none: its scores are relative" in " ".join(err.split())
     assert not (tmp_path / "out.trec").exists()

@@ -1,5 +1,7 @@
 """P(relevant) of the embedded default: a probability, in the order of the scores, for a list of any length."""
 
+import itertools
+
 import pytest
 
 from sightline import load_reranker
@@ -23,7 +25,7 @@ def test_it_is_a_probability_in_the_order_of_the_scores(reranker):
     ranking = reranker.rank("what do cats do", DOCUMENTS)
     values = [item.relevance for item in ranking]
     assert values == sorted(values, reverse=True) and all(0 <= value <= 1 for value in values)
-    for above, below in zip(ranking, ranking[1:], strict=False):
+    for above, below in itertools.pairwise(ranking):
         assert (above.score > below.score) == (above.relevance > below.relevance)
     assert values == [reranker.relevance(item.score) for item in ranking]
 

@@ -218,9 +218,8 @@ def test_lists_with_different_thresholds_are_cut_by_their_own(slow):
             body = {"query": QUERY, "documents": TEXTS, "min_score": thresholds[i]}
             answers[i] = client.post("/v1/rerank", json=body).json()["results"]
 
-        first = threading.Thread(
-            target=client.post, args=["/v1/rerank"], kwargs={"json": {"query": "x", "documents": TEXTS}}
-        )
+        body = {"query": QUERY, "documents": TEXTS}
+        first = threading.Thread(target=client.post, args=["/v1/rerank"], kwargs={"json": body})
         first.start()
         assert slow.begun.wait(10)
         threads = [threading.Thread(target=ask, args=[i]) for i in range(len(thresholds))]
