@@ -142,6 +142,23 @@ def test_rank_and_predict_agree(activation):
     assert [row["corpus_id"] for row in rows] == (-scores).argsort().tolist()
 
 
+def test_a_program_for_the_original_runs_with_another_import_and_name():
+    model = CrossEncoder("minilm")
+    query = "how many people live in Oslo"
+    passages = [
+        "Oslo has about 700,000 inhabitants.",
+        "Oslo's harbour is visited by many ships each year.",
+        "In winter, many people of the city go skiing.",
+    ]
+    scores = model.predict([(query, passage) for passage in passages])
+    assert scores.argmax() == 0 and isinstance(scores, np.ndarray) and scores.dtype == np.float32
+    said = [
+        f"- #{rank['corpus_id']} ({rank['score']:.2f}): {rank['text']}"
+        for rank in model.rank(query, passages, return_documents=True)
+    ]
+    assert said[0] == f"- #0 ({scores[0]:.2f}): {passages[0]}" and len(said) == 3
+
+
 def test_a_batch_size_changes_no_prediction():
     whole = CrossEncoder().predict(PAIRS)
     for size in (1, 2, 5, 100):
