@@ -170,7 +170,7 @@ class LateInteractionReranker(Reranker):
         with torch.inference_mode():
             spec = self.spec.readout
             if self.learnt is None and spec.weights is not None:
-                words = self._bm25(request)
+                words = self._bm25(request, known)
                 rows, (reading, signals) = (
                     q,
                     read_signals(q, keys, [words[i] for i in places], spec.weights, scale=spec.scale),
@@ -209,10 +209,20 @@ class LateInteractionReranker(Reranker):
             (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
 
-    def _bm25(self, request: Request) -> Sequence[float]:
+    def _bm25(self, request: Request, known: Sequence[DocumentStates]) -> Sequence[float]:
         if request.bm25 is not None or not self.uses_bm25:
             return request.bm25 or [0.0] * len(request.documents)
-        return background_bm25(request.query, [document.contents for document in request.documents])
+        texts = [self._read_part(document, states) for document, states in zip(request.documents, known, strict=True)]
+        return background_bm25(request.query, texts)
+
+    def _read_part(self, document: Document, states: DocumentStates) -> str:
+        """The text up to the last token that was read."""
+        from ..kernels.states.keys import stored_values
+
+        if not states.truncated:
+            return document.contents
+        spans = self._spans(document, len(stored_values(states.keys)))
+        return document.contents[: int(spans[-1, 1]) if len(spans) else 0]
 
     def _spans(self, document: Document, count: int) -> np.ndarray:
         """The characters that each of a document's ``count`` states covers."""
