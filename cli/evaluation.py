@@ -34,6 +34,7 @@ from .options import (
     MaxQueriesOption,
     MaxTokensOption,
     MeasuresOption,
+    MinScoreOption,
     PerQueryOption,
     QrelsOption,
     RerankOption,
@@ -46,7 +47,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..eval.results import Results
-    from ..eval.significance import Comparison
+    from ..eval.significance import Comparison, Interval
     from ..eval.summary import Cost, Summary
 
 __all__ = ["register"]
@@ -75,6 +76,7 @@ def rerank(
     ] = None,
     rerank: RerankOption = "minilm",
     candidates: PerQueryOption = 100,
+    min_score: MinScoreOption = None,
     split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
@@ -98,13 +100,23 @@ def rerank(
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
+    reranker.check_min_score(min_score)
     with progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, first_stage, reranker, candidates, tell)
+    if min_score is not None:
+        ranked = {
+            query: {id: score for id, score in scores.items() if (reranker.relevance(score) or 0.0) >= min_score}
+            for query, scores in ranked.items()
+        }
     save_run(out, ranked, portable_name(reranker.name), dataset)
+    empty = sum(not scores for scores in ranked.values())
     if json:
-        write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "candidates": candidates})
+        counts = {"queries": len(ranked), "queries_without_documents": empty}
+        write_json({"run": str(out), **counts, "reranker": reranker.name, "candidates": candidates})
     else:
         print_line(f"{out}: {len(ranked)} queries reranked by {reranker.name}")
+        if empty:
+            print_line(f"note: for {empty} of them nothing scored above min_score {min_score:g}", "yellow")
 
 
 _MEASURES = "nDCG@10,RR@10,R@100"
@@ -291,7 +303,33 @@ def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
         means = [result.summary.intervals.get(name) for result in results]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
+    if len(results) > 1:
+        print_table(_overall(results))
     print_line(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}", "dim")
+
+
+def _overall(results: Sequence[Results]) -> Table:
+    """The mean over the collections, and the best system against the others."""
+    from ..eval.overall import overall
+
+    found = overall(results)
+    count = len(found.collections)
+    table = Table(title=Text(visible(f"{found.measure}, mean of {count} collections; {found.best} against the others")))
+    for place, name in enumerate(("system", "mean (95 %)", "gain of the best", "smallest gain")):
+        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+    for name, mean in found.means.items():
+        pair = found.against.get(name)
+        gains = (
+            ("", "")
+            if pair is None
+            else (_with_interval(pair.difference), f"{_with_interval(pair.worst_difference)} {pair.worst}")
+        )
+        table.add_row(Text(visible(name)), _with_interval(mean), *(Text(visible(gain)) for gain in gains))
+    return table
+
+
+def _with_interval(value: Interval) -> str:
+    return f"{value.mean:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
 def _costs(cost: Cost) -> Table:

@@ -25,6 +25,9 @@ Results:
 Measures and tests:
     `measure_rankings`, `compare` (every two systems, giving `Comparison`), `interval` (a mean with its bootstrap
     `Interval`).
+Relevance:
+    `calibrate_reranker` (fits the two numbers that make a reranker's scores probabilities, by `calibrate`);
+    `Summary.relevance` has what `evaluate` measured of each system's, as `RelevanceQuality`.
 Cost and bias:
     `measure_cost` and `bench_systems` (time, memory and FLOPs, as `Cost`), `measure_bias` (as `Bias`), and
     `load_positions` (collections that say where in a document an answer stands).
@@ -39,6 +42,7 @@ from ..facades import lazy_names
 if TYPE_CHECKING:
     from .bias import load_positions, measure_bias
     from .biases import Bias
+    from .calibration import Judged, calibrate
     from .cost import bench_systems, measure_cost
     from .dataset import Dataset
     from .experiment import evaluate, evaluate_systems
@@ -47,24 +51,30 @@ if TYPE_CHECKING:
     from .metrics import measure_rankings
     from .pool import search_pool
     from .provenance import Provenance
+    from .relevance import Calibrated, calibrate_reranker
     from .report import write_report
     from .reranking import rerank_run
     from .results import Results, load_results
     from .runs import load_run, save_run
     from .significance import Comparison, Interval, compare, interval
-    from .summary import Cost, Summary
+    from .summary import Cost, RelevanceQuality, Summary
 
 _WHERE = {
     "Bias": "biases",
+    "Calibrated": "relevance",
     "Collection": "matrix",
     "Comparison": "significance",
     "Cost": "summary",
     "Dataset": "dataset",
     "Interval": "significance",
+    "Judged": "calibration",
     "Provenance": "provenance",
+    "RelevanceQuality": "summary",
     "Results": "results",
     "Summary": "summary",
     "bench_systems": "cost",
+    "calibrate": "calibration",
+    "calibrate_reranker": "relevance",
     "compare": "significance",
     "evaluate": "experiment",
     "evaluate_collections": "matrix",
@@ -85,15 +95,20 @@ _WHERE = {
 
 __all__ = [
     "Bias",
+    "Calibrated",
     "Collection",
     "Comparison",
     "Cost",
     "Dataset",
     "Interval",
+    "Judged",
     "Provenance",
+    "RelevanceQuality",
     "Results",
     "Summary",
     "bench_systems",
+    "calibrate",
+    "calibrate_reranker",
     "compare",
     "evaluate",
     "evaluate_collections",

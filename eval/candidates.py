@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,7 +10,9 @@ from ..documents import Document, Passage
 from ..errors import DataError, InputError
 from ..models.reader import BlockReader, Window, document_states
 from ..rerank.base import Reranker
+from ..retrieval.index import Index
 from ..retrieval.passages import Splitter
+from ..retrieval.store import StoredPassage
 from ..search import CandidateList, Searcher
 from .dataset import Dataset, candidate_texts
 from .trec import trec_order
@@ -18,6 +21,7 @@ __all__ = ["GivenLists", "known_queries", "rank_lists", "read_lists", "searched_
 
 logger = logging.getLogger(__name__)
 
+_NOWHERE = -1  # row of a document without a text, which no index has
 _QUERIES_AT_ONCE = 32  # searched together; bounds the candidates in memory
 
 
@@ -28,6 +32,7 @@ class GivenLists:
         dataset: the data set that has the texts.
         run: the scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
         candidates: how many candidates are taken per query; those below are left out.
+        index: an index of the data set, whose word statistics BM25 scores are by; None to leave lists without them.
 
     Attributes:
         queries: ids of the queries, in the run's order.
@@ -37,28 +42,71 @@ class GivenLists:
         InputError: if ``candidates`` is below 1.
     """
 
-    def __init__(self, dataset: Dataset, run: Mapping[str, Mapping[str, float]], candidates: int = 100) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        run: Mapping[str, Mapping[str, float]],
+        candidates: int = 100,
+        index: Index | None = None,
+    ) -> None:
         if candidates < 1:
             raise InputError(f"candidates must be at least 1, not {candidates}")
         self.queries = known_queries(dataset, run)
         self._dataset, self._run = dataset, run
         self._top = {id: trec_order(run[id])[:candidates] for id in self.queries}
         self._texts = candidate_texts(dataset, self._top)
+        self._index = None if index is None or index.manifest.lexical.engine == "none" else index
 
-    def lists(self, window: Window | None) -> Iterator[tuple[str, CandidateList]]:
+    def lists(self, window: Window | None, *, bm25: bool = False) -> Iterator[tuple[str, CandidateList]]:
         """The lists as a reranker is given them: a document that is longer than it reads is cut into passages.
 
         Args:
             window: how much of a text the reranker reads; None takes every document whole.
+            bm25: whether the lists have the BM25 scores of the index. If it cuts a document into other passages, no
+                list has them, with a warning: scores of two kinds of statistics could not be compared.
 
         Yields:
             (query id, list), in the order of `queries`.
         """
         splitter = None if window is None else Splitter(window.token_offsets, window.room)
         passages = {id: _cut(document, splitter) for id, document in self._texts.items()}
+        rows = self._rows(passages) if bm25 else None
         for id in self.queries:
+            query = self._dataset.queries[id]
             pieces = [passage for document in self._top[id] for passage in passages[document]]
-            yield id, CandidateList.of(self._dataset.queries[id], pieces, self._run[id])
+            scores = None if rows is None else self._bm25(query, [row for d in self._top[id] for row in rows[d]])
+            yield id, dataclasses.replace(CandidateList.of(query, pieces, self._run[id]), bm25=scores)
+
+    def _rows(self, passages: Mapping[str, list[Passage]]) -> dict[str, list[int]] | None:
+        """The row of every passage in the index, by document; None without an index, or if it has others."""
+        if self._index is None:
+            return None
+        indexed: dict[str, list[StoredPassage]] = {}
+        for stored in self._index.passages_of(passages):
+            indexed.setdefault(stored.passage.document.id, []).append(stored)
+        rows: dict[str, list[int]] = {}
+        for id, own in passages.items():
+            held = indexed.get(id, [])
+            places = {(stored.passage.start, stored.passage.end): stored.row for stored in held}
+            if len(own) == len(held) == 1:
+                rows[id] = [held[0].row]
+            elif not held and own[0].document.empty:
+                rows[id] = [_NOWHERE]
+            elif all((passage.start, passage.end) in places for passage in own):
+                rows[id] = [places[passage.start, passage.end] for passage in own]
+            else:
+                logger.warning(
+                    "%s does not have document %r as the reranker reads it, so BM25 scores are by the word statistics "
+                    "that ship with Sightline",
+                    self._index.path,
+                    id,
+                )
+                return None
+        return rows
+
+    def _bm25(self, query: str, rows: Sequence[int]) -> tuple[float, ...]:
+        assert self._index is not None
+        return tuple(self._index.bm25(query, rows).tolist())
 
 
 def _cut(document: Document, splitter: Splitter | None) -> list[Passage]:
@@ -115,6 +163,7 @@ def rank_lists(reranker: Reranker, lists: Sequence[CandidateList]) -> list[dict[
     rankings = reranker.rank_batch(
         [(candidates.query, candidates.blocks) for candidates in lists],
         states=[candidates.states_for(reranker) for candidates in lists],
+        bm25=[candidates.bm25 for candidates in lists],
         best_per_id=True,
     )
     return [{item.document.id: item.score for item in ranking} for ranking in rankings]

@@ -18,6 +18,7 @@ from .dataset import Dataset
 from .metrics import DEFAULT_MEASURES, check_measures, measure_rankings
 from .output import make_folder
 from .provenance import hash_of, provenance
+from .relevance import relevance_of_systems
 from .report import write_report
 from .results import Results, Runs, load_bias
 from .significance import Comparison, PerQuery, compare, interval, largest_changes
@@ -104,7 +105,10 @@ def evaluate(
         )
     answers = {name: answers[name] for name in plan.systems}
     files = {name: Path(run) for name, run in (runs or {}).items() if not isinstance(run, Mapping)}
-    return _Measured(dataset, answers, measures).results(candidates, add_positives, facts, files, command)
+    results = _Measured(dataset, answers, measures).results(candidates, add_positives, facts, files, command)
+    relevance, missing = relevance_of_systems(plan, dataset, answers, seed=_SEED, resamples=_RESAMPLES)
+    summary = dataclasses.replace(results.summary, relevance=relevance, no_relevance=missing)
+    return dataclasses.replace(results, summary=summary)
 
 
 def evaluate_systems(

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ..errors import InputError
 from ..rerank.base import Reranker
+from ..retrieval.index import Index
 from ..search import CandidateList
 from .candidates import GivenLists, rank_lists, read_lists
 from .dataset import Dataset
@@ -28,6 +29,7 @@ def rerank_run(
     reranker: Reranker,
     candidates: int = 100,
     progress: Callable[[int], None] | None = None,
+    index: Index | None = None,
 ) -> dict[str, dict[str, float]]:
     """Rerank the top of a run.
 
@@ -39,6 +41,8 @@ def rerank_run(
         reranker: see `Reranker`.
         candidates: how many candidates are taken per query; those below are left out of the result.
         progress: called with the number of queries done.
+        index: an index of the data set, by whose word statistics a reranker that uses BM25 scores; None for those that
+            ship with Sightline.
 
     Returns:
         scores by query id and document id, best first.
@@ -47,7 +51,7 @@ def rerank_run(
         DataError: if a candidate has no text, or no query of the run is in the data set.
         InputError: if ``candidates`` is below 1.
     """
-    return rerank_run_each(dataset, run, [reranker], candidates, progress)[0][0]
+    return rerank_run_each(dataset, run, [reranker], candidates, progress, index)[0][0]
 
 
 def rerank_run_each(
@@ -56,6 +60,7 @@ def rerank_run_each(
     rerankers: Sequence[Reranker],
     candidates: int = 100,
     progress: Callable[[int], None] | None = None,
+    index: Index | None = None,
 ) -> list[tuple[dict[str, dict[str, float]], float]]:
     """Rerank the top of a run by several rerankers; those that share a model read each document once.
 
@@ -65,9 +70,10 @@ def rerank_run_each(
         For each reranker, what `rerank_run` returns, and its milliseconds: all of the reading, which it would have had
         to do alone, and its own ranking.
     """
-    given = GivenLists(dataset, run, candidates)
+    given = GivenLists(dataset, run, candidates, index)
     windows, readers = [reranker.window for reranker in rerankers], [reranker.reader for reranker in rerankers]
-    lists = {id(window): given.lists(window) for window in windows}
+    words = {id(window) for reranker, window in zip(rerankers, windows, strict=True) if reranker.uses_bm25}
+    lists = {id(window): given.lists(window, bm25=id(window) in words) for window in windows}
     runs: list[dict[str, dict[str, float]]] = [{} for _ in rerankers]
     seconds = [0.0] * len(rerankers)
     for start in range(0, len(given.queries), _QUERIES_AT_ONCE):

@@ -233,7 +233,12 @@ def _check_systems(summary: Summary) -> None:
             raise DataError(f"systems.{name} has other measures than the first system")
         if name not in summary.intervals:
             raise DataError(f"intervals lacks the system {name!r}")
-    for part, named in (("intervals", summary.intervals), ("milliseconds_per_query", summary.milliseconds_per_query)):
+    for part, named in (
+        ("intervals", summary.intervals),
+        ("milliseconds_per_query", summary.milliseconds_per_query),
+        ("relevance", summary.relevance),
+        ("no_relevance", summary.no_relevance),
+    ):
         if unknown := named.keys() - systems.keys():
             raise DataError(f"{part} has the unknown system {min(unknown)!r}")
     compared = [(pair.a, pair.b) for pair in summary.comparisons]

@@ -8,7 +8,7 @@ trusted (Smucker, Allan and Carterette, CIKM 2007). The t-test is scipy's. Its r
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated
@@ -23,6 +23,8 @@ __all__ = [
     "Interval",
     "Number",
     "PerQuery",
+    "bootstrap_counts",
+    "bootstrap_means",
     "compare",
     "holm",
     "interval",
@@ -142,7 +144,7 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
 
     values = _matrix(per_query, measure)
     columns = np.stack(list(values.values()), axis=1)  # (Q, S)
-    means = _bootstrap_means(columns, seed, resamples)
+    means = bootstrap_means(columns, seed=seed, resamples=resamples)
     names = list(values)
     pairs = [
         (names.index(new), names.index(base))
@@ -187,7 +189,7 @@ def interval(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: 
         Interval(mean=0.5, low=0.5, high=0.5)
     """
     data = np.asarray(values, dtype=np.float64)
-    return _between(data, _bootstrap_means(data[:, None], seed, resamples)[:, 0])
+    return _between(data, bootstrap_means(data[:, None], seed=seed, resamples=resamples)[:, 0])
 
 
 def _between(values: np.ndarray, means: np.ndarray) -> Interval:
@@ -199,15 +201,28 @@ def _between(values: np.ndarray, means: np.ndarray) -> Interval:
     return Interval(mean, float(low), float(high))
 
 
-def _bootstrap_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Means (R, S) of values (Q, S), over queries drawn with replacement, the same for every system."""
-    rng, (queries, _) = np.random.default_rng(seed), values.shape
-    out = []
-    for size in _batches(queries, resamples):
+def bootstrap_counts(queries: int, *, seed: int = 0, resamples: int = 9999, width: int = 0) -> Iterator[np.ndarray]:
+    """How often each query is in each resample, drawn with replacement; the same seed gives the same resamples.
+
+    Args:
+        queries: Q, at least one.
+        seed: the seed of the drawing.
+        resamples: how many resamples are drawn.
+        width: how many numbers of a resample the caller holds; batches are small enough for them.
+
+    Yields:
+        int64 (R', Q), whose R' add up to ``resamples``.
+    """
+    rng = np.random.default_rng(seed)
+    for size in _batches(max(queries, width), resamples):
         drawn = rng.integers(0, queries, size=(size, queries)) + np.arange(size)[:, None] * queries
-        counts = np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries)
-        out.append(counts @ values / queries)
-    return np.concatenate(out)
+        yield np.bincount(drawn.ravel(), minlength=size * queries).reshape(size, queries)
+
+
+def bootstrap_means(values: np.ndarray, *, seed: int = 0, resamples: int = 9999) -> np.ndarray:
+    """Means (R, S) of values (Q, S), over queries drawn with replacement, the same for every column."""
+    counts = bootstrap_counts(len(values), seed=seed, resamples=resamples)
+    return np.concatenate([drawn @ values / len(values) for drawn in counts])
 
 
 def _randomised(values: np.ndarray, pairs: Sequence[tuple[int, int]], seed: int, resamples: int) -> list[float]:

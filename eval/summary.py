@@ -11,7 +11,20 @@ from typing import Any
 
 from .significance import Comparison, Interval, Number
 
-__all__ = ["Change", "Changes", "Cost", "IndexFacts", "Latency", "Limits", "Machine", "Memory", "Summary", "SystemCost"]
+__all__ = [
+    "Change",
+    "Changes",
+    "Cost",
+    "IndexFacts",
+    "Latency",
+    "Limits",
+    "Machine",
+    "Memory",
+    "RelevanceQuality",
+    "ReliabilityBin",
+    "Summary",
+    "SystemCost",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,59 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """The candidates whose relevance is in one bin: from ``low`` to below ``high``.
+
+    Args:
+        low: the lower bound.
+        high: the upper bound.
+        documents: how many there are, above 0.
+        relevance: the mean of their relevance.
+        relevant: the share of them that is relevant.
+    """
+
+    low: Number
+    high: Number
+    documents: int
+    relevance: Number
+    relevant: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelevanceQuality:
+    """How far a system's ``relevance`` can be trusted, see `sightline.eval.relevance.measure_relevance`.
+
+    The ``mean`` of each interval is the value itself. Candidates that nobody judged count as not relevant.
+
+    Args:
+        answered: how many lists have a relevant document.
+        unanswered: how many lists have none: each list without its relevant documents.
+        documents: how many candidates there are in all lists.
+        relevant: how many of them are relevant.
+        auroc_lists: how often the highest relevance of a list with a relevant document is above that of a list without;
+            None if there are no such lists.
+        false_accepts: share of lists without a relevant document whose highest relevance reaches ``threshold``; None
+            likewise.
+        threshold: the highest ``min_score`` that leaves something of 90 % of the lists with a relevant document; None
+            likewise.
+        auroc_documents: how often the relevance of a relevant document is above that of another; None likewise.
+        calibration_error: expected calibration error over documents, in 15 bins of equal width.
+        reliability: these bins, without empty ones.
+    """
+
+    answered: int
+    unanswered: int
+    documents: int
+    relevant: int
+    auroc_lists: Interval | None
+    false_accepts: Interval | None
+    threshold: Number | None
+    auroc_documents: Interval | None
+    calibration_error: Interval
+    reliability: list[ReliabilityBin]
+
+
+@dataclass(frozen=True, slots=True)
 class IndexFacts:
     """The index that was searched: number of documents and passages, settings, and XXH3-128 of its manifest."""
 
@@ -149,6 +215,8 @@ class Summary:
         changes: for every two systems, the queries on which they differ most.
         index: the index that was searched; None where all systems are given runs.
         given_runs: the file's name by the run's name, for runs that were given as files.
+        relevance: how far the relevance of each system can be trusted, by its name.
+        no_relevance: why a system has no relevance, by its name.
         cost: what `sightline.eval.cost.bench_systems` measured; None if it was not measured.
     """
 
@@ -167,6 +235,8 @@ class Summary:
     changes: list[Changes] = field(default_factory=list)
     index: IndexFacts | None = None
     given_runs: dict[str, str] = field(default_factory=dict)
+    relevance: dict[str, RelevanceQuality] = field(default_factory=dict)
+    no_relevance: dict[str, str] = field(default_factory=dict)
     cost: Cost | None = None
 
     def as_json(self) -> dict[str, Any]:

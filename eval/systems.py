@@ -134,7 +134,8 @@ def answer_systems(
     Args:
         plan: the systems.
         dataset: the queries and texts.
-        index: the index of the collection; None if no system searches it.
+        index: the index of the collection, by whose word statistics given runs are reranked, too; None if no system
+            searches it.
         candidates: how many candidates a first stage hands on.
         add_positives: let rerankers also read the relevant documents that the first stage did not find.
         pool: the processes among which queries are shared out; None to answer all here.
@@ -155,7 +156,7 @@ def answer_systems(
             for name, system in plan.named.items()
             if system.first == first and (system.reranker or first in plan.given)
         }
-        answers |= _from_run(dataset, run, chosen, candidates, add_positives, partial(progress, first))
+        answers |= _from_run(dataset, run, chosen, candidates, add_positives, partial(progress, first), index)
     for name, system in plan.systems.items():
         if not isinstance(system, SystemName):
             answers[name] = _from_callable(dataset, system, candidates, partial(progress, name))
@@ -169,6 +170,7 @@ def _from_run(
     candidates: int,
     add_positives: bool,
     progress: Callable[[int], None],
+    index: Index | None,
 ) -> dict[str, Answers]:
     chosen = {name: reranker for name, reranker in systems.items() if reranker is not None}
     answers: dict[str, Answers] = {}
@@ -182,7 +184,7 @@ def _from_run(
         if add_positives:
             run = with_positives(dataset, run, candidates)
             candidates = max(map(len, run.values()), default=candidates)
-        reranked = rerank_run_each(dataset, run, list(chosen.values()), candidates, progress)
+        reranked = rerank_run_each(dataset, run, list(chosen.values()), candidates, progress, index)
         answers |= zip(chosen, (Answers(*answer) for answer in reranked), strict=True)
     return answers
 

@@ -249,10 +249,14 @@ class Reranker(ABC):
             return
         if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise InputError(f"min_score must be a number from 0 to 1, not {min_score!r}")
-        if self.relevance(0.0) is None:
-            raise InputError(f"min_score cuts by relevance, and {self.name} has none: {self._no_relevance()}")
+        if reason := self.why_no_relevance():
+            raise InputError(f"min_score cuts by relevance, and {self.name} has none: {reason}")
 
-    def _no_relevance(self) -> str:
+    @final
+    def why_no_relevance(self) -> str | None:
+        """Why documents get no `Ranked.relevance`; None if they do."""
+        if self.relevance(0.0) is not None:
+            return None
         if self.list_free:
             return "its scores are not calibrated; fit the two numbers with sightline calibrate"
         return "its scores are relative to their list, so no threshold means the same for two lists"
@@ -281,8 +285,8 @@ class Reranker(ABC):
             raise InputError(
                 f"{self.name} cannot score pairs: its scores are relative to their list; use rank, or another reranker"
             )
-        if not raw_scores and self.relevance(0.0) is None:
-            raise InputError(f"{self.name} has no relevance: {self._no_relevance()}; or ask for raw_scores")
+        if not raw_scores and (reason := self.why_no_relevance()):
+            raise InputError(f"{self.name} has no relevance: {reason}; or ask for raw_scores")
         by_query: dict[str, list[int]] = {}
         for place, pair in enumerate(pairs):
             if isinstance(pair, str) or len(pair) != 2:
@@ -320,9 +324,12 @@ class Reranker(ABC):
         scores = scored.scores.tolist()
         order, warnings = order_by_score(blocks, candidates, scores, scored.unread)
         order = first_of_each_id(order, blocks) if best_per_id else order
-        if min_score is not None:
-            order = [i for i in order if (self.relevance(scores[i]) or 0.0) >= min_score]
         warnings = [*scored.warnings, *warnings]
+        if min_score is not None:
+            best = max((self.relevance(scores[i]) or 0.0 for i in order), default=0.0)
+            if order and best < min_score:
+                warnings.append(f"nothing scored above min_score {min_score:g}; the best relevance is {best:.3g}")
+            order = [i for i in order if (self.relevance(scores[i]) or 0.0) >= min_score]
         for warning in warnings:
             logger.info("%s: %s", query[:80], warning)
         return Ranking(

@@ -49,12 +49,12 @@ _DECODERS_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionWeights:
-    """The weights of the sum that the readout ``fused`` scores by; see `sightline.rerank.signals.Signals` for its terms.
+    """The weights of the sum that the readout ``fused`` scores by; `sightline.rerank.signals.Signals` are its terms.
 
     Args:
         log_mass: of the log mass.
         maxsim: of MaxSim.
-        cosine: of the cosine between the mean token states.
+        cosine: of the document tokens' mean cosine with the query.
         bm25: of BM25.
         length: of the logarithm of the document's number of tokens.
 

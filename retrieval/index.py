@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
-from ..documents import Document
+from ..documents import Document, encodable
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
 from ..models.encoder import Encoder, load_encoder
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
@@ -409,6 +409,15 @@ class Index:
         self._files.now()
         stored = self._files.store.passages([int(row) for row in rows if row >= 0])
         return [stored[int(row)] for row in rows if int(row) in stored]
+
+    def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
+        """All passages of the documents with these ids; ids that the index does not have are passed over.
+
+        Raises:
+            InputError: if an id is not a string.
+        """
+        self._files.now()
+        return self._files.store.passages_of([id for id in map(_checked_id, ids) if encodable(id)])
 
     def document_ids(self, rows: Sequence[int] | np.ndarray) -> dict[int, str]:
         """Document id by row; rows deleted meanwhile, and -1, are left out."""

@@ -275,12 +275,8 @@ class DocumentStore:
 
     def delete(self, ids: Iterable[str]) -> list[StoredPassage]:
         """Mark documents as deleted and drop their text, within a transaction; returns the passages they had."""
-        sql = (
-            "SELECT p.row FROM passages p JOIN documents d ON d.number = p.document "
-            "WHERE d.deleted = 0 AND d.id IN (SELECT value FROM json_each(?))"
-        )
         ids = list(ids)
-        gone = self.passages([row[0] for row in self._fetch(sql, [json.dumps(ids)])])
+        gone = self.passages_of(ids)
         for id, number in self.existing(ids).items():
             fields = [number, id, "", "", "{}", 1]
             places = self._fetch(
@@ -291,7 +287,7 @@ class DocumentStore:
                 "UPDATE documents SET title = ?, text = ?, metadata = ?, deleted = ?, digest = ? WHERE number = ?",
                 [*fields[2:], _seal(fields, places), number],
             )
-        return list(gone.values())
+        return gone
 
     def record(self, segments: Iterable[Segment]) -> None:
         """Remember what a batch appended, within its transaction."""
@@ -360,6 +356,16 @@ class DocumentStore:
             passage = Passage(documents[number], start, stop)
             stored[row] = StoredPassage(row, passage, (first, first + tokens), truncated)
         return stored
+
+    def passages_of(self, ids: Sequence[str]) -> list[StoredPassage]:
+        """All passages of the live documents among these ids, by row."""
+        sql = (
+            "SELECT p.row FROM passages p JOIN documents d ON d.number = p.document "
+            "WHERE d.deleted = 0 AND d.id IN (SELECT value FROM json_each(?)) ORDER BY p.row"
+        )
+        rows = [row for (row,) in self._fetch(sql, [json.dumps(list(ids))])]
+        stored = self.passages(rows)
+        return [stored[row] for row in rows]
 
     def document_ids(self, rows: Sequence[int]) -> dict[int, str]:
         """Document id of each live passage among these rows."""

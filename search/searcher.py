@@ -269,6 +269,7 @@ class Searcher:
         *,
         where: Mapping[str, Any] | None = None,
         unit: Unit = "document",
+        min_score: float | None = None,
     ) -> Explanation:
         """Search, and tell where each stage put the hits and which query token attended to them.
 
@@ -277,7 +278,7 @@ class Searcher:
         parts = [stage for stage in self._stages if stage != "hybrid"]
         lists = self.candidates_each([query], {self.first_stage, *parts}, [self.reranker], where=where)[0]
         evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
-        result = self.rank(lists[self.first_stage], k=k, evidence=evidence, unit=unit)
+        result = self.rank(lists[self.first_stage], k=k, evidence=evidence, unit=unit, min_score=min_score)
         places = {
             stage: {hit.id: lists[stage].first[hit.id] for hit in result.hits if hit.id in lists[stage].first}
             for stage in parts

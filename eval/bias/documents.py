@@ -189,6 +189,8 @@ def measure_documents(
             continue
         queries += 1
         grades = qrels.get(id, {})
+        # No index has BM25 scores of what is added, and lists with and without them could not be compared.
+        candidates = dataclasses.replace(candidates, bm25=None)
         if reranker is None:
             length.add(candidates, candidates.ids, grades)
             continue

@@ -164,7 +164,7 @@ def _lists(
     with contextlib.ExitStack() as opened:
         searched: Index | None = None
         searching = [plan for plan in plans.values() if plan.first not in runs]
-        if searching:
+        if searching or index is not None:
             path = out / "index"
             searched = opened.enter_context(open_index(dataset, index, path, {}, searching, partial(tell, "index")))
         for name, (first, second) in plans.items():
@@ -172,8 +172,9 @@ def _lists(
             if reranker is None and "documents" not in kinds:
                 continue
             if first in runs:
-                given = GivenLists(dataset, load_run(runs[first], dataset.split), list_length)
-                lists = given.lists(None if reranker is None else reranker.window)
+                given = GivenLists(dataset, load_run(runs[first], dataset.split), list_length, searched)
+                words = reranker is not None and reranker.uses_bm25
+                lists = given.lists(None if reranker is None else reranker.window, bm25=words)
             else:
                 assert searched is not None
                 stage = cast(FirstStage, first)

@@ -9,6 +9,8 @@ from sightline.errors import DataError, InputError
 from sightline.eval.loading import load_dataset
 from sightline.eval.reranking import rerank_run
 from sightline.rerank import LateInteractionReranker, Reranker, load_layout
+from sightline.retrieval.index import Index
+from sightline.search import Searcher
 
 FILLER = "grass road song tree rain iron wall lamp " * 20
 TEXTS = {
@@ -117,3 +119,32 @@ def test_a_reranker_whose_model_is_but_a_name_is_served(dataset, reranker):
             return reranker._score(lists)
 
     assert list(rerank_run(dataset, {"q0": {"dog": 2.0, "cat": 1.0}}, Foreign())["q0"]) == ["cat", "dog"]
+
+
+RUN = {"q0": {"dog": 3.0, "cow": 2.0, "cat": 1.0, "saga": 0.5}, "q2": {"cat": 3.0, "saga": 1.0}}
+
+
+def test_with_an_index_a_given_run_is_scored_as_a_search_would(dataset, reranker, toy, tmp_path):
+    with Index.build(tmp_path / "index", dataset.documents(), encoder=toy, token_states="none") as index:
+        searched = {
+            id: {hit.id: hit.score for hit in Searcher(index, reranker, first_stage="dense").search(QUERIES[id]).hits}
+            for id in RUN
+        }
+        given = rerank_run(dataset, RUN, reranker, index=index)
+    by_background = rerank_run(dataset, RUN, reranker)
+    for id, scores in given.items():
+        assert scores == pytest.approx({document: searched[id][document] for document in RUN[id]}, abs=1e-5)
+        assert scores != pytest.approx(by_background[id], abs=1e-5)
+
+
+def test_an_index_with_other_passages_has_no_scores_for_any(dataset, reranker, toy, tmp_path, caplog):
+    with Index.build(tmp_path / "index", dataset.documents(), encoder=toy, max_tokens=20) as index:
+        with caplog.at_level(logging.WARNING):
+            given = rerank_run(dataset, RUN, reranker, index=index)
+    assert given == rerank_run(dataset, RUN, reranker)
+    assert "'saga' as the reranker reads it" in caplog.text
+
+
+def test_an_index_without_words_has_no_scores(dataset, reranker, toy, tmp_path):
+    with Index.build(tmp_path / "index", dataset.documents(), encoder=toy, lexical="none") as index:
+        assert rerank_run(dataset, RUN, reranker, index=index) == rerank_run(dataset, RUN, reranker)

@@ -1,5 +1,6 @@
 """Length, copies, twins and ids: known preferences are caught and quantified, and what has none shows zero."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -153,6 +154,14 @@ def test_the_default_reranker_reads_no_id_and_scores_copies_alike():
     assert [copies.reordered for copies in bias.copies] == [0.0, 0.0]
     assert [twin.edit for twin in bias.twins] == ["title dropped", "first sentence dropped", "last sentence dropped"]
     assert all(math.isfinite(twin.score_change.mean) and twin.score_change.mean != 0 for twin in bias.twins)
+
+
+def test_words_are_scored_alike_with_and_without_copies(make_list):
+    documents = make_list(["Cats purr. They do.", "Dogs bark.", "Cows moo."], query="what do cats do")
+    documents = dataclasses.replace(documents, bm25=(0.5, 70.0, 30.0))  # of an index, and far from the background's
+    bias = measure_documents("minilm", load_reranker("minilm"), [("q", documents)], GOLD)
+    assert {(copies.reordered, copies.gold_rank_change.mean) for copies in bias.copies} == {(0.0, 0.0)}
+    assert bias.ids.changed == 0.0
 
 
 def test_the_row_is_flat_but_for_its_bins(known, make_list):
