@@ -108,6 +108,10 @@ def rerank(
             query: {id: score for id, score in scores.items() if (reranker.relevance(score) or 0.0) >= min_score}
             for query, scores in ranked.items()
         }
+        if not any(ranked.values()):
+            raise InputError(
+                f"nothing scored above min_score {min_score:g} for any query, so there is no run to write; lower it"
+            )
     save_run(out, ranked, portable_name(reranker.name), dataset)
     empty = sum(not scores for scores in ranked.values())
     if json:
@@ -303,7 +307,8 @@ def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
         means = [result.summary.intervals.get(name) for result in results]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
-    print_table(_overall(results))
+    if len(results) > 1:
+        print_table(_overall(results))
     print_line(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}", "dim")
 
 

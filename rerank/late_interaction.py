@@ -174,7 +174,7 @@ class LateInteractionReranker(Reranker):
         places = _with_tokens(request.documents, known, q.shape[1])
         keys = [known[i].keys for i in places]
         with torch.inference_mode():
-            rows, reading, values = self._attend(q, keys, self._bm25(request, places))
+            rows, reading, values = self._attend(q, keys, self._bm25(request, known, places))
             normaliser = reading.normaliser[:, 0].float()
             attended = row_shares(reading, self.spec.readout)
         scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
@@ -219,13 +219,22 @@ class LateInteractionReranker(Reranker):
         reading = read_states(q, keys, scale=spec.scale, largest=spec.readout == "maxsim")
         return q, reading, document_scores(reading, spec)
 
-    def _bm25(self, request: Request, places: Sequence[int]) -> list[float]:
+    def _bm25(self, request: Request, known: Sequence[DocumentStates], places: Sequence[int]) -> list[float]:
         """BM25 of the documents at some places: as given, or by the shipped word statistics; 0 where it has no part."""
         if not self.uses_bm25:
             return [0.0] * len(places)
         if request.bm25 is None:
-            return background_bm25(request.query, [request.documents[i].contents for i in places])
+            return background_bm25(request.query, [self._read_part(request.documents[i], known[i]) for i in places])
         return [request.bm25[i] for i in places]
+
+    def _read_part(self, document: Document, states: DocumentStates) -> str:
+        """The text up to the last token that was read."""
+        from ..kernels.states.keys import stored_values
+
+        if not states.truncated:
+            return document.contents
+        spans = self._spans(document, len(stored_values(states.keys)))
+        return document.contents[: int(spans[-1, 1]) if len(spans) else 0]
 
     def _spans(self, document: Document, count: int) -> np.ndarray:
         """The characters that each of a document's ``count`` states covers."""
