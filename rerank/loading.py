@@ -92,9 +92,9 @@ def load_reranker(
     Args:
         name: a text, or a path: a layout of the embedded default, ``minilm`` (the default), ``minilm-log-mass``,
             ``minilm-mass`` or ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is
-            trained; a folder that ``sightline train`` wrote; a decoder model, ``hf:`` and its name on the hub or its folder;
-            ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model. ``hf:MODEL#LAYOUT`` also names
-            the layout. If you give ``layout``, you may leave the ``hf:`` out.
+            trained; a folder that ``sightline train`` wrote; a decoder model, ``hf:`` and its name on the hub or its
+            folder; ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model. ``hf:MODEL#LAYOUT``
+            also names the layout. If you give ``layout``, you may leave the ``hf:`` out.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
         options: ``dtype`` and ``device``, see `LateInteractionReranker`; for cross-encoders and ``late-interaction:``
