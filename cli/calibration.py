@@ -10,8 +10,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..errors import InputError
 from .console import print_line, print_table, progress_bar, visible, write_json
 from .options import CANDIDATES, FirstStageOption, JsonOption, MaxQueriesOption, PerQueryOption, SplitOption
+from .running import check_path
 
 if TYPE_CHECKING:
     from ..eval.relevance import Calibrated
@@ -24,14 +26,17 @@ def register(app: typer.Typer) -> None:
     app.command(
         "calibrate",
         rich_help_panel="Evaluate",
-        epilog="Example: sightline calibrate minilm data/nq_train data/medquad --split dev --out mine.yaml",
+        epilog="Example: sightline calibrate minilm data/nq_train:dev data/cacm:test --out mine.yaml",
     )(calibrate)
 
 
 def calibrate(
     reranker: Annotated[str, typer.Argument(help="The reranker: any name that --rerank takes.")],
     datasets: Annotated[
-        list[Path], typer.Argument(metavar="DATASET...", help="BEIR folders, or ir:ID, mteb:TASK, nano:NAME.")
+        list[str],
+        typer.Argument(
+            metavar="DATASET...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; DATASET:SPLIT for another split."
+        ),
     ],
     split: SplitOption = "test",
     first_stage: FirstStageOption = "hybrid",
@@ -56,9 +61,15 @@ def calibrate(
     """
     from ..eval.loading import load_dataset
     from ..eval.relevance import calibrate_reranker, check_layout_file, save_calibration
+    from ..training.examples import Source
 
     target = check_layout_file(reranker, out, save)
-    loaded = [load_dataset(folder, split, max_queries=max_queries) for folder in datasets]
+    sources = [Source.parse(text, split) for text in datasets]
+    for source in sources:
+        check_path(Path(source.path), "DATASET")
+        if source.weight != 1:
+            raise InputError(f"{source.path}: every collection weighs the same; leave the @ and the weight out")
+    loaded = [load_dataset(source.path, source.split, max_queries=max_queries) for source in sources]
     with progress_bar("calibrating") as tell:
         fitted = calibrate_reranker(
             reranker, loaded, first_stage=first_stage, candidates=candidates, work=work, progress=tell

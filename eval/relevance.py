@@ -319,8 +319,8 @@ def check_layout_file(reranker: str, out: str | Path | None, save: bool) -> Path
         raise InputError(f"out is a layout, whose name ends in .yaml, not {out}")
     if reranker in SHIPPED or (Path(reranker) / "layout.yaml").is_file():
         raise InputError(
-            f"{reranker} has weights beside its layout, so a layout alone would not be it; use --save, on a copy of the "
-            "folder if it is not your own"
+            f"{reranker} has weights beside its layout, so that a layout alone would not be it; use --save, on a copy "
+            "of the folder if it is not your own"
         )
     return writable_file(out)
 
