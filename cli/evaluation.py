@@ -290,6 +290,8 @@ def _show(results: Results, out: Path, json: bool) -> None:
     print_table(table)
     if summary.comparisons:
         print_table(_comparisons(summary.comparisons, results.measure, said))
+    if summary.relevance:
+        print_table(_relevance(summary, said))
     print_line(f"written to {out}", "dim")
 
 
@@ -361,6 +363,37 @@ def _caveats(summary: Summary) -> str:
     if summary.identical_ids:
         said += f"; {summary.identical_ids} results with their query's own id ignored"
     return said
+
+
+def _relevance(summary: Summary, said: str) -> Table:
+    """How far the relevance of each system can be trusted, or why there is none."""
+    title = f"relevance; a list has an answer if it has a relevant document, unjudged ones count as not relevant{said}"
+    table = Table(title=Text(visible(title)))
+    table.add_column("system", no_wrap=True)
+    for name in (
+        *("AUROC, lists", "95 %", "false accepts at 90 % recall", "95 %"),
+        *("AUROC, documents", "95 %", "ECE, 15 bins", "95 %"),
+    ):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for name in summary.systems:
+        if quality := summary.relevance.get(name):
+            measured = (
+                quality.auroc_lists,
+                quality.false_accepts,
+                quality.auroc_documents,
+                quality.calibration_error,
+            )
+            cells = [cell for value in measured for cell in _with_interval(value)]
+            table.add_row(Text(visible(name)), *cells, "")
+        else:
+            reason = Text(visible(summary.no_relevance.get(name, "")))
+            table.add_row(Text(visible(name)), *[""] * (len(table.columns) - 2), reason)
+    return table
+
+
+def _with_interval(value: Interval | None) -> tuple[str, str]:
+    return ("-", "") if value is None else (f"{value.mean:.4f}", f"{value.low:.3f} {value.high:.3f}")
 
 
 def _comparisons(comparisons: Sequence[Comparison], measure: str, said: str) -> Table:
