@@ -47,7 +47,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..eval.results import Results
-    from ..eval.significance import Comparison
+    from ..eval.significance import Comparison, Interval
     from ..eval.summary import Cost, Summary
 
 __all__ = ["register"]
@@ -307,7 +307,33 @@ def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
         means = [result.summary.intervals.get(name) for result in results]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
+    if len(results) > 1:
+        print_table(_overall(results))
     print_line(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}", "dim")
+
+
+def _overall(results: Sequence[Results]) -> Table:
+    """The mean over the collections, and the best system against the others."""
+    from ..eval.overall import overall
+
+    found = overall(results)
+    count = len(found.collections)
+    table = Table(title=Text(visible(f"{found.measure}, mean of {count} collections; {found.best} against the others")))
+    for place, name in enumerate(("system", "mean (95 %)", "gain of the best", "smallest gain")):
+        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+    for name, mean in found.means.items():
+        pair = found.against.get(name)
+        gains = (
+            ("", "")
+            if pair is None
+            else (_with_interval(pair.difference), f"{_with_interval(pair.worst_difference)} {pair.worst}")
+        )
+        table.add_row(Text(visible(name)), _with_interval(mean), *(Text(visible(gain)) for gain in gains))
+    return table
+
+
+def _with_interval(value: Interval) -> str:
+    return f"{value.mean:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
 def _costs(cost: Cost) -> Table:

@@ -270,7 +270,7 @@ def markdown(filled: Iterable[Filled]) -> str:
         header = ["system", "", *table.columns]
         lines = [f"## {table.title}", "", f"{_caption(one)} {table.about}", ""]
         lines += ["| " + " | ".join(header) + " |", "|" + "---|" * 2 + "---:|" * len(table.columns)]
-        lines += ["| " + " | ".join(_cells(table, row)).replace("  ", " ") + " |" for row in one.rows]
+        lines += [f"| {' | '.join(_cells(table, row))} |".replace("  ", " ") for row in one.rows]
         lines += ["", *(f"- {line}" for line in _skipped(one))]
         parts.append("\n".join(lines).rstrip() + "\n")
     return "\n".join(parts)
@@ -289,8 +289,9 @@ def _cells(table: Table, row: Row) -> list[str]:
 
 
 def _caption(one: Filled) -> str:
-    run = ", ".join(f"{column} {queries} queries" for column, queries in one.queries.items()) or "nothing was run here"
-    return f"{one.table.measure}, first {one.table.candidates} candidates; {run}; in brackets 95 % intervals."
+    run = ", ".join(f"{column} {queries} queries" for column, queries in one.queries.items())
+    told = f"{run}; in brackets 95 % intervals" if run else "nothing was run here"
+    return f"{one.table.measure}, first {one.table.candidates} candidates; {told}."
 
 
 def _skipped(one: Filled) -> Iterator[str]:

@@ -55,6 +55,9 @@ def comment(results: Results) -> str:
         Text, some lines of it.
     """
     summary, mean = results.summary, {name: values[results.measure] for name, values in results.systems.items()}
+    first_is_right = {name: values[_FIRST_IS_RIGHT] for name, values in results.systems.items()}
+    most = max(first_is_right.values())
+    best = ", ".join(name for name, share in first_is_right.items() if share == most)
     lines = [
         "How to read the first table: each row is a way to search, and all answered the same "
         f"{summary.queries} questions.",
@@ -63,14 +66,14 @@ def comment(results: Results) -> str:
         "nDCG@10 says how high the right answers stand among the first ten, from 0 (none is there) to 1 (all on top). "
         "95 % is the range in which it would probably be with other questions of this kind.",
         f"{_FIRST_IS_RIGHT} is the share of questions whose very first answer is a right one: "
-        f"{results.systems[_DEFAULT][_FIRST_IS_RIGHT]:.0%} with the default.",
+        f"{first_is_right[_DEFAULT]:.1%} with the default, and at most {most:.1%} ({best}).",
         f"The default's nDCG@10 is {mean[_DEFAULT]:.3f}. Compared with its parts (p is the probability of so large a "
         "difference if both were equally good):",
     ]
     for part in _PARTS:
         difference = mean[_DEFAULT] - mean[part]
         p = next(pair.p_holm for pair in summary.comparisons if {pair.a, pair.b} == {_DEFAULT, part})
-        verdict = "more than chance" if p < _LEVEL else "this may be chance"
+        verdict = "beyond chance" if p < _LEVEL else "this may be chance"
         word = "above" if difference > 0 else "below"
         lines.append(f"  {abs(difference):.3f} {word} {part}: {verdict} (p = {p:.3f})")
     lines.append(
