@@ -37,7 +37,7 @@ def count(collections: list[Path], out: Path) -> None:
         connection.execute("CREATE VIRTUAL TABLE terms USING fts5vocab('lexical', 'row')")
         weight = _DOCUMENTS / len(texts)
         for stem, number in connection.execute("SELECT term, doc FROM terms"):
-            frequencies[stem] += number * weight  # type: ignore[assignment]
+            frequencies[stem] += number * weight
         documents += _DOCUMENTS
         terms += round(weight * sum(len(document_terms(text)) for text in texts))
     kept = sorted((stem, round(number)) for stem, number in frequencies.items() if number >= _LEAST)

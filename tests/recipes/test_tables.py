@@ -82,7 +82,9 @@ def test_a_catalogue_that_cannot_be_reached_is_skipped_with_the_reason(tmp_path,
     assert list(filled.skipped) == list(nano.collections) and len(filled.skipped) == 13
     assert all("needs a network" in why for why in filled.skipped.values())
     assert {row.system for row in filled.rows if row.values} == {other.system for other in nano.published}
-    assert "nothing was run here" in markdown([filled])
+    text = markdown([filled])
+    assert "nothing was run here" in text
+    assert f"- {', '.join(nano.collections)} were skipped: cannot be loaded; " in text  # all for one reason
 
 
 def test_without_a_data_folder_collections_in_folders_are_skipped(tmp_path):
