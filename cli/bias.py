@@ -121,6 +121,8 @@ def _order(rows: Sequence[OrderRow], title: str) -> Table | None:
     for label, cells in (
         ("lists", [str(row.queries) for row in rows]),
         ("Kendall's tau", [_cell(row.tau) for row in rows]),
+        ("preference instability (PPI)", [_cell(row.ppi) for row in rows]),
+        ("preference inconsistency (GPI)", [_cell(row.gpi) for row in rows]),
         ("rank variance", [_cell(row.rank_variance) for row in rows]),
         (f"{rows[0].measure}, mean", [_cell(row.ndcg.mean) for row in rows]),
         ("worst and best order", [f"{_cell(row.ndcg.min)} {_cell(row.ndcg.max)}" for row in rows]),

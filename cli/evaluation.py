@@ -108,6 +108,10 @@ def rerank(
             query: {id: score for id, score in scores.items() if (reranker.relevance(score) or 0.0) >= min_score}
             for query, scores in ranked.items()
         }
+        if not any(ranked.values()):
+            raise InputError(
+                f"nothing scored above min_score {min_score:g} for any query, so there is no run to write; lower it"
+            )
     save_run(out, ranked, portable_name(reranker.name), dataset)
     empty = sum(not scores for scores in ranked.values())
     if json:

@@ -100,6 +100,8 @@ class OrderRow:
     relevant_queries: int | None = None
     tau: Interval
     tau_psi: Number
+    ppi: Interval | None = None
+    gpi: Interval | None = None
     reversal_tau: Interval | None = None
     score_variance: Number
     score_variance_share: Number | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -165,24 +166,55 @@ def platt_scaling(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thresholds:
-    """What a threshold on some values accepts, for every threshold and for queries that are drawn more or less often.
+    """What thresholds on some values accept, where the queries that the values are of count more or less often.
 
     Args:
-        positive: float64 (P,), values that should be accepted.
-        positive_queries: int64 (P,), the query of each.
-        negative: float64 (M,), values that should not.
-        negative_queries: int64 (M,), the query of each.
+        values: float64 (U,), the thresholds, rising.
+        positive: sparse float64 (Q, U), how many values of each query are at each threshold and below the next, of
+            those that should be accepted.
+        negative: sparse float64 (Q, U), the same of those that should not.
 
     Example:
-        >>> one = Thresholds(np.array([0.9, 0.4]), np.array([0, 1]), np.array([0.6, 0.2]), np.array([0, 1]))
+        >>> queries = np.array([0, 1])
+        >>> one = Thresholds.of((np.array([0.9, 0.4]), queries), (np.array([0.6, 0.2]), queries), count=2)
         >>> one.auroc(np.ones((1, 2))).tolist(), one.false_accepts(np.ones((1, 2)), 0.9)[0].tolist()
         ([0.75], [0.5])
     """
 
-    positive: np.ndarray
-    positive_queries: np.ndarray
-    negative: np.ndarray
-    negative_queries: np.ndarray
+    values: np.ndarray
+    positive: Any
+    negative: Any
+
+    @classmethod
+    def of(
+        cls,
+        positive: tuple[np.ndarray, np.ndarray],
+        negative: tuple[np.ndarray, np.ndarray],
+        count: int,
+        levels: int | None = None,
+    ) -> Thresholds:
+        """Count values.
+
+        Args:
+            positive: float64 (P,), values that should be accepted, and int64 (P,), the query of each.
+            negative: float64 (M,), values that should not, and int64 (M,), the query of each.
+            count: the number of queries.
+            levels: thresholds only at so many quantiles of each kind, since all are slow where there are many values;
+                None for one at every value.
+        """
+        from scipy.sparse import csr_array
+
+        values = np.unique(np.concatenate([positive[0], negative[0]]))
+        if levels is not None and len(values) > 2 * levels:
+            shares = np.linspace(0, 1, levels)
+            kinds = [part for part, _ in (positive, negative) if len(part)]
+            values = np.unique([np.quantile(part, shares, method="inverted_cdf") for part in kinds])
+
+        def counted(part: np.ndarray, queries: np.ndarray) -> Any:
+            place = np.searchsorted(values, part, side="right") - 1
+            return csr_array((np.ones(len(part)), (queries, place)), shape=(count, len(values)))
+
+        return cls(values, counted(*positive), counted(*negative))
 
     def auroc(self, counts: np.ndarray) -> np.ndarray:
         """Share of pairs of a positive and a negative in which the positive has the higher value; ties count half.
@@ -193,7 +225,7 @@ class Thresholds:
         Returns:
             float64 (R,), NaN for a resample without both kinds.
         """
-        _, positive, negative = self._by_value(counts)
+        positive, negative = counts @ self.positive, counts @ self.negative
         below = np.cumsum(negative, axis=1) - negative / 2
         return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
@@ -207,33 +239,12 @@ class Thresholds:
         Returns:
             Shares and thresholds, float64 (R,); the share is NaN for a resample without both kinds.
         """
-        values, positive, negative = self._by_value(counts)
+        positive, negative = counts @ self.positive, counts @ self.negative
         total = positive.sum(axis=1)
         accepted = _from_above(positive) >= recall * total[:, None] * (1 - 1e-12)
         at = np.maximum(accepted.sum(axis=1) - 1, 0)  # accepted falls as the threshold rises
         share = _ratio(_from_above(negative)[np.arange(len(at)), at], negative.sum(axis=1))
-        return np.where(total > 0, share, np.nan), values[at]
-
-    def _by_value(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Different values from the lowest, U of them, and how many positives and negatives have each: (R, U)."""
-        values, place = np.unique(np.concatenate([self.positive, self.negative]), return_inverse=True)
-        split = len(self.positive)
-        return (
-            values,
-            _summed(counts, self.positive_queries, place[:split], len(values)),
-            _summed(counts, self.negative_queries, place[split:], len(values)),
-        )
-
-
-def _summed(counts: np.ndarray, queries: np.ndarray, place: np.ndarray, width: int) -> np.ndarray:
-    """Counts (R, Q) of the queries of some items, added up by the items' place: float64 (R, width)."""
-    out = np.zeros((len(counts), width))
-    if not len(place):
-        return out
-    order = np.argsort(place, kind="stable")
-    kept, starts = np.unique(place[order], return_index=True)
-    out[:, kept] = np.add.reduceat(counts[:, queries[order]], starts, axis=1)
-    return out
+        return np.where(total > 0, share, np.nan), self.values[at]
 
 
 def _from_above(weights: np.ndarray) -> np.ndarray:
@@ -291,8 +302,8 @@ def false_accepts(positive: np.ndarray, negative: np.ndarray, recall: float = 0.
 
 def _together(positive: np.ndarray, negative: np.ndarray) -> Thresholds:
     """Values that all count once."""
-    nothing = np.zeros(len(positive), dtype=np.int64), np.zeros(len(negative), dtype=np.int64)
-    return Thresholds(positive, nothing[0], negative, nothing[1])
+    kinds = [(values, np.zeros(len(values), dtype=np.int64)) for values in (positive, negative)]
+    return Thresholds.of(kinds[0], kinds[1], count=1)
 
 
 def reliability(probabilities: np.ndarray, relevant: np.ndarray, bins: int = BINS) -> np.ndarray:

@@ -106,7 +106,7 @@ def evaluate(
     answers = {name: answers[name] for name in plan.systems}
     files = {name: Path(run) for name, run in (runs or {}).items() if not isinstance(run, Mapping)}
     results = _Measured(dataset, answers, measures).results(candidates, add_positives, facts, files, command)
-    relevance, missing = relevance_of_systems(plan, dataset, answers, seed=_SEED, resamples=_RESAMPLES)
+    relevance, missing = relevance_of_systems(plan, dataset, answers, seed=_SEED)
     summary = dataclasses.replace(results.summary, relevance=relevance, no_relevance=missing)
     return dataclasses.replace(results, summary=summary)
 

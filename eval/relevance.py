@@ -1,4 +1,4 @@
-"""How far a reranker's relevance can be trusted: does a list hold an answer at all, and is P(relevant) the share that is.
+"""How far a reranker's relevance can be trusted: whether lists without an answer stand out, and P(relevant) is true.
 
 Scores with a relevance do not depend on the list, so dropping documents changes nothing for the others: each list is
 ranked once, and read twice, as it is and without its relevant documents.
@@ -23,7 +23,7 @@ from ..rerank.base import Reranker
 from ..rerank.layout import RelevanceSpec
 from ..rerank.results import NOTHING
 from ..search import Searcher
-from .calibration import BINS, Judged, Thresholds, bin_places, calibrate, calibration_error, reliability
+from .calibration import BINS, Judged, Thresholds, auroc, bin_places, calibrate, calibration_error, reliability
 from .collection_index import open_index
 from .dataset import Dataset
 from .output import make_folder
@@ -37,10 +37,10 @@ __all__ = ["Calibrated", "CalibratedCollection", "calibrate_reranker", "measure_
 logger = logging.getLogger(__name__)
 
 _RECALL = 0.9
-_DOCUMENT_RESAMPLES = 999  # of all candidates, which are a hundred times as many as the lists
+_LEVELS = 1000  # of documents' probabilities, for the interval of their ROC curve, which it changes by less than .001
 
 
-def measure_relevance(judged: Judged, *, seed: int = 0, resamples: int = 9999) -> RelevanceQuality:
+def measure_relevance(judged: Judged, *, seed: int = 0, resamples: int = 999) -> RelevanceQuality:
     """Measure probabilities against judgements.
 
     Each query gives two lists, its candidates and the same without the relevant ones. A list has an answer if it has a
@@ -50,7 +50,7 @@ def measure_relevance(judged: Judged, *, seed: int = 0, resamples: int = 9999) -
     Args:
         judged: the probabilities, from 0 to 1; at least one.
         seed: the seed of the resampling.
-        resamples: how many resamples are drawn; at most 999 for the ROC curve of documents.
+        resamples: how many resamples are drawn.
 
     Raises:
         InputError: if there is no candidate, or a probability is not from 0 to 1.
@@ -68,15 +68,17 @@ def measure_relevance(judged: Judged, *, seed: int = 0, resamples: int = 9999) -
     np.maximum.at(with_all, queries, values)
     np.maximum.at(without, queries[~relevant], values[~relevant])
     answered = np.flatnonzero(np.bincount(queries, relevant, minlength=count))
-    lists = Thresholds(with_all[answered], answered, without, np.arange(count))
-    documents = Thresholds(values[relevant], queries[relevant], values[~relevant], queries[~relevant])
-    once = np.ones((1, count))
-    areas, shares = [], []
-    for counts in bootstrap_counts(count, seed=seed, resamples=resamples, width=4 * count):
+    lists = Thresholds.of((with_all[answered], answered), (without, np.arange(count)), count)
+    kinds = [(values[chosen], queries[chosen]) for chosen in (relevant, ~relevant)]
+    documents = Thresholds.of(kinds[0], kinds[1], count, _LEVELS)
+    areas, shares, by_document = [], [], []
+    for counts in bootstrap_counts(count, seed=seed, resamples=resamples, width=8 * count):
         areas.append(lists.auroc(counts))
         shares.append(lists.false_accepts(counts, _RECALL)[0])
-    few = bootstrap_counts(count, seed=seed, resamples=min(resamples, _DOCUMENT_RESAMPLES), width=4 * len(values))
+        by_document.append(documents.auroc(counts))
+    once = np.ones((1, count))
     share, threshold = lists.false_accepts(once, _RECALL)
+    area = auroc(kinds[0][0], kinds[1][0])
     return RelevanceQuality(
         answered=len(answered),
         unanswered=count,
@@ -85,7 +87,7 @@ def measure_relevance(judged: Judged, *, seed: int = 0, resamples: int = 9999) -
         auroc_lists=_interval(lists.auroc(once), areas),
         false_accepts=_interval(share, shares),
         threshold=float(threshold[0]) if len(answered) else None,
-        auroc_documents=_interval(documents.auroc(once), [documents.auroc(counts) for counts in few]),
+        auroc_documents=None if area is None else _interval(np.array([area]), by_document),
         calibration_error=_calibration_error(judged, seed, resamples),
         reliability=_bins(reliability(values, relevant)),
     )
@@ -124,7 +126,7 @@ def _bins(binned: np.ndarray) -> list[ReliabilityBin]:
 
 
 def relevance_of_systems(
-    plan: Plan, dataset: Dataset, answers: Mapping[str, Answers], *, seed: int = 0, resamples: int = 9999
+    plan: Plan, dataset: Dataset, answers: Mapping[str, Answers], *, seed: int = 0, resamples: int = 999
 ) -> tuple[dict[str, RelevanceQuality], dict[str, str]]:
     """Measure the relevance of every system that has one.
 
@@ -252,7 +254,7 @@ def calibrate_reranker(
     (loaded,) = plan.rerankers.values()
     if not loaded.list_free:
         raise InputError(
-            f"{loaded.name} cannot be calibrated: its scores are relative to their list, so no two numbers fit all lists"
+            f"{loaded.name} cannot be calibrated: its scores are relative to their list, so nothing fits all lists"
         )
     scores: dict[str, Judged] = {}
     with contextlib.ExitStack() as stack:

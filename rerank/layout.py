@@ -49,7 +49,7 @@ _DECODERS_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionWeights:
-    """The weights of the sum that the readout ``fused`` scores by; `sightline.rerank.signals.Signals` are its terms.
+    """The weights of the sum that the readout ``fused`` scores by; `sightline.rerank.signals.Signals` has its terms.
 
     Args:
         log_mass: of the log mass.
@@ -333,10 +333,10 @@ class Layout:
     def list_free(self) -> bool:
         """Whether a document's score depends on the query and the document only, not on its list.
 
-        A ``learnt`` readout may be list-free or not, which its weights decide: see `LearntReadout.list_free`.
+        In a prompt it never does: the query block reads all documents, and asks with what it has read. A ``learnt``
+        readout may be list-free or not, which its weights decide: see `LearntReadout.list_free`.
         """
-        readout = self.readout
-        return self.order_free and readout.readout != "mass" and not readout.ssmax
+        return self.prompt is None and self.readout.readout != "mass"
 
     @property
     def keepable(self) -> bool:

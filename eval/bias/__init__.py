@@ -12,6 +12,7 @@ from .documents import DocumentBias, measure_documents
 from .order import OrderBias, measure_order
 from .position import Bins, PositionBias, Span, measure_position
 from .positions import PositionDataset, load_posir, load_positions, load_spans, load_squad
+from .preferences import global_inconsistency, pairwise_instability
 from .sensitivity import PSI, grouped_psi, paired_psi, psi
 from .study import KINDS, measure_bias
 
@@ -24,6 +25,7 @@ __all__ = [
     "PositionBias",
     "PositionDataset",
     "Span",
+    "global_inconsistency",
     "grouped_psi",
     "load_posir",
     "load_positions",
@@ -34,5 +36,6 @@ __all__ = [
     "measure_order",
     "measure_position",
     "paired_psi",
+    "pairwise_instability",
     "psi",
 ]

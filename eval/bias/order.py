@@ -21,6 +21,7 @@ from ...search import CandidateList
 from ..candidates import rank_lists
 from ..metrics import measure_rankings
 from ..significance import Interval, interval
+from .preferences import global_inconsistency, pairwise_instability
 from .sensitivity import PSI, paired_psi
 
 __all__ = ["OrderBias", "Slot", "Spread", "kendall_tau", "measure_order", "relevant_document", "variance"]
@@ -68,6 +69,9 @@ class OrderBias:
             documents and of slots is said of these. None is added to a list.
         tau: Kendall's tau between the rankings of two permutations, mean over pairs, then over queries.
         tau_psi: (1 - tau) / 2: the share of pairs of documents that two permutations order differently.
+        ppi: pairwise preference instability over the random orders, see `pairwise_instability`, mean over queries; None
+            if no two documents were handed over in two ways. It rises as permutations become fewer.
+        gpi: global preference inconsistency over the random orders, see `global_inconsistency`, mean over queries.
         score_variance: population variance of a document's score over permutations; mean over documents and queries.
             Its unit is the reranker's own, squared.
         score_variance_share: the same over the variance of all scores of the list, of documents and permutations: 0,
@@ -93,6 +97,8 @@ class OrderBias:
     relevant_queries: int
     tau: Interval
     tau_psi: float
+    ppi: Interval | None
+    gpi: Interval
     score_variance: float
     score_variance_share: float
     rank_variance: float
@@ -198,7 +204,7 @@ def measure_order(
         grades = qrels.get(id, {})
         orders = study.orders(id, first, grades)
         rankings = rank_lists(reranker, [candidates.arranged(order) for order in orders.values()])
-        study.add(id, first, grades, dict(zip(orders, rankings, strict=True)))
+        study.add(id, orders, grades, dict(zip(orders, rankings, strict=True)))
     if not study.judged:
         raise InputError("no list has two documents: there is no order to change")
     return study.result(system, measure)
@@ -218,6 +224,8 @@ class _Study:
         self.lengths: list[int] = []
         self.taus: list[float] = []
         self.reversals: list[float] = []
+        self.instabilities: list[float] = []
+        self.inconsistencies: list[float] = []
         self.score_variances: list[float] = []
         self.shares: list[float] = []
         self.rank_variances: list[float] = []
@@ -237,20 +245,30 @@ class _Study:
         return orders
 
     def add(
-        self, id: str, first: list[str], grades: Mapping[str, int], ranked: Mapping[str, Mapping[str, float]]
+        self,
+        id: str,
+        orders: Mapping[str, list[str]],
+        grades: Mapping[str, int],
+        ranked: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """Take in a list's scores by order and document, best first."""
+        """Take in a list's orders, and for each its scores by document, best first."""
         self.judged[id] = grades
+        first = orders["best_first"]
         for name, scores in ranked.items():
             self.rankings[name][id] = list(scores)
         row = {document: i for i, document in enumerate(first)}
-        ranks = np.empty((self.permutations + 2, len(first)), dtype=np.int64)
+        places, ranks = np.empty((2, self.permutations + 2, len(first)), dtype=np.int64)
         for k, name in enumerate([*self.random_orders, *_FIXED_ORDERS]):
+            places[k, [row[document] for document in orders[name]]] = np.arange(len(first))
             ranks[k, [row[document] for document in ranked[name]]] = np.arange(len(first))
         scored = np.array([[ranked[name][document] for document in first] for name in self.random_orders])
         self.lengths.append(len(first))
         self.taus.append(kendall_tau(ranks[: self.permutations])[np.triu_indices(self.permutations, 1)].mean())
         self.reversals.append(kendall_tau(ranks[self.permutations :])[0, 1])
+        instability = pairwise_instability(places[: self.permutations], ranks[: self.permutations])
+        if instability is not None:
+            self.instabilities.append(instability)
+        self.inconsistencies.append(global_inconsistency(ranks[: self.permutations]))
         within, total = variance(scored).mean(), variance(scored.reshape(-1, 1))[0]
         self.score_variances.append(within)
         self.shares.append(within / total if total > 0 else 0.0)
@@ -280,6 +298,8 @@ class _Study:
             relevant_queries=at.shape[1],
             tau=tau,
             tau_psi=(1 - tau.mean) / 2,
+            ppi=interval(self.instabilities, seed=self.seed) if self.instabilities else None,
+            gpi=interval(self.inconsistencies, seed=self.seed),
             score_variance=float(np.mean(self.score_variances)),
             score_variance_share=float(np.mean(self.shares)),
             rank_variance=float(np.mean(self.rank_variances)),

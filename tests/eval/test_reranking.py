@@ -138,9 +138,9 @@ def test_with_an_index_a_given_run_is_scored_as_a_search_would(dataset, reranker
 
 
 def test_an_index_with_other_passages_has_no_scores_for_any(dataset, reranker, toy, tmp_path, caplog):
-    with Index.build(tmp_path / "index", dataset.documents(), encoder=toy, max_tokens=20) as index:
-        with caplog.at_level(logging.WARNING):
-            given = rerank_run(dataset, RUN, reranker, index=index)
+    built = Index.build(tmp_path / "index", dataset.documents(), encoder=toy, max_tokens=20)
+    with built as index, caplog.at_level(logging.WARNING):
+        given = rerank_run(dataset, RUN, reranker, index=index)
     assert given == rerank_run(dataset, RUN, reranker)
     assert "'saga' as the reranker reads it" in caplog.text
 

@@ -18,7 +18,7 @@ _SAID = {
     "langchain": r"dogs -?\d\S+\n",
     "llamaindex": r"dogs -?\d\S+\n",
     "haystack": r"dogs -?\d\S+\n",
-    "cross_encoder": r"d\nDogs bark\.\n",
+    "cross_encoder": r"d\nDogs bark\.\n1\n",
     "pyterrier": r"dogs\n",
     "mteb": r"sightline/hybrid\+minilm\n",
 }
