@@ -250,7 +250,7 @@ def _measured_rows(table: Table, measured: Mapping[str, Results]) -> Iterator[Ro
         if table.mean and len(values) == len(table.collections):
             values[table.mean] = sum(values.values()) / len(values)
         yield Row(
-            system.replace(_GIVEN, "bm25"),
+            system,
             values,
             {column: (interval.low, interval.high) for column, interval in between.items()},
         )
