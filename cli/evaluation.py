@@ -328,13 +328,13 @@ def _overall(results: Sequence[Results]) -> Table:
         gains = (
             ("", "")
             if pair is None
-            else (_with_interval(pair.difference), f"{_with_interval(pair.worst_difference)} {pair.worst}")
+            else (_in_words(pair.difference), f"{_in_words(pair.worst_difference)} {pair.worst}")
         )
-        table.add_row(Text(visible(name)), _with_interval(mean), *(Text(visible(gain)) for gain in gains))
+        table.add_row(Text(visible(name)), _in_words(mean), *(Text(visible(gain)) for gain in gains))
     return table
 
 
-def _with_interval(value: Interval) -> str:
+def _in_words(value: Interval) -> str:
     return f"{value.mean:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
