@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,13 @@ def rerank(
     ] = None,
     rerank: RerankOption = "minilm",
     candidates: PerQueryOption = 100,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            help="Index of the collection, by whose word statistics BM25 is scored, if the reranker uses it.",
+            rich_help_panel=CANDIDATES,
+        ),
+    ] = None,
     split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
@@ -86,6 +94,7 @@ def rerank(
     from ..eval.reranking import rerank_run
     from ..eval.runs import load_run, save_run
     from ..rerank.loading import load_reranker
+    from ..retrieval.index import Index
 
     if requests is not None and data is None and run is None:
         dataset, first_stage = parse_requests(requests)
@@ -98,8 +107,8 @@ def rerank(
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
-    with progress_bar("reranking") as tell:
-        ranked = rerank_run(dataset, first_stage, reranker, candidates, tell)
+    with contextlib.nullcontext() if index is None else Index.open(index) as opened, progress_bar("reranking") as tell:
+        ranked = rerank_run(dataset, first_stage, reranker, candidates, tell, opened)
     save_run(out, ranked, portable_name(reranker.name), dataset)
     if json:
         write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "candidates": candidates})
