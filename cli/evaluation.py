@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,13 @@ def rerank(
     rerank: RerankOption = "minilm",
     candidates: PerQueryOption = 100,
     min_score: MinScoreOption = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            help="Index of the collection, by whose word statistics BM25 is scored, if the reranker uses it.",
+            rich_help_panel=CANDIDATES,
+        ),
+    ] = None,
     split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
@@ -88,6 +96,7 @@ def rerank(
     from ..eval.reranking import rerank_run
     from ..eval.runs import load_run, save_run
     from ..rerank.loading import load_reranker
+    from ..retrieval.index import Index
 
     if requests is not None and data is None and run is None:
         dataset, first_stage = parse_requests(requests)
@@ -101,8 +110,8 @@ def rerank(
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
     reranker.check_min_score(min_score)
-    with progress_bar("reranking") as tell:
-        ranked = rerank_run(dataset, first_stage, reranker, candidates, tell)
+    with contextlib.nullcontext() if index is None else Index.open(index) as opened, progress_bar("reranking") as tell:
+        ranked = rerank_run(dataset, first_stage, reranker, candidates, tell, opened)
     if min_score is not None:
         ranked = {
             query: {id: score for id, score in scores.items() if (reranker.relevance(score) or 0.0) >= min_score}

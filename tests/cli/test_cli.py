@@ -569,7 +569,7 @@ def test_every_table_says_that_positives_were_added(run, beir, tmp_path):
     assert code == 0 and "POSITIVES" not in plain
     assert json.loads((tmp_path / "honest" / "results.json").read_text())["positives_added"] is False
     code, said, _ = run(*arguments, "--out", tmp_path / "added", "--add-positives")
-    assert code == 0 and " ".join(said.split()).count("POSITIVES ADDED to what was reranked") == 2
+    assert code == 0 and " ".join(said.split()).count("POSITIVES ADDED to what was reranked") == 3
     results = json.loads((tmp_path / "added" / "results.json").read_text())
     assert results["positives_added"] is True
     assert results["systems"]["given"]["RR@10"] == 0.5 < results["systems"]["given+minilm"]["RR@10"]
