@@ -285,7 +285,7 @@ def _pairs(inputs: Any) -> tuple[list[tuple[str, Candidate]], bool]:
     single = bool(parts) and isinstance(parts[0], str)
     pairs = []
     for place, pair in enumerate([parts] if single else parts):
-        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], str):
             raise InputError(f"input {place} must be a pair of a query and a text, not {quoted(pair)}")
         pairs.append((pair[0], candidate(None, pair[1])))
     return pairs, single

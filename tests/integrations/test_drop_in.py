@@ -199,7 +199,7 @@ def test_predict_is_refused_where_scores_are_relative_to_their_list(options):
         ([("q", "a", "b")], "input 0 must be a pair"),
         (("q", "a", "b"), "input 0 must be a pair"),
         ([5], "input 0 must be a pair"),
-        ([(5, "a")], "the query must be a string"),
+        ([(5, "a")], "input 0 must be a pair of a query and a text"),
         ([("q", 5)], "text"),
     ],
     ids=str,
