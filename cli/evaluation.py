@@ -290,6 +290,8 @@ def _show(results: Results, out: Path, json: bool) -> None:
     print_table(table)
     if summary.comparisons:
         print_table(_comparisons(summary.comparisons, results.measure, said))
+    if summary.relevance:
+        print_table(_relevance(summary, said))
     print_line(f"written to {out}", "dim")
 
 
@@ -326,13 +328,13 @@ def _overall(results: Sequence[Results]) -> Table:
         gains = (
             ("", "")
             if pair is None
-            else (_with_interval(pair.difference), f"{_with_interval(pair.worst_difference)} {pair.worst}")
+            else (_in_words(pair.difference), f"{_in_words(pair.worst_difference)} {pair.worst}")
         )
-        table.add_row(Text(visible(name)), _with_interval(mean), *(Text(visible(gain)) for gain in gains))
+        table.add_row(Text(visible(name)), _in_words(mean), *(Text(visible(gain)) for gain in gains))
     return table
 
 
-def _with_interval(value: Interval) -> str:
+def _in_words(value: Interval) -> str:
     return f"{value.mean:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
@@ -361,6 +363,37 @@ def _caveats(summary: Summary) -> str:
     if summary.identical_ids:
         said += f"; {summary.identical_ids} results with their query's own id ignored"
     return said
+
+
+def _relevance(summary: Summary, said: str) -> Table:
+    """How far the relevance of each system can be trusted, or why there is none."""
+    title = f"relevance; a list has an answer if it has a relevant document, unjudged ones count as not relevant{said}"
+    table = Table(title=Text(visible(title)))
+    table.add_column("system", no_wrap=True)
+    for name in (
+        *("AUROC, lists", "95 %", "false accepts at 90 % recall", "95 %"),
+        *("AUROC, documents", "95 %", "ECE, 15 bins", "95 %"),
+    ):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for name in summary.systems:
+        if quality := summary.relevance.get(name):
+            measured = (
+                quality.auroc_lists,
+                quality.false_accepts,
+                quality.auroc_documents,
+                quality.calibration_error,
+            )
+            cells = [cell for value in measured for cell in _with_interval(value)]
+            table.add_row(Text(visible(name)), *cells, "")
+        else:
+            reason = Text(visible(summary.no_relevance.get(name, "")))
+            table.add_row(Text(visible(name)), *[""] * (len(table.columns) - 2), reason)
+    return table
+
+
+def _with_interval(value: Interval | None) -> tuple[str, str]:
+    return ("-", "") if value is None else (f"{value.mean:.4f}", f"{value.low:.3f} {value.high:.3f}")
 
 
 def _comparisons(comparisons: Sequence[Comparison], measure: str, said: str) -> Table:

@@ -7,6 +7,7 @@ ranked once, and read twice, as it is and without its relevant documents.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,23 +17,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from ..errors import InputError
-from ..names import SystemName
+from ..files import replace_file
+from ..names import SHIPPED, RerankerName, SystemName
 from ..rerank.base import Reranker
-from ..rerank.layout import RelevanceSpec
+from ..rerank.layout import Layout, RelevanceSpec
 from ..rerank.results import NOTHING
 from ..search import Searcher
 from .calibration import BINS, Judged, Thresholds, auroc, bin_places, calibrate, calibration_error, reliability
 from .collection_index import open_index
 from .dataset import Dataset
-from .output import make_folder
+from .output import make_folder, writable_file
 from .results import Run, file_label
 from .significance import Interval, bootstrap_counts, bootstrap_means
 from .summary import RelevanceQuality, ReliabilityBin
 from .systems import Answers, Plan, answer_systems, plan_systems
 
-__all__ = ["Calibrated", "CalibratedCollection", "calibrate_reranker", "measure_relevance", "relevance_of_systems"]
+__all__ = [
+    "Calibrated",
+    "CalibratedCollection",
+    "calibrate_reranker",
+    "check_layout_file",
+    "measure_relevance",
+    "relevance_of_systems",
+    "save_calibration",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -276,6 +287,60 @@ def calibrate_reranker(
         by_all = Judged(_probabilities(judged, relevance), judged.relevant, judged.queries)
         measured[own] = CalibratedCollection(measure_relevance(by_all), held_out)
     return Calibrated(loaded, relevance, measured)
+
+
+def check_layout_file(reranker: str, out: str | Path | None, save: bool) -> Path | None:
+    """The file that a calibration goes into, before the work begins.
+
+    Args:
+        reranker: the name of the reranker.
+        out: a ``.yaml`` file for a layout of its own; None for none.
+        save: change ``layout.yaml`` of the folder that the reranker's name is.
+
+    Returns:
+        The file; None to write none.
+
+    Raises:
+        InputError: if both are asked for, the reranker has no layout, there is no such folder, or the file cannot be
+            written to.
+    """
+    if save and out is not None:
+        raise InputError("--out writes a new layout and --save changes that of the folder; give one of them")
+    if (save or out is not None) and RerankerName.parse(reranker).kind in ("cross-encoder", "late-interaction"):
+        raise InputError(f"{reranker} has no layout that could hold the numbers; write no file")
+    if save:
+        target = Path(reranker) / "layout.yaml"
+        if not target.is_file():
+            raise InputError(f"{reranker} is no folder of sightline train with a layout.yaml; use --out FILE.yaml")
+        return target
+    if out is None:
+        return None
+    if Path(out).suffix not in (".yaml", ".yml"):
+        raise InputError(f"out is a layout, whose name ends in .yaml, not {out}")
+    if reranker in SHIPPED or (Path(reranker) / "layout.yaml").is_file():
+        raise InputError(
+            f"{reranker} has weights beside its layout, so that a layout alone would not be it; use --save, on a copy "
+            "of the folder if it is not your own"
+        )
+    return writable_file(out)
+
+
+def save_calibration(fitted: Calibrated, file: str | Path) -> None:
+    """Write the reranker's layout, with the fitted numbers, as YAML that `load_layout` reads.
+
+    Args:
+        fitted: what `calibrate_reranker` returned.
+        file: the file; what was in it is replaced.
+
+    Raises:
+        InputError: if the reranker has no layout, such as a cross-encoder.
+    """
+    spec = getattr(fitted.reranker, "spec", None)
+    if not isinstance(spec, Layout):
+        raise InputError(f"{fitted.reranker.name} has no layout that could hold the numbers; write no file")
+    calibrated = dataclasses.replace(spec, relevance=fitted.relevance)
+    text = yaml.safe_dump(calibrated.as_dict(), sort_keys=False, allow_unicode=True)
+    replace_file(Path(file), text.encode())
 
 
 def _read(judged: Judged) -> Judged:

@@ -252,9 +252,9 @@ class CrossEncoder:
             InputError: if there is no such activation, or no relevance.
         """
         chosen = self._activation if activation_fn is None else activation_fn
-        calibrated = self._reranker.relevance(0.0) is not None
+        reason = self._reranker.why_no_relevance()
         if chosen is None:
-            return not calibrated
+            return reason is not None
         if isinstance(chosen, torch.nn.Identity):
             return True
         if not isinstance(chosen, torch.nn.Sigmoid):
@@ -262,9 +262,10 @@ class CrossEncoder:
                 f"activation_fn is torch.nn.Sigmoid() for the relevance or torch.nn.Identity() for the reranker's own "
                 f"score, not {quoted(chosen)}"
             )
-        if not calibrated:
+        if reason:
             raise InputError(
-                f"{self._reranker.name} has no relevance, which torch.nn.Sigmoid() stands for; use torch.nn.Identity()"
+                f"{self._reranker.name} has no relevance, which torch.nn.Sigmoid() stands for: {reason}; use "
+                "torch.nn.Identity()"
             )
         return False
 

@@ -141,7 +141,7 @@ class Reranker(BaseRanker):
         Raises:
             InputError: if a text cannot be used, or the scores of the reranker are relative to their list.
         """
-        raw = self._reranker.relevance(0.0) is None
+        raw = self._reranker.why_no_relevance() is not None
         return float(self._reranker.predict([(query, candidate(None, doc))], raw_scores=raw)[0])
 
 

@@ -377,6 +377,8 @@ class Layout:
         return fields if self.prompt is None else fields | {"prompt": _non_defaults(self.prompt)}
 
 
+# Fields that are mappings themselves, and replaced as a whole.
+_GROUPS: Mapping[str, type] = {"weights": FusionWeights, "relevance": RelevanceSpec}
 _PARTS: Mapping[str, type] = {"": Layout, "readout": ReadoutSpec, "prompt": PromptSpec}
 # Where each field stands; "" is the layout itself. No name is in two parts, so that a name says which field is meant.
 _SECTIONS: Mapping[str, str] = {
@@ -426,7 +428,8 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     Args:
         name: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``,
             ``icr``, ``icr-block``, ``qrhead``, ``core``, the path of a ``.yaml`` file, or a `Layout`.
-        changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``.
+        changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``. Any but
+            ``name`` takes ``relevance`` out of the layout, since it was fitted to other scores; give a new one with it.
 
     Raises:
         InputError: if there is no such layout, or it is not a valid one.
@@ -496,11 +499,18 @@ def _changed(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     if unknown := changes.keys() - _SECTIONS.keys():
         _refuse(_no_such(unknown))
     new = {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    if changes.keys() - {"name", "relevance"}:
+        new.pop("relevance", None)
     for name, value in changes.items():
         section = new.get(_SECTIONS[name]) if _SECTIONS[name] else new
         if section is None:
             _refuse(f"{name} is for decoders; this layout has no prompt")
         section[name] = value
+    for name, part in _GROUPS.items():
+        group = (new[_SECTIONS[name]] if _SECTIONS[name] else new).get(name)
+        own = [field.name for field in dataclasses.fields(part)]
+        if isinstance(group, Mapping) and (extra := sorted(str(field) for field in group if field not in own)):
+            _refuse(f"{name}: there is no {listed(extra)}; there are {', '.join(own)}")
     return new
 
 

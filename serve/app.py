@@ -182,7 +182,7 @@ def _add_common(app: FastAPI, service: Service, min_score: float | None) -> None
             model=service.reranker.name if service.reranker is not None else None,
             layout=service.reranker.layout if service.reranker is not None else None,
             evidence=service.reranker is not None and service.reranker.has_evidence,
-            relevance=service.reranker is not None and _has_relevance(service.reranker),
+            relevance=service.reranker is not None and service.reranker.why_no_relevance() is None,
             min_score=min_score,
             first_stage=service.searcher.first_stage if service.searcher is not None else None,
             index=await service.now_counted(),
@@ -207,7 +207,7 @@ def _add_reranking(
     model_names = list(dict.fromkeys(model_names))
     started = int(time.time())
 
-    scores: ScoreKind = "relevance" if _has_relevance(reranker) else "raw"
+    scores: ScoreKind = "raw" if reranker.why_no_relevance() else "relevance"
 
     def least(body: RerankRequest | TeiRequest) -> float | None:
         """The request's ``min_score``, refused before it waits if the reranker has no relevance."""
@@ -406,10 +406,6 @@ def _add_page(app: FastAPI) -> None:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-def _has_relevance(reranker: Reranker) -> bool:
-    return reranker.relevance(0.0) is not None
-
-
 def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList, scores: ScoreKind) -> RerankResponse:
     results = []
     for item in done.ranking[: body.top_n or None]:
@@ -424,11 +420,8 @@ def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList, 
             )
         )
     warnings = _warnings(done, len(body.documents), body.__pydantic_extra__)
-    if scores == "raw":
-        within = "" if reranker.list_free else ", and only within this list"
-        warnings.append(
-            f"relevance_score is the raw score of {reranker.name}, which has no relevance: higher is better{within}"
-        )
+    if reason := reranker.why_no_relevance():
+        warnings.append(f"relevance_score is the raw score of {reranker.name}, which has no relevance: {reason}")
     meta = RerankMeta(
         api_version={"version": "2"},
         billed_units={"search_units": 1},

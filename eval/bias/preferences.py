@@ -37,7 +37,7 @@ def pairwise_instability(places: np.ndarray, ranks: np.ndarray) -> float | None:
         >>> pairwise_instability(places, np.array([[0, 1, 2], [0, 1, 2]])), pairwise_instability(places, places)
         (0.0, 1.0)
     """
-    permutations, count = places.shape
+    count = places.shape[1]
     part = np.minimum(places * _PARTS // count, _PARTS - 1)
     first, second = np.triu_indices(count, 1)
     pair = part[:, first] * _PARTS + part[:, second]  # (K, pairs)
@@ -67,7 +67,7 @@ def global_inconsistency(ranks: np.ndarray) -> float:
         >>> global_inconsistency(np.array([[0, 1, 2], [0, 1, 2]])), global_inconsistency(np.array([[0, 1], [1, 0]]))
         (0.0, 0.5)
     """
-    permutations, count = ranks.shape
+    count = ranks.shape[1]
     above = (ranks[:, :, None] < ranks[:, None, :]).mean(axis=0)  # (N, N), share of rankings with i above j
     order = np.lexsort((np.arange(count), ranks.mean(axis=0)))
     while True:

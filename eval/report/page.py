@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from ...errors import InputError
 from ..provenance import Provenance
 from ..results import Results
 from ..significance import Comparison, Interval
-from ..summary import Change, Cost, Summary
+from ..summary import Change, Cost, RelevanceQuality, ReliabilityBin, Summary
 from . import text
 from .bias import BiasView, bias_view
-from .plots import Axis, difference_path, pareto_front, spread_labels
+from .plots import SHARES, Axis, difference_path, pareto_front, spread_labels
 from .tables import best_systems, significantly_better
 
 __all__ = ["render_page"]
@@ -136,6 +137,26 @@ class Pareto:
 
 
 @dataclass(frozen=True, slots=True)
+class ReliabilityPoint:
+    """A bin of a reliability diagram with its place, in percent, and the size of its mark, in pixels."""
+
+    bin: ReliabilityBin
+    x: float
+    y: float
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
+class RelevanceRow:
+    """How far one system's relevance can be trusted; ``quality`` is None for a system that has none."""
+
+    name: str
+    quality: RelevanceQuality | None
+    reason: str
+    points: list[ReliabilityPoint]
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """One collection; ``quality`` and what follows it are empty or None where only biases were measured."""
 
@@ -148,6 +169,7 @@ class Section:
     quality: Quality | None = None
     effects: Effects | None = None
     queries: Sequence[QueryChart] = ()
+    relevance: Sequence[RelevanceRow] = ()
     pareto: Pareto | None = None
     cost: Cost | None = None
 
@@ -165,6 +187,7 @@ def render_page(results: Sequence[Results]) -> str:
         title=names[0] if len(names) == 1 else f"{len(names)} collections",
         about="evaluation" if any(result.bias is None for result in results) else "bias",
         overview=_overview(results) if len(results) > 1 else None,
+        shares=SHARES,
         sections=[_section(result, f"c{number}") for number, result in enumerate(results)],
     )
     return page
@@ -231,6 +254,7 @@ def _section(result: Results, anchor: str) -> Section:
         quality=_quality(result),
         effects=_effects(result.pairs),
         queries=[_query_chart(result, pair) for pair in result.pairs],
+        relevance=_relevance(result.summary) if result.summary.relevance else [],
         pareto=_pareto(result),
         cost=result.summary.cost,
     )
@@ -265,6 +289,23 @@ def _query_chart(result: Results, pair: Comparison) -> QueryChart:
     differences = sorted((a[id][result.measure] - b[id][result.measure] for id in a), reverse=True)
     above, below = difference_path(differences, "above"), difference_path(differences, "below")
     return QueryChart(pair, above, below, result.changes(pair.a, pair.b))
+
+
+def _relevance(summary: Summary) -> list[RelevanceRow]:
+    return [
+        RelevanceRow(
+            name,
+            quality := summary.relevance.get(name),
+            summary.no_relevance.get(name, ""),
+            [] if quality is None else [_reliability_point(bin, quality.documents) for bin in quality.reliability],
+        )
+        for name in summary.systems
+    ]
+
+
+def _reliability_point(bin: ReliabilityBin, documents: int) -> ReliabilityPoint:
+    size = 5 + 11 * math.sqrt(bin.documents / max(1, documents))  # pixels
+    return ReliabilityPoint(bin, SHARES.at(bin.relevance), 100 - SHARES.at(bin.relevant), size)
 
 
 def _pareto(result: Results) -> Pareto | None:

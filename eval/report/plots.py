@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Axis", "difference_path", "pareto_front", "spread_labels"]
+__all__ = ["SHARES", "Axis", "difference_path", "pareto_front", "spread_labels"]
 
 _COLUMNS = 600  # of a shape: more queries are averaged in groups, for no screen shows more
 
@@ -59,6 +59,10 @@ class Axis:
             self.low, self.high, value
         )  # fmt: skip
         return min(100.0, max(0.0, (value - low) / (high - low) * 100))
+
+
+SHARES = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
+"""The axis of probabilities and shares."""
 
 
 def difference_path(differences: Sequence[float], side: Literal["above", "below"]) -> str:

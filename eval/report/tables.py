@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from ...errors import InputError
 from ..results import Results
-from ..significance import own_first_stage
+from ..significance import Interval, own_first_stage
+from ..summary import Summary
 from .text import showable
 
 __all__ = ["best_systems", "csv_table", "latex_table", "latex_text", "significantly_better"]
@@ -31,8 +32,9 @@ _LEVEL = 0.05
 def csv_table(results: Sequence[Results]) -> str:
     """One line for each collection, system and measure.
 
-    ``low`` and ``high`` (95 % bootstrap interval) are there for the first measure; ``milliseconds`` are per query. A
-    text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, CSV injection).
+    ``low`` and ``high`` (95 % bootstrap interval) are there for the first measure and for those of the relevance, which
+    follow where there is one; ``milliseconds`` are per query. A text that a spreadsheet would take for a formula gets
+    an apostrophe before it (OWASP, CSV injection).
 
     Raises:
         InputError: if there are no results.
@@ -45,21 +47,38 @@ def csv_table(results: Sequence[Results]) -> str:
         summary = result.summary
         for system, means in summary.systems.items():
             for measure, mean in means.items():
-                row = {"dataset": summary.dataset, "split": summary.split, "system": system, "measure": measure}
-                row = {name: _csv_text(text) for name, text in row.items()}
                 between = summary.intervals[system] if measure == result.measure else None
-                table.writerow(
-                    {
-                        **row,
-                        "queries": summary.queries,
-                        "candidates": summary.candidates,
-                        "mean": mean,
-                        "low": between.low if between else "",
-                        "high": between.high if between else "",
-                        "milliseconds": summary.milliseconds_per_query.get(system, ""),
-                    }
-                )
+                table.writerow(_csv_row(summary, system, measure, mean, between))
+            for measure, value in _relevance_measures(summary, system):
+                table.writerow(_csv_row(summary, system, measure, value.mean, value))
     return out.getvalue()
+
+
+def _csv_row(summary: Summary, system: str, measure: str, mean: float, between: Interval | None) -> dict[str, object]:
+    texts = {"dataset": summary.dataset, "split": summary.split, "system": system, "measure": measure}
+    return {
+        **{name: _csv_text(text) for name, text in texts.items()},
+        "queries": summary.queries,
+        "candidates": summary.candidates,
+        "mean": mean,
+        "low": between.low if between else "",
+        "high": between.high if between else "",
+        "milliseconds": summary.milliseconds_per_query.get(system, ""),
+    }
+
+
+def _relevance_measures(summary: Summary, system: str) -> list[tuple[str, Interval]]:
+    """What was measured of a system's relevance; nothing if it has none."""
+    quality = summary.relevance.get(system)
+    if quality is None:
+        return []
+    measured = {
+        "AUROC(lists)": quality.auroc_lists,
+        "FalseAccepts(recall=0.9)": quality.false_accepts,
+        "AUROC(documents)": quality.auroc_documents,
+        "ECE(bins=15)": quality.calibration_error,
+    }
+    return [(name, value) for name, value in measured.items() if value is not None]
 
 
 def _csv_text(text: str) -> str:

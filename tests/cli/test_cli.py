@@ -20,7 +20,7 @@ from sightline.cli.console import visible
 from sightline.eval.trec import parse_run
 
 COMMANDS = ["index", "add", "delete", "info", "search", "serve", "mcp", "rerank", "eval", "bias", "heads"]
-COMMANDS += ["matrix", "bench", "report", "mine", "train", "rerankers"]
+COMMANDS += ["calibrate", "matrix", "bench", "report", "mine", "train", "rerankers"]
 EVIL = (
     "Terminal [bold red]x[/] markup [/] and \x1b[2J\x1b]0;owned\x07 escapes \x9b31m here \u202e\u2066. "
     "[link=x]Unbalanced."
@@ -451,6 +451,44 @@ def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
     assert f"{by:+.4f}" in next(line for line in out.splitlines() if "dense+minilm - bm25" in line)
     code, out, _ = run("eval", beir, *options, "--json", "--measures", "RR@10")
     assert json.loads(out)["systems"]["given"] == {"RR@10": 0.75}
+
+
+def test_eval_shows_how_far_relevance_can_be_trusted_or_why_there_is_none(run, beir, tmp_path):
+    options = ["--systems", "dense,dense+minilm,dense+minilm-mass", "--out", tmp_path / "out"]
+    code, out, _ = run("eval", beir, *options)
+    assert code == 0 and "AUROC, lists" in out and "ECE, 15 bins" in out
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    error = written["relevance"]["dense+minilm"]["calibration_error"]["mean"]
+    rows = out[out.index("AUROC, lists") :].splitlines()
+    assert f"{error:.4f}" in next(line for line in rows if " dense+minilm " in line)
+    assert "relative to their list" in next(line for line in rows if " dense+minilm-mass " in line)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h3>Relevance</h3>" in page and page.count('class="plot reliability"') == 1
+    assert "AUROC, lists" not in run("eval", beir, "--systems", "bm25", "--out", tmp_path / "bm25")[1]
+
+
+# -- calibrate ---------------------------------------------------------------------------------------------------------
+
+
+def test_calibrate_fits_prints_and_writes_a_layout(run, beir, tmp_path):
+    from sightline.rerank import load_layout
+
+    options = ["--out", tmp_path / "mine.yaml", "--work", tmp_path / "work"]
+    code, out, _ = run("calibrate", "minilm-log-mass", beir, *options)
+    assert code == 0 and "unjudged candidates count as not relevant" in " ".join(out.split())
+    relevance = load_layout(tmp_path / "mine.yaml").relevance
+    assert f"slope {relevance.slope:.6g}, offset {relevance.offset:.6g}" in out
+    code, out, _ = run("calibrate", tmp_path / "mine.yaml", f"{beir}:test", "--work", tmp_path / "work", "--json")
+    again = json.loads(out)
+    assert code == 0 and again["slope"] == pytest.approx(relevance.slope) and again["file"] is None
+    assert list(again["collections"]) == [beir.name]
+    for arguments, reason in (
+        (["minilm-mass", beir], "relative to their list"),
+        (["minilm", beir, "--save"], "no folder of sightline train"),
+        (["sightline-mini", beir, "--out", tmp_path / "x.yaml"], "use --save"),
+    ):
+        code, _, err = run("calibrate", *arguments)
+        assert code == 2 and reason in " ".join(err.split())
 
 
 # -- bias --------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,9 @@ CALLS = {
     "eval index": ["eval", "{beir}", "--systems", "dense", "--index", "PATH", "--out", "{tmp}/out"],
     "eval run": ["eval", "{beir}", "--systems", "x", "--run", "x=PATH", "--out", "{tmp}/out"],
     "bias": ["bias", "PATH", "--systems", "bm25", "--out", "{tmp}/out"],
+    "calibrate": ["calibrate", "minilm", "PATH"],
+    "calibrate work": ["calibrate", "minilm", "{beir}", "--work", "PATH"],
+    "calibrate out": ["calibrate", "minilm", "{beir}", "--out", "PATH"],
     "matrix": ["matrix", "PATH", "--plan", "{beir}/plan.yaml", "--out", "{tmp}/out"],
     "matrix plan": ["matrix", "{beir}", "--plan", "PATH", "--out", "{tmp}/out"],
     "bench": ["bench", "PATH", "--systems", "bm25", "--out", "{tmp}/out"],
@@ -80,6 +83,8 @@ def test_no_path_ends_in_a_traceback(run, places, tmp_path, monkeypatch, call, h
         ("add corpus", "file"),
         ("index out", "missing"),
         ("index out", "empty folder"),
+        ("calibrate work", "missing"),
+        ("calibrate work", "empty folder"),
     }:
         pytest.skip("this is no error")
     known = {"tmp": tmp_path, "corpus": places / "corpus.jsonl", "index": places / "index", "beir": places / "zoo"}

@@ -248,6 +248,16 @@ def test_a_port_that_is_taken_ends_the_command(index_path, monkeypatch, capfd):
     assert said.err.splitlines()[-1].startswith(f"error: cannot serve at 127.0.0.1:{port}")
 
 
+def test_a_min_score_without_relevance_ends_the_command(index_path, monkeypatch, capfd):
+    arguments = ["sightline", "mcp", str(index_path), "--rerank", "minilm-mass", "--min-score", "0.5"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capfd.readouterr()
+    assert (end.value.code, said.out) == (2, "")
+    assert "minilm-mass has none: its scores are relative to their list" in " ".join(said.err.split())
+
+
 def test_an_index_that_is_not_there_ends_the_command(tmp_path):
     ended = subprocess.run([*COMMAND, str(tmp_path / "none")], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (4, "")

@@ -128,8 +128,8 @@ def test_a_reranker_without_relevance_gives_raw_scores_and_says_so(client, relat
     assert scores == pytest.approx([item.score for item in expected], rel=1e-5)
     assert answer["meta"]["scores"] == "raw"
     assert answer["meta"]["warnings"] == [
-        "relevance_score is the raw score of minilm-mass, which has no relevance: higher is better, and only within "
-        "this list"
+        "relevance_score is the raw score of minilm-mass, which has no relevance: its scores are relative to their "
+        "list, so no threshold means the same for two lists"
     ]
     calibrated = client.post(route, json={"query": QUERY, "documents": TEXTS}).json()["meta"]
     assert calibrated["scores"] == "relevance" and "warnings" not in calibrated

@@ -1,0 +1,118 @@
+"""``sightline calibrate``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import InputError
+from .console import print_line, print_table, progress_bar, visible, write_json
+from .options import CANDIDATES, FirstStageOption, JsonOption, MaxQueriesOption, PerQueryOption, SplitOption
+from .running import check_path
+
+if TYPE_CHECKING:
+    from ..eval.relevance import Calibrated
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "calibrate",
+        rich_help_panel="Evaluate",
+        epilog="Example: sightline calibrate minilm data/nq_train:dev data/cacm:test --out mine.yaml",
+    )(calibrate)
+
+
+def calibrate(
+    reranker: Annotated[str, typer.Argument(help="The reranker: any name that --rerank takes.")],
+    datasets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATASET...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; DATASET:SPLIT for another split."
+        ),
+    ],
+    split: SplitOption = "test",
+    first_stage: FirstStageOption = "hybrid",
+    candidates: PerQueryOption = 100,
+    max_queries: MaxQueriesOption = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the indexes for another time.", rich_help_panel=CANDIDATES),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Layout to write: the reranker's own, with the fitted numbers, .yaml.")
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write the numbers into layout.yaml of the trained folder RERANKER.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Fit the two numbers that turn a reranker's scores into relevance, the probability that a document is relevant.
+
+    Every collection weighs the same, and within it every query. Candidates that nobody judged count as not relevant, so
+    take collections that are judged well, and none that you evaluate on.
+    """
+    from ..eval.loading import load_dataset
+    from ..eval.relevance import calibrate_reranker, check_layout_file, save_calibration
+    from ..training.examples import Source
+
+    target = check_layout_file(reranker, out, save)
+    sources = [Source.parse(text, split) for text in datasets]
+    for source in sources:
+        check_path(Path(source.path), "DATASET")
+        if source.weight != 1:
+            raise InputError(f"{source.path}: every collection weighs the same; leave the @ and the weight out")
+    loaded = [load_dataset(source.path, source.split, max_queries=max_queries) for source in sources]
+    with progress_bar("calibrating") as tell:
+        fitted = calibrate_reranker(
+            reranker, loaded, first_stage=first_stage or "hybrid", candidates=candidates, work=work, progress=tell
+        )
+    if target is not None:
+        save_calibration(fitted, target)
+    if json:
+        write_json(_as_json(fitted, target))
+        return
+    print_table(_table(fitted))
+    print_line(f"slope {fitted.relevance.slope:.6g}, offset {fitted.relevance.offset:.6g}")
+    if target is not None:
+        print_line(f"written to {target}", "dim")
+
+
+def _as_json(fitted: Calibrated, target: Path | None) -> dict[str, Any]:
+    return {
+        "reranker": fitted.reranker.name,
+        **dataclasses.asdict(fitted.relevance),
+        "collections": {name: dataclasses.asdict(one) for name, one in fitted.collections.items()},
+        "file": None if target is None else str(target),
+    }
+
+
+def _table(fitted: Calibrated) -> Table:
+    title = (
+        f"{fitted.reranker.name}: relevance on the collections that it was fitted on; unjudged candidates count as not "
+        "relevant"
+    )
+    table = Table(title=Text(visible(title)))
+    table.add_column("collection", no_wrap=True)
+    for name in ("queries", "candidates", "relevant", "ECE", "ECE, held out", "AUROC, lists", "AUROC, documents"):
+        table.add_column(name, justify="right")
+    for name, one in fitted.collections.items():
+        quality = one.quality
+        areas = (quality.auroc_lists, quality.auroc_documents)
+        table.add_row(
+            Text(visible(name)),
+            str(quality.unanswered),
+            str(quality.documents),
+            str(quality.relevant),
+            f"{quality.calibration_error.mean:.4f}",
+            "-" if one.held_out_error is None else f"{one.held_out_error:.4f}",
+            *("-" if area is None else f"{area.mean:.4f}" for area in areas),
+        )
+    return table
