@@ -54,7 +54,7 @@ def study(
     figures: dict[tuple[str, float], list[float]] = {layout: [] for layout in _LAYOUTS}
     names = []
     rerankers = {
-        (readout, scale): LateInteractionReranker(load_layout("minilm", readout=readout, scale=scale))
+        (readout, scale): LateInteractionReranker(load_layout("minilm-log-mass", readout=readout, scale=scale))
         for readout, scale in _LAYOUTS
     }
     model = next(iter(rerankers.values())).reader
