@@ -31,7 +31,7 @@ from ..cli.running import Command
 from ..errors import InputError, MissingExtraError
 from ..eval.loading import load_dataset
 from ..rerank.loading import load_reranker
-from ..rerank.relevance import relevance
+from ..rerank.results import relevance_or_score
 from ..retrieval.index import Index
 from .timing import print_report
 
@@ -110,7 +110,7 @@ def crosstalk(
     reranker = load_reranker("minilm")
     wrong, largest = 0, 0.0
     for (query, documents), results in zip(lists, answers, strict=True):
-        expected = {item.index: relevance(reranker, item.score) for item in reranker.rank(query, documents)}
+        expected = {item.index: relevance_or_score(item) for item in reranker.rank(query, documents)}
         if not isinstance(results, list) or sorted(result["index"] for result in results) != list(
             range(len(documents))
         ):

@@ -72,7 +72,7 @@ def calibrate(
     loaded = [load_dataset(source.path, source.split, max_queries=max_queries) for source in sources]
     with progress_bar("calibrating") as tell:
         fitted = calibrate_reranker(
-            reranker, loaded, first_stage=first_stage, candidates=candidates, work=work, progress=tell
+            reranker, loaded, first_stage=first_stage or "hybrid", candidates=candidates, work=work, progress=tell
         )
     if target is not None:
         save_calibration(fitted, target)

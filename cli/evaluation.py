@@ -35,6 +35,7 @@ from .options import (
     MaxQueriesOption,
     MaxTokensOption,
     MeasuresOption,
+    MinScoreOption,
     PerQueryOption,
     QrelsOption,
     RerankOption,
@@ -83,6 +84,7 @@ def rerank(
             rich_help_panel=CANDIDATES,
         ),
     ] = None,
+    min_score: MinScoreOption = None,
     split: SplitOption = "test",
     json: JsonOption = False,
 ) -> None:
@@ -107,13 +109,27 @@ def rerank(
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name)
+    reranker.check_min_score(min_score)
     with contextlib.nullcontext() if index is None else Index.open(index) as opened, progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, first_stage, reranker, candidates, tell, opened)
+    if min_score is not None:
+        ranked = {
+            query: {id: score for id, score in scores.items() if (reranker.relevance(score) or 0.0) >= min_score}
+            for query, scores in ranked.items()
+        }
+        if not any(ranked.values()):
+            raise InputError(
+                f"nothing scored above min_score {min_score:g} for any query, so there is no run to write; lower it"
+            )
     save_run(out, ranked, portable_name(reranker.name), dataset)
+    empty = sum(not scores for scores in ranked.values())
     if json:
-        write_json({"run": str(out), "queries": len(ranked), "reranker": reranker.name, "candidates": candidates})
+        counts = {"queries": len(ranked), "queries_without_documents": empty}
+        write_json({"run": str(out), **counts, "reranker": reranker.name, "candidates": candidates})
     else:
         print_line(f"{out}: {len(ranked)} queries reranked by {reranker.name}")
+        if empty:
+            print_line(f"note: for {empty} of them nothing scored above min_score {min_score:g}", "yellow")
 
 
 _MEASURES = "nDCG@10,RR@10,R@100"
@@ -302,7 +318,33 @@ def _show_all(results: Sequence[Results], out: Path, json: bool) -> None:
         means = [result.summary.intervals.get(name) for result in results]
         table.add_row(Text(visible(name)), *("" if mean is None else f"{mean.mean:.4f}" for mean in means))
     print_table(table)
+    if len(results) > 1:
+        print_table(_overall(results))
     print_line(f"written to {out}; intervals, tests and the rest: {out / 'report.html'}", "dim")
+
+
+def _overall(results: Sequence[Results]) -> Table:
+    """The mean over the collections, and the best system against the others."""
+    from ..eval.overall import overall
+
+    found = overall(results)
+    count = len(found.collections)
+    table = Table(title=Text(visible(f"{found.measure}, mean of {count} collections; {found.best} against the others")))
+    for place, name in enumerate(("system", "mean (95 %)", "gain of the best", "smallest gain")):
+        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+    for name, mean in found.means.items():
+        pair = found.against.get(name)
+        gains = (
+            ("", "")
+            if pair is None
+            else (_in_words(pair.difference), f"{_in_words(pair.worst_difference)} {pair.worst}")
+        )
+        table.add_row(Text(visible(name)), _in_words(mean), *(Text(visible(gain)) for gain in gains))
+    return table
+
+
+def _in_words(value: Interval) -> str:
+    return f"{value.mean:.4f} ({value.low:.4f} to {value.high:.4f})"
 
 
 def _costs(cost: Cost) -> Table:

@@ -13,6 +13,7 @@ from .options import (
     CandidatesOption,
     FirstStageOption,
     IndexArgument,
+    MinScoreOption,
     RerankOption,
     reranker_or_none,
 )
@@ -45,16 +46,20 @@ def mcp(
         int, typer.Option(help="The port to listen on with --transport http.", min=1, max=65535, rich_help_panel=SERVER)
     ] = 8000,
     rerank: RerankOption = "minilm",
-    first_stage: FirstStageOption = "dense",
+    first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
+    min_score: MinScoreOption = None,
 ) -> None:
-    """Let assistants search an index and read its documents: an MCP server with the tools search and get_document."""
+    """Let assistants search an index and read its documents: an MCP server with the tools search and get_document.
+
+    --min-score holds for searches in which the assistant gives no min_score of its own.
+    """
     from ..integrations.mcp import mcp_server
     from ..search import Searcher
 
     searcher = Searcher(index, reranker_or_none(rerank), first_stage=first_stage, candidates=candidates)
     with searcher.index:
-        server = mcp_server(searcher)
+        server = mcp_server(searcher, min_score=min_score)
         if transport == "stdio":
             server.run("stdio")
         else:

@@ -28,6 +28,7 @@ __all__ = [
     "MaxQueriesOption",
     "MaxTokensOption",
     "MeasuresOption",
+    "MinScoreOption",
     "PerQueryOption",
     "QrelsOption",
     "RerankOption",
@@ -57,9 +58,24 @@ RerankOption = Annotated[
         rich_help_panel=SEARCHING,
     ),
 ]
-FirstStageOption = Annotated[FirstStage, typer.Option(help="Where candidates come from.", rich_help_panel=SEARCHING)]
+FirstStageOption = Annotated[
+    FirstStage | None,
+    typer.Option(
+        help="Where candidates come from.",
+        show_default="hybrid where the index has embeddings and words, else what it has",
+        rich_help_panel=SEARCHING,
+    ),
+]
 CandidatesOption = Annotated[
     int, typer.Option(help="How many documents the first stage passes on.", min=1, rich_help_panel=SEARCHING)
+]
+MinScoreOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-score",
+        help="Leave out results whose relevance is below this, from 0 to 1. The reranker must have a relevance.",
+        rich_help_panel=SEARCHING,
+    ),
 ]
 WhereOption = Annotated[
     list[str] | None,

@@ -34,7 +34,14 @@ from ..names import PREFIXES
 from ..wording import did_you_mean, quoted
 from .console import errors, visible
 
-__all__ = ["Command", "check_path", "configure_logging", "flush_streams", "open_streams"]
+__all__ = [
+    "Command",
+    "check_path",
+    "configure_logging",
+    "flush_streams",
+    "go_offline_where_the_hub_is_away",
+    "open_streams",
+]
 
 _EXIT_CODES = (
     ((MissingExtraError, ModelError, BackendError), 5),
@@ -78,7 +85,7 @@ class Command(TyperCommand):
                 elif isinstance(value, Path):
                     check_path(value, _option_names(ctx).get(name, name))
             if _may_ask_the_hub(ctx):
-                _go_offline_where_the_hub_is_away()
+                go_offline_where_the_hub_is_away()
             return super().invoke(ctx)
         except SightlineError as error:
             code = next((code for kinds, code in _EXIT_CODES if isinstance(error, kinds)), 1)
@@ -168,7 +175,7 @@ def _may_ask_the_hub(ctx: Any) -> bool:
     return any(not Path(name).exists() for name in _OF_THE_HUB.findall(texts))
 
 
-def _go_offline_where_the_hub_is_away() -> None:
+def go_offline_where_the_hub_is_away() -> None:
     """Without this, the hub's client tries each file of a model for half a minute."""
     if "HF_HUB_OFFLINE" in os.environ or urllib.request.getproxies():
         return

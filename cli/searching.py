@@ -19,6 +19,7 @@ from .options import (
     FirstStageOption,
     IndexArgument,
     JsonOption,
+    MinScoreOption,
     RerankOption,
     WhereOption,
     reranker_or_none,
@@ -29,8 +30,8 @@ __all__ = ["register"]
 _EXCERPT = 240  # characters of a passage shown without evidence
 _SENTENCES = 3  # shown with evidence
 _LEGEND = {
-    True: "score: natural logarithm, higher is better; attention: the passage's share among all candidates; [%]: the "
-    "share of the passage's attention that a sentence got",
+    True: "score: higher is better; relevance: estimated probability that the hit is relevant; attention: the "
+    "passage's share among all candidates; [%]: the share of the passage's attention that a sentence got",
     False: "score: of the first stage, higher is better",
 }
 _SHOWING = "Showing"
@@ -52,8 +53,9 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", help="How many results.", min=1)] = 10,
     rerank: RerankOption = "minilm",
-    first_stage: FirstStageOption = "dense",
+    first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
+    min_score: MinScoreOption = None,
     where: WhereOption = None,
     passages: Annotated[
         bool,
@@ -78,12 +80,13 @@ def search(
 ) -> None:
     """Search an index, rerank by attention, and show the evidence.
 
-    Each field of a hit in --json: score is the score of the last stage, higher is better, and comparable within this
-    answer only. mass is the share of the query's attention that the passage got among all candidates, from 0 to 1.
-    token_mass is that share for each token of the query, in the order of query_tokens. first_rank and first_score are
-    the document's place and score in the first stage. start and end are character offsets of the passage in the
-    document's text; an entry of evidence has offsets of its own in the field that it names, text or title.
-    milliseconds gives the time of each step; loading is the time to open the index and load the models.
+    Each field of a hit in --json: score is the score of the last stage, higher is better. relevance is the estimated
+    probability that the hit is relevant, from 0 to 1; it is null if the reranker is not calibrated. mass is the share
+    of the query's attention that the passage got among all candidates, from 0 to 1. token_mass is that share for each
+    token of the query, in the order of query_tokens. first_rank and first_score are the document's place and score in
+    the first stage. start and end are character offsets of the passage in the document's text; an entry of evidence has
+    offsets of its own in the field that it names, text or title. milliseconds gives the time of each step; loading is
+    the time to open the index and load the models.
     """
     from ..retrieval.filters import parse_where
     from ..search import Searcher
@@ -99,11 +102,11 @@ def search(
         if anew := searcher.reranker is not None and not searcher.uses_kept_states:
             tell("reading the candidates' texts")
         if explain:
-            explanation = searcher.explain(query, k, where=where_filter, unit=unit)
+            explanation = searcher.explain(query, k, where=where_filter, unit=unit, min_score=min_score)
             result, stages = explanation.result, {"dense": explanation.dense, "bm25": explanation.bm25}
             grain = "token"
         else:
-            result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit)
+            result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit, min_score=min_score)
             stages = {}
     times = {"loading": loading, **result.milliseconds}
     if json:
@@ -114,7 +117,7 @@ def search(
         return
     for hit in result.hits:
         _print_hit(hit, grain, stages, result.query_tokens if explain else ())
-    if not result.hits:
+    if not result.passages:
         console.print("nothing found with this filter" if where_filter else "nothing found")
     spent = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
     console.print(f"{result.passages} passages; milliseconds: {spent}", style="dim", highlight=False)
@@ -158,7 +161,9 @@ def _print_hit(
     if grain == "sentence" and in_title:
         head.append(f" [{in_title / (hit.mass or 1.0):.0%}]", "dim")
     head.append(f"  {visible(hit.id)}" if hit.document.title else "", "dim")
-    notes = [f"score {hit.score:.3f}", f"first stage #{hit.first_rank}"]
+    notes = [f"score {hit.score:.3f}"]
+    notes += [] if hit.relevance is None else [f"relevance {hit.relevance:.3f}"]
+    notes += [f"first stage #{hit.first_rank}"]
     notes += [] if hit.mass is None else [f"attention {hit.mass:.1%}"]
     for name, places in stages.items():
         notes.append(f"{name} #{places[hit.id][0]}" if hit.id in places else f"{name} -")

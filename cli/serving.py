@@ -13,7 +13,7 @@ import typer
 from ..errors import InputError, MissingExtraError
 from ..serve.limits import ConnectionLimits, Limits
 from .console import print_line
-from .options import SERVER, CandidatesOption, FirstStageOption, RerankOption, reranker_or_none
+from .options import SERVER, CandidatesOption, FirstStageOption, MinScoreOption, RerankOption, reranker_or_none
 from .settings import SettingsOptions, takes_settings
 
 __all__ = ["register"]
@@ -52,8 +52,9 @@ def serve(
         int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535, rich_help_panel=SERVER)
     ] = 8000,
     rerank: RerankOption = "minilm",
-    first_stage: FirstStageOption = "dense",
+    first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
+    min_score: MinScoreOption = None,
     model_name: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,6 +95,8 @@ def serve(
 ) -> None:
     """Serve an index over HTTP: a search page, search, reranking, metrics.
 
+    --min-score holds for searches and rankings whose request gives no min_score of its own.
+
     If you set the environment variable SIGHTLINE_API_KEY, clients that send this key can add and delete documents.
 
     Every limit below has a status code that clients see. Bodies must arrive within 30 seconds (408), a client that
@@ -130,6 +133,7 @@ def serve(
         hosts=[*(allow_host or []), *_LOCAL] if allow_host or host in _LOCAL else None,
         model_names=model_name or (),
         any_model=any_model,
+        min_score=min_score,
     )
     config = uvicorn.Config(
         app,

@@ -11,6 +11,9 @@ post /search '{"query": "do statins lower the risk of heart attack", "k": 3, "ev
 # Rerank, as Cohere, Jina and vLLM do it (also at /v2/rerank and /rerank).
 post /v1/rerank '{"query": "what do cats do", "documents": ["Dogs bark.", "Cats purr."], "top_n": 1}'
 
+# The same, without documents that are probably not relevant: there may be none left.
+post /v1/rerank '{"query": "what do cats do", "documents": ["Dogs bark.", "Cats purr."], "min_score": 0.5}'
+
 # Rerank, as text-embeddings-inference does it.
 post /rerank '{"query": "what do cats do", "texts": ["Dogs bark.", "Cats purr."]}'
 

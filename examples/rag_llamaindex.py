@@ -20,7 +20,7 @@ def main(folder):
     index = Index.build(f"{folder}/index", [Document(id, text) for id, text in TEXTS.items()])
     # The postprocessor reranks what any retriever found; behind a Searcher with a reranker it is not needed.
     engine = RetrieverQueryEngine(
-        SightlineRetriever(Searcher(index, reranker=None, first_stage="hybrid"), similarity_top_k=20),
+        SightlineRetriever(Searcher(index, reranker=None), similarity_top_k=20),
         get_response_synthesizer(llm=EchoGenerator()),
         node_postprocessors=[SightlineRerank(top_n=3, order="basin")],
     )

@@ -1,14 +1,22 @@
-"""A drop-in for the ranking of sentence-transformers' ``CrossEncoder``."""
+"""A drop-in for sentence-transformers' ``CrossEncoder``."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import torch
 
 from ..errors import InputError
 from ..rerank.base import Reranker
+from ..rerank.requests import Candidate
+from ..rerank.results import relevance_or_score
+from ..wording import quoted
 from .snippets import candidate, drop_in, text_list
 
 __all__ = ["CrossEncoder"]
@@ -37,35 +45,39 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "model_card_data": (None,),
     "backend": (None, "torch"),
     "num_labels": (None, 1),
-    "activation_fn": (None,),
     "keep_in_fp32_modules": (None,),
     "classifier_dropout": (None,),
 }
-_NO_PREDICT = (
-    "CrossEncoder.predict cannot exist here: a score is relative to the list that it was computed in, so a pair alone "
-    "has none; use rank(query, documents)"
-)
+_FORMER_NAMES = {"sentences": "inputs", "activation_fct": "activation_fn"}
+_WITHOUT_EFFECT = ("num_workers", "apply_softmax", "convert_to_numpy", "convert_to_tensor")
 
 
-def _as_before(rank: Callable[..., Any]) -> Callable[..., Any]:
-    """Take the arguments of earlier versions that ``CrossEncoder.rank`` still takes, with the same effect."""
+def _as_before(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Take the arguments of earlier versions that the method of the original still takes, with the same effect."""
+    parameters = inspect.signature(method).parameters
 
-    @functools.wraps(rank)
+    @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **options: Any) -> Any:
-        for name in ("apply_softmax", "convert_to_numpy", "convert_to_tensor", "num_workers"):
-            options.pop(name, None)
-        if "activation_fct" in options:
-            options.setdefault("activation_fn", options.pop("activation_fct"))
-        return rank(self, *args, **options)
+        for name in _WITHOUT_EFFECT:
+            if name not in parameters:
+                options.pop(name, None)
+        for former, name in _FORMER_NAMES.items():
+            if former in options:
+                options.setdefault(name, options.pop(former))
+        return method(self, *args, **options)
 
     return wrapper
 
 
 class CrossEncoder:
-    """Ranks like ``sentence_transformers.CrossEncoder``.
+    """Scores and ranks like ``sentence_transformers.CrossEncoder``.
 
-    Two things change in your code: the import and the model's name, which is one of `sightline.load_reranker`. There is
-    no ``predict``: a score is relative to its list, so a pair alone has none.
+    Two things change in your code: the import and the model's name, which is one of `sightline.load_reranker`.
+
+    ``predict`` and ``rank`` give the same scores: by default, or with ``torch.nn.Sigmoid()`` as ``activation_fn``, the
+    relevance, from 0 to 1; with ``torch.nn.Identity()`` the reranker's own score. A reranker without relevance gives
+    its own score by default. One whose scores are relative to their list, such as ``minilm-mass``, can ``rank`` but not
+    ``predict``.
 
     Args:
         model_name_or_path: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
@@ -73,14 +85,18 @@ class CrossEncoder:
         max_length: tokens read of each document; None for what the layout says.
         revision: the branch, tag or commit of a model on the hub (``hf:``).
         model_kwargs: only ``dtype`` (or ``torch_dtype``).
+        activation_fn: what ``predict`` and ``rank`` use unless they are given another.
         options: the other arguments of the original are accepted at their defaults, and refused by name otherwise.
 
     Raises:
         InputError: if there is no such reranker, or an argument cannot be followed.
 
     Example:
-        >>> CrossEncoder().rank("what sound do cats make", ["Dogs bark.", "Cats purr."], top_k=1)[0]["corpus_id"]
+        >>> model = CrossEncoder()
+        >>> model.rank("what sound do cats make", ["Dogs bark.", "Cats purr."], top_k=1)[0]["corpus_id"]
         1
+        >>> model.predict([("who purrs", "Cats purr."), ("who purrs", "Dogs bark.")]).argmax()
+        np.int64(0)
     """
 
     def __init__(
@@ -91,6 +107,7 @@ class CrossEncoder:
         max_length: int | None = None,
         revision: str | None = None,
         model_kwargs: dict[str, Any] | None = None,
+        activation_fn: Any = None,
         **options: Any,
     ) -> None:
         for old, new in _RENAMED.items():
@@ -100,6 +117,8 @@ class CrossEncoder:
                     model_name_or_path = value
                 elif new == "model_kwargs":
                     model_kwargs = value
+                elif new == "activation_fn":
+                    activation_fn = value
                 else:
                     options[new] = value
         for name, value in options.items():
@@ -114,14 +133,69 @@ class CrossEncoder:
         self._reranker = drop_in(
             model_name_or_path, device=device, max_block_tokens=max_length, revision=revision, dtype=dtype
         )
+        self._activation = activation_fn
+        self._raw(None)  # what cannot be followed is refused at once
 
-    def predict(self, *args: Any, **options: Any) -> Any:
-        """Not available.
+    @_as_before
+    def predict(
+        self,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Any = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+    ) -> Any:
+        """Score pairs, each on its own; the parameters are those of ``CrossEncoder.predict``.
+
+        Args:
+            inputs: P pairs of a query and a text, or one pair. A text that is empty or None scores lowest.
+            prompt_name: must be None, since there are no prompts.
+            prompt: must be None, since there are no prompts.
+            batch_size: how many pairs are scored together, at least 1; it bounds memory and has no effect on any score.
+            show_progress_bar: show one; None for none.
+            activation_fn: None for that of the constructor. ``torch.nn.Sigmoid()`` gives the relevance, from 0 to 1,
+                ``torch.nn.Identity()`` the reranker's own score. None there too gives the relevance, or the score if
+                the reranker has no relevance.
+            apply_softmax: without effect, since a pair has one score.
+            convert_to_numpy: give an array.
+            convert_to_tensor: give a tensor instead, on the CPU.
+            device: must be None, since the model stays where it was loaded.
+            pool: must be None, since there are no worker processes.
+            chunk_size: without effect, since there are no worker processes.
+
+        Returns:
+            float32 (P,): an array, a tensor, or, with neither, a list of tensors of one number. For one pair, one
+            number: ``numpy.float32``, or a tensor.
 
         Raises:
-            InputError: always; the message says why.
+            InputError: if a pair cannot be used, the reranker's scores are relative to their list, or an argument asks
+                for something that is not done.
         """
-        raise InputError(_NO_PREDICT)
+        _refuse(prompt_name=prompt_name, prompt=prompt, device=device, pool=pool)
+        raw = self._raw(activation_fn)
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size!r}")
+        pairs, single = _pairs(inputs)
+        scores = np.zeros(len(pairs), dtype=np.float32)
+        with _progress(len(pairs), show_progress_bar) as tell:
+            for start in range(0, len(pairs), batch_size):
+                some = pairs[start : start + batch_size]
+                scores[start : start + len(some)] = self._reranker.predict(some, raw_scores=raw)
+                tell(len(some))
+        if convert_to_tensor:
+            tensor = torch.from_numpy(scores)
+            return tensor[0] if single else tensor
+        if convert_to_numpy:
+            return scores[0] if single else scores
+        tensors = list(torch.from_numpy(scores))
+        return tensors[0] if single else tensors
 
     @_as_before
     def rank(
@@ -150,7 +224,7 @@ class CrossEncoder:
             prompt: must be None, since there are no prompts.
             batch_size: not used: it has no effect on any score.
             show_progress_bar: not used.
-            activation_fn: must be None, since scores are no logits.
+            activation_fn: see `predict`.
             device: must be None, since the model stays where it was loaded.
             pool: must be None, since there are no worker processes.
             chunk_size: without effect, since there are no worker processes.
@@ -161,14 +235,71 @@ class CrossEncoder:
         Raises:
             InputError: if the query or a document cannot be used, or an argument asks for something that is not done.
         """
-        unusable = {"prompt_name": prompt_name, "prompt": prompt, "activation_fn": activation_fn}
-        for name, value in {**unusable, "device": device, "pool": pool}.items():
-            if value is not None:
-                raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
+        _refuse(prompt_name=prompt_name, prompt=prompt, device=device, pool=pool)
+        raw = self._raw(activation_fn)
         documents = text_list("documents", documents)
         ranking = self._reranker.rank(query, [candidate(None, text) for text in documents], top_k)
         return [
-            {"corpus_id": item.index, "score": item.score}
+            {"corpus_id": item.index, "score": item.score if raw else relevance_or_score(item)}
             | ({"text": documents[item.index]} if return_documents else {})
             for item in ranking
         ]
+
+    def _raw(self, activation_fn: Any) -> bool:
+        """Whether a call gives the reranker's own scores; False for the relevance.
+
+        Raises:
+            InputError: if there is no such activation, or no relevance.
+        """
+        chosen = self._activation if activation_fn is None else activation_fn
+        reason = self._reranker.why_no_relevance()
+        if chosen is None:
+            return reason is not None
+        if isinstance(chosen, torch.nn.Identity):
+            return True
+        if not isinstance(chosen, torch.nn.Sigmoid):
+            raise InputError(
+                f"activation_fn is torch.nn.Sigmoid() for the relevance or torch.nn.Identity() for the reranker's own "
+                f"score, not {quoted(chosen)}"
+            )
+        if reason:
+            raise InputError(
+                f"{self._reranker.name} has no relevance, which torch.nn.Sigmoid() stands for: {reason}; use "
+                "torch.nn.Identity()"
+            )
+        return False
+
+
+def _refuse(**arguments: Any) -> None:
+    """Refuse arguments that are given and cannot be followed."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
+
+
+def _pairs(inputs: Any) -> tuple[list[tuple[str, Candidate]], bool]:
+    """The pairs of a call, and whether it was a single one: a pair's first part is a text, a list's a pair."""
+    if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable):
+        raise InputError(f"inputs must be pairs of a query and a text, or one pair, not {quoted(inputs)}")
+    parts = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+    single = bool(parts) and isinstance(parts[0], str)
+    pairs = []
+    for place, pair in enumerate([parts] if single else parts):
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InputError(f"input {place} must be a pair of a query and a text, not {quoted(pair)}")
+        pairs.append((pair[0], candidate(None, pair[1])))
+    return pairs, single
+
+
+@contextlib.contextmanager
+def _progress(total: int, show: bool | None) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr, if it is to be shown; call what it yields with the number of pairs done since."""
+    if not show:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scoring", total=total)
+        yield lambda done: bar.advance(task, done)

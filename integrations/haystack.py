@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
 from ..rerank.placement import Order, arrange
+from ..rerank.results import relevance_or_score
 from ..search import FirstStage, Searcher, SearchResult
 from .snippets import candidate, is_missing, snippets
 
@@ -31,8 +32,9 @@ __all__ = ["SightlineRanker", "SightlineRetriever"]
 
 @component
 class SightlineRetriever:
-    """Searches an index; ``Document.score`` has the score. ``run_async`` leaves the event loop free.
+    """Searches an index; ``run_async`` leaves the event loop free.
 
+    ``Document.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
     A document that is only a passage has the whole one's id in ``meta["document_id"]``.
 
     Args:
@@ -41,11 +43,13 @@ class SightlineRetriever:
         filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in`` or
             ``not in``, or one ``AND`` of such. A document without the field meets none of them.
         reranker: see `sightline.Searcher`. It is saved with a pipeline, as are all that follow.
-        first_stage: see `sightline.Searcher`.
+        first_stage: see `sightline.Searcher`; by default hybrid where the index has embeddings and words.
         candidates: see `sightline.Searcher`.
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``meta["evidence"]``, with offsets in ``content``.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
+            reranker with a relevance, such as the default.
 
     Example:
         >>> retriever = SightlineRetriever("manuals.index", top_k=5, order="basin")  # doctest: +SKIP
@@ -59,15 +63,16 @@ class SightlineRetriever:
         filters: dict[str, Any] | None = None,
         *,
         reranker: str | None = "minilm",
-        first_stage: FirstStage = "dense",
+        first_stage: FirstStage | None = None,
         candidates: int = 100,
         unit: Unit = "passage",
         evidence: Grain | None = None,
         order: Order = "relevance",
+        min_score: float | None = None,
     ) -> None:
         self.index, self.top_k, self.filters = str(index), top_k, filters
         self.reranker, self.first_stage, self.candidates = reranker, first_stage, candidates
-        self.unit, self.evidence, self.order = unit, evidence, order
+        self.unit, self.evidence, self.order, self.min_score = unit, evidence, order, min_score
         self._searcher: Searcher | None = None
 
     def warm_up(self) -> None:
@@ -104,6 +109,7 @@ class SightlineRetriever:
             unit=self.unit,
             evidence=self.evidence,
             order=self.order,
+            min_score=self.min_score,
         )
 
     @classmethod
@@ -113,7 +119,11 @@ class SightlineRetriever:
 
     @component.output_types(documents=list[Document])
     def run(
-        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        min_score: float | None = None,
     ) -> dict[str, list[Document]]:
         """Search.
 
@@ -121,26 +131,32 @@ class SightlineRetriever:
             query: a text.
             filters: used instead of those of the constructor.
             top_k: used instead of that of the constructor.
+            min_score: used instead of that of the constructor.
 
         Raises:
             InputError: if an argument is out of range, or a filter has a form that cannot be used.
         """
-        options = self._options(filters, top_k)
+        options = self._options(filters, top_k, min_score)
         return self._documents(self._opened().search(query, **options))
 
     @component.output_types(documents=list[Document])
     async def run_async(
-        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        min_score: float | None = None,
     ) -> dict[str, list[Document]]:
         """`run` in a worker thread, so that the event loop goes on meanwhile."""
-        return await asyncio.to_thread(self.run, query, filters, top_k)
+        return await asyncio.to_thread(self.run, query, filters, top_k, min_score)
 
-    def _options(self, filters: dict[str, Any] | None, top_k: int | None) -> dict[str, Any]:
+    def _options(self, filters: dict[str, Any] | None, top_k: int | None, min_score: float | None) -> dict[str, Any]:
         return {
             "k": self.top_k if top_k is None else top_k,
             "where": _where(self.filters if filters is None else filters),
             "evidence": self.evidence,
             "unit": self.unit,
+            "min_score": self.min_score if min_score is None else min_score,
         }
 
     def _documents(self, result: SearchResult) -> dict[str, list[Document]]:
@@ -154,13 +170,17 @@ class SightlineRetriever:
 
 @component
 class SightlineRanker:
-    """Reranks documents; ``Document.score`` of the copies it returns has the score.
+    """Reranks documents, and returns copies.
+
+    ``Document.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
 
     Args:
         reranker: a name for `sightline.load_reranker`, loaded by ``warm_up`` or by the first run.
         top_k: how many to return, at least 1; None, or more than there are, for all.
         meta_fields_to_embed: metadata that is read before the content, where a document has it; None for the title.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
+            reranker with a relevance, such as the default.
 
     Example:
         >>> documents = [Document(content="Dogs bark."), Document(content="Cats purr.")]
@@ -176,8 +196,10 @@ class SightlineRanker:
         *,
         meta_fields_to_embed: list[str] | None = None,
         order: Order = "relevance",
+        min_score: float | None = None,
     ) -> None:
-        self.reranker, self.top_k, self.meta_fields_to_embed, self.order = reranker, top_k, meta_fields_to_embed, order
+        self.reranker, self.top_k, self.meta_fields_to_embed = reranker, top_k, meta_fields_to_embed
+        self.order, self.min_score = order, min_score
         self._loaded: Reranker | None = None
 
     def warm_up(self) -> None:
@@ -201,6 +223,7 @@ class SightlineRanker:
             top_k=self.top_k,
             meta_fields_to_embed=self.meta_fields_to_embed,
             order=self.order,
+            min_score=self.min_score,
         )
 
     @classmethod
@@ -209,34 +232,45 @@ class SightlineRanker:
         return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
-    def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
+    def run(
+        self, query: str, documents: list[Document], top_k: int | None = None, min_score: float | None = None
+    ) -> dict[str, list[Document]]:
         """Rerank.
 
         Args:
             query: a text.
             documents: not changed.
             top_k: used instead of that of the constructor.
+            min_score: used instead of that of the constructor.
 
         Raises:
-            InputError: if the query cannot be used. A document without content and title is ranked last.
+            InputError: if the query or ``min_score`` cannot be used. A document without content and title is ranked
+                last.
         """
         fields = ["title"] if self.meta_fields_to_embed is None else self.meta_fields_to_embed
         known = [[str(d.meta[field]) for field in fields if not is_missing(d.meta.get(field))] for d in documents]
         candidates = [candidate(d.id, d.content, " ".join(meta)) for d, meta in zip(documents, known, strict=True)]
-        ranking = self._reranker().rank(query, candidates, self.top_k if top_k is None else top_k)
+        ranking = self._reranker().rank(
+            query,
+            candidates,
+            self.top_k if top_k is None else top_k,
+            min_score=self.min_score if min_score is None else min_score,
+        )
         return {
             "documents": [
-                dataclasses.replace(documents[item.index], meta=dict(documents[item.index].meta), score=item.score)
+                dataclasses.replace(
+                    documents[item.index], meta=dict(documents[item.index].meta), score=relevance_or_score(item)
+                )
                 for item in arrange(ranking, self.order)
             ]
         }
 
     @component.output_types(documents=list[Document])
     async def run_async(
-        self, query: str, documents: list[Document], top_k: int | None = None
+        self, query: str, documents: list[Document], top_k: int | None = None, min_score: float | None = None
     ) -> dict[str, list[Document]]:
         """`run` in a worker thread, so that the event loop goes on meanwhile."""
-        return await asyncio.to_thread(self.run, query, documents, top_k)
+        return await asyncio.to_thread(self.run, query, documents, top_k, min_score)
 
 
 _OPERATORS = {"==": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "in": "in", "not in": "not in"}

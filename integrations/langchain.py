@@ -23,6 +23,7 @@ from ..documents import Grain, Unit
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..rerank.placement import Order, arrange
+from ..rerank.results import relevance_or_score
 from ..search import Searcher, SearchResult
 from .snippets import Made, as_searcher, candidate, snippets
 
@@ -30,7 +31,9 @@ __all__ = ["SightlineRerank", "SightlineRetriever"]
 
 
 class SightlineRetriever(BaseRetriever):
-    """Searches an index; ``metadata["relevance_score"]`` has the score. ``ainvoke`` leaves the event loop free.
+    """Searches an index; ``ainvoke`` leaves the event loop free.
+
+    ``metadata["relevance_score"]`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
 
     Args:
         searcher: a `sightline.Searcher`, or the path of an index.
@@ -39,8 +42,11 @@ class SightlineRetriever(BaseRetriever):
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in ``page_content``.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
+            reranker with a relevance, such as the default.
 
-    A call may have its own ``k`` and ``where``, which are used instead: ``retriever.invoke(query, k=3)``.
+    A call may have its own ``k``, ``where`` and ``min_score``, which are used instead, as in
+    ``retriever.invoke(query, k=3)``.
 
     Example:
         >>> retriever = SightlineRetriever(searcher="manuals.index", k=5, order="basin")  # doctest: +SKIP
@@ -55,6 +61,7 @@ class SightlineRetriever(BaseRetriever):
     unit: Unit = "passage"
     evidence: Grain | None = None
     order: Order = "relevance"
+    min_score: float | None = None
     _opened: Made[Searcher] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
@@ -69,8 +76,10 @@ class SightlineRetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
         where: Mapping[str, Any] | None = None,
+        min_score: float | None = None,
     ) -> list[Document]:
-        return self._documents(self._opened.of(self.searcher).search(query, **self._options(k, where)))
+        options = self._options(k, where, min_score)
+        return self._documents(self._opened.of(self.searcher).search(query, **options))
 
     async def _aget_relevant_documents(
         self,
@@ -79,15 +88,18 @@ class SightlineRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,
         k: int | None = None,
         where: Mapping[str, Any] | None = None,
+        min_score: float | None = None,
     ) -> list[Document]:
-        return self._documents(await self._opened.of(self.searcher).asearch(query, **self._options(k, where)))
+        options = self._options(k, where, min_score)
+        return self._documents(await self._opened.of(self.searcher).asearch(query, **options))
 
-    def _options(self, k: int | None, where: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _options(self, k: int | None, where: Mapping[str, Any] | None, min_score: float | None) -> dict[str, Any]:
         return {
             "k": self.k if k is None else k,
             "where": self.where if where is None else where,
             "evidence": self.evidence,
             "unit": self.unit,
+            "min_score": self.min_score if min_score is None else min_score,
         }
 
     def _documents(self, result: SearchResult) -> list[Document]:
@@ -102,8 +114,9 @@ class SightlineRetriever(BaseRetriever):
 
 
 class SightlineRerank(BaseDocumentCompressor):
-    """Reranks documents of any retriever; ``metadata["relevance_score"]`` of the copies it returns has the score.
+    """Reranks documents of any retriever, and returns copies.
 
+    ``metadata["relevance_score"]`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
     ``acompress_documents`` runs in a worker thread and leaves the event loop free.
 
     Args:
@@ -111,6 +124,8 @@ class SightlineRerank(BaseDocumentCompressor):
         top_n: how many to return, at least 1; None, or more than there are, for all.
         title_field: metadata field that is read before the text, where a document has it.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
+            reranker with a relevance, such as the default.
 
     Example:
         >>> documents = [Document("Dogs bark."), Document("Cats purr.", id="c")]
@@ -125,12 +140,13 @@ class SightlineRerank(BaseDocumentCompressor):
     top_n: int | None = 5
     title_field: str = "title"
     order: Order = "relevance"
+    min_score: float | None = None
     _loaded: Made[Reranker] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the reranker, if a name was given."""
         self._loaded = Made(as_reranker)
-        self._loaded.of(self.reranker)
+        self._loaded.of(self.reranker).check_min_score(self.min_score)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -141,10 +157,10 @@ class SightlineRerank(BaseDocumentCompressor):
             InputError: if the query cannot be used. A document without ``page_content`` and title is ranked last.
         """
         candidates = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
-        ranking = self._loaded.of(self.reranker).rank(query, candidates, self.top_n)
+        ranking = self._loaded.of(self.reranker).rank(query, candidates, self.top_n, min_score=self.min_score)
         return [
             documents[item.index].model_copy(
-                update={"metadata": {**documents[item.index].metadata, "relevance_score": item.score}}
+                update={"metadata": {**documents[item.index].metadata, "relevance_score": relevance_or_score(item)}}
             )
             for item in arrange(ranking, self.order)
         ]

@@ -34,6 +34,7 @@ from ..errors import InputError
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..rerank.placement import Order, arrange
+from ..rerank.results import relevance_or_score
 from ..search import Searcher, SearchResult
 from .snippets import Made, Snippet, as_searcher, candidate, snippets
 
@@ -43,8 +44,9 @@ _dispatcher = get_dispatcher(__name__)
 
 
 class SightlineRetriever(BaseRetriever):
-    """Searches an index; ``NodeWithScore.score`` has the score. ``aretrieve`` leaves the event loop free.
+    """Searches an index; ``aretrieve`` leaves the event loop free.
 
+    ``NodeWithScore.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
     A node's source (``ref_doc_id``) is the document, also where the node is a passage of it.
 
     Args:
@@ -55,6 +57,8 @@ class SightlineRetriever(BaseRetriever):
         evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in the node's text; it is
             left out of what embedding models and prompts are shown.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+        min_score: leave out nodes whose relevance is below this, from 0 to 1; there may be none left. Needs a
+            reranker with a relevance, such as the default.
         callback_manager: the callback manager of LlamaIndex.
 
     Example:
@@ -71,12 +75,19 @@ class SightlineRetriever(BaseRetriever):
         unit: Unit = "passage",
         evidence: Grain | None = None,
         order: Order = "relevance",
+        min_score: float | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         super().__init__(callback_manager=callback_manager)
         self._searcher = as_searcher(searcher)
         self._unit, self._order = unit, order
-        self._options: dict[str, Any] = {"k": similarity_top_k, "where": where, "evidence": evidence, "unit": unit}
+        self._options: dict[str, Any] = {
+            "k": similarity_top_k,
+            "where": where,
+            "evidence": evidence,
+            "unit": unit,
+            "min_score": min_score,
+        }
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return self._nodes(self._searcher.search(query_bundle.query_str, **self._options))
@@ -105,8 +116,9 @@ def _node(snippet: Snippet) -> NodeWithScore:
 
 
 class SightlineRerank(BaseNodePostprocessor):
-    """Reranks nodes of any retriever; ``NodeWithScore.score`` of the copies it returns has the score.
+    """Reranks nodes of any retriever, and returns copies.
 
+    ``NodeWithScore.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
     It reads what LlamaIndex shows to embedding models: text, and metadata that is not excluded from it.
     ``apostprocess_nodes`` runs in a worker thread and leaves the event loop free.
 
@@ -114,6 +126,8 @@ class SightlineRerank(BaseNodePostprocessor):
         reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
         top_n: how many to return, at least 1; None, or more than there are, for all.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
+        min_score: leave out nodes whose relevance is below this, from 0 to 1; there may be none left. Needs a
+            reranker with a relevance, such as the default.
 
     Example:
         >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Dogs bark.", "Cats purr.")]
@@ -125,13 +139,14 @@ class SightlineRerank(BaseNodePostprocessor):
     reranker: Any = "minilm"
     top_n: int | None = 5
     order: Order = "relevance"
+    min_score: float | None = None
     _loaded: Made[Reranker] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the reranker, if a name was given."""
         super().model_post_init(context)
         self._loaded = Made(as_reranker)
-        self._loaded.of(self.reranker)
+        self._loaded.of(self.reranker).check_min_score(self.min_score)
 
     @classmethod
     def class_name(cls) -> str:
@@ -153,9 +168,11 @@ class SightlineRerank(BaseNodePostprocessor):
             )
         )
         candidates = [candidate(n.node_id, n.get_content(metadata_mode=MetadataMode.EMBED)) for n in nodes]
-        ranking = reranker.rank(query_bundle.query_str, candidates, self.top_n)
+        ranking = reranker.rank(query_bundle.query_str, candidates, self.top_n, min_score=self.min_score)
         ranked = [
-            NodeWithScore(node=node.model_copy(update={"metadata": dict(node.metadata)}), score=item.score)
+            NodeWithScore(
+                node=node.model_copy(update={"metadata": dict(node.metadata)}), score=relevance_or_score(item)
+            )
             for item in arrange(ranking, self.order)
             for node in [nodes[item.index].node]
         ]

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict  # before Python 3.12 pydantic reads no 
 
 from .. import __version__
 from ..documents import Grain
-from ..errors import SightlineError
+from ..errors import InputError, SightlineError
 from ..search import Hit, Searcher
 from ..serve.lane import Lane
 
@@ -40,6 +40,15 @@ Where = Annotated[
     Field(
         description='Metadata filter; all conditions must hold: {"lang": "en", "year": {">=": 2000, "<": 2010}}.',
         max_length=100,
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    Field(
+        description="Leave out results whose relevance is below this, from 0 to 1. The list may be empty: then nothing "
+        "in the collection is that relevant.",
+        ge=0,
+        le=1,
     ),
 ]
 Id = Annotated[str, Field(description="The id of a document, as search gives it.")]
@@ -63,14 +72,16 @@ class Found(TypedDict):
     start: int
     end: int
     score: float
+    relevance: float | None
     evidence: list[Evidence]
     metadata: dict[str, Any]
 
 
 class Results(TypedDict):
-    """Results, best first."""
+    """Results, best first, and notes on them: such as that there is none above ``min_score``."""
 
     results: list[Found]
+    notes: list[str]
 
 
 class Text(TypedDict):
@@ -84,16 +95,26 @@ class Text(TypedDict):
     metadata: dict[str, Any]
 
 
-def mcp_server(searcher: Searcher) -> MCPServer[Any]:
+def mcp_server(searcher: Searcher, *, min_score: float | None = None) -> MCPServer[Any]:
     """A server with the two tools; ``run()`` serves it, over stdio or HTTP.
 
     Args:
         searcher: answers the calls, one after the other in a thread of its own; at most 64 calls wait, and each has
             60 seconds.
+        min_score: leave out results whose relevance is below this, from 0 to 1, where a call gives no ``min_score``;
+            None leaves nothing out.
+
+    Raises:
+        InputError: if ``min_score`` is given, and the searcher has no reranker with a relevance.
 
     Example:
         >>> mcp_server(Searcher("manuals.index")).run("stdio")  # doctest: +SKIP
     """
+    least = min_score
+    if least is not None:
+        if searcher.reranker is None:
+            raise InputError("min_score needs a reranker: it cuts by the reranker's relevance")
+        searcher.reranker.check_min_score(least)
     lane: Lane[Callable[[], Any], Any] = Lane("mcp", lambda calls: [call() for call in calls], capacity=_WAITING)
 
     async def in_lane(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -111,19 +132,28 @@ def mcp_server(searcher: Searcher) -> MCPServer[Any]:
     )
 
     @server.tool(annotations=_READS, structured_output=True)
-    async def search(query: Query, k: K = 5, where: Where = None) -> Results:
+    async def search(query: Query, k: K = 5, where: Where = None, min_score: MinScore = None) -> Results:
         """Find the passages of the collection that fit a question best.
 
-        Every result has its document's id, the passage's text, and the sentences that made it fit (evidence). Scores
-        compare within one answer only.
+        Every result has its document's id, the passage's text, the sentences that made it fit (evidence), and its
+        relevance: the estimated probability that it answers the question, or null if that is not known.
         """
         if len(query) > _CHARACTERS:
             raise ToolError(f"the query has {len(query)} characters, and at most {_CHARACTERS} are taken")
         evidence: Grain | None = (
             "sentence" if searcher.reranker is not None and searcher.reranker.has_evidence else None
         )
-        result = await in_lane(searcher.search, query, k, where=where, evidence=evidence, unit="passage")
-        return {"results": [_in_json(hit) for hit in result.hits]}
+        result = await in_lane(
+            searcher.search,
+            query,
+            k,
+            where=where,
+            evidence=evidence,
+            unit="passage",
+            min_score=least if min_score is None else min_score,
+        )
+        notes = list(result.warnings) if result.passages else ["nothing was found"]
+        return {"results": [_in_json(hit) for hit in result.hits], "notes": notes}
 
     @server.tool(annotations=_READS, structured_output=True)
     async def get_document(id: Id, start: Start = 0, length: Length = 20_000) -> Text:
@@ -152,6 +182,7 @@ def _in_json(hit: Hit) -> Found:
         "start": hit.passage.start,
         "end": hit.passage.end,
         "score": hit.score,
+        "relevance": hit.relevance,
         "evidence": [{"text": span.text, "share": round(span.mass / (hit.mass or 1.0), 4)} for span in spans[:3]],
         "metadata": dict(hit.document.metadata),
     }

@@ -41,7 +41,8 @@ class SightlineSearch:
 
     Args:
         reranker: a name for `sightline.load_reranker`, a `sightline.Reranker`, or None for first stages alone.
-        first_stage: see `sightline.Searcher`; for retrieval tasks.
+        first_stage: see `sightline.Searcher`; for retrieval tasks. By default hybrid, unless ``settings`` leave out
+            embeddings or words.
         candidates: how many documents are reranked; retrieval tasks get no more than these, and without a reranker
             as many as they ask for.
         settings: the index's settings, for `Index.create`, such as ``{"encoder": "intfloat/e5-small-v2"}``.
@@ -55,17 +56,18 @@ class SightlineSearch:
         self,
         reranker: str | Reranker | None = "minilm",
         *,
-        first_stage: FirstStage = "dense",
+        first_stage: FirstStage | None = None,
         candidates: int = 100,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.reranker = None if reranker is None else as_reranker(reranker)
-        self.first_stage, self.candidates, self.settings = first_stage, candidates, dict(settings or {})
+        self.candidates, self.settings = candidates, dict(settings or {})
+        self.first_stage: FirstStage = first_stage or _first_stage(self.settings)
         self._corpus: Any = None
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """The model's name, as ``sightline/dense+minilm``, and Sightline's version for a revision."""
+        """The model's name, as ``sightline/hybrid+minilm``, and Sightline's version for a revision."""
         name = f"{self.first_stage}+{self.reranker.name}" if self.reranker is not None else self.first_stage
         return ModelMeta.create_empty({"name": f"sightline/{name}", "revision": __version__})
 
@@ -127,3 +129,10 @@ class SightlineSearch:
         return {
             id: {hit.id: hit.score for hit in result.hits} for id, result in zip(dataset.queries, results, strict=True)
         }
+
+
+def _first_stage(settings: Mapping[str, Any]) -> FirstStage:
+    """The default first stage of an index with these settings."""
+    stages: dict[str, FirstStage] = {"encoder": "dense", "lexical": "bm25"}
+    there = [stage for part, stage in stages.items() if settings.get(part) != "none"]
+    return there[0] if len(there) == 1 else "hybrid"

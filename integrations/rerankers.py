@@ -22,6 +22,7 @@ except ModuleNotFoundError as error:
 
 from ..errors import InputError
 from ..rerank import base as rerank
+from ..rerank.results import relevance_or_score
 from ..wording import quoted
 from .snippets import candidate, drop_in, is_missing, text_list
 
@@ -34,6 +35,7 @@ class Reranker(BaseRanker):
     """Ranks like ``rerankers.Reranker(...)``; ``rank_async`` runs in a worker thread and leaves the event loop free.
 
     Two things change in your code: the import and the model's name, which is one of `sightline.load_reranker`.
+    ``Result.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
 
     Args:
         model_name: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
@@ -43,6 +45,8 @@ class Reranker(BaseRanker):
         dtype: see `sightline.load_reranker`.
         device: see `sightline.load_reranker`.
         batch_size: not used: it has no effect on any score.
+        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
+            reranker with a relevance, such as the default. The original has no such argument.
         options: other arguments of the original are refused by name, unless they are None.
 
     Raises:
@@ -66,6 +70,7 @@ class Reranker(BaseRanker):
         dtype: Any = None,
         device: Any = None,
         batch_size: int | None = None,
+        min_score: float | None = None,
         **options: Any,
     ) -> None:
         model_name = options.pop("model_name_or_path", model_name)
@@ -76,7 +81,8 @@ class Reranker(BaseRanker):
                 raise InputError(f"{name} is for rerank services, and nothing here calls one; leave it out")
             if value is not None:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
-        self._reranker = drop_in(model_name, dtype=dtype, device=device)
+        self._reranker, self._min_score = drop_in(model_name, dtype=dtype, device=device), min_score
+        self._reranker.check_min_score(min_score)
 
     def rank(
         self,
@@ -118,17 +124,25 @@ class Reranker(BaseRanker):
         for place, copied in enumerate(copies):
             if copied.doc_id is None:
                 copied.doc_id = next(free) if str(place) in taken else place
-        ranking = self._reranker.rank(query, [candidate(None, copied.text) for copied in copies])
-        results = [Result(copies[item.index], item.score, rank) for rank, item in enumerate(ranking, start=1)]
+        candidates = [candidate(None, copied.text) for copied in copies]
+        ranking = self._reranker.rank(query, candidates, min_score=self._min_score)
+        results = [
+            Result(copies[item.index], relevance_or_score(item), rank) for rank, item in enumerate(ranking, start=1)
+        ]
         return RankedResults(results, query, has_scores=True)
 
     def score(self, query: str, doc: str) -> float:
-        """Not available.
+        """Score one document, as `rank` does.
+
+        Args:
+            query: a text.
+            doc: a text.
 
         Raises:
-            InputError: always.
+            InputError: if a text cannot be used, or the scores of the reranker are relative to their list.
         """
-        raise InputError("a score is relative to its list, so a document alone has none; rank the list it stands in")
+        raw = self._reranker.why_no_relevance() is not None
+        return float(self._reranker.predict([(query, candidate(None, doc))], raw_scores=raw)[0])
 
 
 def _copy(document: Any, place: int) -> Document:

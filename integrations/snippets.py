@@ -16,6 +16,7 @@ from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker, load_reranker
 from ..rerank.placement import Order, arrange
 from ..rerank.requests import Candidate
+from ..rerank.results import relevance_or_score
 from ..search import Hit, Searcher, SearchResult
 from ..wording import quoted
 
@@ -34,7 +35,7 @@ class Snippet:
         id: the document's id. For a passage that is only a part of it, its place is added, as in ``"manual#120-480"``,
             since other libraries take texts with the same id for the same text.
         text: the text of the document or the passage.
-        score: see `sightline.Hit`.
+        score: the hit's relevance, or its score where there is no relevance; see `sightline.Hit`.
         metadata: a deep copy of the document's metadata; ``title`` and, for a part, ``document_id`` are added where it
             has no such fields. With evidence, ``evidence`` lists spans as mappings with offsets in ``text``.
         document_id: the document's id.
@@ -73,7 +74,7 @@ def _snippet(hit: Hit, unit: Unit) -> Snippet:
             for span in hit.evidence
         ]
     id = f"{document.id}#{start}-{end}" if part else document.id
-    return Snippet(id, document.text[start:end], hit.score, metadata, document.id, start, end)
+    return Snippet(id, document.text[start:end], relevance_or_score(hit), metadata, document.id, start, end)
 
 
 def candidate(id: object, text: object, title: object = None) -> Candidate:

@@ -3,7 +3,8 @@
 - `Packing`: which token of a packed context sees which.
 - `block_attention`: attention over such a context; with it, models run and train.
 - `block_lse`, `row_lse`, `mass`, `block_max`, `token_mass`: what a query pays to each document, and to its tokens.
-- `states_lse`, `states_max`, `states_mean`, `states_attention`: the same over kept token states, one tensor per document.
+- `states_lse`, `states_lse_mean`, `states_max`, `states_attention`: the same over kept token states, one tensor per
+  document.
 
 Nothing here imports the rest of Sightline at import time: with the repository root as working directory, Hugging Face
 code that probes for its own optional package ``kernels`` finds this one first.
@@ -13,7 +14,7 @@ from .attention import block_attention
 from .dispatch import Backend, Choice, choose
 from .lse import block_lse, block_max, mass, row_lse, token_mass
 from .packing import Context, Packing
-from .states import Keys, QuantizedKeys, states_attention, states_backend, states_lse, states_max, states_mean
+from .states import Keys, QuantizedKeys, states_attention, states_backend, states_lse, states_lse_mean, states_max
 
 __all__ = [
     "Backend",
@@ -31,7 +32,7 @@ __all__ = [
     "states_attention",
     "states_backend",
     "states_lse",
+    "states_lse_mean",
     "states_max",
-    "states_mean",
     "token_mass",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import sqlite3
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 from ..retrieval.analysis import document_terms
@@ -26,7 +26,7 @@ _RARE = 4
 
 def count(collections: list[Path], out: Path) -> None:
     """Write the statistics of some collections, in BEIR layout, to a file."""
-    frequencies: Counter[str] = Counter()
+    frequencies: dict[str, float] = defaultdict(float)
     documents, terms = 0, 0
     for collection in collections:
         texts = [document.contents[:_CHARACTERS] for document in load_documents(collection / "corpus.jsonl")]
@@ -37,7 +37,7 @@ def count(collections: list[Path], out: Path) -> None:
         connection.execute("CREATE VIRTUAL TABLE terms USING fts5vocab('lexical', 'row')")
         weight = _DOCUMENTS / len(texts)
         for stem, number in connection.execute("SELECT term, doc FROM terms"):
-            frequencies[stem] += number * weight  # type: ignore[assignment]
+            frequencies[stem] += number * weight
         documents += _DOCUMENTS
         terms += round(weight * sum(len(document_terms(text)) for text in texts))
     kept = sorted((stem, round(number)) for stem, number in frequencies.items() if number >= _LEAST)

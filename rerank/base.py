@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import ClassVar, final
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from ..documents import Document, Grain
 from ..errors import InputError
 from ..models.reader import BlockReader, DocumentStates, Window
+from ..wording import quoted
 from .evidence import find_evidence
 from .ranking import first_of_each_id, order_by_score
 from .requests import Candidate, check_request
@@ -199,7 +202,7 @@ class Reranker(ABC):
         for number, (query, documents) in enumerate(lists):
             blocks = check_request(query, documents, top_n, evidence)
             kept = self._checked_states(None if states is None else states[number], len(blocks))
-            words = _checked_bm25(None if bm25 is None else bm25[number], len(blocks))
+            words = _checked_bm25(None if bm25 is None else bm25[number], blocks)
             places = [i for i, block in enumerate(blocks) if self._readable(block)]
             checked.append(blocks)
             readable.append(places)
@@ -278,8 +281,9 @@ class Reranker(ABC):
         Example:
             >>> from sightline import load_reranker
             >>> pairs = [("who purrs", "Cats purr."), ("who purrs", "Iron rusts.")]
-            >>> load_reranker("minilm").predict(pairs).round(1).tolist()
-            [0.9, 0.0]
+            >>> purring, rusting = load_reranker("minilm").predict(pairs).tolist()
+            >>> 1 > purring > rusting > 0
+            True
         """
         if not self.list_free:
             raise InputError(
@@ -289,8 +293,8 @@ class Reranker(ABC):
             raise InputError(f"{self.name} has no relevance: {reason}; or ask for raw_scores")
         by_query: dict[str, list[int]] = {}
         for place, pair in enumerate(pairs):
-            if isinstance(pair, str) or len(pair) != 2:
-                raise InputError(f"pair {place} must be a query and a document, not {pair!r}")
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+                raise InputError(f"pair {place} must be a query and a document, not {quoted(pair)}")
             by_query.setdefault(pair[0], []).append(place)
         out = np.zeros(len(pairs))
         lists = [(query, [pairs[i][1] for i in places]) for query, places in by_query.items()]
@@ -324,9 +328,12 @@ class Reranker(ABC):
         scores = scored.scores.tolist()
         order, warnings = order_by_score(blocks, candidates, scores, scored.unread)
         order = first_of_each_id(order, blocks) if best_per_id else order
-        if min_score is not None:
-            order = [i for i in order if (self.relevance(scores[i]) or 0.0) >= min_score]
         warnings = [*scored.warnings, *warnings]
+        if min_score is not None:
+            best = max((self.relevance(scores[i]) or 0.0 for i in order), default=0.0)
+            if order and best < min_score:
+                warnings.append(f"nothing scored above min_score {min_score:g}; the best relevance is {best:.3g}")
+            order = [i for i in order if (self.relevance(scores[i]) or 0.0) >= min_score]
         for warning in warnings:
             logger.info("%s: %s", query[:80], warning)
         return Ranking(
@@ -346,9 +353,14 @@ class Reranker(ABC):
         )
 
 
-def _checked_bm25(bm25: Sequence[float] | None, count: int) -> Sequence[float] | None:
-    if bm25 is not None and len(bm25) != count:
-        raise InputError(f"{count} documents came with {len(bm25)} BM25 scores; give one for each")
+def _checked_bm25(bm25: Sequence[float] | None, blocks: Sequence[Document]) -> Sequence[float] | None:
+    if bm25 is None:
+        return None
+    if len(bm25) != len(blocks):
+        raise InputError(f"{len(blocks)} documents came with {len(bm25)} BM25 scores; give one for each")
+    for block, score in zip(blocks, bm25, strict=True):
+        if not isinstance(score, Real) or not math.isfinite(score):
+            raise InputError(f"document {block.id!r} came with the BM25 score {score!r}; give a finite number")
     return bm25
 
 

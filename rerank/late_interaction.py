@@ -29,7 +29,9 @@ from .results import NOTHING
 if TYPE_CHECKING:
     import torch
 
+    from ..kernels import Keys
     from .learnt import LearntReadout
+    from .readout import Reading
 
 __all__ = ["LateInteractionReranker"]
 
@@ -84,6 +86,11 @@ class LateInteractionReranker(Reranker):
         self.window, self.model, self.revision = self.reader, self.reader.name, self.reader.revision
         self.learnt = readout
         self.list_free = self.spec.list_free and (readout is None or readout.list_free)
+        if self.spec.relevance is not None and not self.list_free:
+            raise InputError(
+                f"layout {self.layout!r} has relevance, but its learnt weights score documents relative to their list; "
+                "take relevance out of the layout"
+            )
         weights = self.spec.readout.weights
         self.uses_bm25 = weights is not None and weights.bm25 != 0
 
@@ -153,8 +160,7 @@ class LateInteractionReranker(Reranker):
         import torch
 
         from ..kernels import states_attention, states_backend
-        from .readout import document_scores, order_free_mean, read_states, row_shares
-        from .signals import fused_scores, read_signals
+        from .readout import order_free_mean, row_shares
 
         question = self.reader.read_queries([request.query])[0]
         assert question.states is not None
@@ -168,23 +174,9 @@ class LateInteractionReranker(Reranker):
         places = _with_tokens(request.documents, known, q.shape[1])
         keys = [known[i].keys for i in places]
         with torch.inference_mode():
-            spec = self.spec.readout
-            if self.learnt is None and spec.weights is not None:
-                words = self._bm25(request)
-                rows, (reading, signals) = (
-                    q,
-                    read_signals(q, keys, [words[i] for i in places], spec.weights, scale=spec.scale),
-                )
-                values = fused_scores(signals, spec.weights)
-            elif self.learnt is None:
-                rows, reading = q, read_states(q, keys, scale=spec.scale, largest=self.readout == "maxsim")
-                values = document_scores(reading, spec)
-            else:
-                rows = self.learnt.ask(q, keys)
-                reading = self.learnt.read(rows, keys)
-                values = self.learnt.scores(q, rows, keys, reading)
+            rows, reading, values = self._attend(q, keys, self._bm25(request, known, places))
             normaliser = reading.normaliser[:, 0].float()
-            attended = row_shares(reading, spec)
+            attended = row_shares(reading, self.spec.readout)
         scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
         scores[places] = values.numpy()
         mass[places] = order_free_mean(attended).numpy()
@@ -209,10 +201,40 @@ class LateInteractionReranker(Reranker):
             (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
 
-    def _bm25(self, request: Request) -> Sequence[float]:
-        if request.bm25 is not None or not self.uses_bm25:
-            return request.bm25 or [0.0] * len(request.documents)
-        return background_bm25(request.query, [document.contents for document in request.documents])
+    def _attend(
+        self, q: torch.Tensor, keys: Sequence[Keys], bm25: Sequence[float]
+    ) -> tuple[torch.Tensor, Reading, torch.Tensor]:
+        """The rows that ask in the place of ``q``, what they saw, and the documents' scores."""
+        from .readout import document_scores, read_states
+        from .signals import fused_scores, read_signals
+
+        spec = self.spec.readout
+        if self.learnt is not None:
+            rows = self.learnt.ask(q, keys)
+            reading = self.learnt.read(rows, keys)
+            return rows, reading, self.learnt.scores(q, rows, keys, reading)
+        if spec.weights is not None:
+            reading, signals = read_signals(q, keys, bm25, spec.weights, scale=spec.scale)
+            return q, reading, fused_scores(signals, spec.weights)
+        reading = read_states(q, keys, scale=spec.scale, largest=spec.readout == "maxsim")
+        return q, reading, document_scores(reading, spec)
+
+    def _bm25(self, request: Request, known: Sequence[DocumentStates], places: Sequence[int]) -> list[float]:
+        """BM25 of the documents at some places: as given, or by the shipped word statistics; 0 where it has no part."""
+        if not self.uses_bm25:
+            return [0.0] * len(places)
+        if request.bm25 is None:
+            return background_bm25(request.query, [self._read_part(request.documents[i], known[i]) for i in places])
+        return [request.bm25[i] for i in places]
+
+    def _read_part(self, document: Document, states: DocumentStates) -> str:
+        """The text up to the last token that was read."""
+        from ..kernels.states.keys import stored_values
+
+        if not states.truncated:
+            return document.contents
+        spans = self._spans(document, len(stored_values(states.keys)))
+        return document.contents[: int(spans[-1, 1]) if len(spans) else 0]
 
     def _spans(self, document: Document, count: int) -> np.ndarray:
         """The characters that each of a document's ``count`` states covers."""

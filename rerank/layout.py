@@ -49,12 +49,12 @@ _DECODERS_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionWeights:
-    """The weights of the sum that the readout ``fused`` scores by; see `sightline.rerank.signals.Signals` for its terms.
+    """The weights of the sum that the readout ``fused`` scores by; `sightline.rerank.signals.Signals` has its terms.
 
     Args:
         log_mass: of the log mass.
         maxsim: of MaxSim.
-        cosine: of the cosine between the mean token states.
+        cosine: of the document tokens' mean cosine with the query.
         bm25: of BM25.
         length: of the logarithm of the document's number of tokens.
 
@@ -333,10 +333,10 @@ class Layout:
     def list_free(self) -> bool:
         """Whether a document's score depends on the query and the document only, not on its list.
 
-        A ``learnt`` readout may be list-free or not, which its weights decide: see `LearntReadout.list_free`.
+        In a prompt it never does: the query block reads all documents, and asks with what it has read. A ``learnt``
+        readout may be list-free or not, which its weights decide: see `LearntReadout.list_free`.
         """
-        readout = self.readout
-        return self.order_free and readout.readout != "mass" and not readout.ssmax
+        return self.prompt is None and self.readout.readout != "mass"
 
     @property
     def keepable(self) -> bool:
@@ -377,6 +377,8 @@ class Layout:
         return fields if self.prompt is None else fields | {"prompt": _non_defaults(self.prompt)}
 
 
+# Fields that are mappings themselves, and replaced as a whole.
+_GROUPS: Mapping[str, type] = {"weights": FusionWeights, "relevance": RelevanceSpec}
 _PARTS: Mapping[str, type] = {"": Layout, "readout": ReadoutSpec, "prompt": PromptSpec}
 # Where each field stands; "" is the layout itself. No name is in two parts, so that a name says which field is meant.
 _SECTIONS: Mapping[str, str] = {
@@ -426,7 +428,8 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     Args:
         name: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``,
             ``icr``, ``icr-block``, ``qrhead``, ``core``, the path of a ``.yaml`` file, or a `Layout`.
-        changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``.
+        changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``. Any but
+            ``name`` takes ``relevance`` out of the layout, since it was fitted to other scores; give a new one with it.
 
     Raises:
         InputError: if there is no such layout, or it is not a valid one.
@@ -496,11 +499,18 @@ def _changed(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     if unknown := changes.keys() - _SECTIONS.keys():
         _refuse(_no_such(unknown))
     new = {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    if changes.keys() - {"name", "relevance"}:
+        new.pop("relevance", None)
     for name, value in changes.items():
         section = new.get(_SECTIONS[name]) if _SECTIONS[name] else new
         if section is None:
             _refuse(f"{name} is for decoders; this layout has no prompt")
         section[name] = value
+    for name, part in _GROUPS.items():
+        group = (new[_SECTIONS[name]] if _SECTIONS[name] else new).get(name)
+        own = [field.name for field in dataclasses.fields(part)]
+        if isinstance(group, Mapping) and (extra := sorted(str(field) for field in group if field not in own)):
+            _refuse(f"{name}: there is no {listed(extra)}; there are {', '.join(own)}")
     return new
 
 

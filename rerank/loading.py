@@ -43,7 +43,7 @@ def list_rerankers() -> list[RerankerInfo]:
 
     Example:
         >>> [info.name for info in list_rerankers()][:3]
-        ['minilm', 'minilm-mass', 'minilm-maxsim']
+        ['minilm', 'minilm-log-mass', 'minilm-mass']
     """
     from .layout import shipped_layouts
 
@@ -90,11 +90,11 @@ def load_reranker(
     """Load a reranker. This is the one way in, for the API, the command line, the server and the adapters.
 
     Args:
-        name: a text, or a path: a layout of the embedded default, ``minilm`` (the default), ``minilm-mass`` or
-            ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is trained; a folder that
-            ``sightline train`` wrote; a decoder model, ``hf:`` and its name on the hub or its folder;
-            ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model. ``hf:MODEL#LAYOUT`` also names
-            the layout. If you give ``layout``, you may leave the ``hf:`` out.
+        name: a text, or a path: a layout of the embedded default, ``minilm`` (the default), ``minilm-log-mass``,
+            ``minilm-mass`` or ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is
+            trained; a folder that ``sightline train`` wrote; a decoder model, ``hf:`` and its name on the hub or its
+            folder; ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model. ``hf:MODEL#LAYOUT``
+            also names the layout. If you give ``layout``, you may leave the ``hf:`` out.
         layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
             ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
         options: ``dtype`` and ``device``, see `LateInteractionReranker`; for cross-encoders and ``late-interaction:``

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Literal, Protocol, overload
 
 from ..documents import Document
 
-__all__ = ["NOTHING", "Evidence", "Ranked", "Ranking"]
+__all__ = ["NOTHING", "Evidence", "Ranked", "Ranking", "relevance_or_score"]
 
 # The score of a document without tokens: below any score of one that has some, whatever the scale (at most 1000, and
 # cosines are at most 2 apart).
@@ -101,3 +101,22 @@ class Ranking(Sequence[Ranked]):
 
     def __iter__(self) -> Iterator[Ranked]:
         return iter(self.items)
+
+
+class _HasScore(Protocol):
+    @property
+    def score(self) -> float: ...
+
+    @property
+    def relevance(self) -> float | None: ...
+
+
+def relevance_or_score(item: _HasScore) -> float:
+    """The one number that clients and libraries take: the relevance, or the score where there is no relevance.
+
+    Both rise together, so the order is the same. All items of a list have a relevance, or none has.
+
+    Args:
+        item: a `Ranked` document, or a hit of a search.
+    """
+    return item.score if item.relevance is None else item.relevance

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..kernels import Keys, states_mean
-from .readout import log_attention, order_free_mean, read_states
+from ..kernels import Keys, states_lse_mean, states_max
+from ..kernels.states.keys import stored_values
+from .readout import Reading, joint_normaliser, log_attention, order_free_mean
 from .results import NOTHING
 
 if TYPE_CHECKING:
     from .layout import FusionWeights
-    from .readout import Reading
 
 __all__ = ["Signals", "fused_scores", "read_signals"]
 
@@ -31,7 +31,7 @@ class Signals:
     Args:
         log_mass: mean over the query's tokens of the log-sum-exp of their scaled cosines with the document's tokens.
         maxsim: mean over the query's tokens of the largest cosine (ColBERT; Khattab and Zaharia, SIGIR 2020).
-        cosine: cosine between the mean token state of the query and that of the document.
+        cosine: mean cosine of the document's tokens with the mean token state of the query.
         bm25: BM25 score, by the statistics of an index or by those that ship with Sightline.
         length: natural logarithm of the document's number of tokens.
     """
@@ -46,7 +46,7 @@ class Signals:
 def read_signals(
     rows: torch.Tensor, keys: Sequence[Keys], bm25: Sequence[float], weights: FusionWeights, *, scale: float
 ) -> tuple[Reading, Signals]:
-    """Read documents whose token states are at hand. A signal without weight is not computed, and zero.
+    """Read documents whose token states are at hand. MaxSim takes a second pass over them; without weight it is zero.
 
     Args:
         rows: float32 (S, D), states of the query's tokens.
@@ -59,16 +59,22 @@ def read_signals(
         >>> from sightline.rerank.layout import FusionWeights
         >>> weights = FusionWeights(log_mass=1.0, cosine=1.0)
         >>> _, signals = read_signals(torch.eye(2), [torch.eye(2)], [0.0], weights, scale=1.0)
-        >>> signals.cosine.tolist(), signals.maxsim.tolist()
-        ([1.0], [0.0])
+        >>> round(signals.cosine.item(), 3), signals.maxsim.item()
+        (0.707, 0.0)
     """
-    reading = read_states(rows, keys, scale=scale, largest=weights.maxsim != 0)
-    nothing = torch.zeros(len(keys), dtype=torch.float64)
-    maxsim = nothing if reading.largest is None else order_free_mean(reading.largest[:, 0].double())
-    cosine = _cosines(rows, keys) if weights.cosine else nothing
-    lengths = torch.tensor(reading.lengths, dtype=torch.float64).log()
-    words = torch.tensor(bm25, dtype=torch.float64)
-    return reading, Signals(order_free_mean(log_attention(reading)[:, 0]), maxsim, cosine, words, lengths)
+    lse, means = states_lse_mean(rows, keys, scale=scale)
+    largest = states_max(rows, keys) if weights.maxsim else torch.zeros_like(means)
+    lengths = tuple(len(stored_values(key)) for key in keys)
+    reading = Reading(lse[:, None], joint_normaliser(lse[:, None]), lengths)
+    signals = Signals(
+        log_mass=order_free_mean(log_attention(reading)[:, 0]),
+        maxsim=order_free_mean(largest.double()),
+        # The rows' mean products, over the length of the mean row: its cosine, since the keys are unit vectors.
+        cosine=order_free_mean(means.double()) / rows.double().mean(dim=0).norm().clamp_min(1e-12),
+        bm25=torch.tensor(bm25, dtype=torch.float64),
+        length=torch.tensor(lengths, dtype=torch.float64).log(),
+    )
+    return reading, signals
 
 
 def fused_scores(signals: Signals, weights: FusionWeights) -> torch.Tensor:
@@ -80,11 +86,3 @@ def fused_scores(signals: Signals, weights: FusionWeights) -> torch.Tensor:
     ]
     # Added one by one: a matrix product would round differently at different places of the list.
     return torch.stack(terms).cumsum(dim=0)[-1].clamp_min(NOTHING)
-
-
-def _cosines(rows: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
-    means = states_mean(keys).double()  # (N, D)
-    query = torch.nn.functional.normalize(rows.double().mean(dim=0), dim=0)
-    # One dot product per document, so that its place in the list has no part in the rounding.
-    products = torch.stack([mean @ query for mean in means])
-    return products / torch.stack([mean.norm() for mean in means]).clamp_min(1e-12)

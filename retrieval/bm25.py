@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import math
 import sqlite3
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 
@@ -69,35 +69,45 @@ def background_bm25(query: str, texts: Sequence[str], statistics: WordStatistics
 
     Example:
         >>> [round(score, 1) for score in background_bm25("do cats purr", ["The cat purrs.", "Dogs bark."])]
-        [21.9, 0.0]
+        [22.3, 0.0]
     """
     statistics = statistics or background_statistics()
-    words = [word for word, _ in query_words(query)]
-    stems, counts = _counted(words, texts)
-    weights = {stem: statistics.weight(stem) for stem in stems}
+    words = query_words(query)
+    stems = _stems([word for word, _ in words])
+    counts = _counts([(stem, begins) for stem, (_, begins) in zip(stems, words, strict=True)], texts)
+    weights = [statistics.weight(stem) for stem in stems]
     scores = []
-    for text, found in zip(texts, counts, strict=True):
+    for place, text in enumerate(texts):
         length = _K1 * (1 - _B + _B * len(document_terms(text)) / statistics.length)
-        scores.append(math.fsum(weights[stem] * n * (_K1 + 1) / (n + length) for stem, n in found.items()))
+        found = [count.get(place, 0) for count in counts]
+        terms = (weight * n * (_K1 + 1) / (n + length) for weight, n in zip(weights, found, strict=True))
+        scores.append(math.fsum(terms))
     return scores
 
 
-def _counted(words: Sequence[str], texts: Sequence[str]) -> tuple[list[str], list[Counter[str]]]:
-    """The stems of words, and how often each stands in each text. SQLite's stemmer is the one that the index uses."""
-    connection = sqlite3.connect(":memory:")
-    try:
-        table = Fts5Index(connection)
-        table.add(range(len(texts)), texts)
-        table.add([len(texts)], [" ".join(words)])
-        connection.execute("CREATE VIRTUAL TABLE terms USING fts5vocab('lexical', 'instance')")
-        stems = [stem for (stem,) in connection.execute("SELECT DISTINCT term FROM terms WHERE doc = ?", [len(texts)])]
-        counts: list[Counter[str]] = [Counter() for _ in texts]
-        for stem in stems:
-            found = connection.execute(
-                "SELECT doc, count(*) FROM terms WHERE term = ? AND doc < ? GROUP BY doc", [stem, len(texts)]
+def _stems(words: Sequence[str]) -> list[str]:
+    """The stem of each word, by SQLite's stemmer, which indexes use. Words of one stem count each, as in FTS5."""
+    with closing(_indexed(words)) as connection:
+        # The word itself is its first term: of letters in pairs, the last one follows alone.
+        return [stem for (stem,) in connection.execute("SELECT term FROM terms WHERE offset = 0 ORDER BY doc")]
+
+
+def _counts(stems: Sequence[tuple[str, bool]], texts: Sequence[str]) -> list[dict[int, int]]:
+    """How often each stem stands in the texts, by their place; with True, all terms that begin with it count."""
+    with closing(_indexed(texts)) as connection:
+        return [
+            dict(
+                connection.execute(
+                    "SELECT doc, count(*) FROM terms WHERE term >= ? AND term <= ? GROUP BY doc",
+                    [stem, stem + "\U0010ffff" if begins else stem],
+                ).fetchall()
             )
-            for place, count in found:
-                counts[place][stem] = count
-        return stems, counts
-    finally:
-        connection.close()
+            for stem, begins in stems
+        ]
+
+
+def _indexed(texts: Sequence[str]) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:")
+    Fts5Index(connection).add(range(len(texts)), texts)
+    connection.execute("CREATE VIRTUAL TABLE terms USING fts5vocab('lexical', 'instance')")
+    return connection

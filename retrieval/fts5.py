@@ -74,7 +74,7 @@ class Fts5Index:
         terms = query_words(query)
         hits: list[tuple[int, float]] = []
         if terms:
-            match = " OR ".join(f'"{term}"{" *" * begins}' for term, begins in terms[:_MAX_TERMS])
+            match = " OR ".join(f'"{term}"{" *" * begins}' for term, begins in terms)
             # The plus keeps SQLite from asking FTS5 for each row by itself: one walk over all matches is far faster.
             only = "" if allowed is None else "AND +rowid IN (SELECT value FROM json_each(?))"
             values = [match] if allowed is None else [match, json.dumps(allowed.tolist())]
@@ -92,7 +92,7 @@ class Fts5Index:
 def query_words(query: str) -> list[tuple[str, bool]]:
     """The terms that a query searches with: `query_terms` without stop words, unless there is nothing else."""
     words = query_terms(query)
-    return [(word, begins) for word, begins in words if word not in _STOP_WORDS] or words
+    return ([(word, begins) for word, begins in words if word not in _STOP_WORDS] or words)[:_MAX_TERMS]
 
 
 def _analysed(rows: Sequence[int], texts: Sequence[str]) -> Iterator[tuple[int, str]]:

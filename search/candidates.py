@@ -119,7 +119,7 @@ class CandidateList:
     def with_blocks(self, added: Sequence[tuple[Document, DocumentStates | None]], at: int) -> CandidateList:
         """The list with more documents before the passage at a place; the first stage gave them no score, which is NaN.
 
-        No index has BM25 scores of them, so the new list has none: rerankers score the words of all its documents alike.
+        No index has BM25 scores of them, so the new list has none, and rerankers score the words of all texts alike.
 
         Args:
             added: documents, each with its token states, or None to have it read.

@@ -20,7 +20,8 @@ class Hit:
     Args:
         rank: the place in the result, from 1.
         id: id of the document.
-        score: score of the last stage; higher is better; see `sightline.rerank.Ranked` for which scores can be compared between results.
+        score: score of the last stage; higher is better. `sightline.rerank.Ranked` says which can be compared between
+            results.
         document: the document, whole.
         passage: the part of it that scored best.
         first_rank: rank of the document in the first stage, from 1.

@@ -20,12 +20,13 @@ from ..rerank.loading import as_reranker
 from ..rerank.results import Evidence
 from ..wording import quoted
 from .candidates import CandidateList, identity
-from .first_stage import Found, retrieve
+from .first_stage import DENSE_WEIGHT, Found, retrieve
 from .results import Explanation, Hit, SearchResult
 
 if TYPE_CHECKING:
     from ..rerank.results import Ranked
     from ..retrieval.index import Index
+    from ..retrieval.store import StoredPassage
 
 __all__ = ["Searcher"]
 
@@ -39,9 +40,11 @@ class Searcher:
     Args:
         index: an `Index`, or the path of one.
         reranker: a name for `load_reranker`, a `Reranker`, or None for the order of the first stage.
-        first_stage: ``dense`` (by meaning), ``bm25`` (by words) or ``hybrid`` (both, fused).
+        first_stage: ``dense`` (by meaning), ``bm25`` (by words) or ``hybrid`` (both, fused); None for hybrid where the
+            index has embeddings and words, else for what it has.
         candidates: how many documents the first stage hands on; each with all its passages that were found.
-        fusion: for ``hybrid``: ``"rrf"``, or the weight of dense between 0 and 1 in a sum of min-max scores.
+        fusion: for ``hybrid``: the weight of dense, between 0 and 1, in a sum of min-max scores, or ``"rrf"`` for
+            reciprocal rank fusion. The default was chosen on dev collections, where it beat reciprocal ranks.
         kept_states: let the reranker use the token states that the index keeps, if they are its reader's; False reads
             the texts anew.
 
@@ -59,21 +62,21 @@ class Searcher:
         index: Index | str | Path,
         reranker: str | Reranker | None = "minilm",
         *,
-        first_stage: FirstStage = "dense",
+        first_stage: FirstStage | None = None,
         candidates: int = 100,
-        fusion: Literal["rrf"] | float = "rrf",
+        fusion: Literal["rrf"] | float = DENSE_WEIGHT,
         kept_states: bool = True,
     ) -> None:
         from ..retrieval.index import Index
 
-        _check_stages([first_stage])
+        _check_stages([first_stage] if first_stage else [])
         _check_count("candidates", candidates)
         if fusion != "rrf" and not (isinstance(fusion, int | float) and 0 <= fusion <= 1):
             raise InputError(f"fusion is 'rrf' or a weight between 0 and 1, not {fusion!r}")
         self.reranker = None if reranker is None else as_reranker(reranker)
         self.index = index if isinstance(index, Index) else Index.open(index)
         self._reranker_as_given = reranker
-        self.first_stage: FirstStage = first_stage
+        self.first_stage: FirstStage = first_stage or self._stages[-1]
         self._count = candidates
         self._fusion = fusion
         self._kept_states = kept_states
@@ -143,15 +146,16 @@ class Searcher:
     ) -> list[SearchResult]:
         stage, results = self.first_stage, []
         found = self._retrieve(queries, [stage], where)
-        for i, (query, retrieved) in enumerate(zip(queries, found[stage], strict=True)):
+        for i, query in enumerate(queries):
             # One list at a time, so that a long batch does not hold all of its texts. Without a reranker, what is not
             # shown is not fetched.
-            shown = retrieved if self.reranker else retrieved.first(k, unit)
-            candidates = self._fetch(
-                query, {stage: shown}, [self.reranker], found.get("bm25", [None] * len(queries))[i]
-            )[stage]
+            by_stage = {name: lists[i] for name, lists in found.items()}
+            passages = len(by_stage[stage].rows)
+            if self.reranker is None:
+                by_stage[stage] = by_stage[stage].first(k, unit)
+            candidates = self._fetch(query, by_stage, [stage], [self.reranker])[stage]
             result = _ranked(candidates, self.reranker, k, evidence, unit, min_score)
-            results.append(result if self.reranker else dataclasses.replace(result, passages=len(retrieved.rows)))
+            results.append(dataclasses.replace(result, passages=passages))
         return results
 
     async def asearch(self, query: str, k: int = 10, **options: Any) -> SearchResult:
@@ -225,14 +229,9 @@ class Searcher:
         rerankers: Collection[Reranker | None],
         where: Mapping[str, Any] | None,
     ) -> list[dict[FirstStage, CandidateList]]:
-        by_stage = self._retrieve(queries, first_stages, where)
+        found = self._retrieve(queries, first_stages, where)
         return [
-            self._fetch(
-                query,
-                {stage: by_stage[stage][i] for stage in first_stages},
-                rerankers,
-                by_stage["bm25"][i] if "bm25" in by_stage else None,
-            )
+            self._fetch(query, {name: lists[i] for name, lists in found.items()}, first_stages, rerankers)
             for i, query in enumerate(queries)
         ]
 
@@ -270,19 +269,16 @@ class Searcher:
         *,
         where: Mapping[str, Any] | None = None,
         unit: Unit = "document",
+        min_score: float | None = None,
     ) -> Explanation:
         """Search, and tell where each stage put the hits and which query token attended to them.
 
         See `search` for the arguments.
         """
-        parts: list[FirstStage] = []
-        if self.index.manifest.encoder.dim:
-            parts.append("dense")
-        if self._has_words:
-            parts.append("bm25")
+        parts = [stage for stage in self._stages if stage != "hybrid"]
         lists = self.candidates_each([query], {self.first_stage, *parts}, [self.reranker], where=where)[0]
         evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
-        result = self.rank(lists[self.first_stage], k=k, evidence=evidence, unit=unit)
+        result = self.rank(lists[self.first_stage], k=k, evidence=evidence, unit=unit, min_score=min_score)
         places = {
             stage: {hit.id: lists[stage].first[hit.id] for hit in result.hits if hit.id in lists[stage].first}
             for stage in parts
@@ -295,8 +291,12 @@ class Searcher:
         return self._keeps(self.reranker)
 
     @property
-    def _has_words(self) -> bool:
-        return self.index.manifest.lexical.engine != "none"
+    def _stages(self) -> list[FirstStage]:
+        """The first stages that the index has, the best last."""
+        has_words = self.index.manifest.lexical.engine != "none"
+        if not self.index.manifest.encoder.dim:
+            return ["bm25"]
+        return ["bm25", "dense", "hybrid"] if has_words else ["dense"]
 
     def _keeps(self, reranker: Reranker | None) -> bool:
         """Whether the index keeps token states of the reader that this reranker reads with, and they may be used."""
@@ -319,34 +319,29 @@ class Searcher:
     def _fetch(
         self,
         query: str,
-        by_stage: Mapping[FirstStage, Found],
+        found: Mapping[FirstStage, Found],
+        first_stages: Collection[FirstStage],
         rerankers: Collection[Reranker | None],
-        words: Found | None,
     ) -> dict[FirstStage, CandidateList]:
-        """Candidate lists of one query, out of one question to the database."""
+        """Candidate lists of one query for some of the stages that searched, out of one question to the database."""
         started = time.perf_counter()
-        rows = dict.fromkeys(row for retrieved in by_stage.values() for row in retrieved.rows)
+        rows = dict.fromkeys(row for stage in first_stages for row in found[stage].rows)
         stored = {passage.row: passage for passage in self.index.passages(list(rows))}
-        between = time.perf_counter()
-        states: dict[int, DocumentStates] | None = None
-        if any(self._keeps(reranker) for reranker in rerankers):
-            keys = self.index.token_keys(list(stored.values())) or []
-            states = {
-                passage.row: DocumentStates(key, passage.truncated)
-                for passage, key in zip(stored.values(), keys, strict=True)
-            }
-        reader = None if states is None else self._kept_reader()
+        fetched = time.perf_counter()
+        states = self._states(list(stored.values())) if any(map(self._keeps, rerankers)) else None
         opened = time.perf_counter()
-        bm25: dict[int, float] | None = None
-        if any(reranker is not None and reranker.uses_bm25 for reranker in rerankers) and self._has_words:
-            bm25 = {} if words is None else dict(zip(words.rows, words.scores, strict=True))
-            if others := [row for row in stored if row not in bm25]:
-                bm25.update(zip(others, self.index.bm25(query, others).tolist(), strict=True))
-        fetch_ms, states_ms = (between - started) * 1e3, (opened - between) * 1e3
-        bm25_ms = (time.perf_counter() - opened) * 1e3
+        uses_bm25 = any(reranker is not None and reranker.uses_bm25 for reranker in rerankers)
+        bm25 = self._bm25(query, list(stored), found.get("bm25")) if uses_bm25 and "bm25" in self._stages else None
+        milliseconds = {
+            "fetch": (fetched - started) * 1e3,
+            "states": (opened - fetched) * 1e3,
+            "bm25": (time.perf_counter() - opened) * 1e3,
+        }
         lists: dict[FirstStage, CandidateList] = {}
-        for stage, retrieved in by_stage.items():
-            shown = [(row, score) for row, score in zip(retrieved.rows, retrieved.scores, strict=True) if row in stored]
+        for stage in first_stages:
+            shown = [
+                (row, score) for row, score in zip(found[stage].rows, found[stage].scores, strict=True) if row in stored
+            ]
             part = len(shown) / max(1, len(stored))
             best: dict[str, float] = {}
             for row, score in shown:
@@ -358,16 +353,26 @@ class Searcher:
                 first={id: (rank, score) for rank, (id, score) in enumerate(best.items(), start=1)},
                 first_stage=stage,
                 states=None if states is None else tuple(states[row] for row, _ in shown),
-                reader=reader,
+                reader=None if states is None else self._kept_reader(),
                 bm25=None if bm25 is None else tuple(bm25[row] for row, _ in shown),
                 milliseconds={
-                    "retrieve": retrieved.milliseconds,
-                    "fetch": fetch_ms * part,
-                    "states": states_ms * part,
-                    "bm25": bm25_ms * part,
+                    "retrieve": found[stage].milliseconds,
+                    **{step: time_taken * part for step, time_taken in milliseconds.items()},
                 },
             )
         return lists
+
+    def _states(self, stored: Sequence[StoredPassage]) -> dict[int, DocumentStates]:
+        """The kept token states by row."""
+        keys = self.index.token_keys(stored) or []
+        return {passage.row: DocumentStates(key, passage.truncated) for passage, key in zip(stored, keys, strict=True)}
+
+    def _bm25(self, query: str, rows: Sequence[int], words: Found | None) -> dict[int, float]:
+        """BM25 scores by row; ``words`` has those that the search by words has found already."""
+        scores = {} if words is None else dict(zip(words.rows, words.scores, strict=True))
+        if others := [row for row in rows if row not in scores]:
+            scores.update(zip(others, self.index.bm25(query, others).tolist(), strict=True))
+        return scores
 
 
 # -- the second step ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -24,7 +24,7 @@ from ..documents import Document
 from ..errors import InputError
 from ..models.batching import interruptible
 from ..rerank.base import Reranker
-from ..rerank.relevance import relevance
+from ..rerank.results import relevance_or_score
 from ..search import Searcher, SearchResult
 from .bodies import JsonRoute, add_error_handlers, answer
 from .guard import Guard
@@ -43,6 +43,7 @@ from .schemas import (
     RerankRequest,
     RerankResponse,
     RerankResult,
+    ScoreKind,
     SearchRequest,
     SearchResponse,
     TeiItem,
@@ -55,6 +56,7 @@ from .service import Service
 __all__ = ["create_app"]
 
 _BEARER = HTTPBearer(auto_error=False, description="The API key that the server was started with.")
+_SCORES = "Sightline-Scores"
 DocumentId = Annotated[str, Query(min_length=1, description="The document's id.")]
 
 
@@ -94,6 +96,7 @@ def create_app(
     hosts: Sequence[str] | None = None,
     model_names: Collection[str] = (),
     any_model: bool = False,
+    min_score: float | None = None,
 ) -> FastAPI:
     """The application; it closes the index of its searcher when it shuts down.
 
@@ -106,9 +109,12 @@ def create_app(
             machine only, so that no web page can reach it under another name (DNS rebinding).
         model_names: further names that requests may give as their ``model``, such as ``rerank-v3.5``.
         any_model: accept every name of a model.
+        min_score: leave out what has a relevance below this, from 0 to 1, in searches and rankings whose request gives
+            no ``min_score``; None leaves nothing out.
 
     Raises:
-        InputError: if there is nothing to serve, or the key is too short to keep anyone out.
+        InputError: if there is nothing to serve, the key is too short to keep anyone out, or a reranker has no
+            relevance to cut by.
 
     Example:
         >>> from sightline import load_reranker
@@ -123,12 +129,17 @@ def create_app(
         raise InputError("the API key must have at least 16 characters; make one with: openssl rand -hex 16")
     if api_key is not None and searcher is None:
         raise InputError("the API key is for writing to an index, and no index is served")
+    if min_score is not None:
+        for ranks in [reranker] if searcher is None else [reranker, searcher.reranker]:
+            if ranks is None:
+                raise InputError("min_score needs a reranker: it cuts by the reranker's relevance")
+            ranks.check_min_score(min_score)
     limits = limits or Limits()
     service = Service(searcher, reranker, limits)
     app = FastAPI(
         title="Sightline",
         version=__version__,
-        description="Search and reranking by attention. Scores are relative to their list.",
+        description="Search and reranking by attention.",
         lifespan=service.lifespan,
         # FastAPI's own pages load scripts from other sites.
         docs_url=None,
@@ -140,11 +151,11 @@ def create_app(
     app.state.service = service
     app.router.route_class = JsonRoute
     add_error_handlers(app)
-    _add_common(app, service)
+    _add_common(app, service, min_score)
     if reranker is not None:
-        _add_reranking(app, service, reranker, [reranker.name, *model_names], any_model)
+        _add_reranking(app, service, reranker, [reranker.name, *model_names], any_model, min_score)
     if searcher is not None:
-        _add_searching(app, service, searcher)
+        _add_searching(app, service, searcher, min_score)
         _add_page(app)
         if api_key is not None:
             _add_writing(app, service, searcher, api_key)
@@ -157,7 +168,7 @@ def create_app(
 # -- routes ------------------------------------------------------------------------------------------------------------
 
 
-def _add_common(app: FastAPI, service: Service) -> None:
+def _add_common(app: FastAPI, service: Service, min_score: float | None) -> None:
     @app.get(
         "/health",
         response_model=HealthResponse,
@@ -171,6 +182,8 @@ def _add_common(app: FastAPI, service: Service) -> None:
             model=service.reranker.name if service.reranker is not None else None,
             layout=service.reranker.layout if service.reranker is not None else None,
             evidence=service.reranker is not None and service.reranker.has_evidence,
+            relevance=service.reranker is not None and service.reranker.why_no_relevance() is None,
+            min_score=min_score,
             first_stage=service.searcher.first_stage if service.searcher is not None else None,
             index=await service.now_counted(),
             examples=service.examples,
@@ -184,10 +197,22 @@ def _add_common(app: FastAPI, service: Service) -> None:
 
 
 def _add_reranking(
-    app: FastAPI, service: Service, reranker: Reranker, model_names: Sequence[str], any_model: bool
+    app: FastAPI,
+    service: Service,
+    reranker: Reranker,
+    model_names: Sequence[str],
+    any_model: bool,
+    min_score: float | None,
 ) -> None:
     model_names = list(dict.fromkeys(model_names))
     started = int(time.time())
+
+    scores: ScoreKind = "raw" if reranker.why_no_relevance() else "relevance"
+
+    def least(body: RerankRequest | TeiRequest) -> float | None:
+        """The request's ``min_score``, refused before it waits if the reranker has no relevance."""
+        reranker.check_min_score(body.min_score)
+        return min_score if body.min_score is None else body.min_score
 
     async def cohere(request: Request, body: RerankRequest) -> Response:
         if not (any_model or body.model is None or body.model in model_names):
@@ -203,22 +228,25 @@ def _add_reranking(
             body.max_tokens_per_doc,
             max_pair_tokens=None if pair == -1 else pair,
             evidence=body.evidence,
+            min_score=least(body),
         )
-        return answer(_rerank_response(reranker, body, await service.rank(request, work)))
+        return answer(_rerank_response(reranker, body, await service.rank(request, work), scores))
 
     async def tei(request: Request, body: TeiRequest) -> Response:
         texts = [("", text) for text in body.texts]
-        done = await service.rank(request, RankingWork(body.query, texts, refuse_long=body.truncate is False))
+        work = RankingWork(body.query, texts, refuse_long=body.truncate is False, min_score=least(body))
+        done = await service.rank(request, work)
         items = [
             TeiItem(
                 index=item.index,
-                score=item.score if body.raw_scores else relevance(reranker, item.score),
+                score=item.score if body.raw_scores else relevance_or_score(item),
                 text=body.texts[item.index] if body.return_text else None,
             )
             for item in done.ranking
         ]
         content = b"[" + b",".join(item.model_dump_json(exclude_none=True).encode() for item in items) + b"]"
-        return Response(content, media_type="application/json")
+        headers = {_SCORES: "raw" if body.raw_scores else scores}
+        return Response(content, media_type="application/json", headers=headers)
 
     unknown: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "No such model."}}
 
@@ -227,7 +255,18 @@ def _add_reranking(
         """The names that requests may give as their model."""
         return answer(ModelsResponse(data=[ModelOut(id=name, created=started) for name in model_names]))
 
-    @app.post("/rerank", response_model=RerankResponse | list[TeiItem], responses=unknown)
+    header = {
+        "description": "Successful Response",
+        "headers": {
+            _SCORES: {
+                "description": "Of answers to texts: what score is. relevance: P(relevant), from 0 to 1. raw: the "
+                "reranker's own score, since the request asks for raw_scores or the reranker has no relevance.",
+                "schema": {"type": "string", "enum": list(get_args(ScoreKind))},
+            }
+        },
+    }
+
+    @app.post("/rerank", response_model=RerankResponse | list[TeiItem], responses={200: header, **unknown})
     async def rerank(request: Request, body: AnyRerankRequest) -> Response:
         """Rank a list: as Cohere, Jina and vLLM do, or with ``texts`` as text-embeddings-inference does."""
         return await (tei(request, body) if isinstance(body, TeiRequest) else cohere(request, body))
@@ -243,13 +282,19 @@ def _add_reranking(
         return await cohere(request, body)
 
 
-def _add_searching(app: FastAPI, service: Service, searcher: Searcher) -> None:
+def _add_searching(app: FastAPI, service: Service, searcher: Searcher, min_score: float | None) -> None:
     @app.post("/search", response_model=SearchResponse)
     async def search(request: Request, body: SearchRequest) -> Response:
         """Search the index: candidates, attention over all of them, evidence."""
         service.check_length("query", body.query)
         call = functools.partial(
-            searcher.search, body.query, body.k, where=body.where, evidence=body.evidence, unit=body.unit
+            searcher.search,
+            body.query,
+            body.k,
+            where=body.where,
+            evidence=body.evidence,
+            unit=body.unit,
+            min_score=min_score if body.min_score is None else body.min_score,
         )
         return answer(await service.search(request, lambda: _search_response(call())))
 
@@ -361,7 +406,7 @@ def _add_page(app: FastAPI) -> None:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList) -> RerankResponse:
+def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList, scores: ScoreKind) -> RerankResponse:
     results = []
     for item in done.ranking[: body.top_n or None]:
         sent = body.documents[item.index]
@@ -369,15 +414,19 @@ def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList) 
         results.append(
             RerankResult(
                 index=item.index,
-                relevance_score=relevance(reranker, item.score),
+                relevance_score=relevance_or_score(item),
                 document=document if body.return_documents else None,
                 evidence=None if item.evidence is None else [dataclasses.asdict(e) for e in item.evidence],  # type: ignore[misc]
             )
         )
+    warnings = _warnings(done, len(body.documents), body.__pydantic_extra__)
+    if reason := reranker.why_no_relevance():
+        warnings.append(f"relevance_score is the raw score of {reranker.name}, which has no relevance: {reason}")
     meta = RerankMeta(
         api_version={"version": "2"},
         billed_units={"search_units": 1},
-        warnings=_warnings(done, len(body.documents), body.__pydantic_extra__) or None,
+        warnings=warnings or None,
+        scores=scores,
         truncated=done.truncated,
     )
     usage = Usage(prompt_tokens=done.tokens, total_tokens=done.tokens)

@@ -26,6 +26,7 @@ class RankingWork:
         max_pair_tokens: read at most so many tokens of the query and a document together; None for no such limit.
         refuse_long: refuse a document that would not be read to its end.
         evidence: mark what got the attention.
+        min_score: leave out documents whose relevance is below this, from 0 to 1; None for no such limit.
     """
 
     query: str
@@ -35,6 +36,7 @@ class RankingWork:
     max_pair_tokens: int | None = None
     refuse_long: bool = False
     evidence: Literal["sentence", "token"] | None = None
+    min_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,26 @@ class RankedList:
 def rank_all(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedList | Exception]:
     """Rank several requests' lists; no list influences another, nor do its errors.
 
-    The documents of lists without evidence are read together, which fills the model's batches where lists are short.
+    The documents of lists with the same ``min_score`` and without evidence are read together, which fills the model's
+    batches where lists are short.
     """
+    groups: dict[float | None, list[int]] = {}
+    for place, work in enumerate(lists):
+        groups.setdefault(work.min_score, []).append(place)
+    answers: dict[int, RankedList | Exception] = {}
+    for places in groups.values():
+        answers |= zip(places, _rank_group(reranker, [lists[place] for place in places]), strict=True)
+    return [answers[place] for place in range(len(lists))]
+
+
+def _rank_group(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedList | Exception]:
+    """Rank lists that have the same ``min_score``."""
     if len(lists) > 1 and not any(work.evidence for work in lists):
         try:
             cut = [_cut(reranker, work) for work in lists]
-            rankings = reranker.rank_batch([(work.query, c.documents) for work, c in zip(lists, cut, strict=True)])
+            rankings = reranker.rank_batch(
+                [(work.query, c.documents) for work, c in zip(lists, cut, strict=True)], min_score=lists[0].min_score
+            )
             return [RankedList(r, c.tokens + len(r.query_tokens), c.count) for r, c in zip(rankings, cut, strict=True)]
         except SightlineError:  # it concerns one of the lists; ranked alone, each shows whether it is the one
             pass
@@ -70,7 +86,7 @@ def rank_all(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedLis
 def _rank(reranker: Reranker, work: RankingWork) -> RankedList | Exception:
     try:
         cut = _cut(reranker, work)
-        ranking = reranker.rank(work.query, cut.documents, work.top_n, evidence=work.evidence)
+        ranking = reranker.rank(work.query, cut.documents, work.top_n, evidence=work.evidence, min_score=work.min_score)
     except SightlineError as error:
         return error
     return RankedList(ranking, cut.tokens + len(ranking.query_tokens), cut.count)

@@ -19,6 +19,7 @@ __all__ = [
     "RerankDocument",
     "RerankRequest",
     "RerankResponse",
+    "ScoreKind",
     "SearchRequest",
     "SearchResponse",
     "TeiItem",
@@ -26,7 +27,20 @@ __all__ = [
     "WrittenResponse",
 ]
 
+ScoreKind = Literal["relevance", "raw"]
+
 _CATS = "what sound does a happy cat make"
+
+
+MinScore = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=1,
+        description="Leave out what has a relevance below this; there may be nothing left, and a warning says so. If "
+        "absent or null, the server's default; 0 leaves nothing out. Refused (422) if the reranker has no relevance.",
+    ),
+]
 
 
 class _Own(BaseModel):
@@ -57,6 +71,7 @@ class SearchRequest(_Own):
     )
     evidence: Grain | None = Field(None, description="Mark what got the attention, by sentence or by token.")
     unit: Unit = Field("document", description="Each document once, by its best passage; or every passage.")
+    min_score: MinScore = None
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"query": _CATS, "k": 3, "evidence": "sentence", "where": {"lang": "en"}}]}
@@ -78,7 +93,10 @@ class SearchHit(BaseModel):
 
     rank: int
     id: str
-    score: float = Field(description="Higher is better; relative to this list.")
+    score: float = Field(description="The score of the last stage; higher is better.")
+    relevance: float | None = Field(
+        None, description="P(relevant), from 0 to 1; absent without a reranker, or if the reranker is not calibrated."
+    )
     title: str
     text: str
     start: int
@@ -149,6 +167,7 @@ class RerankRequest(_Foreign):
         None, ge=-1, description="Read at most so many tokens of query and document together; -1 for the model's limit."
     )
     evidence: Grain | None = Field(None, description="Mark what got the attention; ours, in no other dialect.")
+    min_score: MinScore = None
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -170,8 +189,8 @@ class RerankResult(BaseModel):
 
     index: int
     relevance_score: float = Field(
-        description="Higher is better. Of the default model: the geometric mean, over the query's tokens, of the "
-        "document's share of attention among all documents of this request; from 0 to 1, relative to this list."
+        description="P(relevant), from 0 to 1, if meta.scores is relevance; the reranker's own score, of any size, if "
+        "it is raw. Higher is better."
     )
     document: RerankDocument | None = None
     evidence: list[EvidenceSpan] | None = None
@@ -190,6 +209,10 @@ class RerankMeta(BaseModel):
     api_version: dict[str, str]
     billed_units: dict[str, int]
     warnings: list[str] | None = None
+    scores: ScoreKind = Field(
+        description="What relevance_score is: relevance, P(relevant) from 0 to 1; or raw, the reranker's own score, "
+        "since it has no relevance. A warning says so too."
+    )
     truncated: int = Field(description="Documents that were not read to their end.")
 
 
@@ -210,8 +233,11 @@ class TeiRequest(_Foreign):
     query: str
     texts: Annotated[list[str], FailFast()] = Field(min_length=1)
     raw_scores: bool | None = Field(
-        None, description="The model's own score rather than the relevance between 0 and 1."
+        None,
+        description="The reranker's own score rather than the relevance between 0 and 1. A reranker without relevance "
+        "gives its own score either way; the header Sightline-Scores says which it is.",
     )
+    min_score: MinScore = None
     return_text: bool | None = None
     truncate: bool | None = Field(None, description="False refuses a text that the model cannot read to its end.")
     truncation_direction: Literal["right", "Right"] | None = None
@@ -225,7 +251,7 @@ class TeiItem(BaseModel):
     """One text's place: ``index`` in the request's list."""
 
     index: int
-    score: float
+    score: float = Field(description="Higher is better; the header Sightline-Scores says whether it is a relevance.")
     text: str | None = None
 
 
@@ -315,6 +341,8 @@ class HealthResponse(BaseModel):
     model: str | None = Field(description="The reranker, as it was asked for.")
     layout: str | None = Field(description="The reranker's layout, or its kind.")
     evidence: bool = Field(description="Whether the reranker can mark what got the attention.")
+    relevance: bool = Field(description="Whether the reranker gives P(relevant), so that min_score can be used.")
+    min_score: float | None = Field(None, description="The min_score of requests that give none.")
     first_stage: str | None
     index: IndexCounts | None
     examples: list[str] | None = Field(None, description="Titles of some documents, as examples of what to search for.")

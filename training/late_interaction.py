@@ -29,6 +29,10 @@ _TOKENS = 2048  # read with gradients at once
 class LateInteractionLearner:
     """Trains `sightline.rerank.learnt.LearntReadout`, the encoder, or both; implements `Learner`.
 
+    It trains the attention of the embedded default, the layout ``minilm-log-mass``; cosine and BM25, which ``minilm``
+    adds, have no part in it. What was trained is list-free unless ``parts`` has ``heads`` or ``read``, and has no
+    relevance until `sightline calibrate` has fitted the two numbers.
+
     With a frozen encoder every document is read once and remembered, and a step is a few products of matrices.
 
     Args:

@@ -18,7 +18,7 @@ from ..errors import backend_error
 from . import cpu, reference
 from .keys import Keys, QuantizedKeys
 
-__all__ = ["Keys", "QuantizedKeys", "states_attention", "states_backend", "states_lse", "states_max", "states_mean"]
+__all__ = ["Keys", "QuantizedKeys", "states_attention", "states_backend", "states_lse", "states_lse_mean", "states_max"]
 
 
 def states_backend() -> str:
@@ -77,21 +77,25 @@ def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
     return op(q, keys) if keys else q.new_empty(len(q), 0)
 
 
-def states_mean(keys: Sequence[Keys]) -> torch.Tensor:
-    """Mean of each document's keys over its tokens.
+def states_lse_mean(q: torch.Tensor, keys: Sequence[Keys], *, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """`states_lse`, and the mean dot product of each query row with a document's tokens, in one pass over the keys.
 
     Args:
-        keys: N documents' keys, each (T_n, D); at least one document.
+        q: float32 (S, D).
+        keys: N documents' keys, each (T_n, D).
+        scale: as for `states_lse`; the means are not scaled.
 
     Returns:
-        float32 (N, D); zeros for a document without tokens.
+        float32 (S, N) each; -inf and 0 for a document without tokens.
 
     Example:
-        >>> states_mean([torch.eye(2), torch.zeros(0, 2)]).tolist()
-        [[0.5, 0.5], [0.0, 0.0]]
+        >>> states_lse_mean(torch.eye(2), [torch.eye(2), torch.zeros(0, 2)], scale=1.0)[1].tolist()
+        [[0.5, 0.0], [0.5, 0.0]]
     """
-    means: torch.Tensor = _ops().states_mean(keys)
-    return means
+    if not keys:
+        return q.new_empty(len(q), 0), q.new_empty(len(q), 0)
+    lse, means = _ops().states_lse_mean(q, keys, scale)
+    return lse, means
 
 
 def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, scale: float) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from ..threads import one_thread
 from .keys import Keys, QuantizedKeys, stored_values
 
-__all__ = ["states_attention", "states_lse", "states_max", "states_mean"]
+__all__ = ["states_attention", "states_lse", "states_lse_mean", "states_max"]
 
 
 def _products(q: torch.Tensor, keys: Sequence[Keys]) -> Iterator[torch.Tensor]:
@@ -36,22 +36,21 @@ def states_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Ten
 
 
 @one_thread()
+def states_lse_mean(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `sightline.kernels.states_lse_mean`."""
+    nothing = q.new_zeros(len(q), dtype=torch.float32)
+    lse, means = [], []
+    for product in _products(q, keys):
+        means.append(product.mean(dim=1) if product.shape[1] else nothing)
+        lse.append(torch.logsumexp(product * scale, dim=1))
+    return torch.stack(lse, dim=1), torch.stack(means, dim=1)
+
+
+@one_thread()
 def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
     """See `sightline.kernels.states_max`."""
     nothing = q.new_full((len(q),), -torch.inf, dtype=torch.float32)
     return torch.stack([p.amax(dim=1) if p.shape[1] else nothing for p in _products(q, keys)], dim=1)
-
-
-@one_thread()
-def states_mean(keys: Sequence[Keys]) -> torch.Tensor:
-    """See `sightline.kernels.states_mean`."""
-    return torch.stack([_mean(key) for key in keys])
-
-
-def _mean(keys: Keys) -> torch.Tensor:
-    values = stored_values(keys)
-    weights = keys.scales if isinstance(keys, QuantizedKeys) else values.new_ones(len(values), dtype=torch.float32)
-    return weights @ values.float() / max(1, len(values))
 
 
 @one_thread()

@@ -8,7 +8,7 @@ import torch
 
 from .keys import Keys, to_float
 
-__all__ = ["states_attention", "states_lse", "states_max", "states_mean"]
+__all__ = ["states_attention", "states_lse", "states_lse_mean", "states_max"]
 
 
 def _logits(q: torch.Tensor, keys: Keys) -> torch.Tensor:
@@ -20,15 +20,16 @@ def states_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Ten
     return torch.stack([torch.logsumexp(scale * _logits(q, k), dim=1) for k in keys], dim=1).float()
 
 
+def states_lse_mean(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `sightline.kernels.states_lse_mean`."""
+    means = [_logits(q, k).sum(dim=1) / max(1, _logits(q, k).shape[1]) for k in keys]
+    return states_lse(q, keys, scale), torch.stack(means, dim=1).float()
+
+
 def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
     """See `sightline.kernels.states_max`."""
     nothing = torch.full((len(q), 1), -torch.inf, dtype=torch.float64)
     return torch.stack([torch.cat([_logits(q, k), nothing], dim=1).amax(dim=1) for k in keys], dim=1).float()
-
-
-def states_mean(keys: Sequence[Keys]) -> torch.Tensor:
-    """See `sightline.kernels.states_mean`."""
-    return torch.stack([to_float(k).double().sum(dim=0) / max(1, len(to_float(k))) for k in keys]).float()
 
 
 def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:

@@ -67,7 +67,9 @@ def stdlib_documents() -> Iterator[Document]:
     """Yield one document per documented module, class, function and method, ordered by id.
 
     The id is the dotted public name (``csv.reader``, ``os.path.join``, ``str.split``), the title that name with
-    its signature or kind, the text its docstring, and the metadata says ``module`` and ``kind``.
+    its signature or kind, the text its docstring, and the metadata says ``module`` and ``kind``. A class or function
+    that its module lists in ``__all__`` has a document even if it has no docstring (``csv.DictReader``): the text then
+    is the first paragraph of the module's docstring and, of a class, the names of its bases and methods.
 
     Yields:
         Documents with distinct ids; the same sequence on every call.
@@ -162,9 +164,10 @@ class _Object:
 
 @dataclass(eq=False)
 class _Source:
-    """What a module's source says: its docstring and what each top-level name may be, most wanted first."""
+    """What a module's source says: its docstring, its ``__all__``, and what each name may be, most wanted first."""
 
     doc: str = ""
+    listed: set[str] = field(default_factory=set)
     names: dict[str, list[_Node | _Object]] = field(default_factory=dict)
     exports: dict[str, list[_Node | _Object]] = field(default_factory=dict)
 
@@ -234,7 +237,7 @@ def _source(module: str) -> _Source:
     if file is not None:
         tree = _parse(file)
         result.doc = ast.get_docstring(tree) or ""
-        listed = _static_all(tree)
+        listed = result.listed = _static_all(tree)
         _read(tree.body, module, file.name == "__init__.py", listed, result)
         # Some packages load their parts on first use (concurrent.futures): what they list stands in a submodule.
         for child in _submodules(module) if listed - result.names.keys() else ():
@@ -340,6 +343,8 @@ class _Collector:
                 self._shown.update(map(self._key, meanings))
                 for meaning in meanings:
                     self._add_meaning(f"{name}.{public}", name, meaning)
+                if public in source.listed and isinstance(meanings[0], _Node):
+                    self._add_undocumented(f"{name}.{public}", name, meanings[0])
 
     def add_members(self, module: str, members: dict[str, object], prefix: str) -> None:
         """Add the public classes and functions of a live module that are not there yet."""
@@ -360,6 +365,21 @@ class _Collector:
         if key not in self.documents and len(text.split()) >= _MIN_WORDS and text != _PLACEHOLDER:
             self.documents[key] = Document(key, text, title=title, metadata={"module": module, "kind": kind})
 
+    def _add_undocumented(self, key: str, module: str, node: _Node) -> None:
+        """Add a class or function whose docstring is missing or too short; one that has a document keeps it."""
+        tree, about = node.tree, inspect.cleandoc(_source(module).doc).partition("\n\n")[0].rstrip("=-\n")
+        if isinstance(tree, ast.ClassDef):
+            kind, title = "class", _class_title(key, tree)
+            bases = ", ".join(map(ast.unparse, tree.bases))
+            # Methods that say something have documents of their own.
+            methods = ", ".join(dict.fromkeys(m.name for m in _methods(tree) if not m.name.startswith("_")))
+        else:
+            kind, title, bases, methods = "function", key + _written_signature(tree, method=False), "", ""
+        if about or methods:
+            lines = [ast.get_docstring(tree), about, f"{kind.capitalize()} of {module}."]
+            lines += [bases and f"Bases: {bases}.", methods and f"Methods: {methods}."]
+            self._add(key, module, kind, title, "\n".join(line for line in lines if line))
+
     def _add_meaning(self, key: str, module: str, meaning: _Node | _Object) -> None:
         if isinstance(meaning, _Object):
             self._add_object(key, module, meaning.value)
@@ -370,13 +390,11 @@ class _Collector:
             self._add(key, module, "function", key + _written_signature(meaning.tree, method=False), doc)
 
     def _add_class(self, key: str, module: str, node: _Node, tree: ast.ClassDef) -> None:
-        methods = [s for s in _flat(tree.body) if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef)]
-        builder = next((m for m in methods if m.name == "__init__"), None)
+        builder = _builder(tree)
         # What to pass is often said in __init__ alone (threading.Thread).
         docs = [ast.get_docstring(tree), ast.get_docstring(builder) if builder else None]
-        signature = _written_signature(builder, method=True) if builder else ""
-        self._add(key, module, "class", f"{key}{signature} — class", "\n\n".join(doc for doc in docs if doc))
-        for method in methods:
+        self._add(key, module, "class", _class_title(key, tree), "\n\n".join(doc for doc in docs if doc))
+        for method in _methods(tree):
             if not method.name.startswith("_"):
                 name = f"{key}.{method.name}"
                 flags = {ast.unparse(d) for d in method.decorator_list}
@@ -414,6 +432,19 @@ class _Collector:
                     else:
                         continue
                     self._add(f"{key}.{name}", module, "method", title, text)
+
+
+def _methods(tree: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [s for s in _flat(tree.body) if isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def _builder(tree: ast.ClassDef) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    return next((method for method in _methods(tree) if method.name == "__init__"), None)
+
+
+def _class_title(key: str, tree: ast.ClassDef) -> str:
+    builder = _builder(tree)
+    return f"{key}{_written_signature(builder, method=True) if builder else ''} — class"
 
 
 def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -127,7 +127,6 @@ class DecoderReranker(Reranker):
         self.model, self.revision = decoder.name, decoder.revision
         self.name = name or f"hf:{decoder.name}#{layout.name}"
         self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
-        self.list_free = layout.list_free and route is None  # routed documents are placed below the others
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
         heads_by_layer = {
             layer: tuple(head for at, head in layout.readout.selected_heads if at == layer) or None for layer in layers

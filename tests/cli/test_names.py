@@ -139,7 +139,7 @@ def test_mcp_takes_every_kind_of_model(run, index, scorer_folders, monkeypatch):
         def run(self, transport):
             seen.append(transport)
 
-    monkeypatch.setattr(mcp, "mcp_server", lambda searcher: seen.append(searcher) or Server())
+    monkeypatch.setattr(mcp, "mcp_server", lambda searcher, min_score: seen.append(searcher) or Server())
     name = f"cross-encoder:{scorer_folders['cross-encoder']}"
     code, _, err = run("mcp", index, "--rerank", name, "--first-stage", "bm25")
     assert code == 0, err

@@ -4,10 +4,12 @@ import asyncio
 import copy
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 
+from sightline import load_reranker
 from sightline.errors import InputError
 from sightline.integrations.cross_encoder import CrossEncoder
 from sightline.integrations.snippets import drop_in
@@ -55,11 +57,171 @@ def test_cross_encoder_results_have_the_shape_of_the_originals(random_cross_enco
 
 
 def test_cross_encoder_scores_are_the_rerankers(reranker):
-    expected = [(item.index, item.score) for item in reranker.rank(QUERY, TEXTS)]
+    ranking = reranker.rank(QUERY, TEXTS)
     for encoder in (CrossEncoder(), CrossEncoder("minilm"), CrossEncoder(reranker)):
         rows = encoder.rank(QUERY, TEXTS, batch_size=1, show_progress_bar=True)
-        assert [(row["corpus_id"], row["score"]) for row in rows] == expected
+        assert [(row["corpus_id"], row["score"]) for row in rows] == [(i.index, i.relevance) for i in ranking]
+    raw = CrossEncoder().rank(QUERY, TEXTS, activation_fn=torch.nn.Identity())
+    assert [(row["corpus_id"], row["score"]) for row in raw] == [(item.index, item.score) for item in ranking]
     assert CrossEncoder().rank(QUERY, []) == []
+
+
+def test_rank_gives_the_raw_score_where_there_is_no_relevance():
+    ranking = load_reranker("minilm-mass").rank(QUERY, TEXTS)
+    rows = CrossEncoder("minilm-mass").rank(QUERY, TEXTS)
+    assert [(row["corpus_id"], row["score"]) for row in rows] == [(item.index, item.score) for item in ranking]
+    with pytest.raises(InputError, match="minilm-mass has no relevance"):
+        CrossEncoder("minilm-mass").rank(QUERY, TEXTS, activation_fn=torch.nn.Sigmoid())
+    with pytest.raises(InputError, match="minilm-mass has no relevance"):
+        CrossEncoder("minilm-mass", activation_fn=torch.nn.Sigmoid())
+
+
+# -- predict
+
+
+PAIRS = [(QUERY, text) for text in TEXTS] + [("what rusts", TEXTS[2]), ("what rusts", TEXTS[0])]
+
+
+def test_predict_has_the_parameters_of_the_original():
+    ours, theirs = (
+        [(p.name, p.kind, p.default) for p in inspect.signature(kind.predict).parameters.values()]
+        for kind in (CrossEncoder, TheirCrossEncoder)
+    )
+    assert ours == [parameter for parameter in theirs if parameter[0] != "kwargs"]
+
+
+def shape(answer):
+    if isinstance(answer, list):
+        return [shape(part) for part in answer]
+    return type(answer), getattr(answer, "dtype", None), tuple(answer.shape)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"convert_to_tensor": True},
+        {"convert_to_numpy": False},
+        {"convert_to_numpy": True, "convert_to_tensor": True},
+        {"batch_size": 2},
+        {"show_progress_bar": True},
+        {"activation_fn": torch.nn.Identity()},
+        {"activation_fct": torch.nn.Sigmoid()},
+        {"apply_softmax": True, "num_workers": 0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "inputs",
+    [PAIRS, [list(pair) for pair in PAIRS], tuple(PAIRS), np.array(PAIRS), PAIRS[0], list(PAIRS[0]), PAIRS[:1]],
+    ids=["pairs", "lists", "tuple", "array", "pair", "list", "one"],
+)
+def test_predictions_have_the_shape_of_the_originals(random_cross_encoder, inputs, options):
+    theirs = TheirCrossEncoder(random_cross_encoder, device="cpu").predict(inputs, **options)
+    assert shape(CrossEncoder().predict(inputs, **options)) == shape(theirs)
+
+
+def test_predictions_are_the_rerankers_scores_of_each_pair_alone(reranker):
+    encoder = CrossEncoder()
+    alone = [reranker.rank(query, [text])[0] for query, text in PAIRS]
+    assert encoder.predict(PAIRS).tolist() == pytest.approx([item.relevance for item in alone], rel=1e-6)
+    raw = encoder.predict(PAIRS, activation_fn=torch.nn.Identity())
+    assert raw.tolist() == pytest.approx([item.score for item in alone], rel=1e-6)
+    assert encoder.predict(sentences=PAIRS).tolist() == encoder.predict(PAIRS).tolist()
+    assert CrossEncoder(activation_fn=torch.nn.Identity()).predict(PAIRS).tolist() == raw.tolist()
+    assert CrossEncoder(default_activation_function=torch.nn.Identity()).predict(PAIRS).tolist() == raw.tolist()
+    assert len(encoder.predict([])) == 0 and encoder.predict([], convert_to_tensor=True).shape == (0,)
+
+
+@pytest.mark.parametrize("activation", [None, torch.nn.Identity(), torch.nn.Sigmoid()], ids=str)
+def test_rank_and_predict_agree(activation):
+    encoder = CrossEncoder()
+    rows = encoder.rank(QUERY, TEXTS, activation_fn=activation)
+    scores = encoder.predict([(QUERY, text) for text in TEXTS], activation_fn=activation)
+    assert [row["score"] for row in rows] == pytest.approx([scores[row["corpus_id"]] for row in rows], rel=1e-6)
+    assert [row["corpus_id"] for row in rows] == (-scores).argsort().tolist()
+
+
+def test_a_program_for_the_original_runs_with_another_import_and_name():
+    model = CrossEncoder("minilm")
+    query = "how many people live in Oslo"
+    passages = [
+        "Oslo has about 700,000 inhabitants.",
+        "Oslo's harbour is visited by many ships each year.",
+        "In winter, many people of the city go skiing.",
+    ]
+    scores = model.predict([(query, passage) for passage in passages])
+    assert scores.argmax() == 0 and isinstance(scores, np.ndarray) and scores.dtype == np.float32
+    said = [
+        f"- #{rank['corpus_id']} ({rank['score']:.2f}): {rank['text']}"
+        for rank in model.rank(query, passages, return_documents=True)
+    ]
+    assert said[0] == f"- #0 ({scores[0]:.2f}): {passages[0]}" and len(said) == 3
+
+
+def test_a_batch_size_changes_no_prediction():
+    whole = CrossEncoder().predict(PAIRS)
+    for size in (1, 2, 5, 100):
+        assert CrossEncoder().predict(PAIRS, batch_size=size).tolist() == pytest.approx(whole.tolist(), rel=1e-5)
+
+
+def test_predictions_tell_an_answer_from_another_text():
+    query = "why does iron rust"
+    pairs = [(query, "Iron rusts in wet air."), (query, "Dogs bark at strangers."), (query, "")]
+    right, wrong, nothing = CrossEncoder().predict(pairs)
+    assert right > wrong + 0.05 and wrong < 0.1 and nothing == 0
+
+
+def test_a_progress_bar_leaves_stdout_alone(capfd):
+    CrossEncoder().predict(PAIRS, show_progress_bar=True)
+    assert capfd.readouterr().out == ""
+
+
+def test_predict_without_relevance_gives_the_raw_score():
+    expected = load_reranker("minilm-log-mass").predict(PAIRS, raw_scores=True)
+    assert CrossEncoder("minilm-log-mass").predict(PAIRS).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+    with pytest.raises(InputError, match="minilm-log-mass has no relevance"):
+        CrossEncoder("minilm-log-mass").predict(PAIRS, activation_fn=torch.nn.Sigmoid())
+
+
+@pytest.mark.parametrize("options", [{}, {"activation_fn": torch.nn.Identity()}], ids=str)
+def test_predict_is_refused_where_scores_are_relative_to_their_list(options):
+    with pytest.raises(InputError, match="minilm-mass cannot score pairs: its scores are relative to their list"):
+        CrossEncoder("minilm-mass").predict(PAIRS, **options)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ("one text", "inputs must be pairs"),
+        (None, "inputs must be pairs"),
+        ([("q", "a"), "text"], "input 1 must be a pair"),
+        ([("q", "a", "b")], "input 0 must be a pair"),
+        (("q", "a", "b"), "input 0 must be a pair"),
+        ([5], "input 0 must be a pair"),
+        ([(5, "a")], "the query must be a string"),
+        ([("q", 5)], "text"),
+    ],
+    ids=str,
+)
+def test_what_is_no_pair_is_refused(inputs, said):
+    with pytest.raises(InputError, match=said):
+        CrossEncoder().predict(inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"prompt": "query: "}, "prompt has no meaning"),
+        ({"device": "cuda"}, "device has no meaning"),
+        ({"activation_fn": torch.nn.ReLU()}, "activation_fn is torch.nn.Sigmoid"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+    ids=str,
+)
+def test_what_predict_cannot_do_is_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        CrossEncoder().predict(PAIRS, **options)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +229,7 @@ def test_cross_encoder_scores_are_the_rerankers(reranker):
     [{"prompt": "query: "}, {"prompt_name": "query"}, {"activation_fn": abs}, {"device": "cuda"}, {"pool": {}}],
 )
 def test_what_cannot_be_done_is_refused(options):
-    with pytest.raises(InputError, match=f"{next(iter(options))} has no meaning"):
+    with pytest.raises(InputError, match=f"{next(iter(options))} (has no meaning|is torch.nn)"):
         CrossEncoder().rank(QUERY, TEXTS, **options)
 
 
@@ -108,15 +270,10 @@ def test_the_name_of_another_model_is_refused_with_those_that_work(name):
         CrossEncoder(name)
 
 
-def test_predict_says_why_it_cannot_exist():
-    with pytest.raises(InputError, match="relative to the list"):
-        CrossEncoder().predict([(QUERY, TEXTS[0])])
-
-
 def test_former_arguments_of_rank_are_taken_as_there():
     former = {"convert_to_numpy": True, "convert_to_tensor": False, "apply_softmax": True, "num_workers": 2}
     assert CrossEncoder().rank(QUERY, TEXTS, **former) == CrossEncoder().rank(QUERY, TEXTS)
-    with pytest.raises(InputError, match="activation_fn has no meaning"):
+    with pytest.raises(InputError, match="activation_fn is torch.nn.Sigmoid"):
         CrossEncoder().rank(QUERY, TEXTS, activation_fct=abs)
 
 
@@ -201,7 +358,8 @@ def test_rerankers_results_have_the_shape_of_the_originals(rerankers, ours, thei
 
 def test_rerankers_scores_are_the_rerankers(ours, reranker):
     results = ours.rank(QUERY, TEXTS)
-    assert [(r.doc_id, r.score) for r in results] == [(item.index, item.score) for item in reranker.rank(QUERY, TEXTS)]
+    expected = reranker.rank(QUERY, TEXTS)
+    assert [(r.doc_id, r.score) for r in results] == [(item.index, item.relevance) for item in expected]
     assert [r.text for r in ours.rank(QUERY, "only one")] == ["only one"]
     assert ours.rank(QUERY, []).results == []
 
@@ -222,8 +380,27 @@ def test_rerankers_lists_of_other_lengths_are_refused(rerankers, ours):
         ours.rank(QUERY, TEXTS, metadata=[{}])
     with pytest.raises(InputError, match="document 1 is of type 'image'"):
         ours.rank(QUERY, [TEXTS[0], rerankers.Document(document_type="image", base64="")])
-    with pytest.raises(InputError, match="a document alone has none"):
-        ours.score(QUERY, TEXTS[0])
+
+
+def test_rerankers_score_a_document_alone(ours):
+    scores = {r.text: r.score for r in ours.rank(QUERY, TEXTS)}
+    assert [ours.score(QUERY, text) for text in TEXTS] == pytest.approx([scores[text] for text in TEXTS], rel=1e-6)
+    assert type(ours.score(QUERY, TEXTS[0])) is float and ours.score(QUERY, "") == 0
+    raw = type(ours)("minilm-log-mass")
+    assert raw.score(QUERY, TEXTS[1]) == pytest.approx(raw.rank(QUERY, TEXTS)[0].score, rel=1e-6)
+    with pytest.raises(InputError, match="minilm-mass cannot score pairs"):
+        type(ours)("minilm-mass").score(QUERY, TEXTS[0])
+
+
+def test_rerankers_cut_by_min_score(ours):
+    scores = [r.score for r in ours.rank(QUERY, TEXTS)]
+    for min_score, left in ((0.0, 4), (scores[1], 2), (1.0, 0)):
+        results = type(ours)(min_score=min_score).rank(QUERY, TEXTS)
+        assert [r.score for r in results] == scores[:left] and results.results_count() == left
+    with pytest.raises(InputError, match="minilm-mass has none"):
+        type(ours)("minilm-mass", min_score=0.5)
+    with pytest.raises(InputError, match="min_score must be a number from 0 to 1"):
+        type(ours)(min_score=5)
 
 
 @pytest.mark.parametrize(

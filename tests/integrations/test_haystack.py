@@ -15,7 +15,7 @@ from haystack.core.serialization import component_from_dict, component_to_dict
 from sightline.errors import IndexStoreError, InputError
 from sightline.integrations import haystack as faces
 from sightline.integrations.haystack import SightlineRanker, SightlineRetriever
-from sightline.rerank import arrange
+from sightline.rerank import arrange, load_reranker
 
 TEXTS = ["Dogs bark.", "Cats purr when content.", "Iron rusts.", "Lions are cats that roar."]
 
@@ -43,7 +43,7 @@ def documents():
 def test_results_are_those_of_the_searcher(retriever, searcher):
     expected = searcher.search("what do happy cats do", 3, unit="passage").hits
     documents = retriever.run("what do happy cats do")["documents"]
-    assert [(d.content, d.score) for d in documents] == [(hit.passage.text, hit.score) for hit in expected]
+    assert [(d.content, d.score) for d in documents] == [(hit.passage.text, hit.relevance) for hit in expected]
     assert (documents[0].id, documents[0].meta) == ("cat", {"lang": "en", "year": 2001, "title": "Felines"})
 
 
@@ -69,6 +69,16 @@ def test_options(index_path, searcher):
 def test_basin_order_is_an_option(index_path):
     plain = SightlineRetriever(index_path, 6).run("animals")["documents"]
     assert SightlineRetriever(index_path, 6, order="basin").run("animals")["documents"] == arrange(plain) != plain
+
+
+def test_min_score_of_the_retriever_and_of_a_call(index_path, retriever):
+    scores = [d.score for d in retriever.run("what do happy cats do")["documents"]]
+    cutting = SightlineRetriever(index_path, 3, min_score=scores[1])
+    assert [d.score for d in cutting.run("what do happy cats do")["documents"]] == scores[:2]
+    assert [d.score for d in cutting.run("what do happy cats do", min_score=0.0)["documents"]] == scores
+    assert cutting.run("what do happy cats do", min_score=1.0) == {"documents": []}
+    with pytest.raises(InputError, match="minilm-mass has none: its scores are relative to their list"):
+        SightlineRetriever(index_path, reranker="minilm-mass", min_score=0.5).run("cats")
 
 
 LANG = {"field": "meta.lang", "operator": "==", "value": "en"}
@@ -159,7 +169,7 @@ def test_ranked_documents_are_copies(ranker, reranker, documents):
     ranked = ranker.run("what do cats do", documents)["documents"]
     expected = reranker.rank("what do cats do", TEXTS, 2)
     assert [(d.id, d.content, d.score) for d in ranked] == [
-        (f"id{item.index}", TEXTS[item.index], item.score) for item in expected
+        (f"id{item.index}", TEXTS[item.index], item.relevance) for item in expected
     ]
     assert [d.meta for d in ranked] == [before[item.index].meta for item in expected]
     ranked[0].meta["place"] = "changed"
@@ -191,6 +201,22 @@ def test_documents_without_content_come_last(ranker, documents):
     assert [d.id for d in ranker.run("cats", [image])["documents"]] == ["image"]
 
 
+def test_min_score_of_the_ranker_and_of_a_call(documents, reranker):
+    scores = [item.relevance for item in reranker.rank("who purrs", TEXTS)]
+    cutting = SightlineRanker(min_score=scores[1])
+    assert [d.score for d in cutting.run("who purrs", documents)["documents"]] == scores[:2]
+    assert [d.score for d in cutting.run("who purrs", documents, min_score=0.0)["documents"]] == scores
+    assert cutting.run("who purrs", documents, min_score=1.0) == {"documents": []}
+    with pytest.raises(InputError, match="minilm-mass has none: its scores are relative to their list"):
+        SightlineRanker("minilm-mass", min_score=0.5).run("who purrs", documents)
+
+
+def test_the_ranker_gives_the_raw_score_where_there_is_no_relevance(documents):
+    expected = load_reranker("minilm-mass").rank("who purrs", TEXTS)
+    ranked = SightlineRanker("minilm-mass").run("who purrs", documents)["documents"]
+    assert [d.score for d in ranked] == [item.score for item in expected]
+
+
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
@@ -207,9 +233,10 @@ def test_saved_components_are_the_same_when_loaded(index_path, what):
             unit="document",
             evidence="token",
             order="basin",
+            min_score=0.5,
         )
     else:
-        component = SightlineRanker("minilm-maxsim", 4, meta_fields_to_embed=["headline"], order="basin")
+        component = SightlineRanker("minilm-maxsim", 4, meta_fields_to_embed=["headline"], order="basin", min_score=0.5)
     saved = component_to_dict(component, what)
     assert saved["type"] == f"sightline.integrations.haystack.{type(component).__name__}"
     loaded = component_from_dict(type(component), saved, what)

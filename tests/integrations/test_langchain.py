@@ -40,7 +40,7 @@ def test_results_are_those_of_the_searcher(retriever, searcher):
     expected = searcher.search("what do happy cats do", 3, unit="passage").hits
     documents = retriever.invoke("what do happy cats do")
     assert [d.page_content for d in documents] == [hit.passage.text for hit in expected]
-    assert [d.metadata["relevance_score"] for d in documents] == [hit.score for hit in expected]
+    assert [d.metadata["relevance_score"] for d in documents] == [hit.relevance for hit in expected]
     assert documents[0].id == "cat"
     assert documents[0].metadata.items() >= {"lang": "en", "year": 2001, "title": "Felines"}.items()
 
@@ -90,6 +90,21 @@ def test_filters_of_the_retriever_and_of_a_call(searcher):
     assert {d.metadata["lang"] for d in german.invoke("cats")} == {"de"}
     assert {d.id for d in german.invoke("cats", where={"year": {">=": 2010}})} == {"dog", "cow"}
     assert {d.id for d in asyncio.run(german.ainvoke("cats", where={"year": 1999}))} == {"iron"}
+
+
+def relevances(documents):
+    return [document.metadata["relevance_score"] for document in documents]
+
+
+def test_min_score_of_the_retriever_and_of_a_call(searcher):
+    query = "what do happy cats do"
+    scores = relevances(SightlineRetriever(searcher=searcher).invoke(query))
+    cutting = SightlineRetriever(searcher=searcher, min_score=scores[1])
+    assert relevances(cutting.invoke(query)) == relevances(asyncio.run(cutting.ainvoke(query))) == scores[:2]
+    assert relevances(cutting.invoke(query, min_score=0.0)) == scores
+    assert cutting.invoke(query, min_score=1.0) == asyncio.run(cutting.ainvoke(query, min_score=1.0)) == []
+    with pytest.raises(InputError, match="minilm-mass has none: its scores are relative to their list"):
+        SightlineRetriever(searcher=Searcher(searcher.index, "minilm-mass"), min_score=0.5).invoke(query)
 
 
 def test_basin_order_is_an_option(retriever, searcher):
@@ -159,7 +174,7 @@ def test_compressed_documents_are_ranked_copies(documents, reranker):
     assert isinstance(compressor, BaseDocumentCompressor)
     ranked = compressor.compress_documents(documents, "what do cats do")
     expected = reranker.rank("what do cats do", TEXTS, 2)
-    assert [d.metadata.pop("relevance_score") for d in ranked] == [item.score for item in expected]
+    assert [d.metadata.pop("relevance_score") for d in ranked] == [item.relevance for item in expected]
     assert ranked == [before[item.index] for item in expected]
     assert documents == before
 
@@ -169,6 +184,15 @@ def test_order_and_number(documents):
     assert len(plain) == 4
     assert SightlineRerank(top_n=None, order="basin").compress_documents(documents, "cats") == arrange(plain)
     assert SightlineRerank().compress_documents([], "cats") == []
+
+
+def test_min_score_of_the_compressor(documents):
+    scores = relevances(SightlineRerank().compress_documents(documents, "who purrs"))
+    for min_score, left in ((0.0, 4), (scores[1], 2), (1.0, 0)):
+        cut = SightlineRerank(min_score=min_score).compress_documents(documents, "who purrs")
+        assert relevances(cut) == scores[:left]
+    with pytest.raises(ValidationError, match="minilm-mass has none: its scores are relative to their list"):
+        SightlineRerank(reranker="minilm-mass", min_score=0.5)
 
 
 def test_documents_without_ids(reranker):
@@ -219,9 +243,11 @@ def test_compressing_leaves_the_loop_free(documents, leaves_loop_free):
 def test_retrieving_and_compressing_is_searching(searcher):
     """The first stage as a retriever and the compressor behind it give what the searcher gives in one go."""
     query, where = "who lights the lamp at dusk", {"lang": "en"}
+    name = "minilm-log-mass"  # the default takes the index's statistics into account, which a compressor does not have
     unranked = SightlineRetriever(searcher=Searcher(searcher.index, None), k=200, where=where)
-    in_two = SightlineRerank(top_n=5).compress_documents(unranked.invoke(query), query)
-    in_one = SightlineRetriever(searcher=Searcher(searcher.index, kept_states=False), k=5, where=where).invoke(query)
+    in_two = SightlineRerank(reranker=name, top_n=5).compress_documents(unranked.invoke(query), query)
+    whole = Searcher(searcher.index, name, kept_states=False)
+    in_one = SightlineRetriever(searcher=whole, k=5, where=where).invoke(query)
     assert [d.id for d in in_two] == [d.id for d in in_one]
     for retrieved, searched in zip(in_two, in_one, strict=True):
         assert retrieved.metadata["relevance_score"] == pytest.approx(searched.metadata["relevance_score"], abs=1e-5)

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from sightline.errors import IndexStoreError, InputError
 from sightline.integrations.llamaindex import SightlineRerank, SightlineRetriever
 from sightline.rerank import arrange
+from sightline.search import Searcher
 
 TEXTS = ["Dogs bark.", "Cats purr when content.", "Iron rusts.", "Lions are cats that roar."]
 
@@ -45,9 +46,19 @@ def test_results_are_those_of_the_searcher(retriever, searcher):
     assert isinstance(retriever, BaseRetriever)
     expected = searcher.search("what do happy cats do", 3, unit="passage").hits
     nodes = retriever.retrieve("what do happy cats do")
-    assert [(n.text, n.score) for n in nodes] == [(hit.passage.text, hit.score) for hit in expected]
+    assert [(n.text, n.score) for n in nodes] == [(hit.passage.text, hit.relevance) for hit in expected]
     assert nodes[0].node_id == nodes[0].node.ref_doc_id == "cat"
     assert nodes[0].metadata == {"lang": "en", "year": 2001, "title": "Felines"}
+
+
+def test_min_score_of_the_retriever(searcher):
+    scores = [n.score for n in SightlineRetriever(searcher).retrieve("what do happy cats do")]
+    for min_score, left in ((0.0, 5), (scores[1], 2), (1.0, 0)):
+        nodes = SightlineRetriever(searcher, min_score=min_score).retrieve("what do happy cats do")
+        assert [n.score for n in nodes] == scores[:left]
+    relative = SightlineRetriever(Searcher(searcher.index, "minilm-mass"), min_score=0.5)
+    with pytest.raises(InputError, match="minilm-mass has none: its scores are relative to their list"):
+        relative.retrieve("what do happy cats do")
 
 
 def test_a_part_of_a_document_says_where_it_is_from(searcher):
@@ -131,10 +142,19 @@ def test_postprocessed_nodes_are_ranked_copies(nodes, reranker):
         node.node.excluded_embed_metadata_keys = before[0].node.excluded_embed_metadata_keys = ["place"]
     ranked = postprocessor.postprocess_nodes(nodes, query_str="what do cats do")
     expected = reranker.rank("what do cats do", TEXTS, 2)
-    assert [n.score for n in ranked] == [item.score for item in expected]
+    assert [n.score for n in ranked] == [item.relevance for item in expected]
     assert [n.node for n in ranked] == [nodes[item.index].node for item in expected]
     ranked[0].metadata["place"] = "changed"
     assert described(nodes) == described(before)
+
+
+def test_min_score_of_the_postprocessor(nodes):
+    scores = [n.score for n in SightlineRerank().postprocess_nodes(nodes, query_str="who purrs")]
+    for min_score, left in ((0.0, 4), (scores[1], 2), (1.0, 0)):
+        cut = SightlineRerank(min_score=min_score).postprocess_nodes(nodes, query_str="who purrs")
+        assert [n.score for n in cut] == scores[:left]
+    with pytest.raises(ValidationError, match="minilm-mass has none: its scores are relative to their list"):
+        SightlineRerank(reranker="minilm-mass", min_score=0.5)
 
 
 def test_metadata_is_read_unless_excluded():

@@ -17,6 +17,7 @@ mcp = pytest.importorskip("mcp", reason="the extra mcp is not installed")
 from mcp import Client, StdioServerParameters
 
 from sightline import cli
+from sightline.errors import InputError
 from sightline.integrations.mcp import mcp_server
 from sightline.search import Searcher
 
@@ -48,7 +49,7 @@ def test_tools_say_what_they_take_and_give(server):
     tools = asyncio.run(scenario())
     assert set(tools) == {"search", "get_document"}
     assert tools["search"].input_schema["required"] == ["query"]
-    assert set(tools["search"].input_schema["properties"]) == {"query", "k", "where"}
+    assert set(tools["search"].input_schema["properties"]) == {"query", "k", "where", "min_score"}
     assert tools["get_document"].input_schema["required"] == ["id"]
     for tool in tools.values():
         assert tool.description
@@ -62,7 +63,10 @@ def test_search_tells_what_the_searcher_found(server, searcher):
     assert not answer.is_error
     hits = searcher.search("who lights the lamp at dusk", 3, evidence="sentence", unit="passage").hits
     results = answer.structured_content["results"]
-    assert [(f["id"], f["text"], f["score"]) for f in results] == [(h.id, h.passage.text, h.score) for h in hits]
+    assert [(f["id"], f["text"], f["score"], f["relevance"]) for f in results] == [
+        (h.id, h.passage.text, h.score, h.relevance) for h in hits
+    ]
+    assert answer.structured_content["notes"] == []
     best = results[0]
     assert (best["id"], best["title"], best["metadata"]) == ("town", "The town", {"lang": "en"})
     assert "lighthouse keeper" in best["evidence"][0]["text"]
@@ -90,7 +94,41 @@ def test_without_a_reranker_there_is_no_evidence(searcher):
     unranked = mcp_server(Searcher(searcher.index, None))
     (answer,) = talk(unranked, ("search", {"query": "happy cats", "k": 1}))
     (result,) = answer.structured_content["results"]
-    assert (result["id"], result["evidence"]) == ("cat", [])
+    assert (result["id"], result["evidence"], result["relevance"]) == ("cat", [], None)
+
+
+def test_min_score_of_a_call_and_of_the_server(searcher):
+    query = {"query": "what do happy cats do", "k": 3}
+    all_, some, none = (
+        answer.structured_content
+        for answer in talk(
+            mcp_server(searcher),
+            ("search", {**query, "min_score": 0}),
+            ("search", {**query, "min_score": searcher.search(query["query"], 3, unit="passage").hits[1].relevance}),
+            ("search", {**query, "min_score": 1}),
+        )
+    )
+    assert len(all_["results"]) == 3 and some["results"] == all_["results"][:2]
+    assert none["results"] == [] and none["notes"][0].startswith("nothing scored above min_score 1; the best relevance")
+    strict = mcp_server(searcher, min_score=1.0)
+    default, own = talk(strict, ("search", query), ("search", {**query, "min_score": 0.0}))
+    assert default.structured_content == none and own.structured_content == all_
+
+
+def test_min_score_is_refused_where_there_is_no_relevance(searcher):
+    relative = Searcher(searcher.index, "minilm-mass")
+    message = "minilm-mass has none: its scores are relative to their list"
+    (refused,) = talk(mcp_server(relative), ("search", {"query": "cats", "min_score": 0.5}))
+    assert refused.is_error and message in refused.content[0].text
+    with pytest.raises(InputError, match=message):
+        mcp_server(relative, min_score=0.5)
+    with pytest.raises(InputError, match="min_score needs a reranker"):
+        mcp_server(Searcher(searcher.index, None), min_score=0.5)
+
+
+def test_a_search_that_finds_nothing_says_so(server):
+    (answer,) = talk(server, ("search", {"query": "cats", "where": {"lang": "fr"}}))
+    assert answer.structured_content == {"results": [], "notes": ["nothing was found"]}
 
 
 @pytest.mark.parametrize(
@@ -208,6 +246,16 @@ def test_a_port_that_is_taken_ends_the_command(index_path, monkeypatch, capfd):
     assert (end.value.code, said.out) == (1, "")
     assert "address already in use" in said.err
     assert said.err.splitlines()[-1].startswith(f"error: cannot serve at 127.0.0.1:{port}")
+
+
+def test_a_min_score_without_relevance_ends_the_command(index_path, monkeypatch, capfd):
+    arguments = ["sightline", "mcp", str(index_path), "--rerank", "minilm-mass", "--min-score", "0.5"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capfd.readouterr()
+    assert (end.value.code, said.out) == (2, "")
+    assert "minilm-mass has none: its scores are relative to their list" in " ".join(said.err.split())
 
 
 def test_an_index_that_is_not_there_ends_the_command(tmp_path):

@@ -51,7 +51,7 @@ def assert_same_figures(theirs, rankings):
 
 def test_it_is_a_search_model(model):
     assert isinstance(model, SearchProtocol)
-    assert model.mteb_model_meta.name == "sightline/dense+minilm"
+    assert model.mteb_model_meta.name == "sightline/hybrid+minilm"
     assert SightlineSearch(None, first_stage="bm25").mteb_model_meta.name == "sightline/bm25"
 
 
@@ -193,4 +193,4 @@ def test_the_task_as_a_dataset(tmp_path, monkeypatch):
 def test_predictions_are_plain_json(model, tmp_path):
     run(model, ZooReranking(), tmp_path)
     record = json.loads((tmp_path / "ZooReranking_predictions.json").read_text())
-    assert record["mteb_model_meta"]["model_name"] == "sightline/dense+minilm"
+    assert record["mteb_model_meta"]["model_name"] == "sightline/hybrid+minilm"

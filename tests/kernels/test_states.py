@@ -9,6 +9,7 @@ from sightline import kernels
 from sightline.errors import BackendError
 from sightline.kernels import QuantizedKeys
 from sightline.kernels.states import cpu, reference
+from sightline.kernels.states.keys import to_float
 
 LENGTHS = [[1], [1, 1, 1], [0, 3, 0], [7, 255, 256, 257, 1], [2] * 500]
 
@@ -88,3 +89,32 @@ def test_backend_is_honest(monkeypatch):
         kernels.states_lse(unit(3, 8), [], scale=1.0)
     monkeypatch.setenv("SIGHTLINE_BACKEND", "reference")
     assert kernels.states_backend() == "reference"
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_means_match_the_reference_and_come_with_the_same_lse(lengths, kind):
+    q, keys = unit(5, 48, seed=1), [as_kind(unit(n, 48, seed=2 + i), kind) for i, n in enumerate(lengths)]
+    lse, means = cpu.states_lse_mean(q, keys, 20.0)
+    assert torch.equal(lse, cpu.states_lse(q, keys, 20.0))
+    expected_lse, expected = reference.states_lse_mean(q, keys, 20.0)
+    assert torch.equal(expected_lse, reference.states_lse(q, keys, 20.0))
+    torch.testing.assert_close(means, expected, rtol=1e-5, atol=1e-6)
+    for place, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+        by_hand = (q.double() @ to_float(key).double().T).mean(dim=1) if length else torch.zeros(5).double()
+        torch.testing.assert_close(means[:, place].double(), by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_a_documents_mean_ignores_its_neighbours_to_the_last_bit(kind):
+    q = unit(9, 384)
+    keys = [as_kind(unit(n, 384, seed=n), kind) for n in (3, 40, 1, 200, 77, 254, 8)]
+    _, together = kernels.states_lse_mean(q, keys, scale=20.0)
+    order = [4, 0, 6, 2, 1, 5, 3]
+    assert torch.equal(kernels.states_lse_mean(q, [keys[i] for i in order], scale=20.0)[1], together[:, order])
+    alone = torch.cat([kernels.states_lse_mean(q, [key], scale=20.0)[1] for key in keys], dim=1)
+    assert torch.equal(alone, together)
+
+
+def test_no_documents_have_no_means():
+    assert [part.shape for part in kernels.states_lse_mean(unit(3, 8), [], scale=1.0)] == [(3, 0), (3, 0)]

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import DataError
-from sightline.recipes.pydocs import corpus
+from sightline.eval import Dataset, evaluate
+from sightline.recipes.pydocs import corpus, demo
 
 FOLDER = Path(corpus.__file__).parent
 KNOWN = """
@@ -21,6 +22,7 @@ KNOWN = """
     random.choice hashlib.sha256 socket.socket.recv threading.Lock asyncio.run re.Pattern.sub
     argparse.ArgumentParser.add_argument collections.abc.Mapping.get concurrent.futures.ThreadPoolExecutor
     sqlite3.Connection.execute itertools.chain math.gcd time.sleep struct array.array subprocess.Popen.kill
+    csv.DictReader csv.DictWriter colorsys.rgb_to_hls pdb.set_trace urllib.request.Request
     unicodedata.name sys.excepthook
 """.split()
 DIGEST = """
@@ -78,6 +80,23 @@ def test_known_names_are_there(documents):
     assert "appendleft" in documents["collections.deque.appendleft"].title
     assert documents["os.path"].metadata["kind"] == "module"
     assert documents["csv.reader"].metadata == {"module": "csv", "kind": "function"}
+
+
+def test_a_listed_name_without_a_docstring_is_described():
+    code = "class Base: ...\nclass Listed(Base):\n    def close(self): ...\ndef listed(a): ...\ndef other(b): ..."
+    module = corpus._Source(doc="Opens things.\n\nAnd more.", listed={"Listed", "listed"})
+    names = {tree.name: [corpus._Node("things", tree)] for tree in corpus.ast.parse(code).body}
+    module.names, module.exports = names, {name: names[name] for name in ("Listed", "listed", "other")}
+    corpus._SOURCES["things"] = module
+    try:
+        collector = corpus._Collector(["things"])
+        collector.add_module("things")
+    finally:
+        del corpus._SOURCES["things"]
+    assert {d.title: d.text for d in collector.documents.values()} == {
+        "things.Listed — class": "Opens things.\nClass of things.\nBases: Base.\nMethods: close.",
+        "things.listed(a)": "Opens things.\nFunction of things.",
+    } | {"things — module": "Opens things.\n\nAnd more."}
 
 
 def test_removed_and_private_modules_are_not(documents):
@@ -170,3 +189,35 @@ def test_write_collection_refuses_a_bare_python(tmp_path, monkeypatch, documents
     with pytest.raises(DataError, match="only 1 questions"):
         corpus.write_collection(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def results():
+    """Results on four questions; the default alone has every first answer right but the third."""
+    right = {f"q{n}": {"good": 2} for n in range(1, 5)}
+    dataset = Dataset("toy", "test", Path(), {id: id for id in right}, right)
+    good, bad = {"good": 2.0, "poor": 1.0}, {"good": 1.0, "poor": 2.0}
+    systems = {name: dict.fromkeys(right, bad) for name in demo._PARTS}
+    systems[demo._DEFAULT] = dict.fromkeys(right, good) | {"q3": bad}
+    return evaluate(systems, dataset, demo._MEASURES.split(","))
+
+
+def test_the_demo_shows_questions_whose_first_answer_is_right(results):
+    assert demo.examples(results) == ["q1", "q2", "q4"]
+
+
+def test_the_demos_comment_says_what_the_table_shows(results):
+    text = demo.comment(results)
+    assert "all answered the same 4 questions" in text
+    assert all(f"\n  {part} " in text for part in demo._PARTS)
+    assert "75.0% with the default, and at most 75.0% (hybrid+minilm)" in text
+    assert text.count(" above ") == len(demo._PARTS)
+    assert text.count("this may be chance (p = ") == len(demo._PARTS)  # four questions prove nothing
+
+
+def test_the_demos_comment_tells_when_a_part_is_better(results):
+    swapped = {demo._DEFAULT: "bm25", "bm25": demo._DEFAULT}
+    runs = {swapped.get(name, name): run for name, run in results.runs.items()}
+    right = {f"q{n}": {"good": 2} for n in range(1, 5)}
+    dataset = Dataset("toy", "test", Path(), {id: id for id in right}, right)
+    assert " below bm25: " in demo.comment(evaluate(runs, dataset, demo._MEASURES.split(",")))

@@ -13,12 +13,12 @@ from sightline.errors import MissingExtraError
 
 _ROOT = Path(sightline.__file__).parent
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")
-_EXAMPLE, *_PLUGS, _DECODERS, _KERNELS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
+_EXAMPLE, _RELEVANCE, *_PLUGS, _DECODERS, _KERNELS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
 _SAID = {
     "langchain": r"dogs -?\d\S+\n",
     "llamaindex": r"dogs -?\d\S+\n",
     "haystack": r"dogs -?\d\S+\n",
-    "cross_encoder": r"d\nDogs bark\.\n",
+    "cross_encoder": r"d\nDogs bark\.\n1\n",
     "pyterrier": r"dogs\n",
     "mteb": r"sightline/hybrid\+minilm\n",
 }
@@ -40,6 +40,15 @@ def test_python_example(animals):
     _, said = animals
     assert said[0].startswith("1 cats ") and said[0].endswith("Cats purr when content.")
     assert said[-1].startswith("Cows eat grass.")
+
+
+def test_relevance(animals, monkeypatch):
+    monkeypatch.chdir(animals[0])
+    names = {}
+    exec(compile(_RELEVANCE, "README.md", "exec"), names)
+    assert all(hit.relevance >= 0.5 for hit in names["hits"])
+    cows, stars = names["probabilities"]
+    assert 1 > cows > stars > 0
 
 
 @pytest.mark.parametrize("library", _SAID)

@@ -29,7 +29,8 @@ DOCUMENTS = [
     Document("happy", "A happy cat makes a sound called purring"),
 ]
 SHORT = [document for document in DOCUMENTS if document.id != "long"]  # quick to read anew
-READOUTS = ["minilm", "minilm-mass", "minilm-maxsim"]
+READOUTS = ["minilm", "minilm-log-mass", "minilm-mass", "minilm-maxsim"]
+LIST_FREE = [name for name in READOUTS if name != "minilm-mass"]
 
 
 @pytest.fixture(scope="module", params=READOUTS)
@@ -93,11 +94,34 @@ def test_permutation_of_texts_changes_no_score_beyond_rounding(minilm, order):
     assert scores(after) == pytest.approx(scores(before), abs=1e-5)
 
 
-def test_neighbours_change_shares_but_no_difference_of_log_shares(minilm, states_once):
-    states = states_once[None]
-    together = scores(minilm.rank(QUERY, DOCUMENTS, states=states))
-    pair = scores(minilm.rank(QUERY, DOCUMENTS[:2], states=states[:2]))
-    assert pair["purr"] - pair["bark"] == pytest.approx(together["purr"] - together["bark"], abs=1e-5)
+@pytest.mark.parametrize("kind", [None, "fp16", "int8"])
+@pytest.mark.parametrize("name", LIST_FREE)
+def test_a_score_is_the_same_in_every_list_and_shares_are_not(name, states_once, kind):
+    reranker, states = LateInteractionReranker(name), states_once[kind]
+    assert reranker.list_free
+    together = reranker.rank(QUERY, DOCUMENTS, states=states)
+    for item in together:
+        place = item.index
+        (alone,) = reranker.rank(QUERY, [DOCUMENTS[place]], states=[states[place]])
+        assert (alone.score, alone.relevance) == (item.score, item.relevance)  # to the last bit
+        assert alone.mass == pytest.approx(1) and item.mass < 0.9
+    pair = reranker.rank(QUERY, DOCUMENTS[:2], states=states[:2])
+    assert scores(pair).items() <= scores(together).items()
+
+
+@pytest.mark.parametrize("name", LIST_FREE)
+def test_texts_read_anew_score_alike_in_every_list_within_rounding(name):
+    reranker = LateInteractionReranker(name)
+    together = scores(reranker.rank(QUERY, SHORT))
+    alone = {document.id: reranker.rank(QUERY, [document])[0].score for document in SHORT}
+    assert alone == pytest.approx(together, abs=1e-5)
+
+
+def test_a_share_of_attention_depends_on_the_list(states_once):
+    reranker, states = LateInteractionReranker("minilm-mass"), states_once[None]
+    assert not reranker.list_free
+    together = scores(reranker.rank(QUERY, DOCUMENTS, states=states))
+    pair = scores(reranker.rank(QUERY, DOCUMENTS[:2], states=states[:2]))
     assert pair["purr"] > together["purr"]
 
 
@@ -147,7 +171,7 @@ def test_duplicates_get_equal_scores(minilm):
 # -- the formula ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", READOUTS)
+@pytest.mark.parametrize("name", READOUTS[1:])
 @pytest.mark.parametrize("scale", [0.5, 20.0, 300.0])
 def test_scores_are_those_of_the_formula_in_float64(toy, name, scale):
     reranker = LateInteractionReranker(load_layout(name, scale=scale), reader=toy)
@@ -160,7 +184,7 @@ def test_scores_are_those_of_the_formula_in_float64(toy, name, scale):
     everything = np.exp(scale * np.concatenate(cosines, axis=1)).sum(axis=1)
     shares = np.stack([np.exp(scale * c).sum(axis=1) / everything for c in cosines], axis=1)
     expected = {
-        "minilm": np.log(shares).mean(axis=0),
+        "minilm-log-mass": np.log([np.exp(scale * c).sum(axis=1) for c in cosines]).mean(axis=1),
         "minilm-mass": shares.mean(axis=0),
         "minilm-maxsim": np.stack([c.max(axis=1) for c in cosines], axis=1).mean(axis=0),
     }[name]
@@ -172,16 +196,20 @@ def test_scores_are_those_of_the_formula_in_float64(toy, name, scale):
     assert [item.score for item in ranking] == sorted((item.score for item in ranking), reverse=True)
 
 
-def test_scores_of_the_real_model_are_those_of_the_formula(minilm):
-    model, scale = minilm.reader, minilm.spec.readout.scale
+def test_scores_of_the_real_model_are_those_of_the_formula():
+    reranker = LateInteractionReranker("minilm-log-mass")
+    model, scale = reranker.reader, reranker.spec.readout.scale
     q = model.read([QUERY]).states.astype(np.float64)
     lse = []
     for document in SHORT:
         cosines = q @ model.read([document.contents]).states.astype(np.float64).T
         lse.append(np.log(np.exp(scale * cosines).sum(axis=1)))
     log_shares = np.stack(lse) - np.log(np.exp(np.stack(lse)).sum(axis=0))
-    for item in minilm.rank(QUERY, SHORT):
-        assert item.score == pytest.approx(log_shares[item.index].mean(), abs=1e-4)
+    ranking = reranker.rank(QUERY, SHORT)
+    for item in ranking:
+        assert item.score == pytest.approx(lse[item.index].mean(), abs=1e-4)
+    # The share among the list, of which the score once was the logarithm, gives the same order.
+    assert [item.index for item in ranking] == np.argsort(-log_shares.mean(axis=1)).tolist()
 
 
 def test_masses_sum_to_one(reranker):
@@ -192,7 +220,7 @@ def test_masses_sum_to_one(reranker):
 
 
 def test_a_steep_scale_does_not_tie_what_is_different(toy):
-    reranker = LateInteractionReranker(load_layout("minilm", scale=900.0), reader=toy)
+    reranker = LateInteractionReranker(load_layout("minilm-log-mass", scale=900.0), reader=toy)
     ranking = reranker.rank("cat", ["cat", "dog", "tree", "milk", "road"])
     assert len({item.score for item in ranking}) == 5
     assert ranking.warnings == ()
@@ -383,11 +411,14 @@ def test_damaged_kept_states_of_every_form_are_an_error(reranker, kind):
 
 def test_equal_scores_for_all_texts_are_ties_with_a_warning(toy):
     toy._word = lambda word: np.eye(toy.dim, dtype=np.float32)[0]
-    ranking = toy_reranker(toy).rank("cat", [Document("b", "cat"), Document("c", "dog"), Document("a", "tree")])
+    documents = [Document("b", "cat"), Document("c", "dog"), Document("a", "tree")]
+    ranking = toy_reranker(toy, "minilm-log-mass").rank("cat", documents)
     assert [item.document.id for item in ranking] == ["a", "b", "c"]
     assert len({item.score for item in ranking}) == 1
     [warning] = ranking.warnings
     assert warning.startswith("all 3 documents got the same score")
+    # Words tell them apart, where they count.
+    assert [item.document.id for item in toy_reranker(toy).rank("cat", documents)] == ["b", "a", "c"]
 
 
 _LONG = "This agreement is made between the two parties named below. " * 40
@@ -502,7 +533,8 @@ def test_a_layout_of_minilm_is_refused_for_decoders(name):
         ("sightline-min", "did you mean 'sightline-mini'"),
         (
             "gpt",
-            "there are minilm, minilm-mass, minilm-maxsim, sightline-mini, hf:MODEL#blockrank, .*, FOLDER, FILE.yaml",
+            "there are minilm, minilm-log-mass, minilm-mass, minilm-maxsim, sightline-mini, hf:MODEL#blockrank, "
+            ".*, FOLDER, FILE.yaml",
         ),
         ("", "no reranker ''"),
         ("Qwen/Qwen3-0.6B", "write 'hf:Qwen/Qwen3-0.6B'"),

@@ -5,10 +5,12 @@ import re
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sightline.errors import InputError, ModelError
 from sightline.rerank import load_layout
-from sightline.rerank.layout import Layout, PromptSpec, ReadoutSpec, layout_fields
+from sightline.rerank.layout import FusionWeights, Layout, PromptSpec, ReadoutSpec, RelevanceSpec, layout_fields
 
 APART = {"name": "mine", "max_block_tokens": 128, "readout": {"readout": "mass", "scale": 5}}
 DECODER = {
@@ -45,7 +47,8 @@ def without(fields, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "readout"), [("minilm", "log_mass"), ("minilm-mass", "mass"), ("minilm-maxsim", "maxsim")]
+    ("name", "readout"),
+    [("minilm", "fused"), ("minilm-log-mass", "log_mass"), ("minilm-mass", "mass"), ("minilm-maxsim", "maxsim")],
 )
 def test_shipped_layouts_load(name, readout):
     layout = load_layout(name)
@@ -167,7 +170,9 @@ def test_what_is_not_a_mapping_with_a_name_is_refused(tmp_path, text):
 
 @pytest.mark.parametrize("name", ["nothing", "nowhere.yaml", ""])
 def test_an_unknown_name_is_told_with_those_there_are(name):
-    with pytest.raises(InputError, match=re.escape(repr(name)) + ".* minilm, minilm-mass, minilm-maxsim"):
+    with pytest.raises(
+        InputError, match=re.escape(repr(name)) + ".* minilm, minilm-log-mass, minilm-mass, minilm-maxsim"
+    ):
         load_layout(name)
 
 
@@ -247,6 +252,92 @@ def test_decoders_take_no_field_of_texts_that_are_read_apart():
         load_layout("blockrank", readout="learnt")
     with pytest.raises(InputError, match="'minilm' has no prompt"):
         load_layout("minilm").require_prompt()
+
+
+# -- weights and relevance ---------------------------------------------------------------------------------------------
+
+
+FUSED = {
+    "name": "mine",
+    "max_block_tokens": 256,
+    "readout": {"readout": "fused", "scale": 20.0, "weights": {"log_mass": 1.0, "bm25": 0.25, "length": -0.5}},
+    "relevance": {"slope": 0.5, "offset": -3.0},
+}
+
+
+def test_weights_and_relevance_come_back_from_yaml(tmp_path):
+    layout = load_layout(written(tmp_path, FUSED))
+    assert layout.readout.weights == FusionWeights(log_mass=1.0, bm25=0.25, length=-0.5)
+    assert layout.relevance == RelevanceSpec(slope=0.5, offset=-3.0)
+    assert layout.as_dict() == FUSED
+    assert load_layout(layout) == layout
+    shipped = load_layout("minilm")
+    assert load_layout(written(tmp_path, shipped.as_dict())) == shipped
+
+
+def test_weights_and_relevance_can_be_changed_and_taken_out(tmp_path):
+    layout = load_layout(written(tmp_path, FUSED))
+    weights, relevance = {"maxsim": 2.0}, {"slope": 2.0, "offset": 0.0}
+    changed = load_layout(layout, weights=weights, relevance=relevance)
+    assert changed.readout.weights == FusionWeights(maxsim=2.0)
+    assert changed.relevance == RelevanceSpec(slope=2.0, offset=0.0)
+    assert load_layout(layout, relevance=None).relevance is None
+    attention = load_layout(layout, readout="log_mass", weights=None)
+    assert (attention.readout.readout, attention.readout.weights) == ("log_mass", None)
+
+
+@pytest.mark.parametrize("change", [{"scale": 10.0}, {"weights": {"cosine": 1.0}}, {"max_block_tokens": 99}])
+def test_relevance_does_not_outlive_what_it_was_fitted_to(change):
+    assert load_layout("minilm").relevance is not None
+    assert load_layout("minilm", **change).relevance is None
+    assert load_layout("minilm", name="other").relevance == load_layout("minilm").relevance
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"readout": "log_mass"}, "weights go with readout 'fused'"),
+        ({"weights": None}, "weights go with readout 'fused'"),
+        ({"weights": {}}, "not all of them zero"),
+        ({"weights": {"cosine": 0.0}}, "not all of them zero"),
+        ({"weights": {"cosine": float("nan")}}, "finite"),
+        ({"weights": {"cosine": float("inf")}}, "finite"),
+        ({"weights": {"cosine": 1.0, "idf": 1.0}}, "weights: there is no '?idf"),
+        ({"weights": {"cosine": "much"}}, "cosine"),
+        ({"weights": 5}, "weights"),
+        ({"relevance": {"slope": 0.0, "offset": 1.0}}, "slope must be above 0"),
+        ({"relevance": {"slope": -1.0, "offset": 1.0}}, "slope must be above 0"),
+        ({"relevance": {"slope": float("nan"), "offset": 1.0}}, "slope"),
+        ({"relevance": {"slope": float("inf"), "offset": 1.0}}, "slope"),
+        ({"relevance": {"slope": 1.0, "offset": float("nan")}}, "offset"),
+        ({"relevance": {"slope": 1.0}}, "offset"),
+        ({"relevance": {"slope": 1.0, "offset": 0.0, "bend": 1.0}}, "bend"),
+    ],
+    ids=str,
+)
+def test_bad_weights_and_relevance_are_refused_by_name(tmp_path, fields, said):
+    path = written(tmp_path, FUSED)
+    with pytest.raises(InputError, match=f"layout 'mine': .*{said}"):
+        load_layout(path, **fields)
+
+
+@pytest.mark.parametrize("name", ["minilm-mass", "blockrank", "blockrank-cached", "icr-block"])
+def test_relevance_needs_scores_that_do_not_depend_on_the_list(name):
+    assert not load_layout(name).list_free
+    with pytest.raises(InputError, match=f"layout '{name}': relevance needs scores that do not depend on the list"):
+        load_layout(name, relevance={"slope": 1.0, "offset": 0.0})
+
+
+def test_decoders_have_no_fused_readout():
+    with pytest.raises(InputError, match="'fused' is for texts that are read apart"):
+        load_layout("blockrank", readout="fused", weights={"log_mass": 1.0})
+
+
+@given(st.floats(0.001, 100), st.floats(-1000, 1000), st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=9))
+def test_relevance_is_a_probability_that_rises_with_the_score(slope, offset, scores):
+    spec = RelevanceSpec(slope=slope, offset=offset)
+    found = [spec.probability(score) for score in sorted(scores)]
+    assert all(0 <= value <= 1 for value in found) and found == sorted(found)
 
 
 def test_documents_that_see_the_query_cannot_be_kept():

@@ -1,4 +1,4 @@
-"""The learnt readout: untrained it is `minilm`; trained it keeps the invariants, whatever its weights are."""
+"""The learnt readout: untrained it is `minilm-log-mass`; trained it keeps the invariants, whatever its weights are."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from sightline.rerank.learnt import PARTS, LearntReadout
 from sightline.rerank.readout import document_scores, read_states, row_shares
 from sightline.rerank.results import NOTHING
 
-LAYOUT = load_layout("minilm")
+LAYOUT = load_layout("minilm-log-mass")
 
 
 def unit(*shape, seed=0):
@@ -62,7 +62,7 @@ def naive(readout, q, keys):
     scores = np.zeros(len(keys))
     for token in range(len(q)):
         read = heads(token)
-        value = 20 * read[0] - np.log(np.exp(20 * read[0]).sum())
+        value = 20 * read[0]
         if "heads" in readout.parts:
             features = np.stack([f for row in read for f in (row, 5 * (row - row.mean()))])
             hidden = np.maximum(w["inner"] @ features + w["inner_bias"][:, None], 0)
@@ -80,7 +80,7 @@ def test_it_is_the_formulas_of_its_docstring(parts):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_untrained_it_scores_as_the_layout_minilm(part):
+def test_untrained_it_scores_as_the_attention_alone(part):
     q, keys = unit(5, 24), [unit(n, 24, seed=n) for n in (1, 7, 3, 12)]
     untrained = LearntReadout([part], dim=24)
     start, base = untrained.read(untrained.ask(q, keys), keys), read_states(q, keys, scale=LAYOUT.readout.scale)
@@ -143,7 +143,7 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
     readout = LearntReadout(["heads", "weights"])
     with torch.no_grad():
         readout.outer += 0.1
-    reranker = LateInteractionReranker(load_layout("minilm", name="mine", readout="learnt"), readout=readout)
+    reranker = LateInteractionReranker(load_layout("minilm-log-mass", name="mine", readout="learnt"), readout=readout)
     reranker.save(tmp_path)
     documents = ["Dogs bark.", "Cats purr.", "Iron rusts."]
     loaded = load_reranker(str(tmp_path))
@@ -157,7 +157,7 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty", "strange", "shape", "nan"])
 def test_damaged_weights_are_refused(tmp_path, damage):
-    layout = load_layout("minilm", name="mine", readout="learnt")
+    layout = load_layout("minilm-log-mass", name="mine", readout="learnt")
     LateInteractionReranker(layout, readout=LearntReadout(["heads"])).save(tmp_path)
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
@@ -180,7 +180,7 @@ def test_damaged_weights_are_refused(tmp_path, damage):
 
 def test_readout_and_layout_go_together():
     with pytest.raises(InputError, match="needs learnt weights"):
-        load_reranker("minilm", readout="learnt")
+        load_reranker("minilm-log-mass", readout="learnt")
     with pytest.raises(InputError, match="no learnt weights"):
         LateInteractionReranker("minilm", readout=LearntReadout(["heads"]))
     with pytest.raises(InputError, match="read apart"):
@@ -189,11 +189,30 @@ def test_readout_and_layout_go_together():
         LearntReadout(["everything"])
 
 
+@pytest.mark.parametrize("parts", [["weights"], ["projection"], ["heads"], ["read"], list(PARTS)], ids="-".join)
+def test_it_is_list_free_unless_a_part_looks_around(parts):
+    q, keys = unit(5, 24), [unit(n, 24, seed=n) for n in (1, 7, 3, 12)]
+    readout = trained(parts)
+    with torch.inference_mode():
+        together, alone = readout(q, keys), torch.cat([readout(q, [key]) for key in keys])
+    assert torch.allclose(together, alone, rtol=0, atol=1e-5) == readout.list_free
+    assert readout.list_free == (not {"heads", "read"} & set(parts))
+
+
+def test_relevance_is_for_learnt_readouts_that_are_list_free():
+    calibrated = {"name": "mine", "readout": "learnt", "relevance": {"slope": 1.0, "offset": -2.0}}
+    layout = load_layout("minilm-log-mass", **calibrated)
+    reranker = LateInteractionReranker(layout, readout=LearntReadout(["weights"]))
+    assert reranker.list_free and reranker.rank("cats", ["Cats purr."])[0].relevance > 0
+    with pytest.raises(InputError, match="'mine' has relevance, but .* relative to their list"):
+        LateInteractionReranker(layout, readout=LearntReadout(["heads"]))
+
+
 def test_documents_that_see_the_query_change_with_it(tmp_path):
-    reranker = LateInteractionReranker(load_layout("minilm", documents_see_query=True))
+    reranker = LateInteractionReranker(load_layout("minilm-log-mass", documents_see_query=True))
     documents = ["Dogs bark. " * 200, "Cats purr."]
     assert not reranker.spec.keepable
-    alone = LateInteractionReranker().rank("what purrs", documents, evidence="token")
+    alone = LateInteractionReranker("minilm-log-mass").rank("what purrs", documents, evidence="token")
     seen = reranker.rank("what purrs", documents, evidence="token")
     assert seen.truncated == 1 and seen.items != alone.items
     assert [item.score for item in reranker.rank_batch([("what purrs", documents)])[0]] == [i.score for i in seen]

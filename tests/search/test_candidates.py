@@ -89,7 +89,43 @@ def test_one_question_to_the_database_fetches_everything(index, reranker):
         searcher.search(QUERIES[0])
     finally:
         connection.set_trace_callback(None)
-    assert len([sql for sql in statements if "json_each" in sql]) == 1  # that is how rows are asked for
+    asked = [sql for sql in statements if "json_each" in sql]  # that is how rows are asked for
+    words = [sql for sql in asked if "FROM lexical" in sql]
+    assert len(asked) - len(words) == 1
+    assert len(words) <= 1  # BM25 of what only the embeddings have found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("where", [None, {"lang": "en"}])
+def test_candidates_bring_the_bm25_of_their_index_to_those_who_use_it(index, reranker, shared_toy, stage, where):
+    searcher = Searcher(index, reranker, first_stage=stage)
+    for query, candidates in zip(QUERIES, searcher.candidates(QUERIES, where=where), strict=True):
+        rows, scores = index.search_lexical(query, 100)
+        found = {
+            (passage.passage.document.id, passage.passage.start): score
+            for passage, score in zip(index.passages(rows), scores.tolist(), strict=True)
+        }
+        expected = [found.get((passage.document.id, passage.start), 0.0) for passage in candidates.passages]
+        assert list(candidates.bm25) == expected and (where or any(expected))
+        kept = candidates.arranged(candidates.ids[::-1])
+        assert list(kept.bm25) == [found.get((p.document.id, p.start), 0.0) for p in kept.passages]
+    attention = make_reranker(shared_toy, "minilm-log-mass")
+    assert Searcher(index, attention, first_stage=stage).candidates(QUERIES)[0].bm25 is None
+
+
+def test_min_score_leaves_out_what_is_not_relevant(index, reranker, shared_toy):
+    searcher = Searcher(index, reranker)
+    hits = searcher.search(QUERIES[0]).hits
+    assert [hit.relevance for hit in hits] == [reranker.relevance(hit.score) for hit in hits]
+    for threshold in (0, hits[1].relevance, 1):
+        cut = searcher.search(QUERIES[0], min_score=threshold)
+        assert [hit.id for hit in cut.hits] == [hit.id for hit in hits if hit.relevance >= threshold]
+        [candidates] = searcher.candidates([QUERIES[0]])
+        assert comparable(searcher.rank(candidates, min_score=threshold)) == comparable(cut)
+    with pytest.raises(InputError, match="min_score needs a reranker"):
+        Searcher(index, None).search(QUERIES[0], min_score=0.5)
+    with pytest.raises(InputError, match="relative to their list"):
+        Searcher(index, make_reranker(shared_toy, "minilm-mass")).search(QUERIES[0], min_score=0.5)
 
 
 # -- a list stands for itself ------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sightline import Index, LateInteractionReranker, Searcher, load_reranker
 from sightline.errors import InputError
-from sightline.rerank.relevance import relevance
 from sightline.retrieval.files import locked
 from sightline.serve import create_app
 from sightline.serve.limits import Limits
@@ -80,7 +79,7 @@ def test_rerank_is_the_rerankers_ranking(client, reranker, route):
     expected = reranker.rank(QUERY, TEXTS)
     assert [result["index"] for result in answer["results"]] == [item.index for item in expected]
     scores = [result["relevance_score"] for result in answer["results"]]
-    assert scores == pytest.approx([relevance(reranker, item.score) for item in expected], rel=1e-5)
+    assert scores == pytest.approx([item.relevance for item in expected], rel=1e-5)
     assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
     assert answer["model"] == "minilm" and answer["meta"]["truncated"] == 0 and answer["id"]
     assert all(set(result) == {"index", "relevance_score"} for result in answer["results"])
@@ -101,17 +100,149 @@ def test_documents_may_be_objects_and_come_back_as_they_were(client, reranker):
     assert results[0]["document"] == documents[1]
     assert results[1]["document"] == {"text": "Dogs bark."}
     expected = reranker.rank(QUERY, ["Dogs bark.", {"text": "They purr.", "title": "Cats"}])
-    assert results[0]["relevance_score"] == pytest.approx(relevance(reranker, expected[0].score), rel=1e-5)
+    assert results[0]["relevance_score"] == pytest.approx(expected[0].relevance, rel=1e-5)
 
 
 def test_tei_is_recognised_by_its_field(client, reranker):
     answer = client.post("/rerank", json={"query": QUERY, "texts": TEXTS, "return_text": True}).json()
     expected = reranker.rank(QUERY, TEXTS)
     assert [(item["index"], item["text"]) for item in answer] == [(i.index, TEXTS[i.index]) for i in expected]
-    assert [i["score"] for i in answer] == pytest.approx([relevance(reranker, i.score) for i in expected], rel=1e-5)
+    assert [i["score"] for i in answer] == pytest.approx([i.relevance for i in expected], rel=1e-5)
     raw = client.post("/rerank", json={"query": QUERY, "texts": TEXTS, "raw_scores": True}).json()
     assert [item["score"] for item in raw] == pytest.approx([item.score for item in expected], rel=1e-5)
     assert all(set(item) == {"index", "score"} for item in raw)
+
+
+@pytest.fixture(scope="module")
+def relative():
+    """A client of a server whose reranker has no relevance, since its scores are relative to their list."""
+    with client_of(create_app(reranker=load_reranker("minilm-mass"))) as client:
+        yield client
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_reranker_without_relevance_gives_raw_scores_and_says_so(client, relative, route):
+    expected = load_reranker("minilm-mass").rank(QUERY, TEXTS)
+    answer = relative.post(route, json={"query": QUERY, "documents": TEXTS}).json()
+    scores = [result["relevance_score"] for result in answer["results"]]
+    assert scores == pytest.approx([item.score for item in expected], rel=1e-5)
+    assert answer["meta"]["scores"] == "raw"
+    assert answer["meta"]["warnings"] == [
+        "relevance_score is the raw score of minilm-mass, which has no relevance: its scores are relative to their "
+        "list, so no threshold means the same for two lists"
+    ]
+    calibrated = client.post(route, json={"query": QUERY, "documents": TEXTS}).json()["meta"]
+    assert calibrated["scores"] == "relevance" and "warnings" not in calibrated
+
+
+def test_a_header_says_what_the_scores_of_text_embeddings_inference_are(client, relative):
+    body = {"query": QUERY, "texts": TEXTS}
+    expected = load_reranker("minilm-mass").rank(QUERY, TEXTS)
+    answer = relative.post("/rerank", json=body)
+    assert [item["score"] for item in answer.json()] == pytest.approx([item.score for item in expected], rel=1e-5)
+    assert answer.headers["Sightline-Scores"] == "raw"
+    assert client.post("/rerank", json=body).headers["Sightline-Scores"] == "relevance"
+    assert client.post("/rerank", json={**body, "raw_scores": True}).headers["Sightline-Scores"] == "raw"
+
+
+def test_the_openapi_document_tells_what_scores_are(client):
+    document = client.get("/openapi.json").json()
+    answer = document["paths"]["/rerank"]["post"]["responses"]["200"]
+    assert answer["headers"]["Sightline-Scores"]["schema"]["enum"] == ["relevance", "raw"]
+    assert len(answer["content"]["application/json"]["schema"]["anyOf"]) == 2
+    schemas = document["components"]["schemas"]
+    assert schemas["RerankMeta"]["properties"]["scores"]["enum"] == ["relevance", "raw"]
+    for name in ("SearchRequest", "RerankRequest", "TeiRequest"):
+        assert {"type": "number", "maximum": 1.0, "minimum": 0.0} in schemas[name]["properties"]["min_score"]["anyOf"]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_min_score_cuts_some_all_and_none(client, route):
+    ask = {"query": QUERY, "documents": TEXTS}
+    whole = client.post(route, json=ask).json()["results"]
+    for min_score, left in ((0, 4), (whole[1]["relevance_score"], 2), (0.0, 4)):
+        answer = client.post(route, json={**ask, "min_score": min_score}).json()
+        assert answer["results"] == whole[:left] and "warnings" not in answer["meta"]
+    assert client.post(route, json={**ask, "min_score": 0, "top_n": 1}).json()["results"] == whole[:1]
+    nothing = client.post(route, json={**ask, "min_score": 1})
+    assert nothing.status_code == 200 and nothing.json()["results"] == []
+    (warning,) = nothing.json()["meta"]["warnings"]
+    assert warning.startswith("nothing scored above min_score 1; the best relevance is 0.")
+
+
+def test_min_score_cuts_answers_to_text_embeddings_inference(client):
+    ask = {"query": QUERY, "texts": TEXTS}
+    whole = client.post("/rerank", json=ask).json()
+    raw = client.post("/rerank", json={**ask, "raw_scores": True}).json()
+    second = whole[1]["score"]
+    assert client.post("/rerank", json={**ask, "min_score": second}).json() == whole[:2]
+    assert client.post("/rerank", json={**ask, "min_score": second, "raw_scores": True}).json() == raw[:2]
+    assert client.post("/rerank", json={**ask, "min_score": 1}).json() == []
+
+
+@pytest.mark.parametrize("min_score", [-0.1, 1.1, "0.5", True, [0.5]])
+def test_a_min_score_out_of_range_is_refused(client, min_score):
+    refused = client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "min_score": min_score})
+    assert refused.status_code == 422 and "min_score" in refused.json()["error"]["message"]
+
+
+def test_min_score_is_refused_where_there_is_no_relevance(relative):
+    message = "min_score cuts by relevance, and minilm-mass has none: its scores are relative to their list"
+    for body in ({"documents": TEXTS}, {"texts": TEXTS}):
+        refused = relative.post("/rerank", json={"query": QUERY, "min_score": 0.5, **body})
+        assert refused.status_code == 422 and message in refused.json()["error"]["message"]
+    assert relative.get("/health").json()["relevance"] is False
+    with pytest.raises(InputError, match=message):
+        create_app(reranker=load_reranker("minilm-mass"), min_score=0.5)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_single_document_is_judged_by_itself(client, route):
+    def score(text):
+        (result,) = client.post(route, json={"query": QUERY, "documents": [text]}).json()["results"]
+        return result["relevance_score"]
+
+    alone = [score(text) for text in TEXTS]
+    together = client.post(route, json={"query": QUERY, "documents": TEXTS}).json()["results"]
+    assert [alone[r["index"]] for r in together] == pytest.approx([r["relevance_score"] for r in together], rel=1e-4)
+    assert score("Iron rusts in wet air.") < 0.1 and score("") == 0
+
+
+def test_lists_with_different_thresholds_are_cut_by_their_own(slow):
+    """They wait together, and those with the same threshold are read together."""
+    thresholds = [None, 0, 1, 0, 1, None]
+    with client_of(create_app(reranker=slow)) as client:
+        answers = [None] * len(thresholds)
+
+        def ask(i):
+            body = {"query": QUERY, "documents": TEXTS, "min_score": thresholds[i]}
+            answers[i] = client.post("/v1/rerank", json=body).json()["results"]
+
+        body = {"query": QUERY, "documents": TEXTS}
+        first = threading.Thread(target=client.post, args=["/v1/rerank"], kwargs={"json": body})
+        first.start()
+        assert slow.begun.wait(10)
+        threads = [threading.Thread(target=ask, args=[i]) for i in range(len(thresholds))]
+        for thread in threads:
+            thread.start()
+        until(lambda: waits(client) == len(thresholds))
+        slow.open.set()
+        for thread in [first, *threads]:
+            thread.join()
+    assert [len(answer) for answer in answers] == [0 if threshold == 1 else 4 for threshold in thresholds]
+
+
+def test_the_servers_min_score_holds_where_a_request_gives_none(own_index):
+    with client_of(create_app(Searcher(own_index), min_score=1.0)) as client:
+        assert client.get("/health").json()["min_score"] == 1.0
+        ask = {"query": QUERY, "documents": TEXTS}
+        assert client.post("/v1/rerank", json=ask).json()["results"] == []
+        assert client.post("/rerank", json={"query": QUERY, "texts": TEXTS}).json() == []
+        assert len(client.post("/v1/rerank", json={**ask, "min_score": 0}).json()["results"]) == 4
+        assert client.post("/search", json={"query": QUERY}).json()["hits"] == []
+        assert client.post("/search", json={"query": QUERY, "min_score": 0}).json()["hits"]
+    with pytest.raises(InputError, match="min_score needs a reranker"):
+        create_app(Searcher(own_index, None), load_reranker("minilm"), min_score=0.5)
 
 
 def test_usage_counts_tokens_that_were_read(client, reranker):
@@ -128,7 +259,7 @@ def test_max_tokens_per_doc_reads_no_more(client, reranker, limit):
     ends = [reranker.reader.token_offsets(text)[:limit][-1][1] for text in TEXTS]
     expected = reranker.rank(QUERY, [text[:end] for text, end in zip(TEXTS, ends, strict=True)])
     assert [result["index"] for result in answer["results"]] == [item.index for item in expected]
-    scores = [relevance(reranker, item.score) for item in expected]
+    scores = [item.relevance for item in expected]
     assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(scores, rel=1e-5)
     cut = sum(len(reranker.reader.token_offsets(text)) > limit for text in TEXTS)
     assert answer["meta"]["truncated"] == cut
@@ -138,7 +269,7 @@ def test_what_is_cut_before_reading_is_what_reading_would_cut(client, reranker):
     answer = client.post("/v1/rerank", json={"query": "word3", "documents": [LONG, "Cats purr."]}).json()
     expected = reranker.rank("word3", [LONG, "Cats purr."])
     assert expected.truncated == 1
-    scores = [relevance(reranker, item.score) for item in expected]
+    scores = [item.relevance for item in expected]
     assert [result["relevance_score"] for result in answer["results"]] == pytest.approx(scores, rel=1e-5)
 
 
@@ -190,7 +321,7 @@ def test_requests_at_once_never_share_a_list(reranker):
     for (query, documents), results in zip(lists, answers, strict=True):
         expected = reranker.rank(query, documents)
         assert [(r["index"], r["document"]["text"]) for r in results] == [(i.index, i.document.text) for i in expected]
-        scores = [relevance(reranker, item.score) for item in expected]
+        scores = [item.relevance for item in expected]
         assert [result["relevance_score"] for result in results] == pytest.approx(scores, rel=1e-4)
 
 
@@ -272,12 +403,28 @@ def test_search_is_the_searchers_result(client, small_index, unit, evidence):
     for hit, known in zip(answer["hits"], expected.hits, strict=True):
         assert (hit["rank"], hit["id"], hit["first_rank"]) == (known.rank, known.id, known.first_rank)
         assert hit["score"] == known.score and hit["mass"] == known.mass
+        assert hit["relevance"] == known.relevance
         assert hit["text"] == known.document.text[hit["start"] : hit["end"]]
         assert hit["length"] == len(known.document.text) and hit["metadata"] == known.document.metadata
         assert ("evidence" in hit) == (evidence is not None)
         for span in hit.get("evidence", []):
             whole = known.document.text if span["field"] == "text" else known.document.title
             assert whole[span["start"] : span["end"]] == span["text"]
+
+
+def test_search_cuts_by_min_score(client, small_index):
+    ask = {"query": "when does a volcano smoke"}
+    whole = client.post("/search", json=ask).json()["hits"]
+    for min_score, left in ((0, len(whole)), (whole[1]["relevance"], 2)):
+        assert client.post("/search", json={**ask, "min_score": min_score}).json()["hits"] == whole[:left]
+    nothing = client.post("/search", json={**ask, "min_score": 1}).json()
+    assert nothing["hits"] == [] and nothing["passages"] > 0
+    assert nothing["warnings"][0].startswith("nothing scored above min_score 1; the best relevance is ")
+    for reranker, said in (("minilm-mass", "minilm-mass has none"), (None, "min_score needs a reranker")):
+        with client_of(create_app(Searcher(small_index, reranker))) as other:
+            refused = other.post("/search", json={**ask, "min_score": 0.5})
+            assert refused.status_code == 422 and said in refused.json()["error"]["message"]
+            assert all("relevance" not in hit for hit in other.post("/search", json=ask).json()["hits"])
 
 
 def test_search_filters(client):
@@ -533,7 +680,7 @@ def test_limits_must_be_above_zero(field):
 
 def test_health_tells_what_is_served(client):
     health = client.get("/health").json()
-    assert health["status"] == "ok" and health["model"] == "minilm" and health["first_stage"] == "dense"
+    assert health["status"] == "ok" and health["model"] == "minilm" and health["first_stage"] == "hybrid"
     assert health["index"]["documents"] == 4 <= health["index"]["passages"]
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from sightline import load_reranker
-from sightline.rerank.relevance import relevance
 
 QUERY = "what do cats do"
 TEXTS = ["Dogs bark at strangers.", "Cats purr when content.", "Iron rusts in wet air."]
@@ -19,7 +18,7 @@ def test_cohere(cohere_client, reranker):
     answer = cohere_client.rerank(model="minilm", query=QUERY, documents=TEXTS, top_n=2)
     expected = reranker.rank(QUERY, TEXTS, 2)
     assert [result.index for result in answer.results] == [item.index for item in expected]
-    scores = [relevance(reranker, item.score) for item in expected]
+    scores = [item.relevance for item in expected]
     assert [result.relevance_score for result in answer.results] == pytest.approx(scores, rel=1e-5)
     assert answer.id and answer.meta.api_version.version == "2"
 
@@ -93,7 +92,7 @@ def _agree(reranked):
     reranker = load_reranker("minilm")
     expected = reranker.rank(QUERY, TEXTS, 2)
     assert [text for text, _ in reranked] == [item.document.text for item in expected]
-    scores = [relevance(reranker, item.score) for item in expected]
+    scores = [item.relevance for item in expected]
     assert [score for _, score in reranked] == pytest.approx(scores, rel=1e-5)
 
 

@@ -116,13 +116,28 @@ def test_curl(small_index):
             ["sh", EXAMPLES / "curl.sh", address], capture_output=True, text=True, env=environment, timeout=60
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    search, rerank, tei, written, deleted = map(json.loads, done.stdout.splitlines())
+    search, rerank, cut, tei, written, deleted = map(json.loads, done.stdout.splitlines())
     assert len(search["hits"]) == 3 and search["hits"][0]["evidence"]
     assert [result["index"] for result in rerank["results"]] == [1]
+    assert all(result["relevance_score"] >= 0.5 for result in cut["results"]) and len(cut["results"]) < 2
     assert [item["index"] for item in tei] == [1, 0]
     assert (written["written"], deleted["deleted"], deleted["documents"]) == (1, 1, 4)
     script = (EXAMPLES / "curl.sh").read_text()
     assert len(script.splitlines()) < 40
+
+
+def test_min_score_holds_for_requests_that_give_none(small_index):
+    with served(small_index, "--min-score", "1") as (_, address, _):
+        answer = httpx.post(f"{address}/search", json={"query": "cats"}, timeout=30).json()
+        assert answer["hits"] == [] and answer["warnings"][0].startswith("nothing scored above min_score 1")
+        assert httpx.post(f"{address}/search", json={"query": "cats", "min_score": 0}, timeout=30).json()["hits"]
+
+
+def test_a_min_score_without_relevance_ends_the_command():
+    command = [SIGHTLINE, "serve", "--rerank", "minilm-mass", "--min-score", "0.5", "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "minilm-mass has none: its scores are relative to their list" in " ".join(ended.stderr.split())
 
 
 def test_without_an_index_it_reranks():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import time
 
@@ -362,3 +363,31 @@ def test_a_server_that_has_gone_is_said_so(browser, small_index):
     page.element("#query").send_keys(" and dogs", Keys.ENTER)
     page.until(lambda: "cannot be reached" in page.element("#message").text)
     browser.get_log("browser")
+
+
+def test_the_relevance_stands_beside_each_result(page, expected):
+    query = "what sound do happy cats make"
+    page.ask(query)
+    hits = expected(query)
+    first = {hit.id: hit.relevance for hit in reversed(hits)}
+    shown = [relevance.text for relevance in page.all(".relevance")]
+    assert all(re.fullmatch(r"relevance \d+(\.\d)?%", text) for text in shown)
+    values = [float(text.split()[1].rstrip("%")) / 100 for text in shown]
+    assert values == pytest.approx([first[id] for id in documents(hits)], abs=0.006)
+    page.element("#legend summary").click()
+    assert page.element("#probability").is_displayed()
+
+
+def test_the_servers_min_score_leaves_a_note_in_place_of_results(browser, small_index):
+    with another(browser, create_app(Searcher(small_index), min_score=1.0)) as page:
+        page.element("#query").send_keys("cats", Keys.ENTER)
+        page.until(lambda: "nothing scored above min_score 1" in page.element("#notes").text)
+        assert not page.all(".hit")
+
+
+def test_a_reranker_without_relevance_shows_none(browser, small_index):
+    with another(browser, create_app(Searcher(small_index, "minilm-mass"))) as page:
+        assert page.ask("dogs bark")[0] == "Dogs"
+        page.element("#legend summary").click()
+        assert not page.element("#probability").is_displayed()
+        assert not any(relevance.text for relevance in page.all(".relevance"))

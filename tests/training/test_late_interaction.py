@@ -62,7 +62,9 @@ def test_it_ranks_by_what_it_learns_and_saves_it(kind, tmp_path):
     trained = learner(kind)
     [start] = trained([LIST]).scores
     if kind != "prefix":  # there documents are read otherwise from the start
-        np.testing.assert_allclose(start.detach().numpy(), ranked(LateInteractionReranker()), atol=2e-3)
+        np.testing.assert_allclose(
+            start.detach().numpy(), ranked(LateInteractionReranker("minilm-log-mass")), atol=2e-3
+        )
     for _ in range(2):  # of LoRA, and of a gate, the first moves one factor alone
         step(trained, 1e-2)
     [learnt] = trained([LIST]).scores
@@ -71,11 +73,26 @@ def test_it_ranks_by_what_it_learns_and_saves_it(kind, tmp_path):
     trained.save(tmp_path)
     loaded = load_reranker(str(tmp_path))
     assert loaded.layout == "mine"
+    # Nothing says yet how likely its scores are; and the words of an index have no part in them.
+    assert (loaded.relevance(0.0), loaded.uses_bm25) == (None, False)
+    assert loaded.list_free == ("heads" not in KINDS[kind]["parts"])
+    with pytest.raises(InputError, match="not calibrated" if loaded.list_free else "relative to their list"):
+        loaded.rank(LIST.query, LIST.documents, min_score=0.5)
     scale = (learnt - start).abs().max().item()
     np.testing.assert_allclose(ranked(loaded), ranked(trained.reranker()), atol=max(2e-3, 0.1 * scale))
     frozen = trained.encoder == "frozen"
     assert (loaded.reader.revision == load_minilm().revision) == frozen  # so an index's kept states serve it, or not
     assert (tmp_path / "model.safetensors").stat().st_size < (200_000 if frozen else 50_000_000)
+
+
+def test_a_trained_folder_is_calibrated_by_two_numbers_in_its_layout(tmp_path):
+    trained = learner("full")
+    trained.save(tmp_path)
+    loaded = load_reranker(str(tmp_path), relevance={"slope": 1.0, "offset": -20.0})
+    ranking = loaded.rank(LIST.query, LIST.documents)
+    assert [item.relevance for item in ranking] == [1 / (1 + np.exp(20.0 - item.score)) for item in ranking]
+    loaded.save(tmp_path)
+    assert load_reranker(str(tmp_path)).relevance(20.0) == 0.5
 
 
 def test_no_list_influences_another():
@@ -87,10 +104,10 @@ def test_no_list_influences_another():
 
 
 def test_the_embedded_default_itself_stays_as_it_is(tmp_path):
-    before = ranked(LateInteractionReranker())
+    before, attention = ranked(LateInteractionReranker()), ranked(LateInteractionReranker("minilm-log-mass"))
     trained = learner("full")
     step(trained, 1.0)
-    assert ranked(trained.reranker()) != before
+    assert ranked(trained.reranker()) != attention
     assert ranked(LateInteractionReranker()) == before
 
 
@@ -148,5 +165,5 @@ def test_a_run_of_the_loop_learns_what_the_lists_teach(tmp_path):
     assert losses[0] > 1.5 and losses[-1] < 0.4
     trained = load_reranker(str(tmp_path / "out"))
     new = ["The goat makes a sound, loudly.", "The goat is red today.", "The crow makes a sound, loudly."]
-    assert LateInteractionReranker().rank("which animal makes a sound", new)[0].index != 1
+    assert LateInteractionReranker("minilm-log-mass").rank("which animal makes a sound", new)[0].index != 1
     assert trained.rank("which animal makes a sound", new)[0].index == 1
