@@ -436,6 +436,20 @@ def test_rerank_refuses_a_min_score_that_means_nothing(run, beir, tmp_path):
     assert not (tmp_path / "out.trec").exists()
 
 
+def test_rerank_scores_words_by_the_index_that_it_is_given(run, beir, tmp_path):
+    from sightline.retrieval.index import Index
+    from sightline.retrieval.sources import load_documents
+
+    Index.build(tmp_path / "index", load_documents(beir / "corpus.jsonl"), encoder="minilm").close()
+    runs = []
+    for options in ([], ["--index", tmp_path / "index"]):
+        path = tmp_path / "out.trec"
+        code, _, _ = run("rerank", "--data", beir, "--run", beir / "given.trec", "--out", path, *options)
+        runs.append(parse_run(path))
+        assert code == 0
+    assert runs[0].keys() == runs[1].keys() and runs[0] != runs[1]
+
+
 def test_eval_prints_a_table_and_writes_the_same(run, beir, tmp_path):
     systems = "bm25,dense+minilm,given"
     options = ["--systems", systems, "--run", f"given={beir / 'given.trec'}", "--out", tmp_path / "out"]
