@@ -262,7 +262,7 @@ def test_the_command_tells_what_differs(tmp_path):
 def test_the_command_lists_entries_and_refuses_unknown_ones(tmp_path):
     listed = CliRunner().invoke(app, ["--list"])
     assert listed.exit_code == 0
-    assert "scifact (quality, 14 figures)" in listed.stdout and "sightline eval {data}/scifact" in listed.stdout
+    assert "scifact (quality, 6 figures)" in listed.stdout and "sightline eval {data}/scifact" in listed.stdout
     assert CliRunner().invoke(app, ["nothing"]).exit_code == 2
     assert CliRunner().invoke(app, ["--expected", str(tmp_path / "nowhere")]).exit_code == 3
 
