@@ -94,8 +94,9 @@ class Reranker(ABC):
         window: how much of a text the reranker reads; None if it cannot tell. Then it cannot be served, and documents
             are not cut into passages for it.
         has_evidence: whether it can mark what got the attention.
-        list_free: whether a document's score depends on the query and the document only, so that scores of different
-            lists can be compared. If False, scores are relative to their list.
+        list_free: whether a document's score depends on the query and the document only (and on the statistics by which
+            BM25 was scored, where it has a part), so that scores of different lists can be compared. If False, scores
+            are relative to their list.
         uses_bm25: whether it takes BM25 scores into account, so that an index should bring its own.
     """
 
