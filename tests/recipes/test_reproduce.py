@@ -32,6 +32,7 @@ def cells():
 
 _CELLS = {place: cell for place, cell in cells() if any(c.isdigit() for c in cell)}
 _PROSE = " ".join(line for line in _FIGURES.splitlines() if not line.startswith("|"))
+_ENTRIES = load_expected()
 
 
 def test_the_readme_has_tables():
@@ -42,7 +43,7 @@ def test_the_readme_has_tables():
 def test_every_figure_of_the_readmes_tables_has_an_entry(place):
     expected = [
         [figure.value for figure in entry.figures if figure.cell == place]
-        for entry in load_expected()
+        for entry in _ENTRIES
         if any(figure.cell == place for figure in entry.figures)
     ]
     shown = numbers(re.sub(r"(\d)x$", r"\1", _CELLS[place]))
@@ -52,12 +53,12 @@ def test_every_figure_of_the_readmes_tables_has_an_entry(place):
 
 
 def test_every_measured_value_in_the_prose_has_an_entry():
-    known = {figure.value for entry in load_expected() for figure in entry.figures}
+    known = {figure.value for entry in _ENTRIES for figure in entry.figures}
     shown = {float(value) for value in re.findall(r"(?<![\w.])\.\d{3,4}(?!\d)", _PROSE)}
     assert len(shown) > 30 and shown <= known, sorted(shown - known)
 
 
-@pytest.mark.parametrize("entry", load_expected(), ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", _ENTRIES, ids=lambda entry: entry.id)
 def test_every_entry_is_quoted(entry):
     words = " ".join(_README.split())
     for figure in entry.figures:
