@@ -1,6 +1,6 @@
 """The collections that everything trained here is chosen on, and what rerankers are worth on them.
 
-    SIGHTLINE_DATA=path/to/collections python -m sightline.recipes.sightline_mini.dev OUT minilm sightline-mini
+    SIGHTLINE_DATA=path/to/collections python -m sightline.recipes.sightline_mini.dev OUT minilm-log-mass sightline-mini
 
 Every reranker ranks the same candidates, and is compared with the first, collection by collection, query by query.
 """
