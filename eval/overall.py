@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from .results import Results
-from .significance import Interval, bootstrap_means
+from .significance import Interval, bootstrap_means, percentile_interval
 
 __all__ = ["Against", "Overall", "overall"]
 
@@ -82,14 +82,14 @@ def overall(results: Sequence[Results], *, seed: int = 0) -> Overall:
         differences = observed[:, best] - observed[:, number]
         worst = int(differences.argmin())
         against[name] = Against(
-            _interval(differences.mean(), resampled[:, best] - resampled[:, number]),
+            percentile_interval(differences.mean(), resampled[:, best] - resampled[:, number]),
             results[worst].summary.dataset,
-            _interval(differences[worst], drawn[worst][:, best] - drawn[worst][:, number]),
+            percentile_interval(differences[worst], drawn[worst][:, best] - drawn[worst][:, number]),
         )
     return Overall(
         measure,
         tuple(result.summary.dataset for result in results),
-        {name: _interval(observed[:, i].mean(), resampled[:, i]) for i, name in enumerate(systems)},
+        {name: percentile_interval(observed[:, i].mean(), resampled[:, i]) for i, name in enumerate(systems)},
         systems[best],
         against,
     )
@@ -99,8 +99,3 @@ def _values(result: Results, systems: Sequence[str], measure: str) -> np.ndarray
     """float64 (queries, systems)."""
     queries = list(result.per_query[systems[0]])
     return np.array([[result.per_query[name][query][measure] for name in systems] for query in queries])
-
-
-def _interval(mean: float, resampled: np.ndarray) -> Interval:
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(float(mean), float(low), float(high))

@@ -31,7 +31,7 @@ from .collection_index import open_index
 from .dataset import Dataset
 from .output import make_folder, writable_file
 from .results import Run, file_label
-from .significance import Interval, bootstrap_counts, bootstrap_means
+from .significance import Interval, bootstrap_counts, bootstrap_means, percentile_interval
 from .summary import RelevanceQuality, ReliabilityBin
 from .systems import Answers, Plan, answer_systems, plan_systems
 
@@ -109,8 +109,7 @@ def _interval(value: np.ndarray, resampled: Sequence[np.ndarray]) -> Interval | 
     if np.isnan(value[0]):
         return None
     known = np.concatenate(resampled)
-    low, high = np.percentile(known[~np.isnan(known)], [2.5, 97.5])
-    return Interval(float(value[0]), float(low), float(high))
+    return percentile_interval(value[0], known[~np.isnan(known)])
 
 
 def _calibration_error(judged: Judged, seed: int, resamples: int) -> Interval:
@@ -120,10 +119,9 @@ def _calibration_error(judged: Judged, seed: int, resamples: int) -> Interval:
     gaps = np.bincount(place, judged.values - judged.relevant, minlength=size).reshape(-1, BINS)
     lengths = np.bincount(judged.queries)[:, None]
     means = bootstrap_means(np.concatenate([gaps, lengths], axis=1), seed=seed, resamples=resamples)
-    low, high = np.percentile(np.abs(means[:, :-1]).sum(axis=1) / means[:, -1], [2.5, 97.5])
     value = calibration_error(judged.values, judged.relevant)
     assert value is not None
-    return Interval(value, float(low), float(high))
+    return percentile_interval(value, np.abs(means[:, :-1]).sum(axis=1) / means[:, -1])
 
 
 def _bins(binned: np.ndarray) -> list[ReliabilityBin]:

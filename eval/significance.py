@@ -31,6 +31,7 @@ __all__ = [
     "largest_changes",
     "new_and_base",
     "own_first_stage",
+    "percentile_interval",
     "reversed_comparison",
 ]
 
@@ -197,8 +198,13 @@ def _between(values: np.ndarray, means: np.ndarray) -> Interval:
     mean = float(values.mean())
     if (values == values[0]).all():  # no rounding where nothing varies
         return Interval(mean, mean, mean)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(mean, float(low), float(high))
+    return percentile_interval(mean, means)
+
+
+def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
+    """A value with its 95 % percentile interval, from the values (R,) of resamples."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
 
 
 def bootstrap_counts(queries: int, *, seed: int = 0, resamples: int = 9999, width: int = 0) -> Iterator[np.ndarray]:

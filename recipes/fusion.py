@@ -20,9 +20,11 @@ from rich.table import Table
 
 from ..benchmarks.timing import command_line
 from ..cli.console import console
+from ..eval.collection_index import open_index
 from ..eval.dataset import Dataset
 from ..eval.loading import load_dataset
 from ..eval.metrics import measure_rankings
+from ..eval.output import make_folder
 from ..models.reader import BlockReader
 from ..rerank.layout import FusionWeights, load_layout
 from ..rerank.signals import Signals, fused_scores, read_signals
@@ -80,9 +82,8 @@ def study(
 
 
 def _index(dataset: Dataset, path: Path) -> Index:
-    if (path / "manifest.json").exists():
-        return Index.open(path)
-    return Index.build(path, dataset.documents(), token_states="fp16")
+    make_folder(path.parent)
+    return open_index(dataset, None, path, {}, [("hybrid", "minilm")], lambda _: None)
 
 
 def _signals(candidates: CandidateList, reader: BlockReader, scale: float) -> Signals:

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..models.reader import BlockReader, DocumentStates, Window
 from ..wording import quoted
 from .evidence import find_evidence
+from .layout import RelevanceSpec
 from .ranking import first_of_each_id, order_by_score
 from .requests import Candidate, check_request
 from .results import NOTHING, Ranked, Ranking
@@ -97,6 +98,7 @@ class Reranker(ABC):
         list_free: whether a document's score depends on the query and the document only (and on the statistics by which
             BM25 was scored, where it has a part), so that scores of different lists can be compared. If False, scores
             are relative to their list.
+        calibration: from scores to P(relevant); None if the reranker has no relevance.
         uses_bm25: whether it takes BM25 scores into account, so that an index should bring its own.
     """
 
@@ -109,6 +111,7 @@ class Reranker(ABC):
     window: Window | None = None
     has_evidence: ClassVar[bool] = False
     list_free: bool = False
+    calibration: RelevanceSpec | None = None
     uses_bm25: bool = False
 
     @abstractmethod
@@ -118,10 +121,6 @@ class Reranker(ABC):
         Raises:
             InputError: if a query or a document cannot be used.
         """
-
-    def _relevance(self, score: float) -> float | None:
-        """P(relevant) for a score, from 0 to 1, which rises with it; None if the reranker has no calibration."""
-        return None
 
     def _readable(self, document: Document) -> bool:
         """Whether there is anything in a document to read; what is not readable is not given to `_score`."""
@@ -239,8 +238,9 @@ class Reranker(ABC):
         Args:
             score: the score of a `Ranked` document. A document in which nothing was read has relevance 0.
         """
-        relevance = self._relevance(score)
-        return relevance if relevance is None or score > NOTHING else 0.0
+        if self.calibration is None:
+            return None
+        return self.calibration.probability(score) if score > NOTHING else 0.0
 
     @final
     def check_min_score(self, min_score: float | None) -> None:
@@ -259,7 +259,7 @@ class Reranker(ABC):
     @final
     def why_no_relevance(self) -> str | None:
         """Why documents get no `Ranked.relevance`; None if they do."""
-        if self.relevance(0.0) is not None:
+        if self.calibration is not None:
             return None
         if self.list_free:
             return "its scores are not calibrated; fit the two numbers with sightline calibrate"
@@ -331,10 +331,11 @@ class Reranker(ABC):
         order = first_of_each_id(order, blocks) if best_per_id else order
         warnings = [*scored.warnings, *warnings]
         if min_score is not None:
-            best = max((self.relevance(scores[i]) or 0.0 for i in order), default=0.0)
+            relevance = {i: self.relevance(scores[i]) or 0.0 for i in order}
+            best = max(relevance.values(), default=0.0)
             if order and best < min_score:
                 warnings.append(f"nothing scored above min_score {min_score:g}; the best relevance is {best:.3g}")
-            order = [i for i in order if (self.relevance(scores[i]) or 0.0) >= min_score]
+            order = [i for i in order if relevance[i] >= min_score]
         for warning in warnings:
             logger.info("%s: %s", query[:80], warning)
         return Ranking(

@@ -91,7 +91,7 @@ class LateInteractionReranker(Reranker):
                 f"layout {self.layout!r} has relevance, but its learnt weights score documents relative to their list; "
                 "take relevance out of the layout"
             )
-        weights = self.spec.readout.weights
+        self.calibration, weights = self.spec.relevance, self.spec.readout.weights
         self.uses_bm25 = weights is not None and weights.bm25 != 0
 
     @classmethod
@@ -134,9 +134,6 @@ class LateInteractionReranker(Reranker):
         share_files(folder / _WEIGHTS)
         text = yaml.safe_dump(self.spec.as_dict(), sort_keys=False, allow_unicode=True)
         (folder / "layout.yaml").write_text(text, encoding="utf-8")
-
-    def _relevance(self, score: float) -> float | None:
-        return None if self.spec.relevance is None else self.spec.relevance.probability(score)
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         """Documents that are in several lists are read once; everything else is per list."""

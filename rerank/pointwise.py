@@ -36,14 +36,11 @@ class PointwiseReranker(Reranker):
     def __init__(
         self, scorer: Scorer, kind: str, name: str | None = None, relevance: RelevanceSpec | None = None
     ) -> None:
-        self.scorer, self._calibration = scorer, relevance
+        self.scorer, self.calibration = scorer, relevance
         self.layout, self.model, self.revision = kind, scorer.name, scorer.revision
         self.name = name or f"{kind}:{scorer.name}"
         self.window = scorer.window
         self.list_free = True
-
-    def _relevance(self, score: float) -> float | None:
-        return None if self._calibration is None else self._calibration.probability(score)
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         return [self._scored(request) for request in lists]

@@ -196,9 +196,6 @@ class DecoderReranker(Reranker):
         """Whether something is left of a document when the names of special tokens are blanked."""
         return bool(self.template.plain(document.contents).strip())
 
-    def _relevance(self, score: float) -> float | None:
-        return None if self.spec.relevance is None else self.spec.relevance.probability(score)
-
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         """Lists share forward passes as far as the token budget goes."""
         tokens = any(request.evidence for request in lists)
