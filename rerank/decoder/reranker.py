@@ -20,8 +20,8 @@ from ...documents import Document
 from ...errors import InputError, ModelError, RankingError
 from ...kernels import choose
 from ...models.decoder import Decoder, load_config, load_decoder, revision_of
-from ...names import DECODERS
 from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
+from ...names import DECODERS
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
