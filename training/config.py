@@ -134,6 +134,9 @@ class Objective:
         temperature: Divides the scores in the loss; too low a value makes the loss 0 and nothing is learnt. None takes
             `Learner.temperature`, which suits the learner's scores.
         learn_temperature: Train the temperature too.
+        log_scores: Compare the logarithms of the scores, which must be shares of attention. With temperature 1, the
+            contrastive loss is then minus the logarithm of the share that the relevant documents get (a pointer's loss;
+            CompRank, 2026), which goes on teaching where all shares are small.
         positives: Count several relevant documents together (joint), or each on its own against the others (each;
             QRRanker, 2026).
         auxiliary_weight: Weight of the ranking loss beside the next-token loss, if there is one.
@@ -151,6 +154,7 @@ class Objective:
 
     temperature: Annotated[float | None, Range(above=0)] = None
     learn_temperature: bool = False
+    log_scores: bool = False
     positives: Literal["joint", "each"] = "joint"
     auxiliary_weight: Annotated[float, Range(0)] = 0.1
     contrastive_weight: Annotated[float, Range(0)] = 1.0

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["anchor_loss", "contrastive_loss", "distillation_loss", "list_losses", "preference_loss"]
 
+_SMALLEST_SHARE = 1e-12  # the logarithm of less teaches nothing more
+
 
 def contrastive_loss(
     scores: torch.Tensor,
@@ -147,7 +149,8 @@ def list_losses(
         ``distillation`` and ``next_token``, each a mean over lists.
 
     Raises:
-        InputError: if the learner returned other than one score for each document.
+        InputError: if the learner returned other than one score for each document, or logarithms are asked for of
+            scores below 0.
     """
     import torch
 
@@ -158,7 +161,7 @@ def list_losses(
             )
     parts: dict[str, torch.Tensor] = {}
     pairs = [
-        (training_list, scores.float() if scores.dtype != torch.float64 else scores)
+        (training_list, _compared(scores.float() if scores.dtype != torch.float64 else scores, objective))
         for training_list, scores in zip(lists, output.scores, strict=True)
     ]
     if objective.contrastive_weight:
@@ -195,6 +198,18 @@ def list_losses(
         parts["next_token"] = output.next_token.float().mean()
         loss = parts["next_token"].to(loss.device) + objective.auxiliary_weight * loss
     return {"loss": loss, **parts}
+
+
+def _compared(scores: torch.Tensor, objective: Objective) -> torch.Tensor:
+    """What the losses compare: the scores, or their logarithms."""
+    if not objective.log_scores:
+        return scores
+    if bool((scores < 0).any()):
+        raise InputError(
+            "log_scores is for shares of attention, which are not negative; these scores are. Leave log_scores out, or "
+            "train a layout with the readout mass and no calibration"
+        )
+    return scores.clamp_min(_SMALLEST_SHARE).log()
 
 
 def _check_kinds(positive: torch.Tensor) -> None:

@@ -177,3 +177,17 @@ def test_scores_of_another_shape_are_refused():
 def test_objectives_that_make_no_sense(wrong, match):
     with pytest.raises(InputError, match=match):
         Objective(**wrong)
+
+
+def test_logarithms_of_shares_make_a_pointers_loss():
+    shares = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    documents = tuple(Document(str(i), "text") for i in range(3))
+    lists = [TrainingList("query", documents, (False, True, True))]
+    objective = Objective(temperature=1.0, log_scores=True)
+    losses = list_losses(Output([shares]), lists, objective, 1.0)
+    assert float(losses["loss"]) == pytest.approx(-math.log(0.3))
+    nothing = list_losses(Output([torch.tensor([1.0, 0.0, 0.0], requires_grad=True)]), lists, objective, 1.0)["loss"]
+    nothing.backward()
+    assert math.isfinite(float(nothing))
+    with pytest.raises(InputError, match="shares of attention"):
+        list_losses(Output([torch.tensor([-1.0, 0.0, 0.0])]), lists, objective, 1.0)
