@@ -49,12 +49,19 @@ class Wanted:
 class _Readings:
     """Collects what the layers of one pass show, for all lists of the pass."""
 
-    def __init__(self, scope: Wanted, layout: Packing) -> None:
-        self.scope, self.layout = scope, layout
-        counts = [len(layout.contexts[context].documents) for context in layout.signal_contexts.tolist()]
+    def __init__(self, scope: Wanted, layout: Packing, columns: Sequence[Sequence[int]]) -> None:
+        self.scope, self.layout, self.columns = scope, layout, columns
+        contexts = layout.signal_contexts.tolist()
+        counts = [len(columns[context]) for context in contexts]
         scale, ssmax = scope.layout.readout.scale, scope.layout.readout.ssmax
         # One factor per row: lists in one pass may differ in their number of documents.
         self.factors = [scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
+        # What a signal row sees of tokens that count as no document: they compete, but have no share.
+        self.gaps: torch.Tensor | None = None
+        if any(len(own) < len(c.documents) for own, c in zip(columns, layout.contexts, strict=True)):
+            self.gaps = torch.ones(len(counts), 1, layout.documents, dtype=torch.bool)
+            for row, context in enumerate(contexts):
+                self.gaps[row, 0, columns[context]] = False
         self.lse: list[torch.Tensor] = []
         self.normaliser: list[torch.Tensor] = []
         self.largest: list[torch.Tensor] = []
@@ -72,7 +79,9 @@ class _Readings:
         if spec.normalisation == "all_keys":
             normaliser = (row if row is not None else row_lse(q, k, layout, scale=scale, lse=lse)).double()
         else:
-            normaliser = joint_normaliser(lse)
+            normaliser = joint_normaliser(
+                lse if self.gaps is None else lse.masked_fill(self.gaps.to(lse.device), -torch.inf)
+            )
         chosen = scope.heads[layer]
         index = None if chosen is None else torch.tensor(chosen, device=q.device)
 
@@ -106,14 +115,19 @@ class _Readings:
         for number, context in enumerate(layout.contexts):
             blocks = layout.signal_blocks[layout.signal_contexts == number]
             rows = torch.from_numpy(layout.signal_blocks == blocks[0])
-            n, queries = len(context.documents), len(context.queries)
+            columns, queries = list(self.columns[number]), len(context.queries)
             here = tokens[at : at + queries] if self.scope.tokens else []
+            if len(columns) < len(context.documents):
+                lengths = torch.tensor(context.documents)
+                own = torch.zeros(len(lengths), dtype=torch.bool)
+                own[columns] = True
+                here = [x[..., own.repeat_interleave(lengths)] for x in here]
             out.append(
                 Reading(
-                    lse[rows, :, :n],
+                    lse[rows][..., columns],
                     normaliser[rows],
-                    tuple(context.documents),
-                    None if largest is None else largest[rows, :, :n],
+                    tuple(context.documents[column] for column in columns),
+                    None if largest is None else largest[rows][..., columns],
                     *here,
                 )
             )
@@ -122,13 +136,23 @@ class _Readings:
 
 
 class _Layouts:
-    """One packing as attention runs over it and as the signal is read, on whatever device a layer lives."""
+    """One packing as attention runs over it and as the signal is read, on whatever device a layer lives.
 
-    def __init__(self, contexts: Sequence[Context], causal: bool, signal: Sequence[int]) -> None:
-        self.signal = Packing(contexts).with_signal(signal)
-        # A causal mask over all documents is that of one long instruction.
-        whole = [Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts]
-        self.attention = Packing(whole) if causal else self.signal
+    Args:
+        contexts: the blocks.
+        causal: whether documents see those before them.
+        signal: the signal tokens.
+        spans: the same contexts, their documents cut into what counts and what does not; None where all counts.
+    """
+
+    def __init__(
+        self, contexts: Sequence[Context], causal: bool, signal: Sequence[int], spans: Sequence[Context] | None = None
+    ) -> None:
+        self.signal = Packing(contexts if spans is None else spans).with_signal(signal)
+        if causal:  # a mask over all documents is that of one long instruction
+            self.attention = Packing([Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts])
+        else:
+            self.attention = self.signal if spans is None else Packing(contexts)
         self._moved: dict[torch.device, tuple[Packing, Packing]] = {}
 
     def on(self, device: torch.device) -> tuple[Packing, Packing]:
@@ -277,6 +301,7 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
     """
     layout = scope.layout
     contexts, signal, ids, positions, answers, at = [], [], [], [], [], 0
+    counted = [_counted(prompt) for prompt in prompts]
     for prompt in prompts:
         context = prompt.context
         contexts.append(context)
@@ -290,8 +315,10 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
         ids += tokens
         positions += positions_of(context, layout)
         at += len(tokens)
-    layouts = _Layouts(contexts, layout.require_prompt().mask == "causal", signal)
-    readings = _Readings(scope, layouts.signal)
+    gaps = any(len(columns) < len(context.documents) for context, columns in counted)
+    spans = [context for context, _ in counted] if gaps else None
+    layouts = _Layouts(contexts, layout.require_prompt().mask == "causal", signal, spans)
+    readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
     call: _ListPass | _QueryPass
     if kept is None:
         call = _ListPass(layouts, readings)
@@ -300,6 +327,19 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
         ids, positions = ids[call.prefix :], positions[call.prefix :]
         answers = [end - call.prefix for end in answers]
     return Packed(torch.tensor(ids), torch.tensor(positions), call, tuple(answers))
+
+
+def _counted(prompt: Prompt) -> tuple[Context, list[int]]:
+    """The prompt's context, each document cut into what counts and what does not; and the places of what counts."""
+    lengths: list[int] = []
+    columns: list[int] = []
+    for block in prompt.documents:
+        start, stop = block.counted
+        lengths += [start] if start else []
+        columns.append(len(lengths))
+        lengths.append(stop - start)
+        lengths += [len(block.ids) - stop] if len(block.ids) > stop else []
+    return prompt.context._replace(documents=lengths), columns
 
 
 def read(

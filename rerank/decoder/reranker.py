@@ -31,7 +31,7 @@ from ..results import NOTHING
 from .cache import DocumentCache, block_key
 from .forward import Wanted, last_position, read, read_documents
 from .kept import KeptBlock
-from .prompt import NULL_QUERY, Block, Prompt, Template
+from .prompt import Block, Prompt, Template
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
 
@@ -197,15 +197,7 @@ class DecoderReranker(Reranker):
             blocks: the documents.
             seed: the seed of random ids.
         """
-        queries = [self.template.query(query)]
-        if self.spec.readout.calibration == "null_query":
-            queries.append(self.template.query(NULL_QUERY))
-        return Prompt(
-            self.template.instruction(query),
-            tuple(self.template.documents(blocks, seed)),
-            tuple(queries),
-            self.template.signal_texts(queries[0]),
-        )
+        return self.template.prompt(query, blocks, seed)
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether the model has positions for all of its tokens."""
@@ -254,7 +246,8 @@ class DecoderReranker(Reranker):
 
     def _fingerprint(self) -> str:
         """A hash of what the keys and values of a document follow from, beside its text and the model."""
-        parts = (self.template.instruction(""), self.spec.require_prompt().block, self.spec.max_block_tokens)
+        prompt = self.spec.require_prompt()
+        parts = (self.template.instruction(""), prompt.separator, prompt.block, self.spec.max_block_tokens)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -286,10 +279,6 @@ class DecoderReranker(Reranker):
 
     # -- one list ----------------------------------------------------------------------------------------------------
 
-    def _readable(self, document: Document) -> bool:
-        """Whether something is left of a document when the names of special tokens are blanked."""
-        return bool(self.template.plain(document.contents).strip())
-
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         """Lists share forward passes as far as the token budget goes."""
         tokens = any(request.evidence for request in lists)
@@ -314,10 +303,11 @@ class DecoderReranker(Reranker):
             block = result.blocks[place]
             if block is None or result.tokens is None:
                 return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
-            weights = result.tokens[place]
+            weights = result.tokens[place].astype(np.float64)
             total = weights.sum()
-            own = (block.spans[:, 0] >= 0) & (block.spans[:, 1] > block.spans[:, 0])
-            return block.spans[own], weights[own] * (mass[place] / total if total else 0.0)
+            spans = block.spans[slice(*block.counted)]
+            own = (spans[:, 0] >= 0) & (spans[:, 1] > spans[:, 0])
+            return spans[own], weights[own] * (mass[place] / total if total else 0.0)
 
         return Scored(
             result.scores,
