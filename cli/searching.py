@@ -132,8 +132,8 @@ def search(
 def rerankers(json: JsonOption = False) -> None:
     """List the rerankers that --rerank takes, here and in all other commands.
 
-    Words in capitals are placeholders: MODEL is a name on the hub or a folder. Rerankers that can mark what got the
-    attention have evidence.
+    Words in capitals are placeholders: MODEL is a name on the hub, a folder or, for decoders, a GGUF file. Rerankers
+    that can mark what got the attention have evidence.
     """
     from ..rerank.loading import list_rerankers
 

@@ -21,6 +21,7 @@ from ...errors import InputError, ModelError, RankingError
 from ...kernels import choose
 from ...models.decoder import Decoder, load_config, load_decoder, revision_of
 from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
+from ...names import DECODERS
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
@@ -63,8 +64,9 @@ class DecoderReranker(Reranker):
     tournament), and the ranking says so. The same holds for lists beyond the model's positions.
 
     Args:
-        model: name on the hub or folder, with or without ``hf:``, or a `Decoder`.
-        layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
+        model: what `load_decoder` loads, with or without ``hf:``, or a `Decoder`.
+        layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr-block`` for
+            ``smollm2`` and ``icr`` for others.
         name: the name that was asked for; None for ``hf:MODEL#LAYOUT``.
         heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
         token_budget: tokens in one forward pass.
@@ -620,8 +622,8 @@ def _head_dim(decoder: Decoder) -> int:
 
 
 def saved_layout(model: str) -> str:
-    """The layout that was saved with a model, or that its published weights were trained with; else ``icr``."""
+    """The layout saved with a model, or that its published weights were trained with, or its default layout."""
     path = Path(model) / "layout.yaml"
     if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises at long names
         return str(path)
-    return "blockrank" if model.startswith("quicktensor/blockrank-") else "icr"
+    return "blockrank" if model.startswith("quicktensor/blockrank-") else DECODERS.get(model, "icr")
