@@ -189,6 +189,11 @@ def _advise(searcher: Any, passages: int) -> None:
         advice += (
             "; an index made with sightline index --token-states int8 keeps what was read, which takes milliseconds"
         )
+    elif searcher.reranker.reading is not None and searcher.reranker.reading.fingerprint:
+        advice += (
+            f"; an index made with sightline index --decoder-states {searcher.reranker.name} keeps what was read, "
+            "which takes a fraction of the time"
+        )
     else:
         advice += ", since the index keeps no states of this model; fewer --candidates are faster"
     console.print(Text(f"note: {advice}", "yellow"))

@@ -89,13 +89,11 @@ def compressed(x: torch.Tensor, form: Form) -> torch.Tensor:
         (T, Hkv, D); for ``int8`` (T, Hkv, D + 2), whose last two bytes are the scale as float16.
 
     Example:
-        >>> x = torch.tensor([[[1.0, -0.5, 0.25]]])
+        >>> x = torch.tensor([[[2.0, -0.5, 0.25]]])
         >>> compressed(x, "int8")[..., :3]
-        tensor([[[127, -63,  32]]], dtype=torch.int8)
-        >>> joined([compressed(x, "int8")], x)
-        tensor([[[ 1.0000, -0.4961,  0.2520]],
-        <BLANKLINE>
-                [[ 1.0000, -0.5000,  0.2500]]])
+        tensor([[[127, -32,  16]]], dtype=torch.int8)
+        >>> joined([compressed(x, "int8")], x).flatten()
+        tensor([ 1.9999, -0.5039,  0.2520,  2.0000, -0.5000,  0.2500])
     """
     if form == "exact":
         return x
@@ -129,7 +127,9 @@ def joined(kept: Sequence[torch.Tensor], own: torch.Tensor, out: torch.Tensor | 
         rows = parts[0] if len(parts) == 1 else torch.cat(parts)
         place = out[at : at + len(rows)]
         if dtype == torch.int8:
-            scales = rows[..., -_SCALE_BYTES:].contiguous().view(torch.float16).to(own.dtype)
+            scales = (
+                rows[..., -_SCALE_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.float16).to(own.dtype)
+            )
             torch.mul(rows[..., :-_SCALE_BYTES], scales, out=place)
         else:
             place.copy_(rows)
