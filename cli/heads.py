@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def heads(
-    model: Annotated[str, typer.Argument(help="The decoder model: its name on the hub, or a folder.")],
+    model: Annotated[str, typer.Argument(help="The decoder: smollm2, a name on the hub, a folder or a GGUF file.")],
     data: Annotated[
         list[Path], typer.Option(help="A BEIR folder with judgements. Several share the lists, each its part.")
     ],

@@ -13,10 +13,10 @@ from ...kernels.packing import DOCUMENT
 from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
+from .kept import Form, KeptBlock, compressed, joined
 from .prompt import Prompt
 
 __all__ = [
-    "KeptBlock",
     "Packed",
     "Wanted",
     "last_position",
@@ -25,28 +25,6 @@ __all__ = [
     "read",
     "read_documents",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class KeptBlock:
-    """A block's keys and values, positions applied, for as many layers as are read; nothing depends on a query.
-
-    Args:
-        keys: per layer (T, Hkv, D), the signal layer included.
-        values: per layer below the signal layer (T, Hkv, D).
-    """
-
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of all its tensors."""
-        return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
-
-    def to(self, device: torch.device | str) -> KeptBlock:
-        """The same block on another device."""
-        return KeptBlock(tuple(x.to(device) for x in self.keys), tuple(x.to(device) for x in self.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,19 +199,35 @@ class _DocumentPass:
     signal_rows = torch.empty(0, dtype=torch.int64)
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, form: Form) -> None:
         self.layouts = _Layouts([context], causal=False, signal=[])
+        self.form = form
         self.longest = context.instruction + max(context.documents, default=0)
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self.lengths = [context.instruction, *context.documents]
+        self.keys: list[list[torch.Tensor]] = []
+        self.values: list[list[torch.Tensor]] = []
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        self.keys.append(k)
-        self.values.append(v)
+        self.keys.append(self._pieces(k))
+        self.values.append(self._pieces(v))
         return block_attention(q, k, v, self.layouts.on(q.device)[0], scale=scale)[0]
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        self.keys.append(k)
+        self.keys.append(self._pieces(k))
+
+    def blocks(self) -> list[KeptBlock]:
+        """What is kept of the instruction and of each document."""
+        keys, values = (
+            list(zip(*pieces, strict=True)) or [()] * len(self.lengths) for pieces in (self.keys, self.values)
+        )
+        return [KeptBlock(*block) for block in zip(keys, values, strict=True)]
+
+    def _pieces(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Keys or values of each block, the instruction's as computed: every block sees it, and it is kept once."""
+        first = self.lengths[0]
+        # Copies: a view would keep the whole pass in memory for the sake of one document.
+        documents = compressed(x[first:], self.form).split(self.lengths[1:])
+        return [x[:first].clone(), *(piece.clone() for piece in documents)]
 
 
 class _QueryPass:
@@ -253,8 +247,12 @@ class _QueryPass:
         self.mask = torch.cat([torch.ones(rows, self.prefix, dtype=torch.bool), own], dim=1)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        k = torch.cat([*(block.keys[layer].to(k) for block in self.kept), k])
-        v = torch.cat([*(block.values[layer].to(v) for block in self.kept), v])
+        k = joined([block.keys[layer] for block in self.kept], k)
+        if layer in self.readings.scope.heads:
+            self._read(layer, q[self.signal_rows.to(q.device)], k, scale)
+        if layer == self.readings.scope.stop:  # its values may not have been kept
+            raise Enough
+        v = joined([block.values[layer] for block in self.kept], v)
         out = torch.nn.functional.scaled_dot_product_attention(
             q.transpose(0, 1)[None],
             k.transpose(0, 1)[None],
@@ -263,14 +261,10 @@ class _QueryPass:
             scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
-        if layer in self.readings.scope.heads:
-            self._read(layer, q[self.signal_rows.to(q.device)], k, scale)
-        if layer == self.readings.scope.stop:
-            raise Enough
         return out[0].transpose(0, 1)
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        self._read(layer, q, torch.cat([*(block.keys[layer].to(k) for block in self.kept), k]), scale)
+        self._read(layer, q, joined([block.keys[layer] for block in self.kept], k), scale)
 
     def _read(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
         self.readings.add(layer, q, k, scale, None, self.layouts.on(q.device)[1])
@@ -369,7 +363,11 @@ def read(
 
 
 def read_documents(
-    decoder: Decoder, instruction: Sequence[int], documents: Sequence[Sequence[int]], layout: Layout
+    decoder: Decoder,
+    instruction: Sequence[int],
+    documents: Sequence[Sequence[int]],
+    layout: Layout,
+    form: Form = "exact",
 ) -> list[KeptBlock]:
     """Read documents behind an instruction, for later queries.
 
@@ -378,23 +376,17 @@ def read_documents(
         instruction: its tokens.
         documents: tokens of each.
         layout: one with a block mask and positions that restart.
+        form: in which the documents are kept; the instruction is kept as it is computed.
 
     Returns:
         What is kept of the instruction, and of each document.
     """
     context = Context([len(ids) for ids in documents], (), len(instruction))
-    call = _DocumentPass(context)
+    call = _DocumentPass(context, form)
     ids = [*instruction, *(i for document in documents for i in document)]
     with torch.inference_mode():
         decoder.run(torch.tensor(ids), torch.tensor(positions_of(context, layout)), call)
-    lengths = [context.instruction, *context.documents]
-
-    def pieces(layers: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-        # Copies: a view would keep the whole pass in memory for the sake of one document.
-        split = [[piece.clone() for piece in layer.split(lengths)] for layer in layers]
-        return list(zip(*split, strict=True)) if split else [() for _ in lengths]
-
-    return [KeptBlock(k, v) for k, v in zip(pieces(call.keys), pieces(call.values), strict=True)]
+    return call.blocks()
 
 
 def positions_of(context: Context, layout: Layout) -> list[int]:
