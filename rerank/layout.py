@@ -436,7 +436,7 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
     A file has the fields of `Layout`, with those of `ReadoutSpec` under ``readout:`` and, for decoders, those of
-    `PromptSpec` under ``prompt:``. With ``base:`` and the name of a layout that ships, it has only what differs from it.
+    `PromptSpec` under ``prompt:``. With ``base:`` and the name of a layout that ships, it has only what differs.
 
     Args:
         name: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``,
@@ -488,16 +488,16 @@ def _find(name: str | Path) -> Traversable:
 
 def _on_base(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What a file with ``base`` stands for."""
-    base = fields["base"]
-    if base not in layout_names():
-        _refuse(
-            f"base must be one of {', '.join(layout_names())}, not {quoted(base)}{did_you_mean(str(base), layout_names())}"
-        )
+    base, names = fields["base"], layout_names()
+    if base not in names:
+        _refuse(f"base must be one of {', '.join(names)}, not {quoted(base)}{did_you_mean(str(base), names)}")
     whole = load_layout(str(base)).as_dict()
     whole.pop("relevance", None)  # it was fitted to other scores
     for name, value in fields.items():
         own = whole.get(name)
-        whole[name] = own | value if name in _PARTS and isinstance(own, dict) and isinstance(value, Mapping) else value
+        if name in _PARTS and isinstance(own, dict) and isinstance(value, Mapping):
+            value = {**own, **value}
+        whole[name] = value
     del whole["base"]
     return whole
 
