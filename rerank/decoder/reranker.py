@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import logging
 import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from ...documents import Document
 from ...errors import InputError, ModelError, RankingError
 from ...kernels import choose
 from ...models.decoder import Decoder, load_config, load_decoder, revision_of
+from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
 from ...names import DECODERS
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
@@ -26,14 +29,18 @@ from ..readout import Reading, document_scores, head_scores, row_shares
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
-from .forward import KeptBlock, Wanted, last_position, read, read_documents
-from .prompt import NULL_QUERY, Block, Prompt, Template
+from .forward import Wanted, last_position, read, read_documents
+from .kept import KeptBlock
+from .prompt import Block, Prompt, Template
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
 
 logger = logging.getLogger(__name__)
 
 _ROUTE_FRACTION = 0.57  # layer 16 of 28, as in BlockSearch
+_STORED_TOKENS = 4096  # of documents read at a time for an index, which bounds the memory for their keys and values
+
+_States = Sequence[DocumentStates | StoredBlock | None]
 
 
 @dataclass(slots=True)
@@ -82,6 +89,7 @@ class DecoderReranker(Reranker):
     """
 
     has_evidence = True
+    reading: DecoderReading
 
     def __init__(
         self,
@@ -130,6 +138,14 @@ class DecoderReranker(Reranker):
         self.name = name or f"hf:{decoder.name}#{layout.name}"
         self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
+        self.reading = DecoderReading(
+            self.name,
+            self.model,
+            self.revision,
+            self.layout,
+            self._fingerprint() if layout.keepable else "",
+            layers[-1],
+        )
         heads_by_layer = {
             layer: tuple(head for at, head in layout.readout.selected_heads if at == layer) or None for layer in layers
         }
@@ -137,6 +153,9 @@ class DecoderReranker(Reranker):
         self.wanted = Wanted(layout, heads_by_layer, tokens=layout.readout.calibration != "none", stop=stop)
         routing = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
         self.route_layer = min(routing, decoder.signal_layer)
+        fingerprint = self._fingerprint() if layout.keepable else ""
+        last = layers[-1] if route is None else max(layers[-1], self.route_layer)
+        self.reading = DecoderReading(self.name, self.model, self.revision, self.layout, fingerprint, last)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
 
     def head_scores(self, query: str, documents: Sequence[Candidate], *, calibrate: bool = True) -> np.ndarray:
@@ -178,32 +197,96 @@ class DecoderReranker(Reranker):
             blocks: the documents.
             seed: the seed of random ids.
         """
-        queries = [self.template.query(query)]
-        if self.spec.readout.calibration == "null_query":
-            queries.append(self.template.query(NULL_QUERY))
-        return Prompt(
-            self.template.instruction(query),
-            tuple(self.template.documents(blocks, seed)),
-            tuple(queries),
-            self.template.signal_texts(queries[0]),
-        )
+        return self.template.prompt(query, blocks, seed)
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether the model has positions for all of its tokens."""
         return self.decoder.positions is None or last_position(prompt.context, self.spec) < self.decoder.positions
 
-    # -- one list ----------------------------------------------------------------------------------------------------
+    # -- documents that an index keeps -------------------------------------------------------------------------------
 
-    def _readable(self, document: Document) -> bool:
-        """Whether something is left of a document when the names of special tokens are blanked."""
-        return bool(self.template.plain(document.contents).strip())
+    def form(self, kind: Literal["fp16", "int8"]) -> DecoderForm:
+        """What an index keeps of this decoder's documents: keys and values below the signal layer, and its keys.
+
+        Args:
+            kind: the number format.
+
+        Raises:
+            InputError: if the layout reads documents together with the query or with one another.
+        """
+        if not self.spec.keepable:
+            raise InputError(
+                f"layout {self.layout!r} reads documents together with the query or with one another, so they cannot "
+                "be kept; take a layout such as icr-block or blockrank-cached"
+            )
+        keys = self._instruction.keys[0]
+        values = self._instruction.values[0] if self._instruction.values else keys
+        return DecoderForm(self.reading, kind, keys.shape[1], keys.shape[2], values.shape[2])
+
+    def read_stored(self, documents: Sequence[Document], form: DecoderForm) -> Iterator[list[np.ndarray]]:
+        """Read documents for an index, some at a time; see `DecoderReader.read_stored`.
+
+        Raises:
+            InputError: if what is kept is of another reading.
+            ModelError: if the model's layers have keys and values of several shapes.
+        """
+        if reason := form.reading.misfit(self.reading):
+            raise InputError(f"{self.name} cannot read documents for states of {form.reading.name}: {reason}")
+        instruction, layer = self.template.instruction(""), form.reading.layer
+        blocks = self.template.documents(documents)
+        for group in _groups([len(block.ids) for block in blocks], min(_STORED_TOKENS, self.token_budget)):
+            ids = [blocks[i].ids for i in group]
+            _, *kept = read_documents(self.decoder, instruction, ids, self.spec, form.kind)
+            data = [block.stored(layer) for block in kept]
+            if any(len(part) != len(tokens) * form.token_bytes for part, tokens in zip(data, ids, strict=True)):
+                raise ModelError(
+                    f"layers of {self.decoder.name!r} have keys and values of several shapes, so no index can keep them"
+                )
+            yield data
+
+    def _fingerprint(self) -> str:
+        """A hash of what the keys and values of a document follow from, beside its text and the model."""
+        prompt = self.spec.require_prompt()
+        parts = (self.template.instruction(""), prompt.separator, prompt.block, self.spec.max_block_tokens)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def _instruction(self) -> KeptBlock:
+        """The instruction of a keepable layout, read once and kept as computed."""
+        decoder, tokens = self.decoder, self.template.instruction("")
+        if tokens:
+            return read_documents(decoder, tokens, [], self.spec)[0]
+        heads = int(getattr(decoder.config, "num_key_value_heads", None) or decoder.heads)
+        nothing = torch.empty(0, heads, _head_dim(decoder), dtype=decoder.dtype, device=decoder.device)
+        return KeptBlock((nothing,) * (decoder.signal_layer + 1), (nothing,) * decoder.signal_layer)
+
+    def _stored(self, prompt: Prompt, stored: _States) -> dict[tuple[int, ...], KeptBlock]:
+        """The blocks that an index keeps, by their tokens."""
+        kept: dict[tuple[int, ...], KeptBlock] = {}
+        for block, state in zip(prompt.documents, stored, strict=True):
+            if state is None:
+                continue
+            assert isinstance(state, StoredBlock)
+            if reason := self.reading.misfit(state.form.reading):
+                raise InputError(f"{self.name} cannot use the decoder states that were given: {reason}")
+            if state.tokens != len(block.ids):
+                raise InputError(
+                    f"a document of {len(block.ids)} tokens came with decoder states of {state.tokens}; "
+                    "they are of another text"
+                )
+            kept[block.ids] = KeptBlock.of(state, self.reading.layer)
+        return kept
+
+    # -- one list ----------------------------------------------------------------------------------------------------
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         """Lists share forward passes as far as the token budget goes."""
         tokens = any(request.evidence for request in lists)
         return [
             self._as_scored(part)
-            for part in self._score_lists([(request.query, list(request.documents)) for request in lists], tokens)
+            for part in self._score_lists(
+                [(request.query, list(request.documents), request.states) for request in lists], tokens
+            )
         ]
 
     def _as_scored(self, result: _Result) -> Scored:
@@ -220,10 +303,11 @@ class DecoderReranker(Reranker):
             block = result.blocks[place]
             if block is None or result.tokens is None:
                 return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
-            weights = result.tokens[place]
+            weights = result.tokens[place].astype(np.float64)
             total = weights.sum()
-            own = (block.spans[:, 0] >= 0) & (block.spans[:, 1] > block.spans[:, 0])
-            return block.spans[own], weights[own] * (mass[place] / total if total else 0.0)
+            spans = block.spans[slice(*block.counted)]
+            own = (spans[:, 0] >= 0) & (spans[:, 1] > spans[:, 0])
+            return spans[own], weights[own] * (mass[place] / total if total else 0.0)
 
         return Scored(
             result.scores,
@@ -239,7 +323,7 @@ class DecoderReranker(Reranker):
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 
-    def _score_lists(self, lists: Sequence[tuple[str, list[Document]]], tokens: bool) -> list[_Result]:
+    def _score_lists(self, lists: Sequence[tuple[str, list[Document], _States]], tokens: bool) -> list[_Result]:
         """Score lists; those that fit share passes, the others are read alone."""
         out: list[_Result | None] = [None] * len(lists)
         parts: list[list[tuple[list[int], _Result]]] = [[] for _ in lists]
@@ -254,7 +338,7 @@ class DecoderReranker(Reranker):
                 parts[number].append((order, self._scored(prompt, reading, tokens)))
             packed.clear()
 
-        for number, (query, blocks) in enumerate(lists):
+        for number, (query, blocks, states) in enumerate(lists):
             if not blocks:
                 self.template.query(query)
                 out[number] = _Result(np.zeros(0), np.zeros((0, 0)), [] if tokens else None, [], (), [])
@@ -263,14 +347,15 @@ class DecoderReranker(Reranker):
                 stand = [blocks[i] for i in order]
                 prompt = self.prompt(query, stand, seed)
                 routed = self.route is not None and len(blocks) > self.route
-                if self.cache is None and not routed and self._holds(prompt):
+                stored = [states[i] for i in order] if any(states) else None
+                if self.cache is None and stored is None and not routed and self._holds(prompt):
                     if size + prompt.size > self.token_budget:
                         flush()
                         size = 0
                     packed.append((number, order, prompt))
                     size += prompt.size
                 else:
-                    parts[number].append((order, self._score_long(query, stand, prompt, tokens, seed)))
+                    parts[number].append((order, self._score_long(query, stand, prompt, tokens, seed, stored)))
         flush()
         for number, part in enumerate(parts):
             if part:
@@ -301,7 +386,15 @@ class DecoderReranker(Reranker):
         [reading] = read(self.decoder, [prompt], self._want(tokens), kept)
         return self._scored(prompt, reading, tokens)
 
-    def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Result:
+    def _score_long(
+        self,
+        query: str,
+        blocks: list[Document],
+        prompt: Prompt,
+        tokens: bool,
+        seed: int,
+        stored: _States | None,
+    ) -> _Result:
         """Score a list that is routed, kept, or too long for one pass."""
         apart = self.template.spec.mask == "block" and self.fits(prompt)
         if not apart and self.template.spec.positions == "restart" and self.template.spec.mask == "block":
@@ -310,42 +403,41 @@ class DecoderReranker(Reranker):
                 f"{last_position(prompt.context, self.spec)}, but {self.decoder.name!r} has "
                 f"{self.decoder.positions}; shorten the query, or give a smaller query_position or max_block_tokens"
             )
-        kept = self._keep(prompt) if apart and (self.cache is not None or prompt.size > self.token_budget) else None
+        keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget
+        kept = self._keep(prompt, stored) if apart and keeps else None
         if self.route is not None and len(blocks) > self.route and (apart or self._holds(prompt)):
             return self._score_routed(query, blocks, prompt, kept, tokens, seed)
         if kept is not None or self._holds(prompt):
             return self._score_alone(prompt, tokens, kept)
         return self._score_tournament(query, blocks, prompt, tokens, seed)
 
-    def _keep(self, prompt: Prompt) -> list[KeptBlock]:
-        """Instruction and documents of a list, from the cache or read group by group within the token budget."""
+    def _keep(self, prompt: Prompt, stored: _States | None = None) -> list[KeptBlock]:
+        """Instruction and documents of a list: from an index, the cache, or read in groups within the token budget."""
         decoder, device = self.decoder, self.decoder.device
-        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer}"
+        form = "exact" if self.cache is None else self.cache.form
+        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}"
         texts = [(), *(block.ids for block in prompt.documents)]
         keys = [block_key(name, prompt.instruction, ids) for ids in texts]
         kept: dict[str, KeptBlock] = {}
+        if stored is not None:
+            kept[keys[0]] = self._instruction
+            given = self._stored(prompt, stored)
+            kept |= {key: given[ids] for key, ids in zip(keys[1:], texts[1:], strict=True) if ids in given}
         if self.cache is not None:
-            for key in dict.fromkeys(keys):
+            for key in dict.fromkeys(key for key in keys if key not in kept):
                 if (block := self.cache.get(key, device)) is not None:
                     kept[key] = block
         # Equal texts are read once, longest first, so that groups are full.
         missing = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in kept}
         missing.pop(keys[0], None)
         todo = sorted(missing, key=lambda key: -len(missing[key]))
-        room = self.token_budget - len(prompt.instruction)
-        groups: list[list[str]] = []
-        used = room + 1
-        for key in todo:
-            if used + len(missing[key]) > room:
-                groups.append([])
-                used = 0
-            groups[-1].append(key)
-            used += len(missing[key])
+        groups = list(_groups([len(missing[key]) for key in todo], self.token_budget - len(prompt.instruction)))
         if keys[0] not in kept and not groups:
             groups.append([])
         for group in groups:
-            blocks = read_documents(decoder, prompt.instruction, [missing[key] for key in group], self.spec)
-            for key, block in zip((keys[0], *group), blocks, strict=True):
+            names = [todo[i] for i in group]
+            blocks = read_documents(decoder, prompt.instruction, [missing[key] for key in names], self.spec, form)
+            for key, block in zip((keys[0], *names), blocks, strict=True):
                 if key not in kept:
                     kept[key] = block
                     if self.cache is not None:
@@ -498,6 +590,20 @@ def _equal_for_equals(blocks: Sequence[Block], values: torch.Tensor) -> torch.Te
         return values
     sums = values.new_zeros(*values.shape[:-1], len(first)).index_add_(-1, group, values)
     return (sums / group.bincount(minlength=len(first)))[..., group]
+
+
+def _groups(sizes: Sequence[int], room: int) -> Iterator[list[int]]:
+    """Places of neighbours that take no more than ``room`` tokens together; one that takes more is alone."""
+    group: list[int] = []
+    used = 0
+    for place, size in enumerate(sizes):
+        if group and used + size > room:
+            yield group
+            group, used = [], 0
+        group.append(place)
+        used += size
+    if group:
+        yield group
 
 
 def _head_dim(decoder: Decoder) -> int:
