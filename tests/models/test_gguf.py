@@ -49,7 +49,9 @@ def scores(name, **options):
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tiny.gguf", "a:b.gguf", "C:tiny.GGUF", "own/x:tiny.gguf", "one#two.gguf", "é ü.gguf"])
+@pytest.mark.parametrize(
+    "name", ["tiny.gguf", "a:b.gguf", "C:tiny.GGUF", "own/x:tiny.gguf", "one#two.gguf", "é ü.gguf"]
+)
 def test_a_file_that_is_there_is_itself(file, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
