@@ -232,7 +232,8 @@ class PromptSpec:
             answer, with commas between them. Nothing reads it but training.
         ids: what ``{id}`` is: the place in the list ``from_0`` or ``from_1``, or a ``random`` number of four digits.
         query_position: with ``restart``, the position at which the query block begins; None for the end of a block of
-            ``max_block_tokens``. Fixed, so that it tells nothing of the list.
+            ``max_block_tokens``. Fixed, so that it tells nothing of the list. A model with fewer positions gets it at
+            its last ones, less ``max_block_tokens``.
         order: documents stand as ``given`` (best first), or ``reversed``, so that the best is next to the query.
         shuffles: if above 0, scores are means over so many shuffles of the list, drawn alike for every given order
             (permutation self-consistency, Tang et al. 2024).

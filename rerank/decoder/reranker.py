@@ -33,7 +33,7 @@ from .forward import Wanted, last_position, read, read_documents
 from .kept import KeptBlock
 from .prompt import Block, Prompt, Template
 
-__all__ = ["DecoderReranker", "saved_layout", "with_heads"]
+__all__ = ["DecoderReranker", "saved_layout", "with_heads", "within_positions"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,20 +119,18 @@ class DecoderReranker(Reranker):
             )
         if isinstance(model, Decoder):
             model_name, revision, layer_count = model.name, model.revision, model.signal_layer + 1
+            positions = model.positions
         else:
             config = load_config(model, loading.get("revision"))
             model_name, revision = model, revision_of(model, config, loading.get("revision"))
             layer_count = int(config.num_hidden_layers)
+            positions = getattr(config, "max_position_embeddings", None)
+        layout = within_positions(layout, positions, model_name)
         layout = with_heads(layout, heads, model_name, revision)
-        prompt, layers = layout.require_prompt(), layout.readout.signal_layers(layer_count)
+        layers = layout.readout.signal_layers(layer_count)
         decoder = model if isinstance(model, Decoder) else load_decoder(model, signal_layer=layers[-1], **loading)
         if wrong := [pair for pair in layout.readout.selected_heads if pair[1] >= decoder.heads]:
             raise ModelError(f"{decoder.name!r} has heads 0 to {decoder.heads - 1} in a layer, not {wrong[0][1]}")
-        if prompt.query_position is not None and decoder.positions and prompt.query_position >= decoder.positions:
-            raise ModelError(
-                f"layout {layout.name!r} puts the query at position {prompt.query_position}, but {decoder.name!r} has "
-                f"{decoder.positions}; give a smaller query_position"
-            )
         self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout.readout
         self.model, self.revision = decoder.name, decoder.revision
         self.name = name or f"hf:{decoder.name}#{layout.name}"
@@ -513,6 +511,29 @@ class DecoderReranker(Reranker):
         if self._holds(fewer):
             return self._score_alone(fewer, tokens)
         return self._score_tournament(query, some, fewer, tokens, seed)
+
+
+def within_positions(layout: Layout, positions: int | None, model: str) -> Layout:
+    """The layout, its query not behind the positions that the model has: a block's length before their end at most.
+
+    Args:
+        layout: a layout for decoders.
+        positions: how many positions the model was made for; None if it does not say.
+        model: its name, for messages.
+
+    Raises:
+        ModelError: if there is no room for the query behind a block.
+    """
+    asked, size = layout.require_prompt().query_position, layout.max_block_tokens
+    if asked is None or positions is None or asked + size <= positions:
+        return layout
+    if positions < 3 * size:  # an instruction and a block stand before it
+        raise ModelError(
+            f"layout {layout.name!r} puts the query at position {asked}, but {model!r} has {positions}; give a smaller "
+            "query_position and max_block_tokens"
+        )
+    logger.info("layout %r: the query stands at position %d, not %d", layout.name, positions - size, asked)
+    return load_layout(layout, query_position=positions - size)
 
 
 def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:

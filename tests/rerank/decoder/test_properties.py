@@ -210,7 +210,17 @@ def test_a_list_beyond_the_models_positions_is_a_tournament_too(tmp_path):
     with pytest.raises(ModelError, match="16384.*200"):
         reranker(small, "blockrank")
     with pytest.raises(InputError, match="position"):
-        reranker(small, "blockrank-cached", query_position=195).rank(QUERY, documents(texts))
+        reranker(small, "blockrank-cached", max_block_tokens=48).rank("cats purr " * 30, documents(texts))
+
+
+@pytest.mark.parametrize(("asked", "stands"), [(16_384, 800), (801, 800), (700, 700), (None, None)])
+def test_a_query_stands_within_the_models_positions(tmp_path, asked, stands):
+    small = load_decoder(save_model(tmp_path, max_position_embeddings=1000))
+    ranker = reranker(small, "blockrank-cached", query_position=asked, max_block_tokens=200)
+    assert ranker.spec.prompt.query_position == stands
+    assert len(ranker.rank(QUERY, DOCUMENTS)) == 4
+    again = DecoderReranker(small, ranker.spec)  # nothing changes twice
+    assert again.spec == ranker.spec
 
 
 @pytest.mark.parametrize("cached", [False, True])
