@@ -23,6 +23,7 @@ from torch import nn
 from ..errors import InputError, MissingExtraError, ModelError, SightlineError
 from ..names import SHIPPED, layout_names, looks_local
 from ..wording import quoted
+from .adapter import base_of, merge_adapter
 from .devices import choose_device
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .notices import without_notices
@@ -282,6 +283,8 @@ def load_config(name: str, revision: str | None = None) -> Any:
 
     if name in SHIPPED or name in layout_names():
         raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
+    if (base := base_of(name)) is not None:
+        return load_config(base, revision)
     if (file := find_gguf(name, revision)) is not None:
         return _loading(name, lambda: gguf_config(file)).get_text_config()
     if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
@@ -306,7 +309,7 @@ def load_decoder(
 
     Args:
         name: a name on the hub, a folder, or a GGUF file as `find_gguf` takes it, such as ``smollm2``; the weights of a
-            GGUF file are dequantized.
+            GGUF file are dequantized. A folder may also hold a LoRA adapter, which is merged into its base model.
         signal_layer: the last layer to load; None for all.
         revision: branch, tag or commit, to pin what is loaded.
         dtype: the number format, such as ``bfloat16``; None for float32 on CPUs and bfloat16 elsewhere.
@@ -357,6 +360,13 @@ def load_weights(
     """
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+    if (base := base_of(name)) is not None:
+        if quantization_config is not None:
+            raise InputError(f"{name!r} is an adapter, which is merged; leave quantization_config out")
+        options: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device, "device_map": device_map}
+        model, tokenizer = load_weights(base, layers=layers, head=head, **options)
+        merge_adapter(model, name)
+        return model, tokenizer
     register_attention()
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", "decoders")
@@ -373,7 +383,7 @@ def load_weights(
         raise ModelError(f"{name!r} has layers 0 to {layer_count - 1}, so none with the number {layers - 1}")
     _shorten(config, layers)
     source, where = (name, {"revision": revision}) if file is None else gguf_options(file)
-    options: dict[str, Any] = {"config": config, "attn_implementation": _NAME, "output_loading_info": True, **where}
+    options = {"config": config, "attn_implementation": _NAME, "output_loading_info": True, **where}
     options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)
     if device_map is not None:
         options["device_map"] = device_map
@@ -440,7 +450,8 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
         paths = sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")])
     else:
         return getattr(config, "_commit_hash", None) or asked or ""
-    hasher = hashlib.sha256()
+    base = base_of(name)
+    hasher = hashlib.sha256(b"" if base is None else revision_of(base, config, asked).encode())
     for path in paths:
         size = path.stat().st_size
         hasher.update(f"{path.name} {size}\n".encode())

@@ -208,11 +208,11 @@ def _kind(folder: Path) -> LayoutKind:
 
     if (folder / "layout.yaml").is_file():
         return load_layout(folder / "layout.yaml").kind
-    if (folder / "config.json").is_file():
+    if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
         return "decoder"
     raise ModelError(
         f"{folder}: this folder holds no reranker: there is no layout.yaml, which sightline train writes, and no "
-        "config.json of a decoder model"
+        "config.json of a decoder model or adapter_config.json of an adapter"
     )
 
 
