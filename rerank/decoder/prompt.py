@@ -7,16 +7,17 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...documents import Document
 from ...errors import InputError, ModelError
 from ...kernels import Context
+from ...models.decoder import token_ids
 from ..layout import Layout
 
-__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template"]
+__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template", "candidate_id"]
 
 _USER, _ANSWER = "SightlineUserTurn", "SightlineAnswer"  # what no chat template has in it
 NULL_QUERY = "N/A"
@@ -58,7 +59,8 @@ class Prompt:
     Args:
         instruction: tokens before the documents.
         documents: their blocks, in the order in which they stand.
-        queries: the query's block and, where the layout calibrates, that of the null query.
+        queries: the query's block and, where the layout calibrates, that of the null query; none if the layout has no
+            query block.
         signal_tokens: texts of the first query block's signal tokens.
     """
 
@@ -104,34 +106,51 @@ class Template:
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
         self._before, self._after = self._chat() if self.spec.chat else (self._start(), self.spec.answer)
 
-    def instruction(self, query: str) -> tuple[int, ...]:
-        """Tokens of the instruction block, the beginning of the chat template included."""
-        filled = self.spec.instruction.replace("{query}", self.plain(query))
-        return tuple(self._encode([self._before + filled])[0][0])
+    def instruction(self, query: str, count: int = 0) -> tuple[int, ...]:
+        """Tokens of the instruction block, the beginning of the chat template included.
 
-    def query(self, query: str) -> QueryBlock:
-        """The query block of a query, the end of the chat template and the begun answer included.
+        Args:
+            query: the query.
+            count: how many documents follow.
 
         Raises:
-            InputError: if no signal token is left to attend with.
+            InputError: if the query is blank.
         """
-        head, tail = self.spec.query.split("{query}")
+        self._check(query)
+        filled = self.spec.instruction.replace("{count}", str(count)).replace("{query}", self.plain(query))
+        return tuple(self._encode([self._before + filled])[0][0])
+
+    def query(self, query: str, count: int = 0) -> QueryBlock:
+        """The query block of a query, the end of the chat template and the begun answer included.
+
+        Args:
+            query: the query.
+            count: how many documents stand before it.
+
+        Raises:
+            InputError: if the query is blank, or no signal token is left to attend with.
+        """
+        self._check(query)
+        head, tail = self.spec.query.replace("{count}", str(count)).split("{query}")
         start = len(head)
         stop = start + len(self.plain(query))
         [(ids, offsets)] = self._encode([head + self.plain(query) + tail + self._after])
         ids = list(ids)
-        kind, _, count = self.spec.signal_tokens.partition(":")
+        kind, _, number = self.spec.signal_tokens.partition(":")
         if self.spec.completion:
             ids += self._encode([self.spec.completion])[0][0]
+        signal: Sequence[int]
         if kind == "last":
-            signal = range(max(0, len(ids) - int(count)), len(ids))
+            signal = range(max(0, len(ids) - int(number)), len(ids))
+        elif kind == "marker":
+            signal = [self.place(ids, self.spec.signal_tokens)]
         else:
             low = start if kind == "query" else 0
             high = len(head + tail + self._after) + stop if kind == "block" else stop
             # Tokens that cover no character, which byte-level tokenizers have, belong to the token before them.
             places = [i for i, (a, b) in enumerate(offsets) if a < high and b > low]
             signal = range(len(ids)) if kind == "block" else range(places[0], places[-1] + 1) if places else range(0)
-        if not self.plain(query).strip() or not signal:
+        if not signal:
             raise InputError(f"the query {query!r} has no token to attend with; ask something")
         return QueryBlock(tuple(ids), tuple(signal))
 
@@ -151,6 +170,25 @@ class Template:
             else self._cut(document, name, text, regions, len(ids), offsets)
             for document, name, (text, regions), (ids, offsets) in zip(documents, names, filled, encoded, strict=True)
         ]
+
+    def place(self, ids: Sequence[int], token: str) -> int:
+        """The place of a token that is read in a block.
+
+        Args:
+            ids: the block's tokens.
+            token: ``last:1``, or ``marker:TOKEN`` for the last of such tokens.
+
+        Raises:
+            ModelError: if there is none: the layout's template lacks it, or the tokenizer does not know it.
+        """
+        kind, _, marker = token.partition(":")
+        if kind == "last":
+            return len(ids) - 1
+        [wanted] = token_ids([marker], self.tokenizer, self.name)
+        places = [place for place, id in enumerate(ids) if id == wanted]
+        if not places:
+            raise ModelError(f"layout {self.layout.name!r} has no token {marker!r} in a block where it is to be read")
+        return places[-1]
 
     def target(self, count: int, chosen: Sequence[int], seed: int = 0) -> tuple[int, ...]:
         """Tokens with which the answer goes on, if it names some of ``count`` documents.
@@ -183,6 +221,10 @@ class Template:
         """Texts of the signal tokens, for people."""
         return tuple(self.tokenizer.decode([block.ids[i]]) for i in block.signal)
 
+    def _check(self, query: str) -> None:
+        if not self.plain(query).strip():
+            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _ids(self, count: int, seed: int) -> list[str]:
@@ -191,8 +233,7 @@ class Template:
             if count > 9000:
                 raise InputError(f"layout {self.layout.name!r} has ids of four digits; {count} documents need more")
             return [str(number) for number in random.Random(seed).sample(range(1000, 10_000), count)]
-        first = 1 if kind == "from_1" else 0
-        return ["" if kind == "none" else str(first + i) for i in range(count)]
+        return [candidate_id(kind, i) for i in range(count)]
 
     def _fill(self, document: Document, name: str) -> tuple[str, dict[str, tuple[int, int]]]:
         """The block's text, and where title and text stand in it."""
@@ -272,6 +313,16 @@ class Template:
         if not user_mark or _USER in after:
             raise ModelError(f"the chat template of {self.name!r} does not hold the user's text once, as it is")
         return before, after
+
+
+def candidate_id(kind: Literal["none", "from_0", "from_1", "letters", "random"], place: int) -> str:
+    """What ``{id}`` is of the document at a place of the list, from 0; letters go on as AA, AB behind Z.
+
+    Random ids are not by place.
+    """
+    if kind == "letters":
+        return (candidate_id(kind, place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
+    return "" if kind == "none" else str(place + (kind == "from_1"))
 
 
 def _block(
