@@ -2,12 +2,14 @@
 
 SYSTEM   = FIRST | FIRST "+" RERANKER
 FIRST    = bm25 | dense | hybrid | the name of a given run
-RERANKER = LAYOUT | FOLDER | FILE.yaml | hf:MODEL[#LAYOUT] | cross-encoder:MODEL | late-interaction:MODEL
+RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | cross-encoder:MODEL | late-interaction:MODEL
+DECODER  = smollm2 | hf:MODEL         MODEL = REPOSITORY | REPOSITORY:FILE.gguf | FOLDER | FILE.gguf
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +20,7 @@ from .errors import InputError
 from .wording import did_you_mean, quoted
 
 __all__ = [
+    "DECODERS",
     "FIRST_STAGES",
     "LAYOUTS",
     "PREFIXES",
@@ -37,6 +40,9 @@ PREFIXES = ("hf", "cross-encoder", "late-interaction")
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
 SHIPPED = {"sightline-mini": Path(str(_DATA / "sightline_mini"))}
+# Decoder models that have a name of their own, each with the layout that it gets if none is named.
+DECODERS = {"smollm2": "icr-block"}
+_GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
 
 
 def layout_names() -> list[str]:
@@ -93,11 +99,13 @@ class RerankerName:
         kind: ``hf``, ``cross-encoder`` or ``late-interaction`` before a colon; ``layout`` for a layout that ships with
             Sightline or a ``.yaml`` file; ``folder`` for anything else.
         model: name or folder of the model; of kind ``layout``, name or file of the layout.
-        layout: what ``#`` adds to ``hf:MODEL``, or "".
+        layout: what ``#`` adds to ``hf:MODEL`` or ``smollm2``, or "".
 
     Example:
         >>> RerankerName.parse("hf:Qwen/Qwen3-0.6B#icr")
         RerankerName(kind='hf', model='Qwen/Qwen3-0.6B', layout='icr')
+        >>> RerankerName.parse("smollm2")
+        RerankerName(kind='hf', model='smollm2', layout='')
         >>> RerankerName.parse("cross-encoder:models/mine").kind, RerankerName.parse("trained/mine").kind
         ('cross-encoder', 'folder')
     """
@@ -118,14 +126,23 @@ class RerankerName:
             raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
         kind, colon, rest = name.partition(":")
         if colon and kind in PREFIXES:
-            model, _, layout = rest.partition("#") if kind == "hf" else (rest, "", "")
+            model, layout = _model_and_layout(rest) if kind == "hf" else (rest, "")
             if not model:
                 example = "Qwen/Qwen3-0.6B" if kind == "hf" else "PATH"
                 raise InputError(f"{name!r} names no model; add its name on the hub or its folder: {kind}:{example}")
             return cls(cast(Kind, kind), model, layout)
         if name in layout_names() or name.endswith((".yaml", ".yml")):
             return cls("layout", name)
-        return cls("folder", name)
+        model, layout = _model_and_layout(name)
+        return cls("hf", model, layout) if model in DECODERS else cls("folder", name)
+
+
+def _model_and_layout(text: str) -> tuple[str, str]:
+    """``MODEL#LAYOUT`` taken apart; a ``#`` in the path of a GGUF file is the path's."""
+    if (file := _GGUF.fullmatch(text)) is not None:
+        return file["model"], file["layout"] or ""
+    model, _, layout = text.partition("#")
+    return model, layout
 
 
 def looks_local(name: str) -> bool:

@@ -105,12 +105,24 @@ def index(
     ] = "",
     lexical: LexicalOption = "fts5",
     token_states: TokenStatesOption = "int8",
+    decoder_states: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep what this reranker reads of each passage, such as hf:MODEL#icr-block: keys and values of a "
+            "decoder whose layout reads documents independently of the query.",
+            rich_help_panel=INDEX,
+        ),
+    ] = None,
+    decoder_form: Annotated[
+        Literal["fp16", "int8"],
+        typer.Option(help="Form of decoder states; int8 takes half as many bytes.", rich_help_panel=INDEX),
+    ] = "int8",
     max_tokens: MaxTokensOption = None,
     overlap: Annotated[int, typer.Option(help="Tokens that neighbouring passages share.", rich_help_panel=INDEX)] = 0,
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Index a collection: embeddings, FAISS, BM25, and token states for the reranker.
+    """Index a collection: embeddings, FAISS, BM25, and token states or decoder states for the reranker.
 
     If files of a folder are left out, such as those of other kinds, they are listed at the end, by kind and count.
     Hidden files and folders, __pycache__, node_modules and virtual environments are not read.
@@ -132,6 +144,8 @@ def index(
             faiss_parameters=faiss_parameters,
             lexical=lexical,
             token_states=token_states,
+            decoder_states=None if decoder_states is None else _decoder(decoder_states),
+            decoder_form=decoder_form,
             max_tokens=max_tokens,
             overlap=overlap,
         )
@@ -153,9 +167,12 @@ def add(
 ) -> None:
     """Add documents to an index, or update them."""
     from ..retrieval.index import Index
+    from ..retrieval.manifest import Manifest
 
     source = _Source(corpus, _FILES.build(settings))
-    with Index.open(index) as opened, progress_bar("adding") as tell:
+    kept = Manifest.load(index).decoder_states
+    decoder = None if kept is None else _decoder(kept.reading.name)
+    with Index.open(index, decoder_states=decoder) as opened, progress_bar("adding") as tell:
         count = (opened.update if update else opened.add)(source.documents("adding", tell))
         _report(opened, source, json, {"written": count})
 
@@ -179,6 +196,19 @@ def info(index: IndexArgument, json: JsonOption = False) -> None:
 
     with Index.open(index) as opened:
         _report(opened, None, json, {"settings": opened.manifest.settings(), "complete": opened.manifest.complete})
+
+
+def _decoder(name: str) -> Any:
+    """The reranker whose decoder states an index keeps, under a name that holds in every working directory."""
+    from ..names import RerankerName
+    from ..rerank.loading import load_reranker
+
+    parsed = RerankerName.parse(name)
+    if parsed.kind == "hf":
+        parts = parsed.model, parsed.layout
+        model, layout = (str(Path(part).resolve()) if part and Path(part).exists() else part for part in parts)
+        name = f"hf:{model}#{layout}" if layout else f"hf:{model}"
+    return load_reranker(name)
 
 
 class _Source:

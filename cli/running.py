@@ -30,7 +30,7 @@ from ..errors import (
     ModelError,
     SightlineError,
 )
-from ..names import PREFIXES
+from ..names import DECODERS, PREFIXES
 from ..wording import did_you_mean, quoted
 from .console import errors, visible
 
@@ -170,9 +170,10 @@ def configure_logging() -> None:
 
 def _may_ask_the_hub(ctx: Any) -> bool:
     if ctx.info_name == "heads":
-        return not Path(ctx.params["model"]).exists()
-    texts = " ".join(value for value in ctx.params.values() if isinstance(value, str))
-    return any(not Path(name).exists() for name in _OF_THE_HUB.findall(texts))
+        models = [ctx.params["model"].removeprefix("hf:")]
+    else:
+        models = _OF_THE_HUB.findall(" ".join(value for value in ctx.params.values() if isinstance(value, str)))
+    return any(model not in DECODERS and not Path(model).exists() for model in models)
 
 
 def go_offline_where_the_hub_is_away() -> None:

@@ -132,8 +132,8 @@ def search(
 def rerankers(json: JsonOption = False) -> None:
     """List the rerankers that --rerank takes, here and in all other commands.
 
-    Words in capitals are placeholders: MODEL is a name on the hub or a folder. Rerankers that can mark what got the
-    attention have evidence.
+    Words in capitals are placeholders: MODEL is a name on the hub, a folder or, for decoders, a GGUF file. Rerankers
+    that can mark what got the attention have evidence.
     """
     from ..rerank.loading import list_rerankers
 
@@ -188,6 +188,11 @@ def _advise(searcher: Any, passages: int) -> None:
     if searcher.reranker.reader is not None:
         advice += (
             "; an index made with sightline index --token-states int8 keeps what was read, which takes milliseconds"
+        )
+    elif searcher.reranker.reading is not None and searcher.reranker.reading.fingerprint:
+        advice += (
+            f"; an index made with sightline index --decoder-states {searcher.reranker.name} keeps what was read, "
+            "which takes a fraction of the time"
         )
     else:
         advice += ", since the index keeps no states of this model; fewer --candidates are faster"

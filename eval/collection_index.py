@@ -170,6 +170,11 @@ def _misfit(index: Index, needed: Mapping[str, Any]) -> str | None:
         }
     if needed["token_states"] != "none":
         built["token_states"] = manifest.token_states.kind
+    if (decoder := needed["decoder_states"]) is not None:
+        kept = manifest.decoder_states
+        served = kept is not None and not decoder.reading.misfit(kept.reading)
+        built["decoder_states"] = decoder if served else "none" if kept is None else kept.reading.name
+        built["decoder_form"] = needed["decoder_form"] if kept is None else kept.kind
     return next(
         (f"{name} is {value!r}, needed is {needed[name]!r}" for name, value in built.items() if needed[name] != value),
         None,

@@ -260,14 +260,18 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
 
 
 def index_bytes(path: str | Path) -> dict[str, int]:
-    """Bytes of an index by part: what holds documents, BM25 and metadata, embeddings, token states, and the rest."""
-    parts = {"documents, BM25, metadata": 0, "embeddings": 0, "token states": 0, "other": 0}
+    """Bytes of an index by part: what holds documents, BM25 and metadata, embeddings, states, and the rest."""
+    named = {
+        "documents": "documents, BM25, metadata",
+        "vectors": "embeddings",
+        "states": "token states",
+        "decoder": "decoder states",
+    }
+    parts = dict.fromkeys([*named.values(), "other"], 0)
     for file in Path(path).rglob("*"):
         if file.is_file():
             relative = file.relative_to(path)
-            part = {"documents": "documents, BM25, metadata", "vectors": "embeddings", "states": "token states"}.get(
-                re.split(r"[.-]", file.name)[0], "other"
-            )
+            part = named.get(re.split(r"[.-]", file.name)[0], "other")
             part = "documents, BM25, metadata" if relative.parts[0] == "lucene" else part
             parts[part] += file.stat().st_size
     return {part: size for part, size in parts.items() if size}

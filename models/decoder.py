@@ -21,10 +21,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..errors import InputError, MissingExtraError, ModelError
+from ..errors import InputError, MissingExtraError, ModelError, SightlineError
 from ..names import SHIPPED, layout_names, looks_local
 from ..wording import quoted
 from .devices import choose_device
+from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .notices import without_notices
 
 __all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
@@ -369,13 +370,20 @@ def register_attention() -> None:
 def load_config(name: str, revision: str | None = None) -> Any:
     """The configuration of a model, of its text part if it has several.
 
+    Args:
+        name: see `load_decoder`.
+        revision: branch, tag or commit, of a model of the hub.
+
     Raises:
         ModelError: if there is none, or its code is not transformers' own.
+        MissingExtraError: if it is in a GGUF file, and gguf or accelerate is not installed.
     """
     from transformers import AutoConfig
 
     if name in SHIPPED or name in layout_names():
         raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
+    if (file := find_gguf(name, revision)) is not None:
+        return _loading(name, lambda: gguf_config(file)).get_text_config()
     if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
         reason = "it is not a folder" if os.path.exists(name) else "no such folder"  # noqa: PTH110
         raise ModelError(f"cannot load {quoted(name)}: {reason}")
@@ -398,7 +406,8 @@ def load_decoder(
     Code that comes with a model is never run (``trust_remote_code`` stays off).
 
     Args:
-        name: a name on the hub, or a folder.
+        name: a name on the hub, a folder, or a GGUF file as `find_gguf` takes it, such as ``smollm2``; the weights of a
+            GGUF file are dequantized.
         signal_layer: the last layer to load; None for all.
         outputs: tokens whose logits are wanted; an empty list for hidden states alone. With either, all layers run.
         revision: branch, tag or commit, to pin what is loaded.
@@ -410,8 +419,8 @@ def load_decoder(
     Raises:
         ModelError: if the model cannot be loaded, or is not a decoder that this engine can run, or an output is not
             one of its tokens.
-        MissingExtraError: if ``device_map`` is given and accelerate is not installed.
-        InputError: if ``dtype`` is not the name of a floating-point type.
+        MissingExtraError: if ``device_map`` is given and accelerate is not installed, or a GGUF file and not gguf.
+        InputError: if ``dtype`` is not the name of a floating-point type, or a GGUF file is to be quantized.
     """
     layer_count = None if signal_layer is None else signal_layer + 1
     options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
@@ -435,7 +444,7 @@ def load_weights(
     """Load a transformers model whose attention is ours, and its tokenizer.
 
     Args:
-        name: a name on the hub, or a folder.
+        name: see `load_decoder`.
         layers: how many to load, from the first; None for all.
         head: whether to load the head that predicts tokens, too.
         revision: see `load_decoder`, as for the following.
@@ -448,10 +457,10 @@ def load_weights(
         The model, base or whole, and the tokenizer.
 
     Raises:
-        ModelError: if the model cannot be loaded, or has fewer layers.
+        ModelError: if the model cannot be loaded, lacks weights, or has fewer layers.
         SightlineError: see `load_decoder`.
     """
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     register_attention()
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
@@ -459,21 +468,34 @@ def load_weights(
     device = choose_device(device)
     dtype = _dtype_named(dtype) if isinstance(dtype, str) else dtype
     on_cpu = device.type == "cpu" if device_map is None else not torch.cuda.is_available()
+    file = find_gguf(name, revision)
+    if file is not None and quantization_config is not None:
+        raise InputError(f"{name!r} is a GGUF file: its weights are dequantized, so leave quantization_config out")
     config = load_config(name, revision)
     layer_count = config.num_hidden_layers
     layers = layer_count if layers is None else layers
     if not 1 <= layers <= layer_count:
         raise ModelError(f"{name!r} has layers 0 to {layer_count - 1}, so none with the number {layers - 1}")
     _shorten(config, layers)
-    options: dict[str, Any] = {"config": config, "revision": revision, "attn_implementation": _NAME}
+    source, where = (name, {"revision": revision}) if file is None else gguf_options(file)
+    options: dict[str, Any] = {"config": config, "attn_implementation": _NAME, "output_loading_info": True, **where}
     options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)
     if device_map is not None:
         options["device_map"] = device_map
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     kind = AutoModelForCausalLM if head else AutoModel
-    model = _loading(name, lambda: kind.from_pretrained(name, **options))
-    tokenizer = _loading(name, lambda: AutoTokenizer.from_pretrained(name, revision=revision))
+    with contextlib.nullcontext() if file is None else read_once(file, layers):
+        model, report = _loading(name, lambda: kind.from_pretrained(source, **options))
+    if missing := sorted(report["missing_keys"]):  # transformers would make them up
+        raise ModelError(f"cannot load {name!r}: {len(missing)} of its weights are missing, such as {missing[0]!r}")
+    # AutoTokenizer would parse a GGUF file again, for a class that has no part in it: the file says how to tokenize.
+    reader = AutoTokenizer if file is None else PreTrainedTokenizerFast
+    tokenizer = _loading(name, lambda: reader.from_pretrained(source, **where))
+    # What was dequantized is not saved by transformers as long as it names a quantizer.
+    for owner, attribute in () if file is None else ((model, "hf_quantizer"), (model.config, "quantization_config")):
+        if hasattr(owner, attribute):
+            delattr(owner, attribute)
     if device_map is None and quantization_config is None:
         model = model.to(device)
     return model, tokenizer
@@ -507,26 +529,30 @@ def _shorten(config: Any, layers: int) -> None:
 
 
 def revision_of(name: str, config: Any, asked: str | None = None) -> str:
-    """The revision of a model's weights: the hub's commit, or for a folder a hash of both ends of each file.
+    """The revision of a model's weights: the hub's commit, or for files a hash of both ends of each.
 
     Args:
-        name: a name on the hub, or a folder.
+        name: see `load_decoder`.
         config: the model's configuration, see `load_config`.
         asked: the revision that was asked for, which stands where the hub tells no commit.
 
     Returns:
         A commit, 16 hexadecimal digits of a hash, or "".
     """
-    if not Path(name).is_dir():
+    if (file := find_gguf(name, asked)) is not None:
+        paths = [file]
+    elif os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
+        paths = sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")])
+    else:
         return getattr(config, "_commit_hash", None) or asked or ""
     hasher = hashlib.sha256()
-    for path in sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]):
+    for path in paths:
         size = path.stat().st_size
         hasher.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            hasher.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            hasher.update(file.read())
+        with path.open("rb") as opened:
+            hasher.update(opened.read(1 << 20))
+            opened.seek(max(0, size - (1 << 20)))
+            hasher.update(opened.read())
     return hasher.hexdigest()[:16]
 
 
@@ -534,6 +560,8 @@ def _loading(name: str, load: Callable[[], Any]) -> Any:
     try:
         with without_notices():  # the layers above the signal layer are left out
             return load()
+    except SightlineError:
+        raise
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"cannot load {name!r}: its weights are a pickle that torch refuses, because it could run code or is "

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
+    from ..documents import Document
     from ..kernels import Keys
 
 __all__ = [
     "BlockReader",
+    "DecoderForm",
+    "DecoderReader",
+    "DecoderReading",
     "DocumentStates",
+    "StoredBlock",
     "TokenStates",
     "Tokens",
     "TrainableReader",
@@ -73,6 +78,101 @@ class DocumentStates:
 
     keys: Keys
     truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderReading:
+    """How a decoder reads documents: all that their keys and values follow from, beside the text.
+
+    Args:
+        name: the reranker's name, such as ``hf:Qwen/Qwen3-0.6B#icr-block``.
+        model: name of the model.
+        revision: revision of the model's weights, "" if that is not known.
+        layout: name of the layout.
+        fingerprint: a hash of the layout's instruction and of its documents' template and length; "" where documents
+            are read together with the query or with one another, so that nothing can be kept of them.
+        layer: the signal layer. Keys and values of all layers below it are needed, and its own keys.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    name: str
+    model: str
+    revision: str
+    layout: str
+    fingerprint: str
+    layer: int
+
+    def misfit(self, kept: DecoderReading) -> str:
+        """Why states that were read in another way cannot stand in for those of this reading; "" if they can.
+
+        Example:
+            >>> kept = DecoderReading("hf:a#icr-block", "a", "r1", "icr-block", "f00d", layer=18)
+            >>> DecoderReading("hf:a#other", "a", "r1", "other", "f00d", layer=7).misfit(kept)
+            ''
+            >>> DecoderReading("hf:a#icr-block", "a", "r1", "icr-block", "f00d", layer=29).misfit(kept)
+            'they end at layer 18, and it reads layer 29'
+        """
+        if not self.fingerprint:
+            return f"its layout {self.layout!r} reads documents together with the query or with one another"
+        if (self.revision or self.model) != (kept.revision or kept.model):
+            revisions = [f" at revision {reading.revision}" if reading.revision else "" for reading in (kept, self)]
+            return f"they are of the model {kept.model!r}{revisions[0]}, not of {self.model!r}{revisions[1]}"
+        if self.fingerprint != kept.fingerprint:
+            return (
+                f"its layout {self.layout!r} has another instruction, block template or max_block_tokens than "
+                f"{kept.layout!r}"
+            )
+        if self.layer > kept.layer:
+            return f"they end at layer {kept.layer}, and it reads layer {self.layer}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderForm:
+    """What the decoder states are that an index keeps.
+
+    Args:
+        reading: how the documents were read.
+        kind: ``fp16``, or ``int8`` with a scale per token and head, which takes two bytes.
+        heads: Hkv, heads of keys and values.
+        key_dim: numbers in a key.
+        value_dim: numbers in a value.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    reading: DecoderReading
+    kind: Literal["fp16", "int8"]
+    heads: int
+    key_dim: int
+    value_dim: int
+
+    def slot_bytes(self, layer: int) -> list[int]:
+        """Bytes that a token takes in each part up to the keys of a signal layer: keys, values, keys, ..., keys."""
+        keys, values = (
+            self.heads * (dim + 2 if self.kind == "int8" else 2 * dim) for dim in (self.key_dim, self.value_dim)
+        )
+        return [keys, values] * layer + [keys]
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in all."""
+        return sum(self.slot_bytes(self.reading.layer))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """The decoder states of one passage, as an index keeps them.
+
+    Args:
+        data: uint8 (tokens * form.token_bytes,): the keys of all tokens in the first layer, their values there, their
+            keys in the second, and so on.
+        tokens: how many tokens the passage's block has.
+        form: what they are.
+    """
+
+    data: np.ndarray
+    tokens: int
+    form: DecoderForm
 
 
 class Window(Protocol):
@@ -156,6 +256,37 @@ class BlockReader(Protocol):
     def tokens(self, text: str) -> list[str]:
         """The tokens of a text that `read` would give, as strings."""
         return [text[start:end] for start, end in self.token_offsets(text)[: self.room]]
+
+
+@runtime_checkable
+class DecoderReader(Protocol):
+    """A decoder that reads documents for an index to keep: a reranker by a decoder whose layout is keepable.
+
+    Attributes:
+        reading: how it reads documents.
+    """
+
+    reading: DecoderReading | None
+
+    def form(self, kind: Literal["fp16", "int8"]) -> DecoderForm:
+        """What an index keeps of this decoder's documents.
+
+        Raises:
+            InputError: if its layout reads documents together with the query or with one another.
+        """
+        ...
+
+    def read_stored(self, documents: Sequence[Document], form: DecoderForm) -> Iterator[list[np.ndarray]]:
+        """Read documents, some at a time.
+
+        Args:
+            documents: N passages, each as a document of its own.
+            form: what is kept; its signal layer may be lower than the decoder's own.
+
+        Yields:
+            For the next documents, `StoredBlock.data` of each.
+        """
+        ...
 
 
 class TrainableReader(BlockReader, Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..documents import Document, Grain
 from ..errors import InputError
-from ..models.reader import BlockReader, DocumentStates, Window
+from ..models.reader import BlockReader, DecoderReading, DocumentStates, StoredBlock, Window
 from ..wording import quoted
 from .evidence import find_evidence
 from .layout import RelevanceSpec
@@ -35,15 +35,15 @@ class Request:
     Args:
         query: a text.
         documents: N documents, each with a text or a title; N may be 0.
-        states: for each document its kept token states, or None to read its text. Only rerankers with a ``reader`` get
-            any.
+        states: for each document what is kept of it, or None to read its text: `DocumentStates` for rerankers with a
+            ``reader``, `StoredBlock` for those with a ``reading``; others get none.
         evidence: whether `Scored.attention` will be asked for.
         bm25: for each document its BM25 score, by the statistics of the collection it is from; None if there are none.
     """
 
     query: str
     documents: Sequence[Document]
-    states: Sequence[DocumentStates | None]
+    states: Sequence[DocumentStates | StoredBlock | None]
     evidence: bool
     bm25: Sequence[float] | None = None
 
@@ -92,6 +92,8 @@ class Reranker(ABC):
         revision: revision of the model's weights, "" if that is not known.
         readout: what the layout makes of the attention, "" if the scores are not attention.
         reader: the model whose token states can be given in place of texts; None if the reranker takes none.
+        reading: how a decoder reads documents, which says whose decoder states can be given in place of texts; None for
+            other rerankers.
         window: how much of a text the reranker reads; None if it cannot tell. Then it cannot be served, and documents
             are not cut into passages for it.
         has_evidence: whether it can mark what got the attention.
@@ -108,6 +110,7 @@ class Reranker(ABC):
     revision: str = ""
     readout: str = ""
     reader: BlockReader | None = None
+    reading: DecoderReading | None = None
     window: Window | None = None
     has_evidence: ClassVar[bool] = False
     list_free: bool = False
@@ -134,7 +137,7 @@ class Reranker(ABC):
         top_n: int | None = None,
         *,
         evidence: Grain | None = None,
-        states: Sequence[DocumentStates | None] | None = None,
+        states: Sequence[DocumentStates | StoredBlock | None] | None = None,
         bm25: Sequence[float] | None = None,
         best_per_id: bool = False,
         min_score: float | None = None,
@@ -150,7 +153,7 @@ class Reranker(ABC):
             documents: `Document`, plain strings, or mappings with ``text`` and optionally ``id`` and ``title``.
             top_n: how many to return, at least 1; None, or more than there are, for all. All are ranked either way.
             evidence: mark what got the attention in the returned documents, by sentence or by token.
-            states: for each document its kept token states, or None to read its text.
+            states: for each document its kept token states or decoder states, or None to read its text.
             bm25: for each document its BM25 score, by the statistics of the collection it is from; None to score words
                 by the statistics that ship with Sightline. Rerankers whose ``uses_bm25`` is False ignore it.
             best_per_id: documents that share an id are passages of one document: return the best of each.
@@ -177,7 +180,7 @@ class Reranker(ABC):
         top_n: int | None = None,
         *,
         evidence: Grain | None = None,
-        states: Sequence[Sequence[DocumentStates | None] | None] | None = None,
+        states: Sequence[Sequence[DocumentStates | StoredBlock | None] | None] | None = None,
         bm25: Sequence[Sequence[float] | None] | None = None,
         best_per_id: bool = False,
         min_score: float | None = None,
@@ -305,12 +308,17 @@ class Reranker(ABC):
         return out
 
     def _checked_states(
-        self, states: Sequence[DocumentStates | None] | None, count: int
-    ) -> Sequence[DocumentStates | None]:
+        self, states: Sequence[DocumentStates | StoredBlock | None] | None, count: int
+    ) -> Sequence[DocumentStates | StoredBlock | None]:
         if states is None:
             return [None] * count
-        if self.reader is None:
+        taken: type[DocumentStates | StoredBlock] | None = None if self.reader is None else DocumentStates
+        if self.reading is not None and self.reading.fingerprint:
+            taken = StoredBlock
+        if taken is None:
             raise InputError(f"{self.name} reads texts and takes no token states")
+        if wrong := [state for state in states if state is not None and not isinstance(state, taken)]:
+            raise InputError(f"{self.name} takes kept states as {taken.__name__}, not as {type(wrong[0]).__name__}")
         if len(states) != count:
             raise InputError(f"{count} documents came with {len(states)} kept states; give one, or None, for each")
         return states

@@ -147,7 +147,7 @@ class LateInteractionReranker(Reranker):
         texts = dict.fromkeys(
             document.contents
             for request in lists
-            for document, kept in zip(request.documents, request.states, strict=True)
+            for document, kept in zip(request.documents, _states(request), strict=True)
             if kept is None or not self.spec.keepable
         )
         behind = query if self.spec.documents_see_query else ""
@@ -166,7 +166,7 @@ class LateInteractionReranker(Reranker):
         q = torch.from_numpy(question.states)  # (S, D)
         known = [
             kept if kept is not None and self.spec.keepable else read[document.contents]
-            for document, kept in zip(request.documents, request.states, strict=True)
+            for document, kept in zip(request.documents, _states(request), strict=True)
         ]
         places = _with_tokens(request.documents, known, q.shape[1])
         keys = [known[i].keys for i in places]
@@ -193,7 +193,7 @@ class LateInteractionReranker(Reranker):
             [states.truncated for states in known],
             set(range(len(known))) - set(places),
             attention,
-            _dtypes(known, request.states if self.spec.keepable else [None] * len(known), self.reader.dtype),
+            _dtypes(known, _states(request) if self.spec.keepable else [None] * len(known), self.reader.dtype),
             states_backend(),
             (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
@@ -244,6 +244,11 @@ class LateInteractionReranker(Reranker):
                 "they are of another text"
             )
         return spans
+
+
+def _states(request: Request) -> list[DocumentStates | None]:
+    """The token states that came with the documents."""
+    return [state if isinstance(state, DocumentStates) else None for state in request.states]
 
 
 def _with_tokens(documents: Sequence[Document], states: Sequence[DocumentStates], dim: int) -> list[int]:

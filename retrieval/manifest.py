@@ -12,6 +12,7 @@ import xxhash
 
 from ..errors import DataError, IndexCorruptError, IndexStoreError
 from ..files import replace_file
+from ..models.reader import DecoderForm
 from ..parsing import as_type
 from .files import RESTORE
 
@@ -144,6 +145,7 @@ class Manifest:
         faiss: the vector index.
         lexical: the lexical engine.
         token_states: the token states that are kept.
+        decoder_states: the decoder states that are kept; None if there are none.
         complete: whether the build went through; an incomplete index can be searched, and resumed.
         counts: how many documents and passages there were after the last completed write.
         store: the database as of the last completed write.
@@ -157,6 +159,7 @@ class Manifest:
     faiss: FaissRecord
     lexical: LexicalRecord
     token_states: TokenStatesRecord
+    decoder_states: DecoderForm | None = None
     complete: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     store: StoreRecord = StoreRecord()
@@ -168,13 +171,17 @@ class Manifest:
         body = _as_json(self)
         del body["encoder"]["probe"]
         faiss = {"factory": self.faiss.factory, "parameters": self.faiss.parameters}
-        parts = ("encoder", "passages", "faiss", "lexical", "token_states")
-        return {part: body[part] for part in parts} | {"faiss": faiss}
+        parts = ("encoder", "passages", "faiss", "lexical", "token_states", "decoder_states")
+        return {part: body[part] for part in parts if part in body} | {"faiss": faiss}
 
     def difference(self, other: Manifest) -> str:
         """The settings in which another manifest differs, in words."""
         mine, theirs = self.settings(), other.settings()
-        return "; ".join(f"{k}: {mine[k]} there, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k])
+        return "; ".join(
+            f"{part}: {mine.get(part, 'none')} there, {theirs.get(part, 'none')} asked for"
+            for part in {**mine, **theirs}
+            if mine.get(part) != theirs.get(part)
+        )
 
     def save(self, folder: Path) -> None:
         """Write beside and rename into place."""

@@ -46,6 +46,7 @@ class Snapshot:
         vectors: the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped; None if the
             index keeps none.
         states: the token states of all rows, in the form they are kept; None if the index keeps none.
+        decoder: the decoder states of all rows, uint8 (tokens, bytes per token): see `StoredBlock`; None likewise.
         documents: int64 (rows,), number of the document that each row is of, 0 for rows that were deleted.
         live: bool (rows,), which rows belong to documents that are not deleted.
         structure: the FAISS structure's file, open.
@@ -57,6 +58,7 @@ class Snapshot:
     manifest: Manifest
     vectors: np.ndarray | None
     states: np.ndarray | None
+    decoder: np.ndarray | None
     documents: np.ndarray
     live: np.ndarray
     structure: BinaryIO | None
@@ -101,6 +103,9 @@ class OpenFiles:
         self.states = None
         if states.dim is not None:
             self.states = AppendFile(path / f"states.{states.kind}", dtype_of(states.kind, states.dim))
+        self.decoder = None
+        if (form := manifest.decoder_states) is not None:
+            self.decoder = AppendFile(path / f"decoder.{form.kind}", np.dtype((np.uint8, (form.token_bytes,))))
         self._connection = _Connection(path, manifest)
 
     @property
@@ -180,6 +185,7 @@ class OpenFiles:
             manifest,
             self.vectors.map(rows) if self.vectors else None,
             self.states.map(store.token_rows()) if self.states else None,
+            self.decoder.map(store.decoder_tokens()) if self.decoder else None,
             documents,
             documents > 0,
             structure,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from .. import __version__
 from ..errors import IndexMismatchError, IndexStoreError, InputError
 from ..models.encoder import Encoder
+from ..models.reader import DecoderForm, DecoderReader
 from .faiss_index import new_structure
 from .files import DATABASE, LOCKS, storage_errors
 from .manifest import EncoderRecord, FaissRecord, LexicalRecord, Manifest, PassageRecord, TokenStatesRecord
@@ -36,6 +37,9 @@ class IndexSettings:
         lexical: the BM25 engine.
         token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (388 bytes a
             token), ``fp16`` (768) or ``none``.
+        decoder_states: a reranker by a decoder, whose layout reads documents independently of the query: keep its keys
+            and values of every passage, so that it reads no text. It is needed again to add documents. None keeps none.
+        decoder_form: ``int8``, a byte for each number and a scale per token and head, or ``fp16``.
         max_tokens: of a passage, title included; None for what both models read whole (at most 254), 0 to keep
             every document whole, cut off where a model stops reading.
         overlap: tokens that neighbouring passages share.
@@ -51,6 +55,8 @@ class IndexSettings:
     faiss_parameters: str = ""
     lexical: Literal["fts5", "pyserini", "none"] = "fts5"
     token_states: Literal["none", "fp16", "int8"] = "int8"
+    decoder_states: DecoderReader | None = None
+    decoder_form: Literal["fp16", "int8"] = "int8"
     max_tokens: int | None = None
     overlap: int = 0
 
@@ -63,7 +69,8 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
         model: the encoder that they name.
 
     Raises:
-        InputError: if a setting is out of range, or two of them do not go together.
+        InputError: if a setting is out of range, two of them do not go together, or the decoder's layout reads
+            documents together with the query or with one another.
         MissingExtraError: if the structure needs FAISS and it is not installed.
         ModelError: if the model whose token states are kept cannot be loaded.
     """
@@ -86,6 +93,7 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
         faiss=FaissRecord(settings.faiss, settings.faiss_parameters),
         lexical=LexicalRecord(settings.lexical),
         token_states=states,
+        decoder_states=_decoder_form(settings),
         sightline=__version__,
     )
 
@@ -96,6 +104,19 @@ def _states(model: Encoder, kind: str) -> TokenStatesRecord:
     dtype_of(kind, 1)
     reader = states_reader(model)
     return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length)
+
+
+def _decoder_form(settings: IndexSettings) -> DecoderForm | None:
+    reader, kind = settings.decoder_states, settings.decoder_form
+    if reader is None:
+        return None
+    if not isinstance(reader, DecoderReader) or reader.reading is None:
+        raise InputError(
+            f"decoder_states takes a reranker by a decoder, such as load_reranker('hf:MODEL#icr-block'), not {reader!r}"
+        )
+    if kind not in ("fp16", "int8"):
+        raise InputError(f"decoder states are kept as 'fp16' or 'int8', not {kind!r}")
+    return reader.form(kind)
 
 
 def make(path: Path, planned: Manifest) -> None:

@@ -6,6 +6,7 @@ Its commit is the index's commit: a batch exists when, and only when, its transa
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import threading
@@ -33,6 +34,8 @@ CREATE TABLE IF NOT EXISTS passages(
     row INTEGER PRIMARY KEY, document INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     first_token INTEGER NOT NULL, tokens INTEGER NOT NULL, truncated INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS passages_of ON passages(document);
+CREATE TABLE IF NOT EXISTS decoder_passages(
+    row INTEGER PRIMARY KEY, first_token INTEGER NOT NULL, tokens INTEGER NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS segments(file TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     digest TEXT NOT NULL, PRIMARY KEY (file, start));
 """
@@ -213,6 +216,13 @@ class DocumentStore:
                 if _seal(fields, passages.get(fields[0], [])) != digest:
                     raise IndexCorruptError(f"{self.path}: document {fields[1]!r} is not what was written; {RESTORE}")
             first = last
+        if not self._fetch("SELECT 1 FROM sqlite_master WHERE name = 'decoder_passages'"):
+            return  # an index of before there were any
+        for *place, digest in self._fetch("SELECT row, first_token, tokens, digest FROM decoder_passages"):
+            if _seal(place, []) != digest:
+                raise IndexCorruptError(
+                    f"{self.path}: where the decoder states of row {place[0]} are is not what was written; {RESTORE}"
+                )
 
     def rows(self) -> int:
         """How many passage rows were ever committed, deleted ones included: the next free row."""
@@ -221,6 +231,11 @@ class DocumentStore:
     def token_rows(self) -> int:
         """How many token states were ever committed."""
         last = self._fetch("SELECT first_token + tokens FROM passages ORDER BY row DESC LIMIT 1")
+        return int(last[0][0]) if last else 0
+
+    def decoder_tokens(self) -> int:
+        """Of how many tokens decoder states were ever committed."""
+        last = self._fetch("SELECT first_token + tokens FROM decoder_passages ORDER BY row DESC LIMIT 1")
         return int(last[0][0]) if last else 0
 
     def counts(self) -> dict[str, int]:
@@ -246,6 +261,7 @@ class DocumentStore:
         passages: Sequence[Sequence[Passage]],
         tokens: np.ndarray,
         truncated: np.ndarray,
+        decoder_tokens: Sequence[int] = (),
     ) -> range:
         """Insert documents with their passages, within a transaction; returns the passages' rows.
 
@@ -254,8 +270,15 @@ class DocumentStore:
             passages: the passages of each document.
             tokens: int64 (P,), token states kept per passage, in order.
             truncated: int64 (P,), tokens not read per passage.
+            decoder_tokens: of how many tokens of each passage decoder states are kept; empty if the index keeps none.
         """
         first, token = self.rows(), self.token_rows()
+        if decoder_tokens:
+            starts = itertools.accumulate(decoder_tokens, initial=self.decoder_tokens())
+            states = [[first + i, *place] for i, place in enumerate(zip(starts, decoder_tokens, strict=False))]
+            self.connection.executemany(
+                "INSERT INTO decoder_passages VALUES (?, ?, ?, ?)", [[*place, _seal(place, [])] for place in states]
+            )
         row, number = first, self.last_number() + 1
         for document, chunks in zip(documents, passages, strict=True):
             fields = [number, document.id, document.title, document.text, as_json(document.metadata), 0]
@@ -356,6 +379,14 @@ class DocumentStore:
             passage = Passage(documents[number], start, stop)
             stored[row] = StoredPassage(row, passage, (first, first + tokens), truncated)
         return stored
+
+    def decoder_places(self, rows: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Where the decoder states of these rows are in their file: ``[first, stop)`` in tokens, by row."""
+        sql = (
+            "SELECT row, first_token, first_token + tokens FROM decoder_passages "
+            "WHERE row IN (SELECT value FROM json_each(?))"
+        )
+        return {row: (first, stop) for row, first, stop in self._fetch(sql, [json.dumps([int(row) for row in rows])])}
 
     def passages_of(self, ids: Sequence[str]) -> list[StoredPassage]:
         """All passages of the live documents among these ids, by row."""

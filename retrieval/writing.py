@@ -21,7 +21,7 @@ from ..documents import Document, Passage
 from ..errors import DataError, IndexLockedError, IndexStoreError, InputError, SightlineError
 from ..files import digest, replacing
 from ..models.encoder import Encoder
-from ..models.reader import BlockReader
+from ..models.reader import BlockReader, DecoderReader
 from .engines import flat_engine
 from .faiss_index import build_structure, faiss_device, import_faiss
 from .files import WRITER_LOCK, AppendFile, committing, locked, storage_errors
@@ -31,11 +31,12 @@ from .passages import Splitter, passage_batches
 from .store import Segment, as_json
 from .token_states import encode, states_reader
 
-__all__ = ["BATCH_PASSAGES", "PATIENCE", "Writer"]
+__all__ = ["BATCH_PASSAGES", "DECODER_PASSAGES", "PATIENCE", "Writer"]
 
 logger = logging.getLogger(__name__)
 
 BATCH_PASSAGES = 512  # commits are this far apart; token states of a batch take about 200 MB while it is written
+DECODER_PASSAGES = 64  # the same where a decoder reads each passage, which takes a hundred times as long
 PATIENCE = 0.5  # seconds: whoever opens an index whose writer was killed holds its lock for a moment
 
 
@@ -78,6 +79,7 @@ class Writer:
         documents: Iterable[Document],
         existing: Literal["refuse", "resume", "replace"],
         progress: Callable[[int], None] | None,
+        decoder: DecoderReader | None = None,
     ) -> int:
         """Write documents, a batch and a commit at a time, as the one writer.
 
@@ -87,6 +89,7 @@ class Writer:
             existing: what becomes of documents whose ids are there. ``refuse`` raises, ``replace`` replaces them, and
                 ``resume`` replaces those that differ and at the end deletes what was not in the stream.
             progress: called after each batch with the number of documents taken so far.
+            decoder: reads the decoder states that the index keeps; None if it keeps none.
 
         Returns:
             How many documents were written.
@@ -101,7 +104,8 @@ class Writer:
             splitter = Splitter(encoder.token_offsets, passages.max_tokens, passages.overlap)
         before = store.last_number()
         passed = bytearray(before + 1)  # by document number: it was in the stream
-        for batch in passage_batches(documents, splitter, BATCH_PASSAGES):
+        size = BATCH_PASSAGES if decoder is None else min(BATCH_PASSAGES, DECODER_PASSAGES)
+        for batch in passage_batches(documents, splitter, size):
             taken += len(batch)
             present = store.existing(document.id for document, _ in batch)
             twice = [id for id, number in present.items() if number > before or passed[number]]
@@ -117,7 +121,7 @@ class Writer:
                 stored = store.find(present)
                 batch = [pair for pair in batch if not _same(stored.get(pair[0].id), pair[0])]
             if batch:
-                self._commit(encoder, batch, sorted(present.keys() & {document.id for document, _ in batch}))
+                self._commit(encoder, decoder, batch, sorted(present.keys() & {document.id for document, _ in batch}))
                 written += len(batch)
             if progress is not None:
                 progress(taken)
@@ -166,7 +170,11 @@ class Writer:
         self._files.words.delete([p.row for p in gone], [p.passage.contents for p in gone])
 
     def _commit(
-        self, encoder: Encoder, batch: Sequence[tuple[Document, list[Passage]]], replaced: Sequence[str]
+        self,
+        encoder: Encoder,
+        decoder: DecoderReader | None,
+        batch: Sequence[tuple[Document, list[Passage]]],
+        replaced: Sequence[str],
     ) -> None:
         """Append one batch to the raw files, then make it exist."""
         store, contents = self._files.store, [passage.contents for _, passages in batch for passage in passages]
@@ -185,12 +193,30 @@ class Writer:
             vectors = encoder.encode_documents(contents) if vectors is None else vectors
             self._check_finite(vectors, contents)
             segments.append(self._append(self._files.vectors, vectors, store.rows()))
+        decoder_tokens: list[int] = []
+        if decoder is not None:
+            blocks = [passage.as_document() for _, passages in batch for passage in passages]
+            for appended, counts in self._append_decoder_states(decoder, blocks):
+                segments.append(appended)
+                decoder_tokens += counts
         with self._storing(), committing(self._path), store.transaction():
             if replaced:
                 self._forget(replaced)
-            added = store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated)
+            added = store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated, decoder_tokens)
             self._files.words.add(added, contents)
             store.record(segments)
+
+    def _append_decoder_states(
+        self, decoder: DecoderReader, blocks: Sequence[Document]
+    ) -> Iterator[tuple[Segment, list[int]]]:
+        """Append what a decoder reads of passages, some at a time; gives the segment and each passage's tokens."""
+        file, form = self._files.decoder, self._files.settings.decoder_states
+        assert file is not None and form is not None
+        committed = self._files.store.decoder_tokens()
+        for group in decoder.read_stored(blocks, form):
+            rows = np.concatenate(group).reshape(-1, form.token_bytes)
+            yield self._append(file, rows, committed), [len(data) // form.token_bytes for data in group]
+            committed += len(rows)
 
     def _check_finite(self, vectors: np.ndarray, contents: Sequence[str]) -> None:
         finite = np.isfinite(vectors).all(axis=1)

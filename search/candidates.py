@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from ..documents import Document, Passage
-from ..models.reader import DocumentStates
+from ..models.reader import DecoderReading, DocumentStates, StoredBlock
 
 if TYPE_CHECKING:
     from ..models.reader import BlockReader
@@ -34,6 +34,8 @@ class CandidateList:
         first_stage: name of the first stage.
         states: kept token states of each passage, or None for a passage to be read; None if there are none at all.
         reader: revision and maximal length of the reader whose token states these are.
+        decoder_states: kept decoder states of each passage, or None for a passage to be read; None if there are none.
+        reading: how the decoder states of the index were read, whether or not the list has them; None if it keeps none.
         bm25: BM25 score of each passage by the statistics of its collection; None if there are none.
         milliseconds: wall time: ``retrieve`` to find the passages, ``fetch`` to fetch them, ``states`` to open their
             token states.
@@ -52,6 +54,8 @@ class CandidateList:
     first_stage: str
     states: tuple[DocumentStates | None, ...] | None = None
     reader: tuple[str, int] | None = None
+    decoder_states: tuple[StoredBlock | None, ...] | None = None
+    reading: DecoderReading | None = None
     bm25: tuple[float, ...] | None = None
     milliseconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -89,9 +93,18 @@ class CandidateList:
         """The passages as a reranker reads them: each as a document of its own."""
         return [passage.as_document() for passage in self.passages]
 
-    def states_for(self, reranker: Reranker) -> tuple[DocumentStates | None, ...] | None:
-        """The token states, if they are those of the reranker's reader; else None."""
-        return self.states if self.reader is not None and self.reader == identity(reranker.reader) else None
+    def states_for(self, reranker: Reranker) -> tuple[DocumentStates | StoredBlock | None, ...] | None:
+        """The token states if they are those of the reranker's reader, the decoder states if it reads so; else None."""
+        if self.reader is not None and self.reader == identity(reranker.reader):
+            return self.states
+        return self.decoder_states if self.decoder_misfit(reranker) == "" else None
+
+    def decoder_misfit(self, reranker: Reranker) -> str | None:
+        """Why a reranker cannot use the decoder states of the index; "" if it can.
+
+        None if the reranker is no decoder, or the index keeps no decoder states.
+        """
+        return None if self.reading is None or reranker.reading is None else reranker.reading.misfit(self.reading)
 
     def with_states(self, reader: BlockReader, states: Sequence[DocumentStates | None]) -> CandidateList:
         """The list with the token states that a reader gave for the passages, or None for a passage to be read."""
@@ -109,6 +122,7 @@ class CandidateList:
             passages=_picked(self.passages, order),
             scores=_picked(self.scores, order),
             states=None if self.states is None else _picked(self.states, order),
+            decoder_states=None if self.decoder_states is None else _picked(self.decoder_states, order),
             bm25=None if self.bm25 is None else _picked(self.bm25, order),
         )
 
@@ -125,14 +139,17 @@ class CandidateList:
             added: documents, each with its token states, or None to have it read.
             at: the place, from 0 to N.
         """
-        states = self.states
+        states, decoder_states = self.states, self.decoder_states
         if states is not None:
             states = (*states[:at], *(state for _, state in added), *states[at:])
+        if decoder_states is not None:
+            decoder_states = (*decoder_states[:at], *(None for _ in added), *decoder_states[at:])
         return dataclasses.replace(
             self,
             passages=(*self.passages[:at], *(whole(document) for document, _ in added), *self.passages[at:]),
             scores=(*self.scores[:at], *(float("nan") for _ in added), *self.scores[at:]),
             states=states,
+            decoder_states=decoder_states,
             bm25=None,
         )
 

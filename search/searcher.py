@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..documents import Grain, Unit, encodable
 from ..errors import InputError
-from ..models.reader import DocumentStates
+from ..models.reader import DecoderReading, DocumentStates, StoredBlock
 from ..names import FIRST_STAGES, FirstStage
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
@@ -45,8 +45,8 @@ class Searcher:
         candidates: how many documents the first stage hands on; each with all its passages that were found.
         fusion: for ``hybrid``: the weight of dense, between 0 and 1, in a sum of min-max scores, or ``"rrf"`` for
             reciprocal rank fusion. The default was chosen on dev collections, where it beat reciprocal ranks.
-        kept_states: let the reranker use the token states that the index keeps, if they are its reader's; False reads
-            the texts anew.
+        kept_states: let the reranker use the token states that the index keeps, if they are its reader's, or the
+            decoder states, if it reads documents in the same way; False reads the texts anew.
 
     Raises:
         InputError: if an argument is out of range.
@@ -287,8 +287,8 @@ class Searcher:
 
     @property
     def uses_kept_states(self) -> bool:
-        """Whether the reranker is served from the token states that the index keeps; False: it reads the texts."""
-        return self._keeps(self.reranker)
+        """Whether the reranker is served from what the index keeps; False: it reads the texts."""
+        return self._keeps_token_states(self.reranker) or self._keeps_decoder_states(self.reranker)
 
     @property
     def _stages(self) -> list[FirstStage]:
@@ -298,10 +298,19 @@ class Searcher:
             return ["bm25"]
         return ["bm25", "dense", "hybrid"] if has_words else ["dense"]
 
-    def _keeps(self, reranker: Reranker | None) -> bool:
+    def _keeps_token_states(self, reranker: Reranker | None) -> bool:
         """Whether the index keeps token states of the reader that this reranker reads with, and they may be used."""
         reader = None if reranker is None else identity(reranker.reader)
         return self._kept_states and reader is not None and reader == self._kept_reader()
+
+    def _keeps_decoder_states(self, reranker: Reranker | None) -> bool:
+        """Whether the index keeps decoder states that this reranker can use, and they may be used."""
+        kept, own = self._kept_reading(), None if reranker is None else reranker.reading
+        return kept is not None and own is not None and not own.misfit(kept)
+
+    def _kept_reading(self) -> DecoderReading | None:
+        form = self.index.manifest.decoder_states
+        return form.reading if form is not None and self._kept_states else None
 
     def _kept_reader(self) -> tuple[str, int] | None:
         kept = self.index.manifest.token_states
@@ -328,7 +337,9 @@ class Searcher:
         rows = dict.fromkeys(row for stage in first_stages for row in found[stage].rows)
         stored = {passage.row: passage for passage in self.index.passages(list(rows))}
         fetched = time.perf_counter()
-        states = self._states(list(stored.values())) if any(map(self._keeps, rerankers)) else None
+        states = self._states(list(stored.values())) if any(map(self._keeps_token_states, rerankers)) else None
+        uses_decoder = any(map(self._keeps_decoder_states, rerankers))
+        decoder_states = self._decoder_states(list(stored.values())) if uses_decoder else None
         opened = time.perf_counter()
         uses_bm25 = any(reranker is not None and reranker.uses_bm25 for reranker in rerankers)
         bm25 = self._bm25(query, list(stored), found.get("bm25")) if uses_bm25 and "bm25" in self._stages else None
@@ -354,6 +365,8 @@ class Searcher:
                 first_stage=stage,
                 states=None if states is None else tuple(states[row] for row, _ in shown),
                 reader=None if states is None else self._kept_reader(),
+                decoder_states=None if decoder_states is None else tuple(decoder_states[row] for row, _ in shown),
+                reading=self._kept_reading(),
                 bm25=None if bm25 is None else tuple(bm25[row] for row, _ in shown),
                 milliseconds={
                     "retrieve": found[stage].milliseconds,
@@ -366,6 +379,11 @@ class Searcher:
         """The kept token states by row."""
         keys = self.index.token_keys(stored) or []
         return {passage.row: DocumentStates(key, passage.truncated) for passage, key in zip(stored, keys, strict=True)}
+
+    def _decoder_states(self, stored: Sequence[StoredPassage]) -> dict[int, StoredBlock | None]:
+        """The kept decoder states by row."""
+        blocks = self.index.decoder_states(stored) or [None] * len(stored)
+        return {passage.row: block for passage, block in zip(stored, blocks, strict=True)}
 
     def _bm25(self, query: str, rows: Sequence[int], words: Found | None) -> dict[int, float]:
         """BM25 scores by row; ``words`` has those that the search by words has found already."""
@@ -410,7 +428,7 @@ def _ranked(
         reranker=reranker.name,
         query_tokens=ranking.query_tokens,
         truncated=ranking.truncated,
-        warnings=ranking.warnings,
+        warnings=(*ranking.warnings, *_unused(candidates, reranker)),
         milliseconds={
             "retrieve": times.get("retrieve", 0.0),
             "fetch": times.get("fetch", 0.0)
@@ -419,6 +437,15 @@ def _ranked(
             "rerank": (time.perf_counter() - started) * 1e3,
         },
     )
+
+
+def _unused(candidates: CandidateList, reranker: Reranker) -> tuple[str, ...]:
+    """The warning that a reranker by a decoder read documents anew, though the index keeps decoder states."""
+    reason = candidates.decoder_misfit(reranker)
+    if not reason or candidates.reading is None:
+        return ()
+    kept = candidates.reading.name
+    return (f"the documents were read anew, since {reranker.name} cannot use the decoder states of {kept}: {reason}",)
 
 
 def _in_order(candidates: CandidateList, k: int, unit: Unit) -> SearchResult:

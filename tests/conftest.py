@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.models.reader import BlockReader, TokenStates
+from sightline.errors import InputError
+from sightline.models.reader import BlockReader, DecoderForm, DecoderReading, TokenStates
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when haystack is imported
 if not torch.cuda.is_available():
@@ -53,6 +54,33 @@ class ToyEncoder(BlockReader):
         return self.read(texts, states=False).pooled
 
     encode_documents = encode_queries
+
+
+class ToyDecoder:
+    """Keeps of each word bytes that follow from it and its place: two passages at a time, with a title's words."""
+
+    def __init__(self, revision="r1", fingerprint="f1", layer=2):
+        self.reading = DecoderReading("hf:toy#words", "toy", revision, "words", fingerprint, layer)
+        self.passages = 0
+
+    def form(self, kind):
+        if not self.reading.fingerprint:
+            raise InputError("documents cannot be kept")
+        return DecoderForm(self.reading, kind, heads=2, key_dim=3, value_dim=3)
+
+    def read_stored(self, documents, form):
+        for start in range(0, len(documents), 2):
+            group = documents[start : start + 2]
+            self.passages += len(group)
+            yield [self._read(re.findall(r"\w+", document.contents), form) for document in group]
+
+    def _read(self, words, form):
+        parts = [
+            hashlib.shake_256(f"{word} {place} {part}".encode()).digest(size)
+            for part, size in enumerate(form.slot_bytes(form.reading.layer))
+            for place, word in enumerate(words)
+        ]
+        return np.frombuffer(b"".join(parts), dtype=np.uint8)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..facades import lazy_names
+from ..names import DECODERS
 from ..wording import did_you_mean, listed, quoted
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def check_learner(name: str) -> None:
         name: a name for `load_learner`.
 
     Raises:
-        InputError: if it is neither ``minilm`` nor ``hf:`` and a model.
+        InputError: if it is neither ``minilm`` nor a decoder model.
 
     Example:
         >>> check_learner("minlm")
@@ -106,16 +107,17 @@ def check_learner(name: str) -> None:
     """
     if name == _DECODER:
         raise InputError("hf: names no model; add a name or a folder, as in hf:Qwen/Qwen3-0.6B")
-    if name != "minilm" and not name.startswith(_DECODER):
-        near = did_you_mean(name, ["minilm", "hf:"])
-        raise InputError(f"nothing called {quoted(name)} can be trained; there are 'minilm' and 'hf:MODEL'{near}")
+    if name != "minilm" and name not in DECODERS and not name.startswith(_DECODER):
+        near = did_you_mean(name, ["minilm", *DECODERS, "hf:"])
+        known = ", ".join(map(repr, ("minilm", *DECODERS)))
+        raise InputError(f"nothing called {quoted(name)} can be trained; there are {known} and 'hf:MODEL'{near}")
 
 
 def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
     """What to train.
 
     Args:
-        name: ``minilm``, the embedded default, or ``hf:`` and the name or folder of a decoder model.
+        name: ``minilm``, the embedded default; ``smollm2``; or ``hf:`` and a decoder model, as `load_decoder` takes it.
         options: the options of `sightline.training.late_interaction.LateInteractionLearner` or
             `sightline.training.decoder.DecoderLearner`.
 

@@ -30,7 +30,8 @@ class TrainingConfig:
         schedule: How the learning rate goes on after that: down to 0 along a cosine, or constant.
         weight_decay: Weight decay of AdamW (Loshchilov and Hutter, 2019).
         clip: Clip the gradient to this norm; 0 does not clip.
-        precision: Number format to compute in. Half precision is mixed: the parameters keep their own format.
+        precision: Number format to compute in, also where dev is measured. Half precision is mixed: the parameters keep
+            their own format.
         seed: Seed of everything random in the run.
         evaluate_every: Steps between measurements on dev; 0 measures at the start and the end only.
         patience: Stop after so many measurements without gain; 0 never stops early.
@@ -124,19 +125,24 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The loss: ``next_token + auxiliary_weight * (contrastive + distillation)`` (BlockRank, 2025).
+    """The loss: ``next_token + auxiliary_weight * (contrastive + preference + distillation)`` (BlockRank, 2025).
 
-    A learner that writes no answers has the contrastive loss and the distillation alone. The distance from the initial
-    weights is added to either.
+    A learner that writes no answers has the losses in the parentheses alone, each by its weight. The distance from the
+    initial weights is added to either.
 
     Args:
         temperature: Divides the scores in the loss; too low a value makes the loss 0 and nothing is learnt. None takes
             `Learner.temperature`, which suits the learner's scores.
         learn_temperature: Train the temperature too.
+        log_scores: Compare the logarithms of the scores, which must be shares of attention. With temperature 1, the
+            contrastive loss is then minus the logarithm of the share that the relevant documents get (a pointer's loss;
+            CompRank, 2026), which goes on teaching where all shares are small.
         positives: Count several relevant documents together (joint), or each on its own against the others (each;
             QRRanker, 2026).
         auxiliary_weight: Weight of the ranking loss beside the next-token loss, if there is one.
-        contrastive_weight: Weight of the contrastive loss; 0 learns from the teacher alone.
+        contrastive_weight: Weight of the contrastive loss.
+        preference_weight: Weight of the loss over pairs of a relevant and another document (as HeadRank, 2026, learns
+            from preferences).
         distillation_weight: Weight of learning the scores that the lists carry (distillation).
         teacher_temperature: Divides the scores that the lists carry.
         anchor_weight: Weight of the penalty on moving away from the initial weights. It is their mean squared distance
@@ -148,9 +154,11 @@ class Objective:
 
     temperature: Annotated[float | None, Range(above=0)] = None
     learn_temperature: bool = False
+    log_scores: bool = False
     positives: Literal["joint", "each"] = "joint"
     auxiliary_weight: Annotated[float, Range(0)] = 0.1
     contrastive_weight: Annotated[float, Range(0)] = 1.0
+    preference_weight: Annotated[float, Range(0)] = 0.0
     distillation_weight: Annotated[float, Range(0)] = 0.0
     teacher_temperature: Annotated[float, Range(above=0)] = 1.0
     anchor_weight: Annotated[float, Range(0)] = 0.0
@@ -159,8 +167,10 @@ class Objective:
         check_settings(self)
         if self.learn_temperature and self.temperature is not None and self.temperature < COLDEST:
             raise InputError(f"a temperature that is learnt must start at {COLDEST} or more, not {self.temperature}")
-        if not self.contrastive_weight and not self.distillation_weight:
-            raise InputError("contrastive_weight and distillation_weight are both 0; there is nothing to learn from")
+        if not self.contrastive_weight and not self.preference_weight and not self.distillation_weight:
+            raise InputError(
+                "contrastive_weight, preference_weight and distillation_weight are 0: there is nothing to learn from"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

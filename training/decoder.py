@@ -54,6 +54,8 @@ class DecoderLearner:
         alpha: the number by which, over the rank, the adapters' product is multiplied; None for twice the rank.
         targets: which linear maps of the layers get adapters, such as ``q_proj``; None for all, those of the attention
             and the MLP.
+        first_layer: the first layer that is trained. The layers below it and the embeddings stay as they are, and no
+            gradient is computed for them, which makes a step cheaper.
         dropout: the dropout of the adapters' inputs.
         next_token: also learn to write the layout's ``target``, the ids of the documents that answer.
         gradient_checkpointing: keep only what goes into each layer, and compute the layer again for its gradients.
@@ -96,6 +98,7 @@ class DecoderLearner:
         alpha: float | None = None,
         targets: Sequence[str] | None = None,
         dropout: float = 0.0,
+        first_layer: int = 0,
         next_token: bool = False,
         gradient_checkpointing: bool = False,
         heads: str | Path | Sequence[str] | None = None,
@@ -122,15 +125,20 @@ class DecoderLearner:
             layout = load_layout(layout, layers=self.layers - 1)
         if lora is None and loading.get("dtype") is None:
             loading["dtype"] = torch.float32
+        if not 0 <= first_layer < self.layers:
+            raise InputError(
+                f"first_layer must be from 0 to {self.layers - 1}, the signal layer of layout {layout.name!r}, "
+                f"not {first_layer}"
+            )
         layer_count = None if next_token else self.layers
         self.model, self.tokenizer = load_weights(model, layers=layer_count, head=next_token, **loading)
         self.name, self.layout, self.next_token = model, layout, next_token
         self.base = self.model.base_model if next_token else self.model
         self.model.requires_grad_(False)
-        self.adapter = None if lora is None else self._adapt(lora, alpha, targets, dropout, seed)
+        self.adapter = None if lora is None else self._adapt(lora, alpha, targets, dropout, first_layer, seed)
         if lora is None:
-            self.base.get_input_embeddings().requires_grad_(True)
-            self.base.layers[: self.layers].requires_grad_(True)
+            self.base.get_input_embeddings().requires_grad_(not first_layer)
+            self.base.layers[first_layer : self.layers].requires_grad_(True)
         # Modules are shared from here on, so nothing may take another's place any more.
         self.ranker = DecoderReranker(Decoder(cut_off(self.base, self.layers), self.tokenizer, model, revision), layout)
         if gradient_checkpointing:
@@ -234,9 +242,15 @@ class DecoderLearner:
         return nn.functional.cross_entropy(logits.to(wide), expected)
 
     def _adapt(
-        self, rank: int, alpha: float | None, targets: Sequence[str] | None, dropout: float, seed: int
+        self,
+        rank: int,
+        alpha: float | None,
+        targets: Sequence[str] | None,
+        dropout: float,
+        first_layer: int,
+        seed: int,
     ) -> LoraConfig:
-        """Put adapters into the layers up to the signal layer."""
+        """Put adapters into the layers that are trained."""
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
@@ -244,6 +258,7 @@ class DecoderLearner:
         linear = {
             f"layers.{at}.{name}"
             for at, layer in enumerate(self.base.layers[: self.layers])
+            if at >= first_layer
             for name, module in layer.named_modules()
             if isinstance(module, nn.Linear)
         }

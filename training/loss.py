@@ -1,4 +1,4 @@
-"""What training minimises: contrast between positives and the list, divergence from a teacher, distance from the start.
+"""What training minimises: contrast and preferences within a list, divergence from a teacher, distance from the start.
 
 Scores are never rescaled to a range, list by list: a list in which nothing stands out would then look like one in which
 something does. Temperatures are the only scale.
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .config import Objective
     from .learner import Output, TrainingList
 
-__all__ = ["anchor_loss", "contrastive_loss", "distillation_loss", "list_losses"]
+__all__ = ["anchor_loss", "contrastive_loss", "distillation_loss", "list_losses", "preference_loss"]
+
+_SMALLEST_SHARE = 1e-12  # the logarithm of less teaches nothing more
 
 
 def contrastive_loss(
@@ -52,13 +54,41 @@ def contrastive_loss(
     """
     import torch
 
-    if positive.all() or not positive.any():
-        raise InputError(f"of {len(positive)} documents {int(positive.sum())} are positive; a list needs both kinds")
+    _check_kinds(positive)
     logits = scores / temperature
     if positives == "joint":
         return torch.logsumexp(logits, 0) - torch.logsumexp(logits[positive], 0)
     against = torch.logsumexp(logits[~positive], 0)
     return (torch.logaddexp(logits[positive], against) - logits[positive]).mean()
+
+
+def preference_loss(scores: torch.Tensor, positive: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    """RankNet (Burges et al., 2005): the mean of ``log(1 + exp((S_n - S_p) / t))`` over positives p and negatives n.
+
+    Unlike the contrastive loss, it gives each pair that is in the wrong order the same weight, however high a third
+    document scores. HeadRank (2026) trains attention by such preferences; its regulariser is not here.
+
+    Args:
+        scores: the scores S, (N,).
+        positive: which documents are positive, bool (N,), with at least one True and one False.
+        temperature: the temperature t.
+
+    Returns:
+        (), at least 0.
+
+    Raises:
+        InputError: if there is no positive, or no negative.
+
+    Example:
+        >>> import torch
+        >>> loss = preference_loss(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([True, False, False]), temperature=1.0)
+        >>> round(float(loss), 4)  # ln 2
+        0.6931
+    """
+    from torch.nn import functional
+
+    _check_kinds(positive)
+    return functional.softplus((scores[~positive] - scores[positive][:, None]) / temperature).mean()
 
 
 def distillation_loss(
@@ -115,11 +145,12 @@ def list_losses(
         temperature: the objective's temperature, as it stands where it is learnt.
 
     Returns:
-        ``loss`` () and, of those that the objective has, its parts unweighted: ``contrastive``, ``distillation`` and
-        ``next_token``, each a mean over lists.
+        ``loss`` () and, of those that the objective has, its parts unweighted: ``contrastive``, ``preference``,
+        ``distillation`` and ``next_token``, each a mean over lists.
 
     Raises:
-        InputError: if the learner returned other than one score for each document.
+        InputError: if the learner returned other than one score for each document, or logarithms are asked for of
+            scores below 0.
     """
     import torch
 
@@ -130,7 +161,7 @@ def list_losses(
             )
     parts: dict[str, torch.Tensor] = {}
     pairs = [
-        (training_list, scores.float() if scores.dtype != torch.float64 else scores)
+        (training_list, _compared(scores.float() if scores.dtype != torch.float64 else scores, objective))
         for training_list, scores in zip(lists, output.scores, strict=True)
     ]
     if objective.contrastive_weight:
@@ -138,6 +169,11 @@ def list_losses(
             contrastive_loss(
                 scores, torch.tensor(training_list.positive, device=scores.device), temperature, objective.positives
             )
+            for training_list, scores in pairs
+        ) / len(lists)
+    if objective.preference_weight:
+        parts["preference"] = _sum(
+            preference_loss(scores, torch.tensor(training_list.positive, device=scores.device), temperature)
             for training_list, scores in pairs
         ) / len(lists)
     if objective.distillation_weight:
@@ -152,12 +188,33 @@ def list_losses(
             else 0.0 * scores.sum()
             for training_list, scores in pairs
         ) / len(lists)
-    weights = {"contrastive": objective.contrastive_weight, "distillation": objective.distillation_weight}
+    weights = {
+        "contrastive": objective.contrastive_weight,
+        "preference": objective.preference_weight,
+        "distillation": objective.distillation_weight,
+    }
     loss = _sum(weights[name] * value for name, value in parts.items())
     if output.next_token is not None:
         parts["next_token"] = output.next_token.float().mean()
         loss = parts["next_token"].to(loss.device) + objective.auxiliary_weight * loss
     return {"loss": loss, **parts}
+
+
+def _compared(scores: torch.Tensor, objective: Objective) -> torch.Tensor:
+    """What the losses compare: the scores, or their logarithms."""
+    if not objective.log_scores:
+        return scores
+    if bool((scores < 0).any()):
+        raise InputError(
+            "log_scores is for shares of attention, which are not negative; these scores are. Leave log_scores out, or "
+            "train a layout with the readout mass and no calibration"
+        )
+    return scores.clamp_min(_SMALLEST_SHARE).log()
+
+
+def _check_kinds(positive: torch.Tensor) -> None:
+    if positive.all() or not positive.any():
+        raise InputError(f"of {len(positive)} documents {int(positive.sum())} are positive; a list needs both kinds")
 
 
 def _sum(values: Iterable[torch.Tensor]) -> torch.Tensor:

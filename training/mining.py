@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,9 @@ from ..eval.reranking import rerank_run, with_positives
 from ..eval.runs import first_stage_run
 from ..eval.trec import trec_order, write_run
 from ..names import SystemName
+from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
+from ..retrieval.index import Index
 from .config import Mining
 from .examples import Example, text_key
 
@@ -127,8 +130,9 @@ def run_system(
 ) -> dict[str, dict[str, float]]:
     """What a system finds for every judged query, positives included.
 
-    A reranker also reads the positives that its first stage missed, so that it scores them: lists that lack one are
-    ranked again with it, from the texts. A first stage alone has no score for what it missed.
+    A reranker also reads the positives that its first stage missed, so that it scores them, from the texts. Where its
+    scores depend on the list, the whole list is ranked again with them. A first stage alone has no score for what it
+    missed.
 
     Args:
         dataset: what to search.
@@ -168,15 +172,39 @@ def run_system(
     )
     run = next(iter(outcome.runs.values()))
     if reranker is not None:
-        # Not by evaluate_systems: it would read all lists anew, for which an index keeps the states.
-        lacking = [id for id, grades in dataset.qrels.items() if _positives(id, grades) - run.get(id, {}).keys()]
-        queries = {id: dataset.queries[id] for id in lacking}
-        some = dataclasses.replace(dataset, queries=queries, qrels={id: dataset.qrels[id] for id in lacking})
-        lists = with_positives(some, run, candidates)
-        if lists:
-            tell = None if progress is None else partial(progress, "positives")
-            run |= rerank_run(some, lists, load_reranker(reranker), max(map(len, lists.values())), tell)
+        searched = Path(index) if index is not None else work / "index"
+        with Index.open(searched) if searched.is_dir() else contextlib.nullcontext() as opened:
+            _add_positives(dataset, run, load_reranker(reranker), candidates, opened, progress)
     return run
+
+
+def _add_positives(
+    dataset: Dataset,
+    run: dict[str, dict[str, float]],
+    reranker: Reranker,
+    candidates: int,
+    index: Index | None,
+    progress: Callable[[str, int], None] | None,
+) -> None:
+    """Score the positives that a run lacks."""
+    # Not by evaluate_systems: it would read all lists anew, for which an index keeps the states.
+    lacking = [id for id, grades in dataset.qrels.items() if _positives(id, grades) - run.get(id, {}).keys()]
+    queries = {id: dataset.queries[id] for id in lacking}
+    some = dataclasses.replace(dataset, queries=queries, qrels={id: dataset.qrels[id] for id in lacking})
+    lists = with_positives(some, run, candidates)
+    if reranker.list_free:  # what is scored already has the score that it would have beside the positives
+        lists = {
+            id: {document: score for document, score in scores.items() if document not in run.get(id, {})}
+            for id, scores in lists.items()
+        }
+    lists = {id: scores for id, scores in lists.items() if scores}
+    if not lists:
+        return
+    tell = None if progress is None else partial(progress, "positives")
+    again = rerank_run(some, lists, reranker, max(map(len, lists.values())), tell, index)
+    for id, scores in again.items():
+        together = run.get(id, {}) | scores if reranker.list_free else scores
+        run[id] = {document: together[document] for document in trec_order(together)}
 
 
 def _positives(query: str, grades: Mapping[str, int]) -> set[str]:

@@ -214,7 +214,8 @@ class _Run:
         self._between = True  # while the learner holds other weights than the state
         self._put(mixed)
         try:
-            [values] = measure([self.learner.reranker()], self.dev)
+            with self._autocast():
+                [values] = measure([self.learner.reranker()], self.dev)
         finally:
             self._put(learnt)
             self._between = False

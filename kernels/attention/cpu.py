@@ -3,11 +3,13 @@
 A batch holds copies of each block's keys behind copies of its prefix; blocks are padded to the longest of their batch
 (at most an eighth). Query blocks, whose prefix is the whole context, are computed in two parts that share no key
 and are merged by their log-sum-exp. Half precisions are computed in float32: without AMX or AVX512-BF16, CPUs multiply
-bfloat16 several times slower.
+bfloat16 several times slower. Where there is one of them, gradients of bfloat16 are products in bfloat16.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +21,8 @@ __all__ = ["backward", "forward"]
 
 _SLACK = 0.875  # of the longest in a batch: shorter blocks begin another batch
 _BATCH_KEYS = 2**15  # keys copied for one batch, at most (one block may have more)
-_CHUNK = 4096  # keys of a query block's prefix that the backward pass holds probabilities for at a time
+_ROWS = 128  # tokens of a tile of the backward pass
+_LOGITS = 2**19  # logits of such a tile, of all heads together: 2 MiB
 
 
 class _Index(NamedTuple):
@@ -43,6 +46,14 @@ class _Batch(NamedTuple):
     keys: _Index  # (B, P + L)
     mask: torch.Tensor | None  # bool, broadcasts to (B, 1, L, P + L); None where every row sees every key
     real: torch.Tensor | None  # bool (B, L), False for padding; None where there is none
+
+
+class _Tile(NamedTuple):
+    """Queries and keys that meet in the backward pass."""
+
+    rows: slice
+    keys: slice
+    mask: torch.Tensor | None  # float32 (R, K), 1 where a row sees a key, else 0; None where every row sees every key
 
 
 def forward(
@@ -81,36 +92,89 @@ def backward(
     layout: Packing,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients by q, k and v; probabilities are computed again from ``lse`` (FlashAttention-2, section 3.1.2)."""
-    wide, group = lse.dtype, q.shape[1] // k.shape[1]
-    d_q, d_k, d_v = (torch.zeros(x.shape, dtype=wide) for x in (q, k, v))
+    """Gradients by q, k and v; probabilities are computed again from ``lse`` (FlashAttention-2, section 3.1.2).
+
+    The context is cut into tiles of queries by keys whose logits stay in the processor's cache; nearly all of them are
+    slices, so that nothing is gathered or scattered. A tile's heads stand as in `_attend`: the query heads that share a
+    key head are rows beside one another.
+    """
+    wide, hkv = lse.dtype, k.shape[1]
+    group = q.shape[1] // hkv
+    # Logits are always in float32; the other four products are, where bfloat16 is fast, in bfloat16.
+    fast = q.dtype if q.dtype == torch.bfloat16 and _fast_bfloat16() else wide
+
+    def fold(x: torch.Tensor) -> torch.Tensor:
+        """(T, Hq, D) -> (Hkv, T * G, D)."""
+        folded: torch.Tensor = x.unflatten(1, (hkv, -1)).transpose(0, 1).flatten(1, 2)
+        return folded
+
     # The softmax's inner product, less what the log-sum-exp's own gradient adds to every logit.
-    delta = (out.to(wide) * d_out.to(wide)).sum(dim=-1) - d_lse  # (T, Hq)
+    delta = fold(((out.to(wide) * d_out.to(wide)).sum(dim=-1) - d_lse)[..., None])  # (Hkv, T * G, 1)
+    lse_, q_, k_, do_, v_ = fold(lse[..., None]), fold(q), fold(k), fold(d_out.to(fast)), fold(v.to(fast))
+    q_wide, k_wide, q_, k_ = q_.to(wide) * scale, k_.to(wide), q_.to(fast), k_.to(fast)
+    d_q, d_k, d_v = (torch.zeros(x.shape, dtype=wide) for x in (q_, k_, v_))
+    bmm = torch.bmm  # not @, which copies slices of a batch
+    for rows, keys, mask in layout.keep(("cpu tiles", hkv * group), lambda: _tiles(layout, hkv * group)):
+        folded = slice(rows.start * group, rows.stop * group)
+        p = bmm(q_wide[:, folded], k_wide[:, keys].mT).sub_(lse_[:, folded]).exp_()  # (Hkv, R * G, K)
+        if mask is not None:
+            p.unflatten(1, (-1, group)).mul_(mask[:, None])
+        ds = torch.sub(bmm(do_[:, folded], v_[:, keys].mT), delta[:, folded]).mul_(p).to(fast)
+        d_q[:, folded] += bmm(ds, k_[:, keys])
+        d_k[:, keys] += bmm(ds.mT, q_[:, folded])
+        d_v[:, keys] += bmm(p.to(fast).mT, do_[:, folded])
+    d_q = (d_q * scale).unflatten(1, (-1, group)).transpose(0, 1).flatten(1, 2)
+    d_k *= scale
+    return d_q.to(q.dtype), d_k.transpose(0, 1).to(k.dtype), d_v.transpose(0, 1).to(v.dtype)
 
-    def add(rows: _Index, keys: _Index, mask: torch.Tensor | None) -> None:
-        k_, v_ = (_take(x, keys, wide).transpose(1, 2) for x in (k, v))  # (B, Hkv, S, D)
-        of_rows = [_take(x, rows, wide).transpose(1, 2) for x in (q, d_out, lse[..., None], delta[..., None])]
-        for g in range(group):
-            q_, do_, lse_, delta_ = (x[:, g::group] for x in of_rows)  # (B, Hkv, L, D or 1)
-            p = (q_ @ k_.mT * scale - lse_).exp()  # (B, Hkv, L, S)
-            if mask is not None:
-                p = p.masked_fill(~mask, 0)
-            ds = p * (do_ @ v_.mT - delta_) * scale
-            d_q[:, g::group].index_add_(0, rows.tokens.flatten(), (ds @ k_).transpose(1, 2).flatten(0, 1))
-            d_k.index_add_(0, keys.tokens.flatten(), (ds.mT @ q_).transpose(1, 2).flatten(0, 1))
-            d_v.index_add_(0, keys.tokens.flatten(), (p.mT @ do_).transpose(1, 2).flatten(0, 1))
 
-    for batch in layout.keep("cpu batches", lambda: _batches(layout)):
-        mask = batch.mask
-        if batch.real is not None:  # padded rows repeat a real one: they must not be counted again
-            real = batch.real[:, None, :, None]
-            mask = real if mask is None else mask & real
-        add(batch.rows, batch.keys, mask)
-    for rows, own, prefix in layout.keep("cpu queries", lambda: _queries(layout)):
-        add(rows, rows, own)
-        for part in prefix.tokens.split(_CHUNK, dim=1):
-            add(rows, _Index.of(part.numpy()), None)
-    return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype)
+def _tiles(layout: Packing, heads: int) -> list[_Tile]:
+    """Each pair of a query and a key that it sees is in one tile."""
+    out: list[_Tile] = []
+    masks: dict[tuple[int, ...], torch.Tensor | None] = {}
+
+    def whole(rows: range, keys: range) -> None:
+        """All these rows see all these keys."""
+        for row in rows[::_ROWS]:
+            some = slice(row, min(row + _ROWS, rows.stop))
+            step = max(1, _LOGITS // (heads * (some.stop - some.start)))
+            out.extend(_Tile(some, slice(key, min(key + step, keys.stop)), None) for key in keys[::step])
+
+    def own(start: int, sizes: tuple[int, ...]) -> None:
+        """Each of these neighbours sees itself."""
+        if sizes not in masks:
+            mask = torch.block_diag(*(torch.ones(size, size) for size in sizes))
+            masks[sizes] = mask.tril() if layout.causal else mask if len(sizes) > 1 else None
+        span = slice(start, start + sum(sizes))
+        out.append(_Tile(span, span, masks[sizes]))
+
+    blocks = layout.blocks[SEEN].tolist()
+    for prefix, some in itertools.groupby(blocks, key=lambda block: block[2:]):
+        readers = list(some)
+        whole(range(readers[0][0], readers[-1][1]), range(*prefix))
+    together: list[int] = []  # sizes of short blocks that share a tile
+    for start, stop, *_ in blocks:
+        if together and sum(together) + stop - start > _ROWS:
+            own(start - sum(together), tuple(together))
+            together = []
+        if stop - start <= _ROWS:
+            together.append(stop - start)
+        elif layout.causal:
+            for row in range(start, stop, _ROWS):
+                end = min(row + _ROWS, stop)
+                whole(range(row, end), range(start, row))
+                own(row, (end - row,))
+        else:
+            whole(range(start, stop), range(start, stop))
+    if together:
+        own(layout.tokens - sum(together), tuple(together))
+    return out
+
+
+@functools.cache
+def _fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by an instruction of its own."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _batches(layout: Packing) -> list[_Batch]:

@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ...errors import InputError
 from ...files import replacing, share_files
-from .forward import KeptBlock
+from .kept import Form, KeptBlock
 
 __all__ = ["DocumentCache", "block_key"]
 
@@ -28,19 +29,22 @@ class DocumentCache:
 
     What does not fit on the device moves to the host, what does not fit there to the disk, what does not fit there is
     forgotten, and read again when it is needed. Nothing is recomputed or rounded by a move: a hit gives the same bytes.
+    Documents are rounded once, if ``form`` says so, before anything is read of them.
 
     Args:
         device_bytes: bytes kept where the model is.
         host_bytes: bytes kept in host memory. On a CPU the two are one memory, and their budgets add up.
         disk_bytes: bytes kept in files under ``folder``, also for other processes and later ones.
         folder: must be given with ``disk_bytes``; made if missing.
+        form: ``exact`` keeps keys and values as they are computed, ``fp16`` in half precision, ``int8`` in a byte each
+            with a scale per token and head.
 
     Attributes:
         hits: how many blocks were found.
         misses: how many were not.
 
     Raises:
-        InputError: if a budget is negative, or there is one for the disk and no folder.
+        InputError: if a budget is negative, there is one for the disk and no folder, or no such form.
 
     Example:
         >>> cache = DocumentCache(host_bytes=1 << 30)
@@ -54,11 +58,15 @@ class DocumentCache:
         host_bytes: int = 0,
         disk_bytes: int = 0,
         folder: str | os.PathLike[str] | None = None,
+        form: Form = "exact",
     ) -> None:
         if min(device_bytes, host_bytes, disk_bytes) < 0:
             raise InputError("a budget of bytes cannot be negative")
+        if form not in get_args(Form):
+            raise InputError(f"form is one of {', '.join(map(repr, get_args(Form)))}, not {form!r}")
         if disk_bytes and folder is None:
             raise InputError("to keep documents on disk, name the folder")
+        self.form = form
         self.hits = self.misses = 0
         self._memory = [_Tier(device_bytes), _Tier(host_bytes, "cpu")]
         self._disk = _Disk(Path(folder), disk_bytes) if folder is not None and disk_bytes else None

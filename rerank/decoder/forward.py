@@ -13,10 +13,10 @@ from ...kernels.packing import DOCUMENT
 from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
+from .kept import Form, KeptBlock, compressed, joined
 from .prompt import Prompt
 
 __all__ = [
-    "KeptBlock",
     "LaidOut",
     "Layouts",
     "Packed",
@@ -28,28 +28,6 @@ __all__ = [
     "read",
     "read_documents",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class KeptBlock:
-    """A block's keys and values, positions applied, for as many layers as are read; nothing depends on a query.
-
-    Args:
-        keys: per layer (T, Hkv, D), the signal layer included.
-        values: per layer below the signal layer (T, Hkv, D).
-    """
-
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of all its tensors."""
-        return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
-
-    def to(self, device: torch.device | str) -> KeptBlock:
-        """The same block on another device."""
-        return KeptBlock(tuple(x.to(device) for x in self.keys), tuple(x.to(device) for x in self.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +52,19 @@ class Wanted:
 class _Readings:
     """Collects what the layers of one pass show, for all lists of the pass."""
 
-    def __init__(self, scope: Wanted, layout: Packing) -> None:
-        self.scope, self.layout = scope, layout
-        counts = [len(layout.contexts[context].documents) for context in layout.signal_contexts.tolist()]
+    def __init__(self, scope: Wanted, layout: Packing, columns: Sequence[Sequence[int]]) -> None:
+        self.scope, self.layout, self.columns = scope, layout, columns
+        contexts = layout.signal_contexts.tolist()
+        counts = [len(columns[context]) for context in contexts]
         scale, ssmax = scope.layout.readout.scale, scope.layout.readout.ssmax
         # One factor per row: lists in one pass may differ in their number of documents.
         self.factors = [scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
+        # What a signal row sees of tokens that count as no document: they compete, but have no share.
+        self.gaps: torch.Tensor | None = None
+        if any(len(own) < len(c.documents) for own, c in zip(columns, layout.contexts, strict=True)):
+            self.gaps = torch.ones(len(counts), 1, layout.documents, dtype=torch.bool)
+            for row, context in enumerate(contexts):
+                self.gaps[row, 0, columns[context]] = False
         self.lse: list[torch.Tensor] = []
         self.normaliser: list[torch.Tensor] = []
         self.largest: list[torch.Tensor] = []
@@ -97,7 +82,9 @@ class _Readings:
         if spec.normalisation == "all_keys":
             normaliser = (row if row is not None else row_lse(q, k, layout, scale=scale, lse=lse)).double()
         else:
-            normaliser = joint_normaliser(lse)
+            normaliser = joint_normaliser(
+                lse if self.gaps is None else lse.masked_fill(self.gaps.to(lse.device), -torch.inf)
+            )
         chosen = scope.heads[layer]
         index = None if chosen is None else torch.tensor(chosen, device=q.device)
 
@@ -131,14 +118,19 @@ class _Readings:
         for number, context in enumerate(layout.contexts):
             blocks = layout.signal_blocks[layout.signal_contexts == number]
             rows = torch.from_numpy(layout.signal_blocks == blocks[0])
-            n, queries = len(context.documents), len(context.queries)
+            columns, queries = list(self.columns[number]), len(context.queries)
             here = tokens[at : at + queries] if self.scope.tokens else []
+            if len(columns) < len(context.documents):
+                lengths = torch.tensor(context.documents)
+                own = torch.zeros(len(lengths), dtype=torch.bool)
+                own[columns] = True
+                here = [x[..., own.repeat_interleave(lengths)] for x in here]
             out.append(
                 Reading(
-                    lse[rows, :, :n],
+                    lse[rows][..., columns],
                     normaliser[rows],
-                    tuple(context.documents),
-                    None if largest is None else largest[rows, :, :n],
+                    tuple(context.documents[column] for column in columns),
+                    None if largest is None else largest[rows][..., columns],
                     *here,
                 )
             )
@@ -147,13 +139,23 @@ class _Readings:
 
 
 class Layouts:
-    """One packing as attention runs over it and as the signal is read, on whatever device a layer lives."""
+    """One packing as attention runs over it and as the signal is read, on whatever device a layer lives.
 
-    def __init__(self, contexts: Sequence[Context], causal: bool, signal: Sequence[int]) -> None:
-        self.signal = Packing(contexts).with_signal(signal)
-        # A causal mask over all documents is that of one long instruction.
-        whole = [Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts]
-        self.attention = Packing(whole) if causal else self.signal
+    Args:
+        contexts: the blocks.
+        causal: whether documents see those before them.
+        signal: the signal tokens.
+        spans: the same contexts, their documents cut into what counts and what does not; None where all counts.
+    """
+
+    def __init__(
+        self, contexts: Sequence[Context], causal: bool, signal: Sequence[int], spans: Sequence[Context] | None = None
+    ) -> None:
+        self.signal = Packing(contexts if spans is None else spans).with_signal(signal)
+        if causal:  # a mask over all documents is that of one long instruction
+            self.attention = Packing([Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts])
+        else:
+            self.attention = self.signal if spans is None else Packing(contexts)
         self._moved: dict[torch.device, tuple[Packing, Packing]] = {}
 
     def on(self, device: torch.device) -> tuple[Packing, Packing]:
@@ -201,19 +203,35 @@ class _DocumentPass:
     signal_rows = torch.empty(0, dtype=torch.int64)
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, form: Form) -> None:
         self.layouts = Layouts([context], causal=False, signal=[])
+        self.form = form
         self.longest = context.instruction + max(context.documents, default=0)
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self.lengths = [context.instruction, *context.documents]
+        self.keys: list[list[torch.Tensor]] = []
+        self.values: list[list[torch.Tensor]] = []
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        self.keys.append(k)
-        self.values.append(v)
+        self.keys.append(self._pieces(k))
+        self.values.append(self._pieces(v))
         return block_attention(q, k, v, self.layouts.on(q.device)[0], scale=scale)[0]
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        self.keys.append(k)
+        self.keys.append(self._pieces(k))
+
+    def blocks(self) -> list[KeptBlock]:
+        """What is kept of the instruction and of each document."""
+        keys, values = (
+            list(zip(*pieces, strict=True)) or [()] * len(self.lengths) for pieces in (self.keys, self.values)
+        )
+        return [KeptBlock(*block) for block in zip(keys, values, strict=True)]
+
+    def _pieces(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Keys or values of each block, the instruction's as computed: every block sees it, and it is kept once."""
+        first = self.lengths[0]
+        # Copies: a view would keep the whole pass in memory for the sake of one document.
+        documents = compressed(x[first:], self.form).split(self.lengths[1:])
+        return [x[:first].clone(), *(piece.clone() for piece in documents)]
 
 
 class _QueryPass:
@@ -233,8 +251,12 @@ class _QueryPass:
         self.mask = torch.cat([torch.ones(rows, self.prefix, dtype=torch.bool), own], dim=1)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        k = torch.cat([*(block.keys[layer].to(k) for block in self.kept), k])
-        v = torch.cat([*(block.values[layer].to(v) for block in self.kept), v])
+        k = joined([block.keys[layer] for block in self.kept], k)
+        if layer in self.readings.scope.heads:
+            self._read(layer, q[self.signal_rows.to(q.device)], k, scale)
+        if layer == self.readings.scope.stop:  # its values may not have been kept
+            raise Enough
+        v = joined([block.values[layer] for block in self.kept], v)
         out = torch.nn.functional.scaled_dot_product_attention(
             q.transpose(0, 1)[None],
             k.transpose(0, 1)[None],
@@ -243,14 +265,10 @@ class _QueryPass:
             scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
-        if layer in self.readings.scope.heads:
-            self._read(layer, q[self.signal_rows.to(q.device)], k, scale)
-        if layer == self.readings.scope.stop:
-            raise Enough
         return out[0].transpose(0, 1)
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        self._read(layer, q, torch.cat([*(block.keys[layer].to(k) for block in self.kept), k]), scale)
+        self._read(layer, q, joined([block.keys[layer] for block in self.kept], k), scale)
 
     def _read(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
         self.readings.add(layer, q, k, scale, None, self.layouts.on(q.device)[1])
@@ -315,14 +333,17 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
     """
     laid, layout = lay_out(prompts, scope.layout), scope.layout
     ids, positions, signal, answers = laid.ids, laid.positions, [], []
+    counted = [_counted(prompt) for prompt in prompts]
     for prompt, context, start in zip(prompts, laid.contexts, laid.starts, strict=True):
         at = start + context.instruction + sum(context.documents)
         answers.append(at + len(prompt.queries[0].ids))
         for query in prompt.queries:
             signal += [at + row for row in query.signal]
             at += len(query.ids)
-    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal)
-    readings = _Readings(scope, layouts.signal)
+    gaps = any(len(columns) < len(context.documents) for context, columns in counted)
+    spans = [context for context, _ in counted] if gaps else None
+    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, spans)
+    readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
     call: _ListPass | _QueryPass
     if kept is None:
         call = _ListPass(layouts, readings)
@@ -331,6 +352,19 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
         ids, positions = ids[call.prefix :], positions[call.prefix :]
         answers = [end - call.prefix for end in answers]
     return Packed(torch.tensor(ids), torch.tensor(positions), call, tuple(answers))
+
+
+def _counted(prompt: Prompt) -> tuple[Context, list[int]]:
+    """The prompt's context, each document cut into what counts and what does not; and the places of what counts."""
+    lengths: list[int] = []
+    columns: list[int] = []
+    for block in prompt.documents:
+        start, stop = block.counted
+        lengths += [start] if start else []
+        columns.append(len(lengths))
+        lengths.append(stop - start)
+        lengths += [len(block.ids) - stop] if len(block.ids) > stop else []
+    return prompt.context._replace(documents=lengths), columns
 
 
 def read(
@@ -354,7 +388,11 @@ def read(
 
 
 def read_documents(
-    decoder: Decoder, instruction: Sequence[int], documents: Sequence[Sequence[int]], layout: Layout
+    decoder: Decoder,
+    instruction: Sequence[int],
+    documents: Sequence[Sequence[int]],
+    layout: Layout,
+    form: Form = "exact",
 ) -> list[KeptBlock]:
     """Read documents behind an instruction, for later queries.
 
@@ -363,23 +401,17 @@ def read_documents(
         instruction: its tokens.
         documents: tokens of each.
         layout: one with a block mask and positions that restart.
+        form: in which the documents are kept; the instruction is kept as it is computed.
 
     Returns:
         What is kept of the instruction, and of each document.
     """
     context = Context([len(ids) for ids in documents], (), len(instruction))
-    call = _DocumentPass(context)
+    call = _DocumentPass(context, form)
     ids = [*instruction, *(i for document in documents for i in document)]
     with torch.inference_mode():
         decoder.run(torch.tensor(ids), torch.tensor(positions_of(context, layout)), call)
-    lengths = [context.instruction, *context.documents]
-
-    def pieces(layers: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-        # Copies: a view would keep the whole pass in memory for the sake of one document.
-        split = [[piece.clone() for piece in layer.split(lengths)] for layer in layers]
-        return list(zip(*split, strict=True)) if split else [() for _ in lengths]
-
-    return [KeptBlock(k, v) for k, v in zip(pieces(call.keys), pieces(call.values), strict=True)]
+    return call.blocks()
 
 
 def positions_of(context: Context, layout: Layout) -> list[int]:

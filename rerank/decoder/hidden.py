@@ -24,7 +24,8 @@ from ...errors import ModelError
 from ...kernels import block_attention
 from ...models.decoder import Decoder
 from ..layout import Layout
-from .forward import KeptBlock, LaidOut, Layouts, lay_out
+from .forward import LaidOut, Layouts, lay_out
+from .kept import KeptBlock
 from .prompt import Prompt, Template, candidate_id
 from .readouts import DecoderReadout, ListScores, equal_for_equals
 
@@ -83,7 +84,7 @@ class HiddenReadout(DecoderReadout[_States]):
         laid = lay_out(prompts, self.layout)
         rows = [[start + row for row in self._rows(prompt)] for prompt, start in zip(prompts, laid.starts, strict=True)]
         layouts = Layouts(laid.contexts, self.layout.require_prompt().mask == "causal", signal=[])
-        marks = _Marks(laid, layouts, rows) if tokens else None
+        marks = _Marks(prompts, laid, layouts, rows) if tokens else None
         flat = torch.tensor([row for part in rows for row in part], dtype=torch.int64)
         with torch.inference_mode():
             states = self.decoder.states(
@@ -201,14 +202,16 @@ class _Marks:
     """What the rows that are read attend to in the documents: a mean over all layers and heads, for evidence.
 
     Args:
+        prompts: the lists of the pass.
         laid: the pass.
         layouts: its packing.
         rows: for each prompt its rows among the tokens of the pass: one for each document, or one for all.
     """
 
-    def __init__(self, laid: LaidOut, layouts: Layouts, rows: Sequence[Sequence[int]]) -> None:
-        self.laid, self.layers = laid, 0
-        self.rows = rows
+    def __init__(
+        self, prompts: Sequence[Prompt], laid: LaidOut, layouts: Layouts, rows: Sequence[Sequence[int]]
+    ) -> None:
+        self.prompts, self.laid, self.rows, self.layers = prompts, laid, rows, 0
         seen, blocks = {}, layouts.attention.blocks
         for row in sorted({row for part in rows for row in part}):
             own = blocks[layouts.attention.owner(np.array([row]))[0]]
@@ -226,13 +229,14 @@ class _Marks:
             self._sums[row][seen] += logits.softmax(dim=-1).mean(dim=(0, 1)).cpu()
 
     def by_document(self) -> list[list[np.ndarray]]:
-        """For each prompt, for each document float (T,)."""
+        """For each prompt, for each document float (T,), of the tokens that count as the document."""
         out = []
-        for start, rows, context in zip(self.laid.starts, self.rows, self.laid.contexts, strict=True):
-            at, documents = start + context.instruction, []
-            for i, length in enumerate(context.documents):
-                row = rows[i] if len(rows) == len(context.documents) else rows[-1]
-                documents.append((self._sums[row][at : at + length] / self.layers).numpy())
-                at += length
+        for prompt, start, rows in zip(self.prompts, self.laid.starts, self.rows, strict=True):
+            at, documents = start + len(prompt.instruction), []
+            for i, block in enumerate(prompt.documents):
+                row = rows[i] if len(rows) == len(prompt.documents) else rows[-1]
+                first, last = block.counted
+                documents.append((self._sums[row][at + first : at + last] / self.layers).numpy())
+                at += len(block.ids)
             out.append(documents)
         return out

@@ -15,7 +15,8 @@ from ...errors import ModelError, RankingError
 from ...models.decoder import Decoder
 from ..layout import Layout, load_layout
 from ..readout import Reading, document_scores, head_scores, row_shares
-from .forward import KeptBlock, Wanted, read
+from .forward import Wanted, read
+from .kept import KeptBlock
 from .prompt import Block, Prompt, Template
 
 __all__ = ["AttentionReadout", "DecoderReadout", "ListScores", "equal_for_equals"]

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import logging
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from ...documents import Document
 from ...errors import InputError, ModelError
 from ...kernels import choose
 from ...models.decoder import Decoder, load_config, load_decoder, revision_of
+from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
+from ...names import DECODERS
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
-from .forward import KeptBlock, Wanted, last_position, read_documents
+from .forward import Wanted, last_position, read_documents
 from .hidden import IdLogitsReadout, YesNoReadout
-from .prompt import NULL_QUERY, Block, Prompt, Template
+from .kept import KeptBlock
+from .prompt import Block, Prompt, Template
 from .readouts import AttentionReadout, DecoderReadout, ListScores
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
@@ -33,6 +39,9 @@ __all__ = ["DecoderReranker", "saved_layout", "with_heads"]
 logger = logging.getLogger(__name__)
 
 _ROUTE_FRACTION = 0.57  # layer 16 of 28, as in BlockSearch
+_STORED_TOKENS = 4096  # of documents read at a time for an index, which bounds the memory for their keys and values
+
+_States = Sequence[DocumentStates | StoredBlock | None]
 
 
 # What layouts read of a decoder, by their readout; all others read attention.
@@ -62,8 +71,9 @@ class DecoderReranker(Reranker):
     scored attends to, in the mean over all layers and heads: a hint at what the score is made of, and not its parts.
 
     Args:
-        model: name on the hub or folder, with or without ``hf:``, or a `Decoder`.
-        layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
+        model: what `load_decoder` loads, with or without ``hf:``, or a `Decoder`.
+        layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr-block`` for
+            ``smollm2`` and ``icr`` for others.
         name: the name that was asked for; None for ``hf:MODEL#LAYOUT``.
         heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
         token_budget: tokens in one forward pass.
@@ -87,6 +97,7 @@ class DecoderReranker(Reranker):
     """
 
     has_evidence = True
+    reading: DecoderReading
 
     def __init__(
         self,
@@ -141,8 +152,12 @@ class DecoderReranker(Reranker):
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
         self._readout: DecoderReadout[Any] = kind(decoder, self.template, layer_count)
         self.list_free, self.calibration = layout.list_free, layout.relevance
+        layer = needs.get("signal_layer", decoder.signal_layer)
         routing = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
         self.route_layer = min(routing, decoder.signal_layer)
+        fingerprint = self._fingerprint() if layout.keepable else ""
+        last = layer if route is None else max(layer, self.route_layer)
+        self.reading = DecoderReading(self.name, self.model, self.revision, self.layout, fingerprint, last)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
 
     def head_scores(self, query: str, documents: Sequence[Candidate], *, calibrate: bool = True) -> np.ndarray:
@@ -195,33 +210,96 @@ class DecoderReranker(Reranker):
             blocks: the documents.
             seed: the seed of random ids.
         """
-        asked = [query] if self.template.spec.query else []
-        if self.spec.readout.calibration == "null_query":
-            asked.append(NULL_QUERY)
-        queries = [self.template.query(text, len(blocks)) for text in asked]
-        return Prompt(
-            self.template.instruction(query, len(blocks)),
-            tuple(self.template.documents(blocks, seed)),
-            tuple(queries),
-            self.template.signal_texts(queries[0]) if queries else (),
-        )
+        return self.template.prompt(query, blocks, seed)
 
     def fits(self, prompt: Prompt) -> bool:
         """Whether the model has positions for all of its tokens."""
         return self.decoder.positions is None or last_position(prompt.context, self.spec) < self.decoder.positions
 
-    # -- one list ----------------------------------------------------------------------------------------------------
+    # -- documents that an index keeps -------------------------------------------------------------------------------
 
-    def _readable(self, document: Document) -> bool:
-        """Whether something is left of a document when the names of special tokens are blanked."""
-        return bool(self.template.plain(document.contents).strip())
+    def form(self, kind: Literal["fp16", "int8"]) -> DecoderForm:
+        """What an index keeps of this decoder's documents: keys and values below the signal layer, and its keys.
+
+        Args:
+            kind: the number format.
+
+        Raises:
+            InputError: if the layout reads documents together with the query or with one another.
+        """
+        if not self.spec.keepable:
+            raise InputError(
+                f"layout {self.layout!r} reads documents together with the query or with one another, so they cannot "
+                "be kept; take a layout such as icr-block or blockrank-cached"
+            )
+        keys = self._instruction.keys[0]
+        values = self._instruction.values[0] if self._instruction.values else keys
+        return DecoderForm(self.reading, kind, keys.shape[1], keys.shape[2], values.shape[2])
+
+    def read_stored(self, documents: Sequence[Document], form: DecoderForm) -> Iterator[list[np.ndarray]]:
+        """Read documents for an index, some at a time; see `DecoderReader.read_stored`.
+
+        Raises:
+            InputError: if what is kept is of another reading.
+            ModelError: if the model's layers have keys and values of several shapes.
+        """
+        if reason := form.reading.misfit(self.reading):
+            raise InputError(f"{self.name} cannot read documents for states of {form.reading.name}: {reason}")
+        instruction, layer = self.template.instruction(""), form.reading.layer
+        blocks = self.template.documents(documents)
+        for group in _groups([len(block.ids) for block in blocks], min(_STORED_TOKENS, self.token_budget)):
+            ids = [blocks[i].ids for i in group]
+            _, *kept = read_documents(self.decoder, instruction, ids, self.spec, form.kind)
+            data = [block.stored(layer) for block in kept]
+            if any(len(part) != len(tokens) * form.token_bytes for part, tokens in zip(data, ids, strict=True)):
+                raise ModelError(
+                    f"layers of {self.decoder.name!r} have keys and values of several shapes, so no index can keep them"
+                )
+            yield data
+
+    def _fingerprint(self) -> str:
+        """A hash of what the keys and values of a document follow from, beside its text and the model."""
+        prompt = self.spec.require_prompt()
+        parts = (self.template.instruction(""), prompt.separator, prompt.block, self.spec.max_block_tokens)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def _instruction(self) -> KeptBlock:
+        """The instruction of a keepable layout, read once and kept as computed."""
+        decoder, tokens = self.decoder, self.template.instruction("")
+        if tokens:
+            return read_documents(decoder, tokens, [], self.spec)[0]
+        heads = int(getattr(decoder.config, "num_key_value_heads", None) or decoder.heads)
+        nothing = torch.empty(0, heads, _head_dim(decoder), dtype=decoder.dtype, device=decoder.device)
+        return KeptBlock((nothing,) * (decoder.signal_layer + 1), (nothing,) * decoder.signal_layer)
+
+    def _stored(self, prompt: Prompt, stored: _States) -> dict[tuple[int, ...], KeptBlock]:
+        """The blocks that an index keeps, by their tokens."""
+        kept: dict[tuple[int, ...], KeptBlock] = {}
+        for block, state in zip(prompt.documents, stored, strict=True):
+            if state is None:
+                continue
+            assert isinstance(state, StoredBlock)
+            if reason := self.reading.misfit(state.form.reading):
+                raise InputError(f"{self.name} cannot use the decoder states that were given: {reason}")
+            if state.tokens != len(block.ids):
+                raise InputError(
+                    f"a document of {len(block.ids)} tokens came with decoder states of {state.tokens}; "
+                    "they are of another text"
+                )
+            kept[block.ids] = KeptBlock.of(state, self.reading.layer)
+        return kept
+
+    # -- one list ----------------------------------------------------------------------------------------------------
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
         """Lists share forward passes as far as the token budget goes."""
         tokens = any(request.evidence for request in lists)
         return [
             self._as_scored(part)
-            for part in self._score_lists([(request.query, list(request.documents)) for request in lists], tokens)
+            for part in self._score_lists(
+                [(request.query, list(request.documents), request.states) for request in lists], tokens
+            )
         ]
 
     def _as_scored(self, result: ListScores) -> Scored:
@@ -239,11 +317,12 @@ class DecoderReranker(Reranker):
             block = result.blocks[place]
             if block is None or result.tokens is None:
                 return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
-            weights = result.tokens[place]
-            own = (block.spans[:, 0] >= 0) & (block.spans[:, 1] > block.spans[:, 0])
+            weights = result.tokens[place].astype(np.float64)
+            spans = block.spans[slice(*block.counted)]
+            own = (spans[:, 0] >= 0) & (spans[:, 1] > spans[:, 0])
             # Of attention, the template's tokens are a part of the document's mass; else its own tokens share one.
             share, total = (1.0, weights[own].sum()) if mass is None else (mass[place], weights.sum())
-            return block.spans[own], weights[own] * (share / total if total else 0.0)
+            return spans[own], weights[own] * (share / total if total else 0.0)
 
         return Scored(
             result.scores,
@@ -259,7 +338,7 @@ class DecoderReranker(Reranker):
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 
-    def _score_lists(self, lists: Sequence[tuple[str, list[Document]]], tokens: bool) -> list[ListScores]:
+    def _score_lists(self, lists: Sequence[tuple[str, list[Document], _States]], tokens: bool) -> list[ListScores]:
         """Score lists; those that fit share passes, the others are read alone."""
         scored: list[list[tuple[list[int], ListScores]]] = [[] for _ in lists]
         packed: list[tuple[_Pending, Prompt]] = []
@@ -276,7 +355,7 @@ class DecoderReranker(Reranker):
                     scored[pending.number].append((pending.order, scores))
             packed.clear()
 
-        for number, (query, blocks) in enumerate(lists):
+        for number, (query, blocks, states) in enumerate(lists):
             if not blocks:
                 self.prompt(query, [], 0)
                 nothing = None if self.spec.readout.hidden else np.zeros((0, 0))
@@ -285,9 +364,10 @@ class DecoderReranker(Reranker):
             for order, seed in self.orders(blocks):
                 stand = [blocks[i] for i in order]
                 prompt = self.prompt(query, stand, seed)
-                prompts = self._passes(query, stand, prompt, seed)
+                stored = [states[i] for i in order] if any(states) else None
+                prompts = None if stored else self._passes(query, stand, prompt, seed)
                 if prompts is None:
-                    scored[number].append((order, self._score_long(query, stand, prompt, tokens, seed)))
+                    scored[number].append((order, self._score_long(query, stand, prompt, tokens, seed, stored)))
                     continue
                 pending = _Pending(number, order, prompts, [])
                 for part in prompts:
@@ -309,14 +389,8 @@ class DecoderReranker(Reranker):
         room = self.token_budget - (prompt.size - sum(prompt.context.documents))
         if self.decoder.positions is not None and self.template.spec.positions == "sequential":
             room -= max(0, self.token_budget - self.decoder.positions)
-        groups: list[list[Document]] = []
-        used = room + 1
-        for document, block in zip(blocks, prompt.documents, strict=True):
-            if used + len(block.ids) > room or len(groups[-1]) == self.template.spec.max_documents:
-                groups.append([])
-                used = 0
-            groups[-1].append(document)
-            used += len(block.ids)
+        sizes = [len(block.ids) for block in prompt.documents]
+        groups = [[blocks[i] for i in group] for group in _groups(sizes, room, self.template.spec.max_documents)]
         prompts = [self.prompt(query, group, seed) for group in groups]
         for group, part in zip(groups, prompts, strict=True):
             if not self._holds(part):
@@ -335,7 +409,15 @@ class DecoderReranker(Reranker):
     def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> ListScores:
         return self._readout.scores([prompt], self._readout.read([prompt], tokens=tokens, kept=kept))
 
-    def _score_long(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> ListScores:
+    def _score_long(
+        self,
+        query: str,
+        blocks: list[Document],
+        prompt: Prompt,
+        tokens: bool,
+        seed: int,
+        stored: _States | None,
+    ) -> ListScores:
         """Score a list that is routed, kept, or too long for one pass."""
         if self.spec.readout.hidden:
             return self._score_tournament(query, blocks, prompt, tokens, seed)
@@ -346,42 +428,41 @@ class DecoderReranker(Reranker):
                 f"{last_position(prompt.context, self.spec)}, but {self.decoder.name!r} has "
                 f"{self.decoder.positions}; shorten the query, or give a smaller query_position or max_block_tokens"
             )
-        kept = self._keep(prompt) if apart and (self.cache is not None or prompt.size > self.token_budget) else None
+        keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget
+        kept = self._keep(prompt, stored) if apart and keeps else None
         if self.route is not None and len(blocks) > self.route and (apart or self._holds(prompt)):
             return self._score_routed(query, blocks, prompt, kept, tokens, seed)
         if kept is not None or self._holds(prompt):
             return self._score_alone(prompt, tokens, kept)
         return self._score_tournament(query, blocks, prompt, tokens, seed)
 
-    def _keep(self, prompt: Prompt) -> list[KeptBlock]:
-        """Instruction and documents of a list, from the cache or read group by group within the token budget."""
+    def _keep(self, prompt: Prompt, stored: _States | None = None) -> list[KeptBlock]:
+        """Instruction and documents of a list: from an index, the cache, or read in groups within the token budget."""
         decoder, device = self.decoder, self.decoder.device
-        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer}"
+        form = "exact" if self.cache is None else self.cache.form
+        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}"
         texts = [(), *(block.ids for block in prompt.documents)]
         keys = [block_key(name, prompt.instruction, ids) for ids in texts]
         kept: dict[str, KeptBlock] = {}
+        if stored is not None:
+            kept[keys[0]] = self._instruction
+            given = self._stored(prompt, stored)
+            kept |= {key: given[ids] for key, ids in zip(keys[1:], texts[1:], strict=True) if ids in given}
         if self.cache is not None:
-            for key in dict.fromkeys(keys):
+            for key in dict.fromkeys(key for key in keys if key not in kept):
                 if (block := self.cache.get(key, device)) is not None:
                     kept[key] = block
         # Equal texts are read once, longest first, so that groups are full.
         missing = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in kept}
         missing.pop(keys[0], None)
         todo = sorted(missing, key=lambda key: -len(missing[key]))
-        room = self.token_budget - len(prompt.instruction)
-        groups: list[list[str]] = []
-        used = room + 1
-        for key in todo:
-            if used + len(missing[key]) > room:
-                groups.append([])
-                used = 0
-            groups[-1].append(key)
-            used += len(missing[key])
+        groups = list(_groups([len(missing[key]) for key in todo], self.token_budget - len(prompt.instruction)))
         if keys[0] not in kept and not groups:
             groups.append([])
         for group in groups:
-            blocks = read_documents(decoder, prompt.instruction, [missing[key] for key in group], self.spec)
-            for key, block in zip((keys[0], *group), blocks, strict=True):
+            names = [todo[i] for i in group]
+            blocks = read_documents(decoder, prompt.instruction, [missing[key] for key in names], self.spec, form)
+            for key, block in zip((keys[0], *names), blocks, strict=True):
                 if key not in kept:
                     kept[key] = block
                     if self.cache is not None:
@@ -521,14 +602,28 @@ def _mean(parts: Sequence[tuple[list[int], ListScores]]) -> ListScores:
     )
 
 
+def _groups(sizes: Sequence[int], room: int, most: int | None = None) -> Iterator[list[int]]:
+    """Places of neighbours, at most ``most``, that take no more than ``room`` tokens; one that takes more is alone."""
+    group: list[int] = []
+    used = 0
+    for place, size in enumerate(sizes):
+        if group and (used + size > room or len(group) == most):
+            yield group
+            group, used = [], 0
+        group.append(place)
+        used += size
+    if group:
+        yield group
+
+
 def _head_dim(decoder: Decoder) -> int:
     config = decoder.config
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def saved_layout(model: str) -> str:
-    """The layout that was saved with a model, or that its published weights were trained with; else ``icr``."""
+    """The layout saved with a model, or that its published weights were trained with, or its default layout."""
     path = Path(model) / "layout.yaml"
     if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises at long names
         return str(path)
-    return "blockrank" if model.startswith("quicktensor/blockrank-") else "icr"
+    return "blockrank" if model.startswith("quicktensor/blockrank-") else DECODERS.get(model, "icr")

@@ -124,9 +124,15 @@ def test_gradients_by_finite_differences(backend, causal):
 
 
 def test_query_blocks_longer_than_a_chunk_of_the_backward_pass(monkeypatch):
-    monkeypatch.setattr(cpu, "_CHUNK", 7)
-    monkeypatch.setattr(cpu, "_BATCH_KEYS", 64)
+    monkeypatch.setattr(cpu, "_ROWS", 7)
+    monkeypatch.setattr(cpu, "_LOGITS", 256)
     check(layout_of(CONTEXTS["ragged"]), "cpu", torch.float32)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_gradients_in_bfloat16_with_and_without_its_instructions(fast, monkeypatch):
+    monkeypatch.setattr(cpu, "_fast_bfloat16", lambda: fast)
+    check(layout_of([Context([60, 9, 300, 12, 130], [40, 20], 30)]), "cpu", torch.bfloat16, group=3, dim=64)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])

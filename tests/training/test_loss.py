@@ -12,7 +12,7 @@ from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.training.config import Objective
 from sightline.training.learner import Output, TrainingList
-from sightline.training.loss import anchor_loss, contrastive_loss, distillation_loss, list_losses
+from sightline.training.loss import anchor_loss, contrastive_loss, distillation_loss, list_losses, preference_loss
 
 KINDS = ("joint", "each")
 
@@ -50,6 +50,20 @@ def test_contrast_is_the_formula_and_order_does_not_matter(drawn):
     assert float(contrastive_loss(s + 0.7, p, t, kind)) == pytest.approx(float(loss), rel=1e-6, abs=1e-9)
     single = contrastive_loss(s.float(), p, t, kind)
     assert float(single) == pytest.approx(float(loss), rel=1e-4, abs=1e-5)
+
+
+@given(lists)
+@settings(deadline=None, max_examples=40)
+def test_preferences_are_the_formula_and_order_does_not_matter(drawn):
+    scores, positive, t, order, _ = drawn
+    s, p = torch.tensor(scores, dtype=torch.float64), torch.tensor(positive)
+    wins, others = np.asarray(scores)[positive], np.asarray(scores)[~np.asarray(positive)]
+    expected = np.mean([math.log1p(math.exp((n - w) / t)) for w in wins for n in others])
+    loss = preference_loss(s, p, t)
+    assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert float(preference_loss(s[list(order)], p[list(order)], t)) == pytest.approx(float(loss), rel=1e-9, abs=1e-12)
+    with pytest.raises(InputError, match="a list needs both kinds"):
+        preference_loss(s, torch.ones_like(p), t)
 
 
 @given(lists)
@@ -157,8 +171,23 @@ def test_scores_of_another_shape_are_refused():
         ({"anchor_weight": -1.0}, "anchor_weight"),
         ({"positives": "all"}, "one of joint, each"),
         ({"contrastive_weight": 0.0}, "nothing to learn from"),
+        ({"preference_weight": -1.0}, "preference_weight"),
     ],
 )
 def test_objectives_that_make_no_sense(wrong, match):
     with pytest.raises(InputError, match=match):
         Objective(**wrong)
+
+
+def test_logarithms_of_shares_make_a_pointers_loss():
+    shares = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    documents = tuple(Document(str(i), "text") for i in range(3))
+    lists = [TrainingList("query", documents, (False, True, True))]
+    objective = Objective(temperature=1.0, log_scores=True)
+    losses = list_losses(Output([shares]), lists, objective, 1.0)
+    assert float(losses["loss"]) == pytest.approx(-math.log(0.3))
+    nothing = list_losses(Output([torch.tensor([1.0, 0.0, 0.0], requires_grad=True)]), lists, objective, 1.0)["loss"]
+    nothing.backward()
+    assert math.isfinite(float(nothing))
+    with pytest.raises(InputError, match="shares of attention"):
+        list_losses(Output([torch.tensor([-1.0, 0.0, 0.0])]), lists, objective, 1.0)

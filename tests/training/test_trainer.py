@@ -216,6 +216,19 @@ def test_mixed_precision(made, tmp_path, precision):
     assert float(torch.corrcoef(torch.stack([weights, full]))[0, 1]) > 0.99
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_dev_is_measured_in_the_precision_of_the_run(made, tmp_path, monkeypatch, precision):
+    seen = []
+
+    def measured(rerankers, dev):
+        seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return [{"dev/dev": {"q0": 0.5}}]
+
+    monkeypatch.setattr(module, "measure", measured)
+    trained(made, tmp_path / "out", steps=2, precision=precision)
+    assert set(seen) == {getattr(torch, precision)}
+
+
 def test_an_overflow_of_float16_is_passed_over(made, tmp_path):
     class Overflowing(ToyLearner):
         def __call__(self, lists):

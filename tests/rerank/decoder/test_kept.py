@@ -1,0 +1,172 @@
+"""Keys and values that are kept: what rounding may change, and what it may not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from sightline import Document, load_layout
+from sightline.errors import InputError
+from sightline.models.reader import StoredBlock
+from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
+from sightline.rerank.decoder.kept import KeptBlock, compressed, joined
+
+from .test_engine import DOCUMENTS, QUERY, by_place
+
+NUMBERS = arrays(np.float32, (3, 2, 5), elements=st.floats(-1000, 1000, width=32))
+
+
+@pytest.fixture(scope="module")
+def decoder(model_of):
+    return load_decoder(model_of("qwen3"))
+
+
+def stored(ranker, documents, kind):
+    """The documents' decoder states as an index gives them."""
+    form = ranker.form(kind)
+    data = [part for group in ranker.read_stored(documents, form) for part in group]
+    assert all(len(part) % form.token_bytes == 0 for part in data)
+    return [StoredBlock(part, len(part) // form.token_bytes, form) for part in data]
+
+
+@given(NUMBERS)
+def test_int8_rounds_by_half_a_step_of_the_largest_number_of_its_token_and_head(x):
+    x = torch.from_numpy(x)
+    small = compressed(x, "int8")
+    assert (small.dtype, small.shape) == (torch.int8, (3, 2, 7))
+    back = joined([small], x[:0])
+    largest = x.abs().amax(dim=2, keepdim=True)
+    # A scale below the smallest float16 is zero, or rounds coarsely.
+    assert ((back - x).abs() <= largest / 254 * 1.001 + 127 * 2**-24).all()
+
+
+@given(st.lists(st.sampled_from(["exact", "fp16", "int8"]), max_size=6), NUMBERS)
+def test_blocks_of_any_forms_are_joined_in_their_order(forms, x):
+    x = torch.from_numpy(x)
+    blocks = [compressed(x * (n + 1), form) for n, form in enumerate(forms)]
+    whole = joined(blocks, x)
+    apart = torch.cat([*(joined([block], x[:0]) for block in blocks), x])
+    assert torch.equal(whole, apart)
+
+
+@pytest.mark.parametrize("layout", ["icr-block", "blockrank-cached"])
+@pytest.mark.parametrize(("kind", "close"), [("fp16", 1e-3), ("int8", 2e-2)])
+def test_stored_documents_give_nearly_the_scores_of_documents_read_anew(decoder, layout, kind, close):
+    ranker = DecoderReranker(decoder, load_layout(layout))
+    documents = [Document(row["id"], row["text"], row.get("title", "")) for row in DOCUMENTS]
+    fresh = ranker.rank(QUERY, documents, evidence="token")
+    kept = ranker.rank(QUERY, documents, evidence="token", states=stored(ranker, documents, kind))
+    scale = max(abs(by_place(fresh)))
+    np.testing.assert_allclose(by_place(kept), by_place(fresh), atol=close * scale)
+    assert (by_place(kept) != by_place(fresh)).any()  # else they were read anew
+    assert [item.truncated for item in kept] == [item.truncated for item in fresh]
+
+
+def test_of_stored_documents_no_token_is_read_again(decoder):
+    ranker = DecoderReranker(decoder, load_layout("icr-block"))
+    documents = [Document(row["id"], row["text"]) for row in DOCUMENTS]
+    states, passes = stored(ranker, documents, "int8"), []
+    ranker.rank(QUERY, documents, states=states)  # reads the instruction
+    run = ranker.decoder.run
+    ranker.decoder.run = lambda ids, positions, call: (passes.append(len(ids)), run(ids, positions, call))[1]
+    try:
+        ranker.rank(QUERY, documents, states=states)
+        ranker.rank(QUERY, documents, states=[None, *states[1:]])
+    finally:
+        ranker.decoder.run = run
+    prompt = ranker.prompt(QUERY, documents, 0)
+    queries, instruction = sum(prompt.context.queries), len(prompt.instruction)
+    assert passes[0] == queries
+    read = next(block for block in ranker.template.documents(documents[:1]))
+    assert passes[1:] == [instruction + len(read.ids), queries]
+
+
+def test_a_lower_signal_layer_reads_the_states_of_a_higher_one(decoder):
+    whole = DecoderReranker(decoder, load_layout("icr-block"))
+    lower = DecoderReranker(decoder, load_layout("icr-block", heads=["1-0", "2-3"], length="mean"))
+    documents = [Document(row["id"], row["text"]) for row in DOCUMENTS]
+    states = stored(whole, documents, "fp16")
+    kept, fresh = (by_place(lower.rank(QUERY, documents, states=s)) for s in (states, None))
+    np.testing.assert_allclose(kept, fresh, atol=2e-3 * max(abs(fresh)))
+    fewer = stored(lower, documents, "fp16")
+    assert len(fewer[0].data) < len(states[0].data)
+    assert np.array_equal(fewer[0].data, states[0].data[: len(fewer[0].data)])
+    with pytest.raises(InputError, match="they end at layer 2, and it reads layer 3"):
+        whole.rank(QUERY, documents, states=fewer)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"max_block_tokens": 99}, "another instruction, block template or max_block_tokens"),
+        ({"block": "\n{title} {text}"}, "another instruction"),
+        ({"instruction": "Look:"}, "another instruction"),
+        ({"chat": False}, "another instruction"),
+        ({"mask": "causal"}, "takes no token states"),
+    ],
+)
+def test_states_of_another_reading_are_refused(decoder, change, reason):
+    ranker = DecoderReranker(decoder, load_layout("icr-block"))
+    documents = [Document(row["id"], row["text"]) for row in DOCUMENTS]
+    other = DecoderReranker(decoder, load_layout("icr-block", **change))
+    with pytest.raises(InputError, match=reason):
+        other.rank(QUERY, documents, states=stored(ranker, documents, "int8"))
+
+
+def test_a_query_template_or_readout_of_its_own_uses_the_same_states(decoder):
+    ranker = DecoderReranker(decoder, load_layout("icr-block"))
+    changes = {"query": "\n\n{query}?", "signal_tokens": "query", "calibration": "none", "outliers": None}
+    other = DecoderReranker(decoder, load_layout("icr-block", **changes))
+    assert other.reading.misfit(ranker.reading) == ""
+    assert other.reading.fingerprint == ranker.reading.fingerprint
+
+
+def test_states_of_another_text_are_refused(decoder):
+    ranker = DecoderReranker(decoder, load_layout("icr-block"))
+    documents = [Document(row["id"], row["text"]) for row in DOCUMENTS]
+    states = stored(ranker, documents, "int8")
+    longer = dataclasses.replace(documents[0], text=documents[0].text + " And more.")
+    with pytest.raises(InputError, match="of another text"):
+        ranker.rank(QUERY, [longer, *documents[1:]], states=states)
+
+
+def test_a_layout_that_reads_documents_with_the_query_has_nothing_to_store(decoder):
+    with pytest.raises(InputError, match="take a layout such as"):
+        DecoderReranker(decoder, load_layout("icr")).form("int8")
+
+
+@pytest.mark.parametrize("form", ["fp16", "int8"])
+@pytest.mark.parametrize("where", ["host_bytes", "disk_bytes"])
+def test_a_cache_of_rounded_documents_gives_the_same_scores_at_each_hit(decoder, tmp_path, form, where):
+    exact = DocumentCache(host_bytes=1 << 30)
+    cache = DocumentCache(**{where: 1 << 30}, folder=tmp_path, form=form)
+    plain, ranker = (DecoderReranker(decoder, load_layout("icr-block"), cache=c) for c in (exact, cache))
+    expected, first, again = (by_place(r.rank(QUERY, DOCUMENTS)) for r in (plain, ranker, ranker))
+    assert first.tolist() == again.tolist() != expected.tolist()
+    np.testing.assert_allclose(first, expected, atol=2e-2 * max(abs(expected)))
+    if where == "host_bytes":
+        # The instruction is kept as computed.
+        assert cache.bytes()["host"] < exact.bytes()["host"] * 0.75
+    with pytest.raises(InputError, match="form is one of"):
+        DocumentCache(form="int4")
+
+
+def test_a_block_is_stored_without_loss(decoder):
+    x = torch.randn(4, 2, 6)
+    block = KeptBlock(
+        tuple(compressed(x * n, "int8") for n in (1, 2, 3)), tuple(compressed(-x * n, "int8") for n in (1, 2))
+    )
+    ranker = DecoderReranker(decoder, load_layout("icr-block"))
+    form = dataclasses.replace(
+        ranker.form("int8"), reading=dataclasses.replace(ranker.reading, layer=2), heads=2, key_dim=6, value_dim=6
+    )
+    for layer in (2, 1, 0):
+        back = KeptBlock.of(StoredBlock(block.stored(2), 4, form), layer)
+        assert len(back.keys) == layer + 1 and len(back.values) == layer
+        assert all(map(torch.equal, back.keys, block.keys[: layer + 1])) and all(
+            map(torch.equal, back.values, block.values)
+        )
