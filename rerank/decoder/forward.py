@@ -17,9 +17,12 @@ from .kept import Form, KeptBlock, compressed, joined
 from .prompt import Prompt
 
 __all__ = [
+    "LaidOut",
+    "Layouts",
     "Packed",
     "Wanted",
     "last_position",
+    "lay_out",
     "pack",
     "positions_of",
     "read",
@@ -135,7 +138,7 @@ class _Readings:
         return out
 
 
-class _Layouts:
+class Layouts:
     """One packing as attention runs over it and as the signal is read, on whatever device a layer lives.
 
     Args:
@@ -156,6 +159,7 @@ class _Layouts:
         self._moved: dict[torch.device, tuple[Packing, Packing]] = {}
 
     def on(self, device: torch.device) -> tuple[Packing, Packing]:
+        """As attention runs, and as the signal is read, on a device."""
         if device not in self._moved:
             signal = self.signal.to(device)
             self._moved[device] = (self.attention.to(device) if self.attention is not self.signal else signal, signal)
@@ -167,7 +171,7 @@ class _ListPass:
 
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, layouts: _Layouts, readings: _Readings) -> None:
+    def __init__(self, layouts: Layouts, readings: _Readings) -> None:
         self.layouts, self.readings = layouts, readings
         self.signal_rows: torch.Tensor = layouts.signal.signal
         self.longest = max(c.instruction + sum(c.documents) + max(c.queries) for c in layouts.signal.contexts)
@@ -200,7 +204,7 @@ class _DocumentPass:
     key_rows: torch.Tensor | None = None
 
     def __init__(self, context: Context, form: Form) -> None:
-        self.layouts = _Layouts([context], causal=False, signal=[])
+        self.layouts = Layouts([context], causal=False, signal=[])
         self.form = form
         self.longest = context.instruction + max(context.documents, default=0)
         self.lengths = [context.instruction, *context.documents]
@@ -235,7 +239,7 @@ class _QueryPass:
 
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, kept: Sequence[KeptBlock], layouts: _Layouts, readings: _Readings) -> None:
+    def __init__(self, kept: Sequence[KeptBlock], layouts: Layouts, readings: _Readings) -> None:
         self.kept, self.layouts, self.readings = kept, layouts, readings
         self.context = layouts.signal.contexts[0]
         self.prefix = self.context.instruction + sum(self.context.documents)
@@ -291,6 +295,34 @@ class Packed:
         return self.call.readings.split()
 
 
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """Lists side by side, as the tokens of one pass.
+
+    Args:
+        ids: their tokens.
+        positions: of these.
+        contexts: token counts of each list.
+        starts: where each list starts among the tokens.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    contexts: list[Context]
+    starts: list[int]
+
+
+def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
+    """Lay lists out side by side."""
+    out = LaidOut([], [], [prompt.context for prompt in prompts], [])
+    for prompt, context in zip(prompts, out.contexts, strict=True):
+        out.starts.append(len(out.ids))
+        for block in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
+            out.ids.extend(block)
+        out.positions.extend(positions_of(context, layout))
+    return out
+
+
 def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | None = None) -> Packed:
     """Lay lists out for one forward pass.
 
@@ -299,25 +331,18 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
         scope: what is read.
         kept: for a single list: its instruction and its documents, in order, read before by `read_documents`.
     """
-    layout = scope.layout
-    contexts, signal, ids, positions, answers, at = [], [], [], [], [], 0
+    laid, layout = lay_out(prompts, scope.layout), scope.layout
+    ids, positions, signal, answers = laid.ids, laid.positions, [], []
     counted = [_counted(prompt) for prompt in prompts]
-    for prompt in prompts:
-        context = prompt.context
-        contexts.append(context)
-        tokens = [*prompt.instruction, *(i for block in prompt.documents for i in block.ids)]
-        start = at + len(tokens)
-        answers.append(start + len(prompt.queries[0].ids))
+    for prompt, context, start in zip(prompts, laid.contexts, laid.starts, strict=True):
+        at = start + context.instruction + sum(context.documents)
+        answers.append(at + len(prompt.queries[0].ids))
         for query in prompt.queries:
-            signal += [start + row for row in query.signal]
-            start += len(query.ids)
-            tokens += query.ids
-        ids += tokens
-        positions += positions_of(context, layout)
-        at += len(tokens)
+            signal += [at + row for row in query.signal]
+            at += len(query.ids)
     gaps = any(len(columns) < len(context.documents) for context, columns in counted)
     spans = [context for context, _ in counted] if gaps else None
-    layouts = _Layouts(contexts, layout.require_prompt().mask == "causal", signal, spans)
+    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, spans)
     readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
     call: _ListPass | _QueryPass
     if kept is None:
@@ -406,7 +431,7 @@ def last_position(context: Context, layout: Layout) -> int:
     apart = layout.require_prompt().positions == "restart"
     longest = max(context.documents, default=0) if apart else sum(context.documents)
     ends = (_query_start(context, layout) + length for length in context.queries)
-    return max(context.instruction + longest, *ends) - 1
+    return max([context.instruction + longest, *ends]) - 1
 
 
 def _query_start(context: Context, layout: Layout) -> int:
