@@ -8,17 +8,18 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...documents import Document
 from ...errors import InputError, ModelError
 from ...kernels import Context
+from ...models.decoder import token_ids
 from ..layout import Layout
 from .tokens import Encoder, Text, Tokens
 
-__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template"]
+__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template", "candidate_id"]
 
 _USER, _ANSWER = "SightlineUserTurn", "SightlineAnswer"  # what no chat template has in it
 NULL_QUERY = "N/A"
@@ -63,7 +64,8 @@ class Prompt:
     Args:
         instruction: tokens before the documents.
         documents: their blocks, in the order in which they stand.
-        queries: the query's block and, where the layout calibrates, that of the null query.
+        queries: the query's block and, where the layout calibrates, that of the null query; none if the layout has no
+            query block.
         signal_tokens: texts of the first query block's signal tokens.
     """
 
@@ -139,27 +141,43 @@ class Template:
             seed: the seed of random ids.
 
         Raises:
-            InputError: if no signal token is left to attend with, or the template and a title leave no room for a text.
+            InputError: if the query is blank, or no signal token is left to attend with, or the template and a title
+                leave no room for a text.
         """
-        asked = [query, NULL_QUERY] if self.layout.readout.calibration == "null_query" else [query]
+        if not query.strip():
+            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+        count = len(documents)
+        asked = [query] if self.spec.query else []
+        if self.layout.readout.calibration == "null_query":
+            asked.append(NULL_QUERY)
         if self.spec.mask == "causal":
             instruction, blocks, queries = self._together(query, self._fit(documents, seed), asked)
         else:
-            instruction, blocks = self.instruction(query), self.documents(documents, seed)
-            queries = [self.query(text) for text in asked]
-        return Prompt(instruction, tuple(blocks), tuple(queries), self.signal_texts(queries[0]))
+            instruction, blocks = self.instruction(query, count), self.documents(documents, seed)
+            queries = [self.query(text, count) for text in asked]
+        signal = self.signal_texts(queries[0]) if queries else ()
+        return Prompt(instruction, tuple(blocks), tuple(queries), signal)
 
-    def instruction(self, query: str) -> tuple[int, ...]:
-        """Tokens of the instruction block, the beginning of the chat template included."""
-        return self._ids(self._instruction(query))
+    def instruction(self, query: str, count: int = 0) -> tuple[int, ...]:
+        """Tokens of the instruction block, the beginning of the chat template included.
 
-    def query(self, query: str) -> QueryBlock:
+        Args:
+            query: the query.
+            count: how many documents follow.
+        """
+        return self._ids(self._instruction(query, count))
+
+    def query(self, query: str, count: int = 0) -> QueryBlock:
         """The query block of a query, the end of the chat template and the begun answer included.
+
+        Args:
+            query: the query.
+            count: how many documents stand before it.
 
         Raises:
             InputError: if no signal token is left to attend with.
         """
-        text, places = self._query(query)
+        text, places = self._query(query, count)
         [tokens] = self.encoder.encode([text])
         return self._query_block(query, tokens, places)
 
@@ -172,6 +190,25 @@ class Template:
         filled = self._fit(documents, seed)
         encoded = self.encoder.encode([one.text for one in filled])
         return [_block(tokens, one) for one, tokens in zip(filled, encoded, strict=True)]
+
+    def place(self, ids: Sequence[int], token: str) -> int:
+        """The place of a token that is read in a block.
+
+        Args:
+            ids: the block's tokens.
+            token: ``last:1``, or ``marker:TOKEN`` for the last of such tokens.
+
+        Raises:
+            ModelError: if there is none: the layout's template lacks it, or the tokenizer does not know it.
+        """
+        kind, _, marker = token.partition(":")
+        if kind == "last":
+            return len(ids) - 1
+        [wanted] = token_ids([marker], self.tokenizer, self.name)
+        places = [place for place, id in enumerate(ids) if id == wanted]
+        if not places:
+            raise ModelError(f"layout {self.layout.name!r} has no token {marker!r} in a block where it is to be read")
+        return places[-1]
 
     def target(self, count: int, chosen: Sequence[int], seed: int = 0) -> tuple[int, ...]:
         """Tokens with which the answer goes on, if it names some of ``count`` documents.
@@ -206,10 +243,10 @@ class Template:
         self, query: str, filled: Sequence[_Filled], asked: Sequence[str]
     ) -> tuple[tuple[int, ...], list[Block], list[QueryBlock]]:
         """The blocks of a prompt that is tokenised at once, by the characters at which each token begins."""
-        parts = [self._instruction(query), *(one.text for one in filled)]
+        parts = [self._instruction(query, len(filled)), *(one.text for one in filled)]
         starts = np.cumsum([len(part) for part in parts])
         shared = sum(parts, Text())
-        ends = [self._query(text) for text in asked]
+        ends = [self._query(text, len(filled)) for text in asked] or [(Text(), {})]
         blocks, queries = [], []
         for number, tokens in enumerate(self.encoder.encode([shared + text for text, _ in ends])):
             # Several tokens may share a character; none stands before the token before it.
@@ -219,7 +256,8 @@ class Template:
             if not number:  # the null query stands behind the same documents
                 blocks = pieces[:-1]
             last = Tokens(pieces[-1].ids, pieces[-1].spans - int(starts[-1]))
-            queries.append(self._query_block(asked[number], last, ends[number][1]))
+            if asked:
+                queries.append(self._query_block(asked[number], last, ends[number][1]))
         first, *rest = blocks
         moved = [Tokens(t.ids, t.spans - start) for t, start in zip(rest, starts.tolist(), strict=False)]
         return (
@@ -228,14 +266,14 @@ class Template:
             queries,
         )
 
-    def _instruction(self, query: str) -> Text:
-        text, _ = self._filled(self.spec.instruction, {"query": query.strip()})
+    def _instruction(self, query: str, count: int) -> Text:
+        text, _ = self._filled(self.spec.instruction, {"query": query.strip(), "count": str(count)})
         return self.encoder.template(self._before) + text
 
-    def _query(self, query: str) -> tuple[Text, dict[str, tuple[int, int]]]:
+    def _query(self, query: str, count: int) -> tuple[Text, dict[str, tuple[int, int]]]:
         """The text of a query block, and where the query and the whole stand in it."""
         query, separator = query.strip(), self.encoder.template(self.spec.separator)
-        filled, regions = self._filled(self.spec.query, {"query": query})
+        filled, regions = self._filled(self.spec.query, {"query": query, "count": str(count)})
         text = separator + filled + self.encoder.template(self._after)
         start, stop = (place + len(separator) for place in regions["query"])
         low = len(separator)
@@ -243,11 +281,14 @@ class Template:
 
     def _query_block(self, query: str, tokens: Tokens, places: dict[str, tuple[int, int]]) -> QueryBlock:
         ids = tuple(tokens.ids.tolist())
-        kind, _, count = self.spec.signal_tokens.partition(":")
+        kind, _, number = self.spec.signal_tokens.partition(":")
         completion = self._ids(self.encoder.template(self.spec.completion))
         ids += completion
+        signal: Sequence[int]
         if kind == "last":
-            signal = range(max(0, len(ids) - int(count)), len(ids))
+            signal = range(max(0, len(ids) - int(number)), len(ids))
+        elif kind == "marker":
+            signal = [self.place(ids, self.spec.signal_tokens)]
         else:
             start, stop = _within(tokens, places[kind])
             signal = range(start, len(ids) if kind == "block" else stop)
@@ -261,8 +302,7 @@ class Template:
             if count > 9000:
                 raise InputError(f"layout {self.layout.name!r} has ids of four digits; {count} documents need more")
             return [str(number) for number in random.Random(seed).sample(range(1000, 10_000), count)]
-        first = 1 if kind == "from_1" else 0
-        return ["" if kind == "none" else str(first + i) for i in range(count)]
+        return [candidate_id(kind, i) for i in range(count)]
 
     def _filled(self, template: str, values: Mapping[str, str]) -> tuple[Text, dict[str, tuple[int, int]]]:
         """A template with its places filled, and where the values stand in it."""
@@ -348,6 +388,16 @@ class Template:
         if not user_mark or _USER in after:
             raise ModelError(f"the chat template of {self.name!r} does not hold the user's text once, as it is")
         return before, after
+
+
+def candidate_id(kind: Literal["none", "from_0", "from_1", "letters", "random"], place: int) -> str:
+    """What ``{id}`` is of the document at a place of the list, from 0; letters go on as AA, AB behind Z.
+
+    Random ids are not by place.
+    """
+    if kind == "letters":
+        return (candidate_id(kind, place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
+    return "" if kind == "none" else str(place + (kind == "from_1"))
 
 
 def _within(tokens: Tokens, span: tuple[int, int]) -> tuple[int, int]:

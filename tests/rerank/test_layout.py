@@ -106,7 +106,6 @@ def test_a_bad_value_is_refused_by_name(tmp_path, field, value):
     [
         *((APART, name) for name in ("max_block_tokens", "readout", "scale")),
         *((DECODER, name) for name in ("max_block_tokens", "readout", "scale", "block", "mask", "positions")),
-        (DECODER, "signal_tokens"),
     ],
 )
 def test_a_missing_field_is_named(tmp_path, fields, field):
