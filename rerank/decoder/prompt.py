@@ -219,8 +219,8 @@ class Template:
             seed: as for `documents`.
         """
         names = self._names(count, seed)
-        text = self.spec.target.replace("{ids}", ", ".join(names[place] for place in sorted(chosen)))
-        return self._ids(self.encoder.template(text))
+        text, _ = self._filled(self.spec.target, {"ids": ", ".join(names[place] for place in sorted(chosen))})
+        return self._ids(text)
 
     @property
     def room(self) -> int:
