@@ -31,6 +31,7 @@ YES_NO = load_layout(
     outliers=None,
     normalisation="documents",
     instruction=PREFIX,
+    separator="",
     block=BLOCK.replace("{text}", "{title} {text}"),
     query="",
     signal_tokens="",
