@@ -146,7 +146,7 @@ def _prompt(lengths: list[int]) -> Prompt:
     def some(count: int) -> tuple[int, ...]:
         return tuple(draw.integers(0, 1024, count).tolist())
 
-    blocks = tuple(Block(some(n), np.zeros((n, 2), dtype=np.int64), 0) for n in lengths)
+    blocks = tuple(Block(some(n), np.zeros((n, 2), dtype=np.int64), 0, (0, n)) for n in lengths)
     signal = tuple(range(_QUERY - _SIGNAL, _QUERY))
     return Prompt(some(_INSTRUCTION), blocks, (QueryBlock(some(_QUERY), signal),), ())
 

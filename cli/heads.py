@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 def heads(
     model: Annotated[str, typer.Argument(help="The decoder: smollm2, a name on the hub, a folder or a GGUF file.")],
-    data: Annotated[Path, typer.Option(help="A BEIR folder with judgements.")],
+    data: Annotated[
+        list[Path], typer.Option(help="A BEIR folder with judgements. Several share the lists, each its part.")
+    ],
     method: Annotated[Literal["qr", "core", "ndcg"], typer.Option(help="How heads are scored.")] = "qr",
     layout: Annotated[
         str | None,
@@ -41,7 +44,8 @@ def heads(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="A TREC run with the candidates. By default bm25.SPLIT.tsv in the folder.", rich_help_panel=_LISTS
+            help="A TREC run with the candidates of all folders. By default bm25.SPLIT.tsv in each.",
+            rich_help_panel=_LISTS,
         ),
     ] = None,
     queries: Annotated[
@@ -50,6 +54,10 @@ def heads(
     candidates: Annotated[
         int, typer.Option(help="How many documents each list has.", min=2, rich_help_panel=_LISTS)
     ] = 40,
+    words: Annotated[
+        int | None,
+        typer.Option(help="How many words of a text are read. By default all.", min=1, rich_help_panel=_LISTS),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -84,15 +92,26 @@ def heads(
     from ..rerank.layout import load_layout
 
     spec = load_layout(layout or ("core" if method == "core" else "qrhead"), heads="all", layers="all")
-    dataset = load_dataset(data, split)
+    datasets = [load_dataset(folder, split) for folder in data]
     reranker = DecoderReranker(model, spec, revision=revision, dtype=dtype)
-    lists = detection_lists(dataset, first_stage_run(dataset, run), queries=queries, candidates=candidates, seed=seed)
+    lists = itertools.chain.from_iterable(
+        detection_lists(
+            dataset,
+            first_stage_run(dataset, run),
+            queries=-(-(queries - part) // len(datasets)),
+            candidates=candidates,
+            words=words,
+            seed=seed,
+        )
+        for part, dataset in enumerate(datasets)
+    )
+    read = ", ".join(f"{dataset.name}/{split}" for dataset in datasets)
     with progress_bar("reading lists") as tell:
         scored = detect_heads(
             reranker,
             lists,
             method,
-            data=f"{dataset.name}/{split}",
+            data=read if words is None else f"{read}, {words} words of each text",
             seed=seed,
             temperature=temperature,
             progress=tell,

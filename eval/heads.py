@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import random
+import re
 from collections.abc import Iterator, Mapping
 
 from ..documents import Document
@@ -13,7 +16,13 @@ __all__ = ["detection_lists"]
 
 
 def detection_lists(
-    dataset: Dataset, run: Mapping[str, Mapping[str, float]], *, queries: int = 128, candidates: int = 40, seed: int = 0
+    dataset: Dataset,
+    run: Mapping[str, Mapping[str, float]],
+    *,
+    queries: int = 128,
+    candidates: int = 40,
+    words: int | None = None,
+    seed: int = 0,
 ) -> Iterator[tuple[str, list[Document], list[int]]]:
     """Lists of a query's relevant documents among the hardest of the others.
 
@@ -25,6 +34,7 @@ def detection_lists(
         run: the candidates by query id.
         queries: how many lists are drawn, from the queries that have both kinds of documents.
         candidates: how many documents a list has.
+        words: how many words of each text are read; None for all.
         seed: the seed of the draw.
 
     Yields:
@@ -34,8 +44,8 @@ def detection_lists(
         InputError: if no query has a relevant document and another candidate.
         DataError: if a candidate has no text.
     """
-    if candidates < 2 or queries < 1:
-        raise InputError("a list needs at least 2 candidates, and there must be a query")
+    if candidates < 2 or queries < 1 or (words is not None and words < 1):
+        raise InputError("a list needs at least 2 candidates, and there must be a query, and a word of each text")
     chosen: dict[str, list[str]] = {}
     for id, grades in dataset.qrels.items():
         gold = sorted((d for d, grade in grades.items() if grade > 0), key=lambda d: -grades[d])
@@ -50,4 +60,11 @@ def detection_lists(
     texts = candidate_texts(dataset, {id: chosen[id] for id in picked})
     for id in picked:
         grades = dataset.qrels[id]
-        yield dataset.queries[id], [texts[d] for d in chosen[id]], [max(0, grades.get(d, 0)) for d in chosen[id]]
+        documents = [_shortened(texts[d], words) for d in chosen[id]]
+        yield dataset.queries[id], documents, [max(0, grades.get(d, 0)) for d in chosen[id]]
+
+
+def _shortened(document: Document, words: int | None) -> Document:
+    """The document, but for what comes after so many words of its text."""
+    parts = [] if words is None else list(itertools.islice(re.finditer(r"\S+", document.text), words))
+    return dataclasses.replace(document, text=document.text[: parts[-1].end()]) if parts else document

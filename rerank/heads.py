@@ -1,12 +1,15 @@
-"""Which attention heads retrieve: the file that holds them, and the heads that a layout asks for."""
+"""Which attention heads retrieve: files that hold them, those that ship, and the heads that a layout asks for."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from dataclasses import dataclass
 from html import escape
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +21,13 @@ from ..files import replacing
 from ..parsing import as_type, load_yaml
 from .layout import Layout
 
-__all__ = ["Heads", "Method", "find_heads", "heads_path"]
+__all__ = ["Heads", "Method", "find_heads", "heads_path", "shipped_heads"]
 
 Method = Literal["qr", "core", "ndcg"]
+
+_FOLDER = resources.files(__package__.partition(".")[0]) / "data" / "heads"
+# What follows a model's name in the name of a file with its quantised weights.
+_QUANTISED = re.compile(r"([._-](i?q\d\w*|b?f16|f32))?(\.gguf)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +36,23 @@ class Heads:
 
     Args:
         model: name of the model.
-        revision: revision of the model's weights.
+        revision: revision of the model's weights; "" if the heads serve any.
         layout: name of the layout that the lists were read by.
-        fingerprint: fingerprint of that layout, see `Layout.fingerprint`.
+        fingerprint: fingerprint of that layout, see `Layout.fingerprint`; "" for heads that were published, which serve
+            the layout of that name.
         method: the criterion.
         data: what the lists are of.
         queries: how many lists were read.
-        candidates: documents in a list, at most.
+        candidates: documents in a list, at most; None if that was not published.
         seed: the seed of the shuffles.
         temperature: the temperature of ``core``; None for the other criteria.
-        scores: the score of each head, layer by layer; higher retrieves better.
+        scores: the score of each head, layer by layer; higher retrieves better. Empty if only the best were published.
+        best: the best heads as ``layer-head``, best first; follows from the scores if there are any.
+        also: other names of the model.
+        attribution: who found the heads, and under which licence they are given.
 
     Raises:
-        InputError: if the scores are not a table of finite numbers.
+        InputError: if the scores are not a table of finite numbers, or there are neither scores nor heads.
     """
 
     model: str
@@ -51,50 +62,62 @@ class Heads:
     method: Method
     data: str
     queries: int
-    candidates: int
+    candidates: int | None
     seed: int
     temperature: float | None
-    scores: tuple[tuple[float, ...], ...]
+    scores: tuple[tuple[float, ...], ...] = ()
+    best: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    attribution: str = ""
 
     def __post_init__(self) -> None:
+        if not self.scores and self.best:
+            if not all(re.fullmatch(r"\d+-\d+", head) for head in self.best):
+                raise InputError("its heads are not such as 14-22, a layer and a head in it")
+            return
         if not self.scores or not self.scores[0] or len(set(map(len, self.scores))) != 1:
             raise InputError("its scores are no table: one row for each layer, one number for each head")
         if not np.isfinite(self.scores).all():
             raise InputError("its scores are not all finite numbers")
+        object.__setattr__(self, "best", self.top(min(32, sum(map(len, self.scores)))))
 
     def top(self, count: int) -> tuple[str, ...]:
         """The best heads as ``layer-head``, best first; ties by layer and head.
 
         Raises:
-            InputError: if the model has fewer.
+            InputError: if the model has fewer, or fewer are known.
         """
+        if not self.scores:
+            if not 1 <= count <= len(self.best):
+                raise InputError(f"of the heads of {self.model!r}, the best {len(self.best)} are known, not {count}")
+            return self.best[:count]
         every = [(-score, layer, head) for layer, row in enumerate(self.scores) for head, score in enumerate(row)]
         if not 1 <= count <= len(every):
             raise InputError(f"{self.model!r} has {len(every)} heads, so not the best {count}")
         return tuple(f"{layer}-{head}" for _, layer, head in sorted(every)[:count])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the YAML, and beside it the heat map as SVG.
+        """Write the YAML, and beside it the heat map of the scores as SVG.
 
         Raises:
             InputError: if a file cannot be written.
         """
         path = Path(path)
-        best = list(self.top(min(32, sum(map(len, self.scores)))))
-        fields = dataclasses.asdict(self) | {"best": best, "scores": [list(row) for row in self.scores]}
+        fields = dataclasses.asdict(self) | {"scores": [list(row) for row in self.scores]}
+        fields |= {"best": list(self.best), "also": list(self.also)}
+        files = {path: yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=10_000)}
+        if self.scores:
+            files[path.with_suffix(".svg")] = self.picture()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for file, text in (
-                (path, yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=10_000)),
-                (path.with_suffix(".svg"), self.picture()),
-            ):
+            for file, text in files.items():
                 with replacing(file) as beside:
                     beside.write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error}") from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Heads:
+    def load(cls, path: str | os.PathLike[str] | Traversable) -> Heads:
         """Load what `save` wrote.
 
         Raises:
@@ -105,6 +128,14 @@ class Heads:
         except (DataError, InputError) as error:
             reason = error.reason if isinstance(error, DataError) else str(error)
             raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {reason}") from error
+
+    def is_of(self, model: str) -> bool:
+        """Whether a model has this one's name: on the hub, of a folder, or of a file with its quantised weights."""
+        return _last_name(model) in map(_last_name, (self.model, *self.also))
+
+    def serves(self, layout: Layout) -> bool:
+        """Whether the layout reads what the heads were found by."""
+        return self.fingerprint == layout.fingerprint if self.fingerprint else self.layout == layout.name
 
     def picture(self) -> str:
         """The heat map of layer by head, as SVG; the ten best are framed."""
@@ -148,11 +179,28 @@ def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path
     return Path(home).expanduser() / "heads" / f"{name}_{revision[:12] or 'local'}_{fingerprint}_{method}.yaml"
 
 
+@functools.cache
+def shipped_heads() -> tuple[Heads, ...]:
+    """The heads that ship with Sightline: those of ``smollm2``, and those that others published under a licence.
+
+    Example:
+        >>> any(heads.is_of("meta-llama/Llama-3.1-8B-Instruct") for heads in shipped_heads())
+        True
+    """
+    files = sorted((file for file in _FOLDER.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return tuple(map(Heads.load, files))
+
+
+def _last_name(model: str) -> str:
+    """The last part of a model's name, without what says how its weights are stored."""
+    return _QUANTISED.sub("", re.split(r"[/\\:]", model.rstrip("/\\").lower())[-1])
+
+
 def find_heads(file: str | os.PathLike[str] | None, layout: Layout, model: str, revision: str) -> tuple[str, ...]:
     """The heads that a layout such as ``qr:16`` asks for.
 
     Args:
-        file: a file of heads, or None to look where `sightline heads` keeps them.
+        file: a file of heads, or None to look where `sightline heads` keeps them, and then among those that ship.
         layout: the layout.
         model: name of the model.
         revision: revision of the model's weights.
@@ -165,17 +213,20 @@ def find_heads(file: str | os.PathLike[str] | None, layout: Layout, model: str, 
     method, _, count = layout.readout.heads.partition(":")
     path = Path(file) if file is not None else heads_path(model, revision, layout.fingerprint, method)
     if file is None and not path.is_file():
+        for shipped in shipped_heads():
+            if shipped.method == method and shipped.is_of(model) and shipped.serves(layout):
+                return shipped.top(int(count))
         raise ModelError(
             f"layout {layout.name!r} reads selected heads, and none were found for {model!r} yet; find them with: "
             f"sightline heads {model} --layout {layout.name} --method {method} --data FOLDER"
         )
     heads = Heads.load(path)
-    for name, actual, expected in (
-        ("method", heads.method, method),
-        ("layout", heads.fingerprint, layout.fingerprint),
-        ("revision", heads.revision, revision),
+    for name, actual, expected, fits in (
+        ("method", heads.method, method, heads.method == method),
+        ("layout", heads.fingerprint or heads.layout, layout.fingerprint, heads.serves(layout)),
+        ("revision", heads.revision, revision, heads.revision in ("", revision)),
     ):
-        if actual != expected:
+        if not fits:
             raise InputError(
                 f"{path}: its heads were found for {name} {actual!r}, not for {expected!r}; find them anew"
             )

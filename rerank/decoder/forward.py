@@ -17,9 +17,12 @@ from .kept import Form, KeptBlock, compressed, joined
 from .prompt import Prompt
 
 __all__ = [
+    "LaidOut",
+    "Layouts",
     "Packed",
     "Wanted",
     "last_position",
+    "lay_out",
     "pack",
     "positions_of",
     "read",
@@ -49,12 +52,19 @@ class Wanted:
 class _Readings:
     """Collects what the layers of one pass show, for all lists of the pass."""
 
-    def __init__(self, scope: Wanted, layout: Packing) -> None:
-        self.scope, self.layout = scope, layout
-        counts = [len(layout.contexts[context].documents) for context in layout.signal_contexts.tolist()]
+    def __init__(self, scope: Wanted, layout: Packing, columns: Sequence[Sequence[int]]) -> None:
+        self.scope, self.layout, self.columns = scope, layout, columns
+        contexts = layout.signal_contexts.tolist()
+        counts = [len(columns[context]) for context in contexts]
         scale, ssmax = scope.layout.readout.scale, scope.layout.readout.ssmax
         # One factor per row: lists in one pass may differ in their number of documents.
         self.factors = [scale * (ssmax * math.log(max(n, 2)) if ssmax else 1.0) for n in counts]
+        # What a signal row sees of tokens that count as no document: they compete, but have no share.
+        self.gaps: torch.Tensor | None = None
+        if any(len(own) < len(c.documents) for own, c in zip(columns, layout.contexts, strict=True)):
+            self.gaps = torch.ones(len(counts), 1, layout.documents, dtype=torch.bool)
+            for row, context in enumerate(contexts):
+                self.gaps[row, 0, columns[context]] = False
         self.lse: list[torch.Tensor] = []
         self.normaliser: list[torch.Tensor] = []
         self.largest: list[torch.Tensor] = []
@@ -72,7 +82,9 @@ class _Readings:
         if spec.normalisation == "all_keys":
             normaliser = (row if row is not None else row_lse(q, k, layout, scale=scale, lse=lse)).double()
         else:
-            normaliser = joint_normaliser(lse)
+            normaliser = joint_normaliser(
+                lse if self.gaps is None else lse.masked_fill(self.gaps.to(lse.device), -torch.inf)
+            )
         chosen = scope.heads[layer]
         index = None if chosen is None else torch.tensor(chosen, device=q.device)
 
@@ -106,14 +118,19 @@ class _Readings:
         for number, context in enumerate(layout.contexts):
             blocks = layout.signal_blocks[layout.signal_contexts == number]
             rows = torch.from_numpy(layout.signal_blocks == blocks[0])
-            n, queries = len(context.documents), len(context.queries)
+            columns, queries = list(self.columns[number]), len(context.queries)
             here = tokens[at : at + queries] if self.scope.tokens else []
+            if len(columns) < len(context.documents):
+                lengths = torch.tensor(context.documents)
+                own = torch.zeros(len(lengths), dtype=torch.bool)
+                own[columns] = True
+                here = [x[..., own.repeat_interleave(lengths)] for x in here]
             out.append(
                 Reading(
-                    lse[rows, :, :n],
+                    lse[rows][..., columns],
                     normaliser[rows],
-                    tuple(context.documents),
-                    None if largest is None else largest[rows, :, :n],
+                    tuple(context.documents[column] for column in columns),
+                    None if largest is None else largest[rows][..., columns],
                     *here,
                 )
             )
@@ -121,17 +138,28 @@ class _Readings:
         return out
 
 
-class _Layouts:
-    """One packing as attention runs over it and as the signal is read, on whatever device a layer lives."""
+class Layouts:
+    """One packing as attention runs over it and as the signal is read, on whatever device a layer lives.
 
-    def __init__(self, contexts: Sequence[Context], causal: bool, signal: Sequence[int]) -> None:
-        self.signal = Packing(contexts).with_signal(signal)
-        # A causal mask over all documents is that of one long instruction.
-        whole = [Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts]
-        self.attention = Packing(whole) if causal else self.signal
+    Args:
+        contexts: the blocks.
+        causal: whether documents see those before them.
+        signal: the signal tokens.
+        spans: the same contexts, their documents cut into what counts and what does not; None where all counts.
+    """
+
+    def __init__(
+        self, contexts: Sequence[Context], causal: bool, signal: Sequence[int], spans: Sequence[Context] | None = None
+    ) -> None:
+        self.signal = Packing(contexts if spans is None else spans).with_signal(signal)
+        if causal:  # a mask over all documents is that of one long instruction
+            self.attention = Packing([Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts])
+        else:
+            self.attention = self.signal if spans is None else Packing(contexts)
         self._moved: dict[torch.device, tuple[Packing, Packing]] = {}
 
     def on(self, device: torch.device) -> tuple[Packing, Packing]:
+        """As attention runs, and as the signal is read, on a device."""
         if device not in self._moved:
             signal = self.signal.to(device)
             self._moved[device] = (self.attention.to(device) if self.attention is not self.signal else signal, signal)
@@ -143,7 +171,7 @@ class _ListPass:
 
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, layouts: _Layouts, readings: _Readings) -> None:
+    def __init__(self, layouts: Layouts, readings: _Readings) -> None:
         self.layouts, self.readings = layouts, readings
         self.signal_rows: torch.Tensor = layouts.signal.signal
         self.longest = max(c.instruction + sum(c.documents) + max(c.queries) for c in layouts.signal.contexts)
@@ -176,7 +204,7 @@ class _DocumentPass:
     key_rows: torch.Tensor | None = None
 
     def __init__(self, context: Context, form: Form) -> None:
-        self.layouts = _Layouts([context], causal=False, signal=[])
+        self.layouts = Layouts([context], causal=False, signal=[])
         self.form = form
         self.longest = context.instruction + max(context.documents, default=0)
         self.lengths = [context.instruction, *context.documents]
@@ -211,7 +239,7 @@ class _QueryPass:
 
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, kept: Sequence[KeptBlock], layouts: _Layouts, readings: _Readings) -> None:
+    def __init__(self, kept: Sequence[KeptBlock], layouts: Layouts, readings: _Readings) -> None:
         self.kept, self.layouts, self.readings = kept, layouts, readings
         self.context = layouts.signal.contexts[0]
         self.prefix = self.context.instruction + sum(self.context.documents)
@@ -267,6 +295,34 @@ class Packed:
         return self.call.readings.split()
 
 
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """Lists side by side, as the tokens of one pass.
+
+    Args:
+        ids: their tokens.
+        positions: of these.
+        contexts: token counts of each list.
+        starts: where each list starts among the tokens.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    contexts: list[Context]
+    starts: list[int]
+
+
+def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
+    """Lay lists out side by side."""
+    out = LaidOut([], [], [prompt.context for prompt in prompts], [])
+    for prompt, context in zip(prompts, out.contexts, strict=True):
+        out.starts.append(len(out.ids))
+        for block in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
+            out.ids.extend(block)
+        out.positions.extend(positions_of(context, layout))
+    return out
+
+
 def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | None = None) -> Packed:
     """Lay lists out for one forward pass.
 
@@ -275,23 +331,19 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
         scope: what is read.
         kept: for a single list: its instruction and its documents, in order, read before by `read_documents`.
     """
-    layout = scope.layout
-    contexts, signal, ids, positions, answers, at = [], [], [], [], [], 0
-    for prompt in prompts:
-        context = prompt.context
-        contexts.append(context)
-        tokens = [*prompt.instruction, *(i for block in prompt.documents for i in block.ids)]
-        start = at + len(tokens)
-        answers.append(start + len(prompt.queries[0].ids))
+    laid, layout = lay_out(prompts, scope.layout), scope.layout
+    ids, positions, signal, answers = laid.ids, laid.positions, [], []
+    counted = [_counted(prompt) for prompt in prompts]
+    for prompt, context, start in zip(prompts, laid.contexts, laid.starts, strict=True):
+        at = start + context.instruction + sum(context.documents)
+        answers.append(at + len(prompt.queries[0].ids))
         for query in prompt.queries:
-            signal += [start + row for row in query.signal]
-            start += len(query.ids)
-            tokens += query.ids
-        ids += tokens
-        positions += positions_of(context, layout)
-        at += len(tokens)
-    layouts = _Layouts(contexts, layout.require_prompt().mask == "causal", signal)
-    readings = _Readings(scope, layouts.signal)
+            signal += [at + row for row in query.signal]
+            at += len(query.ids)
+    gaps = any(len(columns) < len(context.documents) for context, columns in counted)
+    spans = [context for context, _ in counted] if gaps else None
+    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, spans)
+    readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
     call: _ListPass | _QueryPass
     if kept is None:
         call = _ListPass(layouts, readings)
@@ -300,6 +352,19 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
         ids, positions = ids[call.prefix :], positions[call.prefix :]
         answers = [end - call.prefix for end in answers]
     return Packed(torch.tensor(ids), torch.tensor(positions), call, tuple(answers))
+
+
+def _counted(prompt: Prompt) -> tuple[Context, list[int]]:
+    """The prompt's context, each document cut into what counts and what does not; and the places of what counts."""
+    lengths: list[int] = []
+    columns: list[int] = []
+    for block in prompt.documents:
+        start, stop = block.counted
+        lengths += [start] if start else []
+        columns.append(len(lengths))
+        lengths.append(stop - start)
+        lengths += [len(block.ids) - stop] if len(block.ids) > stop else []
+    return prompt.context._replace(documents=lengths), columns
 
 
 def read(
@@ -366,7 +431,7 @@ def last_position(context: Context, layout: Layout) -> int:
     apart = layout.require_prompt().positions == "restart"
     longest = max(context.documents, default=0) if apart else sum(context.documents)
     ends = (_query_start(context, layout) + length for length in context.queries)
-    return max(context.instruction + longest, *ends) - 1
+    return max([context.instruction + longest, *ends]) - 1
 
 
 def _query_start(context: Context, layout: Layout) -> int:

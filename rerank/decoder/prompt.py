@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...documents import Document
 from ...errors import InputError, ModelError
 from ...kernels import Context
+from ...models.decoder import token_ids
 from ..layout import Layout
+from .tokens import Encoder, Text, Tokens
 
-__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template"]
+__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template", "candidate_id"]
 
 _USER, _ANSWER = "SightlineUserTurn", "SightlineAnswer"  # what no chat template has in it
 NULL_QUERY = "N/A"
@@ -31,11 +34,14 @@ class Block:
         spans: int (T, 2), the characters of the document's ``contents`` that each token covers; (-1, -1) for tokens of
             the template.
         truncated: tokens of its text that are not read.
+        counted: start and end of the tokens on which attention counts as attention on the document, see
+            `PromptSpec.span`.
     """
 
     ids: tuple[int, ...]
     spans: np.ndarray
     truncated: int
+    counted: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,8 @@ class Prompt:
     Args:
         instruction: tokens before the documents.
         documents: their blocks, in the order in which they stand.
-        queries: the query's block and, where the layout calibrates, that of the null query.
+        queries: the query's block and, where the layout calibrates, that of the null query; none if the layout has no
+            query block.
         signal_tokens: texts of the first query block's signal tokens.
     """
 
@@ -83,11 +90,29 @@ class Prompt:
         return instruction + sum(documents) + sum(queries)
 
 
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """A document's block before it is tokenised.
+
+    Args:
+        text: the separator and the filled template.
+        regions: where title and text stand in it.
+        span: the characters that count as the document.
+        document: the document as it is read, its text cut if need be.
+        truncated: tokens that were cut.
+    """
+
+    text: Text
+    regions: dict[str, tuple[int, int]]
+    span: tuple[int, int]
+    document: Document
+    truncated: int = 0
+
+
 class Template:
     """Fills a layout's templates for one tokenizer.
 
-    Texts of users never become special tokens: such strings are blanked before they are tokenised, so that no document
-    can end its block, or the turn.
+    Texts of users never become control tokens, see `Encoder`: no document can end its block, or the turn.
 
     Args:
         layout: a layout for decoders.
@@ -100,57 +125,90 @@ class Template:
 
     def __init__(self, layout: Layout, tokenizer: Any, name: str) -> None:
         self.layout, self.spec, self.tokenizer, self.name = layout, layout.require_prompt(), tokenizer, name
-        special = sorted(filter(None, tokenizer.all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special))) if special else None
+        self.encoder = Encoder(tokenizer, name)
         self._before, self._after = self._chat() if self.spec.chat else (self._start(), self.spec.answer)
 
-    def instruction(self, query: str) -> tuple[int, ...]:
-        """Tokens of the instruction block, the beginning of the chat template included."""
-        filled = self.spec.instruction.replace("{query}", self.plain(query))
-        return tuple(self._encode([self._before + filled])[0][0])
+    def prompt(self, query: str, documents: Sequence[Document], seed: int = 0) -> Prompt:
+        """Lay a list out, its documents in the order in which they stand.
 
-    def query(self, query: str) -> QueryBlock:
+        Where documents see those before them, the whole prompt is tokenised at once, as a model is used to; a token
+        that covers the end of one block and the beginning of the next belongs to the first. Else each block is
+        tokenised by itself, so that a document has the same tokens in every list.
+
+        Args:
+            query: the query.
+            documents: the documents.
+            seed: the seed of random ids.
+
+        Raises:
+            InputError: if the query is blank, or no signal token is left to attend with, or the template and a title
+                leave no room for a text.
+        """
+        if not query.strip():
+            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+        count = len(documents)
+        asked = [query] if self.spec.query else []
+        if self.layout.readout.calibration == "null_query":
+            asked.append(NULL_QUERY)
+        if self.spec.mask == "causal":
+            instruction, blocks, queries = self._together(query, self._fit(documents, seed), asked)
+        else:
+            instruction, blocks = self.instruction(query, count), self.documents(documents, seed)
+            queries = [self.query(text, count) for text in asked]
+        signal = self.signal_texts(queries[0]) if queries else ()
+        return Prompt(instruction, tuple(blocks), tuple(queries), signal)
+
+    def instruction(self, query: str, count: int = 0) -> tuple[int, ...]:
+        """Tokens of the instruction block, the beginning of the chat template included.
+
+        Args:
+            query: the query.
+            count: how many documents follow.
+        """
+        return self._ids(self._instruction(query, count))
+
+    def query(self, query: str, count: int = 0) -> QueryBlock:
         """The query block of a query, the end of the chat template and the begun answer included.
+
+        Args:
+            query: the query.
+            count: how many documents stand before it.
 
         Raises:
             InputError: if no signal token is left to attend with.
         """
-        head, tail = self.spec.query.split("{query}")
-        start = len(head)
-        stop = start + len(self.plain(query))
-        [(ids, offsets)] = self._encode([head + self.plain(query) + tail + self._after])
-        ids = list(ids)
-        kind, _, count = self.spec.signal_tokens.partition(":")
-        if self.spec.completion:
-            ids += self._encode([self.spec.completion])[0][0]
-        if kind == "last":
-            signal = range(max(0, len(ids) - int(count)), len(ids))
-        else:
-            low = start if kind == "query" else 0
-            high = len(head + tail + self._after) + stop if kind == "block" else stop
-            # Tokens that cover no character, which byte-level tokenizers have, belong to the token before them.
-            places = [i for i, (a, b) in enumerate(offsets) if a < high and b > low]
-            signal = range(len(ids)) if kind == "block" else range(places[0], places[-1] + 1) if places else range(0)
-        if not self.plain(query).strip() or not signal:
-            raise InputError(f"the query {query!r} has no token to attend with; ask something")
-        return QueryBlock(tuple(ids), tuple(signal))
+        text, places = self._query(query, count)
+        [tokens] = self.encoder.encode([text])
+        return self._query_block(query, tokens, places)
 
     def documents(self, documents: Sequence[Document], seed: int = 0) -> list[Block]:
-        """Blocks of documents that stand in this order.
+        """Blocks of documents that stand in this order, each tokenised by itself.
 
         Raises:
             InputError: if the template and a title leave no room for the text.
         """
-        names = self._ids(len(documents), seed)
-        filled = [self._fill(document, name) for document, name in zip(documents, names, strict=True)]
-        encoded = self._encode([text for text, _ in filled])
-        limit = self.layout.max_block_tokens
-        return [
-            _block(ids, offsets, regions, document, 0)
-            if len(ids) <= limit
-            else self._cut(document, name, text, regions, len(ids), offsets)
-            for document, name, (text, regions), (ids, offsets) in zip(documents, names, filled, encoded, strict=True)
-        ]
+        filled = self._fit(documents, seed)
+        encoded = self.encoder.encode([one.text for one in filled])
+        return [_block(tokens, one) for one, tokens in zip(filled, encoded, strict=True)]
+
+    def place(self, ids: Sequence[int], token: str) -> int:
+        """The place of a token that is read in a block.
+
+        Args:
+            ids: the block's tokens.
+            token: ``last:1``, or ``marker:TOKEN`` for the last of such tokens.
+
+        Raises:
+            ModelError: if there is none: the layout's template lacks it, or the tokenizer does not know it.
+        """
+        kind, _, marker = token.partition(":")
+        if kind == "last":
+            return len(ids) - 1
+        [wanted] = token_ids([marker], self.tokenizer, self.name)
+        places = [place for place, id in enumerate(ids) if id == wanted]
+        if not places:
+            raise ModelError(f"layout {self.layout.name!r} has no token {marker!r} in a block where it is to be read")
+        return places[-1]
 
     def target(self, count: int, chosen: Sequence[int], seed: int = 0) -> tuple[int, ...]:
         """Tokens with which the answer goes on, if it names some of ``count`` documents.
@@ -160,24 +218,20 @@ class Template:
             chosen: places of those that are named.
             seed: as for `documents`.
         """
-        names = self._ids(count, seed)
+        names = self._names(count, seed)
         text = self.spec.target.replace("{ids}", ", ".join(names[place] for place in sorted(chosen)))
-        return tuple(self._encode([text])[0][0])
-
-    def plain(self, text: str) -> str:
-        """The text with special tokens' names blanked, as long as it was."""
-        return self._special.sub(lambda match: " " * len(match[0]), text) if self._special else text
+        return self._ids(self.encoder.template(text))
 
     @property
     def room(self) -> int:
         """Tokens of a document's contents that are read at most: a block less its template."""
-        names = {"id": "9999", "title": "", "text": ""}
-        bare = re.sub(r"\{(\w+)\}", lambda match: names[match[1]], self.spec.block)
-        return max(1, self.layout.max_block_tokens - len(self._encode([bare])[0][0]) - 1)
+        text, _ = self._filled(self.spec.separator + self.spec.block, {"id": "9999", "title": "", "text": ""})
+        return max(1, self.layout.max_block_tokens - len(self._ids(text)) - 1)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """The characters that each token of a text covers."""
-        return [(int(a), int(b)) for a, b in self._encode([self.plain(text)])[0][1]]
+        [tokens] = self.encoder.encode([Text(text)])
+        return [(start, stop) for start, stop in tokens.spans.tolist()]
 
     def signal_texts(self, block: QueryBlock) -> tuple[str, ...]:
         """Texts of the signal tokens, for people."""
@@ -185,65 +239,126 @@ class Template:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    def _ids(self, count: int, seed: int) -> list[str]:
+    def _together(
+        self, query: str, filled: Sequence[_Filled], asked: Sequence[str]
+    ) -> tuple[tuple[int, ...], list[Block], list[QueryBlock]]:
+        """The blocks of a prompt that is tokenised at once, by the characters at which each token begins."""
+        parts = [self._instruction(query, len(filled)), *(one.text for one in filled)]
+        starts = np.cumsum([len(part) for part in parts])
+        shared = sum(parts, Text())
+        ends = [self._query(text, len(filled)) for text in asked] or [(Text(), {})]
+        blocks, queries = [], []
+        for number, tokens in enumerate(self.encoder.encode([shared + text for text, _ in ends])):
+            # Several tokens may share a character; none stands before the token before it.
+            owner = np.maximum.accumulate(np.searchsorted(starts, tokens.spans[:, 0], side="right"))
+            cuts = np.searchsorted(owner, np.arange(len(parts) + 1)).tolist()
+            pieces = [Tokens(tokens.ids[a:b], tokens.spans[a:b]) for a, b in itertools.pairwise([*cuts, len(owner)])]
+            if not number:  # the null query stands behind the same documents
+                blocks = pieces[:-1]
+            last = Tokens(pieces[-1].ids, pieces[-1].spans - int(starts[-1]))
+            if asked:
+                queries.append(self._query_block(asked[number], last, ends[number][1]))
+        first, *rest = blocks
+        moved = [Tokens(t.ids, t.spans - start) for t, start in zip(rest, starts.tolist(), strict=False)]
+        return (
+            tuple(first.ids.tolist()),
+            [_block(tokens, one) for tokens, one in zip(moved, filled, strict=True)],
+            queries,
+        )
+
+    def _instruction(self, query: str, count: int) -> Text:
+        text, _ = self._filled(self.spec.instruction, {"query": query.strip(), "count": str(count)})
+        return self.encoder.template(self._before) + text
+
+    def _query(self, query: str, count: int) -> tuple[Text, dict[str, tuple[int, int]]]:
+        """The text of a query block, and where the query and the whole stand in it."""
+        query, separator = query.strip(), self.encoder.template(self.spec.separator)
+        filled, regions = self._filled(self.spec.query, {"query": query, "count": str(count)})
+        text = separator + filled + self.encoder.template(self._after)
+        start, stop = (place + len(separator) for place in regions["query"])
+        low = len(separator)
+        return text, {"query": (start, stop), "prompt": (low, stop), "block": (low, len(text))}
+
+    def _query_block(self, query: str, tokens: Tokens, places: dict[str, tuple[int, int]]) -> QueryBlock:
+        ids = tuple(tokens.ids.tolist())
+        kind, _, number = self.spec.signal_tokens.partition(":")
+        completion = self._ids(self.encoder.template(self.spec.completion))
+        ids += completion
+        signal: Sequence[int]
+        if kind == "last":
+            signal = range(max(0, len(ids) - int(number)), len(ids))
+        elif kind == "marker":
+            signal = [self.place(ids, self.spec.signal_tokens)]
+        else:
+            start, stop = _within(tokens, places[kind])
+            signal = range(start, len(ids) if kind == "block" else stop)
+        if not query.strip() or not signal:
+            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+        return QueryBlock(ids, tuple(signal))
+
+    def _names(self, count: int, seed: int) -> list[str]:
         kind = self.spec.ids
         if kind == "random":
             if count > 9000:
                 raise InputError(f"layout {self.layout.name!r} has ids of four digits; {count} documents need more")
             return [str(number) for number in random.Random(seed).sample(range(1000, 10_000), count)]
-        first = 1 if kind == "from_1" else 0
-        return ["" if kind == "none" else str(first + i) for i in range(count)]
+        return [candidate_id(kind, i) for i in range(count)]
 
-    def _fill(self, document: Document, name: str) -> tuple[str, dict[str, tuple[int, int]]]:
-        """The block's text, and where title and text stand in it."""
+    def _filled(self, template: str, values: Mapping[str, str]) -> tuple[Text, dict[str, tuple[int, int]]]:
+        """A template with its places filled, and where the values stand in it."""
+        out, regions = Text(), {}
+        for number, part in enumerate(re.split(r"\{(\w+)\}", template)):
+            if number % 2:
+                regions[part] = (len(out), len(out) + len(values[part]))
+                out += Text(values[part])
+            else:
+                out += self.encoder.template(part)
+        return out, regions
+
+    def _fill(self, document: Document, name: str) -> _Filled:
         template = self.spec.block
         if not document.title:
             template = re.sub(r"\{title\}\s?", "", template)
-        values = {
-            "id": name,
-            "title": self.plain(document.title),
-            "text": self.plain(document.text),
+        values = {"id": name, "title": document.title, "text": document.text}
+        text, regions = self._filled(self.spec.separator + template, values)
+        contents = [regions[field] for field in ("title", "text") if field in regions]
+        spans = {
+            "block": (len(self.spec.separator), len(text)),
+            "contents": (min(start for start, _ in contents), max(stop for _, stop in contents)),
         }
-        out, regions = "", {}
-        for part in re.split(r"(\{(?:id|title|text)\})", template):
-            if part[1:-1] in values and part.startswith("{"):
-                regions[part[1:-1]] = (len(out), len(out) + len(values[part[1:-1]]))
-                out += values[part[1:-1]]
-            else:
-                out += part
-        return out, regions
+        return _Filled(text, regions, spans[self.spec.span], document)
 
-    def _cut(
-        self,
-        document: Document,
-        name: str,
-        text: str,
-        regions: dict[str, tuple[int, int]],
-        tokens: int,
-        offsets: Sequence[tuple[int, int]],
-    ) -> Block:
+    def _fit(self, documents: Sequence[Document], seed: int) -> list[_Filled]:
+        """Fill the template for each document, and cut what is longer than a block may be."""
+        names = self._names(len(documents), seed)
+        filled = [self._fill(document, name) for document, name in zip(documents, names, strict=True)]
+        encoded = self.encoder.encode([one.text for one in filled])
+        return [
+            one if len(tokens.ids) <= self.layout.max_block_tokens else self._cut(one, name, tokens)
+            for one, name, tokens in zip(filled, names, encoded, strict=True)
+        ]
+
+    def _cut(self, filled: _Filled, name: str, tokens: Tokens) -> _Filled:
         """Cut the text, and nothing else, until the block fits; of a document without text, its title."""
+        document, limit = filled.document, self.layout.max_block_tokens
         field = "text" if document.text.strip() else "title"
-        start, stop = regions.get(field, (0, 0))
-        ends = [min(b, stop) - start for a, b in offsets if a < stop and b > start]
-        over = tokens - self.layout.max_block_tokens
+        start, stop = filled.regions.get(field, (0, 0))
+        ends = [min(b, stop) - start for a, b in tokens.spans.tolist() if a < stop and b > start]
+        over = len(tokens.ids) - limit
         # What is cut in the middle of a word may take more tokens than it took; then one token more is cut.
         for kept in range(len(ends) - over, 0, -1):
             shorter: dict[str, Any] = {field: getattr(document, field)[: ends[kept - 1]]}
-            filled, places = self._fill(dataclasses.replace(document, **shorter), name)
-            [(ids, spans)] = self._encode([filled])
-            if len(ids) <= self.layout.max_block_tokens:
-                return _block(ids, spans, places, document, len(ends) - kept)
+            cut = self._fill(dataclasses.replace(document, **shorter), name)
+            if len(self._ids(cut.text)) <= limit:
+                return dataclasses.replace(cut, document=document, truncated=len(ends) - kept)
         raise InputError(
             f"document {document.id!r}: its title and the template alone take more than the "
-            f"{self.layout.max_block_tokens} tokens that are read; shorten the title or raise max_block_tokens"
+            f"{limit} tokens that are read; shorten the title or raise max_block_tokens"
         )
 
-    def _encode(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        if not texts:
-            return []
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    def _ids(self, text: Text) -> tuple[int, ...]:
+        [tokens] = self.encoder.encode([text])
+        return tuple(tokens.ids.tolist())
 
     def _start(self) -> str:
         """The token that the tokenizer itself puts at the beginning of a text, by name."""
@@ -256,7 +371,8 @@ class Template:
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(
                 f"layout {self.layout.name!r} speaks to the model as a user, but {self.name!r} has no chat template; "
-                "take an instruction-tuned model, or the layout with chat=False"
+                "take an instruction-tuned model, or a copy of the layout's YAML file with chat: false, by the name "
+                "hf:MODEL#FILE.yaml (in Python also load_reranker(..., chat=False))"
             )
         turns = [{"role": "user", "content": _USER}]
         if self.spec.answer:
@@ -274,20 +390,33 @@ class Template:
         return before, after
 
 
-def _block(
-    ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    regions: dict[str, tuple[int, int]],
-    document: Document,
-    truncated: int,
-) -> Block:
+def candidate_id(kind: Literal["none", "from_0", "from_1", "letters", "random"], place: int) -> str:
+    """What ``{id}`` is of the document at a place of the list, from 0; letters go on as AA, AB behind Z.
+
+    Random ids are not by place.
+    """
+    if kind == "letters":
+        return (candidate_id(kind, place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
+    return "" if kind == "none" else str(place + (kind == "from_1"))
+
+
+def _within(tokens: Tokens, span: tuple[int, int]) -> tuple[int, int]:
+    """First and last but one of the tokens that cover some of the characters; all between them belong to them."""
+    start, stop = span
+    # Tokens that cover no character, which byte-level tokenizers have, belong to the token before them.
+    inside = np.flatnonzero((tokens.spans[:, 0] < stop) & (tokens.spans[:, 1] > start))
+    return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
+
+
+def _block(tokens: Tokens, filled: _Filled) -> Block:
     """Token offsets in the block as characters of the document's contents."""
-    places = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    places = tokens.spans
     spans = np.full_like(places, -1)
-    shifts = {"title": 0, "text": len(document.title) + 1 if document.title else 0}
+    title = filled.document.title
+    shifts = {"title": 0, "text": len(title) + 1 if title else 0}
     for name, shift in shifts.items():
-        if name in regions:
-            start, stop = regions[name]
+        if name in filled.regions:
+            start, stop = filled.regions[name]
             inside = (places[:, 0] < stop) & (places[:, 1] > start)
             spans[inside] = places[inside].clip(start, stop) - start + shift
-    return Block(tuple(ids), spans, truncated)
+    return Block(tuple(tokens.ids.tolist()), spans, filled.truncated, _within(tokens, filled.span))

@@ -47,6 +47,11 @@ def test_heads_are_found_kept_and_used(run, lists, tmp_path):
     assert kept["layout"] == "qrhead" and kept["best"][:4] == report["best"][:4]
     assert Path(report["picture"]).read_text().startswith("<svg")
     assert run(*call, "--json")[1] == out  # the same again
+    code, out, _ = run(*call, "--data", lists, "--words", 2, "--queries", 5, "--out", tmp_path / "two.yaml", "--json")
+    assert code == 0 and json.loads(out)["queries"] == 5  # three and two
+    assert (
+        yaml.safe_load((tmp_path / "two.yaml").read_text())["data"] == "lists0/test, lists0/test, 2 words of each text"
+    )
     code, out, _ = run(*call, "--method", "core")
     assert code == 0 and "best heads by core" in " ".join(out.split())
     # The layout asks for sixteen heads, all that there are; these four are the ones that retrieve.

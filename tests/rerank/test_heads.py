@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline import Document, load_layout, load_reranker
@@ -14,7 +14,7 @@ from sightline.errors import InputError, ModelError
 from sightline.eval.metrics import measure_rankings
 from sightline.rerank.decoder import DecoderReranker, load_decoder
 from sightline.rerank.detection import core_score, detect_heads, ndcg_score, qr_score
-from sightline.rerank.heads import Heads, heads_path
+from sightline.rerank.heads import Heads, find_heads, heads_path, shipped_heads
 
 FIELDS = {
     "model": "m",
@@ -31,6 +31,7 @@ FIELDS = {
 }
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.lists(st.integers(0, 3), min_size=2, max_size=30), st.integers(0, 1000))
 def test_ndcg_by_head_is_that_of_the_evaluation_tool(heads, grades, seed):
     if not any(grades):
@@ -135,3 +136,51 @@ def test_lists_that_tell_nothing_are_passed_over(model_of):
         detect_heads(reranker, [("cats", documents, [1, 1]), ("cats", documents, [0, 0])], "qr", data="made up")
     with pytest.raises(InputError, match="magic"):
         detect_heads(reranker, [], "magic", data="made up")
+
+
+def test_shipped_files_are_of_one_model_and_layout_each():
+    shipped = shipped_heads()
+    assert len({(heads.model, heads.layout, heads.method) for heads in shipped}) == len(shipped) >= 5
+    for heads in shipped:
+        layout = load_layout(heads.layout)
+        assert heads.serves(layout), heads.model
+        assert heads.is_of(heads.model) and heads.attribution
+        method, _, count = layout.readout.heads.partition(":")
+        assert method == heads.method and len(heads.top(int(count))) == int(count)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["meta-llama/Llama-3.1-8B-Instruct", "models/llama-3.1-8b-instruct/", "x/y:Llama-3.1-8B-Instruct.Q4_K_M.gguf"],
+)
+def test_published_heads_are_found_by_the_models_name(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
+    layout = load_layout("qrhead")
+    assert find_heads(None, layout, model, "any")[:2] == ("14-22", "13-16")
+    assert find_heads(None, load_layout("qrhead", separator=" \n\n"), model, "any")[:2] == ("14-22", "13-16")
+    for other in ("meta-llama/Llama-3.1-8B", "mine/Llama-3.1-8B-Instruct-tuned"):
+        with pytest.raises(ModelError, match="none were found"):
+            find_heads(None, layout, other, "any")
+    with pytest.raises(ModelError, match="none were found"):
+        find_heads(None, load_layout("core"), model, "any")
+    with pytest.raises(InputError, match="the best 16 are known, not 17"):
+        find_heads(None, load_layout("qrhead", heads="qr:17"), model, "any")
+
+
+def test_heads_that_you_found_go_before_those_that_ship(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
+    model, layout = "meta-llama/Llama-3.2-1B-Instruct", load_layout("qrhead", heads="qr:2")
+    own = Heads(**FIELDS | {"model": model, "fingerprint": layout.fingerprint})
+    own.save(heads_path(model, "r", layout.fingerprint, "qr"))
+    assert find_heads(None, layout, model, "r") == own.top(2)
+    assert find_heads(None, layout, model, "other") == ("8-21", "8-14")
+
+
+def test_a_file_without_scores_has_heads(tmp_path):
+    published = Heads(**FIELDS | {"scores": (), "best": ("3-1", "0-2"), "candidates": None})
+    published.save(tmp_path / "heads.yaml")
+    assert Heads.load(tmp_path / "heads.yaml") == published
+    assert not (tmp_path / "heads.svg").exists()
+    for best in ((), ("3",), ("a-b",)):
+        with pytest.raises(InputError):
+            Heads(**FIELDS | {"scores": (), "best": best})
