@@ -226,10 +226,8 @@ class Searcher:
             return [{} for _ in queries]
         lists = self.index.read(lambda: self._candidates(queries, first_stages, rerankers, where))
         # Whoever ranks many lists hardly looks at the warnings of each.
-        notes = (
-            note for reranker in rerankers if reranker for note in _unused(next(iter(lists[0].values())), reranker)
-        )
-        for note in notes:
+        one = next(iter(lists[0].values()))
+        for note in (note for reranker in rerankers if reranker for note in _unused(one, reranker)):
             if note not in self._told:
                 self._told.add(note)
                 logger.warning("%s: %s", self.index.path, note)
@@ -290,9 +288,8 @@ class Searcher:
         """
         parts = [stage for stage in self._stages if stage != "hybrid"]
         _check_queries([query])
-        lists = self.index.read(lambda: self._candidates([query], {self.first_stage, *parts}, [self.reranker], where))[
-            0
-        ]
+        stages = {self.first_stage, *parts}
+        [lists] = self.index.read(lambda: self._candidates([query], stages, [self.reranker], where))
         evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
         result = self.rank(lists[self.first_stage], k=k, evidence=evidence, unit=unit, min_score=min_score)
         places = {
