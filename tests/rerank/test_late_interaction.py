@@ -533,7 +533,7 @@ def test_a_layout_of_minilm_is_refused_for_decoders(name):
         ("sightline-min", "did you mean 'sightline-mini'"),
         (
             "gpt",
-            "there are minilm, minilm-log-mass, minilm-mass, minilm-maxsim, sightline-mini, hf:MODEL#blockrank, "
+            "there are minilm, minilm-log-mass, minilm-mass, minilm-maxsim, sightline-mini, smollm2, hf:MODEL#blockrank, "
             ".*, FOLDER, FILE.yaml",
         ),
         ("", "no reranker ''"),
