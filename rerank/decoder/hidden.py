@@ -83,7 +83,8 @@ class HiddenReadout(DecoderReadout[_States]):
         assert kept is None
         laid = lay_out(prompts, self.layout)
         rows = [[start + row for row in self._rows(prompt)] for prompt, start in zip(prompts, laid.starts, strict=True)]
-        layouts = Layouts(laid.contexts, self.layout.require_prompt().mask == "causal", signal=[])
+        causal = self.layout.require_prompt().mask == "causal"
+        layouts = Layouts(laid.contexts, causal, signal=[], positions=laid.positions)
         marks = _Marks(prompts, laid, layouts, rows) if tokens else None
         flat = torch.tensor([row for part in rows for row in part], dtype=torch.int64)
         with torch.inference_mode():
@@ -182,19 +183,15 @@ class _WholePass:
 
     def __init__(self, layouts: Layouts, marks: _Marks | None) -> None:
         self.layouts, self.marks = layouts, marks
-        apart = layouts.attention is layouts.signal
-        self.longest = max(
-            c.instruction
-            + (max(c.documents, default=0) if apart and not c.queries else sum(c.documents) + max(c.queries, default=0))
-            for c in layouts.signal.contexts
-        )
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
         if self.marks is not None:
             self.marks.add(q, k, scale)
-        return block_attention(q, k, v, self.layouts.on(q.device)[0], scale=scale)[0]
+        return block_attention(q, k, v, self.layouts.on(q.device, window)[0], scale=scale)[0]
 
-    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
         raise AssertionError("a whole model has no signal layer")
 
 
