@@ -371,8 +371,8 @@ class Template:
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(
                 f"layout {self.layout.name!r} speaks to the model as a user, but {self.name!r} has no chat template; "
-                "take an instruction-tuned model, or a copy of the layout's YAML file with chat: false, by the name "
-                "hf:MODEL#FILE.yaml (in Python also load_reranker(..., chat=False))"
+                "take an instruction-tuned model, or hf:MODEL#FILE.yaml with a file of three lines: 'name: plain', "
+                f"'base: {self.layout.name}' and 'prompt: {{chat: false}}' (in Python also: chat=False)"
             )
         turns = [{"role": "user", "content": _USER}]
         if self.spec.answer:

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import pickle
 import random
+import re
 import shutil
 
 import numpy as np
@@ -322,8 +323,12 @@ def test_a_query_with_nothing_to_ask_is_refused(decoder, query):
 
 def test_a_model_without_chat_template_is_refused_by_name(tmp_path):
     folder = save_model(tmp_path, chat=False)
-    with pytest.raises(ModelError, match="no chat template"):
-        load_reranker(f"hf:{folder}", layout="icr")
+    with pytest.raises(ModelError, match="no chat template") as error:
+        load_reranker(f"hf:{folder}#icr")
+    lines = re.findall(r"'([^']+: [^']+)'", str(error.value))
+    (tmp_path / "plain.yaml").write_text("\n".join(lines))  # what the message says, from any command
+    plain = load_reranker(f"hf:{folder}#{tmp_path / 'plain.yaml'}")
+    assert plain.spec == load_layout("icr", name="plain", chat=False)
     assert len(load_reranker(f"hf:{folder}", layout="icr", chat=False).rank(QUERY, DOCUMENTS)) == 4
 
 
