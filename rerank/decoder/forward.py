@@ -14,7 +14,7 @@ from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
 from .kept import Form, KeptBlock, compressed, joined
-from .prompt import Prompt
+from .prompt import Prompt, strided
 
 __all__ = [
     "LaidOut",
@@ -203,9 +203,9 @@ class _DocumentPass:
     signal_rows = torch.empty(0, dtype=torch.int64)
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, context: Context, form: Form) -> None:
+    def __init__(self, context: Context, form: Form, stride: int) -> None:
         self.layouts = Layouts([context], causal=False, signal=[])
-        self.form = form
+        self.form, self.stride = form, stride
         self.longest = context.instruction + max(context.documents, default=0)
         self.lengths = [context.instruction, *context.documents]
         self.keys: list[list[torch.Tensor]] = []
@@ -231,7 +231,9 @@ class _DocumentPass:
         first = self.lengths[0]
         # Copies: a view would keep the whole pass in memory for the sake of one document.
         documents = compressed(x[first:], self.form).split(self.lengths[1:])
-        return [x[:first].clone(), *(piece.clone() for piece in documents)]
+        if self.stride == 1:
+            return [x[:first].clone(), *(piece.clone() for piece in documents)]
+        return [x[:first].clone(), *(piece[strided(len(piece), self.stride)] for piece in documents)]
 
 
 class _QueryPass:
@@ -404,10 +406,10 @@ def read_documents(
         form: in which the documents are kept; the instruction is kept as it is computed.
 
     Returns:
-        What is kept of the instruction, and of each document.
+        What is kept of the instruction, and of each document: of its tokens those that the query will see.
     """
     context = Context([len(ids) for ids in documents], (), len(instruction))
-    call = _DocumentPass(context, form)
+    call = _DocumentPass(context, form, layout.stride)
     ids = [*instruction, *(i for document in documents for i in document)]
     with torch.inference_mode():
         decoder.run(torch.tensor(ids), torch.tensor(positions_of(context, layout)), call)
