@@ -131,9 +131,7 @@ class Packing:
             positions = np.concatenate([np.arange(_size(context)) for context in self.contexts])
         self.positions = np.asarray(positions, dtype=np.int64)
         if self.positions.shape != (at,):
-            raise input_error(
-                f"positions have the shape {self.positions.shape}; there must be one for each of {at} tokens"
-            )
+            raise input_error(f"positions have the shape {self.positions.shape}, but there are {at} tokens")
         self.window = self._checked_window(window)
         self._kept: dict[object, object] = {}
         rows = [np.arange(start, stop) for _, _, start, stop in self.spans(QUERY)]

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import hashlib
 import importlib.util
+import json
 import os
 import pickle
 from collections.abc import Callable, Sequence
@@ -29,7 +30,17 @@ from .devices import choose_device
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .notices import without_notices
 
-__all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
+__all__ = [
+    "Call",
+    "Decoder",
+    "Enough",
+    "cut_off",
+    "load_config",
+    "load_decoder",
+    "load_tensors",
+    "load_weights",
+    "revision_of",
+]
 
 # Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
 _NAME = "sightline"
@@ -41,14 +52,14 @@ class Call(Protocol):
     Attributes:
         signal_rows: int64 (R,), places of the signal tokens among the tokens of the pass; may be empty.
         key_rows: int64, places of the tokens whose keys the signal layer needs; None for all.
-        longest: tokens of its longest context, which a sliding window must not cut.
     """
 
     signal_rows: torch.Tensor
     key_rows: torch.Tensor | None
-    longest: int
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
         """Attention of a layer below the signal layer.
 
         Args:
@@ -57,13 +68,14 @@ class Call(Protocol):
             k: (T, Hkv, D).
             v: (T, Hkv, D).
             scale: what the model multiplies the products of queries and keys by.
+            window: how far back the layer sees, see `sightline.kernels.Packing`; None for everything.
 
         Returns:
             (T, Hq, D).
         """
         ...
 
-    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
         """What the signal layer sees: q (R, Hq, D) of the signal rows, k (K, Hkv, D) of the key rows."""
         ...
 
@@ -88,6 +100,7 @@ class Decoder:
         signal_layer: its last layer, of which only queries and keys are computed unless it runs whole.
         outputs: the tokens whose logits it gives; None if it gives no hidden states.
         positions: how many positions it was made for; None if it does not say.
+        windows: of each layer how far back it sees; None for everything.
 
     Raises:
         ModelError: if it is not built of decoder layers as transformers builds them, or an output is not one token.
@@ -115,6 +128,7 @@ class Decoder:
             raise ModelError(f"{name!r} ({type(model).__name__}) has no norm behind its layers; choose another model")
         model.norm = nn.Identity()  # only the rows that are read are normalised
         self.positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.windows = _windows(self.config, len(layers))
         self.heads = int(self.config.num_attention_heads)
 
     @property
@@ -233,6 +247,13 @@ def _wide(x: torch.Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
+    """Sliding windows by layer, as transformers' own masks have them: every layer's unless their types are named."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    return tuple(int(window) if window and kind == "sliding_attention" else None for kind in types[:layers])
+
+
 class _SignalLayer(nn.Module):
     """A decoder layer of which only the projections that the signal needs are computed."""
 
@@ -254,21 +275,19 @@ class _SignalLayer(nn.Module):
         queries = _capture(self._queries[0], hidden_states, rows, kwargs) if len(rows) else keys
         q = queries.q if len(rows) else keys.q[:0]
         with _without_autocast(q):
-            sightline.signal(self.index, q, keys.k, keys.scale)
+            sightline.signal(self.index, q, keys.k, keys.scale, keys.window)
         return hidden_states
 
 
 class _Captured(Exception):  # noqa: N818 - it carries a result out of transformers' code; nothing went wrong
     """Queries and keys as the attention function got them."""
 
-    def __init__(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        self.q, self.k, self.scale = q, k, scale
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        self.q, self.k, self.scale, self.window = q, k, scale, window
 
 
 class _Capture:
     """Stands in for a `Call`: it ends the layer as soon as queries and keys are there."""
-
-    longest = 0
 
 
 def _capture(layer: nn.Module, hidden: torch.Tensor, rows: torch.Tensor | None, kwargs: dict[str, Any]) -> _Captured:
@@ -338,18 +357,13 @@ def _attention(
     if softcap is not None or s_aux is not None:
         what = "caps its logits" if softcap is not None else "has attention sinks"
         raise ModelError(f"{type(module).__name__} {what}, which block attention does not; choose another model")
-    if sliding_window is not None and sightline.longest > sliding_window:
-        raise InputError(
-            f"{type(module).__name__} sees {sliding_window} tokens back, but a list has {sightline.longest}; give "
-            "fewer or shorter documents, or choose another model"
-        )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # Under autocast positions are applied in float32, but values are not made so.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     if isinstance(sightline, _Capture):
-        raise _Captured(q, k, scale)
+        raise _Captured(q, k, scale, sliding_window)
     with _without_autocast(q):
-        out = sightline.attend(module.layer_idx, q, k, v, scale)
+        out = sightline.attend(module.layer_idx, q, k, v, scale, sliding_window)
     return out[None], None
 
 
@@ -509,6 +523,42 @@ def load_weights(
     if device_map is None and quantization_config is None:
         model = model.to(device)
     return model, tokenizer
+
+
+def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None) -> list[torch.Tensor]:
+    """Weights of a model by their names in its safetensors files, such as those of a head that transformers lacks.
+
+    Args:
+        name: a name on the hub, or a folder.
+        tensors: names of the weights.
+        revision: branch, tag or commit; None for the newest. A folder has none.
+
+    Raises:
+        ModelError: if the model has no safetensors files, or no such weight.
+    """
+    from safetensors import safe_open
+    from transformers.utils.hub import cached_file
+
+    revision = None if Path(name).is_dir() else revision
+
+    def find(file: str) -> str | None:
+        try:
+            return cached_file(name, file, revision=revision)
+        except OSError:
+            return None
+
+    index = find("model.safetensors.index.json")
+    files: dict[str, str] = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"] if index else {}
+    out = []
+    for tensor in tensors:
+        path = find(files.get(tensor, "model.safetensors"))
+        if path is None:
+            raise ModelError(f"cannot load {tensor!r} of {name!r}: it has no model.safetensors")
+        with safe_open(path, "pt") as weights:
+            if tensor not in weights.keys():  # noqa: SIM118 - no mapping
+                raise ModelError(f"{name!r} has no weight {tensor!r}; the layout is for another model")
+            out.append(weights.get_tensor(tensor))
+    return out
 
 
 def _dtype_named(name: str) -> torch.dtype:

@@ -116,6 +116,12 @@ class DecoderLearner:
         layout = saved_layout(model) if layout is None else layout
         layout = load_layout(layout) if isinstance(layout, str) else layout
         prompt = layout.require_prompt()
+        if layout.readout.hidden or layout.stride > 1:
+            what = f"reads hidden states ({layout.readout.readout})" if layout.readout.hidden else "forgets tokens"
+            raise InputError(
+                f"layout {layout.name!r} {what}, which training cannot; take a layout that reads attention over all "
+                "tokens, such as blockrank"
+            )
         if next_token and (not prompt.target or prompt.ids == "none"):
             lacks = "ids" if prompt.target else "target"
             raise InputError(f"layout {layout.name!r} has no {lacks} to write; take blockrank, or no next-token loss")
@@ -217,11 +223,8 @@ class DecoderLearner:
             target = ranker.template.target(len(documents), answers, seed)
             first, *rest = prompt.queries
             prompt = dataclasses.replace(prompt, queries=(QueryBlock(first.ids + target, first.signal), *rest))
-        if not ranker.fits(prompt):
-            raise InputError(
-                f"the list of {training_list.query[:80]!r} needs more than the {ranker.decoder.positions} positions of "
-                f"{self.name!r}; give fewer or shorter documents, or a smaller max_block_tokens"
-            )
+        if misfit := ranker.misfit(prompt):
+            raise InputError(f"the list of {training_list.query[:80]!r} cannot be learnt from: {misfit}")
         return prompt, order, target
 
     def _write(self, packed: Packed, targets: Sequence[tuple[int, ...]]) -> torch.Tensor:

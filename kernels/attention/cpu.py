@@ -68,8 +68,8 @@ def forward(
     lse = torch.empty(q.shape[:2], dtype=wide)
 
     for batch in layout.keep("cpu batches", lambda: _batches(layout)):
-        rows, keys, mask, _ = batch
-        results = _attend(_take(q, rows, wide), _take(k, keys, wide), _take(v, keys, wide), mask, scale)
+        q_, k_, v_ = (_take(x, at, wide) for x, at in ((q, batch.rows), (k, batch.keys), (v, batch.keys)))
+        results = _attend(q_, k_, v_, batch.mask, scale)
         for whole, part in zip((out, lse), results, strict=True):
             _put(whole, batch, part)
     for rows, parts in layout.keep("cpu strips", lambda: _strips(layout)):

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import torch
 
 from ...documents import Document
 from ...errors import InputError, ModelError
-from ...kernels import choose
+from ...kernels import Context, choose
 from ...models.decoder import Decoder, load_config, load_decoder, revision_of
 from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
 from ...names import DECODERS
@@ -28,10 +28,10 @@ from ..layout import Layout, check_kind, load_layout
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
-from .forward import Wanted, last_position, read_documents
-from .hidden import IdLogitsReadout, YesNoReadout
+from .forward import Wanted, last_position, out_of_reach, read_documents
+from .hidden import HIDDEN
 from .kept import KeptBlock
-from .prompt import Block, Prompt, Template
+from .prompt import Block, Prompt, Template, strided
 from .readouts import AttentionReadout, DecoderReadout, ListScores
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads", "within_positions"]
@@ -42,10 +42,6 @@ _ROUTE_FRACTION = 0.57  # layer 16 of 28, as in BlockSearch
 _STORED_TOKENS = 4096  # of documents read at a time for an index, which bounds the memory for their keys and values
 
 _States = Sequence[DocumentStates | StoredBlock | None]
-
-
-# What layouts read of a decoder, by their readout; all others read attention.
-_HIDDEN: Mapping[str, type[DecoderReadout[Any]]] = {"yes_no": YesNoReadout, "id_logits": IdLogitsReadout}
 
 
 @dataclass(slots=True)
@@ -64,8 +60,8 @@ class DecoderReranker(Reranker):
     Several lists are packed into one forward pass without seeing one another. A list longer than ``token_budget`` is
     read in groups of documents; where the layout's mask is ``block``, that changes no score beyond rounding. Where
     documents see one another it cannot be; then groups are ranked apart and their better halves meet again (a
-    tournament), and the ranking says so. The same holds for lists beyond the model's positions, or beyond the layout's
-    ``max_documents``.
+    tournament), and the ranking says so. The same holds for lists beyond the model's positions or the layout's
+    ``max_documents``, and where sliding windows hide a document from the query in all layers that are read.
 
     Evidence marks what got the attention that is read. With a readout of hidden states it marks what the token that is
     scored attends to, in the mean over all layers and heads: a hint at what the score is made of, and not its parts.
@@ -140,7 +136,7 @@ class DecoderReranker(Reranker):
             positions = getattr(config, "max_position_embeddings", None)
         layout = within_positions(layout, positions, model_name)
         layout = with_heads(layout, heads, model_name, revision)
-        kind = _HIDDEN.get(layout.readout.readout, AttentionReadout)
+        kind: type[DecoderReadout[Any]] = HIDDEN.get(layout.readout.readout, AttentionReadout)
         needs = kind.needs(layout, layer_count)
         decoder = model if isinstance(model, Decoder) else load_decoder(model, **needs, **loading)
         self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout.readout
@@ -153,6 +149,16 @@ class DecoderReranker(Reranker):
         layer = needs.get("signal_layer", decoder.signal_layer)
         routing = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
         self.route_layer = min(routing, decoder.signal_layer)
+        read = [] if layout.readout.hidden else layout.readout.signal_layers(layer_count)
+        self._reach = self._farthest(read)
+        if (start := layout.require_prompt().query_position) is not None and self._reach is not None:
+            longest = Context([layout.max_block_tokens], [1], len(self.template.instruction("")))
+            if out_of_reach(longest, layout, self._reach, 0):
+                raise ModelError(
+                    f"layout {layout.name!r} puts the query at position {start}, but the layers of {decoder.name!r} "
+                    f"that are read see {self._reach} positions back, which is no document; give a smaller "
+                    "query_position, or read heads of other layers"
+                )
         fingerprint = self._fingerprint() if layout.keepable else ""
         last = layer if route is None else max(layer, self.route_layer)
         self.reading = DecoderReading(self.name, self.model, self.revision, self.layout, fingerprint, last)
@@ -169,8 +175,11 @@ class DecoderReranker(Reranker):
         Raises:
             InputError: if the layout reads hidden states, or the request cannot be served.
         """
-        prompt = self.prompt(query, check_request(query, documents), 0)
-        return self._attention.by_head(prompt, calibrate=calibrate)
+        prompt, kept = self.prompt(query, check_request(query, documents), 0), None
+        attention = self._attention
+        if self.spec.stride > 1:
+            prompt, kept = self._keep(prompt)
+        return attention.by_head(prompt, calibrate=calibrate, kept=kept)
 
     @property
     def wanted(self) -> Wanted:
@@ -210,9 +219,45 @@ class DecoderReranker(Reranker):
         """
         return self.template.prompt(query, blocks, seed)
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether the model has positions for all of its tokens."""
-        return self.decoder.positions is None or last_position(prompt.context, self.spec) < self.decoder.positions
+    def misfit(self, prompt: Prompt) -> str:
+        """Why the model cannot read a list in one pass, with what to do about it; empty if it can.
+
+        It has too few positions, or sliding windows so narrow that a document is not seen where attention is read.
+        """
+        context, decoder = prompt.context, self.decoder
+        last = last_position(context, self.spec)
+        if decoder.positions is not None and last >= decoder.positions:
+            return (
+                f"{decoder.name!r} has {decoder.positions} positions, and the list takes {last + 1}; give fewer or "
+                "shorter documents, a shorter query, or a smaller query_position or max_block_tokens"
+            )
+        if self._reach is None or not (signal := prompt.queries[0].signal):
+            return ""
+        row = signal[0] if self.readout == "mass" else signal[-1]
+        hidden = out_of_reach(context, self.spec, self._reach, row)
+        return (
+            f"the layers of {decoder.name!r} that are read see {self._reach} positions back from the query, which "
+            f"leaves out {len(hidden)} of {len(context.documents)} documents; give fewer or shorter documents, a "
+            "smaller query_position or max_block_tokens, or read heads of other layers"
+            if hidden
+            else ""
+        )
+
+    def _farthest(self, layers: Sequence[int]) -> int | None:
+        """How far back a signal token sees a document in the layers that are read; None for everything.
+
+        Mass may be found in any of them; of what is averaged in logarithms none may be missing, nor where lists are
+        routed.
+        """
+        windows = [self.decoder.windows[layer] for layer in layers]
+        limits = [window for window in windows if window is not None]
+        if self.readout == "mass" and len(limits) < len(windows):
+            limits = []
+        elif self.readout == "mass":
+            limits = [max(limits)]
+        if self.route is not None and (window := self.decoder.windows[self.route_layer]) is not None:
+            limits.append(window)
+        return min(limits, default=None)
 
     # -- documents that an index keeps -------------------------------------------------------------------------------
 
@@ -249,7 +294,8 @@ class DecoderReranker(Reranker):
             ids = [blocks[i].ids for i in group]
             _, *kept = read_documents(self.decoder, instruction, ids, self.spec, form.kind)
             data = [block.stored(layer) for block in kept]
-            if any(len(part) != len(tokens) * form.token_bytes for part, tokens in zip(data, ids, strict=True)):
+            sizes = [len(strided(len(tokens), self.spec.stride)) * form.token_bytes for tokens in ids]
+            if any(len(part) != size for part, size in zip(data, sizes, strict=True)):
                 raise ModelError(
                     f"layers of {self.decoder.name!r} have keys and values of several shapes, so no index can keep them"
                 )
@@ -258,7 +304,14 @@ class DecoderReranker(Reranker):
     def _fingerprint(self) -> str:
         """A hash of what the keys and values of a document follow from, beside its text and the model."""
         prompt = self.spec.require_prompt()
-        parts = (self.template.instruction(""), prompt.separator, prompt.block, self.spec.max_block_tokens)
+        parts: tuple[Any, ...] = (
+            self.template.instruction(""),
+            prompt.separator,
+            prompt.block,
+            self.spec.max_block_tokens,
+        )
+        if prompt.block_end or self.spec.stride > 1:
+            parts = (*parts, prompt.block_end, self.spec.stride)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -280,10 +333,9 @@ class DecoderReranker(Reranker):
             assert isinstance(state, StoredBlock)
             if reason := self.reading.misfit(state.form.reading):
                 raise InputError(f"{self.name} cannot use the decoder states that were given: {reason}")
-            if state.tokens != len(block.ids):
+            if state.tokens != (seen := len(strided(len(block.ids), self.spec.stride))):
                 raise InputError(
-                    f"a document of {len(block.ids)} tokens came with decoder states of {state.tokens}; "
-                    "they are of another text"
+                    f"a document of {seen} tokens came with decoder states of {state.tokens}; they are of another text"
                 )
             kept[block.ids] = KeptBlock.of(state, self.reading.layer)
         return kept
@@ -380,7 +432,7 @@ class DecoderReranker(Reranker):
     def _passes(self, query: str, blocks: list[Document], prompt: Prompt, seed: int) -> list[Prompt] | None:
         """Prompts in which a list is read, each within one pass; None if it needs more than reading."""
         routed = self.route is not None and len(blocks) > self.route
-        if self.cache is None and not routed and self._holds(prompt):
+        if self.cache is None and not routed and self.spec.stride == 1 and self._holds(prompt):
             return [prompt]
         if not self._readout.joins:
             return None
@@ -402,7 +454,7 @@ class DecoderReranker(Reranker):
         """Whether one pass can read it."""
         most = self.template.spec.max_documents
         few = most is None or len(prompt.documents) <= most
-        return few and prompt.size <= self.token_budget and self.fits(prompt)
+        return few and prompt.size <= self.token_budget and not self.misfit(prompt)
 
     def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> ListScores:
         return self._readout.scores([prompt], self._readout.read([prompt], tokens=tokens, kept=kept))
@@ -419,26 +471,30 @@ class DecoderReranker(Reranker):
         """Score a list that is routed, kept, or too long for one pass."""
         if self.spec.readout.hidden:
             return self._score_tournament(query, blocks, prompt, tokens, seed)
-        apart = self.template.spec.mask == "block" and self.fits(prompt)
-        if not apart and self.template.spec.positions == "restart" and self.template.spec.mask == "block":
-            raise InputError(
-                f"layout {self.layout!r} would put the end of the query at position "
-                f"{last_position(prompt.context, self.spec)}, but {self.decoder.name!r} has "
-                f"{self.decoder.positions}; shorten the query, or give a smaller query_position or max_block_tokens"
-            )
-        keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget
-        kept = self._keep(prompt, stored) if apart and keeps else None
+        apart, misfit = self.template.spec.mask == "block", self.misfit(prompt)
+        if apart and misfit and self.template.spec.positions == "restart":  # fewer documents would not help
+            raise InputError(f"layout {self.layout!r} cannot rank this list: {misfit}")
+        apart = apart and not misfit
+        keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget or self.spec.stride > 1
+        kept = None
+        if apart and keeps:
+            prompt, kept = self._keep(prompt, stored)
         if self.route is not None and len(blocks) > self.route and (apart or self._holds(prompt)):
             return self._score_routed(query, blocks, prompt, kept, tokens, seed)
         if kept is not None or self._holds(prompt):
             return self._score_alone(prompt, tokens, kept)
         return self._score_tournament(query, blocks, prompt, tokens, seed)
 
-    def _keep(self, prompt: Prompt, stored: _States | None = None) -> list[KeptBlock]:
-        """Instruction and documents of a list: from an index, the cache, or read in groups within the token budget."""
+    def _keep(self, prompt: Prompt, stored: _States | None = None) -> tuple[Prompt, list[KeptBlock]]:
+        """Instruction and documents of a list: from an index, the cache, or read in groups within the token budget.
+
+        With the prompt as the query sees it, of whose documents some tokens may have been read only to be forgotten.
+        """
         decoder, device = self.decoder, self.decoder.device
         form = "exact" if self.cache is None else self.cache.form
-        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}"
+        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}" + (
+            f" {self.spec.stride}" if self.spec.stride > 1 else ""
+        )
         texts = [(), *(block.ids for block in prompt.documents)]
         keys = [block_key(name, prompt.instruction, ids) for ids in texts]
         kept: dict[str, KeptBlock] = {}
@@ -465,7 +521,8 @@ class DecoderReranker(Reranker):
                     kept[key] = block
                     if self.cache is not None:
                         self.cache.put(key, block)
-        return [kept[key] for key in keys]
+        seen = dataclasses.replace(prompt, documents=tuple(b.every(self.spec.stride) for b in prompt.documents))
+        return seen, [kept[key] for key in keys]
 
     def _score_routed(
         self,
@@ -493,10 +550,10 @@ class DecoderReranker(Reranker):
         if len(blocks) < 3:  # two can only be compared in one pass
             names = " and ".join(repr(block.id) for block in blocks)
             raise InputError(
-                f"{names} and the query take {prompt.size} tokens, more than one pass or the model's positions hold "
-                f"({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
+                f"{names} and the query take {prompt.size} tokens and cannot be read in one pass: "
+                + (self.misfit(prompt) or f"token_budget is {self.token_budget}; lower max_block_tokens")
             )
-        limit = min(self.token_budget, self.decoder.positions or self.token_budget)
+        limit = min(self.token_budget, self.decoder.positions or self.token_budget, self._reach or self.token_budget)
         parts = max(-(-prompt.size // limit), -(-len(blocks) // (self.template.spec.max_documents or len(blocks))))
         count = max(2, min(len(blocks) // 2, parts))
         # Every group gets documents from all over the list.
