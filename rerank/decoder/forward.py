@@ -16,7 +16,7 @@ from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
 from .kept import Form, KeptBlock, compressed, joined
-from .prompt import Prompt
+from .prompt import Prompt, strided
 
 __all__ = [
     "LaidOut",
@@ -217,9 +217,9 @@ class _DocumentPass:
     signal_rows = torch.empty(0, dtype=torch.int64)
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, context: Context, positions: Sequence[int], form: Form) -> None:
+    def __init__(self, context: Context, positions: Sequence[int], form: Form, stride: int) -> None:
         self.layouts = Layouts([context], causal=False, signal=[], positions=positions)
-        self.form = form
+        self.form, self.stride = form, stride
         self.lengths = [context.instruction, *context.documents]
         self.keys: list[list[torch.Tensor]] = []
         self.values: list[list[torch.Tensor]] = []
@@ -246,7 +246,9 @@ class _DocumentPass:
         first = self.lengths[0]
         # Copies: a view would keep the whole pass in memory for the sake of one document.
         documents = compressed(x[first:], self.form).split(self.lengths[1:])
-        return [x[:first].clone(), *(piece.clone() for piece in documents)]
+        if self.stride == 1:
+            return [x[:first].clone(), *(piece.clone() for piece in documents)]
+        return [x[:first].clone(), *(piece[strided(len(piece), self.stride)] for piece in documents)]
 
 
 class _QueryPass:
@@ -428,11 +430,11 @@ def read_documents(
         form: in which the documents are kept; the instruction is kept as it is computed.
 
     Returns:
-        What is kept of the instruction, and of each document.
+        What is kept of the instruction, and of each document: of its tokens those that the query will see.
     """
     context = Context([len(ids) for ids in documents], (), len(instruction))
     positions = positions_of(context, layout)
-    call = _DocumentPass(context, positions, form)
+    call = _DocumentPass(context, positions, form, layout.stride)
     ids = [*instruction, *(i for document in documents for i in document)]
     with torch.inference_mode():
         decoder.run(torch.tensor(ids), torch.tensor(positions), call)

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import pickle
 import random
+import re
 import shutil
 
 import numpy as np
@@ -195,7 +196,7 @@ def test_a_tournament_of_few_documents_ends(decoder, count):
     blocks = documents([" ".join(random.Random(i).choices(WORDS, k=6)) + f" {i}" for i in range(count)])
     pairs = [reranker(decoder, "icr").prompt(QUERY, pair, 0).size for pair in itertools.combinations(blocks, 2)]
     whole = reranker(decoder, "icr").prompt(QUERY, blocks, 0).size
-    with pytest.raises(InputError, match="more than one pass"):
+    with pytest.raises(InputError, match="cannot be read in one pass: token_budget is"):
         reranker(decoder, "icr", token_budget=min(pairs) - 1).rank(QUERY, blocks)
     for budget in {max(pairs), whole - 1} if count > 2 else {whole}:
         ranking = reranker(decoder, "icr", token_budget=budget).rank(QUERY, blocks)
@@ -322,8 +323,12 @@ def test_a_query_with_nothing_to_ask_is_refused(decoder, query):
 
 def test_a_model_without_chat_template_is_refused_by_name(tmp_path):
     folder = save_model(tmp_path, chat=False)
-    with pytest.raises(ModelError, match="no chat template"):
-        load_reranker(f"hf:{folder}", layout="icr")
+    with pytest.raises(ModelError, match="no chat template") as error:
+        load_reranker(f"hf:{folder}#icr")
+    lines = re.findall(r"'([^']+: [^']+)'", str(error.value))
+    (tmp_path / "plain.yaml").write_text("\n".join(lines))  # what the message says, from any command
+    plain = load_reranker(f"hf:{folder}#{tmp_path / 'plain.yaml'}")
+    assert plain.spec == load_layout("icr", name="plain", chat=False)
     assert len(load_reranker(f"hf:{folder}", layout="icr", chat=False).rank(QUERY, DOCUMENTS)) == 4
 
 
