@@ -8,6 +8,7 @@ import pytest
 
 from sightline import Document, Index, Searcher, load_reranker
 from sightline.eval.candidates import rank_lists
+from sightline.eval.cost import index_bytes
 from sightline.recipes.tiny_decoder import TINY_DECODER
 
 NAME = f"hf:{TINY_DECODER}#icr-block"
@@ -42,6 +43,10 @@ def tokens_read(reranker, monkeypatch):
         reranker.decoder, "run", lambda ids, positions, call: (passes.append(len(ids)), run(ids, positions, call))[1]
     )
     return passes
+
+
+def test_their_bytes_are_counted_apart(index):
+    assert index_bytes(index.path)["decoder states"] == (index.path / "decoder.int8").stat().st_size
 
 
 def test_a_search_reads_the_query_alone_and_scores_as_if_it_read_all(index, reranker, tokens_read):
