@@ -508,7 +508,7 @@ class DecoderReranker(Reranker):
         if len(blocks) < 3:  # two can only be compared in one pass
             names = " and ".join(repr(block.id) for block in blocks)
             raise InputError(
-                f"{names} and the query take {prompt.size} tokens and cannot be read in one pass: "
+                f"{names} and the query take {prompt.size} tokens, more than one pass can read: "
                 + (self.misfit(prompt) or f"token_budget is {self.token_budget}; lower max_block_tokens")
             )
         limit = min(self.token_budget, self.decoder.positions or self.token_budget, self._reach or self.token_budget)
