@@ -1,8 +1,9 @@
-"""Any causal language model of the Hugging Face hub, run over packed blocks by our own attention, up to a signal layer.
+"""Any causal language model of the Hugging Face hub, run over packed blocks by our own attention.
 
 The modelling code is transformers' own: it calls the attention function that we register, for every layer, with queries
-and keys to which the positions have been applied. Above the signal layer nothing is loaded; at the signal layer only
-the queries of the signal tokens and the keys that they look at are computed.
+and keys to which the positions have been applied. To read attention, it runs up to a signal layer: above it nothing is
+loaded, and at it only the queries of the signal tokens and the keys that they look at are computed. To read hidden
+states, it runs whole; of its head only the rows of a few tokens are kept.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import contextlib
 import copy
 import hashlib
 import importlib.util
+import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +25,22 @@ from torch import nn
 from ..errors import InputError, MissingExtraError, ModelError, SightlineError
 from ..names import SHIPPED, layout_names, looks_local
 from ..wording import quoted
+from .adapter import base_of, merge_adapter
 from .devices import choose_device
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .notices import without_notices
 
-__all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
+__all__ = [
+    "Call",
+    "Decoder",
+    "Enough",
+    "cut_off",
+    "load_config",
+    "load_decoder",
+    "load_tensors",
+    "load_weights",
+    "revision_of",
+]
 
 # Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
 _NAME = "sightline"
@@ -72,26 +85,34 @@ class Enough(Exception):  # noqa: N818 - not an error
 
 
 class Decoder:
-    """A causal language model cut off at its signal layer.
+    """A causal language model, cut off at its signal layer, or whole for its hidden states.
 
     Args:
-        model: a transformers base model (without head) with ``signal_layer + 1`` layers, whose attention implementation
-            is ours; `load_decoder` makes one.
+        model: a transformers model with ``signal_layer + 1`` layers, whose attention implementation is ours;
+            `load_decoder` makes one. A base model (without head), unless there are ``outputs``. It is changed.
         tokenizer: its fast tokenizer.
         name: the name that it was loaded by.
         revision: the revision of its weights.
+        outputs: tokens whose logits it is to give; with them, or with none in an empty list, it runs whole, and gives
+            hidden states. None cuts it off at the signal layer.
 
     Attributes:
-        signal_layer: its last layer, of which only queries and keys are computed.
+        signal_layer: its last layer, of which only queries and keys are computed unless it runs whole.
+        outputs: the tokens whose logits it gives; None if it gives no hidden states.
         positions: how many positions it was made for; None if it does not say.
         windows: of each layer how far back it sees; None for everything.
 
     Raises:
-        ModelError: if it is not built of decoder layers as transformers builds them.
+        ModelError: if it is not built of decoder layers as transformers builds them, or an output is not one token.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, revision: str = "") -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, name: str, revision: str = "", outputs: Sequence[str] | None = None
+    ) -> None:
         register_attention()
+        self.outputs = None if outputs is None else tuple(outputs)
+        self._head = _Head(model.eval(), token_ids(outputs, tokenizer, name), name) if outputs else None
+        model = model.base_model if outputs else model
         layers = getattr(model, "layers", None)
         if not isinstance(layers, nn.ModuleList) or not all(hasattr(layer, "self_attn") for layer in layers):
             raise ModelError(f"{name!r} ({type(model).__name__}) is not a decoder with layers of self-attention")
@@ -100,8 +121,12 @@ class Decoder:
         self.model, self.tokenizer, self.name, self.revision = model.eval(), tokenizer, name, revision
         self.config = model.config
         self.signal_layer = len(layers) - 1
-        model.layers[-1] = _SignalLayer(layers[-1], self.signal_layer)
-        model.norm = nn.Identity()  # nothing reads what it would normalise
+        self._norm = getattr(model, "norm", None)
+        if outputs is None:
+            model.layers[-1] = _SignalLayer(layers[-1], self.signal_layer)
+        elif self._norm is None:
+            raise ModelError(f"{name!r} ({type(model).__name__}) has no norm behind its layers; choose another model")
+        model.norm = nn.Identity()  # only the rows that are read are normalised
         self.positions: int | None = getattr(self.config, "max_position_embeddings", None)
         self.windows = _windows(self.config, len(layers))
         self.heads = int(self.config.num_attention_heads)
@@ -127,12 +152,99 @@ class Decoder:
             call: what attention does, and what gets to see each layer.
         """
         with contextlib.suppress(Enough):
-            self.model(
-                input_ids=ids[None].to(self.device),
-                position_ids=positions[None].to(self.device),
-                use_cache=False,
-                sightline=call,
+            self._forward(ids, positions, call)
+
+    def states(self, ids: torch.Tensor, positions: torch.Tensor, call: Call, rows: torch.Tensor) -> torch.Tensor:
+        """One forward pass through all layers, of a model with `outputs`, for the states of some tokens.
+
+        Args:
+            ids: int64 (T,).
+            positions: int64 (T,).
+            call: what attention does.
+            rows: int64 (R,), places of the tokens whose states are wanted.
+
+        Returns:
+            (R, D), normalised by the model's last norm; float32, or wider if the model is.
+        """
+        assert self.outputs is not None and self._norm is not None
+        hidden = self._forward(ids, positions, call).last_hidden_state[0]
+        chosen = hidden.index_select(0, rows.to(hidden.device))
+        # In half precision a logit of 20 would be known to an eighth only, and documents be tied.
+        states: torch.Tensor = self._norm(chosen.to(_wide(chosen)))
+        return states
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits of the `outputs` (R, len(outputs)) from `states` (R, D)."""
+        assert self._head is not None
+        logits: torch.Tensor = self._head(states)
+        return logits
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, call: Call) -> Any:
+        return self.model(
+            input_ids=ids[None].to(self.device),
+            position_ids=positions[None].to(self.device),
+            use_cache=False,
+            sightline=call,
+        )
+
+
+def token_ids(texts: Sequence[str], tokenizer: Any, name: str) -> list[int]:
+    """The ids of texts that are one token each.
+
+    Args:
+        texts: as they stand in the vocabulary, or in a prompt.
+        tokenizer: a fast tokenizer.
+        name: name of the model, for the message.
+
+    Raises:
+        ModelError: if one is not a token.
+    """
+    vocabulary, ids = tokenizer.get_vocab(), []
+    for text in texts:
+        found = [vocabulary[text]] if text in vocabulary else tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(found) != 1:
+            raise ModelError(f"{quoted(text)} is not one token of {name!r}, but {len(found)}, so it has no logit")
+        ids.append(found[0])
+    return ids
+
+
+class _Head(nn.Module):
+    """A model's own way from states to logits, for a few tokens: some models scale or cap what their head gives."""
+
+    def __init__(self, model: Any, ids: Sequence[int], name: str) -> None:
+        super().__init__()
+        head = model.get_output_embeddings()
+        names = [key for key, module in model.named_children() if module is head]
+        weight = getattr(head, "weight", None)
+        if weight is None or not weight.is_floating_point() or weight.ndim != 2 or len(names) != 1:
+            raise ModelError(
+                f"{name!r} ({type(model).__name__}) has no plain head that predicts tokens, or a quantized one"
             )
+        rows = nn.Linear(weight.shape[1], len(ids), bias=head.bias is not None, device="meta")
+        for key in ("weight", "bias")[: 1 if head.bias is None else 2]:
+            chosen = getattr(head, key).detach()[list(ids)]
+            setattr(rows, key, nn.Parameter(chosen.to(_wide(chosen)), requires_grad=False))
+        twin = copy.copy(model)
+        twin._modules = model._modules | {model.base_model_prefix: _Given(), names[0]: rows}
+        self._rows, self._twin = rows, (twin,)  # in a tuple, so that it is not registered
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        [twin] = self._twin
+        logits: torch.Tensor = twin(inputs_embeds=states[None].to(self._rows.weight)).logits[0]
+        return logits
+
+
+class _Given(nn.Module):
+    """Stands in for a base model whose states are there already."""
+
+    def forward(self, inputs_embeds: torch.Tensor, **kwargs: Any) -> Any:
+        from transformers.modeling_outputs import MoeModelOutputWithPast
+
+        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+def _wide(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
@@ -285,6 +397,8 @@ def load_config(name: str, revision: str | None = None) -> Any:
 
     if name in SHIPPED or name in layout_names():
         raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
+    if (base := base_of(name)) is not None:
+        return load_config(base, revision)
     if (file := find_gguf(name, revision)) is not None:
         return _loading(name, lambda: gguf_config(file)).get_text_config()
     if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
@@ -297,20 +411,22 @@ def load_decoder(
     name: str,
     *,
     signal_layer: int | None = None,
+    outputs: Sequence[str] | None = None,
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     device_map: str | dict[str, Any] | None = None,
     quantization_config: Any = None,
 ) -> Decoder:
-    """Load a decoder without its head and without the layers above the signal layer.
+    """Load a decoder: up to its signal layer, without its head, or whole, with its head's rows for a few tokens.
 
     Code that comes with a model is never run (``trust_remote_code`` stays off).
 
     Args:
         name: a name on the hub, a folder, or a GGUF file as `find_gguf` takes it, such as ``smollm2``; the weights of a
-            GGUF file are dequantized.
+            GGUF file are dequantized. A folder may also hold a LoRA adapter, which is merged into its base model.
         signal_layer: the last layer to load; None for all.
+        outputs: tokens whose logits are wanted; an empty list for hidden states alone. With either, all layers run.
         revision: branch, tag or commit, to pin what is loaded.
         dtype: the number format, such as ``bfloat16``; None for float32 on CPUs and bfloat16 elsewhere.
         device: None for a GPU if torch sees one.
@@ -318,14 +434,17 @@ def load_decoder(
         quantization_config: as transformers takes it, such as a ``BitsAndBytesConfig`` or ``TorchAoConfig``.
 
     Raises:
-        ModelError: if the model cannot be loaded, or is not a decoder that this engine can run.
+        ModelError: if the model cannot be loaded, or is not a decoder that this engine can run, or an output is not
+            one of its tokens.
         MissingExtraError: if ``device_map`` is given and accelerate is not installed, or a GGUF file and not gguf.
         InputError: if ``dtype`` is not the name of a floating-point type, or a GGUF file is to be quantized.
     """
     layer_count = None if signal_layer is None else signal_layer + 1
     options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
-    model, tokenizer = load_weights(name, layers=layer_count, revision=revision, dtype=dtype, **options)
-    return Decoder(model, tokenizer, name, revision_of(name, model.config, revision))
+    model, tokenizer = load_weights(
+        name, layers=layer_count, head=bool(outputs), revision=revision, dtype=dtype, **options
+    )
+    return Decoder(model, tokenizer, name, revision_of(name, model.config, revision), outputs)
 
 
 def load_weights(
@@ -360,6 +479,13 @@ def load_weights(
     """
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+    if (base := base_of(name)) is not None:
+        if quantization_config is not None:
+            raise InputError(f"{name!r} is an adapter, which is merged; leave quantization_config out")
+        options: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device, "device_map": device_map}
+        model, tokenizer = load_weights(base, layers=layers, head=head, **options)
+        merge_adapter(model, name)
+        return model, tokenizer
     register_attention()
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", "decoders")
@@ -376,7 +502,7 @@ def load_weights(
         raise ModelError(f"{name!r} has layers 0 to {layer_count - 1}, so none with the number {layers - 1}")
     _shorten(config, layers)
     source, where = (name, {"revision": revision}) if file is None else gguf_options(file)
-    options: dict[str, Any] = {"config": config, "attn_implementation": _NAME, "output_loading_info": True, **where}
+    options = {"config": config, "attn_implementation": _NAME, "output_loading_info": True, **where}
     options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)
     if device_map is not None:
         options["device_map"] = device_map
@@ -397,6 +523,42 @@ def load_weights(
     if device_map is None and quantization_config is None:
         model = model.to(device)
     return model, tokenizer
+
+
+def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None) -> list[torch.Tensor]:
+    """Weights of a model by their names in its safetensors files, such as those of a head that transformers lacks.
+
+    Args:
+        name: a name on the hub, or a folder.
+        tensors: names of the weights.
+        revision: branch, tag or commit; None for the newest. A folder has none.
+
+    Raises:
+        ModelError: if the model has no safetensors files, or no such weight.
+    """
+    from safetensors import safe_open
+    from transformers.utils.hub import cached_file
+
+    revision = None if Path(name).is_dir() else revision
+
+    def find(file: str) -> str | None:
+        try:
+            return cached_file(name, file, revision=revision)
+        except OSError:
+            return None
+
+    index = find("model.safetensors.index.json")
+    files: dict[str, str] = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"] if index else {}
+    out = []
+    for tensor in tensors:
+        path = find(files.get(tensor, "model.safetensors"))
+        if path is None:
+            raise ModelError(f"cannot load {tensor!r} of {name!r}: it has no model.safetensors")
+        with safe_open(path, "pt") as weights:
+            if tensor not in weights.keys():  # noqa: SIM118 - no mapping
+                raise ModelError(f"{name!r} has no weight {tensor!r}; the layout is for another model")
+            out.append(weights.get_tensor(tensor))
+    return out
 
 
 def _dtype_named(name: str) -> torch.dtype:
@@ -443,7 +605,8 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
         paths = sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")])
     else:
         return getattr(config, "_commit_hash", None) or asked or ""
-    hasher = hashlib.sha256()
+    base = base_of(name)
+    hasher = hashlib.sha256(b"" if base is None else revision_of(base, config, asked).encode())
     for path in paths:
         size = path.stat().st_size
         hasher.update(f"{path.name} {size}\n".encode())

@@ -38,15 +38,18 @@ Kind = Literal["late-interaction", "decoder"]
 _HEAD = re.compile(r"\d+-\d+")
 _DETECTED = re.compile(r"(qr|core|ndcg):[1-9]\d*")
 _LAST = re.compile(r"last:[1-9]\d*")
+_STRIDE = re.compile(r"stride:[1-9]\d*")
+_MARKER = re.compile(r"marker:.+")
+_HIDDEN = ("yes_no", "cosine", "id_logits")  # readouts of hidden states; the others read attention
 # Fields that change which heads would be found; the others read the same attention in another way.
 _FINGERPRINTED = (
     "block instruction query chat answer completion ids mask positions query_position order signal_tokens "
     "max_block_tokens calibration outliers"
 ).split()
 # Later fields of that kind; at their default they leave the fingerprint as it was without them.
-_FINGERPRINTED_LATER = ("separator", "span")
-# What token states that are read apart do not have: layers, heads, other keys, and a null query.
-_DECODERS_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "ssmax")
+_FINGERPRINTED_LATER = ("separator", "block_end", "span", "visible_tokens")
+# What only the attention of a decoder has: other keys, a null query, layers, heads.
+_ATTENTION_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "ssmax")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +113,20 @@ class RelevanceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadoutSpec:
-    """Which attention of the signal tokens is read, and how it becomes a score.
+    """What is read of a model, the attention of the signal tokens or hidden states, and how it becomes a score.
 
     Args:
-        readout: ``mass``, the mean over signal tokens and heads of the attention on the block; ``log_mass``, the mean
-            of its logarithm, so that every signal token must find something, without the term that all documents of
-            the list share; ``maxsim``, the mean of the largest logit; ``fused``, a weighted sum of these and other
-            signals (`FusionWeights`); ``learnt``, what weights beside the layout make of it (`LearntReadout`).
+        readout: of attention: ``mass``, the mean over signal tokens and heads of the attention on the block;
+            ``log_mass``, the mean of its logarithm, so that every signal token must find something, without the term
+            that all documents of the list share; ``maxsim``, the mean of the largest logit; ``fused``, a weighted sum
+            of these and other signals (`FusionWeights`); ``learnt``, what weights beside the layout make of it
+            (`LearntReadout`). Of hidden states behind a decoder's last layer: ``yes_no``, the log-odds of the first of
+            ``answers`` against the second, predicted at the end of each block (Nogueira et al., 2020; Qwen3-Reranker,
+            2025); ``cosine``, the cosine of each block's state with the query's, both through a ``projector``
+            (jina-reranker-v3, 2025); ``id_logits``, the logit of each candidate's id as the first token of the answer
+            (FIRST, 2024).
         scale: the factor on logits before the softmax that is read, an inverse temperature. The logits of token states
-            are cosines; a decoder has its own.
+            are cosines; a decoder has its own. With a readout of hidden states, the factor on the score.
         normalisation: over which keys a signal token's attention sums to one; ``documents``: all tokens of all
             candidates, and nothing else (BlockRank, 2025, section 3.3); ``all_keys``: everything it sees (ICR, QRHead).
         length: ``sum``: the attention on all of a block's tokens; ``mean``: per token, so that long documents gain
@@ -134,12 +142,16 @@ class ReadoutSpec:
         heads: ``all``; a list of ``layer-head``; or those that `sightline heads` found, such as ``qr:16``. Lists and
             found heads make ``layers`` superfluous.
         weights: what ``fused`` adds up; None for other readouts.
+        answers: the tokens that ``yes_no`` compares, such as ``[yes, no]``. If there is only one, the score is its
+            logit.
+        projector: names of the weights, in the model's safetensors files, that ``cosine`` multiplies states by, with
+            a ReLU between two of them; none compares the states as they are.
 
     Raises:
         InputError: if a field has a value it cannot have, or two do not go together.
     """
 
-    readout: Literal["mass", "log_mass", "maxsim", "fused", "learnt"]
+    readout: Literal["mass", "log_mass", "maxsim", "fused", "learnt", "yes_no", "cosine", "id_logits"]
     scale: float
     normalisation: Literal["documents", "all_keys"] = "documents"
     length: Literal["sum", "mean"] = "sum"
@@ -149,12 +161,16 @@ class ReadoutSpec:
     layers: str | int | float = "all"
     heads: str | tuple[str, ...] = "all"
     weights: FusionWeights | None = None
+    answers: tuple[str, ...] = ()
+    projector: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < 1000:
             _refuse(f"scale must be a number above 0 and below 1000, not {quoted(self.scale)}")
         if not 0 <= self.ssmax < 1000:
             _refuse(f"ssmax must be a number from 0 to below 1000, not {quoted(self.ssmax)}")
+        if self.hidden:
+            self.require_defaults(f"with readout {self.readout!r}, which reads hidden states")
         if self.outliers is not None and not 0 < self.outliers < math.inf:
             _refuse(f"outliers must be above 0, or null, not {quoted(self.outliers)}")
         if self.outliers is not None and self.calibration == "none":
@@ -163,6 +179,10 @@ class ReadoutSpec:
             _refuse("calibration compares attention over all_keys, read as mass")
         if (self.readout == "fused") != (self.weights is not None):
             _refuse("weights go with readout 'fused', and only with it")
+        if (self.readout == "yes_no") != (len(self.answers) in (1, 2)) or len(set(self.answers)) < len(self.answers):
+            _refuse("answers goes with readout 'yes_no', which takes one or two different ones")
+        if self.projector and self.readout != "cosine":
+            _refuse("projector goes with readout 'cosine'")
         if self.readout == "maxsim" and self.length == "mean":
             _refuse("maxsim takes the largest logit of a block, which no length dilutes")
         by_number = isinstance(self.layers, int) and self.layers >= 0
@@ -176,6 +196,25 @@ class ReadoutSpec:
             _refuse(f"heads must be a list such as ['14-22', '13-16'], not {quoted(self.heads)}")
         elif len(set(self.heads)) < len(self.heads):
             _refuse("heads names a head twice")
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it reads hidden states behind a decoder's last layer, and not attention."""
+        return self.readout in _HIDDEN
+
+    def require_defaults(self, where: str) -> None:
+        """Refuse what only the attention of a decoder has.
+
+        Args:
+            where: where there is none, for the message.
+
+        Raises:
+            InputError: naming the field.
+        """
+        for field in _ATTENTION_ONLY:
+            default = _default(ReadoutSpec, field)
+            if (value := getattr(self, field)) != default:
+                _refuse(f"{field} must be {quoted(default)} {where}, not {quoted(value)}")
 
     def signal_layers(self, count: int) -> list[int]:
         """Layers whose attention is read, of a model with ``count`` layers.
@@ -206,36 +245,46 @@ class PromptSpec:
     """How a query and its documents become one text for a decoder, block by block.
 
     Texts are templates: ``{query}`` in ``instruction`` and ``query``, ``{title}``, ``{text}`` and ``{id}`` in
-    ``block``. Where a document has no title, ``{title}`` goes with the blank after it. With mask ``causal`` the prompt
-    is tokenised at once, with ``block`` each block by itself.
+    ``block``, and ``{count}``, how many documents there are, in ``instruction`` and ``query``. Where a document has no
+    title, ``{title}`` goes with the blank after it. With mask ``causal`` the prompt is tokenised at once, with
+    ``block`` each block by itself.
 
     Args:
         block: the text of a document's block.
         separator: stands before each block and before the query block. It is read, but attention on it counts as
             attention on no document, and none of its tokens is a signal token.
+        block_end: the end of a block, tokenised by itself, for models that were trained on pieces of text whose tokens
+            were put together. With mask ``block`` only.
         span: the tokens of a block on which attention counts as attention on the document: ``block``, all of the
             filled template; ``contents``, title and text only. Either way, all tokens are read.
         mask: ``block``: a document sees itself and the instruction; ``causal``: also all documents before it. The query
             block sees everything.
         positions: ``restart``: every document counts from the end of the instruction, so that its place leaves no
             trace; ``sequential``: tokens are numbered as they stand.
-        signal_tokens: the tokens whose attention is read: ``query``, those of the query's text; ``prompt``, those of
-            the query block up to the end of that text; ``block``, the whole query block, chat suffix included;
-            ``last:N``, its last N tokens.
+        signal_tokens: the tokens of the query block whose attention or state is read: ``query``, those of the query's
+            text; ``prompt``, those up to the end of that text; ``block``, the whole query block, chat suffix included;
+            ``last:N``, its last N tokens; ``marker:TOKEN``, such as ``marker:<|rerank_token|>``, that token.
+        document_token: the token of each document's block whose state is read, if states are: ``last:1`` or a
+            ``marker:TOKEN``.
         instruction: stands before the documents, which all see it. With ``{query}`` in it they see the query, and
             cannot be kept for others.
-        query: the query block.
+        query: the query block; empty if the instruction has the query and nothing is read behind the documents.
         chat: wrap all of it in the model's chat template, as one turn of the user.
         answer: what the model has begun to answer.
         completion: more of it, tokenised by itself.
         target: how the answer goes on, for models that learn to write it; ``{ids}`` are those of the documents that
             answer, with commas between them. Nothing reads it but training.
-        ids: what ``{id}`` is: the place in the list ``from_0`` or ``from_1``, or a ``random`` number of four digits.
+        ids: what ``{id}`` is: the place in the list ``from_0`` or ``from_1``, as ``letters`` from A, or a ``random``
+            number of four digits.
         query_position: with ``restart``, the position at which the query block begins; None for the end of a block of
-            ``max_block_tokens``. Fixed, so that it tells nothing of the list.
+            ``max_block_tokens``. Fixed, so that it tells nothing of the list. A model with fewer positions gets it at
+            its last ones, less ``max_block_tokens``.
         order: documents stand as ``given`` (best first), or ``reversed``, so that the best is next to the query.
         shuffles: if above 0, scores are means over so many shuffles of the list, drawn alike for every given order
             (permutation self-consistency, Tang et al. 2024).
+        max_documents: documents in one context at most; longer lists are read in parts. None for no limit.
+        visible_tokens: the tokens of a document that the query block sees: ``all``, or ``stride:N``, the last of every
+            N tokens of its block. The others are read with the document and then forgotten (CompRank, 2026).
 
     Raises:
         InputError: if a field has a value it cannot have, or two do not go together.
@@ -244,8 +293,10 @@ class PromptSpec:
     block: str
     mask: Literal["block", "causal"]
     positions: Literal["restart", "sequential"]
-    signal_tokens: str
+    signal_tokens: str = ""
+    document_token: str = "last:1"
     separator: str = ""
+    block_end: str = ""
     span: Literal["block", "contents"] = "block"
     instruction: str = ""
     query: str = "{query}"
@@ -253,21 +304,44 @@ class PromptSpec:
     answer: str = ""
     completion: str = ""
     target: str = ""
-    ids: Literal["none", "from_0", "from_1", "random"] = "none"
+    ids: Literal["none", "from_0", "from_1", "letters", "random"] = "none"
     query_position: int | None = None
     order: Literal["given", "reversed"] = "given"
     shuffles: int = 0
+    max_documents: int | None = None
+    visible_tokens: str = "all"
 
     def __post_init__(self) -> None:
         _check_places("block", self.block, {"title": 1, "text": 1, "id": None}, needed="text")
         _check_places("separator", self.separator, {})
-        _check_places("instruction", self.instruction, {"query": None})
-        _check_places("query", self.query, {"query": 1}, needed="query")
+        _check_places("block_end", self.block_end, {})
+        if self.block_end and self.mask != "block":
+            _refuse("block_end is tokenised by itself, and with mask 'causal' nothing is: write it into block")
+        _check_places("instruction", self.instruction, {"query": None, "count": None})
+        _check_places("query", self.query, {"query": 1, "count": None}, needed="query" if self.query else None)
+        if not self.query and "{query}" not in self.instruction:
+            _refuse("query is empty, so the instruction needs the place {query}")
+        if not self.query and (self.chat or self.answer or self.completion):
+            _refuse("chat, answer and completion end the query block, and there is none: write them into block")
         _check_places("target", self.target, {"ids": None}, needed="ids" if self.target else None)
         if ("{id}" in self.block) != (self.ids != "none"):
             _refuse(f"ids is {quoted(self.ids)} but block has {'' if '{id}' in self.block else 'no '}place for an id")
-        if self.signal_tokens not in ("query", "prompt", "block") and not _LAST.fullmatch(self.signal_tokens):
-            _refuse(f"signal_tokens must be query, prompt, block or such as last:2, not {quoted(self.signal_tokens)}")
+        if bool(self.signal_tokens) != bool(self.query):
+            _refuse("signal_tokens are tokens of the query block: give both, or leave both empty")
+        by_place = not self.query or _LAST.fullmatch(self.signal_tokens) or _MARKER.fullmatch(self.signal_tokens)
+        if self.signal_tokens not in ("query", "prompt", "block") and not by_place:
+            _refuse(
+                f"signal_tokens must be query, prompt, block, such as last:2, or such as marker:<|rerank_token|>, not "
+                f"{quoted(self.signal_tokens)}"
+            )
+        if self.visible_tokens != "all" and not _STRIDE.fullmatch(self.visible_tokens):
+            _refuse(f"visible_tokens must be 'all' or such as stride:10, not {quoted(self.visible_tokens)}")
+        if self.visible_tokens != "all" and (self.mask, self.positions) != ("block", "restart"):
+            _refuse("visible_tokens are chosen of documents that are read apart: mask 'block', positions 'restart'")
+        if self.document_token != "last:1" and not _MARKER.fullmatch(self.document_token):
+            _refuse(f"document_token must be last:1 or such as marker:<|end|>, not {quoted(self.document_token)}")
+        if self.max_documents is not None and not 2 <= self.max_documents <= 10_000:
+            _refuse(f"max_documents must be from 2 to 10000, or null, not {quoted(self.max_documents)}")
         if self.query_position is not None and (self.query_position < 1 or self.positions != "restart"):
             _refuse(f"query_position is for positions that restart, and above 0; it is {quoted(self.query_position)}")
         if not 0 <= self.shuffles <= 1000:
@@ -317,12 +391,22 @@ class Layout:
         if not 3 <= self.max_block_tokens <= limit:
             _refuse(f"max_block_tokens must be from 3 to {limit}, not {quoted(self.max_block_tokens)}")
         if self.prompt is None:
-            for field in _DECODERS_ONLY:
-                default = _default(ReadoutSpec, field)
-                if (value := getattr(self.readout, field)) != default:
-                    _refuse(f"{field} must be {quoted(default)} where texts are read apart, not {quoted(value)}")
+            if self.readout.hidden:
+                _refuse(f"readout {self.readout.readout!r} reads the states of a decoder; the layout needs a prompt")
+            self.readout.require_defaults("where texts are read apart")
         elif self.readout.readout in ("learnt", "fused"):
             _refuse(f"readout {self.readout.readout!r} is for texts that are read apart, not for decoders")
+        elif (self.readout.readout == "yes_no") == bool(self.prompt.query):
+            _refuse(
+                "readout 'yes_no' reads the ends of the documents' blocks, so that no query block stands behind them: "
+                "put {query} into the instruction, and leave query empty"
+                if self.prompt.query
+                else f"readout {self.readout.readout!r} reads the query block, which is empty"
+            )
+        elif self.readout.hidden and self.prompt.visible_tokens != "all":
+            _refuse("visible_tokens are for readouts of attention")
+        elif self.readout.readout == "id_logits" and (self.prompt.ids == "none" or self.prompt.max_documents is None):
+            _refuse("readout 'id_logits' needs ids in the blocks, and max_documents, for which there are ids")
         elif self.documents_see_query:
             _refuse("documents_see_query is for texts that are read apart; put {query} into the prompt's instruction")
         if self.relevance is not None and not self.list_free:
@@ -342,21 +426,36 @@ class Layout:
     def list_free(self) -> bool:
         """Whether a document's score depends on the query and the document only, not on its list.
 
-        In a prompt it never does: the query block reads all documents, and asks with what it has read. A ``learnt``
-        readout may be list-free or not, which its weights decide: see `LearntReadout.list_free`.
+        In a prompt it does only where each block answers for itself (``yes_no``): a query block reads all documents,
+        and asks with what it has read. A ``learnt`` readout may be list-free or not, which its weights decide: see
+        `LearntReadout.list_free`.
         """
-        return self.prompt is None and self.readout.readout != "mass"
+        if self.prompt is None:
+            return self.readout.readout != "mass"
+        return self.readout.readout == "yes_no" and self.order_free and "{count}" not in self.prompt.instruction
 
     @property
     def keepable(self) -> bool:
-        """Whether a document's states are the same for every query and every list, so that they can be kept."""
-        seen = self.documents_see_query if self.prompt is None else "{query}" in self.prompt.instruction
-        return self._apart and not seen
+        """Whether a document's states are the same for every query and every list, and read, so that they can be kept.
+
+        A readout of hidden states reads what lies behind the last layer, and takes no keys and values that were kept.
+        """
+        if self.prompt is None:
+            return not self.documents_see_query
+        if self.readout.hidden:
+            return False
+        return self._apart and not re.search(r"\{(query|count)\}", self.prompt.instruction)
 
     @property
     def _apart(self) -> bool:
         """Whether no document sees another, nor counts behind it."""
         return self.prompt is None or (self.prompt.mask == "block" and self.prompt.positions == "restart")
+
+    @property
+    def stride(self) -> int:
+        """Of how many tokens of a document the query block sees one."""
+        visible = self.require_prompt().visible_tokens
+        return 1 if visible == "all" else int(visible.removeprefix("stride:"))
 
     @property
     def fingerprint(self) -> str:
@@ -435,7 +534,7 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
     A file has the fields of `Layout`, with those of `ReadoutSpec` under ``readout:`` and, for decoders, those of
-    `PromptSpec` under ``prompt:``.
+    `PromptSpec` under ``prompt:``. With ``base:`` and the name of a layout that ships, it has only what differs.
 
     Args:
         name: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``,
@@ -447,9 +546,9 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
         InputError: if there is no such layout, or it is not a valid one.
 
     Example:
-        >>> load_layout("minilm-log-mass", readout="mass", scale=10.0).readout
-        ReadoutSpec(readout='mass', scale=10.0, normalisation='documents', length='sum', calibration='none', \
-outliers=None, ssmax=0.0, layers='all', heads='all', weights=None)
+        >>> changed = load_layout("minilm-log-mass", readout="mass", scale=10.0).readout
+        >>> changed.readout, changed.scale
+        ('mass', 10.0)
     """
     if isinstance(name, Layout):
         fields = name.as_dict()
@@ -461,6 +560,11 @@ outliers=None, ssmax=0.0, layers='all', heads='all', weights=None)
             raise InputError(str(error)) from None
         if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
             raise InputError(f"{path}: a layout is a mapping with a name")
+        if "base" in fields:
+            try:
+                fields = _on_base(fields)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
         if reasons := _wrong_fields(fields):
             raise InputError(f"{path}: {'; '.join(reasons)}")
     try:
@@ -478,6 +582,22 @@ def _find(name: str | Path) -> Traversable:
             f"{did_you_mean(str(name), names)}"
         )
     return Path(name) if is_path else LAYOUTS / f"{name}.yaml"
+
+
+def _on_base(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file with ``base`` stands for."""
+    base, names = fields["base"], layout_names()
+    if base not in names:
+        _refuse(f"base must be one of {', '.join(names)}, not {quoted(base)}{did_you_mean(str(base), names)}")
+    whole = load_layout(str(base)).as_dict()
+    whole.pop("relevance", None)  # it was fitted to other scores
+    for name, value in fields.items():
+        own = whole.get(name)
+        if name in _PARTS and isinstance(own, dict) and isinstance(value, Mapping):
+            value = {**own, **value}
+        whole[name] = value
+    del whole["base"]
+    return whole
 
 
 def _wrong_fields(fields: Mapping[Any, Any]) -> list[str]:

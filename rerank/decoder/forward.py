@@ -17,12 +17,15 @@ from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
 from .kept import Form, KeptBlock, compressed, joined
-from .prompt import Prompt
+from .prompt import Prompt, strided
 
 __all__ = [
+    "LaidOut",
+    "Layouts",
     "Packed",
     "Wanted",
     "last_position",
+    "lay_out",
     "out_of_reach",
     "pack",
     "positions_of",
@@ -141,7 +144,7 @@ class _Readings:
         return out
 
 
-class _Layouts:
+class Layouts:
     """One packing as attention runs over it and as the signal is read, on whatever device a layer lives.
 
     Args:
@@ -169,7 +172,7 @@ class _Layouts:
         self._moved: dict[torch.device, tuple[Packing, Packing]] = {}
 
     def on(self, device: torch.device, window: int | None) -> tuple[Packing, Packing]:
-        """For attention and for reading the signal, of a layer that sees so far back."""
+        """As attention runs, and as the signal is read, in a layer that sees so far back."""
         if device not in self._moved:
             signal = self.signal.to(device)
             self._moved[device] = (self.attention.to(device) if self.attention is not self.signal else signal, signal)
@@ -182,7 +185,7 @@ class _ListPass:
 
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, layouts: _Layouts, readings: _Readings) -> None:
+    def __init__(self, layouts: Layouts, readings: _Readings) -> None:
         self.layouts, self.readings = layouts, readings
         self.signal_rows: torch.Tensor = layouts.signal.signal
         if readings.scope.layout.readout.normalisation == "documents":
@@ -215,9 +218,9 @@ class _DocumentPass:
     signal_rows = torch.empty(0, dtype=torch.int64)
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, context: Context, positions: Sequence[int], form: Form) -> None:
-        self.layouts = _Layouts([context], causal=False, signal=[], positions=positions)
-        self.form = form
+    def __init__(self, context: Context, positions: Sequence[int], form: Form, stride: int) -> None:
+        self.layouts = Layouts([context], causal=False, signal=[], positions=positions)
+        self.form, self.stride = form, stride
         self.lengths = [context.instruction, *context.documents]
         self.keys: list[list[torch.Tensor]] = []
         self.values: list[list[torch.Tensor]] = []
@@ -244,7 +247,9 @@ class _DocumentPass:
         first = self.lengths[0]
         # Copies: a view would keep the whole pass in memory for the sake of one document.
         documents = compressed(x[first:], self.form).split(self.lengths[1:])
-        return [x[:first].clone(), *(piece.clone() for piece in documents)]
+        if self.stride == 1:
+            return [x[:first].clone(), *(piece.clone() for piece in documents)]
+        return [x[:first].clone(), *(piece[strided(len(piece), self.stride)] for piece in documents)]
 
 
 class _QueryPass:
@@ -252,7 +257,7 @@ class _QueryPass:
 
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, kept: Sequence[KeptBlock], layouts: _Layouts, readings: _Readings) -> None:
+    def __init__(self, kept: Sequence[KeptBlock], layouts: Layouts, readings: _Readings) -> None:
         self.kept, self.layouts, self.readings = kept, layouts, readings
         self.context = layouts.signal.contexts[0]
         self.prefix = self.context.instruction + sum(self.context.documents)
@@ -317,6 +322,34 @@ class Packed:
         return self.call.readings.split()
 
 
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """Lists side by side, as the tokens of one pass.
+
+    Args:
+        ids: their tokens.
+        positions: of these.
+        contexts: token counts of each list.
+        starts: where each list starts among the tokens.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    contexts: list[Context]
+    starts: list[int]
+
+
+def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
+    """Lay lists out side by side."""
+    out = LaidOut([], [], [prompt.context for prompt in prompts], [])
+    for prompt, context in zip(prompts, out.contexts, strict=True):
+        out.starts.append(len(out.ids))
+        for block in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
+            out.ids.extend(block)
+        out.positions.extend(positions_of(context, layout))
+    return out
+
+
 def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | None = None) -> Packed:
     """Lay lists out for one forward pass.
 
@@ -325,25 +358,18 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
         scope: what is read.
         kept: for a single list: its instruction and its documents, in order, read before by `read_documents`.
     """
-    layout = scope.layout
-    contexts, signal, ids, positions, answers, at = [], [], [], [], [], 0
+    laid, layout = lay_out(prompts, scope.layout), scope.layout
+    ids, positions, signal, answers = laid.ids, laid.positions, [], []
     counted = [_counted(prompt) for prompt in prompts]
-    for prompt in prompts:
-        context = prompt.context
-        contexts.append(context)
-        tokens = [*prompt.instruction, *(i for block in prompt.documents for i in block.ids)]
-        start = at + len(tokens)
-        answers.append(start + len(prompt.queries[0].ids))
+    for prompt, context, start in zip(prompts, laid.contexts, laid.starts, strict=True):
+        at = start + context.instruction + sum(context.documents)
+        answers.append(at + len(prompt.queries[0].ids))
         for query in prompt.queries:
-            signal += [start + row for row in query.signal]
-            start += len(query.ids)
-            tokens += query.ids
-        ids += tokens
-        positions += positions_of(context, layout)
-        at += len(tokens)
+            signal += [at + row for row in query.signal]
+            at += len(query.ids)
     gaps = any(len(columns) < len(context.documents) for context, columns in counted)
     spans = [context for context, _ in counted] if gaps else None
-    layouts = _Layouts(contexts, layout.require_prompt().mask == "causal", signal, positions, spans)
+    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, positions, spans)
     readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
     call: _ListPass | _QueryPass
     if kept is None:
@@ -405,11 +431,11 @@ def read_documents(
         form: in which the documents are kept; the instruction is kept as it is computed.
 
     Returns:
-        What is kept of the instruction, and of each document.
+        What is kept of the instruction, and of each document: of its tokens those that the query will see.
     """
     context = Context([len(ids) for ids in documents], (), len(instruction))
     positions = positions_of(context, layout)
-    call = _DocumentPass(context, positions, form)
+    call = _DocumentPass(context, positions, form, layout.stride)
     ids = [*instruction, *(i for document in documents for i in document)]
     with torch.inference_mode(), idle_threads():
         decoder.run(torch.tensor(ids), torch.tensor(positions), call)
@@ -433,7 +459,7 @@ def last_position(context: Context, layout: Layout) -> int:
     apart = layout.require_prompt().positions == "restart"
     longest = max(context.documents, default=0) if apart else sum(context.documents)
     ends = (_query_start(context, layout) + length for length in context.queries)
-    return max(context.instruction + longest, *ends) - 1
+    return max([context.instruction + longest, *ends]) - 1
 
 
 def out_of_reach(context: Context, layout: Layout, window: int, row: int) -> list[int]:

@@ -8,17 +8,18 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ...documents import Document
 from ...errors import InputError, ModelError
 from ...kernels import Context
+from ...models.decoder import token_ids
 from ..layout import Layout
 from .tokens import Encoder, Text, Tokens
 
-__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template"]
+__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template", "candidate_id", "strided"]
 
 _USER, _ANSWER = "SightlineUserTurn", "SightlineAnswer"  # what no chat template has in it
 NULL_QUERY = "N/A"
@@ -42,6 +43,14 @@ class Block:
     truncated: int
     counted: tuple[int, int]
 
+    def every(self, stride: int) -> Block:
+        """The block as the query sees it that sees the last of every ``stride`` tokens, and the last of all."""
+        if stride == 1:
+            return self
+        places = strided(len(self.ids), stride)
+        start, stop = np.searchsorted(places, self.counted).tolist()
+        return Block(tuple(self.ids[i] for i in places), self.spans[places], self.truncated, (start, stop))
+
 
 @dataclass(frozen=True, slots=True)
 class QueryBlock:
@@ -63,7 +72,8 @@ class Prompt:
     Args:
         instruction: tokens before the documents.
         documents: their blocks, in the order in which they stand.
-        queries: the query's block and, where the layout calibrates, that of the null query.
+        queries: the query's block and, where the layout calibrates, that of the null query; none if the layout has no
+            query block.
         signal_tokens: texts of the first query block's signal tokens.
     """
 
@@ -124,6 +134,7 @@ class Template:
     def __init__(self, layout: Layout, tokenizer: Any, name: str) -> None:
         self.layout, self.spec, self.tokenizer, self.name = layout, layout.require_prompt(), tokenizer, name
         self.encoder = Encoder(tokenizer, name)
+        self._end = self._ids(self.encoder.template(self.spec.block_end))
         self._before, self._after = self._chat() if self.spec.chat else (self._start(), self.spec.answer)
 
     def prompt(self, query: str, documents: Sequence[Document], seed: int = 0) -> Prompt:
@@ -139,27 +150,43 @@ class Template:
             seed: the seed of random ids.
 
         Raises:
-            InputError: if no signal token is left to attend with, or the template and a title leave no room for a text.
+            InputError: if the query is blank, or no signal token is left to attend with, or the template and a title
+                leave no room for a text.
         """
-        asked = [query, NULL_QUERY] if self.layout.readout.calibration == "null_query" else [query]
+        if not query.strip():
+            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+        count = len(documents)
+        asked = [query] if self.spec.query else []
+        if self.layout.readout.calibration == "null_query":
+            asked.append(NULL_QUERY)
         if self.spec.mask == "causal":
             instruction, blocks, queries = self._together(query, self._fit(documents, seed), asked)
         else:
-            instruction, blocks = self.instruction(query), self.documents(documents, seed)
-            queries = [self.query(text) for text in asked]
-        return Prompt(instruction, tuple(blocks), tuple(queries), self.signal_texts(queries[0]))
+            instruction, blocks = self.instruction(query, count), self.documents(documents, seed)
+            queries = [self.query(text, count) for text in asked]
+        signal = self.signal_texts(queries[0]) if queries else ()
+        return Prompt(instruction, tuple(blocks), tuple(queries), signal)
 
-    def instruction(self, query: str) -> tuple[int, ...]:
-        """Tokens of the instruction block, the beginning of the chat template included."""
-        return self._ids(self._instruction(query))
+    def instruction(self, query: str, count: int = 0) -> tuple[int, ...]:
+        """Tokens of the instruction block, the beginning of the chat template included.
 
-    def query(self, query: str) -> QueryBlock:
+        Args:
+            query: the query.
+            count: how many documents follow.
+        """
+        return self._ids(self._instruction(query, count))
+
+    def query(self, query: str, count: int = 0) -> QueryBlock:
         """The query block of a query, the end of the chat template and the begun answer included.
+
+        Args:
+            query: the query.
+            count: how many documents stand before it.
 
         Raises:
             InputError: if no signal token is left to attend with.
         """
-        text, places = self._query(query)
+        text, places = self._query(query, count)
         [tokens] = self.encoder.encode([text])
         return self._query_block(query, tokens, places)
 
@@ -171,7 +198,26 @@ class Template:
         """
         filled = self._fit(documents, seed)
         encoded = self.encoder.encode([one.text for one in filled])
-        return [_block(tokens, one) for one, tokens in zip(filled, encoded, strict=True)]
+        return [_block(tokens, one, self._end) for one, tokens in zip(filled, encoded, strict=True)]
+
+    def place(self, ids: Sequence[int], token: str) -> int:
+        """The place of a token that is read in a block.
+
+        Args:
+            ids: the block's tokens.
+            token: ``last:1``, or ``marker:TOKEN`` for the last of such tokens.
+
+        Raises:
+            ModelError: if there is none: the layout's template lacks it, or the tokenizer does not know it.
+        """
+        kind, _, marker = token.partition(":")
+        if kind == "last":
+            return len(ids) - 1
+        [wanted] = token_ids([marker], self.tokenizer, self.name)
+        places = [place for place, id in enumerate(ids) if id == wanted]
+        if not places:
+            raise ModelError(f"layout {self.layout.name!r} has no token {marker!r} in a block where it is to be read")
+        return places[-1]
 
     def target(self, count: int, chosen: Sequence[int], seed: int = 0) -> tuple[int, ...]:
         """Tokens with which the answer goes on, if it names some of ``count`` documents.
@@ -189,7 +235,7 @@ class Template:
     def room(self) -> int:
         """Tokens of a document's contents that are read at most: a block less its template."""
         text, _ = self._filled(self.spec.separator + self.spec.block, {"id": "9999", "title": "", "text": ""})
-        return max(1, self.layout.max_block_tokens - len(self._ids(text)) - 1)
+        return max(1, self.layout.max_block_tokens - len(self._end) - len(self._ids(text)) - 1)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """The characters that each token of a text covers."""
@@ -206,10 +252,10 @@ class Template:
         self, query: str, filled: Sequence[_Filled], asked: Sequence[str]
     ) -> tuple[tuple[int, ...], list[Block], list[QueryBlock]]:
         """The blocks of a prompt that is tokenised at once, by the characters at which each token begins."""
-        parts = [self._instruction(query), *(one.text for one in filled)]
+        parts = [self._instruction(query, len(filled)), *(one.text for one in filled)]
         starts = np.cumsum([len(part) for part in parts])
         shared = sum(parts, Text())
-        ends = [self._query(text) for text in asked]
+        ends = [self._query(text, len(filled)) for text in asked] or [(Text(), {})]
         blocks, queries = [], []
         for number, tokens in enumerate(self.encoder.encode([shared + text for text, _ in ends])):
             # Several tokens may share a character; none stands before the token before it.
@@ -219,7 +265,8 @@ class Template:
             if not number:  # the null query stands behind the same documents
                 blocks = pieces[:-1]
             last = Tokens(pieces[-1].ids, pieces[-1].spans - int(starts[-1]))
-            queries.append(self._query_block(asked[number], last, ends[number][1]))
+            if asked:
+                queries.append(self._query_block(asked[number], last, ends[number][1]))
         first, *rest = blocks
         moved = [Tokens(t.ids, t.spans - start) for t, start in zip(rest, starts.tolist(), strict=False)]
         return (
@@ -228,14 +275,14 @@ class Template:
             queries,
         )
 
-    def _instruction(self, query: str) -> Text:
-        text, _ = self._filled(self.spec.instruction, {"query": query.strip()})
+    def _instruction(self, query: str, count: int) -> Text:
+        text, _ = self._filled(self.spec.instruction, {"query": query.strip(), "count": str(count)})
         return self.encoder.template(self._before) + text
 
-    def _query(self, query: str) -> tuple[Text, dict[str, tuple[int, int]]]:
+    def _query(self, query: str, count: int) -> tuple[Text, dict[str, tuple[int, int]]]:
         """The text of a query block, and where the query and the whole stand in it."""
         query, separator = query.strip(), self.encoder.template(self.spec.separator)
-        filled, regions = self._filled(self.spec.query, {"query": query})
+        filled, regions = self._filled(self.spec.query, {"query": query, "count": str(count)})
         text = separator + filled + self.encoder.template(self._after)
         start, stop = (place + len(separator) for place in regions["query"])
         low = len(separator)
@@ -243,11 +290,14 @@ class Template:
 
     def _query_block(self, query: str, tokens: Tokens, places: dict[str, tuple[int, int]]) -> QueryBlock:
         ids = tuple(tokens.ids.tolist())
-        kind, _, count = self.spec.signal_tokens.partition(":")
+        kind, _, number = self.spec.signal_tokens.partition(":")
         completion = self._ids(self.encoder.template(self.spec.completion))
         ids += completion
+        signal: Sequence[int]
         if kind == "last":
-            signal = range(max(0, len(ids) - int(count)), len(ids))
+            signal = range(max(0, len(ids) - int(number)), len(ids))
+        elif kind == "marker":
+            signal = [self.place(ids, self.spec.signal_tokens)]
         else:
             start, stop = _within(tokens, places[kind])
             signal = range(start, len(ids) if kind == "block" else stop)
@@ -261,8 +311,7 @@ class Template:
             if count > 9000:
                 raise InputError(f"layout {self.layout.name!r} has ids of four digits; {count} documents need more")
             return [str(number) for number in random.Random(seed).sample(range(1000, 10_000), count)]
-        first = 1 if kind == "from_1" else 0
-        return ["" if kind == "none" else str(first + i) for i in range(count)]
+        return [candidate_id(kind, i) for i in range(count)]
 
     def _filled(self, template: str, values: Mapping[str, str]) -> tuple[Text, dict[str, tuple[int, int]]]:
         """A template with its places filled, and where the values stand in it."""
@@ -288,19 +337,23 @@ class Template:
         }
         return _Filled(text, regions, spans[self.spec.span], document)
 
+    @property
+    def _limit(self) -> int:
+        return self.layout.max_block_tokens - len(self._end)
+
     def _fit(self, documents: Sequence[Document], seed: int) -> list[_Filled]:
         """Fill the template for each document, and cut what is longer than a block may be."""
         names = self._names(len(documents), seed)
         filled = [self._fill(document, name) for document, name in zip(documents, names, strict=True)]
         encoded = self.encoder.encode([one.text for one in filled])
         return [
-            one if len(tokens.ids) <= self.layout.max_block_tokens else self._cut(one, name, tokens)
+            one if len(tokens.ids) <= self._limit else self._cut(one, name, tokens)
             for one, name, tokens in zip(filled, names, encoded, strict=True)
         ]
 
     def _cut(self, filled: _Filled, name: str, tokens: Tokens) -> _Filled:
         """Cut the text, and nothing else, until the block fits; of a document without text, its title."""
-        document, limit = filled.document, self.layout.max_block_tokens
+        document, limit = filled.document, self._limit
         field = "text" if document.text.strip() else "title"
         start, stop = filled.regions.get(field, (0, 0))
         ends = [min(b, stop) - start for a, b in tokens.spans.tolist() if a < stop and b > start]
@@ -313,7 +366,7 @@ class Template:
                 return dataclasses.replace(cut, document=document, truncated=len(ends) - kept)
         raise InputError(
             f"document {document.id!r}: its title and the template alone take more than the "
-            f"{limit} tokens that are read; shorten the title or raise max_block_tokens"
+            f"{self.layout.max_block_tokens} tokens that are read; shorten the title or raise max_block_tokens"
         )
 
     def _ids(self, text: Text) -> tuple[int, ...]:
@@ -331,8 +384,8 @@ class Template:
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(
                 f"layout {self.layout.name!r} speaks to the model as a user, but {self.name!r} has no chat template; "
-                "take an instruction-tuned model, or a copy of the layout's YAML file with chat: false, by the name "
-                "hf:MODEL#FILE.yaml (in Python also load_reranker(..., chat=False))"
+                "take an instruction-tuned model, or hf:MODEL#FILE.yaml with a file of three lines: 'name: plain', "
+                f"'base: {self.layout.name}' and 'prompt: {{chat: false}}' (in Python also: chat=False)"
             )
         turns = [{"role": "user", "content": _USER}]
         if self.spec.answer:
@@ -350,6 +403,21 @@ class Template:
         return before, after
 
 
+def strided(count: int, stride: int) -> list[int]:
+    """Places of the last of every ``stride`` tokens, and of the last of all, among so many."""
+    return sorted({*range(stride - 1, count, stride), *range(max(0, count - 1), count)})
+
+
+def candidate_id(kind: Literal["none", "from_0", "from_1", "letters", "random"], place: int) -> str:
+    """What ``{id}`` is of the document at a place of the list, from 0; letters go on as AA, AB behind Z.
+
+    Random ids are not by place.
+    """
+    if kind == "letters":
+        return (candidate_id(kind, place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
+    return "" if kind == "none" else str(place + (kind == "from_1"))
+
+
 def _within(tokens: Tokens, span: tuple[int, int]) -> tuple[int, int]:
     """First and last but one of the tokens that cover some of the characters; all between them belong to them."""
     start, stop = span
@@ -358,8 +426,8 @@ def _within(tokens: Tokens, span: tuple[int, int]) -> tuple[int, int]:
     return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
 
 
-def _block(tokens: Tokens, filled: _Filled) -> Block:
-    """Token offsets in the block as characters of the document's contents."""
+def _block(tokens: Tokens, filled: _Filled, end: tuple[int, ...] = ()) -> Block:
+    """Token offsets in the block as characters of the document's contents; with the tokens that end it."""
     places = tokens.spans
     spans = np.full_like(places, -1)
     title = filled.document.title
@@ -369,4 +437,5 @@ def _block(tokens: Tokens, filled: _Filled) -> Block:
             start, stop = filled.regions[name]
             inside = (places[:, 0] < stop) & (places[:, 1] > start)
             spans[inside] = places[inside].clip(start, stop) - start + shift
-    return Block(tuple(tokens.ids.tolist()), spans, filled.truncated, _within(tokens, filled.span))
+    spans = np.concatenate([spans, np.full((len(end), 2), -1)])
+    return Block((*tokens.ids.tolist(), *end), spans, filled.truncated, _within(tokens, filled.span))

@@ -1,4 +1,4 @@
-"""Reranking by a decoder's attention: one engine, of which BlockRank, ICR, QRHead and CoRe are layouts."""
+"""Reranking by a decoder: one engine, of which BlockRank, ICR, QRHead, CoRe, Qwen3-Reranker and others are layouts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ...documents import Document
-from ...errors import InputError, ModelError, RankingError
+from ...errors import InputError, ModelError
 from ...kernels import Context, choose
 from ...models.decoder import Decoder, load_config, load_decoder, revision_of
 from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
@@ -25,15 +25,16 @@ from ...names import DECODERS
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
-from ..readout import Reading, document_scores, head_scores, row_shares
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
-from .forward import Wanted, last_position, out_of_reach, read, read_documents
+from .forward import Wanted, last_position, out_of_reach, read_documents
+from .hidden import HIDDEN
 from .kept import KeptBlock
-from .prompt import Block, Prompt, Template
+from .prompt import Block, Prompt, Template, strided
+from .readouts import AttentionReadout, DecoderReadout, ListScores
 
-__all__ = ["DecoderReranker", "saved_layout", "with_heads"]
+__all__ = ["DecoderReranker", "saved_layout", "with_heads", "within_positions"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,25 +45,26 @@ _States = Sequence[DocumentStates | StoredBlock | None]
 
 
 @dataclass(slots=True)
-class _Result:
-    """One list, scored; by place in the list as it was given to be scored."""
+class _Pending:
+    """One list in one order, while it is read in one pass or several."""
 
-    scores: np.ndarray  # float64 (N,)
-    shares: np.ndarray  # float64 (R, N)
-    tokens: list[np.ndarray] | None  # per document, float (T,)
-    blocks: list[Block | None]  # as read; None for those that an earlier round left behind
-    signal: tuple[str, ...]
-    notes: list[str]
+    number: int
+    order: list[int]
+    prompts: list[Prompt]
+    parts: list[Any]
 
 
 class DecoderReranker(Reranker):
-    """Ranks by the attention of a decoder's signal tokens.
+    """Ranks by the attention of a decoder's signal tokens, or by its hidden states, as the layout's readout says.
 
     Several lists are packed into one forward pass without seeing one another. A list longer than ``token_budget`` is
     read in groups of documents; where the layout's mask is ``block``, that changes no score beyond rounding. Where
     documents see one another it cannot be; then groups are ranked apart and their better halves meet again (a
-    tournament), and the ranking says so. The same holds for lists beyond the model's positions, and for those of which
-    sliding windows hide a document from the query in all layers that are read.
+    tournament), and the ranking says so. The same holds for lists beyond the model's positions or the layout's
+    ``max_documents``, and where sliding windows hide a document from the query in all layers that are read.
+
+    Evidence marks what got the attention that is read. With a readout of hidden states it marks what the token that is
+    scored attends to, in the mean over all layers and heads: a hint at what the score is made of, and not its parts.
 
     Args:
         model: what `load_decoder` loads, with or without ``hf:``, or a `Decoder`.
@@ -73,7 +75,8 @@ class DecoderReranker(Reranker):
         token_budget: tokens in one forward pass.
         cache: keeps documents between queries, where the layout reads them independently of the query; None keeps none.
         route: how many documents of a longer list to rank: those with the largest logits at ``route_layer``. The others
-            stand below them in the order of these logits (BlockSearch, 2026). None ranks all at once.
+            stand below them in the order of these logits (BlockSearch, 2026). None ranks all at once. Like ``cache``,
+            it is for readouts of attention.
         route_layer: None for the layer at 0.57 of all, or the signal layer if that is lower.
         seed: the seed of shuffles and random ids.
         loading: what `load_decoder` takes: ``revision``, ``dtype``, ``device``, ``device_map``,
@@ -113,6 +116,11 @@ class DecoderReranker(Reranker):
         check_kind(layout, "decoder")
         if token_budget < 1 or (route is not None and route < 1) or (route_layer is not None and route_layer < 0):
             raise InputError("token_budget and route must be at least 1, route_layer at least 0")
+        if layout.readout.hidden and (cache is not None or route is not None):
+            raise InputError(
+                f"layout {layout.name!r} reads hidden states, which depend on the query, so it takes no "
+                + ("cache: no document can be kept" if cache is not None else "route: it reads no attention")
+            )
         if cache is not None and not layout.keepable:
             raise InputError(
                 f"layout {layout.name!r} reads documents together with the query or with one another, so they cannot "
@@ -120,34 +128,30 @@ class DecoderReranker(Reranker):
             )
         if isinstance(model, Decoder):
             model_name, revision, layer_count = model.name, model.revision, model.signal_layer + 1
+            positions = model.positions
         else:
             config = load_config(model, loading.get("revision"))
             model_name, revision = model, revision_of(model, config, loading.get("revision"))
             layer_count = int(config.num_hidden_layers)
+            positions = getattr(config, "max_position_embeddings", None)
+        layout = within_positions(layout, positions, model_name)
         layout = with_heads(layout, heads, model_name, revision)
-        prompt, layers = layout.require_prompt(), layout.readout.signal_layers(layer_count)
-        decoder = model if isinstance(model, Decoder) else load_decoder(model, signal_layer=layers[-1], **loading)
-        if wrong := [pair for pair in layout.readout.selected_heads if pair[1] >= decoder.heads]:
-            raise ModelError(f"{decoder.name!r} has heads 0 to {decoder.heads - 1} in a layer, not {wrong[0][1]}")
-        if prompt.query_position is not None and decoder.positions and prompt.query_position >= decoder.positions:
-            raise ModelError(
-                f"layout {layout.name!r} puts the query at position {prompt.query_position}, but {decoder.name!r} has "
-                f"{decoder.positions}; give a smaller query_position"
-            )
+        kind: type[DecoderReadout[Any]] = HIDDEN.get(layout.readout.readout, AttentionReadout)
+        needs = kind.needs(layout, layer_count)
+        decoder = model if isinstance(model, Decoder) else load_decoder(model, **needs, **loading)
         self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout.readout
         self.model, self.revision = decoder.name, decoder.revision
         self.name = name or f"hf:{decoder.name}#{layout.name}"
         self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
-        heads_by_layer = {
-            layer: tuple(head for at, head in layout.readout.selected_heads if at == layer) or None for layer in layers
-        }
-        stop = layers[-1] if layers[-1] < decoder.signal_layer else None
-        self.wanted = Wanted(layout, heads_by_layer, tokens=layout.readout.calibration != "none", stop=stop)
+        self._readout: DecoderReadout[Any] = kind(decoder, self.template, layer_count)
+        self.list_free, self.calibration = layout.list_free, layout.relevance
+        layer = needs.get("signal_layer", decoder.signal_layer)
         routing = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
         self.route_layer = min(routing, decoder.signal_layer)
-        self._reach = self._farthest(layers)
-        if (start := prompt.query_position) is not None and self._reach is not None:
+        read = [] if layout.readout.hidden else layout.readout.signal_layers(layer_count)
+        self._reach = self._farthest(read)
+        if (start := layout.require_prompt().query_position) is not None and self._reach is not None:
             longest = Context([layout.max_block_tokens], [1], len(self.template.instruction("")))
             if out_of_reach(longest, layout, self._reach, 0):
                 raise ModelError(
@@ -156,7 +160,7 @@ class DecoderReranker(Reranker):
                     "query_position, or read heads of other layers"
                 )
         fingerprint = self._fingerprint() if layout.keepable else ""
-        last = layers[-1] if route is None else max(layers[-1], self.route_layer)
+        last = layer if route is None else max(layer, self.route_layer)
         self.reading = DecoderReading(self.name, self.model, self.revision, self.layout, fingerprint, last)
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
 
@@ -167,16 +171,30 @@ class DecoderReranker(Reranker):
             query: the query.
             documents: in the order in which they are to stand.
             calibrate: calibrate as the layout says; False reads the attention as it is.
+
+        Raises:
+            InputError: if the layout reads hidden states, or the request cannot be served.
         """
-        blocks = check_request(query, documents)
-        layout = self.spec
-        if not calibrate:
-            layout = load_layout(layout, calibration="none", outliers=None)
-        prompt = self.prompt(query, blocks, 0)
-        tokens = layout.readout.calibration != "none"
-        scope = dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=tokens)
-        [reading] = read(self.decoder, [prompt], scope)
-        return head_scores(reading, layout.readout).numpy()
+        prompt, kept = self.prompt(query, check_request(query, documents), 0), None
+        attention = self._attention
+        if self.spec.stride > 1:
+            prompt, kept = self._keep(prompt)
+        return attention.by_head(prompt, calibrate=calibrate, kept=kept)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What a pass reads of the attention.
+
+        Raises:
+            InputError: if the layout reads hidden states.
+        """
+        return self._attention.wanted
+
+    @property
+    def _attention(self) -> AttentionReadout:
+        if not isinstance(self._readout, AttentionReadout):
+            raise InputError(f"layout {self.layout!r} reads hidden states, not the attention of heads; take another")
+        return self._readout
 
     def orders(self, blocks: Sequence[Document]) -> Iterator[tuple[list[int], int]]:
         """Orders in which the documents are to stand, each with the seed of its ids."""
@@ -276,7 +294,8 @@ class DecoderReranker(Reranker):
             ids = [blocks[i].ids for i in group]
             _, *kept = read_documents(self.decoder, instruction, ids, self.spec, form.kind)
             data = [block.stored(layer) for block in kept]
-            if any(len(part) != len(tokens) * form.token_bytes for part, tokens in zip(data, ids, strict=True)):
+            sizes = [len(strided(len(tokens), self.spec.stride)) * form.token_bytes for tokens in ids]
+            if any(len(part) != size for part, size in zip(data, sizes, strict=True)):
                 raise ModelError(
                     f"layers of {self.decoder.name!r} have keys and values of several shapes, so no index can keep them"
                 )
@@ -285,7 +304,14 @@ class DecoderReranker(Reranker):
     def _fingerprint(self) -> str:
         """A hash of what the keys and values of a document follow from, beside its text and the model."""
         prompt = self.spec.require_prompt()
-        parts = (self.template.instruction(""), prompt.separator, prompt.block, self.spec.max_block_tokens)
+        parts: tuple[Any, ...] = (
+            self.template.instruction(""),
+            prompt.separator,
+            prompt.block,
+            self.spec.max_block_tokens,
+        )
+        if prompt.block_end or self.spec.stride > 1:
+            parts = (*parts, prompt.block_end, self.spec.stride)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -307,10 +333,9 @@ class DecoderReranker(Reranker):
             assert isinstance(state, StoredBlock)
             if reason := self.reading.misfit(state.form.reading):
                 raise InputError(f"{self.name} cannot use the decoder states that were given: {reason}")
-            if state.tokens != len(block.ids):
+            if state.tokens != (seen := len(strided(len(block.ids), self.spec.stride))):
                 raise InputError(
-                    f"a document of {len(block.ids)} tokens came with decoder states of {state.tokens}; "
-                    "they are of another text"
+                    f"a document of {seen} tokens came with decoder states of {state.tokens}; they are of another text"
                 )
             kept[block.ids] = KeptBlock.of(state, self.reading.layer)
         return kept
@@ -327,9 +352,10 @@ class DecoderReranker(Reranker):
             )
         ]
 
-    def _as_scored(self, result: _Result) -> Scored:
-        count = len(result.blocks)
-        mass = result.shares.mean(axis=0) if len(result.shares) else np.zeros(count)
+    def _as_scored(self, result: ListScores) -> Scored:
+        count, mass = len(result.blocks), None
+        if result.shares is not None:
+            mass = result.shares.mean(axis=0) if len(result.shares) else np.zeros(count)
         warnings = list(result.notes)
         if not self.spec.order_free and not self.template.spec.shuffles and count > 1:
             warnings.append(
@@ -342,10 +368,11 @@ class DecoderReranker(Reranker):
             if block is None or result.tokens is None:
                 return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
             weights = result.tokens[place].astype(np.float64)
-            total = weights.sum()
             spans = block.spans[slice(*block.counted)]
             own = (spans[:, 0] >= 0) & (spans[:, 1] > spans[:, 0])
-            return spans[own], weights[own] * (mass[place] / total if total else 0.0)
+            # Of attention, the template's tokens are a part of the document's mass; else its own tokens share one.
+            share, total = (1.0, weights[own].sum()) if mass is None else (mass[place], weights.sum())
+            return spans[own], weights[own] * (share / total if total else 0.0)
 
         return Scored(
             result.scores,
@@ -361,68 +388,76 @@ class DecoderReranker(Reranker):
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 
-    def _score_lists(self, lists: Sequence[tuple[str, list[Document], _States]], tokens: bool) -> list[_Result]:
+    def _score_lists(self, lists: Sequence[tuple[str, list[Document], _States]], tokens: bool) -> list[ListScores]:
         """Score lists; those that fit share passes, the others are read alone."""
-        out: list[_Result | None] = [None] * len(lists)
-        parts: list[list[tuple[list[int], _Result]]] = [[] for _ in lists]
-        packed: list[tuple[int, list[int], Prompt]] = []
+        scored: list[list[tuple[list[int], ListScores]]] = [[] for _ in lists]
+        packed: list[tuple[_Pending, Prompt]] = []
         size = 0
 
         def flush() -> None:
             if not packed:
                 return
-            readings = read(self.decoder, [prompt for _, _, prompt in packed], self._want(tokens))
-            for (number, order, prompt), reading in zip(packed, readings, strict=True):
-                parts[number].append((order, self._scored(prompt, reading, tokens)))
+            parts = self._readout.read([prompt for _, prompt in packed], tokens=tokens)
+            for (pending, _), part in zip(packed, parts, strict=True):
+                pending.parts.append(part)
+                if len(pending.parts) == len(pending.prompts):
+                    scores = self._readout.scores(pending.prompts, pending.parts)
+                    scored[pending.number].append((pending.order, scores))
             packed.clear()
 
         for number, (query, blocks, states) in enumerate(lists):
             if not blocks:
-                self.template.query(query)
-                out[number] = _Result(np.zeros(0), np.zeros((0, 0)), [] if tokens else None, [], (), [])
+                self.prompt(query, [], 0)
+                nothing = None if self.spec.readout.hidden else np.zeros((0, 0))
+                scored[number].append(([], ListScores(np.zeros(0), nothing, [] if tokens else None, [])))
                 continue
             for order, seed in self.orders(blocks):
                 stand = [blocks[i] for i in order]
                 prompt = self.prompt(query, stand, seed)
-                routed = self.route is not None and len(blocks) > self.route
                 stored = [states[i] for i in order] if any(states) else None
-                if self.cache is None and stored is None and not routed and self._holds(prompt):
-                    if size + prompt.size > self.token_budget:
+                prompts = None if stored else self._passes(query, stand, prompt, seed)
+                if prompts is None:
+                    scored[number].append((order, self._score_long(query, stand, prompt, tokens, seed, stored)))
+                    continue
+                pending = _Pending(number, order, prompts, [])
+                for part in prompts:
+                    if size + part.size > self.token_budget:
                         flush()
                         size = 0
-                    packed.append((number, order, prompt))
-                    size += prompt.size
-                else:
-                    parts[number].append((order, self._score_long(query, stand, prompt, tokens, seed, stored)))
+                    packed.append((pending, part))
+                    size += part.size
         flush()
-        for number, part in enumerate(parts):
-            if part:
-                out[number] = _mean(part)
-        return [result for result in out if result is not None]
+        return [_mean(parts) for parts in scored]
 
-    def _scored(self, prompt: Prompt, reading: Reading, tokens: bool) -> _Result:
-        scores = document_scores(reading, self.spec.readout)
-        if bool((reading.lse == -torch.inf).all()):
-            raise RankingError(f"none of the {len(prompt.documents)} documents has a token to attend to")
-        by_document = None
-        if tokens:
-            assert reading.tokens is not None
-            by_document = [part.numpy() for part in reading.tokens.split(reading.lengths)]
-        shares = row_shares(reading, self.spec.readout)
-        if self.spec.order_free:  # then equal documents differ by rounding only, which is no reason to rank them
-            scores, shares = (_equal_for_equals(prompt.documents, x) for x in (scores, shares))
-        return _Result(scores.numpy(), shares.numpy(), by_document, list(prompt.documents), prompt.signal_tokens, [])
+    def _passes(self, query: str, blocks: list[Document], prompt: Prompt, seed: int) -> list[Prompt] | None:
+        """Prompts in which a list is read, each within one pass; None if it needs more than reading."""
+        routed = self.route is not None and len(blocks) > self.route
+        if self.cache is None and not routed and self.spec.stride == 1 and self._holds(prompt):
+            return [prompt]
+        if not self._readout.joins:
+            return None
+        room = self.token_budget - (prompt.size - sum(prompt.context.documents))
+        if self.decoder.positions is not None and self.template.spec.positions == "sequential":
+            room -= max(0, self.token_budget - self.decoder.positions)
+        sizes = [len(block.ids) for block in prompt.documents]
+        groups = [[blocks[i] for i in group] for group in _groups(sizes, room, self.template.spec.max_documents)]
+        prompts = [self.prompt(query, group, seed) for group in groups]
+        for group, part in zip(groups, prompts, strict=True):
+            if not self._holds(part):
+                raise InputError(
+                    f"{group[0].id!r} and the query take {part.size} tokens, more than one pass or the model's "
+                    f"positions hold ({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
+                )
+        return prompts
 
     def _holds(self, prompt: Prompt) -> bool:
         """Whether one pass can read it."""
-        return prompt.size <= self.token_budget and not self.misfit(prompt)
+        most = self.template.spec.max_documents
+        few = most is None or len(prompt.documents) <= most
+        return few and prompt.size <= self.token_budget and not self.misfit(prompt)
 
-    def _want(self, tokens: bool) -> Wanted:
-        return dataclasses.replace(self.wanted, tokens=tokens or self.wanted.tokens)
-
-    def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> _Result:
-        [reading] = read(self.decoder, [prompt], self._want(tokens), kept)
-        return self._scored(prompt, reading, tokens)
+    def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> ListScores:
+        return self._readout.scores([prompt], self._readout.read([prompt], tokens=tokens, kept=kept))
 
     def _score_long(
         self,
@@ -432,25 +467,34 @@ class DecoderReranker(Reranker):
         tokens: bool,
         seed: int,
         stored: _States | None,
-    ) -> _Result:
+    ) -> ListScores:
         """Score a list that is routed, kept, or too long for one pass."""
+        if self.spec.readout.hidden:
+            return self._score_tournament(query, blocks, prompt, tokens, seed)
         apart, misfit = self.template.spec.mask == "block", self.misfit(prompt)
         if apart and misfit and self.template.spec.positions == "restart":  # fewer documents would not help
             raise InputError(f"layout {self.layout!r} cannot rank this list: {misfit}")
         apart = apart and not misfit
-        keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget
-        kept = self._keep(prompt, stored) if apart and keeps else None
+        keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget or self.spec.stride > 1
+        kept = None
+        if apart and keeps:
+            prompt, kept = self._keep(prompt, stored)
         if self.route is not None and len(blocks) > self.route and (apart or self._holds(prompt)):
             return self._score_routed(query, blocks, prompt, kept, tokens, seed)
         if kept is not None or self._holds(prompt):
             return self._score_alone(prompt, tokens, kept)
         return self._score_tournament(query, blocks, prompt, tokens, seed)
 
-    def _keep(self, prompt: Prompt, stored: _States | None = None) -> list[KeptBlock]:
-        """Instruction and documents of a list: from an index, the cache, or read in groups within the token budget."""
+    def _keep(self, prompt: Prompt, stored: _States | None = None) -> tuple[Prompt, list[KeptBlock]]:
+        """Instruction and documents of a list: from an index, the cache, or read in groups within the token budget.
+
+        With the prompt as the query sees it, of whose documents some tokens may have been read only to be forgotten.
+        """
         decoder, device = self.decoder, self.decoder.device
         form = "exact" if self.cache is None else self.cache.form
-        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}"
+        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}" + (
+            f" {self.spec.stride}" if self.spec.stride > 1 else ""
+        )
         texts = [(), *(block.ids for block in prompt.documents)]
         keys = [block_key(name, prompt.instruction, ids) for ids in texts]
         kept: dict[str, KeptBlock] = {}
@@ -477,7 +521,8 @@ class DecoderReranker(Reranker):
                     kept[key] = block
                     if self.cache is not None:
                         self.cache.put(key, block)
-        return [kept[key] for key in keys]
+        seen = dataclasses.replace(prompt, documents=tuple(b.every(self.spec.stride) for b in prompt.documents))
+        return seen, [kept[key] for key in keys]
 
     def _score_routed(
         self,
@@ -487,32 +532,30 @@ class DecoderReranker(Reranker):
         kept: list[KeptBlock] | None,
         tokens: bool,
         seed: int,
-    ) -> _Result:
+    ) -> ListScores:
         """The best by their largest logits at the routing layer are ranked, the others stand below them."""
         assert self.route is not None
-        changes: dict[str, Any] = {"readout": "maxsim", "calibration": "none", "outliers": None, "length": "sum"}
-        layout = load_layout(self.spec, **changes)
         layer = self.route_layer
-        scope = Wanted(layout, {layer: None}, stop=layer if layer < self.decoder.signal_layer else None)
-        short = dataclasses.replace(prompt, queries=prompt.queries[:1])
-        [reading] = read(self.decoder, [short], scope, kept)
-        first = document_scores(reading, layout.readout).numpy()
+        first = self._attention.largest_logits(prompt, layer, kept)
         order = sorted(range(len(blocks)), key=lambda i: (-first[i], blocks[i].contents))
         best = sorted(order[: self.route])
         final = self._score_again(query, blocks, best, prompt, kept, tokens, seed)
         note = f"of {len(blocks)} documents the {len(best)} with the largest logits at layer {layer} were ranked"
         return _below(final, best, first, len(blocks), note)
 
-    def _score_tournament(self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int) -> _Result:
+    def _score_tournament(
+        self, query: str, blocks: list[Document], prompt: Prompt, tokens: bool, seed: int
+    ) -> ListScores:
         """Groups are ranked apart, and the better half of each goes on, until those left fit one pass."""
         if len(blocks) < 3:  # two can only be compared in one pass
             names = " and ".join(repr(block.id) for block in blocks)
             raise InputError(
-                f"{names} and the query take {prompt.size} tokens, more than one pass can read: "
+                f"{names} and the query take {prompt.size} tokens and cannot be read in one pass: "
                 + (self.misfit(prompt) or f"token_budget is {self.token_budget}; lower max_block_tokens")
             )
         limit = min(self.token_budget, self.decoder.positions or self.token_budget, self._reach or self.token_budget)
-        count = max(2, min(len(blocks) // 2, -(-prompt.size // limit)))
+        parts = max(-(-prompt.size // limit), -(-len(blocks) // (self.template.spec.max_documents or len(blocks))))
+        count = max(2, min(len(blocks) // 2, parts))
         # Every group gets documents from all over the list.
         groups = [list(range(start, len(blocks), count)) for start in range(count)]
         first, going = np.zeros(len(blocks)), []
@@ -538,7 +581,7 @@ class DecoderReranker(Reranker):
         kept: list[KeptBlock] | None,
         tokens: bool,
         seed: int,
-    ) -> _Result:
+    ) -> ListScores:
         """Score some documents of a list."""
         if kept is not None:
             fewer = dataclasses.replace(prompt, documents=tuple(prompt.documents[i] for i in places))
@@ -548,6 +591,29 @@ class DecoderReranker(Reranker):
         if self._holds(fewer):
             return self._score_alone(fewer, tokens)
         return self._score_tournament(query, some, fewer, tokens, seed)
+
+
+def within_positions(layout: Layout, positions: int | None, model: str) -> Layout:
+    """The layout, its query not behind the positions that the model has: a block's length before their end at most.
+
+    Args:
+        layout: a layout for decoders.
+        positions: how many positions the model was made for; None if it does not say.
+        model: its name, for messages.
+
+    Raises:
+        ModelError: if there is no room for the query behind a block.
+    """
+    asked, size = layout.require_prompt().query_position, layout.max_block_tokens
+    if asked is None or positions is None or asked + size <= positions:
+        return layout
+    if positions < 3 * size:  # an instruction and a block stand before it
+        raise ModelError(
+            f"layout {layout.name!r} puts the query at position {asked}, but {model!r} has {positions}; give a smaller "
+            "query_position and max_block_tokens"
+        )
+    logger.info("layout %r: the query stands at position %d, not %d", layout.name, positions - size, asked)
+    return load_layout(layout, query_position=positions - size)
 
 
 def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:
@@ -572,24 +638,25 @@ def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: 
     return layout
 
 
-def _among(result: _Result, places: list[int], count: int) -> _Result:
+def _among(result: ListScores, places: list[int], count: int) -> ListScores:
     """What was found of some documents, among ``count`` of which the others were not read."""
     if len(places) == count:
         return result
-    scores = np.full(count, NOTHING)
+    scores, shares = np.full(count, NOTHING), None
     scores[places] = result.scores
-    shares = np.zeros((len(result.shares), count))
-    shares[:, places] = result.shares
+    if result.shares is not None:
+        shares = np.zeros((len(result.shares), count))
+        shares[:, places] = result.shares
     blocks: list[Block | None] = [None] * count
     marks = None if result.tokens is None else [np.zeros(0)] * count
     for at, place in enumerate(places):
         blocks[place] = result.blocks[at]
         if marks is not None and result.tokens is not None:
             marks[place] = result.tokens[at]
-    return _Result(scores, shares, marks, blocks, result.signal, result.notes)
+    return ListScores(scores, shares, marks, blocks, result.signal, result.notes)
 
 
-def _below(final: _Result, places: list[int], first: np.ndarray, count: int, note: str) -> _Result:
+def _below(final: ListScores, places: list[int], first: np.ndarray, count: int, note: str) -> ListScores:
     """The final round's scores, and below them, in the order of the round before, those that did not come so far."""
     out = _among(final, places, count)
     left = [i for i in range(count) if i not in set(places)]
@@ -598,18 +665,14 @@ def _below(final: _Result, places: list[int], first: np.ndarray, count: int, not
     return dataclasses.replace(out, notes=[note, *final.notes])
 
 
-def _mean(parts: Sequence[tuple[list[int], _Result]]) -> _Result:
+def _mean(parts: Sequence[tuple[list[int], ListScores]]) -> ListScores:
     """Back to the order in which documents were given, the mean over the orders in which they stood."""
-    scores, shares = [], []
-    for order, part in parts:
-        back = np.argsort(order)
-        scores.append(part.scores[back])
-        shares.append(part.shares[:, back])
-    order, first = parts[0]
-    back = np.argsort(order)
-    return _Result(
-        np.mean(scores, axis=0),
-        np.mean(shares, axis=0),
+    backs = [np.argsort(order).astype(int) for order, _ in parts]
+    shares = [part.shares[:, back] for back, (_, part) in zip(backs, parts, strict=True) if part.shares is not None]
+    back, (_, first) = backs[0], parts[0]
+    return ListScores(
+        np.mean([part.scores[back] for back, (_, part) in zip(backs, parts, strict=True)], axis=0),
+        np.mean(shares, axis=0) if shares else None,
         None if first.tokens is None else [first.tokens[i] for i in back],
         [first.blocks[i] for i in back],
         first.signal,
@@ -617,22 +680,12 @@ def _mean(parts: Sequence[tuple[list[int], _Result]]) -> _Result:
     )
 
 
-def _equal_for_equals(blocks: Sequence[Block], values: torch.Tensor) -> torch.Tensor:
-    """Values (..., N), each the mean over the documents that have the same tokens."""
-    first: dict[tuple[int, ...], int] = {}
-    group = torch.tensor([first.setdefault(block.ids, len(first)) for block in blocks])
-    if len(first) == len(blocks):
-        return values
-    sums = values.new_zeros(*values.shape[:-1], len(first)).index_add_(-1, group, values)
-    return (sums / group.bincount(minlength=len(first)))[..., group]
-
-
-def _groups(sizes: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Places of neighbours that take no more than ``room`` tokens together; one that takes more is alone."""
+def _groups(sizes: Sequence[int], room: int, most: int | None = None) -> Iterator[list[int]]:
+    """Places of neighbours, at most ``most``, that take no more than ``room`` tokens; one that takes more is alone."""
     group: list[int] = []
     used = 0
     for place, size in enumerate(sizes):
-        if group and used + size > room:
+        if group and (used + size > room or len(group) == most):
             yield group
             group, used = [], 0
         group.append(place)
