@@ -12,6 +12,7 @@ import torch
 
 from ...kernels import Context, Packing, block_attention, block_lse, block_max, row_lse, token_mass
 from ...kernels.packing import DOCUMENT
+from ...kernels.threads import idle_threads
 from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
@@ -408,7 +409,7 @@ def read(
         One `Reading` per list.
     """
     packed = pack(prompts, scope, kept)
-    with torch.inference_mode():
+    with torch.inference_mode(), idle_threads():
         decoder.run(packed.ids, packed.positions, packed.call)
     return packed.readings()
 
@@ -436,7 +437,7 @@ def read_documents(
     positions = positions_of(context, layout)
     call = _DocumentPass(context, positions, form, layout.stride)
     ids = [*instruction, *(i for document in documents for i in document)]
-    with torch.inference_mode():
+    with torch.inference_mode(), idle_threads():
         decoder.run(torch.tensor(ids), torch.tensor(positions), call)
     return call.blocks()
 

@@ -22,6 +22,7 @@ import torch
 
 from ...errors import ModelError
 from ...kernels import block_attention
+from ...kernels.threads import idle_threads
 from ...models.decoder import Decoder, load_tensors
 from ..layout import Layout
 from .forward import LaidOut, Layouts, lay_out
@@ -87,7 +88,7 @@ class HiddenReadout(DecoderReadout[_States]):
         layouts = Layouts(laid.contexts, causal, signal=[], positions=laid.positions)
         marks = _Marks(prompts, laid, layouts, rows) if tokens else None
         flat = torch.tensor([row for part in rows for row in part], dtype=torch.int64)
-        with torch.inference_mode():
+        with torch.inference_mode(), idle_threads():
             states = self.decoder.states(
                 torch.tensor(laid.ids), torch.tensor(laid.positions), _WholePass(layouts, marks), flat
             )
