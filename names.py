@@ -46,7 +46,7 @@ _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
 SHIPPED = {"sightline-mini": Path(str(_DATA / "sightline_mini"))}
 # Decoder models that have a name of their own, each with the layout that it gets if none is named.
-DECODERS = {"smollm2": "icr-block"}
+DECODERS = {"smollm2": "icr-block-heads"}
 _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
 
 

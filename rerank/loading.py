@@ -100,9 +100,9 @@ def load_reranker(
             ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model.
             ``smollm2#LAYOUT`` and ``hf:MODEL#LAYOUT`` also name the layout. If you give ``layout``, you may leave the
             ``hf:`` out.
-        layout: for decoder models: ``icr`` (training-free, the default of most), ``icr-block`` (the default of
-            ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML file, or a
-            `Layout`.
+        layout: for decoder models: ``icr`` (training-free, the default of most), ``icr-block``, ``icr-block-heads``
+            (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML
+            file, or a `Layout`.
         options: ``dtype`` and ``device``, see `LateInteractionReranker`; for cross-encoders and ``late-interaction:``
             also ``revision``; for decoder models those of `DecoderReranker`. All others replace fields of the layout,
             such as ``scale=10.0``.

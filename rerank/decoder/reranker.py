@@ -68,8 +68,8 @@ class DecoderReranker(Reranker):
 
     Args:
         model: what `load_decoder` loads, with or without ``hf:``, or a `Decoder`.
-        layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr-block`` for
-            ``smollm2`` and ``icr`` for others.
+        layout: a `Layout` or the name of one; None for the one that was saved with the model, else
+            ``icr-block-heads`` for ``smollm2`` and ``icr`` for others.
         name: the name that was asked for; None for ``hf:MODEL#LAYOUT``.
         heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
         token_budget: tokens in one forward pass.
@@ -634,7 +634,9 @@ def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: 
     if isinstance(layout.readout.heads, str) and layout.readout.heads != "all":
         return load_layout(layout, heads=list(find_heads(heads, layout, model, revision)))
     if heads is not None:
-        raise InputError(f"layout {layout.name!r} does not ask for heads of a file; take qrhead or core, or list them")
+        raise InputError(
+            f"layout {layout.name!r} does not ask for heads of a file; take one that does, such as qrhead, or list them"
+        )
     return layout
 
 

@@ -147,7 +147,7 @@ def test_scores_are_those_of_eager_attention(reranker_of, expected, layout, head
     np.testing.assert_allclose(scores, expected(layout, heads, calibrated), rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize(("layout", "heads"), [("icr-block", ["18-6", "17-4", "17-3", "8-0"]), ("icr-block", "all")])
+@pytest.mark.parametrize(("layout", "heads"), [("icr-block-heads", "qr:8"), ("icr-block", "all")])
 def test_the_passage_that_answers_comes_first(reranker_of, layout, heads):
     reranker = reranker_of(layout, heads=heads)
     answers = {
@@ -171,9 +171,9 @@ def test_the_name_gives_the_default_layout(loaded, reranker_of, monkeypatch):
 
     monkeypatch.setattr("sightline.rerank.decoder.reranker.load_decoder", load_decoder)
     reranker = load_reranker("smollm2")
-    assert (reranker.name, reranker.model, reranker.layout) == ("smollm2", "smollm2", "icr-block")
-    assert reranker.revision == revision and asked == [("smollm2", {"signal_layer": 29})]
-    np.testing.assert_array_equal(
-        by_place(reranker.rank(QUERY, DOCUMENTS)), by_place(reranker_of("icr-block").rank(QUERY, DOCUMENTS))
-    )
+    assert (reranker.name, reranker.model, reranker.layout) == ("smollm2", "smollm2", "icr-block-heads")
+    assert reranker.revision == revision and asked == [("smollm2", {"signal_layer": 23})]
+    heads = ["17-4", "18-6", "17-3", "21-8", "14-3", "15-6", "23-2", "7-7"]  # those that ship
+    same = reranker_of("icr-block", heads=heads, length="mean")
+    np.testing.assert_array_equal(by_place(reranker.rank(QUERY, DOCUMENTS)), by_place(same.rank(QUERY, DOCUMENTS)))
     assert load_reranker("smollm2#icr").name == load_reranker("smollm2", layout="icr").name == "smollm2#icr"
