@@ -2,7 +2,8 @@
 
 SYSTEM   = FIRST | FIRST "+" RERANKER
 FIRST    = bm25 | dense | hybrid | the name of a given run
-RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | cross-encoder:MODEL | late-interaction:MODEL
+RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | cross-encoder:MODEL | late-interaction:MODEL | CASCADE
+CASCADE  = RERANKER ">" RERANKER ["@" N]          the second ranks the N best of the first, 20 unless it says otherwise
 DECODER  = smollm2 | hf:MODEL         MODEL = REPOSITORY | REPOSITORY:FILE.gguf | FOLDER | FILE.gguf
 """
 
@@ -20,6 +21,7 @@ from .errors import InputError
 from .wording import did_you_mean, quoted
 
 __all__ = [
+    "CASCADE_TOP",
     "DECODERS",
     "FIRST_STAGES",
     "LAYOUTS",
@@ -31,12 +33,15 @@ __all__ = [
     "SystemName",
     "layout_names",
     "looks_local",
+    "split_cascade",
 ]
 
 FirstStage = Literal["bm25", "dense", "hybrid"]
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
-Kind = Literal["layout", "folder", "hf", "cross-encoder", "late-interaction"]
+Kind = Literal["layout", "folder", "hf", "cross-encoder", "late-interaction", "cascade"]
 PREFIXES = ("hf", "cross-encoder", "late-interaction")
+CASCADE_TOP = 20
+"""How many documents the second reranker of a cascade ranks, if its name does not say."""
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
 SHIPPED = {"sightline-mini": Path(str(_DATA / "sightline_mini"))}
@@ -97,8 +102,10 @@ class RerankerName:
 
     Args:
         kind: ``hf``, ``cross-encoder`` or ``late-interaction`` before a colon; ``layout`` for a layout that ships with
-            Sightline or a ``.yaml`` file; ``folder`` for anything else.
-        model: name or folder of the model; of kind ``layout``, name or file of the layout.
+            Sightline or a ``.yaml`` file; ``cascade`` for two rerankers with a ``>`` between them; ``folder`` for
+            anything else.
+        model: name or folder of the model; of kind ``layout``, name or file of the layout; of kind ``cascade`` the
+            whole name, see `split_cascade`.
         layout: what ``#`` adds to ``hf:MODEL`` or ``smollm2``, or "".
 
     Example:
@@ -108,6 +115,8 @@ class RerankerName:
         RerankerName(kind='hf', model='smollm2', layout='')
         >>> RerankerName.parse("cross-encoder:models/mine").kind, RerankerName.parse("trained/mine").kind
         ('cross-encoder', 'folder')
+        >>> RerankerName.parse("minilm>smollm2@10").kind
+        'cascade'
     """
 
     kind: Kind
@@ -124,6 +133,8 @@ class RerankerName:
         name = os.fspath(name) if isinstance(name, os.PathLike) else name
         if not isinstance(name, str):
             raise InputError(f"a reranker is loaded by its name, not by {type(name).__name__}")
+        if ">" in name:
+            return cls("cascade", name)
         kind, colon, rest = name.partition(":")
         if colon and kind in PREFIXES:
             model, layout = _model_and_layout(rest) if kind == "hf" else (rest, "")
@@ -143,6 +154,29 @@ def _model_and_layout(text: str) -> tuple[str, str]:
         return file["model"], file["layout"] or ""
     model, _, layout = text.partition("#")
     return model, layout
+
+
+def split_cascade(name: str) -> tuple[str, str, int]:
+    """The two rerankers of a cascade's name, and how many documents the second ranks.
+
+    Raises:
+        InputError: if a reranker's name is missing.
+
+    Example:
+        >>> split_cascade("minilm>smollm2#icr@10")
+        ('minilm', 'smollm2#icr', 10)
+        >>> split_cascade("minilm>cross-encoder:models/mine>smollm2")
+        ('minilm>cross-encoder:models/mine', 'smollm2', 20)
+    """
+    first, _, rest = name.rpartition(">")
+    second, at, number = rest.rpartition("@")
+    if not at or not number.isdecimal():
+        second, number = rest, str(CASCADE_TOP)
+    if not first or not second:
+        raise InputError(
+            f"{quoted(name)} is no cascade; write FIRST>SECOND@N, such as minilm>smollm2@10, in quotes in a shell"
+        )
+    return first, second, int(number)
 
 
 def looks_local(name: str) -> bool:

@@ -204,11 +204,10 @@ def _decoder(name: str) -> Any:
     from ..rerank.loading import load_reranker
 
     parsed = RerankerName.parse(name)
-    if parsed.kind == "hf":
-        parts = parsed.model, parsed.layout
-        model, layout = (str(Path(part).resolve()) if part and Path(part).exists() else part for part in parts)
-        name = f"hf:{model}#{layout}" if layout else f"hf:{model}"
-    return load_reranker(name)
+    parts = parsed.model, parsed.layout
+    model, layout = (str(Path(part).resolve()) if part and Path(part).exists() else part for part in parts)
+    prefix = "hf:" if name.startswith("hf:") else ""
+    return load_reranker(f"{prefix}{model}#{layout}" if layout else f"{prefix}{model}")
 
 
 class _Source:

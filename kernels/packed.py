@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 
-__all__ = ["LN2", "LOG2E", "LOWEST", "interpreted", "load", "padded_dim", "store", "upcast"]
+from .packing import Packing
+
+__all__ = ["LN2", "LOG2E", "LOWEST", "interpreted", "load", "padded_dim", "positions_of", "store", "upcast"]
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2))
@@ -53,3 +56,13 @@ def upcast(x: torch.Tensor) -> bool:
 def padded_dim(d: int) -> int:
     """The head dimension that a kernel computes in: the next power of two, 16 at least."""
     return max(16, int(triton.next_power_of_2(d)))
+
+
+def positions_of(layout: Packing) -> torch.Tensor:
+    """Positions of the tokens for a kernel, int32 (T,); nothing of them where no window asks for them."""
+
+    def make() -> torch.Tensor:
+        positions = layout.positions if layout.window is not None else layout.positions[:0]
+        return torch.from_numpy(positions.astype(np.int32)).to(layout.device)
+
+    return layout.keep("positions", make)

@@ -11,6 +11,9 @@ Every block of a context, be it the instruction, a document or a query block, se
 
 So the mask is two intervals per token, and whatever walks it (the reference, the CPU path, the Triton kernels) needs no
 more than that. Several query blocks over the same documents do not see one another. (BlockRank, 2025, section 4.1.)
+
+A sliding window (Mistral 7B, 2023, section 2) takes away what stands too far back by the positions that the model is
+given, which need not be the places in memory: where positions restart at every document, a window cuts each one alike.
 """
 
 from __future__ import annotations
@@ -59,6 +62,9 @@ class Packing:
         causal: whether a token sees only itself and what comes before it in its own block (decoders), or its whole
             block (encoders).
         device: where the kernels will look for the offsets.
+        positions: (T,), the position of each token; None counts those of each context from 0. Windows go by them.
+        window: a token at position p does not see keys at positions up to ``p - window``; None for no such limit. Only
+            where ``causal``.
 
     Attributes:
         tokens: T, all tokens of all contexts.
@@ -71,7 +77,7 @@ class Packing:
 
     Raises:
         InputError: if a count is not a whole number, negative, or zero for a query block; if there is no token, or more
-            than 2^31 - 1.
+            than 2^31 - 1; if there is not one position for each token; if the window is less than 1, or not causal.
 
     Example:
         >>> layout = Packing([Context(documents=[2, 1], queries=[2], instruction=1)])
@@ -84,9 +90,24 @@ class Packing:
         D 3 |#..#..
         Q 4 |#####.
         Q 5 |######
+        >>> print(layout.with_window(3).draw())
+        I 0 |#.....
+        D 1 |##....
+        D 2 |###...
+        D 3 |...#..
+        Q 4 |..###.
+        Q 5 |...###
     """
 
-    def __init__(self, contexts: Sequence[Context], *, causal: bool = True, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        contexts: Sequence[Context],
+        *,
+        causal: bool = True,
+        device: torch.device | str = "cpu",
+        positions: Sequence[int] | np.ndarray | None = None,
+        window: int | None = None,
+    ) -> None:
         self.contexts = tuple(_checked(context, i) for i, context in enumerate(contexts))
         self.causal = bool(causal)
         self.device = torch.device(device)
@@ -106,6 +127,12 @@ class Packing:
             raise input_error(f"a layout of {at} tokens cannot be laid out; it takes 1 to {_MAX_TOKENS}")
         self.blocks = np.array([block for block in blocks if block[1] > block[0]], dtype=BLOCK)
         self.tokens = at
+        if positions is None:
+            positions = np.concatenate([np.arange(_size(context)) for context in self.contexts])
+        self.positions = np.asarray(positions, dtype=np.int64)
+        if self.positions.shape != (at,):
+            raise input_error(f"positions have the shape {self.positions.shape}, but there are {at} tokens")
+        self.window = self._checked_window(window)
         self._kept: dict[object, object] = {}
         rows = [np.arange(start, stop) for _, _, start, stop in self.spans(QUERY)]
         self._set_signal(np.concatenate(rows) if rows else np.empty(0, dtype=np.int64))
@@ -131,6 +158,39 @@ class Packing:
         out._kept = {}
         out._set_signal(chosen.astype(np.int64))
         return out
+
+    def with_window(self, window: int | None) -> Packing:
+        """The same layout with another sliding window, or with none; made once for each.
+
+        Raises:
+            InputError: if the window is less than 1, or the layout not causal.
+        """
+        if window == self.window:
+            return self
+
+        def make() -> Packing:
+            out = object.__new__(Packing)
+            out.__dict__.update(self.__dict__)
+            out._kept, out.window = {}, self._checked_window(window)
+            return out
+
+        return self.keep(("window", window), make)
+
+    def _checked_window(self, window: int | None) -> int | None:
+        if window is None:
+            return None
+        if window < 1:
+            raise input_error(f"a window of {window} tokens hides a token from itself; it takes at least 1")
+        if not self.causal:
+            raise input_error("a window needs a causal layout: it says how far back a token sees")
+        return int(window)
+
+    def near(self, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Whether the window lets rows see keys, by their packed indices (broadcast against one another): bool."""
+        if self.window is None:
+            return np.ones(np.broadcast_shapes(rows.shape, keys.shape), dtype=bool)
+        near: np.ndarray = self.positions[keys] > self.positions[rows] - self.window
+        return near
 
     def to(self, device: torch.device | str) -> Packing:
         """The same layout on another device."""
@@ -171,7 +231,7 @@ class Packing:
 
     @property
     def pairs(self) -> int:
-        """(query, key) pairs that the mask lets through; a head's forward pass costs 4 * D FLOPs for each."""
+        """(query, key) pairs, whatever the window; a head's forward pass costs 4 * D FLOPs for each."""
         blocks = self.blocks
         size = blocks["stop"] - blocks["start"]
         own = size * (size + 1) // 2 if self.causal else size * size
@@ -184,6 +244,9 @@ class Packing:
             seen[start:stop, prefix_start:prefix_stop] = True
             own = torch.ones(stop - start, stop - start, dtype=torch.bool)
             seen[start:stop, start:stop] = own.tril() if self.causal else own
+        if self.window is not None:
+            every = np.arange(self.tokens)
+            seen &= torch.from_numpy(self.near(every[:, None], every))
         return seen.to(self.device)
 
     def draw(self) -> str:
@@ -209,7 +272,12 @@ class Packing:
 
     def __repr__(self) -> str:
         counts = f"{len(self.contexts)} contexts, {len(self.blocks)} blocks, {self.tokens} tokens"
-        return f"Packing({counts}, {'causal' if self.causal else 'bidirectional'}, {self.device})"
+        kind = "bidirectional" if not self.causal else f"window {self.window}" if self.window else "causal"
+        return f"Packing({counts}, {kind}, {self.device})"
+
+
+def _size(context: Context) -> int:
+    return context.instruction + sum(context.documents) + sum(context.queries)
 
 
 def _spans(start: int, counts: Sequence[int]) -> Iterator[tuple[int, int]]:

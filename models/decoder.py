@@ -25,6 +25,7 @@ from torch import nn
 from ..errors import InputError, MissingExtraError, ModelError, SightlineError
 from ..names import SHIPPED, layout_names, looks_local
 from ..wording import quoted
+from .adapter import base_of, merge_adapter
 from .devices import choose_device
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .notices import without_notices
@@ -51,14 +52,14 @@ class Call(Protocol):
     Attributes:
         signal_rows: int64 (R,), places of the signal tokens among the tokens of the pass; may be empty.
         key_rows: int64, places of the tokens whose keys the signal layer needs; None for all.
-        longest: tokens of its longest context, which a sliding window must not cut.
     """
 
     signal_rows: torch.Tensor
     key_rows: torch.Tensor | None
-    longest: int
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
         """Attention of a layer below the signal layer.
 
         Args:
@@ -67,13 +68,14 @@ class Call(Protocol):
             k: (T, Hkv, D).
             v: (T, Hkv, D).
             scale: what the model multiplies the products of queries and keys by.
+            window: how far back the layer sees, see `sightline.kernels.Packing`; None for everything.
 
         Returns:
             (T, Hq, D).
         """
         ...
 
-    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
         """What the signal layer sees: q (R, Hq, D) of the signal rows, k (K, Hkv, D) of the key rows."""
         ...
 
@@ -98,6 +100,7 @@ class Decoder:
         signal_layer: its last layer, of which only queries and keys are computed unless it runs whole.
         outputs: the tokens whose logits it gives; None if it gives no hidden states.
         positions: how many positions it was made for; None if it does not say.
+        windows: of each layer how far back it sees; None for everything.
 
     Raises:
         ModelError: if it is not built of decoder layers as transformers builds them, or an output is not one token.
@@ -125,6 +128,7 @@ class Decoder:
             raise ModelError(f"{name!r} ({type(model).__name__}) has no norm behind its layers; choose another model")
         model.norm = nn.Identity()  # only the rows that are read are normalised
         self.positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        self.windows = _windows(self.config, len(layers))
         self.heads = int(self.config.num_attention_heads)
 
     @property
@@ -243,6 +247,13 @@ def _wide(x: torch.Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
+    """Sliding windows by layer, as transformers' own masks have them: every layer's unless their types are named."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    return tuple(int(window) if window and kind == "sliding_attention" else None for kind in types[:layers])
+
+
 class _SignalLayer(nn.Module):
     """A decoder layer of which only the projections that the signal needs are computed."""
 
@@ -264,21 +275,19 @@ class _SignalLayer(nn.Module):
         queries = _capture(self._queries[0], hidden_states, rows, kwargs) if len(rows) else keys
         q = queries.q if len(rows) else keys.q[:0]
         with _without_autocast(q):
-            sightline.signal(self.index, q, keys.k, keys.scale)
+            sightline.signal(self.index, q, keys.k, keys.scale, keys.window)
         return hidden_states
 
 
 class _Captured(Exception):  # noqa: N818 - it carries a result out of transformers' code; nothing went wrong
     """Queries and keys as the attention function got them."""
 
-    def __init__(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        self.q, self.k, self.scale = q, k, scale
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        self.q, self.k, self.scale, self.window = q, k, scale, window
 
 
 class _Capture:
     """Stands in for a `Call`: it ends the layer as soon as queries and keys are there."""
-
-    longest = 0
 
 
 def _capture(layer: nn.Module, hidden: torch.Tensor, rows: torch.Tensor | None, kwargs: dict[str, Any]) -> _Captured:
@@ -348,18 +357,13 @@ def _attention(
     if softcap is not None or s_aux is not None:
         what = "caps its logits" if softcap is not None else "has attention sinks"
         raise ModelError(f"{type(module).__name__} {what}, which block attention does not; choose another model")
-    if sliding_window is not None and sightline.longest > sliding_window:
-        raise InputError(
-            f"{type(module).__name__} sees {sliding_window} tokens back, but a list has {sightline.longest}; give "
-            "fewer or shorter documents, or choose another model"
-        )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # Under autocast positions are applied in float32, but values are not made so.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     if isinstance(sightline, _Capture):
-        raise _Captured(q, k, scale)
+        raise _Captured(q, k, scale, sliding_window)
     with _without_autocast(q):
-        out = sightline.attend(module.layer_idx, q, k, v, scale)
+        out = sightline.attend(module.layer_idx, q, k, v, scale, sliding_window)
     return out[None], None
 
 
@@ -393,6 +397,8 @@ def load_config(name: str, revision: str | None = None) -> Any:
 
     if name in SHIPPED or name in layout_names():
         raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
+    if (base := base_of(name)) is not None:
+        return load_config(base, revision)
     if (file := find_gguf(name, revision)) is not None:
         return _loading(name, lambda: gguf_config(file)).get_text_config()
     if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
@@ -418,7 +424,7 @@ def load_decoder(
 
     Args:
         name: a name on the hub, a folder, or a GGUF file as `find_gguf` takes it, such as ``smollm2``; the weights of a
-            GGUF file are dequantized.
+            GGUF file are dequantized. A folder may also hold a LoRA adapter, which is merged into its base model.
         signal_layer: the last layer to load; None for all.
         outputs: tokens whose logits are wanted; an empty list for hidden states alone. With either, all layers run.
         revision: branch, tag or commit, to pin what is loaded.
@@ -473,6 +479,13 @@ def load_weights(
     """
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+    if (base := base_of(name)) is not None:
+        if quantization_config is not None:
+            raise InputError(f"{name!r} is an adapter, which is merged; leave quantization_config out")
+        options: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device, "device_map": device_map}
+        model, tokenizer = load_weights(base, layers=layers, head=head, **options)
+        merge_adapter(model, name)
+        return model, tokenizer
     register_attention()
     if device_map is not None and importlib.util.find_spec("accelerate") is None:
         raise MissingExtraError("accelerate", "decoders")
@@ -489,7 +502,7 @@ def load_weights(
         raise ModelError(f"{name!r} has layers 0 to {layer_count - 1}, so none with the number {layers - 1}")
     _shorten(config, layers)
     source, where = (name, {"revision": revision}) if file is None else gguf_options(file)
-    options: dict[str, Any] = {"config": config, "attn_implementation": _NAME, "output_loading_info": True, **where}
+    options = {"config": config, "attn_implementation": _NAME, "output_loading_info": True, **where}
     options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)
     if device_map is not None:
         options["device_map"] = device_map
@@ -516,7 +529,7 @@ def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None)
     """Weights of a model by their names in its safetensors files, such as those of a head that transformers lacks.
 
     Args:
-        name: a name on the hub, or a folder.
+        name: a name on the hub, or a folder; if it is one of an adapter, its base model is meant.
         tensors: names of the weights.
         revision: branch, tag or commit; None for the newest. A folder has none.
 
@@ -526,6 +539,7 @@ def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None)
     from safetensors import safe_open
     from transformers.utils.hub import cached_file
 
+    name = base_of(name) or name
     revision = None if Path(name).is_dir() else revision
 
     def find(file: str) -> str | None:
@@ -592,7 +606,8 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
         paths = sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")])
     else:
         return getattr(config, "_commit_hash", None) or asked or ""
-    hasher = hashlib.sha256()
+    base = base_of(name)
+    hasher = hashlib.sha256(b"" if base is None else revision_of(base, config, asked).encode())
     for path in paths:
         size = path.stat().st_size
         hasher.update(f"{path.name} {size}\n".encode())

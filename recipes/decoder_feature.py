@@ -48,7 +48,7 @@ class Lists:
     """
 
     name: str
-    qrels: Run
+    qrels: Mapping[str, Mapping[str, int]]
     default: Run
     decoder: Run
 

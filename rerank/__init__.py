@@ -2,6 +2,7 @@
 
 from ..models.reader import DocumentStates
 from .base import Request, Reranker, Scored
+from .cascade import CascadeReranker
 from .late_interaction import LateInteractionReranker
 from .layout import Layout, load_layout
 from .loading import RerankerInfo, list_rerankers, load_reranker
@@ -10,6 +11,7 @@ from .pointwise import PointwiseReranker
 from .results import Evidence, Ranked, Ranking
 
 __all__ = [
+    "CascadeReranker",
     "DocumentStates",
     "Evidence",
     "LateInteractionReranker",

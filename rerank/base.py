@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import ClassVar, final
+from typing import final
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class Reranker(ABC):
     reader: BlockReader | None = None
     reading: DecoderReading | None = None
     window: Window | None = None
-    has_evidence: ClassVar[bool] = False
+    has_evidence: bool = False
     list_free: bool = False
     calibration: RelevanceSpec | None = None
     uses_bm25: bool = False

@@ -277,7 +277,8 @@ class PromptSpec:
         ids: what ``{id}`` is: the place in the list ``from_0`` or ``from_1``, as ``letters`` from A, or a ``random``
             number of four digits.
         query_position: with ``restart``, the position at which the query block begins; None for the end of a block of
-            ``max_block_tokens``. Fixed, so that it tells nothing of the list.
+            ``max_block_tokens``. Fixed, so that it tells nothing of the list. A model with fewer positions gets it at
+            its last ones, less ``max_block_tokens``.
         order: documents stand as ``given`` (best first), or ``reversed``, so that the best is next to the query.
         shuffles: if above 0, scores are means over so many shuffles of the list, drawn alike for every given order
             (permutation self-consistency, Tang et al. 2024).
@@ -533,7 +534,7 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
     """Load a layout that ships with Sightline, or a YAML file, or change one.
 
     A file has the fields of `Layout`, with those of `ReadoutSpec` under ``readout:`` and, for decoders, those of
-    `PromptSpec` under ``prompt:``.
+    `PromptSpec` under ``prompt:``. With ``base:`` and the name of a layout that ships, it has only what differs.
 
     Args:
         name: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``,
@@ -559,6 +560,11 @@ outliers=None, ssmax=0.0, layers='all', heads='all', weights=None)
             raise InputError(str(error)) from None
         if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
             raise InputError(f"{path}: a layout is a mapping with a name")
+        if "base" in fields:
+            try:
+                fields = _on_base(fields)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
         if reasons := _wrong_fields(fields):
             raise InputError(f"{path}: {'; '.join(reasons)}")
     try:
@@ -576,6 +582,22 @@ def _find(name: str | Path) -> Traversable:
             f"{did_you_mean(str(name), names)}"
         )
     return Path(name) if is_path else LAYOUTS / f"{name}.yaml"
+
+
+def _on_base(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file with ``base`` stands for."""
+    base, names = fields["base"], layout_names()
+    if base not in names:
+        _refuse(f"base must be one of {', '.join(names)}, not {quoted(base)}{did_you_mean(str(base), names)}")
+    whole = load_layout(str(base)).as_dict()
+    whole.pop("relevance", None)  # it was fitted to other scores
+    for name, value in fields.items():
+        own = whole.get(name)
+        if name in _PARTS and isinstance(own, dict) and isinstance(value, Mapping):
+            value = {**own, **value}
+        whole[name] = value
+    del whole["base"]
+    return whole
 
 
 def _wrong_fields(fields: Mapping[Any, Any]) -> list[str]:

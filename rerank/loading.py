@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError, UnknownNameError
-from ..names import DECODERS, SHIPPED, Kind, RerankerName, looks_local
+from ..names import DECODERS, SHIPPED, Kind, RerankerName, looks_local, split_cascade
 from ..wording import did_you_mean, quoted
 from .base import Reranker
 
@@ -65,6 +65,7 @@ def list_rerankers() -> list[RerankerInfo]:
         *rerankers,
         RerankerInfo("cross-encoder:MODEL", "cross-encoder", "query and document read together", False),
         RerankerInfo("late-interaction:MODEL", "late-interaction", "MaxSim of a ColBERT-like model", False),
+        RerankerInfo("FIRST>SECOND@N", "the second's", "the N best of one reranker, ranked by another", True),
         RerankerInfo("FOLDER", "its own", "what sightline train wrote, or a decoder model", True),
         RerankerInfo("FILE.yaml", "its own", "a layout of your own for the embedded default", True),
     ]
@@ -177,6 +178,19 @@ def _load_scorer(parsed: RerankerName, name: str, layout: Layout | str | None, o
     return PointwiseReranker(SCORERS[parsed.kind](parsed.model, **options), parsed.kind, name, relevance)
 
 
+def _load_cascade(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
+    from .cascade import CascadeReranker
+
+    if layout is not None:
+        raise InputError(f"{name!r} is a cascade; name the layout of a decoder in it, as in minilm>smollm2#icr")
+    own = {"weight": options.pop("weight")} if "weight" in options else {}
+    first, second, top = split_cascade(parsed.model)
+    # What both are loaded with; options of one of them are for load_reranker and CascadeReranker themselves.
+    if unknown := sorted(set(options) - {"device", "dtype"}):
+        raise InputError(f"a cascade has no option {unknown[0]!r}; it has device, dtype and weight")
+    return CascadeReranker(load_reranker(first, **options), load_reranker(second, **options), top, name=name, **own)
+
+
 _Loader = Callable[[RerankerName, str, "Layout | str | None", dict[str, Any]], Reranker]
 _LOADERS: Mapping[Kind, _Loader] = {
     "layout": _load_layout,
@@ -184,6 +198,7 @@ _LOADERS: Mapping[Kind, _Loader] = {
     "hf": _load_decoder,
     "cross-encoder": _load_scorer,
     "late-interaction": _load_scorer,
+    "cascade": _load_cascade,
 }
 
 
@@ -193,11 +208,11 @@ def _kind(folder: Path) -> LayoutKind:
 
     if (folder / "layout.yaml").is_file():
         return load_layout(folder / "layout.yaml").kind
-    if (folder / "config.json").is_file():
+    if any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
         return "decoder"
     raise ModelError(
         f"{folder}: this folder holds no reranker: there is no layout.yaml, which sightline train writes, and no "
-        "config.json of a decoder model"
+        "config.json of a decoder model or adapter_config.json of an adapter"
     )
 
 

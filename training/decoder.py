@@ -223,11 +223,8 @@ class DecoderLearner:
             target = ranker.template.target(len(documents), answers, seed)
             first, *rest = prompt.queries
             prompt = dataclasses.replace(prompt, queries=(QueryBlock(first.ids + target, first.signal), *rest))
-        if not ranker.fits(prompt):
-            raise InputError(
-                f"the list of {training_list.query[:80]!r} needs more than the {ranker.decoder.positions} positions of "
-                f"{self.name!r}; give fewer or shorter documents, or a smaller max_block_tokens"
-            )
+        if misfit := ranker.misfit(prompt):
+            raise InputError(f"the list of {training_list.query[:80]!r} cannot be learnt from: {misfit}")
         return prompt, order, target
 
     def _write(self, packed: Packed, targets: Sequence[tuple[int, ...]]) -> torch.Tensor:

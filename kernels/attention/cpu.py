@@ -1,15 +1,17 @@
 """The fast path on CPUs: blocks of about one length together, in one batched call with one small mask.
 
 A batch holds copies of each block's keys behind copies of its prefix; blocks are padded to the longest of their batch
-(at most an eighth). Query blocks, whose prefix is the whole context, are computed in two parts that share no key
-and are merged by their log-sum-exp. Half precisions are computed in float32: without AMX or AVX512-BF16, CPUs multiply
-bfloat16 several times slower. Where there is one of them, gradients of bfloat16 are products in bfloat16.
+(at most an eighth). Query blocks, whose prefix is the whole context, and long causal blocks are computed some rows at
+a time, in parts that share no key and are merged by their log-sum-exp: so only the edge of the mask is computed under
+one, and what lies behind it not at all. Half precisions are computed in float32: without AMX or AVX512-BF16, CPUs
+multiply bfloat16 several times slower. Where there is one of them, gradients of bfloat16 are products in bfloat16.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ __all__ = ["backward", "forward"]
 
 _SLACK = 0.875  # of the longest in a batch: shorter blocks begin another batch
 _BATCH_KEYS = 2**15  # keys copied for one batch, at most (one block may have more)
+_LONG = 512  # tokens above which a causal block is computed some rows at a time
+_STRIP = 256  # of so many rows
 _ROWS = 128  # tokens of a tile of the backward pass
 _LOGITS = 2**19  # logits of such a tile, of all heads together: 2 MiB
 
@@ -44,16 +48,15 @@ class _Batch(NamedTuple):
 
     rows: _Index  # (B, L), packed indices; padding repeats the last token
     keys: _Index  # (B, P + L)
-    mask: torch.Tensor | None  # bool, broadcasts to (B, 1, L, P + L); None where every row sees every key
+    mask: torch.Tensor | None  # bool, broadcasts to (B, L, P + L); None where every row sees every key
     real: torch.Tensor | None  # bool (B, L), False for padding; None where there is none
 
 
-class _Tile(NamedTuple):
-    """Queries and keys that meet in the backward pass."""
+class _Part(NamedTuple):
+    """Keys that some rows see."""
 
-    rows: slice
     keys: slice
-    mask: torch.Tensor | None  # float32 (R, K), 1 where a row sees a key, else 0; None where every row sees every key
+    mask: torch.Tensor | None  # bool (R, K); None where every row sees every key
 
 
 def forward(
@@ -64,20 +67,20 @@ def forward(
     out = torch.empty(q.shape, dtype=wide)
     lse = torch.empty(q.shape[:2], dtype=wide)
 
-    def attend(rows: _Index, keys: _Index, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        return _attend(_take(q, rows, wide), _take(k, keys, wide), _take(v, keys, wide), mask, scale)
-
     for batch in layout.keep("cpu batches", lambda: _batches(layout)):
-        results = attend(batch.rows, batch.keys, batch.mask)
+        q_, k_, v_ = (_take(x, at, wide) for x, at in ((q, batch.rows), (k, batch.keys), (v, batch.keys)))
+        results = _attend(q_, k_, v_, batch.mask, scale)
         for whole, part in zip((out, lse), results, strict=True):
             _put(whole, batch, part)
-    for rows, own, prefix in layout.keep("cpu queries", lambda: _queries(layout)):
-        o, s = attend(rows, rows, own)
-        if prefix.tokens.numel():
-            far, far_s = attend(rows, prefix, None)
-            both = torch.logaddexp(s, far_s)
-            o, s = o * (s - both).exp()[..., None] + far * (far_s - both).exp()[..., None], both
-        out[rows.span], lse[rows.span] = o[0], s[0]
+    for rows, parts in layout.keep("cpu strips", lambda: _strips(layout)):
+        of_rows = q[None, rows].to(wide)
+        of_parts = (_attend(of_rows, k[None, at].to(wide), v[None, at].to(wide), mask, scale) for at, mask in parts)
+        o, s = next(of_parts)
+        for part, part_s in of_parts:
+            both = torch.logaddexp(s, part_s)
+            o = o * (s - both).exp()[..., None] + part * (part_s - both).exp()[..., None]
+            s = both
+        out[rows], lse[rows] = o[0], s[0]
     return out.to(q.dtype), lse
 
 
@@ -118,7 +121,7 @@ def backward(
         folded = slice(rows.start * group, rows.stop * group)
         p = bmm(q_wide[:, folded], k_wide[:, keys].mT).sub_(lse_[:, folded]).exp_()  # (Hkv, R * G, K)
         if mask is not None:
-            p.unflatten(1, (-1, group)).mul_(mask[:, None])
+            p.unflatten(1, (-1, group)).mul_(mask[:, None])  # faster than to fill it
         ds = torch.sub(bmm(do_[:, folded], v_[:, keys].mT), delta[:, folded]).mul_(p).to(fast)
         d_q[:, folded] += bmm(ds, k_[:, keys])
         d_k[:, keys] += bmm(ds.mT, q_[:, folded])
@@ -128,47 +131,107 @@ def backward(
     return d_q.to(q.dtype), d_k.transpose(0, 1).to(k.dtype), d_v.transpose(0, 1).to(v.dtype)
 
 
-def _tiles(layout: Packing, heads: int) -> list[_Tile]:
-    """Each pair of a query and a key that it sees is in one tile."""
-    out: list[_Tile] = []
-    masks: dict[tuple[int, ...], torch.Tensor | None] = {}
+def _tiles(layout: Packing, heads: int) -> list[tuple[slice, slice, torch.Tensor | None]]:
+    """Rows, keys and the mask between them, as `_Part` has it: each pair that sees one another is in one tile."""
+    out: list[tuple[slice, slice, torch.Tensor | None]] = []
 
-    def whole(rows: range, keys: range) -> None:
-        """All these rows see all these keys."""
-        for row in rows[::_ROWS]:
-            some = slice(row, min(row + _ROWS, rows.stop))
+    def meet(rows: range, keys: range) -> None:
+        """Rows that see all the keys but for the window."""
+        for some in _cut(rows, _ROWS):
             step = max(1, _LOGITS // (heads * (some.stop - some.start)))
-            out.extend(_Tile(some, slice(key, min(key + step, keys.stop)), None) for key in keys[::step])
+            for seen, mask in _near(layout, some, slice(keys.start, keys.stop)):
+                if mask is not None:
+                    out.append((some, seen, mask))
+                else:
+                    out.extend((some, part, None) for part in _cut(range(seen.start, seen.stop), step))
 
-    def own(start: int, sizes: tuple[int, ...]) -> None:
-        """Each of these neighbours sees itself."""
-        if sizes not in masks:
-            mask = torch.block_diag(*(torch.ones(size, size) for size in sizes))
-            masks[sizes] = mask.tril() if layout.causal else mask if len(sizes) > 1 else None
-        span = slice(start, start + sum(sizes))
-        out.append(_Tile(span, span, masks[sizes]))
+    def themselves(start: int, sizes: Sequence[int]) -> None:
+        """Neighbours each of which sees itself."""
+        if sizes:
+            span = slice(start, start + sum(sizes))
+            out.append((span, span, _own(layout, span, sizes)))
 
     blocks = layout.blocks[SEEN].tolist()
     for prefix, some in itertools.groupby(blocks, key=lambda block: block[2:]):
         readers = list(some)
-        whole(range(readers[0][0], readers[-1][1]), range(*prefix))
+        meet(range(readers[0][0], readers[-1][1]), range(*prefix))
     together: list[int] = []  # sizes of short blocks that share a tile
     for start, stop, *_ in blocks:
-        if together and sum(together) + stop - start > _ROWS:
-            own(start - sum(together), tuple(together))
+        if sum(together) + stop - start > _ROWS:
+            themselves(start - sum(together), together)
             together = []
         if stop - start <= _ROWS:
             together.append(stop - start)
         elif layout.causal:
-            for row in range(start, stop, _ROWS):
-                end = min(row + _ROWS, stop)
-                whole(range(row, end), range(start, row))
-                own(row, (end - row,))
+            for rows in _cut(range(start, stop), _ROWS):
+                meet(range(rows.start, rows.stop), range(start, rows.start))
+                themselves(rows.start, [rows.stop - rows.start])
         else:
-            whole(range(start, stop), range(start, stop))
-    if together:
-        own(layout.tokens - sum(together), tuple(together))
+            meet(range(start, stop), range(start, stop))
+    themselves(layout.tokens - sum(together), together)
     return out
+
+
+def _strips(layout: Packing) -> list[tuple[slice, list[_Part]]]:
+    """Rows of query blocks and of long causal blocks, each with all that they see; first themselves, whom all see."""
+    out = []
+    for start, stop, prefix_start, prefix_stop, kind in layout.blocks[[*SEEN, "kind"]].tolist():
+        if not _by_strips(layout, kind, stop - start):
+            continue
+        for rows in _cut(range(start, stop), _STRIP if layout.causal else stop - start):
+            before = [slice(prefix_start, prefix_stop), slice(start, rows.start)]
+            if prefix_stop == start:
+                before = [slice(prefix_start, rows.start)]
+            own = _Part(rows, _own(layout, rows, [rows.stop - rows.start]))
+            out.append((rows, [own, *(part for keys in before for part in _near(layout, rows, keys))]))
+    return out
+
+
+def _by_strips(layout: Packing, kind: np.ndarray | int, size: np.ndarray | int) -> np.ndarray:
+    return np.equal(kind, QUERY) | (layout.causal & np.greater(size, _LONG))
+
+
+def _cut(span: range, size: int) -> list[slice]:
+    return [slice(start, min(start + size, span.stop)) for start in span[::size]]
+
+
+def _own(layout: Packing, span: slice, sizes: Sequence[int]) -> torch.Tensor | None:
+    """The mask of neighbouring blocks on themselves."""
+    seen = np.zeros((sum(sizes), sum(sizes)), dtype=bool)
+    start = 0
+    for size in sizes:
+        seen[start : start + size, start : start + size] = True
+        start += size
+    if layout.causal:
+        rows = np.arange(span.start, span.stop)
+        seen = np.tril(seen) & layout.near(rows[:, None], rows)
+    return _mask(layout, seen)
+
+
+def _near(layout: Packing, rows: slice, keys: slice) -> list[_Part]:
+    """Of earlier keys those that the window lets rows see; what all rows see in as large parts as there are."""
+    if layout.window is None or keys.stop <= keys.start:
+        return [_Part(keys, None)] if keys.stop > keys.start else []
+    parts: list[_Part] = []
+    for some in _cut(range(keys.start, keys.stop), _ROWS):
+        near = layout.near(np.arange(rows.start, rows.stop)[:, None], np.arange(some.start, some.stop))
+        if not near.any():
+            continue
+        mask = _mask(layout, near)
+        if parts and mask is None and parts[-1].mask is None and parts[-1].keys.stop == some.start:
+            parts[-1] = _Part(slice(parts[-1].keys.start, some.stop), None)
+        else:
+            parts.append(_Part(some, mask))
+    return parts
+
+
+def _mask(layout: Packing, seen: np.ndarray) -> torch.Tensor | None:
+    """As a tensor, shared by all parts with the same mask; None where everything is seen."""
+    masks: dict[tuple[tuple[int, ...], bytes], torch.Tensor | None] = layout.keep("cpu masks", dict)
+    key = seen.shape, np.packbits(seen).tobytes()
+    if key not in masks:
+        masks[key] = None if seen.all() else torch.from_numpy(seen)
+    return masks[key]
 
 
 @functools.cache
@@ -179,7 +242,8 @@ def _fast_bfloat16() -> bool:
 
 def _batches(layout: Packing) -> list[_Batch]:
     """Instructions and documents, those of about one length and the same prefix length together."""
-    blocks = layout.blocks[layout.blocks["kind"] != QUERY]
+    blocks = layout.blocks
+    blocks = blocks[~_by_strips(layout, blocks["kind"], blocks["stop"] - blocks["start"])]
     size, prefix = blocks["stop"] - blocks["start"], blocks["prefix_stop"] - blocks["prefix_start"]
     order = np.lexsort((blocks["start"], -size, prefix))
     batches, first = [], 0
@@ -190,38 +254,28 @@ def _batches(layout: Packing) -> list[_Batch]:
             if prefix[order[i]] == prefix[order[first]] and size[order[i]] >= _SLACK * longest and room:
                 continue
         if first < len(order):
-            batches.append(_batch(blocks[order[first:i]], layout.causal))
+            batches.append(_batch(blocks[order[first:i]], layout))
         first = i
     return batches
 
 
-def _batch(blocks: np.ndarray, causal: bool) -> _Batch:
+def _batch(blocks: np.ndarray, layout: Packing) -> _Batch:
     start, first = blocks["start"][:, None], blocks["prefix_start"][:, None]
     size = blocks["stop"] - blocks["start"]
     place = np.arange(size.max())
     own = start + np.minimum(place, size[:, None] - 1)  # (B, L)
     before = first + np.arange(blocks["prefix_stop"][0] - blocks["prefix_start"][0])  # (B, P)
-    rows, keys = _Index.of(own), _Index.of(np.concatenate([before, own], axis=1))
-    length, prefix = own.shape[1], before.shape[1]
+    behind = np.concatenate([before, own], axis=1)  # (B, P + L)
     real = torch.from_numpy(place < size[:, None])
     padded = not bool(real.all())
     mask = None
-    if causal:  # padding comes after every real row, so that no real row sees it
-        mask = torch.ones(length, prefix + length, dtype=torch.bool).tril(prefix)[None, None]
+    if layout.causal:  # padding comes after every real row, so that no real row sees it
+        seen = layout.near(own[:, :, None], behind[:, None])  # (B, L, P + L)
+        seen = seen[:1] if (seen == seen[:1]).all() else seen
+        mask = torch.from_numpy(seen & np.tri(own.shape[1], behind.shape[1], before.shape[1], dtype=bool))
     elif padded:
-        mask = torch.cat([torch.ones(len(blocks), prefix, dtype=torch.bool), real], dim=1)[:, None, None]
-    return _Batch(rows, keys, mask, real if padded else None)
-
-
-def _queries(layout: Packing) -> list[tuple[_Index, torch.Tensor | None, _Index]]:
-    """Per query block: its rows (1, L), the mask on itself, its prefix (1, P)."""
-    out = []
-    blocks = layout.blocks[layout.blocks["kind"] == QUERY]
-    for start, stop, prefix_start, prefix_stop in blocks[SEEN].tolist():
-        own = torch.ones(stop - start, stop - start, dtype=torch.bool).tril()[None, None] if layout.causal else None
-        rows, prefix = (_Index.of(np.arange(*span)[None]) for span in ((start, stop), (prefix_start, prefix_stop)))
-        out.append((rows, own, prefix))
-    return out
+        mask = torch.cat([torch.ones(before.shape, dtype=torch.bool), real], dim=1)[:, None]
+    return _Batch(_Index.of(own), _Index.of(behind), mask, real if padded else None)
 
 
 def _take(x: torch.Tensor, index: _Index, wide: torch.dtype) -> torch.Tensor:
@@ -263,8 +317,10 @@ def _attend(
             x.unflatten(2, (length, group)).transpose(1, 2).flatten(2, 3) for x in fused(folded, k, v, scale=scale)
         )
         return out, lse
-    mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    bias = bias if bias.ndim == 2 else bias[:, None]
     q = q.transpose(1, 2)
-    results = [fused(q[:, g::group], k, v, attn_mask=mask, scale=scale) for g in range(group)]
+    results = [fused(q[:, g::group], k, v, attn_mask=bias, scale=scale) for g in range(group)]
     out, lse = (torch.stack([result[i] for result in results], dim=2).flatten(1, 2) for i in range(2))
-    return out.transpose(1, 2), lse.transpose(1, 2)
+    lse = lse.transpose(1, 2)  # the operator says 0 of rows that see nothing
+    return out.transpose(1, 2), lse.masked_fill(~mask.any(dim=-1)[..., None], -torch.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ..packing import SEEN, Packing
@@ -25,6 +26,10 @@ def block_attention(
         if layout.causal:
             hidden = torch.ones(logits.shape[1:], dtype=torch.bool, device=q.device)
             logits = logits.masked_fill(hidden.triu(prefix_stop - prefix_start + 1), -torch.inf)
+        if layout.window is not None:
+            seen = np.r_[prefix_start:prefix_stop, start:stop]
+            near = torch.from_numpy(layout.near(np.arange(start, stop)[:, None], seen)).to(q.device)
+            logits = logits.masked_fill(~near, -torch.inf)
         lse = logits.logsumexp(dim=-1)  # (Hq, Q)
         outs.append(torch.einsum("hqk,khd->qhd", (logits - lse[..., None]).exp(), values))
         lses.append(lse.T)

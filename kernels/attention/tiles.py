@@ -96,7 +96,21 @@ def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
         ],
         axis=1,
     )
+    if layout.window is not None:
+        _narrow(table, layout.positions, layout.window, by_keys)
     length = (table[:, 3] - table[:, 2]) + (table[:, 5] - table[:, 4])
     table = table[np.argsort(-(length // 256), kind="stable")]  # coarsely, so that neighbours stay neighbours
     as_int32 = [torch.from_numpy(x.astype(np.int32)).to(layout.device) for x in (table, splits)]
     return Work(as_int32[0], int(slots.sum()), as_int32[1])
+
+
+def _narrow(table: np.ndarray, positions: np.ndarray, window: int, by_keys: bool) -> None:
+    """Cut both spans of each tile, in place, to what the window leaves between their ends."""
+    for row in table:
+        mine = positions[row[0] : row[1]]
+        for first, last in ((2, 3), (4, 5)):
+            others = positions[row[first] : row[last]]
+            near = others < mine.max() + window if by_keys else others > mine.min() - window
+            left = np.flatnonzero(near)
+            ends = (left[0], left[-1] + 1) if len(left) else (0, 0)
+            row[first], row[last] = row[first] + ends[0], row[first] + ends[1]

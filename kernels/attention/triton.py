@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, store, upcast
+from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, positions_of, store, upcast
 from ..packing import Packing
 from ..tuning import Tile, arch, tuned
 from .tiles import key_tiles, row_tiles
@@ -39,10 +39,10 @@ def _tile(TILES, number):
 
 @triton.jit
 def _forward(
-    Q, K, V, OUT, LSE, PART, PART_LSE, TILES, scale,
-    q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads,
+    Q, K, V, OUT, LSE, PART, PART_LSE, TILES, POSITIONS, scale,
+    q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     hk = tl.program_id(0) % key_heads
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
@@ -51,6 +51,8 @@ def _forward(
     token, head = start + rows // G, hk * G + rows % G
     alive = (rows < (ROWS // G) * G) & (token < stop)
     q = load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)  # (ROWS, BD)
+    if WINDOW:  # of the positions up to here, a row sees nothing
+        oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
 
     m = tl.full([ROWS], LOWEST, tl.float32)
     l = tl.zeros([ROWS], tl.float32)
@@ -65,6 +67,8 @@ def _forward(
         seen = there[None, :]
         if CAUSAL:
             seen = seen & (key[None, :] <= token[:, None])
+        if WINDOW:
+            seen = seen & (tl.load(POSITIONS + key, mask=there, other=0)[None, :] > oldest[:, None])
         s = tl.where(seen, s, LOWEST)
         m_new = tl.maximum(m, tl.max(s, 1))
         p = tl.exp2(s - m_new[:, None])
@@ -73,8 +77,9 @@ def _forward(
         v = load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         m = m_new
-    acc = acc / tl.where(l == 0, 1.0, l)[:, None]
-    lse2 = tl.where(l == 0, LOWEST, m + tl.log2(l))
+    l = tl.where(l == 0, 1.0, l)  # of a part that the window left no key
+    acc = acc / l[:, None]
+    lse2 = m + tl.log2(l)
     if slot < 0:
         store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
         tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, lse2 * LN2, mask=alive)
@@ -135,10 +140,10 @@ def _delta(
 
 @triton.jit
 def _backward_q(
-    Q, K, V, D_OUT, LSE, DELTA, D_Q, PART, TILES, scale, scale2,
-    q_token, q_head, k_token, k_head, v_token, v_head, d_token, d_head, dq_token, dq_head, key_heads,
+    Q, K, V, D_OUT, LSE, DELTA, D_Q, PART, TILES, POSITIONS, scale, scale2,
+    q_token, q_head, k_token, k_head, v_token, v_head, d_token, d_head, dq_token, dq_head, key_heads, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     hk = tl.program_id(0) % key_heads
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
@@ -151,6 +156,8 @@ def _backward_q(
     at = token.to(tl.int64) * (key_heads * G) + head
     lse2 = tl.load(LSE + at, mask=alive, other=0.0) * LOG2E
     delta = tl.load(DELTA + at, mask=alive, other=0.0)
+    if WINDOW:
+        oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
 
     acc = tl.zeros([ROWS, BD], tl.float32)
     far_blocks = tl.cdiv(far_stop - far_start, KEYS)
@@ -164,6 +171,8 @@ def _backward_q(
         seen = there[None, :] & alive[:, None]
         if CAUSAL:
             seen = seen & (key[None, :] <= token[:, None])
+        if WINDOW:
+            seen = seen & (tl.load(POSITIONS + key, mask=there, other=0)[None, :] > oldest[:, None])
         p = tl.exp2(tl.where(seen, s - lse2[:, None], LOWEST))
         d_p = tl.dot(d_out, tl.trans(v), input_precision="ieee")
         d_s = p * (d_p - delta[:, None])
@@ -177,10 +186,10 @@ def _backward_q(
 
 @triton.jit
 def _backward_kv(
-    Q, K, V, D_OUT, LSE, DELTA, D_K, D_V, PART_K, PART_V, TILES, scale, scale2,
-    q_token, q_head, k_token, k_head, v_token, v_head, d_token, d_head, dk_token, dk_head, key_heads,
+    Q, K, V, D_OUT, LSE, DELTA, D_K, D_V, PART_K, PART_V, TILES, POSITIONS, scale, scale2,
+    q_token, q_head, k_token, k_head, v_token, v_head, d_token, d_head, dk_token, dk_head, key_heads, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys against every query that sees it; all G heads of the group add to the same gradient."""
     hk = tl.program_id(0) % key_heads
@@ -191,6 +200,8 @@ def _backward_kv(
     there = key < stop
     k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
     v = load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
+    if WINDOW:
+        position = tl.load(POSITIONS + key, mask=there, other=0)
 
     tokens: tl.constexpr = ROWS // G
     rows = tl.arange(0, ROWS)
@@ -211,6 +222,9 @@ def _backward_kv(
         seen = there[:, None] & alive[None, :]
         if CAUSAL:
             seen = seen & (key[:, None] <= token[None, :])
+        if WINDOW:
+            oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
+            seen = seen & (position[:, None] > oldest[None, :])
         p = tl.exp2(tl.where(seen, s - lse2[None, :], LOWEST))
         acc_v = tl.dot(p.to(d_out.dtype), d_out, acc_v, input_precision="ieee")
         d_p = tl.dot(v, tl.trans(d_out), input_precision="ieee")
@@ -270,16 +284,17 @@ def forward(
     group, dim = hq // hkv, padded_dim(d)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    positions, windowed = positions_of(layout), layout.window is not None
 
     def run(tile: Tile) -> None:
         tile = tile.holding(group)
         work = row_tiles(layout, tile.rows // group, hkv)
         part, part_lse = _slots(work.slots, hkv, tile.rows, dim, q.device)
         _forward[(len(work.tiles) * hkv,)](
-            q, k, v, out, lse, part, part_lse, work.tiles, scale * LOG2E.value,
-            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv,
-            G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, UPCAST=upcast(q),
-            num_warps=tile.warps, num_stages=tile.stages,
+            q, k, v, out, lse, part, part_lse, work.tiles, positions, scale * LOG2E.value,
+            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv, layout.window or 0,
+            G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, WINDOW=windowed,
+            UPCAST=upcast(q), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         if work.slots:
             _combine[(len(work.splits) * hkv * (tile.rows // _COMBINED_ROWS),)](
@@ -324,6 +339,7 @@ def backward(
     )  # fmt: skip
     d_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     d_k, d_v = (torch.empty(k.shape, dtype=k.dtype, device=k.device) for _ in range(2))
+    positions, windowed = positions_of(layout), layout.window is not None
     _, by_row, by_key = _tiles(q.device, q.dtype, dim, group)
     strides = *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *d_out.stride()[:2]
     scale2 = scale * LOG2E.value
@@ -332,8 +348,10 @@ def backward(
     work = row_tiles(layout, by_row.rows // group, hkv)
     part, none = _slots(work.slots, hkv, by_row.rows, dim, q.device)
     _backward_q[(len(work.tiles) * hkv,)](
-        q, k, v, d_out, lse, delta, d_q, part, work.tiles, scale, scale2, *strides, *d_q.stride()[:2], hkv,
-        G=group, D=d, BD=dim, ROWS=by_row.rows, KEYS=by_row.keys, CAUSAL=layout.causal, UPCAST=upcast(q),
+        q, k, v, d_out, lse, delta, d_q, part, work.tiles, positions, scale, scale2, *strides, *d_q.stride()[:2], hkv,
+        layout.window or 0,
+        G=group, D=d, BD=dim, ROWS=by_row.rows, KEYS=by_row.keys, CAUSAL=layout.causal, WINDOW=windowed,
+        UPCAST=upcast(q),
         num_warps=by_row.warps, num_stages=by_row.stages,
     )  # fmt: skip
     if work.slots:
@@ -347,9 +365,10 @@ def backward(
     part_k, none = _slots(work.slots, hkv, by_key.keys, dim, q.device)
     part_v, _ = _slots(work.slots, hkv, by_key.keys, dim, q.device)
     _backward_kv[(len(work.tiles) * hkv,)](
-        q, k, v, d_out, lse, delta, d_k, d_v, part_k, part_v, work.tiles, scale, scale2,
-        *strides, *d_k.stride()[:2], hkv,
-        G=group, D=d, BD=dim, ROWS=by_key.rows, KEYS=by_key.keys, CAUSAL=layout.causal, UPCAST=upcast(q),
+        q, k, v, d_out, lse, delta, d_k, d_v, part_k, part_v, work.tiles, positions, scale, scale2,
+        *strides, *d_k.stride()[:2], hkv, layout.window or 0,
+        G=group, D=d, BD=dim, ROWS=by_key.rows, KEYS=by_key.keys, CAUSAL=layout.causal, WINDOW=windowed,
+        UPCAST=upcast(q),
         num_warps=by_key.warps, num_stages=by_key.stages,
     )  # fmt: skip
     if work.slots:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from ..packing import Packing
@@ -41,6 +42,7 @@ def backward(
     d_q = torch.zeros(q_signal.shape, dtype=lse.dtype)
     d_k = torch.zeros(k.shape, dtype=lse.dtype)
     hkv = k.shape[1]
+    lse = lse.masked_fill(lse == -torch.inf, 0)  # rows that see nothing of a span: its probabilities are 0, not 0 / 0
     for logits, q, keys, (start, stop, first, last, column) in _logits(q_signal, k, layout, scale, part):
         lse_, grad = (_by_head(x[first:last, :, column, None], hkv) for x in (lse, d_lse))  # (Hkv, R * G, 1)
         ds = (logits - lse_).exp() * grad * scale
@@ -62,9 +64,12 @@ def _logits(
             q = _by_head(q_signal[first:last].to(wide), k.shape[1]).contiguous()
         keys = k[start:stop].to(wide).transpose(0, 1)
         logits = q @ keys.mT * scale
+        visible = layout.near(layout.signal_rows[first:last, None], np.arange(start, stop))
         if part == "rest" and layout.causal:
-            after = torch.arange(start, stop) > layout.signal[first:last, None]
-            logits = logits.masked_fill(after.repeat_interleave(q.shape[1] // (last - first), dim=0), -torch.inf)
+            visible &= np.arange(start, stop) <= layout.signal_rows[first:last, None]
+        if not visible.all():
+            hidden = torch.from_numpy(~visible).repeat_interleave(q.shape[1] // (last - first), dim=0)
+            logits = logits.masked_fill(hidden, -torch.inf)
         yield logits, q, keys, span
 
 

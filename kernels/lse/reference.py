@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ..packing import Packing
@@ -22,6 +23,8 @@ def lse(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, 
         if part == "rest" and layout.causal:
             after = torch.arange(start, stop, device=k.device) > layout.signal[first:last, None]
             logits = logits.masked_fill(after[:, None], -torch.inf)
-        value = logits.logsumexp(dim=2)
+        near = torch.from_numpy(layout.near(layout.signal_rows[first:last, None], np.arange(start, stop))).to(k.device)
+        blind = ~near.any(dim=1, keepdim=True)  # rows that see nothing here: the gradient of -inf is not a number
+        value = logits.masked_fill(~(near | blind)[:, None], -torch.inf).logsumexp(dim=2).masked_fill(blind, -torch.inf)
         out[column] = torch.cat([out[column][:first], value, out[column][last:]])
     return torch.stack(out, dim=2) if out else q_signal.new_empty(*q_signal.shape[:2], 0, dtype=wide)

@@ -6,8 +6,9 @@ time, and its result is small.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from ..checks import check_packed, check_scale
@@ -70,7 +71,7 @@ def token_mass(
             p = p if heads is None else p.index_select(0, heads)
             return p.sum(dim=0) if reduce else p
 
-        chunks = _chunks(q_signal[first:last], k, start, stop, scale, share)
+        chunks = _chunks(q_signal, k, layout, (start, stop, first, last), scale, share)
         empty = q_signal.new_zeros(() if reduce else (len(heads) if heads is not None else q_signal.shape[1],))
         out.append(torch.cat(chunks, dim=-1) if chunks else empty.to(wide)[..., None][..., :0])
     return out
@@ -98,24 +99,36 @@ def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale
     scale = check_scale(scale)
     wide = torch.promote_types(q_signal.dtype, torch.float32)
     out = q_signal.new_full((*q_signal.shape[:2], layout.documents), -torch.inf, dtype=wide)
-    for start, stop, first, last, column in key_spans(layout, "documents").tolist():
-        chunks = _chunks(q_signal[first:last], k, start, stop, scale, lambda logits: logits.amax(dim=2, keepdim=True))
+    for *span, column in key_spans(layout, "documents").tolist():
+        _, _, first, last = span
+        chunks = _chunks(q_signal, k, layout, span, scale, lambda logits: logits.amax(dim=2, keepdim=True))
         out[first:last, :, column] = torch.cat(chunks, dim=2).amax(dim=2)
     return out
 
 
 def _chunks(
-    q: torch.Tensor, k: torch.Tensor, start: int, stop: int, scale: float, use: Callable[[torch.Tensor], torch.Tensor]
+    q_signal: torch.Tensor,
+    k: torch.Tensor,
+    layout: Packing,
+    span: Sequence[int],
+    scale: float,
+    use: Callable[[torch.Tensor], torch.Tensor],
 ) -> list[torch.Tensor]:
-    """``use`` of the logits (R, Hq, K) of each chunk of keys."""
+    """``use`` of the logits (R, Hq, K) of each chunk of a span: start and stop of keys, and of signal rows."""
+    start, stop, first, last = span
+    q = q_signal[first:last]
     rows, hq, d = q.shape
     hkv, wide = k.shape[1], torch.promote_types(q.dtype, torch.float32)
     q_ = q.to(wide).reshape(rows, hkv, hq // hkv, d).transpose(0, 1).reshape(hkv, -1, d)  # (Hkv, R * G, D)
     out = []
     for at in range(start, stop, _CHUNK):
-        keys = k[at : min(at + _CHUNK, stop)].to(wide).transpose(0, 1)  # (Hkv, K, D)
-        logits = (q_ @ keys.mT * scale).reshape(hkv, rows, hq // hkv, -1).transpose(0, 1)
-        out.append(use(logits.reshape(rows, hq, -1)))
+        end = min(at + _CHUNK, stop)
+        keys = k[at:end].to(wide).transpose(0, 1)  # (Hkv, K, D)
+        logits = (q_ @ keys.mT * scale).reshape(hkv, rows, hq // hkv, -1).transpose(0, 1).reshape(rows, hq, -1)
+        near = layout.near(layout.signal_rows[first:last, None], np.arange(at, end))
+        if not near.all():
+            logits = logits.masked_fill(torch.from_numpy(~near).to(k.device)[:, None], -torch.inf)
+        out.append(use(logits))
     return out
 
 

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, upcast
+from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, positions_of, upcast
 from ..packing import Packing
 from ..tuning import Tile
 from .spans import Part, columns, key_spans
@@ -24,9 +24,9 @@ _PARTS = 16  # into which the documents of a context are divided for the gradien
 
 @triton.jit
 def _forward(
-    Q, K, LSE, SPANS, TOKENS, scale2, q_row, q_head, k_token, k_head, key_heads, width, row_tiles,
+    Q, K, LSE, SPANS, TOKENS, POSITIONS, scale2, q_row, q_head, k_token, k_head, key_heads, width, row_tiles, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     hk = tl.program_id(0) % key_heads
     span = SPANS + (tl.program_id(0) // key_heads // row_tiles) * 5
@@ -41,6 +41,8 @@ def _forward(
     alive = (rows < (ROWS // G) * G) & (row < last)
     q = load(Q, row, head * q_head, q_row, alive, D, BD, UPCAST)
     token = tl.load(TOKENS + row, mask=alive, other=0)
+    if WINDOW:  # of the positions up to here, a row sees nothing
+        oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
     m = tl.full([ROWS], LOWEST, tl.float32)
     l = tl.zeros([ROWS], tl.float32)
     for j in range(0, tl.cdiv(stop - start, KEYS)):
@@ -51,20 +53,23 @@ def _forward(
         seen = there[None, :]
         if CAUSAL:
             seen = seen & (key[None, :] <= token[:, None])
+        if WINDOW:
+            seen = seen & (tl.load(POSITIONS + key, mask=there, other=0)[None, :] > oldest[:, None])
         s = tl.where(seen, s, LOWEST)
         m_new = tl.maximum(m, tl.max(s, 1))
         l = l * tl.exp2(m - m_new) + tl.sum(tl.exp2(s - m_new[:, None]), 1)
         m = m_new
     at = (row.to(tl.int64) * (key_heads * G) + head) * width + column
-    tl.store(LSE + at, (m + tl.log2(l)) * LN2, mask=alive)
+    lse = tl.where(m > LOWEST, (m + tl.log2(l)) * LN2, float("-inf"))  # no key of the span seen
+    tl.store(LSE + at, lse, mask=alive)
 
 
 @triton.jit
 def _backward_q(
-    Q, K, LSE, D_LSE, PART, SPANS, PARTS, TOKENS, scale, scale2,
-    q_row, q_head, k_token, k_head, key_heads, width, row_tiles, all_rows,
+    Q, K, LSE, D_LSE, PART, SPANS, PARTS, TOKENS, POSITIONS, scale, scale2,
+    q_row, q_head, k_token, k_head, key_heads, width, row_tiles, all_rows, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     hk = tl.program_id(0) % key_heads
     part = PARTS + (tl.program_id(0) // key_heads // row_tiles) * 5
@@ -79,6 +84,8 @@ def _backward_q(
     alive = (rows < (ROWS // G) * G) & (row < last)
     q = load(Q, row, head * q_head, q_row, alive, D, BD, UPCAST)
     token = tl.load(TOKENS + row, mask=alive, other=0)
+    if WINDOW:  # of the positions up to here, a row sees nothing
+        oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
     acc = tl.zeros([ROWS, BD], tl.float32)
     for i in range(span_first, span_last):
         start, stop, column = tl.load(SPANS + i * 5), tl.load(SPANS + i * 5 + 1), tl.load(SPANS + i * 5 + 4)
@@ -93,6 +100,8 @@ def _backward_q(
             seen = there[None, :] & alive[:, None]
             if CAUSAL:
                 seen = seen & (key[None, :] <= token[:, None])
+            if WINDOW:
+                seen = seen & (tl.load(POSITIONS + key, mask=there, other=0)[None, :] > oldest[:, None])
             d_s = tl.exp2(tl.where(seen, s - lse2[:, None], LOWEST)) * grad[:, None]
             acc = tl.dot(d_s.to(k.dtype), k, acc, input_precision="ieee")
     dims = tl.arange(0, BD)
@@ -102,10 +111,10 @@ def _backward_q(
 
 @triton.jit
 def _backward_k(
-    Q, K, LSE, D_LSE, D_K, TILES, TOKENS, scale, scale2,
-    q_row, q_head, k_token, k_head, dk_token, dk_head, key_heads, width,
+    Q, K, LSE, D_LSE, D_K, TILES, TOKENS, POSITIONS, scale, scale2,
+    q_row, q_head, k_token, k_head, dk_token, dk_head, key_heads, width, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     hk = tl.program_id(0) % key_heads
     tile = TILES + (tl.program_id(0) // key_heads) * 5
@@ -115,6 +124,8 @@ def _backward_k(
     key = start + tl.arange(0, KEYS)
     there = key < stop
     k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+    if WINDOW:
+        position = tl.load(POSITIONS + key, mask=there, other=0)
     per_tile: tl.constexpr = ROWS // G
     rows = tl.arange(0, ROWS)
     head = hk * G + rows % G
@@ -131,6 +142,10 @@ def _backward_k(
         if CAUSAL:
             token = tl.load(TOKENS + row, mask=alive, other=0)
             seen = seen & (key[:, None] <= token[None, :])
+        if WINDOW:
+            token = tl.load(TOKENS + row, mask=alive, other=0)
+            oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
+            seen = seen & (position[:, None] > oldest[None, :])
         d_s = tl.exp2(tl.where(seen, s - lse2[None, :], LOWEST)) * grad[None, :]
         acc = tl.dot(d_s.to(q.dtype), q, acc, input_precision="ieee")
     dims = tl.arange(0, BD)
@@ -162,10 +177,10 @@ def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: flo
     tile = _tile(k.dtype, dim, group, most)
     row_tiles = triton.cdiv(most, tile.rows // group)
     _forward[(len(spans) * hkv * row_tiles,)](
-        q_signal, k, lse, spans, _tokens(layout), scale * LOG2E.value,
-        *q_signal.stride()[:2], *k.stride()[:2], hkv, width, row_tiles,
+        q_signal, k, lse, spans, _tokens(layout), positions_of(layout), scale * LOG2E.value,
+        *q_signal.stride()[:2], *k.stride()[:2], hkv, width, row_tiles, layout.window or 0,
         G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal and part == "rest",
-        UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,
+        WINDOW=layout.window is not None, UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return lse
 
@@ -190,7 +205,7 @@ def backward(
     tile = _backward_tile(k.dtype, group)
     settings = {
         "G": group, "D": d, "BD": dim, "ROWS": tile.rows, "KEYS": tile.keys,
-        "CAUSAL": layout.causal and part == "rest", "UPCAST": upcast(k),
+        "CAUSAL": layout.causal and part == "rest", "WINDOW": layout.window is not None, "UPCAST": upcast(k),
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
     scale2, strides = scale * LOG2E.value, (*q_signal.stride()[:2], *k.stride()[:2])
@@ -199,13 +214,13 @@ def backward(
     d_q = torch.zeros(slots, rows, hq, d, dtype=torch.float32, device=k.device)
     row_tiles = triton.cdiv(most, tile.rows // group)
     _backward_q[(len(parts) * hkv * row_tiles,)](
-        q_signal, k, lse, d_lse, d_q, spans, parts, _tokens(layout), scale, scale2,
-        *strides, hkv, width, row_tiles, rows, **settings,
+        q_signal, k, lse, d_lse, d_q, spans, parts, _tokens(layout), positions_of(layout), scale, scale2,
+        *strides, hkv, width, row_tiles, rows, layout.window or 0, **settings,
     )  # fmt: skip
     tiles = layout.keep(("lse key tiles", part, tile.keys), lambda: _key_tiles(layout, part, tile.keys))
     _backward_k[(len(tiles) * hkv,)](
-        q_signal, k, lse, d_lse, d_k, tiles, _tokens(layout), scale, scale2,
-        *strides, *d_k.stride()[:2], hkv, width, **settings,
+        q_signal, k, lse, d_lse, d_k, tiles, _tokens(layout), positions_of(layout), scale, scale2,
+        *strides, *d_k.stride()[:2], hkv, width, layout.window or 0, **settings,
     )  # fmt: skip
     return d_q.sum(dim=0).to(q_signal.dtype), d_k
 

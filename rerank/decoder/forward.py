@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ...kernels import Context, Packing, block_attention, block_lse, block_max, row_lse, token_mass
@@ -23,6 +25,7 @@ __all__ = [
     "Wanted",
     "last_position",
     "lay_out",
+    "out_of_reach",
     "pack",
     "positions_of",
     "read",
@@ -85,6 +88,8 @@ class _Readings:
             normaliser = joint_normaliser(
                 lse if self.gaps is None else lse.masked_fill(self.gaps.to(lse.device), -torch.inf)
             )
+            # A row whose window holds no document pays nothing to any, rather than nothing of nothing.
+            normaliser = normaliser.masked_fill(normaliser == -torch.inf, 0)
         chosen = scope.heads[layer]
         index = None if chosen is None else torch.tensor(chosen, device=q.device)
 
@@ -145,25 +150,33 @@ class Layouts:
         contexts: the blocks.
         causal: whether documents see those before them.
         signal: the signal tokens.
+        positions: of all tokens.
         spans: the same contexts, their documents cut into what counts and what does not; None where all counts.
     """
 
     def __init__(
-        self, contexts: Sequence[Context], causal: bool, signal: Sequence[int], spans: Sequence[Context] | None = None
+        self,
+        contexts: Sequence[Context],
+        causal: bool,
+        signal: Sequence[int],
+        positions: Sequence[int],
+        spans: Sequence[Context] | None = None,
     ) -> None:
-        self.signal = Packing(contexts if spans is None else spans).with_signal(signal)
+        self.signal = Packing(contexts if spans is None else spans, positions=positions).with_signal(signal)
         if causal:  # a mask over all documents is that of one long instruction
-            self.attention = Packing([Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts])
+            whole = [Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts]
+            self.attention = Packing(whole, positions=positions)
         else:
-            self.attention = self.signal if spans is None else Packing(contexts)
+            self.attention = self.signal if spans is None else Packing(contexts, positions=positions)
         self._moved: dict[torch.device, tuple[Packing, Packing]] = {}
 
-    def on(self, device: torch.device) -> tuple[Packing, Packing]:
-        """As attention runs, and as the signal is read, on a device."""
+    def on(self, device: torch.device, window: int | None) -> tuple[Packing, Packing]:
+        """As attention runs, and as the signal is read, in a layer that sees so far back."""
         if device not in self._moved:
             signal = self.signal.to(device)
             self._moved[device] = (self.attention.to(device) if self.attention is not self.signal else signal, signal)
-        return self._moved[device]
+        attention, signal = self._moved[device]
+        return attention.with_window(window), signal.with_window(window)
 
 
 class _ListPass:
@@ -174,13 +187,14 @@ class _ListPass:
     def __init__(self, layouts: Layouts, readings: _Readings) -> None:
         self.layouts, self.readings = layouts, readings
         self.signal_rows: torch.Tensor = layouts.signal.signal
-        self.longest = max(c.instruction + sum(c.documents) + max(c.queries) for c in layouts.signal.contexts)
         if readings.scope.layout.readout.normalisation == "documents":
             spans = layouts.signal.spans(DOCUMENT)
             self.key_rows = torch.cat([torch.arange(start, stop) for _, _, start, stop in spans])
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        attention, signal = self.layouts.on(q.device)
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        attention, signal = self.layouts.on(q.device, window)
         out, lse = block_attention(q, k, v, attention, scale=scale)
         if layer in self.readings.scope.heads:
             rows = signal.signal
@@ -189,8 +203,8 @@ class _ListPass:
             raise Enough
         return out
 
-    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        _, signal = self.layouts.on(q.device)
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        _, signal = self.layouts.on(q.device, window)
         if self.key_rows is not None:  # the kernels want a key for every token; nothing looks at the others
             whole = k.new_zeros(signal.tokens, *k.shape[1:])
             k = whole.index_copy_(0, self.key_rows.to(k.device), k)
@@ -203,20 +217,21 @@ class _DocumentPass:
     signal_rows = torch.empty(0, dtype=torch.int64)
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, context: Context, form: Form, stride: int) -> None:
-        self.layouts = Layouts([context], causal=False, signal=[])
+    def __init__(self, context: Context, positions: Sequence[int], form: Form, stride: int) -> None:
+        self.layouts = Layouts([context], causal=False, signal=[], positions=positions)
         self.form, self.stride = form, stride
-        self.longest = context.instruction + max(context.documents, default=0)
         self.lengths = [context.instruction, *context.documents]
         self.keys: list[list[torch.Tensor]] = []
         self.values: list[list[torch.Tensor]] = []
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
         self.keys.append(self._pieces(k))
         self.values.append(self._pieces(v))
-        return block_attention(q, k, v, self.layouts.on(q.device)[0], scale=scale)[0]
+        return block_attention(q, k, v, self.layouts.on(q.device, window)[0], scale=scale)[0]
 
-    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
         self.keys.append(self._pieces(k))
 
     def blocks(self) -> list[KeptBlock]:
@@ -246,16 +261,14 @@ class _QueryPass:
         self.context = layouts.signal.contexts[0]
         self.prefix = self.context.instruction + sum(self.context.documents)
         self.signal_rows = layouts.signal.signal - self.prefix
-        self.longest = self.prefix + max(self.context.queries)
-        # A query block sees all that is kept, and itself, causally.
-        rows = sum(self.context.queries)
-        own = torch.block_diag(*(torch.ones(n, n).tril() for n in self.context.queries)).bool()
-        self.mask = torch.cat([torch.ones(rows, self.prefix, dtype=torch.bool), own], dim=1)
+        self._masks: dict[int | None, torch.Tensor] = {}
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
         k = joined([block.keys[layer] for block in self.kept], k)
         if layer in self.readings.scope.heads:
-            self._read(layer, q[self.signal_rows.to(q.device)], k, scale)
+            self._read(layer, q[self.signal_rows.to(q.device)], k, scale, window)
         if layer == self.readings.scope.stop:  # its values may not have been kept
             raise Enough
         v = joined([block.values[layer] for block in self.kept], v)
@@ -263,17 +276,28 @@ class _QueryPass:
             q.transpose(0, 1)[None],
             k.transpose(0, 1)[None],
             v.transpose(0, 1)[None],
-            attn_mask=self.mask.to(q.device),
+            attn_mask=self._mask(window).to(q.device),
             scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
         return out[0].transpose(0, 1)
 
-    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        self._read(layer, q, joined([block.keys[layer] for block in self.kept], k), scale)
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        self._read(layer, q, joined([block.keys[layer] for block in self.kept], k), scale, window)
 
-    def _read(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        self.readings.add(layer, q, k, scale, None, self.layouts.on(q.device)[1])
+    def _read(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        self.readings.add(layer, q, k, scale, None, self.layouts.on(q.device, window)[1])
+
+    def _mask(self, window: int | None) -> torch.Tensor:
+        """What the query blocks see: all that is kept and, causally, themselves, as far as the window goes."""
+        if window not in self._masks:
+            rows = sum(self.context.queries)
+            own = torch.block_diag(*(torch.ones(n, n).tril() for n in self.context.queries)).bool()
+            seen = torch.cat([torch.ones(rows, self.prefix, dtype=torch.bool), own], dim=1)
+            layout = self.layouts.signal.with_window(window)
+            places = np.arange(layout.tokens)
+            self._masks[window] = seen & torch.from_numpy(layout.near(places[self.prefix :, None], places))
+        return self._masks[window]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,9 +343,14 @@ def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
     out = LaidOut([], [], [prompt.context for prompt in prompts], [])
     for prompt, context in zip(prompts, out.contexts, strict=True):
         out.starts.append(len(out.ids))
-        for block in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
-            out.ids.extend(block)
-        out.positions.extend(positions_of(context, layout))
+        for ids in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
+            out.ids.extend(ids)
+        positions, at = positions_of(context, layout), context.instruction
+        for block in prompt.documents:
+            if block.places is not None:
+                positions[at : at + len(block.ids)] = [context.instruction + place for place in block.places]
+            at += len(block.ids)
+        out.positions.extend(positions)
     return out
 
 
@@ -344,7 +373,7 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
             at += len(query.ids)
     gaps = any(len(columns) < len(context.documents) for context, columns in counted)
     spans = [context for context, _ in counted] if gaps else None
-    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, spans)
+    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, positions, spans)
     readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
     call: _ListPass | _QueryPass
     if kept is None:
@@ -409,10 +438,11 @@ def read_documents(
         What is kept of the instruction, and of each document: of its tokens those that the query will see.
     """
     context = Context([len(ids) for ids in documents], (), len(instruction))
-    call = _DocumentPass(context, form, layout.stride)
+    positions = positions_of(context, layout)
+    call = _DocumentPass(context, positions, form, layout.stride)
     ids = [*instruction, *(i for document in documents for i in document)]
     with torch.inference_mode():
-        decoder.run(torch.tensor(ids), torch.tensor(positions_of(context, layout)), call)
+        decoder.run(torch.tensor(ids), torch.tensor(positions), call)
     return call.blocks()
 
 
@@ -434,6 +464,25 @@ def last_position(context: Context, layout: Layout) -> int:
     longest = max(context.documents, default=0) if apart else sum(context.documents)
     ends = (_query_start(context, layout) + length for length in context.queries)
     return max([context.instruction + longest, *ends]) - 1
+
+
+def out_of_reach(context: Context, layout: Layout, window: int, row: int) -> list[int]:
+    """Documents of which a signal token sees nothing, by their places.
+
+    Args:
+        context: the token counts of a list.
+        layout: says where the tokens stand.
+        window: how far back the layer sees, see `sightline.kernels.Packing`.
+        row: the signal token, counted from the start of its query block.
+    """
+    apart, first = layout.require_prompt().positions == "restart", context.instruction
+    oldest = _query_start(context, layout) + row - window
+    ends = context.documents if apart else itertools.accumulate(context.documents)
+    return [
+        place
+        for place, (end, tokens) in enumerate(zip(ends, context.documents, strict=True))
+        if tokens and first + end - 1 <= oldest
+    ]
 
 
 def _query_start(context: Context, layout: Layout) -> int:

@@ -83,7 +83,8 @@ class HiddenReadout(DecoderReadout[_States]):
         assert kept is None
         laid = lay_out(prompts, self.layout)
         rows = [[start + row for row in self._rows(prompt)] for prompt, start in zip(prompts, laid.starts, strict=True)]
-        layouts = Layouts(laid.contexts, self.layout.require_prompt().mask == "causal", signal=[])
+        causal = self.layout.require_prompt().mask == "causal"
+        layouts = Layouts(laid.contexts, causal, signal=[], positions=laid.positions)
         marks = _Marks(prompts, laid, layouts, rows) if tokens else None
         flat = torch.tensor([row for part in rows for row in part], dtype=torch.int64)
         with torch.inference_mode():
@@ -238,19 +239,15 @@ class _WholePass:
 
     def __init__(self, layouts: Layouts, marks: _Marks | None) -> None:
         self.layouts, self.marks = layouts, marks
-        apart = layouts.attention is layouts.signal
-        self.longest = max(
-            c.instruction
-            + (max(c.documents, default=0) if apart and not c.queries else sum(c.documents) + max(c.queries, default=0))
-            for c in layouts.signal.contexts
-        )
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
         if self.marks is not None:
-            self.marks.add(q, k, scale)
-        return block_attention(q, k, v, self.layouts.on(q.device)[0], scale=scale)[0]
+            self.marks.add(q, k, scale, window)
+        return block_attention(q, k, v, self.layouts.on(q.device, window)[0], scale=scale)[0]
 
-    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
         raise AssertionError("a whole model has no signal layer")
 
 
@@ -273,13 +270,15 @@ class _Marks:
             own = blocks[layouts.attention.owner(np.array([row]))[0]]
             prefix = np.arange(own["prefix_start"], own["prefix_stop"])
             seen[row] = torch.from_numpy(np.concatenate([prefix, np.arange(own["start"], row + 1)]))
-        self._seen = seen
+        self._seen, self._packing = seen, layouts.attention
         self._sums = {row: torch.zeros(len(laid.ids)) for row in seen}
 
-    def add(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        """Read one layer: q (T, Hq, D), k (T, Hkv, D)."""
+    def add(self, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        """Read one layer that sees so far back: q (T, Hq, D), k (T, Hkv, D)."""
         self.layers += 1
-        for row, seen in self._seen.items():
+        packing = self._packing.with_window(window)
+        for row, everything in self._seen.items():
+            seen = everything[torch.from_numpy(packing.near(np.array([row]), everything.numpy()))]
             keys = k[seen.to(k.device)].float()
             logits = torch.einsum("hgd,shd->hgs", q[row].float().view(keys.shape[1], -1, keys.shape[2]), keys) * scale
             self._sums[row][seen] += logits.softmax(dim=-1).mean(dim=(0, 1)).cpu()

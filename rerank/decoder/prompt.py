@@ -36,12 +36,14 @@ class Block:
         truncated: tokens of its text that are not read.
         counted: start and end of the tokens on which attention counts as attention on the document, see
             `PromptSpec.span`.
+        places: where its tokens stood when it was read, if some were forgotten since then.
     """
 
     ids: tuple[int, ...]
     spans: np.ndarray
     truncated: int
     counted: tuple[int, int]
+    places: tuple[int, ...] | None = None
 
     def every(self, stride: int) -> Block:
         """The block as the query sees it that sees the last of every ``stride`` tokens, and the last of all."""
@@ -49,7 +51,8 @@ class Block:
             return self
         places = strided(len(self.ids), stride)
         start, stop = np.searchsorted(places, self.counted).tolist()
-        return Block(tuple(self.ids[i] for i in places), self.spans[places], self.truncated, (start, stop))
+        ids = tuple(self.ids[place] for place in places)
+        return Block(ids, self.spans[places], self.truncated, (start, stop), tuple(places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,8 +387,8 @@ class Template:
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(
                 f"layout {self.layout.name!r} speaks to the model as a user, but {self.name!r} has no chat template; "
-                "take an instruction-tuned model, or a copy of the layout's YAML file with chat: false, by the name "
-                "hf:MODEL#FILE.yaml (in Python also load_reranker(..., chat=False))"
+                "take an instruction-tuned model, or hf:MODEL#FILE.yaml with a file of three lines: 'name: plain', "
+                f"'base: {self.layout.name}' and 'prompt: {{chat: false}}' (in Python also: chat=False)"
             )
         turns = [{"role": "user", "content": _USER}]
         if self.spec.answer:

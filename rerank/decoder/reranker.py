@@ -18,7 +18,7 @@ import torch
 
 from ...documents import Document
 from ...errors import InputError, ModelError
-from ...kernels import choose
+from ...kernels import Context, choose
 from ...models.decoder import Decoder, load_config, load_decoder, revision_of
 from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
 from ...names import DECODERS
@@ -28,13 +28,13 @@ from ..layout import Layout, check_kind, load_layout
 from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
-from .forward import Wanted, last_position, read_documents
+from .forward import Wanted, last_position, out_of_reach, read_documents
 from .hidden import HIDDEN
 from .kept import KeptBlock
 from .prompt import Block, Prompt, Template, strided
 from .readouts import AttentionReadout, DecoderReadout, ListScores
 
-__all__ = ["DecoderReranker", "saved_layout", "with_heads"]
+__all__ = ["DecoderReranker", "saved_layout", "with_heads", "within_positions"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class DecoderReranker(Reranker):
     Several lists are packed into one forward pass without seeing one another. A list longer than ``token_budget`` is
     read in groups of documents; where the layout's mask is ``block``, that changes no score beyond rounding. Where
     documents see one another it cannot be; then groups are ranked apart and their better halves meet again (a
-    tournament), and the ranking says so. The same holds for lists beyond the model's positions, or beyond the layout's
-    ``max_documents``.
+    tournament), and the ranking says so. The same holds for lists beyond the model's positions or the layout's
+    ``max_documents``, and where sliding windows hide a document from the query in all layers that are read.
 
     Evidence marks what got the attention that is read. With a readout of hidden states it marks what the token that is
     scored attends to, in the mean over all layers and heads: a hint at what the score is made of, and not its parts.
@@ -128,20 +128,17 @@ class DecoderReranker(Reranker):
             )
         if isinstance(model, Decoder):
             model_name, revision, layer_count = model.name, model.revision, model.signal_layer + 1
+            positions = model.positions
         else:
             config = load_config(model, loading.get("revision"))
             model_name, revision = model, revision_of(model, config, loading.get("revision"))
             layer_count = int(config.num_hidden_layers)
+            positions = getattr(config, "max_position_embeddings", None)
+        layout = within_positions(layout, positions, model_name)
         layout = with_heads(layout, heads, model_name, revision)
-        prompt = layout.require_prompt()
         kind: type[DecoderReadout[Any]] = HIDDEN.get(layout.readout.readout, AttentionReadout)
         needs = kind.needs(layout, layer_count)
         decoder = model if isinstance(model, Decoder) else load_decoder(model, **needs, **loading)
-        if prompt.query_position is not None and decoder.positions and prompt.query_position >= decoder.positions:
-            raise ModelError(
-                f"layout {layout.name!r} puts the query at position {prompt.query_position}, but {decoder.name!r} has "
-                f"{decoder.positions}; give a smaller query_position"
-            )
         self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout.readout
         self.model, self.revision = decoder.name, decoder.revision
         self.name = name or f"hf:{decoder.name}#{layout.name}"
@@ -152,6 +149,16 @@ class DecoderReranker(Reranker):
         layer = needs.get("signal_layer", decoder.signal_layer)
         routing = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer
         self.route_layer = min(routing, decoder.signal_layer)
+        read = [] if layout.readout.hidden else layout.readout.signal_layers(layer_count)
+        self._reach = self._farthest(read)
+        if (start := layout.require_prompt().query_position) is not None and self._reach is not None:
+            longest = Context([layout.max_block_tokens], [1], len(self.template.instruction("")))
+            if out_of_reach(longest, layout, self._reach, 0):
+                raise ModelError(
+                    f"layout {layout.name!r} puts the query at position {start}, but the layers of {decoder.name!r} "
+                    f"that are read see {self._reach} positions back, which is no document; give a smaller "
+                    "query_position, or read heads of other layers"
+                )
         fingerprint = self._fingerprint() if layout.keepable else ""
         last = layer if route is None else max(layer, self.route_layer)
         self.reading = DecoderReading(self.name, self.model, self.revision, self.layout, fingerprint, last)
@@ -212,9 +219,45 @@ class DecoderReranker(Reranker):
         """
         return self.template.prompt(query, blocks, seed)
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether the model has positions for all of its tokens."""
-        return self.decoder.positions is None or last_position(prompt.context, self.spec) < self.decoder.positions
+    def misfit(self, prompt: Prompt) -> str:
+        """Why the model cannot read a list in one pass, with what to do about it; empty if it can.
+
+        It has too few positions, or sliding windows so narrow that a document is not seen where attention is read.
+        """
+        context, decoder = prompt.context, self.decoder
+        last = last_position(context, self.spec)
+        if decoder.positions is not None and last >= decoder.positions:
+            return (
+                f"{decoder.name!r} has {decoder.positions} positions, and the list takes {last + 1}; give fewer or "
+                "shorter documents, a shorter query, or a smaller query_position or max_block_tokens"
+            )
+        if self._reach is None or not (signal := prompt.queries[0].signal):
+            return ""
+        row = signal[0] if self.readout == "mass" else signal[-1]
+        hidden = out_of_reach(context, self.spec, self._reach, row)
+        return (
+            f"the layers of {decoder.name!r} that are read see {self._reach} positions back from the query, which "
+            f"leaves out {len(hidden)} of {len(context.documents)} documents; give fewer or shorter documents, a "
+            "smaller query_position or max_block_tokens, or read heads of other layers"
+            if hidden
+            else ""
+        )
+
+    def _farthest(self, layers: Sequence[int]) -> int | None:
+        """How far back a signal token sees a document in the layers that are read; None for everything.
+
+        Mass may be found in any of them; of what is averaged in logarithms none may be missing, nor where lists are
+        routed.
+        """
+        windows = [self.decoder.windows[layer] for layer in layers]
+        limits = [window for window in windows if window is not None]
+        if self.readout == "mass" and len(limits) < len(windows):
+            limits = []
+        elif self.readout == "mass":
+            limits = [max(limits)]
+        if self.route is not None and (window := self.decoder.windows[self.route_layer]) is not None:
+            limits.append(window)
+        return min(limits, default=None)
 
     # -- documents that an index keeps -------------------------------------------------------------------------------
 
@@ -411,7 +454,7 @@ class DecoderReranker(Reranker):
         """Whether one pass can read it."""
         most = self.template.spec.max_documents
         few = most is None or len(prompt.documents) <= most
-        return few and prompt.size <= self.token_budget and self.fits(prompt)
+        return few and prompt.size <= self.token_budget and not self.misfit(prompt)
 
     def _score_alone(self, prompt: Prompt, tokens: bool, kept: list[KeptBlock] | None = None) -> ListScores:
         return self._readout.scores([prompt], self._readout.read([prompt], tokens=tokens, kept=kept))
@@ -428,13 +471,10 @@ class DecoderReranker(Reranker):
         """Score a list that is routed, kept, or too long for one pass."""
         if self.spec.readout.hidden:
             return self._score_tournament(query, blocks, prompt, tokens, seed)
-        apart = self.template.spec.mask == "block" and self.fits(prompt)
-        if not apart and self.template.spec.positions == "restart" and self.template.spec.mask == "block":
-            raise InputError(
-                f"layout {self.layout!r} would put the end of the query at position "
-                f"{last_position(prompt.context, self.spec)}, but {self.decoder.name!r} has "
-                f"{self.decoder.positions}; shorten the query, or give a smaller query_position or max_block_tokens"
-            )
+        apart, misfit = self.template.spec.mask == "block", self.misfit(prompt)
+        if apart and misfit and self.template.spec.positions == "restart":  # fewer documents would not help
+            raise InputError(f"layout {self.layout!r} cannot rank this list: {misfit}")
+        apart = apart and not misfit
         keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget or self.spec.stride > 1
         kept = None
         if apart and keeps:
@@ -510,10 +550,10 @@ class DecoderReranker(Reranker):
         if len(blocks) < 3:  # two can only be compared in one pass
             names = " and ".join(repr(block.id) for block in blocks)
             raise InputError(
-                f"{names} and the query take {prompt.size} tokens, more than one pass or the model's positions hold "
-                f"({self.token_budget}, {self.decoder.positions}); lower max_block_tokens"
+                f"{names} and the query take {prompt.size} tokens and cannot be read in one pass: "
+                + (self.misfit(prompt) or f"token_budget is {self.token_budget}; lower max_block_tokens")
             )
-        limit = min(self.token_budget, self.decoder.positions or self.token_budget)
+        limit = min(self.token_budget, self.decoder.positions or self.token_budget, self._reach or self.token_budget)
         parts = max(-(-prompt.size // limit), -(-len(blocks) // (self.template.spec.max_documents or len(blocks))))
         count = max(2, min(len(blocks) // 2, parts))
         # Every group gets documents from all over the list.
@@ -551,6 +591,29 @@ class DecoderReranker(Reranker):
         if self._holds(fewer):
             return self._score_alone(fewer, tokens)
         return self._score_tournament(query, some, fewer, tokens, seed)
+
+
+def within_positions(layout: Layout, positions: int | None, model: str) -> Layout:
+    """The layout, its query not behind the positions that the model has: a block's length before their end at most.
+
+    Args:
+        layout: a layout for decoders.
+        positions: how many positions the model was made for; None if it does not say.
+        model: its name, for messages.
+
+    Raises:
+        ModelError: if there is no room for the query behind a block.
+    """
+    asked, size = layout.require_prompt().query_position, layout.max_block_tokens
+    if asked is None or positions is None or asked + size <= positions:
+        return layout
+    if positions < 3 * size:  # an instruction and a block stand before it
+        raise ModelError(
+            f"layout {layout.name!r} puts the query at position {asked}, but {model!r} has {positions}; give a smaller "
+            "query_position and max_block_tokens"
+        )
+    logger.info("layout %r: the query stands at position %d, not %d", layout.name, positions - size, asked)
+    return load_layout(layout, query_position=positions - size)
 
 
 def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:

@@ -22,7 +22,7 @@ from sightline.kernels.packed import padded_dim
 
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _FLOAT32 = {"LSE", "PART", "PART_LSE", "DELTA", "D_LSE", "PART_K", "PART_V"}
-_INT32 = {"TILES", "SPLITS", "SPANS", "PARTS", "TOKENS"}
+_INT32 = {"TILES", "SPLITS", "SPANS", "PARTS", "TOKENS", "POSITIONS"}
 # Strides are multiples of 16 in practice; so Triton specialises on that when it launches.
 _ALIGNED = re.compile(r"(q|k|v|o|d|dq|dk|dl)_(token|head|row)$")
 
@@ -57,9 +57,9 @@ def usage(built):
     return int(match[1]), int(match[2])
 
 
-def cases(dtype, d, group, capability, causal):
+def cases(dtype, d, group, capability, causal, window):
     dim = padded_dim(d)
-    shared = {"G": group, "D": d, "BD": dim, "CAUSAL": causal, "UPCAST": False}
+    shared = {"G": group, "D": d, "BD": dim, "CAUSAL": causal, "WINDOW": window, "UPCAST": False}
     tiles = attention._tiles(torch.device("cuda"), dtype, dim, group)
     for kernel, tile in zip((attention._forward, attention._backward_q, attention._backward_kv), tiles, strict=True):
         tile = tile.holding(group)
@@ -76,17 +76,17 @@ def cases(dtype, d, group, capability, causal):
 
 def main(capability, variants):
     tuning.arch = attention.arch = lambda device: {80: "sm80", 86: "sm86", 90: "sm90", 100: "sm100"}[capability]
-    for name, d, group, causal in variants:
+    for name, d, group, causal, window in variants:
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
-        for kernel, constants, tile in cases(dtype, d, group, capability, causal):
+        for kernel, constants, tile in cases(dtype, d, group, capability, causal, window):
             built = build(kernel, dtype, capability, constants, tile.warps, tile.stages)
             registers, stack = usage(built)
             where = f"{kernel.__module__.split('.')[-2]}{kernel.__name__}"
             print(
                 json.dumps(
                     {
-                        "kernel": where, "dtype": name, "D": d, "G": group, "causal": causal, "tile": tile,
-                        "registers": registers, "stack": stack, "shared": built.metadata.shared,
+                        "kernel": where, "dtype": name, "D": d, "G": group, "causal": causal, "window": window,
+                        "tile": tile, "registers": registers, "stack": stack, "shared": built.metadata.shared,
                         "wgmma": "wgmma" in built.asm["ptx"], "mma": "mma" in built.asm["ptx"],
                         "atomics": bool(re.search(r"\b(atom|red)\.", built.asm["ptx"])),
                     }

@@ -31,8 +31,40 @@ CONTEXTS = {
 TINY = [Context([1 + i % 3 for i in range(500)], [2], 4)]
 
 
-def layout_of(contexts, causal=True, device="cpu"):
-    return Packing(contexts, causal=causal, device=device)
+def layout_of(contexts, causal=True, device="cpu", **options):
+    return Packing(contexts, causal=causal, device=device, **options)
+
+
+def restarting(contexts):
+    """Positions where every document counts from the end of the instruction, and queries stand 20 behind that."""
+    out = []
+    for documents, queries, instruction in contexts:
+        out += range(instruction)
+        for tokens in documents:
+            out += range(instruction, instruction + tokens)
+        for tokens in queries:
+            out += range(instruction + 20, instruction + 20 + tokens)
+    return out
+
+
+# Name of the contexts, window, whether positions restart. In "restarting" windows of 17 tokens hide whole documents.
+WINDOWS = [
+    ("one token each", 1, False),
+    ("around a tile", 3, False),
+    ("around two tiles", 100, False),
+    ("around two tiles", 100, True),
+    ("several queries", 17, True),
+    ("several contexts", 17, False),
+    ("several contexts", 40, True),
+    ("instruction only", 5, False),
+    ("ragged", 1000, True),
+]
+
+
+def windowed(name, window, restart, device="cpu"):
+    contexts = CONTEXTS[name]
+    positions = restarting(contexts) if restart else None
+    return layout_of(contexts, device=device, positions=positions, window=window)
 
 
 def tensors(layout, *, kv_heads=2, group=2, dim=16, dtype=torch.float32, seed=0, spread=1.0, device="cpu"):

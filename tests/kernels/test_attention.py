@@ -12,7 +12,7 @@ from sightline.kernels import Context, Packing, block_attention
 from sightline.kernels.attention import cpu, tiles
 from sightline.kernels.packing import DOCUMENT
 
-from .shapes import CONTEXTS, TINY, layout_of, tensors, tolerance
+from .shapes import CONTEXTS, TINY, WINDOWS, layout_of, tensors, tolerance, windowed
 
 HALVES = [torch.float16, torch.bfloat16]
 
@@ -76,6 +76,48 @@ def test_awkward_layouts(name, causal, backend, device):
     check(layout_of(CONTEXTS[name], causal, on), backend, torch.float32, device=on, kv_heads=heads)
 
 
+@pytest.mark.parametrize(("name", "window", "restart"), WINDOWS)
+def test_a_window_in_the_reference_is_dense_attention_with_a_mask(name, window, restart):
+    layout = windowed(name, window, restart)
+    positions = torch.from_numpy(layout.positions)
+    near = positions[None] > positions[:, None] - window
+    assert torch.equal(layout.mask(), layout_of(CONTEXTS[name]).mask() & near)
+    q, k, v = (x.double() for x in tensors(layout))
+    out, lse = block_attention(q, k, v, layout, scale=0.25, backend="reference")
+    wanted_out, wanted_lse = dense(q, k, v, layout, 0.25)
+    torch.testing.assert_close(out, wanted_out, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(lse, wanted_lse, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "window", "restart"), WINDOWS)
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_windows(name, window, restart, backend, device):
+    on = "cpu" if backend == "cpu" else device
+    check(windowed(name, window, restart, on), backend, torch.float32, device=on, kv_heads=2 if backend == "cpu" else 1)
+
+
+@pytest.mark.parametrize(("name", "window", "restart"), [(name, None, False) for name in CONTEXTS] + WINDOWS)
+def test_long_blocks_some_rows_at_a_time(name, window, restart, monkeypatch):
+    """What is cut into strips and tiles of a few rows gives what it gives whole."""
+    for size, value in (("_LONG", 40), ("_STRIP", 16), ("_ROWS", 8)):
+        monkeypatch.setattr(cpu, size, value)
+    check(windowed(name, window, restart), "cpu", torch.float32)
+
+
+def test_a_window_of_one_layout_leaves_the_others_alone():
+    layout = layout_of(CONTEXTS["ragged"])
+    narrow = layout.with_window(9)
+    assert narrow is layout.with_window(9) and narrow.window == 9 and layout.window is None
+    assert narrow.with_window(None).mask().equal(layout.mask()) and not narrow.mask().equal(layout.mask())
+    assert torch.equal(narrow.with_signal([layout.tokens - 1]).mask(), narrow.mask())
+    with pytest.raises(InputError, match="a window of 0 tokens hides a token from itself"):
+        layout.with_window(0)
+    with pytest.raises(InputError, match="needs a causal layout"):
+        layout_of(CONTEXTS["ragged"], causal=False, window=9)
+    with pytest.raises(InputError, match=r"positions have the shape \(3,\), but there are 2 tokens"):
+        layout_of([Context([1], [1])], positions=[0, 1, 2])
+
+
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_500_tiny_documents(backend, device):
     on = "cpu" if backend == "cpu" else device
@@ -106,11 +148,13 @@ def test_head_dimensions(dim, backend, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["several queries", "several contexts", "ragged"])
-def test_split_tiles(name, dtype, device, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "window"), [("several queries", None), ("several contexts", None), ("ragged", None), ("ragged", 70)]
+)
+def test_split_tiles(name, window, dtype, device, monkeypatch):
     """The ends of a context, cut into many parts, give what they give whole."""
     monkeypatch.setattr(tiles, "_LEAST_FAR", 16)
-    layout = layout_of(CONTEXTS[name], device=device)
+    layout = windowed(name, window, False, device)
     assert tiles.row_tiles(layout, 8, 1).slots and tiles.key_tiles(layout, 8, 1).slots
     check(layout, "triton", dtype, device=device, kv_heads=1)
 

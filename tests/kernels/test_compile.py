@@ -15,11 +15,17 @@ if importlib.util.find_spec("triton") is None:
 # Bytes of shared memory that a block may use: CUDA C++ Programming Guide, "Technical Specifications".
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 CASES = [
-    ["bf16", 128, 4, True],  # Mistral-7B
-    ["bf16", 128, 2, True],  # Qwen3-0.6B
-    ["bf16", 32, 1, False],  # MiniLM
+    # dtype, dimension and group of the heads, causal, window
+    ["bf16", 128, 4, True, True],  # Mistral-7B
+    ["bf16", 128, 2, True, False],  # Qwen3-0.6B
+    ["bf16", 32, 1, False, False],  # MiniLM
 ]
-MORE = [["fp16", 64, 4, True], ["bf16", 80, 1, True], ["bf16", 256, 2, True], ["fp32", 128, 4, True]]
+MORE = [
+    ["fp16", 64, 4, True, False],
+    ["bf16", 80, 1, True, False],
+    ["bf16", 256, 4, True, True],  # Gemma 3 270M
+    ["fp32", 128, 4, True, False],
+]
 
 
 def compiled(capability, cases):

@@ -11,7 +11,7 @@ from sightline.errors import InputError
 from sightline.kernels import Context, Packing, block_attention, block_lse, mass, row_lse
 from sightline.kernels.packing import DOCUMENT
 
-from .shapes import CONTEXTS, TINY, layout_of, tensors, tolerance
+from .shapes import CONTEXTS, TINY, WINDOWS, layout_of, tensors, tolerance, windowed
 
 BACKENDS = ["reference", "cpu", "triton"]
 WITH_QUERIES = [name for name, contexts in CONTEXTS.items() if any(c.queries for c in contexts)]
@@ -55,6 +55,35 @@ def test_awkward_layouts(name, causal, backend, device):
     )
     reusing = row_lse(rows, k, layout, scale=0.3, lse=lse, backend=backend)
     torch.testing.assert_close(reusing.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "window", "restart"), [x for x in WINDOWS if x[0] in WITH_QUERIES])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_windows(name, window, restart, backend, device):
+    """Each row over what it sees of a document: -inf, and no gradient, where that is nothing."""
+    on = device if backend == "triton" else "cpu"
+    layout = windowed(name, window, restart, on)
+    q, k, _ = tensors(layout, kv_heads=1)
+    seen = layout.mask().cpu()[layout.signal.cpu()]
+    group = q.shape[1] // k.shape[1]
+    wide = [x.detach().double().requires_grad_() for x in (q[layout.signal.cpu()], k)]
+    logits = torch.einsum("rhd,khd->rhk", wide[0], wide[1].repeat_interleave(group, 1)) * 0.3
+    p = logits.exp() * seen[:, None]
+    expected = torch.zeros(*p.shape[:2], layout.documents, dtype=torch.float64)
+    for context, index, start, stop in layout.spans(DOCUMENT):
+        rows = torch.from_numpy(layout.signal_contexts == context)
+        expected[rows, :, index] = p[rows, :, start:stop].sum(dim=2)
+    leaves = [x.detach().to(on, k.dtype).requires_grad_() for x in wide]
+    lse = block_lse(*leaves, layout, scale=0.3, backend=backend)
+    row = row_lse(*leaves, layout, scale=0.3, lse=lse, backend=backend)
+    assert torch.equal(lse.isneginf().cpu(), expected == 0)
+    torch.testing.assert_close(lse.exp().double().cpu(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(row.exp().double().cpu(), p.sum(dim=2), rtol=1e-5, atol=1e-5)
+    weight = torch.arange(lse.numel(), dtype=torch.float64).reshape(lse.shape).cos()
+    wanted = torch.autograd.grad((expected * weight).sum() + p.sum(), wide)
+    got = torch.autograd.grad((lse.exp() * weight.to(lse)).sum() + row.exp().sum(), leaves)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a.double().cpu(), b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

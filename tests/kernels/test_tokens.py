@@ -87,6 +87,25 @@ def test_block_max_is_the_largest_logit_and_nothing_where_there_is_none(chunk, m
                 assert (largest[row, :, document] == -torch.inf).all()
 
 
+def test_a_window_hides_tokens():
+    q, k, layout = case()
+    narrow = layout.with_window(6)
+    seen = narrow.mask()[narrow.signal]
+    logits = logits_of(q, k, 0.3).masked_fill(~seen[:, None], -torch.inf)
+    normaliser = row_lse(q, k, narrow, scale=0.3)
+    masses = token_mass(q, k, narrow, normaliser, scale=0.3, reduce=False)
+    rows = [i for i, b in enumerate(narrow.signal_blocks) if b == narrow.signal_blocks[0]]
+    places = document_tokens(narrow, int(narrow.blocks["context"][narrow.signal_blocks[0]]))
+    assert not seen[rows][:, places].all()
+    expected = (logits[rows] - normaliser[rows].double()[..., None]).exp()[..., places].mean(0)
+    torch.testing.assert_close(masses[0].double(), expected, atol=1e-6, rtol=1e-5)
+    largest = block_max(q, k, narrow, scale=0.3)
+    for context, index, start, stop in narrow.spans(1):
+        for row in (narrow.signal_contexts == context).nonzero()[0]:
+            wanted = logits[row, :, start:stop].amax(1).float()
+            torch.testing.assert_close(largest[row, :, index], wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_half_precision_is_computed_in_single():
     q, k, layout = case(dtype=torch.bfloat16)
     largest = block_max(q, k, layout, scale=0.3)

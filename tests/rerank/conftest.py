@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GraniteConfig,
     LlamaConfig,
@@ -45,6 +46,13 @@ FAMILIES = {
         **k, attention_multiplier=0.2, residual_multiplier=0.7, embedding_multiplier=3.0
     ),
 }
+# Of "gemma3" the third layer sees everything; "mistral-window" sees no further in any layer.
+WINDOWED = {
+    "gemma3": lambda **k: Gemma3TextConfig(
+        **{"sliding_window": 40} | k, head_dim=16, sliding_window_pattern=3, query_pre_attn_scalar=16
+    ),
+    "mistral-window": lambda **k: MistralConfig(**{"sliding_window": 540} | k, head_dim=16),
+}
 
 
 def make_tokenizer(chat=True):
@@ -71,7 +79,7 @@ def make_tokenizer(chat=True):
 
 def save_model(folder, family="qwen3", chat=True, seed=0, **shape):
     tokenizer = make_tokenizer(chat)
-    config = FAMILIES[family](**{**SHAPE, "vocab_size": len(tokenizer), **shape})
+    config = (FAMILIES | WINDOWED)[family](**{**SHAPE, "vocab_size": len(tokenizer), **shape})
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -381,3 +381,23 @@ def test_files_of_heads_that_were_found_for_a_published_layout_stay_valid(name, 
 def test_a_field_of_several_types_is_named_without_what_was_tried(field, value):
     with pytest.raises(InputError, match=rf"^layout 'icr': the field readout\.{field} must be"):
         load_layout("icr", **{field: value})
+
+
+def test_a_file_may_say_only_what_differs_from_a_layout_that_ships(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nbase: icr\nmax_block_tokens: 99\nprompt: {order: given}\nreadout: {outliers: null}\n")
+    expected = load_layout("icr", name="mine", max_block_tokens=99, order="given", outliers=None)
+    assert load_layout(path) == expected
+    path.write_text("name: mine\nbase: minilm\nreadout: {scale: 5.0}\n")
+    assert load_layout(path) == load_layout("minilm", name="mine", scale=5.0)
+    for text, reason in (
+        ("name: mine\nbase: icrr\n", "base must be one of.*'icr'"),
+        ("name: mine\nbase: [icr]\n", "base must be one of"),
+        ("base: icr\n", "mapping with a name"),
+        ("name: mine\nbase: icr\nchat: false\n", "chat stands under prompt"),
+        ("name: mine\nbase: icr\nprompt: 3\n", "prompt is a mapping"),
+        ("name: mine\nbase: icr\nprompt: {order: up}\n", "order"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=reason):
+            load_layout(path)

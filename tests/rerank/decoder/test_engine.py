@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sightline import load_layout, load_reranker
 from sightline.rerank.decoder.prompt import Template
 
-from ..conftest import FAMILIES
+from ..conftest import FAMILIES, WINDOWED, save_model
 from .published import LATE, covered, prompt_of, published_scores
 
 QUERY = "What do cats do?"
@@ -72,12 +72,21 @@ def eager(folder, layout, query, documents):
         seen = place[None] <= place[:, None]
         document = (group >= 0) & (group < len(blocks))
         seen &= ~(document[:, None] & document[None] & (group[:, None] != group[None]))
-        mask = torch.zeros(len(ids), len(ids)).masked_fill(~seen, torch.finfo(torch.float32).min)
+        at = torch.tensor(positions)
+
+        def mask(window, seen=seen, at=at):
+            near = seen if window is None else seen & (at[None] > at[:, None] - window)
+            return torch.zeros(near.shape).masked_fill(~near, torch.finfo(torch.float32).min)[None, None]
+
+        window = getattr(model.config, "sliding_window", None)
+        masks = mask(window)
+        if "full_attention" in (getattr(model.config, "layer_types", None) or []) and window:
+            masks = {"full_attention": mask(None), "sliding_attention": masks}
         with torch.no_grad():
             output = model(
                 input_ids=torch.tensor([ids]),
                 position_ids=torch.tensor([positions]),
-                attention_mask=mask[None, None],
+                attention_mask=masks,
                 output_attentions=True,
                 use_cache=False,
             )
@@ -124,6 +133,31 @@ def test_scores_are_those_of_eager_attention_with_a_written_out_mask(model_of, f
     scores = by_place(load_reranker(f"hf:{folder}", layout=layout).rank(QUERY, DOCUMENTS))
     assert np.ptp(scores) > 1e-4
     np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_windows_go_by_the_positions_that_restart(model_of, family):
+    """Read at once, and with documents kept: every window cuts some documents, in some layers whole ones."""
+    from sightline.rerank.decoder import DocumentCache
+
+    stand = sorted(DOCUMENTS, key=lambda d: d["id"])
+    expected = expected_scores(model_of(family), "icr-block", QUERY, stand)
+    ranker = load_reranker(model_of(family), layout="icr-block")
+    wide = expected_scores(model_of("mistral"), "icr-block", QUERY, stand)
+    np.testing.assert_allclose(by_place(ranker.rank(QUERY, DOCUMENTS)), expected, atol=1e-5)
+    assert np.ptp(expected) > 1e-4 and (family != "mistral-window" or np.abs(np.subtract(wide, expected)).max() > 1e-4)
+    keeping = load_reranker(model_of(family), layout="icr-block", cache=DocumentCache(host_bytes=1 << 24))
+    for _ in range(2):
+        np.testing.assert_allclose(by_place(keeping.rank(QUERY, DOCUMENTS)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "window"), [("gemma3", 30), ("gemma3", 100), ("mistral-window", 100)])
+def test_a_windowed_model_in_a_dense_prompt_is_transformers_own(tmp_path, family, window):
+    folder = save_model(tmp_path, family, sliding_window=window)
+    expected = published_scores("icr", *of_eager(folder), QUERY, DOCUMENTS[1:], "<s>[INST]", "[/INST]")
+    scores = by_place(load_reranker(folder, layout="icr").rank(QUERY, DOCUMENTS[1:]))
+    assert np.ptp(scores) > 1e-4
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

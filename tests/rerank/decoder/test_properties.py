@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import pickle
 import random
+import re
 import shutil
 
 import numpy as np
@@ -195,7 +196,7 @@ def test_a_tournament_of_few_documents_ends(decoder, count):
     blocks = documents([" ".join(random.Random(i).choices(WORDS, k=6)) + f" {i}" for i in range(count)])
     pairs = [reranker(decoder, "icr").prompt(QUERY, pair, 0).size for pair in itertools.combinations(blocks, 2)]
     whole = reranker(decoder, "icr").prompt(QUERY, blocks, 0).size
-    with pytest.raises(InputError, match="more than one pass"):
+    with pytest.raises(InputError, match="cannot be read in one pass: token_budget is"):
         reranker(decoder, "icr", token_budget=min(pairs) - 1).rank(QUERY, blocks)
     for budget in {max(pairs), whole - 1} if count > 2 else {whole}:
         ranking = reranker(decoder, "icr", token_budget=budget).rank(QUERY, blocks)
@@ -210,7 +211,17 @@ def test_a_list_beyond_the_models_positions_is_a_tournament_too(tmp_path):
     with pytest.raises(ModelError, match="16384.*200"):
         reranker(small, "blockrank")
     with pytest.raises(InputError, match="position"):
-        reranker(small, "blockrank-cached", query_position=195).rank(QUERY, documents(texts))
+        reranker(small, "blockrank-cached", max_block_tokens=48).rank("cats purr " * 30, documents(texts))
+
+
+@pytest.mark.parametrize(("asked", "stands"), [(16_384, 800), (801, 800), (700, 700), (None, None)])
+def test_a_query_stands_within_the_models_positions(tmp_path, asked, stands):
+    small = load_decoder(save_model(tmp_path, max_position_embeddings=1000))
+    ranker = reranker(small, "blockrank-cached", query_position=asked, max_block_tokens=200)
+    assert ranker.spec.prompt.query_position == stands
+    assert len(ranker.rank(QUERY, DOCUMENTS)) == 4
+    again = DecoderReranker(small, ranker.spec)  # nothing changes twice
+    assert again.spec == ranker.spec
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -312,23 +323,34 @@ def test_a_query_with_nothing_to_ask_is_refused(decoder, query):
 
 def test_a_model_without_chat_template_is_refused_by_name(tmp_path):
     folder = save_model(tmp_path, chat=False)
-    with pytest.raises(ModelError, match="no chat template"):
-        load_reranker(f"hf:{folder}", layout="icr")
+    with pytest.raises(ModelError, match="no chat template") as error:
+        load_reranker(f"hf:{folder}#icr")
+    lines = re.findall(r"'([^']+: [^']+)'", str(error.value))
+    (tmp_path / "plain.yaml").write_text("\n".join(lines))  # what the message says, from any command
+    plain = load_reranker(f"hf:{folder}#{tmp_path / 'plain.yaml'}")
+    assert plain.spec == load_layout("icr", name="plain", chat=False)
     assert len(load_reranker(f"hf:{folder}", layout="icr", chat=False).rank(QUERY, DOCUMENTS)) == 4
 
 
-def test_a_model_whose_window_would_cut_the_list_is_refused(tmp_path):
-    from transformers import MistralConfig
-
-    from ..conftest import FAMILIES
-
-    FAMILIES["window"] = lambda **k: MistralConfig(**k, head_dim=16, sliding_window=60)
-    try:
-        ranker = load_reranker(f"hf:{save_model(tmp_path, 'window')}", layout="icr")
-    finally:
-        del FAMILIES["window"]
-    with pytest.raises(InputError, match="60 tokens back"):
-        ranker.rank(QUERY, DOCUMENTS)
+def test_windows_that_hide_documents_where_attention_is_read(tmp_path, model_of):
+    narrow = f"hf:{save_model(tmp_path, 'mistral-window', sliding_window=60)}"
+    with pytest.raises(ModelError, match="puts the query at position 16384, but the layers .* see 60 positions back"):
+        load_reranker(narrow, layout="blockrank")
+    with pytest.raises(InputError, match="layout 'icr-block' cannot rank this list: .* leaves out 4 of 4 documents"):
+        load_reranker(narrow, layout="icr-block").rank(QUERY, DOCUMENTS)
+    near = load_reranker(narrow, layout="icr-block", max_block_tokens=40)
+    assert len(near.rank(QUERY, DOCUMENTS)) == 4
+    # In one prompt fewer documents are nearer to the query, and a list of two cannot become shorter.
+    dense = load_reranker(narrow, layout="icr")
+    assert any("2 groups were ranked apart" in warning for warning in dense.rank(QUERY, DOCUMENTS).warnings)
+    with pytest.raises(InputError, match="cannot be read in one pass: the layers .* leaves out 1 of 2"):
+        dense.rank(QUERY, [Document("near", "Cats purr. " * 30), Document("far", "Iron rusts.")])
+    # One layer that sees everything is enough for a mean over layers, but not for one over logarithms.
+    gemma = model_of("gemma3")
+    assert len(load_reranker(f"hf:{gemma}", layout="icr").rank(QUERY, DOCUMENTS).warnings) == 1  # that order counts
+    changes = {"readout": "log_mass", "calibration": "none", "outliers": None}
+    with pytest.raises(InputError, match="see 40 positions back"):
+        load_reranker(f"hf:{gemma}", layout="icr-block", **changes).rank(QUERY, DOCUMENTS)
 
 
 def test_a_model_that_caps_its_logits_is_refused(tmp_path):

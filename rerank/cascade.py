@@ -1,0 +1,135 @@
+"""A cascade: one reranker for the whole list, another for the top of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..documents import Document
+from ..errors import InputError
+from .base import Request, Reranker, Scored
+from .results import NOTHING
+
+__all__ = ["CascadeReranker"]
+
+
+class CascadeReranker(Reranker):
+    """Ranks by one reranker, then the best documents by a second one, which may be slow.
+
+    What the second does not see stands below what it sees, in the order of the first. Of passages that share an id only
+    the best goes on, so ``top`` counts documents. Scores are relative to the list: what stands below the top is shifted
+    there.
+
+    Args:
+        first: ranks the whole list. Kept token states go to it.
+        second: ranks the top; evidence and mass are its own, where it has them.
+        top: how many documents it ranks, at least 2.
+        weight: None to order the top by the second's score alone. Else by a sum: the first's score, and so many times
+            the second's, standardised over the top to mean 0 and standard deviation 1.
+        name: the name that was asked for; None for ``FIRST>SECOND@TOP``.
+
+    Raises:
+        InputError: if ``top`` is below 2, or ``weight`` not above 0.
+
+    Example:
+        >>> from sightline.rerank import load_reranker
+        >>> cascade = CascadeReranker(load_reranker("minilm-maxsim"), load_reranker("minilm"), top=2)
+        >>> cascade.name
+        'minilm-maxsim>minilm@2'
+        >>> ranking = cascade.rank("who purrs", ["Iron rusts.", "Cats purr.", "A cat is an animal."])
+        >>> ranking[0].document.text, ranking[2].mass
+        ('Cats purr.', 0.0)
+    """
+
+    def __init__(
+        self,
+        first: Reranker,
+        second: Reranker,
+        top: int = 20,
+        *,
+        weight: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        if isinstance(top, bool) or not isinstance(top, int) or top < 2:
+            raise InputError(f"top is how many documents the second reranker orders, at least 2, not {top!r}")
+        if weight is not None and not 0 < weight < np.inf:
+            raise InputError(f"weight must be above 0, or None for the second reranker's order, not {weight!r}")
+        self.first, self.second, self.top, self.weight = first, second, top, weight
+        self.name = name or f"{first.name}>{second.name}@{top}"
+        self.layout, self.model, self.revision = second.layout, second.model, second.revision
+        self.readout, self.has_evidence = second.readout, second.has_evidence
+        self.reader, self.window, self.uses_bm25 = first.reader, first.window, first.uses_bm25
+
+    def _readable(self, document: Document) -> bool:
+        return self.first._readable(document) and self.second._readable(document)
+
+    def _score(self, lists: Sequence[Request]) -> list[Scored]:
+        firsts = self.first._score([dataclasses.replace(request, evidence=False) for request in lists])
+        tops = [self._top(request, scored) for request, scored in zip(lists, firsts, strict=True)]
+        shorter = [
+            Request(
+                request.query,
+                [request.documents[i] for i in places],
+                [None] * len(places),
+                request.evidence,
+                None if request.bm25 is None else [request.bm25[i] for i in places],
+            )
+            for request, places in zip(lists, tops, strict=True)
+        ]
+        seconds = self.second._score(shorter)
+        return [self._joined(*parts) for parts in zip(firsts, seconds, tops, strict=True)]
+
+    def _top(self, request: Request, scored: Scored) -> list[int]:
+        """Places of what the second reranker ranks, in the order in which the list was given."""
+        documents = request.documents
+        order = sorted(range(len(documents)), key=lambda i: (-scored.scores[i], documents[i].id, documents[i].contents))
+        best: dict[str, int] = {}
+        for place in order:
+            best.setdefault(documents[place].id, place)
+        return sorted(list(best.values())[: self.top])
+
+    def _joined(self, first: Scored, second: Scored, top: list[int]) -> Scored:
+        count = len(first.scores)
+        scores, rest = np.full(count, NOTHING), np.setdiff1d(np.arange(count), top)
+        scores[top] = second.scores
+        if self.weight is not None and top:
+            scores[top] = first.scores[top] + self.weight * _standardised(second.scores)
+        if len(rest):  # below the top, in the first's order
+            scores[rest] = first.scores[rest] - first.scores[rest].max() + scores[top].min() - 1.0
+        shares = mass = None
+        if second.mass is not None:
+            mass = np.zeros(count)
+            mass[top] = second.mass
+        if second.shares is not None:
+            shares = np.zeros((len(second.shares), count))
+            shares[:, top] = second.shares
+        truncated = list(first.truncated or [0] * count)
+        for place, cut in zip(top, second.truncated or [0] * len(top), strict=True):
+            truncated[place] = cut
+        at, attention = {place: i for i, place in enumerate(top)}, second.attention
+
+        def attended(place: int) -> tuple[np.ndarray, np.ndarray]:
+            if attention is None or place not in at:
+                return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
+            return attention(at[place])
+
+        note = f"of {count} documents the {len(top)} best by {self.first.name} were ranked by {self.second.name}"
+        return Scored(
+            scores,
+            mass,
+            shares,
+            second.query_tokens,
+            truncated,
+            {top[i] for i in second.unread} | set(first.unread),
+            None if attention is None else attended,
+            second.dtype,
+            second.backend,
+            (*first.warnings, *second.warnings, *([note] if len(rest) else [])),
+        )
+
+
+def _standardised(scores: np.ndarray) -> np.ndarray:
+    spread = float(scores.std())
+    return (scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores))
