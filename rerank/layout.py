@@ -546,9 +546,9 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
         InputError: if there is no such layout, or it is not a valid one.
 
     Example:
-        >>> load_layout("minilm-log-mass", readout="mass", scale=10.0).readout
-        ReadoutSpec(readout='mass', scale=10.0, normalisation='documents', length='sum', calibration='none', \
-outliers=None, ssmax=0.0, layers='all', heads='all', weights=None)
+        >>> changed = load_layout("minilm-log-mass", readout="mass", scale=10.0).readout
+        >>> changed.readout, changed.scale
+        ('mass', 10.0)
     """
     if isinstance(name, Layout):
         fields = name.as_dict()
