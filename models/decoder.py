@@ -529,7 +529,7 @@ def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None)
     """Weights of a model by their names in its safetensors files, such as those of a head that transformers lacks.
 
     Args:
-        name: a name on the hub, or a folder.
+        name: a name on the hub, or a folder; if it is one of an adapter, its base model is meant.
         tensors: names of the weights.
         revision: branch, tag or commit; None for the newest. A folder has none.
 
@@ -539,6 +539,7 @@ def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None)
     from safetensors import safe_open
     from transformers.utils.hub import cached_file
 
+    name = base_of(name) or name
     revision = None if Path(name).is_dir() else revision
 
     def find(file: str) -> str | None:

@@ -344,9 +344,14 @@ def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
     out = LaidOut([], [], [prompt.context for prompt in prompts], [])
     for prompt, context in zip(prompts, out.contexts, strict=True):
         out.starts.append(len(out.ids))
-        for block in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
-            out.ids.extend(block)
-        out.positions.extend(positions_of(context, layout))
+        for ids in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
+            out.ids.extend(ids)
+        positions, at = positions_of(context, layout), context.instruction
+        for block in prompt.documents:
+            if block.places is not None:
+                positions[at : at + len(block.ids)] = [context.instruction + place for place in block.places]
+            at += len(block.ids)
+        out.positions.extend(positions)
     return out
 
 

@@ -245,7 +245,7 @@ class _WholePass:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         if self.marks is not None:
-            self.marks.add(q, k, scale)
+            self.marks.add(q, k, scale, window)
         return block_attention(q, k, v, self.layouts.on(q.device, window)[0], scale=scale)[0]
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
@@ -271,13 +271,15 @@ class _Marks:
             own = blocks[layouts.attention.owner(np.array([row]))[0]]
             prefix = np.arange(own["prefix_start"], own["prefix_stop"])
             seen[row] = torch.from_numpy(np.concatenate([prefix, np.arange(own["start"], row + 1)]))
-        self._seen = seen
+        self._seen, self._packing = seen, layouts.attention
         self._sums = {row: torch.zeros(len(laid.ids)) for row in seen}
 
-    def add(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        """Read one layer: q (T, Hq, D), k (T, Hkv, D)."""
+    def add(self, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        """Read one layer that sees so far back: q (T, Hq, D), k (T, Hkv, D)."""
         self.layers += 1
-        for row, seen in self._seen.items():
+        packing = self._packing.with_window(window)
+        for row, everything in self._seen.items():
+            seen = everything[torch.from_numpy(packing.near(np.array([row]), everything.numpy()))]
             keys = k[seen.to(k.device)].float()
             logits = torch.einsum("hgd,shd->hgs", q[row].float().view(keys.shape[1], -1, keys.shape[2]), keys) * scale
             self._sums[row][seen] += logits.softmax(dim=-1).mean(dim=(0, 1)).cpu()

@@ -36,12 +36,14 @@ class Block:
         truncated: tokens of its text that are not read.
         counted: start and end of the tokens on which attention counts as attention on the document, see
             `PromptSpec.span`.
+        places: where its tokens stood when it was read, if some were forgotten since then.
     """
 
     ids: tuple[int, ...]
     spans: np.ndarray
     truncated: int
     counted: tuple[int, int]
+    places: tuple[int, ...] | None = None
 
     def every(self, stride: int) -> Block:
         """The block as the query sees it that sees the last of every ``stride`` tokens, and the last of all."""
@@ -49,7 +51,8 @@ class Block:
             return self
         places = strided(len(self.ids), stride)
         start, stop = np.searchsorted(places, self.counted).tolist()
-        return Block(tuple(self.ids[i] for i in places), self.spans[places], self.truncated, (start, stop))
+        ids = tuple(self.ids[place] for place in places)
+        return Block(ids, self.spans[places], self.truncated, (start, stop), tuple(places))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,17 +43,38 @@ YES_NO = load_layout(
     chat=False,
     relevance={"slope": 1.0, "offset": 0.0},
 )
-FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "granite")
+FAMILIES = ("qwen3", "qwen2", "llama", "mistral", "granite", "gemma3", "mistral-narrow")
+# Windows that cut the short texts here; of "qwen3-narrow" only the last two layers have one, as in jina-reranker-v3.5.
+NARROW = {
+    "mistral-narrow": ("mistral-window", {"sliding_window": 20}),
+    "qwen3-narrow": ("qwen3", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2}),
+}
 
 
 @pytest.fixture(scope="module")
-def whole(model_of):
+def folder_of(model_of, tmp_path_factory):
+    """A folder with a random model, made once."""
+    made = {}
+
+    def make(family="qwen3"):
+        if family not in NARROW:
+            return model_of(family)
+        if family not in made:
+            base, shape = NARROW[family]
+            made[family] = save_model(tmp_path_factory.mktemp(family), base, **shape)
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(folder_of):
     """Loaded once: tokenizer and model of a family, as transformers has them."""
     loaded = {}
 
     def load(family="qwen3"):
         if family not in loaded:
-            folder = model_of(family)
+            folder = folder_of(family)
             model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float64)
             loaded[family] = AutoTokenizer.from_pretrained(folder), model.eval()
         return loaded[family]
@@ -84,9 +105,9 @@ def by_place(ranking, attribute="score"):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_yes_no_scores_are_those_of_one_plain_prompt_a_document(model_of, whole, family):
+def test_yes_no_scores_are_those_of_one_plain_prompt_a_document(folder_of, whole, family):
     expected = log_odds(whole(family), "Y", "N")
-    reranker = load_reranker(model_of(family), layout=YES_NO, dtype="float64")
+    reranker = load_reranker(folder_of(family), layout=YES_NO, dtype="float64")
     ranking = reranker.rank(QUERY, TEXTS)
     np.testing.assert_allclose(by_place(ranking), expected, atol=1e-5)
     np.testing.assert_allclose(by_place(ranking, "relevance"), 1 / (1 + np.exp(-expected)), atol=1e-5)
@@ -132,8 +153,9 @@ def test_lists_in_one_pass_do_not_see_one_another(model_of):
         np.testing.assert_allclose(by_place(together[i]), by_place(reranker.rank(query, TEXTS[: 2 + i])), atol=1e-5)
 
 
-def test_evidence_is_what_the_scored_token_attends_to(model_of, whole):
-    tokenizer, model = whole()
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-narrow"])
+def test_evidence_is_what_the_scored_token_attends_to(folder_of, whole, family):
+    tokenizer, model = whole(family)
     with torch.no_grad():
         pieces = [PREFIX.format(query=QUERY), BLOCK.format(text=TEXTS[0])]
         first, block = (tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True) for piece in pieces)
@@ -143,7 +165,7 @@ def test_evidence_is_what_the_scored_token_attends_to(model_of, whole):
     start = len("Document: ")
     own = [a < start + len(TEXTS[0]) and b > start for a, b in block["offset_mapping"]]
     expected = row[torch.tensor(own)]
-    ranking = load_reranker(model_of(), layout=YES_NO).rank(QUERY, TEXTS, evidence="token")
+    ranking = load_reranker(folder_of(family), layout=YES_NO).rank(QUERY, TEXTS, evidence="token")
     [marks] = [item.evidence for item in ranking if item.index == 0]
     np.testing.assert_allclose([mark.mass for mark in marks], expected / expected.sum(), atol=1e-5)
     for item in ranking:
@@ -233,16 +255,19 @@ COSINE = load_layout(
 )
 
 
-@pytest.fixture(scope="module")
-def with_projector(model_of, tmp_path_factory):
-    """A model whose file also has two matrices that transformers knows nothing of."""
-    folder = tmp_path_factory.mktemp("projector")
-    shutil.copytree(model_of(), folder, dirs_exist_ok=True)
+def add_projector(source, folder):
+    """Copy a model, and add two matrices to its file that transformers knows nothing of."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
     weights = load_file(folder / "model.safetensors")
     torch.manual_seed(5)
     weights |= {"projector.0.weight": torch.randn(24, 48), "projector.2.weight": torch.randn(16, 24)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def with_projector(model_of, tmp_path_factory):
+    return add_projector(model_of(), tmp_path_factory.mktemp("projector"))
 
 
 def projected(loaded, weights, texts):
@@ -264,10 +289,11 @@ def cosines(documents, query):
     return documents @ query / np.linalg.norm(documents, axis=1) / np.linalg.norm(query)
 
 
-def test_cosine_scores_are_those_of_one_plain_prompt(with_projector, whole):
-    weights = load_file(f"{with_projector}/model.safetensors")
-    expected = cosines(*projected(whole(), weights, TEXTS))
-    reranker = load_reranker(with_projector, layout=COSINE, dtype="float64")
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-narrow"])
+def test_cosine_scores_are_those_of_one_plain_prompt(folder_of, whole, tmp_path, family):
+    folder = add_projector(folder_of(family), tmp_path / "projector")
+    expected = cosines(*projected(whole(family), load_file(f"{folder}/model.safetensors"), TEXTS))
+    reranker = load_reranker(folder, layout=COSINE, dtype="float64")
     ranking = reranker.rank(QUERY, TEXTS)
     np.testing.assert_allclose(by_place(ranking), expected, atol=1e-5)
     assert not reranker.list_free and any("order" in warning for warning in ranking.warnings)
@@ -409,7 +435,7 @@ def test_pieces_that_are_tokenised_apart_stay_apart(model_of):
 # -- strided visibility, as in CompRank -------------------------------------------------------------------------------
 
 
-def strided_shares(loaded, layout, prompt, stride):
+def strided_shares(loaded, layout, prompt, stride, window):
     """Shares of the attention at layer 2, with a mask that is written out."""
     _, model = loaded
     blocks = [block.ids for block in prompt.documents]
@@ -430,6 +456,8 @@ def strided_shares(loaded, layout, prompt, stride):
     mask = place[None] <= place[:, None]
     mask &= ~(document[:, None] & document[None] & (owner[:, None] != owner[None]))
     mask &= ~((owner == len(blocks))[:, None] & ~seen[None])
+    place = torch.tensor(positions)
+    mask &= place[None] > place[:, None] - window
     with torch.no_grad():
         attention = model(
             torch.tensor([ids]),
@@ -442,13 +470,17 @@ def strided_shares(loaded, layout, prompt, stride):
     return (shares / shares.sum(-1, keepdim=True)).mean((0, 1)).numpy()
 
 
-def test_the_query_sees_every_tenth_token_of_a_document_and_no_other(model_of, whole):
-    reranker = load_reranker(model_of(), layout="comprank", dtype="float64")
+@pytest.mark.parametrize(("family", "window"), [("qwen3", 99_999), ("mistral-window", 540)])
+def test_the_query_sees_every_tenth_token_of_a_document_and_no_other(model_of, whole, family, window):
+    # Where there is a window, it hides the first tokens of the documents from the last of the query.
+    instruction = len(Template(load_layout("comprank"), whole(family)[0], "mine").instruction(""))
+    options = {"layout": "comprank", "dtype": "float64", "query_position": instruction + 540 - 82 + 7}
+    reranker = load_reranker(model_of(family), **options)
     documents = [Document(str(i), text) for i, text in enumerate(TEXTS[:4])]
     prompt = reranker.prompt(QUERY, documents, 0)
-    expected = strided_shares(whole(), reranker.spec, prompt, 10)
+    expected = strided_shares(whole(family), reranker.spec, prompt, 10, window)
     np.testing.assert_allclose(by_place(reranker.rank(QUERY, documents)), expected, atol=1e-5)
-    everything = load_reranker(model_of(), layout="blockrank-cached", dtype="float64").rank(QUERY, documents)
+    everything = load_reranker(model_of(family), **options, visible_tokens="all").rank(QUERY, documents)
     assert np.abs(by_place(everything) - expected).max() > 1e-3
     heads = reranker.head_scores(QUERY, documents)
     np.testing.assert_allclose(heads.mean(axis=0), expected, atol=1e-5)
