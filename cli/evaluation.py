@@ -213,6 +213,9 @@ def matrix(
     only: Annotated[
         str, typer.Option(help="Comma-separated: these collections alone.", rich_help_panel=COLLECTION)
     ] = "",
+    reranker: Annotated[
+        list[str] | None, typer.Option(help="A reranker beside those of the plan. You may give several.")
+    ] = None,
     max_queries: MaxQueriesOption = None,
     jobs: JobsOption = 1,
     candidates: PerQueryOption = 100,
@@ -223,7 +226,7 @@ def matrix(
     from ..eval.matrix import evaluate_collections, load_matrix
     from ..eval.metrics import split_measures
 
-    collections = load_matrix(data, plan, only=names(only), max_queries=max_queries)
+    collections = load_matrix(data, plan, only=names(only), rerankers=reranker or (), max_queries=max_queries)
     options: dict[str, Any] = {"candidates": candidates, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("matrix") as tell:
         results = evaluate_collections(collections, out, jobs=jobs, progress=tell, **options)

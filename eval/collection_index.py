@@ -172,9 +172,11 @@ def _misfit(index: Index, needed: Mapping[str, Any]) -> str | None:
         built["token_states"] = manifest.token_states.kind
     if (decoder := needed["decoder_states"]) is not None:
         kept = manifest.decoder_states
-        served = kept is not None and not decoder.reading.misfit(kept.reading)
-        built["decoder_states"] = decoder if served else "none" if kept is None else kept.reading.name
-        built["decoder_form"] = needed["decoder_form"] if kept is None else kept.kind
+        needed["decoder_states"], built["decoder_states"] = decoder.reading.name, "none"
+        if kept is not None:
+            reason = decoder.reading.misfit(kept.reading)
+            built["decoder_states"] = f"{kept.reading.name} ({reason})" if reason else decoder.reading.name
+            built["decoder_form"] = kept.kind
     return next(
         (f"{name} is {value!r}, needed is {needed[name]!r}" for name, value in built.items() if needed[name] != value),
         None,

@@ -45,7 +45,12 @@ class Collection:
 
 
 def load_matrix(
-    data: str | Path, plan: str | Path, *, only: Sequence[str] = (), max_queries: int | None = None
+    data: str | Path,
+    plan: str | Path,
+    *,
+    only: Sequence[str] = (),
+    rerankers: Sequence[str] = (),
+    max_queries: int | None = None,
 ) -> list[Collection]:
     """Read a plan.
 
@@ -54,6 +59,7 @@ def load_matrix(
         plan: a YAML file with ``first_stages``, ``rerankers``, and ``collections``, each with
             ``folder`` and perhaps ``split``, ``qrels``, and ``runs`` (which then are its only first stages).
         only: the names of the collections to take; empty for all.
+        rerankers: rerankers beside those of the plan.
         max_queries: how many queries to take of each, the first ones; None for all.
 
     Raises:
@@ -65,7 +71,7 @@ def load_matrix(
         raise DataError("no such folder; name the one that holds the plan's collections", path=data)
     body = load_yaml(plan)
     try:
-        collections = dict(as_type(body, _Plan).laid_out(data, max_queries))
+        collections = dict(as_type(body, _Plan).laid_out(data, rerankers, max_queries))
     except DataError as error:
         raise DataError(error.reason, path=plan) from None
     if missing := [name for name in only if name not in collections]:
@@ -98,7 +104,9 @@ class _Plan:
         if twice := [name for name in names if names.count(name) > 1]:
             raise DataError(f"{twice[0]} is there twice")
 
-    def laid_out(self, data: Path, max_queries: int | None) -> Iterator[tuple[str, Collection]]:
+    def laid_out(
+        self, data: Path, rerankers: Sequence[str], max_queries: int | None
+    ) -> Iterator[tuple[str, Collection]]:
         """Each collection by its name in the plan."""
         for entry in self.collections:
             folder, runs = data / entry.folder, entry.runs or {}
@@ -109,7 +117,7 @@ class _Plan:
                     folder=folder,
                     systems=tuple(
                         f"{stage}+{reranker}" if reranker else stage
-                        for reranker in ("", *self.rerankers)
+                        for reranker in dict.fromkeys(("", *self.rerankers, *rerankers))
                         for stage in stages
                     ),
                     split=entry.split,

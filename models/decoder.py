@@ -12,6 +12,7 @@ import contextlib
 import copy
 import hashlib
 import importlib.util
+import json
 import os
 import pickle
 from collections.abc import Callable, Sequence
@@ -29,7 +30,17 @@ from .devices import choose_device
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .notices import without_notices
 
-__all__ = ["Call", "Decoder", "Enough", "cut_off", "load_config", "load_decoder", "load_weights", "revision_of"]
+__all__ = [
+    "Call",
+    "Decoder",
+    "Enough",
+    "cut_off",
+    "load_config",
+    "load_decoder",
+    "load_tensors",
+    "load_weights",
+    "revision_of",
+]
 
 # Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
 _NAME = "sightline"
@@ -512,6 +523,43 @@ def load_weights(
     if device_map is None and quantization_config is None:
         model = model.to(device)
     return model, tokenizer
+
+
+def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None) -> list[torch.Tensor]:
+    """Weights of a model by their names in its safetensors files, such as those of a head that transformers lacks.
+
+    Args:
+        name: a name on the hub, or a folder; if it is one of an adapter, its base model is meant.
+        tensors: names of the weights.
+        revision: branch, tag or commit; None for the newest. A folder has none.
+
+    Raises:
+        ModelError: if the model has no safetensors files, or no such weight.
+    """
+    from safetensors import safe_open
+    from transformers.utils.hub import cached_file
+
+    name = base_of(name) or name
+    revision = None if Path(name).is_dir() else revision
+
+    def find(file: str) -> str | None:
+        try:
+            return cached_file(name, file, revision=revision)
+        except OSError:
+            return None
+
+    index = find("model.safetensors.index.json")
+    files: dict[str, str] = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"] if index else {}
+    out = []
+    for tensor in tensors:
+        path = find(files.get(tensor, "model.safetensors"))
+        if path is None:
+            raise ModelError(f"cannot load {tensor!r} of {name!r}: it has no model.safetensors")
+        with safe_open(path, "pt") as weights:
+            if tensor not in weights.keys():  # noqa: SIM118 - no mapping
+                raise ModelError(f"{name!r} has no weight {tensor!r}; the layout is for another model")
+            out.append(weights.get_tensor(tensor))
+    return out
 
 
 def _dtype_named(name: str) -> torch.dtype:

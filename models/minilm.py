@@ -235,6 +235,8 @@ class MiniLM(TrainableReader):
         """
         import torch
 
+        from ..kernels.threads import idle_threads
+
         tokens = self.tokenise(texts, behind=behind)
         counts = tokens.counts
         offsets = np.concatenate([[0], np.cumsum(counts)])
@@ -248,14 +250,15 @@ class MiniLM(TrainableReader):
             distinct = np.array(list(first.values()), dtype=np.int64)
             sizes = (counts[distinct] + tokens.lead + 1).tolist()
             for places in token_budget_batches(sizes, tokens_at_once(self.device)):
-                batch = distinct[places].tolist()
-                hidden, mask = self.hidden(tokens, batch)
-                mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                pooled[batch] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
-                if packed is not None:
-                    unit = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
-                    for row, i in enumerate(batch):
-                        packed[offsets[i] : offsets[i + 1]] = unit[row, tokens.lead : counts[i] + tokens.lead]
+                with idle_threads():
+                    batch = distinct[places].tolist()
+                    hidden, mask = self.hidden(tokens, batch)
+                    mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                    pooled[batch] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+                    if packed is not None:
+                        unit = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
+                        for row, i in enumerate(batch):
+                            packed[offsets[i] : offsets[i + 1]] = unit[row, tokens.lead : counts[i] + tokens.lead]
         for i, origin in enumerate(source):
             if origin != i:
                 pooled[i] = pooled[origin]

@@ -98,8 +98,11 @@ class CrossEncoderScorer(_SentenceTransformersModel):
         """See `Scorer.score`; logits, since a sigmoid in single precision makes ties of what is certain."""
         import torch
 
+        from ..kernels.threads import idle_threads
+
         pairs = [(query, text) for text in texts]
-        values = self.model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
+        with idle_threads():
+            values = self.model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
         tokens = self.model.tokenizer([query] * len(texts), list(texts), truncation=False, verbose=False)["input_ids"]
         return [float(value) for value in values], _cut(tokens, self.model.max_seq_length)
 

@@ -38,6 +38,7 @@ Kind = Literal["late-interaction", "decoder"]
 _HEAD = re.compile(r"\d+-\d+")
 _DETECTED = re.compile(r"(qr|core|ndcg):[1-9]\d*")
 _LAST = re.compile(r"last:[1-9]\d*")
+_STRIDE = re.compile(r"stride:[1-9]\d*")
 _MARKER = re.compile(r"marker:.+")
 _HIDDEN = ("yes_no", "cosine", "id_logits")  # readouts of hidden states; the others read attention
 # Fields that change which heads would be found; the others read the same attention in another way.
@@ -46,7 +47,7 @@ _FINGERPRINTED = (
     "max_block_tokens calibration outliers"
 ).split()
 # Later fields of that kind; at their default they leave the fingerprint as it was without them.
-_FINGERPRINTED_LATER = ("separator", "span")
+_FINGERPRINTED_LATER = ("separator", "block_end", "span", "visible_tokens")
 # What only the attention of a decoder has: other keys, a null query, layers, heads.
 _ATTENTION_ONLY = ("normalisation", "length", "calibration", "layers", "heads", "ssmax")
 
@@ -252,6 +253,8 @@ class PromptSpec:
         block: the text of a document's block.
         separator: stands before each block and before the query block. It is read, but attention on it counts as
             attention on no document, and none of its tokens is a signal token.
+        block_end: the end of a block, tokenised by itself, for models that were trained on pieces of text whose tokens
+            were put together. With mask ``block`` only.
         span: the tokens of a block on which attention counts as attention on the document: ``block``, all of the
             filled template; ``contents``, title and text only. Either way, all tokens are read.
         mask: ``block``: a document sees itself and the instruction; ``causal``: also all documents before it. The query
@@ -280,6 +283,8 @@ class PromptSpec:
         shuffles: if above 0, scores are means over so many shuffles of the list, drawn alike for every given order
             (permutation self-consistency, Tang et al. 2024).
         max_documents: documents in one context at most; longer lists are read in parts. None for no limit.
+        visible_tokens: the tokens of a document that the query block sees: ``all``, or ``stride:N``, the last of every
+            N tokens of its block. The others are read with the document and then forgotten (CompRank, 2026).
 
     Raises:
         InputError: if a field has a value it cannot have, or two do not go together.
@@ -291,6 +296,7 @@ class PromptSpec:
     signal_tokens: str = ""
     document_token: str = "last:1"
     separator: str = ""
+    block_end: str = ""
     span: Literal["block", "contents"] = "block"
     instruction: str = ""
     query: str = "{query}"
@@ -303,10 +309,14 @@ class PromptSpec:
     order: Literal["given", "reversed"] = "given"
     shuffles: int = 0
     max_documents: int | None = None
+    visible_tokens: str = "all"
 
     def __post_init__(self) -> None:
         _check_places("block", self.block, {"title": 1, "text": 1, "id": None}, needed="text")
         _check_places("separator", self.separator, {})
+        _check_places("block_end", self.block_end, {})
+        if self.block_end and self.mask != "block":
+            _refuse("block_end is tokenised by itself, and with mask 'causal' nothing is: write it into block")
         _check_places("instruction", self.instruction, {"query": None, "count": None})
         _check_places("query", self.query, {"query": 1, "count": None}, needed="query" if self.query else None)
         if not self.query and "{query}" not in self.instruction:
@@ -324,6 +334,10 @@ class PromptSpec:
                 f"signal_tokens must be query, prompt, block, such as last:2, or such as marker:<|rerank_token|>, not "
                 f"{quoted(self.signal_tokens)}"
             )
+        if self.visible_tokens != "all" and not _STRIDE.fullmatch(self.visible_tokens):
+            _refuse(f"visible_tokens must be 'all' or such as stride:10, not {quoted(self.visible_tokens)}")
+        if self.visible_tokens != "all" and (self.mask, self.positions) != ("block", "restart"):
+            _refuse("visible_tokens are chosen of documents that are read apart: mask 'block', positions 'restart'")
         if self.document_token != "last:1" and not _MARKER.fullmatch(self.document_token):
             _refuse(f"document_token must be last:1 or such as marker:<|end|>, not {quoted(self.document_token)}")
         if self.max_documents is not None and not 2 <= self.max_documents <= 10_000:
@@ -389,6 +403,8 @@ class Layout:
                 if self.prompt.query
                 else f"readout {self.readout.readout!r} reads the query block, which is empty"
             )
+        elif self.readout.hidden and self.prompt.visible_tokens != "all":
+            _refuse("visible_tokens are for readouts of attention")
         elif self.readout.readout == "id_logits" and (self.prompt.ids == "none" or self.prompt.max_documents is None):
             _refuse("readout 'id_logits' needs ids in the blocks, and max_documents, for which there are ids")
         elif self.documents_see_query:
@@ -434,6 +450,12 @@ class Layout:
     def _apart(self) -> bool:
         """Whether no document sees another, nor counts behind it."""
         return self.prompt is None or (self.prompt.mask == "block" and self.prompt.positions == "restart")
+
+    @property
+    def stride(self) -> int:
+        """Of how many tokens of a document the query block sees one."""
+        visible = self.require_prompt().visible_tokens
+        return 1 if visible == "all" else int(visible.removeprefix("stride:"))
 
     @property
     def fingerprint(self) -> str:
@@ -525,9 +547,9 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
         InputError: if there is no such layout, or it is not a valid one.
 
     Example:
-        >>> load_layout("minilm-log-mass", readout="mass", scale=10.0).readout
-        ReadoutSpec(readout='mass', scale=10.0, normalisation='documents', length='sum', calibration='none', \
-outliers=None, ssmax=0.0, layers='all', heads='all', weights=None)
+        >>> changed = load_layout("minilm-log-mass", readout="mass", scale=10.0).readout
+        >>> changed.readout, changed.scale
+        ('mass', 10.0)
     """
     if isinstance(name, Layout):
         fields = name.as_dict()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ..retrieval.store import StoredPassage
 
 __all__ = ["Searcher"]
+
+logger = logging.getLogger(__name__)
 
 
 class Searcher:
@@ -80,6 +83,7 @@ class Searcher:
         self._count = candidates
         self._fusion = fusion
         self._kept_states = kept_states
+        self._told: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the index's path, and the reranker's name or the reranker as it was given."""
@@ -220,7 +224,14 @@ class Searcher:
         _check_stages(first_stages)
         if not queries or not first_stages:
             return [{} for _ in queries]
-        return self.index.read(lambda: self._candidates(queries, first_stages, rerankers, where))
+        lists = self.index.read(lambda: self._candidates(queries, first_stages, rerankers, where))
+        # Whoever ranks many lists hardly looks at the warnings of each.
+        one = next(iter(lists[0].values()))
+        for note in (note for reranker in rerankers if reranker for note in _unused(one, reranker)):
+            if note not in self._told:
+                self._told.add(note)
+                logger.warning("%s: %s", self.index.path, note)
+        return lists
 
     def _candidates(
         self,
@@ -276,7 +287,9 @@ class Searcher:
         See `search` for the arguments.
         """
         parts = [stage for stage in self._stages if stage != "hybrid"]
-        lists = self.candidates_each([query], {self.first_stage, *parts}, [self.reranker], where=where)[0]
+        _check_queries([query])
+        stages = {self.first_stage, *parts}
+        [lists] = self.index.read(lambda: self._candidates([query], stages, [self.reranker], where))
         evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
         result = self.rank(lists[self.first_stage], k=k, evidence=evidence, unit=unit, min_score=min_score)
         places = {

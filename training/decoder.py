@@ -116,6 +116,12 @@ class DecoderLearner:
         layout = saved_layout(model) if layout is None else layout
         layout = load_layout(layout) if isinstance(layout, str) else layout
         prompt = layout.require_prompt()
+        if layout.readout.hidden or layout.stride > 1:
+            what = f"reads hidden states ({layout.readout.readout})" if layout.readout.hidden else "forgets tokens"
+            raise InputError(
+                f"layout {layout.name!r} {what}, which training cannot; take a layout that reads attention over all "
+                "tokens, such as blockrank"
+            )
         if next_token and (not prompt.target or prompt.ids == "none"):
             lacks = "ids" if prompt.target else "target"
             raise InputError(f"layout {layout.name!r} has no {lacks} to write; take blockrank, or no next-token loss")

@@ -12,11 +12,12 @@ import torch
 
 from ...kernels import Context, Packing, block_attention, block_lse, block_max, row_lse, token_mass
 from ...kernels.packing import DOCUMENT
+from ...kernels.threads import idle_threads
 from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
 from .kept import Form, KeptBlock, compressed, joined
-from .prompt import Prompt
+from .prompt import Prompt, strided
 
 __all__ = [
     "LaidOut",
@@ -217,9 +218,9 @@ class _DocumentPass:
     signal_rows = torch.empty(0, dtype=torch.int64)
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, context: Context, positions: Sequence[int], form: Form) -> None:
+    def __init__(self, context: Context, positions: Sequence[int], form: Form, stride: int) -> None:
         self.layouts = Layouts([context], causal=False, signal=[], positions=positions)
-        self.form = form
+        self.form, self.stride = form, stride
         self.lengths = [context.instruction, *context.documents]
         self.keys: list[list[torch.Tensor]] = []
         self.values: list[list[torch.Tensor]] = []
@@ -246,7 +247,9 @@ class _DocumentPass:
         first = self.lengths[0]
         # Copies: a view would keep the whole pass in memory for the sake of one document.
         documents = compressed(x[first:], self.form).split(self.lengths[1:])
-        return [x[:first].clone(), *(piece.clone() for piece in documents)]
+        if self.stride == 1:
+            return [x[:first].clone(), *(piece.clone() for piece in documents)]
+        return [x[:first].clone(), *(piece[strided(len(piece), self.stride)] for piece in documents)]
 
 
 class _QueryPass:
@@ -341,9 +344,14 @@ def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
     out = LaidOut([], [], [prompt.context for prompt in prompts], [])
     for prompt, context in zip(prompts, out.contexts, strict=True):
         out.starts.append(len(out.ids))
-        for block in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
-            out.ids.extend(block)
-        out.positions.extend(positions_of(context, layout))
+        for ids in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
+            out.ids.extend(ids)
+        positions, at = positions_of(context, layout), context.instruction
+        for block in prompt.documents:
+            if block.places is not None:
+                positions[at : at + len(block.ids)] = [context.instruction + place for place in block.places]
+            at += len(block.ids)
+        out.positions.extend(positions)
     return out
 
 
@@ -406,7 +414,7 @@ def read(
         One `Reading` per list.
     """
     packed = pack(prompts, scope, kept)
-    with torch.inference_mode():
+    with torch.inference_mode(), idle_threads():
         decoder.run(packed.ids, packed.positions, packed.call)
     return packed.readings()
 
@@ -428,13 +436,13 @@ def read_documents(
         form: in which the documents are kept; the instruction is kept as it is computed.
 
     Returns:
-        What is kept of the instruction, and of each document.
+        What is kept of the instruction, and of each document: of its tokens those that the query will see.
     """
     context = Context([len(ids) for ids in documents], (), len(instruction))
     positions = positions_of(context, layout)
-    call = _DocumentPass(context, positions, form)
+    call = _DocumentPass(context, positions, form, layout.stride)
     ids = [*instruction, *(i for document in documents for i in document)]
-    with torch.inference_mode():
+    with torch.inference_mode(), idle_threads():
         decoder.run(torch.tensor(ids), torch.tensor(positions), call)
     return call.blocks()
 

@@ -13,7 +13,7 @@ that are read, and to no others.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,15 @@ import torch
 
 from ...errors import ModelError
 from ...kernels import block_attention
-from ...models.decoder import Decoder
+from ...kernels.threads import idle_threads
+from ...models.decoder import Decoder, load_tensors
 from ..layout import Layout
 from .forward import LaidOut, Layouts, lay_out
 from .kept import KeptBlock
 from .prompt import Prompt, Template, candidate_id
 from .readouts import DecoderReadout, ListScores, equal_for_equals
 
-__all__ = ["HiddenReadout", "IdLogitsReadout", "YesNoReadout"]
+__all__ = ["HIDDEN", "CosineReadout", "HiddenReadout", "IdLogitsReadout", "YesNoReadout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class HiddenReadout(DecoderReadout[_States]):
         layouts = Layouts(laid.contexts, causal, signal=[], positions=laid.positions)
         marks = _Marks(prompts, laid, layouts, rows) if tokens else None
         flat = torch.tensor([row for part in rows for row in part], dtype=torch.int64)
-        with torch.inference_mode():
+        with torch.inference_mode(), idle_threads():
             states = self.decoder.states(
                 torch.tensor(laid.ids), torch.tensor(laid.positions), _WholePass(layouts, marks), flat
             )
@@ -160,6 +161,62 @@ class IdLogitsReadout(HiddenReadout):
         return self._scored(prompts, parts, part.values)
 
 
+class CosineReadout(HiddenReadout):
+    """Cosine of a token's state in each block with one of the query block, both through a projector.
+
+    A list that takes several passes is put together as the published code of jina-reranker-v3 does (2025,
+    https://arxiv.org/abs/2509.25085): query vectors are averaged, each with the weight ``max((1 + s) / 2)`` over the
+    cosines s of its documents, and all documents are compared with the average.
+
+    Raises:
+        ModelError: if the projector is not among the model's weights, or does not fit its states.
+    """
+
+    joins = True
+
+    def __init__(self, decoder: Decoder, template: Template, layer_count: int) -> None:
+        super().__init__(decoder, template, layer_count)
+        names, width = self.layout.readout.projector, int(decoder.config.hidden_size)
+        self._projector = load_tensors(decoder.name, names, decoder.revision or None) if names else []
+        for name, weight in zip(names, self._projector, strict=True):
+            if weight.ndim != 2 or weight.shape[1] != width:
+                raise ModelError(
+                    f"{name!r} of {decoder.name!r} has the shape {tuple(weight.shape)}; a projector of states of "
+                    f"{width} dimensions has (any, {width})"
+                )
+            width = weight.shape[0]
+
+    def _rows(self, prompt: Prompt) -> list[int]:
+        return [*_document_rows(prompt, self.template), _query_row(prompt)]
+
+    def _values(self, states: torch.Tensor, prompt: Prompt) -> torch.Tensor:
+        for number, weight in enumerate(self._projector):
+            states = (states.relu() if number else states) @ weight.to(states).T
+        return states
+
+    def scores(self, prompts: Sequence[Prompt], parts: Sequence[_States]) -> ListScores:
+        """See `DecoderReadout.scores`."""
+        queries = torch.stack([part.values[-1] for part in parts])
+        weights = torch.stack([(1 + _cosines(part.values[:-1], part.values[-1]).max()) / 2 for part in parts])
+        # Each weight is 0 only if all documents point away from their queries; then all passes count alike.
+        weights = torch.where(weights.sum() > 0, weights, 1.0)
+        query = (weights[:, None] * queries).sum(dim=0) / weights.sum()
+        return self._scored(prompts, parts, _cosines(torch.cat([part.values[:-1] for part in parts]), query))
+
+
+# The readouts of hidden states by their names in layouts; all other readouts read attention.
+HIDDEN: Mapping[str, type[HiddenReadout]] = {
+    "yes_no": YesNoReadout,
+    "cosine": CosineReadout,
+    "id_logits": IdLogitsReadout,
+}
+
+
+def _cosines(documents: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Cosines (N,) of documents (N, D) with a query (D,)."""
+    return torch.nn.functional.cosine_similarity(documents, query[None], dim=1)
+
+
 def _document_rows(prompt: Prompt, template: Template) -> list[int]:
     """Places of the documents' tokens that are read, among the prompt's tokens."""
     rows, start = [], len(prompt.instruction)
@@ -188,7 +245,7 @@ class _WholePass:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         if self.marks is not None:
-            self.marks.add(q, k, scale)
+            self.marks.add(q, k, scale, window)
         return block_attention(q, k, v, self.layouts.on(q.device, window)[0], scale=scale)[0]
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
@@ -214,13 +271,15 @@ class _Marks:
             own = blocks[layouts.attention.owner(np.array([row]))[0]]
             prefix = np.arange(own["prefix_start"], own["prefix_stop"])
             seen[row] = torch.from_numpy(np.concatenate([prefix, np.arange(own["start"], row + 1)]))
-        self._seen = seen
+        self._seen, self._packing = seen, layouts.attention
         self._sums = {row: torch.zeros(len(laid.ids)) for row in seen}
 
-    def add(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> None:
-        """Read one layer: q (T, Hq, D), k (T, Hkv, D)."""
+    def add(self, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        """Read one layer that sees so far back: q (T, Hq, D), k (T, Hkv, D)."""
         self.layers += 1
-        for row, seen in self._seen.items():
+        packing = self._packing.with_window(window)
+        for row, everything in self._seen.items():
+            seen = everything[torch.from_numpy(packing.near(np.array([row]), everything.numpy()))]
             keys = k[seen.to(k.device)].float()
             logits = torch.einsum("hgd,shd->hgs", q[row].float().view(keys.shape[1], -1, keys.shape[2]), keys) * scale
             self._sums[row][seen] += logits.softmax(dim=-1).mean(dim=(0, 1)).cpu()

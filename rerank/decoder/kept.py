@@ -101,36 +101,30 @@ def compressed(x: torch.Tensor, form: Form) -> torch.Tensor:
         return x.to(torch.float16)
     wide = x.float()
     # Values are divided by the scale as it is kept, so that its own rounding costs nothing.
-    scales = (wide.abs().amax(dim=2, keepdim=True) / 127).to(torch.float16)
+    scales = (wide.abs().amax(dim=2, keepdim=True) / 127).clamp_(max=65504).to(torch.float16)
     values = (wide / torch.where(scales == 0, 1, scales).float()).round_().clamp_(-127, 127).to(torch.int8)
     return torch.cat([values, scales.view(torch.int8)], dim=2)
 
 
-def joined(kept: Sequence[torch.Tensor], own: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+def joined(kept: Sequence[torch.Tensor], own: torch.Tensor) -> torch.Tensor:
     """Keys or values of kept blocks, one after another, and those of the tokens behind them.
 
     Args:
         kept: (T_n, Hkv, D or D + 2) each, in any of the forms of `compressed`.
         own: (T, Hkv, D), whose format is computed in.
-        out: where to write; None for new memory.
 
     Returns:
         (sum of T_n + T, Hkv, D), in the format of ``own``.
     """
-    total = sum(map(len, kept))
-    if out is None:
-        out = own.new_empty(total + len(own), *own.shape[1:])
+    out = own.new_empty(sum(map(len, kept)) + len(own), *own.shape[1:])
     at = 0
     # Neighbours of one form are one copy and one product, however many they are.
-    for dtype, group in itertools.groupby(kept, key=lambda x: x.dtype):
-        parts = [x.to(own.device) for x in group]
-        rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+    for (dtype, _), group in itertools.groupby(kept, key=lambda x: (x.dtype, x.device)):
+        rows = torch.cat(list(group)).to(own.device)
         place = out[at : at + len(rows)]
         if dtype == torch.int8:
-            scales = (
-                rows[..., -_SCALE_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.float16).to(own.dtype)
-            )
-            torch.mul(rows[..., :-_SCALE_BYTES], scales, out=place)
+            scales = rows[..., -_SCALE_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.float16)
+            torch.mul(rows[..., :-_SCALE_BYTES], scales.to(own.dtype), out=place)
         else:
             place.copy_(rows)
         at += len(rows)

@@ -19,7 +19,7 @@ from ...models.decoder import token_ids
 from ..layout import Layout
 from .tokens import Encoder, Text, Tokens
 
-__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template", "candidate_id"]
+__all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template", "candidate_id", "strided"]
 
 _USER, _ANSWER = "SightlineUserTurn", "SightlineAnswer"  # what no chat template has in it
 NULL_QUERY = "N/A"
@@ -36,12 +36,23 @@ class Block:
         truncated: tokens of its text that are not read.
         counted: start and end of the tokens on which attention counts as attention on the document, see
             `PromptSpec.span`.
+        places: where its tokens stood when it was read, if some were forgotten since then.
     """
 
     ids: tuple[int, ...]
     spans: np.ndarray
     truncated: int
     counted: tuple[int, int]
+    places: tuple[int, ...] | None = None
+
+    def every(self, stride: int) -> Block:
+        """The block as the query sees it that sees the last of every ``stride`` tokens, and the last of all."""
+        if stride == 1:
+            return self
+        places = strided(len(self.ids), stride)
+        start, stop = np.searchsorted(places, self.counted).tolist()
+        ids = tuple(self.ids[place] for place in places)
+        return Block(ids, self.spans[places], self.truncated, (start, stop), tuple(places))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,7 @@ class Template:
     def __init__(self, layout: Layout, tokenizer: Any, name: str) -> None:
         self.layout, self.spec, self.tokenizer, self.name = layout, layout.require_prompt(), tokenizer, name
         self.encoder = Encoder(tokenizer, name)
+        self._end = self._ids(self.encoder.template(self.spec.block_end))
         self._before, self._after = self._chat() if self.spec.chat else (self._start(), self.spec.answer)
 
     def prompt(self, query: str, documents: Sequence[Document], seed: int = 0) -> Prompt:
@@ -189,7 +201,7 @@ class Template:
         """
         filled = self._fit(documents, seed)
         encoded = self.encoder.encode([one.text for one in filled])
-        return [_block(tokens, one) for one, tokens in zip(filled, encoded, strict=True)]
+        return [_block(tokens, one, self._end) for one, tokens in zip(filled, encoded, strict=True)]
 
     def place(self, ids: Sequence[int], token: str) -> int:
         """The place of a token that is read in a block.
@@ -226,7 +238,7 @@ class Template:
     def room(self) -> int:
         """Tokens of a document's contents that are read at most: a block less its template."""
         text, _ = self._filled(self.spec.separator + self.spec.block, {"id": "9999", "title": "", "text": ""})
-        return max(1, self.layout.max_block_tokens - len(self._ids(text)) - 1)
+        return max(1, self.layout.max_block_tokens - len(self._end) - len(self._ids(text)) - 1)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """The characters that each token of a text covers."""
@@ -328,19 +340,23 @@ class Template:
         }
         return _Filled(text, regions, spans[self.spec.span], document)
 
+    @property
+    def _limit(self) -> int:
+        return self.layout.max_block_tokens - len(self._end)
+
     def _fit(self, documents: Sequence[Document], seed: int) -> list[_Filled]:
         """Fill the template for each document, and cut what is longer than a block may be."""
         names = self._names(len(documents), seed)
         filled = [self._fill(document, name) for document, name in zip(documents, names, strict=True)]
         encoded = self.encoder.encode([one.text for one in filled])
         return [
-            one if len(tokens.ids) <= self.layout.max_block_tokens else self._cut(one, name, tokens)
+            one if len(tokens.ids) <= self._limit else self._cut(one, name, tokens)
             for one, name, tokens in zip(filled, names, encoded, strict=True)
         ]
 
     def _cut(self, filled: _Filled, name: str, tokens: Tokens) -> _Filled:
         """Cut the text, and nothing else, until the block fits; of a document without text, its title."""
-        document, limit = filled.document, self.layout.max_block_tokens
+        document, limit = filled.document, self._limit
         field = "text" if document.text.strip() else "title"
         start, stop = filled.regions.get(field, (0, 0))
         ends = [min(b, stop) - start for a, b in tokens.spans.tolist() if a < stop and b > start]
@@ -353,7 +369,7 @@ class Template:
                 return dataclasses.replace(cut, document=document, truncated=len(ends) - kept)
         raise InputError(
             f"document {document.id!r}: its title and the template alone take more than the "
-            f"{limit} tokens that are read; shorten the title or raise max_block_tokens"
+            f"{self.layout.max_block_tokens} tokens that are read; shorten the title or raise max_block_tokens"
         )
 
     def _ids(self, text: Text) -> tuple[int, ...]:
@@ -390,6 +406,11 @@ class Template:
         return before, after
 
 
+def strided(count: int, stride: int) -> list[int]:
+    """Places of the last of every ``stride`` tokens, and of the last of all, among so many."""
+    return sorted({*range(stride - 1, count, stride), *range(max(0, count - 1), count)})
+
+
 def candidate_id(kind: Literal["none", "from_0", "from_1", "letters", "random"], place: int) -> str:
     """What ``{id}`` is of the document at a place of the list, from 0; letters go on as AA, AB behind Z.
 
@@ -408,8 +429,8 @@ def _within(tokens: Tokens, span: tuple[int, int]) -> tuple[int, int]:
     return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
 
 
-def _block(tokens: Tokens, filled: _Filled) -> Block:
-    """Token offsets in the block as characters of the document's contents."""
+def _block(tokens: Tokens, filled: _Filled, end: tuple[int, ...] = ()) -> Block:
+    """Token offsets in the block as characters of the document's contents; with the tokens that end it."""
     places = tokens.spans
     spans = np.full_like(places, -1)
     title = filled.document.title
@@ -419,4 +440,5 @@ def _block(tokens: Tokens, filled: _Filled) -> Block:
             start, stop = filled.regions[name]
             inside = (places[:, 0] < stop) & (places[:, 1] > start)
             spans[inside] = places[inside].clip(start, stop) - start + shift
-    return Block(tuple(tokens.ids.tolist()), spans, filled.truncated, _within(tokens, filled.span))
+    spans = np.concatenate([spans, np.full((len(end), 2), -1)])
+    return Block((*tokens.ids.tolist(), *end), spans, filled.truncated, _within(tokens, filled.span))

@@ -136,18 +136,18 @@ class AttentionReadout(DecoderReadout[Reading]):
             tokens = [part.numpy() for part in reading.tokens.split(reading.lengths)]
         return ListScores(scores.numpy(), shares.numpy(), tokens, list(prompt.documents), prompt.signal_tokens)
 
-    def by_head(self, prompt: Prompt, *, calibrate: bool = True) -> np.ndarray:
+    def by_head(self, prompt: Prompt, *, calibrate: bool = True, kept: Sequence[KeptBlock] | None = None) -> np.ndarray:
         """Scores by each head that is read, float64 (H, N).
 
         Args:
             prompt: the list.
             calibrate: calibrate as the layout says; False reads the attention as it is.
+            kept: see `DecoderReadout.read`.
         """
         layout = self.layout if calibrate else load_layout(self.layout, calibration="none", outliers=None)
         tokens = layout.readout.calibration != "none"
-        [reading] = read(
-            self.decoder, [prompt], dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=tokens)
-        )
+        wanted = dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=tokens)
+        [reading] = read(self.decoder, [prompt], wanted, kept)
         return head_scores(reading, layout.readout).numpy()
 
     def largest_logits(self, prompt: Prompt, layer: int, kept: Sequence[KeptBlock] | None = None) -> np.ndarray:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +29,9 @@ from ..requests import Candidate, check_request
 from ..results import NOTHING
 from .cache import DocumentCache, block_key
 from .forward import Wanted, last_position, out_of_reach, read_documents
-from .hidden import IdLogitsReadout, YesNoReadout
+from .hidden import HIDDEN
 from .kept import KeptBlock
-from .prompt import Block, Prompt, Template
+from .prompt import Block, Prompt, Template, strided
 from .readouts import AttentionReadout, DecoderReadout, ListScores
 
 __all__ = ["DecoderReranker", "saved_layout", "with_heads", "within_positions"]
@@ -42,10 +42,6 @@ _ROUTE_FRACTION = 0.57  # layer 16 of 28, as in BlockSearch
 _STORED_TOKENS = 4096  # of documents read at a time for an index, which bounds the memory for their keys and values
 
 _States = Sequence[DocumentStates | StoredBlock | None]
-
-
-# What layouts read of a decoder, by their readout; all others read attention.
-_HIDDEN: Mapping[str, type[DecoderReadout[Any]]] = {"yes_no": YesNoReadout, "id_logits": IdLogitsReadout}
 
 
 @dataclass(slots=True)
@@ -140,7 +136,7 @@ class DecoderReranker(Reranker):
             positions = getattr(config, "max_position_embeddings", None)
         layout = within_positions(layout, positions, model_name)
         layout = with_heads(layout, heads, model_name, revision)
-        kind = _HIDDEN.get(layout.readout.readout, AttentionReadout)
+        kind: type[DecoderReadout[Any]] = HIDDEN.get(layout.readout.readout, AttentionReadout)
         needs = kind.needs(layout, layer_count)
         decoder = model if isinstance(model, Decoder) else load_decoder(model, **needs, **loading)
         self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout.readout
@@ -179,8 +175,11 @@ class DecoderReranker(Reranker):
         Raises:
             InputError: if the layout reads hidden states, or the request cannot be served.
         """
-        prompt = self.prompt(query, check_request(query, documents), 0)
-        return self._attention.by_head(prompt, calibrate=calibrate)
+        prompt, kept = self.prompt(query, check_request(query, documents), 0), None
+        attention = self._attention
+        if self.spec.stride > 1:
+            prompt, kept = self._keep(prompt)
+        return attention.by_head(prompt, calibrate=calibrate, kept=kept)
 
     @property
     def wanted(self) -> Wanted:
@@ -295,7 +294,8 @@ class DecoderReranker(Reranker):
             ids = [blocks[i].ids for i in group]
             _, *kept = read_documents(self.decoder, instruction, ids, self.spec, form.kind)
             data = [block.stored(layer) for block in kept]
-            if any(len(part) != len(tokens) * form.token_bytes for part, tokens in zip(data, ids, strict=True)):
+            sizes = [len(strided(len(tokens), self.spec.stride)) * form.token_bytes for tokens in ids]
+            if any(len(part) != size for part, size in zip(data, sizes, strict=True)):
                 raise ModelError(
                     f"layers of {self.decoder.name!r} have keys and values of several shapes, so no index can keep them"
                 )
@@ -304,7 +304,14 @@ class DecoderReranker(Reranker):
     def _fingerprint(self) -> str:
         """A hash of what the keys and values of a document follow from, beside its text and the model."""
         prompt = self.spec.require_prompt()
-        parts = (self.template.instruction(""), prompt.separator, prompt.block, self.spec.max_block_tokens)
+        parts: tuple[Any, ...] = (
+            self.template.instruction(""),
+            prompt.separator,
+            prompt.block,
+            self.spec.max_block_tokens,
+        )
+        if prompt.block_end or self.spec.stride > 1:
+            parts = (*parts, prompt.block_end, self.spec.stride)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -326,10 +333,9 @@ class DecoderReranker(Reranker):
             assert isinstance(state, StoredBlock)
             if reason := self.reading.misfit(state.form.reading):
                 raise InputError(f"{self.name} cannot use the decoder states that were given: {reason}")
-            if state.tokens != len(block.ids):
+            if state.tokens != (seen := len(strided(len(block.ids), self.spec.stride))):
                 raise InputError(
-                    f"a document of {len(block.ids)} tokens came with decoder states of {state.tokens}; "
-                    "they are of another text"
+                    f"a document of {seen} tokens came with decoder states of {state.tokens}; they are of another text"
                 )
             kept[block.ids] = KeptBlock.of(state, self.reading.layer)
         return kept
@@ -426,7 +432,7 @@ class DecoderReranker(Reranker):
     def _passes(self, query: str, blocks: list[Document], prompt: Prompt, seed: int) -> list[Prompt] | None:
         """Prompts in which a list is read, each within one pass; None if it needs more than reading."""
         routed = self.route is not None and len(blocks) > self.route
-        if self.cache is None and not routed and self._holds(prompt):
+        if self.cache is None and not routed and self.spec.stride == 1 and self._holds(prompt):
             return [prompt]
         if not self._readout.joins:
             return None
@@ -469,19 +475,26 @@ class DecoderReranker(Reranker):
         if apart and misfit and self.template.spec.positions == "restart":  # fewer documents would not help
             raise InputError(f"layout {self.layout!r} cannot rank this list: {misfit}")
         apart = apart and not misfit
-        keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget
-        kept = self._keep(prompt, stored) if apart and keeps else None
+        keeps = self.cache is not None or stored is not None or prompt.size > self.token_budget or self.spec.stride > 1
+        kept = None
+        if apart and keeps:
+            prompt, kept = self._keep(prompt, stored)
         if self.route is not None and len(blocks) > self.route and (apart or self._holds(prompt)):
             return self._score_routed(query, blocks, prompt, kept, tokens, seed)
         if kept is not None or self._holds(prompt):
             return self._score_alone(prompt, tokens, kept)
         return self._score_tournament(query, blocks, prompt, tokens, seed)
 
-    def _keep(self, prompt: Prompt, stored: _States | None = None) -> list[KeptBlock]:
-        """Instruction and documents of a list: from an index, the cache, or read in groups within the token budget."""
+    def _keep(self, prompt: Prompt, stored: _States | None = None) -> tuple[Prompt, list[KeptBlock]]:
+        """Instruction and documents of a list: from an index, the cache, or read in groups within the token budget.
+
+        With the prompt as the query sees it, of whose documents some tokens may have been read only to be forgotten.
+        """
         decoder, device = self.decoder, self.decoder.device
         form = "exact" if self.cache is None else self.cache.form
-        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}"
+        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}" + (
+            f" {self.spec.stride}" if self.spec.stride > 1 else ""
+        )
         texts = [(), *(block.ids for block in prompt.documents)]
         keys = [block_key(name, prompt.instruction, ids) for ids in texts]
         kept: dict[str, KeptBlock] = {}
@@ -508,7 +521,8 @@ class DecoderReranker(Reranker):
                     kept[key] = block
                     if self.cache is not None:
                         self.cache.put(key, block)
-        return [kept[key] for key in keys]
+        seen = dataclasses.replace(prompt, documents=tuple(b.every(self.spec.stride) for b in prompt.documents))
+        return seen, [kept[key] for key in keys]
 
     def _score_routed(
         self,

@@ -94,6 +94,34 @@ def test_search_and_its_evidence_by_a_decoder(run, lists, tmp_path):
     assert answer["hits"][0]["evidence"]
 
 
+def test_an_index_keeps_what_a_decoder_reads(run, lists, tmp_path, monkeypatch):
+    name, index = f"hf:{TINY_DECODER}#icr-block", tmp_path / "index"
+    monkeypatch.chdir(TINY_DECODER.parent)
+    relative = f"hf:./{TINY_DECODER.name}#icr-block"
+    lines = (lists / "corpus.jsonl").read_text().splitlines()
+    (tmp_path / "first.jsonl").write_text("\n".join(lines[:-2]))
+    (tmp_path / "rest.jsonl").write_text("\n".join(lines[-2:]))
+    options = ["--encoder", "none", "--decoder-states", relative, "--decoder-form", "fp16"]
+    assert run("index", tmp_path / "first.jsonl", "--out", index, *options)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("add", index, tmp_path / "rest.jsonl", "--json")
+    assert code == 0 and json.loads(out)["documents"] == len(lines)
+    code, out, _ = run("info", index, "--json")
+    kept = json.loads(out)["settings"]["decoder_states"]
+    assert kept["kind"] == "fp16" and kept["reading"]["name"] == name
+    assert json.loads(out)["files"]["decoder.fp16"] > 0
+    query = json.loads((lists / "queries.jsonl").read_text().splitlines()[0])["text"]
+    code, out, _ = run("search", index, query, "--rerank", name)
+    assert code == 0 and "read anew" not in " ".join(out.split())
+    assert query.split()[-1] in out
+    code, out, _ = run("search", index, query, "--rerank", f"hf:{TINY_DECODER}#blockrank-cached")
+    assert code == 0
+    text = " ".join(out.split())
+    assert f"cannot use the decoder states of {name}" in text and "--decoder-states hf:" in text
+    code, _, err = run("index", tmp_path / "first.jsonl", "--out", tmp_path / "other", "--decoder-states", "minilm")
+    assert code != 0 and "takes a reranker by a decoder" in " ".join(err.split())
+
+
 def test_a_decoder_is_trained_and_its_folder_is_taken_by_every_command(run, lists, tmp_path):
     """Above the layer that the shipped weights were trained at, attention finds nothing: there adapters learn to."""
     from sightline import load_layout

@@ -19,6 +19,8 @@ from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
 
+from ..conftest import ToyDecoder
+
 TEXTS = {
     "cat": "The cat purrs loudly and sleeps all day.",
     "dog": "The dog barks at strangers.",
@@ -230,6 +232,9 @@ def test_given_runs_need_no_index(dataset, given, tmp_path):
         ({}, {"max_tokens": 20}),
         ({}, {"token_states": "int8"}),
         ({"overlap": 3}, {}),
+        ({}, {"decoder_states": ToyDecoder()}),
+        ({"decoder_states": ToyDecoder(layer=1)}, {"decoder_states": ToyDecoder(layer=2)}),
+        ({"decoder_form": "fp16", "decoder_states": ToyDecoder()}, {"decoder_states": ToyDecoder()}),
     ],
     ids=str,
 )

@@ -134,7 +134,13 @@ def test_the_plan_of_the_readme():
 
 
 def test_part_of_a_plan():
-    [only] = load_matrix("data", MATRIX, only=["cranfield"], max_queries=7)
+    [only] = load_matrix("data", MATRIX, only=["cranfield"], rerankers=["smollm2", "minilm"], max_queries=7)
+    assert only.systems == (
+        *load_matrix("data", MATRIX, only=["cranfield"])[0].systems,
+        "bm25+smollm2",
+        "dense+smollm2",
+        "hybrid+smollm2",
+    )
     assert (only.folder.name, only.max_queries) == ("cranfield", 7)
     with pytest.raises(InputError, match="no collection 'msmarco'"):
         load_matrix("data", MATRIX, only=["msmarco"])

