@@ -538,8 +538,8 @@ def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
 
     Args:
         name: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``,
-            ``icr``, ``icr-block``, ``icr-block-heads``, ``qrhead``, ``core``, the path of a ``.yaml`` file, or a
-            `Layout`.
+            ``icr``, ``icr-block``, ``icr-block-heads``, ``qrhead``, ``core``, another of `shipped_layouts`, the path of
+            a ``.yaml`` file, or a `Layout`.
         changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``. Any but
             ``name`` takes ``relevance`` out of the layout, since it was fitted to other scores; give a new one with it.
 

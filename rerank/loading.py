@@ -101,8 +101,8 @@ def load_reranker(
             ``smollm2#LAYOUT`` and ``hf:MODEL#LAYOUT`` also name the layout. If you give ``layout``, you may leave the
             ``hf:`` out.
         layout: for decoder models: ``icr`` (training-free, the default of most), ``icr-block``, ``icr-block-heads``
-            (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, the path of a YAML
-            file, or a `Layout`.
+            (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, ``qwen3-reranker``,
+            another that `list_rerankers` names, the path of a YAML file, or a `Layout`.
         options: ``dtype`` and ``device``, see `LateInteractionReranker`; for cross-encoders and ``late-interaction:``
             also ``revision``; for decoder models those of `DecoderReranker`. All others replace fields of the layout,
             such as ``scale=10.0``.

@@ -175,7 +175,11 @@ def test_an_unknown_name_is_told_with_those_there_are(name):
         load_layout(name)
 
 
-PUBLISHED = ["blockrank", "blockrank-cached", "icr", "icr-block", "icr-block-heads", "qrhead", "core"]
+JUDGES = ["mxbai-rerank", "prism", "qwen3-reranker", "zerank"]
+PUBLISHED = [
+    *("blockrank", "blockrank-cached", "comprank", "core", "first", "icr", "icr-block", "icr-block-heads"),
+    *("jina-reranker-v3", "jina-reranker-v3.5", "qrhead", "qrranker", *JUDGES),
+]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -186,9 +190,11 @@ def test_published_layouts_load_and_come_back_from_yaml(name, tmp_path):
 
 
 def test_what_of_a_layout_leaves_traces_of_the_order_and_what_can_be_kept():
-    free = {name for name in PUBLISHED if load_layout(name).order_free}
-    assert free == {name for name in PUBLISHED if load_layout(name).keepable}
-    assert free == {"blockrank-cached", "icr-block", "icr-block-heads"}
+    layouts = {name: load_layout(name) for name in PUBLISHED}
+    kept = {name for name, layout in layouts.items() if layout.keepable}
+    assert kept == {"blockrank-cached", "comprank", "icr-block", "icr-block-heads"}
+    assert {name for name, layout in layouts.items() if layout.order_free} == {*kept, *JUDGES}
+    assert {name for name, layout in layouts.items() if layout.list_free} == set(JUDGES)
     assert not load_layout("blockrank-cached", ids="from_0", block="{id} {text}").order_free
 
 
