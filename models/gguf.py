@@ -155,18 +155,20 @@ def _open(file: Path, size: int, modified: int) -> tuple[Any, gguf.GGUFReader]:
 def _parse(file: Path) -> gguf.GGUFReader:
     import gguf
 
-    class Reader(gguf.GGUFReader):
-        @property
-        def data(self) -> Any:
-            return self._plain
-
-        @data.setter
-        def data(self, mapped: Any) -> None:
-            self._plain = mapped.view(np.ndarray)  # the same memory; a memmap is several times slower to slice
-
     with file.open("rb") as start:
         if start.read(4) != b"GGUF":
             raise ModelError(f"cannot load {str(file)!r}: it is not a GGUF file, which begins with the letters GGUF")
+    with _REPLACING:  # no other thread has its reader in the place of the class
+
+        class Reader(gguf.GGUFReader):
+            @property
+            def data(self) -> Any:
+                return self._plain
+
+            @data.setter
+            def data(self, mapped: Any) -> None:
+                self._plain = mapped.view(np.ndarray)  # the same memory; a memmap is several times slower to slice
+
     try:
         return Reader(file)
     except Exception as error:  # numpy's, Python's: whatever a length or a type that is wrong leads to
@@ -202,15 +204,14 @@ def _read_as(reader: gguf.GGUFReader) -> Iterator[None]:
     """Within the block whoever opens a GGUF file gets this reader."""
     import gguf
 
-    names = functools.cache(gguf.get_tensor_name_map)
-    replaced: list[tuple[Any, str, Any]] = [
-        (gguf, "GGUFReader", lambda *args, **kwargs: reader),
-        (gguf, "get_tensor_name_map", names),
-    ]
-    with contextlib.suppress(ImportError):  # transformers' switch for progress bars does not reach this one
-        loader = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-        replaced.append((loader, "tqdm", functools.partial(loader.tqdm, disable=True)))
     with _REPLACING:
+        replaced: list[tuple[Any, str, Any]] = [
+            (gguf, "GGUFReader", lambda *args, **kwargs: reader),
+            (gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)),
+        ]
+        with contextlib.suppress(ImportError):  # transformers' switch for progress bars does not reach this one
+            loader = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+            replaced.append((loader, "tqdm", functools.partial(loader.tqdm, disable=True)))
         own = [(module, name, getattr(module, name)) for module, name, _ in replaced]
         try:
             for module, name, stand_in in replaced:
