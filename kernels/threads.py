@@ -105,9 +105,8 @@ def _idle(limit: int) -> int:
         if sample:
             time.sleep(_PAUSE)
         busy = _running() - 1  # less this thread
-        if (
-            busy > processors - limit
-        ):  # threads of torch's own that wait for work count as running for some milliseconds
+        if busy > processors - limit:
+            # Torch's own threads count as running for some milliseconds while they wait for work.
             with _lock:
                 shared = sum(count for thread, (_, count) in _open.items() if thread != threading.get_ident())
             busy = max(busy + 1 - _running_here(), 0) + shared
