@@ -177,7 +177,17 @@ def test_an_unknown_name_is_told_with_those_there_are(name):
 
 JUDGES = ["mxbai-rerank", "prism", "qwen3-reranker", "zerank"]
 PUBLISHED = [
-    *("blockrank", "blockrank-cached", "comprank", "core", "first", "icr", "icr-block", "icr-block-heads"),
+    *(
+        "blockrank",
+        "blockrank-cached",
+        "blockrank-free",
+        "comprank",
+        "core",
+        "first",
+        "icr",
+        "icr-block",
+        "icr-block-heads",
+    ),
     *("jina-reranker-v3", "jina-reranker-v3.5", "qrhead", "qrranker", *JUDGES),
 ]
 
@@ -193,7 +203,7 @@ def test_what_of_a_layout_leaves_traces_of_the_order_and_what_can_be_kept():
     layouts = {name: load_layout(name) for name in PUBLISHED}
     kept = {name for name, layout in layouts.items() if layout.keepable}
     assert kept == {"blockrank-cached", "comprank", "icr-block", "icr-block-heads"}
-    assert {name for name, layout in layouts.items() if layout.order_free} == {*kept, *JUDGES}
+    assert {name for name, layout in layouts.items() if layout.order_free} == {"blockrank-free", *kept, *JUDGES}
     assert {name for name, layout in layouts.items() if layout.list_free} == set(JUDGES)
     assert not load_layout("blockrank-cached", ids="from_0", block="{id} {text}").order_free
 

@@ -1,0 +1,1 @@
+"""The recipe that makes ``sightline-135m``."""
