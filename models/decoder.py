@@ -215,11 +215,11 @@ class _Head(nn.Module):
         super().__init__()
         head = model.get_output_embeddings()
         names = [key for key, module in model.named_children() if module is head]
-        weight = getattr(head, "weight", None)
-        if weight is None or not weight.is_floating_point() or weight.ndim != 2 or len(names) != 1:
-            raise ModelError(
-                f"{name!r} ({type(model).__name__}) has no plain head that predicts tokens, or a quantized one"
-            )
+        weight: Any = getattr(head, "weight", torch.empty(0))
+        plain = weight.is_floating_point() and weight.ndim == 2 and not weight.is_meta
+        if not plain or len(names) != 1:
+            what = "has no head that predicts tokens, or it is quantized or offloaded"
+            raise ModelError(f"{name!r} ({type(model).__name__}) {what}")
         rows = nn.Linear(weight.shape[1], len(ids), bias=head.bias is not None, device="meta")
         for key in ("weight", "bias")[: 1 if head.bias is None else 2]:
             chosen = getattr(head, key).detach()[list(ids)]

@@ -90,7 +90,7 @@ class Reranker(ABC):
         layout: name of the layout; for rerankers without one, their kind, such as ``cross-encoder``.
         model: name of the model.
         revision: revision of the model's weights, "" if that is not known.
-        readout: what the layout makes of the attention, "" if the scores are not attention.
+        readout: what the layout makes of the attention or of hidden states, "" if it has none.
         reader: the model whose token states can be given in place of texts; None if the reranker takes none.
         reading: how a decoder reads documents, which says whose decoder states can be given in place of texts; None for
             other rerankers.

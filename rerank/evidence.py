@@ -22,7 +22,8 @@ def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain
             order of the text.
 
     Returns:
-        Spans with their mass; together they hold the document's mass. Sentences that were not read are left out.
+        Spans with their mass; together they hold what ``mass`` sums to, the document's mass, or 1 where scores are not
+        attention and documents have none. Sentences that were not read are left out.
     """
     title = len(document.title) + 1 if document.title else 0
     in_title = spans[:, 1] < title

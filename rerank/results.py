@@ -17,7 +17,10 @@ NOTHING = -10_000.0
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A span that got attention: characters ``[start, end)`` of the document's ``field``, their text, and the mass."""
+    """A span that got attention: characters ``[start, end)`` of the document's ``field``, their text, and the mass.
+
+    Masses sum to the document's; where scores are not attention and documents have no mass, to 1.
+    """
 
     start: int
     end: int

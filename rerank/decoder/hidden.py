@@ -93,7 +93,7 @@ class HiddenReadout(DecoderReadout[_States]):
                 torch.tensor(laid.ids), torch.tensor(laid.positions), _WholePass(layouts, marks), flat
             )
             values = [
-                self._values(part, prompt).double().cpu()
+                self._values(part, prompt).cpu().double()
                 for part, prompt in zip(states.split([len(part) for part in rows]), prompts, strict=True)
             ]
         found = [None] * len(prompts) if marks is None else marks.by_document()
