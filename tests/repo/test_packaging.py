@@ -105,10 +105,11 @@ def test_the_wheel_holds_the_library_and_nothing_beside_it(wheel):
     assert {path.partition("/")[0] for path in inside} & _NOT_SHIPPED == set()
     modules = {path.relative_to(_ROOT).as_posix() for path in own_files(".py")}
     pages = {"py.typed", "serve/page.html", "eval/report/page.html"}
-    layouts = {path.relative_to(_ROOT).as_posix() for path in (_ROOT / "data" / "layouts").iterdir()}
+    folders = [_ROOT / "data" / name for name in ("heads", "layouts")]
+    files = {path.relative_to(_ROOT).as_posix() for folder in folders for path in folder.iterdir()}
     names = ("README.md", "layout.yaml", "model.safetensors", "training.json")
     mini = {f"data/sightline_mini/{name}" for name in names}
-    assert layouts and inside == modules | pages | layouts | mini | {"data/word_statistics.tsv"}
+    assert files and inside == modules | pages | files | mini | {"data/word_statistics.tsv"}
 
 
 def test_the_wheel_runs_without_the_source_tree(installed):
