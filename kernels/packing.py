@@ -111,7 +111,7 @@ class Packing:
     ) -> None:
         self.contexts = tuple(_checked(context, i) for i, context in enumerate(contexts))
         self.causal = bool(causal)
-        self.device = torch.device(device)
+        self.device = _with_number(device)
         self.documents = max((len(context.documents) for context in self.contexts), default=0)
         blocks: list[tuple[int, ...]] = []
         at = 0
@@ -215,7 +215,7 @@ class Packing:
 
     def to(self, device: torch.device | str) -> Packing:
         """The same layout on another device."""
-        device = torch.device(device)
+        device = _with_number(device)
         if device == self.device:
             return self
         return self._changed(device=device, signal=self.signal.to(device))
@@ -296,6 +296,12 @@ class Packing:
 
 def _size(context: Context) -> int:
     return context.instruction + sum(context.documents) + sum(context.queries)
+
+
+def _with_number(device: torch.device | str) -> torch.device:
+    """A device as tensors on it name it: of ``cuda``, which one."""
+    device = torch.device(device)
+    return device if device.type == "cpu" else torch.empty(0, device=device).device
 
 
 def _spans(start: int, counts: Sequence[int]) -> Iterator[tuple[int, int]]:
