@@ -22,7 +22,7 @@ from ...kernels import Context, choose
 from ...kernels.threads import idle_threads
 from ...models.decoder import Decoder, load_config, load_decoder, revision_of
 from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
-from ...names import DECODERS
+from ...names import DECODERS, folder_of
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
@@ -702,7 +702,7 @@ def _head_dim(decoder: Decoder) -> int:
 
 def saved_layout(model: str) -> str:
     """The layout saved with a model, or that its published weights were trained with, or its default layout."""
-    path = Path(model) / "layout.yaml"
+    path = folder_of(model) / "layout.yaml"
     if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises at long names
         return str(path)
     return "blockrank" if model.startswith("quicktensor/blockrank-") else DECODERS.get(model, "icr")
