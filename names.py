@@ -31,6 +31,7 @@ __all__ = [
     "Kind",
     "RerankerName",
     "SystemName",
+    "folder_of",
     "layout_names",
     "looks_local",
     "split_cascade",
@@ -44,7 +45,7 @@ CASCADE_TOP = 20
 """How many documents the second reranker of a cascade ranks, if its name does not say."""
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
-SHIPPED = {"sightline-mini": Path(str(_DATA / "sightline_mini"))}
+SHIPPED = {name: Path(str(_DATA / name.replace("-", "_"))) for name in ("sightline-mini", "sightline-135m")}
 # Decoder models that have a name of their own, each with the layout that it gets if none is named.
 DECODERS = {"smollm2": "icr-block-heads"}
 _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
@@ -177,6 +178,16 @@ def split_cascade(name: str) -> tuple[str, str, int]:
             f"{quoted(name)} is no cascade; write FIRST>SECOND@N, such as minilm>smollm2@10, in quotes in a shell"
         )
     return first, second, int(number)
+
+
+def folder_of(name: str) -> Path:
+    """The folder that a name means: of a reranker that ships, or the path that the name is.
+
+    Example:
+        >>> folder_of("sightline-mini").name, folder_of("models/mine").name
+        ('sightline_mini', 'mine')
+    """
+    return SHIPPED.get(name, Path(name))
 
 
 def looks_local(name: str) -> bool:

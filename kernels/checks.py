@@ -34,7 +34,7 @@ def check_packed(layout: Packing, *, queries: int, q: torch.Tensor, k: torch.Ten
         if tensor.ndim != 3:
             raise input_error(f"{name} has shape {tuple(tensor.shape)}; it takes (rows, heads, head dimension)")
         if len(tensor) != rows:
-            what = "signal tokens" if name == "q" and queries != layout.tokens else "tokens"
+            what = "signal tokens" if name == "q" and queries != layout.tokens - layout.first else "tokens"
             raise input_error(f"{name} has {len(tensor)} rows, but the layout covers {rows} {what}; pack exactly those")
         if tensor.dtype not in _FLOATS:
             raise input_error(f"{name} is {tensor.dtype}; it takes float32, float16, bfloat16 or float64")

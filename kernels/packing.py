@@ -74,6 +74,7 @@ class Packing:
             packed order.
         signal: int64 (R,), on `device`: the packed indices of the signal tokens; all tokens of all query blocks unless
             chosen by `with_signal`.
+        first: the packed index of the first token whose query there is; 0 unless chosen by `behind`.
 
     Raises:
         InputError: if a count is not a whole number, negative, or zero for a query block; if there is no token, or more
@@ -110,7 +111,7 @@ class Packing:
     ) -> None:
         self.contexts = tuple(_checked(context, i) for i, context in enumerate(contexts))
         self.causal = bool(causal)
-        self.device = torch.device(device)
+        self.device = _with_number(device)
         self.documents = max((len(context.documents) for context in self.contexts), default=0)
         blocks: list[tuple[int, ...]] = []
         at = 0
@@ -132,6 +133,7 @@ class Packing:
         self.positions = np.asarray(positions, dtype=np.int64)
         if self.positions.shape != (at,):
             raise input_error(f"positions have the shape {self.positions.shape}, but there are {at} tokens")
+        self.first = 0
         self.window = self._checked_window(window)
         self._kept: dict[object, object] = {}
         rows = [np.arange(start, stop) for _, _, start, stop in self.spans(QUERY)]
@@ -153,9 +155,7 @@ class Packing:
             raise input_error("signal tokens are given as a flat list of packed indices")
         if (np.diff(chosen) <= 0).any():
             raise input_error("signal tokens must be given in increasing order, each once")
-        out = object.__new__(Packing)
-        out.__dict__.update(self.__dict__)
-        out._kept = {}
+        out = self._changed()
         out._set_signal(chosen.astype(np.int64))
         return out
 
@@ -168,13 +168,34 @@ class Packing:
         if window == self.window:
             return self
 
-        def make() -> Packing:
-            out = object.__new__(Packing)
-            out.__dict__.update(self.__dict__)
-            out._kept, out.window = {}, self._checked_window(window)
-            return out
+        checked = self._checked_window(window)
+        return self.keep(("window", window), lambda: self._changed(window=checked))
 
-        return self.keep(("window", window), make)
+    def behind(self, first: int) -> Packing:
+        """The same layout, where of the tokens before ``first`` there are keys and values only, kept from before.
+
+        `sightline.kernels.block_attention` then takes and gives the rows of the others only, without gradients. Made
+        once for each.
+
+        Raises:
+            InputError: if no block starts there.
+        """
+        if first == self.first:
+            return self
+        if first not in self.blocks["start"]:
+            raise input_error(f"no block starts at token {first}, so nothing can be read from there on")
+        return self.keep(("behind", first), lambda: self._changed(first=int(first)))
+
+    @property
+    def queried(self) -> np.ndarray:
+        """The `blocks` from `first` on."""
+        blocks: np.ndarray = self.blocks[self.blocks["start"] >= self.first]
+        return blocks
+
+    def _changed(self, **changes: object) -> Packing:
+        out = object.__new__(Packing)
+        out.__dict__.update(self.__dict__ | {"_kept": {}} | changes)
+        return out
 
     def _checked_window(self, window: int | None) -> int | None:
         if window is None:
@@ -194,13 +215,10 @@ class Packing:
 
     def to(self, device: torch.device | str) -> Packing:
         """The same layout on another device."""
-        device = torch.device(device)
+        device = _with_number(device)
         if device == self.device:
             return self
-        out = object.__new__(Packing)
-        out.__dict__.update(self.__dict__)
-        out._kept, out.device, out.signal = {}, device, self.signal.to(device)
-        return out
+        return self._changed(device=device, signal=self.signal.to(device))
 
     def _set_signal(self, rows: np.ndarray) -> None:
         owner = self.owner(rows)
@@ -278,6 +296,12 @@ class Packing:
 
 def _size(context: Context) -> int:
     return context.instruction + sum(context.documents) + sum(context.queries)
+
+
+def _with_number(device: torch.device | str) -> torch.device:
+    """A device as tensors on it name it: of ``cuda``, which one."""
+    device = torch.device(device)
+    return device if device.type == "cpu" else torch.empty(0, device=device).device
 
 
 def _spans(start: int, counts: Sequence[int]) -> Iterator[tuple[int, int]]:

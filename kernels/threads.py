@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import torch
 __all__ = ["idle_threads", "one_thread"]
 
 _PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_SAMPLES = 3  # of which the least counts: what is busy for a moment only is none
-_PAUSE = 2e-4  # seconds between them
+# Of which the least counts: what is busy for a moment only is none. They come without a pause, in which a busy machine
+# would give the processor away.
+_SAMPLES = 3
 
 _lock = threading.Lock()
 _open: dict[int, tuple[int, int]] = {}  # by thread: how many it may take, how many it takes now
@@ -101,9 +101,7 @@ def _set(count: int) -> None:
 def _idle(limit: int) -> int:
     """Of so many threads those for which there is a processor."""
     least = processors = os.cpu_count() or limit
-    for sample in range(_SAMPLES if limit > 1 else 0):
-        if sample:
-            time.sleep(_PAUSE)
+    for _ in range(_SAMPLES if limit > 1 else 0):
         busy = _running() - 1  # less this thread
         if busy > processors - limit:
             # Torch's own threads count as running for some milliseconds while they wait for work.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import DataError, ModelError
+from ..names import folder_of
 from ..parsing import load_json
 
 __all__ = ["base_of", "merge_adapter"]
@@ -35,7 +36,7 @@ def base_of(name: str) -> str | None:
     Raises:
         ModelError: if the adapter's configuration cannot be read, or names no base model.
     """
-    path = Path(name) / CONFIG
+    path = folder_of(name) / CONFIG
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises at long names
         return None
     base = _config(path).get("base_model_name_or_path")
@@ -44,12 +45,12 @@ def base_of(name: str) -> str | None:
     return base.removeprefix("hf:")
 
 
-def merge_adapter(model: Any, folder: str | Path) -> None:
+def merge_adapter(model: Any, name: str) -> None:
     """Add a LoRA adapter to the weights of its base model, in place.
 
     Args:
         model: the base model, with or without its head; of fewer layers than the adapter, those that are there.
-        folder: the adapter's folder.
+        name: the adapter's folder, or the name of one that ships.
 
     Raises:
         ModelError: if it is no LoRA adapter that can be merged, does not fit the model, or cannot be read.
@@ -57,7 +58,7 @@ def merge_adapter(model: Any, folder: str | Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(folder)
+    folder = folder_of(name)
     config, weights = _config(folder / CONFIG), folder / WEIGHTS
     if config.get("peft_type") != "LORA" or any(config.get(kind) for kind in _OTHER_KINDS):
         kinds = [kind for kind in _OTHER_KINDS if config.get(kind)] or [str(config.get("peft_type"))]

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError, MissingExtraError, ModelError, SightlineError
-from ..names import SHIPPED, layout_names, looks_local
+from ..names import SHIPPED, folder_of, layout_names, looks_local
 from ..wording import quoted
 from .adapter import base_of, merge_adapter
 from .devices import choose_device
@@ -395,10 +395,10 @@ def load_config(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
-    if name in SHIPPED or name in layout_names():
-        raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
     if (base := base_of(name)) is not None:
         return load_config(base, revision)
+    if name in SHIPPED or name in layout_names():
+        raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
     if (file := find_gguf(name, revision)) is not None:
         return _loading(name, lambda: gguf_config(file)).get_text_config()
     if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
@@ -602,8 +602,8 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
     """
     if (file := find_gguf(name, asked)) is not None:
         paths = [file]
-    elif os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
-        paths = sorted([*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")])
+    elif os.path.isdir(folder := folder_of(name)):  # noqa: PTH112 - Path.is_dir raises at long names
+        paths = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     else:
         return getattr(config, "_commit_hash", None) or asked or ""
     base = base_of(name)

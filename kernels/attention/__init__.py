@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
+from ..errors import input_error
 from ..packing import Packing
 from . import reference
 
@@ -33,8 +34,8 @@ def block_attention(
     neighbours do.
 
     Args:
-        q: (T, Hq, D), float32, float16 or bfloat16 (``cpu`` and ``reference`` also float64); D up to 256; the last
-            dimension contiguous, the others strided as you like.
+        q: (T, Hq, D), or its rows from ``layout.first`` on; float32, float16 or bfloat16 (``cpu`` and ``reference``
+            also float64); D up to 256; the last dimension contiguous, the others strided as you like.
         k: (T, Hkv, D), of the same dtype and device; Hq is a multiple of Hkv (grouped-query attention).
         v: like ``k``.
         layout: T tokens, on the same device.
@@ -42,11 +43,12 @@ def block_attention(
         backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
 
     Returns:
-        out: (T, Hq, D), dtype of ``q``; lse: float32 (T, Hq) (float64 for float64), the natural logarithm of
+        out: like ``q``; lse: float32 (rows of ``q``, Hq) (float64 for float64), the natural logarithm of
         ``sum_j exp(scale * q_i . k_j)`` over the keys that row i sees.
 
     Raises:
-        InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
+        InputError: if shapes, dtypes, devices or strides do not fit one another or the layout, or gradients are wanted
+            behind kept tokens.
         BackendError: if the backend asked for cannot run.
 
     Example:
@@ -57,7 +59,9 @@ def block_attention(
         >>> out.shape, [round(x, 3) for x in lse[:3, 0].exp().tolist()]
         (torch.Size([8, 1, 5]), [2.718, 3.718, 4.718])
     """
-    check_packed(layout, queries=layout.tokens, q=q, k=k, v=v)
+    check_packed(layout, queries=layout.tokens - layout.first, q=q, k=k, v=v)
+    if layout.first and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise input_error("there are no gradients behind kept tokens; read all of them, or under torch.no_grad()")
     scale = check_scale(scale)
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
     if name == "reference":

@@ -30,7 +30,7 @@ _LOGITS = 2**19  # logits of such a tile, of all heads together: 2 MiB
 
 
 class _Index(NamedTuple):
-    """Packed indices of any shape."""
+    """Rows of a packed tensor, of any shape."""
 
     tokens: torch.Tensor  # int64
     span: slice | None  # where they are consecutive: then nothing need be copied
@@ -46,7 +46,7 @@ class _Index(NamedTuple):
 class _Batch(NamedTuple):
     """Blocks computed together: B of up to L tokens behind P prefix tokens each."""
 
-    rows: _Index  # (B, L), packed indices; padding repeats the last token
+    rows: _Index  # (B, L), rows of q; padding repeats the last token
     keys: _Index  # (B, P + L)
     mask: torch.Tensor | None  # bool, broadcasts to (B, L, P + L); None where every row sees every key
     real: torch.Tensor | None  # bool (B, L), False for padding; None where there is none
@@ -173,9 +173,9 @@ def _tiles(layout: Packing, heads: int) -> list[tuple[slice, slice, torch.Tensor
 
 
 def _strips(layout: Packing) -> list[tuple[slice, list[_Part]]]:
-    """Rows of query blocks and of long causal blocks, each with all that they see; first themselves, whom all see."""
+    """Rows of q of query blocks and of long causal blocks, with all that they see; first themselves, whom all see."""
     out = []
-    for start, stop, prefix_start, prefix_stop, kind in layout.blocks[[*SEEN, "kind"]].tolist():
+    for start, stop, prefix_start, prefix_stop, kind in layout.queried[[*SEEN, "kind"]].tolist():
         if not _by_strips(layout, kind, stop - start):
             continue
         for rows in _cut(range(start, stop), _STRIP if layout.causal else stop - start):
@@ -183,7 +183,8 @@ def _strips(layout: Packing) -> list[tuple[slice, list[_Part]]]:
             if prefix_stop == start:
                 before = [slice(prefix_start, rows.start)]
             own = _Part(rows, _own(layout, rows, [rows.stop - rows.start]))
-            out.append((rows, [own, *(part for keys in before for part in _near(layout, rows, keys))]))
+            parts = [own, *(part for keys in before for part in _near(layout, rows, keys))]
+            out.append((slice(rows.start - layout.first, rows.stop - layout.first), parts))
     return out
 
 
@@ -242,7 +243,7 @@ def _fast_bfloat16() -> bool:
 
 def _batches(layout: Packing) -> list[_Batch]:
     """Instructions and documents, those of about one length and the same prefix length together."""
-    blocks = layout.blocks
+    blocks = layout.queried
     blocks = blocks[~_by_strips(layout, blocks["kind"], blocks["stop"] - blocks["start"])]
     size, prefix = blocks["stop"] - blocks["start"], blocks["prefix_stop"] - blocks["prefix_start"]
     order = np.lexsort((blocks["start"], -size, prefix))
@@ -275,7 +276,7 @@ def _batch(blocks: np.ndarray, layout: Packing) -> _Batch:
         mask = torch.from_numpy(seen & np.tri(own.shape[1], behind.shape[1], before.shape[1], dtype=bool))
     elif padded:
         mask = torch.cat([torch.ones(before.shape, dtype=torch.bool), real], dim=1)[:, None]
-    return _Batch(_Index.of(own), _Index.of(behind), mask, real if padded else None)
+    return _Batch(_Index.of(own - layout.first), _Index.of(behind), mask, real if padded else None)
 
 
 def _take(x: torch.Tensor, index: _Index, wide: torch.dtype) -> torch.Tensor:

@@ -17,12 +17,12 @@ def block_attention(
     wide = torch.promote_types(q.dtype, torch.float32)
     group = q.shape[1] // k.shape[1]
     outs, lses = [], []
-    for start, stop, prefix_start, prefix_stop in layout.blocks[SEEN].tolist():
+    for start, stop, prefix_start, prefix_stop in layout.queried[SEEN].tolist():
         keys, values = (
             torch.cat([x[prefix_start:prefix_stop], x[start:stop]]).to(wide).repeat_interleave(group, dim=1)
             for x in (k, v)
         )  # (S, Hq, D)
-        logits = torch.einsum("qhd,khd->hqk", q[start:stop].to(wide), keys) * scale
+        logits = torch.einsum("qhd,khd->hqk", q[start - layout.first : stop - layout.first].to(wide), keys) * scale
         if layout.causal:
             hidden = torch.ones(logits.shape[1:], dtype=torch.bool, device=q.device)
             logits = logits.masked_fill(hidden.triu(prefix_stop - prefix_start + 1), -torch.inf)

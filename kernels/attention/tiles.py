@@ -53,7 +53,7 @@ def key_tiles(layout: Packing, tokens: int, heads: int) -> Work:
 
 
 def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
-    blocks = layout.blocks
+    blocks = layout.blocks if by_keys else layout.queried
     count = -(-(blocks["stop"] - blocks["start"]) // tokens)  # (B,), tiles of each block
     block = np.repeat(blocks, count)
     number = np.arange(len(block)) - np.repeat(np.cumsum(count) - count, count)

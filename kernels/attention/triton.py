@@ -40,7 +40,7 @@ def _tile(TILES, number):
 @triton.jit
 def _forward(
     Q, K, V, OUT, LSE, PART, PART_LSE, TILES, POSITIONS, scale,
-    q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window,
+    q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window, first,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -50,7 +50,8 @@ def _forward(
     rows = tl.arange(0, ROWS)
     token, head = start + rows // G, hk * G + rows % G
     alive = (rows < (ROWS // G) * G) & (token < stop)
-    q = load(Q, token, head * q_head, q_token, alive, D, BD, UPCAST)  # (ROWS, BD)
+    row = token - first  # of q, the output and its log-sum-exp
+    q = load(Q, row, head * q_head, q_token, alive, D, BD, UPCAST)  # (ROWS, BD)
     if WINDOW:  # of the positions up to here, a row sees nothing
         oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
 
@@ -81,8 +82,8 @@ def _forward(
     acc = acc / l[:, None]
     lse2 = m + tl.log2(l)
     if slot < 0:
-        store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
-        tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, lse2 * LN2, mask=alive)
+        store(OUT, row, head * o_head, o_token, alive, acc, D, BD)
+        tl.store(LSE + row.to(tl.int64) * (key_heads * G) + head, lse2 * LN2, mask=alive)
     else:
         at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
         store(PART, at, 0, BD, rows < ROWS, acc, BD, BD)
@@ -91,7 +92,7 @@ def _forward(
 
 @triton.jit
 def _combine(
-    PART, PART_LSE, OUT, LSE, SPLITS, o_token, o_head, key_heads,
+    PART, PART_LSE, OUT, LSE, SPLITS, o_token, o_head, key_heads, first_row,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SOFTMAX: tl.constexpr,
 ):  # fmt: skip
     """Partial results of a split tile into one: weighted by their log-sum-exp, or added up (gradients)."""
@@ -102,6 +103,7 @@ def _combine(
     rows = (tl.program_id(0) // key_heads) % chunks * CHUNK + tl.arange(0, CHUNK)
     token, head = start + rows // G, hk * G + rows % G
     alive = (rows < (ROWS // G) * G) & (token < stop)
+    token -= first_row
     m = tl.full([CHUNK], LOWEST, tl.float32)
     l = tl.zeros([CHUNK], tl.float32)
     acc = tl.zeros([CHUNK, BD], tl.float32)
@@ -292,13 +294,13 @@ def forward(
         part, part_lse = _slots(work.slots, hkv, tile.rows, dim, q.device)
         _forward[(len(work.tiles) * hkv,)](
             q, k, v, out, lse, part, part_lse, work.tiles, positions, scale * LOG2E.value,
-            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv, layout.window or 0,
+            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv, layout.window or 0, layout.first,
             G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, WINDOW=windowed,
             UPCAST=upcast(q), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         if work.slots:
             _combine[(len(work.splits) * hkv * (tile.rows // _COMBINED_ROWS),)](
-                part, part_lse, out, lse, work.splits, *out.stride()[:2], hkv,
+                part, part_lse, out, lse, work.splits, *out.stride()[:2], hkv, layout.first,
                 G=group, D=d, BD=dim, ROWS=tile.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=True,
             )  # fmt: skip
 
@@ -356,7 +358,7 @@ def backward(
     )  # fmt: skip
     if work.slots:
         _combine[(len(work.splits) * hkv * (by_row.rows // _COMBINED_ROWS),)](
-            part, none, d_q, none, work.splits, *d_q.stride()[:2], hkv,
+            part, none, d_q, none, work.splits, *d_q.stride()[:2], hkv, 0,
             G=group, D=d, BD=dim, ROWS=by_row.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=False,
         )  # fmt: skip
 
@@ -374,7 +376,7 @@ def backward(
     if work.slots:
         for part, whole in ((part_k, d_k), (part_v, d_v)):
             _combine[(len(work.splits) * hkv * (by_key.keys // _COMBINED_ROWS),)](
-                part, none, whole, none, work.splits, *whole.stride()[:2], hkv,
+                part, none, whole, none, work.splits, *whole.stride()[:2], hkv, 0,
                 G=1, D=d, BD=dim, ROWS=by_key.keys, CHUNK=_COMBINED_ROWS, SOFTMAX=False,
             )  # fmt: skip
     return d_q, d_k, d_v

@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import torch
 
 from ...kernels import Context, Packing, block_attention, block_lse, block_max, row_lse, token_mass
@@ -181,14 +181,15 @@ class Layouts:
 
 
 class _ListPass:
-    """A pass over whole lists; see `Call`."""
+    """A pass over lists, or over the query blocks of one behind blocks whose keys and values are kept; see `Call`."""
 
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, layouts: Layouts, readings: _Readings) -> None:
-        self.layouts, self.readings = layouts, readings
-        self.signal_rows: torch.Tensor = layouts.signal.signal
-        if readings.scope.layout.readout.normalisation == "documents":
+    def __init__(self, layouts: Layouts, readings: _Readings, kept: Sequence[KeptBlock] = ()) -> None:
+        self.layouts, self.readings, self.kept = layouts, readings, kept
+        self.first = sum(block.tokens for block in kept)  # what is read of the packed tokens starts there
+        self.signal_rows: torch.Tensor = layouts.signal.signal - self.first
+        if readings.scope.layout.readout.normalisation == "documents" and not kept:
             spans = layouts.signal.spans(DOCUMENT)
             self.key_rows = torch.cat([torch.arange(start, stop) for _, _, start, stop in spans])
 
@@ -196,20 +197,26 @@ class _ListPass:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         attention, signal = self.layouts.on(q.device, window)
-        out, lse = block_attention(q, k, v, attention, scale=scale)
-        if layer in self.readings.scope.heads:
-            rows = signal.signal
-            self.readings.add(layer, q[rows], k, scale, lse[rows], signal)
-        if layer == self.readings.scope.stop:
+        rows, k = self.signal_rows.to(q.device), self._behind_kept("keys", layer, k)
+        if layer == self.readings.scope.stop:  # nothing needs its result, and its values may not have been kept
+            self.readings.add(layer, q[rows], k, scale, None, signal)
             raise Enough
+        v = self._behind_kept("values", layer, v)
+        out, lse = block_attention(q, k, v, attention.behind(self.first), scale=scale)
+        if layer in self.readings.scope.heads:
+            self.readings.add(layer, q[rows], k, scale, lse[rows], signal)
         return out
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
         _, signal = self.layouts.on(q.device, window)
+        k = self._behind_kept("keys", layer, k)
         if self.key_rows is not None:  # the kernels want a key for every token; nothing looks at the others
             whole = k.new_zeros(signal.tokens, *k.shape[1:])
             k = whole.index_copy_(0, self.key_rows.to(k.device), k)
         self.readings.add(layer, q, k, scale, None, signal)
+
+    def _behind_kept(self, what: Literal["keys", "values"], layer: int, own: torch.Tensor) -> torch.Tensor:
+        return joined([getattr(block, what)[layer] for block in self.kept], own) if self.kept else own
 
 
 class _DocumentPass:
@@ -252,55 +259,6 @@ class _DocumentPass:
         return [x[:first].clone(), *(piece[strided(len(piece), self.stride)] for piece in documents)]
 
 
-class _QueryPass:
-    """A pass over query blocks alone, behind blocks whose keys and values are kept; see `Call`."""
-
-    key_rows: torch.Tensor | None = None
-
-    def __init__(self, kept: Sequence[KeptBlock], layouts: Layouts, readings: _Readings) -> None:
-        self.kept, self.layouts, self.readings = kept, layouts, readings
-        self.context = layouts.signal.contexts[0]
-        self.prefix = self.context.instruction + sum(self.context.documents)
-        self.signal_rows = layouts.signal.signal - self.prefix
-        self._masks: dict[int | None, torch.Tensor] = {}
-
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
-    ) -> torch.Tensor:
-        k = joined([block.keys[layer] for block in self.kept], k)
-        if layer in self.readings.scope.heads:
-            self._read(layer, q[self.signal_rows.to(q.device)], k, scale, window)
-        if layer == self.readings.scope.stop:  # its values may not have been kept
-            raise Enough
-        v = joined([block.values[layer] for block in self.kept], v)
-        out = torch.nn.functional.scaled_dot_product_attention(
-            q.transpose(0, 1)[None],
-            k.transpose(0, 1)[None],
-            v.transpose(0, 1)[None],
-            attn_mask=self._mask(window).to(q.device),
-            scale=scale,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        return out[0].transpose(0, 1)
-
-    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
-        self._read(layer, q, joined([block.keys[layer] for block in self.kept], k), scale, window)
-
-    def _read(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
-        self.readings.add(layer, q, k, scale, None, self.layouts.on(q.device, window)[1])
-
-    def _mask(self, window: int | None) -> torch.Tensor:
-        """What the query blocks see: all that is kept and, causally, themselves, as far as the window goes."""
-        if window not in self._masks:
-            rows = sum(self.context.queries)
-            own = torch.block_diag(*(torch.ones(n, n).tril() for n in self.context.queries)).bool()
-            seen = torch.cat([torch.ones(rows, self.prefix, dtype=torch.bool), own], dim=1)
-            layout = self.layouts.signal.with_window(window)
-            places = np.arange(layout.tokens)
-            self._masks[window] = seen & torch.from_numpy(layout.near(places[self.prefix :, None], places))
-        return self._masks[window]
-
-
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Lists laid out for one forward pass, in which none sees another.
@@ -314,7 +272,7 @@ class Packed:
 
     ids: torch.Tensor
     positions: torch.Tensor
-    call: _ListPass | _QueryPass
+    call: _ListPass
     answers: tuple[int, ...]
 
     def readings(self) -> list[Reading]:
@@ -376,13 +334,8 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
     spans = [context for context, _ in counted] if gaps else None
     layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, positions, spans)
     readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
-    call: _ListPass | _QueryPass
-    if kept is None:
-        call = _ListPass(layouts, readings)
-    else:
-        call = _QueryPass(kept, layouts, readings)
-        ids, positions = ids[call.prefix :], positions[call.prefix :]
-        answers = [end - call.prefix for end in answers]
+    call = _ListPass(layouts, readings, kept or ())
+    ids, positions, answers = ids[call.first :], positions[call.first :], [end - call.first for end in answers]
     return Packed(torch.tensor(ids), torch.tensor(positions), call, tuple(answers))
 
 

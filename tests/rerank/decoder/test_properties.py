@@ -332,6 +332,17 @@ def test_a_model_without_chat_template_is_refused_by_name(tmp_path):
     assert len(load_reranker(f"hf:{folder}", layout="icr", chat=False).rank(QUERY, DOCUMENTS)) == 4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kept_documents_score_as_those_that_are_read_again(model_of, dtype):
+    """Query blocks go through the same computation behind both, so that near ties keep their order in bfloat16, too."""
+    decoder = load_decoder(model_of("qwen3"), dtype=dtype)
+    keeping = DecoderReranker(decoder, "icr-block", cache=DocumentCache(host_bytes=1 << 24))
+    keeping.rank(QUERY, DOCUMENTS[1:3])
+    plain = by_place(DecoderReranker(decoder, "icr-block").rank(QUERY, DOCUMENTS))
+    for _ in range(2):
+        np.testing.assert_allclose(by_place(keeping.rank(QUERY, DOCUMENTS)), plain, rtol=0, atol=1e-6)
+
+
 def test_windows_that_hide_documents_where_attention_is_read(tmp_path, model_of):
     narrow = f"hf:{save_model(tmp_path, 'mistral-window', sliding_window=60)}"
     with pytest.raises(ModelError, match="puts the query at position 16384, but the layers .* see 60 positions back"):

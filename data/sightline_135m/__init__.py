@@ -1,0 +1,1 @@
+"""Weights of ``sightline-135m``."""
