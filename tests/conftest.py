@@ -63,6 +63,9 @@ class ToyDecoder:
         self.reading = DecoderReading("hf:toy#words", "toy", revision, "words", fingerprint, layer)
         self.passages = 0
 
+    def __repr__(self):  # names tests, so it must not differ between the processes that run them
+        return f"ToyDecoder({self.reading.layer})"
+
     def form(self, kind):
         if not self.reading.fingerprint:
             raise InputError("documents cannot be kept")
