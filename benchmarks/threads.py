@@ -1,6 +1,6 @@
 """How long a ranking takes on one thread, on all, and on idle processors only; quiet, and beside busy processes.
 
-python -m sightline.benchmarks.threads                                    (minilm, and the tiny decoder)
+python -m sightline.benchmarks.threads                                    (minilm)
 python -m sightline.benchmarks.threads --reranker minilm --reranker hf:MODEL#icr-block
 """
 
@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ..recipes.tiny_decoder import TINY_DECODER
 from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
 from .timing import print_report
@@ -84,7 +83,7 @@ def main(
     if threads == 1:
         raise typer.BadParameter(f"torch has one thread only; unset {_PIN}")
     rows: list[dict[str, Any]] = []
-    for name in reranker or ["minilm", f"hf:{TINY_DECODER}#icr-block"]:
+    for name in reranker or ["minilm"]:
         ranker = load_reranker(name)
         for neighbours in (0, busy):
             with _beside(neighbours):
