@@ -27,6 +27,7 @@ from ..eval.metrics import measure_rankings
 from ..eval.results import load_results
 from ..eval.significance import compare
 from ..eval.trec import trec_order
+from ..rerank.ranking import standardised
 
 __all__ = ["WEIGHTS", "Lists", "chosen_weight", "feature", "load_lists", "qualities", "study"]
 
@@ -60,10 +61,7 @@ def feature(scores: Mapping[str, float]) -> dict[str, float]:
         >>> feature({"a": 3.0, "b": 1.0})
         {'a': 1.0, 'b': -1.0}
     """
-    values = np.array(list(scores.values()))
-    spread = float(values.std())
-    standard = (values - values.mean()) / spread if spread > 0 else np.zeros(len(values))
-    return dict(zip(scores, standard.tolist(), strict=True))
+    return dict(zip(scores, standardised(np.array(list(scores.values()))).tolist(), strict=True))
 
 
 def qualities(lists: Lists, weight: float) -> dict[str, float]:

@@ -23,9 +23,11 @@ from .ranking import first_of_each_id, order_by_score
 from .requests import Candidate, check_request
 from .results import NOTHING, Ranked, Ranking
 
-__all__ = ["Request", "Reranker", "Scored"]
+__all__ = ["Request", "Reranker", "Scored", "among"]
 
 logger = logging.getLogger(__name__)
+
+_NOWHERE = (np.zeros((0, 2), dtype=np.int64), np.zeros(0))  # attention on a document that was not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ class Reranker(ABC):
         for (query, candidates), blocks, places, part in zip(lists, checked, readable, scored, strict=True):
             began = time.perf_counter()
             ranking = self._ranking(
-                query, candidates, blocks, _among(part, places, len(blocks)), top_n, evidence, best_per_id, min_score
+                query, candidates, blocks, among(part, places, len(blocks)), top_n, evidence, best_per_id, min_score
             )
             rankings.append(replace(ranking, seconds=shared + time.perf_counter() - began))
         return rankings
@@ -391,8 +393,14 @@ def _ranked(document: Document, place: int, scored: Scored, relevance: float | N
     )
 
 
-def _among(part: Scored, places: list[int], count: int) -> Scored:
-    """Scores of some documents among ``count``, of which the others were not read: they get no mass."""
+def among(part: Scored, places: list[int], count: int) -> Scored:
+    """Scores of some documents among ``count``, of which the others were not read: they get no mass.
+
+    Args:
+        part: the scores of the documents that were read.
+        places: their places among all, increasing.
+        count: how many documents there are.
+    """
     if len(places) == count:
         return part
     scores, mass, shares, truncated = np.full(count, NOTHING), None, None, [0] * count
@@ -414,5 +422,5 @@ def _among(part: Scored, places: list[int], count: int) -> Scored:
         shares=shares,
         truncated=truncated,
         unread={places[i] for i in part.unread} | (set(range(count)) - set(places)),
-        attention=None if attention is None else lambda place: attention(back[place]),
+        attention=None if attention is None else lambda place: attention(back[place]) if place in back else _NOWHERE,
     )

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..documents import Document
 from ..errors import InputError
-from .base import Request, Reranker, Scored
-from .results import NOTHING
+from .base import Request, Reranker, Scored, among
+from .ranking import below, standardised
 
 __all__ = ["CascadeReranker"]
 
@@ -91,45 +91,17 @@ class CascadeReranker(Reranker):
         return sorted(list(best.values())[: self.top])
 
     def _joined(self, first: Scored, second: Scored, top: list[int]) -> Scored:
-        count = len(first.scores)
-        scores, rest = np.full(count, NOTHING), np.setdiff1d(np.arange(count), top)
-        scores[top] = second.scores
+        count, scores = len(first.scores), second.scores
         if self.weight is not None and top:
-            scores[top] = first.scores[top] + self.weight * _standardised(second.scores)
-        if len(rest):  # below the top, in the first's order
-            scores[rest] = first.scores[rest] - first.scores[rest].max() + scores[top].min() - 1.0
-        shares = mass = None
-        if second.mass is not None:
-            mass = np.zeros(count)
-            mass[top] = second.mass
-        if second.shares is not None:
-            shares = np.zeros((len(second.shares), count))
-            shares[:, top] = second.shares
+            scores = first.scores[top] + self.weight * standardised(scores)
         truncated = list(first.truncated or [0] * count)
         for place, cut in zip(top, second.truncated or [0] * len(top), strict=True):
             truncated[place] = cut
-        at, attention = {place: i for i, place in enumerate(top)}, second.attention
-
-        def attended(place: int) -> tuple[np.ndarray, np.ndarray]:
-            if attention is None or place not in at:
-                return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
-            return attention(at[place])
-
         note = f"of {count} documents the {len(top)} best by {self.first.name} were ranked by {self.second.name}"
-        return Scored(
-            scores,
-            mass,
-            shares,
-            second.query_tokens,
-            truncated,
-            {top[i] for i in second.unread} | set(first.unread),
-            None if attention is None else attended,
-            second.dtype,
-            second.backend,
-            (*first.warnings, *second.warnings, *([note] if len(rest) else [])),
+        return dataclasses.replace(
+            among(second, top, count),
+            scores=below(scores, top, first.scores),
+            truncated=truncated,
+            unread={top[i] for i in second.unread} | set(first.unread),
+            warnings=(*first.warnings, *second.warnings, *([note] if len(top) < count else [])),
         )
-
-
-def _standardised(scores: np.ndarray) -> np.ndarray:
-    spread = float(scores.std())
-    return (scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores))

@@ -4,11 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from ..documents import Document
 from ..errors import RankingError
 from .requests import Candidate, has_id
 
-__all__ = ["first_of_each_id", "order_by_score"]
+__all__ = ["below", "first_of_each_id", "order_by_score", "standardised"]
+
+
+def below(scores: np.ndarray, places: Sequence[int], first: np.ndarray) -> np.ndarray:
+    """Scores of a list of which some documents were scored again: the others stand below, in the order they had.
+
+    Args:
+        scores: float64 (M,), the scores of those documents.
+        places: their M places in the list.
+        first: float64 (N,), the scores of all that they had before.
+
+    Returns:
+        float64 (N,).
+
+    Example:
+        >>> below(np.array([7.0, 5.0]), [0, 2], np.array([0.0, 3.0, 0.0, 1.0])).tolist()
+        [7.0, 4.0, 5.0, 2.0]
+    """
+    out, rest = np.zeros(len(first)), np.setdiff1d(np.arange(len(first)), places)
+    out[places] = scores
+    if len(rest):
+        out[rest] = first[rest] - first[rest].max() + scores.min() - 1.0
+    return out
+
+
+def standardised(scores: np.ndarray) -> np.ndarray:
+    """A list's scores (N,) with mean 0 and standard deviation 1; all 0 if they are equal.
+
+    Example:
+        >>> standardised(np.array([3.0, 1.0])).tolist()
+        [1.0, -1.0]
+    """
+    spread = float(scores.std())
+    return (scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores))
 
 
 def order_by_score(

@@ -26,8 +26,8 @@ from ...names import DECODERS, folder_of
 from ..base import Request, Reranker, Scored
 from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
+from ..ranking import below
 from ..requests import Candidate, check_request
-from ..results import NOTHING
 from .cache import DocumentCache, block_key
 from .forward import Wanted, last_position, out_of_reach, read_documents
 from .hidden import HIDDEN
@@ -306,14 +306,14 @@ class DecoderReranker(Reranker):
     def _fingerprint(self) -> str:
         """A hash of what the keys and values of a document follow from, beside its text and the model."""
         prompt = self.spec.require_prompt()
-        parts: tuple[Any, ...] = (
+        parts = (
             self.template.instruction(""),
             prompt.separator,
             prompt.block,
+            prompt.block_end,
             self.spec.max_block_tokens,
+            self.spec.stride,
         )
-        if prompt.block_end or self.spec.stride > 1:
-            parts = (*parts, prompt.block_end, self.spec.stride)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -639,31 +639,19 @@ def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: 
     return layout
 
 
-def _among(result: ListScores, places: list[int], count: int) -> ListScores:
-    """What was found of some documents, among ``count`` of which the others were not read."""
-    if len(places) == count:
-        return result
-    scores, shares = np.full(count, NOTHING), None
-    scores[places] = result.scores
-    if result.shares is not None:
-        shares = np.zeros((len(result.shares), count))
-        shares[:, places] = result.shares
-    blocks: list[Block | None] = [None] * count
-    marks = None if result.tokens is None else [np.zeros(0)] * count
-    for at, place in enumerate(places):
-        blocks[place] = result.blocks[at]
-        if marks is not None and result.tokens is not None:
-            marks[place] = result.tokens[at]
-    return ListScores(scores, shares, marks, blocks, result.signal, result.notes)
-
-
 def _below(final: ListScores, places: list[int], first: np.ndarray, count: int, note: str) -> ListScores:
     """The final round's scores, and below them, in the order of the round before, those that did not come so far."""
-    out = _among(final, places, count)
-    left = [i for i in range(count) if i not in set(places)]
-    if left:
-        out.scores[left] = first[left] - first[left].max() + final.scores.min() - 1.0
-    return dataclasses.replace(out, notes=[note, *final.notes])
+    shares = None
+    if final.shares is not None:
+        shares = np.zeros((len(final.shares), count))
+        shares[:, places] = final.shares
+    blocks: list[Block | None] = [None] * count
+    marks = None if final.tokens is None else [np.zeros(0)] * count
+    for at, place in enumerate(places):
+        blocks[place] = final.blocks[at]
+        if marks is not None and final.tokens is not None:
+            marks[place] = final.tokens[at]
+    return ListScores(below(final.scores, places, first), shares, marks, blocks, final.signal, [note, *final.notes])
 
 
 def _mean(parts: Sequence[tuple[list[int], ListScores]]) -> ListScores:
