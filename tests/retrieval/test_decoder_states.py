@@ -18,17 +18,11 @@ def document(number, version=1):
 
 
 @pytest.fixture
-def build(tmp_path, toy):
-    made = []
-
-    def build(documents, name="index", **options):
-        settings = {"encoder": toy, "decoder_states": ToyDecoder(), **options}
-        made.append(Index.build(tmp_path / name, documents, **settings))
-        return made[-1]
-
-    yield build
-    for index in made:
-        index.close()
+def build(build):
+    """Build an index that keeps decoder states, unless it is told otherwise."""
+    return lambda documents, name="index", **options: build(
+        documents, name, **{"decoder_states": ToyDecoder(), **options}
+    )
 
 
 @pytest.fixture

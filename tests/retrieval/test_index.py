@@ -42,20 +42,6 @@ def words(index, query, k=1000, where=None):
 
 
 @pytest.fixture
-def build(tmp_path, toy):
-    """Build an index that is closed after the test."""
-    made = []
-
-    def build(documents, name="index", **options):
-        made.append(Index.build(tmp_path / name, documents, **{"encoder": toy, **options}))
-        return made[-1]
-
-    yield build
-    for index in made:
-        index.close()
-
-
-@pytest.fixture
 def small_batches(monkeypatch):
     monkeypatch.setattr(writing, "BATCH_PASSAGES", 4)
 
