@@ -26,7 +26,7 @@ from ..errors import InputError, MissingExtraError, ModelError, SightlineError
 from ..names import SHIPPED, folder_of, layout_names, looks_local
 from ..wording import quoted
 from .adapter import base_of, merge_adapter
-from .devices import choose_device
+from .devices import choose_device, native_dtype
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .notices import without_notices
 
@@ -428,7 +428,8 @@ def load_decoder(
         signal_layer: the last layer to load; None for all.
         outputs: tokens whose logits are wanted; an empty list for hidden states alone. With either, all layers run.
         revision: branch, tag or commit, to pin what is loaded.
-        dtype: the number format, such as ``bfloat16``; None for float32 on CPUs and bfloat16 elsewhere.
+        dtype: the number format, such as ``bfloat16``. None for bfloat16, except on CPUs if the weights have more than
+            16 bits each, or the processor does not multiply bfloat16 itself (`native_dtype`): then for float32.
         device: None for a GPU if torch sees one.
         device_map: as transformers takes it (needs accelerate), instead of ``device``.
         quantization_config: as transformers takes it, such as a ``BitsAndBytesConfig`` or ``TorchAoConfig``.
@@ -440,11 +441,20 @@ def load_decoder(
         InputError: if ``dtype`` is not the name of a floating-point type, or a GGUF file is to be quantized.
     """
     layer_count = None if signal_layer is None else signal_layer + 1
+    if dtype is None and device_map is None and choose_device(device).type == "cpu" and _half(name, revision):
+        dtype = native_dtype("cpu")
     options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
     model, tokenizer = load_weights(
         name, layers=layer_count, head=bool(outputs), revision=revision, dtype=dtype, **options
     )
     return Decoder(model, tokenizer, name, revision_of(name, model.config, revision), outputs)
+
+
+def _half(name: str, revision: str | None) -> bool:
+    """Whether a model's weights have at most 16 bits each."""
+    if (base := base_of(name)) is not None:
+        return _half(base, revision)
+    return find_gguf(name, revision) is not None or load_config(name, revision).dtype in (torch.bfloat16, torch.float16)
 
 
 def load_weights(
@@ -465,7 +475,7 @@ def load_weights(
         layers: how many to load, from the first; None for all.
         head: whether to load the head that predicts tokens, too.
         revision: see `load_decoder`, as for the following.
-        dtype: the number format.
+        dtype: the number format; None for float32 on CPUs and bfloat16 elsewhere.
         device: where to compute.
         device_map: where to put which layer.
         quantization_config: how to quantize.
