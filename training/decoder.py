@@ -17,7 +17,8 @@ from torch import nn
 from ..documents import Document
 from ..errors import InputError, MissingExtraError
 from ..files import share_files
-from ..models.decoder import Decoder, cut_off, load_config, load_weights, revision_of
+from ..models.checkpoints import load_config, load_weights, revision_of
+from ..models.decoder import Decoder, cut_off
 from ..rerank.decoder.forward import Packed, pack
 from ..rerank.decoder.prompt import Prompt, QueryBlock
 from ..rerank.decoder.reranker import DecoderReranker, saved_layout, with_heads

@@ -5,7 +5,8 @@ into blocks; `forward` makes the forward passes and reads attention; `sightline.
 `cache` keeps documents; `reranker` is the whole.
 """
 
-from ...models.decoder import Decoder, load_decoder
+from ...models.checkpoints import load_decoder
+from ...models.decoder import Decoder
 from .cache import DocumentCache
 from .reranker import DecoderReranker
 

@@ -23,7 +23,8 @@ import torch
 from ...errors import ModelError
 from ...kernels import block_attention
 from ...kernels.threads import idle_threads
-from ...models.decoder import Decoder, load_tensors
+from ...models.checkpoints import load_tensors
+from ...models.decoder import Decoder
 from ..layout import Layout
 from .forward import LaidOut, Layouts, lay_out
 from .kept import KeptBlock

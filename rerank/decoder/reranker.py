@@ -20,7 +20,8 @@ from ...documents import Document
 from ...errors import InputError, ModelError
 from ...kernels import Context, choose
 from ...kernels.threads import idle_threads
-from ...models.decoder import Decoder, load_config, load_decoder, revision_of
+from ...models.checkpoints import load_config, load_decoder, revision_of
+from ...models.decoder import Decoder
 from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
 from ...names import DECODERS, folder_of
 from ..base import Request, Reranker, Scored

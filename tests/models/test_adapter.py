@@ -12,7 +12,7 @@ from sightline import Document, load_reranker
 from sightline.errors import InputError, ModelError
 from sightline.models import gguf
 from sightline.models.adapter import base_of
-from sightline.models.decoder import load_weights, revision_of
+from sightline.models.checkpoints import load_weights, revision_of
 from sightline.recipes.tiny_decoder import TINY_DECODER
 from sightline.training.decoder import DecoderLearner
 

@@ -22,7 +22,7 @@ from sightline import load_reranker
 from sightline.documents import Document
 from sightline.errors import InputError, MissingExtraError, ModelError, UnknownNameError
 from sightline.models import gguf as module
-from sightline.models.decoder import load_config, load_decoder, load_weights, revision_of
+from sightline.models.checkpoints import load_config, load_decoder, load_weights, revision_of
 from sightline.models.gguf import find_gguf
 from sightline.training import load_learner
 from sightline.training.learner import TrainingList

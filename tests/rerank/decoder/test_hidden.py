@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sightline import Document, load_layout, load_reranker
 from sightline.errors import InputError, ModelError
-from sightline.models.decoder import load_decoder
+from sightline.models.checkpoints import load_decoder
 from sightline.rerank.decoder import DecoderReranker
 from sightline.rerank.decoder.prompt import Template, candidate_id
 

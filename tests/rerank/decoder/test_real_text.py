@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sightline import load_layout, load_reranker
-from sightline.models.decoder import Decoder, cut_off, load_weights, revision_of
+from sightline.models.checkpoints import load_weights, revision_of
+from sightline.models.decoder import Decoder, cut_off
 from sightline.rerank.decoder import DecoderReranker
 
 from .published import LATE, covered, prompt_of

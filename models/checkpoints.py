@@ -1,0 +1,269 @@
+"""Loads decoder models: from the hub, a folder, a GGUF file, or an adapter, with transformers' own code alone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError, MissingExtraError, ModelError, SightlineError
+from ..names import SHIPPED, folder_of, layout_names, looks_local
+from ..wording import quoted
+from .adapter import base_of, merge_adapter
+from .decoder import ATTENTION, Decoder, register_attention, shorten
+from .devices import choose_device, native_dtype
+from .gguf import find_gguf, gguf_config, gguf_options, read_once
+from .notices import without_notices
+
+__all__ = ["load_config", "load_decoder", "load_tensors", "load_weights", "revision_of"]
+
+
+def load_config(name: str, revision: str | None = None) -> Any:
+    """The configuration of a model, of its text part if it has several.
+
+    Args:
+        name: see `load_decoder`.
+        revision: branch, tag or commit, of a model of the hub.
+
+    Raises:
+        ModelError: if there is none, or its code is not transformers' own.
+        MissingExtraError: if it is in a GGUF file, and gguf or accelerate is not installed.
+    """
+    from transformers import AutoConfig
+
+    if (base := base_of(name)) is not None:
+        return load_config(base, revision)
+    if name in SHIPPED or name in layout_names():
+        raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
+    if (file := find_gguf(name, revision)) is not None:
+        return _loading(name, lambda: gguf_config(file)).get_text_config()
+    if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
+        reason = "it is not a folder" if os.path.exists(name) else "no such folder"  # noqa: PTH110
+        raise ModelError(f"cannot load {quoted(name)}: {reason}")
+    return _loading(name, lambda: AutoConfig.from_pretrained(name, revision=revision)).get_text_config()
+
+
+def load_decoder(
+    name: str,
+    *,
+    signal_layer: int | None = None,
+    outputs: Sequence[str] | None = None,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantization_config: Any = None,
+) -> Decoder:
+    """Load a decoder: up to its signal layer, without its head, or whole, with its head's rows for a few tokens.
+
+    Code that comes with a model is never run (``trust_remote_code`` stays off).
+
+    Args:
+        name: a name on the hub, a folder, or a GGUF file as `find_gguf` takes it, such as ``smollm2``; the weights of a
+            GGUF file are dequantized. A folder may also hold a LoRA adapter, which is merged into its base model.
+        signal_layer: the last layer to load; None for all.
+        outputs: tokens whose logits are wanted; an empty list for hidden states alone. With either, all layers run.
+        revision: branch, tag or commit, to pin what is loaded.
+        dtype: the number format, such as ``bfloat16``. None for bfloat16, except on CPUs if the weights have more than
+            16 bits each, or the processor does not multiply bfloat16 itself (`native_dtype`): then for float32.
+        device: None for a GPU if torch sees one.
+        device_map: as transformers takes it (needs accelerate), instead of ``device``.
+        quantization_config: as transformers takes it, such as a ``BitsAndBytesConfig`` or ``TorchAoConfig``.
+
+    Raises:
+        ModelError: if the model cannot be loaded, or is not a decoder that this engine can run, or an output is not
+            one of its tokens.
+        MissingExtraError: if ``device_map`` is given and accelerate is not installed, or a GGUF file and not gguf.
+        InputError: if ``dtype`` is not the name of a floating-point type, or a GGUF file is to be quantized.
+    """
+    layer_count = None if signal_layer is None else signal_layer + 1
+    if dtype is None and device_map is None and choose_device(device).type == "cpu" and _half(name, revision):
+        dtype = native_dtype("cpu")
+    options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
+    model, tokenizer = load_weights(
+        name, layers=layer_count, head=bool(outputs), revision=revision, dtype=dtype, **options
+    )
+    return Decoder(model, tokenizer, name, revision_of(name, model.config, revision), outputs)
+
+
+def _half(name: str, revision: str | None) -> bool:
+    """Whether a model's weights have at most 16 bits each."""
+    if (base := base_of(name)) is not None:
+        return _half(base, revision)
+    return find_gguf(name, revision) is not None or load_config(name, revision).dtype in (torch.bfloat16, torch.float16)
+
+
+def load_weights(
+    name: str,
+    *,
+    layers: int | None = None,
+    head: bool = False,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    quantization_config: Any = None,
+) -> tuple[Any, Any]:
+    """Load a transformers model whose attention is ours, and its tokenizer.
+
+    Args:
+        name: see `load_decoder`.
+        layers: how many to load, from the first; None for all.
+        head: whether to load the head that predicts tokens, too.
+        revision: see `load_decoder`, as for the following.
+        dtype: the number format; None for float32 on CPUs and bfloat16 elsewhere.
+        device: where to compute.
+        device_map: where to put which layer.
+        quantization_config: how to quantize.
+
+    Returns:
+        The model, base or whole, and the tokenizer.
+
+    Raises:
+        ModelError: if the model cannot be loaded, lacks weights, or has fewer layers.
+        SightlineError: see `load_decoder`.
+    """
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    if (base := base_of(name)) is not None:
+        if quantization_config is not None:
+            raise InputError(f"{name!r} is an adapter, which is merged; leave quantization_config out")
+        options: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device, "device_map": device_map}
+        model, tokenizer = load_weights(base, layers=layers, head=head, **options)
+        merge_adapter(model, name)
+        return model, tokenizer
+    register_attention()
+    if device_map is not None and importlib.util.find_spec("accelerate") is None:
+        raise MissingExtraError("accelerate", "decoders")
+    device = choose_device(device)
+    dtype = _dtype_named(dtype) if isinstance(dtype, str) else dtype
+    on_cpu = device.type == "cpu" if device_map is None else not torch.cuda.is_available()
+    file = find_gguf(name, revision)
+    if file is not None and quantization_config is not None:
+        raise InputError(f"{name!r} is a GGUF file: its weights are dequantized, so leave quantization_config out")
+    config = load_config(name, revision)
+    layer_count = config.num_hidden_layers
+    layers = layer_count if layers is None else layers
+    if not 1 <= layers <= layer_count:
+        raise ModelError(f"{name!r} has layers 0 to {layer_count - 1}, so none with the number {layers - 1}")
+    shorten(config, layers)
+    source, where = (name, {"revision": revision}) if file is None else gguf_options(file)
+    options = {"config": config, "attn_implementation": ATTENTION, "output_loading_info": True, **where}
+    options["dtype"] = dtype or (torch.float32 if on_cpu else torch.bfloat16)
+    if device_map is not None:
+        options["device_map"] = device_map
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    kind = AutoModelForCausalLM if head else AutoModel
+    with contextlib.nullcontext() if file is None else read_once(file, layers):
+        model, report = _loading(name, lambda: kind.from_pretrained(source, **options))
+    if missing := sorted(report["missing_keys"]):  # transformers would make them up
+        raise ModelError(f"cannot load {name!r}: {len(missing)} of its weights are missing, such as {missing[0]!r}")
+    # AutoTokenizer would parse a GGUF file again, for a class that has no part in it: the file says how to tokenize.
+    reader = AutoTokenizer if file is None else PreTrainedTokenizerFast
+    tokenizer = _loading(name, lambda: reader.from_pretrained(source, **where))
+    # What was dequantized is not saved by transformers as long as it names a quantizer.
+    for owner, attribute in () if file is None else ((model, "hf_quantizer"), (model.config, "quantization_config")):
+        if hasattr(owner, attribute):
+            delattr(owner, attribute)
+    if device_map is None and quantization_config is None:
+        model = model.to(device)
+    return model, tokenizer
+
+
+def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None) -> list[torch.Tensor]:
+    """Weights of a model by their names in its safetensors files, such as those of a head that transformers lacks.
+
+    Args:
+        name: a name on the hub, or a folder; if it is one of an adapter, its base model is meant.
+        tensors: names of the weights.
+        revision: branch, tag or commit; None for the newest. A folder has none.
+
+    Raises:
+        ModelError: if the model has no safetensors files, or no such weight.
+    """
+    from safetensors import safe_open
+    from transformers.utils.hub import cached_file
+
+    name = base_of(name) or name
+    revision = None if Path(name).is_dir() else revision
+
+    def find(file: str) -> str | None:
+        try:
+            return cached_file(name, file, revision=revision)
+        except OSError:
+            return None
+
+    index = find("model.safetensors.index.json")
+    files: dict[str, str] = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"] if index else {}
+    out = []
+    for tensor in tensors:
+        path = find(files.get(tensor, "model.safetensors"))
+        if path is None:
+            raise ModelError(f"cannot load {tensor!r} of {name!r}: it has no model.safetensors")
+        with safe_open(path, "pt") as weights:
+            if tensor not in weights.keys():  # noqa: SIM118 - no mapping
+                raise ModelError(f"{name!r} has no weight {tensor!r}; the layout is for another model")
+            out.append(weights.get_tensor(tensor))
+    return out
+
+
+def _dtype_named(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"{name!r} is not a dtype to compute with; take float32, bfloat16 or float16")
+    return dtype
+
+
+def revision_of(name: str, config: Any, asked: str | None = None) -> str:
+    """The revision of a model's weights: the hub's commit, or for files a hash of both ends of each.
+
+    Args:
+        name: see `load_decoder`.
+        config: the model's configuration, see `load_config`.
+        asked: the revision that was asked for, which stands where the hub tells no commit.
+
+    Returns:
+        A commit, 16 hexadecimal digits of a hash, or "".
+    """
+    if (file := find_gguf(name, asked)) is not None:
+        paths = [file]
+    elif os.path.isdir(folder := folder_of(name)):  # noqa: PTH112 - Path.is_dir raises at long names
+        paths = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    else:
+        return getattr(config, "_commit_hash", None) or asked or ""
+    base = base_of(name)
+    hasher = hashlib.sha256(b"" if base is None else revision_of(base, config, asked).encode())
+    for path in paths:
+        size = path.stat().st_size
+        hasher.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as opened:
+            hasher.update(opened.read(1 << 20))
+            opened.seek(max(0, size - (1 << 20)))
+            hasher.update(opened.read())
+    return hasher.hexdigest()[:16]
+
+
+def _loading(name: str, load: Callable[[], Any]) -> Any:
+    try:
+        with without_notices():  # the layers above the signal layer are left out
+            return load()
+    except SightlineError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"cannot load {name!r}: its weights are a pickle that torch refuses, because it could run code or is "
+            "damaged; get or convert them as model.safetensors"
+        ) from error
+    except Exception as error:  # the hub's, the files', torch's: each has its own, such as one for pickles
+        message = " ".join(str(error).split())
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        raise ModelError(f"cannot load {name!r}: {kind}{message[:500]}") from error
