@@ -86,6 +86,8 @@ class CrossEncoder:
         revision: the branch, tag or commit of a model on the hub (``hf:``).
         model_kwargs: only ``dtype`` (or ``torch_dtype``).
         activation_fn: what ``predict`` and ``rank`` use unless they are given another.
+        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
+            for none. It is for a reranker that is given by name; all adapters of a process share it.
         options: the other arguments of the original are accepted at their defaults, and refused by name otherwise.
 
     Raises:
@@ -108,6 +110,7 @@ class CrossEncoder:
         revision: str | None = None,
         model_kwargs: dict[str, Any] | None = None,
         activation_fn: Any = None,
+        cache_mb: int = 256,
         **options: Any,
     ) -> None:
         for old, new in _RENAMED.items():
@@ -131,7 +134,7 @@ class CrossEncoder:
         if loading:
             raise InputError(f"model_kwargs may have 'dtype' and nothing else, not {next(iter(loading))!r}")
         self._reranker = drop_in(
-            model_name_or_path, device=device, max_block_tokens=max_length, revision=revision, dtype=dtype
+            model_name_or_path, cache_mb, device=device, max_block_tokens=max_length, revision=revision, dtype=dtype
         )
         self._activation = activation_fn
         self._raw(None)  # what cannot be followed is refused at once

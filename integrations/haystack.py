@@ -21,11 +21,10 @@ except ModuleNotFoundError as error:
 from ..documents import Grain, Unit
 from ..errors import InputError
 from ..rerank.base import Reranker
-from ..rerank.loading import load_reranker
 from ..rerank.placement import Order, arrange
 from ..rerank.results import relevance_or_score
 from ..search import FirstStage, Searcher, SearchResult
-from .snippets import candidate, is_missing, snippets
+from .snippets import candidate, is_missing, keeping, snippets
 
 __all__ = ["SightlineRanker", "SightlineRetriever"]
 
@@ -181,6 +180,9 @@ class SightlineRanker:
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
         min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default.
+        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
+            for none. It is for a reranker that is given by name; all adapters of a process share it.
+        cache_folder: a folder in which what was read is kept, too, for other processes and later ones; up to 4 GB.
 
     Example:
         >>> documents = [Document(content="Dogs bark."), Document(content="Cats purr.")]
@@ -197,7 +199,10 @@ class SightlineRanker:
         meta_fields_to_embed: list[str] | None = None,
         order: Order = "relevance",
         min_score: float | None = None,
+        cache_mb: int = 256,
+        cache_folder: str | Path | None = None,
     ) -> None:
+        self.cache_mb, self.cache_folder = cache_mb, None if cache_folder is None else str(cache_folder)
         self.reranker, self.top_k, self.meta_fields_to_embed = reranker, top_k, meta_fields_to_embed
         self.order, self.min_score = order, min_score
         self._loaded: Reranker | None = None
@@ -212,7 +217,7 @@ class SightlineRanker:
 
     def _reranker(self) -> Reranker:
         if self._loaded is None:
-            self._loaded = load_reranker(self.reranker)
+            self._loaded = keeping(self.reranker, self.cache_mb, self.cache_folder)
         return self._loaded
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,6 +229,8 @@ class SightlineRanker:
             meta_fields_to_embed=self.meta_fields_to_embed,
             order=self.order,
             min_score=self.min_score,
+            cache_mb=self.cache_mb,
+            cache_folder=self.cache_folder,
         )
 
     @classmethod

@@ -5,6 +5,7 @@ Needs ``pip install 'sightline-search[llamaindex]'``, which is llama-index-core 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,10 @@ except ModuleNotFoundError as error:
 from ..documents import Grain, Unit
 from ..errors import InputError
 from ..rerank.base import Reranker
-from ..rerank.loading import as_reranker
 from ..rerank.placement import Order, arrange
 from ..rerank.results import relevance_or_score
 from ..search import Searcher, SearchResult
-from .snippets import Made, Snippet, as_searcher, candidate, snippets
+from .snippets import Made, Snippet, as_searcher, candidate, keeping, snippets
 
 __all__ = ["SightlineRerank", "SightlineRetriever"]
 
@@ -128,6 +128,9 @@ class SightlineRerank(BaseNodePostprocessor):
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
         min_score: leave out nodes whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default.
+        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
+            for none. It is for a reranker that is given by name; all adapters of a process share it.
+        cache_folder: a folder in which what was read is kept, too, for other processes and later ones; up to 4 GB.
 
     Example:
         >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Dogs bark.", "Cats purr.")]
@@ -140,12 +143,14 @@ class SightlineRerank(BaseNodePostprocessor):
     top_n: int | None = 5
     order: Order = "relevance"
     min_score: float | None = None
+    cache_mb: int = 256
+    cache_folder: Path | None = None
     _loaded: Made[Reranker] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the reranker, if a name was given."""
         super().model_post_init(context)
-        self._loaded = Made(as_reranker)
+        self._loaded = Made(functools.partial(keeping, cache_mb=self.cache_mb, cache_folder=self.cache_folder))
         self._loaded.of(self.reranker).check_min_score(self.min_score)
 
     @classmethod

@@ -47,6 +47,8 @@ class Reranker(BaseRanker):
         batch_size: not used: it has no effect on any score.
         min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default. The original has no such argument.
+        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
+            for none. It is for a reranker that is given by name; all adapters of a process share it.
         options: other arguments of the original are refused by name, unless they are None.
 
     Raises:
@@ -71,6 +73,7 @@ class Reranker(BaseRanker):
         device: Any = None,
         batch_size: int | None = None,
         min_score: float | None = None,
+        cache_mb: int = 256,
         **options: Any,
     ) -> None:
         model_name = options.pop("model_name_or_path", model_name)
@@ -81,7 +84,7 @@ class Reranker(BaseRanker):
                 raise InputError(f"{name} is for rerank services, and nothing here calls one; leave it out")
             if value is not None:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
-        self._reranker, self._min_score = drop_in(model_name, dtype=dtype, device=device), min_score
+        self._reranker, self._min_score = drop_in(model_name, cache_mb, dtype=dtype, device=device), min_score
         self._reranker.check_min_score(min_score)
 
     def rank(

@@ -7,10 +7,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..documents import Unit, cleaned
 from ..errors import InputError, UnknownNameError
+from ..models.cache import CacheSettings, shared_cache
 from ..names import PREFIXES, RerankerName
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker, load_reranker
@@ -20,7 +22,7 @@ from ..rerank.results import relevance_or_score
 from ..search import Hit, Searcher, SearchResult
 from ..wording import quoted
 
-__all__ = ["Made", "Snippet", "as_searcher", "candidate", "drop_in", "is_missing", "snippets", "text_list"]
+__all__ = ["Made", "Snippet", "as_searcher", "candidate", "drop_in", "is_missing", "keeping", "snippets", "text_list"]
 
 
 T = TypeVar("T")
@@ -135,6 +137,28 @@ def as_searcher(searcher: Searcher | str | os.PathLike[str]) -> Searcher:
     return searcher
 
 
+def keeping(
+    reranker: str | os.PathLike[str] | Reranker, cache_mb: int, cache_folder: str | os.PathLike[str] | None
+) -> Reranker:
+    """A reranker itself, or the one of this name, which keeps what it reads of documents.
+
+    Adapters of a process that ask for the same share one cache. A reranker that was loaded elsewhere stays as it is.
+
+    Args:
+        reranker: a name for `load_reranker`, or a reranker.
+        cache_mb: megabytes of memory; 0 for none.
+        cache_folder: a folder in which what was read is kept, too; None for none.
+
+    Raises:
+        InputError: if it is neither, or the cache cannot be had.
+    """
+    loaded = as_reranker(reranker)
+    if loaded is not reranker:
+        folder = None if cache_folder is None else Path(cache_folder)
+        loaded.keep_documents(shared_cache(CacheSettings(mb=cache_mb, folder=folder)))
+    return loaded
+
+
 def text_list(name: str, texts: Any) -> list[Any]:
     """The parts of a list of documents.
 
@@ -150,11 +174,12 @@ def text_list(name: str, texts: Any) -> list[Any]:
     return list(texts)
 
 
-def drop_in(reranker: str | os.PathLike[str] | Reranker, **options: Any) -> Reranker:
+def drop_in(reranker: str | os.PathLike[str] | Reranker, cache_mb: int, **options: Any) -> Reranker:
     """The reranker of a class that takes another library's arguments.
 
     Args:
         reranker: a name for `load_reranker`, or a reranker.
+        cache_mb: see `keeping`.
         options: options of `load_reranker`; None stands for one that is not given.
 
     Raises:
@@ -174,9 +199,11 @@ def drop_in(reranker: str | os.PathLike[str] | Reranker, **options: Any) -> Rera
     if "revision" in chosen and RerankerName.parse(reranker).kind not in PREFIXES:
         raise InputError(f"revision is for models of the hub, hf:MODEL, not for {reranker!r}; leave it out")
     try:
-        return load_reranker(reranker, **chosen)
+        loaded = load_reranker(reranker, **chosen)
     except UnknownNameError as error:
         raise UnknownNameError(
             f"the model's name changes with the import: use one of Sightline's, such as 'minilm' or 'sightline-mini'. "
             f"{str(error)[0].upper()}{str(error)[1:]}"
         ) from error
+    loaded.keep_documents(shared_cache(CacheSettings(mb=cache_mb)))
+    return loaded

@@ -14,7 +14,16 @@ from .attention import block_attention
 from .dispatch import Backend, Choice, choose
 from .lse import block_lse, block_max, mass, row_lse, token_mass
 from .packing import Context, Packing
-from .states import Keys, QuantizedKeys, states_attention, states_backend, states_lse, states_lse_mean, states_max
+from .states import (
+    Keys,
+    QuantizedKeys,
+    quantized,
+    states_attention,
+    states_backend,
+    states_lse,
+    states_lse_mean,
+    states_max,
+)
 
 __all__ = [
     "Backend",
@@ -28,6 +37,7 @@ __all__ = [
     "block_max",
     "choose",
     "mass",
+    "quantized",
     "row_lse",
     "states_attention",
     "states_backend",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ..documents import Document
     from ..kernels import Keys
+    from .cache import DocumentCache, Form
 
 __all__ = [
     "BlockReader",
@@ -195,7 +196,7 @@ class BlockReader(Protocol):
     """A model that reads each text alone and gives a state for every token of it.
 
     Derive from this class: then you write `read` and `token_offsets`, and get the other methods. A reader is also the
-    `Window` of the rerankers that use it.
+    `Window` of the rerankers that use it. Several threads may call it at once.
 
     Attributes:
         name: how you ask for it.
@@ -321,15 +322,18 @@ class TrainableReader(BlockReader, Protocol):
         ...
 
 
-def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = "") -> list[DocumentStates]:
+def document_states(
+    reader: BlockReader, texts: Sequence[str], *, behind: str = "", cache: DocumentCache | None = None
+) -> list[DocumentStates]:
     """Read documents: the token states of each text.
 
     Equal texts are read once, so that they get equal states to the last bit.
 
     Args:
-        reader: the model.
+        reader: the model. If it has no ``revision``, nothing is kept: nobody could tell its weights from others.
         texts: N strings.
-        behind: see `BlockReader.read`.
+        behind: see `BlockReader.read`. What is read behind a text is not kept.
+        cache: gives what it keeps of these texts, and keeps what is read now; None keeps nothing.
 
     Example:
         >>> from sightline.models.loading import load_reader
@@ -339,13 +343,47 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
     """
     import torch
 
-    distinct = list(dict.fromkeys(texts))
-    if not distinct:
-        return []
-    read = reader.read(distinct, behind=behind)
-    assert read.states is not None
-    states_by_text = {
-        text: DocumentStates(torch.from_numpy(read.states[start:end]), int(cut))
-        for text, start, end, cut in zip(distinct, read.offsets, read.offsets[1:], read.truncated, strict=False)
-    }
-    return [states_by_text[text] for text in texts]
+    keys: dict[str, str] = {}
+    if cache is not None and reader.revision and not behind:
+        from .cache import cache_key
+
+        of_reader = ("token states", cache.form, reader.name, reader.revision, reader.dtype, reader.max_length)
+        keys = {text: cache_key(*of_reader, text) for text in dict.fromkeys(texts)}
+    known: dict[str, DocumentStates] = {}
+    for text, key in keys.items():
+        if cache is not None and (kept := cache.get(key)) is not None:
+            known[text] = _of_tensors(kept)
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    if new:
+        read = reader.read(new, behind=behind)
+        assert read.states is not None
+        for text, start, end, cut in zip(new, read.offsets, read.offsets[1:], read.truncated, strict=False):
+            states = torch.from_numpy(read.states[start:end])
+            known[text] = DocumentStates(states, int(cut))
+            if cache is not None and text in keys:
+                tensors = _as_tensors(known[text], cache.form)
+                cache.put(keys[text], tensors)
+                known[text] = _of_tensors(tensors)
+    return [known[text] for text in texts]
+
+
+def _as_tensors(states: DocumentStates, form: Form) -> tuple[torch.Tensor, ...]:
+    """Float states as a `DocumentCache` keeps them: how many tokens were cut, and the keys, which share no memory."""
+    import torch
+
+    from ..kernels import QuantizedKeys, quantized
+
+    keys = states.keys
+    assert not isinstance(keys, QuantizedKeys)
+    cut = torch.tensor(states.truncated)
+    if form == "int8":
+        small = quantized(keys)
+        return cut, small.values, small.scales
+    return cut, keys.half() if form == "fp16" else keys.clone()
+
+
+def _of_tensors(tensors: tuple[torch.Tensor, ...]) -> DocumentStates:
+    from ..kernels import QuantizedKeys
+
+    cut, values, *scales = tensors
+    return DocumentStates(QuantizedKeys(values, *scales) if scales else values, int(cut))

@@ -1,5 +1,6 @@
 """Second stage: all candidates in one context, ranked by the attention that the query pays to each."""
 
+from ..models.cache import DocumentCache
 from ..models.reader import DocumentStates
 from .base import Request, Reranker, Scored
 from .cascade import CascadeReranker
@@ -12,6 +13,7 @@ from .results import Evidence, Ranked, Ranking
 
 __all__ = [
     "CascadeReranker",
+    "DocumentCache",
     "DocumentStates",
     "Evidence",
     "LateInteractionReranker",

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..documents import Document, Grain
 from ..errors import InputError
+from ..models.cache import DocumentCache
 from ..models.reader import BlockReader, DecoderReading, DocumentStates, StoredBlock, Window
 from ..wording import quoted
 from .evidence import find_evidence
@@ -104,6 +105,9 @@ class Reranker(ABC):
             are relative to their list.
         calibration: from scores to P(relevant); None if the reranker has no relevance.
         uses_bm25: whether it takes BM25 scores into account, so that an index should bring its own.
+        concurrent: whether several threads may rank with it at once.
+        keepable: whether documents are read independently of the query and of one another, so that they can be kept.
+        cache: keeps what was read of documents for later lists; None keeps nothing. See `keep_documents`.
     """
 
     name: str
@@ -118,6 +122,9 @@ class Reranker(ABC):
     list_free: bool = False
     calibration: RelevanceSpec | None = None
     uses_bm25: bool = False
+    concurrent: bool = False
+    keepable: bool = False
+    cache: DocumentCache | None = None
 
     @abstractmethod
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
@@ -126,6 +133,16 @@ class Reranker(ABC):
         Raises:
             InputError: if a query or a document cannot be used.
         """
+
+    def keep_documents(self, cache: DocumentCache | None) -> None:
+        """Keep what is read of documents, so that a document that comes again is not read again.
+
+        A reranker that is not ``keepable`` keeps nothing.
+
+        Args:
+            cache: where; several rerankers may share one. None keeps nothing from now on.
+        """
+        self.cache = cache if self.keepable else None
 
     def _readable(self, document: Document) -> bool:
         """Whether there is anything in a document to read; what is not readable is not given to `_score`."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..documents import Document
 from ..errors import InputError
+from ..models.cache import DocumentCache
 from .base import Request, Reranker, Scored, among
 from .ranking import below, standardised
 
@@ -61,6 +62,14 @@ class CascadeReranker(Reranker):
         self.layout, self.model, self.revision = second.layout, second.model, second.revision
         self.readout, self.has_evidence = second.readout, second.has_evidence
         self.reader, self.window, self.uses_bm25 = first.reader, first.window, first.uses_bm25
+        self.concurrent = first.concurrent and second.concurrent
+        self.cache = first.cache or second.cache
+
+    def keep_documents(self, cache: DocumentCache | None) -> None:
+        """Let both rerankers keep what they read."""
+        self.first.keep_documents(cache)
+        self.second.keep_documents(cache)
+        self.cache = self.first.cache or self.second.cache
 
     def _readable(self, document: Document) -> bool:
         return self.first._readable(document) and self.second._readable(document)

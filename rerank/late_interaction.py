@@ -18,9 +18,10 @@ import yaml
 from ..documents import Document
 from ..errors import InputError, ModelError
 from ..files import share_files
+from ..models.cache import DocumentCache
 from ..models.devices import native_dtype
 from ..models.loading import load_reader
-from ..models.reader import BlockReader, DocumentStates, document_states
+from ..models.reader import BlockReader, DocumentStates, TokenStates, document_states
 from ..retrieval.bm25 import background_bm25
 from .base import Request, Reranker, Scored
 from .layout import Layout, check_kind, load_layout
@@ -49,9 +50,12 @@ class LateInteractionReranker(Reranker):
         dtype: what a reader that is loaded here computes with. None for float32, so that states which are kept are the
             same wherever they were read; for layouts that keep nothing, `native_dtype`.
         device: a torch device for a reader that is loaded here; None for CUDA where there is one, else CPU.
+        cache: keeps the token states of documents for later lists, where the layout reads documents independently of
+            the query; None keeps none.
 
     Raises:
-        InputError: if the layout and the readout do not go together.
+        InputError: if the layout and the readout do not go together, or there is a cache and the layout shows documents
+            the query.
 
     Example:
         >>> ranking = LateInteractionReranker().rank("what sound do cats make", ["Dogs bark.", "Cats purr."])
@@ -60,6 +64,7 @@ class LateInteractionReranker(Reranker):
     """
 
     has_evidence = True
+    concurrent = True
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class LateInteractionReranker(Reranker):
         name: str | None = None,
         dtype: str | None = None,
         device: str | torch.device | None = None,
+        cache: DocumentCache | None = None,
     ) -> None:
         self.spec = load_layout(layout) if isinstance(layout, str) else layout
         check_kind(self.spec, "late-interaction")
@@ -85,6 +91,12 @@ class LateInteractionReranker(Reranker):
         )
         self.window, self.model, self.revision = self.reader, self.reader.name, self.reader.revision
         self.learnt = readout
+        self.keepable = self.spec.keepable
+        if cache is not None and not self.keepable:
+            raise InputError(
+                f"layout {self.layout!r} shows documents the query, so they cannot be kept; take another, or no cache"
+            )
+        self.keep_documents(cache)
         self.list_free = self.spec.list_free and (readout is None or readout.list_free)
         if self.spec.relevance is not None and not self.list_free:
             raise InputError(
@@ -101,6 +113,7 @@ class LateInteractionReranker(Reranker):
         *,
         dtype: str | None = None,
         device: str | torch.device | None = None,
+        cache: DocumentCache | None = None,
         **changes: Any,
     ) -> LateInteractionReranker:
         """Load a trained reranker: ``layout.yaml`` and ``model.safetensors``.
@@ -109,13 +122,14 @@ class LateInteractionReranker(Reranker):
             folder: the folder with both.
             dtype: see `LateInteractionReranker`.
             device: see `LateInteractionReranker`.
+            cache: see `LateInteractionReranker`.
             changes: fields of the layout to replace.
 
         Raises:
             ModelError: if the weights are missing, damaged, or of something else.
             InputError: if the layout is not valid.
         """
-        return cls(*_load_trained(Path(folder), changes, dtype, device), dtype=dtype, device=device)
+        return cls(*_load_trained(Path(folder), changes, dtype, device), dtype=dtype, device=device, cache=cache)
 
     def save(self, folder: str | Path) -> None:
         """Write ``layout.yaml`` and ``model.safetensors`` into a folder, for `load`; weights in half precision.
@@ -136,11 +150,13 @@ class LateInteractionReranker(Reranker):
         (folder / "layout.yaml").write_text(text, encoding="utf-8")
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
-        """Documents that are in several lists are read once; everything else is per list."""
+        """Queries are read together, and documents that are in several lists once; everything else is per list."""
+        questions = self.reader.read_queries([request.query for request in lists])
+        asked = list(zip(lists, questions, strict=True))
         if not self.spec.keepable:  # what was kept, or read for another list, has not seen this query
-            return [self._scored(request, self._read([request], request.query)) for request in lists]
+            return [self._scored(one, question, self._read([one], one.query)) for one, question in asked]
         read = self._read(lists, "")
-        return [self._scored(request, read) for request in lists]
+        return [self._scored(one, question, read) for one, question in asked]
 
     def _read(self, lists: Sequence[Request], query: str) -> dict[str, DocumentStates]:
         """The states, by text, of every document that comes without."""
@@ -151,15 +167,14 @@ class LateInteractionReranker(Reranker):
             if kept is None or not self.spec.keepable
         )
         behind = query if self.spec.documents_see_query else ""
-        return dict(zip(texts, document_states(self.reader, list(texts), behind=behind), strict=True))
+        return dict(zip(texts, document_states(self.reader, list(texts), behind=behind, cache=self.cache), strict=True))
 
-    def _scored(self, request: Request, read: dict[str, DocumentStates]) -> Scored:
+    def _scored(self, request: Request, question: TokenStates, read: dict[str, DocumentStates]) -> Scored:
         import torch
 
         from ..kernels import states_attention, states_backend
         from .readout import order_free_mean, row_shares
 
-        question = self.reader.read_queries([request.query])[0]
         assert question.states is not None
         if not len(question.states):
             raise InputError(f"the query {request.query!r} has no token to attend with; ask something")

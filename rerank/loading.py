@@ -106,9 +106,9 @@ def load_reranker(
         layout: for decoder models: ``icr`` (training-free, the default of most), ``icr-block``, ``icr-block-heads``
             (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, ``qwen3-reranker``,
             another that `list_rerankers` names, the path of a YAML file, or a `Layout`.
-        options: ``dtype`` and ``device``, see `LateInteractionReranker`; for cross-encoders and ``late-interaction:``
-            also ``revision``; for decoder models those of `DecoderReranker`. All others replace fields of the layout,
-            such as ``scale=10.0``.
+        options: ``dtype``, ``device`` and ``cache``, see `LateInteractionReranker`; for cross-encoders and
+            ``late-interaction:`` ``dtype``, ``device`` and ``revision``; for decoder models those of `DecoderReranker`.
+            All others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
         UnknownNameError: if there is no such reranker.
@@ -131,7 +131,7 @@ def _load_layout(parsed: RerankerName, name: str, layout: Layout | str | None, o
     if layout is not None:
         check_kind(load_layout(layout), "late-interaction")
         raise InputError(f"{name!r} is a layout itself; leave layout={layout!r} out")
-    loading = {key: options.pop(key) for key in ("dtype", "device") if key in options}
+    loading = {key: options.pop(key) for key in ("dtype", "device", "cache") if key in options}
     spec = load_layout(parsed.model, **options)
     check_kind(spec, "late-interaction", name)
     return LateInteractionReranker(spec, name=options.get("name", name), **loading)

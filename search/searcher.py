@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..documents import Grain, Unit, encodable
 from ..errors import InputError
-from ..models.reader import DecoderReading, DocumentStates, StoredBlock
+from ..models.reader import BlockReader, DecoderReading, DocumentStates, StoredBlock
 from ..names import FIRST_STAGES, FirstStage
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
@@ -95,6 +95,12 @@ class Searcher:
             kept_states=self._kept_states,
         )
         return make, (self.index, self._reranker_as_given)
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may search at once: whether its models may be used by several."""
+        reranks = self.reranker is None or self.reranker.concurrent
+        return reranks and (self.first_stage == "bm25" or isinstance(self.index.encoder, BlockReader))
 
     def search(
         self,

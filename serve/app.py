@@ -97,6 +97,7 @@ def create_app(
     model_names: Collection[str] = (),
     any_model: bool = False,
     min_score: float | None = None,
+    threads: int | None = None,
 ) -> FastAPI:
     """The application; it closes the index of its searcher when it shuts down.
 
@@ -111,6 +112,8 @@ def create_app(
         any_model: accept every name of a model.
         min_score: leave out what has a relevance below this, from 0 to 1, in searches and rankings whose request gives
             no ``min_score``; None leaves nothing out.
+        threads: how many searches, and how many rankings, run at once; None for one for each processor, at most 16.
+            Rerankers and encoders that several threads must not use (`Reranker.concurrent`) do one at a time.
 
     Raises:
         InputError: if there is nothing to serve, the key is too short to keep anyone out, or a reranker has no
@@ -135,7 +138,9 @@ def create_app(
                 raise InputError("min_score needs a reranker: it cuts by the reranker's relevance")
             ranks.check_min_score(min_score)
     limits = limits or Limits()
-    service = Service(searcher, reranker, limits)
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, not {threads}")
+    service = Service(searcher, reranker, limits, threads)
     app = FastAPI(
         title="Sightline",
         version=__version__,
@@ -344,14 +349,14 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
     async def add(request: Request, body: DocumentsRequest) -> Response:
         """Add documents whose ids are new. What was written before an error stays; after a 504 the rest follows."""
         new = _documents(service, body)
-        count = await service.search(request, lambda: write(lambda: searcher.index.add(new)))
+        count = await service.search(request, lambda: write(lambda: searcher.index.add(new)), alone=True)
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
 
     @app.put("/documents", **options)
     async def update(request: Request, body: DocumentsRequest) -> Response:
         """Replace documents by id, and add those whose ids are new. Errors are as when adding."""
         new = _documents(service, body)
-        count = await service.search(request, lambda: write(lambda: searcher.index.update(new)))
+        count = await service.search(request, lambda: write(lambda: searcher.index.update(new)), alone=True)
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
 
     deleting = {
@@ -371,7 +376,7 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
         def call() -> int:
             return 0 if searcher.index.document(id) is None else write(lambda: searcher.index.delete([id]))
 
-        count = await service.search(request, call)
+        count = await service.search(request, call, alone=True)
         if not count:
             raise HTTPException(404, f"there is no document {id!r}")
         return answer(WrittenResponse(deleted=count, **service.counts.model_dump()))

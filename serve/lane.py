@@ -1,4 +1,4 @@
-"""A lane of work: one thread, a bounded queue before it, and callers who wait without blocking the event loop."""
+"""A lane of work: some threads, a bounded queue before them, and callers who wait without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -51,21 +51,26 @@ class _AbandonedError(SightlineError):
 class _Job(Generic[Work, Result]):
     work: Work
     weight: int
+    alone: bool
     future: Future[Result] = field(default_factory=Future)
     gone: bool = False
 
 
 class Lane(Generic[Work, Result]):
-    """Work is done in the order it came, by one thread, so that it needs no locks among itself.
+    """Work is begun in the order it came, by one thread or several; some of it runs alone.
+
+    Work that runs alone begins when everything before it has ended, and nothing after it begins before it has ended: so
+    a write needs no lock against the reads.
 
     Work whose caller is gone is dropped from the queue. Work that has begun stops before its next forward pass
     (`interruptible`); if it makes no such passes, it runs to its end.
 
     Args:
-        name: the thread's name.
+        name: the threads' name.
         handle: does one or more pieces of work, and gives a result or an exception for each, in order.
         capacity: pieces that may wait.
         budget: pieces are handed over together while their weights sum to at most this.
+        threads: how many call ``handle`` at once.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Lane(Generic[Work, Result]):
         *,
         capacity: int,
         budget: int = 0,
+        threads: int = 1,
     ) -> None:
         self.name = name
         self._handle = handle
@@ -84,18 +90,28 @@ class Lane(Generic[Work, Result]):
         self._changed = threading.Condition()
         self._closed = False
         self._seconds = 0.1  # a running mean of what a job takes
-        self._thread = threading.Thread(target=self._run, name=f"sightline-{name}", daemon=True)
-        self._thread.start()
+        self._working = 0
+        self._alone = False  # whether what is worked on runs alone
+        names = [f"sightline-{name}-{number}" for number in range(threads)]
+        self._threads = [threading.Thread(target=self._run, name=name, daemon=True) for name in names]
+        for thread in self._threads:
+            thread.start()
 
-    async def do(self, work: Work, *, seconds: float, weight: int = 1) -> Result:
+    async def do(self, work: Work, *, seconds: float, weight: int = 1, alone: bool = False) -> Result:
         """Wait in the queue and for the work; being cancelled gives both up.
+
+        Args:
+            work: what ``handle`` takes.
+            seconds: how long to wait, in the queue and for the work.
+            weight: what it counts of the budget.
+            alone: whether it must not run beside other work of this lane, such as a write.
 
         Raises:
             QueueFullError: if there is no room in the queue.
             ClosedError: after `close`.
             TimeLimitError: if there is no result after so many seconds.
         """
-        job = self._put(_Job(work, weight))
+        job = self._put(_Job(work, weight, alone))
         result = asyncio.wrap_future(job.future)
         try:
             # Unlike `wait_for`, this cannot mistake a TimeoutError that the work raised for its own.
@@ -113,7 +129,7 @@ class Lane(Generic[Work, Result]):
 
     def alive(self) -> bool:
         """Whether work is being done."""
-        return self._thread.is_alive() and not self._closed
+        return all(thread.is_alive() for thread in self._threads) and not self._closed
 
     def close(self, seconds: float = 10.0) -> None:
         """Refuse new work, drop what waits, and give the work in progress some seconds to stop."""
@@ -123,15 +139,17 @@ class Lane(Generic[Work, Result]):
                 if job.future.set_running_or_notify_cancel():  # its caller may have left just now
                     job.future.set_exception(ClosedError("the server is stopping"))
             self._queue.clear()
-            self._changed.notify()
-        self._thread.join(seconds)
+            self._changed.notify_all()
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _put(self, job: _Job[Work, Result]) -> _Job[Work, Result]:
         with self._changed:
             if self._closed:
                 raise ClosedError("the server is stopping")
             if len(self._queue) >= self._capacity:
-                wait = max(1, math.ceil(len(self._queue) * self._seconds))
+                wait = max(1, math.ceil(len(self._queue) * self._seconds / len(self._threads)))
                 raise QueueFullError(f"{len(self._queue)} requests are waiting already; try again in {wait} s", wait)
             self._queue.append(job)
             self._changed.notify()
@@ -142,18 +160,37 @@ class Lane(Generic[Work, Result]):
             job.gone = True
             if job in self._queue:
                 self._queue.remove(job)
+                self._changed.notify_all()  # it may have been what the next one waited behind
+
+    def _may_begin(self) -> bool:
+        """Whether the first in the queue may run beside what runs now."""
+        return bool(self._queue) and not self._alone and not (self._queue[0].alone and self._working)
 
     def _take(self) -> list[_Job[Work, Result]]:
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._changed.wait_for(lambda: self._closed or self._may_begin())
             jobs: list[_Job[Work, Result]] = []
             weight = 0
-            while self._queue and (not jobs or weight + self._queue[0].weight <= self._budget):
+            while self._joins(jobs[0], weight) if jobs else self._may_begin():
                 job = self._queue.popleft()
                 if job.future.set_running_or_notify_cancel():
                     jobs.append(job)
                     weight += job.weight
+            self._working += len(jobs)
+            self._alone = any(job.alone for job in jobs)
             return jobs
+
+    def _joins(self, first: _Job[Work, Result], weight: int) -> bool:
+        """Whether the first in the queue is done together with what was taken before it."""
+        if not self._queue or first.alone or self._queue[0].alone:
+            return False
+        return weight + self._queue[0].weight <= self._budget
+
+    def _ended(self, jobs: Sequence[_Job[Work, Result]]) -> None:
+        with self._changed:
+            self._working -= len(jobs)
+            self._alone = False
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
@@ -175,6 +212,7 @@ class Lane(Generic[Work, Result]):
                     job.future.set_exception(result)
                 else:
                     job.future.set_result(result)
+            self._ended(jobs)
             self._seconds += 0.2 * ((time.monotonic() - started) / len(jobs) - self._seconds)
             del jobs, results  # a waiting thread must not keep the last request in memory
 

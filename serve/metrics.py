@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from ..models.cache import DocumentCache
 from .lane import Lane
 
 __all__ = ["Metrics"]
@@ -42,6 +46,10 @@ class Metrics:
         """Report how many requests wait in a lane."""
         self._waiting.labels(lane.name).set_function(lane.waiting)
 
+    def watch_cache(self, cache: DocumentCache) -> None:
+        """Report what a cache keeps, and how often it had what was asked for."""
+        self.registry.register(_CacheCollector(cache))
+
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         self._requests.labels(route, status).inc()
@@ -50,3 +58,17 @@ class Metrics:
     def page(self) -> bytes:
         """All counters, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _CacheCollector(Collector):
+    def __init__(self, cache: DocumentCache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        cache = self._cache
+        yield CounterMetricFamily("sightline_cache_hits", "Documents that were not read again.", value=cache.hits)
+        yield CounterMetricFamily("sightline_cache_misses", "Documents that were read.", value=cache.misses)
+        held = GaugeMetricFamily("sightline_cache_bytes", "Bytes that the cache holds.", labels=["place"])
+        for place, size in cache.bytes().items():
+            held.add_metric([place], size)
+        yield held

@@ -57,12 +57,14 @@ class RankedList:
 def rank_all(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedList | Exception]:
     """Rank several requests' lists; no list influences another, nor do its errors.
 
-    The documents of lists with the same ``min_score`` and without evidence are read together, which fills the model's
-    batches where lists are short.
+    Lists that ask for the same ``min_score`` and evidence are read together, which fills the model's batches where
+    lists are short.
     """
-    groups: dict[float | None, list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for place, work in enumerate(lists):
-        groups.setdefault(work.min_score, []).append(place)
+        # How many are returned matters for evidence only, which is marked in these.
+        asked = (work.min_score, work.evidence, work.top_n if work.evidence else None)
+        groups.setdefault(asked, []).append(place)
     answers: dict[int, RankedList | Exception] = {}
     for places in groups.values():
         answers |= zip(places, _rank_group(reranker, [lists[place] for place in places]), strict=True)
@@ -70,12 +72,16 @@ def rank_all(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedLis
 
 
 def _rank_group(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedList | Exception]:
-    """Rank lists that have the same ``min_score``."""
-    if len(lists) > 1 and not any(work.evidence for work in lists):
+    """Rank lists that ask for the same."""
+    if len(lists) > 1:
+        first = lists[0]
         try:
             cut = [_cut(reranker, work) for work in lists]
             rankings = reranker.rank_batch(
-                [(work.query, c.documents) for work, c in zip(lists, cut, strict=True)], min_score=lists[0].min_score
+                [(work.query, c.documents) for work, c in zip(lists, cut, strict=True)],
+                first.top_n if first.evidence else None,
+                evidence=first.evidence,
+                min_score=first.min_score,
             )
             return [RankedList(r, c.tokens + len(r.query_tokens), c.count) for r, c in zip(rankings, cut, strict=True)]
         except SightlineError:  # it concerns one of the lists; ranked alone, each shows whether it is the one

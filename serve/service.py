@@ -1,7 +1,7 @@
 """What the routes share: the lanes of work, the limits on it, and the counters.
 
-Searches and writes take turns in one lane, so an index never changes under a search; reranking has a lane of its own,
-so a long list does not hold up the search page.
+Searches run beside one another and writes alone, in one lane, so an index never changes under a search; reranking has a
+lane of its own, so a long list does not hold up the search page.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ T = TypeVar("T")
 # Lists that wait are read together up to about two of the model's batches; beyond that nobody gains.
 _CHARACTERS_TOGETHER = 16_384
 
+_MOST_THREADS = 16  # beyond that, Python's own part of the work leaves processors idle
+
 _COUNTING_SECONDS = 0.5
 _TITLES = 60  # the titles that examples are chosen from
 
@@ -40,9 +43,14 @@ _TITLES = 60  # the titles that examples are chosen from
 class Service:
     """What the routes share: lanes, limits, counters."""
 
-    def __init__(self, searcher: Searcher | None, reranker: Reranker | None, limits: Limits) -> None:
+    def __init__(
+        self, searcher: Searcher | None, reranker: Reranker | None, limits: Limits, threads: int | None = None
+    ) -> None:
         self.searcher, self.reranker, self.limits = searcher, reranker, limits
+        self.threads = min(_processors(), _MOST_THREADS) if threads is None else threads
         self.metrics = Metrics()
+        for cache in {ranks.cache for ranks in (reranker, searcher and searcher.reranker) if ranks and ranks.cache}:
+            self.metrics.watch_cache(cache)
         self.counts = IndexCounts(documents=0, passages=0)
         self.examples: list[str] | None = None
         self._count_again = 0.0
@@ -54,11 +62,13 @@ class Service:
         """Lanes run while the application does."""
         waiting = self.limits.waiting
         if self.searcher is not None:
-            self._searches = Lane("search", lambda calls: [call() for call in calls], capacity=waiting)
+            threads = self.threads if self.searcher.concurrent else 1
+            self._searches = Lane("search", lambda calls: [call() for call in calls], capacity=waiting, threads=threads)
             self.count(self.searcher)
         if self.reranker is not None:
             handle = functools.partial(rank_all, self.reranker)
-            self._rankings = Lane("rerank", handle, capacity=waiting, budget=_CHARACTERS_TOGETHER)
+            threads = self.threads if self.reranker.concurrent else 1
+            self._rankings = Lane("rerank", handle, capacity=waiting, budget=_CHARACTERS_TOGETHER, threads=threads)
         lanes = [lane for lane in (self._searches, self._rankings) if lane is not None]
         for lane in lanes:
             self.metrics.watch(lane)
@@ -94,11 +104,11 @@ class Service:
         """Whether all lanes work."""
         return all(lane.alive() for lane in (self._searches, self._rankings) if lane is not None)
 
-    async def search(self, request: Request, call: Callable[[], T]) -> T:
-        """Do the call in the lane of searches."""
+    async def search(self, request: Request, call: Callable[[], T], *, alone: bool = False) -> T:
+        """Do the call in the lane of searches; ``alone``, beside no other, if it may write."""
         if self._searches is None:
             raise ClosedError("the server is not running")
-        return await _while_there(request, self._searches.do(call, seconds=self.limits.seconds))
+        return await _while_there(request, self._searches.do(call, seconds=self.limits.seconds, alone=alone))
 
     async def rank(self, request: Request, work: RankingWork) -> RankedList:
         """Rank the list in the lane of rankings."""
@@ -109,8 +119,6 @@ class Service:
         for place, (title, text) in enumerate(work.documents):
             self.check_length(f"document {place}", f"{title} {text}" if title else text)
         weight = sum(len(title) + len(text) for title, text in work.documents)
-        if work.evidence is not None:
-            weight = _CHARACTERS_TOGETHER + 1  # not read together with others
         done = await _while_there(request, self._rankings.do(work, seconds=self.limits.seconds, weight=weight))
         self.metrics.ranked.inc(len(work.documents))
         self.metrics.truncated.inc(done.truncated)
@@ -125,6 +133,11 @@ class Service:
         """Refuse a text that would take the tokenizer too long."""
         if len(text) > self.limits.characters:
             raise InputError(f"{what} has {len(text)} characters, and at most {self.limits.characters} are taken")
+
+
+def _processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _examples(searcher: Searcher) -> list[str]:

@@ -16,9 +16,18 @@ import torch
 from ..dispatch import choose
 from ..errors import backend_error
 from . import cpu, reference
-from .keys import Keys, QuantizedKeys
+from .keys import Keys, QuantizedKeys, quantized
 
-__all__ = ["Keys", "QuantizedKeys", "states_attention", "states_backend", "states_lse", "states_lse_mean", "states_max"]
+__all__ = [
+    "Keys",
+    "QuantizedKeys",
+    "quantized",
+    "states_attention",
+    "states_backend",
+    "states_lse",
+    "states_lse_mean",
+    "states_max",
+]
 
 
 def states_backend() -> str:

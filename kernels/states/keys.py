@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Keys", "QuantizedKeys", "stored_values", "to_float"]
+__all__ = ["Keys", "QuantizedKeys", "quantized", "stored_values", "to_float"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,20 @@ class QuantizedKeys:
 
 
 Keys = torch.Tensor | QuantizedKeys
+
+
+def quantized(keys: torch.Tensor) -> QuantizedKeys:
+    """Keys in a byte for each number: symmetric about zero, so that each token's largest number becomes 127.
+
+    Args:
+        keys: float (T, D).
+
+    Example:
+        >>> quantized(torch.tensor([[1.0, -0.5, 0.0]])).values
+        tensor([[127, -64,   0]], dtype=torch.int8)
+    """
+    scales = keys.float().abs().amax(dim=1).clamp_min(1e-12) / 127
+    return QuantizedKeys((keys.float() / scales[:, None]).round_().to(torch.int8), scales)
 
 
 def stored_values(keys: Keys) -> torch.Tensor:

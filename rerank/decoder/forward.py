@@ -13,10 +13,11 @@ import torch
 from ...kernels import Context, Packing, block_attention, block_lse, block_max, row_lse, token_mass
 from ...kernels.packing import DOCUMENT
 from ...kernels.threads import idle_threads
+from ...models.cache import Form
 from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
-from .kept import Form, KeptBlock, compressed, joined
+from .kept import KeptBlock, compressed, joined
 from .prompt import Prompt, strided
 
 __all__ = [

@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from ...models.cache import Form
 from ...models.reader import StoredBlock
 
-__all__ = ["Form", "KeptBlock", "compressed", "joined"]
-
-Form = Literal["exact", "fp16", "int8"]
-"""How keys and values are kept: as computed, in half precision, or in int8 with a scale per token and head."""
+__all__ = ["KeptBlock", "compressed", "joined"]
 
 _SCALE_BYTES = 2  # a float16 behind the values of a token and head
 
@@ -40,13 +37,15 @@ class KeptBlock:
         return len(self.keys[0])
 
     @property
-    def bytes(self) -> int:
-        """The bytes of all its tensors."""
-        return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All its tensors, as a `DocumentCache` keeps them: keys, then values."""
+        return (*self.keys, *self.values)
 
-    def to(self, device: torch.device | str) -> KeptBlock:
-        """The same block on another device."""
-        return KeptBlock(tuple(x.to(device) for x in self.keys), tuple(x.to(device) for x in self.values))
+    @classmethod
+    def of_tensors(cls, tensors: tuple[torch.Tensor, ...]) -> KeptBlock:
+        """The block of which `tensors` are all tensors."""
+        layers = len(tensors) // 2 + 1  # the signal layer has keys only
+        return cls(tensors[:layers], tensors[layers:])
 
     def stored(self, layer: int) -> np.ndarray:
         """The bytes in which an index keeps the block, see `StoredBlock`.

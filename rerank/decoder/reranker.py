@@ -20,6 +20,7 @@ from ...documents import Document
 from ...errors import InputError, ModelError
 from ...kernels import Context, choose
 from ...kernels.threads import idle_threads
+from ...models.cache import DocumentCache, cache_key
 from ...models.checkpoints import load_config, load_decoder, revision_of
 from ...models.decoder import Decoder
 from ...models.reader import DecoderForm, DecoderReading, DocumentStates, StoredBlock
@@ -29,7 +30,6 @@ from ..heads import find_heads
 from ..layout import Layout, check_kind, load_layout
 from ..ranking import below
 from ..requests import Candidate, check_request
-from .cache import DocumentCache, block_key
 from .forward import Wanted, last_position, out_of_reach, read_documents
 from .hidden import HIDDEN
 from .kept import KeptBlock
@@ -145,7 +145,9 @@ class DecoderReranker(Reranker):
         self.decoder, self.spec, self.layout, self.readout = decoder, layout, layout.name, layout.readout.readout
         self.model, self.revision = decoder.name, decoder.revision
         self.name = name or f"hf:{decoder.name}#{layout.name}"
-        self.cache, self.token_budget, self.route, self.seed = cache, token_budget, route, seed
+        self.token_budget, self.route, self.seed = token_budget, route, seed
+        self.keepable = layout.keepable and not layout.readout.hidden
+        self.keep_documents(cache)
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
         self._readout: DecoderReadout[Any] = kind(decoder, self.template, layer_count)
         self.list_free, self.calibration = layout.list_free, layout.relevance
@@ -496,7 +498,7 @@ class DecoderReranker(Reranker):
             f" {self.spec.stride}" if self.spec.stride > 1 else ""
         )
         texts = [(), *(block.ids for block in prompt.documents)]
-        keys = [block_key(name, prompt.instruction, ids) for ids in texts]
+        keys = [cache_key(name, tuple(prompt.instruction), tuple(ids)) for ids in texts]
         kept: dict[str, KeptBlock] = {}
         if stored is not None:
             kept[keys[0]] = self._instruction
@@ -504,8 +506,8 @@ class DecoderReranker(Reranker):
             kept |= {key: given[ids] for key, ids in zip(keys[1:], texts[1:], strict=True) if ids in given}
         if self.cache is not None:
             for key in dict.fromkeys(key for key in keys if key not in kept):
-                if (block := self.cache.get(key, device)) is not None:
-                    kept[key] = block
+                if (tensors := self.cache.get(key, device)) is not None:
+                    kept[key] = KeptBlock.of_tensors(tensors)
         # Equal texts are read once, longest first, so that groups are full.
         missing = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in kept}
         missing.pop(keys[0], None)
@@ -520,7 +522,7 @@ class DecoderReranker(Reranker):
                 if key not in kept:
                     kept[key] = block
                     if self.cache is not None:
-                        self.cache.put(key, block)
+                        self.cache.put(key, block.tensors)
         seen = dataclasses.replace(prompt, documents=tuple(b.every(self.spec.stride) for b in prompt.documents))
         return seen, [kept[key] for key in keys]
 

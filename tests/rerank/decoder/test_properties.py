@@ -151,12 +151,14 @@ def test_a_damaged_file_of_the_cache_is_read_anew(decoder, tmp_path):
     cache = DocumentCache(disk_bytes=1 << 30, folder=tmp_path)
     ranker = reranker(decoder, "icr-block", cache=cache)
     first = by_place(ranker.rank(QUERY, DOCUMENTS))
-    files = sorted(tmp_path.glob("??/*.safetensors"))
+    files = sorted(tmp_path.glob("??/*.read"))
     (tmp_path / "other").write_bytes(b"")
     assert {file.stat().st_mode for file in files} == {(tmp_path / "other").stat().st_mode}  # as of any new file
     files[0].write_bytes(b"nonsense")
     files[1].write_bytes(files[1].read_bytes()[:100])
     assert by_place(ranker.rank(QUERY, DOCUMENTS)).tolist() == first.tolist()
+    assert cache.misses == 7  # the two are read again, and are whole again
+    assert by_place(ranker.rank(QUERY, DOCUMENTS)).tolist() == first.tolist() and cache.misses == 7
 
 
 def test_another_model_never_gets_documents_of_this_one(decoder, tmp_path):
