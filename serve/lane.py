@@ -51,7 +51,7 @@ class _AbandonedError(SightlineError):
 class _Job(Generic[Work, Result]):
     work: Work
     weight: int
-    alone: bool
+    alone: bool = False
     future: Future[Result] = field(default_factory=Future)
     gone: bool = False
 

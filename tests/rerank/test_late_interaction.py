@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import InputError, ModelError, RankingError
+from sightline.models.cache import DocumentCache
 from sightline.models.minilm import load_minilm
 from sightline.rerank import DocumentStates, LateInteractionReranker, load_layout, load_reranker
 from sightline.rerank.loading import load_reranker as eval_reranker
@@ -696,3 +697,89 @@ def test_collapsed_passages_fill_up_to_top_n(toy):
 
 def test_the_default_model_is_shared():
     assert LateInteractionReranker().reader is load_minilm(256)
+
+
+# -- documents that come again -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(toy):
+    """The texts that a toy reads as documents, list after list."""
+    reads, read = [], toy.read
+
+    def counting(texts, *, kind="document", states=True, behind=""):
+        if kind == "document":
+            reads.append(list(texts))
+        return read(texts, kind=kind, states=states, behind=behind)
+
+    toy.read = counting
+    yield reads
+    del toy.read
+
+
+def test_a_document_that_comes_again_is_not_read_again(toy, counted, tmp_path):
+    cache = DocumentCache(host_bytes=1 << 20, disk_bytes=1 << 20, folder=tmp_path)
+    ranker, plain = (LateInteractionReranker("minilm", reader=toy, cache=c) for c in (cache, None))
+    first = ranker.rank(QUERY, SHORT, evidence="token")
+    again = ranker.rank(QUERY, [*reversed(SHORT), "A text that is new."], evidence="token")
+    assert counted == [[d.contents for d in SHORT], ["A text that is new."]]
+    assert {i.document.id: i.score for i in first}.items() <= {i.document.id: i.score for i in again}.items()
+    assert [(i.score, i.evidence) for i in plain.rank(QUERY, SHORT, evidence="token")] == [
+        (i.score, i.evidence) for i in first
+    ]
+    # Another process finds them on disk; the cache of another reader, or of one with other weights, does not.
+    later = DocumentCache(host_bytes=1 << 20, disk_bytes=1 << 20, folder=tmp_path)
+    counted.clear()
+    ranker.keep_documents(later)
+    assert [i.score for i in ranker.rank(QUERY, SHORT)] == [i.score for i in first] and counted == []
+    for field, value in {"name": "other", "revision": "2", "dtype": "bfloat16", "max_length": 33}.items():
+        before = getattr(toy, field)
+        setattr(toy, field, value)
+        ranker.rank(QUERY, SHORT)
+        setattr(toy, field, before)
+    assert len(counted) == 4
+    toy.revision, before = "", toy.revision  # weights that nobody can name
+    for _ in range(2):
+        ranker.rank(QUERY, SHORT)
+    toy.revision = before
+    assert len(counted) == 6
+
+
+def test_hits_are_equal_to_the_last_bit(minilm):
+    """The same lists, read anew and kept, with a document that is cut; the kept ones in another order and company."""
+    fresh = minilm.rank(QUERY, DOCUMENTS, evidence="sentence")
+    keeping = LateInteractionReranker(cache=DocumentCache(host_bytes=1 << 24))
+    for documents in (DOCUMENTS, DOCUMENTS, DOCUMENTS[::-1], DOCUMENTS[2:5]):
+        for item in keeping.rank(QUERY, documents, evidence="sentence"):
+            [same] = [other for other in fresh if other.document.id == item.document.id]
+            assert (item.score, item.truncated) == (same.score, same.truncated)
+            if len(documents) == len(DOCUMENTS):
+                assert item.evidence == same.evidence
+    assert (keeping.cache.misses, keeping.cache.hits) == (7, 17)
+
+
+@pytest.mark.parametrize(("form", "share"), [("fp16", 0.5), ("int8", 0.27)])
+def test_smaller_forms_round_once_before_anything_is_read(minilm, form, share):
+    exact, small = (LateInteractionReranker(cache=DocumentCache(host_bytes=1 << 24, form=f)) for f in ("exact", form))
+    expected, first, again = (r.rank(QUERY, SHORT) for r in (exact, small, small))
+    assert [i.score for i in first] == [i.score for i in again]
+    assert [i.score for i in first] == pytest.approx([i.score for i in expected], abs=0.02)
+    assert small.cache.bytes()["host"] < (share + 0.01) * exact.cache.bytes()["host"]
+
+
+def test_what_is_read_behind_the_query_is_not_kept(toy):
+    behind = load_layout("minilm", documents_see_query=True)
+    with pytest.raises(InputError, match="cannot be kept"):
+        LateInteractionReranker(behind, reader=toy, cache=DocumentCache(host_bytes=1))
+    ranker = LateInteractionReranker(behind, reader=toy)
+    ranker.keep_documents(DocumentCache(host_bytes=1))
+    assert ranker.cache is None
+
+
+def test_a_cascade_keeps_for_both(toy):
+    from sightline.rerank import CascadeReranker
+
+    first, second = (LateInteractionReranker(name, reader=toy) for name in ("minilm-maxsim", "minilm"))
+    cascade = CascadeReranker(first, second, top=2)
+    cascade.keep_documents(cache := DocumentCache(host_bytes=1 << 20))
+    assert cascade.concurrent and first.cache is second.cache is cascade.cache is cache

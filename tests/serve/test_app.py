@@ -32,7 +32,9 @@ LONG = " ".join(f"word{i}" for i in range(2000))
 
 
 class Slow(LateInteractionReranker):
-    """Waits to be let through, so that a test can look at what goes on meanwhile."""
+    """Waits to be let through, so that a test can look at what goes on meanwhile. It takes lists one after another."""
+
+    concurrent = False
 
     def __init__(self):
         super().__init__()

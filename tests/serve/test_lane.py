@@ -1,6 +1,8 @@
-"""One thread, a bounded queue, and callers who may leave."""
+"""Threads, a bounded queue, and callers who may leave."""
 
 import asyncio
+import contextlib
+import random
 import threading
 import time
 
@@ -274,3 +276,76 @@ def test_a_lane_closes_while_a_caller_is_leaving():
         await closing
 
     asyncio.run(main())
+
+
+@pytest.fixture
+def wide():
+    lane = Lane("wide", each, capacity=9, threads=3)
+    yield lane
+    lane.close()
+
+
+def test_threads_work_side_by_side_and_work_alone_waits_for_all_before_it(wide):
+    async def main():
+        gates, write, log = [Gate(), Gate()], Gate(), []
+        reads = [asyncio.create_task(wide.do(gate, seconds=9)) for gate in gates]
+        for gate in gates:
+            await until(gate.begun.is_set)  # both are worked on at once
+        writing = asyncio.create_task(wide.do(write, seconds=9, alone=True))
+        await until(lambda: wide.waiting() == 1)
+        later = [asyncio.create_task(wide.do(lambda: log.append("read"), seconds=9)) for _ in range(2)]
+        await until(lambda: wide.waiting() == 3)
+        gates[0].open.set()
+        await reads[0]
+        await asyncio.sleep(0.05)
+        assert not write.begun.is_set() and log == []  # though two threads have nothing to do
+        gates[1].open.set()
+        await until(write.begun.is_set)
+        await asyncio.sleep(0.05)
+        assert wide.waiting() == 2 and log == []
+        write.open.set()
+        await asyncio.gather(writing, *reads, *later)
+        assert log == ["read", "read"]
+
+    asyncio.run(main())
+
+
+def test_what_waits_behind_work_alone_begins_when_that_is_given_up(wide):
+    async def main():
+        gate = Gate()
+        read = asyncio.create_task(wide.do(gate, seconds=9))
+        await until(gate.begun.is_set)
+        writing = asyncio.create_task(wide.do(lambda: None, seconds=9, alone=True))
+        later = asyncio.create_task(wide.do(lambda: "read", seconds=9))
+        await until(lambda: wide.waiting() == 2)
+        writing.cancel()
+        assert await later == "read" and not read.done()
+        gate.open.set()
+        await read
+
+    asyncio.run(main())
+
+
+def test_nothing_ever_runs_beside_work_that_runs_alone(wide):
+    """Many reads and writes at random, some of which are given up."""
+    chance, running, wrong, lock = random.Random(3), [], [], threading.Lock()
+
+    def work(alone):
+        with lock:
+            running.append(alone)
+            wrong.extend([True] * (len(running) > 1 and any(running)))
+        time.sleep(chance.random() * 0.002)
+        with lock:
+            running.remove(alone)
+        return alone
+
+    async def ask(alone):
+        with contextlib.suppress(TimeLimitError, QueueFullError):
+            assert await wide.do(lambda: work(alone), seconds=chance.choice([0.001, 9]), alone=alone) is alone
+
+    async def main():
+        for _ in range(30):
+            await asyncio.gather(*(ask(chance.random() < 0.3) for _ in range(9)))
+
+    asyncio.run(main())
+    assert not wrong and not running and wide.alive()
