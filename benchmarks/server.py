@@ -1,6 +1,7 @@
 """The server under load, on loopback: a process of its own, and clients beside it.
 
 python -m sightline.benchmarks.server load BEIR_FOLDER --index INDEX      (needs wrk)
+python -m sightline.benchmarks.server chunks BEIR_FOLDER [--before DIR]   (needs httpx, and Linux)
 python -m sightline.benchmarks.server crosstalk                           (needs httpx)
 python -m sightline.benchmarks.server memory BEIR_FOLDER --index INDEX    (needs wrk, and Linux)
 """
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,7 @@ from ..rerank.results import relevance_or_score
 from ..retrieval.index import Index
 from .timing import print_report
 
-__all__ = ["crosstalk", "load", "memory"]
+__all__ = ["chunks", "crosstalk", "load", "memory"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -66,13 +67,70 @@ def load(
     seconds: Annotated[int, typer.Option(help="Seconds of each measurement.")] = 60,
     clients: Annotated[str, typer.Option(help="Numbers of clients, comma-separated.")] = "1,8,32",
 ) -> None:
-    """Throughput and latency of reranking 20 passages, and of searches with evidence, no body twice in a row."""
+    """Throughput and latency of reranking 20 passages, and of searches with evidence, no body twice in a row.
+
+    The server keeps nothing of what it reads: `chunks` measures what that saves.
+    """
     figures: dict[str, Any] = {}
-    with _server(index) as (_, address), tempfile.TemporaryDirectory() as scratch:
+    with _server(str(index), "--cache-mb", "0") as (_, address), tempfile.TemporaryDirectory() as scratch:
         bodies = _bodies(folder, index, Path(scratch))
         for route, count in itertools.product(bodies, map(int, clients.split(","))):
             _wrk(address, route, bodies[route], count, 3)
             figures[f"{route}, {count} clients"] = _wrk(address, route, bodies[route], count, seconds)
+    print_report(figures)
+
+
+@app.command(cls=Command)
+def chunks(
+    folder: Folder,
+    before: Annotated[
+        Path | None, typer.Option(help="Measure another version in turns with this one: the folder above its package.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds of each measurement.")] = 20,
+    clients: Annotated[int, typer.Option(help="Clients at once.")] = 8,
+    rounds: Annotated[int, typer.Option(help="Measurements of each version; medians count.")] = 3,
+) -> None:
+    """Reranking of 20 passages that the server has never seen, and of 20 that come again with other queries.
+
+    Versions take turns, since other work on the machine disturbs wall times. CPU seconds a request are disturbed less.
+    """
+    dataset = load_dataset(folder)
+    passages = [document.contents for document in itertools.islice(dataset.documents(), 40 * _PASSAGES)]
+    queries, number = list(dataset.queries.values()), itertools.count()
+
+    def body(fresh: bool) -> dict[str, Any]:
+        at = next(number)
+        first = at % (40 if fresh else 2) * _PASSAGES
+        sent = passages[first : first + _PASSAGES]
+        return {
+            "query": f"{queries[at % len(queries)]} {at}",
+            "documents": [f"{at} {passage}" for passage in sent] if fresh else sent,
+        }
+
+    versions = {"now": None} | ({} if before is None else {"before": before})
+    rows: dict[str, list[dict[str, float]]] = {}
+    with contextlib.ExitStack() as running:
+        servers = {
+            name: running.enter_context(_server("--rerank", "minilm", package=at)) for name, at in versions.items()
+        }
+        for name, (process, address) in servers.items():
+            _ask(address, process.pid, lambda: body(False), 1, 0, requests=2)  # the chunks that will come again
+        for _ in range(rounds):
+            for fresh, (name, (process, address)) in itertools.product((True, False), servers.items()):
+                measured = _ask(address, process.pid, lambda fresh=fresh: body(fresh), clients, seconds)
+                rows.setdefault(f"{name}, {'fresh' if fresh else 'repeated'} chunks", []).append(measured)
+    figures: dict[str, Any] = {
+        name: {key: statistics.median(row[key] for row in measured) for key in measured[0]}
+        for name, measured in rows.items()
+    }
+    for kind in ("fresh", "repeated") if before is not None else ():
+        old, new = figures[f"before, {kind} chunks"], figures[f"now, {kind} chunks"]
+        figures[f"{kind} chunks, times the requests a second of before"] = (
+            new["requests_per_second"] / old["requests_per_second"]
+        )
+        figures[f"{kind} chunks, of the CPU seconds a request of before"] = (
+            new["cpu_seconds_per_request"] / old["cpu_seconds_per_request"]
+        )
     print_report(figures)
 
 
@@ -103,7 +161,7 @@ def crosstalk(
 
             await asyncio.gather(*(ask() for _ in range(clients)))
 
-    with _server(None) as (_, address):
+    with _server() as (_, address):
         started = time.perf_counter()
         asyncio.run(ask_all(address))
         spent = time.perf_counter() - started
@@ -140,9 +198,9 @@ def memory(
     minutes: Annotated[float, typer.Option(help="Minutes under load.")] = 10,
     clients: Annotated[int, typer.Option(help="Clients of each route.")] = 4,
 ) -> None:
-    """Memory of the server while it searches and reranks: what it holds of its own, without the mapped index."""
+    """Memory of the server while it searches and reranks, without the mapped index and what it keeps of requests."""
     samples: list[tuple[float, int]] = []
-    with _server(index) as (process, address), tempfile.TemporaryDirectory() as scratch:
+    with _server(str(index), "--cache-mb", "0") as (process, address), tempfile.TemporaryDirectory() as scratch:
         bodies = _bodies(folder, index, Path(scratch))
         figures: dict[str, Any] = {}
 
@@ -165,12 +223,13 @@ def memory(
 
 
 @contextlib.contextmanager
-def _server(index: Path | None) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    arguments = [] if index is None else [str(index)]
+def _server(*arguments: str, package: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server of this version or of that in another folder."""
     command = [sys.executable, "-c", "from sightline.cli import main; main()", "serve", *arguments, "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "500"}
-    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "500"}
+    if package is not None:
+        environment["PYTHONPATH"] = str(package.absolute())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=package)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -181,6 +240,46 @@ def _server(index: Path | None) -> Iterator[tuple[subprocess.Popen[str], str]]:
     finally:
         process.terminate()
         process.wait()
+
+
+def _ask(
+    address: str, process: int, body: Callable[[], dict[str, Any]], clients: int, seconds: float, requests: int = 0
+) -> dict[str, float]:
+    """Clients that rank as fast as they are answered, each at least so many lists, and for so many seconds."""
+    try:
+        import httpx
+    except ImportError as error:
+        raise MissingExtraError("httpx", "dev") from error
+
+    spent: list[float] = []
+
+    async def ask_all() -> float:
+        async with httpx.AsyncClient(base_url=address, timeout=600) as client:
+            started = time.perf_counter()
+
+            async def ask() -> None:
+                done = 0
+                while done < requests or time.perf_counter() - started < seconds:
+                    began = time.perf_counter()
+                    (await client.post("/v1/rerank", json=body())).raise_for_status()
+                    spent.append(time.perf_counter() - began)
+                    done += 1
+
+            await asyncio.gather(*(ask() for _ in range(clients)))
+            return time.perf_counter() - started
+
+    before = _cpu_seconds(process)
+    took = asyncio.run(ask_all())
+    return {
+        "requests_per_second": len(spent) / took,
+        "p50_ms": 1000 * statistics.median(spent),
+        "cpu_seconds_per_request": (_cpu_seconds(process) - before) / len(spent),
+    }
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _bodies(folder: Path, index: Path, scratch: Path) -> dict[str, Path]:
