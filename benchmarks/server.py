@@ -113,7 +113,7 @@ def chunks(
         servers = {
             name: running.enter_context(_server("--rerank", "minilm", package=at)) for name, at in versions.items()
         }
-        for name, (process, address) in servers.items():
+        for process, address in servers.values():
             _ask(address, process.pid, lambda: body(False), 1, 0, requests=2)  # the chunks that will come again
         for _ in range(rounds):
             for fresh, (name, (process, address)) in itertools.product((True, False), servers.items()):

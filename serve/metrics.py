@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter as Sums
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -46,9 +47,9 @@ class Metrics:
         """Report how many requests wait in a lane."""
         self._waiting.labels(lane.name).set_function(lane.waiting)
 
-    def watch_cache(self, cache: DocumentCache) -> None:
-        """Report what a cache keeps, and how often it had what was asked for."""
-        self.registry.register(_CacheCollector(cache))
+    def watch_caches(self, caches: Collection[DocumentCache]) -> None:
+        """Report what these caches keep together, and how often they had what was asked for."""
+        self.registry.register(_CacheCollector(caches))
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -61,14 +62,17 @@ class Metrics:
 
 
 class _CacheCollector(Collector):
-    def __init__(self, cache: DocumentCache) -> None:
-        self._cache = cache
+    def __init__(self, caches: Collection[DocumentCache]) -> None:
+        self._caches = caches
 
     def collect(self) -> Iterator[Metric]:
-        cache = self._cache
-        yield CounterMetricFamily("sightline_cache_hits", "Documents that were not read again.", value=cache.hits)
-        yield CounterMetricFamily("sightline_cache_misses", "Documents that were read.", value=cache.misses)
-        held = GaugeMetricFamily("sightline_cache_bytes", "Bytes that the cache holds.", labels=["place"])
-        for place, size in cache.bytes().items():
+        hits, misses = (sum(getattr(cache, name) for cache in self._caches) for name in ("hits", "misses"))
+        yield CounterMetricFamily("sightline_cache_hits", "Documents that were not read again.", value=hits)
+        yield CounterMetricFamily("sightline_cache_misses", "Documents that were read.", value=misses)
+        held = GaugeMetricFamily("sightline_cache_bytes", "Bytes of what was read, by place.", labels=["place"])
+        total: Sums[str] = Sums()
+        for cache in self._caches:
+            total.update(cache.bytes())
+        for place, size in total.items():
             held.add_metric([place], size)
         yield held

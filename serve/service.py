@@ -49,8 +49,8 @@ class Service:
         self.searcher, self.reranker, self.limits = searcher, reranker, limits
         self.threads = min(_processors(), _MOST_THREADS) if threads is None else threads
         self.metrics = Metrics()
-        for cache in {ranks.cache for ranks in (reranker, searcher and searcher.reranker) if ranks and ranks.cache}:
-            self.metrics.watch_cache(cache)
+        used = {ranks.cache for ranks in (reranker, searcher and searcher.reranker) if ranks and ranks.cache}
+        self.metrics.watch_caches(used)
         self.counts = IndexCounts(documents=0, passages=0)
         self.examples: list[str] | None = None
         self._count_again = 0.0

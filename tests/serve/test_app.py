@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sightline import Index, LateInteractionReranker, Searcher, load_reranker
 from sightline.errors import InputError
+from sightline.models.cache import DocumentCache
 from sightline.retrieval.files import locked
 from sightline.serve import create_app
 from sightline.serve.limits import Limits
@@ -702,6 +703,82 @@ def test_metrics_count_requests_and_documents(reranker):
     assert counts["sightline_documents_ranked_total", None, None] == 5
     assert counts["sightline_documents_truncated_total", None, None] == 1
     assert counts["sightline_request_seconds_count", "/v1/rerank", None] == 2
+
+
+def test_passages_that_come_again_are_counted_and_score_alike(reranker):
+    keeping = LateInteractionReranker(cache=DocumentCache(host_bytes=1 << 24))
+    with client_of(create_app(reranker=keeping)) as client:
+        for query in (QUERY, "what rusts", QUERY):
+            answer = client.post("/v1/rerank", json={"query": query, "documents": TEXTS}).json()["results"]
+            scores = {result["index"]: result["relevance_score"] for result in answer}
+            assert scores == {item.index: item.relevance for item in reranker.rank(query, TEXTS)}
+        counts = {
+            (sample.name, sample.labels.get("place")): sample.value
+            for family in text_string_to_metric_families(client.get("/metrics").text)
+            for sample in family.samples
+        }
+    assert (counts["sightline_cache_hits_total", None], counts["sightline_cache_misses_total", None]) == (8, 4)
+    assert counts["sightline_cache_bytes", "host"] == keeping.cache.bytes()["host"] > 0
+
+
+class Meeting(LateInteractionReranker):
+    """Two lists must be in it at once for either to get out."""
+
+    def __init__(self, concurrent):
+        super().__init__()
+        self.concurrent, self.inside, self.both = concurrent, threading.Semaphore(0), threading.Barrier(2)
+
+    def _score(self, lists):
+        self.inside.release()
+        if self.concurrent:
+            self.both.wait(20)
+        return super()._score(lists)
+
+
+def test_lists_are_ranked_side_by_side_where_several_threads_may(reranker):
+    expected = [item.index for item in reranker.rank(QUERY, TEXTS)]
+    for concurrent in (True, False):
+        meeting = Meeting(concurrent)
+        with client_of(create_app(reranker=meeting, threads=2)) as client:
+            answers = []
+            body = {"query": QUERY, "documents": TEXTS}
+            asking = [
+                threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=body))) for _ in range(2)
+            ]
+            for thread in asking:
+                thread.start()
+                assert meeting.inside.acquire(timeout=20)  # the second does not wait with it, to be read together
+            for thread in asking:
+                thread.join()
+        assert [[result["index"] for result in answer.json()["results"]] for answer in answers] == [expected] * 2
+    with pytest.raises(InputError, match="threads must be at least 1"):
+        create_app(reranker=reranker, threads=0)
+
+
+def test_searches_side_by_side_find_what_was_written_before_them(own_index):
+    app = create_app(Searcher(own_index), api_key=KEY, threads=4)
+    with client_of(app, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        stop, codes = threading.Event(), []
+
+        def search():
+            while not stop.is_set():
+                codes.append(client.post("/search", json={"query": "which volcano smokes", "k": 3}).status_code)
+
+        searching = [threading.Thread(target=search) for _ in range(3)]
+        for thread in searching:
+            thread.start()
+        try:
+            for number in range(6):
+                new = {"id": f"new{number}", "text": f"The unheard-of volcano {number} smokes."}
+                assert client.post("/documents", json={"documents": [new]}).json()["documents"] == 5
+                hits = client.post("/search", json={"query": f"unheard-of volcano {number}", "k": 1}).json()["hits"]
+                assert hits[0]["id"] == f"new{number}"
+                assert client.delete(f"/documents/new{number}").json()["documents"] == 4
+        finally:
+            stop.set()
+            for thread in searching:
+                thread.join()
+        assert set(codes) == {200}
 
 
 def test_examples_in_the_openapi_document_work(small_index):
