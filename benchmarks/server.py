@@ -111,7 +111,8 @@ def chunks(
     rows: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as running:
         servers = {
-            name: running.enter_context(_server("--rerank", "minilm", package=at)) for name, at in versions.items()
+            name: running.enter_context(_server("--rerank", "minilm", "--max-seconds", "3600", package=at))
+            for name, at in versions.items()
         }
         for process, address in servers.values():
             _ask(address, process.pid, lambda: body(False), 1, 0, requests=2)  # the chunks that will come again

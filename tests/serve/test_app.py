@@ -735,22 +735,23 @@ class Meeting(LateInteractionReranker):
         return super()._score(lists)
 
 
-def test_lists_are_ranked_side_by_side_where_several_threads_may(reranker):
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_lists_are_ranked_side_by_side_where_several_threads_may(reranker, concurrent):
+    body, answers, meeting = {"query": QUERY, "documents": TEXTS}, [], Meeting(concurrent)
+    with client_of(create_app(reranker=meeting, threads=2)) as client:
+        asking = [
+            threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=body))) for _ in range(2)
+        ]
+        for thread in asking:
+            thread.start()
+            assert meeting.inside.acquire(timeout=20)  # the second does not wait with it, to be read together
+        for thread in asking:
+            thread.join()
     expected = [item.index for item in reranker.rank(QUERY, TEXTS)]
-    for concurrent in (True, False):
-        meeting = Meeting(concurrent)
-        with client_of(create_app(reranker=meeting, threads=2)) as client:
-            answers = []
-            body = {"query": QUERY, "documents": TEXTS}
-            asking = [
-                threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=body))) for _ in range(2)
-            ]
-            for thread in asking:
-                thread.start()
-                assert meeting.inside.acquire(timeout=20)  # the second does not wait with it, to be read together
-            for thread in asking:
-                thread.join()
-        assert [[result["index"] for result in answer.json()["results"]] for answer in answers] == [expected] * 2
+    assert [[result["index"] for result in answer.json()["results"]] for answer in answers] == [expected] * 2
+
+
+def test_a_server_needs_a_thread(reranker):
     with pytest.raises(InputError, match="threads must be at least 1"):
         create_app(reranker=reranker, threads=0)
 
