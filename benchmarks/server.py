@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -107,7 +108,7 @@ def chunks(
             "documents": [f"{at} {passage}" for passage in sent] if fresh else sent,
         }
 
-    versions = {"now": None} | ({} if before is None else {"before": before})
+    versions: dict[str, Path | None] = {"now": None} | ({} if before is None else {"before": before})
     rows: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as running:
         servers = {
@@ -115,10 +116,12 @@ def chunks(
             for name, at in versions.items()
         }
         for process, address in servers.values():
-            _ask(address, process.pid, lambda: body(False), 1, 0, requests=2)  # the chunks that will come again
+            _ask(
+                address, process.pid, functools.partial(body, False), 1, 0, requests=2
+            )  # the chunks that will come again
         for _ in range(rounds):
             for fresh, (name, (process, address)) in itertools.product((True, False), servers.items()):
-                measured = _ask(address, process.pid, lambda fresh=fresh: body(fresh), clients, seconds)
+                measured = _ask(address, process.pid, functools.partial(body, fresh), clients, seconds)
                 rows.setdefault(f"{name}, {'fresh' if fresh else 'repeated'} chunks", []).append(measured)
     figures: dict[str, Any] = {
         name: {key: statistics.median(row[key] for row in measured) for key in measured[0]}

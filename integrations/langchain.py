@@ -145,7 +145,7 @@ class SightlineRerank(BaseDocumentCompressor):
     order: Order = "relevance"
     min_score: float | None = None
     cache_mb: int = 256
-    cache_folder: Path | None = None
+    cache_folder: str | Path | None = None
     _loaded: Made[Reranker] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:

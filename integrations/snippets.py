@@ -174,7 +174,7 @@ def text_list(name: str, texts: Any) -> list[Any]:
     return list(texts)
 
 
-def drop_in(reranker: str | os.PathLike[str] | Reranker, cache_mb: int, **options: Any) -> Reranker:
+def drop_in(reranker: str | os.PathLike[str] | Reranker, cache_mb: int = 0, **options: Any) -> Reranker:
     """The reranker of a class that takes another library's arguments.
 
     Args:

@@ -461,3 +461,20 @@ def test_every_model_of_the_hub_takes_a_revision(name, monkeypatch):
     assert loaded == [(name, {"revision": "main"})]
     with pytest.raises(InputError, match="revision is for models of the hub"):
         drop_in("minilm", revision="main")
+
+
+def test_adapters_of_a_process_share_what_they_read(tmp_path):
+    """A reranker that was loaded elsewhere keeps what it was told to, and nothing if it was not."""
+    from sightline import load_reranker
+    from sightline.integrations.snippets import drop_in, keeping
+
+    one, other = keeping("minilm", 8, tmp_path), keeping("minilm-maxsim", 8, str(tmp_path))
+    assert one.cache is other.cache is not None and one.cache is not keeping("minilm", 8, None).cache
+    one.rank("who purrs", ["Cats purr.", "Dogs bark."])
+    before = one.cache.hits
+    other.rank("who barks", ["Dogs bark.", "Cats purr."])
+    assert one.cache.hits == before + 2 and len(list(tmp_path.glob("*/*.read"))) == 2
+    loaded = load_reranker("minilm")
+    assert keeping(loaded, 8, None) is loaded and loaded.cache is None
+    assert drop_in("minilm", 8).cache is keeping("minilm", 8, None).cache
+    assert keeping("minilm", 0, None).cache is None and drop_in("minilm").cache is None
