@@ -205,5 +205,6 @@ def drop_in(reranker: str | os.PathLike[str] | Reranker, cache_mb: int = 0, **op
             f"the model's name changes with the import: use one of Sightline's, such as 'minilm' or 'sightline-mini'. "
             f"{str(error)[0].upper()}{str(error)[1:]}"
         ) from error
-    loaded.keep_documents(shared_cache(CacheSettings(mb=cache_mb)))
+    if cache_mb:
+        loaded.keep_documents(shared_cache(CacheSettings(mb=cache_mb)))
     return loaded

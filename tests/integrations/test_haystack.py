@@ -236,7 +236,9 @@ def test_saved_components_are_the_same_when_loaded(index_path, what):
             min_score=0.5,
         )
     else:
-        component = SightlineRanker("minilm-maxsim", 4, meta_fields_to_embed=["headline"], order="basin", min_score=0.5)
+        component = SightlineRanker(
+            "minilm-maxsim", 4, meta_fields_to_embed=["headline"], order="basin", min_score=0.5, cache_mb=3
+        )
     saved = component_to_dict(component, what)
     assert saved["type"] == f"sightline.integrations.haystack.{type(component).__name__}"
     loaded = component_from_dict(type(component), saved, what)
