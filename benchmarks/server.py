@@ -115,10 +115,8 @@ def chunks(
             name: running.enter_context(_server("--rerank", "minilm", "--max-seconds", "3600", package=at))
             for name, at in versions.items()
         }
-        for process, address in servers.values():
-            _ask(
-                address, process.pid, functools.partial(body, False), 1, 0, requests=2
-            )  # the chunks that will come again
+        for process, address in servers.values():  # the chunks that will come again
+            _ask(address, process.pid, functools.partial(body, False), 1, 0, requests=2)
         for _ in range(rounds):
             for fresh, (name, (process, address)) in itertools.product((True, False), servers.items()):
                 measured = _ask(address, process.pid, functools.partial(body, fresh), clients, seconds)
