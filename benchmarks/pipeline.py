@@ -70,8 +70,8 @@ def indexing(
             "sentence-transformers encode, s": theirs,
             "times faster": theirs / ours,
             "largest difference of an embedding": worst,
-            "limit: model FLOPs at the measured matmul rate, s": flops / rate,
-            "measured matmul rate, GFLOP/s": rate / 1e9,
+            "limit: model FLOPs at the measured matmul rate, s": flops / rate.flops,
+            f"measured matmul rate ({rate.by}), GFLOP/s": rate.flops / 1e9,
         }
     )
 
