@@ -48,10 +48,9 @@ def test_a_packed_layer_gives_the_product_in_float64(rows, inputs, outputs, bias
 
 
 @needs_onednn
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_does_not_depend_on_the_rows_beside_it(dtype):
+def test_a_row_does_not_depend_on_the_rows_beside_it():
     torch.manual_seed(0)
-    layer, x = PackedLinear(torch.randn(96, 64).to(dtype)), torch.randn(700, 64).to(dtype)
+    layer, x = PackedLinear(torch.randn(96, 64)), torch.randn(700, 64)
     with torch.inference_mode():
         whole = layer(x)
         for rows in (2, 3, 17, 64, 333):
