@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -22,6 +22,7 @@ def library(monkeypatch):
 
 
 @needs_onednn
+@settings(deadline=None)
 @given(
     st.integers(1, 70),
     st.integers(1, 90),
