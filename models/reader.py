@@ -74,10 +74,13 @@ class DocumentStates:
     Args:
         keys: (T, D).
         truncated: how many tokens at the end of the text were not read.
+        spans: int (T, 2), the characters ``[start, end)`` of the text that each token covers; None if they are not
+            known, so that evidence must tokenise the text.
     """
 
     keys: Keys
     truncated: int
+    spans: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +348,7 @@ def document_states(reader: BlockReader, texts: Sequence[str], *, behind: str = 
     read = reader.read(distinct, behind=behind)
     assert read.states is not None
     states_by_text = {
-        text: DocumentStates(torch.from_numpy(read.states[start:end]), int(cut))
+        text: DocumentStates(torch.from_numpy(read.states[start:end]), int(cut), read.spans[start:end])
         for text, start, end, cut in zip(distinct, read.offsets, read.offsets[1:], read.truncated, strict=False)
     }
     return [states_by_text[text] for text in texts]

@@ -1,12 +1,13 @@
-"""The forms in which a document's keys may be kept."""
+"""The forms in which a document's keys may be kept, and what every backend makes of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-__all__ = ["Keys", "QuantizedKeys", "stored_values", "to_float"]
+__all__ = ["Keys", "Products", "QuantizedKeys", "stored_values", "to_float"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,29 @@ class QuantizedKeys:
 
 
 Keys = torch.Tensor | QuantizedKeys
+
+
+class Products(Protocol):
+    """The dot products of S query rows with the tokens of N documents, reduced as often as needed.
+
+    Made by `sightline.kernels.states_products`. Each document is reduced by itself.
+    """
+
+    def lse(self, scale: float) -> torch.Tensor:
+        """See `sightline.kernels.states_lse`."""
+        ...
+
+    def mean(self) -> torch.Tensor:
+        """Mean dot product of each query row with a document's tokens: float32 (S, N), 0 for one without tokens."""
+        ...
+
+    def max(self) -> torch.Tensor:
+        """See `sightline.kernels.states_max`."""
+        ...
+
+    def attention(self, place: int, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
+        """See `sightline.kernels.states_attention`, for the document at a place."""
+        ...
 
 
 def stored_values(keys: Keys) -> torch.Tensor:
