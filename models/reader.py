@@ -74,7 +74,7 @@ class DocumentStates:
     Args:
         keys: (T, D).
         truncated: how many tokens at the end of the text were not read.
-        spans: int (T, 2), the characters ``[start, end)`` of the text that each token covers; None if they are not
+        spans: integers (T, 2), the characters ``[start, end)`` of the text that each token covers; None if they are not
             known, so that evidence must tokenise the text.
     """
 

@@ -198,9 +198,7 @@ class LateInteractionReranker(Reranker):
             (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
 
-    def _attend(
-        self, q: torch.Tensor, keys: Sequence[Keys], bm25: Sequence[float]
-    ) -> tuple[Reading, torch.Tensor]:
+    def _attend(self, q: torch.Tensor, keys: Sequence[Keys], bm25: Sequence[float]) -> tuple[Reading, torch.Tensor]:
         """What the query saw, and the documents' scores."""
         from .readout import document_scores, read_states
         from .signals import fused_scores, read_signals
@@ -235,8 +233,10 @@ class LateInteractionReranker(Reranker):
         """The characters that each of a document's states covers: as they came with it, or by tokenising its text."""
         from ..kernels.states.keys import stored_values
 
-        count, spans = len(stored_values(states.keys)), states.spans
-        if spans is None:
+        count = len(stored_values(states.keys))
+        if states.spans is not None:
+            spans = states.spans.astype(np.int32)
+        else:
             spans = self.reader.spans([document.contents])[0]
             if not self.spec.keepable:  # behind the query there is less room
                 spans = spans[:count]

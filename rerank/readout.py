@@ -6,7 +6,7 @@ Everything here is order-free: permuting the documents permutes the results, to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -54,7 +54,7 @@ class Reading:
     largest: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
     null_tokens: torch.Tensor | None = None
-    products: Products | None = None
+    products: Products | None = field(default=None, kw_only=True)
 
 
 def read_states(rows: torch.Tensor, keys: Sequence[Keys], *, scale: float, largest: bool = False) -> Reading:

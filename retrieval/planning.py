@@ -103,7 +103,7 @@ def _states(model: Encoder, kind: str) -> TokenStatesRecord:
         return TokenStatesRecord(kind)
     dtype_of(kind, 1)
     reader = states_reader(model)
-    return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length)
+    return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length, spans=True)
 
 
 def _decoder_form(settings: IndexSettings) -> DecoderForm | None:
