@@ -63,8 +63,12 @@ def decode(states: np.ndarray, ranges: Iterable[tuple[int, int]]) -> list[Keys]:
     if rows.shape[1] % 4 == 0:  # then the scales lie where a float32 may
         scales = rows.view(torch.float32)[:, -1]
         return [QuantizedKeys(values[first:stop], scales[first:stop]) for first, stop in ranges]
+    scales = rows[:, -4:]
     return [
-        QuantizedKeys(values[first:stop], rows[first:stop, -4:].contiguous().view(torch.float32)[:, 0])
+        QuantizedKeys(
+            values[first:stop],
+            scales[first:stop].clone(memory_format=torch.contiguous_format).view(torch.float32)[:, 0],
+        )
         for first, stop in ranges
     ]
 
