@@ -135,8 +135,11 @@ def contents(index):
     queries = ["word3 word17", "common", "word150 version2"]
     dense = [index.document_ids(rows) for rows in index.search_dense(queries, 12)[0]]
     lexical = [[tuple(x.tolist()) for x in index.search_lexical(query, 200)] for query in queries]
-    keys = index.token_keys(index.passages(np.flatnonzero(index._files.now().live)))
-    states = [(key.values.tolist(), key.scales.tolist()) for key in keys]
+    stored = index.passages(np.flatnonzero(index._files.now().live))
+    states = [
+        (key.values.tolist(), key.scales.tolist(), None if spans is None else spans.tolist())
+        for key, spans in zip(index.token_keys(stored), index.token_spans(stored), strict=True)
+    ]
     return list(index.documents()), index.vectors().tolist(), dense, lexical, states
 
 
