@@ -7,6 +7,7 @@ python -m sightline.benchmarks.pipeline readout
 
 from __future__ import annotations
 
+import functools
 import itertools
 import statistics
 import tempfile
@@ -170,9 +171,12 @@ def readout(
             products = cpu.products(q, keys)
             return torch.cat([products.lse(20.0), products.mean()])
 
-    methods = {"int8 in float32": lambda: read(forms["int8"], False), "fp16": lambda: read(forms["fp16"], False)}
+    methods = {
+        "int8 in float32": functools.partial(read, forms["int8"], False),
+        "fp16": functools.partial(read, forms["fp16"], False),
+    }
     if integer.exact_products():
-        methods["int8 by integers"] = lambda: read(forms["int8"], True)
+        methods["int8 by integers"] = functools.partial(read, forms["int8"], True)
     exact = {kind: reference.products(q, keys).lse(20.0) for kind, keys in forms.items()}
     errors = {name: float((op()[:rows] - exact[name[:4]]).abs().max()) for name, op in methods.items()}
     seconds = seconds_in_turns(methods, "cpu")
