@@ -27,6 +27,7 @@ __all__ = [
     "LAYOUTS",
     "PREFIXES",
     "SHIPPED",
+    "CascadeName",
     "FirstStage",
     "Kind",
     "RerankerName",
@@ -34,7 +35,6 @@ __all__ = [
     "folder_of",
     "layout_names",
     "looks_local",
-    "split_cascade",
 ]
 
 FirstStage = Literal["bm25", "dense", "hybrid"]
@@ -48,6 +48,8 @@ LAYOUTS = _DATA / "layouts"
 SHIPPED = {name: Path(str(_DATA / name.replace("-", "_"))) for name in ("sightline-mini", "sightline-135m")}
 # Decoder models that have a name of their own, each with the layout that it gets if none is named.
 DECODERS = {"smollm2": "icr-block-heads"}
+# The number of documents may be followed by a weight; anything else belongs to the name.
+_ENDING = re.compile(r"@(?P<top>\d{1,9})(?:\*(?P<weight>\d{1,9}(?:\.\d{1,9})?|\.\d{1,9}))?$", re.ASCII)
 _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -106,7 +108,7 @@ class RerankerName:
             Sightline or a ``.yaml`` file; ``cascade`` for two rerankers with a ``>`` between them; ``folder`` for
             anything else.
         model: name or folder of the model; of kind ``layout``, name or file of the layout; of kind ``cascade`` the
-            whole name, see `split_cascade`.
+            whole name, see `CascadeName`.
         layout: what ``#`` adds to ``hf:MODEL`` or ``smollm2``, or "".
 
     Example:
@@ -157,27 +159,49 @@ def _model_and_layout(text: str) -> tuple[str, str]:
     return model, layout
 
 
-def split_cascade(name: str) -> tuple[str, str, int]:
-    """The two rerankers of a cascade's name, and how many documents the second ranks.
+class CascadeName(NamedTuple):
+    """A cascade: one reranker, and another for the top of its list.
 
-    Raises:
-        InputError: if a reranker's name is missing.
+    Args:
+        first: name of the first.
+        second: name of the second.
+        top: how many documents the second ranks.
+        weight: how much the second's standardised score adds to the first's; None if the second decides alone.
 
     Example:
-        >>> split_cascade("minilm>smollm2#icr@10")
-        ('minilm', 'smollm2#icr', 10)
-        >>> split_cascade("minilm>cross-encoder:models/mine>smollm2")
-        ('minilm>cross-encoder:models/mine', 'smollm2', 20)
+        >>> CascadeName.parse("minilm>smollm2#icr@10")
+        CascadeName(first='minilm', second='smollm2#icr', top=10, weight=None)
+        >>> CascadeName.parse("minilm>sightline-135m@20*0.2")
+        CascadeName(first='minilm', second='sightline-135m', top=20, weight=0.2)
+        >>> CascadeName.parse("minilm>cross-encoder:models/mine>smollm2")
+        CascadeName(first='minilm>cross-encoder:models/mine', second='smollm2', top=20, weight=None)
     """
-    first, _, rest = name.rpartition(">")
-    second, at, number = rest.rpartition("@")
-    if not at or not number.isdecimal():
-        second, number = rest, str(CASCADE_TOP)
-    if not first or not second:
-        raise InputError(
-            f"{quoted(name)} is no cascade; write FIRST>SECOND@N, such as minilm>smollm2@10, in quotes in a shell"
-        )
-    return first, second, int(number)
+
+    first: str
+    second: str
+    top: int = CASCADE_TOP
+    weight: float | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> CascadeName:
+        """Parse ``FIRST>SECOND``, ``FIRST>SECOND@TOP`` or ``FIRST>SECOND@TOP*WEIGHT``.
+
+        Raises:
+            InputError: if a reranker's name is missing.
+        """
+        first, _, rest = name.rpartition(">")
+        ending = _ENDING.search(rest)
+        second = rest[: ending.start()] if ending else rest
+        if not first or not second:
+            raise InputError(
+                f"{quoted(name)} is no cascade; write FIRST>SECOND@N, such as minilm>smollm2@10, in quotes in a shell"
+            )
+        if ending is None:
+            return cls(first, second)
+        return cls(first, second, int(ending["top"]), float(ending["weight"]) if ending["weight"] else None)
+
+    def __str__(self) -> str:
+        return f"{self.first}>{self.second}@{self.top}" + ("" if self.weight is None else f"*{self.weight:g}")
 
 
 def folder_of(name: str) -> Path:

@@ -192,7 +192,7 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
     """
     layout = load_layout("blockrank-cached", max_block_tokens=512)
     size = 8192 if device == "cuda" else 1024
-    rate = matmul_rate(size, size, size, device=device, dtype=dtype, times=repeats)
+    rate = matmul_rate(size, size, size, device=device, dtype=dtype, times=repeats).flops
     float8 = device == "cuda" and torch.cuda.get_device_capability() >= (8, 9)
     rate8 = _float8_rate(repeats) if float8 else None
     timed = [(*run, rate) for run in _time_dense(shape, counts, device, dtype, repeats)]

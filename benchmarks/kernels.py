@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from ..eval.timing import copy_rate, matmul_rate
+from ..eval.timing import MatmulRate, copy_rate, matmul_rate
 from ..kernels import block_lse, choose
 from ..kernels.attention.reference import block_attention as reference_attention
 from ..kernels.lse.reference import lse as reference_lse
@@ -123,7 +123,7 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
         "unable": unable,
         "rms_error": errors,
         "useful_tflops": {name: flops / seconds[name] / 1e12 for name in methods if name not in OTHER_MASK},
-        "share_of_matmul_rate": flops / seconds["sightline"] / rate,
+        "share_of_matmul_rate": flops / seconds["sightline"] / rate.flops,
         "least_bytes": moved,
         "share_of_bandwidth": moved / seconds["sightline"] / bandwidth,
         "block_lse": {
@@ -134,7 +134,8 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
             "largest_error": signal_error,
         },
         "layer_linear_ms": 1e3 * linear,
-        "matmul_tflops": rate / 1e12,
+        "matmul_tflops": rate.flops / 1e12,
+        "matmul_by": rate.by,
         "bandwidth_gb_s": bandwidth / 1e9,
     }
 
@@ -200,7 +201,7 @@ def _linear(shape: Shape, tokens: int, device: str, dtype: torch.dtype) -> float
 
 
 @functools.cache
-def rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
+def rates(device: str, dtype: torch.dtype) -> tuple[MatmulRate, float]:
     """FLOP/s of a large matrix product, and bytes/s of a large copy, read plus written; both measured here."""
     size, copied = (8192, 2**32) if device == "cuda" else (2048, 2**28)
     product = matmul_rate(size, size, size, device=device, dtype=dtype)
@@ -268,7 +269,8 @@ def main(
         results.append(run(case, device, dtype, peers))
         _show(results[-1])
     last = results[-1]
-    console.print(f"measured: {last['matmul_tflops']:.3g} TFLOP/s matmul, {last['bandwidth_gb_s']:.0f} GB/s copy")
+    rate, copied = f"{last['matmul_tflops']:.3g} TFLOP/s ({last['matmul_by']})", f"{last['bandwidth_gb_s']:.0f} GB/s"
+    console.print(f"measured: {rate} matmul, {copied} copy")
     if out:
         report = {"command": command, "versions": machine(device), "seed": _SEED, "results": results}
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Benchmarks: ratios measured side by side in one run, with the physical limit beside them.
 
+python -m sightline.benchmarks.pipeline encoding BEIR_FOLDER
 python -m sightline.benchmarks.pipeline indexing BEIR_FOLDER
 python -m sightline.benchmarks.pipeline searching BEIR_FOLDER --index INDEX_WITH_TOKEN_STATES
 python -m sightline.benchmarks.pipeline readout
@@ -7,12 +8,12 @@ python -m sightline.benchmarks.pipeline readout
 
 from __future__ import annotations
 
-import functools
 import itertools
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from unittest import mock
@@ -24,7 +25,8 @@ from ..cli.running import Command
 from ..eval.cost import index_bytes, transformer_flops
 from ..eval.loading import load_dataset
 from ..eval.timing import copy_rate, matmul_rate
-from ..models.minilm import find_minilm, load_minilm
+from ..models.minilm import MiniLM, find_minilm, load_minilm
+from ..models.reader import Tokens
 from ..retrieval.index import Index
 from ..search import Searcher
 from .timing import print_report, seconds_in_turns
@@ -34,9 +36,70 @@ if TYPE_CHECKING:
 
     from ..kernels import Keys
 
-__all__ = ["indexing", "readout", "searching"]
+__all__ = ["encoding", "indexing", "readout", "searching"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+class _Padded(MiniLM):
+    """The default model over transformers' own network, with padding: what `PackedBert` takes the place of."""
+
+    def _last_hidden(self, tokens: Tokens, batch: Sequence[int]) -> torch.Tensor:
+        import torch
+
+        with torch.autocast("cpu", getattr(torch, self.dtype), enabled=self.dtype != "float32"):
+            hidden, mask = self.hidden(tokens, batch)
+        return hidden[mask]
+
+
+@app.command(cls=Command)
+def encoding(
+    folder: Path,
+    documents: Annotated[int, typer.Option(help="How many documents of the corpus at most.")] = 64,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; by default as many as it takes.")] = None,
+) -> None:
+    """Read documents and queries by the default model, packed and padded, in float32 and bfloat16: the ratios.
+
+    They take turns. The limit is what the FLOPs of the documents would take at the rate of the fastest matrix product.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    dataset = load_dataset(folder)
+    texts = [document.contents for document in itertools.islice(dataset.documents(), documents)]
+    queries = list(dataset.queries.values())[:8]
+    models = {
+        f"{name} {dtype}": kind(device="cpu", dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+        for name, kind in (("padded", _Padded), ("packed", MiniLM))
+    }
+    first = models["padded float32"]
+    spent = seconds_in_turns({name: partial(model.read, texts) for name, model in models.items()}, "cpu")
+
+    def ask(model: MiniLM) -> None:
+        for query in queries:
+            model.read([query])
+
+    asked = seconds_in_turns({name: partial(ask, model) for name, model in models.items()}, "cpu")
+    expected = first.read(texts).states
+    lengths = [len(spans) + 2 for spans in first.spans(texts)]
+    rate = matmul_rate()
+    figures: dict[str, Any] = {"documents": len(texts), "tokens": sum(lengths)}
+    for name, model in models.items():
+        states = model.read(texts).states
+        assert states is not None and expected is not None
+        figures[name] = {
+            "documents, tokens/s": sum(lengths) / spent[name],
+            "documents, times faster": spent["padded float32"] / spent[name],
+            "query, ms": asked[name] / len(queries) * 1e3,
+            "query, times faster": asked["padded float32"] / asked[name],
+            "lowest cosine of a token": float((states * expected).sum(axis=1).min()),
+        }
+    flops = transformer_flops(first.config, lengths)
+    figures["limit: documents, tokens/s"] = sum(lengths) / (flops / rate.flops)
+    figures[f"measured matmul rate ({rate.by}), GFLOP/s"] = rate.flops / 1e9
+    print_report(figures)
 
 
 @app.command(cls=Command)
@@ -79,8 +142,8 @@ def indexing(
             "sentence-transformers encode, s": theirs,
             "times faster": theirs / ours,
             "largest difference of an embedding": worst,
-            "limit: model FLOPs at the measured matmul rate, s": flops / rate,
-            "measured matmul rate, GFLOP/s": rate / 1e9,
+            "limit: model FLOPs at the measured matmul rate, s": flops / rate.flops,
+            f"measured matmul rate ({rate.by}), GFLOP/s": rate.flops / 1e9,
         }
     )
 
@@ -172,11 +235,11 @@ def readout(
             return torch.cat([products.lse(20.0), products.mean()])
 
     methods = {
-        "int8 in float32": functools.partial(read, forms["int8"], False),
-        "fp16": functools.partial(read, forms["fp16"], False),
+        "int8 in float32": partial(read, forms["int8"], False),
+        "fp16": partial(read, forms["fp16"], False),
     }
     if integer.exact_products():
-        methods["int8 by integers"] = functools.partial(read, forms["int8"], True)
+        methods["int8 by integers"] = partial(read, forms["int8"], True)
     exact = {kind: reference.products(q, keys).lse(20.0) for kind, keys in forms.items()}
     errors = {name: float((op()[:rows] - exact[name[:4]]).abs().max()) for name, op in methods.items()}
     seconds = seconds_in_turns(methods, "cpu")

@@ -114,7 +114,8 @@ def measure_cost(
             index, reranker, first_stage=cast(FirstStage, stage), candidates=candidates
         )
     timings = _timed(index, searchers, queries, k, partial(tell, "timing"))
-    machine = Machine(matmul_rate(), copy_rate())
+    rate = matmul_rate()
+    machine = Machine(rate.flops, copy_rate(), rate.by)
     costs = {}
     for name, searcher in searchers.items():
         costs[name] = _system_cost(searcher, timings[name], queries[:_COUNTED], k, machine)

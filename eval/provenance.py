@@ -174,9 +174,12 @@ def versions() -> dict[str, str]:
 def hardware() -> dict[str, Fact]:
     """This machine: architecture, system, CPU model, cores of this process, threads of torch, memory, GPU.
 
-    What cannot be found out is None.
+    ``float32_products`` is the library of the products on its CPU, see `sightline.models.linears.linear_library`. What
+    cannot be found out is None.
     """
     import torch
+
+    from ..models.linears import linear_library
 
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     try:
@@ -189,6 +192,7 @@ def hardware() -> dict[str, Fact]:
         "cpu": _cpu_model(),
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "float32_products": linear_library(),
         "memory_bytes": memory,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -108,10 +108,17 @@ class SystemCost:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Measured rates of the machine, see `sightline.eval.timing`: matrix products, and copies of memory."""
+    """Measured rates of the machine, see `sightline.eval.timing`.
+
+    Args:
+        gemm_flops: FLOPs per second of the fastest matrix product.
+        copy_bytes_per_second: bytes per second that are copied from memory to memory.
+        gemm: the library and number format of that product; "" in results of versions that measured one only.
+    """
 
     gemm_flops: Number
     copy_bytes_per_second: Number
+    gemm: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from .adapter import base_of, merge_adapter
 from .decoder import ATTENTION, Decoder, register_attention, shorten
 from .devices import choose_device, native_dtype
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
+from .linears import pack_linears
 from .notices import without_notices
 
 __all__ = ["load_config", "load_decoder", "load_tensors", "load_weights", "revision_of"]
@@ -72,8 +73,8 @@ def load_decoder(
         signal_layer: the last layer to load; None for all.
         outputs: tokens whose logits are wanted; an empty list for hidden states alone. With either, all layers run.
         revision: branch, tag or commit, to pin what is loaded.
-        dtype: the number format, such as ``bfloat16``. None for bfloat16, except on CPUs if the weights have more than
-            16 bits each, or the processor does not multiply bfloat16 itself (`native_dtype`): then for float32.
+        dtype: the number format, such as ``bfloat16``. None for bfloat16, but on CPUs for float32, unless the weights
+            are bfloat16 or quantized and the processor multiplies bfloat16 itself (`native_dtype`).
         device: None for a GPU if torch sees one.
         device_map: as transformers takes it (needs accelerate), instead of ``device``.
         quantization_config: as transformers takes it, such as a ``BitsAndBytesConfig`` or ``TorchAoConfig``.
@@ -85,20 +86,21 @@ def load_decoder(
         InputError: if ``dtype`` is not the name of a floating-point type, or a GGUF file is to be quantized.
     """
     layer_count = None if signal_layer is None else signal_layer + 1
-    if dtype is None and device_map is None and choose_device(device).type == "cpu" and _half(name, revision):
+    if dtype is None and device_map is None and choose_device(device).type == "cpu" and _coarse(name, revision):
         dtype = native_dtype("cpu")
     options = {"device": device, "device_map": device_map, "quantization_config": quantization_config}
     model, tokenizer = load_weights(
         name, layers=layer_count, head=bool(outputs), revision=revision, dtype=dtype, **options
     )
+    if device_map is None and quantization_config is None:
+        pack_linears(model.base_model)
     return Decoder(model, tokenizer, name, revision_of(name, model.config, revision), outputs)
 
 
-def _half(name: str, revision: str | None) -> bool:
-    """Whether a model's weights have at most 16 bits each."""
-    if (base := base_of(name)) is not None:
-        return _half(base, revision)
-    return find_gguf(name, revision) is not None or load_config(name, revision).dtype in (torch.bfloat16, torch.float16)
+def _coarse(name: str, revision: str | None) -> bool:
+    """Whether a model's weights are no finer than bfloat16."""
+    name = base_of(name) or name
+    return find_gguf(name, revision) is not None or load_config(name, revision).dtype == torch.bfloat16
 
 
 def load_weights(

@@ -64,7 +64,7 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     Args:
         name: what to load.
         options: passed to `SentenceTransformerEncoder` (``truncate_dim``, ``device``, ``dtype``, ``revision``, ...) or
-            `load_reader` (``max_length``, ``device``).
+            `load_reader` (``max_length``, ``device``, ``dtype``).
 
     Raises:
         InputError: if the embedded default is given an option that it does not have.
@@ -73,9 +73,9 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     if name == "none":
         return _NoEncoder()
     if name == "minilm":
-        unknown = sorted(set(options) - {"max_length", "device"})
+        unknown = sorted(set(options) - {"max_length", "device", "dtype"})
         if unknown:
-            raise InputError(f"the encoder 'minilm' has no option {unknown[0]!r}; it has max_length and device")
+            raise InputError(f"the encoder 'minilm' has no option {unknown[0]!r}; it has max_length, device and dtype")
         return cast(Encoder, load_reader(**options))
     from .sentence_transformer import SentenceTransformerEncoder
 

@@ -26,6 +26,8 @@ from .reader import Tokens, TokenStates, TrainableReader
 if TYPE_CHECKING:
     import torch
 
+    from .bert import PackedBert
+
 __all__ = ["REPOSITORY", "SHA256", "MiniLM", "find_minilm", "load_minilm"]
 
 logger = logging.getLogger(__name__)
@@ -144,6 +146,8 @@ class MiniLM(TrainableReader):
         vocabulary = self._tokenizer.get_vocab()
         self._cls, self._sep = vocabulary["[CLS]"], vocabulary["[SEP]"]
         self._queries: dict[str, TokenStates] = {}
+        self._packed: PackedBert | None = None
+        self._unpackable = False
         with without_notices():  # the checkpoint's pooling layer is left out
             self.network = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
         self.revision, self.trained = f"sha256:{SHA256}", trained
@@ -189,6 +193,10 @@ class MiniLM(TrainableReader):
     def forget_queries(self) -> None:
         """Drop what `read_queries` remembers, so that a benchmark reads every query."""
         self._queries = {}
+
+    def weights_changed(self) -> None:
+        """See `TrainableReader.weights_changed`."""
+        self._queries, self._packed = {}, None
 
     @property
     def config(self) -> Any:
@@ -242,8 +250,7 @@ class MiniLM(TrainableReader):
         offsets = np.concatenate([[0], np.cumsum(counts)])
         packed = np.empty((int(offsets[-1]), self.dim), dtype=np.float32) if states else None
         pooled = np.empty((len(counts), self.dim), dtype=np.float32)
-        lower = torch.autocast(self.device.type, getattr(torch, self.dtype), enabled=self.dtype != "float32")
-        with torch.inference_mode(), lower:
+        with torch.inference_mode():
             # Texts that differ but have the same tokens are read once, so that they get the same rows to the last bit.
             first: dict[tuple[int, ...], int] = {}
             source = [first.setdefault(tuple(ids), i) for i, ids in enumerate(tokens.ids)]
@@ -252,13 +259,13 @@ class MiniLM(TrainableReader):
             for places in token_budget_batches(sizes, tokens_at_once(self.device)):
                 with idle_threads():
                     batch = distinct[places].tolist()
-                    hidden, mask = self.hidden(tokens, batch)
-                    mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                    pooled[batch] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+                    read = self._last_hidden(tokens, batch).split([len(tokens.ids[i]) for i in batch])
+                    means = torch.stack([rows.mean(dim=0) for rows in read])
+                    pooled[batch] = torch.nn.functional.normalize(means, dim=-1).cpu().numpy()
                     if packed is not None:
-                        unit = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
-                        for row, i in enumerate(batch):
-                            packed[offsets[i] : offsets[i + 1]] = unit[row, tokens.lead : counts[i] + tokens.lead]
+                        for i, rows in zip(batch, read, strict=True):
+                            own = torch.nn.functional.normalize(rows[tokens.lead : counts[i] + tokens.lead], dim=-1)
+                            packed[offsets[i] : offsets[i + 1]] = own.cpu().numpy()
         for i, origin in enumerate(source):
             if origin != i:
                 pooled[i] = pooled[origin]
@@ -279,6 +286,23 @@ class MiniLM(TrainableReader):
         truncated = np.array([len(e.ids) for e in encodings], dtype=np.int64) - counts
         ids = [[*first, *e.ids[:room], self._sep] for e in encodings]
         return Tokens(ids, len(first), counts, truncated, [e.offsets[:room] for e in encodings])
+
+    def _last_hidden(self, tokens: Tokens, batch: Sequence[int]) -> torch.Tensor:
+        """What `hidden` gives, as float32 (T, 384): the rows of one text after those of another."""
+        import torch
+
+        from .bert import packed_bert
+
+        number, ids = getattr(torch, self.dtype), [tokens.ids[i] for i in batch]
+        if (packed := self._packed) is None and not self._unpackable:
+            probe = self.tokenise(["How are the numbers of a network checked?", ""]).ids
+            packed = self._packed = packed_bert(self.network, number, probe)
+            self._unpackable = packed is None
+        if packed is not None:
+            return packed(ids)
+        with torch.autocast(self.device.type, number, enabled=self.dtype != "float32"):
+            hidden, mask = self.hidden(tokens, batch)
+        return hidden[mask]
 
     def hidden(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Last hidden states of some texts, in one forward pass, with gradients where they are asked for.

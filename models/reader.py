@@ -319,8 +319,8 @@ class TrainableReader(BlockReader, Protocol):
         """
         ...
 
-    def forget_queries(self) -> None:
-        """Drop what `read_queries` remembers, since the weights have changed."""
+    def weights_changed(self) -> None:
+        """Drop what was made with the weights as they were, such as queries that `read_queries` remembers."""
         ...
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..documents import Document
 from ..errors import InputError
+from ..names import CascadeName
 from .base import Request, Reranker, Scored, among
 from .ranking import below, standardised
 
@@ -28,7 +29,7 @@ class CascadeReranker(Reranker):
         top: how many documents it ranks, at least 2.
         weight: None to order the top by the second's score alone. Else by a sum: the first's score, and so many times
             the second's, standardised over the top to mean 0 and standard deviation 1.
-        name: the name that was asked for; None for ``FIRST>SECOND@TOP``.
+        name: the name that was asked for; None for what `sightline.names.CascadeName` makes of the others.
 
     Raises:
         InputError: if ``top`` is below 2, or ``weight`` not above 0.
@@ -57,7 +58,7 @@ class CascadeReranker(Reranker):
         if weight is not None and not 0 < weight < np.inf:
             raise InputError(f"weight must be above 0, or None for the second reranker's order, not {weight!r}")
         self.first, self.second, self.top, self.weight = first, second, top, weight
-        self.name = name or f"{first.name}>{second.name}@{top}"
+        self.name = name or str(CascadeName(first.name, second.name, top, weight))
         self.layout, self.model, self.revision = second.layout, second.model, second.revision
         self.readout, self.has_evidence = second.readout, second.has_evidence
         self.reader, self.window, self.uses_bm25 = first.reader, first.window, first.uses_bm25

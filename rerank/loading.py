@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError, UnknownNameError
-from ..names import DECODERS, SHIPPED, Kind, RerankerName, folder_of, looks_local, split_cascade
+from ..names import DECODERS, SHIPPED, CascadeName, Kind, RerankerName, folder_of, looks_local
 from ..wording import did_you_mean, quoted
 from .base import Reranker
 
@@ -186,12 +186,14 @@ def _load_cascade(parsed: RerankerName, name: str, layout: Layout | str | None, 
 
     if layout is not None:
         raise InputError(f"{name!r} is a cascade; name the layout of a decoder in it, as in minilm>smollm2#icr")
-    own = {"weight": options.pop("weight")} if "weight" in options else {}
-    first, second, top = split_cascade(parsed.model)
+    first, second, top, weight = CascadeName.parse(parsed.model)
+    weight = options.pop("weight", weight)
     # What both are loaded with; options of one of them are for load_reranker and CascadeReranker themselves.
     if unknown := sorted(set(options) - {"device", "dtype"}):
         raise InputError(f"a cascade has no option {unknown[0]!r}; it has device, dtype and weight")
-    return CascadeReranker(load_reranker(first, **options), load_reranker(second, **options), top, name=name, **own)
+    return CascadeReranker(
+        load_reranker(first, **options), load_reranker(second, **options), top, weight=weight, name=name
+    )
 
 
 _Loader = Callable[[RerankerName, str, "Layout | str | None", dict[str, Any]], Reranker]

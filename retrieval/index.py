@@ -84,13 +84,13 @@ class Index:
             MissingExtraError: if the structure needs FAISS and it is not installed.
             ModelError: if the encoder cannot be loaded.
         """
-        return cls._create(Path(path), IndexSettings(**settings))
+        chosen = IndexSettings(**settings)
+        return cls._create(Path(path), chosen, _load(chosen))
 
     @classmethod
-    def _create(cls, path: Path, settings: IndexSettings) -> Index:
-        model = _load(settings)
+    def _create(cls, path: Path, settings: IndexSettings, model: Encoder) -> Index:
         make(path, plan(settings, model))
-        index = cls.open(path, encoder=model)
+        index = cls.open(path, encoder=model if settings.dtype is None else None)
         index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
         return index
 
@@ -187,10 +187,11 @@ class Index:
         stream = itertools.chain([first], stream)
         if (path / "manifest.json").exists() and Manifest.load(path).complete:
             return cls._finished(path, stream, settings)
-        index = cls._create(path, settings)
+        model = _load(settings)
+        index = cls._create(path, settings, model)
         try:
             with index._writer.writing():
-                index._writer.write(index.encoder, stream, "resume", progress, index._decoder)
+                index._writer.write(model, stream, "resume", progress, index._decoder)
                 index._writer.finish()
         except BaseException:
             index.close()
@@ -213,7 +214,8 @@ class Index:
         except BaseException:
             index.close()
             raise
-        index._encoder, index._given_encoder, index._decoder = model, _given_encoder(settings), settings.decoder_states
+        index._encoder = model if settings.dtype is None else None
+        index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
 
@@ -225,7 +227,7 @@ class Index:
             if (beside / "manifest.json").exists():
                 # What an interrupted run left goes on only if it is the same build, and that one was not finished.
                 try:
-                    cls._create(beside, settings).close()
+                    cls._create(beside, settings, _load(settings)).close()
                 except IndexStoreError:
                     _remove(beside)
             cls._build(beside, documents, progress, settings).close()
@@ -530,12 +532,16 @@ class Index:
 
 def _load(settings: IndexSettings) -> Encoder:
     """The encoder that settings name; the path of a model becomes an absolute one."""
-    encoder = settings.encoder
+    encoder, options = settings.encoder, dict(settings.encoder_options or {})
     if not isinstance(encoder, str):
+        if settings.dtype is not None:
+            raise InputError(
+                "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
+            )
         return encoder
     if encoder not in _EMBEDDED and Path(encoder).exists():
         encoder = str(Path(encoder).resolve())
-    return load_encoder(encoder, **(settings.encoder_options or {}))
+    return load_encoder(encoder, **options | ({} if settings.dtype is None else {"dtype": settings.dtype}))
 
 
 def _given_encoder(settings: IndexSettings) -> Encoder | None:

@@ -118,7 +118,7 @@ class LateInteractionLearner:
     def reranker(self) -> LateInteractionReranker:
         """See `Learner.reranker`."""
         if self.encoder != "frozen":
-            self._trainable.forget_queries()
+            self._trainable.weights_changed()
         return LateInteractionReranker(self.layout, self.reader, self.readout)
 
     def save(self, folder: Path) -> None:

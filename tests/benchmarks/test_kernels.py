@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from sightline.benchmarks import kernels as bench
 from sightline.benchmarks import timing
+from sightline.eval.timing import MatmulRate
 from sightline.kernels import Context, Packing
 from sightline.kernels.attention.reference import block_attention
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(timing, "SECONDS", 0.001)
-    monkeypatch.setattr(bench, "rates", lambda device, dtype: (1e11, 1e10))
+    monkeypatch.setattr(bench, "rates", lambda device, dtype: (MatmulRate(1e11, "torch float32"), 1e10))
     monkeypatch.setitem(bench.SHAPES, "tiny", bench.Shape(4, 2, 16, 32, 64, 3, True))
     monkeypatch.setattr(bench, "_CPU_CASES", [bench.Case("tiny", 5, "ragged", 30, 12, 7)])
 

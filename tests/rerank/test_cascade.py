@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sightline import Document, load_reranker
 from sightline.errors import InputError
-from sightline.names import split_cascade
+from sightline.names import CascadeName
 from sightline.rerank import CascadeReranker, Request, Reranker, Scored
 
 
@@ -97,12 +97,24 @@ def test_what_makes_no_cascade(options, match):
 
 
 def test_names():
-    assert split_cascade("a>b#icr@5") == ("a", "b#icr", 5)
-    assert split_cascade("a>b>c@3") == ("a>b", "c", 3)
-    assert split_cascade("a>models/b@home") == ("a", "models/b@home", 20)
-    for wrong in (">b", "a>", "a>@3"):
+    assert CascadeName.parse("a>b#icr@5") == ("a", "b#icr", 5, None)
+    assert CascadeName.parse("a>b>c@3*0.25") == ("a>b", "c", 3, 0.25)
+    for unlike in ("a>models/b@home", "a>b@3*", "a>b*0.2", "a>b@3*1e3", "a>b@3*-1", "a>b@" + "9" * 5000):
+        assert CascadeName.parse(unlike) == ("a", unlike.partition(">")[2], 20, None)
+    for wrong in (">b", "a>", "a>@3", "a>@3*.5"):
         with pytest.raises(InputError, match="is no cascade"):
-            split_cascade(wrong)
+            CascadeName.parse(wrong)
+
+
+@given(
+    st.text("ab@*#", min_size=1),
+    st.text("ab#", min_size=1),
+    st.integers(2, 99),
+    st.none() | st.sampled_from([0.2, 3.0]),
+)
+def test_a_name_is_parsed_to_what_it_was_made_of(first, second, top, weight):
+    name = CascadeName(first, second, top, weight)
+    assert CascadeName.parse(str(name)) == name
 
 
 def test_a_cascade_is_loaded_by_its_name():
@@ -110,6 +122,11 @@ def test_a_cascade_is_loaded_by_its_name():
     assert isinstance(cascade, CascadeReranker)
     assert (cascade.name, cascade.top, cascade.weight) == ("minilm-maxsim>minilm@3", 3, 0.5)
     assert cascade.reader is cascade.first.reader and cascade.uses_bm25 == cascade.first.uses_bm25
+    weighted = load_reranker("minilm-maxsim>minilm@3*0.5")
+    assert (weighted.name, weighted.top, weighted.weight) == ("minilm-maxsim>minilm@3*0.5", 3, 0.5)
+    assert CascadeReranker(cascade.first, cascade.second, 3, weight=0.5).name == weighted.name
+    with pytest.raises(InputError, match="above 0"):
+        load_reranker("minilm-maxsim>minilm@3*0")
     with pytest.raises(InputError, match="no option 'scale'"):
         load_reranker("minilm-maxsim>minilm@3", scale=3.0)
     with pytest.raises(InputError, match="name the layout of a decoder in it"):

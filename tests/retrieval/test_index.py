@@ -1048,3 +1048,22 @@ def test_index_equals_a_dictionary_after_any_changes(tmp_path_factory, operation
             assert sorted(meaning(index, "common", 20, {"step": step})) == latest
     index.close()
     assert json.loads((path / "manifest.json").read_text())["complete"]
+
+
+def test_documents_are_read_in_the_number_format_that_is_asked_for_and_queries_never(tmp_path, toy):
+    texts = ["Cats purr when they are content.", "The Danube flows through ten countries."]
+    with (
+        Index.build(tmp_path / "exact", texts) as exact,
+        Index.build(tmp_path / "half", texts, dtype="bfloat16") as half,
+    ):
+        cosines = (exact.vectors() * half.vectors()).sum(axis=1)
+        assert cosines.min() > 0.999 and np.abs(exact.vectors() - half.vectors()).max() > 1e-5
+        assert half.manifest.settings() == exact.manifest.settings() and half.encoder is exact.encoder
+        assert half.encoder.dtype == "float32"
+    with Index.build(tmp_path / "half", texts, dtype="bfloat16") as finished:  # nothing to do
+        assert finished.encoder.dtype == "float32"
+    with pytest.raises(InputError, match="bfloat16' or 'float16', not 'int3'"):
+        Index.build(tmp_path / "none", texts, dtype="int3")
+    with pytest.raises(InputError, match="for an encoder that is named"):
+        Index.build(tmp_path / "none", texts, encoder=toy, dtype="bfloat16")
+    assert not (tmp_path / "none").exists()

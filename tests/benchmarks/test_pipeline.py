@@ -1,0 +1,31 @@
+"""The benchmark of reading compares the same states, read in different ways."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from sightline.benchmarks import pipeline, timing
+
+
+@pytest.fixture
+def folder(tmp_path):
+    texts = ["Cats purr.", "Dogs bark loudly.", "The Danube flows through ten countries. " * 9]
+    lines = [json.dumps({"_id": str(number), "title": "", "text": text}) for number, text in enumerate(texts)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "who barks"}))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    return tmp_path
+
+
+def test_packed_and_padded_reading_give_the_same_states(folder, monkeypatch):
+    monkeypatch.setattr(timing, "SECONDS", 0.0)
+    done = CliRunner().invoke(pipeline.app, ["encoding", str(folder)])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)
+    assert figures["documents"] == 3
+    ways = {name: figures[name] for name in ("padded float32", "packed float32", "padded bfloat16", "packed bfloat16")}
+    assert ways["packed float32"]["lowest cosine of a token"] == pytest.approx(1, abs=1e-5)
+    assert all(0.99 < way["lowest cosine of a token"] < 1.0001 for way in ways.values())
+    assert ways["padded float32"]["documents, times faster"] == 1
