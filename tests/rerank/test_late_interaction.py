@@ -387,9 +387,7 @@ def test_kept_states_of_another_text_are_found_when_evidence_is_asked_for(minilm
 
 @pytest.mark.parametrize("grain", ["token", "sentence"])
 @pytest.mark.parametrize("kind", [None, "fp16", "int8"])
-def test_evidence_by_kept_spans_is_that_by_tokenising(
-    minilm, states_once, kind, grain, monkeypatch
-):
+def test_evidence_by_kept_spans_is_that_by_tokenising(minilm, states_once, kind, grain, monkeypatch):
     states = states_once[kind]
     expected = minilm.rank(QUERY, DOCUMENTS, states=states, evidence=grain)
     spans = minilm.reader.spans([document.contents for document in DOCUMENTS])
