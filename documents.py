@@ -76,6 +76,8 @@ def _joined(title: str, text: str) -> str:
 
 def encodable(text: str) -> bool:
     """Whether the text has no lone surrogates."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

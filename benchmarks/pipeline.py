@@ -3,6 +3,7 @@
 python -m sightline.benchmarks.pipeline encoding BEIR_FOLDER
 python -m sightline.benchmarks.pipeline indexing BEIR_FOLDER
 python -m sightline.benchmarks.pipeline searching BEIR_FOLDER --index INDEX_WITH_TOKEN_STATES
+python -m sightline.benchmarks.pipeline readout
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from unittest import mock
 
 import numpy as np
 import typer
@@ -32,7 +34,9 @@ from .timing import print_report, seconds_in_turns
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["encoding", "indexing", "searching"]
+    from ..kernels import Keys
+
+__all__ = ["encoding", "indexing", "readout", "searching"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -197,6 +201,60 @@ def searching(
             "kept states: times faster than the cross-encoder": statistics.median(cross_times)
             / statistics.median(kept_times),
             "limit: state bytes at the measured copy bandwidth, ms": touched / bandwidth * 1e3,
+        }
+    )
+
+
+@app.command(cls=Command)
+def readout(
+    documents: Annotated[int, typer.Option(help="Documents in the list.")] = 100,
+    tokens: Annotated[int, typer.Option(help="Tokens of each document.")] = 200,
+    rows: Annotated[int, typer.Option(help="Tokens of the query.")] = 20,
+) -> None:
+    """Time the readout of kept token states: their products with the query, log-sum-exps and means, on one thread.
+
+    States are random unit vectors of 384 dimensions. int8 is read by one integer product, where the processor has an
+    exact one, and by small products in float32, as on all others. Errors are against float64.
+    """
+    import torch
+
+    from ..kernels import QuantizedKeys
+    from ..kernels.states import cpu, integer, reference
+    from ..retrieval.token_states import decode, encode
+
+    draw = np.random.default_rng(0)
+    states = draw.standard_normal((documents * tokens + rows, 384), dtype=np.float32)
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    q, kept = torch.from_numpy(states[:rows]), states[rows:]
+    ranges = [(start, start + tokens) for start in range(0, len(kept), tokens)]
+    forms = {kind: decode(encode(kept, kind), ranges) for kind in ("int8", "fp16")}
+
+    def read(keys: Sequence[Keys], integers: bool) -> torch.Tensor:
+        with mock.patch.object(cpu, "exact_products", lambda: integers):
+            products = cpu.products(q, keys)
+            return torch.cat([products.lse(20.0), products.mean()])
+
+    methods = {
+        "int8 in float32": partial(read, forms["int8"], False),
+        "fp16": partial(read, forms["fp16"], False),
+    }
+    if integer.exact_products():
+        methods["int8 by integers"] = partial(read, forms["int8"], True)
+    exact = {kind: reference.products(q, keys).lse(20.0) for kind, keys in forms.items()}
+    errors = {name: float((op()[:rows] - exact[name[:4]]).abs().max()) for name, op in methods.items()}
+    seconds = seconds_in_turns(methods, "cpu")
+    flops = 2 * rows * kept.size
+    read_bytes = sum(
+        key.values.numel() + 4 * len(key.scales) for key in forms["int8"] if isinstance(key, QuantizedKeys)
+    )
+    rate = matmul_rate()
+    print_report(
+        {
+            **{f"{name}, ms": 1e3 * value for name, value in seconds.items()},
+            **{f"{name}, GFLOP/s of its products": flops / value / 1e9 for name, value in seconds.items()},
+            **{f"{name}, largest error of a log-sum-exp": error for name, error in errors.items()},
+            "limit: int8 bytes at the measured copy bandwidth, ms": read_bytes / copy_rate() * 1e3,
+            f"measured matmul rate ({rate.by}), GFLOP/s": rate.flops / 1e9,
         }
     )
 

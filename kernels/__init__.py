@@ -3,7 +3,7 @@
 - `Packing`: which token of a packed context sees which.
 - `block_attention`: attention over such a context; with it, models run and train.
 - `block_lse`, `row_lse`, `mass`, `block_max`, `token_mass`: what a query pays to each document, and to its tokens.
-- `states_lse`, `states_lse_mean`, `states_max`, `states_attention`: the same over kept token states, one tensor per
+- `states_lse`, `states_max`, `states_attention`, `states_products`: the same over kept token states, one tensor per
   document.
 
 Nothing here imports the rest of Sightline at import time: with the repository root as working directory, Hugging Face
@@ -16,13 +16,14 @@ from .lse import block_lse, block_max, mass, row_lse, token_mass
 from .packing import Context, Packing
 from .states import (
     Keys,
+    Products,
     QuantizedKeys,
     quantized,
     states_attention,
     states_backend,
     states_lse,
-    states_lse_mean,
     states_max,
+    states_products,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Context",
     "Keys",
     "Packing",
+    "Products",
     "QuantizedKeys",
     "block_attention",
     "block_lse",
@@ -42,7 +44,7 @@ __all__ = [
     "states_attention",
     "states_backend",
     "states_lse",
-    "states_lse_mean",
     "states_max",
+    "states_products",
     "token_mass",
 ]

@@ -75,10 +75,13 @@ class DocumentStates:
     Args:
         keys: (T, D).
         truncated: how many tokens at the end of the text were not read.
+        spans: integers (T, 2), the characters ``[start, end)`` of the text that each token covers; None if they are not
+            known, so that evidence must tokenise the text.
     """
 
     keys: Keys
     truncated: int
+    spans: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +362,7 @@ def document_states(
         assert read.states is not None
         for text, start, end, cut in zip(new, read.offsets, read.offsets[1:], read.truncated, strict=False):
             states = torch.from_numpy(read.states[start:end])
-            known[text] = DocumentStates(states, int(cut))
+            known[text] = DocumentStates(states, int(cut), read.spans[start:end])
             if cache is not None and text in keys:
                 tensors = _as_tensors(known[text], cache.form)
                 cache.put(keys[text], tensors)
@@ -368,22 +371,23 @@ def document_states(
 
 
 def _as_tensors(states: DocumentStates, form: Form) -> tuple[torch.Tensor, ...]:
-    """Float states as a `DocumentCache` keeps them: how many tokens were cut, and the keys, which share no memory."""
+    """Float states as a `DocumentCache` keeps them: how many tokens were cut, spans and keys, which share no memory."""
     import torch
 
     from ..kernels import QuantizedKeys, quantized
 
     keys = states.keys
     assert not isinstance(keys, QuantizedKeys)
-    cut = torch.tensor(states.truncated)
+    assert states.spans is not None
+    cut, spans = torch.tensor(states.truncated), torch.tensor(states.spans, dtype=torch.int32)
     if form == "int8":
         small = quantized(keys)
-        return cut, small.values, small.scales
-    return cut, keys.half() if form == "fp16" else keys.clone()
+        return cut, spans, small.values, small.scales
+    return cut, spans, keys.half() if form == "fp16" else keys.clone()
 
 
 def _of_tensors(tensors: tuple[torch.Tensor, ...]) -> DocumentStates:
     from ..kernels import QuantizedKeys
 
-    cut, values, *scales = tensors
-    return DocumentStates(QuantizedKeys(values, *scales) if scales else values, int(cut))
+    cut, spans, values, *scales = tensors
+    return DocumentStates(QuantizedKeys(values, *scales) if scales else values, int(cut), spans.numpy())

@@ -172,7 +172,7 @@ class LateInteractionReranker(Reranker):
     def _scored(self, request: Request, question: TokenStates, read: dict[str, DocumentStates]) -> Scored:
         import torch
 
-        from ..kernels import states_attention, states_backend
+        from ..kernels import states_backend
         from .readout import order_free_mean, row_shares
 
         assert question.states is not None
@@ -186,7 +186,7 @@ class LateInteractionReranker(Reranker):
         places = _with_tokens(request.documents, known, q.shape[1])
         keys = [known[i].keys for i in places]
         with torch.inference_mode():
-            rows, reading, values = self._attend(q, keys, self._bm25(request, known, places))
+            reading, values = self._attend(q, keys, self._bm25(request, known, places))
             normaliser = reading.normaliser[:, 0].float()
             attended = row_shares(reading, self.spec.readout)
         scores, mass, shares = np.full(len(known), NOTHING), np.zeros(len(known)), np.zeros((len(q), len(known)))
@@ -195,9 +195,9 @@ class LateInteractionReranker(Reranker):
         shares[:, places] = attended.numpy()
 
         def attention(place: int) -> tuple[np.ndarray, np.ndarray]:
-            keys, document = known[place].keys, request.documents[place]
-            of_tokens = states_attention(rows, keys, normaliser, scale=self.spec.readout.scale).numpy()
-            return self._spans(document, len(of_tokens)), of_tokens
+            assert reading.products is not None
+            of_tokens = reading.products.attention(places.index(place), normaliser, self.spec.readout.scale)
+            return self._spans(request.documents[place], known[place]), of_tokens.numpy()
 
         cut = int(question.truncated[0])
         return Scored(
@@ -213,10 +213,8 @@ class LateInteractionReranker(Reranker):
             (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
 
-    def _attend(
-        self, q: torch.Tensor, keys: Sequence[Keys], bm25: Sequence[float]
-    ) -> tuple[torch.Tensor, Reading, torch.Tensor]:
-        """The rows that ask in the place of ``q``, what they saw, and the documents' scores."""
+    def _attend(self, q: torch.Tensor, keys: Sequence[Keys], bm25: Sequence[float]) -> tuple[Reading, torch.Tensor]:
+        """What the query saw, and the documents' scores."""
         from .readout import document_scores, read_states
         from .signals import fused_scores, read_signals
 
@@ -224,12 +222,12 @@ class LateInteractionReranker(Reranker):
         if self.learnt is not None:
             rows = self.learnt.ask(q, keys)
             reading = self.learnt.read(rows, keys)
-            return rows, reading, self.learnt.scores(q, rows, keys, reading)
+            return reading, self.learnt.scores(q, reading)
         if spec.weights is not None:
             reading, signals = read_signals(q, keys, bm25, spec.weights, scale=spec.scale)
-            return q, reading, fused_scores(signals, spec.weights)
+            return reading, fused_scores(signals, spec.weights)
         reading = read_states(q, keys, scale=spec.scale, largest=spec.readout == "maxsim")
-        return q, reading, document_scores(reading, spec)
+        return reading, document_scores(reading, spec)
 
     def _bm25(self, request: Request, known: Sequence[DocumentStates], places: Sequence[int]) -> list[float]:
         """BM25 of the documents at some places: as given, or by the shipped word statistics; 0 where it has no part."""
@@ -241,19 +239,23 @@ class LateInteractionReranker(Reranker):
 
     def _read_part(self, document: Document, states: DocumentStates) -> str:
         """The text up to the last token that was read."""
-        from ..kernels.states.keys import stored_values
-
         if not states.truncated:
             return document.contents
-        spans = self._spans(document, len(stored_values(states.keys)))
+        spans = self._spans(document, states)
         return document.contents[: int(spans[-1, 1]) if len(spans) else 0]
 
-    def _spans(self, document: Document, count: int) -> np.ndarray:
-        """The characters that each of a document's ``count`` states covers."""
-        spans = self.reader.spans([document.contents])[0]
-        if not self.spec.keepable:  # behind the query there is less room
-            spans = spans[:count]
-        if len(spans) != count:
+    def _spans(self, document: Document, states: DocumentStates) -> np.ndarray:
+        """The characters that each of a document's states covers: as they came with it, or by tokenising its text."""
+        from ..kernels.states.keys import stored_values
+
+        count = len(stored_values(states.keys))
+        if states.spans is not None:
+            spans = states.spans.astype(np.int32)
+        else:
+            spans = self.reader.spans([document.contents])[0]
+            if not self.spec.keepable:  # behind the query there is less room
+                spans = spans[:count]
+        if len(spans) != count or (count and int(spans[-1, 1]) > len(document.contents)):
             raise InputError(
                 f"document {document.id!r} has {len(spans)} tokens but came with {count} kept states; "
                 "they are of another text"

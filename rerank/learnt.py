@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from ..errors import InputError, ModelError
-from ..kernels import states_lse
 from ..kernels.states.keys import to_float
 from .readout import Reading, log_attention, order_free_mean, read_states
 from .results import NOTHING
@@ -119,7 +118,7 @@ class LearntReadout(nn.Module):
             float64 (N,), see `scores`.
         """
         rows = self.ask(q, keys)
-        return self.scores(q, rows, keys, self.read(rows, keys))
+        return self.scores(q, self.read(rows, keys))
 
     def ask(self, q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
         """The rows that ask in the place of ``q``: float32 (S, D), by ``read`` and ``projection``."""
@@ -135,13 +134,11 @@ class LearntReadout(nn.Module):
         """What the rows of `ask` see."""
         return read_states(rows, keys, scale=self.scale, largest="heads" in self.parts)
 
-    def scores(self, q: torch.Tensor, rows: torch.Tensor, keys: Sequence[Keys], reading: Reading) -> torch.Tensor:
+    def scores(self, q: torch.Tensor, reading: Reading) -> torch.Tensor:
         """Means over the signal tokens of the log mass with what was learnt; by ``weights`` and ``heads``.
 
         Args:
             q: float32 (S, D), unit rows.
-            rows: from `ask`.
-            keys: N documents' token states.
             reading: from `read`.
 
         Returns:
@@ -152,14 +149,14 @@ class LearntReadout(nn.Module):
             weights = torch.softmax(q @ self.weigh, dim=0)
         values = log_attention(reading)[:, 0]  # (S, N)
         if "heads" in self.parts:
-            values = values + self._heads(rows, keys, reading)
+            values = values + self._heads(reading)
         empty = torch.isneginf(reading.lse[:, 0]).all(dim=0)
         return order_free_mean(values * (weights * len(q))[:, None]).masked_fill(empty, NOTHING)
 
-    def _heads(self, rows: torch.Tensor, keys: Sequence[Keys], reading: Reading) -> torch.Tensor:
-        assert reading.largest is not None
+    def _heads(self, reading: Reading) -> torch.Tensor:
+        assert reading.largest is not None and reading.products is not None
         twice, lse = 2 * self.scale, reading.lse[:, 0]
-        read = [lse / self.scale, states_lse(rows, keys, scale=twice) / twice, reading.largest[:, 0]]
+        read = [lse / self.scale, reading.products.lse(twice) / twice, reading.largest[:, 0]]
         seen = ~torch.isneginf(lse)
         features = []
         for logits in read:

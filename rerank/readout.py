@@ -6,12 +6,12 @@ Everything here is order-free: permuting the documents permutes the results, to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from ..kernels import Keys, states_lse, states_max
+from ..kernels import Keys, Products, states_products
 from ..kernels.states.keys import stored_values
 from .results import NOTHING
 
@@ -45,6 +45,7 @@ class Reading:
         tokens: float (K,) or (H, K), the attention on each of the K tokens of the documents, a mean over the signal
             tokens, and over the heads unless they are kept apart; None unless it was asked for.
         null_tokens: the same as the null query pays it; None unless scores are calibrated.
+        products: the dot products with token states that were read, for the attention on each token; None for decoders.
     """
 
     lse: torch.Tensor
@@ -53,6 +54,7 @@ class Reading:
     largest: torch.Tensor | None = None
     tokens: torch.Tensor | None = None
     null_tokens: torch.Tensor | None = None
+    products: Products | None = field(default=None, kw_only=True)
 
 
 def read_states(rows: torch.Tensor, keys: Sequence[Keys], *, scale: float, largest: bool = False) -> Reading:
@@ -72,10 +74,11 @@ def read_states(rows: torch.Tensor, keys: Sequence[Keys], *, scale: float, large
         >>> reading.lse.shape, reading.lengths
         (torch.Size([2, 1, 2]), (2, 0))
     """
-    lse = states_lse(rows, keys, scale=scale)[:, None]
+    products = states_products(rows, keys)
+    lse = products.lse(scale)[:, None]
     lengths = tuple(len(stored_values(key)) for key in keys)
-    most = states_max(rows, keys)[:, None] if largest else None
-    return Reading(lse, joint_normaliser(lse), lengths, most)
+    most = products.max()[:, None] if largest else None
+    return Reading(lse, joint_normaliser(lse), lengths, most, products=products)
 
 
 def joint_normaliser(lse: torch.Tensor) -> torch.Tensor:

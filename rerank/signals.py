@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..kernels import Keys, states_lse_mean, states_max
-from ..kernels.states.keys import stored_values
-from .readout import Reading, joint_normaliser, log_attention, order_free_mean
+from ..kernels import Keys
+from .readout import Reading, log_attention, order_free_mean, read_states
 from .results import NOTHING
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Signals:
 def read_signals(
     rows: torch.Tensor, keys: Sequence[Keys], bm25: Sequence[float], weights: FusionWeights, *, scale: float
 ) -> tuple[Reading, Signals]:
-    """Read documents whose token states are at hand. MaxSim takes a second pass over them; without weight it is zero.
+    """Read documents whose token states are at hand. MaxSim is zero unless it has a weight.
 
     Args:
         rows: float32 (S, D), states of the query's tokens.
@@ -62,17 +61,17 @@ def read_signals(
         >>> round(signals.cosine.item(), 3), signals.maxsim.item()
         (0.707, 0.0)
     """
-    lse, means = states_lse_mean(rows, keys, scale=scale)
-    largest = states_max(rows, keys) if weights.maxsim else torch.zeros_like(means)
-    lengths = tuple(len(stored_values(key)) for key in keys)
-    reading = Reading(lse[:, None], joint_normaliser(lse[:, None]), lengths)
+    reading = read_states(rows, keys, scale=scale, largest=weights.maxsim != 0)
+    assert reading.products is not None
+    means = reading.products.mean()
+    largest = torch.zeros_like(means) if reading.largest is None else reading.largest[:, 0]
     signals = Signals(
         log_mass=order_free_mean(log_attention(reading)[:, 0]),
         maxsim=order_free_mean(largest.double()),
         # The rows' mean products, over the length of the mean row: its cosine, since the keys are unit vectors.
         cosine=order_free_mean(means.double()) / rows.double().mean(dim=0).norm().clamp_min(1e-12),
         bm25=torch.tensor(bm25, dtype=torch.float64),
-        length=torch.tensor(lengths, dtype=torch.float64).log(),
+        length=torch.tensor(reading.lengths, dtype=torch.float64).log(),
     )
     return reading, signals
 

@@ -9,7 +9,7 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -143,16 +143,19 @@ def exchange(one: Path, other: Path) -> None:
         aside.rename(other)
 
 
-def populate(rows: np.ndarray, start: int, stop: int) -> None:
-    """Map a range of memory-mapped rows at once, where the system can; a fault for each page costs several times more.
+def populate(rows: np.ndarray, ranges: Iterable[tuple[int, int]]) -> None:
+    """Map ranges of memory-mapped rows at once, where the system can; a fault for each page costs several times more.
 
     Only a hint: without it (Linux before 5.14, other systems) the rows are mapped as they are read.
     """
-    mapped = rows.base
-    if stop > start and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
-        first = start * rows.strides[0] // mmap.PAGESIZE * mmap.PAGESIZE
-        with contextlib.suppress(OSError, ValueError, OverflowError):  # a range outside is refused by whoever reads it
-            mapped.madvise(_MADV_POPULATE_READ, first, stop * rows.strides[0] - first)
+    mapped, size = rows.base, rows.strides[0]
+    if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise"):
+        return
+    with contextlib.suppress(OSError, ValueError, OverflowError):  # a range outside is refused by whoever reads it
+        for start, stop in ranges:
+            if stop > start:
+                first = start * size // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(_MADV_POPULATE_READ, first, stop * size - first)
 
 
 class AppendFile:

@@ -26,7 +26,7 @@ from .open_files import OpenFiles
 from .planning import PROBE, IndexSettings, make, plan
 from .sources import as_documents
 from .store import StoredPassage
-from .token_states import decode
+from .token_states import decode, decode_spans
 from .writing import PATIENCE, Writer
 
 if TYPE_CHECKING:
@@ -502,9 +502,18 @@ class Index:
         states = self._files.now().states
         if states is None:
             return None
-        for stored in passages:
-            populate(states, *stored.tokens)
-        return [decode(states[slice(*stored.tokens)]) for stored in passages]
+        ranges = [stored.tokens for stored in passages]
+        populate(states, ranges)
+        return decode(states, ranges)
+
+    def token_spans(self, passages: Sequence[StoredPassage]) -> list[np.ndarray | None] | None:
+        """The characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
+
+        They count from the start of `Passage.contents`. None in the place of a passage with a token beyond its 65,534th
+        character, and None if the index keeps none, as one that an earlier version built.
+        """
+        spans = self._files.now().spans
+        return None if spans is None else decode_spans(spans, [stored.tokens for stored in passages])
 
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
         """The kept decoder states of passages, memory-mapped; None if the index keeps none."""
@@ -516,7 +525,7 @@ class Index:
         found: list[StoredBlock | None] = []
         for stored in passages:
             first, stop = places.get(stored.row, (0, 0))
-            populate(states, first, stop)
+            populate(states, [(first, stop)])
             found.append(StoredBlock(states[first:stop].reshape(-1), stop - first, form) if stop > first else None)
         return found
 

@@ -112,6 +112,8 @@ class TokenStatesRecord:
         revision: the revision of its weights.
         dim: the length of a state.
         max_length: tokens it reads of a text.
+        spans: whether the characters that each token covers are kept beside the states, so that evidence tokenises
+            nothing; None if not, as in indexes of earlier versions.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -120,6 +122,7 @@ class TokenStatesRecord:
     revision: str | None = None
     dim: int | None = None
     max_length: int | None = None
+    spans: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind != "none" and None in (self.model, self.revision, self.dim, self.max_length):
@@ -170,6 +173,7 @@ class Manifest:
         """What was asked for, without what came of it: two builds with equal settings can continue one another."""
         body = _as_json(self)
         del body["encoder"]["probe"]
+        body["token_states"].pop("spans", None)  # an earlier version's build goes on without
         faiss = {"factory": self.faiss.factory, "parameters": self.faiss.parameters}
         parts = ("encoder", "passages", "faiss", "lexical", "token_states", "decoder_states")
         return {part: body[part] for part in parts if part in body} | {"faiss": faiss}

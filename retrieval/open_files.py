@@ -24,7 +24,7 @@ from .files import DATABASE, RESTORE, AppendFile, loading, storage_errors
 from .filters import Filter
 from .manifest import Manifest
 from .store import DocumentStore
-from .token_states import dtype_of
+from .token_states import SPANS, dtype_of
 from .vector_index import VectorIndex
 from .words import Words, open_words
 
@@ -46,6 +46,7 @@ class Snapshot:
         vectors: the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped; None if the
             index keeps none.
         states: the token states of all rows, in the form they are kept; None if the index keeps none.
+        spans: the characters that each of these tokens covers, as they are kept; None likewise.
         decoder: the decoder states of all rows, uint8 (tokens, bytes per token): see `StoredBlock`; None likewise.
         documents: int64 (rows,), number of the document that each row is of, 0 for rows that were deleted.
         live: bool (rows,), which rows belong to documents that are not deleted.
@@ -58,6 +59,7 @@ class Snapshot:
     manifest: Manifest
     vectors: np.ndarray | None
     states: np.ndarray | None
+    spans: np.ndarray | None
     decoder: np.ndarray | None
     documents: np.ndarray
     live: np.ndarray
@@ -101,6 +103,7 @@ class OpenFiles:
         dim, states = manifest.encoder.dim, manifest.token_states
         self.vectors = AppendFile(path / _VECTORS, np.dtype((np.float32, (dim,)))) if dim else None
         self.states = None
+        self.spans = AppendFile(path / "states.spans", SPANS)
         if states.dim is not None:
             self.states = AppendFile(path / f"states.{states.kind}", dtype_of(states.kind, states.dim))
         self.decoder = None
@@ -179,12 +182,13 @@ class OpenFiles:
                 structure = file.open("rb")
             except OSError as error:
                 raise IndexCorruptError(f"{file}: cannot be read ({error.strerror}); {RESTORE}") from error
-        documents = store.document_numbers(rows)
+        documents, tokens = store.document_numbers(rows), store.token_rows()
         snapshot = Snapshot(
             version,
             manifest,
             self.vectors.map(rows) if self.vectors else None,
-            self.states.map(store.token_rows()) if self.states else None,
+            self.states.map(tokens) if self.states else None,
+            self.spans.map(tokens) if manifest.token_states.spans else None,
             self.decoder.map(store.decoder_tokens()) if self.decoder else None,
             documents,
             documents > 0,

@@ -38,8 +38,8 @@ class IndexSettings:
         faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
         faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
         lexical: the BM25 engine.
-        token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (388 bytes a
-            token), ``fp16`` (768) or ``none``.
+        token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (392 bytes a
+            token, with its place in the text), ``fp16`` (772) or ``none``.
         decoder_states: a reranker by a decoder, whose layout reads documents independently of the query: keep its keys
             and values of every passage, so that it reads no text. It is needed again to add documents. None keeps none.
         decoder_form: ``int8``, a byte for each number and a scale per token and head, or ``fp16``.
@@ -107,7 +107,7 @@ def _states(model: Encoder, kind: str) -> TokenStatesRecord:
         return TokenStatesRecord(kind)
     dtype_of(kind, 1)
     reader = states_reader(model)
-    return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length)
+    return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length, spans=True)
 
 
 def _decoder_form(settings: IndexSettings) -> DecoderForm | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,10 @@ from ..models.reader import BlockReader
 if TYPE_CHECKING:
     from ..kernels import Keys
 
-__all__ = ["decode", "dtype_of", "encode", "states_reader"]
+__all__ = ["SPANS", "decode", "decode_spans", "dtype_of", "encode", "encode_spans", "states_reader"]
+
+SPANS = np.dtype((np.uint16, (2,)))  # of one token: the characters [start, end) of its text
+_NO_SPANS = 65535
 
 
 def dtype_of(kind: str, dim: int) -> np.dtype:
@@ -41,16 +45,51 @@ def encode(states: np.ndarray, kind: str) -> np.ndarray:
     return np.concatenate([values, scales[:, None].view(np.int8)], axis=1)
 
 
-def decode(rows: np.ndarray) -> Keys:
-    """Rows of the file as attention keys, without a copy where the form allows it."""
+def decode(states: np.ndarray, ranges: Iterable[tuple[int, int]]) -> list[Keys]:
+    """Ranges of the file's rows as attention keys, without a copy where the form allows it.
+
+    Args:
+        states: the rows of the whole file, in the form they are kept.
+        ranges: ``[first, stop)`` of each passage.
+    """
     import torch
 
     from ..kernels import QuantizedKeys
 
-    if rows.dtype == np.float16:
-        return torch.from_numpy(rows)
-    scales = np.ascontiguousarray(rows[:, -4:]).view(np.float32)[:, 0]
-    return QuantizedKeys(torch.from_numpy(rows[:, :-4]), torch.from_numpy(scales))
+    rows = torch.from_numpy(np.asarray(states))
+    if states.dtype == np.float16:
+        return [rows[first:stop] for first, stop in ranges]
+    values = rows[:, :-4]
+    if rows.shape[1] % 4 == 0:  # then the scales lie where a float32 may
+        scales = rows.view(torch.float32)[:, -1]
+        return [QuantizedKeys(values[first:stop], scales[first:stop]) for first, stop in ranges]
+    scales = rows[:, -4:]
+    return [
+        QuantizedKeys(
+            values[first:stop],
+            scales[first:stop].clone(memory_format=torch.contiguous_format).view(torch.float32)[:, 0],
+        )
+        for first, stop in ranges
+    ]
+
+
+def encode_spans(spans: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The characters that tokens cover, in the form they are kept: uint16 (T, 2).
+
+    Args:
+        spans: int (T, 2), see `sightline.models.reader.TokenStates`.
+        offsets: int64 (N + 1,), where each text's tokens are. A text with a place beyond 65,534 keeps no spans.
+    """
+    kept = spans.astype(np.uint16)
+    for text in np.unique(np.searchsorted(offsets, np.flatnonzero(spans[:, 1] >= _NO_SPANS), side="right") - 1):
+        kept[offsets[text] : offsets[text + 1]] = _NO_SPANS
+    return kept
+
+
+def decode_spans(spans: np.ndarray, ranges: Iterable[tuple[int, int]]) -> list[np.ndarray | None]:
+    """Ranges of the kept spans, each uint16 (T, 2); None for a text that keeps none."""
+    rows = np.asarray(spans)
+    return [None if first < stop and rows[first, 1] == _NO_SPANS else rows[first:stop] for first, stop in ranges]
 
 
 def states_reader(encoder: Encoder) -> BlockReader:

@@ -29,7 +29,7 @@ from .manifest import FaissRecord, Manifest, StoreRecord
 from .open_files import OpenFiles
 from .passages import Splitter, passage_batches
 from .store import Segment, as_json
-from .token_states import encode, states_reader
+from .token_states import encode, encode_spans, states_reader
 
 __all__ = ["BATCH_PASSAGES", "DECODER_PASSAGES", "PATIENCE", "Writer"]
 
@@ -188,6 +188,9 @@ class Writer:
             tokens, truncated = np.diff(read.offsets), read.truncated
             rows = encode(read.states, self._files.settings.token_states.kind)
             segments.append(self._append(self._files.states, rows, store.token_rows()))
+            if self._files.now().manifest.token_states.spans:
+                spans = encode_spans(read.spans, read.offsets)
+                segments.append(self._append(self._files.spans, spans, store.token_rows()))
             vectors = read.pooled if isinstance(encoder, BlockReader) else None
         if contents and self._files.vectors is not None:
             vectors = encoder.encode_documents(contents) if vectors is None else vectors

@@ -115,7 +115,18 @@ def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Ma
 
 
 def _by_words(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
-    return [_enough(index, partial(index.search_lexical, query, where=where), candidates) for query in queries]
+    return [_enough(index, _words_finder(index, query, candidates, where), candidates) for query in queries]
+
+
+def _words_finder(index: Index, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
+    """Search by words, at first twice as deep as asked for, so that several passages a document cost no second walk."""
+    found = index.search_lexical(query, 2 * candidates, where)
+
+    def find(k: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, scores = found if k <= 2 * candidates else index.search_lexical(query, k, where)
+        return rows[:k], scores[:k]
+
+    return find
 
 
 def _enough(index: Index, find: _Find, candidates: int) -> Found:

@@ -397,7 +397,11 @@ class Searcher:
     def _states(self, stored: Sequence[StoredPassage]) -> dict[int, DocumentStates]:
         """The kept token states by row."""
         keys = self.index.token_keys(stored) or []
-        return {passage.row: DocumentStates(key, passage.truncated) for passage, key in zip(stored, keys, strict=True)}
+        spans = self.index.token_spans(stored) or [None] * len(stored)
+        return {
+            passage.row: DocumentStates(key, passage.truncated, span)
+            for passage, key, span in zip(stored, keys, spans, strict=True)
+        }
 
     def _decoder_states(self, stored: Sequence[StoredPassage]) -> dict[int, StoredBlock | None]:
         """The kept decoder states by row."""

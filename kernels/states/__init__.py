@@ -1,32 +1,31 @@
 """Attention over kept token states: one query's signal rows, and a list of documents of which each has its own tensor.
 
-The states of a document may be memory-mapped, fp16, or int8 with one scale per row (`QuantizedKeys`), and never
-become one packed tensor; arithmetic and results are fp32. Every document is reduced by itself, so its numbers do not
-depend, to the last bit, on its place in the list, on its neighbours, or on how a list is split over calls. Gradients
-flow to queries and to keys that are tensors.
+The states of a document may be memory-mapped, fp16, or int8 with one scale per row (`QuantizedKeys`); results are fp32.
+Every document is reduced by itself, so its numbers do not depend, to the last bit, on its place in the list, on its
+neighbours, or on how a list is split over calls. Gradients flow to queries and to keys that are tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 
 from ..dispatch import choose
 from ..errors import backend_error
 from . import cpu, reference
-from .keys import Keys, QuantizedKeys, quantized
+from .keys import Keys, Products, QuantizedKeys, quantized
 
 __all__ = [
     "Keys",
+    "Products",
     "QuantizedKeys",
     "quantized",
     "states_attention",
     "states_backend",
     "states_lse",
-    "states_lse_mean",
     "states_max",
+    "states_products",
 ]
 
 
@@ -47,8 +46,26 @@ def states_backend() -> str:
     return name
 
 
-def _ops() -> ModuleType:
-    return {"reference": reference, "cpu": cpu}[states_backend()]
+def states_products(q: torch.Tensor, keys: Sequence[Keys]) -> Products:
+    """Dot products of query rows with documents' tokens, computed once for all that is made of them.
+
+    On a processor that multiplies int8 matrices exactly, `QuantizedKeys` are read by one integer product; see
+    `sightline.kernels.states.integer`.
+
+    Args:
+        q: float32 (S, D), the signal rows.
+        keys: N documents' keys, each (T_n, D); N and T_n may be 0.
+
+    Returns:
+        `Products`, which take 4 bytes for each row and token.
+
+    Example:
+        >>> products = states_products(torch.eye(2), [torch.eye(2), torch.zeros(0, 2)])
+        >>> products.mean().tolist(), products.max()[:, 0].tolist()
+        ([[0.5, 0.0], [0.5, 0.0]], [1.0, 1.0])
+    """
+    made: Products = {"reference": reference, "cpu": cpu}[states_backend()].products(q, keys)
+    return made
 
 
 def states_lse(q: torch.Tensor, keys: Sequence[Keys], *, scale: float) -> torch.Tensor:
@@ -68,8 +85,7 @@ def states_lse(q: torch.Tensor, keys: Sequence[Keys], *, scale: float) -> torch.
         >>> states_lse(q, [torch.eye(2), torch.zeros(0, 2)], scale=1.0)[:, 1].tolist()
         [-inf, -inf]
     """
-    op = _ops().states_lse
-    return op(q, keys, scale) if keys else q.new_empty(len(q), 0)
+    return states_products(q, keys).lse(scale)
 
 
 def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
@@ -82,29 +98,7 @@ def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
     Returns:
         float32 (S, N); -inf for a document without tokens.
     """
-    op = _ops().states_max
-    return op(q, keys) if keys else q.new_empty(len(q), 0)
-
-
-def states_lse_mean(q: torch.Tensor, keys: Sequence[Keys], *, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """`states_lse`, and the mean dot product of each query row with a document's tokens, in one pass over the keys.
-
-    Args:
-        q: float32 (S, D).
-        keys: N documents' keys, each (T_n, D).
-        scale: as for `states_lse`; the means are not scaled.
-
-    Returns:
-        float32 (S, N) each; -inf and 0 for a document without tokens.
-
-    Example:
-        >>> states_lse_mean(torch.eye(2), [torch.eye(2), torch.zeros(0, 2)], scale=1.0)[1].tolist()
-        [[0.5, 0.0], [0.5, 0.0]]
-    """
-    if not keys:
-        return q.new_empty(len(q), 0), q.new_empty(len(q), 0)
-    lse, means = _ops().states_lse_mean(q, keys, scale)
-    return lse, means
+    return states_products(q, keys).max()
 
 
 def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, scale: float) -> torch.Tensor:
@@ -119,5 +113,4 @@ def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, s
     Returns:
         float32 (T,): ``mean_i exp(scale * q_i . k_j - normaliser_i)``; it sums to the document's attention mass.
     """
-    attention: torch.Tensor = _ops().states_attention(q, keys, normaliser, scale)
-    return attention
+    return states_products(q, [keys]).attention(0, normaliser, scale)

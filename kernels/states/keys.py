@@ -1,12 +1,13 @@
-"""The forms in which a document's keys may be kept."""
+"""The forms in which a document's keys may be kept, and what every backend makes of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-__all__ = ["Keys", "QuantizedKeys", "quantized", "stored_values", "to_float"]
+__all__ = ["Keys", "Products", "QuantizedKeys", "quantized", "stored_values", "to_float"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,29 @@ def quantized(keys: torch.Tensor) -> QuantizedKeys:
     """
     scales = keys.float().abs().amax(dim=1).clamp_min(1e-12) / 127
     return QuantizedKeys((keys.float() / scales[:, None]).round_().to(torch.int8), scales)
+
+
+class Products(Protocol):
+    """The dot products of S query rows with the tokens of N documents, reduced as often as needed.
+
+    Made by `sightline.kernels.states_products`. Each document is reduced by itself.
+    """
+
+    def lse(self, scale: float) -> torch.Tensor:
+        """See `sightline.kernels.states_lse`."""
+        ...
+
+    def mean(self) -> torch.Tensor:
+        """Mean dot product of each query row with a document's tokens: float32 (S, N), 0 for one without tokens."""
+        ...
+
+    def max(self) -> torch.Tensor:
+        """See `sightline.kernels.states_max`."""
+        ...
+
+    def attention(self, place: int, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
+        """See `sightline.kernels.states_attention`, for the document at a place."""
+        ...
 
 
 def stored_values(keys: Keys) -> torch.Tensor:

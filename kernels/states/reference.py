@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from .keys import Keys, to_float
+from .keys import Keys, Products, to_float
 
-__all__ = ["states_attention", "states_lse", "states_lse_mean", "states_max"]
-
-
-def _logits(q: torch.Tensor, keys: Keys) -> torch.Tensor:
-    return q.double() @ to_float(keys).double().T  # (S, T)
+__all__ = ["products"]
 
 
-def states_lse(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> torch.Tensor:
-    """See `sightline.kernels.states_lse`."""
-    return torch.stack([torch.logsumexp(scale * _logits(q, k), dim=1) for k in keys], dim=1).float()
+def products(q: torch.Tensor, keys: Sequence[Keys]) -> Products:
+    """See `sightline.kernels.states_products`."""
+    return _Reference([q.double() @ to_float(key).double().T for key in keys], len(q))
 
 
-def states_lse_mean(q: torch.Tensor, keys: Sequence[Keys], scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `sightline.kernels.states_lse_mean`."""
-    means = [_logits(q, k).sum(dim=1) / max(1, _logits(q, k).shape[1]) for k in keys]
-    return states_lse(q, keys, scale), torch.stack(means, dim=1).float()
+@dataclass(frozen=True, slots=True)
+class _Reference(Products):
+    """Products in a float64 tensor (S, T_n) for each document."""
 
+    of: list[torch.Tensor]
+    rows: int
 
-def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
-    """See `sightline.kernels.states_max`."""
-    nothing = torch.full((len(q), 1), -torch.inf, dtype=torch.float64)
-    return torch.stack([torch.cat([_logits(q, k), nothing], dim=1).amax(dim=1) for k in keys], dim=1).float()
+    def lse(self, scale: float) -> torch.Tensor:
+        return self._columns(torch.logsumexp(scale * p, dim=1) for p in self.of)
 
+    def mean(self) -> torch.Tensor:
+        return self._columns(p.sum(dim=1) / max(1, p.shape[1]) for p in self.of)
 
-def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
-    """See `sightline.kernels.states_attention`."""
-    return torch.exp(scale * _logits(q, keys) - normaliser.double()[:, None]).mean(dim=0).float()
+    def max(self) -> torch.Tensor:
+        nothing = torch.full((self.rows, 1), -torch.inf, dtype=torch.float64)
+        return self._columns(torch.cat([p, nothing], dim=1).amax(dim=1) for p in self.of)
+
+    def attention(self, place: int, normaliser: torch.Tensor, scale: float) -> torch.Tensor:
+        return torch.exp(scale * self.of[place] - normaliser.double()[:, None]).mean(dim=0).float()
+
+    def _columns(self, columns: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([torch.zeros(self.rows, dtype=torch.float64), *columns], dim=1)[:, 1:].float()

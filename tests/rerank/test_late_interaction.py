@@ -51,7 +51,7 @@ def toy_reranker(toy, name="minilm"):
 def kept(reranker, documents, kind=None):
     read = reranker.reader.read([document.contents for document in documents])
     rows = [read.states[a:b] for a, b in zip(read.offsets, read.offsets[1:], strict=False)]
-    keys = [torch.from_numpy(r) if kind is None else token_states.decode(_row(r, kind)) for r in rows]
+    keys = [torch.from_numpy(r) if kind is None else token_states.decode(_row(r, kind), [(0, len(r))])[0] for r in rows]
     return [DocumentStates(key, int(cut)) for key, cut in zip(keys, read.truncated, strict=True)]
 
 
@@ -384,6 +384,31 @@ def test_kept_states_of_another_shape_are_refused(minilm, shape):
 def test_kept_states_of_another_text_are_found_when_evidence_is_asked_for(minilm, states_once):
     with pytest.raises(InputError, match="another text"):
         minilm.rank(QUERY, DOCUMENTS[:2], states=states_once[None][1::-1], evidence="token")
+
+
+@pytest.mark.parametrize("grain", ["token", "sentence"])
+@pytest.mark.parametrize("kind", [None, "fp16", "int8"])
+def test_evidence_by_kept_spans_is_that_by_tokenising(minilm, states_once, kind, grain, monkeypatch):
+    states = states_once[kind]
+    expected = minilm.rank(QUERY, DOCUMENTS, states=states, evidence=grain)
+    spans = minilm.reader.spans([document.contents for document in DOCUMENTS])
+    known = [
+        DocumentStates(state.keys, state.truncated, span.astype(np.uint16))
+        for state, span in zip(states, spans, strict=True)
+    ]
+    monkeypatch.setattr(minilm.reader, "spans", lambda texts: pytest.fail("a text was tokenised again"))
+    found = minilm.rank(QUERY, DOCUMENTS, states=known, evidence=grain)
+    assert [(item.document.id, item.evidence) for item in found] == [
+        (item.document.id, item.evidence) for item in expected
+    ]
+    minilm.rank(QUERY, DOCUMENTS, evidence=grain)  # what was read just now has its spans, too
+
+
+def test_kept_spans_of_a_longer_text_are_refused(minilm, states_once):
+    keys, length = states_once[None][0].keys, len(DOCUMENTS[0].contents)
+    spans = np.array([(place, length + 1) for place in range(len(keys))])
+    with pytest.raises(InputError, match="another text"):
+        minilm.rank(QUERY, DOCUMENTS[:1], states=[DocumentStates(keys, 0, spans)], evidence="token")
 
 
 # -- ties, no text ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -20,6 +21,7 @@ from sightline.errors import (
     IndexStoreError,
     InputError,
 )
+from sightline.eval.cost import index_bytes
 from sightline.retrieval import writing
 from sightline.retrieval.index import Index
 from sightline.retrieval.token_states import decode, encode
@@ -879,7 +881,7 @@ def test_kept_states_are_as_near_as_their_form_allows(kind, bound):
     states = np.random.default_rng(0).normal(size=(500, 48)).astype(np.float32)
     states /= np.linalg.norm(states, axis=1, keepdims=True)
     states[7] = 0
-    keys = decode(encode(states, kind))
+    [keys] = decode(encode(states, kind), [(0, len(states))])
     back = keys.float().numpy() if kind == "fp16" else keys.values.numpy() * keys.scales.numpy()[:, None]
     largest = np.abs(states).max(axis=1, keepdims=True)
     assert (np.abs(back - states) <= bound * largest * 1.0001).all()
@@ -897,6 +899,55 @@ def test_index_gives_back_the_states_of_each_passage(kind, build, toy, small_bat
             np.testing.assert_allclose(back, read, atol=0.005)
 
 
+@pytest.mark.parametrize("dim", [32, 33])
+@pytest.mark.parametrize("kind", ["fp16", "int8"])
+def test_index_gives_back_the_characters_of_each_state(kind, dim, tmp_path, toy, small_batches):
+    encoder = type(toy)(dim)
+    far = "cat" + " " * 65_530 + "x"
+    texts = ["Cats purr.", "!!!", far, far + " y", "Dogs bark at cats."]
+    documents = [Document(str(i), text, title="Pets" if i % 2 else "") for i, text in enumerate(texts)]
+    with Index.build(tmp_path / "index", documents, encoder=encoder, token_states=kind, max_tokens=0) as index:
+        index.delete(["0"])
+        index.add([documents[0]])
+        stored = index.passages(range(1, 6))
+        spans = index.token_spans(stored)
+        for passage, keys, found in zip(stored, index.token_keys(stored), spans, strict=True):
+            expected = encoder.spans([passage.passage.contents])[0]
+            if expected.size and expected.max() > 65_534:
+                assert found is None
+            else:
+                assert found.tolist() == expected.tolist()
+            assert len(keys.values if kind == "int8" else keys) == len(expected)
+        assert [found is None for found in spans] == [False, False, True, False, False]
+        assert index_bytes(index.path)["token states"] == sum(
+            (index.path / name).stat().st_size for name in (f"states.{kind}", "states.spans")
+        )
+
+
+def test_index_of_before_keeps_no_spans_and_takes_more_documents(build, toy, small_batches):
+    """As an earlier version wrote it: the manifest without the field, and no file."""
+    index = build(map(document, range(5)))
+    kept = index.token_spans(index.passages(range(5)))
+    index.close()
+    with Index.open(index.path, encoder=toy) as index:
+        manifest = index.manifest
+        with index._files.store.transaction():
+            index._files.store.connection.execute("DELETE FROM segments WHERE file = 'states.spans'")
+        old = dataclasses.replace(manifest, token_states=dataclasses.replace(manifest.token_states, spans=None))
+        old.save(index.path)
+        (index.path / "states.spans").unlink()
+        index._writer._sign(old)
+    with Index.open(index.path, encoder=toy) as index:
+        assert index.token_spans(index.passages(range(5))) is None
+        index.add([document(20)])
+        index.update([document(2)])
+        index.verify()
+        assert index.token_spans(index.passages(range(7))) is None and not (index.path / "states.spans").exists()
+    build([*(document(i) for i in (0, 1, 3, 4, 20, 2))])  # complete already, with equal settings
+    fresh = build(map(document, range(5)), "fresh")
+    assert [a.tolist() for a in fresh.token_spans(fresh.passages(range(5)))] == [a.tolist() for a in kept]
+
+
 def test_texts_without_tokens_keep_no_states(build):
     index = build([document(1, "!!!")], token_states="fp16")
     index.add([document(2, "???")])
@@ -906,7 +957,8 @@ def test_texts_without_tokens_keep_no_states(build):
 
 
 def test_index_without_states_says_so(build):
-    assert build([document(1)], token_states="none").token_keys([]) is None
+    index = build([document(1)], token_states="none")
+    assert index.token_keys([]) is index.token_spans([]) is None
 
 
 # -- BM25 ------------------------------------------------------------------------------------------------------------

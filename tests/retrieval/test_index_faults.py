@@ -135,8 +135,11 @@ def contents(index):
     queries = ["word3 word17", "common", "word150 version2"]
     dense = [index.document_ids(rows) for rows in index.search_dense(queries, 12)[0]]
     lexical = [[tuple(x.tolist()) for x in index.search_lexical(query, 200)] for query in queries]
-    keys = index.token_keys(index.passages(np.flatnonzero(index._files.now().live)))
-    states = [(key.values.tolist(), key.scales.tolist()) for key in keys]
+    stored = index.passages(np.flatnonzero(index._files.now().live))
+    states = [
+        (key.values.tolist(), key.scales.tolist(), None if spans is None else spans.tolist())
+        for key, spans in zip(index.token_keys(stored), index.token_spans(stored), strict=True)
+    ]
     return list(index.documents()), index.vectors().tolist(), dense, lexical, states
 
 
@@ -515,7 +518,7 @@ def test_error_of_the_users_stream_is_left_as_it_is(tmp_path, toy):
 
 # -- flipped, cut and lost bytes -------------------------------------------------------------------------------------
 
-FILES = ("manifest.json", "documents.sqlite", "vectors.f32", "states.int8", "vectors-60.faiss")
+FILES = ("manifest.json", "documents.sqlite", "vectors.f32", "states.int8", "states.spans", "vectors-60.faiss")
 
 
 @pytest.fixture(scope="module")
@@ -591,7 +594,7 @@ def test_blank_of_the_manifest_that_became_another_blank_is_refused(mask, sound)
         refused(path)
 
 
-@pytest.mark.parametrize("name", ["documents.sqlite", "vectors.f32", "states.int8", "vectors-60.faiss"])
+@pytest.mark.parametrize("name", ["documents.sqlite", "vectors.f32", "states.int8", "states.spans", "vectors-60.faiss"])
 def test_damage_that_nobody_looked_for_raises_no_foreign_error(name, sound, toy):
     path, moments = sound / name, random.Random(name)
     for _ in range(25):
@@ -675,7 +678,7 @@ def test_lost_file_of_an_interrupted_build_is_refused_by_name(name, tmp_path, to
         Index.build(tmp_path / "index", map(document, range(20)), encoder=toy)
 
 
-@pytest.mark.parametrize("name", ["documents.sqlite", "vectors.f32", "states.int8", "vectors-60.faiss"])
+@pytest.mark.parametrize("name", ["documents.sqlite", "vectors.f32", "states.int8", "states.spans", "vectors-60.faiss"])
 def test_lost_file_is_named_without_verification_too(name, sound):
     path = sound / name
     with damaged(path):

@@ -15,6 +15,7 @@ from sightline.errors import InputError
 from sightline.rerank import LateInteractionReranker, Reranker, Scored, load_layout
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
+from sightline.search.first_stage import retrieve
 
 ANIMALS = [
     Document("cat", "The cat purrs loudly. It sleeps all day. Mice fear it.", "Felines", {"lang": "en", "year": 2001}),
@@ -88,6 +89,16 @@ def test_a_document_of_many_passages_does_not_crowd_out_others(index, reranker):
     assert result.hits[0].id == "saga"
     assert len(result.hits) == 3
     assert result.passages > 3
+
+
+def test_one_search_by_words_serves_documents_of_several_passages(index, monkeypatch):
+    rows, scores = index.search_lexical("zebra crossed river cat", 16)
+    first = index.document_numbers(rows[:8])
+    assert len(set(first.tolist())) < 8  # as many passages as documents are asked for would not do
+    asked, real = [], index.search_lexical
+    monkeypatch.setattr(index, "search_lexical", lambda query, k, where=None: asked.append(k) or real(query, k, where))
+    [found] = retrieve(index, ["zebra crossed river cat"], ["bm25"], 8)["bm25"]
+    assert (asked, found.rows, found.scores) == ([16], rows.tolist(), scores.tolist())
 
 
 @pytest.mark.parametrize("reranked", [True, False])
