@@ -299,9 +299,9 @@ def test_an_async_pipeline_loads_models_beside_the_loop(pipeline, monkeypatch):
         monkeypatch.setattr(faces, name, note)
 
     noted("Searcher")
-    noted("load_reranker")
+    noted("keeping")
     assert asyncio.run(pipeline.run_async(DATA))["ranker"]["documents"][0].id == "iron"
-    assert set(threads) == {"Searcher", "load_reranker"}
+    assert set(threads) == {"Searcher", "keeping"}
     assert threading.main_thread() not in threads.values()
 
 
