@@ -10,10 +10,11 @@ decoder's score, standardised within each list, since a decoder's score is relat
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -27,6 +28,7 @@ from ..eval.metrics import measure_rankings
 from ..eval.results import load_results
 from ..eval.significance import compare
 from ..eval.trec import trec_order
+from ..files import replace_file
 from ..rerank.ranking import standardised
 
 __all__ = ["WEIGHTS", "Lists", "chosen_weight", "feature", "load_lists", "qualities", "study"]
@@ -119,13 +121,16 @@ def study(
     dev: Annotated[Path, typer.Option(help="Results of a matrix on dev collections: the weight is chosen on them.")],
     evaluation: Annotated[Path, typer.Option("--eval", help="Results of a matrix on other collections.")],
     default: Annotated[str, typer.Option(help="The system that the feature is added to.")] = "hybrid+minilm",
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write the figures to.")] = None,
 ) -> None:
     """Print nDCG@10 by weight on dev, and the gain of the chosen weight on each other collection."""
     console.print(command_line(), markup=False, highlight=False, soft_wrap=True)
     chosen, means = chosen_weight(load_lists(dev, data, default, decoder))
+    figures: dict[str, Any] = {"weight": chosen, "dev": {}, "gains": {}}
     table = Table("weight", "mean on dev", "worst difference")
     for weight, values in means.items():
         worst = min(value - base for value, base in zip(values, means[0.0], strict=True))
+        figures["dev"][f"{weight:g}"] = {"mean": float(np.mean(values)), "worst_difference": worst}
         table.add_row(f"{weight:g}{' *' if weight == chosen else ''}", f"{np.mean(values):.4f}", f"{worst:+.4f}")
     console.print(table)
     gains = Table("collection", default, f"+ {chosen:g} * {decoder}", "difference", "p")
@@ -137,14 +142,22 @@ def study(
         }
         [difference] = compare(pair, _MEASURE)
         gain = difference.difference
+        found = figures["gains"][lists.name] = {
+            "before": float(np.mean(list(before.values()))),
+            "after": float(np.mean(list(after.values()))),
+            "difference": {"mean": gain.mean, "low": gain.low, "high": gain.high},
+            "p": difference.p_randomisation,
+        }
         gains.add_row(
             lists.name,
-            f"{np.mean(list(before.values())):.4f}",
-            f"{np.mean(list(after.values())):.4f}",
+            f"{found['before']:.4f}",
+            f"{found['after']:.4f}",
             f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})",
             f"{difference.p_randomisation:.4f}",
         )
     console.print(gains)
+    if out is not None:
+        replace_file(out, json.dumps(figures, indent=1).encode())
 
 
 if __name__ == "__main__":

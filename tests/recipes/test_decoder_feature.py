@@ -74,8 +74,13 @@ def test_the_command_reads_what_a_matrix_wrote(tmp_path):
     app = typer.Typer()
     app.command()(module.study)
     options = ["--data", tmp_path / "data", "--dev", tmp_path / "dev", "--eval", tmp_path / "eval"]
-    done = CliRunner().invoke(app, [DECODER, *map(str, options)], env={"COLUMNS": "200"})
+    out = tmp_path / "figures.json"
+    done = CliRunner().invoke(app, [DECODER, *map(str, options), "--out", str(out)], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
+    figures = json.loads(out.read_text())
+    gain = figures["gains"]["two"]
+    assert gain["difference"]["mean"] == pytest.approx(gain["after"] - gain["before"], abs=1e-12)
+    assert figures["dev"]["0"]["worst_difference"] == 0 and f"{figures['weight']:g}" in figures["dev"]
     assert "two" in done.output and "one" not in done.output.splitlines()[-3]
     lost = CliRunner().invoke(app, ["hybrid+other", *map(str, options)])
     assert isinstance(lost.exception, InputError)
