@@ -126,8 +126,8 @@ def decoder_comment(results: Results) -> str:
         word = "as good as" if not difference else "better than" if difference > 0 else "worse than"
         lines.append(f"  {decoder} ({mean[decoder]:.3f}) is {word} {other} ({mean[other]:.3f})")
     lines.append(
-        "So few questions prove little. On 16 to 30 questions of NQ and SciFact, language models of this size without "
-        "training did not beat BM25's order, and minilm did."
+        "So few questions prove little. On 100 questions each, it ranked the best 20 of hybrid search worse than that "
+        "search did on NQ (by .19) and SciFact (.04), and better on SQuAD (.07); README, Decoder models, has the table."
     )
     return "\n".join(lines)
 
