@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sightline.benchmarks import pipeline, timing
+from sightline.eval.timing import MatmulRate
 
 
 @pytest.fixture
@@ -21,6 +22,7 @@ def folder(tmp_path):
 
 def test_packed_and_padded_reading_give_the_same_states(folder, monkeypatch):
     monkeypatch.setattr(timing, "SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "matmul_rate", lambda: MatmulRate(1e11, "torch float32"))
     done = CliRunner().invoke(pipeline.app, ["encoding", str(folder)])
     assert done.exit_code == 0, done.output
     figures = json.loads(done.stdout)
