@@ -45,6 +45,7 @@ def limited(reranker, **limits):
 
             yield connect, f"http://127.0.0.1:{port}"
         finally:
+            stack.close()  # the server waits for clients that are still there
             server.should_exit = True
             thread.join()
 
