@@ -26,7 +26,6 @@ from ..eval.cost import index_bytes, transformer_flops
 from ..eval.loading import load_dataset
 from ..eval.timing import copy_rate, matmul_rate
 from ..models.minilm import MiniLM, find_minilm, load_minilm
-from ..models.reader import Tokens
 from ..retrieval.index import Index
 from ..search import Searcher
 from .timing import print_report, seconds_in_turns
@@ -44,12 +43,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 class _Padded(MiniLM):
     """The default model over transformers' own network, with padding: what `PackedBert` takes the place of."""
 
-    def _last_hidden(self, tokens: Tokens, batch: Sequence[int]) -> torch.Tensor:
-        import torch
-
-        with torch.autocast("cpu", getattr(torch, self.dtype), enabled=self.dtype != "float32"):
-            hidden, mask = self.hidden(tokens, batch)
-        return hidden[mask]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._unpackable = True
 
 
 @app.command(cls=Command)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import os
 import re
 import shutil
 import tempfile
@@ -31,7 +33,7 @@ from ..rerank.late_interaction import LateInteractionReranker
 from ..retrieval.index import Index
 from ..retrieval.manifest import FaissRecord, Manifest
 from ..search import Searcher
-from .timing import print_report
+from .timing import own_kilobytes, print_report
 
 __all__ = ["MadeUp", "TableReader", "scale"]
 
@@ -52,10 +54,8 @@ class MadeUp:
     """
 
     def __init__(self, folder: Path, sample: int = 5000, seed: int = 0) -> None:
-        texts = [
-            document.contents for _, document in zip(range(sample), load_dataset(folder).documents(), strict=False)
-        ]
-        words = [_WORD.findall(text.lower()) for text in texts]
+        documents = itertools.islice(load_dataset(folder).documents(), sample)
+        words = [_WORD.findall(document.contents.lower()) for document in documents]
         self.lengths = np.array([len(own) for own in words if own])
         self.words, counts = np.unique([word for own in words for word in own], return_counts=True)
         self.shares = counts / counts.sum()
@@ -188,10 +188,10 @@ def _with_factory(source: Path, target: Path, factory: str) -> None:
 def _search(
     path: Path, reader: TableReader, reranker: LateInteractionReranker, queries: Sequence[str], candidates: int
 ) -> dict[str, Any]:
-    before = _memory()
+    before = own_kilobytes(os.getpid())
     started = time.perf_counter()
     with Index.open(path, encoder=reader, verify=False) as index:
-        opened, own = time.perf_counter() - started, _memory()
+        opened, own = time.perf_counter() - started, own_kilobytes(os.getpid())
         searcher = Searcher(index, reranker, candidates=candidates)
         spent, stages = [], []
         for query in queries:
@@ -199,7 +199,7 @@ def _search(
             result = searcher.search(query, 10, evidence="sentence")
             spent.append(time.perf_counter() - started)
             stages.append(result.milliseconds)
-        after = _memory()
+        after = own_kilobytes(os.getpid())
         sizes = index_bytes(index.path)
     p50, p90, p99 = np.percentile(spent, [50, 90, 99]) * 1e3
     medians = {f"  of it {name}, ms": float(np.median([stage[name] for stage in stages])) for name in stages[0]}
@@ -209,16 +209,10 @@ def _search(
         **medians,
         "search p90, ms": p90,
         "search p99, ms": p99,
-        "memory of its own after opening, MB": (own - before) / 1e6,
-        "memory of its own after searching, MB": (after - before) / 1e6,
+        "memory of its own after opening, MB": (own - before) * 1024 / 1e6,
+        "memory of its own after searching, MB": (after - before) * 1024 / 1e6,
         "disk, MB": {part: size / 1e6 for part, size in sizes.items()},
     }
-
-
-def _memory() -> float:
-    """Bytes of memory that belong to this process alone: not the pages of mapped files (Linux)."""
-    text = Path("/proc/self/status").read_text()
-    return 1024.0 * sum(int(value) for value in re.findall(r"^RssAnon:\s+(\d+) kB", text, re.MULTILINE))
 
 
 if __name__ == "__main__":

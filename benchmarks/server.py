@@ -35,7 +35,7 @@ from ..eval.loading import load_dataset
 from ..rerank.loading import load_reranker
 from ..rerank.results import relevance_or_score
 from ..retrieval.index import Index
-from .timing import print_report
+from .timing import own_kilobytes, print_report
 
 __all__ = ["chunks", "crosstalk", "load", "memory"]
 
@@ -214,7 +214,7 @@ def memory(
         for thread in loads:
             thread.start()
         while any(thread.is_alive() for thread in loads):
-            samples.append((time.monotonic() - started, _anonymous_kilobytes(process.pid)))
+            samples.append((time.monotonic() - started, own_kilobytes(process.pid)))
             time.sleep(2)
     by_minute: dict[int, list[int]] = {}
     for when, kilobytes in samples:
@@ -328,13 +328,6 @@ def _list(random: random.Random, number: int) -> tuple[str, list[str]]:
     things = random.sample(_THINGS, random.randint(3, 8))
     documents = [f"The {thing} of town {number} {verb} in year {random.randint(1, 2000)}." for thing, verb in things]
     return f"what {random.choice(things)[1]} in town {number}", documents
-
-
-def _anonymous_kilobytes(process: int) -> int:
-    status = Path(f"/proc/{process}/status").read_text()
-    match = re.search(r"RssAnon:\s+(\d+)", status)
-    assert match is not None
-    return int(match[1])
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ import torch
 from ..cli.console import console
 from ..eval.provenance import portable_command
 
-__all__ = ["command_line", "machine", "print_report", "seconds_in_turns"]
+__all__ = ["command_line", "machine", "own_kilobytes", "print_report", "seconds_in_turns"]
 
 SECONDS = 1.0
 """How long `seconds_in_turns` times each method at least on a CPU."""
@@ -42,6 +44,17 @@ def seconds_in_turns(methods: Mapping[str, Callable[[], Any]], device: str) -> d
                 op()
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def own_kilobytes(process: int) -> int:
+    """Memory that belongs to a process alone, without the pages of mapped files (Linux).
+
+    Args:
+        process: its number.
+    """
+    match = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    assert match is not None
+    return int(match[1])
 
 
 def machine(device: str = "cpu") -> dict[str, str]:

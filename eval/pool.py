@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 
 from ..errors import InputError
+from ..models.devices import processors
 
 __all__ = ["search_pool"]
 
@@ -31,9 +31,8 @@ def search_pool(jobs: int) -> Iterator[Executor | None]:
     if jobs == 1:
         yield None
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads as they stand
-    with ProcessPoolExecutor(jobs, context, initializer=_share_cores, initargs=(max(1, cores // jobs),)) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_share_cores, initargs=(max(1, processors() // jobs),)) as pool:
         yield pool
 
 

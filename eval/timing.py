@@ -90,10 +90,10 @@ def _products(a: torch.Tensor, b: torch.Tensor) -> Iterator[tuple[str, Callable[
     """The libraries that multiply here, each with a product to time."""
     import torch
 
-    from ..models.linears import PackedLinear
+    from ..models.linears import PackedLinear, onednn_works
 
     yield "torch", lambda: a @ b
-    if a.device.type == "cpu" and a.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
+    if a.device.type == "cpu" and onednn_works(a.dtype):
         with torch.inference_mode():
             layer = PackedLinear(b.T)
 

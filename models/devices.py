@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -9,7 +10,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "native_dtype"]
+__all__ = ["choose_device", "native_dtype", "processors"]
 
 
 def choose_device(asked: str | torch.device | None) -> torch.device:
@@ -49,3 +50,13 @@ def native_dtype(device: str | torch.device | None) -> str:
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+
+
+def processors() -> int:
+    """The processors that this process may use.
+
+    Example:
+        >>> processors() >= 1
+        True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-__all__ = ["Activation", "PackedLinear", "inference_linear", "linear_library", "pack_linears"]
+__all__ = ["Activation", "PackedLinear", "inference_linear", "linear_library", "onednn_works", "pack_linears"]
 
 Activation = Literal["none", "gelu"]
 
@@ -37,23 +37,39 @@ def linear_library(dtype: torch.dtype = torch.float32) -> Literal["onednn", "tor
         >>> linear_library() in ("onednn", "torch")
         True
     """
-    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+    if not onednn_works(dtype):
         return "torch"
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(_OUT, _IN, generator=generator).to(dtype)
-    x = torch.randn(_ROWS, _IN, generator=generator).to(dtype)
+    weight, x = _example(dtype)
+    with torch.inference_mode():
+        packed = _packed(weight)
+        onednn, plain = _fastest(lambda: _onednn(x, packed, None, "none"), lambda: nn.functional.linear(x, weight))
+    return "onednn" if onednn < _WORTHWHILE * plain else "torch"
+
+
+def onednn_works(dtype: torch.dtype) -> bool:
+    """Whether this torch has oneDNN's packed product for a number format, and the product is right.
+
+    Args:
+        dtype: the number format of weights and inputs.
+    """
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    weight, x = _example(dtype)
     with torch.inference_mode():
         try:
-            packed = _packed(weight)
-            got = _onednn(x, packed, None, "none")
+            got = _onednn(x, _packed(weight), None, "none")
         except (AttributeError, NotImplementedError, RuntimeError):  # a build without these operators
-            return "torch"
+            return False
         exact = x.double() @ weight.double().T
         # sqrt(384) times what one product of the format may be off, with room for a sum of some length
-        if not bool(((got.double() - exact).abs() <= 64 * torch.finfo(dtype).eps * _IN**0.5).all()):
-            return "torch"
-        onednn, plain = _fastest(lambda: _onednn(x, packed, None, "none"), lambda: nn.functional.linear(x, weight))
-        return "onednn" if onednn < _WORTHWHILE * plain else "torch"
+        return bool(((got.double() - exact).abs() <= 64 * torch.finfo(dtype).eps * _IN**0.5).all())
+
+
+def _example(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight and an input to try."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(_OUT, _IN, generator=generator).to(dtype)
+    return weight, torch.randn(_ROWS, _IN, generator=generator).to(dtype)
 
 
 class PackedLinear(nn.Module):

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import itertools
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 
 from ..errors import InputError, SightlineError
+from ..models.devices import processors
 from ..rerank.base import Reranker
 from ..search import Searcher
 from .lane import ClosedError, Lane
@@ -47,7 +47,7 @@ class Service:
         self, searcher: Searcher | None, reranker: Reranker | None, limits: Limits, threads: int | None = None
     ) -> None:
         self.searcher, self.reranker, self.limits = searcher, reranker, limits
-        self.threads = min(_processors(), _MOST_THREADS) if threads is None else threads
+        self.threads = min(processors(), _MOST_THREADS) if threads is None else threads
         self.metrics = Metrics()
         used = {ranks.cache for ranks in (reranker, searcher and searcher.reranker) if ranks and ranks.cache}
         self.metrics.watch_caches(used)
@@ -133,11 +133,6 @@ class Service:
         """Refuse a text that would take the tokenizer too long."""
         if len(text) > self.limits.characters:
             raise InputError(f"{what} has {len(text)} characters, and at most {self.limits.characters} are taken")
-
-
-def _processors() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _examples(searcher: Searcher) -> list[str]:

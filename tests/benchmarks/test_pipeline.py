@@ -9,18 +9,9 @@ from sightline.benchmarks import pipeline, timing
 from sightline.eval.timing import MatmulRate
 
 
-@pytest.fixture
-def folder(tmp_path):
+def test_packed_and_padded_reading_give_the_same_states(collection, monkeypatch):
     texts = ["Cats purr.", "Dogs bark loudly.", "The Danube flows through ten countries. " * 9]
-    lines = [json.dumps({"_id": str(number), "title": "", "text": text}) for number, text in enumerate(texts)]
-    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
-    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "who barks"}))
-    (tmp_path / "qrels").mkdir()
-    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
-    return tmp_path
-
-
-def test_packed_and_padded_reading_give_the_same_states(folder, monkeypatch):
+    folder = collection(texts, "who barks")
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     monkeypatch.setattr(pipeline, "matmul_rate", lambda: MatmulRate(1e11, "torch float32"))
     done = CliRunner().invoke(pipeline.app, ["encoding", str(folder)])

@@ -10,18 +10,9 @@ from sightline.benchmarks import scale
 
 
 @pytest.fixture
-def folder(tmp_path):
-    lines = [
-        json.dumps(
-            {"_id": str(number), "title": "", "text": " ".join(["cats", "purr", f"word{number}"] * (number % 5 + 2))}
-        )
-        for number in range(60)
-    ]
-    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
-    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "who purrs"}))
-    (tmp_path / "qrels").mkdir()
-    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
-    return tmp_path
+def folder(collection):
+    texts = [" ".join(["cats", "purr", f"word{number}"] * (number % 5 + 2)) for number in range(60)]
+    return collection(texts, "who purrs")
 
 
 def test_passages_have_the_lengths_and_words_of_the_collection(folder):
