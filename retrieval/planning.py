@@ -37,7 +37,8 @@ class IndexSettings:
             added later, are read as the encoder reads by itself. None for that. Not for an `Encoder` that is given.
         faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
         faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
-        lexical: the BM25 engine.
+        lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
+            time hardly grows with the collection; ``pyserini`` (extra ``pyserini``), Anserini's Lucene; or ``none``.
         token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (392 bytes a
             token, with its place in the text), ``fp16`` (772) or ``none``.
         decoder_states: a reranker by a decoder, whose layout reads documents independently of the query: keep its keys
@@ -57,7 +58,7 @@ class IndexSettings:
     dtype: str | None = None
     faiss: str = "Flat"
     faiss_parameters: str = ""
-    lexical: Literal["fts5", "pyserini", "none"] = "fts5"
+    lexical: Literal["fts5", "tantivy", "pyserini", "none"] = "fts5"
     token_states: Literal["none", "fp16", "int8"] = "int8"
     decoder_states: DecoderReader | None = None
     decoder_form: Literal["fp16", "int8"] = "int8"

@@ -304,6 +304,7 @@ class Writer:
                     return  # the writer was alive, and has signed its work since
                 with committing(self._path), store.transaction():
                     self._files.words.rebuild()
+                self._files.words.catch_up()
                 self._sign(Manifest.load(self._path))
         except IndexLockedError:
             return  # another writer is at work, and will sign what it leaves
