@@ -27,7 +27,7 @@ from .open_files import OpenFiles
 from .planning import PROBE, IndexSettings, make, plan
 from .sources import as_documents
 from .store import StoredPassage
-from .token_states import decode, decode_spans
+from .token_states import decode_spans
 from .writing import PATIENCE, Writer
 
 if TYPE_CHECKING:
@@ -498,12 +498,12 @@ class Index:
 
     def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
         """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
-        states = self._files.now().states
-        if states is None:
+        now, form = self._files.now(), self._files.form
+        if now.states is None or form is None:
             return None
         ranges = [stored.tokens for stored in passages]
-        populate(states, ranges)
-        return decode(states, ranges)
+        populate(now.states, ranges)
+        return form.decode(now.states, ranges, now.table)
 
     def token_spans(self, passages: Sequence[StoredPassage]) -> list[np.ndarray | None] | None:
         """The characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
