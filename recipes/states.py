@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -51,16 +52,12 @@ def forms(first: np.ndarray) -> dict[str, tuple[float, _Keep]]:
         size, keep = _kept(kind, first)
         ways[kind] = size + SPANS.itemsize, keep
         if kind in ("int4", "pq48"):
-            ways[f"{kind}, in pairs"] = (size + SPANS.itemsize) / 2, lambda states, keep=keep: keep(_pairs(states))  # type: ignore[misc]
+            ways[f"{kind}, in pairs"] = (size + SPANS.itemsize) / 2, partial(_in_pairs, keep)
     _, axes = np.linalg.eigh(first.T @ first)
     for dim in (192, 96):
         main = axes[:, -dim:]
         size, keep = _kept("int8", first @ main)
-        # Products of what is projected are those of what is projected and taken back.
-        ways[f"{dim} components"] = (
-            size + SPANS.itemsize,
-            lambda states, keep=keep, main=main: torch.from_numpy(to_float(keep(states @ main)).numpy() @ main.T),  # type: ignore[misc]
-        )
+        ways[f"{dim} components"] = size + SPANS.itemsize, partial(_of_components, keep, main)
     return ways
 
 
@@ -74,11 +71,15 @@ def _kept(kind: str, first: np.ndarray) -> tuple[int, _Keep]:
     return form.dtype.itemsize, keep
 
 
-def _pairs(states: np.ndarray) -> np.ndarray:
-    """Unit vectors along the sums of every two neighbours."""
+def _in_pairs(keep: _Keep, states: np.ndarray) -> Keys:
+    """Of every two neighbours the unit vector along their sum."""
     sums = np.add.reduceat(states, np.arange(0, len(states), 2), axis=0) if len(states) else states
-    unit: np.ndarray = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-    return unit
+    return keep(sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12))
+
+
+def _of_components(keep: _Keep, main: np.ndarray, states: np.ndarray) -> Keys:
+    """The part of states in a subspace; its products with a query are those of both in the subspace's coordinates."""
+    return torch.from_numpy(to_float(keep(states @ main)).numpy() @ main.T)
 
 
 def study(
