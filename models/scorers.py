@@ -6,55 +6,63 @@
 | ``late-interaction:MODEL`` | MaxSim over token vectors (ColBERT; Khattab and Zaharia, SIGIR 2020) |
 
 MODEL is a folder, or a name on the hub. Both are loaded by sentence-transformers, which also loads what PyLate trained,
-and both read every text anew for each query.
+and both read every text anew for each query. `sightline.models.remote` has a third, behind a rerank API.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from ..errors import ModelError
 from .devices import choose_device
 from .reader import Window
 from .tokenizers import token_offsets
 
-__all__ = ["SCORERS", "CrossEncoderScorer", "LateInteractionScorer", "Scorer"]
+__all__ = ["CrossEncoderScorer", "LateInteractionScorer", "Scorer"]
 
 _QUERY_SHARE = 4  # a quarter of a cross-encoder's room is left to the query, at most
 _LONGEST_QUERY = 64
 
 
-class Scorer(Protocol):
+class Scorer(ABC):
     """A model whose score of a text does not depend on other texts.
 
     Attributes:
         name: name of the model.
         revision: revision of its weights, "" if that is not known.
-        dtype: what it computes with.
+        dtype: what it computes with, "" if that is not known.
+        backend: what computes.
         window: how much of a text it reads; None if it cannot tell.
+        logits: whether a sigmoid of its score is the probability that the text is relevant.
+        concurrent: whether several threads may use it at once.
     """
 
     name: str
-    revision: str
-    dtype: str
-    window: Window | None
+    revision: str = ""
+    dtype: str = "float32"
+    backend: str = ""
+    window: Window | None = None
+    logits: bool = False
+    concurrent: bool = False
 
-    def score(self, query: str, texts: Sequence[str]) -> tuple[list[float], list[int]]:
-        """A score for each text, higher is better, and how many of its tokens were not read."""
-        ...
+    @abstractmethod
+    def score(self, query: str, texts: Sequence[str]) -> tuple[list[float], list[int] | None]:
+        """A score for each text, higher is better, and how many of its tokens were not read; None if it cannot tell."""
 
 
-class _SentenceTransformersModel(ABC):
+class _SentenceTransformersModel(Scorer):
     """What the two have in common; a `Window`, too."""
+
+    backend = "sentence-transformers"
 
     def __init__(self, kind: Any, name: str, revision: str | None, dtype: str | None, device: Any) -> None:
         self.name = name
         self.model = _trained(kind, name, revision=revision, dtype=dtype, device=device)
         self.revision = str(revision or getattr(self.model.config, "_commit_hash", None) or "")
         self.dtype = str(self.model.dtype).removeprefix("torch.")
-        self.window: Window | None = self
+        self.window = self
 
     @property
     @abstractmethod
@@ -80,6 +88,8 @@ class CrossEncoderScorer(_SentenceTransformersModel):
     Raises:
         ModelError: if the model cannot be loaded, is not trained, or has more than one label.
     """
+
+    logits = True
 
     def __init__(self, name: str, *, revision: str | None = None, dtype: str | None = None, device: Any = None) -> None:
         from sentence_transformers import CrossEncoder
@@ -142,12 +152,6 @@ class LateInteractionScorer(_SentenceTransformersModel):
         values = self.model.similarity(questions, documents)[0].tolist()
         tokens = self.model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         return values, _cut(tokens, self._length)
-
-
-SCORERS: Mapping[str, Callable[..., Scorer]] = {
-    "cross-encoder": CrossEncoderScorer,
-    "late-interaction": LateInteractionScorer,
-}
 
 
 def _trained(kind: Any, name: str, *, revision: str | None, dtype: str | None, device: Any) -> Any:
