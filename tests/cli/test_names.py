@@ -91,25 +91,27 @@ def test_a_run_is_reranked_by_every_kind_of_model(run, beir, tmp_path, model_nam
     assert sorted(ranked, key=ranked.get, reverse=True) == [item.document.id for item in alone]
 
 
-@pytest.mark.parametrize("kind", ["cross-encoder", "remote"])
-def test_systems_of_every_kind_are_evaluated_measured_and_mined(run, beir, tmp_path, model_names, kind):
-    name = model_names[kind]
-    code, out, err = run("eval", beir, "--systems", f"bm25,bm25+{name}", "--out", tmp_path / "eval", "--json")
+def test_systems_of_every_kind_are_evaluated_measured_and_mined(run, beir, tmp_path, model_names):
+    kinds = ["cross-encoder", "remote"]
+    names = [model_names[kind] for kind in kinds]
+    systems = ",".join(f"bm25+{name}" for name in names)
+    expected = [f"bm25+{kind}" for kind in kinds]
+    code, out, err = run("eval", beir, "--systems", systems, "--out", tmp_path / "eval", "--json")
     assert code == 0, err
-    assert [system.partition(":")[0] for system in json.loads(out)["systems"]] == ["bm25", f"bm25+{kind}"]
-    code, out, err = run("bench", beir, "--systems", f"dense+{name}", "--out", tmp_path / "cost", "--json")
+    assert [system.partition(":")[0] for system in json.loads(out)["systems"]] == expected
+    code, out, err = run("bench", beir, "--systems", systems, "--out", tmp_path / "cost", "--json")
     assert code == 0, err
-    [system] = json.loads(out)["cost"]["systems"]
-    assert system.startswith(f"dense+{kind}:")
+    assert [system.partition(":")[0] for system in json.loads(out)["cost"]["systems"]] == expected
     plan = tmp_path / "plan.yaml"
-    plan.write_text(f"first_stages: [bm25]\nrerankers: ['{name}']\ncollections: [{{folder: {beir.name}}}]\n")
+    plan.write_text(f"first_stages: [bm25]\nrerankers: {json.dumps(names)}\ncollections: [{{folder: {beir.name}}}]\n")
     code, out, err = run("matrix", beir.parent, "--plan", plan, "--out", tmp_path / "matrix", "--json")
     assert code == 0, err
-    assert [each.partition(":")[0] for each in json.loads(out)[0]["systems"]] == ["bm25", f"bm25+{kind}"]
-    hard = tmp_path / "hard.jsonl"
-    code, out, err = run("mine", beir, "--system", f"dense+{name}", "--no-margin", "--out", hard, "--json")
-    assert code == 0, err
-    assert json.loads(out)["lists"] == 1 and len(json.loads(hard.read_text())["neg"]) == 2
+    assert [each.partition(":")[0] for each in json.loads(out)[0]["systems"]] == ["bm25", *expected]
+    for name in names:
+        hard = tmp_path / "hard.jsonl"
+        code, out, err = run("mine", beir, "--system", f"dense+{name}", "--no-margin", "--out", hard, "--json")
+        assert code == 0, err
+        assert json.loads(out)["lists"] == 1 and len(json.loads(hard.read_text())["neg"]) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
