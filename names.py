@@ -2,9 +2,10 @@
 
 SYSTEM   = FIRST | FIRST "+" RERANKER
 FIRST    = bm25 | dense | hybrid | the name of a given run
-RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | cross-encoder:MODEL | late-interaction:MODEL | REMOTE
+RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | READER[#LAYOUT] | cross-encoder:MODEL | REMOTE
          | CASCADE
 CASCADE  = RERANKER ">" RERANKER ["@" N]          the second ranks the N best of the first, 20 unless it says otherwise
+READER   = encoder:MODEL | late-interaction:MODEL    a bi-encoder's or a ColBERT-like model's token states
 DECODER  = smollm2 | hf:MODEL         MODEL = REPOSITORY | REPOSITORY:FILE.gguf | FOLDER | FILE.gguf
 REMOTE   = remote:SERVER/MODEL[#raw]              SERVER = cohere | jina | voyage | a URL that ends in /rerank
 """
@@ -29,6 +30,7 @@ __all__ = [
     "FIRST_STAGES",
     "LAYOUTS",
     "PREFIXES",
+    "READERS",
     "SHIPPED",
     "CascadeName",
     "FirstStage",
@@ -43,13 +45,15 @@ __all__ = [
 
 FirstStage = Literal["bm25", "dense", "hybrid"]
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
-Kind = Literal["layout", "folder", "hf", "cross-encoder", "late-interaction", "remote", "cascade"]
-PREFIXES = ("hf", "cross-encoder", "late-interaction")  # before the name of a model of the hub
+Kind = Literal["layout", "folder", "hf", "cross-encoder", "encoder", "late-interaction", "remote", "cascade"]
+PREFIXES = ("hf", "cross-encoder", "encoder", "late-interaction")  # before the name of a model of the hub
 CASCADE_TOP = 20
 """How many documents the second reranker of a cascade ranks, if its name does not say."""
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
 SHIPPED = {name: Path(str(_DATA / name.replace("-", "_"))) for name in ("sightline-mini", "sightline-135m")}
+# Kinds of block readers, each with the layout that it gets if none is named.
+READERS: dict[Kind, str] = {"encoder": "minilm-log-mass", "late-interaction": "minilm-maxsim"}
 # Decoder models that have a name of their own, each with the layout that it gets if none is named.
 DECODERS = {"smollm2": "icr-block-heads"}
 # The number of documents may be followed by a weight; anything else belongs to the name.
@@ -111,12 +115,12 @@ class RerankerName:
     """A reranker's name, taken apart.
 
     Args:
-        kind: ``hf``, ``cross-encoder``, ``late-interaction`` or ``remote`` before a colon; ``layout`` for a layout that
-            ships with Sightline or a ``.yaml`` file; ``cascade`` for two rerankers with a ``>`` between them;
-            ``folder`` for anything else.
+        kind: ``hf``, ``cross-encoder``, ``encoder``, ``late-interaction`` or ``remote`` before a colon; ``layout`` for
+            a layout that ships with Sightline or a ``.yaml`` file; ``cascade`` for two rerankers with a ``>`` between
+            them; ``folder`` for anything else.
         model: name or folder of the model; of kind ``layout``, name or file of the layout; of kind ``remote`` all that
             follows the colon, see `RemoteName`; of kind ``cascade`` the whole name, see `CascadeName`.
-        layout: what ``#`` adds to ``hf:MODEL`` or ``smollm2``, or "".
+        layout: what ``#`` adds to ``hf:MODEL``, ``smollm2``, ``encoder:MODEL`` or ``late-interaction:MODEL``, or "".
 
     Example:
         >>> RerankerName.parse("hf:Qwen/Qwen3-0.6B#icr")
@@ -147,7 +151,7 @@ class RerankerName:
             return cls("cascade", name)
         kind, colon, rest = name.partition(":")
         if colon and kind in PREFIXES:
-            model, layout = _model_and_layout(rest) if kind == "hf" else (rest, "")
+            model, layout = (rest, "") if kind == "cross-encoder" else _model_and_layout(rest)
             if not model:
                 example = "Qwen/Qwen3-0.6B" if kind == "hf" else "PATH"
                 raise InputError(f"{name!r} names no model; add its name on the hub or its folder: {kind}:{example}")

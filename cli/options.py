@@ -96,7 +96,10 @@ EncoderOption = Annotated[
 FaissOption = Annotated[
     str, typer.Option(help="FAISS factory string, such as Flat, HNSW32 or IVF256,SQ8.", rich_help_panel=INDEX)
 ]
-LexicalOption = Annotated[Literal["fts5", "pyserini", "none"], typer.Option(help="BM25 engine.", rich_help_panel=INDEX)]
+LexicalOption = Annotated[
+    Literal["fts5", "tantivy", "pyserini", "none"],
+    typer.Option(help="BM25 engine; take tantivy for 100,000 passages and more.", rich_help_panel=INDEX),
+]
 TokenStatesOption = Annotated[
     Literal["none", "fp16", "int8"],
     typer.Option(

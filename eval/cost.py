@@ -273,7 +273,7 @@ def index_bytes(path: str | Path) -> dict[str, int]:
         if file.is_file():
             relative = file.relative_to(path)
             part = named.get(re.split(r"[.-]", file.name)[0], "other")
-            part = "documents, BM25, metadata" if relative.parts[0] == "lucene" else part
+            part = "documents, BM25, metadata" if relative.parts[0] in ("lucene", "tantivy") else part
             parts[part] += file.stat().st_size
     return {part: size for part, size in parts.items() if size}
 

@@ -21,6 +21,7 @@ from ..files import share_files
 from ..models.cache import DocumentCache
 from ..models.devices import native_dtype
 from ..models.loading import load_reader
+from ..models.minilm import MiniLM
 from ..models.reader import BlockReader, DocumentStates, TokenStates, document_states
 from ..retrieval.bm25 import background_bm25
 from .base import Request, Reranker, Scored
@@ -44,11 +45,12 @@ class LateInteractionReranker(Reranker):
 
     Args:
         layout: a `Layout` or the name of one.
-        reader: reads queries and documents; None for the embedded default.
+        reader: reads queries and documents; None for the one that the layout names.
         readout: what was learnt, for layouts whose readout is ``learnt``.
         name: the name that was asked for; None for the layout's.
-        dtype: what a reader that is loaded here computes with. None for float32, so that states which are kept are the
-            same wherever they were read; for layouts that keep nothing, `native_dtype`.
+        dtype: what a reader that is loaded here computes with. None for the reader's default, which is float32 for the
+            embedded one, so that states which are kept are the same wherever they were read; for layouts that keep
+            nothing, `native_dtype`.
         device: a torch device for a reader that is loaded here; None for CUDA where there is one, else CPU.
         cache: keeps the token states of documents for later lists, where the layout reads documents independently of
             the query; None keeps none.
@@ -87,7 +89,10 @@ class LateInteractionReranker(Reranker):
             )
         self.name = name or self.layout
         self.reader: BlockReader = reader or load_reader(
-            max_length=self.spec.max_block_tokens, device=_name(device), dtype=dtype or _default_dtype(self.spec)
+            self.spec.reader,
+            max_length=self.spec.max_block_tokens or None,
+            device=_name(device),
+            dtype=dtype or _default_dtype(self.spec),
         )
         self.window, self.model, self.revision = self.reader, self.reader.name, self.reader.revision
         self.learnt = readout
@@ -309,11 +314,10 @@ def _load_trained(
         raise ModelError(f"{path}: these are not weights that sightline train wrote for a reranker of this kind")
     reader = None
     if encoder:
-        reader = load_reader(
-            shared=False,
+        reader = MiniLM(
             device=device,
-            max_length=layout.max_block_tokens,
-            dtype=dtype or _default_dtype(layout),
+            max_length=layout.max_block_tokens or 256,
+            dtype=dtype or _default_dtype(layout) or "float32",
             trained=encoder,
             revision=f"sha256:{hashlib.sha256(data).hexdigest()}",
         )
@@ -325,8 +329,8 @@ def _name(device: str | torch.device | None) -> str | None:
     return None if device is None else str(device)
 
 
-def _default_dtype(layout: Layout) -> str:
-    return "float32" if layout.keepable else native_dtype(None)
+def _default_dtype(layout: Layout) -> str | None:
+    return None if layout.keepable else native_dtype(None)
 
 
 def _dtypes(states: Sequence[DocumentStates], kept: Sequence[DocumentStates | None], read: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError, UnknownNameError
-from ..names import DECODERS, SHIPPED, CascadeName, Kind, RerankerName, folder_of, looks_local
+from ..names import DECODERS, READERS, SHIPPED, CascadeName, Kind, RerankerName, folder_of, looks_local
 from ..wording import did_you_mean, quoted
 from .base import Reranker
 
@@ -67,7 +67,8 @@ def list_rerankers() -> list[RerankerInfo]:
     return [
         *rerankers,
         RerankerInfo("cross-encoder:MODEL", "cross-encoder", "query and document read together", False),
-        RerankerInfo("late-interaction:MODEL", "late-interaction", "MaxSim of a ColBERT-like model", False),
+        RerankerInfo("late-interaction:MODEL", "late-interaction", "token states of a ColBERT-like model", True),
+        RerankerInfo("encoder:MODEL", "encoder", "token states of a sentence-transformers bi-encoder", True),
         RerankerInfo(
             "remote:SERVER/MODEL", "remote", "a rerank API, of a provider or by URL; texts are sent to it", False
         ),
@@ -172,6 +173,25 @@ def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, 
     return DecoderReranker(parsed.model, spec, name=name, **options)
 
 
+def _load_reader(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
+    from ..models.loading import load_reader
+    from .late_interaction import LateInteractionReranker
+    from .layout import check_kind, load_layout
+
+    reader, default = f"{parsed.kind}:{parsed.model}", not (layout or parsed.layout)
+    loading = {key: options.pop(key) for key in ("dtype", "device", "revision", "truncate_dim") if key in options}
+    cache = options.pop("cache", None)
+    spec = load_layout(layout or parsed.layout or READERS[parsed.kind])
+    check_kind(spec, "late-interaction", name)
+    if default:
+        options = {"name": parsed.kind} | options
+    if spec.reader != reader:
+        options = {"reader": reader, "max_block_tokens": 0} | options
+    spec = load_layout(spec, **options)
+    model = load_reader(reader, max_length=spec.max_block_tokens or None, **loading)
+    return LateInteractionReranker(spec, model, name=options.get("name", name) if not default else name, cache=cache)
+
+
 def _load_scorer(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
     from .pointwise import SCORERS, PointwiseReranker
 
@@ -205,7 +225,8 @@ _LOADERS: Mapping[Kind, _Loader] = {
     "folder": _load_folder,
     "hf": _load_decoder,
     "cross-encoder": _load_scorer,
-    "late-interaction": _load_scorer,
+    "encoder": _load_reader,
+    "late-interaction": _load_reader,
     "remote": _load_scorer,
     "cascade": _load_cascade,
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..models.remote import RemoteScorer
-from ..models.scorers import CrossEncoderScorer, LateInteractionScorer, Scorer
+from ..models.scorers import CrossEncoderScorer, Scorer
 from .base import Request, Reranker, Scored
 from .layout import RelevanceSpec
 
@@ -16,7 +16,6 @@ __all__ = ["SCORERS", "PointwiseReranker"]
 
 SCORERS: Mapping[str, Callable[..., Scorer]] = {
     "cross-encoder": CrossEncoderScorer,
-    "late-interaction": LateInteractionScorer,
     "remote": RemoteScorer,
 }
 """What scores, by the kind of the reranker's name."""

@@ -19,6 +19,7 @@ import numpy as np
 from ..documents import Document, encodable
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
 from ..models.encoder import Encoder, load_encoder
+from ..models.loading import absolute_name
 from ..models.reader import DecoderReader, StoredBlock
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
@@ -37,8 +38,6 @@ __all__ = ["Index"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_EMBEDDED = ("minilm", "none")
 
 
 class Index:
@@ -539,9 +538,9 @@ def _load(settings: IndexSettings) -> Encoder:
                 "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
             )
         return encoder
-    if encoder not in _EMBEDDED and Path(encoder).exists():
-        encoder = str(Path(encoder).resolve())
-    return load_encoder(encoder, **options | ({} if settings.dtype is None else {"dtype": settings.dtype}))
+    return load_encoder(
+        absolute_name(encoder), **options | ({} if settings.dtype is None else {"dtype": settings.dtype})
+    )
 
 
 def _given_encoder(settings: IndexSettings) -> Encoder | None:

@@ -92,6 +92,16 @@ def decode_spans(spans: np.ndarray, ranges: Iterable[tuple[int, int]]) -> list[n
     return [None if first < stop and rows[first, 1] == _NO_SPANS else rows[first:stop] for first, stop in ranges]
 
 
-def states_reader(encoder: Encoder) -> BlockReader:
-    """The model whose token states are kept: the encoder itself where it can read tokens, else the default model."""
-    return encoder if isinstance(encoder, BlockReader) else load_reader()
+def states_reader(encoder: Encoder, name: str | None = None, revision: str | None = None) -> BlockReader:
+    """The model whose token states are kept.
+
+    Args:
+        encoder: the encoder of the index.
+        name: a name for `load_reader`; None for the encoder itself if it can read tokens, else the default model.
+        revision: the revision of that reader, if it is known: an encoder of that revision is it, whatever its path.
+    """
+    if isinstance(encoder, BlockReader) and (
+        name in (None, encoder.name) or (revision and encoder.revision == revision)
+    ):
+        return encoder
+    return load_reader(name or "minilm")

@@ -182,16 +182,17 @@ class Writer:
         segments = []
         vectors = None
         if contents and self._files.states is not None:
-            reader = states_reader(encoder)
+            kept = self._files.settings.token_states
+            reader = states_reader(encoder, kept.model, kept.revision)
             read = reader.read(contents)
             assert read.states is not None
             tokens, truncated = np.diff(read.offsets), read.truncated
-            rows = encode(read.states, self._files.settings.token_states.kind)
+            rows = encode(read.states, kept.kind)
             segments.append(self._append(self._files.states, rows, store.token_rows()))
             if self._files.now().manifest.token_states.spans:
                 spans = encode_spans(read.spans, read.offsets)
                 segments.append(self._append(self._files.spans, spans, store.token_rows()))
-            vectors = read.pooled if isinstance(encoder, BlockReader) else None
+            vectors = read.pooled if isinstance(encoder, BlockReader) and reader is encoder else None
         if contents and self._files.vectors is not None:
             vectors = encoder.encode_documents(contents) if vectors is None else vectors
             self._check_finite(vectors, contents)
@@ -304,6 +305,7 @@ class Writer:
                     return  # the writer was alive, and has signed its work since
                 with committing(self._path), store.transaction():
                     self._files.words.rebuild()
+                self._files.words.catch_up()
                 self._sign(Manifest.load(self._path))
         except IndexLockedError:
             return  # another writer is at work, and will sign what it leaves

@@ -128,7 +128,7 @@ def test_a_share_of_attention_depends_on_the_list(states_once):
 
 @pytest.mark.parametrize("budget", [16, 100_000])
 def test_batch_size_changes_no_score_beyond_rounding(minilm, monkeypatch, budget):
-    from sightline.models import minilm as module
+    from sightline.models import network_reader as module
 
     before = scores(minilm.rank(QUERY, SHORT))
     monkeypatch.setattr(module, "tokens_at_once", lambda device: budget)
