@@ -53,8 +53,9 @@ IndexArgument = Annotated[Path, typer.Argument(help="Directory of the index.")]
 RerankOption = Annotated[
     str,
     typer.Option(
-        help="minilm, sightline-mini, hf:MODEL#LAYOUT, cross-encoder:MODEL, late-interaction:MODEL, a folder of "
-        "sightline train, a layout's .yaml, or none; sightline rerankers lists them.",
+        help="minilm, sightline-mini, hf:MODEL#LAYOUT, cross-encoder:MODEL, late-interaction:MODEL, "
+        "remote:SERVER/MODEL (a rerank API: texts are sent there), a folder of sightline train, a layout's .yaml, or "
+        "none; sightline rerankers lists them.",
         rich_help_panel=SEARCHING,
     ),
 ]
