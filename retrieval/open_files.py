@@ -51,6 +51,7 @@ class Snapshot:
         decoder: the decoder states of all rows, uint8 (tokens, bytes per token): see `StoredBlock`; None likewise.
         documents: int64 (rows,), number of the document that each row is of, 0 for rows that were deleted.
         live: bool (rows,), which rows belong to documents that are not deleted.
+        whole: whether each of these documents is one passage.
         structure: the FAISS structure's file, open.
         engine: what searches the vectors, once it is needed.
         masks: rows by filter.
@@ -65,6 +66,7 @@ class Snapshot:
     decoder: np.ndarray | None
     documents: np.ndarray
     live: np.ndarray
+    whole: bool
     structure: BinaryIO | None
     engine: VectorIndex | None = None
     masks: dict[str, np.ndarray] = field(default_factory=dict)
@@ -199,6 +201,7 @@ class OpenFiles:
             self.decoder.map(store.decoder_tokens()) if self.decoder else None,
             documents,
             documents > 0,
+            _whole(documents),
             structure,
         )
         if structure is not None:
@@ -309,3 +312,8 @@ class OpenFiles:
     def _check_structure(self, file: Path, manifest: Manifest) -> None:
         if not file.exists() or digest(file) != manifest.faiss.digest:
             raise IndexCorruptError(f"{self.path / str(manifest.faiss.file)}: checksum mismatch; {RESTORE}")
+
+
+def _whole(documents: np.ndarray) -> bool:
+    """Whether no two rows are of one live document; the rows of a document stand together."""
+    return not bool(((documents[1:] == documents[:-1]) & (documents[1:] > 0)).any())
