@@ -18,6 +18,7 @@ from .notices import without_notices
 __all__ = ["hash_of_files", "load_trained", "saved_revision"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
 _SAVED = {".safetensors", ".bin", ".json", ".txt", ".model", ".metadata"}
 _ENDS = 1 << 20  # bytes hashed at either end of a file
 
@@ -154,6 +155,11 @@ def _check_files(kind: type, name: str) -> None:
     for path in sorted(folder.rglob("*.json")):
         _json(path)
     modules = folder / "modules.json"
+    if not any(path.name in _TOKENIZERS or path.suffix == ".model" for path in folder.rglob("*")):
+        # transformers would make one up, which knows no word
+        raise ModelError(
+            f"{folder}: no tokenizer there, {', '.join(_TOKENIZERS)} or *.model; copy the model's folder again"
+        )
     if not modules.is_file():
         return
     listed = _json(modules)
