@@ -4,46 +4,54 @@
 |---|---|
 | ``cross-encoder:MODEL`` | query and document read together, pair by pair (Nogueira and Cho, 2019) |
 
-MODEL is a folder, or a name on the hub. Every text is read anew for each query.
+MODEL is a folder, or a name on the hub. Every text is read anew for each query. `sightline.models.remote` has another
+scorer, behind a rerank API.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 from ..errors import ModelError
 from .reader import Window
 from .tokenizers import token_offsets
 from .trained import load_trained
 
-__all__ = ["SCORERS", "CrossEncoderScorer", "Scorer"]
+__all__ = ["CrossEncoderScorer", "Scorer"]
 
 _QUERY_SHARE = 4  # a quarter of a cross-encoder's room is left to the query, at most
 _LONGEST_QUERY = 64
 
 
-class Scorer(Protocol):
+class Scorer(ABC):
     """A model whose score of a text does not depend on other texts.
 
     Attributes:
         name: name of the model.
         revision: revision of its weights, "" if that is not known.
-        dtype: what it computes with.
+        dtype: what it computes with, "" if that is not known.
+        backend: what computes.
         window: how much of a text it reads; None if it cannot tell.
+        logits: whether a sigmoid of its score is the probability that the text is relevant.
+        concurrent: whether several threads may use it at once.
     """
 
     name: str
-    revision: str
-    dtype: str
-    window: Window | None
+    revision: str = ""
+    dtype: str = "float32"
+    backend: str = ""
+    window: Window | None = None
+    logits: bool = False
+    concurrent: bool = False
 
-    def score(self, query: str, texts: Sequence[str]) -> tuple[list[float], list[int]]:
-        """A score for each text, higher is better, and how many of its tokens were not read."""
-        ...
+    @abstractmethod
+    def score(self, query: str, texts: Sequence[str]) -> tuple[list[float], list[int] | None]:
+        """A score for each text, higher is better, and how many of its tokens were not read; None if it cannot tell."""
 
 
-class CrossEncoderScorer:
+class CrossEncoderScorer(Scorer):
     """Reads each pair of query and text.
 
     Args:
@@ -56,6 +64,9 @@ class CrossEncoderScorer:
         ModelError: if the model cannot be loaded, is not trained, or has more than one label.
     """
 
+    backend = "sentence-transformers"
+    logits = True
+
     def __init__(self, name: str, *, revision: str | None = None, dtype: str | None = None, device: Any = None) -> None:
         from sentence_transformers import CrossEncoder
 
@@ -63,7 +74,7 @@ class CrossEncoderScorer:
         self.model = load_trained(CrossEncoder, name, _of_a_pair, revision=revision, dtype=dtype, device=device)
         self.revision = str(revision or getattr(self.model.config, "_commit_hash", None) or "")
         self.dtype = str(self.model.dtype).removeprefix("torch.")
-        self.window: Window | None = self
+        self.window = self
         if self.model.num_labels != 1:
             raise ModelError(f"{name} has {self.model.num_labels} labels; a reranker has one, the score")
 
@@ -88,11 +99,6 @@ class CrossEncoderScorer:
             values = self.model.predict(pairs, activation_fn=torch.nn.Identity(), show_progress_bar=False)
         tokens = self.model.tokenizer([query] * len(texts), list(texts), truncation=False, verbose=False)["input_ids"]
         return [float(value) for value in values], _cut(tokens, self.model.max_seq_length)
-
-
-SCORERS: Mapping[str, Callable[..., Scorer]] = {
-    "cross-encoder": CrossEncoderScorer,
-}
 
 
 def _of_a_pair(model: Any) -> Any:

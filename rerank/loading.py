@@ -69,6 +69,9 @@ def list_rerankers() -> list[RerankerInfo]:
         RerankerInfo("cross-encoder:MODEL", "cross-encoder", "query and document read together", False),
         RerankerInfo("late-interaction:MODEL", "late-interaction", "token states of a ColBERT-like model", True),
         RerankerInfo("encoder:MODEL", "encoder", "token states of a sentence-transformers bi-encoder", True),
+        RerankerInfo(
+            "remote:SERVER/MODEL", "remote", "a rerank API, of a provider or by URL; texts are sent to it", False
+        ),
         RerankerInfo("FIRST>SECOND@N", "the second's", "the N best of one reranker, ranked by another", True),
         RerankerInfo("FOLDER", "its own", "what sightline train wrote, or a decoder model", True),
         RerankerInfo("FILE.yaml", "its own", "a layout of your own for the embedded default", True),
@@ -102,7 +105,8 @@ def load_reranker(
             trained; a folder that ``sightline train`` wrote; a decoder model, ``smollm2``, or ``hf:`` and what
             `load_decoder` loads: a name on the hub, a folder, or a GGUF file (``hf:FILE.gguf``,
             ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; ``late-interaction:MODEL``, a ColBERT-like model, or
-            ``encoder:MODEL``, a bi-encoder, whose token states are read. ``smollm2#LAYOUT``, ``hf:MODEL#LAYOUT``,
+            ``encoder:MODEL``, a bi-encoder, whose token states are read; or ``remote:PROVIDER/MODEL`` or
+            ``remote:URL/MODEL``, a rerank API, see `sightline.models.remote`. ``smollm2#LAYOUT``, ``hf:MODEL#LAYOUT``,
             ``late-interaction:MODEL#LAYOUT`` and ``encoder:MODEL#LAYOUT`` also name the layout. If you give ``layout``,
             you may leave the ``hf:`` out.
         layout: for ``late-interaction:`` and ``encoder:``: a layout of the embedded default, whose reader they replace,
@@ -112,7 +116,8 @@ def load_reranker(
             ``qwen3-reranker``, another that `list_rerankers` names. Or the path of a YAML file, or a `Layout`.
         options: ``dtype``, ``device`` and ``cache``, see `LateInteractionReranker`; for ``late-interaction:`` and
             ``encoder:`` also ``revision``, and for the latter ``truncate_dim``; for cross-encoders ``dtype``,
-            ``device`` and ``revision``; for decoder models those of `DecoderReranker`.
+            ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for decoder models those of
+            `DecoderReranker`.
             All others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
@@ -191,17 +196,15 @@ def _load_reader(parsed: RerankerName, name: str, layout: Layout | str | None, o
 
 
 def _load_scorer(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
-    from ..models.scorers import SCORERS
-    from .layout import RelevanceSpec
-    from .pointwise import PointwiseReranker
+    from .pointwise import SCORERS, PointwiseReranker
 
     if layout is not None:
         raise InputError(f"{name!r} has no layout; leave layout={layout!r} out")
-    if unknown := sorted(set(options) - {"device", "dtype", "revision"}):
-        raise InputError(f"a {parsed.kind} has no option {unknown[0]!r}; it has device, dtype and revision")
-    # A cross-encoder's score is a logit, and a sigmoid of it the probability that it was trained to give.
-    relevance = RelevanceSpec(slope=1.0, offset=0.0) if parsed.kind == "cross-encoder" else None
-    return PointwiseReranker(SCORERS[parsed.kind](parsed.model, **options), parsed.kind, name, relevance)
+    scorer = SCORERS[parsed.kind]
+    known = sorted(set(inspect.signature(scorer).parameters) - {"name"})
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(f"{parsed.kind}: has no option {unknown[0]!r}; it has {', '.join(known)}")
+    return PointwiseReranker(scorer(parsed.model, **options), parsed.kind, name)
 
 
 def _load_cascade(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
@@ -227,6 +230,7 @@ _LOADERS: Mapping[Kind, _Loader] = {
     "cross-encoder": _load_scorer,
     "encoder": _load_reader,
     "late-interaction": _load_reader,
+    "remote": _load_scorer,
     "cascade": _load_cascade,
 }
 

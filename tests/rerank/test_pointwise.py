@@ -7,6 +7,7 @@ import torch
 
 from sightline.documents import Document
 from sightline.errors import InputError, ModelError, RankingError
+from sightline.models.scorers import Scorer
 from sightline.rerank import LateInteractionReranker
 from sightline.rerank.loading import load_reranker
 from sightline.rerank.pointwise import PointwiseReranker
@@ -97,9 +98,11 @@ def test_other_names_are_ours():
         load_reranker("cross-encoders:x")
 
 
-class Fixed:
+class Fixed(Scorer):
+    name = "fixed"
+
     def __init__(self, values):
-        self.values, self.name, self.revision, self.dtype, self.window = values, "fixed", "", "float32", None
+        self.values = values
 
     def score(self, query, texts):
         return self.values[: len(texts)], [0] * len(texts)
