@@ -155,6 +155,11 @@ def _check_files(kind: type, name: str) -> None:
     for path in sorted(folder.rglob("*.json")):
         _json(path)
     modules = folder / "modules.json"
+    if not modules.is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"the weights of {name!r} cannot be loaded as {kind.__name__}: no modules.json or config.json there; give "
+            "the folder of a model, or a name on the hub"
+        )
     if not any(path.name in _TOKENIZERS or path.suffix == ".model" for path in folder.rglob("*")):
         # transformers would make one up, which knows no word
         raise ModelError(
