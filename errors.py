@@ -17,6 +17,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "RankingError",
+    "RemoteError",
     "SightlineError",
     "TrainingError",
     "UnknownNameError",
@@ -72,6 +73,10 @@ class IndexLockedError(IndexStoreError):
 
 class ModelError(SightlineError):
     """A model cannot be found, is not the one asked for, or cannot do what is asked of it."""
+
+
+class RemoteError(ModelError):
+    """A rerank API refused a request, cannot be reached, or gave an answer that cannot be used."""
 
 
 class RankingError(SightlineError):

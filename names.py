@@ -2,9 +2,12 @@
 
 SYSTEM   = FIRST | FIRST "+" RERANKER
 FIRST    = bm25 | dense | hybrid | the name of a given run
-RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | cross-encoder:MODEL | late-interaction:MODEL | CASCADE
+RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | READER[#LAYOUT] | cross-encoder:MODEL | REMOTE
+         | CASCADE
 CASCADE  = RERANKER ">" RERANKER ["@" N]          the second ranks the N best of the first, 20 unless it says otherwise
+READER   = encoder:MODEL | late-interaction:MODEL    a bi-encoder's or a ColBERT-like model's token states
 DECODER  = smollm2 | hf:MODEL         MODEL = REPOSITORY | REPOSITORY:FILE.gguf | FOLDER | FILE.gguf
+REMOTE   = remote:SERVER/MODEL[#raw]              SERVER = cohere | jina | voyage | a URL that ends in /rerank
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
+from urllib.parse import urlsplit
 
 from .errors import InputError
 from .wording import did_you_mean, quoted
@@ -26,10 +30,12 @@ __all__ = [
     "FIRST_STAGES",
     "LAYOUTS",
     "PREFIXES",
+    "READERS",
     "SHIPPED",
     "CascadeName",
     "FirstStage",
     "Kind",
+    "RemoteName",
     "RerankerName",
     "SystemName",
     "folder_of",
@@ -39,17 +45,22 @@ __all__ = [
 
 FirstStage = Literal["bm25", "dense", "hybrid"]
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
-Kind = Literal["layout", "folder", "hf", "cross-encoder", "late-interaction", "cascade"]
-PREFIXES = ("hf", "cross-encoder", "late-interaction")
+Kind = Literal["layout", "folder", "hf", "cross-encoder", "encoder", "late-interaction", "remote", "cascade"]
+PREFIXES = ("hf", "cross-encoder", "encoder", "late-interaction")  # before the name of a model of the hub
 CASCADE_TOP = 20
 """How many documents the second reranker of a cascade ranks, if its name does not say."""
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
 SHIPPED = {name: Path(str(_DATA / name.replace("-", "_"))) for name in ("sightline-mini", "sightline-135m")}
+# Kinds of block readers, each with the layout that it gets if none is named.
+READERS: dict[Kind, str] = {"encoder": "minilm-log-mass", "late-interaction": "minilm-maxsim"}
 # Decoder models that have a name of their own, each with the layout that it gets if none is named.
 DECODERS = {"smollm2": "icr-block-heads"}
 # The number of documents may be followed by a weight; anything else belongs to the name.
 _ENDING = re.compile(r"@(?P<top>\d{1,9})(?:\*(?P<weight>\d{1,9}(?:\.\d{1,9})?|\.\d{1,9}))?$", re.ASCII)
+_PROVIDER = re.compile(r"[\w.-]*", re.ASCII)
+_VERSIONED = re.compile(r"/v\d+/rerank$", re.IGNORECASE)  # such a path takes a model's name
+_SERVER = re.compile(r"(?P<server>https?://[!-~]*?/rerank)(?:/(?P<model>.*))?", re.IGNORECASE | re.DOTALL)
 _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -104,12 +115,12 @@ class RerankerName:
     """A reranker's name, taken apart.
 
     Args:
-        kind: ``hf``, ``cross-encoder`` or ``late-interaction`` before a colon; ``layout`` for a layout that ships with
-            Sightline or a ``.yaml`` file; ``cascade`` for two rerankers with a ``>`` between them; ``folder`` for
-            anything else.
-        model: name or folder of the model; of kind ``layout``, name or file of the layout; of kind ``cascade`` the
-            whole name, see `CascadeName`.
-        layout: what ``#`` adds to ``hf:MODEL`` or ``smollm2``, or "".
+        kind: ``hf``, ``cross-encoder``, ``encoder``, ``late-interaction`` or ``remote`` before a colon; ``layout`` for
+            a layout that ships with Sightline or a ``.yaml`` file; ``cascade`` for two rerankers with a ``>`` between
+            them; ``folder`` for anything else.
+        model: name or folder of the model; of kind ``layout``, name or file of the layout; of kind ``remote`` all that
+            follows the colon, see `RemoteName`; of kind ``cascade`` the whole name, see `CascadeName`.
+        layout: what ``#`` adds to ``hf:MODEL``, ``smollm2``, ``encoder:MODEL`` or ``late-interaction:MODEL``, or "".
 
     Example:
         >>> RerankerName.parse("hf:Qwen/Qwen3-0.6B#icr")
@@ -131,7 +142,7 @@ class RerankerName:
         """Parse a name; whether there is such a reranker, `sightline.load_reranker` finds out.
 
         Raises:
-            InputError: if it is not a text or a path, or names a kind of model and no model.
+            InputError: if it is not a text or a path, names a kind of model and no model, or `RemoteName` refuses it.
         """
         name = os.fspath(name) if isinstance(name, os.PathLike) else name
         if not isinstance(name, str):
@@ -140,11 +151,14 @@ class RerankerName:
             return cls("cascade", name)
         kind, colon, rest = name.partition(":")
         if colon and kind in PREFIXES:
-            model, layout = _model_and_layout(rest) if kind == "hf" else (rest, "")
+            model, layout = (rest, "") if kind == "cross-encoder" else _model_and_layout(rest)
             if not model:
                 example = "Qwen/Qwen3-0.6B" if kind == "hf" else "PATH"
                 raise InputError(f"{name!r} names no model; add its name on the hub or its folder: {kind}:{example}")
             return cls(cast(Kind, kind), model, layout)
+        if colon and kind == "remote":
+            RemoteName.parse(rest)
+            return cls("remote", rest)
         if name in layout_names() or name.endswith((".yaml", ".yml")):
             return cls("layout", name)
         model, layout = _model_and_layout(name)
@@ -157,6 +171,75 @@ def _model_and_layout(text: str) -> tuple[str, str]:
         return file["model"], file["layout"] or ""
     model, _, layout = text.partition("#")
     return model, layout
+
+
+class RemoteName(NamedTuple):
+    """A reranker behind a rerank API: what follows ``remote:``.
+
+    Args:
+        server: a provider, such as ``cohere``, or a URL whose path ends in ``/rerank``.
+        model: name of the model; "" for a server that has one model and takes no name (text-embeddings-inference).
+        raw: whether ``#raw`` follows: scores may be any numbers, and are no probabilities.
+
+    Example:
+        >>> RemoteName.parse("cohere/rerank-v3.5")
+        RemoteName(server='cohere', model='rerank-v3.5', raw=False)
+        >>> RemoteName.parse("http://localhost:8000/v1/rerank/BAAI/bge-reranker-v2-m3#raw")
+        RemoteName(server='http://localhost:8000/v1/rerank', model='BAAI/bge-reranker-v2-m3', raw=True)
+        >>> RemoteName.parse("http://localhost:8080/rerank")
+        RemoteName(server='http://localhost:8080/rerank', model='', raw=False)
+    """
+
+    server: str
+    model: str
+    raw: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> RemoteName:
+        """Parse ``PROVIDER/MODEL``, ``URL/MODEL`` or ``URL``, each perhaps with ``#raw`` behind it.
+
+        Messages don't quote a URL: what is wrong with it may be that it holds a secret.
+
+        Raises:
+            InputError: if the URL is not of HTTP, holds a user, a password or a query, or does not end in ``/rerank``,
+                or the model's name is missing.
+        """
+        rest, sign, ending = name.partition("#")
+        if sign and ending != "raw":
+            raise InputError("the # of a remote reranker may be followed by raw, for scores that are no probabilities")
+        if _PROVIDER.fullmatch(server := rest.partition("/")[0]):
+            model: str | None = rest.partition("/")[2]
+        elif "?" in rest or (parts := _SERVER.fullmatch(rest)) is None or "@" in parts["server"]:
+            raise InputError(
+                "the URL of a remote reranker begins with http:// or https://, ends in /rerank before the model's "
+                "name, and holds no user, password or query, since names are printed and stored: "
+                "remote:http://localhost:8000/v1/rerank/MODEL; set a key as SIGHTLINE_REMOTE_KEY in the environment"
+            )
+        else:
+            server, model = parts["server"], parts["model"]
+            _check_host(server)
+            if model is None and not _VERSIONED.search(server):
+                return cls(server, "", bool(sign))
+        if not (model or "").strip():
+            raise InputError(
+                f"{quoted('remote:' + rest)} names no model; write remote:PROVIDER/MODEL, such as "
+                "remote:cohere/rerank-v3.5, or remote:URL/MODEL, such as remote:http://localhost:8000/v1/rerank/MODEL"
+            )
+        return cls(server, model or "", bool(sign))
+
+
+def _check_host(url: str) -> None:
+    """Refuse a URL that no connection can be made to."""
+    try:
+        host, _ = urlsplit(url).hostname, urlsplit(url).port
+        usable = bool((host or "").encode("idna"))
+    except ValueError:  # of which UnicodeError, for the parts of a host's name, is one
+        usable = False
+    if not usable:
+        raise InputError(
+            "the URL of a remote reranker has no host, or a host or port that there cannot be; "
+            "write remote:http://localhost:8000/v1/rerank/MODEL"
+        )
 
 
 class CascadeName(NamedTuple):

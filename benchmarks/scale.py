@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -138,11 +138,12 @@ def scale(
     folder: Path,
     passages: Annotated[list[int] | None, typer.Option(help="Sizes; by default 10000, 100000 and 1000000.")] = None,
     factory: Annotated[list[str] | None, typer.Option(help=f"By default {', '.join(FACTORIES)}.")] = None,
+    lexical: Annotated[Literal["fts5", "tantivy"], typer.Option(help="BM25 engine.")] = "tantivy",
     queries: Annotated[int, typer.Option(help="Different queries to time.")] = 200,
     candidates: Annotated[int, typer.Option(help="Candidates per query.")] = 100,
     scratch: Annotated[Path | None, typer.Option(help="Folder for the indexes, which are kept there.")] = None,
 ) -> None:
-    """Build an index of each size with each FAISS structure, search it, and print what that took."""
+    """Build an index of each size, search it with each FAISS structure in turn, and print what that took."""
     made = MadeUp(folder)
     reader = TableReader(made.words.tolist())
     reranker = LateInteractionReranker("minilm", reader)
@@ -151,38 +152,30 @@ def scale(
         where = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for size in passages or [10_000, 100_000, 1_000_000]:
             asked = made.queries(queries, size)
-            first: Path | None = None
+            path = where / f"{size}-{lexical}"
             for name in factory or FACTORIES:
-                path = where / f"{size}-{name.replace(',', '-')}"
+                what = "structure alone" if _with_factory(path, name) else "all"
                 started = time.perf_counter()
-                if first is not None:
-                    _with_factory(first, path, name)
-                Index.build(path, made.passages(size), encoder=reader, faiss=name, max_tokens=0).close()
-                built = time.perf_counter() - started
-                row: dict[str, Any] = {
-                    "passages": size,
-                    "faiss": name,
-                    "all but FAISS": "built" if first is None else "copied",
-                }
-                rows.append(row | {"build, s": built} | _search(path, reader, reranker, asked, candidates))
-                first = first or path
+                Index.build(
+                    path, made.passages(size), encoder=reader, faiss=name, lexical=lexical, max_tokens=0
+                ).close()
+                spent = time.perf_counter() - started
+                row: dict[str, Any] = {"passages": size, "faiss": name, "lexical": lexical, "built": what}
+                rows.append(row | {"build, s": spent} | _search(path, reader, reranker, asked, candidates))
+                typer.echo(json.dumps(rows[-1]), err=True)  # hours lie between the rows of large collections
     print_report(
         {"words of a passage, median": float(np.median(made.lengths)), "state": f"{_DIM} x int8", "rows": rows}
     )
 
 
-def _with_factory(source: Path, target: Path, factory: str) -> None:
-    """Copy an index, as one of another FAISS structure that was interrupted before the structure was built."""
-    if target.exists():
-        return
-    half = target.with_name(f"{target.name}.half")
-    shutil.rmtree(half, ignore_errors=True)
-    shutil.copytree(source, half)
-    manifest = Manifest.load(half)
+def _with_factory(path: Path, factory: str) -> bool:
+    """Whether there is a whole index; it is left as one of this FAISS structure, which is yet to be built."""
+    if not (path / "manifest.json").exists() or not (manifest := Manifest.load(path)).complete:
+        return False
     if manifest.faiss.file is not None:
-        (half / manifest.faiss.file).unlink()
-    dataclasses.replace(manifest, faiss=FaissRecord(factory, ""), complete=False).save(half)
-    half.rename(target)
+        (path / manifest.faiss.file).unlink()
+    dataclasses.replace(manifest, faiss=FaissRecord(factory, ""), complete=False).save(path)
+    return True
 
 
 def _search(

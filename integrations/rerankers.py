@@ -81,7 +81,10 @@ class Reranker(BaseRanker):
             raise InputError(f"lang={lang!r} chooses no model here; leave it out, and name a model that reads it")
         for name, value in options.items():
             if name in ("api_key", "api_provider", "url") and value is not None:
-                raise InputError(f"{name} is for rerank services, and nothing here calls one; leave it out")
+                raise InputError(
+                    f"{name} has no meaning here: a rerank service is named in model_name, as remote:cohere/MODEL or "
+                    "remote:URL/MODEL, and its key comes from the environment, such as COHERE_API_KEY"
+                )
             if value is not None:
                 raise InputError(f"{name} has no meaning for a reranker of Sightline; leave it out")
         self._reranker, self._min_score = drop_in(model_name, cache_mb, dtype=dtype, device=device), min_score

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -23,6 +22,7 @@ from .devices import choose_device, native_dtype
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .linears import pack_linears
 from .notices import without_notices
+from .trained import hash_of_files
 
 __all__ = ["load_config", "load_decoder", "load_tensors", "load_weights", "revision_of"]
 
@@ -243,15 +243,7 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
     else:
         return getattr(config, "_commit_hash", None) or asked or ""
     base = base_of(name)
-    hasher = hashlib.sha256(b"" if base is None else revision_of(base, config, asked).encode())
-    for path in paths:
-        size = path.stat().st_size
-        hasher.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as opened:
-            hasher.update(opened.read(1 << 20))
-            opened.seek(max(0, size - (1 << 20)))
-            hasher.update(opened.read())
-    return hasher.hexdigest()[:16]
+    return hash_of_files(paths, "" if base is None else revision_of(base, config, asked))
 
 
 def _loading(name: str, load: Callable[[], Any]) -> Any:

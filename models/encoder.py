@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError
-from .loading import load_reader
+from .loading import load_reader, load_text_model
 
 __all__ = ["Encoder", "load_encoder"]
 
@@ -59,24 +58,17 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     """Load a bi-encoder by name.
 
     ``minilm`` is the embedded default; ``none`` embeds nothing, for an index that is searched by words alone; any other
-    name is that of a sentence-transformers model, or the path of one.
+    name is that of a sentence-transformers model, or the path of one, and ``late-interaction:`` before it takes the
+    mean of a late-interaction model's token vectors. Most are block readers, too: see `load_reader`.
 
     Args:
         name: what to load.
-        options: passed to `SentenceTransformerEncoder` (``truncate_dim``, ``device``, ``dtype``, ``revision``, ...) or
-            `load_reader` (``max_length``, ``device``, ``dtype``).
+        options: see `load_reader`.
 
     Raises:
-        InputError: if the embedded default is given an option that it does not have.
+        InputError: if it is given an option that it does not have.
         ModelError: if there is no such model, or it cannot serve as a bi-encoder.
     """
     if name == "none":
         return _NoEncoder()
-    if name == "minilm":
-        unknown = sorted(set(options) - {"max_length", "device", "dtype"})
-        if unknown:
-            raise InputError(f"the encoder 'minilm' has no option {unknown[0]!r}; it has max_length, device and dtype")
-        return cast(Encoder, load_reader(**options))
-    from .sentence_transformer import SentenceTransformerEncoder
-
-    return SentenceTransformerEncoder(name, **options)
+    return load_text_model(name, **options)

@@ -1,32 +1,99 @@
-"""Block readers by name."""
+"""Block readers and bi-encoders by name."""
 
 from __future__ import annotations
 
+import functools
+import os
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 
 if TYPE_CHECKING:
-    from .reader import TrainableReader
+    from .network_reader import NetworkReader
+    from .sentence_transformer import SentenceTransformerEncoder
 
-__all__ = ["load_reader"]
+__all__ = ["absolute_name", "load_reader", "load_text_model"]
+
+_PLAIN = ("minilm", "none")  # not folders, even where there is one of that name
+
+_OPTIONS = {
+    "minilm": ("max_length", "device", "dtype"),
+    "late-interaction": ("max_length", "device", "dtype", "revision"),
+    "encoder": ("max_length", "device", "dtype", "revision", "truncate_dim", "token_budget"),
+}
 
 
-def load_reader(name: str = "minilm", *, shared: bool = True, **options: Any) -> TrainableReader:
+def load_reader(name: str = "minilm", **options: Any) -> NetworkReader:
     """Load a block reader by name.
 
+    Whoever asks for the same gets the same object, so that one forward pass of a query serves the bi-encoder and the
+    reranker.
+
     Args:
-        name: ``minilm``, the embedded default.
-        shared: return one object to all who ask for the same, so that one forward pass of a query serves the
-            bi-encoder and the reranker. False makes an object of your own, to train, or with trained weights.
-        options: those of `sightline.models.minilm.load_minilm`; if not shared, of `sightline.models.minilm.MiniLM`.
+        name: ``minilm``, the embedded default; ``late-interaction:MODEL``, a model of PyLate, ColBERT or
+            sentence-transformers' MultiVectorEncoder; ``encoder:MODEL``, or MODEL alone, a bi-encoder of
+            sentence-transformers. MODEL is a folder or a name on the hub.
+        options: ``max_length``, ``device`` and ``dtype``; for ``late-interaction:`` and ``encoder:`` also
+            ``revision``, and for the latter ``truncate_dim`` and ``token_budget``. None stands for the default.
 
     Raises:
-        InputError: if there is no such reader, or it has no such option.
-        ModelError: if its weights cannot be loaded.
-    """
-    from .minilm import MiniLM, load_minilm
+        InputError: if the name has no model, or the reader no such option.
+        ModelError: if there is no such model, its weights cannot be loaded, or it has no token states.
 
-    if name != "minilm":
-        raise InputError(f"no block reader {name!r}; there is 'minilm'")
-    return load_minilm(**options) if shared else MiniLM(**options)
+    Example:
+        >>> load_reader().name
+        'minilm'
+    """
+    from .network_reader import NetworkReader
+
+    loaded = load_text_model(name, **options)
+    if not isinstance(loaded, NetworkReader):
+        raise ModelError(f"{name!r} has embeddings, and no token states: {loaded.reason}")
+    return loaded
+
+
+def load_text_model(name: str, **options: Any) -> NetworkReader | SentenceTransformerEncoder:
+    """Load what `load_reader` loads, or a bi-encoder without token states; see there.
+
+    Raises:
+        InputError: see `load_reader`.
+        ModelError: see `load_reader`.
+    """
+    kind, colon, model = name.partition(":")
+    if name == "minilm":
+        kind = model = name
+    elif not colon or kind not in _OPTIONS:
+        kind, model = "encoder", name
+    if not model or (kind == "minilm" and colon):
+        raise InputError(f"{name!r} names no model; add its name on the hub or its folder: {kind}:PATH")
+    if unknown := sorted(set(options) - set(_OPTIONS[kind])):
+        raise InputError(f"the reader {name!r} has no option {unknown[0]!r}; it has {', '.join(_OPTIONS[kind])}")
+    given = {option: value for option, value in options.items() if value is not None}
+    if kind == "minilm":
+        from .minilm import load_minilm
+
+        return load_minilm(**given)
+    if os.path.isdir(model):  # noqa: PTH112 - Path.is_dir raises at long names
+        model = os.path.realpath(model)  # another working directory means another model
+    return _load(kind, model, tuple(sorted(given.items())))
+
+
+def absolute_name(name: str) -> str:
+    """The name of a reader or encoder, the path of a model in it made absolute.
+
+    Example:
+        >>> absolute_name("minilm"), absolute_name("late-interaction:/models/./mine")
+        ('minilm', 'late-interaction:/models/./mine')
+    """
+    kind, colon, _ = name.partition(":")
+    prefix = kind + colon if colon and kind in _OPTIONS else ""
+    path = name.removeprefix(prefix)
+    return prefix + os.path.realpath(path) if prefix + path not in _PLAIN and os.path.exists(path) else name  # noqa: PTH110
+
+
+@functools.lru_cache(maxsize=4)
+def _load(kind: str, model: str, given: tuple[tuple[str, Any], ...]) -> NetworkReader | SentenceTransformerEncoder:
+    from .sentence_transformer import LateInteractionReader, load_sentence_transformer
+
+    make = LateInteractionReader if kind == "late-interaction" else load_sentence_transformer
+    return make(model, **dict(given))

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .batching import token_budget_batches, tokens_at_once
 from .devices import choose_device
+from .network_reader import NetworkReader
 from .notices import without_notices
-from .reader import Tokens, TokenStates, TrainableReader
+from .reader import Tokens, TrainableReader
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_QUERIES_REMEMBERED = 1024
 
 
 def find_minilm(path: str | Path | None = None) -> Path:
@@ -93,7 +92,7 @@ def _locate(path: str | Path | None) -> Path:
         ) from error
 
 
-class MiniLM(TrainableReader):
+class MiniLM(NetworkReader, TrainableReader):
     """The default model, as bi-encoder (`Encoder`) and as block reader (`TrainableReader`).
 
     Args:
@@ -138,14 +137,13 @@ class MiniLM(TrainableReader):
         if dtype not in ("float32", "bfloat16", "float16"):
             raise InputError(f"dtype is 'float32', 'bfloat16' or 'float16', not {dtype!r}")
         folder = find_minilm(path)
+        super().__init__(choose_device(device))
         self.max_length, self.dtype = max_length, dtype
-        self.device = choose_device(device)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         vocabulary = self._tokenizer.get_vocab()
         self._cls, self._sep = vocabulary["[CLS]"], vocabulary["[SEP]"]
-        self._queries: dict[str, TokenStates] = {}
         self._packed: PackedBert | None = None
         self._unpackable = False
         with without_notices():  # the checkpoint's pooling layer is left out
@@ -163,37 +161,6 @@ class MiniLM(TrainableReader):
             self.revision = revision
         self.network.eval().to(self.device)
 
-    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed queries: float32 (N, 384), unit rows."""
-        if not texts:
-            return np.empty((0, self.dim), dtype=np.float32)
-        return np.concatenate([read.pooled for read in self.read_queries(texts)])
-
-    def read_queries(self, texts: Sequence[str]) -> list[TokenStates]:
-        """Read queries, each as a list of one; recent ones are remembered, for the bi-encoder and the block reader."""
-        # Threads may replace or fill the memory meanwhile: look once, and answer from what was seen.
-        remembered = self._queries
-        known = {text: read for text in texts if (read := remembered.get(text)) is not None}
-        new = list(dict.fromkeys(text for text in texts if text not in known))
-        if new:
-            read = self.read(new)
-            assert read.states is not None
-            for i, text in enumerate(new):
-                rows = slice(read.offsets[i], read.offsets[i + 1])
-                text_row = slice(i, i + 1)
-                offsets = read.offsets[i : i + 2] - read.offsets[i]
-                known[text] = TokenStates(
-                    read.states[rows], offsets, read.spans[rows], read.pooled[text_row], read.truncated[text_row]
-                )
-            if len(remembered) + len(new) > _QUERIES_REMEMBERED:
-                remembered = self._queries = {}
-            remembered.update((text, known[text]) for text in new[:_QUERIES_REMEMBERED])
-        return [known[text] for text in texts]
-
-    def forget_queries(self) -> None:
-        """Drop what `read_queries` remembers, so that a benchmark reads every query."""
-        self._queries = {}
-
     def weights_changed(self) -> None:
         """See `TrainableReader.weights_changed`."""
         self._queries, self._packed = {}, None
@@ -202,10 +169,6 @@ class MiniLM(TrainableReader):
     def config(self) -> Any:
         """The transformer's configuration, as transformers has it."""
         return self.network.config
-
-    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed documents: float32 (N, 384), unit rows. This model treats them as it treats queries."""
-        return self.read(texts, states=False).pooled
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span of every token of the whole text, special tokens left out."""
@@ -221,58 +184,20 @@ class MiniLM(TrainableReader):
         encodings = (self._tokenizer.encode(text, add_special_tokens=False) for text in texts)
         return [np.array(e.offsets[: self.room], dtype=np.int32).reshape(-1, 2) for e in encodings]
 
-    def read(
-        self,
-        texts: Sequence[str],
-        *,
-        kind: Literal["query", "document"] = "document",
-        states: bool = True,
-        behind: str = "",
-    ) -> TokenStates:
-        """Read each text alone, in length-sorted batches under a token budget.
+    def _tokenised(self, texts: Sequence[str], kind: Literal["query", "document"], behind: str) -> Tokens:
+        return self.tokenise(texts, behind=behind)
 
-        Args:
-            texts: N strings; an empty one has no token states and the embedding of an empty text.
-            kind: has no effect: this model reads queries as it reads documents.
-            states: whether to keep the token states (4 * 384 bytes per token); False gives the embeddings alone.
-            behind: a text that every text sees before itself, such as the query. Its own states are left out, and what
-                it takes of the room, up to a half, is lost to the texts.
-
-        Returns:
-            `TokenStates` in input order. Up to rounding, a text's rows depend on nothing but the text.
-        """
+    def _forward(
+        self, tokens: Tokens, batch: Sequence[int], kind: Literal["query", "document"]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         import torch
 
-        from ..kernels.threads import idle_threads
-
-        tokens = self.tokenise(texts, behind=behind)
-        counts = tokens.counts
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        packed = np.empty((int(offsets[-1]), self.dim), dtype=np.float32) if states else None
-        pooled = np.empty((len(counts), self.dim), dtype=np.float32)
-        with torch.inference_mode():
-            # Texts that differ but have the same tokens are read once, so that they get the same rows to the last bit.
-            first: dict[tuple[int, ...], int] = {}
-            source = [first.setdefault(tuple(ids), i) for i, ids in enumerate(tokens.ids)]
-            distinct = np.array(list(first.values()), dtype=np.int64)
-            sizes = (counts[distinct] + tokens.lead + 1).tolist()
-            for places in token_budget_batches(sizes, tokens_at_once(self.device)):
-                with idle_threads():
-                    batch = distinct[places].tolist()
-                    read = self._last_hidden(tokens, batch).split([len(tokens.ids[i]) for i in batch])
-                    means = torch.stack([rows.mean(dim=0) for rows in read])
-                    pooled[batch] = torch.nn.functional.normalize(means, dim=-1).cpu().numpy()
-                    if packed is not None:
-                        for i, rows in zip(batch, read, strict=True):
-                            own = torch.nn.functional.normalize(rows[tokens.lead : counts[i] + tokens.lead], dim=-1)
-                            packed[offsets[i] : offsets[i + 1]] = own.cpu().numpy()
-        for i, origin in enumerate(source):
-            if origin != i:
-                pooled[i] = pooled[origin]
-                if packed is not None:
-                    packed[offsets[i] : offsets[i + 1]] = packed[offsets[origin] : offsets[origin + 1]]
-        spans = np.array([span for text_spans in tokens.spans for span in text_spans], dtype=np.int32).reshape(-1, 2)
-        return TokenStates(packed, offsets, spans, pooled, tokens.truncated)
+        read = self._last_hidden(tokens, batch).split([len(tokens.ids[i]) for i in batch])
+        means = torch.stack([rows.mean(dim=0) for rows in read])
+        own = [rows[tokens.lead : tokens.counts[i] + tokens.lead] for i, rows in zip(batch, read, strict=True)]
+        return [torch.nn.functional.normalize(rows, dim=-1) for rows in own], torch.nn.functional.normalize(
+            means, dim=-1
+        )
 
     def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
         """See `TrainableReader.tokenise`."""

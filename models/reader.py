@@ -35,10 +35,12 @@ class TokenStates:
     """What a reader saw in a list of N texts, packed: text n owns rows ``offsets[n]:offsets[n + 1]``.
 
     Args:
-        states: float32 (T, dim), L2-normalised last hidden states, special tokens left out; None if not asked for.
+        states: float32 (T, dim), L2-normalised states of the tokens; None if not asked for. Late-interaction models
+            also have states of their special tokens, markers and query expansion, others those of the text alone.
         offsets: int64 (N + 1,).
-        spans: int32 (T, 2), the characters ``[start, end)`` of its text that each token covers.
-        pooled: float32 (N, dim), L2-normalised mean over all tokens, special ones included: the bi-encoder's embedding.
+        spans: int32 (T, 2), the characters ``[start, end)`` of its text that each token covers. They never go back.
+            A token that is not of the text covers none: start and end are the end of the token before it.
+        pooled: float32 (N, dim), the bi-encoder's embedding.
         truncated: int64 (N,), how many tokens at the end of each text were not read.
     """
 
@@ -59,6 +61,9 @@ class Tokens:
         counts: int64 (N,), how many tokens of each text are read.
         truncated: int64 (N,), how many tokens at the end of each text are not.
         spans: the characters ``[start, end)`` that each token of each text covers.
+        kept: int64 (n,) of each text: the places, among its ids, of the tokens whose states are kept; None where they
+            stand together behind ``lead``.
+        expansion: bool (n,) of each text: which of its ids expand a query, as in ColBERT; None if there is no such.
     """
 
     ids: list[list[int]]
@@ -66,6 +71,8 @@ class Tokens:
     counts: np.ndarray
     truncated: np.ndarray
     spans: list[list[tuple[int, int]]]
+    kept: list[np.ndarray] | None = None
+    expansion: list[np.ndarray] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +265,7 @@ class BlockReader(Protocol):
         return [np.array(self.token_offsets(t)[: self.room], dtype=np.int32).reshape(-1, 2) for t in texts]
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens of a text that `read` would give, as strings."""
+        """The tokens of a query that `read_queries` would give, as strings."""
         return [text[start:end] for start, end in self.token_offsets(text)[: self.room]]
 
 

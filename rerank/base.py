@@ -60,7 +60,8 @@ class Scored:
         mass: float64 (N,), each document's share of the attention; None if the scores are not attention.
         shares: float64 (S, N), each signal token's attention on each document; None likewise.
         query_tokens: the S signal tokens.
-        truncated: int (N,), how many tokens at the end of each document were not read; None if all were read whole.
+        truncated: int (N,), how many tokens at the end of each document were not read; None if all were read whole,
+            or the reranker cannot tell.
         unread: places of the documents in which there was nothing to read. They are ranked last.
         attention: gives, for a place, the attention on each token of the document: int (T, 2), the characters of
             ``document.contents`` that each covers, and float (T,). None if the reranker cannot tell.
@@ -97,8 +98,8 @@ class Reranker(ABC):
         reader: the model whose token states can be given in place of texts; None if the reranker takes none.
         reading: how a decoder reads documents, which says whose decoder states can be given in place of texts; None for
             other rerankers.
-        window: how much of a text the reranker reads; None if it cannot tell. Then it cannot be served, and documents
-            are not cut into passages for it.
+        window: how much of a text the reranker reads; None if it cannot tell. Then documents are not cut into passages
+            for it, and whether it read them to their end is not known (`Ranked.truncated` is 0).
         has_evidence: whether it can mark what got the attention.
         list_free: whether a document's score depends on the query and the document only (and on the statistics by which
             BM25 was scored, where it has a part), so that scores of different lists can be compared. If False, scores

@@ -8,6 +8,7 @@ Zaharia, SIGIR 2020), whose MaxSim is one of the readouts.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,11 @@ from ..files import share_files
 from ..models.cache import DocumentCache
 from ..models.devices import native_dtype
 from ..models.loading import load_reader
+from ..models.minilm import MiniLM
 from ..models.reader import BlockReader, DocumentStates, TokenStates, document_states
 from ..retrieval.bm25 import background_bm25
 from .base import Request, Reranker, Scored
+from .hub import download, push_to_hub
 from .layout import Layout, check_kind, load_layout
 from .results import NOTHING
 
@@ -44,11 +47,12 @@ class LateInteractionReranker(Reranker):
 
     Args:
         layout: a `Layout` or the name of one.
-        reader: reads queries and documents; None for the embedded default.
+        reader: reads queries and documents; None for the one that the layout names.
         readout: what was learnt, for layouts whose readout is ``learnt``.
         name: the name that was asked for; None for the layout's.
-        dtype: what a reader that is loaded here computes with. None for float32, so that states which are kept are the
-            same wherever they were read; for layouts that keep nothing, `native_dtype`.
+        dtype: what a reader that is loaded here computes with. None for the reader's default, which is float32 for the
+            embedded one, so that states which are kept are the same wherever they were read; for layouts that keep
+            nothing, `native_dtype`.
         device: a torch device for a reader that is loaded here; None for CUDA where there is one, else CPU.
         cache: keeps the token states of documents for later lists, where the layout reads documents independently of
             the query; None keeps none.
@@ -87,7 +91,10 @@ class LateInteractionReranker(Reranker):
             )
         self.name = name or self.layout
         self.reader: BlockReader = reader or load_reader(
-            max_length=self.spec.max_block_tokens, device=_name(device), dtype=dtype or _default_dtype(self.spec)
+            self.spec.reader,
+            max_length=self.spec.max_block_tokens or None,
+            device=_name(device),
+            dtype=dtype or _default_dtype(self.spec),
         )
         self.window, self.model, self.revision = self.reader, self.reader.name, self.reader.revision
         self.learnt = readout
@@ -107,10 +114,11 @@ class LateInteractionReranker(Reranker):
         self.uses_bm25 = weights is not None and weights.bm25 != 0
 
     @classmethod
-    def load(
+    def from_pretrained(
         cls,
         folder: str | Path,
         *,
+        revision: str | None = None,
         dtype: str | None = None,
         device: str | torch.device | None = None,
         cache: DocumentCache | None = None,
@@ -119,7 +127,8 @@ class LateInteractionReranker(Reranker):
         """Load a trained reranker: ``layout.yaml`` and ``model.safetensors``.
 
         Args:
-            folder: the folder with both.
+            folder: the folder with both, or OWNER/NAME of a repository that `push_to_hub` wrote.
+            revision: branch, tag or commit of a repository; None for the newest. A folder has none.
             dtype: see `LateInteractionReranker`.
             device: see `LateInteractionReranker`.
             cache: see `LateInteractionReranker`.
@@ -129,16 +138,25 @@ class LateInteractionReranker(Reranker):
             ModelError: if the weights are missing, damaged, or of something else.
             InputError: if the layout is not valid.
         """
-        return cls(*_load_trained(Path(folder), changes, dtype, device), dtype=dtype, device=device, cache=cache)
+        found = None if Path(folder).is_dir() else download(str(folder), revision)
+        trained = _load_trained(found or Path(folder), changes, dtype, device)
+        return cls(*trained, dtype=dtype, device=device, cache=cache)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``layout.yaml`` and ``model.safetensors`` into a folder, for `load`; weights in half precision.
+    def push_to_hub(self, repository: str, *, revision: str | None = None, private: bool | None = None) -> str:
+        """Upload what `save_pretrained` writes; see `sightline.rerank.push_to_hub`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_to_hub(folder, repository, revision=revision, private=private)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``layout.yaml`` and ``model.safetensors``, in half precision, into a folder for `from_pretrained`.
 
         What the published model has is not written: only what was learnt.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         weights: dict[str, torch.Tensor] = {}
         if self.learnt is not None:
             weights |= {f"readout.{name}": value.detach() for name, value in self.learnt.state_dict().items()}
@@ -309,11 +327,10 @@ def _load_trained(
         raise ModelError(f"{path}: these are not weights that sightline train wrote for a reranker of this kind")
     reader = None
     if encoder:
-        reader = load_reader(
-            shared=False,
+        reader = MiniLM(
             device=device,
-            max_length=layout.max_block_tokens,
-            dtype=dtype or _default_dtype(layout),
+            max_length=layout.max_block_tokens or 256,
+            dtype=dtype or _default_dtype(layout) or "float32",
             trained=encoder,
             revision=f"sha256:{hashlib.sha256(data).hexdigest()}",
         )
@@ -325,8 +342,8 @@ def _name(device: str | torch.device | None) -> str | None:
     return None if device is None else str(device)
 
 
-def _default_dtype(layout: Layout) -> str:
-    return "float32" if layout.keepable else native_dtype(None)
+def _default_dtype(layout: Layout) -> str | None:
+    return None if layout.keepable else native_dtype(None)
 
 
 def _dtypes(states: Sequence[DocumentStates], kept: Sequence[DocumentStates | None], read: str) -> str:

@@ -359,7 +359,9 @@ class Layout:
         name: what it is asked for by; one word.
         max_block_tokens: tokens read of a document's block, template and special ones included; the rest of its text is
             cut, and counted.
+            0 for all that the reader reads; without a prompt only.
         readout: how attention becomes a score.
+        reader: without a prompt: a name for `sightline.models.loading.load_reader`: the model that reads the texts.
         prompt: how texts become a decoder's prompt; None if texts are read apart.
         documents_see_query: without a prompt: documents are read behind the query, so that they are read anew for each
             and their states cannot be kept. In a prompt, put ``{query}`` into the ``instruction``.
@@ -379,6 +381,7 @@ class Layout:
     name: str
     max_block_tokens: int
     readout: ReadoutSpec
+    reader: str = "minilm"
     prompt: PromptSpec | None = None
     documents_see_query: bool = False
     relevance: RelevanceSpec | None = None
@@ -387,13 +390,15 @@ class Layout:
         # The name becomes the tag of TREC runs, which blanks would break.
         if self.name.split() != [self.name]:
             _refuse("name must be a word without blanks")
-        limit = 512 if self.prompt is None else 1_000_000
-        if not 3 <= self.max_block_tokens <= limit:
+        limit = 512 if self.prompt is None and self.reader == "minilm" else 1_000_000
+        if not 3 <= self.max_block_tokens <= limit and (self.max_block_tokens or self.prompt is not None):
             _refuse(f"max_block_tokens must be from 3 to {limit}, not {quoted(self.max_block_tokens)}")
         if self.prompt is None:
             if self.readout.hidden:
                 _refuse(f"readout {self.readout.readout!r} reads the states of a decoder; the layout needs a prompt")
             self.readout.require_defaults("where texts are read apart")
+        elif self.reader != "minilm":
+            _refuse("reader is for texts that are read apart; for a decoder write hf:MODEL#LAYOUT")
         elif self.readout.readout in ("learnt", "fused"):
             _refuse(f"readout {self.readout.readout!r} is for texts that are read apart, not for decoders")
         elif (self.readout.readout == "yes_no") == bool(self.prompt.query):

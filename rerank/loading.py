@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelError, UnknownNameError
-from ..names import DECODERS, SHIPPED, CascadeName, Kind, RerankerName, folder_of, looks_local
+from ..names import DECODERS, READERS, SHIPPED, CascadeName, Kind, RerankerName, folder_of, looks_local
 from ..wording import did_you_mean, quoted
 from .base import Reranker
 
@@ -67,7 +67,11 @@ def list_rerankers() -> list[RerankerInfo]:
     return [
         *rerankers,
         RerankerInfo("cross-encoder:MODEL", "cross-encoder", "query and document read together", False),
-        RerankerInfo("late-interaction:MODEL", "late-interaction", "MaxSim of a ColBERT-like model", False),
+        RerankerInfo("late-interaction:MODEL", "late-interaction", "token states of a ColBERT-like model", True),
+        RerankerInfo("encoder:MODEL", "encoder", "token states of a sentence-transformers bi-encoder", True),
+        RerankerInfo(
+            "remote:SERVER/MODEL", "remote", "a rerank API, of a provider or by URL; texts are sent to it", False
+        ),
         RerankerInfo("FIRST>SECOND@N", "the second's", "the N best of one reranker, ranked by another", True),
         RerankerInfo("FOLDER", "its own", "what sightline train wrote, or a decoder model", True),
         RerankerInfo("FILE.yaml", "its own", "a layout of your own for the embedded default", True),
@@ -100,14 +104,20 @@ def load_reranker(
             ``minilm-mass`` or ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is
             trained; a folder that ``sightline train`` wrote; a decoder model, ``smollm2``, or ``hf:`` and what
             `load_decoder` loads: a name on the hub, a folder, or a GGUF file (``hf:FILE.gguf``,
-            ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; or ``late-interaction:MODEL``, a ColBERT-like model.
-            ``smollm2#LAYOUT`` and ``hf:MODEL#LAYOUT`` also name the layout. If you give ``layout``, you may leave the
-            ``hf:`` out.
-        layout: for decoder models: ``icr`` (training-free, the default of most), ``icr-block``, ``icr-block-heads``
-            (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, ``qwen3-reranker``,
-            another that `list_rerankers` names, the path of a YAML file, or a `Layout`.
-        options: ``dtype``, ``device`` and ``cache``, see `LateInteractionReranker`; for cross-encoders and
-            ``late-interaction:`` ``dtype``, ``device`` and ``revision``; for decoder models those of `DecoderReranker`.
+            ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; ``late-interaction:MODEL``, a ColBERT-like model, or
+            ``encoder:MODEL``, a bi-encoder, whose token states are read; or ``remote:PROVIDER/MODEL`` or
+            ``remote:URL/MODEL``, a rerank API, see `sightline.models.remote`. ``smollm2#LAYOUT``, ``hf:MODEL#LAYOUT``,
+            ``late-interaction:MODEL#LAYOUT`` and ``encoder:MODEL#LAYOUT`` also name the layout. If you give ``layout``,
+            you may leave the ``hf:`` out.
+        layout: for ``late-interaction:`` and ``encoder:``: a layout of the embedded default, whose reader they replace,
+            such as ``minilm-maxsim`` (the default of the former) or ``minilm-log-mass`` (of the latter), or one of
+            ``sightline tune``. For decoder models: ``icr`` (training-free, the default of most), ``icr-block``,
+            ``icr-block-heads`` (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``,
+            ``qwen3-reranker``, another that `list_rerankers` names. Or the path of a YAML file, or a `Layout`.
+        options: ``dtype``, ``device`` and ``cache``, see `LateInteractionReranker`; for ``late-interaction:`` and
+            ``encoder:`` also ``revision``, and for the latter ``truncate_dim``; for cross-encoders ``dtype``,
+            ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for decoder models those of
+            `DecoderReranker`.
             All others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
@@ -145,7 +155,7 @@ def _load_folder(parsed: RerankerName, name: str, layout: Layout | str | None, o
     if is_folder and _kind(folder) == "late-interaction":
         if layout is not None:
             raise InputError(f"{name!r} brings its own layout; leave layout={layout!r} out")
-        reranker = LateInteractionReranker.load(folder, **options)
+        reranker = LateInteractionReranker.from_pretrained(folder, **options)
         reranker.name = options.get("name", name)
         return reranker
     if is_folder or (name and layout is not None):
@@ -158,6 +168,10 @@ def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, 
     from .decoder.reranker import DecoderReranker, saved_layout
     from .layout import load_layout
 
+    if (folder := _from_hub(parsed.model, options)) is not None:
+        reranker = load_reranker(folder, layout=layout or parsed.layout or None, **options)
+        reranker.name = options.get("name", name)
+        return reranker
     own = set(inspect.signature(DecoderReranker).parameters) - {"model", "layout", "loading", "name"}
     own |= {"revision", "dtype", "device", "device_map", "quantization_config"}
     changes = {key: options.pop(key) for key in list(options) if key not in own}
@@ -167,18 +181,46 @@ def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, 
     return DecoderReranker(parsed.model, spec, name=name, **options)
 
 
+def _from_hub(model: str, options: dict[str, Any]) -> Path | None:
+    """The folder of a trained reranker on the hub, at the revision among the options; None for any other model."""
+    from .hub import download
+
+    if model in DECODERS or os.path.exists(folder_of(model)):  # noqa: PTH110 - Path.exists raises at long names
+        return None
+    folder = download(model, options.get("revision"))
+    if folder is not None:
+        options.pop("revision", None)
+    return folder
+
+
+def _load_reader(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
+    from ..models.loading import load_reader
+    from .late_interaction import LateInteractionReranker
+    from .layout import check_kind, load_layout
+
+    reader, default = f"{parsed.kind}:{parsed.model}", not (layout or parsed.layout)
+    loading = {key: options.pop(key) for key in ("dtype", "device", "revision", "truncate_dim") if key in options}
+    cache = options.pop("cache", None)
+    spec = load_layout(layout or parsed.layout or READERS[parsed.kind])
+    check_kind(spec, "late-interaction")
+    own: dict[str, Any] = {"name": parsed.kind} if default else {}
+    if spec.reader != reader:
+        own |= {"reader": reader, "max_block_tokens": 0}
+    spec = load_layout(spec, **own | options)
+    model = load_reader(reader, max_length=spec.max_block_tokens or None, **loading)
+    return LateInteractionReranker(spec, model, name=options.get("name", name) if not default else name, cache=cache)
+
+
 def _load_scorer(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
-    from ..models.scorers import SCORERS
-    from .layout import RelevanceSpec
-    from .pointwise import PointwiseReranker
+    from .pointwise import SCORERS, PointwiseReranker
 
     if layout is not None:
         raise InputError(f"{name!r} has no layout; leave layout={layout!r} out")
-    if unknown := sorted(set(options) - {"device", "dtype", "revision"}):
-        raise InputError(f"a {parsed.kind} has no option {unknown[0]!r}; it has device, dtype and revision")
-    # A cross-encoder's score is a logit, and a sigmoid of it the probability that it was trained to give.
-    relevance = RelevanceSpec(slope=1.0, offset=0.0) if parsed.kind == "cross-encoder" else None
-    return PointwiseReranker(SCORERS[parsed.kind](parsed.model, **options), parsed.kind, name, relevance)
+    scorer = SCORERS[parsed.kind]
+    known = sorted(set(inspect.signature(scorer).parameters) - {"name"})
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(f"{parsed.kind}: has no option {unknown[0]!r}; it has {', '.join(known)}")
+    return PointwiseReranker(scorer(parsed.model, **options), parsed.kind, name)
 
 
 def _load_cascade(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
@@ -202,7 +244,9 @@ _LOADERS: Mapping[Kind, _Loader] = {
     "folder": _load_folder,
     "hf": _load_decoder,
     "cross-encoder": _load_scorer,
-    "late-interaction": _load_scorer,
+    "encoder": _load_reader,
+    "late-interaction": _load_reader,
+    "remote": _load_scorer,
     "cascade": _load_cascade,
 }
 

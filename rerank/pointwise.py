@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from ..errors import InputError
-from ..models.scorers import Scorer
+from ..models.remote import RemoteScorer
+from ..models.scorers import CrossEncoderScorer, Scorer
 from .base import Request, Reranker, Scored
 from .layout import RelevanceSpec
 
-__all__ = ["PointwiseReranker"]
+__all__ = ["SCORERS", "PointwiseReranker"]
+
+SCORERS: Mapping[str, Callable[..., Scorer]] = {
+    "cross-encoder": CrossEncoderScorer,
+    "remote": RemoteScorer,
+}
+"""What scores, by the kind of the reranker's name."""
 
 
 class PointwiseReranker(Reranker):
@@ -21,11 +28,11 @@ class PointwiseReranker(Reranker):
         scorer: the model.
         kind: what it is, such as ``cross-encoder``; this is its ``layout``.
         name: the name that was asked for; None for ``KIND:MODEL``.
-        relevance: from scores to P(relevant); None if that is not known.
 
     Example:
-        >>> class Shortest:
-        ...     name, revision, dtype, window = "shortest", "", "float32", None
+        >>> from sightline.models.scorers import Scorer
+        >>> class Shortest(Scorer):
+        ...     name = "shortest"
         ...
         ...     def score(self, query, texts):
         ...         return [-float(len(text)) for text in texts], [0] * len(texts)
@@ -33,13 +40,11 @@ class PointwiseReranker(Reranker):
         ['text', 'long text']
     """
 
-    def __init__(
-        self, scorer: Scorer, kind: str, name: str | None = None, relevance: RelevanceSpec | None = None
-    ) -> None:
-        self.scorer, self.calibration = scorer, relevance
+    def __init__(self, scorer: Scorer, kind: str, name: str | None = None) -> None:
+        self.scorer, self.window, self.concurrent = scorer, scorer.window, scorer.concurrent
+        self.calibration = RelevanceSpec(slope=1.0, offset=0.0) if scorer.logits else None
         self.layout, self.model, self.revision = kind, scorer.name, scorer.revision
         self.name = name or f"{kind}:{scorer.name}"
-        self.window = scorer.window
         self.list_free = True
 
     def _score(self, lists: Sequence[Request]) -> list[Scored]:
@@ -50,11 +55,12 @@ class PointwiseReranker(Reranker):
             raise InputError(f"the query must be a text that is not empty, not {request.query!r}")
         # Equal texts get equal scores, to the last bit.
         texts = list(dict.fromkeys(document.contents for document in request.documents))
-        values, cut = self.scorer.score(request.query, texts) if texts else ([], [])
-        by_text = dict(zip(texts, zip(values, cut, strict=True), strict=True))
+        values, cut = self.scorer.score(request.query, texts) if texts else ([], None)
+        score_of = dict(zip(texts, values, strict=True))
+        cut_of = None if cut is None else dict(zip(texts, cut, strict=True))
         return Scored(
-            np.array([by_text[document.contents][0] for document in request.documents], dtype=np.float64),
-            truncated=[by_text[document.contents][1] for document in request.documents],
+            np.array([score_of[document.contents] for document in request.documents], dtype=np.float64),
+            truncated=None if cut_of is None else [cut_of[document.contents] for document in request.documents],
             dtype=self.scorer.dtype,
-            backend="sentence-transformers",
+            backend=self.scorer.backend,
         )

@@ -41,7 +41,7 @@ class Ranked:
         relevance: P(relevant), from 0 to 1, calibrated; None if the reranker has no calibration.
         mass: share of the query's attention that the document got, a mean over signal tokens; over a list it sums to 1.
             None for rerankers that do not score by attention.
-        truncated: tokens at its end that the model did not read.
+        truncated: tokens at its end that the model did not read; 0 of a reranker that cannot tell (`Reranker.window`).
         evidence: spans with their mass; None unless you asked for them.
         token_mass: attention mass by signal token, in the order of `Ranking.query_tokens`.
     """
@@ -65,12 +65,12 @@ class Ranking(Sequence[Ranked]):
         items: the documents, best first.
         total: how many documents were ranked, those below ``min_score`` included.
         query_tokens: the signal tokens.
-        truncated: how many of the ranked documents were not read to their end.
+        truncated: how many of the ranked documents were not read to their end; 0 if the reranker cannot tell.
         reranker: name of the reranker, as it was asked for.
         layout: name of its layout, or its kind if it has none, such as ``cross-encoder``.
         model: name of the model.
         revision: revision of the model's weights.
-        dtype: what the token states were computed with; float16 or int8 if they were kept in it.
+        dtype: what the token states were computed with; float16 or int8 if they were kept in it; "" if not known.
         backend: backend of the kernels.
         seconds: wall time.
         warnings: what you should know before you rely on this ranking.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .sources import as_documents, guess_format, load_documents
     from .sources.summary import LoadSummary
     from .store import StoredPassage
+    from .tantivy_index import TantivyIndex
     from .torch_index import TorchIndex
     from .vector_index import VectorIndex
 
@@ -40,6 +41,7 @@ _WHERE = {
     "PyseriniIndex": "pyserini_index",
     "LoadSummary": "sources.summary",
     "StoredPassage": "store",
+    "TantivyIndex": "tantivy_index",
     "TorchIndex": "torch_index",
     "VectorIndex": "vector_index",
     "as_documents": "sources",
@@ -58,6 +60,7 @@ __all__ = [
     "Manifest",
     "PyseriniIndex",
     "StoredPassage",
+    "TantivyIndex",
     "TorchIndex",
     "VectorIndex",
     "as_documents",

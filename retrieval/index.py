@@ -19,6 +19,7 @@ import numpy as np
 from ..documents import Document, encodable
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
 from ..models.encoder import Encoder, load_encoder
+from ..models.loading import absolute_name
 from ..models.reader import DecoderReader, StoredBlock
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
@@ -26,7 +27,7 @@ from .open_files import OpenFiles
 from .planning import PROBE, IndexSettings, make, plan
 from .sources import as_documents
 from .store import StoredPassage
-from .token_states import decode, decode_spans
+from .token_states import decode_spans
 from .writing import PATIENCE, Writer
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ __all__ = ["Index"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_EMBEDDED = ("minilm", "none")
 
 
 class Index:
@@ -508,12 +507,12 @@ class Index:
 
     def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
         """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
-        states = self._files.now().states
-        if states is None:
+        now, form = self._files.now(), self._files.form
+        if now.states is None or form is None:
             return None
         ranges = [stored.tokens for stored in passages]
-        populate(states, ranges)
-        return decode(states, ranges)
+        populate(now.states, ranges)
+        return form.decode(now.states, ranges, now.table)
 
     def token_spans(self, passages: Sequence[StoredPassage]) -> list[np.ndarray | None] | None:
         """The characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
@@ -547,9 +546,9 @@ def _load(settings: IndexSettings) -> Encoder:
                 "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
             )
         return encoder
-    if encoder not in _EMBEDDED and Path(encoder).exists():
-        encoder = str(Path(encoder).resolve())
-    return load_encoder(encoder, **options | ({} if settings.dtype is None else {"dtype": settings.dtype}))
+    return load_encoder(
+        absolute_name(encoder), **options | ({} if settings.dtype is None else {"dtype": settings.dtype})
+    )
 
 
 def _given_encoder(settings: IndexSettings) -> Encoder | None:

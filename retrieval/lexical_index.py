@@ -13,8 +13,9 @@ __all__ = ["LexicalIndex"]
 class LexicalIndex(Protocol):
     """What a lexical index must do. Rows are the integers by which the owner knows its passages.
 
-    `sightline.retrieval.fts5.Fts5Index` is the embedded one; `sightline.retrieval.pyserini_index.PyseriniIndex` runs
-    Anserini's Lucene in a process of its own. `sightline.retrieval.words` keeps them in step with an index.
+    `sightline.retrieval.fts5.Fts5Index` is the embedded one, `sightline.retrieval.tantivy_index.TantivyIndex` that for
+    large collections, and `sightline.retrieval.pyserini_index.PyseriniIndex` runs Anserini's Lucene in a process of its
+    own. `sightline.retrieval.words` keeps them in step with an index.
     """
 
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:

@@ -96,7 +96,7 @@ class FaissRecord:
 
 @dataclass(frozen=True)
 class LexicalRecord:
-    """The lexical engine: ``fts5``, ``pyserini`` or ``none``."""
+    """The lexical engine: ``fts5``, ``tantivy``, ``pyserini`` or ``none``."""
 
     __pydantic_config__: ClassVar = _STRICT
     engine: str

@@ -10,13 +10,14 @@ from typing import Any, Literal
 from .. import __version__
 from ..errors import IndexMismatchError, IndexStoreError, InputError
 from ..models.encoder import Encoder
+from ..models.loading import absolute_name
 from ..models.reader import DecoderForm, DecoderReader
 from .faiss_index import new_structure
 from .files import DATABASE, LOCKS, storage_errors
 from .manifest import EncoderRecord, FaissRecord, LexicalRecord, Manifest, PassageRecord, TokenStatesRecord
 from .passages import Splitter
 from .store import DocumentStore
-from .token_states import dtype_of, states_reader
+from .token_states import states_form, states_reader
 from .words import ENGINES, open_words
 
 __all__ = ["PROBE", "IndexSettings", "make", "plan"]
@@ -37,9 +38,13 @@ class IndexSettings:
             added later, are read as the encoder reads by itself. None for that. Not for an `Encoder` that is given.
         faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
         faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
-        lexical: the BM25 engine.
+        lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
+            time hardly grows with the collection; ``pyserini`` (extra ``pyserini``), Anserini's Lucene; or ``none``.
         token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (392 bytes a
-            token, with its place in the text), ``fp16`` (772) or ``none``.
+            token of 384 dimensions, with its place in the text), ``fp16`` (772), ``int4`` (200), ``pqM`` such as
+            ``pq48``, product quantisation in M bytes (52), which is learnt from the first passages; or ``none``.
+        reader: a name for `load_reader`, such as ``late-interaction:MODEL``: whose token states are kept. None for the
+            encoder's, if it has any, else those of the embedded default.
         decoder_states: a reranker by a decoder, whose layout reads documents independently of the query: keep its keys
             and values of every passage, so that it reads no text. It is needed again to add documents. None keeps none.
         decoder_form: ``int8``, a byte for each number and a scale per token and head, or ``fp16``.
@@ -57,8 +62,9 @@ class IndexSettings:
     dtype: str | None = None
     faiss: str = "Flat"
     faiss_parameters: str = ""
-    lexical: Literal["fts5", "pyserini", "none"] = "fts5"
-    token_states: Literal["none", "fp16", "int8"] = "int8"
+    lexical: Literal["fts5", "tantivy", "pyserini", "none"] = "fts5"
+    token_states: str = "int8"
+    reader: str | None = None
     decoder_states: DecoderReader | None = None
     decoder_form: Literal["fp16", "int8"] = "int8"
     max_tokens: int | None = None
@@ -80,7 +86,7 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
     """
     if not model.dim and (settings.faiss != "Flat" or settings.lexical == "none"):
         raise InputError("an index without embeddings has no FAISS structure, and needs a lexical engine")
-    states = _states(model, settings.token_states if model.dim else "none")
+    states = _states(model, settings)
     max_tokens = min(model.max_length, 256) - 2 if settings.max_tokens is None else settings.max_tokens
     if max_tokens:
         Splitter(model.token_offsets, max_tokens, settings.overlap)
@@ -102,11 +108,16 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
     )
 
 
-def _states(model: Encoder, kind: str) -> TokenStatesRecord:
+def _states(model: Encoder, settings: IndexSettings) -> TokenStatesRecord:
+    kind = settings.token_states if model.dim or settings.reader is not None else "none"
     if kind == "none":
+        if settings.reader is not None:
+            raise InputError(
+                "reader says whose token states are kept, and token_states is 'none'; leave one of them out"
+            )
         return TokenStatesRecord(kind)
-    dtype_of(kind, 1)
-    reader = states_reader(model)
+    reader = states_reader(model, None if settings.reader is None else absolute_name(settings.reader))
+    states_form(kind, reader.dim)
     return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length, spans=True)
 
 

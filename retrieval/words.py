@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -18,10 +20,18 @@ from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
 from .pyserini_index import PyseriniIndex
 from .store import DocumentStore
+from .tantivy_index import TantivyIndex
 
 __all__ = ["ENGINES", "Words", "open_words"]
 
 _PASSAGES_AT_ONCE = 512
+_PASSAGES_BESIDE = 16_384  # each is a commit of the engine
+
+
+class _EngineBeside(LexicalIndex, Protocol):
+    """An engine that knows what it holds."""
+
+    def rows(self) -> list[int]: ...
 
 
 def open_words(engine: str, folder: Path, store: DocumentStore) -> Words:
@@ -122,39 +132,64 @@ class _StoredWords(Words):
     def _indexed(self, connection: sqlite3.Connection, lock: threading.RLock) -> Fts5Index:
         connection.execute("DROP TABLE IF EXISTS lexical")
         fts5 = Fts5Index(connection, lock)
-        _add_rows(fts5, self._store, np.flatnonzero(self._store.live(self._store.rows())).tolist())
+        _add_rows(fts5, self._store, np.flatnonzero(self._store.live(self._store.rows())).tolist(), _PASSAGES_AT_ONCE)
         return fts5
 
 
-class _LuceneWords(Words):
-    """Lucene, in a folder and a process of its own: it commits by itself, and starts when it is first needed."""
+class _WordsBeside(Words, ABC):
+    """An engine in a folder of its own: it commits by itself, follows the store, and starts when it is first needed."""
 
     def __init__(self, folder: Path, store: DocumentStore) -> None:
         super().__init__(folder, store)
-        self._lucene: PyseriniIndex | None = None
+        self._started: _EngineBeside | None = None
+
+    @abstractmethod
+    def _start(self) -> _EngineBeside: ...
 
     @property
-    def engine(self) -> PyseriniIndex:
-        if self._lucene is None:
-            self._lucene = PyseriniIndex(self._folder / "lucene")
-        return self._lucene
+    def engine(self) -> _EngineBeside:
+        if self._started is None:
+            self._started = self._start()
+        return self._started
 
     def catch_up(self) -> None:
-        lucene, live = self.engine, set(np.flatnonzero(self._store.live(self._store.rows())).tolist())
-        indexed = set(lucene.rows())
+        engine, live = self.engine, set(np.flatnonzero(self._store.live(self._store.rows())).tolist())
+        indexed = set(engine.rows())
         if indexed - live:
-            lucene.delete(sorted(indexed - live), [])
-        _add_rows(lucene, self._store, sorted(live - indexed))
+            engine.delete(sorted(indexed - live), [])
+        _add_rows(engine, self._store, sorted(live - indexed), _PASSAGES_BESIDE)
 
     def close(self) -> None:
-        if self._lucene is not None:
-            self._lucene.close()
+        if self._started is not None:
+            self._started.close()
 
 
-def _add_rows(engine: LexicalIndex, store: DocumentStore, rows: Sequence[int]) -> None:
-    for start in range(0, len(rows), _PASSAGES_AT_ONCE):
-        stored = store.passages(rows[start : start + _PASSAGES_AT_ONCE])
+class _LuceneWords(_WordsBeside):
+    """Lucene, in a process of its own."""
+
+    def _start(self) -> PyseriniIndex:
+        return PyseriniIndex(self._folder / "lucene")
+
+
+class _TantivyWords(_WordsBeside):
+    """Tantivy, which other processes may search while this one writes."""
+
+    def make(self) -> None:
+        self._started = TantivyIndex(self._folder / "tantivy", create=True)
+
+    def _start(self) -> TantivyIndex:
+        return TantivyIndex(self._folder / "tantivy")
+
+
+def _add_rows(engine: LexicalIndex, store: DocumentStore, rows: Sequence[int], at_once: int) -> None:
+    for start in range(0, len(rows), at_once):
+        stored = store.passages(rows[start : start + at_once])
         engine.add(list(stored), [passage.passage.contents for passage in stored.values()])
 
 
-ENGINES: dict[str, type[Words]] = {"fts5": _StoredWords, "pyserini": _LuceneWords, "none": Words}
+ENGINES: dict[str, type[Words]] = {
+    "fts5": _StoredWords,
+    "tantivy": _TantivyWords,
+    "pyserini": _LuceneWords,
+    "none": Words,
+}

@@ -82,6 +82,7 @@ _STATUS = {
     421: "The server does not answer for this host.",
     422: "The request says something that cannot be done.",
     429: "Too many requests are waiting; try again after the seconds in Retry-After.",
+    502: "The rerank API that the server asks failed.",
     503: "The server is stopping.",
     504: "It took longer than the server allows.",
 }

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
-from ..errors import DataError, IndexLockedError, InputError, RankingError, SightlineError
+from ..errors import DataError, IndexLockedError, InputError, RankingError, RemoteError, SightlineError
 from .guard import error_body
 from .lane import ClosedError, QueueFullError, TimeLimitError
 from .service import GoneError
@@ -122,8 +122,10 @@ def add_error_handlers(app: FastAPI) -> None:
             return _error(kind, error.reason, 409)
         if isinstance(error, InputError | RankingError):
             return _error(kind, str(error), 422)
-        # The rest is about this machine, with paths: the log's, not the client's.
+        # The rest is about this machine, with paths and addresses: the log's, not the client's.
         logger.error("%s: %s", kind, error)
+        if isinstance(error, RemoteError):
+            return _error(kind, "the rerank API behind this server failed; the server's log says why", 502)
         return _error(kind, "the server cannot do this now; its log says why", 500)
 
     @app.exception_handler(Exception)

@@ -45,8 +45,8 @@ class RankedList:
 
     Args:
         ranking: all of its documents, or the first ``top_n``.
-        tokens: how many were read of the query and the documents.
-        truncated: how many documents were not read to their end.
+        tokens: how many were read of the query and the documents; 0 if the reranker cannot tell (`Reranker.window`).
+        truncated: how many documents were not read to their end; 0 likewise.
     """
 
     ranking: Ranking
@@ -109,7 +109,12 @@ def _cut(reranker: Reranker, work: RankingWork) -> _Cut:
     """Documents cut to what is read of them, one by one: a long text's tokens take a hundred times its memory."""
     window = reranker.window
     if window is None:
-        raise InputError(f"the reranker {reranker.name!r} cannot say what it reads of a text, so it cannot be served")
+        if work.refuse_long or work.max_tokens is not None or work.max_pair_tokens is not None:
+            raise InputError(
+                f"the reranker {reranker.name!r} cannot say what it reads of a text, so a request cannot limit it; "
+                "leave the limit on tokens out"
+            )
+        return _Cut([{"title": title, "text": text} for title, text in work.documents], 0, 0)
     room = min(window.room, work.max_tokens or window.room)
     if work.max_pair_tokens is not None:
         room = min(room, work.max_pair_tokens - len(window.token_offsets(work.query)))

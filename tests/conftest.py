@@ -126,3 +126,20 @@ def scorer_folders(tmp_path_factory):
     made["late-interaction"] = tmp_path_factory.mktemp("late-interaction")
     MultiVectorEncoder(str(made["bare"])).save_pretrained(str(made["late-interaction"]))
     return made
+
+
+@pytest.fixture(scope="session")
+def _rerank_api():
+    from sightline.tests.rerank_api import RerankApi
+
+    api = RerankApi()
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def rerank_api(_rerank_api, monkeypatch):
+    """A rerank API in this process, which no key is meant for."""
+    monkeypatch.delenv("SIGHTLINE_REMOTE_KEY", raising=False)
+    _rerank_api.replies, _rerank_api.seen = [], []
+    return _rerank_api

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.errors import InputError
-from sightline.names import FIRST_STAGES, RerankerName, SystemName, layout_names, looks_local
+from sightline.names import FIRST_STAGES, RemoteName, RerankerName, SystemName, layout_names, looks_local
 
 words = st.text(alphabet="abz09-_./#+:", min_size=1, max_size=12)
 
@@ -52,7 +52,7 @@ def test_a_kind_stands_before_the_first_colon(kind, model):
     assert (parsed.model, parsed.layout) == (model.partition("#")[::2] if kind == "hf" else (model, ""))
 
 
-@pytest.mark.parametrize("kind", ["hf", "cross-encoder", "late-interaction"])
+@pytest.mark.parametrize("kind", ["hf", "cross-encoder", "late-interaction", "remote"])
 def test_a_kind_without_a_model_says_how_it_is_written(kind):
     with pytest.raises(InputError, match=rf"names no model; .* {kind}:"):
         RerankerName.parse(f"{kind}:")
@@ -74,3 +74,56 @@ def test_a_name_is_a_text_or_a_path(name):
 def test_names_that_can_only_be_paths():
     assert all(map(looks_local, ["/a", "./a", "~/a", "a/b/c", "a\\b", "a/"]))
     assert not any(map(looks_local, ["gpt2", "Qwen/Qwen3-0.6B"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("cohere/rerank-v3.5", ("cohere", "rerank-v3.5", False)),
+        ("jina/jina-reranker-v3#raw", ("jina", "jina-reranker-v3", True)),
+        ("http://localhost:8080/rerank", ("http://localhost:8080/rerank", "", False)),
+        ("https://a.example/api/v1/rerank/BAAI/bge@main", ("https://a.example/api/v1/rerank", "BAAI/bge@main", False)),
+        ("http://[::1]:80/v2/rerank/rerank/m", ("http://[::1]:80/v2/rerank", "rerank/m", False)),
+        ("http://reranker/rerank/m#raw", ("http://reranker/rerank", "m", True)),
+        ("HTTP://a/rerank#raw", ("HTTP://a/rerank", "", True)),
+    ],
+)
+def test_a_remote_reranker_is_a_server_and_a_model(name, parts):
+    assert RemoteName.parse(name) == parts
+    assert RerankerName.parse(f"remote:{name}") == RerankerName("remote", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cohere", "names no model"),
+        ("cohere/ ", "names no model"),
+        ("http://a/rerank/", "names no model"),
+        ("http://a/v1/rerank", "names no model; .*remote:URL/MODEL"),
+        ("https://a.example/v2/rerank#raw", "names no model"),
+        ("ftp://a/rerank/m", "begins with http:// or https://"),
+        ("file:///etc/rerank", "begins with http:// or https://"),
+        ("localhost:8000/rerank/m", "begins with http:// or https://"),
+        ("http://a/score/m", "ends in /rerank"),
+        ("http://a b/rerank/m", "begins with"),
+        ("http://a\n/rerank/m", "begins with"),
+        ("http://caf\u00e9/rerank/m", "begins with"),
+        ("http:///rerank/m", "has no host"),
+        ("http://:80/rerank/m", "has no host"),
+        ("http://a..b/rerank/m", "host or port that there cannot be"),
+        ("http://a:99999/rerank/m", "host or port that there cannot be"),
+        ("http://a:x/rerank/m", "host or port that there cannot be"),
+        ("http://[::1/rerank/m", "host or port that there cannot be"),
+        ("http://a/rerank/m#other", "may be followed by raw"),
+        ("https://ann:secret@a/rerank/m", "holds no user, password or query"),
+        ("https://ann:sec/ret@a/rerank/m", "holds no user, password or query"),
+        ("https://a/rerank/m?key=secret", "holds no user, password or query"),
+        ("https://a/rerank?key=secret", "holds no user, password or query"),
+        ("ann:secret@a/rerank", "holds no user, password or query"),
+        ("https://secret@a/rerank", "SIGHTLINE_REMOTE_KEY"),
+    ],
+)
+def test_what_is_no_remote_reranker_is_told_how_to_write_one_and_no_secret_is_repeated(name, said):
+    with pytest.raises(InputError, match=said) as caught:
+        RerankerName.parse(f"remote:{name}")
+    assert "sec" not in str(caught.value) and caught.value.__cause__ is None

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import InputError, MissingExtraError
 from ..models.batching import token_budget_batches
-from ..models.loading import load_reader
+from ..models.minilm import MiniLM
 from ..models.reader import BlockReader, Tokens, TokenStates, TrainableReader
 from ..rerank.late_interaction import LateInteractionReranker
 from ..rerank.layout import load_layout
@@ -95,7 +95,7 @@ class LateInteractionLearner:
         self.learning_rate = 1e-3 if encoder == "frozen" else 1e-4
         if reader is None:
             # An object of its own: nobody else may see what is trained.
-            own = load_reader(shared=False, max_length=self.layout.max_block_tokens, dtype=precision)
+            own = MiniLM(max_length=self.layout.max_block_tokens or 256, dtype=precision)
             reader = RememberingReader(own, remember) if encoder == "frozen" else own
         self.reader = reader
         self.readout = LearntReadout(parts, scale=self.layout.readout.scale) if parts else None
@@ -125,7 +125,7 @@ class LateInteractionLearner:
         """See `Learner.save`."""
         if self.encoder != "frozen":
             self._trainable.trained = self._trained()
-        self.reranker().save(folder)
+        self.reranker().save_pretrained(folder)
 
     @property
     def _trainable(self) -> TrainableReader:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...documents import Document
-from ...models.loading import load_reader
+from ...models.minilm import MiniLM
 from ...models.reader import BlockReader
 from ...rerank.base import Reranker
 from ...rerank.loading import load_reranker
@@ -164,7 +164,7 @@ def study(
         if known[example.source] <= questions:
             drawn.append(example)
     dev = dev_sets(data, queries, 30)
-    reader = RememberingReader(load_reader(shared=False, dtype="bfloat16"), tokens=8_000_000)
+    reader = RememberingReader(MiniLM(dtype="bfloat16"), tokens=8_000_000)
     rows: dict[str, Any] = {}
     for variant in VARIANTS:
         if only and variant.name not in only:

@@ -39,15 +39,17 @@ def test_the_reader_reads_each_text_alone(folder):
         np.testing.assert_allclose(alone.pooled[0], read.pooled[place], rtol=1e-5, atol=1e-6)
 
 
-def test_every_size_has_a_row_for_every_structure_and_indexes_are_kept(folder, tmp_path):
+@pytest.mark.parametrize("lexical", ["fts5", "tantivy"])
+def test_every_size_has_a_row_for_every_structure_and_indexes_are_kept(folder, tmp_path, lexical):
     pytest.importorskip("faiss")
     command = [str(folder), "--passages", "300", "--queries", "4", "--factory", "Flat", "--factory", "HNSW8"]
-    command += ["--scratch", str(tmp_path / "kept")]
+    command += ["--scratch", str(tmp_path / "kept"), "--lexical", lexical]
     (tmp_path / "kept").mkdir()
-    for _ in range(2):
+    for built in (["all", "structure alone"], ["structure alone"] * 2):
         done = CliRunner().invoke(scale.app, command)
         assert done.exit_code == 0, done.output
         rows = json.loads(done.stdout)["rows"]
         assert [(row["passages"], row["faiss"]) for row in rows] == [(300, "Flat"), (300, "HNSW8")]
+        assert [row["built"] for row in rows] == built
         assert all(0 < row["search p50, ms"] <= row["search p99, ms"] for row in rows)
         assert rows[1]["disk, MB"]["embeddings"] > rows[0]["disk, MB"]["embeddings"]

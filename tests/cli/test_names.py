@@ -21,7 +21,7 @@ DOCUMENTS = [
     Document("dog", "Dogs bark at strangers."),
     Document("iron", "Rust."),
 ]
-KINDS = ["cross-encoder", "late-interaction"]
+KINDS = ["cross-encoder", "late-interaction", "remote"]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,12 @@ def index(tmp_path_factory):
     path = tmp_path_factory.mktemp("names") / "index"
     Index.build(path, DOCUMENTS, token_states="none").close()
     return path
+
+
+@pytest.fixture
+def model_names(scorer_folders, rerank_api):
+    """A reranker's name, by its kind."""
+    return {**{kind: f"{kind}:{folder}" for kind, folder in scorer_folders.items()}, "remote": rerank_api.name()}
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +63,25 @@ def test_the_rerankers_that_there_are_are_listed(run):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_search_reranks_by_every_kind_of_model(run, index, scorer_folders, kind):
-    name = f"{kind}:{scorer_folders[kind]}"
+def test_search_reranks_by_every_kind_of_model(run, index, model_names, kind):
+    name = model_names[kind]
     code, out, err = run("search", index, "happy cats", "--rerank", name, "--json")
     assert code == 0, err
     answer = json.loads(out)
     alone = load_reranker(name).rank("happy cats", DOCUMENTS)
-    assert answer["reranker"] == name and {hit["mass"] for hit in answer["hits"]} == {None}
+    attends = kind not in ("cross-encoder", "remote")
+    assert answer["reranker"] == name and all((hit["mass"] is not None) == attends for hit in answer["hits"])
     assert [hit["id"] for hit in answer["hits"]] == [item.document.id for item in alone]
     assert [hit["score"] for hit in answer["hits"]] == pytest.approx([item.score for item in alone], abs=1e-5)
     code, out, _ = run("search", index, "happy cats", "--rerank", name)
-    assert code == 0 and "attention" not in out
+    assert code == 0 and ("attention" in out) == attends
     code, _, err = run("search", index, "happy cats", "--rerank", name, "--evidence")
-    assert code == 2 and "has no evidence" in err
+    assert code == 0 if attends else code == 2 and "has no evidence" in err
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_is_reranked_by_every_kind_of_model(run, beir, tmp_path, scorer_folders, kind):
-    name, out = f"{kind}:{scorer_folders[kind]}", tmp_path / "out.json"
+def test_a_run_is_reranked_by_every_kind_of_model(run, beir, tmp_path, model_names, kind):
+    name, out = model_names[kind], tmp_path / "out.json"
     code, said, err = run(
         "rerank", "--data", beir, "--run", beir / "given.trec", "--out", out, "--rerank", name, "--json"
     )
@@ -85,26 +92,32 @@ def test_a_run_is_reranked_by_every_kind_of_model(run, beir, tmp_path, scorer_fo
     assert sorted(ranked, key=ranked.get, reverse=True) == [item.document.id for item in alone]
 
 
-def test_systems_of_every_kind_are_evaluated_measured_and_mined(run, beir, tmp_path, scorer_folders):
-    name = f"cross-encoder:{scorer_folders['cross-encoder']}"
-    code, out, err = run("bench", beir, "--systems", f"dense+{name}", "--out", tmp_path / "cost", "--json")
+def test_systems_of_every_kind_are_evaluated_measured_and_mined(run, beir, tmp_path, model_names):
+    kinds = ["cross-encoder", "remote"]
+    names = [model_names[kind] for kind in kinds]
+    systems = ",".join(f"bm25+{name}" for name in names)
+    expected = [f"bm25+{kind}" for kind in kinds]
+    code, out, err = run("eval", beir, "--systems", systems, "--out", tmp_path / "eval", "--json")
     assert code == 0, err
-    [system] = json.loads(out)["cost"]["systems"]
-    assert system.startswith("dense+cross-encoder:")
+    assert [system.partition(":")[0] for system in json.loads(out)["systems"]] == expected
+    code, out, err = run("bench", beir, "--systems", systems, "--out", tmp_path / "cost", "--json")
+    assert code == 0, err
+    assert [system.partition(":")[0] for system in json.loads(out)["cost"]["systems"]] == expected
     plan = tmp_path / "plan.yaml"
-    plan.write_text(f"first_stages: [bm25]\nrerankers: ['{name}']\ncollections: [{{folder: {beir.name}}}]\n")
+    plan.write_text(f"first_stages: [bm25]\nrerankers: {json.dumps(names)}\ncollections: [{{folder: {beir.name}}}]\n")
     code, out, err = run("matrix", beir.parent, "--plan", plan, "--out", tmp_path / "matrix", "--json")
     assert code == 0, err
-    assert [each.partition(":")[0] for each in json.loads(out)[0]["systems"]] == ["bm25", "bm25+cross-encoder"]
-    hard = tmp_path / "hard.jsonl"
-    code, out, err = run("mine", beir, "--system", f"dense+{name}", "--no-margin", "--out", hard, "--json")
-    assert code == 0, err
-    assert json.loads(out)["lists"] == 1 and len(json.loads(hard.read_text())["neg"]) == 2
+    assert [each.partition(":")[0] for each in json.loads(out)[0]["systems"]] == ["bm25", *expected]
+    for name in names:
+        hard = tmp_path / "hard.jsonl"
+        code, out, err = run("mine", beir, "--system", f"dense+{name}", "--no-margin", "--out", hard, "--json")
+        assert code == 0, err
+        assert json.loads(out)["lists"] == 1 and len(json.loads(hard.read_text())["neg"]) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bias_of_every_kind_of_model(run, beir, tmp_path, scorer_folders, kind):
-    arguments = ["--systems", f"dense+{kind}:{scorer_folders[kind]}", "--kind", "order", "--permutations", 3]
+def test_bias_of_every_kind_of_model(run, beir, tmp_path, model_names, kind):
+    arguments = ["--systems", f"dense+{model_names[kind]}", "--kind", "order", "--permutations", 3]
     code, out, err = run("bias", beir, *arguments, "--out", tmp_path / "out", "--json")
     assert code == 0, err
     [order] = json.loads(out)["order"]
@@ -112,9 +125,9 @@ def test_bias_of_every_kind_of_model(run, beir, tmp_path, scorer_folders, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_reranks_by_every_kind_of_model(scorer_folders, kind):
+def test_a_server_reranks_by_every_kind_of_model(model_names, kind):
     pytest.importorskip("uvicorn", reason="needs the extra serve")
-    name = f"{kind}:{scorer_folders[kind]}"
+    name = model_names[kind]
     command = [sys.executable, "-c", "from sightline.cli import main; main()", "serve", "--port", "0", "--rerank", name]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
     try:
@@ -125,13 +138,21 @@ def test_a_server_reranks_by_every_kind_of_model(scorer_folders, kind):
         request = urllib.request.Request(f"{said[1]}/rerank", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             places = [result["index"] for result in json.load(answer)["results"]]
+        ending = "" if load_reranker(name).calibration else "#raw"
+        paths = [f"{path}{ending}" for path in ("/rerank", f"/v1/rerank/{name}", f"/v2/rerank/{name}")]
+        rankings = [load_reranker(f"remote:{said[1]}{path}").rank("happy cats", texts) for path in paths]
     finally:
         server.kill()
         server.communicate()
-    assert places == [item.index for item in load_reranker(name).rank("happy cats", texts)]
+    alone = load_reranker(name).rank("happy cats", texts)
+    assert places == [item.index for item in alone]
+    for ranking in rankings:  # the server itself as a rerank API
+        assert [item.index for item in ranking] == places
+        assert [item.score for item in ranking] == pytest.approx([item.score for item in alone], rel=1e-4)
 
 
-def test_mcp_takes_every_kind_of_model(run, index, scorer_folders, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_mcp_takes_every_kind_of_model(run, index, model_names, monkeypatch, kind):
     mcp = pytest.importorskip("sightline.integrations.mcp", reason="needs the extra mcp")
     seen = []
 
@@ -140,7 +161,7 @@ def test_mcp_takes_every_kind_of_model(run, index, scorer_folders, monkeypatch):
             seen.append(transport)
 
     monkeypatch.setattr(mcp, "mcp_server", lambda searcher, min_score: seen.append(searcher) or Server())
-    name = f"cross-encoder:{scorer_folders['cross-encoder']}"
+    name = model_names[kind]
     code, _, err = run("mcp", index, "--rerank", name, "--first-stage", "bm25")
     assert code == 0, err
     searcher, transport = seen

@@ -7,7 +7,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from sightline.errors import InputError, ModelError
-from sightline.models import minilm
+from sightline.models import minilm, network_reader
 from sightline.models.devices import native_dtype
 from sightline.models.minilm import MiniLM, find_minilm, load_minilm
 
@@ -235,7 +235,7 @@ def test_queries_read_as_texts_do(model, again):
 
 
 def test_queries_beyond_what_is_remembered_are_read(model, monkeypatch):
-    monkeypatch.setattr(minilm, "_QUERIES_REMEMBERED", 2)
+    monkeypatch.setattr(network_reader, "_QUERIES_REMEMBERED", 2)
     monkeypatch.setattr(model, "_queries", {})
     queries = ["one", "two", "three", "one"]
     assert [len(read.states) for read in model.read_queries(queries)] == [1, 1, 1, 1]

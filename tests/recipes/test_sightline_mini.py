@@ -11,8 +11,7 @@ from sightline import load_reranker
 from sightline.data import sightline_mini
 from sightline.documents import Document
 from sightline.errors import InputError
-from sightline.models.loading import load_reader
-from sightline.models.minilm import load_minilm
+from sightline.models.minilm import MiniLM, load_minilm
 from sightline.recipes.sightline_mini import dev, recipe
 from sightline.recipes.sightline_mini.dev import data_folder, dev_sets
 from sightline.recipes.sightline_mini.recipe import examples
@@ -142,7 +141,7 @@ def test_the_study_trains_each_row_once(small, tmp_path, monkeypatch):
 
 
 def test_a_second_first_stage_gives_negatives_that_nobody_judged_to_answer():
-    model = RememberingReader(load_reader(shared=False), tokens=1000)
+    model = RememberingReader(MiniLM(), tokens=1000)
     texts = {name: Document(name, f"A {name} {cry}.") for name, cry in CRIES.items()}
     lists = [
         Example("which animal purrs?", (texts["cat"],), ((texts["dog"],),)),

@@ -7,6 +7,7 @@ import pytest
 
 from sightline import Document, load_reranker
 from sightline.errors import InputError
+from sightline.models.scorers import Scorer
 from sightline.rerank import LateInteractionReranker, PointwiseReranker, load_layout
 from sightline.rerank.results import NOTHING
 
@@ -175,8 +176,8 @@ def test_layouts_that_say_so_score_alike_in_every_list(name, see):
 
 
 def test_a_scorer_without_calibration_has_no_relevance():
-    class Length:
-        name, revision, dtype, window = "length", "", "float32", None
+    class Length(Scorer):
+        name = "length"
 
         def score(self, query, texts):
             return [float(len(text)) for text in texts], [0] * len(texts)

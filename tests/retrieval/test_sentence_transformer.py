@@ -6,7 +6,7 @@ import pytest
 
 from sightline.errors import ModelError
 from sightline.models.minilm import find_minilm
-from sightline.models.sentence_transformer import SentenceTransformerEncoder
+from sightline.models.sentence_transformer import load_sentence_transformer
 
 TEXTS = [
     "",
@@ -25,7 +25,7 @@ def folder():
 
 @pytest.fixture(scope="module")
 def encoder(folder):
-    return SentenceTransformerEncoder(str(folder), device="cpu")
+    return load_sentence_transformer(str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_embeddings_are_those_of_plain_encode(encoder, reference):
 
 
 def test_embeddings_do_not_depend_on_the_token_budget(encoder, folder):
-    narrow = SentenceTransformerEncoder(str(folder), device="cpu", token_budget=1)
+    narrow = load_sentence_transformer(str(folder), device="cpu", token_budget=1)
     np.testing.assert_allclose(narrow.encode_documents(TEXTS), encoder.encode_documents(TEXTS), atol=1e-5)
 
 
@@ -54,7 +54,7 @@ def test_no_texts_give_no_embeddings(encoder):
 
 
 def test_truncated_embeddings_are_unit_beginnings(folder, encoder):
-    short = SentenceTransformerEncoder(str(folder), device="cpu", truncate_dim=64)
+    short = load_sentence_transformer(str(folder), device="cpu", truncate_dim=64)
     whole = encoder.encode_documents(TEXTS)[:, :64]
     assert short.dim == 64
     np.testing.assert_allclose(
@@ -79,7 +79,7 @@ def prompted(tmp_path, folder):
         (copy / "config_sentence_transformers.json").write_text(
             json.dumps({"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"})
         )
-        return SentenceTransformerEncoder(str(copy), device="cpu")
+        return load_sentence_transformer(str(copy), device="cpu")
 
     return prompted
 
@@ -99,14 +99,14 @@ def test_unknown_name_is_a_clear_error(monkeypatch, tmp_path):
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="cannot load the encoder 'nobody/no-such-model'"):
-        SentenceTransformerEncoder("nobody/no-such-model", device="cpu")
+    with pytest.raises(ModelError, match="'nobody/no-such-model' cannot be loaded as SentenceTransformer"):
+        load_sentence_transformer("nobody/no-such-model", device="cpu")
 
 
 def test_folder_without_a_model_is_a_clear_error(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match="cannot load the encoder"):
-        SentenceTransformerEncoder(str(tmp_path), device="cpu")
+    with pytest.raises(ModelError, match="cannot be loaded as SentenceTransformer"):
+        load_sentence_transformer(str(tmp_path), device="cpu")
 
 
 def test_model_with_another_similarity_is_refused(tmp_path, folder):
@@ -114,14 +114,14 @@ def test_model_with_another_similarity_is_refused(tmp_path, folder):
     shutil.copytree(folder, copy)
     (copy / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "euclidean"}))
     with pytest.raises(ModelError, match="'euclidean'; an index needs 'cosine' or 'dot'"):
-        SentenceTransformerEncoder(str(copy), device="cpu")
+        load_sentence_transformer(str(copy), device="cpu")
 
 
 def test_dot_product_model_keeps_its_lengths(tmp_path, folder):
     copy = tmp_path / "dot"
     shutil.copytree(folder, copy)
     (copy / "config_sentence_transformers.json").write_text(json.dumps({"similarity_fn_name": "dot"}))
-    model = SentenceTransformerEncoder(str(copy), device="cpu")
+    model = load_sentence_transformer(str(copy), device="cpu")
     lengths = np.linalg.norm(model.encode_documents(["Cats purr."]), axis=1)
     from sentence_transformers import SentenceTransformer
 

@@ -9,7 +9,6 @@ import torch
 from sightline import LateInteractionReranker, load_reranker
 from sightline.documents import Document
 from sightline.errors import InputError
-from sightline.models.loading import load_reader
 from sightline.models.minilm import MiniLM, load_minilm
 from sightline.training.config import Objective, Sampling, TrainingConfig
 from sightline.training.examples import Example
@@ -116,7 +115,7 @@ def test_what_is_remembered_is_what_would_be_read():
     texts = [" ".join(draw.choices(["cats", "purr", "iron", "rusts", "x" * 40], k=n)) for n in (3, 40, 1, 300, 7)]
     plain = MiniLM()
     for tokens in (0, 50, 10_000):  # nothing is kept; it is full again and again; all is kept
-        model = RememberingReader(load_reader(shared=False), tokens=tokens)
+        model = RememberingReader(MiniLM(), tokens=tokens)
         for _ in range(2):
             order = draw.sample([*texts, texts[0]], 6)
             got, expected = model.read(order), plain.read(order)

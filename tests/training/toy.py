@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from sightline.models.scorers import Scorer
 from sightline.rerank.pointwise import PointwiseReranker
 from sightline.training.config import Sampling, TrainingConfig
 from sightline.training.dev import load_dev_sets
@@ -49,7 +50,7 @@ def words(rng, count):
     return " ".join(rng.choices(FILLER, k=count))
 
 
-class ToyLearner:
+class ToyLearner(Scorer):
     """Score = sum over shared words of their weight. ``dropout`` makes it random, ``delay`` slow."""
 
     temperature = 0.05
@@ -81,8 +82,6 @@ class ToyLearner:
             # Ties are no signal to a reranker; what breaks them here has nothing to do with relevance.
             noise = torch.tensor([random.Random(text).random() * 1e-6 for text in texts], dtype=torch.float64)
             return (bags @ self.weights.double() + noise).tolist(), [0] * len(texts)
-
-    revision, dtype, window = "", "float32", None
 
     def reranker(self):
         return PointwiseReranker(self, "toy", "toy")
