@@ -47,8 +47,7 @@ class Document:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("id", "text", "title"):
-            value = getattr(self, name)
+        for name, value in (("id", self.id), ("text", self.text), ("title", self.title)):
             if not isinstance(value, str):
                 hint = f"; use '{value}'" if name == "id" and isinstance(value, int) else ""
                 raise InputError(

@@ -16,7 +16,9 @@ _BREAK = re.compile(
       | ^\#{1,6} [^\S\n] [^\n]*+ \n                                                                # Markdown title
       | [\f\u2029]
     )
-  | (?P<always> [。！？｡।॥።]++ [」』）】》〉”’"')\]]*+ )
+  | (?P<always> [。！？｡।॥።፧፨։။។៕།༎᠃෴]++ [」』）】》〉”’"')\]»]*+ )
+  | (?<= [\u0e01-\u0e4e\u0e81-\u0ecd\u0edc-\u0edf] ) (?P<gap> [^\S\n]++ )                             # Thai and Lao
+    (?= [\u0e01-\u0e4e\u0e81-\u0ecd\u0edc-\u0edf] )
   | (?P<stop> [.!?…؟۔]++ ) (?P<close> ["'”’»)\]}*_]*+ (?: \[ [\d,\ –-]{1,20}+ \] )*+ )
     """,
     re.VERBOSE | re.MULTILINE,
@@ -42,8 +44,9 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Find the sentences of a text.
 
     A blank line, a list item, a row of a Markdown table and a title always end a sentence; a single line break does not
-    (wrapped prose). Stops after abbreviations, initials, list numbers and inside numbers do not end one, CJK full stops
-    always do.
+    (wrapped prose). Stops after abbreviations, initials, list numbers and inside numbers do not end one; those of
+    Chinese, Japanese, Hindi, Burmese, Khmer, Tibetan, Armenian and Ethiopic always do. Thai and Lao have no stop: there
+    a space between letters ends a sentence, or a clause.
 
     Args:
         text: any text; HTML or other markup is not understood.

@@ -216,14 +216,17 @@ def readout(
 
     from ..kernels import QuantizedKeys
     from ..kernels.states import cpu, integer, reference
-    from ..retrieval.token_states import decode, encode
+    from ..retrieval.token_states import states_form
 
     draw = np.random.default_rng(0)
     states = draw.standard_normal((documents * tokens + rows, 384), dtype=np.float32)
     states /= np.linalg.norm(states, axis=1, keepdims=True)
     q, kept = torch.from_numpy(states[:rows]), states[rows:]
     ranges = [(start, start + tokens) for start in range(0, len(kept), tokens)]
-    forms = {kind: decode(encode(kept, kind), ranges) for kind in ("int8", "fp16")}
+    forms = {}
+    for kind in ("int8", "fp16"):
+        form = states_form(kind, kept.shape[1])
+        forms[kind] = form.decode(form.encode(kept), ranges)
 
     def read(keys: Sequence[Keys], integers: bool) -> torch.Tensor:
         with mock.patch.object(cpu, "exact_products", lambda: integers):

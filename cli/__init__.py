@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import bias, calibration, evaluation, heads, indexing, mcp, searching, serving, training
+from . import bias, calibration, evaluation, heads, indexing, mcp, searching, serving, training, tuning
 from .console import console, errors
 from .running import Command, configure_logging, flush_streams, open_streams
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (indexing, searching, evaluation, bias, calibration, heads, training, serving, mcp):
+for module in (indexing, searching, evaluation, bias, calibration, tuning, heads, training, serving, mcp):
     module.register(app)
 for registered in app.registered_commands:
     registered.cls = Command

@@ -101,9 +101,10 @@ LexicalOption = Annotated[
     typer.Option(help="BM25 engine; take tantivy for 100,000 passages and more.", rich_help_panel=INDEX),
 ]
 TokenStatesOption = Annotated[
-    Literal["none", "fp16", "int8"],
+    str,
     typer.Option(
-        help="Form in which the index keeps what the reranker reads, so that reranking takes milliseconds.",
+        help="Form in which the index keeps what the reranker reads, so that reranking takes milliseconds: fp16, int8, "
+        "int4, pqM such as pq48 (product quantisation in M bytes a token), or none.",
         rich_help_panel=INDEX,
     ),
 ]

@@ -28,6 +28,8 @@ Measures and tests:
 Relevance:
     `calibrate_reranker` (fits the two numbers that make a reranker's scores probabilities, by `calibrate`);
     `Summary.relevance` has what `evaluate` measured of each system's, as `RelevanceQuality`.
+Readers:
+    `tune_reader` (chooses readout, scale and fusion weights for a block reader on dev collections, as `Tuned`).
 Cost and bias:
     `measure_cost` and `bench_systems` (time, memory and FLOPs, as `Cost`), `measure_bias` (as `Bias`), and
     `load_positions` (collections that say where in a document an answer stands).
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from .runs import load_run, save_run
     from .significance import Comparison, Interval, compare, interval
     from .summary import Cost, RelevanceQuality, Summary
+    from .tuning import Tuned, tune_reader
 
 _WHERE = {
     "Bias": "biases",
@@ -72,6 +75,7 @@ _WHERE = {
     "RelevanceQuality": "summary",
     "Results": "results",
     "Summary": "summary",
+    "Tuned": "tuning",
     "bench_systems": "cost",
     "calibrate": "calibration",
     "calibrate_reranker": "relevance",
@@ -90,6 +94,7 @@ _WHERE = {
     "rerank_run": "reranking",
     "save_run": "runs",
     "search_pool": "pool",
+    "tune_reader": "tuning",
     "write_report": "report",
 }
 
@@ -106,6 +111,7 @@ __all__ = [
     "RelevanceQuality",
     "Results",
     "Summary",
+    "Tuned",
     "bench_systems",
     "calibrate",
     "calibrate_reranker",
@@ -124,6 +130,7 @@ __all__ = [
     "rerank_run",
     "save_run",
     "search_pool",
+    "tune_reader",
     "write_report",
 ]
 

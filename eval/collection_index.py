@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import DataError, InputError
 from ..files import digest, replace_file
+from ..models.loading import absolute_name
 from ..retrieval.index import Index
 from ..retrieval.planning import IndexSettings
 from .dataset import Dataset, collection_files
@@ -152,8 +153,8 @@ def _misfit(index: Index, needed: Mapping[str, Any]) -> str | None:
     needed = {**needed, "encoder_options": needed["encoder_options"] or {}}
     if not isinstance(needed["encoder"], str):
         needed["encoder"] = needed["encoder"].name
-    elif Path(needed["encoder"]).exists():
-        needed["encoder"] = str(Path(needed["encoder"]).resolve())
+    else:
+        needed["encoder"] = absolute_name(needed["encoder"])
     if needed["max_tokens"] is None:
         needed["max_tokens"] = min(manifest.encoder.max_length, 256) - 2
     built: dict[str, Any] = {
@@ -170,6 +171,9 @@ def _misfit(index: Index, needed: Mapping[str, Any]) -> str | None:
         }
     if needed["token_states"] != "none":
         built["token_states"] = manifest.token_states.kind
+        if needed["reader"] is not None:
+            needed["reader"] = absolute_name(needed["reader"])
+            built["reader"] = manifest.token_states.model
     if (decoder := needed["decoder_states"]) is not None:
         kept = manifest.decoder_states
         needed["decoder_states"], built["decoder_states"] = decoder.reading.name, "none"

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..names import SystemName
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
-from ..retrieval.token_states import dtype_of
+from ..retrieval.token_states import states_form
 from ..search import FirstStage, Searcher
 from .dataset import Dataset
 from .experiment import EvaluateOptions, evaluate_systems, save_with_report
@@ -211,7 +211,7 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
             if reader is None or candidates.states is None:
                 work = None if reader is None else _plus(work, reader, [count + 2 for count in counts])
             else:
-                size += total * dtype_of(kept.kind, kept.dim or 0).itemsize
+                size += total * states_form(kept.kind, kept.dim or 0).dtype.itemsize
             if work is not None and reader is not None:
                 work += 2.0 * min(length, reader.max_length - 2) * total * reader.dim
         tokens.append(total)

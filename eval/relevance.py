@@ -304,8 +304,7 @@ def check_layout_file(reranker: str, out: str | Path | None, save: bool) -> Path
     """
     if save and out is not None:
         raise InputError("--out writes a new layout and --save changes that of the folder; give one of them")
-    without = ("cross-encoder", "late-interaction", "remote")
-    if (save or out is not None) and RerankerName.parse(reranker).kind in without:
+    if (save or out is not None) and RerankerName.parse(reranker).kind in ("cross-encoder", "remote"):
         raise InputError(f"{reranker} has no layout that could hold the numbers; write no file")
     if save:
         target = Path(reranker) / "layout.yaml"

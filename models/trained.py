@@ -20,6 +20,7 @@ from .notices import without_notices
 __all__ = ["hash_of_files", "load_trained", "saved_revision"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
 _SAVED = {".safetensors", ".bin", ".json", ".txt", ".model", ".metadata"}
 _ENDS = 1 << 20  # bytes hashed at either end of a file
 
@@ -178,13 +179,20 @@ def _check_files(kind: type, name: str) -> None:
             )
         return
     modules = folder / "modules.json"
+    files = sorted([*folder.glob("*"), *folder.glob("*/*")])  # not deeper: the name may be that of a whole disk
     if not (folder / "config.json").is_file() and not modules.is_file():
         raise ModelError(
             f"{folder}: no model is saved there, since there is no config.json and no modules.json; give the folder "
             "that has them"
         )
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
-        _json(path)
+    if not any(path.name in _TOKENIZERS or path.suffix == ".model" for path in files):
+        # transformers would make one up, which knows no word
+        raise ModelError(
+            f"{folder}: no tokenizer there, {', '.join(_TOKENIZERS)} or *.model; copy the model's folder again"
+        )
+    for path in files:
+        if path.suffix == ".json":
+            _json(path)
     if not modules.is_file():
         return
     listed = _json(modules)

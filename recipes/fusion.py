@@ -7,14 +7,12 @@ Each collection is indexed whole. The candidates are those of hybrid; a document
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from rich.table import Table
 
@@ -25,25 +23,13 @@ from ..eval.dataset import Dataset
 from ..eval.loading import load_dataset
 from ..eval.metrics import measure_rankings
 from ..eval.output import make_folder
-from ..models.reader import BlockReader
+from ..eval.tuning import MEASURE, document_order, read_candidates, weights_grid
 from ..rerank.layout import FusionWeights, load_layout
-from ..rerank.signals import Signals, fused_scores, read_signals
+from ..rerank.signals import fused_scores
 from ..retrieval.index import Index
-from ..search import CandidateList, Searcher
+from ..search import Searcher
 
-__all__ = ["grid", "study"]
-
-_MEASURE = "nDCG@10"
-_EVERY_SIGNAL = FusionWeights(log_mass=1.0, maxsim=1.0, cosine=1.0, bm25=1.0, length=1.0)
-
-
-def grid() -> Iterator[FusionWeights]:
-    """The weights that are tried. The sum's scale does not matter, so log mass keeps weight one."""
-    yield FusionWeights(maxsim=20.0)
-    for cosine, bm25, length in itertools.product((0.0, 5.0, 10.0, 20.0), (0.0, 0.0625, 0.125, 0.25), (0.0, -0.25)):
-        yield FusionWeights(log_mass=1.0, cosine=cosine, bm25=bm25, length=length)
-    yield FusionWeights(maxsim=20.0, cosine=10.0, bm25=0.125)
-    yield FusionWeights(cosine=10.0, bm25=0.05)
+__all__ = ["study"]
 
 
 def study(
@@ -55,7 +41,7 @@ def study(
     """Print mean nDCG@10 by weights, and the worst difference to the better of dense and hybrid."""
     console.print(command_line(), markup=False, highlight=False, soft_wrap=True)
     scale = load_layout("minilm").readout.scale
-    means: dict[FusionWeights, list[float]] = {weights: [] for weights in grid()}
+    means: dict[FusionWeights, list[float]] = {weights: [] for weights in weights_grid(scale)}
     alone: list[dict[str, float]] = []
     names = []
     for collection in collections:
@@ -73,9 +59,12 @@ def study(
                 for stage in ("dense", "hybrid")
             }
         )
-        read = {id: _signals(each["hybrid"], reranker.reader, scale) for id, each in lists.items()}
+        read = {id: read_candidates(each["hybrid"], reranker.reader, scale)[1] for id, each in lists.items()}
         for weights, values in means.items():
-            ranked = {id: _ranked(each["hybrid"], read[id], weights) for id, each in lists.items()}
+            ranked = {
+                id: document_order(each["hybrid"], fused_scores(read[id], weights).numpy())
+                for id, each in lists.items()
+            }
             values.append(_quality(dataset, ranked))
         names.append(dataset.name)
     _show(names, means, alone, best)
@@ -86,22 +75,8 @@ def _index(dataset: Dataset, path: Path) -> Index:
     return open_index(dataset, None, path, {}, [("hybrid", "minilm")], lambda _: None)
 
 
-def _signals(candidates: CandidateList, reader: BlockReader, scale: float) -> Signals:
-    [query] = reader.read_queries([candidates.query])
-    assert query.states is not None and candidates.states is not None and candidates.bm25 is not None
-    keys = [states.keys for states in candidates.states if states is not None]
-    with torch.inference_mode():
-        _, signals = read_signals(torch.from_numpy(query.states), keys, candidates.bm25, _EVERY_SIGNAL, scale=scale)
-    return signals
-
-
-def _ranked(candidates: CandidateList, signals: Signals, weights: FusionWeights) -> list[str]:
-    order = np.argsort(-fused_scores(signals, weights).numpy(), kind="stable")
-    return list(dict.fromkeys(candidates.passages[place].document.id for place in order))
-
-
 def _quality(dataset: Dataset, rankings: Mapping[str, list[str]]) -> float:
-    return measure_rankings(dataset.qrels, rankings, [_MEASURE])[0][_MEASURE]
+    return measure_rankings(dataset.qrels, rankings, [MEASURE])[0][MEASURE]
 
 
 def _show(

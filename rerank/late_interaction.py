@@ -336,8 +336,6 @@ def _default_dtype(layout: Layout) -> str | None:
 def _dtypes(states: Sequence[DocumentStates], kept: Sequence[DocumentStates | None], read: str) -> str:
     from ..kernels.states.keys import stored_values
 
-    names = {
-        read if old is None else str(stored_values(state.keys).dtype).removeprefix("torch.")
-        for state, old in zip(states, kept, strict=True)
-    }
+    found = {None if old is None else stored_values(state.keys).dtype for state, old in zip(states, kept, strict=True)}
+    names = {read if dtype is None else str(dtype).removeprefix("torch.") for dtype in found}
     return "+".join(sorted(names)) or read

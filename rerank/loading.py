@@ -182,7 +182,7 @@ def _load_reader(parsed: RerankerName, name: str, layout: Layout | str | None, o
     loading = {key: options.pop(key) for key in ("dtype", "device", "revision", "truncate_dim") if key in options}
     cache = options.pop("cache", None)
     spec = load_layout(layout or parsed.layout or READERS[parsed.kind])
-    check_kind(spec, "late-interaction", name)
+    check_kind(spec, "late-interaction")
     if default:
         options = {"name": parsed.kind} | options
     if spec.reader != reader:

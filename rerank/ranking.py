@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -70,16 +71,23 @@ def order_by_score(
     if not all(value == value and abs(value) != float("inf") for value in scores):
         raise RankingError("a score is NaN or infinite; what the model read is damaged: read the documents again")
     unread = set(unread)
-    names = [block.id if has_id(candidate) else "" for block, candidate in zip(blocks, candidates, strict=True)]
-    order = sorted(range(len(blocks)), key=lambda i: (i in unread, -scores[i], names[i], blocks[i].contents))
+    # Id and text of those that share a score; of the others nobody asks, and to join title and text takes its time.
+    times = Counter(scores)
+    names = {
+        i: (block.id if has_id(candidate) else "", block.contents)
+        for i, (block, candidate, score) in enumerate(zip(blocks, candidates, scores, strict=True))
+        if times[score] > 1
+    }
+    order = sorted(range(len(blocks)), key=lambda i: (i in unread, -scores[i], names.get(i, ("", ""))))
     read = [i for i in order if i not in unread]
+    texts = {(scores[i], names[i][1]) for i in read if i in names}
     warnings = []
     if len(read) > 1 and len({scores[i] for i in read}) == 1:
         warnings.append(
             f"all {len(read)} documents got the same score: the model sees no difference between them; "
             "ordered by id, then by text"
         )
-    elif tied := len({(scores[i], blocks[i].contents) for i in read}) - len({scores[i] for i in read}):
+    elif tied := len(texts) - len({score for score, _ in texts}):
         what = "1 document is tied with another" if tied == 1 else f"{tied} documents are tied with others"
         warnings.append(f"{what} of different text; ordered by id, then by text")
     if unread:

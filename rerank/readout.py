@@ -76,7 +76,7 @@ def read_states(rows: torch.Tensor, keys: Sequence[Keys], *, scale: float, large
     """
     products = states_products(rows, keys)
     lse = products.lse(scale)[:, None]
-    lengths = tuple(len(stored_values(key)) for key in keys)
+    lengths = tuple(stored_values(key).shape[0] for key in keys)
     most = products.max()[:, None] if largest else None
     return Reading(lse, joint_normaliser(lse), lengths, most, products=products)
 

@@ -27,7 +27,7 @@ from .open_files import OpenFiles
 from .planning import PROBE, IndexSettings, make, plan
 from .sources import as_documents
 from .store import StoredPassage
-from .token_states import decode, decode_spans
+from .token_states import decode_spans
 from .writing import PATIENCE, Writer
 
 if TYPE_CHECKING:
@@ -416,9 +416,12 @@ class Index:
             if where is not None:
                 allowed = np.flatnonzero(self._files.allowed(now, where))
                 return lexical.search(query, min(k, max(1, len(now.live))), allowed)
-            # The lexical index may know passages by now that this state of the others does not.
-            known, more = len(now.live), max(0, store.rows() - len(now.live))
-            rows, scores = lexical.search(query, min(k, max(1, known)) + more)
+            known = len(now.live)
+            most = min(k, max(1, known))
+            rows, scores = lexical.search(query, most)
+            if (rows >= known).any():
+                # The lexical index knows passages by now that this state of the others does not.
+                rows, scores = lexical.search(query, most + max(0, store.rows() - known))
         return rows[rows < known][:k], scores[rows < known][:k]
 
     def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
@@ -441,8 +444,9 @@ class Index:
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
         """The passages of these rows, in order; rows deleted meanwhile, and -1, are left out."""
         self._files.now()
-        stored = self._files.store.passages([int(row) for row in rows if row >= 0])
-        return [stored[int(row)] for row in rows if int(row) in stored]
+        asked = [int(row) for row in rows if row >= 0]
+        stored = self._files.store.passages(asked)
+        return [stored[row] for row in asked if row in stored]
 
     def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
         """All passages of the documents with these ids; ids that the index does not have are passed over.
@@ -483,6 +487,11 @@ class Index:
             raise InputError(f"{self.path}: built without embeddings (encoder none)")
         return vectors
 
+    @property
+    def whole_documents(self) -> bool:
+        """Whether every document is one passage, so that as many documents as passages are found."""
+        return self._files.now().whole
+
     def document_numbers(self, rows: np.ndarray) -> np.ndarray:
         """Number of the document that each row is of; 0 for rows that were deleted, and for -1.
 
@@ -498,12 +507,12 @@ class Index:
 
     def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
         """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
-        states = self._files.now().states
-        if states is None:
+        now, form = self._files.now(), self._files.form
+        if now.states is None or form is None:
             return None
         ranges = [stored.tokens for stored in passages]
-        populate(states, ranges)
-        return decode(states, ranges)
+        populate(now.states, ranges)
+        return form.decode(now.states, ranges, now.table)
 
     def token_spans(self, passages: Sequence[StoredPassage]) -> list[np.ndarray | None] | None:
         """The characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
@@ -520,13 +529,12 @@ class Index:
         states, form = now.decoder, now.manifest.decoder_states
         if states is None or form is None:
             return None
-        places = self._files.store.decoder_places([stored.row for stored in passages])
-        found: list[StoredBlock | None] = []
-        for stored in passages:
-            first, stop = places.get(stored.row, (0, 0))
-            populate(states, [(first, stop)])
-            found.append(StoredBlock(states[first:stop].reshape(-1), stop - first, form) if stop > first else None)
-        return found
+        populate(states, [stored.decoder_tokens for stored in passages])
+        places = (stored.decoder_tokens for stored in passages)
+        return [
+            StoredBlock(states[first:stop].reshape(-1), stop - first, form) if stop > first else None
+            for first, stop in places
+        ]
 
 
 def _load(settings: IndexSettings) -> Encoder:

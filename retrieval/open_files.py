@@ -24,7 +24,7 @@ from .files import DATABASE, RESTORE, AppendFile, loading, storage_errors
 from .filters import Filter
 from .manifest import Manifest
 from .store import DocumentStore
-from .token_states import SPANS, dtype_of
+from .token_states import SPANS, StatesForm, states_form
 from .vector_index import VectorIndex
 from .words import Words, open_words
 
@@ -46,10 +46,12 @@ class Snapshot:
         vectors: the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped; None if the
             index keeps none.
         states: the token states of all rows, in the form they are kept; None if the index keeps none.
+        table: what their form learnt, see `StatesForm.learn`; None if it learns nothing, or there are no states yet.
         spans: the characters that each of these tokens covers, as they are kept; None likewise.
         decoder: the decoder states of all rows, uint8 (tokens, bytes per token): see `StoredBlock`; None likewise.
         documents: int64 (rows,), number of the document that each row is of, 0 for rows that were deleted.
         live: bool (rows,), which rows belong to documents that are not deleted.
+        whole: whether each of these documents is one passage.
         structure: the FAISS structure's file, open.
         engine: what searches the vectors, once it is needed.
         masks: rows by filter.
@@ -59,10 +61,12 @@ class Snapshot:
     manifest: Manifest
     vectors: np.ndarray | None
     states: np.ndarray | None
+    table: np.ndarray | None
     spans: np.ndarray | None
     decoder: np.ndarray | None
     documents: np.ndarray
     live: np.ndarray
+    whole: bool
     structure: BinaryIO | None
     engine: VectorIndex | None = None
     masks: dict[str, np.ndarray] = field(default_factory=dict)
@@ -102,10 +106,14 @@ class OpenFiles:
         self.closed = False
         dim, states = manifest.encoder.dim, manifest.token_states
         self.vectors = AppendFile(path / _VECTORS, np.dtype((np.float32, (dim,)))) if dim else None
-        self.states = None
+        self.form: StatesForm | None = None
+        self.states = self.table = None
         self.spans = AppendFile(path / "states.spans", SPANS)
         if states.dim is not None:
-            self.states = AppendFile(path / f"states.{states.kind}", dtype_of(states.kind, states.dim))
+            self.form = states_form(states.kind, states.dim)
+            self.states = AppendFile(path / f"states.{states.kind}", self.form.dtype)
+            if self.form.codes is not None:
+                self.table = AppendFile(path / "states.table", np.dtype((np.float32, self.form.codes[1:])))
         self.decoder = None
         if (form := manifest.decoder_states) is not None:
             self.decoder = AppendFile(path / f"decoder.{form.kind}", np.dtype((np.uint8, (form.token_bytes,))))
@@ -188,10 +196,12 @@ class OpenFiles:
             manifest,
             self.vectors.map(rows) if self.vectors else None,
             self.states.map(tokens) if self.states else None,
+            self.table.map(self.form.codes[0]) if self.table and self.form and self.form.codes and tokens else None,
             self.spans.map(tokens) if manifest.token_states.spans else None,
             self.decoder.map(store.decoder_tokens()) if self.decoder else None,
             documents,
             documents > 0,
+            _whole(documents),
             structure,
         )
         if structure is not None:
@@ -302,3 +312,8 @@ class OpenFiles:
     def _check_structure(self, file: Path, manifest: Manifest) -> None:
         if not file.exists() or digest(file) != manifest.faiss.digest:
             raise IndexCorruptError(f"{self.path / str(manifest.faiss.file)}: checksum mismatch; {RESTORE}")
+
+
+def _whole(documents: np.ndarray) -> bool:
+    """Whether no two rows are of one live document; the rows of a document stand together."""
+    return not bool(((documents[1:] == documents[:-1]) & (documents[1:] > 0)).any())

@@ -17,7 +17,7 @@ from .files import DATABASE, LOCKS, storage_errors
 from .manifest import EncoderRecord, FaissRecord, LexicalRecord, Manifest, PassageRecord, TokenStatesRecord
 from .passages import Splitter
 from .store import DocumentStore
-from .token_states import dtype_of, states_reader
+from .token_states import states_form, states_reader
 from .words import ENGINES, open_words
 
 __all__ = ["PROBE", "IndexSettings", "make", "plan"]
@@ -41,7 +41,8 @@ class IndexSettings:
         lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
             time hardly grows with the collection; ``pyserini`` (extra ``pyserini``), Anserini's Lucene; or ``none``.
         token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (392 bytes a
-            token of 384 dimensions, with its place in the text), ``fp16`` (772) or ``none``.
+            token of 384 dimensions, with its place in the text), ``fp16`` (772), ``int4`` (200), ``pqM`` such as
+            ``pq48``, product quantisation in M bytes (52), which is learnt from the first passages; or ``none``.
         reader: a name for `load_reader`, such as ``late-interaction:MODEL``: whose token states are kept. None for the
             encoder's, if it has any, else those of the embedded default.
         decoder_states: a reranker by a decoder, whose layout reads documents independently of the query: keep its keys
@@ -62,7 +63,7 @@ class IndexSettings:
     faiss: str = "Flat"
     faiss_parameters: str = ""
     lexical: Literal["fts5", "tantivy", "pyserini", "none"] = "fts5"
-    token_states: Literal["none", "fp16", "int8"] = "int8"
+    token_states: str = "int8"
     reader: str | None = None
     decoder_states: DecoderReader | None = None
     decoder_form: Literal["fp16", "int8"] = "int8"
@@ -115,8 +116,8 @@ def _states(model: Encoder, settings: IndexSettings) -> TokenStatesRecord:
                 "reader says whose token states are kept, and token_states is 'none'; leave one of them out"
             )
         return TokenStatesRecord(kind)
-    dtype_of(kind, 1)
     reader = states_reader(model, None if settings.reader is None else absolute_name(settings.reader))
+    states_form(kind, reader.dim)
     return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length, spans=True)
 
 

@@ -60,12 +60,14 @@ class StoredPassage:
         passage: the text, with its document.
         tokens: where its token states are in their file: ``[first, stop)``.
         truncated: tokens at its end that the encoder did not read.
+        decoder_tokens: where its decoder states are in their file: ``[first, stop)``; empty if there are none.
     """
 
     row: int
     passage: Passage
     tokens: tuple[int, int]
     truncated: int
+    decoder_tokens: tuple[int, int]
 
 
 class DocumentStore:
@@ -98,6 +100,9 @@ class DocumentStore:
                 if not create:
                     raise sqlite3.DatabaseError("the tables are missing")
                 self.connection.executescript(_SCHEMA)
+            # An index of an early version has no such table.
+            table = self.connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'decoder_passages'")
+            self._has_decoder_passages = table.fetchone() is not None
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self.connection.close()
             raise self._translated(error) from error
@@ -216,8 +221,8 @@ class DocumentStore:
                 if _seal(fields, passages.get(fields[0], [])) != digest:
                     raise IndexCorruptError(f"{self.path}: document {fields[1]!r} is not what was written; {RESTORE}")
             first = last
-        if not self._fetch("SELECT 1 FROM sqlite_master WHERE name = 'decoder_passages'"):
-            return  # an index of before there were any
+        if not self._has_decoder_passages:
+            return
         for *place, digest in self._fetch("SELECT row, first_token, tokens, digest FROM decoder_passages"):
             if _seal(place, []) != digest:
                 raise IndexCorruptError(
@@ -362,31 +367,28 @@ class DocumentStore:
         return mask
 
     def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
-        """The live passages among these rows, with their documents, keyed by row."""
+        """The live passages among these rows, with their documents and places in the other files, keyed by row."""
+        decoder = ("NULL, NULL", "")
+        if self._has_decoder_passages:
+            decoder = ("s.first_token, s.tokens", "LEFT JOIN decoder_passages s ON s.row = p.row")
+        # A cross join keeps its order: SQLite's planner would make a table of the asked rows first.
         sql = (
-            "SELECT p.row, p.start, p.stop, p.first_token, p.tokens, p.truncated, p.document, "
-            "d.id, d.title, d.text, d.metadata FROM passages p "
-            "JOIN documents d ON d.number = p.document AND NOT d.deleted "
-            "WHERE p.row IN (SELECT value FROM json_each(?))"
+            f"SELECT p.row, p.start, p.stop, p.first_token, p.tokens, p.truncated, {decoder[0]}, "
+            "p.document, d.id, d.title, d.text, d.metadata FROM json_each(?) "
+            "CROSS JOIN passages p ON p.row = value "
+            f"CROSS JOIN documents d ON d.number = p.document AND NOT d.deleted {decoder[1]}"
         )
         documents: dict[int, Document] = {}
         stored = {}
-        for row, start, stop, first, tokens, truncated, number, *fields in self._fetch(
+        for row, start, stop, first, tokens, truncated, decoder_first, decoder_tokens, number, *fields in self._fetch(
             sql, [json.dumps([int(row) for row in rows])]
         ):
-            if number not in documents:
-                documents[number] = self._document(*fields)
-            passage = Passage(documents[number], start, stop)
-            stored[row] = StoredPassage(row, passage, (first, first + tokens), truncated)
+            if (document := documents.get(number)) is None:
+                document = documents[number] = self._document(*fields)
+            states = (0, 0) if decoder_first is None else (decoder_first, decoder_first + decoder_tokens)
+            passage = Passage(document, start, stop)
+            stored[row] = StoredPassage(row, passage, (first, first + tokens), truncated, states)
         return stored
-
-    def decoder_places(self, rows: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Where the decoder states of these rows are in their file: ``[first, stop)`` in tokens, by row."""
-        sql = (
-            "SELECT row, first_token, first_token + tokens FROM decoder_passages "
-            "WHERE row IN (SELECT value FROM json_each(?))"
-        )
-        return {row: (first, stop) for row, first, stop in self._fetch(sql, [json.dumps([int(row) for row in rows])])}
 
     def passages_of(self, ids: Sequence[str]) -> list[StoredPassage]:
         """All passages of the live documents among these ids, by row."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,66 +14,244 @@ from ..errors import InputError
 from ..models.encoder import Encoder
 from ..models.loading import load_reader
 from ..models.reader import BlockReader
+from .faiss_index import import_faiss
 
 if TYPE_CHECKING:
+    import torch
+
     from ..kernels import Keys
 
-__all__ = ["SPANS", "decode", "decode_spans", "dtype_of", "encode", "encode_spans", "states_reader"]
+__all__ = ["SPANS", "StatesForm", "decode_spans", "encode_spans", "states_form", "states_reader"]
+
+logger = logging.getLogger(__name__)
 
 SPANS = np.dtype((np.uint16, (2,)))  # of one token: the characters [start, end) of its text
 _NO_SPANS = 65535
+_CENTROIDS = 256
+_ENOUGH = 39 * _CENTROIDS  # FAISS asks for so many points
 
 
-def dtype_of(kind: str, dim: int) -> np.dtype:
-    """The dtype of one token's row.
+class StatesForm(ABC):
+    """A form in which token states are kept: what a token's row is, and how states become rows and rows keys.
 
-    ``fp16`` is ``dim`` halves; ``int8`` is ``dim`` signed bytes and a float32 scale, symmetric per token.
-
-    Raises:
-        InputError: if ``kind`` is neither.
+    Attributes:
+        kind: its name.
+        dim: D, the length of a state.
+        dtype: the dtype of a token's row.
+        codes: the shape (C, W) of the table that is learnt from the first states, float32; None if there is none.
     """
-    if kind == "fp16":
-        return np.dtype((np.float16, (dim,)))
-    if kind == "int8":
-        return np.dtype((np.int8, (dim + 4,)))
-    raise InputError(f"token states are kept as 'fp16' or 'int8', not {kind!r}")
+
+    kind: str
+    dim: int
+    dtype: np.dtype
+    codes: tuple[int, int] | None = None
+
+    def learn(self, states: np.ndarray) -> np.ndarray:
+        """The table that the form needs, learnt from some states: float32 of the shape ``codes``.
+
+        Args:
+            states: float32 (T, D), T above 0.
+        """
+        raise NotImplementedError(f"{self.kind} has no table")
+
+    @abstractmethod
+    def encode(self, states: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
+        """Rows of float32 states (T, D).
+
+        Args:
+            states: what a reader gave.
+            table: what `learn` gave, where there is one.
+        """
+
+    @abstractmethod
+    def decode(
+        self, rows: np.ndarray, ranges: Iterable[tuple[int, int]], table: np.ndarray | None = None
+    ) -> list[Keys]:
+        """Ranges of a file's rows as attention keys, without a copy where the form allows it.
+
+        Args:
+            rows: the rows of the whole file.
+            ranges: ``[first, stop)`` of each passage.
+            table: what `learn` gave, where there is one.
+        """
 
 
-def encode(states: np.ndarray, kind: str) -> np.ndarray:
-    """Float32 states (T, dim) in the form they are kept: (T, dim) float16 or (T, dim + 4) int8."""
-    if kind == "fp16":
+class _Halves(StatesForm):
+    """``fp16``: 2 D bytes."""
+
+    def __init__(self, kind: str, dim: int) -> None:
+        self.kind, self.dim, self.dtype = kind, dim, np.dtype((np.float16, (dim,)))
+
+    def encode(self, states: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
         return states.astype(np.float16)
-    scales = (np.maximum(np.abs(states).max(axis=1, initial=0), 1e-12) / 127).astype(np.float32)
-    values = np.rint(states / scales[:, None]).astype(np.int8)
-    return np.concatenate([values, scales[:, None].view(np.int8)], axis=1)
+
+    def decode(
+        self, rows: np.ndarray, ranges: Iterable[tuple[int, int]], table: np.ndarray | None = None
+    ) -> list[Keys]:
+        import torch
+
+        whole = torch.from_numpy(np.asarray(rows))
+        return [whole[first:stop] for first, stop in ranges]
 
 
-def decode(states: np.ndarray, ranges: Iterable[tuple[int, int]]) -> list[Keys]:
-    """Ranges of the file's rows as attention keys, without a copy where the form allows it.
+class _Bytes(StatesForm):
+    """``int8``: D signed bytes and a float32 scale, symmetric per token."""
+
+    def __init__(self, kind: str, dim: int) -> None:
+        self.kind, self.dim, self.dtype = kind, dim, np.dtype((np.int8, (dim + 4,)))
+
+    def encode(self, states: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
+        values, scales = _symmetric(states, 127)
+        return np.concatenate([values, scales[:, None].view(np.int8)], axis=1)
+
+    def decode(
+        self, rows: np.ndarray, ranges: Iterable[tuple[int, int]], table: np.ndarray | None = None
+    ) -> list[Keys]:
+        import torch
+
+        from ..kernels import QuantizedKeys
+
+        whole = torch.from_numpy(np.asarray(rows))
+        values = whole[:, :-4]
+        if whole.shape[1] % 4 == 0:  # then the scales lie where a float32 may
+            scales = whole.view(torch.float32)[:, -1]
+            return [QuantizedKeys(values[first:stop], scales[first:stop]) for first, stop in ranges]
+        return [QuantizedKeys(values[first:stop], _floats(whole[first:stop, -4:])) for first, stop in ranges]
+
+
+class _HalfBytes(StatesForm):
+    """``int4``: D numbers of -7 to 7, two in a byte, the first in the low half, and a float32 scale."""
+
+    def __init__(self, kind: str, dim: int) -> None:
+        if dim % 2:
+            raise InputError(f"token states of {dim} dimensions cannot be kept as 'int4', which needs an even number")
+        self.kind, self.dim, self.dtype = kind, dim, np.dtype((np.uint8, (dim // 2 + 4,)))
+
+    def encode(self, states: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
+        values, scales = _symmetric(states, 7)
+        halves = (values + 8).astype(np.uint8)
+        return np.concatenate([halves[:, ::2] | halves[:, 1::2] << 4, scales[:, None].view(np.uint8)], axis=1)
+
+    def decode(
+        self, rows: np.ndarray, ranges: Iterable[tuple[int, int]], table: np.ndarray | None = None
+    ) -> list[Keys]:
+        import torch
+
+        from ..kernels import QuantizedKeys
+
+        every = np.arange(256)
+        pairs = np.stack([(every & 15) - 8, (every >> 4) - 8], axis=1).astype(np.int8).view(np.int16)[:, 0]
+        return [
+            QuantizedKeys(
+                torch.from_numpy(pairs.take(rows[first:stop, :-4]).view(np.int8)),
+                _floats(torch.from_numpy(np.asarray(rows[first:stop, -4:]))),
+            )
+            for first, stop in ranges
+        ]
+
+
+class _Products(StatesForm):
+    """``pqM``: product quantisation (Jégou et al., 2011) in M bytes.
+
+    A state is cut into M parts, and of each the nearest of 256 centroids is kept, which are learnt from the first batch
+    of passages. Centroids are rounded to 8 bits by one scale, so that decoded states are read as ``int8`` ones are.
+    """
+
+    def __init__(self, kind: str, dim: int) -> None:
+        self.parts = int(kind[2:])
+        if not self.parts or dim % self.parts:
+            raise InputError(f"{kind!r} cuts a token state into {self.parts} parts, which {dim} dimensions do not make")
+        self.kind, self.dim, self.dtype = kind, dim, np.dtype((np.uint8, (self.parts,)))
+        self.codes = (self.parts * _CENTROIDS, dim // self.parts)
+
+    def learn(self, states: np.ndarray) -> np.ndarray:
+        faiss = import_faiss()
+        if len(states) < _ENOUGH:
+            logger.warning(
+                "%s is learnt from %d token states, of the first passages; with fewer than %d, passages that are added "
+                "later may be kept less exactly",
+                self.kind,
+                len(states),
+                _ENOUGH,
+            )
+        quantizer = faiss.ProductQuantizer(self.dim, self.parts, 8)
+        quantizer.cp.min_points_per_centroid = 1  # it would print a warning of its own
+        sample = np.resize(states, (max(len(states), _CENTROIDS), self.dim))
+        quantizer.train(np.ascontiguousarray(sample, dtype=np.float32))
+        table: np.ndarray = faiss.vector_to_array(quantizer.centroids).reshape(self.codes)
+        scale = max(float(np.abs(table).max()), 1e-12) / 127
+        rounded: np.ndarray = (np.rint(table / scale) * scale).astype(np.float32)
+        return rounded
+
+    def encode(self, states: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
+        assert table is not None
+        rows = np.empty((len(states), self.parts), dtype=np.uint8)
+        width = self.codes[1] if self.codes else 0
+        for part in range(self.parts):
+            centroids = table[part * _CENTROIDS : (part + 1) * _CENTROIDS]
+            near = states[:, part * width : (part + 1) * width] @ centroids.T - (centroids**2).sum(axis=1) / 2
+            rows[:, part] = near.argmax(axis=1)
+        return rows
+
+    def decode(
+        self, rows: np.ndarray, ranges: Iterable[tuple[int, int]], table: np.ndarray | None = None
+    ) -> list[Keys]:
+        import torch
+
+        from ..kernels import QuantizedKeys
+
+        assert table is not None
+        scale = max(float(np.abs(table).max()), 1e-12) / 127
+        whole = np.rint(table / scale).astype(np.int8).view(np.dtype((np.void, table.shape[1])))[:, 0]
+        base = np.arange(self.parts) * _CENTROIDS
+        return [
+            QuantizedKeys(
+                torch.from_numpy(whole.take(rows[first:stop] + base).view(np.int8)),
+                torch.full((stop - first,), scale),
+            )
+            for first, stop in ranges
+        ]
+
+
+def states_form(kind: str, dim: int) -> StatesForm:
+    """A form by name.
 
     Args:
-        states: the rows of the whole file, in the form they are kept.
-        ranges: ``[first, stop)`` of each passage.
+        kind: ``fp16``; ``int8``, D bytes and 4; ``int4``, D / 2 bytes and 4; or ``pqM``, M bytes.
+        dim: D, the length of a state.
+
+    Raises:
+        InputError: if there is no such form, or it cannot hold states of this length.
+
+    Example:
+        >>> [states_form(kind, 384).dtype.itemsize for kind in ("fp16", "int8", "int4", "pq48")]
+        [768, 388, 196, 48]
     """
+    form = _FORMS.get(re.sub(r"^pq[0-9]{1,5}$", "pqM", kind))
+    if form is None:
+        raise InputError(f"token states are kept as 'fp16', 'int8', 'int4' or 'pqM' such as 'pq48', not {kind!r}")
+    return form(kind, dim)
+
+
+_FORMS: dict[str, Callable[[str, int], StatesForm]] = {
+    "fp16": _Halves,
+    "int8": _Bytes,
+    "int4": _HalfBytes,
+    "pqM": _Products,
+}
+
+
+def _symmetric(states: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Integers of -largest to largest, int8 (T, D), and the float32 scale of each token."""
+    scales = (np.maximum(np.abs(states).max(axis=1, initial=0), 1e-12) / largest).astype(np.float32)
+    return np.rint(states / scales[:, None]).astype(np.int8), scales
+
+
+def _floats(data: torch.Tensor) -> torch.Tensor:
+    """Float32 numbers out of rows of four bytes, wherever they lie."""
     import torch
 
-    from ..kernels import QuantizedKeys
-
-    rows = torch.from_numpy(np.asarray(states))
-    if states.dtype == np.float16:
-        return [rows[first:stop] for first, stop in ranges]
-    values = rows[:, :-4]
-    if rows.shape[1] % 4 == 0:  # then the scales lie where a float32 may
-        scales = rows.view(torch.float32)[:, -1]
-        return [QuantizedKeys(values[first:stop], scales[first:stop]) for first, stop in ranges]
-    scales = rows[:, -4:]
-    return [
-        QuantizedKeys(
-            values[first:stop],
-            scales[first:stop].clone(memory_format=torch.contiguous_format).view(torch.float32)[:, 0],
-        )
-        for first, stop in ranges
-    ]
+    return data.clone(memory_format=torch.contiguous_format).view(torch.float32)[:, 0]
 
 
 def encode_spans(spans: np.ndarray, offsets: np.ndarray) -> np.ndarray:

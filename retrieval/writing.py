@@ -29,7 +29,7 @@ from .manifest import FaissRecord, Manifest, StoreRecord
 from .open_files import OpenFiles
 from .passages import Splitter, passage_batches
 from .store import Segment, as_json
-from .token_states import encode, encode_spans, states_reader
+from .token_states import encode_spans, states_reader
 
 __all__ = ["BATCH_PASSAGES", "DECODER_PASSAGES", "PATIENCE", "Writer"]
 
@@ -179,7 +179,7 @@ class Writer:
         """Append one batch to the raw files, then make it exist."""
         store, contents = self._files.store, [passage.contents for _, passages in batch for passage in passages]
         tokens = truncated = np.zeros(len(contents), dtype=np.int64)
-        segments = []
+        segments: list[Segment] = []
         vectors = None
         if contents and self._files.states is not None:
             kept = self._files.settings.token_states
@@ -187,8 +187,7 @@ class Writer:
             read = reader.read(contents)
             assert read.states is not None
             tokens, truncated = np.diff(read.offsets), read.truncated
-            rows = encode(read.states, kept.kind)
-            segments.append(self._append(self._files.states, rows, store.token_rows()))
+            segments += self._append_states(read.states, store.token_rows())
             if self._files.now().manifest.token_states.spans:
                 spans = encode_spans(read.spans, read.offsets)
                 segments.append(self._append(self._files.spans, spans, store.token_rows()))
@@ -209,6 +208,17 @@ class Writer:
             added = store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated, decoder_tokens)
             self._files.words.add(added, contents)
             store.record(segments)
+
+    def _append_states(self, states: np.ndarray, committed: int) -> Iterator[Segment]:
+        """Append token states, and before the first of them the table that their form learns from them."""
+        files, table = self._files, self._files.now().table
+        assert files.states is not None and files.form is not None
+        if not len(states):
+            return
+        if files.table is not None and table is None:
+            table = files.form.learn(states)
+            yield self._append(files.table, table, 0)
+        yield self._append(files.states, files.form.encode(states, table), committed)
 
     def _append_decoder_states(
         self, decoder: DecoderReader, blocks: Sequence[Document]

@@ -103,11 +103,12 @@ def retrieve(
 
 
 def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
-    rows, scores = index.search_dense(queries, candidates, where)
+    depth = _depth(index, candidates)
+    rows, scores = index.search_dense(queries, depth, where)
 
     def find(number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        if k == candidates:
-            return rows[number], scores[number]
+        if k <= depth:
+            return rows[number, :k], scores[number, :k]
         wider, values = index.search_dense([queries[number]], k, where)
         return wider[0], values[0]
 
@@ -119,14 +120,19 @@ def _by_words(index: Index, queries: Sequence[str], candidates: int, where: Mapp
 
 
 def _words_finder(index: Index, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
-    """Search by words, at first twice as deep as asked for, so that several passages a document cost no second walk."""
-    found = index.search_lexical(query, 2 * candidates, where)
+    depth = _depth(index, candidates)
+    found = index.search_lexical(query, depth, where)
 
     def find(k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, scores = found if k <= 2 * candidates else index.search_lexical(query, k, where)
+        rows, scores = found if k <= depth else index.search_lexical(query, k, where)
         return rows[:k], scores[:k]
 
     return find
+
+
+def _depth(index: Index, candidates: int) -> int:
+    """How many passages are looked for at first: so many that several passages a document cost no second search."""
+    return candidates if index.whole_documents else 2 * candidates
 
 
 def _enough(index: Index, find: _Find, candidates: int) -> Found:

@@ -515,7 +515,7 @@ def _hit(candidates: CandidateList, place: int, rank: int, score: float, ranked:
 
 def _shifted(evidence: Evidence, start: int) -> Evidence:
     """Evidence of a passage as evidence of its document."""
-    if evidence.field == "title":
+    if evidence.field == "title" or not start:
         return evidence
     return dataclasses.replace(evidence, start=evidence.start + start, end=evidence.end + start)
 

@@ -68,9 +68,9 @@ def integer_products(q: torch.Tensor, keys: Sequence[QuantizedKeys], out: torch.
         limbs.append(rest.round())
         rest = (rest - limbs[-1]) * _STEPS
     sums = torch._int_mm(torch.cat(limbs).to(torch.int8), torch.cat([key.values for key in keys]).T)
-    first, *others = sums.split(len(q))
     # Every operation below rounds each number by itself. A fused multiply-add would not round alike at all places.
-    out.copy_(first)
+    total, *others = sums.float().split(len(q))
     for limb in others:
-        out.mul_(_STEPS).add_(limb)
-    out.mul_(torch.cat([key.scales for key in keys])).mul_((scale / _STEPS ** (_LIMBS - 1)).float())
+        total.mul_(_STEPS).add_(limb)
+    total.mul_(torch.cat([key.scales for key in keys]))
+    torch.mul(total, (scale / _STEPS ** (_LIMBS - 1)).float(), out=out)

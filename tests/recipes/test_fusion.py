@@ -8,9 +8,11 @@ import re
 import pytest
 
 from sightline.eval.loading import load_dataset
+from sightline.eval.tuning import document_order, read_candidates, weights_grid
 from sightline.recipes import fusion
 from sightline.rerank import LateInteractionReranker
 from sightline.rerank.layout import FusionWeights, load_layout
+from sightline.rerank.signals import fused_scores
 from sightline.search import Searcher
 
 TEXTS = {"cats": "Cats purr when content.", "dogs": "Dogs bark at strangers.", "iron": "Iron rusts in damp air."}
@@ -33,7 +35,7 @@ def collection(tmp_path):
 
 
 def test_the_shipped_weights_are_among_those_that_are_tried():
-    assert load_layout("minilm").readout.weights in set(fusion.grid())
+    assert load_layout("minilm").readout.weights in set(weights_grid(load_layout("minilm").readout.scale))
 
 
 def test_a_row_is_the_ranking_that_a_searcher_with_these_weights_gives(collection, tmp_path):
@@ -44,8 +46,8 @@ def test_a_row_is_the_ranking_that_a_searcher_with_these_weights_gives(collectio
 
     reranker = LateInteractionReranker(changed)
     for candidates in searcher.candidates(list(dataset.queries.values())):
-        signals = fusion._signals(candidates, searcher.reranker.reader, changed.readout.scale)
-        ranked = fusion._ranked(candidates, signals, weights)
+        _, signals = read_candidates(candidates, searcher.reranker.reader, changed.readout.scale)
+        ranked = document_order(candidates, fused_scores(signals, weights).numpy())
         assert ranked == [hit.id for hit in searcher.rank(candidates, reranker).hits]
 
 

@@ -8,7 +8,7 @@ from sightline.documents import Document, Passage
 from sightline.errors import InputError
 from sightline.rerank import LateInteractionReranker, load_layout
 from sightline.retrieval.index import Index
-from sightline.search import CandidateList, Searcher
+from sightline.search import CandidateList, Searcher, first_stage
 
 DOCUMENTS = [
     Document("cat", "The cat purrs loudly. It sleeps all day.", "Felines", {"lang": "en"}),
@@ -79,20 +79,40 @@ def test_first_stages_that_are_compared_give_what_each_gives_alone(index, rerank
     assert Searcher(index, None).candidates_each(QUERIES, []) == [{}, {}, {}]
 
 
-def test_one_question_to_the_database_fetches_everything(index, reranker):
-    statements = []
-    searcher = Searcher(index, reranker, first_stage="hybrid")
+@pytest.mark.parametrize("stage", ["dense", "bm25"])
+@pytest.mark.parametrize("candidates", [1, 2, 4, 100])
+@pytest.mark.parametrize("where", [None, {"lang": "en"}])
+def test_how_deep_a_first_stage_looks_at_first_changes_nothing(index, stage, candidates, where, monkeypatch):
+    assert not index.whole_documents
+    found = []
+    for depth in (1, 2, 8):
+        monkeypatch.setattr(first_stage, "_depth", lambda index, candidates, depth=depth: depth * candidates)
+        lists = first_stage.retrieve(index, QUERIES, [stage], candidates, where=where)[stage]
+        found.append([(each.rows, each.documents, each.scores) for each in lists])
+    assert found[0] == found[1] == found[2]
+
+
+def test_whole_documents_follow_what_is_added_and_deleted(tmp_path, shared_toy):
+    with Index.build(tmp_path / "i", DOCUMENTS[:2], encoder=shared_toy) as index:
+        assert index.whole_documents
+        index.add([Document("long", "one two three four five. " * 40)])
+        assert not index.whole_documents
+        index.delete(["long"])
+        assert index.whole_documents
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("evidence", [None, "sentence"])
+def test_a_search_makes_one_statement_beside_those_of_bm25(index, reranker, stage, evidence, statements):
+    searcher = Searcher(index, reranker, first_stage=stage)
     searcher.search(QUERIES[0])  # the index has mapped its files now
-    connection = index._files.store.connection
-    connection.set_trace_callback(statements.append)
-    try:
-        searcher.search(QUERIES[0])
-    finally:
-        connection.set_trace_callback(None)
-    asked = [sql for sql in statements if "json_each" in sql]  # that is how rows are asked for
-    words = [sql for sql in asked if "FROM lexical" in sql]
-    assert len(asked) - len(words) == 1
-    assert len(words) <= 1  # BM25 of what only the embeddings have found
+    with statements(index) as made:
+        assert searcher.search(QUERIES[1], evidence=evidence).hits
+    words = [sql for sql in made if "FROM lexical" in sql]
+    others = [sql for sql in made if sql not in words]
+    # Whether somebody has committed, before and after; in between, documents, passages, and where their states are.
+    assert [sql.split()[0] for sql in others] == ["PRAGMA", "SELECT", "PRAGMA"]
+    assert len(words) <= 1 + (stage == "hybrid")  # what was found by words, and BM25 of what was not
 
 
 @pytest.mark.parametrize("stage", STAGES)
