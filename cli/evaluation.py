@@ -38,6 +38,7 @@ from .options import (
     MinScoreOption,
     PerQueryOption,
     QrelsOption,
+    ReaderOption,
     RerankOption,
     RunsOption,
     SplitOption,
@@ -161,6 +162,7 @@ def evaluate(
     encoder: EncoderOption = "minilm",
     faiss: FaissOption = "Flat",
     lexical: LexicalOption = "fts5",
+    reader: ReaderOption = None,
     token_states: TokenStatesOption = "fp16",
     max_tokens: MaxTokensOption = None,
     jobs: JobsOption = 1,
@@ -178,7 +180,7 @@ def evaluate(
     check_measures(measure_names)
     settings: dict[str, Any] = {"encoder": encoder, "faiss": faiss, "lexical": lexical}
     if any("+" in name for name in system_names):
-        settings["token_states"] = token_states
+        settings |= {"token_states": token_states, "reader": reader}
     if max_tokens is not None:
         settings["max_tokens"] = max_tokens
     options: dict[str, Any] = {

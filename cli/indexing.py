@@ -20,6 +20,7 @@ from .options import (
     JsonOption,
     LexicalOption,
     MaxTokensOption,
+    ReaderOption,
     TokenStatesOption,
 )
 from .settings import SettingsOptions, takes_settings
@@ -112,6 +113,7 @@ def index(
         str, typer.Option(help="FAISS search parameters, such as nprobe=64.", rich_help_panel=INDEX)
     ] = "",
     lexical: LexicalOption = "fts5",
+    reader: ReaderOption = None,
     token_states: TokenStatesOption = "int8",
     decoder_states: Annotated[
         str | None,
@@ -152,6 +154,7 @@ def index(
             faiss=faiss,
             faiss_parameters=faiss_parameters,
             lexical=lexical,
+            reader=reader,
             token_states=token_states,
             decoder_states=None if decoder_states is None else _decoder(decoder_states),
             decoder_form=decoder_form,
@@ -160,6 +163,9 @@ def index(
         )
     with built:
         _report(built, source, json, {"finished_before": True} if finished and json else {})
+        if (kept := built.manifest.token_states.model) not in (None, "minilm") and not json:
+            name = kept if kept.startswith("late-interaction:") else f"encoder:{kept}"
+            console.print(f"it keeps the token states of {name}; rank by them with --rerank {name}", soft_wrap=True)
         if finished and not json:
             console.print(
                 "the index was finished already, of these documents and settings; nothing was changed", soft_wrap=True

@@ -31,6 +31,7 @@ __all__ = [
     "MinScoreOption",
     "PerQueryOption",
     "QrelsOption",
+    "ReaderOption",
     "RerankOption",
     "RunsOption",
     "SplitOption",
@@ -53,7 +54,7 @@ IndexArgument = Annotated[Path, typer.Argument(help="Directory of the index.")]
 RerankOption = Annotated[
     str,
     typer.Option(
-        help="minilm, sightline-mini, hf:MODEL#LAYOUT, cross-encoder:MODEL, late-interaction:MODEL, "
+        help="minilm, sightline-mini, hf:MODEL#LAYOUT, cross-encoder:MODEL, late-interaction:MODEL, encoder:MODEL, "
         "remote:SERVER/MODEL (a rerank API: texts are sent there), a folder of sightline train, a layout's .yaml, or "
         "none; sightline rerankers lists them.",
         rich_help_panel=SEARCHING,
@@ -92,6 +93,14 @@ WhereOption = Annotated[
 
 EncoderOption = Annotated[
     str, typer.Option(help="Bi-encoder: minilm, or any sentence-transformers name or path.", rich_help_panel=INDEX)
+]
+ReaderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Whose token states the index keeps, such as late-interaction:MODEL.",
+        show_default="the encoder's, or minilm's if it has none",
+        rich_help_panel=INDEX,
+    ),
 ]
 FaissOption = Annotated[
     str, typer.Option(help="FAISS factory string, such as Flat, HNSW32 or IVF256,SQ8.", rich_help_panel=INDEX)

@@ -7,6 +7,7 @@ are read once; a trial is arithmetic on a few numbers per candidate.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -323,9 +324,9 @@ def _chosen(
     gain = percentile_interval(float(np.mean([gain.mean() for gain in gains])), np.mean(resampled, axis=0))
     trial = everything[best]
     changes: dict[str, Any] = {} if reader == "minilm" else {"reader": reader, "max_block_tokens": 0}
-    layout = load_layout(
-        "minilm-log-mass", name=name, readout=trial.readout, scale=trial.scale, weights=trial.weights, **changes
-    )
+    if trial.weights is not None:
+        changes["weights"] = dataclasses.asdict(trial.weights)
+    layout = load_layout("minilm-log-mass", name=name, readout=trial.readout, scale=trial.scale, **changes)
     means = np.mean([part.trials.mean(axis=0) for part in parts], axis=0)
     collections = {
         collection: TunedCollection(

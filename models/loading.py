@@ -74,7 +74,7 @@ def load_text_model(name: str, **options: Any) -> NetworkReader | SentenceTransf
 
         return load_minilm(**given)
     if os.path.isdir(model):  # noqa: PTH112 - Path.is_dir raises at long names
-        given["folder"] = os.path.realpath(model)  # another working directory means another model
+        model = os.path.realpath(model)  # another working directory means another model
     return _load(kind, model, tuple(sorted(given.items())))
 
 
@@ -95,6 +95,5 @@ def absolute_name(name: str) -> str:
 def _load(kind: str, model: str, given: tuple[tuple[str, Any], ...]) -> NetworkReader | SentenceTransformerEncoder:
     from .sentence_transformer import LateInteractionReader, load_sentence_transformer
 
-    options = {option: value for option, value in given if option != "folder"}
     make = LateInteractionReader if kind == "late-interaction" else load_sentence_transformer
-    return make(model, **options)
+    return make(model, **dict(given))

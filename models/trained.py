@@ -180,10 +180,10 @@ def _check_files(kind: type, name: str) -> None:
         return
     modules = folder / "modules.json"
     files = sorted([*folder.glob("*"), *folder.glob("*/*")])  # not deeper: the name may be that of a whole disk
-    if not (folder / "config.json").is_file() and not modules.is_file():
+    if not modules.is_file() and not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder}: no model is saved there, since there is no config.json and no modules.json; give the folder "
-            "that has them"
+            f"the weights of {name!r} cannot be loaded as {kind.__name__}: no modules.json or config.json there; give "
+            "the folder of a model, or a name on the hub"
         )
     if not any(path.name in _TOKENIZERS or path.suffix == ".model" for path in files):
         # transformers would make one up, which knows no word

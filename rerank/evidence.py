@@ -16,15 +16,18 @@ def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain
 
     Args:
         document: the document whose ``contents`` the model read.
-        spans: int (T, 2), the characters of ``contents`` that each token covers.
+        spans: int (T, 2), the characters of ``contents`` that each token covers. Tokens that cover none, such as the
+            markers of late-interaction models, are not of the text, and left out with their mass.
         mass: float (T,), the attention mass on each token.
         grain: ``sentence`` sums over sentences (and over the title), largest mass first; ``token`` keeps tokens, in the
             order of the text.
 
     Returns:
-        Spans with their mass; together they hold what ``mass`` sums to, the document's mass, or 1 where scores are not
-        attention and documents have none. Sentences that were not read are left out.
+        Spans with their mass; together they hold what the mass of the text's tokens sums to: the document's mass, or 1
+        where scores are not attention and documents have none. Sentences that were not read are left out.
     """
+    of_text = spans[:, 1] > spans[:, 0]
+    spans, mass = spans[of_text], mass[of_text]
     title = len(document.title) + 1 if document.title else 0
     in_title = spans[:, 1] < title
     marks = []

@@ -104,16 +104,20 @@ def load_reranker(
             ``minilm-mass`` or ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is
             trained; a folder that ``sightline train`` wrote; a decoder model, ``smollm2``, or ``hf:`` and what
             `load_decoder` loads: a name on the hub, a folder, or a GGUF file (``hf:FILE.gguf``,
-            ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; ``late-interaction:MODEL``, a ColBERT-like model; or
-            ``remote:PROVIDER/MODEL`` or ``remote:URL/MODEL``, a rerank API, see `sightline.models.remote`.
-            ``smollm2#LAYOUT`` and ``hf:MODEL#LAYOUT`` also name the layout. If you give ``layout``, you may leave the
-            ``hf:`` out.
-        layout: for decoder models: ``icr`` (training-free, the default of most), ``icr-block``, ``icr-block-heads``
-            (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, ``qwen3-reranker``,
-            another that `list_rerankers` names, the path of a YAML file, or a `Layout`.
-        options: ``dtype``, ``device`` and ``cache``, see `LateInteractionReranker`; for cross-encoders and
-            ``late-interaction:`` ``dtype``, ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for
-            decoder models those of `DecoderReranker`.
+            ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; ``late-interaction:MODEL``, a ColBERT-like model, or
+            ``encoder:MODEL``, a bi-encoder, whose token states are read; or ``remote:PROVIDER/MODEL`` or
+            ``remote:URL/MODEL``, a rerank API, see `sightline.models.remote`. ``smollm2#LAYOUT``, ``hf:MODEL#LAYOUT``,
+            ``late-interaction:MODEL#LAYOUT`` and ``encoder:MODEL#LAYOUT`` also name the layout. If you give ``layout``,
+            you may leave the ``hf:`` out.
+        layout: for ``late-interaction:`` and ``encoder:``: a layout of the embedded default, whose reader they replace,
+            such as ``minilm-maxsim`` (the default of the former) or ``minilm-log-mass`` (of the latter), or one of
+            ``sightline tune``. For decoder models: ``icr`` (training-free, the default of most), ``icr-block``,
+            ``icr-block-heads`` (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``,
+            ``qwen3-reranker``, another that `list_rerankers` names. Or the path of a YAML file, or a `Layout`.
+        options: ``dtype``, ``device`` and ``cache``, see `LateInteractionReranker`; for ``late-interaction:`` and
+            ``encoder:`` also ``revision``, and for the latter ``truncate_dim``; for cross-encoders ``dtype``,
+            ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for decoder models those of
+            `DecoderReranker`.
             All others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
@@ -183,11 +187,10 @@ def _load_reader(parsed: RerankerName, name: str, layout: Layout | str | None, o
     cache = options.pop("cache", None)
     spec = load_layout(layout or parsed.layout or READERS[parsed.kind])
     check_kind(spec, "late-interaction")
-    if default:
-        options = {"name": parsed.kind} | options
+    own: dict[str, Any] = {"name": parsed.kind} if default else {}
     if spec.reader != reader:
-        options = {"reader": reader, "max_block_tokens": 0} | options
-    spec = load_layout(spec, **options)
+        own |= {"reader": reader, "max_block_tokens": 0}
+    spec = load_layout(spec, **own | options)
     model = load_reader(reader, max_length=spec.max_block_tokens or None, **loading)
     return LateInteractionReranker(spec, model, name=options.get("name", name) if not default else name, cache=cache)
 

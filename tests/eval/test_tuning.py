@@ -55,7 +55,8 @@ def test_a_trial_is_the_ranking_of_the_reranker_with_that_layout(tuned):
         for candidates in searcher.candidates([text for text, _ in QUERIES.values()]):
             scores = tuning._trial_scores(candidates, searcher.reranker.reader, SOME)
             for trial, values in zip(SOME, scores, strict=True):
-                spec = load_layout("minilm-log-mass", readout=trial.readout, scale=trial.scale, weights=trial.weights)
+                weights = {} if trial.weights is None else {"weights": dataclasses.asdict(trial.weights)}
+                spec = load_layout("minilm-log-mass", readout=trial.readout, scale=trial.scale, **weights)
                 hits = searcher.rank(candidates, LateInteractionReranker(spec)).hits
                 assert tuning.document_order(candidates, values) == [hit.id for hit in hits]
                 assert sorted(values)[-1] == pytest.approx(hits[0].score, abs=1e-9)

@@ -88,7 +88,7 @@ def labels(count):
 
 def evil_pickle(folder):
     (folder / WEIGHTS).unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(folder / "RAN")))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(folder / "RAN"), protocol=2))
 
 
 def own_code(folder):
@@ -114,7 +114,7 @@ def both(*damages):
 ANY = {
     "no folder": (lambda folder: shutil.rmtree(folder), "no such folder|cannot be loaded"),
     "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("x")), "cannot be loaded|not a folder|no such"),
-    "an empty folder": (without("*"), "no model is saved there"),
+    "an empty folder": (without("*"), "no modules.json or config.json there"),
     "no config": (without("config.json"), "model_type|config"),
     "bad config": (holds("config.json", b'{"model_type": '), "JSON"),
     "config of another shape": (holds("config.json", b"[]"), "model_type|config"),

@@ -1,5 +1,8 @@
 """Token states of bi-encoders of every family, against what transformers and sentence-transformers compute."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -197,3 +200,20 @@ def test_what_cannot_be_is_refused(small, tmp_path):
         load_reader("late-interaction:")
     with pytest.raises(InputError, match="layout 'icr' is for decoders"):
         load_reranker(f"encoder:{small}#icr")
+
+
+@pytest.mark.data
+def test_a_published_encoder_reads_as_it_embeds():
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(os.environ.get("SIGHTLINE_ENCODERS", "encoders")) / "mpnet"
+    if not folder.is_dir():
+        pytest.skip("SIGHTLINE_ENCODERS names no folder with all-mpnet-base-v2 as mpnet")
+    reader = load_reader(f"encoder:{folder}", device="cpu")
+    expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, show_progress_bar=False)
+    read = reader.read(TEXTS)
+    np.testing.assert_allclose(read.pooled, expected, atol=1e-5)
+    assert (reader.dim, reader.max_length, read.states.shape[1]) == (768, 384, 768)
+    best = load_reranker(f"encoder:{folder}").rank("corroding metal", SENTENCES, evidence="token")[0]
+    assert best.document.text == SENTENCES[1]
+    assert max(best.evidence, key=lambda mark: mark.mass).text in ("Iron", "rust", "rusts")

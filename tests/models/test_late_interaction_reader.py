@@ -89,7 +89,7 @@ def test_maxsim_is_that_of_sentence_transformers(checkpoint, reference):
         assert [scores[i] for i in range(len(TEXTS))] == pytest.approx(expected.tolist(), abs=1e-5)
         for item in ranking:
             for mark in item.evidence:
-                assert item.document.text[mark.start : mark.end] == mark.text
+                assert mark.text and item.document.text[mark.start : mark.end] == mark.text
     assert (reranker.layout, ranking.layout, reranker.has_evidence) == ("late-interaction",) * 2 + (True,)
 
 
@@ -121,8 +121,8 @@ def long_reader(tmp_path_factory):
 
 
 def test_long_documents_are_read(long_reader):
-    read = long_reader.read(["grass " * 4000])
-    assert read.truncated.tolist() == [0] and len(read.states) > 4000 and long_reader.room > 8180
+    read = long_reader.read(["grass " * 1500])
+    assert read.truncated.tolist() == [0] and len(read.states) > 1500 and long_reader.room > 8180
 
 
 def test_an_index_keeps_vectors_of_another_model_than_its_encoder(tmp_path_factory, toy, tmp_path):

@@ -11,11 +11,14 @@ import subprocess
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import InputError, RemoteError, UnknownNameError
 from sightline.models import remote
 from sightline.models.remote import RemoteScorer
+from sightline.rerank.layout import RelevanceSpec
 from sightline.rerank.loading import load_reranker
 from sightline.tests.rerank_api import Reply, RerankApi, as_json, packed, relevance
 
@@ -150,6 +153,37 @@ def test_any_text_arrives(rerank_api, text):
     load_reranker(rerank_api.name()).rank(text, [Document("a", text, "A title"), "b"])
     [(_, _, body)] = rerank_api.seen
     assert body["query"] == text and body["documents"] == [Document("a", text, "A title").contents, "b"]
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_probability_is_the_sigmoid_of_its_score_and_keeps_its_place(one, other):
+    scores = [remote._logit(one), remote._logit(other)]
+    assert all(map(math.isfinite, scores))
+    assert RelevanceSpec(slope=1.0, offset=0.0).probability(scores[0]) == pytest.approx(one, rel=1e-9, abs=1e-15)
+    assert (scores[0] <= scores[1]) == (min(one, 1 - 2**-53) <= min(other, 1 - 2**-53))
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 5) | st.floats(-1, 2) | st.sampled_from(["a", "", "0.5", 10**40]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["index", "score", "relevance_score", "results", "data", "error"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(_VALUES)
+def test_whatever_an_endpoint_says_is_a_whole_ranking_or_an_error(value):
+    scorer = RemoteScorer("http://localhost/rerank")
+    scorer._post = lambda body: json.dumps(value).encode()
+    try:
+        scores, _ = scorer.score(QUERY, TEXTS[:2])
+    except RemoteError as error:
+        assert str(error).startswith("remote:http://localhost/rerank: the answer cannot be used: ")
+    else:
+        entries = value if isinstance(value, list) else value.get("results", value.get("data"))
+        assert sorted(entry["index"] for entry in entries) == [0, 1] and all(map(math.isfinite, scores))
 
 
 # -- the key -----------------------------------------------------------------------------------------------------------

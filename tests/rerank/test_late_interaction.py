@@ -17,7 +17,7 @@ from sightline.models.minilm import load_minilm
 from sightline.rerank import DocumentStates, LateInteractionReranker, load_layout, load_reranker
 from sightline.rerank.loading import load_reranker as eval_reranker
 from sightline.rerank.requests import as_documents
-from sightline.retrieval import token_states
+from sightline.retrieval.token_states import states_form
 
 QUERY = "what sound do cats make when they are happy"
 DOCUMENTS = [
@@ -51,12 +51,14 @@ def toy_reranker(toy, name="minilm"):
 def kept(reranker, documents, kind=None):
     read = reranker.reader.read([document.contents for document in documents])
     rows = [read.states[a:b] for a, b in zip(read.offsets, read.offsets[1:], strict=False)]
-    keys = [torch.from_numpy(r) if kind is None else token_states.decode(_row(r, kind), [(0, len(r))])[0] for r in rows]
+    keys = [torch.from_numpy(r) if kind is None else _keys(r, kind) for r in rows]
     return [DocumentStates(key, int(cut)) for key, cut in zip(keys, read.truncated, strict=True)]
 
 
-def _row(states, kind):
-    return np.ascontiguousarray(token_states.encode(states, kind))
+def _keys(states, kind):
+    form = states_form(kind, states.shape[1])
+    [keys] = form.decode(form.encode(states), [(0, len(states))])
+    return keys
 
 
 def scores(ranking):
