@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import traceback
 
 import pytest
 from hypothesis import given
@@ -198,11 +199,20 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(rerank_api, key, caplog, 
     stored = pickle.dumps([reranker, ranking]), repr(ranking), repr(vars(reranker.scorer)), caplog.text
     assert not any(key in str(text) for text in stored)
     assert "503 Service Unavailable: the key *** is slow; trying again in" in caplog.text
-    for said in (as_json({"error": {"message": f"no such key: {key}"}}, 401), Reply(key.encode(), 500)):
+    for said in (
+        as_json({"error": {"message": f"no such key: {key}"}}, 401),
+        Reply(key.encode(), 500),
+        Reply(b"", 302, {"Location": f"/{key}"}),
+        as_json({"error": f"{'x' * 50}{key}"}),
+        as_json(results(key, 0.5, 0.5)),
+    ):
         rerank_api.replies = [said]
         with pytest.raises(RemoteError) as caught:
             reranker.rank(QUERY, TEXTS)
-        assert key not in str(caught.value) and "***" in str(caught.value)
+        told = "".join(traceback.format_exception(caught.value))
+        assert not any(key[start : start + 9] in told for start in range(len(key) - 8)) and (
+            "***" in told or "it holds the key" in told
+        )
 
 
 def test_copies_rank_as_the_original_with_the_key_of_the_day(rerank_api, key, monkeypatch):
@@ -440,8 +450,10 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path, key, waits):
         ("remote:/m", {}, "no provider ''"),
         ("remote:http://a/rerank", {"timeout": 0}, "timeout must be above 0"),
         ("remote:http://a/rerank", {"timeout": math.inf}, "timeout must be above 0"),
-        ("remote:http://a/rerank", {"retries": -1}, "retries must be 0 or more"),
-        ("remote:http://a/rerank", {"batch_size": 0}, "batch_size must be 1 or more"),
+        ("remote:http://a/rerank", {"timeout": 1e12}, "timeout must be above 0 and at most"),
+        ("remote:http://a/rerank", {"retries": -1}, "retries must be a whole number, 0 or more"),
+        ("remote:http://a/rerank", {"retries": 1.5}, "retries must be a whole number"),
+        ("remote:http://a/rerank", {"batch_size": 0}, "batch_size must be a whole number, 1 or more"),
         ("remote:http://a/rerank", {"device": "cpu"}, "no option 'device'; it has batch_size, retries, timeout"),
         ("remote:http://a/rerank", {"api_key": KEY}, "no option 'api_key'"),
         ("remote:http://a/rerank", {"layout": "icr"}, "has no layout"),
