@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         arrange,
         load_layout,
         load_reranker,
+        push_to_hub,
     )
     from .retrieval.index import Index
     from .retrieval.sources import load_documents
@@ -63,6 +64,7 @@ _WHERE = {
     "load_layout": "rerank",
     "load_reranker": "rerank",
     "load_documents": "retrieval.sources",
+    "push_to_hub": "rerank",
 }
 
 __all__ = [
@@ -88,6 +90,7 @@ __all__ = [
     "load_encoder",
     "load_layout",
     "load_reranker",
+    "push_to_hub",
 ]
 
 

@@ -66,6 +66,9 @@ def register(app: typer.Typer) -> None:
         epilog="Example: sightline train minilm data/nq_train data/medquad@0.5 --dev data/nq_train --out trained "
         "--steps 500",
     )(train)
+    app.command("push", rich_help_panel="Train", epilog="Example: sightline push trained me/my-reranker --private")(
+        push
+    )
 
 
 @takes_settings(_MINING)
@@ -276,6 +279,21 @@ def train(
             progress=_shown(tell),
         )
     _report(summary, out, json)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder that sightline train wrote.")],
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub; made if there is none.")],
+    revision: Annotated[str | None, typer.Option(help="Branch to write to; made if there is none.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Upload a trained reranker to the Hugging Face hub; hf:OWNER/NAME loads it.
+
+    The hub's own login is used: the environment variable HF_TOKEN, or what "hf auth login" stored.
+    """
+    from ..rerank.hub import push_to_hub
+
+    print_line(push_to_hub(folder, repository, revision=revision, private=private or None))
 
 
 def _sources(texts: list[str] | None, split: str) -> list[Source]:

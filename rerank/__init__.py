@@ -4,6 +4,7 @@ from ..models.cache import DocumentCache
 from ..models.reader import DocumentStates
 from .base import Request, Reranker, Scored
 from .cascade import CascadeReranker
+from .hub import push_to_hub
 from .late_interaction import LateInteractionReranker
 from .layout import Layout, load_layout
 from .loading import RerankerInfo, list_rerankers, load_reranker
@@ -29,4 +30,5 @@ __all__ = [
     "list_rerankers",
     "load_layout",
     "load_reranker",
+    "push_to_hub",
 ]

@@ -8,6 +8,7 @@ Zaharia, SIGIR 2020), whose MaxSim is one of the readouts.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from ..models.minilm import MiniLM
 from ..models.reader import BlockReader, DocumentStates, TokenStates, document_states
 from ..retrieval.bm25 import background_bm25
 from .base import Request, Reranker, Scored
+from .hub import download, push_to_hub
 from .layout import Layout, check_kind, load_layout
 from .results import NOTHING
 
@@ -112,10 +114,11 @@ class LateInteractionReranker(Reranker):
         self.uses_bm25 = weights is not None and weights.bm25 != 0
 
     @classmethod
-    def load(
+    def from_pretrained(
         cls,
         folder: str | Path,
         *,
+        revision: str | None = None,
         dtype: str | None = None,
         device: str | torch.device | None = None,
         cache: DocumentCache | None = None,
@@ -124,7 +127,8 @@ class LateInteractionReranker(Reranker):
         """Load a trained reranker: ``layout.yaml`` and ``model.safetensors``.
 
         Args:
-            folder: the folder with both.
+            folder: the folder with both, or OWNER/NAME of a repository that `push_to_hub` wrote.
+            revision: branch, tag or commit of a repository; None for the newest. A folder has none.
             dtype: see `LateInteractionReranker`.
             device: see `LateInteractionReranker`.
             cache: see `LateInteractionReranker`.
@@ -134,16 +138,25 @@ class LateInteractionReranker(Reranker):
             ModelError: if the weights are missing, damaged, or of something else.
             InputError: if the layout is not valid.
         """
-        return cls(*_load_trained(Path(folder), changes, dtype, device), dtype=dtype, device=device, cache=cache)
+        found = None if Path(folder).is_dir() else download(str(folder), revision)
+        trained = _load_trained(found or Path(folder), changes, dtype, device)
+        return cls(*trained, dtype=dtype, device=device, cache=cache)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``layout.yaml`` and ``model.safetensors`` into a folder, for `load`; weights in half precision.
+    def push_to_hub(self, repository: str, *, revision: str | None = None, private: bool | None = None) -> str:
+        """Upload what `save_pretrained` writes; see `sightline.rerank.push_to_hub`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_to_hub(folder, repository, revision=revision, private=private)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``layout.yaml`` and ``model.safetensors``, in half precision, into a folder for `from_pretrained`.
 
         What the published model has is not written: only what was learnt.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         weights: dict[str, torch.Tensor] = {}
         if self.learnt is not None:
             weights |= {f"readout.{name}": value.detach() for name, value in self.learnt.state_dict().items()}

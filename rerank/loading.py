@@ -155,7 +155,7 @@ def _load_folder(parsed: RerankerName, name: str, layout: Layout | str | None, o
     if is_folder and _kind(folder) == "late-interaction":
         if layout is not None:
             raise InputError(f"{name!r} brings its own layout; leave layout={layout!r} out")
-        reranker = LateInteractionReranker.load(folder, **options)
+        reranker = LateInteractionReranker.from_pretrained(folder, **options)
         reranker.name = options.get("name", name)
         return reranker
     if is_folder or (name and layout is not None):
@@ -168,6 +168,10 @@ def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, 
     from .decoder.reranker import DecoderReranker, saved_layout
     from .layout import load_layout
 
+    if (folder := _from_hub(parsed.model, options)) is not None:
+        reranker = load_reranker(folder, layout=layout or parsed.layout or None, **options)
+        reranker.name = options.get("name", name)
+        return reranker
     own = set(inspect.signature(DecoderReranker).parameters) - {"model", "layout", "loading", "name"}
     own |= {"revision", "dtype", "device", "device_map", "quantization_config"}
     changes = {key: options.pop(key) for key in list(options) if key not in own}
@@ -175,6 +179,18 @@ def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, 
     if layout is not None and not parsed.layout:
         name = f"{name}#{spec.name}"
     return DecoderReranker(parsed.model, spec, name=name, **options)
+
+
+def _from_hub(model: str, options: dict[str, Any]) -> Path | None:
+    """The folder of a trained reranker on the hub, at the revision among the options; None for any other model."""
+    from .hub import download
+
+    if model in DECODERS or os.path.exists(folder_of(model)):  # noqa: PTH110 - Path.exists raises at long names
+        return None
+    folder = download(model, options.get("revision"))
+    if folder is not None:
+        options.pop("revision", None)
+    return folder
 
 
 def _load_reader(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:

@@ -125,7 +125,7 @@ class LateInteractionLearner:
         """See `Learner.save`."""
         if self.encoder != "frozen":
             self._trainable.trained = self._trained()
-        self.reranker().save(folder)
+        self.reranker().save_pretrained(folder)
 
     @property
     def _trainable(self) -> TrainableReader:

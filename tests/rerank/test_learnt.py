@@ -144,7 +144,7 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
     with torch.no_grad():
         readout.outer += 0.1
     reranker = LateInteractionReranker(load_layout("minilm-log-mass", name="mine", readout="learnt"), readout=readout)
-    reranker.save(tmp_path)
+    reranker.save_pretrained(tmp_path)
     documents = ["Dogs bark.", "Cats purr.", "Iron rusts."]
     loaded = load_reranker(str(tmp_path))
     again, first = loaded.rank("what purrs", documents, evidence="token"), reranker.rank("what purrs", documents)
@@ -158,7 +158,7 @@ def test_it_loads_by_the_path_of_its_folder(tmp_path):
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty", "strange", "shape", "nan"])
 def test_damaged_weights_are_refused(tmp_path, damage):
     layout = load_layout("minilm-log-mass", name="mine", readout="learnt")
-    LateInteractionReranker(layout, readout=LearntReadout(["heads"])).save(tmp_path)
+    LateInteractionReranker(layout, readout=LearntReadout(["heads"])).save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
     if damage == "gone":

@@ -1,0 +1,110 @@
+"""Trained rerankers on the Hugging Face hub: what `sightline train` wrote goes there, and comes back, as one folder.
+
+Both use the hub's own cache, login (``HF_TOKEN`` or ``hf auth login``) and switches. With ``HF_HUB_OFFLINE=1``, or
+without a network, what was downloaded before is loaded from the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, ModelError
+from ..wording import quoted
+
+__all__ = ["download", "push_to_hub"]
+
+_LAYOUT = "layout.yaml"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def push_to_hub(
+    folder: str | os.PathLike[str],
+    repository: str,
+    *,
+    revision: str | None = None,
+    private: bool | None = None,
+    message: str | None = None,
+) -> str:
+    """Upload the folder of a trained reranker; ``load_reranker("hf:REPOSITORY")`` loads it again.
+
+    Args:
+        folder: what ``sightline train`` or `LateInteractionReranker.save_pretrained` wrote.
+        repository: OWNER/NAME; made if there is none.
+        revision: a branch, made if there is none; None for the main one.
+        private: whether a repository that is made here is private; None for the owner's default.
+        message: of the commit; None for one that names the layout.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        InputError: if the folder holds no layout, or ``repository`` is not OWNER/NAME.
+        ModelError: if the hub refuses, or cannot be reached.
+
+    Example:
+        >>> push_to_hub("trained/mine", "me/my-reranker", private=True)  # doctest: +SKIP
+        'https://huggingface.co/me/my-reranker/commit/...'
+    """
+    from huggingface_hub import HfApi
+
+    from .layout import load_layout
+
+    folder = Path(folder)
+    if not (folder / _LAYOUT).is_file():
+        raise InputError(f"{folder}: there is no {_LAYOUT}, which sightline train writes; name the folder that has one")
+    if not _REPOSITORY.fullmatch(repository):
+        raise InputError(f"a repository of the hub is written OWNER/NAME, not {quoted(repository)}")
+    message = message or f"Sightline reranker, layout {load_layout(folder / _LAYOUT).name}"
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        # A run's own state lets it go on, and is several times as large as what it learnt.
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            ignore_patterns=["*.pt", ".*", "*.log"],
+        )
+    except _errors() as error:
+        raise ModelError(f"cannot write {repository!r} on the hub: {_reason(error)}") from error
+    return str(commit.commit_url)
+
+
+def download(repository: str, revision: str | None = None) -> Path | None:
+    """The folder of a repository that `push_to_hub` wrote; None if it is another's model, or is out of reach.
+
+    Args:
+        repository: OWNER/NAME.
+        revision: branch, tag or commit; None for the newest.
+
+    Raises:
+        ModelError: if the repository has a layout, and the rest of it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    if not _REPOSITORY.fullmatch(repository):
+        return None
+    try:
+        hf_hub_download(repository, _LAYOUT, revision=revision)
+    except _errors():  # whoever loads the model says what is wrong with it
+        return None
+    try:
+        return Path(snapshot_download(repository, revision=revision))
+    except _errors() as error:
+        raise ModelError(f"cannot load {repository!r} from the hub: {_reason(error)}") from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    return OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled
+
+
+def _reason(error: Any) -> str:
+    return " ".join(str(error).split())[:500]
