@@ -210,9 +210,8 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(rerank_api, key, caplog, 
         with pytest.raises(RemoteError) as caught:
             reranker.rank(QUERY, TEXTS)
         told = "".join(traceback.format_exception(caught.value))
-        assert not any(key[start : start + 9] in told for start in range(len(key) - 8)) and (
-            "***" in told or "it holds the key" in told
-        )
+        assert not any(key[start : start + 9] in told for start in range(len(key) - 8))
+        assert "***" in told or "it holds the key" in told
 
 
 def test_copies_rank_as_the_original_with_the_key_of_the_day(rerank_api, key, monkeypatch):
