@@ -34,6 +34,7 @@ __all__ = ["bench_systems", "index_bytes", "measure_cost", "peak_memory", "trans
 
 _COUNTED = 20  # queries whose candidates are tokenised to count them, and whose memory is watched
 _WARM_UP = 3
+_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "model_type")
 _GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3")  # three matrices in feed-forward
 
 
@@ -227,7 +228,8 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
 
 def _plus(work: float | None, model: Any, lengths: Sequence[int]) -> float | None:
     config = getattr(model, "config", None)
-    return None if work is None or config is None else work + transformer_flops(config, lengths)
+    known = all(hasattr(config, field) for field in _SHAPE)
+    return None if work is None or not known else work + transformer_flops(config, lengths)
 
 
 def transformer_flops(config: Any, lengths: Sequence[int]) -> int:

@@ -144,7 +144,7 @@ def pylate(family, folder, *, dim=16, **settings):
         {"idx": 1, "name": "1", "path": "1_Dense", "type": "pylate.models.Dense.Dense"},
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 100, "do_lower_case": false}')
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 44, "do_lower_case": false}')
     dense = {"in_features": 32, "out_features": dim, "bias": False}
     dense["activation_function"] = "torch.nn.modules.linear.Identity"
     (folder / "1_Dense" / "config.json").write_text(json.dumps(dense))

@@ -24,13 +24,11 @@ PUNCTUATION = list(string.punctuation)
 FIXED = {"strategy": "fixed", "length": 16}
 CHECKPOINTS = {
     "bert": (multi_vector, "bert", {"expansion": FIXED, "skip": PUNCTUATION, "prompts": MARKERS, "length": 40}),
-    "bert-attends": (multi_vector, "bert", {"expansion": FIXED | {"attend": True}, "dim": 24}),
     "modernbert": (
         multi_vector,
         "modernbert",
         {"expansion": {"strategy": "min", "length": 12}, "skip": [".", ","], "prompts": MARKERS, "query_length": 20},
     ),
-    "modernbert-plain": (multi_vector, "modernbert", {"prompts": MARKERS, "query_length": 10, "length": 50}),
     "qwen3": (multi_vector, "qwen3", {"expansion": FIXED, "length": 60}),
     "pylate": (
         pylate,
