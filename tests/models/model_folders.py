@@ -153,3 +153,17 @@ def pylate(family, folder, *, dim=16, **settings):
     saved = {"model_type": "ColBERT", "prompts": {}, "similarity_fn_name": "MaxSim"} | settings
     (folder / "config_sentence_transformers.json").write_text(json.dumps(saved))
     return folder
+
+
+def stanford(family, folder, *, dim=16, **settings):
+    """Save a late-interaction model as Stanford's ColBERT does: one file of weights, and settings beside it."""
+    from safetensors.torch import load_file, save_file
+
+    backbone(family, folder)
+    weights = {f"bert.{name}": weight for name, weight in load_file(folder / "model.safetensors").items()}
+    torch.manual_seed(8)
+    save_file(weights | {"linear.weight": torch.randn(dim, 32)}, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["HF_ColBERT"]}))
+    (folder / "artifact.metadata").write_text(json.dumps(settings))
+    return folder
