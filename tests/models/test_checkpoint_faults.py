@@ -242,7 +242,7 @@ NAMES = ["x" * 500, "a\x00b", "../" * 50 + "none", "/", "/dev/null", "~/none", "
 
 
 @pytest.mark.parametrize("kind", ["cross-encoder", "late-interaction", "encoder"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, ids=[f"name {number}" for number in range(len(NAMES))])  # no lone surrogate
 def test_names_that_no_checkpoint_has(kind, name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SightlineError) as caught:
