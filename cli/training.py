@@ -292,6 +292,7 @@ def push(
     repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub; made if there is none.")],
     revision: Annotated[str | None, typer.Option(help="Branch to write to; made if there is none.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Upload a trained reranker to the Hugging Face hub; hf:OWNER/NAME loads it.
 
@@ -299,7 +300,8 @@ def push(
     """
     from ..rerank.hub import push_to_hub
 
-    print_line(push_to_hub(folder, repository, revision=revision, private=private or None))
+    commit = push_to_hub(folder, repository, revision=revision, private=private or None)
+    write_json({"commit": commit}) if json else print_line(commit)
 
 
 def _sources(texts: list[str] | None, split: str) -> list[Source]:

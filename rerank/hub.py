@@ -86,10 +86,16 @@ def download(repository: str, revision: str | None = None) -> Path | None:
     Raises:
         ModelError: if the repository has a layout, and the rest of it cannot be had.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 
     if not _REPOSITORY.fullmatch(repository):
         return None
+    layout, model = (
+        isinstance(try_to_load_from_cache(repository, file, revision=revision), str)
+        for file in (_LAYOUT, "config.json")
+    )
+    if model and not layout:
+        return None  # a model that was loaded before, and had none; the hub need not be asked
     try:
         hf_hub_download(repository, _LAYOUT, revision=revision)
     except _errors():  # whoever loads the model says what is wrong with it

@@ -166,8 +166,10 @@ def _load_folder(parsed: RerankerName, name: str, layout: Layout | str | None, o
 
 def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
     from .decoder.reranker import DecoderReranker, saved_layout
-    from .layout import load_layout
+    from .layout import check_kind, load_layout
 
+    if layout or parsed.layout:
+        check_kind(load_layout(layout or parsed.layout), "decoder")
     if (folder := _from_hub(parsed.model, options)) is not None:
         reranker = load_reranker(folder, layout=layout or parsed.layout or None, **options)
         reranker.name = options.get("name", name)

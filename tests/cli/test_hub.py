@@ -1,5 +1,6 @@
 """Trained rerankers go to the hub and come back: against a hub that is a folder."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,7 +114,7 @@ def test_a_folder_goes_before_the_hub(hub, trained, tmp_path, monkeypatch):
     assert load_reranker("me/mine").layout == "mine"
 
 
-def test_what_cannot_be_is_said(hub, trained, tmp_path):
+def test_what_cannot_be_is_said(hub, trained, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="cannot write 'others/mine' on the hub: 403 Forbidden"):
         trained.push_to_hub("others/mine")
     for name in ("mine", "a/b/c", "../x/y", ""):
@@ -122,6 +123,7 @@ def test_what_cannot_be_is_said(hub, trained, tmp_path):
     with pytest.raises(InputError, match=r"there is no layout\.yaml, which sightline train writes"):
         push_to_hub(tmp_path, "me/mine")
     hub.reachable = False
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="me/mine"):
         load_reranker("hf:me/mine")
     with pytest.raises(UnknownNameError, match="no such folder; if you mean"):
@@ -132,5 +134,7 @@ def test_the_command_pushes_a_folder(hub, trained, tmp_path, run):
     trained.save_pretrained(tmp_path / "run")
     code, said, _ = run("push", tmp_path / "run", "me/mine", "--private", "--revision", "v1")
     assert code == 0 and said.startswith("https://hub/me/mine/v1") and hub.private == {"me/mine": True}
+    code, said, _ = run("push", tmp_path / "run", "me/mine", "--json")
+    assert code == 0 and json.loads(said)["commit"].startswith("https://hub/me/mine/main")
     code, _, error = run("push", tmp_path, "me/mine")
     assert code == 2 and "no layout.yaml" in error

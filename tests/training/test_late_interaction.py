@@ -113,7 +113,7 @@ def test_a_trained_folder_is_calibrated_by_two_numbers_in_its_layout(tmp_path):
     loaded = load_reranker(str(tmp_path), relevance={"slope": 1.0, "offset": -20.0})
     ranking = loaded.rank(LIST.query, LIST.documents)
     assert [item.relevance for item in ranking] == [1 / (1 + np.exp(20.0 - item.score)) for item in ranking]
-    loaded.save(tmp_path)
+    loaded.save_pretrained(tmp_path)
     assert load_reranker(str(tmp_path)).relevance(20.0) == 0.5
 
 
