@@ -403,10 +403,20 @@ class Index:
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages that share words, by BM25: (rows, scores), int64 and float64, best first, at most ``k``.
+        """Passages that share words, by BM25 or learned sparse vectors, whichever the index keeps.
+
+        Args:
+            query: a text.
+            k: how many passages at most.
+            where: metadata filter, see `DocumentStore.live`.
+
+        Returns:
+            (rows, scores): int64 and float64, best first.
 
         Raises:
             InputError: if the index was built without a lexical engine, or ``k`` is below 1.
+            IndexMismatchError: if the sparse encoder is another than the index was built with.
+            ModelError: if it cannot be loaded.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
@@ -432,10 +442,10 @@ class Index:
             rows: N rows.
 
         Raises:
-            InputError: if the index was built without a lexical engine.
+            InputError: if the index was built without a BM25 engine.
         """
         asked = np.array(rows, dtype=np.int64)
-        self._files.now()
+        self._files.now().manifest.lexical.name.check("bm25", str(self.path))
         with self._files.store.translated():
             found, scores = self._files.words.engine.search(query, max(1, len(asked)), np.unique(asked))
         by_row = dict(zip(found.tolist(), scores.tolist(), strict=True))

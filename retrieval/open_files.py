@@ -77,7 +77,7 @@ class _Connection:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.store = DocumentStore(path / DATABASE)
-        self.words = open_words(manifest.lexical.engine, path, self.store)
+        self.words = open_words(manifest.lexical, path, self.store)
         self.process = os.getpid()
         self.file = self.store.version()[0]
         self.snapshot: Snapshot | None = None
@@ -307,6 +307,7 @@ class OpenFiles:
                     )
             if manifest.faiss.file is not None:
                 self._check_structure(self.path / manifest.faiss.file, manifest)
+            self.words.verify()
         return interrupted
 
     def _check_structure(self, file: Path, manifest: Manifest) -> None:

@@ -1,7 +1,8 @@
-"""The words of an index: its lexical engine, kept in step with the document store.
+"""The words of an index: its lexical engine, BM25 or learned sparse vectors, kept in step with the document store.
 
 An engine may live in the store's database and commit with it, or beside it and catch up after each commit. `Index` and
-its writer know neither: they call `Words`. A new engine is a `LexicalIndex`, a subclass here and a line in `ENGINES`.
+its writer know neither: they call `Words`. A new engine is a `LexicalIndex`, a subclass here, a line in `_ENGINES` and
+a name for `sightline.names.LexicalName`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import IndexMismatchError, InputError, ModelError
+from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
+from .manifest import LexicalRecord
 from .pyserini_index import PyseriniIndex
+from .sparse_index import SparseIndex, SparsePostings
 from .store import DocumentStore
 from .tantivy_index import TantivyIndex
 
-__all__ = ["ENGINES", "Words", "open_words"]
+__all__ = ["Words", "open_words"]
 
 _PASSAGES_AT_ONCE = 512
 _PASSAGES_BESIDE = 16_384  # each is a commit of the engine
@@ -34,26 +38,28 @@ class _EngineBeside(LexicalIndex, Protocol):
     def rows(self) -> list[int]: ...
 
 
-def open_words(engine: str, folder: Path, store: DocumentStore) -> Words:
+def open_words(record: LexicalRecord, folder: Path, store: DocumentStore) -> Words:
     """The words of an index.
 
     Args:
-        engine: one of `ENGINES`.
+        record: what its manifest says of them.
         folder: the folder of the index.
         store: its document store, open.
     """
-    return ENGINES[engine](folder, store)
+    return _ENGINES[record.engine](record, folder, store)
 
 
 class Words:
     """The lexical part of one open index. This class is that of an index that keeps no words.
 
     Args:
+        record: what the manifest of the index says of its words.
         folder: the folder of the index.
         store: its document store, open.
     """
 
-    def __init__(self, folder: Path, store: DocumentStore) -> None:
+    def __init__(self, record: LexicalRecord, folder: Path, store: DocumentStore) -> None:
+        self._record = record
         self._folder = folder
         self._store = store
 
@@ -64,7 +70,9 @@ class Words:
         Raises:
             InputError: if the index keeps no words.
         """
-        raise InputError(f"{self._folder}: built without a lexical index; build it again with one for BM25 and hybrid")
+        raise InputError(
+            f"{self._folder}: built without a lexical index; build it again with one for bm25, sparse and hybrid"
+        )
 
     def make(self) -> None:
         """Make what must be there before the first document."""
@@ -78,8 +86,18 @@ class Words:
     def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Forget passages, within the transaction that deletes them from the store."""
 
+    def committed(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        """Take in passages right after the transaction that added them; `catch_up` takes in what is missed here."""
+
     def catch_up(self) -> None:
         """Follow the commits that were made; the caller is the one writer."""
+
+    def verify(self) -> None:
+        """Check files that have checksums, and that the store does not check.
+
+        Raises:
+            IndexCorruptError: naming the first file that does not have the bytes it was written with.
+        """
 
     def rebuild(self) -> None:
         """Make anew, within a transaction, what has no checksum and may have been cut off with its writer."""
@@ -95,8 +113,8 @@ class Words:
 class _StoredWords(Words):
     """FTS5, in the database of the store: it commits with the documents."""
 
-    def __init__(self, folder: Path, store: DocumentStore) -> None:
-        super().__init__(folder, store)
+    def __init__(self, record: LexicalRecord, folder: Path, store: DocumentStore) -> None:
+        super().__init__(record, folder, store)
         self._fts5: Fts5Index | None = None
         self._in_memory = False  # until somebody who may write mends the file
 
@@ -139,8 +157,8 @@ class _StoredWords(Words):
 class _WordsBeside(Words, ABC):
     """An engine in a folder of its own: it commits by itself, follows the store, and starts when it is first needed."""
 
-    def __init__(self, folder: Path, store: DocumentStore) -> None:
-        super().__init__(folder, store)
+    def __init__(self, record: LexicalRecord, folder: Path, store: DocumentStore) -> None:
+        super().__init__(record, folder, store)
         self._started: _EngineBeside | None = None
 
     @abstractmethod
@@ -181,15 +199,54 @@ class _TantivyWords(_WordsBeside):
         return TantivyIndex(self._folder / "tantivy")
 
 
+class _SparseWords(_WordsBeside):
+    """Learned sparse vectors, which other processes may search while this one writes."""
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / "sparse"
+
+    def make(self) -> None:
+        SparsePostings(self._path, dim=self._record.dim or 0, create=True)
+
+    def _start(self) -> SparseIndex:
+        return SparseIndex(self._path, self._load)
+
+    def committed(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        self.engine.add(rows, texts)  # batch by batch, since a model reads them
+
+    def verify(self) -> None:
+        SparsePostings(self._path).verify()
+
+    def _load(self) -> SparseEncoder:
+        """The encoder by which the index was built."""
+        name, revision, dim = self._record.model or "", self._record.revision, self._record.dim
+        try:
+            encoder = load_sparse_encoder(name, revision=revision or None)
+        except ModelError as error:
+            raise ModelError(
+                f"{self._folder}: its sparse encoder {name!r} cannot be loaded ({error}); put the model back in its "
+                "place, or build the index again"
+            ) from error
+        if (encoder.revision, encoder.dim) != (revision, dim):
+            raise IndexMismatchError(
+                f"{self._folder}: built with the sparse encoder {name!r} of revision {revision!r} ({dim} terms), and "
+                f"what is there now is {encoder.revision!r} ({encoder.dim} terms); put the model back, or build the "
+                "index again"
+            )
+        return encoder
+
+
 def _add_rows(engine: LexicalIndex, store: DocumentStore, rows: Sequence[int], at_once: int) -> None:
     for start in range(0, len(rows), at_once):
         stored = store.passages(rows[start : start + at_once])
         engine.add(list(stored), [passage.passage.contents for passage in stored.values()])
 
 
-ENGINES: dict[str, type[Words]] = {
+_ENGINES: dict[str, type[Words]] = {
     "fts5": _StoredWords,
     "tantivy": _TantivyWords,
     "pyserini": _LuceneWords,
+    "sparse": _SparseWords,
     "none": Words,
 }
