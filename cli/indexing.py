@@ -132,7 +132,7 @@ def index(
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Index a collection: embeddings, FAISS, BM25, and token states or decoder states for the reranker.
+    """Index a collection: embeddings, FAISS, BM25 or learned sparse vectors, and what the reranker reads of passages.
 
     If files of a folder are left out, such as those of other kinds, they are listed at the end, by kind and count.
     Hidden files and folders, __pycache__, node_modules and virtual environments are not read.
@@ -290,7 +290,8 @@ def _stop(error: DataError) -> None:
 
 def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, Any]) -> None:
     counts = index.counts()
-    files = {file.name: file.stat().st_size for file in sorted(index.path.iterdir()) if file.is_file()}
+    held = (file for file in sorted(index.path.rglob("*")) if file.is_file())
+    files = {str(file.relative_to(index.path)): file.stat().st_size for file in held}
     size = sum(files.values())
     if as_json:
         if source is not None:

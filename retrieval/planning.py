@@ -20,7 +20,7 @@ from .manifest import EncoderRecord, FaissRecord, LexicalRecord, Manifest, Passa
 from .passages import Splitter
 from .store import DocumentStore
 from .token_states import states_form, states_reader
-from .words import open_words
+from .words import FOLDERS, open_words
 
 __all__ = ["PROBE", "IndexSettings", "default_max_tokens", "make", "plan"]
 
@@ -166,7 +166,7 @@ def make(path: Path, planned: Manifest) -> None:
     """
     if (path / "manifest.json").exists():
         return _check_resumable(path, planned)
-    ours = {"manifest.json.new", DATABASE, f"{DATABASE}-journal", *LOCKS}
+    ours = {"manifest.json.new", DATABASE, f"{DATABASE}-journal", *LOCKS, *FOLDERS}
     with storage_errors(path, "nothing was made"):
         if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= ours):
             raise IndexStoreError(f"{path}: exists and is not a Sightline index; choose another place")

@@ -33,7 +33,7 @@ _ARRAYS = {"rows": np.int64, "terms": np.int32, "offsets": np.int64, "postings":
 _DELETED = np.int32
 _FACTOR = 8  # so many segments of like size become one
 _SMALL = 4096  # rows; segments below this are of like size
-_LARGEST = 131_072  # rows of segments that are merged: larger ones take more memory than the search gains
+_LARGEST = 32_768  # rows; segments of so many are merged no more: it would take much memory, for a little time
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,8 @@ class SparsePostings:
                     kept = dataclasses.replace(segment, deleted=np.flatnonzero(~left).astype(_DELETED))
                     records.append(self._written(number, _columns(*_entries(kept))))
                 number += 1
-            self._commit(now, records, number)
+            if records != now.segments:
+                self._commit(now, records, number)
 
     def search(self, query: SparseVectors, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The best rows by inner product.
@@ -311,9 +312,9 @@ class SparsePostings:
                 now = as_type(parse_json(data), _Listing)
             except DataError as error:
                 raise IndexCorruptError(f"{self._path / _LIST}: {error.reason}; {RESTORE}") from error
-            open_already = {} if held is None else {segment.record.name: segment for segment in held[2]}
+            open_already = {} if held is None else {tuple(segment.record.digests): segment for segment in held[2]}
             try:
-                segments = [self._load(now, record, open_already.get(record.name)) for record in now.segments]
+                segments = [self._load(now, record, open_already.get(tuple(record.digests))) for record in now.segments]
             except FileNotFoundError as error:
                 if self._data() != data:
                     continue  # a writer has merged it away

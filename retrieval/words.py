@@ -7,6 +7,7 @@ a name for `sightline.names.LexicalName`.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
@@ -26,10 +27,11 @@ from .sparse_index import SparseIndex, SparsePostings
 from .store import DocumentStore
 from .tantivy_index import TantivyIndex
 
-__all__ = ["Words", "open_words"]
+__all__ = ["FOLDERS", "Words", "open_words"]
 
+FOLDERS = _LUCENE, _TANTIVY, _SPARSE = ("lucene", "tantivy", "sparse")
+"""Folders of engines, within that of the index."""
 _PASSAGES_AT_ONCE = 512
-_PASSAGES_BESIDE = 16_384  # each is a commit of the engine
 
 
 class _EngineBeside(LexicalIndex, Protocol):
@@ -157,6 +159,8 @@ class _StoredWords(Words):
 class _WordsBeside(Words, ABC):
     """An engine in a folder of its own: it commits by itself, follows the store, and starts when it is first needed."""
 
+    passages_at_once = 16_384  # each time is a commit of the engine
+
     def __init__(self, record: LexicalRecord, folder: Path, store: DocumentStore) -> None:
         super().__init__(record, folder, store)
         self._started: _EngineBeside | None = None
@@ -175,7 +179,7 @@ class _WordsBeside(Words, ABC):
         indexed = set(engine.rows())
         if indexed - live:
             engine.delete(sorted(indexed - live), [])
-        _add_rows(engine, self._store, sorted(live - indexed), _PASSAGES_BESIDE)
+        _add_rows(engine, self._store, sorted(live - indexed), self.passages_at_once)
 
     def close(self) -> None:
         if self._started is not None:
@@ -186,27 +190,30 @@ class _LuceneWords(_WordsBeside):
     """Lucene, in a process of its own."""
 
     def _start(self) -> PyseriniIndex:
-        return PyseriniIndex(self._folder / "lucene")
+        return PyseriniIndex(self._folder / _LUCENE)
 
 
 class _TantivyWords(_WordsBeside):
     """Tantivy, which other processes may search while this one writes."""
 
     def make(self) -> None:
-        self._started = TantivyIndex(self._folder / "tantivy", create=True)
+        self._started = TantivyIndex(self._folder / _TANTIVY, create=True)
 
     def _start(self) -> TantivyIndex:
-        return TantivyIndex(self._folder / "tantivy")
+        return TantivyIndex(self._folder / _TANTIVY)
 
 
 class _SparseWords(_WordsBeside):
     """Learned sparse vectors, which other processes may search while this one writes."""
 
+    passages_at_once = 2048  # so that an interrupted reading has not lost much
+
     @property
     def _path(self) -> Path:
-        return self._folder / "sparse"
+        return self._folder / _SPARSE
 
     def make(self) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)  # of a making that was interrupted, perhaps for another model
         SparsePostings(self._path, dim=self._record.dim or 0, create=True)
 
     def _start(self) -> SparseIndex:

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.documents import Document
-from sightline.errors import IndexCorruptError, IndexLockedError, IndexMismatchError, InputError, ModelError
+from sightline.errors import (
+    IndexCorruptError,
+    IndexLockedError,
+    IndexMismatchError,
+    IndexStoreError,
+    InputError,
+    ModelError,
+)
 from sightline.models.sparse import SparseVectors
 from sightline.retrieval import sparse_index
 from sightline.retrieval.files import locked
@@ -281,9 +288,9 @@ def test_an_index_whose_writer_was_killed_takes_up_its_sparse_vectors(tmp_path, 
             killed.setattr("sightline.retrieval.writing.Writer._sign", lambda self, manifest: None)
             killed.setattr("sightline.retrieval.words._SparseWords.committed", lambda self, rows, texts: None)
             index.add([document(5)])  # the same text
-        assert found(index, "cats")[0] == ["d0"]
+        assert found(index, " ".join(TEXTS))[0] == ["d0"]
     with Index.open(tmp_path / "index", encoder=toy) as index:
-        assert found(index, "cats")[0] == ["d0", "d5"]
+        assert found(index, " ".join(TEXTS))[0] == ["d0", "d5"]
 
 
 def test_another_or_no_model_is_refused(tmp_path, toy, model):
@@ -320,3 +327,16 @@ def test_names_of_words_that_are_none(tmp_path, toy):
     with pytest.raises(ModelError, match="no such folder"):
         Index.create(tmp_path / "index", encoder=toy, lexical="sparse:./missing")
     assert not (tmp_path / "index").exists()
+
+
+def test_a_making_that_was_interrupted_starts_again_also_for_another_model(tmp_path, toy, model, monkeypatch):
+    def end(self, folder):
+        raise InterruptedError
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("sightline.retrieval.manifest.Manifest.save", end)
+        with pytest.raises(IndexStoreError):
+            Index.create(tmp_path / "index", encoder=toy, lexical=f"sparse:{model}")
+    SparsePostings(shutil.rmtree(tmp_path / "index" / "sparse") or tmp_path / "index" / "sparse", dim=3, create=True)
+    with Index.build(tmp_path / "index", [document(0)], encoder=toy, lexical=f"sparse:{model}") as index:
+        assert found(index, " ".join(TEXTS))[0] == ["d0"]
