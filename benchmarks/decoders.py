@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ..eval.timing import matmul_rate, median_seconds
+from ..eval.timing import MatmulRate, matmul_rate, median_seconds
 from ..kernels import Context, Packing
 from ..models.decoder import Decoder, register_attention
 from ..rerank.decoder.forward import (
@@ -163,8 +163,8 @@ def _flops(shape: Shape, lengths: list[int], layers: int, dense: bool, only_quer
     return layers * (2.0 * shape.linear * tokens + 4.0 * shape.heads * shape.head_dim * pairs)
 
 
-def _float8_rate(repeats: int) -> float:
-    """FLOP/s of a large product of float8 matrices, as `Float8Linear` multiplies them."""
+def _float8_rate(repeats: int) -> MatmulRate:
+    """The rate of a large product of float8 matrices, as `Float8Linear` multiplies them."""
     n = 8192
     linear = Float8Linear(nn.Linear(n, n, bias=False, device="cuda", dtype=torch.bfloat16))
     x = torch.randn(n, n, device="cuda", dtype=torch.bfloat16).to(torch.float8_e4m3fn)
@@ -174,7 +174,7 @@ def _float8_rate(repeats: int) -> float:
         weight, scale = linear.weight.T, linear.scale
         return torch._scaled_mm(x, weight, scale_a=unit_scale, scale_b=scale, out_dtype=torch.bfloat16)
 
-    return 2 * n**3 / median_seconds(product, repeats, device="cuda")
+    return MatmulRate(2 * n**3 / median_seconds(product, repeats, device="cuda"), "torch float8_e4m3fn")
 
 
 def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
@@ -188,11 +188,12 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
         repeats: how often each is timed; the median is taken.
 
     Returns:
-        One row per list and variant: milliseconds, the limit in milliseconds, tokens, and the ratio to dense attention.
+        One row per list and variant: milliseconds, the limit in milliseconds, whose product it is the limit of, tokens,
+        and the ratio to dense attention.
     """
     layout = load_layout("blockrank-cached", max_block_tokens=512)
     size = 8192 if device == "cuda" else 1024
-    rate = matmul_rate(size, size, size, device=device, dtype=dtype, times=repeats).flops
+    rate = matmul_rate(size, size, size, device=device, dtype=dtype, times=repeats)
     float8 = device == "cuda" and torch.cuda.get_device_capability() >= (8, 9)
     rate8 = _float8_rate(repeats) if float8 else None
     timed = [(*run, rate) for run in _time_dense(shape, counts, device, dtype, repeats)]
@@ -218,7 +219,8 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
             "tokens": _INSTRUCTION + sum(lengths) + _QUERY,
             "variant": variant,
             "ms": seconds * 1e3,
-            "limit_ms": flops / at * 1e3,
+            "limit_ms": flops / at.flops * 1e3,
+            "matmul_by": at.by,
             "times_dense": None if variant == _DENSE else dense[name] / seconds,
         }
         for variant, name, lengths, seconds, flops, at in timed

@@ -4,15 +4,18 @@ python -m sightline.benchmarks.pipeline encoding BEIR_FOLDER
 python -m sightline.benchmarks.pipeline indexing BEIR_FOLDER
 python -m sightline.benchmarks.pipeline searching BEIR_FOLDER --index INDEX_WITH_TOKEN_STATES
 python -m sightline.benchmarks.pipeline readout
+python -m sightline.benchmarks.pipeline cross-encoders BEIR_FOLDER
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +28,9 @@ from ..cli.running import Command
 from ..eval.cost import index_bytes, transformer_flops
 from ..eval.loading import load_dataset
 from ..eval.timing import copy_rate, matmul_rate
+from ..models.cache import DocumentCache
 from ..models.minilm import MiniLM, find_minilm, load_minilm
+from ..rerank import LateInteractionReranker
 from ..retrieval.index import Index
 from ..search import Searcher
 from .timing import print_report, seconds_in_turns
@@ -35,7 +40,12 @@ if TYPE_CHECKING:
 
     from ..kernels import Keys
 
-__all__ = ["encoding", "indexing", "readout", "searching"]
+__all__ = ["cross_encoders", "encoding", "indexing", "readout", "searching"]
+
+# Of sentence-transformers, with the package that each needs.
+_BACKENDS = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+_LAYERS = (6, 12)  # of the published MiniLM cross-encoders
+_FRESH = "minilm, texts read anew"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -258,18 +268,112 @@ def readout(
     )
 
 
-def _cross_encoder() -> Any:
-    """A sentence-transformers CrossEncoder of the default model's architecture, with random weights."""
+@app.command(cls=Command, name="cross-encoders")
+def cross_encoders(
+    folder: Path,
+    documents: Annotated[int, typer.Option(help="Documents in the list.")] = 100,
+    rounds: Annotated[int, typer.Option(help="How often each ranks the list; medians count.")] = 3,
+) -> None:
+    """What it costs to rank one list: the default reranker, and cross-encoders of 6 and 12 layers by each backend.
+
+    The cross-encoders are as wide as the default model, and have random weights. They read the query with every
+    document; the default reads documents alone, or has read them before. All take turns on each query. Limits are what
+    the FLOPs would take at the rate of the machine's fastest matrix product.
+    """
+    dataset = load_dataset(folder)
+    texts = [document.contents for document in itertools.islice(dataset.documents(), documents)]
+    queries = list(dataset.queries.values())[: rounds + 1]  # the first is the warm-up
+    reader = load_minilm(device="cpu")
+    sizes = [len(reader.token_offsets(text)) for text in texts]
+
+    def rank(reranker: LateInteractionReranker, query: str) -> None:
+        reader.forget_queries()
+        reranker.rank(query, texts)
+
+    def predict(model: Any, query: str) -> None:
+        model.predict([(query, text) for text in texts], show_progress_bar=False)
+
+    cache = DocumentCache(host_bytes=1 << 30, form="int8")
+    methods: dict[str, Callable[[str], None]] = {
+        _FRESH: partial(rank, LateInteractionReranker(reader=reader)),
+        "minilm, texts read before": partial(rank, LateInteractionReranker(reader=reader, cache=cache)),
+    }
+    models: dict[str, Any] = {}
+    figures: dict[str, Any] = {"documents": len(texts), "tokens": sum(sizes)}
+    for layers, backend in itertools.product(_LAYERS, _BACKENDS):
+        name = f"cross-encoder, {layers} layers, {backend}"
+        try:
+            models[name] = _cross_encoder(layers, backend)
+        except _Unable as reason:
+            figures[name] = str(reason)
+        else:
+            methods[name] = partial(predict, models[name])
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    for query, (name, method) in itertools.product(queries, methods.items()):
+        started, processor = time.perf_counter(), time.process_time()
+        method(query)
+        spent[name].append((time.perf_counter() - started, time.process_time() - processor))
+    medians = {
+        name: [statistics.median(kind) for kind in zip(*taken[1:], strict=True)] for name, taken in spent.items()
+    }
+    question = statistics.median(len(reader.token_offsets(query)) for query in queries[1:])
+    flops = {_FRESH: transformer_flops(reader.config, [min(size, reader.room) + 2 for size in sizes])}
+    for name, model in models.items():
+        pairs = [min(size + int(question) + 3, model.max_seq_length) for size in sizes]
+        flops[name] = transformer_flops(model.config, pairs)
+    rate = matmul_rate()
+    for name, (seconds, processor) in medians.items():
+        figures[name] = {
+            "ms": seconds * 1e3,
+            "CPU ms": processor * 1e3,
+            f"times the CPU ms of {_FRESH}": processor / medians[_FRESH][1],
+        }
+        if name in flops:
+            figures[name]["limit, ms"] = flops[name] / rate.flops * 1e3
+    figures[f"limit: measured matmul rate ({rate.by}), GFLOP/s"] = rate.flops / 1e9
+    print_report(figures)
+
+
+class _Unable(Exception):  # noqa: N818 - not an error of ours
+    """A backend that cannot run here; the text says why."""
+
+
+def _cross_encoder(layers: int = 6, backend: str = "torch") -> Any:
+    """A sentence-transformers CrossEncoder of the default model's width, with random weights.
+
+    Args:
+        layers: how many layers.
+        backend: one of `_BACKENDS`.
+
+    Raises:
+        _Unable: if the backend is not installed, or does not load the model.
+    """
     import torch
     from sentence_transformers import CrossEncoder
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+    if importlib.util.find_spec(_BACKENDS[backend]) is None:
+        raise _Unable(f"left out: {_BACKENDS[backend]} is not installed")
     torch.manual_seed(0)
     folder = tempfile.mkdtemp()
-    config = BertConfig.from_pretrained(find_minilm(), num_labels=1)
+    config = BertConfig.from_pretrained(find_minilm(), num_labels=1, num_hidden_layers=layers)
     BertForSequenceClassification(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(find_minilm()).save_pretrained(folder)
-    return CrossEncoder(folder, device="cpu", max_length=512)
+    try:
+        options = _as_many_threads(backend, torch.get_num_threads())
+        return CrossEncoder(folder, device="cpu", max_length=512, backend=backend, model_kwargs=options)
+    except Exception as error:  # whatever the backend says
+        said = str(error).splitlines()[0][:200]
+        raise _Unable(f"left out: sentence-transformers cannot load it ({type(error).__name__}: {said})") from error
+
+
+def _as_many_threads(backend: str, threads: int) -> dict[str, Any]:
+    """What lets a backend take as many threads as torch does."""
+    if backend == "onnx":
+        settings: Any = importlib.import_module("onnxruntime").SessionOptions()
+        settings.intra_op_num_threads = threads
+        return {"session_options": settings}
+    return {"ov_config": {"INFERENCE_NUM_THREADS": str(threads)}} if backend == "openvino" else {}
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ def chunks(
     seconds: Annotated[float, typer.Option(help="Seconds of each measurement.")] = 20,
     clients: Annotated[int, typer.Option(help="Clients at once.")] = 8,
     rounds: Annotated[int, typer.Option(help="Measurements of each version; medians count.")] = 3,
+    dtype: Annotated[str | None, typer.Option(help="Also measure this version in another number format.")] = None,
 ) -> None:
     """Reranking of 20 passages that the server has never seen, and of 20 that come again with other queries.
 
@@ -108,12 +109,16 @@ def chunks(
             "documents": [f"{at} {passage}" for passage in sent] if fresh else sent,
         }
 
-    versions: dict[str, Path | None] = {"now": None} | ({} if before is None else {"before": before})
+    versions: dict[str, tuple[Path | None, list[str]]] = {"now": (None, [])}
+    if before is not None:
+        versions["before"] = (before, [])
+    if dtype is not None:
+        versions[f"now, {dtype}"] = (None, ["--dtype", dtype])
     rows: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as running:
         servers = {
-            name: running.enter_context(_server("--rerank", "minilm", "--max-seconds", "3600", package=at))
-            for name, at in versions.items()
+            name: running.enter_context(_server("--rerank", "minilm", "--max-seconds", "3600", *more, package=at))
+            for name, (at, more) in versions.items()
         }
         for process, address in servers.values():  # the chunks that will come again
             _ask(address, process.pid, functools.partial(body, False), 1, 0, requests=2)
@@ -125,14 +130,15 @@ def chunks(
         name: {key: statistics.median(row[key] for row in measured) for key in measured[0]}
         for name, measured in rows.items()
     }
-    for kind in ("fresh", "repeated") if before is not None else ():
-        old, new = figures[f"before, {kind} chunks"], figures[f"now, {kind} chunks"]
-        figures[f"{kind} chunks, times the requests a second of before"] = (
-            new["requests_per_second"] / old["requests_per_second"]
-        )
-        figures[f"{kind} chunks, of the CPU seconds a request of before"] = (
-            new["cpu_seconds_per_request"] / old["cpu_seconds_per_request"]
-        )
+    for kind, name in itertools.product(("fresh", "repeated"), [name for name in versions if name != "before"]):
+        if before is not None:
+            old, new = figures[f"before, {kind} chunks"], figures[f"{name}, {kind} chunks"]
+            figures[f"{name}, {kind} chunks, times the requests a second of before"] = (
+                new["requests_per_second"] / old["requests_per_second"]
+            )
+            figures[f"{name}, {kind} chunks, of the CPU seconds a request of before"] = (
+                new["cpu_seconds_per_request"] / old["cpu_seconds_per_request"]
+            )
     print_report(figures)
 
 

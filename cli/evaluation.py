@@ -353,7 +353,8 @@ def _in_words(value: Interval) -> str:
 
 
 def _costs(cost: Cost) -> Table:
-    table = Table(title=Text("cost, query by query; * not beaten in both quality and median time"))
+    said = f"; limits by the products of {cost.machine.gemm}" if cost.machine.gemm else ""
+    table = Table(title=Text(f"cost, query by query; * not beaten in both quality and median time{said}"))
     for place, name in enumerate(
         ("system", "p50 ms", "p90", "p99", "passages/s", "tokens/s", "GFLOP", "limit ms", "MB")
     ):

@@ -58,6 +58,15 @@ def serve(
         int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535, rich_help_panel=SERVER)
     ] = 8000,
     rerank: RerankOption = "minilm",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Number format that the reranker computes in, such as bfloat16, which some processors multiply twice "
+            "as fast. It changes scores by about a hundredth.",
+            show_default="the reranker's own",
+            rich_help_panel=SERVER,
+        ),
+    ] = None,
     first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
     min_score: MinScoreOption = None,
@@ -139,7 +148,8 @@ def serve(
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
     opened = None if index is None else Index.open(index)
     name = reranker_or_none(rerank)
-    reranker = None if name is None else load_reranker(name)
+    options = {} if dtype is None else {"dtype": dtype}
+    reranker = None if name is None else load_reranker(name, **options)
     if reranker is not None:
         reranker.keep_documents(shared_cache(cache))
     searcher = None

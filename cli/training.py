@@ -145,7 +145,13 @@ def _mined(counts: MinedCounts) -> str:
 
 @takes_settings(_CONFIG, _SAMPLING, _OBJECTIVE)
 def train(
-    model: Annotated[str, typer.Argument(help="What to train: minilm, or a decoder: smollm2 or hf:MODEL.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="What to train: minilm; a readout of encoder:MODEL or late-interaction:MODEL; or a decoder, smollm2 "
+            "or hf:MODEL."
+        ),
+    ],
     data: Annotated[
         list[str],
         typer.Argument(

@@ -36,6 +36,7 @@ _COUNTED = 20  # queries whose candidates are tokenised to count them, and whose
 _WARM_UP = 3
 # Folders of engines of words within an index, by part.
 _ENGINES = dict.fromkeys(("lucene", "tantivy"), "documents, BM25, metadata") | {"sparse": "learned sparse vectors"}
+_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "model_type")
 _GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3")  # three matrices in feed-forward
 
 
@@ -232,7 +233,8 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
 
 def _plus(work: float | None, model: Any, lengths: Sequence[int]) -> float | None:
     config = getattr(model, "config", None)
-    return None if work is None or config is None else work + transformer_flops(config, lengths)
+    known = all(hasattr(config, field) for field in _SHAPE)
+    return None if work is None or not known else work + transformer_flops(config, lengths)
 
 
 def transformer_flops(config: Any, lengths: Sequence[int]) -> int:

@@ -58,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 _OWN_KEY = "SIGHTLINE_REMOTE_KEY"
 _TRIED_AGAIN = (429, 503)
+_SECONDS = Range(above=0, high=86_400)
 _LONGEST_WAIT = 60.0  # seconds; an endpoint that wants to be left alone for longer is out of order
 _ROUNDING = 1e-6  # how far beyond 0 and 1 a probability in single precision may be
 _MESSAGE = 300  # characters of an endpoint's own message
@@ -128,13 +129,11 @@ class RemoteScorer(Scorer):
         server, model, raw = RemoteName.parse(name)
         self.name, self.logits = name, not raw
         self._service = _service(server, model)
-        for what, value, numbers in (
-            ("timeout", timeout, Range(above=0)),
-            ("retries", retries, Range(0)),
-            ("batch_size", batch_size, Range(1)),
-        ):
-            if value is not None and value not in numbers:
-                raise InputError(f"{what} must be {numbers}, not {quoted(value)}")
+        if timeout not in _SECONDS:
+            raise InputError(f"timeout must be {_SECONDS}, not {quoted(timeout)}")
+        for what, count, numbers in (("retries", retries, Range(0)), ("batch_size", batch_size, Range(1))):
+            if count is not None and not (isinstance(count, int) and count in numbers):
+                raise InputError(f"{what} must be a whole number, {numbers}, not {quoted(count)}")
         self.timeout, self.retries, self.batch_size = timeout, retries, batch_size or self._service.most
         self.backend = self._service.url.split("/")[2]
         if self._key() is None and server in _PROVIDERS:
@@ -157,16 +156,25 @@ class RemoteScorer(Scorer):
         asked = {**self._service.more, "query": query, self._service.documents: texts}
         data = self._post(json.dumps(asked).encode())
         try:
-            scores = _by_place(_entries(parse_json(data)), len(texts))
-            if self.logits and (wrong := [score for score in scores if not -_ROUNDING <= score <= 1 + _ROUNDING]):
-                raise DataError(
-                    f"it gives the score {wrong[0]:g}, which is no probability; write 'remote:{self.name}#raw' to take "
-                    "its scores as they are, without a relevance"
-                )
+            return self._read(data, len(texts))
         except DataError as error:
-            page = data.lstrip().startswith(b"<")
-            why = "it is a web page, so the URL may not be that of a rerank API" if page else error.reason
-            raise self._error(f"the answer cannot be used: {why if data.strip() else 'it is empty'}") from error
+            why = error.reason
+        if (key := self._key()) is not None and key.encode() in data:
+            why = "it holds the key, so nothing of it is shown"
+        elif not data.strip():
+            why = "it is empty"
+        elif data.lstrip().startswith(b"<"):
+            why = "it is a web page, so the URL may not be that of a rerank API"
+        raise self._error(f"the answer cannot be used: {why}")
+
+    def _read(self, data: bytes, count: int) -> list[float]:
+        """The scores in an answer, in the order of the texts."""
+        scores = _by_place(_entries(parse_json(data)), count)
+        if self.logits and (wrong := [score for score in scores if not -_ROUNDING <= score <= 1 + _ROUNDING]):
+            raise DataError(
+                f"it gives the score {wrong[0]:g}, which is no probability; write 'remote:{self.name}#raw' to take "
+                "its scores as they are, without a relevance"
+            )
         return scores
 
     def _post(self, body: bytes) -> bytes:
@@ -251,7 +259,7 @@ class RemoteScorer(Scorer):
         host = self.backend
         if isinstance(reason, ssl.SSLCertVerificationError):
             return f"the certificate of {host} cannot be verified ({reason.verify_message}); nothing was sent", False
-        if isinstance(reason, ssl.SSLError):
+        if isinstance(reason, ssl.SSLError) and not isinstance(reason, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return f"no encrypted connection to {host} ({reason.reason}); is it http:// rather than https://?", False
         if isinstance(reason, TimeoutError):
             return f"no answer within {self.timeout:g} s; load it with a larger timeout, or a smaller batch_size", False
@@ -266,7 +274,7 @@ class RemoteScorer(Scorer):
         """What a status other than success means, with the endpoint's own words."""
         status, said = answer.status, self._said(answer.data)
         if status in (301, 302, 303, 307, 308):
-            target = quoted(answer.headers.get("Location", "").partition("?")[0])
+            target = quoted(self._hidden(answer.headers.get("Location", "").partition("?")[0]))
             return f"it redirects to {target} ({status}), where nothing was sent; name the URL that is meant"
         if status in (401, 403):
             wrong = "needs a key" if self._key() is None else "does not accept the key"

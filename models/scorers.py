@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ModelError
+from ..wording import listed
 from .reader import Window
 from .tokenizers import token_offsets
 from .trained import load_trained
@@ -76,7 +77,11 @@ class CrossEncoderScorer(Scorer):
         self.dtype = str(self.model.dtype).removeprefix("torch.")
         self.window = self
         if self.model.num_labels != 1:
-            raise ModelError(f"{name} has {self.model.num_labels} labels; a reranker has one, the score")
+            labels = listed(map(str, getattr(self.model.config, "id2label", {}).values()), most=5)
+            raise ModelError(
+                f"{name!r} has {self.model.num_labels} labels ({labels}), and which of them is relevance nobody says; "
+                "take a cross-encoder with one label"
+            )
 
     @property
     def room(self) -> int:

@@ -360,18 +360,19 @@ class LateInteractionReader(_ModuleReader):
         place = choose_device(device)
         dtype = dtype or _default_dtype(place)
         model = load_trained(MultiVectorEncoder, name, _vectors, revision=revision, dtype=dtype, device=place)
-        if reason := _unreadable(model):
+        if reason := _unreadable(model, pools=False):
             raise ModelError(f"late-interaction:{name}: {reason}")
         first, whole = model[0], _shorter(name, model.get_max_seq_length(), None)
         expansion = first.query_expansion
-        query, filled = min(first.query_length or whole, whole), None
+        # As sentence-transformers does, lengths of the model's own go before the tokenizer's: PyLate's is one less.
+        query, filled = first.query_length or whole, None
         if expansion is not None:
             fixed = expansion["strategy"] == "fixed"
             query = expansion["length"] if fixed else max(query, expansion["length"])
             filled = (_expansion_id(model, expansion), expansion["length"], fixed and _pads_left(model))
         self._attends = expansion is not None and bool(expansion["attend"])
         self._masks = [module for module in model.children() if type(module).__name__ == "MultiVectorMask"]
-        document = _shorter(name, min(first.document_length or whole, whole), max_length)
+        document = _shorter(name, first.document_length or whole, max_length)
         super().__init__(model, f"late-interaction:{name}", {"query": (query, filled), "document": (document, None)})
         commit = getattr(model.config, "_commit_hash", None)
         saved = saved_revision(name, commit, revision)
@@ -402,9 +403,11 @@ class LateInteractionReader(_ModuleReader):
                 ids, filled = ids + [token] * missing, np.concatenate([filled, added])
         if not own:  # a text without tokens has no states, whatever the model adds to it
             return ids, np.empty(0, dtype=np.int64), [], filled
+        attended = np.ones(len(ids), dtype=np.int64) if self._attends else (~filled).astype(np.int64)
         features: dict[str, Any] = {
             "input_ids": torch.tensor([ids]),
-            "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+            "attention_mask": torch.from_numpy(attended)[None],
+            "query_expansion_positions": torch.from_numpy(filled)[None],
         }
         for module in self._masks:
             features = module(features, task=kind)
@@ -429,8 +432,13 @@ class LateInteractionReader(_ModuleReader):
         return rows, torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
 
-def _unreadable(model: Any) -> str:
-    """Why the states of a model's tokens cannot be had; "" if they can."""
+def _unreadable(model: Any, *, pools: bool = True) -> str:
+    """Why the states of a model's tokens cannot be had; "" if they can.
+
+    Args:
+        model: of sentence-transformers.
+        pools: whether it is a bi-encoder, which pools them.
+    """
     first, kinds = model[0], [type(module).__name__ for module in model.children()]
     if kinds[0] != "Transformer" or first.module_output_name != "token_embeddings":
         return f"its first module, a {kinds[0]}, gives no states of tokens"
@@ -444,7 +452,7 @@ def _unreadable(model: Any) -> str:
         return "it has options of its own for its tokenizer (processing_kwargs)"
     if any(kind.endswith("TokenPooling") for kind in kinds):
         return "it pools the vectors of several tokens, so that none can be told to be of a token"
-    if hasattr(model, "similarity_fn_name") and "Pooling" not in kinds and "MultiVectorMask" not in kinds:
+    if pools and "Pooling" not in kinds:
         return "it has no Pooling module behind its tokens"
     return ""
 

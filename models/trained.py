@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import pickle
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -66,12 +68,18 @@ def load_trained(
             try:
                 with without_notices():
                     model = kind(name, **options).eval()
+            except pickle.UnpicklingError as error:
+                raise ModelError(
+                    f"the weights of {name!r} are a pickle that torch refuses, because it could run code or is "
+                    "damaged; get or convert them as model.safetensors"
+                ) from error
             except Exception as error:  # the hub's, the files', the model's: each has its own
                 reason = " ".join(str(error).split())[:500]
                 raise ModelError(
                     f"the weights of {name!r} cannot be loaded as {kind.__name__} ({type(error).__name__}: {reason}); "
                     "give the path of a folder that has them, or a name on a hub that can be reached"
                 ) from error
+            _check_vocabulary(model, name)
             try:
                 with torch.inference_mode():
                     result = probe(model)
@@ -84,6 +92,12 @@ def load_trained(
                 ) from error
             loaded.append((_sums(model), result))
     (sums, result), (again_sums, again) = loaded
+    if not (torch.isfinite(result).all() and torch.isfinite(again).all()):
+        wrong = [weight for weight, values in sums.items() if not all(map(math.isfinite, values))]
+        raise ModelError(
+            f"{name!r} gives numbers that are not finite"
+            + (f", since {', '.join(wrong)} of its weights has such; copy its files again" if wrong else "")
+        )
     if not torch.equal(result, again):
         fresh = [weight for weight, value in sums.items() if value != again_sums[weight]]
         raise ModelError(
@@ -132,6 +146,18 @@ def _sums(model: Any) -> dict[str, tuple[float, float]]:
     }
 
 
+def _check_vocabulary(model: Any, name: str) -> None:
+    """Refuse a tokenizer whose ids are beyond the model's embeddings: the tokenizer of another model."""
+    network = next((part.auto_model for part in model if hasattr(part, "auto_model")), None)
+    rows = getattr(network.get_input_embeddings(), "num_embeddings", None) if network is not None else None
+    ids = getattr(model.tokenizer, "vocab_size", 0)
+    if rows is not None and ids > rows:
+        raise ModelError(
+            f"{name!r} has a tokenizer of {ids:,} tokens and embeddings of {rows:,}: they are of different models; "
+            "copy its files again"
+        )
+
+
 def _shapes(model: Any) -> list[str]:
     """What each module of a model takes and gives, where it says so."""
     return [
@@ -152,19 +178,21 @@ def _check_files(kind: type, name: str) -> None:
                 "folder that has them, or a name on the hub"
             )
         return
-    for path in sorted(folder.rglob("*.json")):
-        _json(path)
     modules = folder / "modules.json"
+    files = sorted([*folder.glob("*"), *folder.glob("*/*")])  # not deeper: the name may be that of a whole disk
     if not modules.is_file() and not (folder / "config.json").is_file():
         raise ModelError(
             f"the weights of {name!r} cannot be loaded as {kind.__name__}: no modules.json or config.json there; give "
             "the folder of a model, or a name on the hub"
         )
-    if not any(path.name in _TOKENIZERS or path.suffix == ".model" for path in folder.rglob("*")):
+    if not any(path.name in _TOKENIZERS or path.suffix == ".model" for path in files):
         # transformers would make one up, which knows no word
         raise ModelError(
             f"{folder}: no tokenizer there, {', '.join(_TOKENIZERS)} or *.model; copy the model's folder again"
         )
+    for path in files:
+        if path.suffix == ".json":
+            _json(path)
     if not modules.is_file():
         return
     listed = _json(modules)
@@ -181,6 +209,12 @@ def _check_files(kind: type, name: str) -> None:
         if not (part / "config.json").is_file():
             raise ModelError(
                 f"{modules}: names the projection {module['path']!r}, but {part / 'config.json'} is missing"
+            )
+        activation = (_json(part / "config.json") or {}).get("activation_function", "torch.")
+        if not str(activation).startswith("torch."):  # sentence-transformers would take another in its place
+            raise ModelError(
+                f"{part / 'config.json'}: the activation_function {quoted(activation)} is not one of torch, and no "
+                "code that comes with a model is run; take a model without it"
             )
         weights = next((part / file for file in _WEIGHTS if (part / file).is_file()), None)
         if weights is None:

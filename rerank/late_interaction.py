@@ -96,6 +96,11 @@ class LateInteractionReranker(Reranker):
             device=_name(device),
             dtype=dtype or _default_dtype(self.spec),
         )
+        if readout is not None and readout.dim not in (None, self.reader.dim):
+            raise InputError(
+                f"layout {self.layout!r} learnt from states of {readout.dim} numbers, and those of {self.reader.name} "
+                f"have {self.reader.dim}; load it with the reader that it was trained with"
+            )
         self.window, self.model, self.revision = self.reader, self.reader.name, self.reader.revision
         self.learnt = readout
         self.keepable = self.spec.keepable

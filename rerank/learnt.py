@@ -27,6 +27,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 # the weight by whose presence a part is known
 _SIGNS: dict[Part, str] = {"weights": "weigh", "projection": "down", "heads": "inner", "read": "gate"}
+# weights with one number for each dimension of a state, and the axis that has them
+_WIDE = {"weigh": 0, "up": 0, "bias": 0, "down": 1}
 _HIDDEN = 32
 _RANK = 16
 _STEP = 5.0  # cosines differ by hundredths: what the small network sees and says of them is stretched by so much
@@ -95,12 +97,18 @@ class LearntReadout(nn.Module):
         wrong = f"{source}: these are not the weights of a learnt readout; train or copy the folder again"
         if not parts or not all(value.isfinite().all() for value in weights.values()):
             raise ModelError(wrong)
-        readout = cls(parts, scale=scale)
+        dims = [value.shape[_WIDE[name]] for name, value in weights.items() if value.ndim > _WIDE.get(name, value.ndim)]
+        readout = cls(parts, dim=dims[0] if dims else 384, scale=scale)
         try:
             readout.load_state_dict({name: value.float() for name, value in weights.items()})
         except RuntimeError as error:
             raise ModelError(wrong) from error
         return readout
+
+    @property
+    def dim(self) -> int | None:
+        """D; None if no part depends on it."""
+        return next((weight.shape[_WIDE[name]] for name, weight in self.named_parameters() if name in _WIDE), None)
 
     @property
     def list_free(self) -> bool:

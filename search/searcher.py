@@ -334,7 +334,7 @@ class Searcher:
 
     def _kept_reader(self) -> tuple[str, int] | None:
         kept = self.index.manifest.token_states
-        if kept.revision is None or kept.max_length is None:
+        if not kept.revision or kept.max_length is None:  # without a revision nobody can tell whose they are
             return None
         return kept.revision, kept.max_length
 

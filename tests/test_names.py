@@ -41,18 +41,18 @@ def test_a_given_run_stands_in_the_place_of_a_first_stage():
     assert SystemName.parse("mine", given={"mine": 0}).reranker is None
 
 
-@given(st.sampled_from(["hf", "cross-encoder", "late-interaction"]), words)
+@given(st.sampled_from(["hf", "cross-encoder", "encoder", "late-interaction"]), words)
 def test_a_kind_stands_before_the_first_colon(kind, model):
-    if kind == "hf" and model.startswith("#"):
+    if kind != "cross-encoder" and model.startswith("#"):
         with pytest.raises(InputError, match="names no model"):
             RerankerName.parse(f"{kind}:{model}")
         return
     parsed = RerankerName.parse(f"{kind}:{model}")
     assert parsed.kind == kind
-    assert (parsed.model, parsed.layout) == (model.partition("#")[::2] if kind == "hf" else (model, ""))
+    assert (parsed.model, parsed.layout) == ((model, "") if kind == "cross-encoder" else model.partition("#")[::2])
 
 
-@pytest.mark.parametrize("kind", ["hf", "cross-encoder", "late-interaction", "remote"])
+@pytest.mark.parametrize("kind", ["hf", "cross-encoder", "encoder", "late-interaction", "remote"])
 def test_a_kind_without_a_model_says_how_it_is_written(kind):
     with pytest.raises(InputError, match=rf"names no model; .* {kind}:"):
         RerankerName.parse(f"{kind}:")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..facades import lazy_names
-from ..names import DECODERS
+from ..names import DECODERS, READERS, RerankerName
 from ..wording import did_you_mean, listed, quoted
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def check_learner(name: str) -> None:
         name: a name for `load_learner`.
 
     Raises:
-        InputError: if it is neither ``minilm`` nor a decoder model.
+        InputError: if it is neither ``minilm``, nor another block reader, nor a decoder model.
 
     Example:
         >>> check_learner("minlm")
@@ -107,9 +107,14 @@ def check_learner(name: str) -> None:
     """
     if name == _DECODER:
         raise InputError("hf: names no model; add a name or a folder, as in hf:Qwen/Qwen3-0.6B")
+    parsed = RerankerName.parse(name)
+    if parsed.kind in READERS:
+        if parsed.layout:
+            raise InputError(f"{quoted(name)}: a readout of its own is trained; leave #{parsed.layout} out")
+        return
     if name != "minilm" and name not in DECODERS and not name.startswith(_DECODER):
         near = did_you_mean(name, ["minilm", *DECODERS, "hf:"])
-        known = ", ".join(map(repr, ("minilm", *DECODERS)))
+        known = ", ".join(map(repr, ("minilm", *DECODERS, "encoder:MODEL", "late-interaction:MODEL")))
         raise InputError(f"nothing called {quoted(name)} can be trained; there are {known} and 'hf:MODEL'{near}")
 
 
@@ -117,7 +122,8 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
     """What to train.
 
     Args:
-        name: ``minilm``, the embedded default; ``smollm2``; or ``hf:`` and a decoder model, as `load_decoder` takes it.
+        name: ``minilm``, the embedded default; ``encoder:MODEL`` or ``late-interaction:MODEL``, whose token states a
+            readout learns to read; ``smollm2``; or ``hf:`` and a decoder model, as `load_decoder` takes it.
         options: the options of `sightline.training.late_interaction.LateInteractionLearner` or
             `sightline.training.decoder.DecoderLearner`.
 
@@ -131,7 +137,8 @@ def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
     """
     check_learner(name)
     positional: tuple[str, ...] = ()
-    if name == "minilm":
+    if name == "minilm" or RerankerName.parse(name).kind in READERS:
+        options = {"model": name} | options
         learner_class = importlib.import_module(".late_interaction", __package__).LateInteractionLearner
     else:
         learner_class = importlib.import_module(".decoder", __package__).DecoderLearner

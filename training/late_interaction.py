@@ -13,7 +13,9 @@ from torch import nn
 
 from ..errors import InputError, MissingExtraError
 from ..models.batching import token_budget_batches
+from ..models.loading import absolute_name, load_reader
 from ..models.minilm import MiniLM
+from ..models.network_reader import NetworkReader
 from ..models.reader import BlockReader, Tokens, TokenStates, TrainableReader
 from ..rerank.late_interaction import LateInteractionReranker
 from ..rerank.layout import load_layout
@@ -44,11 +46,13 @@ class LateInteractionLearner:
             can be kept.
         max_tokens: how many tokens of a document are read while the encoder is trained; rerankers read as much as the
             layout says.
-        remember: how many tokens of documents have their states kept while training, at 768 bytes each.
+        remember: how many tokens of documents have their states kept while training, at 768 bytes each for ``minilm``.
         precision: the number format in which texts are read without gradients; ``bfloat16`` is faster where a processor
             has it. With gradients, it is the loop's precision that counts.
         name: the name of what is learnt, which its layout gets.
-        reader: what reads the texts; None for the embedded default. What is to be trained must be a `TrainableReader`.
+        reader: what reads the texts; None for ``model``. What is to be trained must be a `TrainableReader`.
+        model: a name for `load_reader`: whose token states the readout learns to read. Encoders other than ``minilm``
+            stay frozen.
 
     Attributes:
         temperature: it is 1, since scores are logarithms.
@@ -78,6 +82,7 @@ class LateInteractionLearner:
         precision: Literal["float32", "bfloat16"] = "float32",
         name: str = "trained",
         reader: TrainableReader | RememberingReader | None = None,
+        model: str = "minilm",
     ) -> None:
         if encoder not in ("frozen", "lora", "full"):
             raise InputError(f"encoder is 'frozen', 'lora' or 'full', not {encoder!r}")
@@ -85,20 +90,29 @@ class LateInteractionLearner:
             raise InputError(f"precision is 'float32' or 'bfloat16', not {precision!r}")
         if encoder == "frozen" and not parts:
             raise InputError("a frozen encoder without parts of the readout has nothing to learn")
+        if model != "minilm" and (encoder != "frozen" or prefix):
+            raise InputError(
+                f"of {model} the readout is trained, so encoder stays 'frozen' and there is no prefix; train the model "
+                "itself with sentence-transformers or PyLate, and name what that wrote"
+            )
         if rank < 1 or max_tokens < 1 or remember < 0:
             raise InputError("rank and max_tokens must be at least 1, remember at least 0")
         changes: dict[str, Any] = {"name": name} | ({"documents_see_query": True} if prefix else {})
         if parts:
             changes["readout"] = "learnt"
+        if model != "minilm":
+            changes |= {"reader": absolute_name(model), "max_block_tokens": 0}
         self.layout = load_layout("minilm-log-mass", **changes)
         self.name, self.encoder, self._max_tokens = name, encoder, max_tokens
         self.learning_rate = 1e-3 if encoder == "frozen" else 1e-4
-        if reader is None:
+        if reader is None and model != "minilm":
+            reader = RememberingReader(load_reader(model, dtype=precision), remember)
+        elif reader is None:
             # An object of its own: nobody else may see what is trained.
             own = MiniLM(max_length=self.layout.max_block_tokens or 256, dtype=precision)
             reader = RememberingReader(own, remember) if encoder == "frozen" else own
         self.reader = reader
-        self.readout = LearntReadout(parts, scale=self.layout.readout.scale) if parts else None
+        self.readout = LearntReadout(parts, self.reader.dim, self.layout.readout.scale) if parts else None
         self._parameters: dict[str, nn.Parameter] = {}
         if self.readout is not None:
             self.readout.to(self.reader.device)
@@ -222,7 +236,7 @@ class RememberingReader(BlockReader):
         tokens: how many tokens are remembered, in float16; once that is full, it forgets all.
     """
 
-    def __init__(self, reader: TrainableReader, tokens: int) -> None:
+    def __init__(self, reader: NetworkReader, tokens: int) -> None:
         self.name, self.revision = reader.name, reader.revision
         self.dim, self.max_length = reader.dim, reader.max_length
         self.dtype, self.config, self.device = reader.dtype, reader.config, reader.device

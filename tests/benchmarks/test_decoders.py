@@ -25,6 +25,7 @@ def test_every_variant_is_timed_on_every_list():
     assert {row["list"] for row in rows} == {"3 x 200", "3 x 20-400"}
     assert len(rows) == 8
     assert all(row["ms"] > 0 and row["limit_ms"] > 0 for row in rows)
+    assert all(row["matmul_by"] in ("torch float32", "oneDNN float32") for row in rows)
     dense = next(row for row in rows if row["variant"].startswith("dense"))
     assert dense["times_dense"] is None and dense["tokens"] == 128 + 600 + 64
 

@@ -1,4 +1,4 @@
-"""The benchmark of reading compares the same states, read in different ways."""
+"""The benchmarks of reading compare the same states, and the same list, read in different ways."""
 
 import json
 
@@ -22,3 +22,19 @@ def test_packed_and_padded_reading_give_the_same_states(collection, monkeypatch)
     assert ways["packed float32"]["lowest cosine of a token"] == pytest.approx(1, abs=1e-5)
     assert all(0.99 < way["lowest cosine of a token"] < 1.0001 for way in ways.values())
     assert ways["padded float32"]["documents, times faster"] == 1
+
+
+def test_cross_encoders_of_two_depths_stand_beside_the_default(collection, monkeypatch):
+    folder = collection(["Cats purr.", "Dogs bark loudly."], "who barks", "who purrs")
+    monkeypatch.setattr(pipeline, "matmul_rate", lambda: MatmulRate(1e11, "oneDNN float32"))
+    monkeypatch.setattr(pipeline, "_BACKENDS", {"torch": "torch", "onnx": "a_package_that_nobody_has"})
+    done = CliRunner().invoke(pipeline.app, ["cross-encoders", str(folder), "--rounds", "1"])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)
+    assert figures["cross-encoder, 6 layers, onnx"] == "left out: a_package_that_nobody_has is not installed"
+    six, twelve = (figures[f"cross-encoder, {layers} layers, torch"] for layers in (6, 12))
+    assert twelve["limit, ms"] == pytest.approx(2 * six["limit, ms"])
+    # [CLS] who purrs [SEP] cats purr . [SEP] and so on: 19 tokens; the default reads 4 + 5 of the documents alone
+    assert six["limit, ms"] > figures["minilm, texts read anew"]["limit, ms"] > 0
+    assert "limit, ms" not in figures["minilm, texts read before"]
+    assert figures["limit: measured matmul rate (oneDNN float32), GFLOP/s"] == 100

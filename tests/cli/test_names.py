@@ -15,6 +15,7 @@ from sightline.eval import catalogues
 from sightline.eval.runs import load_run
 from sightline.rerank.loading import list_rerankers, load_reranker
 from sightline.search import Searcher
+from sightline.tests.rerank_api import as_json
 
 DOCUMENTS = [
     Document("cat", "Cats purr.", "Cats"),
@@ -77,6 +78,17 @@ def test_search_reranks_by_every_kind_of_model(run, index, model_names, kind):
     assert code == 0 and ("attention" in out) == attends
     code, _, err = run("search", index, "happy cats", "--rerank", name, "--evidence")
     assert code == 0 if attends else code == 2 and "has no evidence" in err
+
+
+def test_a_rerank_api_that_fails_is_told_without_the_key(run, index, rerank_api, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_REMOTE_KEY", "a-key-that-nobody-may-see")
+    rerank_api.replies = [as_json({"message": "invalid a-key-that-nobody-may-see"}, 401)]
+    code, out, err = run("search", index, "happy cats", "--rerank", rerank_api.name())
+    assert code == 5 and out == "" and "nobody-may-see" not in err
+    assert "does not accept the key (401), which the environment variable SIGHTLINE_REMOTE_KEY holds" in err
+    secret = rerank_api.name().replace("127", "ann:secret@127")
+    code, _, err = run("search", index, "happy cats", "--rerank", secret)
+    assert code == 2 and "secret" not in err and "set a key as SIGHTLINE_REMOTE_KEY" in err
 
 
 @pytest.mark.parametrize("kind", KINDS)

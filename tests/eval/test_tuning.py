@@ -71,6 +71,16 @@ def test_the_choice_is_a_layout_and_says_what_it_gains(tuned):
     assert not chosen.better or chosen.gain.low > 0
 
 
+def test_an_index_with_states_of_another_reader_does_not_serve(tuned):
+    from sightline.eval.collection_index import _misfit, _settings_for
+    from sightline.retrieval.index import Index
+
+    with Index.open(tuned[1] / "one" / "index") as index:
+        for reader, reason in ((None, None), ("minilm", None), ("late-interaction:x", "reader is 'minilm', needed is")):
+            misfit = _misfit(index, _settings_for({"reader": reader}, [("hybrid", "minilm")]))
+            assert misfit is None if reason is None else misfit.startswith(reason)
+
+
 def measured(baseline, *columns):
     return tuning._Measured(np.array([baseline, np.zeros_like(baseline)]).T, np.array(columns).T)
 

@@ -144,7 +144,7 @@ def pylate(family, folder, *, dim=16, **settings):
         {"idx": 1, "name": "1", "path": "1_Dense", "type": "pylate.models.Dense.Dense"},
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 100, "do_lower_case": false}')
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 44, "do_lower_case": false}')
     dense = {"in_features": 32, "out_features": dim, "bias": False}
     dense["activation_function"] = "torch.nn.modules.linear.Identity"
     (folder / "1_Dense" / "config.json").write_text(json.dumps(dense))
@@ -177,3 +177,17 @@ def sparse_encoder(folder, *, inference_free=False, similarity="dot", prompts=No
     made = SparseEncoder(modules=reads, prompts=prompts, similarity_fn_name=similarity, device="cpu")
     made.save_pretrained(str(folder / "saved"))
     return folder / "saved"
+
+
+def stanford(family, folder, *, dim=16, **settings):
+    """Save a late-interaction model as Stanford's ColBERT does: one file of weights, and settings beside it."""
+    from safetensors.torch import load_file, save_file
+
+    backbone(family, folder)
+    weights = {f"bert.{name}": weight for name, weight in load_file(folder / "model.safetensors").items()}
+    torch.manual_seed(8)
+    save_file(weights | {"linear.weight": torch.randn(dim, 32)}, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["HF_ColBERT"]}))
+    (folder / "artifact.metadata").write_text(json.dumps(settings))
+    return folder

@@ -1,6 +1,7 @@
 """Token states of bi-encoders of every family, against what transformers and sentence-transformers compute."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,14 @@ def test_a_text_alone_is_read_as_among_others(reader):
         )
     assert [len(spans) for spans in reader.spans(TEXTS)] == np.diff(together.offsets).tolist()
     assert len(reader.tokens("Cats purr.")) == len(reader.read(["Cats purr."], kind="query").states)
+
+
+def test_threads_read_side_by_side(reader):
+    with ThreadPoolExecutor(4) as pool:
+        several = list(pool.map(lambda text: reader.read([text] * 3).states, TEXTS[1:4] * 4))
+    for i, states in enumerate(several):
+        np.testing.assert_allclose(states, several[i % 3], atol=1e-5)
+        assert len(states) == 3 * len(reader.spans([TEXTS[1 + i % 3]])[0])
 
 
 def test_passages_fit_into_the_room_that_the_prompt_leaves(reader, family):

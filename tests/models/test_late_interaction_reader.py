@@ -15,7 +15,7 @@ from sightline.rerank.loading import load_reranker
 from sightline.retrieval.index import Index
 from sightline.search import Searcher
 
-from .model_folders import SENTENCES, bi_encoder, multi_vector, pylate
+from .model_folders import SENTENCES, bi_encoder, multi_vector, pylate, stanford
 
 QUERIES = ["cats", "where do cows eat grass, and who said it?", "cats and dogs " * 30]
 TEXTS = ["Cats purr!", *SENTENCES, "...", "日本語 ünï 🙂 cats", "dogs bark, " * 200]
@@ -24,13 +24,11 @@ PUNCTUATION = list(string.punctuation)
 FIXED = {"strategy": "fixed", "length": 16}
 CHECKPOINTS = {
     "bert": (multi_vector, "bert", {"expansion": FIXED, "skip": PUNCTUATION, "prompts": MARKERS, "length": 40}),
-    "bert-attends": (multi_vector, "bert", {"expansion": FIXED | {"attend": True}, "dim": 24}),
     "modernbert": (
         multi_vector,
         "modernbert",
         {"expansion": {"strategy": "min", "length": 12}, "skip": [".", ","], "prompts": MARKERS, "query_length": 20},
     ),
-    "modernbert-plain": (multi_vector, "modernbert", {"prompts": MARKERS, "query_length": 10, "length": 50}),
     "qwen3": (multi_vector, "qwen3", {"expansion": FIXED, "length": 60}),
     "pylate": (
         pylate,
@@ -42,6 +40,7 @@ CHECKPOINTS = {
         "modernbert",
         {"query_prefix": "", "attend_to_expansion_tokens": True, "query_length": 12, "skiplist_words": ["!"]},
     ),
+    "stanford": (stanford, "bert", {"query_maxlen": 18, "doc_maxlen": 50, "mask_punctuation": True}),
     "pylate-unexpanded": (
         pylate,
         "bert",

@@ -9,13 +9,17 @@ import socket
 import ssl
 import subprocess
 import threading
+import traceback
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sightline.documents import Document
 from sightline.errors import InputError, RemoteError, UnknownNameError
 from sightline.models import remote
 from sightline.models.remote import RemoteScorer
+from sightline.rerank.layout import RelevanceSpec
 from sightline.rerank.loading import load_reranker
 from sightline.tests.rerank_api import Reply, RerankApi, as_json, packed, relevance
 
@@ -152,6 +156,37 @@ def test_any_text_arrives(rerank_api, text):
     assert body["query"] == text and body["documents"] == [Document("a", text, "A title").contents, "b"]
 
 
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_probability_is_the_sigmoid_of_its_score_and_keeps_its_place(one, other):
+    scores = [remote._logit(one), remote._logit(other)]
+    assert all(map(math.isfinite, scores))
+    assert RelevanceSpec(slope=1.0, offset=0.0).probability(scores[0]) == pytest.approx(one, rel=1e-9, abs=1e-15)
+    assert (scores[0] <= scores[1]) == (min(one, 1 - 2**-53) <= min(other, 1 - 2**-53))
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 5) | st.floats(-1, 2) | st.sampled_from(["a", "", "0.5", 10**40]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["index", "score", "relevance_score", "results", "data", "error"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(_VALUES)
+def test_whatever_an_endpoint_says_is_a_whole_ranking_or_an_error(value):
+    scorer = RemoteScorer("http://localhost/rerank")
+    scorer._post = lambda body: json.dumps(value).encode()
+    try:
+        scores, _ = scorer.score(QUERY, TEXTS[:2])
+    except RemoteError as error:
+        assert str(error).startswith("remote:http://localhost/rerank: the answer cannot be used: ")
+    else:
+        entries = value if isinstance(value, list) else value.get("results", value.get("data"))
+        assert sorted(entry["index"] for entry in entries) == [0, 1] and all(map(math.isfinite, scores))
+
+
 # -- the key -----------------------------------------------------------------------------------------------------------
 
 
@@ -164,11 +199,19 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(rerank_api, key, caplog, 
     stored = pickle.dumps([reranker, ranking]), repr(ranking), repr(vars(reranker.scorer)), caplog.text
     assert not any(key in str(text) for text in stored)
     assert "503 Service Unavailable: the key *** is slow; trying again in" in caplog.text
-    for said in (as_json({"error": {"message": f"no such key: {key}"}}, 401), Reply(key.encode(), 500)):
+    for said in (
+        as_json({"error": {"message": f"no such key: {key}"}}, 401),
+        Reply(key.encode(), 500),
+        Reply(b"", 302, {"Location": f"/{key}"}),
+        as_json({"error": f"{'x' * 50}{key}"}),
+        as_json(results(key, 0.5, 0.5)),
+    ):
         rerank_api.replies = [said]
         with pytest.raises(RemoteError) as caught:
             reranker.rank(QUERY, TEXTS)
-        assert key not in str(caught.value) and "***" in str(caught.value)
+        told = "".join(traceback.format_exception(caught.value))
+        assert not any(key[start : start + 9] in told for start in range(len(key) - 8))
+        assert "***" in told or "it holds the key" in told
 
 
 def test_copies_rank_as_the_original_with_the_key_of_the_day(rerank_api, key, monkeypatch):
@@ -406,8 +449,10 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path, key, waits):
         ("remote:/m", {}, "no provider ''"),
         ("remote:http://a/rerank", {"timeout": 0}, "timeout must be above 0"),
         ("remote:http://a/rerank", {"timeout": math.inf}, "timeout must be above 0"),
-        ("remote:http://a/rerank", {"retries": -1}, "retries must be 0 or more"),
-        ("remote:http://a/rerank", {"batch_size": 0}, "batch_size must be 1 or more"),
+        ("remote:http://a/rerank", {"timeout": 1e12}, "timeout must be above 0 and at most"),
+        ("remote:http://a/rerank", {"retries": -1}, "retries must be a whole number, 0 or more"),
+        ("remote:http://a/rerank", {"retries": 1.5}, "retries must be a whole number"),
+        ("remote:http://a/rerank", {"batch_size": 0}, "batch_size must be a whole number, 1 or more"),
         ("remote:http://a/rerank", {"device": "cpu"}, "no option 'device'; it has batch_size, retries, timeout"),
         ("remote:http://a/rerank", {"api_key": KEY}, "no option 'api_key'"),
         ("remote:http://a/rerank", {"layout": "icr"}, "has no layout"),

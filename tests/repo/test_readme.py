@@ -11,10 +11,11 @@ import torch
 import sightline
 from sightline.cli import app
 from sightline.errors import MissingExtraError
+from sightline.names import RerankerName
 
 _ROOT = Path(sightline.__file__).parent
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")
-_EXAMPLE, _SCORES, *_PLUGS, _DECODERS, _KERNELS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
+_EXAMPLE, _SCORES, _REMOTE, *_PLUGS, _DECODERS, _KERNELS = re.findall(r"```python\n(.*?)```", _README, re.DOTALL)
 _SAID = {
     "langchain": r"dogs -?\d\S+\n",
     "llamaindex": r"dogs -?\d\S+\n",
@@ -50,6 +51,14 @@ def test_scores(animals, monkeypatch):
     assert all(hit.relevance >= 0.5 for hit in names["hits"])
     right, wrong = names["probabilities"]
     assert 1 > right > wrong > 0
+
+
+def test_rerank_apis(rerank_api, capsys):
+    assert "http://localhost:8000" in _REMOTE
+    exec(compile(_REMOTE.replace("http://localhost:8000", rerank_api.url), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "Cats purr.\n"
+    names = re.findall(r"remote:[a-z]+[:/][\w./:-]+", _README)
+    assert len(names) >= 5 and {RerankerName.parse(name).kind for name in names} == {"remote"}
 
 
 @pytest.mark.parametrize("library", _SAID)

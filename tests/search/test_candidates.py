@@ -1,6 +1,8 @@
 """Candidate lists: what lies between the two steps of a search, and that it stands for itself."""
 
+import contextlib
 import dataclasses
+import sqlite3
 
 import pytest
 
@@ -99,6 +101,14 @@ def test_whole_documents_follow_what_is_added_and_deleted(tmp_path, shared_toy):
         assert not index.whole_documents
         index.delete(["long"])
         assert index.whole_documents
+
+
+def test_an_index_without_the_table_of_decoder_states_is_searched(tmp_path, shared_toy, reranker):
+    Index.build(tmp_path / "i", DOCUMENTS, encoder=shared_toy, token_states="fp16").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "i" / "documents.sqlite")) as database:
+        database.execute("DROP TABLE decoder_passages")
+    with Index.open(tmp_path / "i", encoder=shared_toy, verify=False) as index:
+        assert Searcher(index, reranker).search(QUERIES[0]).hits[0].id in ("cat", "dog")
 
 
 @pytest.mark.parametrize("stage", STAGES)

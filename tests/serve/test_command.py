@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 import sightline
+from sightline import load_reranker
 
 from .conftest import KEY
 
@@ -148,6 +149,18 @@ def test_without_an_index_it_reranks():
         assert httpx.get(address).status_code == 404
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
+
+
+def test_the_reranker_computes_in_the_number_format_that_is_asked_for():
+    body = {"query": "cats", "documents": ["dogs bark", "cats purr"]}
+    with served("--rerank", "minilm", "--dtype", "bfloat16") as (_, address, _):
+        answer = httpx.post(f"{address}/v1/rerank", json=body, timeout=30).json()
+    given = {result["index"]: result["relevance_score"] for result in answer["results"]}
+    asked, usual = (
+        {item.index: item.relevance for item in load_reranker("minilm", dtype=dtype).rank(*body.values())}
+        for dtype in ("bfloat16", "float32")
+    )
+    assert given == pytest.approx(asked, abs=1e-4) and given != pytest.approx(usual, abs=1e-6)
 
 
 @pytest.mark.parametrize(

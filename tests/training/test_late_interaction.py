@@ -10,6 +10,7 @@ from sightline import LateInteractionReranker, load_reranker
 from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.models.minilm import MiniLM, load_minilm
+from sightline.training import load_learner
 from sightline.training.config import Objective, Sampling, TrainingConfig
 from sightline.training.examples import Example
 from sightline.training.late_interaction import LateInteractionLearner, RememberingReader
@@ -82,6 +83,28 @@ def test_it_ranks_by_what_it_learns_and_saves_it(kind, tmp_path):
     frozen = trained.encoder == "frozen"
     assert (loaded.reader.revision == load_minilm().revision) == frozen  # so an index's kept states serve it, or not
     assert (tmp_path / "model.safetensors").stat().st_size < (200_000 if frozen else 50_000_000)
+
+
+def test_a_readout_of_any_reader_is_learnt_saved_and_loaded(scorer_folders, tmp_path):
+    name = f"late-interaction:{scorer_folders['late-interaction']}"
+    trained = load_learner(name, parts=["weights", "projection"], name="mine")
+    [start] = trained([LIST]).scores
+    plain = load_reranker(f"{name}#minilm-log-mass")
+    np.testing.assert_allclose(start.detach().numpy(), ranked(plain), atol=2e-3)
+    for _ in range(2):
+        step(trained, 1e-2)
+    [learnt] = trained([LIST]).scores
+    trained.save(tmp_path)
+    loaded = load_reranker(str(tmp_path))
+    assert loaded.spec.reader == name and loaded.reader is plain.reader
+    assert (learnt - start).abs().max() > 1e-4
+    np.testing.assert_allclose(ranked(loaded), learnt.detach().numpy(), atol=1e-2 * float((learnt - start).abs().max()))
+    with pytest.raises(InputError, match="learnt from states of 128 numbers, and those of minilm have 384"):
+        load_reranker(str(tmp_path), reader="minilm", max_block_tokens=256)
+    with pytest.raises(InputError, match="train the model itself with sentence-transformers or PyLate"):
+        load_learner(name, encoder="full")
+    with pytest.raises(InputError, match="leave #minilm out"):
+        load_learner(f"{name}#minilm")
 
 
 def test_a_trained_folder_is_calibrated_by_two_numbers_in_its_layout(tmp_path):
