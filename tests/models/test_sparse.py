@@ -79,3 +79,32 @@ def test_sparse_vectors_of_dense_ones():
     array[2] = 0
     assert dense(SparseVectors.of(array), 7) == pytest.approx(array)
     assert len(SparseVectors.of(np.zeros((0, 7), np.float32))) == 0
+
+
+@pytest.mark.parametrize("fault", ["table", "table size", "network", "pooling", "tokenizer", "modules", "empty"])
+def test_a_damaged_model_is_refused_with_what_is_wrong(tmp_path, fault):
+    from safetensors.torch import load_file, save_file
+
+    saved = sparse_encoder(tmp_path, inference_free=True)
+    [table] = saved.rglob("*SparseStaticEmbedding/model.safetensors")
+    if fault == "table":
+        table.unlink()
+    elif fault == "table size":
+        save_file({"weight": load_file(table)["weight"][:-5]}, table)
+    elif fault == "network":
+        [network] = saved.rglob("*Transformer/model.safetensors")
+        network.write_bytes(network.read_bytes()[:999])
+    elif fault == "pooling":
+        [config] = saved.rglob("*SpladePooling/config.json")
+        config.write_text('{"pooling_strategy": "median"}')
+    elif fault == "tokenizer":
+        for file in [*saved.rglob("tokenizer.json"), *saved.rglob("vocab*")]:
+            file.unlink()
+    elif fault == "modules":
+        (saved / "modules.json").write_text("[1]")
+    else:
+        shutil.rmtree(saved)
+        saved.mkdir()
+    with pytest.raises(ModelError) as caught:
+        load_sparse_encoder(str(saved))
+    assert str(saved) in str(caught.value)

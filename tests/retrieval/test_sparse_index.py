@@ -52,7 +52,7 @@ def check(postings, kept, seed=0):
             assert scores == pytest.approx(values, rel=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=14), st.integers(0, 999))
 def test_it_finds_what_dense_products_find(tmp_path_factory, changes, seed):
     folder = tmp_path_factory.mktemp("s")
@@ -84,12 +84,12 @@ def test_segments_are_merged_so_that_there_are_few(tmp_path, monkeypatch):
     monkeypatch.setattr(sparse_index, "_LARGEST", 64)
     postings = SparsePostings(tmp_path, dim=DIM, create=True)
     sizes = []
-    for start in range(0, 200, 4):
+    for start in range(0, 120, 4):
         postings.add(range(start, start + 4), SparseVectors.of(vectors(4, start)))
         sizes = [segment.size for segment in postings._segments()[0].segments]
         assert len(sizes) < 3 * sparse_index._FACTOR + start / 64
-    assert sum(sizes) == 200 and sizes == sorted(sizes, reverse=True)
-    check(postings, {start + i: row for start in range(0, 200, 4) for i, row in enumerate(vectors(4, start))})
+    assert sum(sizes) == 120 and sizes == sorted(sizes, reverse=True)
+    check(postings, {start + i: row for start in range(0, 120, 4) for i, row in enumerate(vectors(4, start))})
 
 
 def test_what_cannot_be_added_is_refused_and_leaves_no_trace(tmp_path):
