@@ -23,6 +23,7 @@ __all__ = ["SparseEncoder", "SparseVectors", "load_sparse_encoder"]
 
 _PROBE = "Cats purr when they are content."
 _LONGEST = 512  # tokens read at most by a model that does not say
+_FEWEST = 10  # tokens that a tokenizer knows; special ones alone are fewer
 
 
 class SparseVectors(NamedTuple):
@@ -87,6 +88,14 @@ class _SentenceTransformersSparse:
 
         place = choose_device(device)
         self._model = load_trained(Model, name, _both_sides, revision=revision, device=place)
+        reads = _readers(self._model)
+        for side, module in reads.items():
+            known = len(getattr(module, "tokenizer", None) or range(_FEWEST))
+            if known < _FEWEST:  # transformers makes one up where its files are missing
+                raise ModelError(
+                    f"{name}: the tokenizer of its {side} knows {known} tokens; files of it are missing or damaged: copy "
+                    "the model's folder again"
+                )
         self._one_at_a_time = threading.Lock()  # its tokenizer is no thread's own
         similarity = self._model.similarity_fn_name
         if similarity not in ("dot", "cosine"):
@@ -95,7 +104,8 @@ class _SentenceTransformersSparse:
         self.name = name
         self.revision = saved_revision(name, _commit(self._model), revision)
         self.dim = int(_both_sides(self._model).shape[1])
-        self.max_length = _document_length(self._model)
+        length = getattr(reads["documents"], "max_seq_length", None)
+        self.max_length = int(length) if length is not None and length < 1_000_000 else _LONGEST
         # The head gives a weight for each token and term, which is what fills the memory.
         self._budget = 2048 if place.type == "cpu" else 16384
 
@@ -188,10 +198,9 @@ def _commit(model: Any) -> str | None:
     return None
 
 
-def _document_length(model: Any) -> int:
-    """How many tokens are read of a document."""
+def _readers(model: Any) -> dict[str, Any]:
+    """The module that reads texts first, by side: one, or those of a Router, which sends the sides different ways."""
     first = model[0]
-    routes = getattr(first, "sub_modules", {})  # of a Router, which sends queries and documents different ways
-    reads = routes["document"][0] if "document" in routes else first
-    length = getattr(reads, "max_seq_length", None)
-    return int(length) if length is not None and length < 1_000_000 else _LONGEST
+    routes = getattr(first, "sub_modules", {})
+    sides = {"queries": "query", "documents": "document"}
+    return {side: routes[route][0] if route in routes else first for side, route in sides.items()}

@@ -81,7 +81,9 @@ def test_sparse_vectors_of_dense_ones():
     assert len(SparseVectors.of(np.zeros((0, 7), np.float32))) == 0
 
 
-@pytest.mark.parametrize("fault", ["table", "table size", "network", "pooling", "tokenizer", "modules", "empty"])
+@pytest.mark.parametrize(
+    "fault", ["table", "table size", "network", "pooling", "tokenizer", "one tokenizer", "modules", "empty"]
+)
 def test_a_damaged_model_is_refused_with_what_is_wrong(tmp_path, fault):
     from safetensors.torch import load_file, save_file
 
@@ -100,6 +102,10 @@ def test_a_damaged_model_is_refused_with_what_is_wrong(tmp_path, fault):
     elif fault == "tokenizer":
         for file in [*saved.rglob("tokenizer.json"), *saved.rglob("vocab*")]:
             file.unlink()
+    elif fault == "one tokenizer":
+        folder = next(saved.glob("document_0*"))
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     elif fault == "modules":
         (saved / "modules.json").write_text("[1]")
     else:
