@@ -319,6 +319,8 @@ class LexicalName(NamedTuple):
         Raises:
             InputError: if it is none of these.
         """
+        if not isinstance(name, str):
+            raise InputError(f"a lexical engine is named by a text, such as 'fts5', not by {quoted(name)}")
         engine, colon, model = name.partition(":")
         if engine == "sparse" and not model.strip():
             raise InputError(f"{name!r} names no model; add its name on the hub or its folder: sparse:naver/splade-v3")

@@ -93,8 +93,8 @@ class _SentenceTransformersSparse:
             known = len(getattr(module, "tokenizer", None) or range(_FEWEST))
             if known < _FEWEST:  # transformers makes one up where its files are missing
                 raise ModelError(
-                    f"{name}: the tokenizer of its {side} knows {known} tokens; files of it are missing or damaged: copy "
-                    "the model's folder again"
+                    f"{name}: the tokenizer of its {side} knows {known} tokens; files of it are missing or damaged: "
+                    "copy the model's folder again"
                 )
         self._one_at_a_time = threading.Lock()  # its tokenizer is no thread's own
         similarity = self._model.similarity_fn_name

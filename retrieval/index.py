@@ -1,8 +1,9 @@
 """The index on disk: a directory that can always be opened, whatever happened to the process that wrote it.
 
 ``manifest.json`` says what the index is; ``documents.sqlite`` holds documents, passages, BM25 and the list of what was
-appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure over the first N vectors. `Index` is
-the face; behind it, `planning` makes an empty index, `open_files` follows the last commit, and `writing` changes it.
+appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure over the first N vectors; ``tantivy``,
+``lucene`` and ``sparse`` are folders of engines in the place of the database's BM25. `Index` is the face; behind it,
+`planning` makes an empty index, `open_files` follows the last commit, and `writing` changes it.
 """
 
 from __future__ import annotations
