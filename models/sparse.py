@@ -86,6 +86,7 @@ class _SentenceTransformersSparse:
     def __init__(self, name: str, revision: str | None, device: str | None) -> None:
         from sentence_transformers import SparseEncoder as Model
 
+        self._asked = name, revision, device
         place = choose_device(device)
         self._model = load_trained(Model, name, _both_sides, revision=revision, device=place)
         reads = _readers(self._model)
@@ -108,6 +109,10 @@ class _SentenceTransformersSparse:
         self.max_length = int(length) if length is not None and length < 1_000_000 else _LONGEST
         # The head gives a weight for each token and term, which is what fills the memory.
         self._budget = 2048 if place.type == "cpu" else 16384
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the name."""
+        return _load, self._asked
 
     def encode_queries(self, texts: Sequence[str]) -> SparseVectors:
         """The weights of the terms of N queries, with the model's query prompt."""

@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from .sparse_index import SparseIndex, SparsePostings
 from .store import DocumentStore
 from .tantivy_index import TantivyIndex
 
-__all__ = ["FOLDERS", "Words", "open_words"]
+__all__ = ["FOLDERS", "Words", "check_sparse_encoder", "open_words"]
 
 FOLDERS = _LUCENE, _TANTIVY, _SPARSE = ("lucene", "tantivy", "sparse")
 """Folders of engines, within that of the index."""
@@ -40,15 +40,18 @@ class _EngineBeside(LexicalIndex, Protocol):
     def rows(self) -> list[int]: ...
 
 
-def open_words(record: LexicalRecord, folder: Path, store: DocumentStore) -> Words:
+def open_words(
+    record: LexicalRecord, folder: Path, store: DocumentStore, encoder: SparseEncoder | None = None
+) -> Words:
     """The words of an index.
 
     Args:
         record: what its manifest says of them.
         folder: the folder of the index.
         store: its document store, open.
+        encoder: of an index of learned sparse vectors, the encoder, if it is loaded already.
     """
-    return _ENGINES[record.engine](record, folder, store)
+    return _ENGINES[record.engine](record, folder, store, encoder)
 
 
 class Words:
@@ -58,12 +61,16 @@ class Words:
         record: what the manifest of the index says of its words.
         folder: the folder of the index.
         store: its document store, open.
+        encoder: of an index of learned sparse vectors, the encoder; None to load it when it is first needed.
     """
 
-    def __init__(self, record: LexicalRecord, folder: Path, store: DocumentStore) -> None:
+    def __init__(
+        self, record: LexicalRecord, folder: Path, store: DocumentStore, encoder: SparseEncoder | None = None
+    ) -> None:
         self._record = record
         self._folder = folder
         self._store = store
+        self._encoder = encoder
 
     @property
     def engine(self) -> LexicalIndex:
@@ -115,8 +122,8 @@ class Words:
 class _StoredWords(Words):
     """FTS5, in the database of the store: it commits with the documents."""
 
-    def __init__(self, record: LexicalRecord, folder: Path, store: DocumentStore) -> None:
-        super().__init__(record, folder, store)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
         self._fts5: Fts5Index | None = None
         self._in_memory = False  # until somebody who may write mends the file
 
@@ -161,8 +168,8 @@ class _WordsBeside(Words, ABC):
 
     passages_at_once = 16_384  # each time is a commit of the engine
 
-    def __init__(self, record: LexicalRecord, folder: Path, store: DocumentStore) -> None:
-        super().__init__(record, folder, store)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
         self._started: _EngineBeside | None = None
 
     @abstractmethod
@@ -227,21 +234,39 @@ class _SparseWords(_WordsBeside):
 
     def _load(self) -> SparseEncoder:
         """The encoder by which the index was built."""
-        name, revision, dim = self._record.model or "", self._record.revision, self._record.dim
+        if self._encoder is not None:
+            return self._encoder
+        name = self._record.model or ""
         try:
-            encoder = load_sparse_encoder(name, revision=revision or None)
+            encoder = load_sparse_encoder(name, revision=self._record.revision or None)
         except ModelError as error:
             raise ModelError(
-                f"{self._folder}: its sparse encoder {name!r} cannot be loaded ({error}); put the model back in its "
-                "place, or build the index again"
+                f"{self._folder}: its sparse encoder {name!r} cannot be loaded ({error}); if the model was moved, open "
+                "the index with sparse_encoder= and the new path"
             ) from error
-        if (encoder.revision, encoder.dim) != (revision, dim):
-            raise IndexMismatchError(
-                f"{self._folder}: built with the sparse encoder {name!r} of revision {revision!r} ({dim} terms), and "
-                f"what is there now is {encoder.revision!r} ({encoder.dim} terms); put the model back, or build the "
-                "index again"
-            )
+        check_sparse_encoder(self._record, encoder, self._folder)
         return encoder
+
+
+def check_sparse_encoder(record: LexicalRecord, encoder: SparseEncoder, folder: Path) -> None:
+    """Refuse a sparse encoder that gives other weights than those that an index keeps.
+
+    Args:
+        record: what the manifest of the index says of its words.
+        encoder: the encoder.
+        folder: the folder of the index.
+
+    Raises:
+        IndexMismatchError: if it is another, or the index keeps no learned sparse vectors.
+    """
+    if record.engine != "sparse":
+        raise IndexMismatchError(f"{folder}: keeps no learned sparse vectors; open it without sparse_encoder")
+    if (encoder.revision, encoder.dim) != (record.revision, record.dim):
+        raise IndexMismatchError(
+            f"{folder}: built with the sparse encoder {record.model!r} of revision {record.revision!r} ({record.dim} "
+            f"terms), and {encoder.name!r} is {encoder.revision!r} ({encoder.dim} terms); open it with its own, or "
+            "build it again"
+        )
 
 
 def _add_rows(engine: LexicalIndex, store: DocumentStore, rows: Sequence[int], at_once: int) -> None:

@@ -1,6 +1,7 @@
 """Learned sparse vectors in files, against dense products, and through changes, faults and other processes."""
 
 import multiprocessing
+import pickle
 import shutil
 
 import numpy as np
@@ -307,13 +308,25 @@ def test_another_or_no_model_is_refused(tmp_path, toy, model):
         pytest.raises(IndexMismatchError, match="built with the sparse encoder .* of revision"),
     ):
         index.search_lexical("cats", 1)
-    shutil.rmtree(moved)
+    config.write_text(kept)
+    moved.rename(tmp_path / "elsewhere")
     sparse._load.cache_clear()
     with (
         Index.open(tmp_path / "index", encoder=toy) as index,
-        pytest.raises(ModelError, match="its sparse encoder .* cannot be loaded .*put the model back"),
+        pytest.raises(ModelError, match="its sparse encoder .* cannot be loaded .*sparse_encoder= and the new path"),
     ):
-        index.search_lexical("cats", 1)
+        index.search_lexical(" ".join(TEXTS), 1)
+    with Index.open(tmp_path / "index", encoder=toy, sparse_encoder=str(tmp_path / "elsewhere")) as index:
+        assert found(index, " ".join(TEXTS))[0] == ["d0"]
+        with pickle.loads(pickle.dumps(index)) as again:
+            assert found(again, " ".join(TEXTS))[0] == ["d0"]
+    (tmp_path / "elsewhere" / config.name).write_text(kept + " ")
+    sparse._load.cache_clear()
+    with pytest.raises(IndexMismatchError, match="open it with its own, or build it again"):
+        Index.open(tmp_path / "index", encoder=toy, sparse_encoder=str(tmp_path / "elsewhere"))
+    Index.build(tmp_path / "bm25", [document(0)], encoder=toy).close()
+    with pytest.raises(IndexMismatchError, match="keeps no learned sparse vectors"):
+        Index.open(tmp_path / "bm25", encoder=toy, sparse_encoder=str(model))
 
 
 def test_names_of_words_that_are_none(tmp_path, toy):
