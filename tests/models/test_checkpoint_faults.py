@@ -238,7 +238,7 @@ def test_a_pickle_of_weights_alone_is_read_and_runs_nothing(scorer_folders, tmp_
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-NAMES = ["x" * 500, "a\x00b", "../" * 50 + "none", "/", "/dev/null", "~/none", "a/b/c/d", "\ud800"]
+NAMES = ["x" * 500, "a\x00b", "../" * 50 + "none", "/", "/dev/null", "~/none", "a/b/c/d"]
 
 
 @pytest.mark.parametrize("kind", ["cross-encoder", "late-interaction", "encoder"])
