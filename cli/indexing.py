@@ -290,8 +290,11 @@ def _stop(error: DataError) -> None:
 
 def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, Any]) -> None:
     counts = index.counts()
-    own = (file for file in sorted(index.path.rglob("*")) if file.is_file())
-    files = {str(file.relative_to(index.path)): file.stat().st_size for file in own}
+    files = {
+        file.relative_to(index.path).as_posix(): file.stat().st_size
+        for file in sorted(index.path.rglob("*"))
+        if file.is_file()
+    }
     size = sum(files.values())
     if as_json:
         if source is not None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import IndexCorruptError, IndexLockedError, InputError, MissingExtraError
+from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError, InputError, MissingExtraError
+from ..files import share_files
 from .analysis import document_terms
 from .fts5 import query_words
 
@@ -34,7 +35,8 @@ class TantivyIndex:
     Terms are those of `sightline.retrieval.analysis` under Snowball's English stemmer; BM25 has k1 = 1.2 and b = 0.75
     (Robertson et al., 1994), with lengths kept in a byte. Each `add` and each `delete` is on disk when it returns; one
     that is interrupted leaves no trace. Deleted passages count in the frequencies of words until Tantivy merges the
-    files they are in. Several processes may search while one writes; a search sees what was written before it.
+    files they are in. Several processes may search while one writes; a search sees what was written before it. Tantivy
+    makes lock files in the folder even to read, so that whoever searches must have the right to write there.
 
     Args:
         directory: folder of the index.
@@ -43,6 +45,7 @@ class TantivyIndex:
     Raises:
         MissingExtraError: if Tantivy is not installed.
         IndexCorruptError: if there is no index of this kind in the folder, or files of it are missing or broken.
+        IndexStoreError: if no lock file can be made in the folder.
 
     Example:
         >>> import tempfile
@@ -60,6 +63,7 @@ class TantivyIndex:
             if create and not (self._path / "meta.json").exists():
                 self._path.mkdir(parents=True, exist_ok=True)
                 self._index = self._tantivy.Index(self._new_schema(), str(self._path))
+                share_files(self._path)
             else:
                 self._index = self._tantivy.Index.open(str(self._path))
         self._schema = self._index.schema
@@ -181,6 +185,7 @@ class TantivyIndex:
                 raise
             finally:
                 writer.wait_merging_threads()
+                share_files(self._path)
 
     def _new_schema(self) -> Any:
         builder = self._tantivy.SchemaBuilder()
@@ -196,6 +201,11 @@ class TantivyIndex:
         except ValueError as error:
             if "LockBusy" in str(error):
                 raise IndexLockedError(f"{self._path}: another process is writing; try again when it is done") from None
+            if "acquire Lockfile" in str(error):
+                raise IndexStoreError(
+                    f"{self._path}: Tantivy makes a lock file to read an index, and cannot here; give this user "
+                    "the right to write in the folder, copy the index to another place, or build it with fts5"
+                ) from error
             raise IndexCorruptError(f"{self._path}: Tantivy cannot read this index ({error}); {_REBUILD}") from error
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline.documents import Document
-from sightline.errors import IndexCorruptError, IndexLockedError, InputError
+from sightline.errors import IndexCorruptError, IndexLockedError, IndexStoreError, InputError
 from sightline.retrieval import tantivy_index
 from sightline.retrieval.index import Index
 
@@ -145,6 +145,24 @@ def test_broken_files_are_named(tmp_path, fault):
             file.unlink()
     with pytest.raises(IndexCorruptError, match="Tantivy cannot read this index"):
         TantivyIndex(folder).search("zebra", 1)
+
+
+def test_other_users_may_read_what_was_written(tmp_path):
+    index = TantivyIndex(tmp_path / "t", create=True)
+    (tmp_path / "ordinary").touch()
+    for _ in range(2):
+        modes = {file.stat().st_mode for file in (tmp_path / "t").iterdir()}
+        assert modes == {(tmp_path / "ordinary").stat().st_mode}
+        index.add([0], ["zebra"])
+
+
+def test_a_folder_that_cannot_be_written_is_said_to_be_one(tmp_path):
+    TantivyIndex(tmp_path / "t", create=True).add([0], ["zebra"])
+    for lock in (tmp_path / "t").glob(".*lock"):
+        lock.unlink()
+        lock.mkdir()  # root may write everywhere, but not into a folder
+    with pytest.raises(IndexStoreError, match="Tantivy makes a lock file to read an index, and cannot here"):
+        TantivyIndex(tmp_path / "t")
 
 
 def document(number, word="common"):
