@@ -1,13 +1,14 @@
 """The grammar of names: how systems and rerankers are written, in every command, the server and the adapters.
 
 SYSTEM   = FIRST | FIRST "+" RERANKER
-FIRST    = bm25 | dense | hybrid | the name of a given run
+FIRST    = bm25 | sparse | dense | hybrid | the name of a given run    sparse: of an index with --lexical sparse:MODEL
 RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | READER[#LAYOUT] | cross-encoder:MODEL | REMOTE
          | CASCADE
 CASCADE  = RERANKER ">" RERANKER ["@" N]          the second ranks the N best of the first, 20 unless it says otherwise
 READER   = encoder:MODEL | late-interaction:MODEL    a bi-encoder's or a ColBERT-like model's token states
 DECODER  = smollm2 | hf:MODEL         MODEL = REPOSITORY | REPOSITORY:FILE.gguf | FOLDER | FILE.gguf
 REMOTE   = remote:SERVER/MODEL[#raw]              SERVER = cohere | jina | voyage | a URL that ends in /rerank
+LEXICAL  = fts5 | tantivy | pyserini | none | sparse:MODEL             what an index keeps of words
 """
 
 from __future__ import annotations
@@ -32,19 +33,25 @@ __all__ = [
     "PREFIXES",
     "READERS",
     "SHIPPED",
+    "WORD_STAGES",
     "CascadeName",
     "FirstStage",
     "Kind",
+    "LexicalName",
     "RemoteName",
     "RerankerName",
     "SystemName",
+    "WordStage",
     "folder_of",
     "layout_names",
     "looks_local",
 ]
 
-FirstStage = Literal["bm25", "dense", "hybrid"]
+WordStage = Literal["bm25", "sparse"]
+FirstStage = Literal["bm25", "sparse", "dense", "hybrid"]
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
+WORD_STAGES: tuple[WordStage, ...] = get_args(WordStage)
+"""First stages that search what an index keeps of words, without its embeddings. It has one of them at most."""
 Kind = Literal["layout", "folder", "hf", "cross-encoder", "encoder", "late-interaction", "remote", "cascade"]
 PREFIXES = ("hf", "cross-encoder", "encoder", "late-interaction")  # before the name of a model of the hub
 CASCADE_TOP = 20
@@ -58,6 +65,7 @@ READERS: dict[Kind, str] = {"encoder": "minilm-log-mass", "late-interaction": "m
 DECODERS = {"smollm2": "icr-block-heads"}
 # The number of documents may be followed by a weight; anything else belongs to the name.
 _ENDING = re.compile(r"@(?P<top>\d{1,9})(?:\*(?P<weight>\d{1,9}(?:\.\d{1,9})?|\.\d{1,9}))?$", re.ASCII)
+_LEXICAL = ("fts5", "tantivy", "pyserini", "none")
 _PROVIDER = re.compile(r"[\w.-]*", re.ASCII)
 _VERSIONED = re.compile(r"/v\d+/rerank$", re.IGNORECASE)  # such a path takes a model's name
 _SERVER = re.compile(r"(?P<server>https?://[!-~]*?/rerank)(?:/(?P<model>.*))?", re.IGNORECASE | re.DOTALL)
@@ -73,7 +81,7 @@ class SystemName(NamedTuple):
     """A system: a first stage, and perhaps a reranker of what it finds.
 
     Args:
-        first: ``bm25``, ``dense``, ``hybrid``, or the name of a given run.
+        first: ``bm25``, ``sparse``, ``dense``, ``hybrid``, or the name of a given run.
         reranker: a name for `sightline.load_reranker`, or None.
 
     Example:
@@ -285,6 +293,73 @@ class CascadeName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.first}>{self.second}@{self.top}" + ("" if self.weight is None else f"*{self.weight:g}")
+
+
+class LexicalName(NamedTuple):
+    """What an index keeps of words.
+
+    Args:
+        engine: ``fts5``, ``tantivy`` or ``pyserini`` for BM25, ``sparse`` for learned sparse vectors, or ``none``.
+        model: of ``sparse``, the folder of the model or its name on the hub; else "".
+
+    Example:
+        >>> LexicalName.parse("sparse:naver/splade-v3")
+        LexicalName(engine='sparse', model='naver/splade-v3')
+        >>> LexicalName.parse("fts5").stage, LexicalName.parse("sparse:models/mine").stage
+        ('bm25', 'sparse')
+    """
+
+    engine: str
+    model: str = ""
+
+    @classmethod
+    def parse(cls, name: str) -> LexicalName:
+        """Parse ``fts5``, ``tantivy``, ``pyserini``, ``none`` or ``sparse:MODEL``.
+
+        Raises:
+            InputError: if it is none of these.
+        """
+        if not isinstance(name, str):
+            raise InputError(f"a lexical engine is named by a text, such as 'fts5', not by {quoted(name)}")
+        engine, colon, model = name.partition(":")
+        if engine == "sparse" and not model.strip():
+            raise InputError(f"{name!r} names no model; add its name on the hub or its folder: sparse:naver/splade-v3")
+        if not (engine == "sparse" if colon else name in _LEXICAL):
+            known = [*_LEXICAL, "sparse:MODEL"]
+            raise InputError(
+                f"the lexical engine is one of {', '.join(map(repr, known))}, not {name!r}{did_you_mean(name, known)}"
+            )
+        return cls(engine, model)
+
+    @property
+    def stage(self) -> WordStage | None:
+        """The first stage that searches it; None for ``none``."""
+        return None if self.engine == "none" else "sparse" if self.engine == "sparse" else "bm25"
+
+    def check(self, stage: str, index: str) -> None:
+        """Refuse a first stage that searches other words than these.
+
+        Args:
+            stage: name of a first stage; those that search no words pass.
+            index: names the index in the message.
+
+        Raises:
+            InputError: if an index that keeps these words has not this stage.
+        """
+        if self.stage is None or self.stage == stage or stage not in WORD_STAGES:
+            return
+        if stage == "bm25":
+            raise InputError(
+                f"{index} keeps learned sparse vectors of {self.model!r} in the place of BM25: search it by the first "
+                "stage sparse, or build it with --lexical fts5"
+            )
+        raise InputError(
+            f"{index} keeps words for BM25, not learned sparse vectors: search it by the first stage bm25, or build it "
+            "with --lexical sparse:MODEL"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.engine}:{self.model}" if self.model else self.engine
 
 
 def folder_of(name: str) -> Path:

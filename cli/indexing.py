@@ -132,7 +132,7 @@ def index(
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Index a collection: embeddings, FAISS, BM25, and token states or decoder states for the reranker.
+    """Index a collection: embeddings, FAISS, BM25 or learned sparse vectors, and what the reranker reads of passages.
 
     If files of a folder are left out, such as those of other kinds, they are listed at the end, by kind and count.
     Hidden files and folders, __pycache__, node_modules and virtual environments are not read.

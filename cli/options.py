@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -44,7 +44,7 @@ __all__ = [
 
 SEARCHING, INDEX, SERVER = "Searching", "Index", "Server"
 COLLECTION, CANDIDATES, MEASURING = "Collection", "Candidates", "Measuring"
-_SYSTEMS = "bm25, dense, hybrid or a --run's name, alone or with +RERANKER (see sightline rerankers)"
+_SYSTEMS = "bm25 (or sparse), dense, hybrid or a --run's name, alone or with +RERANKER (see sightline rerankers)"
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 IndexArgument = Annotated[Path, typer.Argument(help="Directory of the index.")]
@@ -106,8 +106,12 @@ FaissOption = Annotated[
     str, typer.Option(help="FAISS factory string, such as Flat, HNSW32 or IVF256,SQ8.", rich_help_panel=INDEX)
 ]
 LexicalOption = Annotated[
-    Literal["fts5", "tantivy", "pyserini", "none"],
-    typer.Option(help="BM25 engine; take tantivy for 100,000 passages and more.", rich_help_panel=INDEX),
+    str,
+    typer.Option(
+        help="BM25 engine: fts5, tantivy (for 100,000 passages and more) or pyserini. Or sparse:MODEL, learned sparse "
+        "vectors in the place of BM25 (SPLADE). Or none.",
+        rich_help_panel=INDEX,
+    ),
 ]
 TokenStatesOption = Annotated[
     str,

@@ -55,7 +55,7 @@ class GivenLists:
         self._dataset, self._run = dataset, run
         self._top = {id: trec_order(run[id])[:candidates] for id in self.queries}
         self._texts = candidate_texts(dataset, self._top)
-        self._index = None if index is None or index.manifest.lexical.engine == "none" else index
+        self._index = index if index is not None and index.manifest.lexical.name.stage == "bm25" else None
 
     def lists(self, window: Window | None, *, bm25: bool = False) -> Iterator[tuple[str, CandidateList]]:
         """The lists as a reranker is given them: a document that is longer than it reads is cut into passages.

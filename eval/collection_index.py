@@ -12,8 +12,9 @@ from typing import Any
 from ..errors import DataError, InputError
 from ..files import digest, replace_file
 from ..models.loading import absolute_name
+from ..names import WORD_STAGES, LexicalName
 from ..retrieval.index import Index
-from ..retrieval.planning import IndexSettings
+from ..retrieval.planning import IndexSettings, default_max_tokens
 from .dataset import Dataset, collection_files
 from .summary import IndexFacts
 
@@ -45,22 +46,24 @@ def open_index(
             anew, with a warning, if it is of another state of the collection or does not serve the systems.
         path: the place of that index; ``NAME.source.json`` beside it says of which files it was made.
         settings: the settings of the index at ``path``: fields of `IndexSettings`.
-        systems: the first stage and the reranker of each system that will search it. Where all of them are BM25 without
-            a reranker, nothing is embedded; where one has a reranker, token states are kept. ``settings`` may say
-            otherwise of the token states.
+        systems: the first stage and the reranker of each system that will search it. Where all of them search words
+            alone, without a reranker, nothing is embedded; where one has a reranker, token states are kept.
+            ``settings`` may say otherwise of the token states.
         progress: called with the number of documents that are indexed.
 
     Returns:
         The index, open.
 
     Raises:
-        InputError: if the index is of another collection, there is no such setting, or the index at ``path`` does not
-            serve and was not made by this function.
+        InputError: if the index is of another collection, there is no such setting, a system's first stage searches
+            other words than the index keeps, or the index at ``path`` does not serve and was not made by this function.
         SightlineError: see `Index.open` and `Index.build`.
     """
     if index is not None:
         opened = Index.open(index)
         _check_collection(opened, dataset)
+        for first, _ in systems:
+            opened.manifest.lexical.name.check(first, str(index))
         return opened
     needed = _settings_for(settings, list(systems))
     source = path.with_name(f"{path.name}.source.json")
@@ -121,7 +124,10 @@ def _settings_for(settings: Mapping[str, Any], systems: Sequence[tuple[str, str 
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
     reranks = any(second for _, second in systems)
     all_settings = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
-    if not reranks and all(first == "bm25" for first, _ in systems):
+    words = LexicalName.parse(all_settings["lexical"])
+    for first, _ in systems:
+        words.check(first, "the index")
+    if not reranks and all(first in WORD_STAGES for first, _ in systems):
         all_settings |= {
             "encoder": "none",
             "encoder_options": None,
@@ -156,9 +162,11 @@ def _misfit(index: Index, needed: Mapping[str, Any]) -> str | None:
     else:
         needed["encoder"] = absolute_name(needed["encoder"])
     if needed["max_tokens"] is None:
-        needed["max_tokens"] = min(manifest.encoder.max_length, 256) - 2
+        needed["max_tokens"] = default_max_tokens(manifest.encoder.max_length, manifest.lexical)
+    engine, model = LexicalName.parse(needed["lexical"])
+    needed["lexical"] = str(LexicalName(engine, absolute_name(model)))
     built: dict[str, Any] = {
-        "lexical": manifest.lexical.engine,
+        "lexical": str(manifest.lexical.name),
         "max_tokens": manifest.passages.max_tokens,
         "overlap": manifest.passages.overlap,
     }

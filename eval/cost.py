@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Unpack, cast
 import numpy as np
 
 from ..errors import InputError
-from ..names import SystemName
+from ..names import WORD_STAGES, SystemName
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
 from ..retrieval.token_states import states_form
@@ -34,6 +34,8 @@ __all__ = ["bench_systems", "index_bytes", "measure_cost", "peak_memory", "trans
 
 _COUNTED = 20  # queries whose candidates are tokenised to count them, and whose memory is watched
 _WARM_UP = 3
+# Folders of engines of words within an index, by part.
+_ENGINES = dict.fromkeys(("lucene", "tantivy"), "documents, BM25, metadata") | {"sparse": "learned sparse vectors"}
 _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "model_type")
 _GATED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3")  # three matrices in feed-forward
 
@@ -190,7 +192,10 @@ class _Work(NamedTuple):
 def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     index, reranker = searcher.index, searcher.reranker
     rows, dim = len(index.vectors()), index.manifest.encoder.dim
-    exact = searcher.first_stage != "bm25" and index.manifest.faiss.factory == "Flat"
+    embeds = searcher.first_stage not in WORD_STAGES
+    exact = embeds and index.manifest.faiss.factory == "Flat"
+    # What a sparse encoder computes is not known here.
+    by_sparse = searcher.first_stage != "dense" and index.manifest.lexical.name.stage == "sparse"
     kept = index.manifest.token_states
     encoder = index.encoder
     reader = None if reranker is None else reranker.reader  # None for one whose FLOPs are not known here
@@ -198,10 +203,10 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     for query in queries:
         length = len(encoder.token_offsets(query))
         size, total = rows * dim * 4 if exact else 0, 0
-        work: float | None = 2.0 * rows * dim if exact else 0.0
-        if searcher.first_stage != "bm25" or reranker is not None:
+        work: float | None = None if by_sparse else 2.0 * rows * dim if exact else 0.0
+        if embeds or reranker is not None:
             # One reading serves the bi-encoder and the reranker where they are one model.
-            models: Any = (encoder if searcher.first_stage != "bm25" else None, reader)
+            models: Any = (encoder if embeds else None, reader)
             for model in {id(model): model for model in models if model}.values():
                 work = _plus(work, model, [min(length + 2, model.max_length)])
         if reranker is not None:
@@ -263,19 +268,19 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
 
 
 def index_bytes(path: str | Path) -> dict[str, int]:
-    """Bytes of an index by part: what holds documents, BM25 and metadata, embeddings, states, and the rest."""
+    """Bytes of an index by part: what holds documents, BM25 and metadata, sparse vectors, embeddings, states, rest."""
     named = {
         "documents": "documents, BM25, metadata",
         "vectors": "embeddings",
         "states": "token states",
         "decoder": "decoder states",
     }
-    parts = dict.fromkeys([*named.values(), "other"], 0)
+    parts = dict.fromkeys([*named.values(), *_ENGINES.values(), "other"], 0)
     for file in Path(path).rglob("*"):
         if file.is_file():
             relative = file.relative_to(path)
             part = named.get(re.split(r"[.-]", file.name)[0], "other")
-            part = "documents, BM25, metadata" if relative.parts[0] in ("lucene", "tantivy") else part
+            part = _ENGINES.get(relative.parts[0], part)
             parts[part] += file.stat().st_size
     return {part: size for part, size in parts.items() if size}
 

@@ -232,7 +232,7 @@ def calibrate_reranker(
     Args:
         reranker: a name for `load_reranker`.
         datasets: judged collections, of different names.
-        first_stage: where candidates come from: ``bm25``, ``dense`` or ``hybrid``.
+        first_stage: where candidates come from: ``bm25``, ``sparse``, ``dense`` or ``hybrid``.
         candidates: candidates per query.
         settings: fields of `IndexSettings` for the indexes.
         work: a folder in which the indexes are built, and found again; None for a temporary one.

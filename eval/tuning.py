@@ -29,6 +29,7 @@ from ..rerank.layout import FusionWeights, Layout, ReadoutSpec, load_layout
 from ..rerank.loading import load_reranker
 from ..rerank.readout import document_scores
 from ..rerank.signals import Signals, fused_scores, read_signals
+from ..retrieval.bm25 import background_bm25
 from ..search import CandidateList, Searcher
 from .collection_index import open_index
 from .dataset import Dataset
@@ -158,7 +159,7 @@ def read_candidates(candidates: CandidateList, reader: BlockReader, scale: float
     """What a reader's kept token states say of candidates.
 
     Args:
-        candidates: a list with kept states and BM25 scores.
+        candidates: a list with kept states.
         reader: the reader whose states they are.
         scale: the factor on cosines.
 
@@ -167,11 +168,14 @@ def read_candidates(candidates: CandidateList, reader: BlockReader, scale: float
         scores are those of the worst.
     """
     [query] = reader.read_queries([candidates.query])
-    assert query.states is not None and candidates.states is not None and candidates.bm25 is not None
+    assert query.states is not None and candidates.states is not None
+    words = candidates.bm25
+    if words is None:  # as rerankers score the words of texts whose collection has no BM25
+        words = tuple(background_bm25(candidates.query, [block.contents for block in candidates.blocks]))
     keys = [states.keys for states in candidates.states if states is not None]
     with torch.inference_mode():
         rows = torch.from_numpy(query.states)
-        reading, signals = read_signals(rows, keys, candidates.bm25, _EVERY_SIGNAL, scale=scale)
+        reading, signals = read_signals(rows, keys, words, _EVERY_SIGNAL, scale=scale)
         return document_scores(reading, ReadoutSpec(readout="mass", scale=scale)), signals
 
 
@@ -209,7 +213,7 @@ def tune_reader(
         datasets: dev collections, of different names; none that you evaluate on.
         name: the name of the layout.
         encoder: what embeds the collections; None for the reader itself, or ``minilm`` for a late-interaction model.
-        first_stage: where candidates come from: ``bm25``, ``dense`` or ``hybrid``.
+        first_stage: where candidates come from: ``bm25``, ``sparse``, ``dense`` or ``hybrid``.
         candidates: candidates per query.
         settings: further fields of `IndexSettings` for the indexes.
         work: a folder in which the indexes are built, and found again; None for a temporary one.

@@ -24,6 +24,7 @@ from ..eval.catalogues import mteb_queries, plain_documents
 from ..eval.dataset import Dataset
 from ..eval.reranking import rerank_run
 from ..eval.trec import untie
+from ..names import LexicalName
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..retrieval.index import Index
@@ -133,6 +134,7 @@ class SightlineSearch:
 
 def _first_stage(settings: Mapping[str, Any]) -> FirstStage:
     """The default first stage of an index with these settings."""
-    stages: dict[str, FirstStage] = {"encoder": "dense", "lexical": "bm25"}
-    there = [stage for part, stage in stages.items() if settings.get(part) != "none"]
-    return there[0] if len(there) == 1 else "hybrid"
+    words = LexicalName.parse(settings.get("lexical", "fts5")).stage
+    if settings.get("encoder") == "none":
+        return words or "hybrid"
+    return "dense" if words is None else "hybrid"

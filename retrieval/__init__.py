@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .pyserini_index import PyseriniIndex
     from .sources import as_documents, guess_format, load_documents
     from .sources.summary import LoadSummary
+    from .sparse_index import SparseIndex
     from .store import StoredPassage
     from .tantivy_index import TantivyIndex
     from .torch_index import TorchIndex
@@ -40,6 +41,7 @@ _WHERE = {
     "Manifest": "manifest",
     "PyseriniIndex": "pyserini_index",
     "LoadSummary": "sources.summary",
+    "SparseIndex": "sparse_index",
     "StoredPassage": "store",
     "TantivyIndex": "tantivy_index",
     "TorchIndex": "torch_index",
@@ -59,6 +61,7 @@ __all__ = [
     "LoadSummary",
     "Manifest",
     "PyseriniIndex",
+    "SparseIndex",
     "StoredPassage",
     "TantivyIndex",
     "TorchIndex",

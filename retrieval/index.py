@@ -1,8 +1,9 @@
 """The index on disk: a directory that can always be opened, whatever happened to the process that wrote it.
 
 ``manifest.json`` says what the index is; ``documents.sqlite`` holds documents, passages, BM25 and the list of what was
-appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure over the first N vectors. `Index` is
-the face; behind it, `planning` makes an empty index, `open_files` follows the last commit, and `writing` changes it.
+appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure over the first N vectors; ``tantivy``,
+``lucene`` and ``sparse`` are folders of engines in the place of the database's BM25. `Index` is the face; behind it,
+`planning` makes an empty index, `open_files` follows the last commit, and `writing` changes it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError,
 from ..models.encoder import Encoder, load_encoder
 from ..models.loading import absolute_name
 from ..models.reader import DecoderReader, StoredBlock
+from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
 from .open_files import OpenFiles
@@ -28,6 +30,7 @@ from .planning import PROBE, IndexSettings, make, plan
 from .sources import as_documents
 from .store import StoredPassage
 from .token_states import decode_spans
+from .words import check_sparse_encoder
 from .writing import PATIENCE, Writer
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ class Index:
         self._writer = Writer(files)
         self._given_encoder: Encoder | None = None
         self._encoder: Encoder | None = None
+        self._sparse_encoder: SparseEncoder | None = None
         self._decoder: DecoderReader | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
@@ -99,6 +103,7 @@ class Index:
         path: str | Path,
         *,
         encoder: str | Encoder | None = None,
+        sparse_encoder: str | SparseEncoder | None = None,
         decoder_states: DecoderReader | None = None,
         verify: bool = True,
     ) -> Index:
@@ -108,19 +113,26 @@ class Index:
             path: the directory.
             encoder: None to load the index's own when it is first needed; or an encoder to use instead, which must
                 give the same embeddings.
+            sparse_encoder: the same for the encoder of learned sparse vectors, such as its new path if it was moved;
+                it must have the same revision.
             decoder_states: the reranker by which an index that keeps decoder states was built; needed to add documents.
             verify: check every file against its checksum (about 0.2 s per GB in memory); False trusts them.
 
         Raises:
             IndexStoreError: if there is no index.
             IndexCorruptError: if a file does not have the bytes it was written with.
-            IndexMismatchError: if ``encoder`` or ``decoder_states`` is another than the index was built with.
+            IndexMismatchError: if ``encoder``, ``sparse_encoder`` or ``decoder_states`` is another than the index was
+                built with.
         """
         path = Path(path)
-        Manifest.load(path)
+        lexical = Manifest.load(path).lexical
+        if sparse_encoder is not None:
+            if isinstance(sparse_encoder, str):
+                sparse_encoder = load_sparse_encoder(sparse_encoder, revision=lexical.revision or None)
+            check_sparse_encoder(lexical, sparse_encoder, path)
         with loading(path):
             # Again, for a writer may have replaced it, and removed files it names, before the lock was held.
-            files = OpenFiles(path, Manifest.load(path))
+            files = OpenFiles(path, Manifest.load(path), sparse_encoder)
             try:
                 interrupted = verify and files.verify()
                 files.map()
@@ -128,6 +140,7 @@ class Index:
                 files.close()
                 raise
         index = cls(files)
+        index._sparse_encoder = sparse_encoder
         try:
             if interrupted:
                 index._writer.recover()
@@ -243,8 +256,8 @@ class Index:
         self._files.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles hold the path, and the encoder if one was given: they open the index again."""
-        return _open_again, (str(self.path.absolute()), self._given_encoder)
+        """Copies and pickles hold the path, and the encoders that were given: they open the index again."""
+        return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder)
 
     def __enter__(self) -> Index:
         return self
@@ -403,10 +416,20 @@ class Index:
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages that share words, by BM25: (rows, scores), int64 and float64, best first, at most ``k``.
+        """Passages that share words, by BM25 or learned sparse vectors, whichever the index keeps.
+
+        Args:
+            query: a text.
+            k: how many passages at most.
+            where: metadata filter, see `DocumentStore.live`.
+
+        Returns:
+            (rows, scores): int64 and float64, best first.
 
         Raises:
             InputError: if the index was built without a lexical engine, or ``k`` is below 1.
+            IndexMismatchError: if the sparse encoder is another than the index was built with.
+            ModelError: if it cannot be loaded.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
@@ -432,10 +455,10 @@ class Index:
             rows: N rows.
 
         Raises:
-            InputError: if the index was built without a lexical engine.
+            InputError: if the index was built without a BM25 engine.
         """
         asked = np.array(rows, dtype=np.int64)
-        self._files.now()
+        self._files.now().manifest.lexical.name.check("bm25", str(self.path))
         with self._files.store.translated():
             found, scores = self._files.words.engine.search(query, max(1, len(asked)), np.unique(asked))
         by_row = dict(zip(found.tolist(), scores.tolist(), strict=True))
@@ -556,8 +579,8 @@ def _given_encoder(settings: IndexSettings) -> Encoder | None:
     return None if isinstance(settings.encoder, str) else settings.encoder
 
 
-def _open_again(path: str, encoder: Encoder | None) -> Index:
-    return Index.open(path, encoder=encoder, verify=False)
+def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None) -> Index:
+    return Index.open(path, encoder=encoder, sparse_encoder=sparse_encoder, verify=False)
 
 
 def _remove(folder: Path) -> None:

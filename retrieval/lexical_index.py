@@ -1,4 +1,4 @@
-"""The seam for lexical (BM25) indexes."""
+"""The seam for lexical indexes: BM25 and learned sparse vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class LexicalIndex(Protocol):
 
     `sightline.retrieval.fts5.Fts5Index` is the embedded one, `sightline.retrieval.tantivy_index.TantivyIndex` that for
     large collections, and `sightline.retrieval.pyserini_index.PyseriniIndex` runs Anserini's Lucene in a process of its
-    own. `sightline.retrieval.words` keeps them in step with an index.
+    own. `sightline.retrieval.sparse_index.SparseIndex` keeps learned sparse vectors in the place of BM25.
+    `sightline.retrieval.words` keeps them in step with an index.
     """
 
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import xxhash
 from ..errors import DataError, IndexCorruptError, IndexStoreError
 from ..files import replace_file
 from ..models.reader import DecoderForm
+from ..names import LexicalName
 from ..parsing import as_type
 from .files import RESTORE
 
@@ -96,10 +97,31 @@ class FaissRecord:
 
 @dataclass(frozen=True)
 class LexicalRecord:
-    """The lexical engine: ``fts5``, ``tantivy``, ``pyserini`` or ``none``."""
+    """What is kept of words.
+
+    Args:
+        engine: ``fts5``, ``tantivy``, ``pyserini``, ``sparse`` or ``none``.
+        model: of ``sparse``, the learned sparse encoder; else None, like the following.
+        revision: the revision of its weights.
+        dim: the number of its terms.
+        max_length: tokens it reads of a text.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
     engine: str
+    model: str | None = None
+    revision: str | None = None
+    dim: int | None = None
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine == "sparse" and None in (self.model, self.revision, self.dim, self.max_length):
+            raise DataError("the field lexical lacks the model, its revision, dim or max_length")
+
+    @property
+    def name(self) -> LexicalName:
+        """As a user asks for it."""
+        return LexicalName(self.engine, self.model or "")
 
 
 @dataclass(frozen=True)
@@ -146,7 +168,7 @@ class Manifest:
         encoder: the bi-encoder.
         passages: how documents are split.
         faiss: the vector index.
-        lexical: the lexical engine.
+        lexical: what is kept of words.
         token_states: the token states that are kept.
         decoder_states: the decoder states that are kept; None if there are none.
         complete: whether the build went through; an incomplete index can be searched, and resumed.

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
 from ..files import digest
+from ..models.sparse import SparseEncoder
 from .engines import open_vector_index
 from .files import DATABASE, RESTORE, AppendFile, loading, storage_errors
 from .filters import Filter
@@ -75,9 +76,9 @@ class Snapshot:
 class _Connection:
     """What one process has open; a fork, or another index in the place of this one, makes another."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, sparse_encoder: SparseEncoder | None) -> None:
         self.store = DocumentStore(path / DATABASE)
-        self.words = open_words(manifest.lexical.engine, path, self.store)
+        self.words = open_words(manifest.lexical, path, self.store, sparse_encoder)
         self.process = os.getpid()
         self.file = self.store.version()[0]
         self.snapshot: Snapshot | None = None
@@ -94,13 +95,15 @@ class OpenFiles:
     Args:
         path: the directory.
         manifest: as loaded while writers were kept out.
+        sparse_encoder: reads texts and queries for learned sparse vectors; None to load it when it is first needed.
 
     Raises:
         IndexStoreError: if the database cannot be opened.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, sparse_encoder: SparseEncoder | None = None) -> None:
         self.path = path
+        self._sparse_encoder = sparse_encoder
         self.settings = manifest
         self.lock = threading.RLock()
         self.closed = False
@@ -117,7 +120,7 @@ class OpenFiles:
         self.decoder = None
         if (form := manifest.decoder_states) is not None:
             self.decoder = AppendFile(path / f"decoder.{form.kind}", np.dtype((np.uint8, (form.token_bytes,))))
-        self._connection = _Connection(path, manifest)
+        self._connection = _Connection(path, manifest, sparse_encoder)
 
     @property
     def store(self) -> DocumentStore:
@@ -152,7 +155,7 @@ class OpenFiles:
         if self._connection.process != os.getpid():
             _INHERITED.append(self._connection)
             self.lock = threading.RLock()
-            self._connection = _Connection(self.path, self.settings)
+            self._connection = _Connection(self.path, self.settings, self._sparse_encoder)
         snapshot, version = self._connection.snapshot, self.store.version()
         if version[0] not in (0, self._connection.file):
             self._take_replacement()
@@ -171,7 +174,7 @@ class OpenFiles:
                     f"{self.path}: was replaced by an index with other settings ({difference}); open it again"
                 )
             self.words.close()
-            self._connection = _Connection(self.path, self.settings)
+            self._connection = _Connection(self.path, self.settings, self._sparse_encoder)
 
     def map(self) -> Snapshot:
         """Map the files as they are now; the caller keeps writers from committing."""
@@ -307,6 +310,7 @@ class OpenFiles:
                     )
             if manifest.faiss.file is not None:
                 self._check_structure(self.path / manifest.faiss.file, manifest)
+            self.words.verify()
         return interrupted
 
     def _check_structure(self, file: Path, manifest: Manifest) -> None:

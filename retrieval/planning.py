@@ -12,15 +12,17 @@ from ..errors import IndexMismatchError, IndexStoreError, InputError
 from ..models.encoder import Encoder
 from ..models.loading import absolute_name
 from ..models.reader import DecoderForm, DecoderReader
+from ..models.sparse import load_sparse_encoder
+from ..names import LexicalName
 from .faiss_index import new_structure
 from .files import DATABASE, LOCKS, storage_errors
 from .manifest import EncoderRecord, FaissRecord, LexicalRecord, Manifest, PassageRecord, TokenStatesRecord
 from .passages import Splitter
 from .store import DocumentStore
 from .token_states import states_form, states_reader
-from .words import ENGINES, open_words
+from .words import FOLDERS, open_words
 
-__all__ = ["PROBE", "IndexSettings", "make", "plan"]
+__all__ = ["PROBE", "IndexSettings", "default_max_tokens", "make", "plan"]
 
 PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
 
@@ -39,7 +41,9 @@ class IndexSettings:
         faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
         faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
         lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
-            time hardly grows with the collection; ``pyserini`` (extra ``pyserini``), Anserini's Lucene; or ``none``.
+            time hardly grows with the collection; ``pyserini`` (extra ``pyserini``), Anserini's Lucene. Or
+            ``sparse:MODEL``, learned sparse vectors in the place of BM25, by a model that sentence-transformers'
+            ``SparseEncoder`` loads, whose path is kept as an absolute path. Or ``none``.
         token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (392 bytes a
             token of 384 dimensions, with its place in the text), ``fp16`` (772), ``int4`` (200), ``pqM`` such as
             ``pq48``, product quantisation in M bytes (52), which is learnt from the first passages; or ``none``.
@@ -48,7 +52,7 @@ class IndexSettings:
         decoder_states: a reranker by a decoder, whose layout reads documents independently of the query: keep its keys
             and values of every passage, so that it reads no text. It is needed again to add documents. None keeps none.
         decoder_form: ``int8``, a byte for each number and a scale per token and head, or ``fp16``.
-        max_tokens: of a passage, title included; None for what both models read whole (at most 254), 0 to keep
+        max_tokens: of a passage, title included; None for what all models read whole (at most 254), 0 to keep
             every document whole, cut off where a model stops reading.
         overlap: tokens that neighbouring passages share.
 
@@ -62,7 +66,7 @@ class IndexSettings:
     dtype: str | None = None
     faiss: str = "Flat"
     faiss_parameters: str = ""
-    lexical: Literal["fts5", "tantivy", "pyserini", "none"] = "fts5"
+    lexical: str = "fts5"
     token_states: str = "int8"
     reader: str | None = None
     decoder_states: DecoderReader | None = None
@@ -82,16 +86,18 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
         InputError: if a setting is out of range, two of them do not go together, or the decoder's layout reads
             documents together with the query or with one another.
         MissingExtraError: if the structure needs FAISS and it is not installed.
-        ModelError: if the model whose token states are kept cannot be loaded.
+        ModelError: if the model whose token states or sparse vectors are kept cannot be loaded.
     """
+    named = LexicalName.parse(settings.lexical)
     if not model.dim and (settings.faiss != "Flat" or settings.lexical == "none"):
         raise InputError("an index without embeddings has no FAISS structure, and needs a lexical engine")
     states = _states(model, settings)
-    max_tokens = min(model.max_length, 256) - 2 if settings.max_tokens is None else settings.max_tokens
+    lexical = _lexical(named)
+    max_tokens = settings.max_tokens
+    if max_tokens is None:
+        max_tokens = default_max_tokens(model.max_length, lexical)
     if max_tokens:
         Splitter(model.token_offsets, max_tokens, settings.overlap)
-    if settings.lexical not in ENGINES:
-        raise InputError(f"the lexical engine is one of {', '.join(map(repr, ENGINES))}, not {settings.lexical!r}")
     if settings.faiss != "Flat":
         new_structure(model.dim, settings.faiss, settings.faiss_parameters)
     probe = [round(float(x), 5) for x in model.encode_queries([PROBE])[0]] if model.dim else []
@@ -101,11 +107,28 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
         ),
         passages=PassageRecord(max_tokens, settings.overlap),
         faiss=FaissRecord(settings.faiss, settings.faiss_parameters),
-        lexical=LexicalRecord(settings.lexical),
+        lexical=lexical,
         token_states=states,
         decoder_states=_decoder_form(settings),
         sightline=__version__,
     )
+
+
+def default_max_tokens(read: int, lexical: LexicalRecord) -> int:
+    """Tokens of a passage if nobody says how many.
+
+    Args:
+        read: tokens that the encoder reads.
+        lexical: what is kept of words; a sparse encoder that reads less shortens passages.
+    """
+    return min(read, lexical.max_length or read, 256) - 2
+
+
+def _lexical(name: LexicalName) -> LexicalRecord:
+    if name.engine != "sparse":
+        return LexicalRecord(name.engine)
+    encoder = load_sparse_encoder(name.model)
+    return LexicalRecord(name.engine, encoder.name, encoder.revision, encoder.dim, encoder.max_length)
 
 
 def _states(model: Encoder, settings: IndexSettings) -> TokenStatesRecord:
@@ -143,7 +166,7 @@ def make(path: Path, planned: Manifest) -> None:
     """
     if (path / "manifest.json").exists():
         return _check_resumable(path, planned)
-    ours = {"manifest.json.new", DATABASE, f"{DATABASE}-journal", *LOCKS}
+    ours = {"manifest.json.new", DATABASE, f"{DATABASE}-journal", *LOCKS, *FOLDERS}
     with storage_errors(path, "nothing was made"):
         if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= ours):
             raise IndexStoreError(f"{path}: exists and is not a Sightline index; choose another place")
@@ -153,7 +176,7 @@ def make(path: Path, planned: Manifest) -> None:
         # The manifest comes last: where there is one, a file that is missing was lost.
         store = DocumentStore(path / DATABASE, create=True)
         try:
-            open_words(planned.lexical.engine, path, store).make()
+            open_words(planned.lexical, path, store).make()
         finally:
             store.close()
         planned.save(path)

@@ -1,31 +1,37 @@
-"""The words of an index: its lexical engine, kept in step with the document store.
+"""The words of an index: its lexical engine, BM25 or learned sparse vectors, kept in step with the document store.
 
 An engine may live in the store's database and commit with it, or beside it and catch up after each commit. `Index` and
-its writer know neither: they call `Words`. A new engine is a `LexicalIndex`, a subclass here and a line in `ENGINES`.
+its writer know neither: they call `Words`. A new engine is a `LexicalIndex`, a subclass here, a line in `_ENGINES` and
+a name for `sightline.names.LexicalName`.
 """
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import IndexMismatchError, InputError, ModelError
+from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .fts5 import Fts5Index
 from .lexical_index import LexicalIndex
+from .manifest import LexicalRecord
 from .pyserini_index import PyseriniIndex
+from .sparse_index import SparseIndex, SparsePostings
 from .store import DocumentStore
 from .tantivy_index import TantivyIndex
 
-__all__ = ["ENGINES", "Words", "open_words"]
+__all__ = ["FOLDERS", "Words", "check_sparse_encoder", "open_words"]
 
+FOLDERS = _LUCENE, _TANTIVY, _SPARSE = ("lucene", "tantivy", "sparse")
+"""Folders of engines, within that of the index."""
 _PASSAGES_AT_ONCE = 512
-_PASSAGES_BESIDE = 16_384  # each is a commit of the engine
 
 
 class _EngineBeside(LexicalIndex, Protocol):
@@ -34,28 +40,37 @@ class _EngineBeside(LexicalIndex, Protocol):
     def rows(self) -> list[int]: ...
 
 
-def open_words(engine: str, folder: Path, store: DocumentStore) -> Words:
+def open_words(
+    record: LexicalRecord, folder: Path, store: DocumentStore, encoder: SparseEncoder | None = None
+) -> Words:
     """The words of an index.
 
     Args:
-        engine: one of `ENGINES`.
+        record: what its manifest says of them.
         folder: the folder of the index.
         store: its document store, open.
+        encoder: of an index of learned sparse vectors, the encoder, if it is loaded already.
     """
-    return ENGINES[engine](folder, store)
+    return _ENGINES[record.engine](record, folder, store, encoder)
 
 
 class Words:
     """The lexical part of one open index. This class is that of an index that keeps no words.
 
     Args:
+        record: what the manifest of the index says of its words.
         folder: the folder of the index.
         store: its document store, open.
+        encoder: of an index of learned sparse vectors, the encoder; None to load it when it is first needed.
     """
 
-    def __init__(self, folder: Path, store: DocumentStore) -> None:
+    def __init__(
+        self, record: LexicalRecord, folder: Path, store: DocumentStore, encoder: SparseEncoder | None = None
+    ) -> None:
+        self._record = record
         self._folder = folder
         self._store = store
+        self._encoder = encoder
 
     @property
     def engine(self) -> LexicalIndex:
@@ -64,7 +79,9 @@ class Words:
         Raises:
             InputError: if the index keeps no words.
         """
-        raise InputError(f"{self._folder}: built without a lexical index; build it again with one for BM25 and hybrid")
+        raise InputError(
+            f"{self._folder}: built without a lexical index; build it again with one for bm25, sparse and hybrid"
+        )
 
     def make(self) -> None:
         """Make what must be there before the first document."""
@@ -78,8 +95,18 @@ class Words:
     def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Forget passages, within the transaction that deletes them from the store."""
 
+    def committed(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        """Take in passages right after the transaction that added them; `catch_up` takes in what is missed here."""
+
     def catch_up(self) -> None:
         """Follow the commits that were made; the caller is the one writer."""
+
+    def verify(self) -> None:
+        """Check files that have checksums, and that the store does not check.
+
+        Raises:
+            IndexCorruptError: naming the first file that does not have the bytes it was written with.
+        """
 
     def rebuild(self) -> None:
         """Make anew, within a transaction, what has no checksum and may have been cut off with its writer."""
@@ -95,8 +122,8 @@ class Words:
 class _StoredWords(Words):
     """FTS5, in the database of the store: it commits with the documents."""
 
-    def __init__(self, folder: Path, store: DocumentStore) -> None:
-        super().__init__(folder, store)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
         self._fts5: Fts5Index | None = None
         self._in_memory = False  # until somebody who may write mends the file
 
@@ -139,8 +166,10 @@ class _StoredWords(Words):
 class _WordsBeside(Words, ABC):
     """An engine in a folder of its own: it commits by itself, follows the store, and starts when it is first needed."""
 
-    def __init__(self, folder: Path, store: DocumentStore) -> None:
-        super().__init__(folder, store)
+    passages_at_once = 16_384  # each time is a commit of the engine
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
         self._started: _EngineBeside | None = None
 
     @abstractmethod
@@ -157,7 +186,7 @@ class _WordsBeside(Words, ABC):
         indexed = set(engine.rows())
         if indexed - live:
             engine.delete(sorted(indexed - live), [])
-        _add_rows(engine, self._store, sorted(live - indexed), _PASSAGES_BESIDE)
+        _add_rows(engine, self._store, sorted(live - indexed), self.passages_at_once)
 
     def close(self) -> None:
         if self._started is not None:
@@ -168,17 +197,76 @@ class _LuceneWords(_WordsBeside):
     """Lucene, in a process of its own."""
 
     def _start(self) -> PyseriniIndex:
-        return PyseriniIndex(self._folder / "lucene")
+        return PyseriniIndex(self._folder / _LUCENE)
 
 
 class _TantivyWords(_WordsBeside):
     """Tantivy, which other processes may search while this one writes."""
 
     def make(self) -> None:
-        self._started = TantivyIndex(self._folder / "tantivy", create=True)
+        self._started = TantivyIndex(self._folder / _TANTIVY, create=True)
 
     def _start(self) -> TantivyIndex:
-        return TantivyIndex(self._folder / "tantivy")
+        return TantivyIndex(self._folder / _TANTIVY)
+
+
+class _SparseWords(_WordsBeside):
+    """Learned sparse vectors, which other processes may search while this one writes."""
+
+    passages_at_once = 2048  # so that an interrupted reading has not lost much
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / _SPARSE
+
+    def make(self) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)  # of a making that was interrupted, perhaps for another model
+        SparsePostings(self._path, dim=self._record.dim or 0, create=True)
+
+    def _start(self) -> SparseIndex:
+        return SparseIndex(self._path, self._load)
+
+    def committed(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        self.engine.add(rows, texts)  # batch by batch, since a model reads them
+
+    def verify(self) -> None:
+        SparsePostings(self._path).verify()
+
+    def _load(self) -> SparseEncoder:
+        """The encoder by which the index was built."""
+        if self._encoder is not None:
+            return self._encoder
+        name = self._record.model or ""
+        try:
+            encoder = load_sparse_encoder(name, revision=self._record.revision or None)
+        except ModelError as error:
+            raise ModelError(
+                f"{self._folder}: its sparse encoder {name!r} cannot be loaded ({error}); if the model was moved, open "
+                "the index with sparse_encoder= and the new path"
+            ) from error
+        check_sparse_encoder(self._record, encoder, self._folder)
+        return encoder
+
+
+def check_sparse_encoder(record: LexicalRecord, encoder: SparseEncoder, folder: Path) -> None:
+    """Refuse a sparse encoder that gives other weights than those that an index keeps.
+
+    Args:
+        record: what the manifest of the index says of its words.
+        encoder: the encoder.
+        folder: the folder of the index.
+
+    Raises:
+        IndexMismatchError: if it is another, or the index keeps no learned sparse vectors.
+    """
+    if record.engine != "sparse":
+        raise IndexMismatchError(f"{folder}: keeps no learned sparse vectors; open it without sparse_encoder")
+    if (encoder.revision, encoder.dim) != (record.revision, record.dim):
+        raise IndexMismatchError(
+            f"{folder}: built with the sparse encoder {record.model!r} of revision {record.revision!r} ({record.dim} "
+            f"terms), and {encoder.name!r} is {encoder.revision!r} ({encoder.dim} terms); open it with its own, or "
+            "build it again"
+        )
 
 
 def _add_rows(engine: LexicalIndex, store: DocumentStore, rows: Sequence[int], at_once: int) -> None:
@@ -187,9 +275,10 @@ def _add_rows(engine: LexicalIndex, store: DocumentStore, rows: Sequence[int], a
         engine.add(list(stored), [passage.passage.contents for passage in stored.values()])
 
 
-ENGINES: dict[str, type[Words]] = {
+_ENGINES: dict[str, type[Words]] = {
     "fts5": _StoredWords,
     "tantivy": _TantivyWords,
     "pyserini": _LuceneWords,
+    "sparse": _SparseWords,
     "none": Words,
 }

@@ -208,6 +208,7 @@ class Writer:
             added = store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated, decoder_tokens)
             self._files.words.add(added, contents)
             store.record(segments)
+        self._files.words.committed(added, contents)
 
     def _append_states(self, states: np.ndarray, committed: int) -> Iterator[Segment]:
         """Append token states, and before the first of them the table that their form learns from them."""

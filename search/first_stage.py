@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..documents import Unit
-from ..names import FirstStage
+from ..names import WORD_STAGES, FirstStage
 from ..retrieval.fusion import reciprocal_rank, weighted_sum
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def retrieve(
     how: Literal["rrf"] | float = DENSE_WEIGHT,
     where: Mapping[str, Any] | None = None,
 ) -> dict[FirstStage, list[Found]]:
-    """Find candidates by each first stage; hybrid is made of the other two, which run once.
+    """Find candidates by each first stage; hybrid is made of dense and the index's words, which run once.
 
     Args:
         index: where to search.
@@ -87,18 +87,23 @@ def retrieve(
         For each first stage, and those that hybrid is made of, Q `Found`.
 
     Raises:
-        InputError: if the index has no embeddings or no words, and they are needed.
+        InputError: if the index has no embeddings or no words, or its words are searched by another stage, and they
+            are needed.
     """
+    lexical = index.manifest.lexical.name
+    for stage in stages:
+        lexical.check(stage, str(index.path))
+    words: FirstStage = lexical.stage or "bm25"
     by_stage: dict[FirstStage, list[Found]] = {}
     if "dense" in stages or "hybrid" in stages:
         by_stage["dense"] = _timed(len(queries), partial(_by_meaning, index, queries, candidates, where))
-    if "bm25" in stages or "hybrid" in stages:
-        by_stage["bm25"] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
+    if "hybrid" in stages or any(stage in WORD_STAGES for stage in stages):
+        by_stage[words] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
     if "hybrid" in stages:
-        pairs = list(zip(by_stage["dense"], by_stage["bm25"], strict=True))
+        pairs = list(zip(by_stage["dense"], by_stage[words], strict=True))
         by_stage["hybrid"] = _timed(len(queries), lambda: [_fused(*pair, candidates, how) for pair in pairs])
-        for fused, (dense, words) in zip(by_stage["hybrid"], pairs, strict=True):
-            fused.milliseconds += dense.milliseconds + words.milliseconds
+        for fused, parts in zip(by_stage["hybrid"], pairs, strict=True):
+            fused.milliseconds += sum(part.milliseconds for part in parts)
     return by_stage
 
 

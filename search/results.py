@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..documents import Document, Passage
@@ -106,9 +106,11 @@ class Explanation:
         result: the search, with token-unit evidence.
         dense: rank and score of each hit's document by meaning alone, by id. A document that is not among the
             candidates is absent; the mapping is empty if the index has no embeddings.
-        bm25: the same by words alone; empty if the index has no lexical part.
+        bm25: the same by words alone; empty if the index has no BM25.
+        sparse: the same by learned sparse vectors alone; empty if the index has none.
     """
 
     result: SearchResult
     dense: Mapping[str, tuple[int, float]]
     bm25: Mapping[str, tuple[int, float]]
+    sparse: Mapping[str, tuple[int, float]] = field(default_factory=dict)

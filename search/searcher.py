@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..documents import Grain, Unit, encodable
 from ..errors import InputError
 from ..models.reader import BlockReader, DecoderReading, DocumentStates, StoredBlock
-from ..names import FIRST_STAGES, FirstStage
+from ..names import FIRST_STAGES, WORD_STAGES, FirstStage
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..rerank.results import Evidence
@@ -43,8 +43,9 @@ class Searcher:
     Args:
         index: an `Index`, or the path of one.
         reranker: a name for `load_reranker`, a `Reranker`, or None for the order of the first stage.
-        first_stage: ``dense`` (by meaning), ``bm25`` (by words) or ``hybrid`` (both, fused); None for hybrid where the
-            index has embeddings and words, else for what it has.
+        first_stage: ``dense`` (by meaning), ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index
+            has them in the place of BM25) or ``hybrid`` (dense and words, fused); None for hybrid where the index has
+            embeddings and words, else for what it has.
         candidates: how many documents the first stage hands on; each with all its passages that were found.
         fusion: for ``hybrid``: the weight of dense, between 0 and 1, in a sum of min-max scores, or ``"rrf"`` for
             reciprocal rank fusion. The default was chosen on dev collections, where it beat reciprocal ranks.
@@ -100,7 +101,7 @@ class Searcher:
     def concurrent(self) -> bool:
         """Whether several threads may search at once: whether its models may be used by several."""
         reranks = self.reranker is None or self.reranker.concurrent
-        return reranks and (self.first_stage == "bm25" or isinstance(self.index.encoder, BlockReader))
+        return reranks and (self.first_stage in WORD_STAGES or isinstance(self.index.encoder, BlockReader))
 
     def search(
         self,
@@ -211,7 +212,7 @@ class Searcher:
     ) -> list[dict[FirstStage, CandidateList]]:
         """Find candidates by several first stages, for comparisons.
 
-        Each first stage searches once, hybrid is made of the other two, and what several of them find is fetched once:
+        Each first stage searches once, hybrid is made of two others, and what several of them find is fetched once:
         of that time, each list is charged its part.
 
         Args:
@@ -302,7 +303,7 @@ class Searcher:
             stage: {hit.id: lists[stage].first[hit.id] for hit in result.hits if hit.id in lists[stage].first}
             for stage in parts
         }
-        return Explanation(result, places.get("dense", {}), places.get("bm25", {}))
+        return Explanation(result, places.get("dense", {}), places.get("bm25", {}), places.get("sparse", {}))
 
     @property
     def uses_kept_states(self) -> bool:
@@ -312,10 +313,10 @@ class Searcher:
     @property
     def _stages(self) -> list[FirstStage]:
         """The first stages that the index has, the best last."""
-        has_words = self.index.manifest.lexical.engine != "none"
-        if not self.index.manifest.encoder.dim:
-            return ["bm25"]
-        return ["bm25", "dense", "hybrid"] if has_words else ["dense"]
+        words = self.index.manifest.lexical.name.stage
+        if words is None:
+            return ["dense"]
+        return [words, "dense", "hybrid"] if self.index.manifest.encoder.dim else [words]
 
     def _keeps_token_states(self, reranker: Reranker | None) -> bool:
         """Whether the index keeps token states of the reader that this reranker reads with, and they may be used."""
@@ -525,7 +526,7 @@ def _shifted(evidence: Evidence, start: int) -> Evidence:
 
 def _check_stages(stages: Collection[str]) -> None:
     if unknown := [stage for stage in stages if stage not in FIRST_STAGES]:
-        raise InputError(f"the first stage is 'dense', 'bm25' or 'hybrid', not {unknown[0]!r}")
+        raise InputError(f"the first stage is {', '.join(map(repr, FIRST_STAGES))}, not {unknown[0]!r}")
 
 
 def _check_queries(queries: Sequence[str]) -> None:

@@ -626,7 +626,7 @@ WRONG = {
     "id not there": (["delete", "{index}", "ghost"], 2),
     "no such run": (["rerank", "--data", "{beir}", "--run", "{tmp}/no.trec", "--out", "{tmp}/o.trec"], 3),
     "no such split": (["eval", "{beir}", "--systems", "bm25", "--split", "dev", "--out", "{tmp}/o"], 3),
-    "unknown system": (["eval", "{beir}", "--systems", "sparse", "--out", "{tmp}/o"], 2),
+    "unknown system": (["eval", "{beir}", "--systems", "splade", "--out", "{tmp}/o"], 2),
     "no results": (["report", "{tmp}"], 3),
     "unknown collection": (
         ["matrix", "{tmp}", "--plan", "{tmp}/plan.yaml", "--only", "nothing", "--out", "{tmp}/o"],

@@ -319,7 +319,9 @@ def test_a_given_index_is_searched(dataset, tmp_path):
     assert not (tmp_path / "two" / "index").exists()
 
 
-@pytest.mark.parametrize("system", ["", "sparse", "dense+", "+minilm", "dense+nothing", "dense+minilm+minilm", "Dense"])
+@pytest.mark.parametrize(
+    "system", ["", "learned", "dense+", "+minilm", "dense+nothing", "dense+minilm+minilm", "Dense"]
+)
 def test_an_unknown_system_is_refused_before_anything_is_made(dataset, tmp_path, system):
     with pytest.raises(InputError):
         evaluate_systems(dataset, ["dense", system], tmp_path / "out")

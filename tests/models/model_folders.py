@@ -155,6 +155,30 @@ def pylate(family, folder, *, dim=16, **settings):
     return folder
 
 
+def sparse_encoder(folder, *, inference_free=False, similarity="dot", prompts=None):
+    """Save a learned sparse encoder: SPLADE, or with a table of weights in the place of the queries' network."""
+    import transformers as hf
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding, SpladePooling, Transformer
+
+    tokenizer = sentence_pieces()
+    torch.manual_seed(7)
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = hf.BertConfig(**_SMALL, **vocabulary, max_position_embeddings=128, initializer_range=0.3)
+    model = hf.BertForMaskedLM(config).eval()
+    with torch.no_grad():
+        model.cls.predictions.decoder.bias.fill_(-3.0)  # so that most weights are zero
+    model.save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    reads = [Transformer(str(folder / "backbone"), transformer_task="fill-mask"), SpladePooling()]
+    if inference_free:
+        table = SparseStaticEmbedding(tokenizer, torch.rand(len(tokenizer)) + 0.5, frozen=True)
+        reads = [Router.for_query_document(query_modules=[table], document_modules=reads)]
+    made = SparseEncoder(modules=reads, prompts=prompts, similarity_fn_name=similarity, device="cpu")
+    made.save_pretrained(str(folder / "saved"))
+    return folder / "saved"
+
+
 def stanford(family, folder, *, dim=16, **settings):
     """Save a late-interaction model as Stanford's ColBERT does: one file of weights, and settings beside it."""
     from safetensors.torch import load_file, save_file

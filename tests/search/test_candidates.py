@@ -276,5 +276,5 @@ def test_bad_queries_have_no_candidates(index, queries):
 
 
 def test_an_unknown_first_stage_is_refused(index):
-    with pytest.raises(InputError, match="not 'sparse'"):
-        Searcher(index, None).candidates_each(["cat"], ["dense", "sparse"])
+    with pytest.raises(InputError, match="not 'learned'"):
+        Searcher(index, None).candidates_each(["cat"], ["dense", "learned"])

@@ -330,7 +330,7 @@ def test_asearch_batch_is_search_batch(searcher):
 @pytest.mark.parametrize(
     "options",
     [
-        {"first_stage": "sparse"},
+        {"first_stage": "learned"},
         {"candidates": 0},
         {"fusion": "sum"},
         {"fusion": 1.5},

@@ -165,4 +165,4 @@ def test_a_positive_that_the_first_stage_missed_is_scored(folder, tmp_path, monk
     alone = rerank_run(data, {"q1": {"dog": 3.0, "fish": 2.0, "cat": 1.0}}, module.load_reranker("minilm"))
     assert run["q1"] == pytest.approx(alone["q1"])
     with pytest.raises(InputError, match="no system"):
-        run_system(data, "sparse", tmp_path / "work")
+        run_system(data, "splade", tmp_path / "work")
