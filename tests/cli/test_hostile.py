@@ -131,8 +131,10 @@ def sightline(*arguments, **options):
 def test_any_output_encoding_prints_and_json_stays_json(places, coding):
     env = {**os.environ, "PYTHONIOENCODING": coding}
     arguments = ["search", places / "index", "pizza", "--rerank", "none"]
-    plain = sightline(*arguments, env=env)
-    assert plain.returncode == 0 and not plain.stderr and b"Caf" in plain.stdout
+    if coding == "cp1252":  # each way of printing in one encoding: a process takes seconds
+        plain = sightline(*arguments, env=env)
+        assert plain.returncode == 0 and not plain.stderr and b"Caf" in plain.stdout
+        return
     answer = json.loads(sightline(*arguments, "--json", env=env).stdout.decode(coding))
     assert "Café 日本 🍕." in {hit["text"] for hit in answer["hits"]}
 
