@@ -204,7 +204,7 @@ def _search(
         "search p99, ms": p99,
         "memory of its own after opening, MB": (own - before) * 1024 / 1e6,
         "memory of its own after searching, MB": (after - before) * 1024 / 1e6,
-        "disk, MB": {part: size / 1e6 for part, size in sizes.items()},
+        "disk, MB": {part: size / 1e6 for part, size in (sizes | {"total": sum(sizes.values())}).items()},
     }
 
 
