@@ -10,10 +10,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import InputError
 from .console import print_line, print_table, progress_bar, visible, write_json
-from .options import CANDIDATES, FirstStageOption, JsonOption, MaxQueriesOption, PerQueryOption, SplitOption
-from .running import check_path
+from .options import FirstStageOption, JsonOption, MaxQueriesOption, PerQueryOption, SplitOption, WorkOption
+from .running import equal_datasets
 
 if TYPE_CHECKING:
     from ..eval.relevance import Calibrated
@@ -42,10 +41,7 @@ def calibrate(
     first_stage: FirstStageOption = "hybrid",
     candidates: PerQueryOption = 100,
     max_queries: MaxQueriesOption = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(help="Folder that keeps the indexes for another time.", rich_help_panel=CANDIDATES),
-    ] = None,
+    work: WorkOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Layout to write: the reranker's own, with the fitted numbers, .yaml.")
     ] = None,
@@ -59,17 +55,10 @@ def calibrate(
     Every collection weighs the same, and within it every query. Candidates that nobody judged count as not relevant, so
     take collections that are judged well, and none that you evaluate on.
     """
-    from ..eval.loading import load_dataset
     from ..eval.relevance import calibrate_reranker, check_layout_file, save_calibration
-    from ..training.examples import Source
 
     target = check_layout_file(reranker, out, save)
-    sources = [Source.parse(text, split) for text in datasets]
-    for source in sources:
-        check_path(Path(source.path), "DATASET")
-        if source.weight != 1:
-            raise InputError(f"{source.path}: every collection weighs the same; leave the @ and the weight out")
-    loaded = [load_dataset(source.path, source.split, max_queries=max_queries) for source in sources]
+    loaded = equal_datasets(datasets, split, max_queries, "DATASET")
     with progress_bar("calibrating") as tell:
         fitted = calibrate_reranker(
             reranker, loaded, first_stage=first_stage or "hybrid", candidates=candidates, work=work, progress=tell

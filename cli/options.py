@@ -39,6 +39,7 @@ __all__ = [
     "SystemsOption",
     "TokenStatesOption",
     "WhereOption",
+    "WorkOption",
     "reranker_or_none",
 ]
 
@@ -87,6 +88,11 @@ WhereOption = Annotated[
         "several; all must hold.",
         rich_help_panel=SEARCHING,
     ),
+]
+
+WorkOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder that keeps the indexes for another time.", rich_help_panel=CANDIDATES),
 ]
 
 # -- the index that a command makes

@@ -13,9 +13,9 @@ import socket
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.text import Text
@@ -34,10 +34,14 @@ from ..names import DECODERS, PREFIXES
 from ..wording import did_you_mean, quoted
 from .console import errors, visible
 
+if TYPE_CHECKING:
+    from ..eval.dataset import Dataset
+
 __all__ = [
     "Command",
     "check_path",
     "configure_logging",
+    "equal_datasets",
     "flush_streams",
     "go_offline_where_the_hub_is_away",
     "open_streams",
@@ -132,6 +136,30 @@ def check_path(path: Path, name: str) -> None:
             ) from None
         if error.errno == errno.ELOOP:
             raise InputError(f"{name}: the symbolic links of {quoted(str(path))} go in circles") from None
+
+
+def equal_datasets(texts: Sequence[str], split: str, max_queries: int | None, name: str) -> list[Dataset]:
+    """Load collections of which each weighs the same.
+
+    Args:
+        texts: DATASET or DATASET:SPLIT each.
+        split: the split of those that name none.
+        max_queries: how many queries to take of each, the first ones; None for all.
+        name: the option or argument, for messages.
+
+    Raises:
+        InputError: if a path cannot be one, or a weight is given.
+        DataError: if a collection cannot be read.
+    """
+    from ..eval.loading import load_dataset
+    from ..training.examples import Source
+
+    sources = [Source.parse(text, split) for text in texts]
+    for source in sources:
+        check_path(Path(source.path), name)
+        if source.weight != 1:
+            raise InputError(f"{source.path}: every collection weighs the same; leave the @ and the weight out")
+    return [load_dataset(source.path, source.split, max_queries=max_queries) for source in sources]
 
 
 def open_streams() -> None:

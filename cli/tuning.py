@@ -12,8 +12,16 @@ from rich.text import Text
 
 from ..errors import InputError
 from .console import print_line, print_table, progress_bar, visible, write_json
-from .options import CANDIDATES, FirstStageOption, JsonOption, MaxQueriesOption, PerQueryOption, SplitOption
-from .running import check_path
+from .options import (
+    CANDIDATES,
+    FirstStageOption,
+    JsonOption,
+    MaxQueriesOption,
+    PerQueryOption,
+    SplitOption,
+    WorkOption,
+)
+from .running import equal_datasets
 
 if TYPE_CHECKING:
     from ..eval.tuning import Tuned
@@ -55,10 +63,7 @@ def tune(
     first_stage: FirstStageOption = "hybrid",
     candidates: PerQueryOption = 100,
     max_queries: MaxQueriesOption = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(help="Folder that keeps the indexes for another time.", rich_help_panel=CANDIDATES),
-    ] = None,
+    work: WorkOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Layout to write, .yaml, which --rerank takes; its name is the file's.")
     ] = None,
@@ -69,20 +74,13 @@ def tune(
     Not every encoder's token states rank well. The gain over the better of the embedding and the first stage alone is
     measured on queries that the choice did not see, and every collection weighs the same.
     """
-    from ..eval.loading import load_dataset
     from ..eval.output import writable_file
     from ..eval.tuning import save_layout, tune_reader
-    from ..training.examples import Source
 
     if out is not None and out.suffix not in (".yaml", ".yml"):
         raise InputError(f"out is a layout, whose name ends in .yaml, not {out}")
     target = None if out is None else writable_file(out)
-    sources = [Source.parse(text, split) for text in dev]
-    for source in sources:
-        check_path(Path(source.path), "--dev")
-        if source.weight != 1:
-            raise InputError(f"{source.path}: every collection weighs the same; leave the @ and the weight out")
-    loaded = [load_dataset(source.path, source.split, max_queries=max_queries) for source in sources]
+    loaded = equal_datasets(dev, split, max_queries, "--dev")
     with progress_bar("tuning") as tell:
         tuned = tune_reader(
             reader,
