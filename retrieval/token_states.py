@@ -179,8 +179,8 @@ class _Products(StatesForm):
         sample = np.resize(states, (max(len(states), _CENTROIDS), self.dim))
         quantizer.train(np.ascontiguousarray(sample, dtype=np.float32))
         table: np.ndarray = faiss.vector_to_array(quantizer.centroids).reshape(self.codes)
-        scale = max(float(np.abs(table).max()), 1e-12) / 127
-        rounded: np.ndarray = (np.rint(table / scale) * scale).astype(np.float32)
+        values, scale = _by_one_scale(table)
+        rounded: np.ndarray = (values * scale).astype(np.float32)
         return rounded
 
     def encode(self, states: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
@@ -201,8 +201,8 @@ class _Products(StatesForm):
         from ..kernels import QuantizedKeys
 
         assert table is not None
-        scale = max(float(np.abs(table).max()), 1e-12) / 127
-        whole = np.rint(table / scale).astype(np.int8).view(np.dtype((np.void, table.shape[1])))[:, 0]
+        values, scale = _by_one_scale(table)
+        whole = values.view(np.dtype((np.void, table.shape[1])))[:, 0]
         base = np.arange(self.parts) * _CENTROIDS
         return [
             QuantizedKeys(
@@ -245,6 +245,12 @@ def _symmetric(states: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray
     """Integers of -largest to largest, int8 (T, D), and the float32 scale of each token."""
     scales = (np.maximum(np.abs(states).max(axis=1, initial=0), 1e-12) / largest).astype(np.float32)
     return np.rint(states / scales[:, None]).astype(np.int8), scales
+
+
+def _by_one_scale(table: np.ndarray) -> tuple[np.ndarray, float]:
+    """Integers of -127 to 127, int8 of the table's shape, and what they are multiples of."""
+    scale = max(float(np.abs(table).max()), 1e-12) / 127
+    return np.rint(table / scale).astype(np.int8), scale
 
 
 def _floats(data: torch.Tensor) -> torch.Tensor:
