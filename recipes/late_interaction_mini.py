@@ -55,6 +55,7 @@ __all__ = [
     "Head",
     "Row",
     "TrainedList",
+    "document_scores",
     "measure_rows",
     "rows_of",
     "save_checkpoint",
@@ -239,10 +240,15 @@ def train_head(
     return losses
 
 
-def _loss(head: Head, one: TrainedList, weights: FusionWeights, scale: float, distillation: float) -> torch.Tensor:
+def document_scores(head: Head, one: TrainedList, weights: FusionWeights, scale: float) -> torch.Tensor:
+    """The fused scores of a list's documents by projected states: float64 (N,)."""
     keys = head(torch.cat(one.keys).float()).split([len(key) for key in one.keys])
     _, signals = read_signals(head(one.query), keys, one.bm25, weights, scale=scale)
-    scores = _of_documents(fused_scores(signals, weights), one.owners, len(one.positive))
+    return _of_documents(fused_scores(signals, weights), one.owners, len(one.positive))
+
+
+def _loss(head: Head, one: TrainedList, weights: FusionWeights, scale: float, distillation: float) -> torch.Tensor:
+    scores = document_scores(head, one, weights, scale)
     loss = contrastive_loss(scores, one.positive, 1.0)
     return loss + distillation * distillation_loss(scores, one.teacher, 1.0)
 
@@ -347,8 +353,8 @@ class _Keeper:
 
 
 def rows_of(heads: Mapping[str, Head]) -> list[Row]:
-    """The rows of the table: forms of the default's states, then of each head's, more of the trained one."""
-    rows = [Row(f"384 dimensions, {form}", None, form) for form in ("fp16", "pq48", "pq32")]
+    """The rows of the table: the default's states, then forms of each head's, more of the trained one."""
+    rows = [Row("384 dimensions, fp16", None, "fp16")]
     for name, head in heads.items():
         dim = len(head.weight)
         forms = ["int8"]
@@ -363,8 +369,8 @@ def study(
     data: Annotated[Path, typer.Option(help="Folder of the collections.")],
     work: Annotated[Path, typer.Option(help="Folder for the indexes, one folder each, which are used again.")],
     dim: Annotated[int, typer.Option(help="Dimensions of the trained token states.")] = 64,
-    questions: Annotated[int, typer.Option(help="Questions of each train split, the first ones.")] = 1500,
-    epochs: Annotated[float, typer.Option(help="How often each question is learnt from.")] = 2.0,
+    questions: Annotated[int, typer.Option(help="Questions of each train split, the first ones.")] = 500,
+    epochs: Annotated[float, typer.Option(help="How often each question is learnt from.")] = 1.0,
     distillation: Annotated[float, typer.Option(help="Weight of the divergence from the default's scores.")] = 1.0,
     queries: Annotated[int, typer.Option(help="Queries per dev collection, the first ones.")] = 40,
     candidates: Annotated[int, typer.Option(help="Candidates of hybrid per dev query.")] = 60,
