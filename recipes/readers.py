@@ -34,7 +34,8 @@ from ..kernels import Keys
 from ..kernels.states.keys import to_float
 from ..models.network_reader import NetworkReader
 from ..models.reader import DocumentStates, document_states
-from ..rerank.base import Reranker
+from ..names import READERS, RerankerName
+from ..rerank.late_interaction import LateInteractionReranker
 from ..rerank.loading import load_reranker
 from ..retrieval.token_states import SPANS, states_form
 from ..retrieval.writing import BATCH_PASSAGES
@@ -100,7 +101,7 @@ def compare_readers(
     Raises:
         InputError: if a reranker reads no token states.
     """
-    rerankers = {system: load_reranker(system.reranker, dtype=dtype) for system in systems}
+    rerankers = {system: _load(system, dtype) for system in systems}
     readers = {system: _reader(reranker) for system, reranker in rerankers.items()}
     sharing: dict[tuple[str, int] | None, list[ReaderSystem]] = {}
     for system, reader in readers.items():
@@ -118,7 +119,7 @@ def compare_readers(
                 rankings, seconds = {}, []
                 for id, one in found.items():
                     ready = one.with_states(reader, [keys[block.contents] for block in one.blocks])
-                    reader.forget_queries()
+                    readers[system].forget_queries()
                     started = time.thread_time()
                     ranked = searcher.rank(ready, rerankers[system], 10)
                     seconds.append(time.thread_time() - started)
@@ -127,11 +128,16 @@ def compare_readers(
                 yield str(system), _quality(dataset, rankings) | costs
 
 
-def _reader(reranker: Reranker) -> NetworkReader:
-    if not isinstance(reranker.reader, NetworkReader):
-        raise InputError(
-            f"{reranker.name!r} reads no token states; name a block reader, such as minilm or encoder:MODEL"
-        )
+def _load(system: ReaderSystem, dtype: str) -> LateInteractionReranker:
+    if RerankerName.parse(system.reranker).kind not in ("layout", "folder", *READERS):
+        raise InputError(f"{system.reranker!r} reads no token states; name a block reader, as minilm or encoder:MODEL")
+    reranker = load_reranker(system.reranker, dtype=dtype)
+    assert isinstance(reranker, LateInteractionReranker)
+    return reranker
+
+
+def _reader(reranker: LateInteractionReranker) -> NetworkReader:
+    assert isinstance(reranker.reader, NetworkReader)
     return reranker.reader
 
 

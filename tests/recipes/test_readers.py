@@ -35,6 +35,6 @@ def test_every_system_has_figures_and_a_second_run_adds_what_is_missing(tiny, tm
 def test_what_reads_no_states_is_refused(tiny, tmp_path):  # noqa: F811
     with pytest.raises(InputError, match="RERANKER@FORM"):
         readers.ReaderSystem.parse("minilm")
-    systems = [readers.ReaderSystem("remote:http://localhost:1/rerank", "int8")]
+    systems = [readers.ReaderSystem("cross-encoder:mine", "int8")]
     with pytest.raises(InputError, match="reads no token states"):
         list(readers.compare_readers(load_dataset(tiny, "dev"), tmp_path, systems))
