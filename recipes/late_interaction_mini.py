@@ -315,12 +315,10 @@ def measure_rows(
     searcher = Searcher(index, "minilm", candidates=candidates)
     keepers = [_Keeper(row, index) for row in rows]
     rankings: dict[tuple[str, str], dict[str, list[str]]] = {}
-    tokens, passages = 0, 0
     for (id, text), found in zip(dataset.queries.items(), _candidates(searcher, dataset), strict=True):
         [read] = _reader(searcher).read_queries([text])
         assert read.states is not None and found.bm25 is not None
         query, states = torch.from_numpy(read.states), [key.float() for key in _floats(found)]
-        tokens, passages = tokens + sum(map(len, states)), passages + len(states)
         for row, keeper in zip(rows, keepers, strict=True):
             keys = keeper.keep(states)
             with torch.inference_mode():
@@ -328,10 +326,12 @@ def measure_rows(
             for readout, scores in (("fused", fused_scores(signals, spec.weights)), ("MaxSim", signals.maxsim)):
                 ranked = document_order(found, scores.numpy())
                 rankings.setdefault((row.name, readout), {})[id] = ranked
+    whole = states_form("fp16", _reader(searcher).dim).dtype.itemsize
+    tokens = (index.path / "states.fp16").stat().st_size / whole / index.counts()["passages"]
     measured = {key: measure_rankings(dataset.qrels, ranked, [_MEASURE])[0] for key, ranked in rankings.items()}
     return {
         row.name: {readout: measured[row.name, readout][_MEASURE] for readout in ("fused", "MaxSim")}
-        | {"bytes": keeper.size * tokens / passages}
+        | {"bytes": keeper.size * tokens}
         for row, keeper in zip(rows, keepers, strict=True)
     }
 
@@ -359,7 +359,7 @@ def rows_of(heads: Mapping[str, Head]) -> list[Row]:
         dim = len(head.weight)
         forms = ["int8"]
         if name == "trained":
-            forms += ["int4", *(f"pq{parts}" for parts in (dim // 2, dim // 4, dim // 8))]
+            forms += ["int4", f"pq{dim // 4}"]
         rows += [Row(f"{dim} dimensions, {name}, {form}", head, form) for form in forms]
     return rows
 
