@@ -232,7 +232,7 @@ def train_head(
         total = 0.0
         for one in chosen:
             loss = _loss(head, one, weights, scale, distillation) / len(chosen)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += float(loss.detach())
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
