@@ -55,7 +55,7 @@ class ConvertedNetwork(nn.Module):
     def __init__(self, network: Any, backend: Backend, ids: Sequence[Sequence[int]], pad: int) -> None:
         super().__init__()
         self.network, self.backend, self._ids, self._pad = network, backend, list(ids), pad
-        self._session = self._convert()
+        self._session, self._process = self._convert(), os.getpid()
         self._check()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -82,12 +82,11 @@ class ConvertedNetwork(nn.Module):
         """
         if self._process != os.getpid():
             _PARENTS.append(self._session)
-            self._session = self._convert()
+            self._session, self._process = self._convert(), os.getpid()
         states = self._session.run(input_ids.numpy(), attention_mask.numpy())
         return BaseModelOutput(last_hidden_state=torch.from_numpy(states))
 
     def _convert(self) -> _Session:
-        self._process = os.getpid()
         ids, mask = _padded(self._ids, self._pad)
         try:
             with warnings.catch_warnings(), without_notices(), torch.no_grad():

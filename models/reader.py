@@ -360,7 +360,8 @@ def document_states(
     if cache is not None and reader.revision and not behind:
         from .cache import cache_key
 
-        of_reader = ("token states", cache.form, reader.name, reader.revision, reader.dtype, reader.max_length)
+        of_reader: tuple[object, ...] = ("token states", cache.form, reader.name, reader.revision)
+        of_reader += (reader.dtype, reader.max_length)
         of_reader += (reader.backend,) if reader.backend != "torch" else ()
         keys = {text: cache_key(*of_reader, text) for text in dict.fromkeys(texts)}
     known: dict[str, DocumentStates] = {}

@@ -188,14 +188,13 @@ class _ModuleReader(NetworkReader):
     revision, dim = "", 0  # until the model is known
     _attends = False  # whether tokens attend to the query expansion
 
-    def __init__(self, model: Any, name: str, sides: dict[_Kind, tuple[int, Any]], backend: Backend) -> None:
+    def __init__(self, model: Any, name: str, sides: dict[_Kind, tuple[int, Any]]) -> None:
         """Take a model.
 
         Args:
             model: of sentence-transformers.
             name: how it was asked for.
             sides: for each kind, how many ids are read of a text at most, and the query expansion.
-            backend: what computes the states.
         """
         NetworkReader.__init__(self, model.device)
         self._model, self.name = model, name
@@ -218,12 +217,15 @@ class _ModuleReader(NetworkReader):
                 f"{sides['document'][0]}"
             )
         self.max_length = sides["document"][0] - taken + 2  # as if special tokens were two, see `BlockReader.room`
+
+    def _read_by(self, backend: Backend) -> None:
+        """From now on let a backend compute the transformer. What follows it is torch's."""
         self.backend = backend
         if backend != "torch":
             from .backends import ConvertedNetwork
 
             ids = [text for text in self._tokenised(PROBE_TEXTS, "document", "").ids if text]
-            model[0].model = ConvertedNetwork(model[0].model, backend, ids, self._pad)
+            self._model[0].model = ConvertedNetwork(self._model[0].model, backend, ids, self._pad)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span of every token of the whole text, special tokens left out."""
@@ -304,12 +306,13 @@ class SentenceTransformerReader(_ModuleReader, SentenceTransformerEncoder):
     def __init__(self, model: Any, name: str, *, backend: Backend = "torch", **options: Any) -> None:
         SentenceTransformerEncoder.__init__(self, model, name, **options)
         limit = _shorter(name, model.get_max_seq_length(), options.get("max_length"))
-        _ModuleReader.__init__(self, model, name, {"query": (limit, None), "document": (limit, None)}, backend)
+        _ModuleReader.__init__(self, model, name, {"query": (limit, None), "document": (limit, None)})
         modules = list(model.children())
         at = next(place for place, module in enumerate(modules) if type(module).__name__ == "Pooling")
         self._body, self._head = modules[:at], modules[at:]
         # Modules that pool without the prompt are told how long it is.
         self._excludes = not getattr(modules[at], "include_prompt", True)
+        self._read_by(backend)
 
     def _forward(self, tokens: Tokens, batch: Sequence[int], kind: _Kind) -> tuple[list[torch.Tensor], torch.Tensor]:
         import torch
@@ -397,8 +400,7 @@ class LateInteractionReader(_ModuleReader):
         self._attends = expansion is not None and bool(expansion["attend"])
         self._masks = [module for module in model.children() if type(module).__name__ == "MultiVectorMask"]
         document = _shorter(name, first.document_length or whole, max_length)
-        sides: dict[_Kind, tuple[int, Any]] = {"query": (query, filled), "document": (document, None)}
-        super().__init__(model, f"late-interaction:{name}", sides, library)
+        super().__init__(model, f"late-interaction:{name}", {"query": (query, filled), "document": (document, None)})
         commit = getattr(model.config, "_commit_hash", None)
         saved = saved_revision(name, commit, revision)
         self.revision = f"{saved}/late-interaction" if saved else ""
@@ -410,6 +412,7 @@ class LateInteractionReader(_ModuleReader):
                 f"late-interaction:{name}: its token vectors are not of unit length (the first has "
                 f"{float(lengths[0]):.3g}); add a Normalize module for token_embeddings to its modules.json"
             )
+        self._read_by(library)
 
     def _places(
         self, encoding: Encoding, start: int, side: _Side, kind: _Kind

@@ -53,8 +53,8 @@ class LateInteractionReranker(Reranker):
         dtype: what a reader that is loaded here computes with. None for the reader's default, which is float32 for the
             embedded one, so that states which are kept are the same wherever they were read; for layouts that keep
             nothing, `native_dtype`.
-        backend: what a reader that is loaded here computes with, ``torch``, ``onnx`` or ``openvino``, see `load_reader`;
-            None for torch.
+        backend: what computes a reader that is loaded here, ``torch``, ``onnx`` or ``openvino``; None for torch. See
+            `load_reader`.
         device: a torch device for a reader that is loaded here; None for CUDA where there is one, else CPU.
         cache: keeps the token states of documents for later lists, where the layout reads documents independently of
             the query; None keeps none.

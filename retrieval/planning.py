@@ -38,9 +38,9 @@ class IndexSettings:
         dtype: number format in which this build reads documents, such as ``bfloat16``: about twice as fast where the
             processor multiplies it, and nearly the same. It is no part of the index: queries, and documents that are
             added later, are read as the encoder reads by itself. None for that. Not for an `Encoder` that is given.
-        backend: what reads the documents in this build: ``torch``, ``onnx`` or ``openvino``; None for torch. The manifest
-            says so. States of another backend differ by less than .0001, so queries, and documents that are added
-            later, may be read by any: see `Index.open`. Not for an `Encoder` that is given.
+        backend: what reads the documents in this build: ``torch``, ``onnx`` or ``openvino``; None for torch. The
+            manifest says so. States of another backend differ by less than .0001, so queries, and documents that are
+            added later, may be read by any: see `Index.open`. Not for an `Encoder` that is given.
         faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
         faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
         lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
