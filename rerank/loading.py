@@ -116,8 +116,8 @@ def load_reranker(
             ``qwen3-reranker``, another that `list_rerankers` names. Or the path of a YAML file, or a `Layout`.
         options: ``dtype``, ``device``, ``backend`` and ``cache``, see `LateInteractionReranker`; for
             ``late-interaction:`` and ``encoder:`` also ``revision``, and for the latter ``truncate_dim``; for
-            cross-encoders ``dtype``, ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for decoder models those of
-            `DecoderReranker`.
+            cross-encoders ``dtype``, ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for decoder
+            models those of `DecoderReranker`.
             All others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
