@@ -97,7 +97,7 @@ class LateInteractionReranker(Reranker):
             self.spec.reader,
             max_length=self.spec.max_block_tokens or None,
             device=_name(device),
-            dtype=dtype or _default_dtype(self.spec),
+            dtype=dtype or _default_dtype(self.spec, backend),
             backend=backend,
         )
         if readout is not None and readout.dim not in (None, self.reader.dim):
@@ -341,7 +341,7 @@ def _load_trained(
         reader = MiniLM(
             device=device,
             max_length=layout.max_block_tokens or 256,
-            dtype=dtype or _default_dtype(layout) or "float32",
+            dtype=dtype or _default_dtype(layout, backend) or "float32",
             backend=backend,
             trained=encoder,
             revision=f"sha256:{hashlib.sha256(data).hexdigest()}",
@@ -354,8 +354,9 @@ def _name(device: str | torch.device | None) -> str | None:
     return None if device is None else str(device)
 
 
-def _default_dtype(layout: Layout) -> str | None:
-    return None if layout.keepable else native_dtype(None)
+def _default_dtype(layout: Layout, backend: str | None) -> str | None:
+    """The reader's own where states are kept, or another backend than torch computes them in float32."""
+    return None if layout.keepable or backend not in (None, "torch") else native_dtype(None)
 
 
 def _dtypes(states: Sequence[DocumentStates], kept: Sequence[DocumentStates | None], read: str) -> str:
