@@ -179,7 +179,8 @@ class _OnnxRuntime:
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "onnxruntime", "onnx") from error
 
-        file, sizes = io.BytesIO(), {0: "texts", 1: "tokens"}
+        file: Any = io.BytesIO()  # torch's types know paths alone
+        sizes = {0: "texts", 1: "tokens"}
         # The exporter over torch.export needs another package, onnxscript, for the same file.
         torch.onnx.export(
             module,
