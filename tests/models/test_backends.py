@@ -143,6 +143,7 @@ def test_a_copy_converts_anew(small):
     assert (copied.backend, copied.config.hidden_size) == (small.backend, 32)
 
 
+@pytest.mark.parametrize("backend", ["onnx"], indirect=True)
 def test_what_was_trained_is_converted_anew(backend):
     reader = MiniLM(device="cpu")
     reader.network.encoder.layer = reader.network.encoder.layer[:1]  # so that it is soon converted
