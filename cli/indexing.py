@@ -14,6 +14,7 @@ from ..errors import DataError, InputError
 from .console import console, errors, names, print_line, progress_bar, write_json
 from .options import (
     INDEX,
+    BackendOption,
     EncoderOption,
     FaissOption,
     IndexArgument,
@@ -108,6 +109,7 @@ def index(
             rich_help_panel=INDEX,
         ),
     ] = None,
+    backend: BackendOption = None,
     faiss: FaissOption = "Flat",
     faiss_parameters: Annotated[
         str, typer.Option(help="FAISS search parameters, such as nprobe=64.", rich_help_panel=INDEX)
@@ -151,6 +153,7 @@ def index(
             encoder=encoder,
             encoder_options=options,
             dtype=dtype,
+            backend=backend,
             faiss=faiss,
             faiss_parameters=faiss_parameters,
             lexical=lexical,
@@ -177,6 +180,7 @@ def add(
     index: IndexArgument,
     corpus: CorpusArgument,
     update: Annotated[bool, typer.Option("--update", help="Replace documents whose ids are there already.")] = False,
+    backend: BackendOption = None,
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
@@ -187,7 +191,7 @@ def add(
     source = _Source(corpus, _FILES.build(settings))
     kept = Manifest.load(index).decoder_states
     decoder = None if kept is None else _decoder(kept.reading.name)
-    with Index.open(index, decoder_states=decoder) as opened, progress_bar("adding") as tell:
+    with Index.open(index, backend=backend, decoder_states=decoder) as opened, progress_bar("adding") as tell:
         count = (opened.update if update else opened.add)(source.documents("adding", tell))
         _report(opened, source, json, {"written": count})
 

@@ -66,6 +66,7 @@ class Index:
         self._writer = Writer(files)
         self._given_encoder: Encoder | None = None
         self._encoder: Encoder | None = None
+        self._backend: str | None = None
         self._sparse_encoder: SparseEncoder | None = None
         self._decoder: DecoderReader | None = None
 
@@ -95,6 +96,7 @@ class Index:
         make(path, plan(settings, model))
         index = cls.open(path, encoder=model if settings.dtype is None else None)
         index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._backend = settings.backend
         return index
 
     @classmethod
@@ -103,6 +105,7 @@ class Index:
         path: str | Path,
         *,
         encoder: str | Encoder | None = None,
+        backend: str | None = None,
         sparse_encoder: str | SparseEncoder | None = None,
         decoder_states: DecoderReader | None = None,
         verify: bool = True,
@@ -113,6 +116,8 @@ class Index:
             path: the directory.
             encoder: None to load the index's own when it is first needed; or an encoder to use instead, which must
                 give the same embeddings.
+            backend: what reads queries, and documents that are added: ``torch``, ``onnx`` or ``openvino``, whichever
+                built the index; None for torch. Not for an `Encoder` that is given.
             sparse_encoder: the same for the encoder of learned sparse vectors, such as its new path if it was moved;
                 it must have the same revision.
             decoder_states: the reranker by which an index that keeps decoder states was built; needed to add documents.
@@ -125,6 +130,7 @@ class Index:
                 built with.
         """
         path = Path(path)
+        _check_backend(backend, encoder)
         lexical = Manifest.load(path).lexical
         if sparse_encoder is not None:
             if isinstance(sparse_encoder, str):
@@ -140,12 +146,14 @@ class Index:
                 files.close()
                 raise
         index = cls(files)
-        index._sparse_encoder = sparse_encoder
+        index._backend, index._sparse_encoder = backend, sparse_encoder
         try:
             if interrupted:
                 index._writer.recover()
             if encoder is not None:
-                index._encoder = index._given_encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
+                if isinstance(encoder, str):
+                    encoder = load_encoder(encoder, **_by(backend))
+                index._encoder = index._given_encoder = encoder
                 index._check_encoder(index._encoder)
             if decoder_states is not None:
                 index._check_decoder(decoder_states)
@@ -228,6 +236,7 @@ class Index:
             raise
         index._encoder = model if settings.dtype is None else None
         index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._backend = settings.backend
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
 
@@ -248,7 +257,7 @@ class Index:
                 _remove(beside)
         index = cls.open(path)
         index._given_encoder = index._encoder = _given_encoder(settings)
-        index._decoder = settings.decoder_states
+        index._decoder, index._backend = settings.decoder_states, settings.backend
         return index
 
     def close(self) -> None:
@@ -257,7 +266,7 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the path, and the encoders that were given: they open the index again."""
-        return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder)
+        return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder, self._backend)
 
     def __enter__(self) -> Index:
         return self
@@ -285,7 +294,7 @@ class Index:
         if self._encoder is None:
             built = self._files.settings.encoder
             try:
-                model = load_encoder(built.name, **built.options)
+                model = load_encoder(built.name, **built.options | _by(self._backend))
             except ModelError as error:
                 raise ModelError(
                     f"{self.path}: its encoder {built.name!r} cannot be loaded ({error}); if the model was moved, "
@@ -563,15 +572,26 @@ class Index:
 def _load(settings: IndexSettings) -> Encoder:
     """The encoder that settings name; the path of a model becomes an absolute one."""
     encoder, options = settings.encoder, dict(settings.encoder_options or {})
+    _check_backend(settings.backend, encoder)
     if not isinstance(encoder, str):
         if settings.dtype is not None:
             raise InputError(
                 "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
             )
         return encoder
-    return load_encoder(
-        absolute_name(encoder), **options | ({} if settings.dtype is None else {"dtype": settings.dtype})
-    )
+    reading = _by(settings.backend) | ({} if settings.dtype is None else {"dtype": settings.dtype})
+    return load_encoder(absolute_name(encoder), **options | reading)
+
+
+def _by(backend: str | None) -> dict[str, Any]:
+    """An option of `load_encoder`, where a backend was asked for."""
+    return {} if backend is None else {"backend": backend}
+
+
+def _check_backend(backend: str | None, encoder: str | Encoder | None) -> None:
+    """Refuse a backend for an encoder that has been loaded already."""
+    if backend is not None and not isinstance(encoder, str | None):
+        raise InputError("backend is for an encoder that is named; load the Encoder with the backend that it reads by")
 
 
 def _given_encoder(settings: IndexSettings) -> Encoder | None:
@@ -579,8 +599,9 @@ def _given_encoder(settings: IndexSettings) -> Encoder | None:
     return None if isinstance(settings.encoder, str) else settings.encoder
 
 
-def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None) -> Index:
-    return Index.open(path, encoder=encoder, sparse_encoder=sparse_encoder, verify=False)
+def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None, backend: str | None) -> Index:
+    backend = None if encoder is not None else backend  # it reads by its own
+    return Index.open(path, encoder=encoder, backend=backend, sparse_encoder=sparse_encoder, verify=False)
 
 
 def _remove(folder: Path) -> None:

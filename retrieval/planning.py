@@ -38,6 +38,9 @@ class IndexSettings:
         dtype: number format in which this build reads documents, such as ``bfloat16``: about twice as fast where the
             processor multiplies it, and nearly the same. It is no part of the index: queries, and documents that are
             added later, are read as the encoder reads by itself. None for that. Not for an `Encoder` that is given.
+        backend: what reads the documents in this build: ``torch``, ``onnx`` or ``openvino``; None for torch. The
+            manifest says so. States of another backend differ by less than .0001, so queries, and documents that are
+            added later, may be read by any: see `Index.open`. Not for an `Encoder` that is given.
         faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
         faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
         lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
@@ -64,6 +67,7 @@ class IndexSettings:
     encoder: str | Encoder = "minilm"
     encoder_options: Mapping[str, Any] | None = None
     dtype: str | None = None
+    backend: str | None = None
     faiss: str = "Flat"
     faiss_parameters: str = ""
     lexical: str = "fts5"
@@ -103,7 +107,13 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
     probe = [round(float(x), 5) for x in model.encode_queries([PROBE])[0]] if model.dim else []
     return Manifest(
         encoder=EncoderRecord(
-            model.name, model.revision, model.dim, model.max_length, dict(settings.encoder_options or {}), probe
+            model.name,
+            model.revision,
+            model.dim,
+            model.max_length,
+            dict(settings.encoder_options or {}),
+            probe,
+            _other_backend(model) if model.dim else None,
         ),
         passages=PassageRecord(max_tokens, settings.overlap),
         faiss=FaissRecord(settings.faiss, settings.faiss_parameters),
@@ -141,7 +151,15 @@ def _states(model: Encoder, settings: IndexSettings) -> TokenStatesRecord:
         return TokenStatesRecord(kind)
     reader = states_reader(model, None if settings.reader is None else absolute_name(settings.reader))
     states_form(kind, reader.dim)
-    return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length, spans=True)
+    return TokenStatesRecord(
+        kind, reader.name, reader.revision, reader.dim, reader.max_length, True, _other_backend(reader)
+    )
+
+
+def _other_backend(model: Any) -> str | None:
+    """What computes in the place of torch; None if nothing does."""
+    backend: str = getattr(model, "backend", None) or "torch"
+    return None if backend == "torch" else backend
 
 
 def _decoder_form(settings: IndexSettings) -> DecoderForm | None:
