@@ -45,7 +45,9 @@ __all__ = [
 
 SEARCHING, INDEX, SERVER = "Searching", "Index", "Server"
 COLLECTION, CANDIDATES, MEASURING = "Collection", "Candidates", "Measuring"
-_SYSTEMS = "bm25 (or sparse), dense, hybrid or a --run's name, alone or with +RERANKER (see sightline rerankers)"
+_SYSTEMS = (
+    "bm25 (or sparse), dense, multivector, hybrid or a --run's name, alone or with +RERANKER (see sightline rerankers)"
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 IndexArgument = Annotated[Path, typer.Argument(help="Directory of the index.")]

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..documents import Grain
-from ..names import WORD_STAGES
 from .console import console, print_table, visible, working, write_json
 from .options import (
     SEARCHING,
@@ -181,10 +180,9 @@ def _print_hit(
 
 def _load_models(searcher: Any) -> None:
     """Load what the search needs, so that the time of its first step is its own."""
-    if searcher.first_stage not in WORD_STAGES:
-        searcher.index.search_dense(["loading"], 1)
-    if searcher.first_stage != "dense":
-        searcher.index.search_lexical("loading", 1)
+    from ..search.first_stage import retrieve
+
+    retrieve(searcher.index, ["loading"], [searcher.first_stage], 1)
 
 
 def _advise(searcher: Any, passages: int) -> None:

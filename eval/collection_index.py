@@ -47,7 +47,8 @@ def open_index(
         path: the place of that index; ``NAME.source.json`` beside it says of which files it was made.
         settings: the settings of the index at ``path``: fields of `IndexSettings`.
         systems: the first stage and the reranker of each system that will search it. Where all of them search words
-            alone, without a reranker, nothing is embedded; where one has a reranker, token states are kept.
+            alone, without a reranker, nothing is embedded; where one has a reranker, or searches token states, they are
+            kept.
             ``settings`` may say otherwise of the token states.
         progress: called with the number of documents that are indexed.
 
@@ -122,12 +123,12 @@ def _settings_for(settings: Mapping[str, Any], systems: Sequence[tuple[str, str 
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
-    reranks = any(second for _, second in systems)
-    all_settings = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
+    reads = any(second or first == "multivector" for first, second in systems)
+    all_settings = {**defaults, "token_states": "fp16" if reads else "none", **settings}
     words = LexicalName.parse(all_settings["lexical"])
     for first, _ in systems:
         words.check(first, "the index")
-    if not reranks and all(first in WORD_STAGES for first, _ in systems):
+    if not reads and all(first in WORD_STAGES for first, _ in systems):
         all_settings |= {
             "encoder": "none",
             "encoder_options": None,

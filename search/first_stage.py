@@ -1,4 +1,4 @@
-"""First stages: which passages of an index a query finds, by meaning, by words, or by both."""
+"""First stages: which passages of an index a query finds, by embeddings, by token states, by words, or by several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..documents import Unit
-from ..names import WORD_STAGES, FirstStage
+from ..names import EMBEDDED_STAGES, WORD_STAGES, FirstStage
 from ..retrieval.fusion import reciprocal_rank, weighted_sum
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = ["DENSE_WEIGHT", "Found", "retrieve"]
 DENSE_WEIGHT = 0.7
 
 _Find = Callable[[int], "tuple[np.ndarray, np.ndarray]"]
+_Search = Callable[[Sequence[str], int, Mapping[str, Any] | None], "tuple[np.ndarray, np.ndarray]"]
 
 
 @dataclass(slots=True)
@@ -87,16 +88,20 @@ def retrieve(
         For each first stage, and those that hybrid is made of, Q `Found`.
 
     Raises:
-        InputError: if the index has no embeddings or no words, or its words are searched by another stage, and they
-            are needed.
+        InputError: if the index has no embeddings, no token states or no words, or its words are searched by another
+            stage, and they are needed.
     """
     lexical = index.manifest.lexical.name
     for stage in stages:
         lexical.check(stage, str(index.path))
     words: FirstStage = lexical.stage or "bm25"
     by_stage: dict[FirstStage, list[Found]] = {}
-    if "dense" in stages or "hybrid" in stages:
-        by_stage["dense"] = _timed(len(queries), partial(_by_meaning, index, queries, candidates, where))
+    if any(stage in EMBEDDED_STAGES for stage in stages):
+        dense = partial(_by_vectors, index, index.search_dense, queries, candidates, where)
+        by_stage["dense"] = _timed(len(queries), dense)
+    if "multivector" in stages:
+        multivector = partial(_by_vectors, index, index.search_multivector, queries, candidates, where)
+        by_stage["multivector"] = _timed(len(queries), multivector)
     if "hybrid" in stages or any(stage in WORD_STAGES for stage in stages):
         by_stage[words] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
     if "hybrid" in stages:
@@ -107,14 +112,16 @@ def retrieve(
     return by_stage
 
 
-def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
+def _by_vectors(
+    index: Index, search: _Search, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None
+) -> list[Found]:
     depth = _depth(index, candidates)
-    rows, scores = index.search_dense(queries, depth, where)
+    rows, scores = search(queries, depth, where)
 
     def find(number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         if k <= depth:
             return rows[number, :k], scores[number, :k]
-        wider, values = index.search_dense([queries[number]], k, where)
+        wider, values = search([queries[number]], k, where)
         return wider[0], values[0]
 
     return [_enough(index, partial(find, number), candidates) for number in range(len(queries))]

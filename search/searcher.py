@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..documents import Grain, Unit, encodable
 from ..errors import InputError
 from ..models.reader import BlockReader, DecoderReading, DocumentStates, StoredBlock
-from ..names import FIRST_STAGES, WORD_STAGES, FirstStage
+from ..names import EMBEDDED_STAGES, FIRST_STAGES, FirstStage
 from ..rerank.base import Reranker
 from ..rerank.loading import as_reranker
 from ..rerank.results import Evidence
@@ -43,9 +43,10 @@ class Searcher:
     Args:
         index: an `Index`, or the path of one.
         reranker: a name for `load_reranker`, a `Reranker`, or None for the order of the first stage.
-        first_stage: ``dense`` (by meaning), ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index
-            has them in the place of BM25) or ``hybrid`` (dense and words, fused); None for hybrid where the index has
-            embeddings and words, else for what it has.
+        first_stage: ``dense`` (by embeddings), ``multivector`` (by MaxSim of the token states that the index keeps),
+            ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index has them in the place of BM25)
+            or ``hybrid`` (dense and words, fused); None for hybrid where the index has embeddings and words, else for
+            what it has.
         candidates: how many documents the first stage hands on; each with all its passages that were found.
         fusion: for ``hybrid``: the weight of dense, between 0 and 1, in a sum of min-max scores, or ``"rrf"`` for
             reciprocal rank fusion. The default was chosen on dev collections, where it beat reciprocal ranks.
@@ -101,7 +102,7 @@ class Searcher:
     def concurrent(self) -> bool:
         """Whether several threads may search at once: whether its models may be used by several."""
         reranks = self.reranker is None or self.reranker.concurrent
-        return reranks and (self.first_stage in WORD_STAGES or isinstance(self.index.encoder, BlockReader))
+        return reranks and (self.first_stage not in EMBEDDED_STAGES or isinstance(self.index.encoder, BlockReader))
 
     def search(
         self,
