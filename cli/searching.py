@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..documents import Grain
+from ..names import MULTIVECTOR_STAGES
 from .console import console, print_table, visible, working, write_json
 from .options import (
     SEARCHING,
@@ -105,6 +106,8 @@ def search(
             explanation = searcher.explain(query, k, where=where_filter, unit=unit, min_score=min_score)
             words = searcher.index.manifest.lexical.name.stage or "bm25"
             result, stages = explanation.result, {"dense": explanation.dense, words: getattr(explanation, words)}
+            if searcher.first_stage in MULTIVECTOR_STAGES:
+                stages["multivector"] = explanation.multivector
             grain = "token"
         else:
             result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit, min_score=min_score)

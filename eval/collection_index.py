@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import DataError, InputError
 from ..files import digest, replace_file
 from ..models.loading import absolute_name
-from ..names import WORD_STAGES, LexicalName
+from ..names import MULTIVECTOR_STAGES, WORD_STAGES, LexicalName
 from ..retrieval.index import Index
 from ..retrieval.planning import IndexSettings, default_max_tokens
 from .dataset import Dataset, collection_files
@@ -123,7 +123,7 @@ def _settings_for(settings: Mapping[str, Any], systems: Sequence[tuple[str, str 
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
-    reads = any(second or first == "multivector" for first, second in systems)
+    reads = any(second or first in MULTIVECTOR_STAGES for first, second in systems)
     all_settings = {**defaults, "token_states": "fp16" if reads else "none", **settings}
     words = LexicalName.parse(all_settings["lexical"])
     for first, _ in systems:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Unpack, cast
 import numpy as np
 
 from ..errors import InputError
-from ..names import EMBEDDED_STAGES, SystemName
+from ..names import EMBEDDED_STAGES, MULTIVECTOR_STAGES, SystemName
 from ..rerank.loading import load_reranker
 from ..retrieval.index import Index
 from ..retrieval.token_states import states_form
@@ -196,8 +196,8 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     embeds = searcher.first_stage in EMBEDDED_STAGES
     exact = embeds and index.manifest.faiss.factory == "Flat"
     # What a sparse encoder computes is not known here, nor how many token states a search by them reads.
-    by_sparse = searcher.first_stage in ("sparse", "hybrid") and index.manifest.lexical.name.stage == "sparse"
-    unknown = by_sparse or searcher.first_stage == "multivector"
+    by_sparse = searcher.first_stage not in ("dense", "multivector") and index.manifest.lexical.name.stage == "sparse"
+    unknown = by_sparse or searcher.first_stage in MULTIVECTOR_STAGES
     kept = index.manifest.token_states
     encoder = index.encoder
     reader = None if reranker is None else reranker.reader  # None for one whose FLOPs are not known here

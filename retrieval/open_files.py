@@ -296,7 +296,7 @@ class OpenFiles:
         """
         if snapshot.states is None:
             raise InputError(
-                f"{self.path}: built without token states, so it cannot be searched by multivector; build it again with "
+                f"{self.path}: built without token states, so multivector cannot search it; build it again with "
                 "--token-states int8, and an encoder or --reader"
             )
         connection, rows = self._connection, len(snapshot.live)
