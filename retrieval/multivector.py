@@ -28,22 +28,21 @@ from .faiss_index import import_faiss
 if TYPE_CHECKING:
     from ..kernels import Keys
 
-__all__ = ["MULTIVECTOR_FILE", "NPROBE", "TAIL", "Centroids", "MultiVectorIndex", "grown"]
+__all__ = ["MULTIVECTOR_FILE", "NPROBE", "Centroids", "MultiVectorIndex", "grown", "lag"]
 
 logger = logging.getLogger(__name__)
 
 MULTIVECTOR_FILE = "multivector.safetensors"
 NPROBE = 32
 """Centroids that each token of a query looks up; chosen on the dev collections."""
-TAIL = 256
-"""So many passages are scored without centroids: those of a small index, or the latest of a large one."""
+_TAIL = 256  # so many passages are scored without centroids: those of a small index, or the latest of a large one
 _CENTROIDS = 4  # times the square root of the number of tokens
 _PROJECTED = 64  # dimensions in which tokens are clustered
 _POINTS = 64  # tokens for each centroid, from which it is learnt
 _ITERATIONS = 4
 _SEED = 7
 _ANEW = 4  # centroids serve so many times the tokens for which they were learnt
-_EXACT = 4  # times as many passages as are asked for are scored exactly
+_EXACT = 300  # so many passages more than are asked for are scored exactly
 _PASSAGES_AT_ONCE = 512
 
 Read = Callable[[np.ndarray], "list[Keys]"]
@@ -146,6 +145,16 @@ def _digest(facts: str, arrays: dict[str, np.ndarray]) -> str:
         hasher.update(json.dumps([name, arrays[name].shape, str(arrays[name].dtype)]).encode())
         hasher.update(np.ascontiguousarray(arrays[name]).data)
     return hasher.hexdigest()
+
+
+def lag(centroids: Centroids | None, rows: int) -> bool:
+    """Whether an index has too many passages beyond those that centroids cover.
+
+    Args:
+        centroids: None if there are none.
+        rows: how many rows the index has.
+    """
+    return rows - (0 if centroids is None else centroids.rows) > _TAIL
 
 
 def grown(old: Centroids | None, live: np.ndarray, tokens: int, source: str, read: Read) -> Centroids:
@@ -287,9 +296,9 @@ class MultiVectorIndex:
 
     def _proposed(self, query: np.ndarray, k: int, allowed: np.ndarray, nprobe: int) -> np.ndarray:
         """The passages to score exactly."""
-        centroids, most = self._centroids, _EXACT * k
+        centroids, most = self._centroids, k + _EXACT
         count = 0 if centroids is None else len(centroids.centroids)
-        if centroids is None or nprobe >= count or np.count_nonzero(allowed) <= max(most, TAIL):
+        if centroids is None or nprobe >= count or np.count_nonzero(allowed) <= max(most, _TAIL):
             return np.flatnonzero(allowed)
         covered = allowed[: centroids.rows]
         rows, scores = centroids.propose(query, nprobe, covered)

@@ -27,7 +27,7 @@ from .engines import open_vector_index
 from .files import DATABASE, RESTORE, AppendFile, loading, locked, populate, storage_errors
 from .filters import Filter
 from .manifest import Manifest
-from .multivector import MULTIVECTOR_FILE, TAIL, Centroids, MultiVectorIndex, grown
+from .multivector import MULTIVECTOR_FILE, Centroids, MultiVectorIndex, grown, lag
 from .store import DocumentStore
 from .token_states import SPANS, StatesForm, states_form
 from .vector_index import VectorIndex
@@ -301,7 +301,7 @@ class OpenFiles:
             )
         connection, rows = self._connection, len(snapshot.live)
         with connection.clustering:
-            if _lags(connection.centroids, rows) and len(snapshot.states):
+            if lag(connection.centroids, rows) and len(snapshot.states):
                 connection.centroids = self._followed(snapshot, connection.centroids)
         return MultiVectorIndex(connection.centroids, partial(self._states_of, snapshot))
 
@@ -324,7 +324,7 @@ class OpenFiles:
                 loaded = Centroids.load(self.path / MULTIVECTOR_FILE)
                 if loaded is not None and loaded.source != self._source(loaded.rows):
                     loaded = None  # of another index, in whose place this one is
-                if loaded is not None and not _lags(loaded, len(snapshot.live)):
+                if loaded is not None and not lag(loaded, len(snapshot.live)):
                     return loaded
                 source = self._source(len(snapshot.live))
                 made = grown(loaded or held, snapshot.live, len(states), source, read)
@@ -399,11 +399,6 @@ class OpenFiles:
     def _check_structure(self, file: Path, manifest: Manifest) -> None:
         if not file.exists() or digest(file) != manifest.faiss.digest:
             raise IndexCorruptError(f"{self.path / str(manifest.faiss.file)}: checksum mismatch; {RESTORE}")
-
-
-def _lags(centroids: Centroids | None, rows: int) -> bool:
-    """Whether there are too many passages beyond those that centroids cover."""
-    return rows - (0 if centroids is None else centroids.rows) > TAIL
 
 
 def _whole(documents: np.ndarray) -> bool:
