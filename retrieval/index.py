@@ -450,8 +450,8 @@ class Index:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Passages nearest by MaxSim of the token states that the index keeps; see `MultiVectorIndex`.
 
-        Where the index has more than a few hundred passages, their tokens are clustered by the first search, once: that
-        takes some seconds for each thousand passages. The centroids are kept beside the states.
+        Where the index has more than a few hundred passages, the first search clusters their tokens: a few seconds for
+        each thousand passages. The centroids are kept beside the states.
 
         Args:
             queries: Q texts.
@@ -472,6 +472,8 @@ class Index:
         """
         if isinstance(queries, str):
             raise InputError("search_multivector takes a list of queries; for one, a list of one")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
         now = self._files.now()
         vectors, allowed = self._files.multi_vectors(now), self._files.allowed(now, where)
         shape = len(queries), min(k, len(allowed))

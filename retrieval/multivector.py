@@ -112,10 +112,11 @@ class Centroids:
         import torch
         from safetensors.torch import save
 
-        facts = json.dumps({"rows": self.rows, "tokens": self.tokens, "source": self.source})
+        facts = {"rows": self.rows, "tokens": self.tokens, "source": self.source}
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        replace_file(path, save(tensors, {"facts": facts, "digest": _digest(facts, arrays)}))
+        # One entry, for safetensors gives several no order.
+        replace_file(path, save(tensors, {"facts": json.dumps(facts | {"digest": _digest(facts, arrays)})}))
 
     @classmethod
     def load(cls, path: Path) -> Centroids | None:
@@ -126,12 +127,12 @@ class Centroids:
             return None
         try:
             with safe_open(path, "pt") as file:
-                written = file.metadata() or {}
+                facts = json.loads((file.metadata() or {})["facts"])
                 arrays = {name: file.get_tensor(name).numpy() for name in _ARRAYS}
-            if written.get("digest") != _digest(written.get("facts", ""), arrays):
+            if facts.pop("digest") != _digest(facts, arrays):
                 raise ValueError("checksum mismatch")
-            return cls(**arrays, **json.loads(written["facts"]))
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            return cls(**arrays, **facts)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("%s is damaged (%s); it is made again from the token states", path, error)
             return None
 
@@ -139,22 +140,22 @@ class Centroids:
 _ARRAYS = ("projection", "centroids", "offsets", "passages")
 
 
-def _digest(facts: str, arrays: dict[str, np.ndarray]) -> str:
-    hasher = xxhash.xxh3_128(facts.encode())
+def _digest(facts: dict[str, int | str], arrays: dict[str, np.ndarray]) -> str:
+    hasher = xxhash.xxh3_128(json.dumps(facts).encode())
     for name in _ARRAYS:
         hasher.update(json.dumps([name, arrays[name].shape, str(arrays[name].dtype)]).encode())
         hasher.update(np.ascontiguousarray(arrays[name]).data)
     return hasher.hexdigest()
 
 
-def lag(centroids: Centroids | None, rows: int) -> bool:
+def lag(centroids: Centroids | None, live: np.ndarray) -> bool:
     """Whether an index has too many passages beyond those that centroids cover.
 
     Args:
         centroids: None if there are none.
-        rows: how many rows the index has.
+        live: bool (rows,), which passages of the index are not deleted.
     """
-    return rows - (0 if centroids is None else centroids.rows) > _TAIL
+    return int(np.count_nonzero(live[0 if centroids is None else centroids.rows :])) > _TAIL
 
 
 def grown(old: Centroids | None, live: np.ndarray, tokens: int, source: str, read: Read) -> Centroids:
@@ -165,7 +166,7 @@ def grown(old: Centroids | None, live: np.ndarray, tokens: int, source: str, rea
 
     Args:
         old: centroids over the first rows; None if there are none.
-        live: bool (rows,), which passages are not deleted.
+        live: bool (rows,), which passages are not deleted; at least one.
         tokens: how many token states the index has, those of deleted passages included; at least one.
         source: see `Centroids`.
         read: gives the states of passages.
@@ -180,7 +181,7 @@ def grown(old: Centroids | None, live: np.ndarray, tokens: int, source: str, rea
     logger.info("clustering the token states of %d passages for multi-vector retrieval", len(new))
     if old is None:
         count = max(1, min(int(_CENTROIDS * tokens**0.5), tokens // 2))
-        projection, centroids = _learnt(_sample(rows, count * _POINTS * len(live) // tokens, read), count)
+        projection, centroids = _learnt(rows, count, count * _POINTS * len(live) // tokens, read)
     else:
         projection, centroids = old.projection, old.centroids
     nearest = import_faiss().IndexFlatL2(centroids.shape[1])
@@ -213,28 +214,30 @@ def grown(old: Centroids | None, live: np.ndarray, tokens: int, source: str, rea
     )
 
 
-def _sample(rows: np.ndarray, count: int, read: Read) -> np.ndarray:
-    """The states of about so many passages: float32 (T, D), T above 0."""
-    chosen = np.random.default_rng(_SEED).choice(rows, min(len(rows), count + 1), replace=False)
-    chosen.sort()
-    parts = range(0, len(chosen), _PASSAGES_AT_ONCE)
-    return np.concatenate([state for at in parts for state in _floats(read(chosen[at : at + _PASSAGES_AT_ONCE]))])
-
-
-def _learnt(states: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The projection and the centroids of some states."""
+def _learnt(rows: np.ndarray, count: int, passages: int, read: Read) -> tuple[np.ndarray, np.ndarray]:
+    """The projection and at most ``count`` centroids, from the states of about so many passages."""
     faiss = import_faiss()
-    directions = np.linalg.eigh(states.T @ states)[1][:, ::-1]
-    projection = np.ascontiguousarray(directions[:, :_PROJECTED], dtype=np.float32)
+    chosen = np.random.default_rng(_SEED).choice(rows, min(len(rows), passages + 1), replace=False)
+    projection, sample = None, []
+    for start in range(0, len(chosen), _PASSAGES_AT_ONCE):
+        states = np.concatenate(_floats(read(np.sort(chosen[start : start + _PASSAGES_AT_ONCE]))))
+        if projection is None:
+            directions = np.linalg.eigh(states.T @ states)[1][:, ::-1]
+            projection = np.ascontiguousarray(directions[:, :_PROJECTED], dtype=np.float32)
+        sample.append(states @ projection)
+    assert projection is not None
+    points = np.concatenate(sample)
+    if len(points) <= count:
+        return projection, points if len(points) else np.zeros((1, projection.shape[1]), dtype=np.float32)
     kmeans = faiss.Kmeans(
         projection.shape[1],
-        min(count, len(states)),
+        count,
         niter=_ITERATIONS,
         seed=_SEED,
         min_points_per_centroid=1,  # it would print a warning of its own
-        max_points_per_centroid=len(states),
+        max_points_per_centroid=len(points),
     )
-    kmeans.train(np.ascontiguousarray(states @ projection))
+    kmeans.train(np.ascontiguousarray(points))
     return projection, np.array(kmeans.centroids, dtype=np.float32)
 
 

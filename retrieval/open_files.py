@@ -299,9 +299,9 @@ class OpenFiles:
                 f"{self.path}: built without token states, so multivector cannot search it; build it again with "
                 "--token-states int8, and an encoder or --reader"
             )
-        connection, rows = self._connection, len(snapshot.live)
+        connection = self._connection
         with connection.clustering:
-            if lag(connection.centroids, rows) and len(snapshot.states):
+            if lag(connection.centroids, snapshot.live) and len(snapshot.states):
                 connection.centroids = self._followed(snapshot, connection.centroids)
         return MultiVectorIndex(connection.centroids, partial(self._states_of, snapshot))
 
@@ -324,7 +324,7 @@ class OpenFiles:
                 loaded = Centroids.load(self.path / MULTIVECTOR_FILE)
                 if loaded is not None and loaded.source != self._source(loaded.rows):
                     loaded = None  # of another index, in whose place this one is
-                if loaded is not None and not lag(loaded, len(snapshot.live)):
+                if loaded is not None and not lag(loaded, snapshot.live):
                     return loaded
                 source = self._source(len(snapshot.live))
                 made = grown(loaded or held, snapshot.live, len(states), source, read)
@@ -340,9 +340,9 @@ class OpenFiles:
         return self.token_keys(snapshot, self.store.token_ranges(rows.tolist()))
 
     def _source(self, rows: int) -> str:
-        """Names the token states of the first rows: equal names have equal states."""
+        """Names the token states of the first rows: equal names have equal states. "" if there are not so many rows."""
         assert self.states is not None
-        if not rows:
+        if not 0 < rows <= self.store.rows():
             return ""
         [(_, stop)] = self.store.token_ranges([rows - 1])
         stop *= self.states.dtype.itemsize

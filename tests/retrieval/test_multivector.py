@@ -20,6 +20,8 @@ from sightline.retrieval.index import Index
 from sightline.retrieval.multivector import MULTIVECTOR_FILE, Centroids, MultiVectorIndex, grown
 from sightline.retrieval.token_states import states_form
 
+from ..conftest import ToyEncoder
+
 TAIL, WORDS = 8, 60
 
 
@@ -258,9 +260,10 @@ def test_a_damaged_file_is_made_again(build, toy, damage, caplog):
     assert np.array_equal(before[0], after[0]) and file.read_bytes() == written
 
 
-def test_a_file_of_another_index_is_made_again(build, toy):
+@pytest.mark.parametrize("others", [20, 30, 40])
+def test_a_file_of_another_index_is_made_again(build, toy, others):
     index = build([document(number) for number in range(30)])
-    other = build([document(number, version=3) for number in range(30)], name="other")
+    other = build([document(number, version=3) for number in range(others)], name="other")
     for one in (index, other):
         one.search_multivector(["w1"], 5)
     own, foreign = (one.path / MULTIVECTOR_FILE for one in (index, other))
@@ -367,11 +370,12 @@ def test_an_index_without_token_states_says_what_to_do(build):
     assert not (index.path / MULTIVECTOR_FILE).exists()
 
 
-def test_the_reader_must_be_the_one_whose_states_are_kept(build, toy):
-    index = build([document(1)])
-    toy.revision = "toy-2"
-    with Index.open(index.path) as again, pytest.raises(ModelError, match="'toy'"):
+def test_the_reader_must_be_the_one_whose_states_are_kept(build, tmp_path):
+    toy = ToyEncoder(name=str(tmp_path / "moved"))
+    index = build([document(1)], encoder=toy)
+    with Index.open(index.path) as again, pytest.raises(ModelError, match="reader of its token states.*cannot be load"):
         again.search_multivector(["w1"], 3)
+    toy.revision = "toy-2"
     with Index.open(index.path, encoder=toy) as again, pytest.raises(IndexMismatchError, match="toy-1.*toy-2.*build"):
         again.search_multivector(["w1"], 3)
 
