@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +140,7 @@ class Centroids:
 _ARRAYS = ("projection", "centroids", "offsets", "passages")
 
 
-def _digest(facts: dict[str, int | str], arrays: dict[str, np.ndarray]) -> str:
+def _digest(facts: Mapping[str, object], arrays: dict[str, np.ndarray]) -> str:
     hasher = xxhash.xxh3_128(json.dumps(facts).encode())
     for name in _ARRAYS:
         hasher.update(json.dumps([name, arrays[name].shape, str(arrays[name].dtype)]).encode())

@@ -64,13 +64,13 @@ def check_exact(index, toy, query, k=10, where=None, **options):
 
 
 def world(seed, passages, dim, *, topics=25, tokens=12):
-    """Passages whose tokens lie round a few hundred directions, as a model's do; and queries of the same kind."""
-    rng = np.random.default_rng(seed)
-    ways = rng.normal(size=(10 * topics, dim))
+    """Passages whose tokens lie round a few hundred directions, in few dimensions mostly, as a model's do; queries."""
+    rng, scales = np.random.default_rng(seed), 1 / np.sqrt(1 + np.arange(dim) / 8)
+    ways = rng.normal(size=(10 * topics, dim)) * scales
     made = []
     for _ in range(passages + 5):
         own = rng.choice(topics) * 10 + rng.integers(0, 10, size=rng.integers(0 if len(made) < passages else 1, tokens))
-        states = ways[own] + 0.2 * rng.normal(size=(len(own), dim))
+        states = ways[own] + 0.2 * rng.normal(size=(len(own), dim)) * scales
         made.append((states / np.linalg.norm(states, axis=1, keepdims=True)).astype(np.float32))
     return made[:passages], made[passages:]
 
@@ -117,7 +117,7 @@ def test_by_default_it_finds_nearly_all_of_the_best(seed, dim):
         assert live[rows].all() and (np.diff(scores) <= 0).all()
         np.testing.assert_allclose(scores, expected[rows], atol=1e-5)  # exact, whatever the centroids said
         shares.append((expected[rows] >= np.sort(expected)[-100] - 1e-6).sum() / 100)
-    assert np.mean(shares) >= 0.97, shares
+    assert np.mean(shares) >= 0.95, shares
 
 
 def test_few_allowed_passages_are_all_scored():
