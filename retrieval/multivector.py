@@ -11,6 +11,7 @@ al., NeurIPS 2023), and the best are scored exactly by the states that the index
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -36,13 +37,13 @@ MULTIVECTOR_FILE = "multivector.safetensors"
 NPROBE = 32
 """Centroids that each token of a query looks up; chosen on the dev collections."""
 _TAIL = 256  # so many passages are scored without centroids: those of a small index, or the latest of a large one
-_CENTROIDS = 4  # times the square root of the number of tokens
+_CENTROIDS = 8  # times the square root of the number of tokens
 _PROJECTED = 64  # dimensions in which tokens are clustered
-_POINTS = 64  # tokens for each centroid, from which it is learnt
+_POINTS = 16  # tokens for each centroid, from which it is learnt
 _ITERATIONS = 4
 _SEED = 7
 _ANEW = 4  # centroids serve so many times the tokens for which they were learnt
-_EXACT = 300  # so many passages more than are asked for are scored exactly
+_EXACT = 500  # so many passages more than are asked for are scored exactly
 _PASSAGES_AT_ONCE = 512
 
 Read = Callable[[np.ndarray], "list[Keys]"]
@@ -54,9 +55,10 @@ class Centroids:
     """Centroids of token states, and which passages have a token near each.
 
     Args:
-        projection: float32 (D, P), by which states become the vectors that are clustered: the principal directions of
-            the states, without a mean to subtract, so that inner products are kept as well as P numbers can.
-        centroids: float32 (C, P).
+        projection: float32 (D, P), principal directions of the states, in which they are clustered.
+        centres: float32 (C, P), what k-means found there: a token belongs to the nearest.
+        centroids: float16 (C, D), the mean of the states that belong to each, in all of their dimensions, so that a
+            token of the query loses nothing to the projection.
         offsets: int64 (C + 1,), where the passages of each centroid begin.
         passages: int32 (N,), their rows, ascending for each centroid.
         rows: how many rows of the index were looked at, from the first on, those of deleted passages included.
@@ -65,6 +67,7 @@ class Centroids:
     """
 
     projection: np.ndarray
+    centres: np.ndarray
     centroids: np.ndarray
     offsets: np.ndarray
     passages: np.ndarray
@@ -83,7 +86,7 @@ class Centroids:
         Returns:
             (rows, scores): int64 ascending and float32, of one length.
         """
-        scores = query @ self.projection @ self.centroids.T
+        scores = query @ self._means.T
         last = min(nprobe, scores.shape[1] - 1)
         order = np.argpartition(-scores, last, axis=1)
         near = np.unique(order[:, :nprobe])
@@ -102,6 +105,10 @@ class Centroids:
         starts = np.flatnonzero(np.diff(rows, prepend=-1))
         best = np.maximum.reduceat(scores[:, of[order]], starts, axis=1)
         return rows[starts], np.maximum(best, floor).mean(axis=0)
+
+    @functools.cached_property
+    def _means(self) -> np.ndarray:
+        return self.centroids.astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write them, with a digest, beside the place and rename them into it, as the one writer of the file.
@@ -137,7 +144,7 @@ class Centroids:
             return None
 
 
-_ARRAYS = ("projection", "centroids", "offsets", "passages")
+_ARRAYS = ("projection", "centres", "centroids", "offsets", "passages")
 
 
 def _digest(facts: Mapping[str, object], arrays: dict[str, np.ndarray]) -> str:
@@ -181,31 +188,40 @@ def grown(old: Centroids | None, live: np.ndarray, tokens: int, source: str, rea
     logger.info("clustering the token states of %d passages for multi-vector retrieval", len(new))
     if old is None:
         count = max(1, min(int(_CENTROIDS * tokens**0.5), tokens // 2))
-        projection, centroids = _learnt(rows, count, count * _POINTS * len(live) // tokens, read)
+        projection, centres = _learnt(rows, count, count * _POINTS * len(live) // tokens, read)
     else:
-        projection, centroids = old.projection, old.centroids
-    nearest = import_faiss().IndexFlatL2(centroids.shape[1])
-    nearest.add(centroids)
+        projection, centres = old.projection, old.centres
+    nearest = import_faiss().IndexFlatL2(centres.shape[1])
+    nearest.add(centres)
     own: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
     passages: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
     if old is not None:
         kept = np.flatnonzero(live[old.passages])
-        own.append(np.repeat(np.arange(len(centroids), dtype=np.int32), np.diff(old.offsets))[kept])
+        own.append(np.repeat(np.arange(len(centres), dtype=np.int32), np.diff(old.offsets))[kept])
         passages.append(old.passages[kept])
+    sums, members = np.zeros((len(centres), len(projection))), np.zeros(len(centres), dtype=np.int64)
     for start in range(0, len(new), _PASSAGES_AT_ONCE):
         batch = new[start : start + _PASSAGES_AT_ONCE]
-        states = _floats(read(batch))
-        found = nearest.search(np.concatenate(states) @ projection, 1)[1][:, 0]
-        of = np.repeat(np.arange(len(batch)), [len(one) for one in states])
+        parts = _floats(read(batch))
+        states = np.concatenate(parts)
+        found = nearest.search(states @ projection, 1)[1][:, 0]
+        of = np.repeat(np.arange(len(batch)), [len(part) for part in parts])
         pairs = np.unique(found * len(batch) + of)  # a passage once, however many of its tokens are there
         own.append((pairs // len(batch)).astype(np.int32))
         passages.append(batch[pairs % len(batch)].astype(np.int32))
+        if old is None and len(found):
+            order = np.argsort(found, kind="stable")
+            starts = np.flatnonzero(np.diff(found[order], prepend=-1))
+            sums[found[order[starts]]] += np.add.reduceat(states[order], starts, axis=0)
+            members += np.bincount(found, minlength=len(centres))
+    means = (sums / members.clip(1)[:, None]).astype(np.float16) if old is None else old.centroids
     centroid, passage = np.concatenate(own), np.concatenate(passages)
     order = np.lexsort((passage, centroid))
-    offsets = np.searchsorted(centroid[order], np.arange(len(centroids) + 1))
+    offsets = np.searchsorted(centroid[order], np.arange(len(centres) + 1))
     return Centroids(
         projection,
-        centroids,
+        centres,
+        means,
         offsets.astype(np.int64),
         passage[order],
         len(live),
@@ -215,7 +231,7 @@ def grown(old: Centroids | None, live: np.ndarray, tokens: int, source: str, rea
 
 
 def _learnt(rows: np.ndarray, count: int, passages: int, read: Read) -> tuple[np.ndarray, np.ndarray]:
-    """The projection and at most ``count`` centroids, from the states of about so many passages."""
+    """The projection and at most ``count`` centres, from the states of about so many passages."""
     faiss = import_faiss()
     chosen = np.random.default_rng(_SEED).choice(rows, min(len(rows), passages + 1), replace=False)
     projection, sample = None, []
