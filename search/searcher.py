@@ -44,7 +44,7 @@ class Searcher:
         index: an `Index`, or the path of one.
         reranker: a name for `load_reranker`, a `Reranker`, or None for the order of the first stage.
         first_stage: ``dense`` (by embeddings), ``multivector`` (by MaxSim of the token states that the index keeps),
-            ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index has them in the place of BM25)
+            ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index has them in the place of BM25),
             ``hybrid`` (dense and words, fused) or ``hybrid-multivector`` (multivector, too, and without dense where the
             index has no embeddings); None for hybrid where the index has embeddings and words, else for what it has.
         candidates: how many documents the first stage hands on; each with all its passages that were found.
