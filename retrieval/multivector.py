@@ -62,7 +62,7 @@ class Centroids:
         offsets: int64 (C + 1,), where the passages of each centroid begin.
         passages: int32 (N,), their rows, ascending for each centroid.
         rows: how many rows of the index were looked at, from the first on, those of deleted passages included.
-        tokens: how many tokens live passages had when the centroids were learnt.
+        tokens: how many token states the index had when the centroids were learnt.
         source: names the states that were looked at; see `sightline.retrieval.open_files`.
     """
 

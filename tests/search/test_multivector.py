@@ -69,6 +69,16 @@ def test_an_index_of_words_and_token_states_has_a_hybrid_without_embeddings(tmp_
             Searcher(index, None, first_stage="hybrid").search(QUERY)
 
 
+def test_a_late_interaction_model_searches_what_it_reranks(tmp_path, scorer_folders):
+    name = f"late-interaction:{scorer_folders['late-interaction']}"
+    with Index.build(tmp_path / "index", DOCUMENTS, encoder="none", reader=name) as index:
+        found = Searcher(index, None, first_stage="multivector").search(QUERY, 4).hits
+        ranked = Searcher(index, name, first_stage="bm25", kept_states=False)
+        again = ranked.reranker.rank(QUERY, DOCUMENTS, 4)
+    assert [hit.id for hit in found] == [item.document.id for item in again]
+    assert [hit.score for hit in found] == pytest.approx([item.score for item in again], rel=0.02)  # int8
+
+
 def test_what_is_explained_and_who_may_search_at_once(index):
     explained = Searcher(index, None, first_stage="hybrid-multivector").explain(QUERY, 3)
     assert explained.multivector and explained.dense and explained.bm25
