@@ -2,7 +2,8 @@
 
 ``manifest.json`` says what the index is; ``documents.sqlite`` holds documents, passages, BM25 and the list of what was
 appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure over the first N vectors; ``tantivy``,
-``lucene`` and ``sparse`` are folders of engines in the place of the database's BM25. `Index` is the face; behind it,
+``lucene`` and ``sparse`` are folders of engines in the place of the database's BM25; ``multivector.safetensors`` has
+centroids of the token states, which a search makes again if they are missing. `Index` is the face; behind it,
 `planning` makes an empty index, `open_files` follows the last commit, and `writing` changes it.
 """
 
@@ -20,11 +21,12 @@ import numpy as np
 from ..documents import Document, encodable
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
 from ..models.encoder import Encoder, load_encoder
-from ..models.loading import absolute_name
-from ..models.reader import DecoderReader, StoredBlock
+from ..models.loading import absolute_name, load_reader
+from ..models.reader import BlockReader, DecoderReader, StoredBlock
 from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
+from .multivector import NPROBE
 from .open_files import OpenFiles
 from .planning import PROBE, IndexSettings, make, plan
 from .sources import as_documents
@@ -68,6 +70,7 @@ class Index:
         self._encoder: Encoder | None = None
         self._backend: str | None = None
         self._sparse_encoder: SparseEncoder | None = None
+        self._reader: BlockReader | None = None
         self._decoder: DecoderReader | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
@@ -304,6 +307,35 @@ class Index:
             self._encoder = model
         return self._encoder
 
+    @property
+    def reader(self) -> BlockReader:
+        """The block reader whose token states are kept, loaded and checked when first used.
+
+        Raises:
+            InputError: if the index keeps none.
+            IndexMismatchError: if it is another than the index was built with.
+            ModelError: if it cannot be loaded.
+        """
+        if self._reader is None:
+            kept, encoder = self._files.settings.token_states, self._files.settings.encoder
+            if kept.model is None:
+                raise InputError(f"{self.path}: built without token states; build it again with --token-states int8")
+            try:
+                own = (kept.model, kept.revision) == (encoder.name, encoder.revision)
+                reader = self.encoder if own else load_reader(kept.model)
+            except ModelError as error:
+                raise ModelError(
+                    f"{self.path}: the reader of its token states, {kept.model!r}, cannot be loaded ({error}); put the "
+                    "model back where it was, or build the index again with --reader and its new path"
+                ) from error
+            if not isinstance(reader, BlockReader) or (reader.revision, reader.dim) != (kept.revision, kept.dim):
+                raise IndexMismatchError(
+                    f"{self.path}: keeps token states of {kept.model!r} at revision {kept.revision!r}, and what has "
+                    f"that name now is another (revision {getattr(reader, 'revision', '')!r}); build the index again"
+                )
+            self._reader = reader
+        return self._reader
+
     def _check_encoder(self, model: Encoder) -> None:
         built = self._files.settings.encoder
         same = model.dim == built.dim
@@ -422,6 +454,45 @@ class Index:
         vectors = self._files.vector_index(now)
         return vectors.search(self.encoder.encode_queries(list(queries)), k, self._files.allowed(now, where))
 
+    def search_multivector(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None, *, nprobe: int = NPROBE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Passages nearest by MaxSim of the token states that the index keeps; see `MultiVectorIndex`.
+
+        Where the index has more than a few hundred passages, the first search clusters their tokens: a few seconds for
+        each thousand passages. The centroids are kept beside the states.
+
+        Args:
+            queries: Q texts.
+            k: passages per query.
+            where: metadata filter, see `DocumentStore.live`.
+            nprobe: centroids that each token of a query looks up; more find more and take longer. With as many as
+                there are, every passage is scored.
+
+        Returns:
+            (rows, scores): int64 and float32 (Q, K), best first, K being ``k`` or, if that is less, all rows; -1 and
+            -inf where fewer are found.
+
+        Raises:
+            InputError: if the index keeps no token states, a query cannot be used, or ``k`` or ``nprobe`` is below 1.
+            IndexMismatchError: if the reader of the states is another than the index was built with.
+            ModelError: if it cannot be loaded.
+            MissingExtraError: if FAISS is needed and it is not installed.
+        """
+        if isinstance(queries, str):
+            raise InputError("search_multivector takes a list of queries; for one, a list of one")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        now = self._files.now()
+        vectors, allowed = self._files.multi_vectors(now), self._files.allowed(now, where)
+        shape = len(queries), min(k, len(allowed))
+        rows, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
+        for place, read in enumerate(self.reader.read_queries(list(queries))):
+            assert read.states is not None
+            found, values = vectors.search(read.states, k, allowed, nprobe)
+            rows[place, : len(found)], scores[place, : len(found)] = found, values
+        return rows, scores
+
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -539,12 +610,8 @@ class Index:
 
     def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
         """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
-        now, form = self._files.now(), self._files.form
-        if now.states is None or form is None:
-            return None
-        ranges = [stored.tokens for stored in passages]
-        populate(now.states, ranges)
-        return form.decode(now.states, ranges, now.table)
+        now = self._files.now()
+        return None if now.states is None else self._files.token_keys(now, [stored.tokens for stored in passages])
 
     def token_spans(self, passages: Sequence[StoredPassage]) -> list[np.ndarray | None] | None:
         """The characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
