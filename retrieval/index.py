@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 
 from ..documents import Document, encodable
-from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
+from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError
 from ..models.encoder import Encoder, load_encoder
 from ..models.loading import absolute_name
-from ..models.reader import DecoderReader, StoredBlock
+from ..models.reader import DecoderReader, DocumentStates, StoredBlock
 from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
 from .open_files import OpenFiles
-from .planning import PROBE, IndexSettings, make, plan
+from .planning import IndexSettings, check_encoder, load_built_encoder, make, plan
+from .reading import StoredBatch
 from .sources import as_documents
 from .store import StoredPassage
 from .token_states import decode_spans
@@ -100,7 +102,7 @@ class Index:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         encoder: str | Encoder | None = None,
         sparse_encoder: str | SparseEncoder | None = None,
@@ -146,7 +148,7 @@ class Index:
                 index._writer.recover()
             if encoder is not None:
                 index._encoder = index._given_encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-                index._check_encoder(index._encoder)
+                check_encoder(files.settings.encoder, index._encoder, str(path))
             if decoder_states is not None:
                 index._check_decoder(decoder_states)
                 index._decoder = decoder_states
@@ -259,7 +261,7 @@ class Index:
         """Copies and pickles hold the path, and the encoders that were given: they open the index again."""
         return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder)
 
-    def __enter__(self) -> Index:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -274,6 +276,11 @@ class Index:
         self._files.now()
         return self._files.store.counts()
 
+    def size(self) -> dict[str, int]:
+        """Bytes by file."""
+        files = sorted(file for file in self.path.rglob("*") if file.is_file())
+        return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
+
     @property
     def manifest(self) -> Manifest:
         """What the index is, as of the last write."""
@@ -283,29 +290,8 @@ class Index:
     def encoder(self) -> Encoder:
         """The bi-encoder, loaded and checked when first used."""
         if self._encoder is None:
-            built = self._files.settings.encoder
-            try:
-                model = load_encoder(built.name, **built.options)
-            except ModelError as error:
-                raise ModelError(
-                    f"{self.path}: its encoder {built.name!r} cannot be loaded ({error}); if the model was moved, "
-                    "open the index with encoder= and the new path"
-                ) from error
-            self._check_encoder(model)
-            self._encoder = model
+            self._encoder = load_built_encoder(self._files.settings.encoder, str(self.path))
         return self._encoder
-
-    def _check_encoder(self, model: Encoder) -> None:
-        built = self._files.settings.encoder
-        same = model.dim == built.dim
-        if same and model.dim and not (model.revision and model.revision == built.revision):
-            probe, now = np.array(built.probe), model.encode_queries([PROBE])[0]
-            same = float(probe @ now) >= 0.999 * float(np.linalg.norm(probe) * np.linalg.norm(now))
-        if not same:
-            raise IndexMismatchError(
-                f"{self.path}: built with the encoder {built.name!r} (dimension {built.dim}), and {model.name!r} "
-                f"(dimension {model.dim}) gives other embeddings; open it with its own, or build it again"
-            )
 
     def _check_decoder(self, reader: DecoderReader) -> None:
         form = self._files.settings.decoder_states
@@ -545,6 +531,47 @@ class Index:
         """
         spans = self._files.now().spans
         return None if spans is None else decode_spans(spans, [stored.tokens for stored in passages])
+
+    def states_table(self) -> np.ndarray | None:
+        """What the form of the token states learnt, see `StatesForm.learn`; None if it learns nothing."""
+        return self._files.now().table
+
+    def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
+        """The kept token states of passages, with the characters that they cover; None if the index keeps none."""
+        keys = self.token_keys(passages)
+        if keys is None:
+            return None
+        spans = self.token_spans(passages) or [None] * len(passages)
+        return [
+            DocumentStates(key, passage.truncated, span)
+            for passage, key, span in zip(passages, keys, spans, strict=True)
+        ]
+
+    def stored_batches(self, size: int) -> Iterator[StoredBatch]:
+        """All documents with all that is kept of them beside words, in batches, to write them to another store.
+
+        Args:
+            size: passages of a batch, about.
+        """
+        waiting = iter(self.documents())
+        while documents := list(itertools.islice(waiting, size)):
+            now, stored = self._files.now(), self.passages_of([document.id for document in documents])
+            passages: dict[str, list[StoredPassage]] = {document.id: [] for document in documents}
+            for passage in stored:
+                passages[passage.passage.document.id].append(passage)
+            ordered = [passage for document in documents for passage in passages[document.id]]
+            places = np.concatenate(
+                [np.empty(0, np.int64), *(np.arange(*passage.tokens, dtype=np.int64) for passage in ordered)]
+            )
+            lengths = [passage.tokens[1] - passage.tokens[0] for passage in ordered]
+            yield StoredBatch(
+                [(document, [one.passage for one in passages[document.id]]) for document in documents],
+                None if now.vectors is None else np.asarray(now.vectors[[passage.row for passage in ordered]]),
+                None if now.states is None else np.asarray(now.states[places]),
+                None if now.spans is None else np.asarray(now.spans[places]),
+                np.array([0, *itertools.accumulate(lengths)], dtype=np.int64),
+                np.array([passage.truncated for passage in ordered], dtype=np.int64),
+            )
 
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
         """The kept decoder states of passages, memory-mapped; None if the index keeps none."""

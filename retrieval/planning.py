@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .. import __version__
-from ..errors import IndexMismatchError, IndexStoreError, InputError
-from ..models.encoder import Encoder
+from ..errors import IndexMismatchError, IndexStoreError, InputError, ModelError
+from ..models.encoder import Encoder, load_encoder
 from ..models.loading import absolute_name
 from ..models.reader import DecoderForm, DecoderReader
 from ..models.sparse import load_sparse_encoder
@@ -22,7 +24,7 @@ from .store import DocumentStore
 from .token_states import states_form, states_reader
 from .words import FOLDERS, open_words
 
-__all__ = ["PROBE", "IndexSettings", "default_max_tokens", "make", "plan"]
+__all__ = ["PROBE", "IndexSettings", "check_encoder", "default_max_tokens", "load_built_encoder", "make", "plan"]
 
 PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
 
@@ -112,6 +114,50 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
         decoder_states=_decoder_form(settings),
         sightline=__version__,
     )
+
+
+def load_built_encoder(built: EncoderRecord, index: str) -> Encoder:
+    """Load and check the encoder that an index was built with.
+
+    Args:
+        built: what its manifest says of it.
+        index: names the index in messages.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+        IndexMismatchError: see `check_encoder`.
+    """
+    try:
+        model = load_encoder(built.name, **built.options)
+    except ModelError as error:
+        raise ModelError(
+            f"{index}: its encoder {built.name!r} cannot be loaded ({error}); if the model was moved, "
+            "open the index with encoder= and the new path"
+        ) from error
+    check_encoder(built, model, index)
+    return model
+
+
+def check_encoder(built: EncoderRecord, model: Encoder, index: str) -> None:
+    """Refuse an encoder that gives other embeddings than those of an index.
+
+    Args:
+        built: what the manifest says of the encoder that it was built with.
+        model: the encoder.
+        index: names the index in messages.
+
+    Raises:
+        IndexMismatchError: if the embeddings are others.
+    """
+    same = model.dim == built.dim
+    if same and model.dim and not (model.revision and model.revision == built.revision):
+        probe, now = np.array(built.probe), model.encode_queries([PROBE])[0]
+        same = float(probe @ now) >= 0.999 * float(np.linalg.norm(probe) * np.linalg.norm(now))
+    if not same:
+        raise IndexMismatchError(
+            f"{index}: built with the encoder {built.name!r} (dimension {built.dim}), and {model.name!r} "
+            f"(dimension {model.dim}) gives other embeddings; open it with its own, or build it again"
+        )
 
 
 def default_max_tokens(read: int, lexical: LexicalRecord) -> int:

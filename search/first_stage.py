@@ -15,7 +15,7 @@ from ..retrieval.fusion import reciprocal_rank, weighted_sum
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..retrieval.index import Index
+    from ..retrieval.stores import Store
 
 __all__ = ["DENSE_WEIGHT", "Found", "retrieve"]
 
@@ -65,7 +65,7 @@ class Found:
 
 
 def retrieve(
-    index: Index,
+    index: Store,
     queries: Sequence[str],
     stages: Collection[FirstStage],
     candidates: int,
@@ -107,7 +107,7 @@ def retrieve(
     return by_stage
 
 
-def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
+def _by_meaning(index: Store, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
     depth = _depth(index, candidates)
     rows, scores = index.search_dense(queries, depth, where)
 
@@ -120,11 +120,11 @@ def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Ma
     return [_enough(index, partial(find, number), candidates) for number in range(len(queries))]
 
 
-def _by_words(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
+def _by_words(index: Store, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
     return [_enough(index, _words_finder(index, query, candidates, where), candidates) for query in queries]
 
 
-def _words_finder(index: Index, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
+def _words_finder(index: Store, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
     depth = _depth(index, candidates)
     found = index.search_lexical(query, depth, where)
 
@@ -135,12 +135,12 @@ def _words_finder(index: Index, query: str, candidates: int, where: Mapping[str,
     return find
 
 
-def _depth(index: Index, candidates: int) -> int:
+def _depth(index: Store, candidates: int) -> int:
     """How many passages are looked for at first: so many that several passages a document cost no second search."""
     return candidates if index.whole_documents else 2 * candidates
 
 
-def _enough(index: Index, find: _Find, candidates: int) -> Found:
+def _enough(index: Store, find: _Find, candidates: int) -> Found:
     """Widen a passage search until it holds enough documents, then cut it there."""
     k = candidates
     while True:
