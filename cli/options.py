@@ -48,7 +48,10 @@ COLLECTION, CANDIDATES, MEASURING = "Collection", "Candidates", "Measuring"
 _SYSTEMS = "bm25 (or sparse), dense, hybrid or a --run's name, alone or with +RERANKER (see sightline rerankers)"
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-IndexArgument = Annotated[Path, typer.Argument(help="Directory of the index.")]
+IndexArgument = Annotated[
+    str,
+    typer.Argument(help="Directory of the index, or a store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION."),
+]
 
 # -- searching
 
@@ -160,8 +163,8 @@ RunsOption = Annotated[
     ),
 ]
 IndexOption = Annotated[
-    Path | None,
-    typer.Option("--index", help="Search this index instead of making one.", rich_help_panel=CANDIDATES),
+    str | None,
+    typer.Option("--index", help="Search this index, or store, instead of making one.", rich_help_panel=CANDIDATES),
 ]
 PerQueryOption = Annotated[
     int, typer.Option("--candidates", help="Candidates per query.", min=1, rich_help_panel=CANDIDATES)

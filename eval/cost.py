@@ -191,7 +191,7 @@ class _Work(NamedTuple):
 
 def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     index, reranker = searcher.index, searcher.reranker
-    rows, dim = len(index.vectors()), index.manifest.encoder.dim
+    rows, dim = index.counts()["passages"], index.manifest.encoder.dim
     embeds = searcher.first_stage not in WORD_STAGES
     exact = embeds and index.manifest.faiss.factory == "Flat"
     # What a sparse encoder computes is not known here.

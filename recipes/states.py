@@ -130,7 +130,9 @@ def study(
 
 
 def _index(dataset: Dataset, folder: Path) -> Index:
-    return open_index(dataset, None, make_folder(folder) / "index", {}, [("hybrid", "minilm")], lambda _: None)
+    opened = open_index(dataset, None, make_folder(folder) / "index", {}, [("hybrid", "minilm")], lambda _: None)
+    assert isinstance(opened, Index)  # it was built in a folder
+    return opened
 
 
 def _lists(index: Index, dataset: Dataset, candidates: int) -> dict[str, CandidateList]:

@@ -452,7 +452,7 @@ class EdgeEngine(Engine):
     def flush(self) -> None:
         """Write segments out, and build what is due."""
         for part in ("passages", "states"):
-            self._do(part, lambda shard: (shard.optimize(), shard.flush()))  # type: ignore[arg-type]
+            self._do(part, lambda shard: (shard.optimize(), shard.flush()))
 
     def beside(self) -> EdgeEngine:
         """See `Engine.beside`."""
@@ -593,7 +593,7 @@ class ServerEngine(Engine):
 
     def exists(self) -> bool:
         """See `Engine.exists`."""
-        return self._ask(lambda: self._client.collection_exists(self._called("passages")))
+        return bool(self._ask(lambda: self._client.collection_exists(self._called("passages"))))
 
     def vectors(self) -> dict[str, int]:
         """See `Engine.vectors`."""
@@ -798,7 +798,7 @@ class ServerEngine(Engine):
         """See `Engine.drop`."""
         places = self._aliases()
         for part in ("passages", "states"):
-            alias = self._called(part)  # type: ignore[arg-type]
+            alias = self._called(part)
             if alias in places:
                 self._ask(lambda alias=alias: self._alias({}, [alias]))  # type: ignore[misc]
                 self._ask(lambda place=places[alias]: self._client.delete_collection(place))  # type: ignore[misc]

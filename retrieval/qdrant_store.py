@@ -281,6 +281,16 @@ class QdrantStore:
         return store
 
     @classmethod
+    def is_finished(cls, name: str, *, timeout: float = 60.0, retries: int = 3, client: Any = None) -> bool:
+        """Whether there is an index whose build went through; the arguments are those of `open`."""
+        engine = _engine(name, timeout=timeout, retries=retries, client=client)
+        try:
+            there = engine.exists() and bool(engine.retrieve("passages", [_RECORD], ["layout"]))
+            return there and _manifest(engine).complete
+        finally:
+            engine.close()
+
+    @classmethod
     def _finished(
         cls,
         engine: Engine,

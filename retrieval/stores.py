@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..models.encoder import Encoder
     from ..models.reader import DocumentStates, StoredBlock
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "build_store", "decoder_of", "is_finished", "open_store"]
 
 T = TypeVar("T")
 
@@ -140,10 +140,65 @@ def open_store(name: str | os.PathLike[str], **options: Any) -> Store:
         ...     store.counts()["documents"]
         2
     """
+    opened: Store = _kind(name).open(os.fspath(name), **options)
+    return opened
+
+
+def build_store(
+    name: str | os.PathLike[str], documents: Iterable[Document | Mapping[str, Any] | str], **settings: Any
+) -> Store:
+    """Make an index of documents, or finish making it, wherever it is to be kept.
+
+    Args:
+        name: see `open_store`.
+        documents: see `Index.build`.
+        settings: see `Index.build`: ``progress``, ``overwrite`` and the fields of `IndexSettings`.
+
+    Raises:
+        SightlineError: see `Index.build`, and `sightline.retrieval.qdrant_store.QdrantStore.build`.
+    """
+    built: Store = _kind(name).build(os.fspath(name), documents, **settings)
+    return built
+
+
+def is_finished(name: str | os.PathLike[str]) -> bool:
+    """Whether there is an index whose build went through.
+
+    Args:
+        name: see `open_store`.
+
+    Raises:
+        IndexStoreError: if a store cannot be reached, or is damaged.
+    """
+    if StoreName.parse(name).kind == "folder":
+        path = Path(name)
+        return (path / "manifest.json").exists() and Manifest.load(path).complete
+    from .qdrant_store import QdrantStore
+
+    return QdrantStore.is_finished(os.fspath(name))
+
+
+def decoder_of(name: str | os.PathLike[str]) -> str | None:
+    """The name of the reranker whose decoder states an index keeps; None if it keeps none.
+
+    Args:
+        name: see `open_store`.
+
+    Raises:
+        IndexStoreError: if there is no index.
+    """
+    if StoreName.parse(name).kind != "folder":
+        return None  # only an index in a folder keeps them
+    kept = Manifest.load(Path(name)).decoder_states
+    return None if kept is None else kept.reading.name
+
+
+def _kind(name: str | os.PathLike[str]) -> Any:
+    """The class that a name is of."""
     if StoreName.parse(name).kind == "folder":
         from .index import Index
 
-        return Index.open(name, **options)
+        return Index
     from .qdrant_store import QdrantStore
 
-    return QdrantStore.open(os.fspath(name), **options)
+    return QdrantStore
