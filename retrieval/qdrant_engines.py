@@ -415,7 +415,8 @@ class EdgeEngine(Engine):
     def facet(self, key: str, limit: int) -> dict[Any, int]:
         """See `Engine.facet`."""
         request = self._edge.FacetRequest(key, limit=limit, exact=True)
-        return {hit.value: hit.count for hit in self._do("passages", lambda shard: shard.facet(request))}
+        hits = self._do("passages", lambda shard: shard.facet(request))
+        return {hit.value: hit.count for hit in hits if hit.count}  # values that are gone are there with 0
 
     def scroll(self, part: Part, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """See `Engine.scroll`."""
@@ -738,7 +739,7 @@ class ServerEngine(Engine):
     def facet(self, key: str, limit: int) -> dict[Any, int]:
         """See `Engine.facet`."""
         answer = self._ask(lambda: self._client.facet(self._called("passages"), key, limit=limit, exact=True))
-        return {hit.value: hit.count for hit in answer.hits}
+        return {hit.value: hit.count for hit in answer.hits if hit.count}
 
     def scroll(self, part: Part, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """See `Engine.scroll`."""

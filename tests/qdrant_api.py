@@ -1,6 +1,7 @@
 """Qdrant's REST API in this process, over the local mode of its client: what a server would be asked, over HTTP."""
 
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +31,8 @@ class QdrantApi:
                 fault = api.faults.pop(0) if api.faults else None
                 api.seen.append((self.command, *path))
                 if fault == "lost":
-                    self.connection.close()
+                    self.close_connection = True
+                    self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 if isinstance(fault, float):
                     time.sleep(fault)

@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sightline import Document, Index, Searcher, open_store
@@ -224,11 +224,13 @@ def test_a_copy_has_all_that_the_index_has(place, toy, tmp_path):
 
 # -- filters -----------------------------------------------------------------------------------------------------------
 
-big = st.sampled_from([2**53, 2**53 + 1, -(2**70), 10**400])
-scalars = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.5, 1.0, 1e300]) | big
-scalars |= st.sampled_from(["", "a", "1", "b", "2020-01-01", "é", "a" * 300, "a" * 300 + "b"])
-values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner)
+texts = st.sampled_from(["", "a", "1", "b", "2020-01-01", "é", "a" * 300, "a" * 300 + "b"])
+ordered = st.sampled_from([-2, 0, 1, 2, 0.5, 1.0, 1e300, 2**53, 2**53 + 1, -(2**70), 10**400]) | texts
+plain = ordered | st.booleans()
+scalars = plain | st.none()
+values = scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.sampled_from("ab"), scalars, max_size=2)
+values |= st.lists(
+    st.dictionaries(st.sampled_from(["a", "b", "a.b"]), scalars, max_size=2) | st.lists(scalars), max_size=2
 )
 conditions = st.sampled_from(["=", "!=", "<", "<=", ">", ">=", "in", "not in"])
 
@@ -248,7 +250,7 @@ def filtered(tmp_path_factory):
         store.close()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_filters_choose_the_same_documents(filtered, data):
     fields = st.sampled_from(["a", "b", "a.b", 'c"[]'])
@@ -256,15 +258,15 @@ def test_filters_choose_the_same_documents(filtered, data):
     documents = [Document(f"d{n}", "word", "", metadata) for n, metadata in enumerate(data.draw(many))]
     for store in filtered:
         store.update(documents)
-    for _ in range(8):
+    for _ in range(6):
         field = data.draw(st.sampled_from(["a", "b", "a.b", "a.a.b", 'c"[]']))
-        name, plain = data.draw(conditions), scalars.filter(lambda value: value is not None)
+        name = data.draw(conditions)
         if name in ("in", "not in"):
             value = data.draw(st.lists(plain, max_size=3))
         elif name in ("=", "!="):
             value = data.draw(scalars)
         else:
-            value = data.draw(plain.filter(lambda value: not isinstance(value, bool)))
+            value = data.draw(ordered)
         meant = Filter({field: {name: value}})
         expected = {d.id for d in documents if meant.meets(json.loads(json.dumps(d.metadata)))}
         refused = None
@@ -332,9 +334,9 @@ def test_a_build_that_was_interrupted_anywhere_goes_on(place, toy, kind, monkeyp
     monkeypatch.setattr(writing, "BATCH_PASSAGES", 8)
     monkeypatch.setattr(qdrant_store, "BATCH_PASSAGES", 8)
     engine = qdrant_engines.EdgeEngine if kind == "edge" else ServerEngine
-    documents, real, ends = some_documents(12), engine.upsert, iter(range(1, 30))
-    for _ in range(9):
-        left = [next(ends)]
+    documents, real = some_documents(12), engine.upsert
+    for end in (1, 3, 6):
+        left = [end]
 
         def upsert(self, part, points, left=left, **options):
             left[0] -= 1
@@ -354,7 +356,7 @@ def test_a_build_that_was_interrupted_anywhere_goes_on(place, toy, kind, monkeyp
     anew = place("folder", documents, "anew", encoder=toy, max_tokens=6)
     assert store.counts() == anew.counts() and store.manifest.complete
     assert {d.id: d for d in store.documents()} == {d.id: d for d in documents}
-    with pytest.raises(IndexStoreError, match="of other documents"):
+    with pytest.raises(IndexStoreError, match="of 12 documents, not of 11"):
         place(kind, documents[1:], encoder=toy, max_tokens=6)
     with pytest.raises(IndexMismatchError, match="other settings"):
         place(kind, documents, encoder=toy, max_tokens=7)
@@ -532,13 +534,12 @@ def test_a_server_is_asked_for_what_a_search_needs(api, place, toy):
         searchers = [Searcher(one, LateInteractionReranker(reader=toy), candidates=10) for one in (local, store)]
         one, other = (searcher.search("purring cats", 10) for searcher in searchers)
         assert [round(hit.score, 3) for hit in one.hits] == [round(hit.score, 3) for hit in other.hits]
-        before = store.engine.traffic.bytes
+        before = store.traffic.bytes
         api.seen.clear()
         searchers[1].search("purring cats", 10)
-        # Two searches, the passages with their documents, and the states: no more.
-        assert [seen[-1] for seen in api.seen] == ["batch", "batch", "points", "points"]
-        kept = sum(len(data.keys.values) for data in store.token_states(store.passages_of(["d1"])))
-        assert store.engine.traffic.bytes - before > 0 < kept
+        # Two searches, the passages with their documents, the states, and BM25 of what was found by meaning: no more.
+        assert [seen[-1] for seen in api.seen] == ["batch", "batch", "points", "points", "batch"]
+        assert store.traffic.bytes > before > 0 and store.traffic.requests > 5
     with open_store(name, encoder=toy) as again:
         assert len(again) == 30
 
