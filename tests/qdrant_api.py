@@ -1,9 +1,9 @@
 """Qdrant's REST API in this process, over the local mode of its client: what a server would be asked, over HTTP."""
 
+import contextlib
 import json
 import socket
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from pydantic import TypeAdapter
@@ -16,7 +16,7 @@ class QdrantApi:
     def __init__(self):
         self.client = QdrantClient(":memory:")
         self.faults, self.seen = [], []
-        lock = threading.RLock()
+        self.closing, lock = threading.Event(), threading.RLock()
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -35,7 +35,7 @@ class QdrantApi:
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 if isinstance(fault, float):
-                    time.sleep(fault)
+                    api.closing.wait(fault)
                 if isinstance(fault, int):
                     return self.send(fault, {"status": {"error": "as the test wants it"}, "time": 0.0})
                 try:
@@ -51,7 +51,8 @@ class QdrantApi:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
+                with contextlib.suppress(ConnectionError):  # who waited is gone
+                    self.wfile.write(data)
 
             do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
 
@@ -64,6 +65,7 @@ class QdrantApi:
         return f"127.0.0.1:{self.server.server_address[1]}"
 
     def close(self):
+        self.closing.set()
         self.server.shutdown()
         self.server.server_close()
 
