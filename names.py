@@ -10,6 +10,8 @@ READER   = encoder:MODEL | late-interaction:MODEL    a bi-encoder's or a ColBERT
 DECODER  = smollm2 | hf:MODEL         MODEL = REPOSITORY | REPOSITORY:FILE.gguf | FOLDER | FILE.gguf
 REMOTE   = remote:SERVER/MODEL[#raw]              SERVER = cohere | jina | voyage | a URL that ends in /rerank
 LEXICAL  = fts5 | tantivy | pyserini | none | sparse:MODEL             what an index keeps of words
+STORE    = FOLDER | qdrant-edge:PATH | qdrant://HOST[:PORT]/COLLECTION | qdrants://HOST[:PORT]/COLLECTION    the latter
+           over TLS; where an index is
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ __all__ = [
     "LexicalName",
     "RemoteName",
     "RerankerName",
+    "StoreName",
     "SystemName",
     "WordStage",
     "folder_of",
@@ -79,6 +82,9 @@ _LEXICAL = ("fts5", "tantivy", "pyserini", "none")
 _PROVIDER = re.compile(r"[\w.-]*", re.ASCII)
 _VERSIONED = re.compile(r"/v\d+/rerank$", re.IGNORECASE)  # such a path takes a model's name
 _SERVER = re.compile(r"(?P<server>https?://[!-~]*?/rerank)(?:/(?P<model>.*))?", re.IGNORECASE | re.DOTALL)
+_QDRANT = re.compile(
+    r"qdrant(?P<tls>s?)://(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?/(?P<collection>[\w.-]+)"
+)
 _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -370,6 +376,48 @@ class LexicalName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.engine}:{self.model}" if self.model else self.engine
+
+
+class StoreName(NamedTuple):
+    """Where an index is: in a folder, or in a store of another engine.
+
+    Args:
+        kind: ``folder``, ``qdrant-edge`` (Qdrant in this process, on disk) or ``qdrant`` (a server).
+        place: the path of the first two, the URL of the third.
+        collection: of a server, the name of the collection; else "".
+
+    Example:
+        >>> StoreName.parse("qdrant://localhost:6333/papers")
+        StoreName(kind='qdrant', place='http://localhost:6333', collection='papers')
+        >>> StoreName.parse("qdrant-edge:papers.qdrant").place, StoreName.parse("papers.index").kind
+        ('papers.qdrant', 'folder')
+    """
+
+    kind: Literal["folder", "qdrant-edge", "qdrant"]
+    place: str
+    collection: str = ""
+
+    @classmethod
+    def parse(cls, name: str | os.PathLike[str]) -> StoreName:
+        """Parse a path, ``qdrant-edge:PATH`` or ``qdrant://HOST:PORT/COLLECTION``; ``qdrants://`` is over TLS.
+
+        Raises:
+            InputError: if it begins like the name of a store and is none.
+        """
+        text = os.fspath(name)
+        if text.startswith("qdrant-edge:"):
+            if not text.removeprefix("qdrant-edge:").strip():
+                raise InputError(f"{text!r} names no folder; write qdrant-edge:PATH")
+            return cls("qdrant-edge", text.removeprefix("qdrant-edge:"))
+        if not text.startswith(("qdrant:", "qdrants:")):
+            return cls("folder", text)
+        parts = _QDRANT.fullmatch(text)
+        if parts is None or int(parts["port"] or 1) not in range(1, 65536):
+            raise InputError(
+                "a Qdrant server is named qdrant://HOST:PORT/COLLECTION, such as qdrant://localhost:6333/papers, or "
+                "qdrants:// over TLS; set a key as QDRANT_API_KEY in the environment, never in the name"
+            )
+        return cls("qdrant", f"http{parts['tls']}://{parts['host']}:{parts['port'] or 6333}", parts["collection"])
 
 
 def folder_of(name: str) -> Path:

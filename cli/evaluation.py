@@ -99,7 +99,7 @@ def rerank(
     from ..eval.reranking import rerank_run
     from ..eval.runs import load_run, save_run
     from ..rerank.loading import load_reranker
-    from ..retrieval.index import Index
+    from ..retrieval.stores import open_store
 
     if requests is not None and data is None and run is None:
         dataset, first_stage = parse_requests(requests)
@@ -113,7 +113,7 @@ def rerank(
         raise InputError("--rerank none leaves nothing to do; name a reranker")
     reranker = load_reranker(name) if backend is None else load_reranker(name, backend=backend)
     reranker.check_min_score(min_score)
-    with contextlib.nullcontext() if index is None else Index.open(index) as opened, progress_bar("reranking") as tell:
+    with contextlib.nullcontext() if index is None else open_store(index) as opened, progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, first_stage, reranker, candidates, tell, opened)
     if min_score is not None:
         ranked = {

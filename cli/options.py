@@ -53,7 +53,10 @@ _SYSTEMS = (
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-IndexArgument = Annotated[Path, typer.Argument(help="Directory of the index.")]
+IndexArgument = Annotated[
+    str,
+    typer.Argument(help="Directory of the index, or a store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION."),
+]
 
 # -- searching
 
@@ -174,8 +177,8 @@ RunsOption = Annotated[
     ),
 ]
 IndexOption = Annotated[
-    Path | None,
-    typer.Option("--index", help="Search this index instead of making one.", rich_help_panel=CANDIDATES),
+    str | None,
+    typer.Option("--index", help="Search this index, or store, instead of making one.", rich_help_panel=CANDIDATES),
 ]
 PerQueryOption = Annotated[
     int, typer.Option("--candidates", help="Candidates per query.", min=1, rich_help_panel=CANDIDATES)

@@ -93,13 +93,13 @@ def search(
     """
     from ..rerank.loading import load_reranker, reader_options
     from ..retrieval.filters import parse_where
-    from ..retrieval.index import Index
+    from ..retrieval.stores import open_store
     from ..search import Searcher
 
     started = time.perf_counter()
     where_filter, name = parse_where(where), reranker_or_none(rerank)
     reranker = None if name is None else load_reranker(name, **reader_options(name, backend))
-    opened = Index.open(index, backend=backend)
+    opened = open_store(index, backend=backend)
     searcher = Searcher(opened, reranker, first_stage=first_stage, candidates=candidates)
     grain = evidence_grain or ("sentence" if evidence else None)
     unit: Literal["document", "passage"] = "passage" if passages else "document"
@@ -119,10 +119,13 @@ def search(
             result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit, min_score=min_score)
             stages = {}
     times = {"loading": loading, **result.milliseconds}
+    traffic = getattr(searcher.index, "traffic", None)  # of a store that other machines keep
     if json:
         answer = result.as_dict() | {"milliseconds": times}
         for hit in answer["hits"] if stages else ():
             hit["stages"] = {name: places.get(hit["id"]) for name, places in stages.items()}
+        if traffic is not None:
+            answer |= {"traffic": dataclasses.asdict(traffic)}
         write_json(answer)
         return
     for hit in result.hits:
@@ -131,6 +134,9 @@ def search(
         console.print("nothing found with this filter" if where_filter else "nothing found")
     spent = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
     console.print(f"{result.passages} passages; milliseconds: {spent}", style="dim", highlight=False)
+    if traffic is not None and traffic.requests:
+        fetched = f"{traffic.requests} requests to the store, {traffic.bytes / 1e6:,.1f} MB of answers"
+        console.print(fetched, style="dim", highlight=False)
     if anew and result.hits:
         _advise(searcher, result.passages)
     if console.is_terminal and result.hits:

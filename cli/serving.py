@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -58,7 +57,13 @@ def register(app: typer.Typer) -> None:
 
 @takes_settings(_CACHE, _LIMITS, _CONNECTIONS)
 def serve(
-    index: Annotated[Path | None, typer.Argument(help="Directory of the index; without it, reranking only.")] = None,
+    index: Annotated[
+        str | None,
+        typer.Argument(
+            help="Directory of the index, or a store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION; without it, "
+            "reranking only."
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses.", rich_help_panel=SERVER)
     ] = "127.0.0.1",
@@ -140,7 +145,7 @@ def serve(
     filter has at most 100 fields (422), and a search returns at most 1,000 hits (422).
     """
     from ..rerank.loading import load_reranker, reader_options
-    from ..retrieval.index import Index
+    from ..retrieval.stores import open_store
     from ..search import Searcher
 
     try:
@@ -155,7 +160,7 @@ def serve(
     cache = _CACHE.build(settings)
     connections = _CONNECTIONS.build(settings, proxies=trusted_proxy or ())
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
-    opened = None if index is None else Index.open(index, backend=backend)
+    opened = None if index is None else open_store(index, backend=backend)
     name = reranker_or_none(rerank)
     options = {} if dtype is None else {"dtype": dtype}
     reranker = None if name is None else load_reranker(name, **options, **reader_options(name, backend))

@@ -196,8 +196,7 @@ class _Work(NamedTuple):
 
 def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     index, reranker = searcher.index, searcher.reranker
-    dim = index.manifest.encoder.dim
-    rows = len(index.vectors()) if dim else 0
+    rows, dim = index.counts()["passages"], index.manifest.encoder.dim
     embeds = searcher.first_stage in EMBEDDED_STAGES
     exact = embeds and index.manifest.faiss.factory == "Flat"
     # What a sparse encoder computes is not known here, nor how many token states a search by them reads.

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..names import SystemName
 from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker, reader_options
-from ..retrieval.index import Index
+from ..retrieval.stores import Store, open_store
 from ..search import CandidateList, FirstStage, Searcher, SearchResult
 from .candidates import known_queries
 from .dataset import Dataset
@@ -126,7 +126,7 @@ def _planned(
 def answer_systems(
     plan: Plan,
     dataset: Dataset,
-    index: Index | None,
+    index: Store | None,
     *,
     candidates: int,
     add_positives: bool,
@@ -176,7 +176,7 @@ def _from_run(
     candidates: int,
     add_positives: bool,
     progress: Callable[[int], None],
-    index: Index | None,
+    index: Store | None,
 ) -> dict[str, Answers]:
     chosen = {name: reranker for name, reranker in systems.items() if reranker is not None}
     answers: dict[str, Answers] = {}
@@ -197,7 +197,7 @@ def _from_run(
 
 def _from_index(
     dataset: Dataset,
-    index: Index,
+    index: Store,
     systems: Mapping[str, SystemName],
     rerankers: Mapping[str, Reranker],
     candidates: int,
@@ -295,5 +295,5 @@ def _opened(
 ) -> tuple[Searcher, list[tuple[FirstStage, Reranker | None]]]:
     # The process that shares out the queries has checked the index.
     rerankers = {second: load_reranker(second, **reader_options(second, backend)) for _, second in plans if second}
-    opened = Index.open(path, backend=backend, verify=False)
+    opened = open_store(path, backend=backend, verify=False)
     return Searcher(opened, None, candidates=candidates), _ready(plans, rerankers)

@@ -136,7 +136,9 @@ def open_states(dataset: Dataset, folder: Path) -> Index:
         dataset: the collection.
         folder: where its folder ``index`` is.
     """
-    return open_index(dataset, None, make_folder(folder) / "index", {}, [("hybrid", "minilm")], lambda _: None)
+    opened = open_index(dataset, None, make_folder(folder) / "index", {}, [("hybrid", "minilm")], lambda _: None)
+    assert isinstance(opened, Index)  # it was built in a folder
+    return opened
 
 
 def _lists(index: Index, dataset: Dataset, candidates: int) -> dict[str, CandidateList]:

@@ -11,24 +11,36 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 
 from ..documents import Document, encodable
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
 from ..models.encoder import Encoder, load_encoder
-from ..models.loading import absolute_name, load_reader
-from ..models.reader import BlockReader, DecoderReader, StoredBlock
+from ..models.loading import load_reader
+from ..models.reader import BlockReader, DecoderReader, DocumentStates, StoredBlock
 from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
 from .multivector import NPROBE
 from .open_files import OpenFiles
-from .planning import PROBE, IndexSettings, make, plan
+from .planning import (
+    IndexSettings,
+    check_backend,
+    check_encoder,
+    given_encoder,
+    load_built_encoder,
+    load_planned_encoder,
+    make,
+    plan,
+    reading_by,
+)
+from .reading import StoredBatch
 from .sources import as_documents
 from .store import StoredPassage
 from .token_states import decode_spans
@@ -92,20 +104,20 @@ class Index:
             ModelError: if the encoder cannot be loaded.
         """
         chosen = IndexSettings(**settings)
-        return cls._create(Path(path), chosen, _load(chosen))
+        return cls._create(Path(path), chosen, load_planned_encoder(chosen))
 
     @classmethod
     def _create(cls, path: Path, settings: IndexSettings, model: Encoder) -> Index:
         make(path, plan(settings, model))
         index = cls.open(path, encoder=model if settings.dtype is None else None)
-        index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._given_encoder, index._decoder = given_encoder(settings), settings.decoder_states
         index._backend = settings.backend
         return index
 
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         encoder: str | Encoder | None = None,
         backend: str | None = None,
@@ -133,7 +145,7 @@ class Index:
                 built with.
         """
         path = Path(path)
-        _check_backend(backend, encoder)
+        check_backend(backend, encoder)
         lexical = Manifest.load(path).lexical
         if sparse_encoder is not None:
             if isinstance(sparse_encoder, str):
@@ -155,9 +167,9 @@ class Index:
                 index._writer.recover()
             if encoder is not None:
                 if isinstance(encoder, str):
-                    encoder = load_encoder(encoder, **_by(backend))
+                    encoder = load_encoder(encoder, **reading_by(backend))
                 index._encoder = index._given_encoder = encoder
-                index._check_encoder(index._encoder)
+                check_encoder(files.settings.encoder, encoder, str(path))
             if decoder_states is not None:
                 index._check_decoder(decoder_states)
                 index._decoder = decoder_states
@@ -210,7 +222,7 @@ class Index:
         stream = itertools.chain([first], stream)
         if (path / "manifest.json").exists() and Manifest.load(path).complete:
             return cls._finished(path, stream, settings)
-        model = _load(settings)
+        model = load_planned_encoder(settings)
         index = cls._create(path, settings, model)
         try:
             with index._writer.writing():
@@ -225,7 +237,7 @@ class Index:
     def _finished(cls, path: Path, documents: Iterator[Document], settings: IndexSettings) -> Index:
         """An index that needs no work, for it was built of these documents already."""
         other = "change it with add, update or delete, or build it again with overwrite"
-        model = _load(settings)
+        model = load_planned_encoder(settings)
         planned = plan(settings, model)
         index = cls.open(path)
         try:
@@ -238,7 +250,7 @@ class Index:
             index.close()
             raise
         index._encoder = model if settings.dtype is None else None
-        index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._given_encoder, index._decoder = given_encoder(settings), settings.decoder_states
         index._backend = settings.backend
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
@@ -251,7 +263,7 @@ class Index:
             if (beside / "manifest.json").exists():
                 # What an interrupted run left goes on only if it is the same build, and that one was not finished.
                 try:
-                    cls._create(beside, settings, _load(settings)).close()
+                    cls._create(beside, settings, load_planned_encoder(settings)).close()
                 except IndexStoreError:
                     _remove(beside)
             cls._build(beside, documents, progress, settings).close()
@@ -259,7 +271,7 @@ class Index:
                 exchange(path, beside)
                 _remove(beside)
         index = cls.open(path)
-        index._given_encoder = index._encoder = _given_encoder(settings)
+        index._given_encoder = index._encoder = given_encoder(settings)
         index._decoder, index._backend = settings.decoder_states, settings.backend
         return index
 
@@ -271,7 +283,7 @@ class Index:
         """Copies and pickles hold the path, and the encoders that were given: they open the index again."""
         return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder, self._backend)
 
-    def __enter__(self) -> Index:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -286,6 +298,11 @@ class Index:
         self._files.now()
         return self._files.store.counts()
 
+    def size(self) -> dict[str, int]:
+        """Bytes by file."""
+        files = sorted(file for file in self.path.rglob("*") if file.is_file())
+        return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
+
     @property
     def manifest(self) -> Manifest:
         """What the index is, as of the last write."""
@@ -295,16 +312,7 @@ class Index:
     def encoder(self) -> Encoder:
         """The bi-encoder, loaded and checked when first used."""
         if self._encoder is None:
-            built = self._files.settings.encoder
-            try:
-                model = load_encoder(built.name, **built.options | _by(self._backend))
-            except ModelError as error:
-                raise ModelError(
-                    f"{self.path}: its encoder {built.name!r} cannot be loaded ({error}); if the model was moved, "
-                    "open the index with encoder= and the new path"
-                ) from error
-            self._check_encoder(model)
-            self._encoder = model
+            self._encoder = load_built_encoder(self._files.settings.encoder, str(self.path), self._backend)
         return self._encoder
 
     @property
@@ -335,18 +343,6 @@ class Index:
                 )
             self._reader = reader
         return self._reader
-
-    def _check_encoder(self, model: Encoder) -> None:
-        built = self._files.settings.encoder
-        same = model.dim == built.dim
-        if same and model.dim and not (model.revision and model.revision == built.revision):
-            probe, now = np.array(built.probe), model.encode_queries([PROBE])[0]
-            same = float(probe @ now) >= 0.999 * float(np.linalg.norm(probe) * np.linalg.norm(now))
-        if not same:
-            raise IndexMismatchError(
-                f"{self.path}: built with the encoder {built.name!r} (dimension {built.dim}), and {model.name!r} "
-                f"(dimension {model.dim}) gives other embeddings; open it with its own, or build it again"
-            )
 
     def _check_decoder(self, reader: DecoderReader) -> None:
         form = self._files.settings.decoder_states
@@ -622,6 +618,47 @@ class Index:
         spans = self._files.now().spans
         return None if spans is None else decode_spans(spans, [stored.tokens for stored in passages])
 
+    def states_table(self) -> np.ndarray | None:
+        """What the form of the token states learnt, see `StatesForm.learn`; None if it learns nothing."""
+        return self._files.now().table
+
+    def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
+        """The kept token states of passages, with the characters that they cover; None if the index keeps none."""
+        keys = self.token_keys(passages)
+        if keys is None:
+            return None
+        spans = self.token_spans(passages) or [None] * len(passages)
+        return [
+            DocumentStates(key, passage.truncated, span)
+            for passage, key, span in zip(passages, keys, spans, strict=True)
+        ]
+
+    def stored_batches(self, size: int) -> Iterator[StoredBatch]:
+        """All documents with all that is kept of them beside words, in batches, to write them to another store.
+
+        Args:
+            size: passages of a batch, about.
+        """
+        waiting = iter(self.documents())
+        while documents := list(itertools.islice(waiting, size)):
+            now, stored = self._files.now(), self.passages_of([document.id for document in documents])
+            passages: dict[str, list[StoredPassage]] = {document.id: [] for document in documents}
+            for passage in stored:
+                passages[passage.passage.document.id].append(passage)
+            ordered = [passage for document in documents for passage in passages[document.id]]
+            places = np.concatenate(
+                [np.empty(0, np.int64), *(np.arange(*passage.tokens, dtype=np.int64) for passage in ordered)]
+            )
+            lengths = [passage.tokens[1] - passage.tokens[0] for passage in ordered]
+            yield StoredBatch(
+                [(document, [one.passage for one in passages[document.id]]) for document in documents],
+                None if now.vectors is None else np.asarray(now.vectors[[passage.row for passage in ordered]]),
+                None if now.states is None else np.asarray(now.states[places]),
+                None if now.spans is None else np.asarray(now.spans[places]),
+                np.array([0, *itertools.accumulate(lengths)], dtype=np.int64),
+                np.array([passage.truncated for passage in ordered], dtype=np.int64),
+            )
+
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
         """The kept decoder states of passages, memory-mapped; None if the index keeps none."""
         now = self._files.now()
@@ -634,36 +671,6 @@ class Index:
             StoredBlock(states[first:stop].reshape(-1), stop - first, form) if stop > first else None
             for first, stop in places
         ]
-
-
-def _load(settings: IndexSettings) -> Encoder:
-    """The encoder that settings name; the path of a model becomes an absolute one."""
-    encoder, options = settings.encoder, dict(settings.encoder_options or {})
-    _check_backend(settings.backend, encoder)
-    if not isinstance(encoder, str):
-        if settings.dtype is not None:
-            raise InputError(
-                "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
-            )
-        return encoder
-    reading = _by(settings.backend) | ({} if settings.dtype is None else {"dtype": settings.dtype})
-    return load_encoder(absolute_name(encoder), **options | reading)
-
-
-def _by(backend: str | None) -> dict[str, Any]:
-    """An option of `load_encoder`, where a backend was asked for."""
-    return {} if backend is None else {"backend": backend}
-
-
-def _check_backend(backend: str | None, encoder: str | Encoder | None) -> None:
-    """Refuse a backend for an encoder that has been loaded already."""
-    if backend is not None and not isinstance(encoder, str | None):
-        raise InputError("backend is for an encoder that is named; load the Encoder with the backend that it reads by")
-
-
-def _given_encoder(settings: IndexSettings) -> Encoder | None:
-    """The encoder that was given as an object, which copies of the index must take along."""
-    return None if isinstance(settings.encoder, str) else settings.encoder
 
 
 def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None, backend: str | None) -> Index:

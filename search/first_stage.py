@@ -15,7 +15,7 @@ from ..retrieval.fusion import reciprocal_rank, weighted_sum
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..retrieval.index import Index
+    from ..retrieval.stores import Store
 
 __all__ = ["DENSE_WEIGHT", "Found", "retrieve"]
 
@@ -67,7 +67,7 @@ class Found:
 
 
 def retrieve(
-    index: Index,
+    index: Store,
     queries: Sequence[str],
     stages: Collection[FirstStage],
     candidates: int,
@@ -118,7 +118,7 @@ def retrieve(
     return by_stage
 
 
-def _parts(index: Index, stage: FirstStage) -> list[FirstStage]:
+def _parts(index: Store, stage: FirstStage) -> list[FirstStage]:
     """What a hybrid fuses with the words of an index."""
     parts = FUSED_STAGES[stage]
     embedded = index.manifest.encoder.dim or len(parts) == 1  # without them, hybrid is refused where dense is
@@ -126,7 +126,7 @@ def _parts(index: Index, stage: FirstStage) -> list[FirstStage]:
 
 
 def _by_vectors(
-    index: Index, search: _Search, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None
+    index: Store, search: _Search, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None
 ) -> list[Found]:
     depth = _depth(index, candidates)
     rows, scores = search(queries, depth, where)
@@ -140,11 +140,11 @@ def _by_vectors(
     return [_enough(index, partial(find, number), candidates) for number in range(len(queries))]
 
 
-def _by_words(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
+def _by_words(index: Store, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
     return [_enough(index, _words_finder(index, query, candidates, where), candidates) for query in queries]
 
 
-def _words_finder(index: Index, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
+def _words_finder(index: Store, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
     depth = _depth(index, candidates)
     found = index.search_lexical(query, depth, where)
 
@@ -155,12 +155,12 @@ def _words_finder(index: Index, query: str, candidates: int, where: Mapping[str,
     return find
 
 
-def _depth(index: Index, candidates: int) -> int:
+def _depth(index: Store, candidates: int) -> int:
     """How many passages are looked for at first: so many that several passages a document cost no second search."""
     return candidates if index.whole_documents else 2 * candidates
 
 
-def _enough(index: Index, find: _Find, candidates: int) -> Found:
+def _enough(index: Store, find: _Find, candidates: int) -> Found:
     """Widen a passage search until it holds enough documents, then cut it there."""
     k = candidates
     while True:

@@ -26,8 +26,8 @@ from .results import Explanation, Hit, SearchResult
 
 if TYPE_CHECKING:
     from ..rerank.results import Ranked
-    from ..retrieval.index import Index
     from ..retrieval.store import StoredPassage
+    from ..retrieval.stores import Store
 
 __all__ = ["Searcher"]
 
@@ -41,7 +41,7 @@ class Searcher:
     candidates by several rerankers.
 
     Args:
-        index: an `Index`, or the path of one.
+        index: an `Index` or another store, or a name for `sightline.open_store`, such as the path of an index.
         reranker: a name for `load_reranker`, a `Reranker`, or None for the order of the first stage.
         first_stage: ``dense`` (by embeddings), ``multivector`` (by MaxSim of the token states that the index keeps),
             ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index has them in the place of BM25),
@@ -65,7 +65,7 @@ class Searcher:
 
     def __init__(
         self,
-        index: Index | str | Path,
+        index: Store | str | Path,
         reranker: str | Reranker | None = "minilm",
         *,
         first_stage: FirstStage | None = None,
@@ -73,14 +73,14 @@ class Searcher:
         fusion: Literal["rrf"] | float = DENSE_WEIGHT,
         kept_states: bool = True,
     ) -> None:
-        from ..retrieval.index import Index
+        from ..retrieval.stores import open_store
 
         _check_stages([first_stage] if first_stage else [])
         _check_count("candidates", candidates)
         if fusion != "rrf" and not (isinstance(fusion, int | float) and 0 <= fusion <= 1):
             raise InputError(f"fusion is 'rrf' or a weight between 0 and 1, not {fusion!r}")
         self.reranker = None if reranker is None else as_reranker(reranker)
-        self.index = index if isinstance(index, Index) else Index.open(index)
+        self.index: Store = open_store(index) if isinstance(index, str | Path) else index
         self._reranker_as_given = reranker
         self.first_stage: FirstStage = first_stage or self._stages[-1]
         self._count = candidates
@@ -398,14 +398,10 @@ class Searcher:
             )
         return lists
 
-    def _states(self, stored: Sequence[StoredPassage]) -> dict[int, DocumentStates]:
+    def _states(self, stored: Sequence[StoredPassage]) -> dict[int, DocumentStates | None]:
         """The kept token states by row."""
-        keys = self.index.token_keys(stored) or []
-        spans = self.index.token_spans(stored) or [None] * len(stored)
-        return {
-            passage.row: DocumentStates(key, passage.truncated, span)
-            for passage, key, span in zip(stored, keys, spans, strict=True)
-        }
+        states = self.index.token_states(stored) or [None] * len(stored)
+        return {passage.row: kept for passage, kept in zip(stored, states, strict=True)}
 
     def _decoder_states(self, stored: Sequence[StoredPassage]) -> dict[int, StoredBlock | None]:
         """The kept decoder states by row."""

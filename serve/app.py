@@ -179,12 +179,13 @@ def _add_common(app: FastAPI, service: Service, min_score: float | None) -> None
     @app.get(
         "/health",
         response_model=HealthResponse,
-        responses={503: {"model": HealthResponse, "description": "The server is stopping."}},
+        responses={503: {"model": HealthResponse, "description": "The server is stopping, or its index fails."}},
     )
     async def health() -> Response:
         """Whether the server works, and what it serves."""
+        counts = await service.now_counted()
         report = HealthResponse(
-            status="ok" if service.healthy() else "stopping",
+            status="stopping" if not service.healthy() else "ok" if service.problem is None else "failing",
             version=__version__,
             model=service.reranker.name if service.reranker is not None else None,
             layout=service.reranker.layout if service.reranker is not None else None,
@@ -192,7 +193,8 @@ def _add_common(app: FastAPI, service: Service, min_score: float | None) -> None
             relevance=service.reranker is not None and service.reranker.why_no_relevance() is None,
             min_score=min_score,
             first_stage=service.searcher.first_stage if service.searcher is not None else None,
-            index=await service.now_counted(),
+            index=counts,
+            problem=service.problem,
             examples=service.examples,
         )
         return answer(report, 200 if report.status == "ok" else 503)

@@ -344,7 +344,7 @@ class ModelsResponse(BaseModel):
 class HealthResponse(BaseModel):
     """Whether the server works, and what it serves."""
 
-    status: Literal["ok", "stopping"]
+    status: Literal["ok", "stopping", "failing"]
     version: str
     model: str | None = Field(description="The reranker, as it was asked for.")
     layout: str | None = Field(description="The reranker's layout, or its kind.")
@@ -353,6 +353,7 @@ class HealthResponse(BaseModel):
     min_score: float | None = Field(None, description="The min_score of requests that give none.")
     first_stage: str | None
     index: IndexCounts | None
+    problem: str | None = Field(None, description="What is wrong with the index, if it fails.")
     examples: list[str] | None = Field(None, description="Titles of some documents, as examples of what to search for.")
 
 

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sightline import Index, LateInteractionReranker, Searcher, load_reranker
-from sightline.errors import InputError
+from sightline.errors import IndexStoreError, InputError
 from sightline.models.cache import DocumentCache
 from sightline.retrieval.files import locked
 from sightline.serve import create_app
@@ -707,6 +707,24 @@ def test_limits_must_be_above_zero(field):
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_health_says_why_the_index_fails(small_index, monkeypatch):
+    searcher = Searcher(small_index, None)
+    with client_of(create_app(searcher)) as client:
+
+        def lost():
+            raise IndexStoreError(f"{small_index}: the connection failed; does the server run?")
+
+        monkeypatch.setattr(searcher.index, "counts", lost)
+        time.sleep(0.2)  # counting may take a twentieth of the time
+        answer = client.get("/health")
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "failing"
+        assert answer.json()["problem"] == "the connection failed; does the server run?"  # and not where
+        monkeypatch.undo()
+        time.sleep(0.2)
+        assert "problem" not in client.get("/health").json()
 
 
 def test_health_tells_what_is_served(client):
