@@ -14,6 +14,7 @@ from ..errors import DataError, InputError
 from .console import console, errors, names, print_line, progress_bar, write_json
 from .options import (
     INDEX,
+    BackendOption,
     EncoderOption,
     FaissOption,
     IndexArgument,
@@ -119,6 +120,7 @@ def index(
             rich_help_panel=INDEX,
         ),
     ] = None,
+    backend: BackendOption = None,
     faiss: FaissOption = "Flat",
     faiss_parameters: Annotated[
         str, typer.Option(help="FAISS search parameters, such as nprobe=64.", rich_help_panel=INDEX)
@@ -164,6 +166,7 @@ def index(
             encoder=encoder,
             encoder_options=options,
             dtype=dtype,
+            backend=backend,
             faiss=faiss,
             faiss_parameters=faiss_parameters,
             lexical=lexical,
@@ -190,6 +193,7 @@ def add(
     index: IndexArgument,
     corpus: CorpusArgument,
     update: Annotated[bool, typer.Option("--update", help="Replace documents whose ids are there already.")] = False,
+    backend: BackendOption = None,
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
@@ -199,7 +203,7 @@ def add(
     source = _Source(corpus, _FILES.build(settings))
     kept = decoder_of(index)
     options = {} if kept is None else {"decoder_states": _decoder(kept)}
-    with open_store(index, **options) as opened, progress_bar("adding") as tell:
+    with open_store(index, backend=backend, **options) as opened, progress_bar("adding") as tell:
         count = (opened.update if update else opened.add)(source.documents("adding", tell))
         _report(opened, source, json, {"written": count})
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..models.devices import Backend
 from ..names import FirstStage
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MEASURING",
     "SEARCHING",
     "SERVER",
+    "BackendOption",
     "CandidatesOption",
     "EncoderOption",
     "FaissOption",
@@ -61,6 +63,15 @@ RerankOption = Annotated[
         help="minilm, sightline-mini, hf:MODEL#LAYOUT, cross-encoder:MODEL, late-interaction:MODEL, encoder:MODEL, "
         "remote:SERVER/MODEL (a rerank API: texts are sent there), a folder of sightline train, a layout's .yaml, or "
         "none; sightline rerankers lists them.",
+        rich_help_panel=SEARCHING,
+    ),
+]
+BackendOption = Annotated[
+    Backend | None,
+    typer.Option(
+        help="What computes the encoder and the rerankers that read token states: torch, or onnx or openvino (of the "
+        "extras of these names), on the CPU in float32. States are compared with torch's when a model is loaded.",
+        show_default="torch",
         rich_help_panel=SEARCHING,
     ),
 ]

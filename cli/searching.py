@@ -16,6 +16,7 @@ from ..names import WORD_STAGES
 from .console import console, print_table, visible, working, write_json
 from .options import (
     SEARCHING,
+    BackendOption,
     CandidatesOption,
     FirstStageOption,
     IndexArgument,
@@ -54,6 +55,7 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", help="How many results.", min=1)] = 10,
     rerank: RerankOption = "minilm",
+    backend: BackendOption = None,
     first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
     min_score: MinScoreOption = None,
@@ -89,12 +91,16 @@ def search(
     offsets of its own in the field that it names, text or title. milliseconds gives the time of each step; loading is
     the time to open the index and load the models.
     """
+    from ..rerank.loading import load_reranker, reader_options
     from ..retrieval.filters import parse_where
+    from ..retrieval.stores import open_store
     from ..search import Searcher
 
     started = time.perf_counter()
-    where_filter = parse_where(where)
-    searcher = Searcher(index, reranker_or_none(rerank), first_stage=first_stage, candidates=candidates)
+    where_filter, name = parse_where(where), reranker_or_none(rerank)
+    reranker = None if name is None else load_reranker(name, **reader_options(name, backend))
+    opened = open_store(index, backend=backend)
+    searcher = Searcher(opened, reranker, first_stage=first_stage, candidates=candidates)
     grain = evidence_grain or ("sentence" if evidence else None)
     unit: Literal["document", "passage"] = "passage" if passages else "document"
     with searcher.index, working("loading the models") as tell:

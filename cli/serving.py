@@ -13,7 +13,15 @@ from ..errors import InputError, MissingExtraError
 from ..models.cache import CacheSettings, shared_cache
 from ..serve.limits import ConnectionLimits, Limits
 from .console import print_line
-from .options import SERVER, CandidatesOption, FirstStageOption, MinScoreOption, RerankOption, reranker_or_none
+from .options import (
+    SERVER,
+    BackendOption,
+    CandidatesOption,
+    FirstStageOption,
+    MinScoreOption,
+    RerankOption,
+    reranker_or_none,
+)
 from .settings import SettingsOptions, takes_settings
 
 __all__ = ["register"]
@@ -72,6 +80,7 @@ def serve(
             rich_help_panel=SERVER,
         ),
     ] = None,
+    backend: BackendOption = None,
     first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
     min_score: MinScoreOption = None,
@@ -135,7 +144,7 @@ def serve(
     reads nothing of its answer for 30 seconds is disconnected, an object in a body has at most 1,000 fields (400), a
     filter has at most 100 fields (422), and a search returns at most 1,000 hits (422).
     """
-    from ..rerank.loading import load_reranker
+    from ..rerank.loading import load_reranker, reader_options
     from ..retrieval.stores import open_store
     from ..search import Searcher
 
@@ -151,10 +160,10 @@ def serve(
     cache = _CACHE.build(settings)
     connections = _CONNECTIONS.build(settings, proxies=trusted_proxy or ())
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
-    opened = None if index is None else open_store(index)
+    opened = None if index is None else open_store(index, backend=backend)
     name = reranker_or_none(rerank)
     options = {} if dtype is None else {"dtype": dtype}
-    reranker = None if name is None else load_reranker(name, **options)
+    reranker = None if name is None else load_reranker(name, **options, **reader_options(name, backend))
     if reranker is not None:
         reranker.keep_documents(shared_cache(cache))
     searcher = None

@@ -43,6 +43,7 @@ def open_index(
     settings: Mapping[str, Any],
     systems: Iterable[tuple[str, str | None]],
     progress: Callable[[int], None],
+    backend: str | None = None,
 ) -> Store:
     """The index of a collection.
 
@@ -57,6 +58,7 @@ def open_index(
             alone, without a reranker, nothing is embedded; where one has a reranker, token states are kept.
             ``settings`` may say otherwise of the token states.
         progress: called with the number of documents that are indexed.
+        backend: what reads queries, and documents where an index is built; see `Index.open`.
 
     Returns:
         The index, open.
@@ -67,18 +69,18 @@ def open_index(
         SightlineError: see `Index.open` and `Index.build`.
     """
     if index is not None:
-        opened = open_store(index)
+        opened = open_store(index, backend=backend)
         _check_collection(opened, dataset)
         for first, _ in systems:
             opened.manifest.lexical.name.check(first, str(index))
         return opened
-    needed = _settings_for(settings, list(systems))
+    needed = _settings_for(settings if backend is None else {**settings, "backend": backend}, list(systems))
     source = path.with_name(f"{path.name}.source.json")
     files = json.dumps(_corpus_hash(dataset)).encode()
     if not (path / "manifest.json").exists():
         replace_file(source, files)
         return Index.build(path, dataset.documents(), progress=progress, **needed)
-    opened = Index.open(path)
+    opened = Index.open(path, backend=backend)
     reason = _misfit(opened, needed)
     if reason is None and source.exists() and source.read_bytes() != files:
         reason = "the collection has changed since"

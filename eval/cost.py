@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..names import WORD_STAGES, SystemName
-from ..rerank.loading import load_reranker
+from ..rerank.loading import load_reranker, reader_options
 from ..retrieval.index import Index
 from ..retrieval.token_states import states_form
 from ..search import FirstStage, Searcher
@@ -70,13 +70,16 @@ def bench_systems(
         raise InputError(f"cost_queries must be at least 1, not {cost_queries}")
     results = evaluate_systems(dataset, systems, out, **options)
     texts = list(dataset.queries.values())[:cost_queries]
-    with Index.open(options.get("index") or Path(out) / "index") as opened:
+    backend = options.get("backend")
+    with Index.open(options.get("index") or Path(out) / "index", backend=backend) as opened:
         candidates, progress = results.summary.candidates, options.get("progress")
-        cost = measure_cost(opened, systems, texts, candidates=candidates, progress=progress)
+        cost = measure_cost(opened, systems, texts, candidates=candidates, backend=backend, progress=progress)
     points = {
         name: (spent.latency_ms.p50, results.systems[name][results.measure]) for name, spent in cost.systems.items()
     }
-    cost = dataclasses.replace(cost, pareto=sorted(pareto_front(points), key=lambda name: points[name]))
+    cost = dataclasses.replace(
+        cost, backend=backend or "torch", pareto=sorted(pareto_front(points), key=lambda name: points[name])
+    )
     summary = dataclasses.replace(results.summary, cost=cost)
     return save_with_report(dataclasses.replace(results, summary=summary), out)
 
@@ -88,6 +91,7 @@ def measure_cost(
     *,
     candidates: int = 100,
     k: int = 10,
+    backend: str | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Cost:
     """Time systems query by query on a warm index.
@@ -101,6 +105,7 @@ def measure_cost(
         queries: N texts, at least one.
         candidates: how many candidates a first stage hands on.
         k: how many documents are returned.
+        backend: what computes the rerankers that read token states; None for torch. Open the index with the same.
         progress: called with the current step and how many queries of it are done.
 
     Raises:
@@ -112,7 +117,7 @@ def measure_cost(
     searchers = {}
     for name in systems:
         stage, second = SystemName.parse(name)
-        reranker = load_reranker(second) if second else None
+        reranker = load_reranker(second, **reader_options(second, backend)) if second else None
         searchers[portable_name(name)] = Searcher(
             index, reranker, first_stage=cast(FirstStage, stage), candidates=candidates
         )

@@ -21,13 +21,21 @@ import numpy as np
 from ..documents import Document, encodable
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError
 from ..models.encoder import Encoder, load_encoder
-from ..models.loading import absolute_name
 from ..models.reader import DecoderReader, DocumentStates, StoredBlock
 from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
 from .open_files import OpenFiles
-from .planning import IndexSettings, check_encoder, load_built_encoder, make, plan
+from .planning import (
+    IndexSettings,
+    backend_option,
+    check_backend,
+    check_encoder,
+    load_asked_encoder,
+    load_built_encoder,
+    make,
+    plan,
+)
 from .reading import StoredBatch
 from .sources import as_documents
 from .store import StoredPassage
@@ -68,6 +76,7 @@ class Index:
         self._writer = Writer(files)
         self._given_encoder: Encoder | None = None
         self._encoder: Encoder | None = None
+        self._backend: str | None = None
         self._sparse_encoder: SparseEncoder | None = None
         self._decoder: DecoderReader | None = None
 
@@ -90,13 +99,14 @@ class Index:
             ModelError: if the encoder cannot be loaded.
         """
         chosen = IndexSettings(**settings)
-        return cls._create(Path(path), chosen, _load(chosen))
+        return cls._create(Path(path), chosen, load_asked_encoder(chosen))
 
     @classmethod
     def _create(cls, path: Path, settings: IndexSettings, model: Encoder) -> Index:
         make(path, plan(settings, model))
         index = cls.open(path, encoder=model if settings.dtype is None else None)
         index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._backend = settings.backend
         return index
 
     @classmethod
@@ -105,6 +115,7 @@ class Index:
         path: str | os.PathLike[str],
         *,
         encoder: str | Encoder | None = None,
+        backend: str | None = None,
         sparse_encoder: str | SparseEncoder | None = None,
         decoder_states: DecoderReader | None = None,
         verify: bool = True,
@@ -115,6 +126,8 @@ class Index:
             path: the directory.
             encoder: None to load the index's own when it is first needed; or an encoder to use instead, which must
                 give the same embeddings.
+            backend: what reads queries, and documents that are added: ``torch``, ``onnx`` or ``openvino``, whichever
+                built the index; None for torch. Not for an `Encoder` that is given.
             sparse_encoder: the same for the encoder of learned sparse vectors, such as its new path if it was moved;
                 it must have the same revision.
             decoder_states: the reranker by which an index that keeps decoder states was built; needed to add documents.
@@ -127,6 +140,7 @@ class Index:
                 built with.
         """
         path = Path(path)
+        check_backend(backend, encoder)
         lexical = Manifest.load(path).lexical
         if sparse_encoder is not None:
             if isinstance(sparse_encoder, str):
@@ -142,13 +156,15 @@ class Index:
                 files.close()
                 raise
         index = cls(files)
-        index._sparse_encoder = sparse_encoder
+        index._backend, index._sparse_encoder = backend, sparse_encoder
         try:
             if interrupted:
                 index._writer.recover()
             if encoder is not None:
-                index._encoder = index._given_encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-                check_encoder(files.settings.encoder, index._encoder, str(path))
+                if isinstance(encoder, str):
+                    encoder = load_encoder(encoder, **backend_option(backend))
+                index._encoder = index._given_encoder = encoder
+                check_encoder(files.settings.encoder, encoder, str(path))
             if decoder_states is not None:
                 index._check_decoder(decoder_states)
                 index._decoder = decoder_states
@@ -201,7 +217,7 @@ class Index:
         stream = itertools.chain([first], stream)
         if (path / "manifest.json").exists() and Manifest.load(path).complete:
             return cls._finished(path, stream, settings)
-        model = _load(settings)
+        model = load_asked_encoder(settings)
         index = cls._create(path, settings, model)
         try:
             with index._writer.writing():
@@ -216,7 +232,7 @@ class Index:
     def _finished(cls, path: Path, documents: Iterator[Document], settings: IndexSettings) -> Index:
         """An index that needs no work, for it was built of these documents already."""
         other = "change it with add, update or delete, or build it again with overwrite"
-        model = _load(settings)
+        model = load_asked_encoder(settings)
         planned = plan(settings, model)
         index = cls.open(path)
         try:
@@ -230,6 +246,7 @@ class Index:
             raise
         index._encoder = model if settings.dtype is None else None
         index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._backend = settings.backend
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
 
@@ -241,7 +258,7 @@ class Index:
             if (beside / "manifest.json").exists():
                 # What an interrupted run left goes on only if it is the same build, and that one was not finished.
                 try:
-                    cls._create(beside, settings, _load(settings)).close()
+                    cls._create(beside, settings, load_asked_encoder(settings)).close()
                 except IndexStoreError:
                     _remove(beside)
             cls._build(beside, documents, progress, settings).close()
@@ -250,7 +267,7 @@ class Index:
                 _remove(beside)
         index = cls.open(path)
         index._given_encoder = index._encoder = _given_encoder(settings)
-        index._decoder = settings.decoder_states
+        index._decoder, index._backend = settings.decoder_states, settings.backend
         return index
 
     def close(self) -> None:
@@ -259,7 +276,7 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the path, and the encoders that were given: they open the index again."""
-        return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder)
+        return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder, self._backend)
 
     def __enter__(self) -> Self:
         return self
@@ -290,7 +307,7 @@ class Index:
     def encoder(self) -> Encoder:
         """The bi-encoder, loaded and checked when first used."""
         if self._encoder is None:
-            self._encoder = load_built_encoder(self._files.settings.encoder, str(self.path))
+            self._encoder = load_built_encoder(self._files.settings.encoder, str(self.path), self._backend)
         return self._encoder
 
     def _check_decoder(self, reader: DecoderReader) -> None:
@@ -587,27 +604,14 @@ class Index:
         ]
 
 
-def _load(settings: IndexSettings) -> Encoder:
-    """The encoder that settings name; the path of a model becomes an absolute one."""
-    encoder, options = settings.encoder, dict(settings.encoder_options or {})
-    if not isinstance(encoder, str):
-        if settings.dtype is not None:
-            raise InputError(
-                "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
-            )
-        return encoder
-    return load_encoder(
-        absolute_name(encoder), **options | ({} if settings.dtype is None else {"dtype": settings.dtype})
-    )
-
-
 def _given_encoder(settings: IndexSettings) -> Encoder | None:
     """The encoder that was given as an object, which copies of the index must take along."""
     return None if isinstance(settings.encoder, str) else settings.encoder
 
 
-def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None) -> Index:
-    return Index.open(path, encoder=encoder, sparse_encoder=sparse_encoder, verify=False)
+def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None, backend: str | None) -> Index:
+    backend = None if encoder is not None else backend  # it reads by its own
+    return Index.open(path, encoder=encoder, backend=backend, sparse_encoder=sparse_encoder, verify=False)
 
 
 def _remove(folder: Path) -> None:

@@ -45,6 +45,7 @@ class EncoderRecord:
         max_length: tokens it reads of a text.
         options: what `load_encoder` is called with.
         probe: embedding of a fixed sentence, by which another encoder is recognised.
+        backend: what computed the embeddings when the index was built; None for torch.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -54,6 +55,7 @@ class EncoderRecord:
     max_length: int
     options: dict[str, Any]
     probe: list[float]
+    backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class TokenStatesRecord:
         max_length: tokens it reads of a text.
         spans: whether the characters that each token covers are kept beside the states, so that evidence tokenises
             nothing; None if not, as in indexes of earlier versions.
+        backend: what computed the states when the index was built; None for torch.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -146,6 +149,7 @@ class TokenStatesRecord:
     dim: int | None = None
     max_length: int | None = None
     spans: bool | None = None
+    backend: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind != "none" and None in (self.model, self.revision, self.dim, self.max_length):

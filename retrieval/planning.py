@@ -24,7 +24,18 @@ from .store import DocumentStore
 from .token_states import states_form, states_reader
 from .words import FOLDERS, open_words
 
-__all__ = ["PROBE", "IndexSettings", "check_encoder", "default_max_tokens", "load_built_encoder", "make", "plan"]
+__all__ = [
+    "PROBE",
+    "IndexSettings",
+    "backend_option",
+    "check_backend",
+    "check_encoder",
+    "default_max_tokens",
+    "load_asked_encoder",
+    "load_built_encoder",
+    "make",
+    "plan",
+]
 
 PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
 
@@ -40,6 +51,9 @@ class IndexSettings:
         dtype: number format in which this build reads documents, such as ``bfloat16``: about twice as fast where the
             processor multiplies it, and nearly the same. It is no part of the index: queries, and documents that are
             added later, are read as the encoder reads by itself. None for that. Not for an `Encoder` that is given.
+        backend: what reads the documents in this build: ``torch``, ``onnx`` or ``openvino``; None for torch. The
+            manifest says so. States of another backend differ by less than .0001, so queries, and documents that are
+            added later, may be read by any: see `Index.open`. Not for an `Encoder` that is given.
         faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
         faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
         lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
@@ -66,6 +80,7 @@ class IndexSettings:
     encoder: str | Encoder = "minilm"
     encoder_options: Mapping[str, Any] | None = None
     dtype: str | None = None
+    backend: str | None = None
     faiss: str = "Flat"
     faiss_parameters: str = ""
     lexical: str = "fts5"
@@ -105,7 +120,13 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
     probe = [round(float(x), 5) for x in model.encode_queries([PROBE])[0]] if model.dim else []
     return Manifest(
         encoder=EncoderRecord(
-            model.name, model.revision, model.dim, model.max_length, dict(settings.encoder_options or {}), probe
+            model.name,
+            model.revision,
+            model.dim,
+            model.max_length,
+            dict(settings.encoder_options or {}),
+            probe,
+            _other_backend(model) if model.dim else None,
         ),
         passages=PassageRecord(max_tokens, settings.overlap),
         faiss=FaissRecord(settings.faiss, settings.faiss_parameters),
@@ -116,19 +137,57 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
     )
 
 
-def load_built_encoder(built: EncoderRecord, index: str) -> Encoder:
+def load_asked_encoder(settings: IndexSettings) -> Encoder:
+    """The encoder that settings name; the path of a model becomes an absolute one.
+
+    Args:
+        settings: what was asked for.
+
+    Raises:
+        InputError: if an encoder that is loaded already is to read in another number format or by another backend.
+        ModelError: if it cannot be loaded.
+    """
+    encoder, options = settings.encoder, dict(settings.encoder_options or {})
+    check_backend(settings.backend, encoder)
+    if not isinstance(encoder, str):
+        if settings.dtype is not None:
+            raise InputError(
+                "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
+            )
+        return encoder
+    reading = backend_option(settings.backend) | ({} if settings.dtype is None else {"dtype": settings.dtype})
+    return load_encoder(absolute_name(encoder), **options | reading)
+
+
+def backend_option(backend: str | None) -> dict[str, Any]:
+    """An option of `load_encoder`, where a backend was asked for."""
+    return {} if backend is None else {"backend": backend}
+
+
+def check_backend(backend: str | None, encoder: str | Encoder | None) -> None:
+    """Refuse a backend for an encoder that has been loaded already.
+
+    Raises:
+        InputError: if there is both.
+    """
+    if backend is not None and not isinstance(encoder, str | None):
+        raise InputError("backend is for an encoder that is named; load the Encoder with the backend that it reads by")
+
+
+def load_built_encoder(built: EncoderRecord, index: str, backend: str | None = None) -> Encoder:
     """Load and check the encoder that an index was built with.
 
     Args:
         built: what its manifest says of it.
         index: names the index in messages.
+        backend: what reads; None for the encoder's own.
 
     Raises:
         ModelError: if it cannot be loaded.
         IndexMismatchError: see `check_encoder`.
     """
     try:
-        model = load_encoder(built.name, **built.options)
+        model = load_encoder(built.name, **built.options | backend_option(backend))
     except ModelError as error:
         raise ModelError(
             f"{index}: its encoder {built.name!r} cannot be loaded ({error}); if the model was moved, "
@@ -187,7 +246,15 @@ def _states(model: Encoder, settings: IndexSettings) -> TokenStatesRecord:
         return TokenStatesRecord(kind)
     reader = states_reader(model, None if settings.reader is None else absolute_name(settings.reader))
     states_form(kind, reader.dim)
-    return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length, spans=True)
+    return TokenStatesRecord(
+        kind, reader.name, reader.revision, reader.dim, reader.max_length, True, _other_backend(reader)
+    )
+
+
+def _other_backend(model: Any) -> str | None:
+    """What computes in the place of torch; None if nothing does."""
+    backend: str = getattr(model, "backend", None) or "torch"
+    return None if backend == "torch" else backend
 
 
 def _decoder_form(settings: IndexSettings) -> DecoderForm | None:

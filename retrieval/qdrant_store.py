@@ -38,7 +38,15 @@ from ..names import StoreName
 from .filters import Filter
 from .manifest import FaissRecord, LexicalRecord, Manifest, StoreRecord
 from .passages import Splitter, passage_batches
-from .planning import IndexSettings, check_encoder, load_built_encoder, plan
+from .planning import (
+    IndexSettings,
+    backend_option,
+    check_backend,
+    check_encoder,
+    load_asked_encoder,
+    load_built_encoder,
+    plan,
+)
 from .qdrant_engines import EdgeEngine, Engine, Hit, Plan, Point, ServerEngine, Traffic
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, payload_of, translated
 from .qdrant_words import passage_words, query_vector
@@ -114,6 +122,7 @@ class QdrantStore:
         self._options = dict(options or {})
         self._given_encoder: Encoder | None = None
         self._encoder: Encoder | None = None
+        self._backend: str | None = None
         self._counted: _Statistics | None = None
         self._known_mean: float | None = None
         self._known_table: np.ndarray | None = None
@@ -144,12 +153,12 @@ class QdrantStore:
         """
         chosen = IndexSettings(**settings)
         options = {"timeout": timeout, "retries": retries, "client": client}
-        return cls._create(_engine(name, **options), _planned(chosen), options, _given(chosen))
+        model = load_asked_encoder(chosen)
+        store = cls._create(_engine(name, **options), _planned(chosen, model), options)
+        return store._with(chosen, model)
 
     @classmethod
-    def _create(
-        cls, engine: Engine, planned: Manifest, options: Mapping[str, Any], encoder: Encoder | None
-    ) -> QdrantStore:
+    def _create(cls, engine: Engine, planned: Manifest, options: Mapping[str, Any]) -> QdrantStore:
         there = engine.exists()
         if there and not engine.retrieve("passages", [_RECORD], ["layout"]) and engine.count(Where()):
             raise IndexStoreError(
@@ -165,7 +174,6 @@ class QdrantStore:
         )
         engine.upsert("passages", [_record(planned)], new_only=True)  # the first of all who make it stays
         store = cls(engine, _manifest(engine), options=options)
-        store._given_encoder = store._encoder = encoder
         if store._manifest.complete:
             engine.close()
             raise IndexStoreError(
@@ -180,12 +188,20 @@ class QdrantStore:
             )
         return store
 
+    def _with(self, settings: IndexSettings, model: Encoder | None) -> QdrantStore:
+        """This store with the encoder that settings name; None for ``model`` to load it as it reads by itself."""
+        self._given_encoder = None if isinstance(settings.encoder, str) else settings.encoder
+        self._encoder = self._given_encoder or model
+        self._backend = settings.backend
+        return self
+
     @classmethod
     def open(
         cls,
         name: str,
         *,
         encoder: str | Encoder | None = None,
+        backend: str | None = None,
         timeout: float = 60.0,
         retries: int = 3,
         client: Any = None,
@@ -198,6 +214,7 @@ class QdrantStore:
                 server is read from ``QDRANT_API_KEY`` in the environment.
             encoder: None to load the index's own when it is first needed; or an encoder to use instead, which must
                 give the same embeddings.
+            backend: see `sightline.Index.open`.
             timeout: of a server: seconds for one request and its answer.
             retries: of a server: how often a request is sent again after a lost connection, 429 or 503.
             client: of a server: a ``QdrantClient`` to use.
@@ -211,15 +228,19 @@ class QdrantStore:
             IndexMismatchError: if ``encoder`` is another than the index was built with.
         """
         options = {"timeout": timeout, "retries": retries, "client": client}
+        check_backend(backend, encoder)
         engine = _engine(name, **options)
         try:
             if not engine.exists():
                 raise IndexStoreError(f"{name}: there is no index; build one with: sightline index --store {name}")
             store = cls(engine, _manifest(engine), options=options)
             store._check_vectors(verify)
+            store._backend = backend
             if encoder is not None:
-                store._encoder = store._given_encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-                check_encoder(store._manifest.encoder, store._encoder, name)
+                if isinstance(encoder, str):
+                    encoder = load_encoder(encoder, **backend_option(backend))
+                store._encoder = store._given_encoder = encoder
+                check_encoder(store._manifest.encoder, encoder, name)
         except BaseException:
             engine.close()
             raise
@@ -263,21 +284,24 @@ class QdrantStore:
         if first is None:
             raise DataError("there are no documents to index", path=name)
         stream = itertools.chain([first], stream)
-        engine, planned = _engine(name, **options), _planned(chosen)
+        engine, model = _engine(name, **options), load_asked_encoder(chosen)
+        planned = _planned(chosen, model)
+        # A number format is for a build alone; later texts are read as the encoder reads by itself.
+        later = model if chosen.dtype is None else None
         try:
             there = engine.exists() and bool(engine.retrieve("passages", [_RECORD], ["layout"]))
             if there and not overwrite and _manifest(engine).complete:
-                return cls._finished(engine, planned, stream, options, _given(chosen))
+                return cls._finished(engine, planned, stream, options)._with(chosen, later)
             target = engine.beside() if there and overwrite else engine
             if target is not engine and target.exists() and _leftover(target, planned):
                 target.drop()
-            store = cls._create(target, planned, options, _given(chosen))
+            store = cls._create(target, planned, options)._with(chosen, model)
             store._write_all(stream, "resume", progress)
             store.finish()
             if target is not engine:
                 engine.take(target)
                 store = cls(engine, _manifest(engine), options=options)
-                store._given_encoder = store._encoder = _given(chosen)
+            store._with(chosen, later)
         except BaseException:
             engine.close()
             raise
@@ -300,12 +324,10 @@ class QdrantStore:
         planned: Manifest,
         documents: Iterator[Document],
         options: Mapping[str, Any],
-        encoder: Encoder | None,
     ) -> QdrantStore:
         """An index that needs no work, for it was built of these documents already."""
         other = "change it with add, update or delete, or build it again with overwrite"
         store = cls(engine, _manifest(engine), options=options)
-        store._given_encoder = store._encoder = encoder
         if store._manifest.settings() != planned.settings():
             difference = store._manifest.difference(planned)
             raise IndexMismatchError(f"{engine.name}: there is an index with other settings ({difference}); {other}")
@@ -363,7 +385,8 @@ class QdrantStore:
             counts={},
             store=StoreRecord(),
         )
-        store = cls._create(_engine(name, **options), planned, options, index._given_encoder)
+        store = cls._create(_engine(name, **options), planned, options)
+        store._given_encoder = store._encoder = index._given_encoder
         store._table(index.states_table())
         done = 0
         for batch in index.stored_batches(BATCH_PASSAGES):
@@ -381,6 +404,8 @@ class QdrantStore:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the name, and the encoder that was given: they open the index again."""
         options = {name: value for name, value in self._options.items() if value is not None}
+        if self._given_encoder is None and self._backend is not None:
+            options["backend"] = self._backend
         return _open_again, (self.path, self._given_encoder, options)
 
     def __enter__(self) -> Self:
@@ -407,7 +432,7 @@ class QdrantStore:
     def encoder(self) -> Encoder:
         """The bi-encoder, loaded and checked when first used."""
         if self._encoder is None:
-            self._encoder = load_built_encoder(self._manifest.encoder, self.path)
+            self._encoder = load_built_encoder(self._manifest.encoder, self.path, self._backend)
         return self._encoder
 
     def counts(self) -> dict[str, int]:
@@ -975,12 +1000,8 @@ def _open_again(name: str, encoder: Encoder | None, options: dict[str, Any]) -> 
     return QdrantStore.open(name, encoder=encoder, verify=False, **options)
 
 
-def _given(settings: IndexSettings) -> Encoder | None:
-    return None if isinstance(settings.encoder, str) else settings.encoder
-
-
-def _planned(settings: IndexSettings) -> Manifest:
-    """The manifest of an empty index.
+def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
+    """The manifest of an empty index, with the encoder that its settings name.
 
     Raises:
         InputError: if a setting is out of range, or Qdrant has no such thing.
@@ -994,14 +1015,7 @@ def _planned(settings: IndexSettings) -> Manifest:
         raise InputError(f"in Qdrant, words are searched by BM25 of the store's own, not by {settings.lexical!r}")
     if settings.decoder_states is not None:
         raise InputError("decoder states are not kept in Qdrant; build an index in a folder for them")
-    encoder = settings.encoder if not isinstance(settings.encoder, str) else None
-    if encoder is None:
-        from ..models.loading import absolute_name
-
-        options = dict(settings.encoder_options or {})
-        options |= {} if settings.dtype is None else {"dtype": settings.dtype}
-        encoder = load_encoder(absolute_name(str(settings.encoder)), **options)
-    planned = plan(dataclasses.replace(settings, faiss="Flat"), encoder)
+    planned = plan(dataclasses.replace(settings, faiss="Flat"), model)
     return dataclasses.replace(
         planned,
         faiss=FaissRecord(settings.faiss, ""),

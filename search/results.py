@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..documents import Document, Passage
-from ..rerank.results import Evidence
+from ..rerank.evidence import Evidence, prune
 
 __all__ = ["Explanation", "Hit", "SearchResult"]
 
@@ -43,6 +43,14 @@ class Hit:
     mass: float | None = None
     evidence: tuple[Evidence, ...] | None = None
     token_mass: tuple[float, ...] | None = None
+
+    def pruned_text(self, share: float = 0.8) -> str:
+        """The sentences of the passage that hold this share of the attention on it; see `sightline.rerank.prune`.
+
+        Raises:
+            InputError: if you searched without ``evidence``, or the share is not above 0 and at most 1.
+        """
+        return prune(self.passage.text, self.evidence, share, start=self.passage.start).text
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the passage's text and place, the document's title and metadata, and any evidence."""

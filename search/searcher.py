@@ -17,8 +17,8 @@ from ..errors import InputError
 from ..models.reader import BlockReader, DecoderReading, DocumentStates, StoredBlock
 from ..names import FIRST_STAGES, WORD_STAGES, FirstStage
 from ..rerank.base import Reranker
+from ..rerank.evidence import Evidence
 from ..rerank.loading import as_reranker
-from ..rerank.results import Evidence
 from ..wording import quoted
 from .candidates import CandidateList, identity
 from .first_stage import DENSE_WEIGHT, Found, retrieve
