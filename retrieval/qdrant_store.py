@@ -47,7 +47,7 @@ from .planning import (
     load_built_encoder,
     plan,
 )
-from .qdrant_engines import EdgeEngine, Engine, Hit, Plan, Point, ServerEngine, Traffic
+from .qdrant_engines import EdgeEngine, Engine, Hit, Part, Plan, Point, ServerEngine, Traffic
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, payload_of, translated
 from .qdrant_words import passage_words, query_vector
 from .reading import StoredBatch, read_passages
@@ -909,9 +909,10 @@ class QdrantStore:
                         states.append(Point(base + number, {}, kept))
                     place += 1
                 (others if number else heads).append(Point(base + number, vectors, payload))
-        for part, points in (("states", states), ("passages", others), ("passages", heads)):
+        writes: tuple[tuple[Part, list[Point]], ...] = (("states", states), ("passages", others), ("passages", heads))
+        for part, points in writes:
             if points:
-                self.engine.upsert(part, points)  # type: ignore[arg-type]
+                self.engine.upsert(part, points)
         stale = Where(
             must=(Among("document", list(digests)),), must_not=(Among("digest", sorted(set(digests.values()))),)
         )
