@@ -124,7 +124,8 @@ def beginnings(term: str) -> list[str]:
         >>> beginnings("\u5b66\u3076"), beginnings("cat")
         (['学'], [])
     """
-    if term.isascii() or _SCRIPTS.fullmatch(term[0])[1] is None:  # type: ignore[index]
+    paired = _SCRIPTS.match(term)
+    if paired is None or paired[1] is None:
         return []
     letter = _letters(term)[0]
     return [letter[:end] for end in range(1, len(letter) + 1)]

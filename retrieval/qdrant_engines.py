@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..errors import IndexLockedError, IndexStoreError, InputError, MissingExtraError
 from ..settings import Range
@@ -30,9 +30,9 @@ from .qdrant_filters import BIG, MARKS, NUMBERS, TEXTS, Among, Between, HasVecto
 
 __all__ = ["EdgeEngine", "Engine", "Hit", "Part", "Plan", "Point", "ServerEngine", "Traffic", "as_uuid"]
 
-T = TypeVar("T")
 
 Part = Literal["passages", "states"]
+FieldKind = Literal["keyword", "integer", "float"]
 _KEYWORDS, _INTEGERS = ("words", "document", MARKS), ("passage", "length", "empty")
 _PAGE = 512  # points of a scroll
 _jitter = random.Random()  # not the one that users seed
@@ -151,7 +151,7 @@ class Engine(ABC):
         """All points that meet conditions, by id."""
 
     @abstractmethod
-    def index_field(self, key: str, kind: Literal["keyword", "integer", "float"]) -> None:
+    def index_field(self, key: str, kind: FieldKind) -> None:
         """Have an index over a field of the payload; nothing if there is one."""
 
     @abstractmethod
@@ -187,9 +187,10 @@ class Engine(ABC):
 
     def index_values(self, payload: Mapping[str, Any]) -> None:
         """Have indexes over the values that filters compare in a payload of `qdrant_filters.payload_of`."""
-        for part, kind in ((TEXTS, "keyword"), (BIG, "keyword"), (NUMBERS, "float")):
+        kinds: dict[str, FieldKind] = {TEXTS: "keyword", BIG: "keyword", NUMBERS: "float"}
+        for part, kind in kinds.items():
             for key in payload[part]:
-                self.index_field(f"{part}.{key}", kind)  # type: ignore[arg-type]
+                self.index_field(f"{part}.{key}", kind)
 
 
 def as_uuid(id: int) -> str:
@@ -306,10 +307,11 @@ class EdgeEngine(Engine):
             why = "no space left on the device" if "No space left" in text or "os error 28" in text else text
             raise IndexStoreError(f"{self.name}: {why}; what was written before is kept") from error
 
-    def _do(self, part: Part, work: Callable[[Any], T]) -> T:
+    def _do(self, part: Part, name: str, *values: Any, **options: Any) -> Any:
+        """What a method of a shard gives."""
         shards = self._open()
         with self._translated():
-            return work(shards.by_part[part])
+            return getattr(shards.by_part[part], name)(*values, **options)
 
     def _update(self, part: Part, operation: Any) -> None:
         shards = self._open()
@@ -385,7 +387,7 @@ class EdgeEngine(Engine):
     def retrieve(self, part: Part, ids: Sequence[int], fields: Sequence[str]) -> dict[int, dict[str, Any]]:
         """See `Engine.retrieve`."""
         asked = [as_uuid(id) for id in ids]
-        records = self._do(part, lambda shard: shard.retrieve(asked, with_payload=list(fields), with_vector=False))
+        records = self._do(part, "retrieve", asked, with_payload=list(fields), with_vector=False)
         return {_number(record.id): record.payload or {} for record in records}
 
     def nearest(
@@ -404,18 +406,18 @@ class EdgeEngine(Engine):
             )
             for vector in vectors
         ]
-        answers = self._do("passages", lambda shard: shard.query_batch(edge.QueryBatchRequest(requests)))
+        answers = self._do("passages", "query_batch", edge.QueryBatchRequest(requests))
         return [[Hit(_number(p.id), p.score, p.payload or {}) for p in points] for points in answers]
 
     def count(self, where: Where) -> int:
         """See `Engine.count`."""
         request = self._edge.CountRequest(exact=True, filter=self._filter(where))
-        return int(self._do("passages", lambda shard: shard.count(request)))
+        return int(self._do("passages", "count", request))
 
     def facet(self, key: str, limit: int) -> dict[Any, int]:
         """See `Engine.facet`."""
         request = self._edge.FacetRequest(key, limit=limit, exact=True)
-        hits = self._do("passages", lambda shard: shard.facet(request))
+        hits = self._do("passages", "facet", request)
         return {hit.value: hit.count for hit in hits if hit.count}  # values that are gone are there with 0
 
     def scroll(self, part: Part, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -429,13 +431,13 @@ class EdgeEngine(Engine):
                 with_payload=list(fields),
                 with_vector=False,
             )
-            records, offset = self._do(part, lambda shard, request=request: shard.scroll(request))  # type: ignore[misc]
+            records, offset = self._do(part, "scroll", request)
             for record in records:
                 yield _number(record.id), record.payload or {}
             if offset is None:
                 return
 
-    def index_field(self, key: str, kind: Literal["keyword", "integer", "float"]) -> None:
+    def index_field(self, key: str, kind: FieldKind) -> None:
         """See `Engine.index_field`."""
         shards = self._open()
         if key not in shards.indexed:
@@ -453,7 +455,8 @@ class EdgeEngine(Engine):
     def flush(self) -> None:
         """Write segments out, and build what is due."""
         for part in ("passages", "states"):
-            self._do(part, lambda shard: (shard.optimize(), shard.flush()))
+            self._do(part, "optimize")
+            self._do(part, "flush")
 
     def beside(self) -> EdgeEngine:
         """See `Engine.beside`."""
@@ -553,14 +556,14 @@ class ServerEngine(Engine):
     def _called(self, part: Part) -> str:
         return self.collection if part == "passages" else f"{self.collection}-states"
 
-    def _ask(self, call: Callable[[], T]) -> T:
+    def _ask(self, call: Callable[..., Any], *values: Any, **options: Any) -> Any:
         """What a request gives; it is sent again where that may help."""
         import httpx
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
         for trial in range(1, self.retries + 2):
             try:
-                return call()
+                return call(*values, **options)
             except UnexpectedResponse as error:
                 problem, again = self._why_refused(error), error.status_code in _TRIED_AGAIN
             except ResponseHandlingException as error:
@@ -594,11 +597,11 @@ class ServerEngine(Engine):
 
     def exists(self) -> bool:
         """See `Engine.exists`."""
-        return bool(self._ask(lambda: self._client.collection_exists(self._called("passages"))))
+        return bool(self._ask(self._client.collection_exists, self._called("passages")))
 
     def vectors(self) -> dict[str, int]:
         """See `Engine.vectors`."""
-        config = self._ask(lambda: self._client.get_collection(self._called("passages"))).config.params
+        config = self._ask(self._client.get_collection, self._called("passages")).config.params
         dense = config.vectors if isinstance(config.vectors, dict) else {}
         return {name: vector.size for name, vector in dense.items()} | dict.fromkeys(config.sparse_vectors or {}, 0)
 
@@ -614,21 +617,17 @@ class ServerEngine(Engine):
         parts: tuple[tuple[Part, dict[str, Any]], ...] = (("states", {}), ("passages", vectors))
         for part, dense in parts:
             alias = self._called(part)
-            if self._ask(lambda alias=alias: self._client.collection_exists(alias)):  # type: ignore[misc]
+            if self._ask(self._client.collection_exists, alias):
                 continue
             # Two who make it at once make the same one.
             place = f"{alias}.{self._generation() + 1}"
             sparse = {"words": models.SparseVectorParams()}
             try:
-                self._ask(
-                    lambda place=place, dense=dense, sparse=sparse: self._client.create_collection(  # type: ignore[misc]
-                        place, vectors_config=dense, sparse_vectors_config=sparse
-                    )
-                )
+                self._ask(self._client.create_collection, place, vectors_config=dense, sparse_vectors_config=sparse)
             except IndexStoreError:
-                if not self._ask(lambda place=place: self._client.collection_exists(place)):  # type: ignore[misc]
+                if not self._ask(self._client.collection_exists, place):
                     raise
-            self._ask(lambda place=place, alias=alias: self._alias({alias: place}))  # type: ignore[misc]
+            self._ask(self._alias, {alias: place})
         self.index_fields()
 
     def _aliases(self) -> dict[str, str]:
@@ -668,7 +667,7 @@ class ServerEngine(Engine):
                 )
                 for point in some
             ]
-            self._ask(lambda made=made: self._client.upsert(self._called(part), made, update_mode=mode))  # type: ignore[misc]
+            self._ask(self._client.upsert, self._called(part), made, update_mode=mode)
             self._writes += 1
 
     def _vector(self, vector: Any) -> Any:
@@ -679,13 +678,13 @@ class ServerEngine(Engine):
     def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]]) -> None:
         """See `Engine.set_vectors`."""
         made = [self._models.PointVectors(id=as_uuid(id), vector={name: self._vector(v)}) for id, v in vectors.items()]
-        self._ask(lambda: self._client.update_vectors(self._called("passages"), made))
+        self._ask(self._client.update_vectors, self._called("passages"), made)
         self._writes += 1
 
     def delete(self, part: Part, where: Where) -> None:
         """See `Engine.delete`."""
         selector = self._models.FilterSelector(filter=self._filter(where))
-        self._ask(lambda: self._client.delete(self._called(part), selector))
+        self._ask(self._client.delete, self._called(part), selector)
         self._writes += 1
 
     def _filter(self, where: Where) -> Any:
@@ -709,7 +708,7 @@ class ServerEngine(Engine):
     def retrieve(self, part: Part, ids: Sequence[int], fields: Sequence[str]) -> dict[int, dict[str, Any]]:
         """See `Engine.retrieve`."""
         asked = [as_uuid(id) for id in ids]
-        records = self._ask(lambda: self._client.retrieve(self._called(part), asked, with_payload=list(fields)))
+        records = self._ask(self._client.retrieve, self._called(part), asked, with_payload=list(fields))
         return {_number(record.id): record.payload or {} for record in records}
 
     def nearest(
@@ -728,17 +727,17 @@ class ServerEngine(Engine):
             )
             for vector in vectors
         ]
-        answers = self._ask(lambda: self._client.query_batch_points(self._called("passages"), requests))
+        answers = self._ask(self._client.query_batch_points, self._called("passages"), requests)
         return [[Hit(_number(p.id), p.score, p.payload or {}) for p in answer.points] for answer in answers]
 
     def count(self, where: Where) -> int:
         """See `Engine.count`."""
         filter = self._filter(where)
-        return int(self._ask(lambda: self._client.count(self._called("passages"), filter, exact=True)).count)
+        return int(self._ask(self._client.count, self._called("passages"), filter, exact=True).count)
 
     def facet(self, key: str, limit: int) -> dict[Any, int]:
         """See `Engine.facet`."""
-        answer = self._ask(lambda: self._client.facet(self._called("passages"), key, limit=limit, exact=True))
+        answer = self._ask(self._client.facet, self._called("passages"), key, limit=limit, exact=True)
         return {hit.value: hit.count for hit in answer.hits if hit.count}
 
     def scroll(self, part: Part, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -746,21 +745,19 @@ class ServerEngine(Engine):
         filter, offset = self._filter(where), None
         while True:
             records, offset = self._ask(
-                lambda offset=offset: self._client.scroll(  # type: ignore[misc]
-                    self._called(part), filter, limit=_PAGE, offset=offset, with_payload=list(fields)
-                )
+                self._client.scroll, self._called(part), filter, limit=_PAGE, offset=offset, with_payload=list(fields)
             )
             for record in records:
                 yield _number(record.id), record.payload or {}
             if offset is None:
                 return
 
-    def index_field(self, key: str, kind: Literal["keyword", "integer", "float"]) -> None:
+    def index_field(self, key: str, kind: FieldKind) -> None:
         """See `Engine.index_field`."""
         if key in self._indexed or not self._own:  # the client's local mode has no indexes
             return
         schema = self._models.PayloadSchemaType(kind)
-        self._ask(lambda: self._client.create_payload_index(self._called("passages"), key, schema))
+        self._ask(self._client.create_payload_index, self._called("passages"), key, schema)
         self._indexed.add(key)
 
     def size(self) -> dict[str, int]:
@@ -789,9 +786,9 @@ class ServerEngine(Engine):
         old = [places[self._called(part)] for part in parts if self._called(part) in places]
         new = {self._called(part): places[other._called(part)] for part in parts}
         gone = [other._called(part) for part in parts]
-        self._ask(lambda: self._alias(new, gone))  # all at once
+        self._ask(self._alias, new, gone)  # all at once
         for place in old:
-            self._ask(lambda place=place: self._client.delete_collection(place))  # type: ignore[misc]
+            self._ask(self._client.delete_collection, place)
         self._writes += 1
         self._indexed.clear()
 
@@ -801,8 +798,8 @@ class ServerEngine(Engine):
         for part in ("passages", "states"):
             alias = self._called(part)
             if alias in places:
-                self._ask(lambda alias=alias: self._alias({}, [alias]))  # type: ignore[misc]
-                self._ask(lambda place=places[alias]: self._client.delete_collection(place))  # type: ignore[misc]
+                self._ask(self._alias, {}, [alias])
+                self._ask(self._client.delete_collection, places[alias])
 
     def close(self) -> None:
         """See `Engine.close`."""

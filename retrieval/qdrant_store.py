@@ -48,7 +48,7 @@ from .planning import (
     plan,
     reading_by,
 )
-from .qdrant_engines import EdgeEngine, Engine, Hit, Plan, Point, ServerEngine, Traffic
+from .qdrant_engines import EdgeEngine, Engine, Hit, Part, Plan, Point, ServerEngine, Traffic
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, payload_of, translated
 from .qdrant_words import passage_words, query_vector
 from .reading import StoredBatch, read_passages
@@ -154,12 +154,12 @@ class QdrantStore:
         """
         chosen = IndexSettings(**settings)
         options = {"timeout": timeout, "retries": retries, "client": client}
-        return cls._create(_engine(name, **options), _planned(chosen), options, given_encoder(chosen))
+        model = load_planned_encoder(chosen)
+        store = cls._create(_engine(name, **options), _planned(chosen, model), options)
+        return store._with(chosen, model)
 
     @classmethod
-    def _create(
-        cls, engine: Engine, planned: Manifest, options: Mapping[str, Any], encoder: Encoder | None
-    ) -> QdrantStore:
+    def _create(cls, engine: Engine, planned: Manifest, options: Mapping[str, Any]) -> QdrantStore:
         there = engine.exists()
         if there and not engine.retrieve("passages", [_RECORD], ["layout"]) and engine.count(Where()):
             raise IndexStoreError(
@@ -175,7 +175,6 @@ class QdrantStore:
         )
         engine.upsert("passages", [_record(planned)], new_only=True)  # the first of all who make it stays
         store = cls(engine, _manifest(engine), options=options)
-        store._given_encoder = store._encoder = encoder
         if store._manifest.complete:
             engine.close()
             raise IndexStoreError(
@@ -189,6 +188,13 @@ class QdrantStore:
                 f"({store._manifest.difference(planned)}); repeat its settings to go on with it, or remove it"
             )
         return store
+
+    def _with(self, settings: IndexSettings, model: Encoder | None) -> QdrantStore:
+        """This store with the encoder that settings name; None for ``model`` to load it as it reads by itself."""
+        self._given_encoder = given_encoder(settings)
+        self._encoder = self._given_encoder or model
+        self._backend = settings.backend
+        return self
 
     @classmethod
     def open(
@@ -279,21 +285,24 @@ class QdrantStore:
         if first is None:
             raise DataError("there are no documents to index", path=name)
         stream = itertools.chain([first], stream)
-        engine, planned = _engine(name, **options), _planned(chosen)
+        engine, model = _engine(name, **options), load_planned_encoder(chosen)
+        planned = _planned(chosen, model)
+        # A number format is for a build alone; later texts are read as the encoder reads by itself.
+        later = model if chosen.dtype is None else None
         try:
             there = engine.exists() and bool(engine.retrieve("passages", [_RECORD], ["layout"]))
             if there and not overwrite and _manifest(engine).complete:
-                return cls._finished(engine, planned, stream, options, given_encoder(chosen))
+                return cls._finished(engine, planned, stream, options)._with(chosen, later)
             target = engine.beside() if there and overwrite else engine
             if target is not engine and target.exists() and _leftover(target, planned):
                 target.drop()
-            store = cls._create(target, planned, options, given_encoder(chosen))
+            store = cls._create(target, planned, options)._with(chosen, model)
             store._write_all(stream, "resume", progress)
             store.finish()
             if target is not engine:
                 engine.take(target)
                 store = cls(engine, _manifest(engine), options=options)
-                store._given_encoder = store._encoder = given_encoder(chosen)
+            store._with(chosen, later)
         except BaseException:
             engine.close()
             raise
@@ -316,12 +325,10 @@ class QdrantStore:
         planned: Manifest,
         documents: Iterator[Document],
         options: Mapping[str, Any],
-        encoder: Encoder | None,
     ) -> QdrantStore:
         """An index that needs no work, for it was built of these documents already."""
         other = "change it with add, update or delete, or build it again with overwrite"
         store = cls(engine, _manifest(engine), options=options)
-        store._given_encoder = store._encoder = encoder
         if store._manifest.settings() != planned.settings():
             difference = store._manifest.difference(planned)
             raise IndexMismatchError(f"{engine.name}: there is an index with other settings ({difference}); {other}")
@@ -379,7 +386,8 @@ class QdrantStore:
             counts={},
             store=StoreRecord(),
         )
-        store = cls._create(_engine(name, **options), planned, options, index._given_encoder)
+        store = cls._create(_engine(name, **options), planned, options)
+        store._given_encoder = store._encoder = index._given_encoder
         store._table(index.states_table())
         done = 0
         for batch in index.stored_batches(BATCH_PASSAGES):
@@ -397,7 +405,9 @@ class QdrantStore:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the name, and the encoder that was given: they open the index again."""
         options = {name: value for name, value in self._options.items() if value is not None}
-        return _open_again, (self.path, self._given_encoder, self._backend, options)
+        if self._given_encoder is None and self._backend is not None:
+            options["backend"] = self._backend
+        return _open_again, (self.path, self._given_encoder, options)
 
     def __enter__(self) -> Self:
         return self
@@ -913,9 +923,10 @@ class QdrantStore:
                         states.append(Point(base + number, {}, kept))
                     place += 1
                 (others if number else heads).append(Point(base + number, vectors, payload))
-        for part, points in (("states", states), ("passages", others), ("passages", heads)):
+        writes: tuple[tuple[Part, list[Point]], ...] = (("states", states), ("passages", others), ("passages", heads))
+        for part, points in writes:
             if points:
-                self.engine.upsert(part, points)  # type: ignore[arg-type]
+                self.engine.upsert(part, points)
         stale = Where(
             must=(Among("document", list(digests)),), must_not=(Among("digest", sorted(set(digests.values()))),)
         )
@@ -1000,13 +1011,12 @@ def _engine(name: str, *, timeout: float, retries: int, client: Any) -> Engine:
     raise InputError(f"{name!r} names no store in Qdrant; write qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION")
 
 
-def _open_again(name: str, encoder: Encoder | None, backend: str | None, options: dict[str, Any]) -> QdrantStore:
-    backend = None if encoder is not None else backend  # it reads by its own
-    return QdrantStore.open(name, encoder=encoder, backend=backend, verify=False, **options)
+def _open_again(name: str, encoder: Encoder | None, options: dict[str, Any]) -> QdrantStore:
+    return QdrantStore.open(name, encoder=encoder, verify=False, **options)
 
 
-def _planned(settings: IndexSettings) -> Manifest:
-    """The manifest of an empty index.
+def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
+    """The manifest of an empty index, with the encoder that its settings name.
 
     Raises:
         InputError: if a setting is out of range, or Qdrant has no such thing.
@@ -1020,7 +1030,7 @@ def _planned(settings: IndexSettings) -> Manifest:
         raise InputError(f"in Qdrant, words are searched by BM25 of the store's own, not by {settings.lexical!r}")
     if settings.decoder_states is not None:
         raise InputError("decoder states are not kept in Qdrant; build an index in a folder for them")
-    planned = plan(dataclasses.replace(settings, faiss="Flat"), load_planned_encoder(settings))
+    planned = plan(dataclasses.replace(settings, faiss="Flat"), model)
     return dataclasses.replace(
         planned,
         faiss=FaissRecord(settings.faiss, ""),
