@@ -248,7 +248,8 @@ def _near_path(ctx: Any, message: str) -> str:
     """A suggestion, where the message is about a path that does not exist and one beside it has a similar name."""
     if "did you mean" in message:
         return ""
-    for name, path in _single_values(ctx.params):
+    for name, value in _single_values(ctx.params):
+        path = Path(value) if name == "index" and isinstance(value, str) else value  # a store's name is no path near one
         if isinstance(path, Path) and name not in _WRITTEN and str(path) in message and not path.exists():
             with contextlib.suppress(OSError):
                 names = [neighbour.name for neighbour in path.parent.iterdir()]
