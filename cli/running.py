@@ -249,7 +249,7 @@ def _near_path(ctx: Any, message: str) -> str:
     if "did you mean" in message:
         return ""
     for name, value in _single_values(ctx.params):
-        path = Path(value) if name == "index" and isinstance(value, str) else value  # a store's name is no path near one
+        path = Path(value) if name == "index" and isinstance(value, str) else value
         if isinstance(path, Path) and name not in _WRITTEN and str(path) in message and not path.exists():
             with contextlib.suppress(OSError):
                 names = [neighbour.name for neighbour in path.parent.iterdir()]
