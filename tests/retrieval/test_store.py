@@ -547,7 +547,7 @@ def test_a_server_is_asked_for_what_a_search_needs(api, place, toy):
 def test_lost_and_refused_requests_are_sent_again_and_slow_ones_are_not(api, toy):
     name = f"qdrant://{api.address}/pets"
     build_store(name, some_documents(3), encoder=toy).close()
-    with open_store(name, encoder=toy, retries=2, timeout=1) as store:
+    with open_store(name, encoder=toy, retries=2, timeout=2) as store:
         api.faults[:] = [503, 429]
         assert store.counts()["documents"] == 3 and len(api.waited) == 2
         store._counted = None
@@ -560,8 +560,8 @@ def test_lost_and_refused_requests_are_sent_again_and_slow_ones_are_not(api, toy
         api.faults[:] = [403]
         with pytest.raises(IndexStoreError, match="needs another key .* QDRANT_API_KEY"):
             store.counts()
-        api.faults[:] = [1.5]
-        with pytest.raises(IndexStoreError, match=r"no answer within 1 s"):
+        api.faults[:] = [2.5]
+        with pytest.raises(IndexStoreError, match=r"no answer within 2 s"):
             store.counts()
     api.close()
     with pytest.raises(IndexStoreError, match="the connection failed .*does the server run"):
