@@ -491,7 +491,7 @@ def test_another_encoder_and_other_settings_are_refused(place, toy):
 def test_a_store_without_words_or_without_vectors_is_searched_by_what_it_has(place, toy):
     dense = place("edge", some_documents(5), "dense", encoder=toy, lexical="none")
     assert Searcher(dense, None).first_stage == "dense" and Searcher(dense, None).search("cats").hits
-    words = place("edge", some_documents(5), "words", encoder="none")
+    words = place("edge", some_documents(5), "words", encoder="none", max_tokens=0)
     assert Searcher(words, None).first_stage == "bm25" and Searcher(words, None).search("cats").hits
     with pytest.raises(InputError, match="without a lexical index"):
         dense.search_lexical("cats", 3)
