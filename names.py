@@ -1,7 +1,8 @@
 """The grammar of names: how systems and rerankers are written, in every command, the server and the adapters.
 
 SYSTEM   = FIRST | FIRST "+" RERANKER
-FIRST    = bm25 | sparse | dense | hybrid | the name of a given run    sparse: of an index with --lexical sparse:MODEL
+FIRST    = bm25 | sparse | dense | multivector | hybrid | hybrid-multivector | the name of a given run
+                                                  sparse: of an index with --lexical sparse:MODEL
 RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | READER[#LAYOUT] | cross-encoder:MODEL | REMOTE
          | CASCADE
 CASCADE  = RERANKER ">" RERANKER ["@" N]          the second ranks the N best of the first, 20 unless it says otherwise
@@ -30,8 +31,11 @@ from .wording import did_you_mean, quoted
 __all__ = [
     "CASCADE_TOP",
     "DECODERS",
+    "EMBEDDED_STAGES",
     "FIRST_STAGES",
+    "FUSED_STAGES",
     "LAYOUTS",
+    "MULTIVECTOR_STAGES",
     "PREFIXES",
     "READERS",
     "SHIPPED",
@@ -51,10 +55,16 @@ __all__ = [
 ]
 
 WordStage = Literal["bm25", "sparse"]
-FirstStage = Literal["bm25", "sparse", "dense", "hybrid"]
+FirstStage = Literal["bm25", "sparse", "dense", "multivector", "hybrid", "hybrid-multivector"]
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
 WORD_STAGES: tuple[WordStage, ...] = get_args(WordStage)
 """First stages that search what an index keeps of words, without its embeddings. It has one of them at most."""
+FUSED_STAGES: dict[str, tuple[FirstStage, ...]] = {"hybrid": ("dense",), "hybrid-multivector": ("dense", "multivector")}
+"""First stages that fuse others, with those that each fuses with the words of an index."""
+EMBEDDED_STAGES: tuple[FirstStage, ...] = ("dense", "hybrid", "hybrid-multivector")
+"""First stages that search the embeddings of an index."""
+MULTIVECTOR_STAGES: tuple[FirstStage, ...] = ("multivector", "hybrid-multivector")
+"""First stages that search the token states of an index."""
 Kind = Literal["layout", "folder", "hf", "cross-encoder", "encoder", "late-interaction", "remote", "cascade"]
 PREFIXES = ("hf", "cross-encoder", "encoder", "late-interaction")  # before the name of a model of the hub
 CASCADE_TOP = 20
@@ -87,7 +97,7 @@ class SystemName(NamedTuple):
     """A system: a first stage, and perhaps a reranker of what it finds.
 
     Args:
-        first: ``bm25``, ``sparse``, ``dense``, ``hybrid``, or the name of a given run.
+        first: one of `FIRST_STAGES`, such as ``dense``, or the name of a given run.
         reranker: a name for `sightline.load_reranker`, or None.
 
     Example:

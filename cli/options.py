@@ -47,7 +47,10 @@ __all__ = [
 
 SEARCHING, INDEX, SERVER = "Searching", "Index", "Server"
 COLLECTION, CANDIDATES, MEASURING = "Collection", "Candidates", "Measuring"
-_SYSTEMS = "bm25 (or sparse), dense, hybrid or a --run's name, alone or with +RERANKER (see sightline rerankers)"
+_SYSTEMS = (
+    "bm25 (or sparse), dense, multivector, hybrid, hybrid-multivector or a --run's name, alone or with +RERANKER (see "
+    "sightline rerankers)"
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 IndexArgument = Annotated[
@@ -78,7 +81,7 @@ BackendOption = Annotated[
 FirstStageOption = Annotated[
     FirstStage | None,
     typer.Option(
-        help="Where candidates come from.",
+        help="Where candidates come from. multivector searches the token states of the index.",
         show_default="hybrid where the index has embeddings and words, else what it has",
         rich_help_panel=SEARCHING,
     ),

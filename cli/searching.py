@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..documents import Grain
-from ..names import WORD_STAGES
+from ..names import MULTIVECTOR_STAGES
 from .console import console, print_table, visible, working, write_json
 from .options import (
     SEARCHING,
@@ -112,6 +112,8 @@ def search(
             explanation = searcher.explain(query, k, where=where_filter, unit=unit, min_score=min_score)
             words = searcher.index.manifest.lexical.name.stage or "bm25"
             result, stages = explanation.result, {"dense": explanation.dense, words: getattr(explanation, words)}
+            if searcher.first_stage in MULTIVECTOR_STAGES:
+                stages["multivector"] = explanation.multivector
             grain = "token"
         else:
             result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit, min_score=min_score)
@@ -193,10 +195,9 @@ def _print_hit(
 
 def _load_models(searcher: Any) -> None:
     """Load what the search needs, so that the time of its first step is its own."""
-    if searcher.first_stage not in WORD_STAGES:
-        searcher.index.search_dense(["loading"], 1)
-    if searcher.first_stage != "dense":
-        searcher.index.search_lexical("loading", 1)
+    from ..search.first_stage import retrieve
+
+    retrieve(searcher.index, ["loading"], [searcher.first_stage], 1)
 
 
 def _advise(searcher: Any, passages: int) -> None:

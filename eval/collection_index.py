@@ -14,7 +14,7 @@ import xxhash
 from ..errors import DataError, InputError
 from ..files import digest, replace_file
 from ..models.loading import absolute_name
-from ..names import WORD_STAGES, LexicalName
+from ..names import MULTIVECTOR_STAGES, WORD_STAGES, LexicalName
 from ..retrieval.index import Index
 from ..retrieval.planning import IndexSettings, default_max_tokens
 from ..retrieval.stores import Store, open_store
@@ -55,7 +55,8 @@ def open_index(
         path: the place of that index; ``NAME.source.json`` beside it says of which files it was made.
         settings: the settings of the index at ``path``: fields of `IndexSettings`.
         systems: the first stage and the reranker of each system that will search it. Where all of them search words
-            alone, without a reranker, nothing is embedded; where one has a reranker, token states are kept.
+            alone, without a reranker, nothing is embedded; where one has a reranker, or searches token states, they are
+            kept.
             ``settings`` may say otherwise of the token states.
         progress: called with the number of documents that are indexed.
         backend: what reads queries, and documents where an index is built; see `Index.open`.
@@ -131,12 +132,12 @@ def _settings_for(settings: Mapping[str, Any], systems: Sequence[tuple[str, str 
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
-    reranks = any(second for _, second in systems)
-    all_settings = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
+    reads = any(second or first in MULTIVECTOR_STAGES for first, second in systems)
+    all_settings = {**defaults, "token_states": "fp16" if reads else "none", **settings}
     words = LexicalName.parse(all_settings["lexical"])
     for first, _ in systems:
         words.check(first, "the index")
-    if not reranks and all(first in WORD_STAGES for first, _ in systems):
+    if not reads and all(first in WORD_STAGES for first, _ in systems):
         all_settings |= {
             "encoder": "none",
             "encoder_options": None,

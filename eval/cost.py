@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Unpack, cast
 import numpy as np
 
 from ..errors import InputError
-from ..names import WORD_STAGES, SystemName
+from ..names import EMBEDDED_STAGES, MULTIVECTOR_STAGES, SystemName
 from ..rerank.loading import load_reranker, reader_options
 from ..retrieval.index import Index
 from ..retrieval.token_states import states_form
@@ -197,10 +197,11 @@ class _Work(NamedTuple):
 def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     index, reranker = searcher.index, searcher.reranker
     rows, dim = index.counts()["passages"], index.manifest.encoder.dim
-    embeds = searcher.first_stage not in WORD_STAGES
+    embeds = searcher.first_stage in EMBEDDED_STAGES
     exact = embeds and index.manifest.faiss.factory == "Flat"
-    # What a sparse encoder computes is not known here.
-    by_sparse = searcher.first_stage != "dense" and index.manifest.lexical.name.stage == "sparse"
+    # What a sparse encoder computes is not known here, nor how many token states a search by them reads.
+    by_sparse = searcher.first_stage not in ("dense", "multivector") and index.manifest.lexical.name.stage == "sparse"
+    unknown = by_sparse or searcher.first_stage in MULTIVECTOR_STAGES
     kept = index.manifest.token_states
     encoder = index.encoder
     reader = None if reranker is None else reranker.reader  # None for one whose FLOPs are not known here
@@ -208,7 +209,7 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     for query in queries:
         length = len(encoder.token_offsets(query))
         size, total = rows * dim * 4 if exact else 0, 0
-        work: float | None = None if by_sparse else 2.0 * rows * dim if exact else 0.0
+        work: float | None = None if unknown else 2.0 * rows * dim if exact else 0.0
         if embeds or reranker is not None:
             # One reading serves the bi-encoder and the reranker where they are one model.
             models: Any = (encoder if embeds else None, reader)
@@ -273,11 +274,12 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
 
 
 def index_bytes(path: str | Path) -> dict[str, int]:
-    """Bytes of an index by part: what holds documents, BM25 and metadata, sparse vectors, embeddings, states, rest."""
+    """Bytes of an index by part: documents with BM25 and metadata, sparse vectors, embeddings, states, and so on."""
     named = {
         "documents": "documents, BM25, metadata",
         "vectors": "embeddings",
         "states": "token states",
+        "multivector": "centroids of token states",
         "decoder": "decoder states",
     }
     parts = dict.fromkeys([*named.values(), *_ENGINES.values(), "other"], 0)

@@ -2,7 +2,8 @@
 
 ``manifest.json`` says what the index is; ``documents.sqlite`` holds documents, passages, BM25 and the list of what was
 appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure over the first N vectors; ``tantivy``,
-``lucene`` and ``sparse`` are folders of engines in the place of the database's BM25. `Index` is the face; behind it,
+``lucene`` and ``sparse`` are folders of engines in the place of the database's BM25; ``multivector.safetensors`` has
+centroids of the token states, which a search makes again if they are missing. `Index` is the face; behind it,
 `planning` makes an empty index, `open_files` follows the last commit, and `writing` changes it.
 """
 
@@ -19,22 +20,25 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import numpy as np
 
 from ..documents import Document, encodable
-from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError
+from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
 from ..models.encoder import Encoder, load_encoder
-from ..models.reader import DecoderReader, DocumentStates, StoredBlock
+from ..models.loading import load_reader
+from ..models.reader import BlockReader, DecoderReader, DocumentStates, StoredBlock
 from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
+from .multivector import NPROBE
 from .open_files import OpenFiles
 from .planning import (
     IndexSettings,
-    backend_option,
     check_backend,
     check_encoder,
-    load_asked_encoder,
+    given_encoder,
     load_built_encoder,
+    load_planned_encoder,
     make,
     plan,
+    reading_by,
 )
 from .reading import StoredBatch
 from .sources import as_documents
@@ -78,6 +82,7 @@ class Index:
         self._encoder: Encoder | None = None
         self._backend: str | None = None
         self._sparse_encoder: SparseEncoder | None = None
+        self._reader: BlockReader | None = None
         self._decoder: DecoderReader | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
@@ -99,13 +104,13 @@ class Index:
             ModelError: if the encoder cannot be loaded.
         """
         chosen = IndexSettings(**settings)
-        return cls._create(Path(path), chosen, load_asked_encoder(chosen))
+        return cls._create(Path(path), chosen, load_planned_encoder(chosen))
 
     @classmethod
     def _create(cls, path: Path, settings: IndexSettings, model: Encoder) -> Index:
         make(path, plan(settings, model))
         index = cls.open(path, encoder=model if settings.dtype is None else None)
-        index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._given_encoder, index._decoder = given_encoder(settings), settings.decoder_states
         index._backend = settings.backend
         return index
 
@@ -162,7 +167,7 @@ class Index:
                 index._writer.recover()
             if encoder is not None:
                 if isinstance(encoder, str):
-                    encoder = load_encoder(encoder, **backend_option(backend))
+                    encoder = load_encoder(encoder, **reading_by(backend))
                 index._encoder = index._given_encoder = encoder
                 check_encoder(files.settings.encoder, encoder, str(path))
             if decoder_states is not None:
@@ -217,7 +222,7 @@ class Index:
         stream = itertools.chain([first], stream)
         if (path / "manifest.json").exists() and Manifest.load(path).complete:
             return cls._finished(path, stream, settings)
-        model = load_asked_encoder(settings)
+        model = load_planned_encoder(settings)
         index = cls._create(path, settings, model)
         try:
             with index._writer.writing():
@@ -232,7 +237,7 @@ class Index:
     def _finished(cls, path: Path, documents: Iterator[Document], settings: IndexSettings) -> Index:
         """An index that needs no work, for it was built of these documents already."""
         other = "change it with add, update or delete, or build it again with overwrite"
-        model = load_asked_encoder(settings)
+        model = load_planned_encoder(settings)
         planned = plan(settings, model)
         index = cls.open(path)
         try:
@@ -245,7 +250,7 @@ class Index:
             index.close()
             raise
         index._encoder = model if settings.dtype is None else None
-        index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._given_encoder, index._decoder = given_encoder(settings), settings.decoder_states
         index._backend = settings.backend
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
@@ -258,7 +263,7 @@ class Index:
             if (beside / "manifest.json").exists():
                 # What an interrupted run left goes on only if it is the same build, and that one was not finished.
                 try:
-                    cls._create(beside, settings, load_asked_encoder(settings)).close()
+                    cls._create(beside, settings, load_planned_encoder(settings)).close()
                 except IndexStoreError:
                     _remove(beside)
             cls._build(beside, documents, progress, settings).close()
@@ -266,7 +271,7 @@ class Index:
                 exchange(path, beside)
                 _remove(beside)
         index = cls.open(path)
-        index._given_encoder = index._encoder = _given_encoder(settings)
+        index._given_encoder = index._encoder = given_encoder(settings)
         index._decoder, index._backend = settings.decoder_states, settings.backend
         return index
 
@@ -309,6 +314,35 @@ class Index:
         if self._encoder is None:
             self._encoder = load_built_encoder(self._files.settings.encoder, str(self.path), self._backend)
         return self._encoder
+
+    @property
+    def reader(self) -> BlockReader:
+        """The block reader whose token states are kept, loaded and checked when first used.
+
+        Raises:
+            InputError: if the index keeps none.
+            IndexMismatchError: if it is another than the index was built with.
+            ModelError: if it cannot be loaded.
+        """
+        if self._reader is None:
+            kept, encoder = self._files.settings.token_states, self._files.settings.encoder
+            if kept.model is None:
+                raise InputError(f"{self.path}: built without token states; build it again with --token-states int8")
+            try:
+                own = (kept.model, kept.revision) == (encoder.name, encoder.revision)
+                reader = self.encoder if own else load_reader(kept.model)
+            except ModelError as error:
+                raise ModelError(
+                    f"{self.path}: the reader of its token states, {kept.model!r}, cannot be loaded ({error}); put the "
+                    "model back where it was, or build the index again with --reader and its new path"
+                ) from error
+            if not isinstance(reader, BlockReader) or (reader.revision, reader.dim) != (kept.revision, kept.dim):
+                raise IndexMismatchError(
+                    f"{self.path}: keeps token states of {kept.model!r} at revision {kept.revision!r}, and what has "
+                    f"that name now is another (revision {getattr(reader, 'revision', '')!r}); build the index again"
+                )
+            self._reader = reader
+        return self._reader
 
     def _check_decoder(self, reader: DecoderReader) -> None:
         form = self._files.settings.decoder_states
@@ -415,6 +449,45 @@ class Index:
         now = self._files.now()
         vectors = self._files.vector_index(now)
         return vectors.search(self.encoder.encode_queries(list(queries)), k, self._files.allowed(now, where))
+
+    def search_multivector(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None, *, nprobe: int = NPROBE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Passages nearest by MaxSim of the token states that the index keeps; see `MultiVectorIndex`.
+
+        Where the index has more than a few hundred passages, the first search clusters their tokens: a few seconds for
+        each thousand passages. The centroids are kept beside the states.
+
+        Args:
+            queries: Q texts.
+            k: passages per query.
+            where: metadata filter, see `DocumentStore.live`.
+            nprobe: centroids that each token of a query looks up; more find more and take longer. With as many as
+                there are, every passage is scored.
+
+        Returns:
+            (rows, scores): int64 and float32 (Q, K), best first, K being ``k`` or, if that is less, all rows; -1 and
+            -inf where fewer are found.
+
+        Raises:
+            InputError: if the index keeps no token states, a query cannot be used, or ``k`` or ``nprobe`` is below 1.
+            IndexMismatchError: if the reader of the states is another than the index was built with.
+            ModelError: if it cannot be loaded.
+            MissingExtraError: if FAISS is needed and it is not installed.
+        """
+        if isinstance(queries, str):
+            raise InputError("search_multivector takes a list of queries; for one, a list of one")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        now = self._files.now()
+        vectors, allowed = self._files.multi_vectors(now), self._files.allowed(now, where)
+        shape = len(queries), min(k, len(allowed))
+        rows, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
+        for place, read in enumerate(self.reader.read_queries(list(queries))):
+            assert read.states is not None
+            found, values = vectors.search(read.states, k, allowed, nprobe)
+            rows[place, : len(found)], scores[place, : len(found)] = found, values
+        return rows, scores
 
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
@@ -533,12 +606,8 @@ class Index:
 
     def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
         """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
-        now, form = self._files.now(), self._files.form
-        if now.states is None or form is None:
-            return None
-        ranges = [stored.tokens for stored in passages]
-        populate(now.states, ranges)
-        return form.decode(now.states, ranges, now.table)
+        now = self._files.now()
+        return None if now.states is None else self._files.token_keys(now, [stored.tokens for stored in passages])
 
     def token_spans(self, passages: Sequence[StoredPassage]) -> list[np.ndarray | None] | None:
         """The characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
@@ -602,11 +671,6 @@ class Index:
             StoredBlock(states[first:stop].reshape(-1), stop - first, form) if stop > first else None
             for first, stop in places
         ]
-
-
-def _given_encoder(settings: IndexSettings) -> Encoder | None:
-    """The encoder that was given as an object, which copies of the index must take along."""
-    return None if isinstance(settings.encoder, str) else settings.encoder
 
 
 def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None, backend: str | None) -> Index:

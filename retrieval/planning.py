@@ -27,14 +27,15 @@ from .words import FOLDERS, open_words
 __all__ = [
     "PROBE",
     "IndexSettings",
-    "backend_option",
     "check_backend",
     "check_encoder",
     "default_max_tokens",
-    "load_asked_encoder",
+    "given_encoder",
     "load_built_encoder",
+    "load_planned_encoder",
     "make",
     "plan",
+    "reading_by",
 ]
 
 PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
@@ -137,15 +138,15 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
     )
 
 
-def load_asked_encoder(settings: IndexSettings) -> Encoder:
-    """The encoder that settings name; the path of a model becomes an absolute one.
+def load_planned_encoder(settings: IndexSettings) -> Encoder:
+    """Load the encoder that settings name, or take the one that they have; the path of a model becomes an absolute one.
 
     Args:
-        settings: what was asked for.
+        settings: the settings of an index that is to be built.
 
     Raises:
-        InputError: if an encoder that is loaded already is to read in another number format or by another backend.
-        ModelError: if it cannot be loaded.
+        InputError: if ``backend`` or ``dtype`` is given for an encoder that has been loaded already.
+        SightlineError: see `load_encoder`.
     """
     encoder, options = settings.encoder, dict(settings.encoder_options or {})
     check_backend(settings.backend, encoder)
@@ -155,12 +156,17 @@ def load_asked_encoder(settings: IndexSettings) -> Encoder:
                 "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
             )
         return encoder
-    reading = backend_option(settings.backend) | ({} if settings.dtype is None else {"dtype": settings.dtype})
+    reading = reading_by(settings.backend) | ({} if settings.dtype is None else {"dtype": settings.dtype})
     return load_encoder(absolute_name(encoder), **options | reading)
 
 
-def backend_option(backend: str | None) -> dict[str, Any]:
-    """An option of `load_encoder`, where a backend was asked for."""
+def given_encoder(settings: IndexSettings) -> Encoder | None:
+    """The encoder that was given as an object, which copies of the index must take along."""
+    return None if isinstance(settings.encoder, str) else settings.encoder
+
+
+def reading_by(backend: str | None) -> dict[str, Any]:
+    """The option of `load_encoder` for a backend, where one was asked for."""
     return {} if backend is None else {"backend": backend}
 
 
@@ -168,7 +174,7 @@ def check_backend(backend: str | None, encoder: str | Encoder | None) -> None:
     """Refuse a backend for an encoder that has been loaded already.
 
     Raises:
-        InputError: if there is both.
+        InputError: if it has.
     """
     if backend is not None and not isinstance(encoder, str | None):
         raise InputError("backend is for an encoder that is named; load the Encoder with the backend that it reads by")
@@ -180,14 +186,14 @@ def load_built_encoder(built: EncoderRecord, index: str, backend: str | None = N
     Args:
         built: what its manifest says of it.
         index: names the index in messages.
-        backend: what reads; None for the encoder's own.
+        backend: what it reads by; None for torch.
 
     Raises:
         ModelError: if it cannot be loaded.
         IndexMismatchError: see `check_encoder`.
     """
     try:
-        model = load_encoder(built.name, **built.options | backend_option(backend))
+        model = load_encoder(built.name, **built.options | reading_by(backend))
     except ModelError as error:
         raise ModelError(
             f"{index}: its encoder {built.name!r} cannot be loaded ({error}); if the model was moved, "

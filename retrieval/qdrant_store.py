@@ -40,12 +40,13 @@ from .manifest import FaissRecord, LexicalRecord, Manifest, StoreRecord
 from .passages import Splitter, passage_batches
 from .planning import (
     IndexSettings,
-    backend_option,
     check_backend,
     check_encoder,
-    load_asked_encoder,
+    given_encoder,
     load_built_encoder,
+    load_planned_encoder,
     plan,
+    reading_by,
 )
 from .qdrant_engines import EdgeEngine, Engine, Hit, Part, Plan, Point, ServerEngine, Traffic
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, payload_of, translated
@@ -153,7 +154,7 @@ class QdrantStore:
         """
         chosen = IndexSettings(**settings)
         options = {"timeout": timeout, "retries": retries, "client": client}
-        model = load_asked_encoder(chosen)
+        model = load_planned_encoder(chosen)
         store = cls._create(_engine(name, **options), _planned(chosen, model), options)
         return store._with(chosen, model)
 
@@ -190,7 +191,7 @@ class QdrantStore:
 
     def _with(self, settings: IndexSettings, model: Encoder | None) -> QdrantStore:
         """This store with the encoder that settings name; None for ``model`` to load it as it reads by itself."""
-        self._given_encoder = None if isinstance(settings.encoder, str) else settings.encoder
+        self._given_encoder = given_encoder(settings)
         self._encoder = self._given_encoder or model
         self._backend = settings.backend
         return self
@@ -238,7 +239,7 @@ class QdrantStore:
             store._backend = backend
             if encoder is not None:
                 if isinstance(encoder, str):
-                    encoder = load_encoder(encoder, **backend_option(backend))
+                    encoder = load_encoder(encoder, **reading_by(backend))
                 store._encoder = store._given_encoder = encoder
                 check_encoder(store._manifest.encoder, encoder, name)
         except BaseException:
@@ -284,7 +285,7 @@ class QdrantStore:
         if first is None:
             raise DataError("there are no documents to index", path=name)
         stream = itertools.chain([first], stream)
-        engine, model = _engine(name, **options), load_asked_encoder(chosen)
+        engine, model = _engine(name, **options), load_planned_encoder(chosen)
         planned = _planned(chosen, model)
         # A number format is for a build alone; later texts are read as the encoder reads by itself.
         later = model if chosen.dtype is None else None
@@ -603,6 +604,19 @@ class QdrantStore:
             self._found(hits)
             rows[place, : len(hits)], scores[place, : len(hits)] = _ordered(hits)
         return rows, scores
+
+    def search_multivector(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Refused: in Qdrant, token states are kept to be read, and are not searched.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"{self.path}: token states in Qdrant are not searched; use the first stage dense, bm25 or hybrid, or an "
+            "index in a folder for multivector and hybrid-multivector"
+        )
 
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None

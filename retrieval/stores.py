@@ -57,6 +57,11 @@ class Store(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Passages nearest in meaning: rows and scores (Q, K), best first, -1 and -inf where there are fewer."""
 
+    def search_multivector(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Passages nearest by MaxSim of their token states: rows and scores (Q, K), as those of `search_dense`."""
+
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

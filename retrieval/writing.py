@@ -240,6 +240,7 @@ class Writer:
             if self._files.vectors is not None:
                 manifest = dataclasses.replace(manifest, faiss=self._grown(manifest.faiss))
             self._files.words.catch_up()
+            self._files.keep_multi_vectors()
             self._sign(dataclasses.replace(manifest, complete=True))
 
     def settle(self) -> None:

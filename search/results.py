@@ -116,9 +116,11 @@ class Explanation:
             candidates is absent; the mapping is empty if the index has no embeddings.
         bm25: the same by words alone; empty if the index has no BM25.
         sparse: the same by learned sparse vectors alone; empty if the index has none.
+        multivector: the same by token states alone; empty if the first stage does not search them.
     """
 
     result: SearchResult
-    dense: Mapping[str, tuple[int, float]]
-    bm25: Mapping[str, tuple[int, float]]
+    dense: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    bm25: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     sparse: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    multivector: Mapping[str, tuple[int, float]] = field(default_factory=dict)

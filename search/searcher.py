@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..documents import Grain, Unit, encodable
 from ..errors import InputError
 from ..models.reader import BlockReader, DecoderReading, DocumentStates, StoredBlock
-from ..names import FIRST_STAGES, WORD_STAGES, FirstStage
+from ..names import EMBEDDED_STAGES, FIRST_STAGES, MULTIVECTOR_STAGES, FirstStage
 from ..rerank.base import Reranker
 from ..rerank.evidence import Evidence
 from ..rerank.loading import as_reranker
@@ -43,12 +43,14 @@ class Searcher:
     Args:
         index: an `Index` or another store, or a name for `sightline.open_store`, such as the path of an index.
         reranker: a name for `load_reranker`, a `Reranker`, or None for the order of the first stage.
-        first_stage: ``dense`` (by meaning), ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index
-            has them in the place of BM25) or ``hybrid`` (dense and words, fused); None for hybrid where the index has
-            embeddings and words, else for what it has.
+        first_stage: ``dense`` (by embeddings), ``multivector`` (by MaxSim of the token states that the index keeps),
+            ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index has them in the place of BM25),
+            ``hybrid`` (dense and words, fused) or ``hybrid-multivector`` (multivector, too, and without dense where the
+            index has no embeddings); None for hybrid where the index has embeddings and words, else for what it has.
         candidates: how many documents the first stage hands on; each with all its passages that were found.
-        fusion: for ``hybrid``: the weight of dense, between 0 and 1, in a sum of min-max scores, or ``"rrf"`` for
-            reciprocal rank fusion. The default was chosen on dev collections, where it beat reciprocal ranks.
+        fusion: for hybrids: the weight of dense (and multivector, in equal parts), between 0 and 1, in a sum of min-max
+            scores, or ``"rrf"`` for reciprocal rank fusion. The default was chosen on dev collections, where it beat
+            reciprocal ranks.
         kept_states: let the reranker use the token states that the index keeps, if they are its reader's, or the
             decoder states, if it reads documents in the same way; False reads the texts anew.
 
@@ -101,7 +103,7 @@ class Searcher:
     def concurrent(self) -> bool:
         """Whether several threads may search at once: whether its models may be used by several."""
         reranks = self.reranker is None or self.reranker.concurrent
-        return reranks and (self.first_stage in WORD_STAGES or isinstance(self.index.encoder, BlockReader))
+        return reranks and (self.first_stage not in EMBEDDED_STAGES or isinstance(self.index.encoder, BlockReader))
 
     def search(
         self,
@@ -294,6 +296,7 @@ class Searcher:
         See `search` for the arguments.
         """
         parts = [stage for stage in self._stages if stage != "hybrid"]
+        parts += ["multivector"] if self.first_stage in MULTIVECTOR_STAGES else []
         _check_queries([query])
         stages = {self.first_stage, *parts}
         [lists] = self.index.read(lambda: self._candidates([query], stages, [self.reranker], where))
@@ -303,7 +306,7 @@ class Searcher:
             stage: {hit.id: lists[stage].first[hit.id] for hit in result.hits if hit.id in lists[stage].first}
             for stage in parts
         }
-        return Explanation(result, places.get("dense", {}), places.get("bm25", {}), places.get("sparse", {}))
+        return Explanation(result, **places)
 
     @property
     def uses_kept_states(self) -> bool:
