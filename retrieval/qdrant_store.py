@@ -569,8 +569,12 @@ class QdrantStore:
     def _found(self, hits: Sequence[Hit]) -> None:
         """Remember of which state of its document each passage was found."""
         found = getattr(self._reading, "found", None)
-        if found is not None:
-            found.update((hit.id, hit.payload["digest"]) for hit in hits if "digest" in hit.payload)
+        if found is None or not self._watched:
+            return
+        for hit in hits:
+            digest = hit.payload.get("digest")
+            if found.setdefault(hit.id, digest) != digest:
+                self._changed()
 
     def search_dense(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
