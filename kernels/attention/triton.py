@@ -37,14 +37,14 @@ def _tile(TILES, number):
     return start, stop, own_start, own_stop, far_start, far_stop, slot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def _forward(
     Q, K, V, OUT, LSE, PART, PART_LSE, TILES, POSITIONS, scale,
     q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window, first,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
@@ -85,19 +85,19 @@ def _forward(
         store(OUT, row, head * o_head, o_token, alive, acc, D, BD)
         tl.store(LSE + row.to(tl.int64) * (key_heads * G) + head, lse2 * LN2, mask=alive)
     else:
-        at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
+        at = (slot * key_heads + hk) * ROWS + rows
         store(PART, at, 0, BD, rows < ROWS, acc, BD, BD)
         tl.store(PART_LSE + at, lse2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_row"])
 def _combine(
     PART, PART_LSE, OUT, LSE, SPLITS, o_token, o_head, key_heads, first_row,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SOFTMAX: tl.constexpr,
 ):  # fmt: skip
     """Partial results of a split tile into one: weighted by their log-sum-exp, or added up (gradients)."""
     chunks: tl.constexpr = ROWS // CHUNK
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     split = SPLITS + (tl.program_id(0) // key_heads // chunks) * 4
     start, stop, first, slots = tl.load(split), tl.load(split + 1), tl.load(split + 2), tl.load(split + 3)
     rows = (tl.program_id(0) // key_heads) % chunks * CHUNK + tl.arange(0, CHUNK)
@@ -108,7 +108,7 @@ def _combine(
     l = tl.zeros([CHUNK], tl.float32)
     acc = tl.zeros([CHUNK, BD], tl.float32)
     for slot in range(first, first + slots):
-        at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
+        at = (slot * key_heads + hk) * ROWS + rows
         part = load(PART, at, 0, BD, alive, BD, BD, False)
         if SOFTMAX:
             lse2 = tl.load(PART_LSE + at, mask=alive, other=0.0)
@@ -125,14 +125,14 @@ def _combine(
     store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _delta(
     OUT, D_OUT, D_LSE, DELTA, tokens, o_token, o_head, d_token, d_head, dl_token, dl_head, heads,
     D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Inner product of the output and its gradient, less the gradient of the log-sum-exp: float32 (T, Hq)."""
     token = tl.program_id(0) // heads * ROWS + tl.arange(0, ROWS)
-    head = tl.program_id(0) % heads
+    head = (tl.program_id(0) % heads).to(tl.int64)
     alive = token < tokens
     out = load(OUT, token, head * o_head, o_token, alive, D, BD, True)
     d_out = load(D_OUT, token, head * d_head, d_token, alive, D, BD, True)
@@ -147,7 +147,7 @@ def _backward_q(
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
@@ -183,7 +183,7 @@ def _backward_q(
     if slot < 0:
         store(D_Q, token, head * dq_head, dq_token, alive, acc, D, BD)
     else:
-        store(PART, (slot * key_heads + hk).to(tl.int64) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
+        store(PART, (slot * key_heads + hk) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
 
 
 @triton.jit
@@ -194,7 +194,7 @@ def _backward_kv(
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys against every query that sees it; all G heads of the group add to the same gradient."""
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     keys = tl.arange(0, KEYS)
@@ -237,7 +237,7 @@ def _backward_kv(
         store(D_K, key, hk * dk_head, dk_token, there, acc_k, D, BD)
         store(D_V, key, hk * dk_head, dk_token, there, acc_v, D, BD)
     else:
-        at = (slot * key_heads + hk).to(tl.int64) * KEYS + keys
+        at = (slot * key_heads + hk) * KEYS + keys
         store(PART_K, at, 0, BD, keys < KEYS, acc_k, BD, BD)
         store(PART_V, at, 0, BD, keys < KEYS, acc_v, BD, BD)
 
@@ -304,17 +304,8 @@ def forward(
                 G=group, D=d, BD=dim, ROWS=tile.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=True,
             )  # fmt: skip
 
-    run(
-        tuned(
-            "attention forward",
-            _tiles(q.device, q.dtype, dim, group).forward,
-            _FORWARD_CANDIDATES,
-            q,
-            layout,
-            group,
-            run,
-        )
-    )
+    static = _tiles(q.device, q.dtype, dim, group).forward
+    run(tuned("attention forward", static, _FORWARD_CANDIDATES, q, group, layout.causal, run))
     return out, lse
 
 

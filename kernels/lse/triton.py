@@ -22,13 +22,13 @@ __all__ = ["backward", "forward"]
 _PARTS = 16  # into which the documents of a context are divided for the gradient by q
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "row_tiles"])
 def _forward(
     Q, K, LSE, SPANS, TOKENS, POSITIONS, scale2, q_row, q_head, k_token, k_head, key_heads, width, row_tiles, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     span = SPANS + (tl.program_id(0) // key_heads // row_tiles) * 5
     start, stop, first, last, column = (
         tl.load(span), tl.load(span + 1), tl.load(span + 2), tl.load(span + 3), tl.load(span + 4)
@@ -64,14 +64,14 @@ def _forward(
     tl.store(LSE + at, lse, mask=alive)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "row_tiles", "all_rows"])
 def _backward_q(
     Q, K, LSE, D_LSE, PART, SPANS, PARTS, TOKENS, POSITIONS, scale, scale2,
     q_row, q_head, k_token, k_head, key_heads, width, row_tiles, all_rows, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     part = PARTS + (tl.program_id(0) // key_heads // row_tiles) * 5
     first, last, span_first, span_last, slot = (
         tl.load(part), tl.load(part + 1), tl.load(part + 2), tl.load(part + 3), tl.load(part + 4)
@@ -105,18 +105,18 @@ def _backward_q(
             d_s = tl.exp2(tl.where(seen, s - lse2[:, None], LOWEST)) * grad[:, None]
             acc = tl.dot(d_s.to(k.dtype), k, acc, input_precision="ieee")
     dims = tl.arange(0, BD)
-    at = ((slot * all_rows + row).to(tl.int64) * (key_heads * G) + head) * D
+    at = ((slot.to(tl.int64) * all_rows + row) * (key_heads * G) + head) * D
     tl.store(PART + at[:, None] + dims[None, :], acc, mask=alive[:, None] & (dims < D)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width"])
 def _backward_k(
     Q, K, LSE, D_LSE, D_K, TILES, TOKENS, POSITIONS, scale, scale2,
     q_row, q_head, k_token, k_head, dk_token, dk_head, key_heads, width, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     tile = TILES + (tl.program_id(0) // key_heads) * 5
     start, stop, first, last, column = (
         tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
@@ -153,12 +153,17 @@ def _backward_k(
     tl.store(at, acc.to(D_K.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])
 
 
-def _tile(dtype: torch.dtype, dim: int, group: int, rows: int) -> Tile:
-    """The least rows that hold a context's signal tokens, 16 to 64: memory is the limit here, not arithmetic."""
-    packed = min(64, max(16, triton.next_power_of_2(rows * group)))
+def _tile(dtype: torch.dtype, dim: int, group: int) -> Tile:
+    """Rows for 16 signal tokens, 64 at most: memory is the limit here, not arithmetic.
+
+    They depend on the model alone. If they followed the number of signal tokens, the GPU would multiply with another
+    instruction when another list in the pass has more of them, and a document's numbers would change by a bit.
+    """
     if dtype == torch.float32:  # exact products run outside the matrix units, on small tiles
         return Tile(16, 32, 8, 1).holding(group)
-    return Tile(packed, 64 if dim >= 128 else 128, 4, 3 if dim < 256 else 2).holding(group)
+    return Tile(
+        min(64, triton.next_power_of_2(16 * group)), 64 if dim >= 128 else 128, 4, 3 if dim < 256 else 2
+    ).holding(group)
 
 
 def _backward_tile(dtype: torch.dtype, group: int) -> Tile:
@@ -174,7 +179,7 @@ def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: flo
     spans, most = _spans(layout, part)
     if not len(spans):
         return lse
-    tile = _tile(k.dtype, dim, group, most)
+    tile = _tile(k.dtype, dim, group)
     row_tiles = triton.cdiv(most, tile.rows // group)
     _forward[(len(spans) * hkv * row_tiles,)](
         q_signal, k, lse, spans, _tokens(layout), positions_of(layout), scale * LOG2E.value,

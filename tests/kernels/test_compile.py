@@ -49,7 +49,7 @@ def compiled(capability, cases):
 )
 def test_compiles(capability, cases):
     rows = compiled(capability, cases)
-    assert len(rows) == 7 * len(cases)
+    assert len(rows) == 6 * len(cases)
     for row in rows:
         assert row["shared"] <= SHARED[capability], row
         assert not row["atomics"], f"results would depend on the order of threads: {row}"
