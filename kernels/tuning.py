@@ -27,12 +27,16 @@ _best: dict[tuple[object, ...], Tile] = {}
 
 
 class Tile(NamedTuple):
-    """What one program holds, and with how many warps and pipeline stages."""
+    """What one program holds, with how many warps and pipeline stages, and how many registers a thread may have.
+
+    None leaves the registers to the compiler. Fewer let several programs share a multiprocessor.
+    """
 
     rows: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
     def holding(self, group: int) -> Tile:
         """The same tile, with room for the query heads of one key head at least."""
