@@ -89,8 +89,13 @@ def test_lists_of_every_shape_share_their_kernels(group, dim, compiled, monkeypa
             rows = q[layout.signal]
             found = lse.forward(rows, k, layout, 0.1, part)
             lse.backward(found, rows, k, found, layout, 0.1, part)
-    # Parts are combined of outputs, of gradients by queries, and by keys. Documents and the rest have two masks.
-    several = {"attention_combine": 3, "lse_forward": 2, "lse_backward_q": 2, "lse_backward_k": 2}
+        lse.largest(rows, k, layout, 0.1)
+        for heads in (None, torch.tensor([0]), torch.arange(2)):
+            lse.token_mass(rows, k, layout, torch.empty(rows.shape[:2]), 0.1, heads, heads is None or len(heads) > 1)
+            lse.token_mass(rows, k, layout, torch.empty(rows.shape[:2]), 0.1, heads, False)
+    # Parts are combined of outputs, of gradients by queries, and by keys. Documents and the rest have two masks, and
+    # largest logits are a third kernel; masses are summed over heads, or not.
+    several = {"attention_combine": 3, "lse_forward": 3, "lse_token_mass": 2, "lse_backward_q": 2, "lse_backward_k": 2}
     if group == 1:  # gradients by queries and by keys are combined alike
         several["attention_combine"] = 2
     assert {name: len(calls) for name, calls in compiled.items()} == {name: several.get(name, 1) for name in compiled}
