@@ -206,6 +206,11 @@ def _tile(dtype: torch.dtype, dim: int, group: int) -> Tile:
     ).holding(group)
 
 
+def _mass_tile(dtype: torch.dtype) -> Tile:
+    """16 signal tokens of one head against keys that stay where they are while the heads go by."""
+    return Tile(16, 32, 8, 1) if dtype == torch.float32 else Tile(16, 64, 4, 2)
+
+
 def _backward_tile(dtype: torch.dtype, group: int) -> Tile:
     """Gradients hold an accumulator of a head's width, too: less of everything at a time, and no pipeline."""
     return Tile(16, 32, 8 if dtype == torch.float32 else 4, 1).holding(group)
@@ -255,8 +260,8 @@ def token_mass(
 ) -> list[torch.Tensor]:
     """See `sightline.kernels.token_mass`; without gradients."""
     (_, hq, d), hkv = q_signal.shape, k.shape[1]
-    keys = 32 if k.dtype == torch.float32 else 64
-    tiles, sizes = layout.keep(("mass tiles", keys), lambda: _mass_tiles(layout, keys))
+    tile = _mass_tile(k.dtype)
+    tiles, sizes = layout.keep(("mass tiles", tile.keys), lambda: _mass_tiles(layout, tile.keys))
     chosen = _every_head(layout, hq) if heads is None else heads
     width = sum(sizes)
     out = torch.empty((width,) if reduce else (len(chosen), width), dtype=torch.float32, device=k.device)
@@ -264,8 +269,8 @@ def token_mass(
         _token_mass[(len(tiles) * (1 if reduce else len(chosen)),)](
             q_signal, k, normaliser, chosen, out, tiles, _tokens(layout), positions_of(layout), scale * LOG2E.value,
             *q_signal.stride()[:2], *k.stride()[:2], *normaliser.stride(), len(chosen), width, layout.window or 0,
-            G=hq // hkv, D=d, BD=padded_dim(d), ROWS=16, KEYS=keys, APART=not reduce,
-            WINDOW=layout.window is not None, UPCAST=upcast(k), num_warps=4, num_stages=2,
+            G=hq // hkv, D=d, BD=padded_dim(d), ROWS=tile.rows, KEYS=tile.keys, APART=not reduce,
+            WINDOW=layout.window is not None, UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     elif reduce:
         out.zero_()

@@ -21,6 +21,7 @@ from sightline.kernels.packed import padded_dim
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _FLOAT32 = {"LSE", "PART", "PART_LSE", "DELTA", "D_LSE", "PART_K", "PART_V"}
 _INT32 = {"TILES", "SPLITS", "SPANS", "PARTS", "TOKENS", "POSITIONS"}
+_OTHER = {"BASE": "fp64", "HEADS": "i64"}
 # Strides are multiples of 16 in practice; so Triton specialises on that when it launches.
 _ALIGNED = re.compile(r"(q|k|v|o|d|dq|dk|dl)_(token|head|row)$")
 
@@ -31,7 +32,7 @@ def build(kernel, dtype, capability, constants, tile):
         if name in constants:
             signature[name], values[(i,)] = "constexpr", constants[name]
         elif name.isupper() or name.startswith("D_"):
-            kind = "fp32" if name in _FLOAT32 else "i32" if name in _INT32 else _NAMES[dtype]
+            kind = "fp32" if name in _FLOAT32 else "i32" if name in _INT32 else _OTHER.get(name, _NAMES[dtype])
             signature[name], attributes[(i,)] = f"*{kind}", [["tt.divisibility", 16]]
         elif name in ("scale", "scale2"):
             signature[name] = "fp32"
@@ -59,8 +60,10 @@ def cases(dtype, d, group, capability, causal, window):
         (lse._forward, lse._tile(dtype, dim, group)),
         (lse._backward_q, back),
         (lse._backward_k, back),
+        (lse._token_mass, lse._mass_tile(dtype)),
     ):
-        yield kernel, {**shared, "CAUSAL": False, "ROWS": tile.rows, "KEYS": tile.keys}, tile
+        some = {"CAUSAL": False, "LARGEST": False, "APART": False, "ROWS": tile.rows, "KEYS": tile.keys}
+        yield kernel, {name: value for name, value in {**shared, **some}.items() if name in kernel.arg_names}, tile
 
 
 def main(capability, variants):
