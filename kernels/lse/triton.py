@@ -100,7 +100,7 @@ def _token_mass(
                 oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
                 seen = seen & (position[None, :] > oldest[:, None])
             acc += tl.sum(tl.exp2(tl.where(seen, s, LOWEST)), 0)
-    at = OUT + first_head.to(tl.int64) * width + place if APART else OUT + place
+    at = OUT + (tl.program_id(0) % heads).to(tl.int64) * width + place if APART else OUT + place
     tl.store(at + tl.arange(0, KEYS), acc / (last - first), mask=there)
 
 
