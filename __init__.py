@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from .retrieval.index import Index
     from .retrieval.sources import load_documents
+    from .retrieval.stores import open_store
     from .search import CandidateList, Explanation, Hit, Searcher, SearchResult
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ _WHERE = {
     "load_layout": "rerank",
     "load_reranker": "rerank",
     "load_documents": "retrieval.sources",
+    "open_store": "retrieval.stores",
     "push_to_hub": "rerank",
 }
 
@@ -90,6 +92,7 @@ __all__ = [
     "load_encoder",
     "load_layout",
     "load_reranker",
+    "open_store",
     "push_to_hub",
 ]
 

@@ -88,7 +88,7 @@ class TrainingError(SightlineError):
 
 
 class BackendError(SightlineError):
-    """The asked-for kernel backend cannot run here; the message says why."""
+    """The backend that was asked for, of kernels or of a reader, cannot run here; the message says why."""
 
 
 class MissingExtraError(SightlineError, ImportError):

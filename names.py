@@ -1,7 +1,8 @@
 """The grammar of names: how systems and rerankers are written, in every command, the server and the adapters.
 
 SYSTEM   = FIRST | FIRST "+" RERANKER
-FIRST    = bm25 | sparse | dense | hybrid | the name of a given run    sparse: of an index with --lexical sparse:MODEL
+FIRST    = bm25 | sparse | dense | multivector | hybrid | hybrid-multivector | the name of a given run
+                                                  sparse: of an index with --lexical sparse:MODEL
 RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | READER[#LAYOUT] | cross-encoder:MODEL | REMOTE
          | CASCADE
 CASCADE  = RERANKER ">" RERANKER ["@" N]          the second ranks the N best of the first, 20 unless it says otherwise
@@ -9,6 +10,8 @@ READER   = encoder:MODEL | late-interaction:MODEL    a bi-encoder's or a ColBERT
 DECODER  = smollm2 | hf:MODEL         MODEL = REPOSITORY | REPOSITORY:FILE.gguf | FOLDER | FILE.gguf
 REMOTE   = remote:SERVER/MODEL[#raw]              SERVER = cohere | jina | voyage | a URL that ends in /rerank
 LEXICAL  = fts5 | tantivy | pyserini | none | sparse:MODEL             what an index keeps of words
+STORE    = FOLDER | qdrant-edge:PATH | qdrant://HOST[:PORT]/COLLECTION | qdrants://HOST[:PORT]/COLLECTION    the latter
+           over TLS; where an index is
 """
 
 from __future__ import annotations
@@ -28,8 +31,11 @@ from .wording import did_you_mean, quoted
 __all__ = [
     "CASCADE_TOP",
     "DECODERS",
+    "EMBEDDED_STAGES",
     "FIRST_STAGES",
+    "FUSED_STAGES",
     "LAYOUTS",
+    "MULTIVECTOR_STAGES",
     "PREFIXES",
     "READERS",
     "SHIPPED",
@@ -40,6 +46,7 @@ __all__ = [
     "LexicalName",
     "RemoteName",
     "RerankerName",
+    "StoreName",
     "SystemName",
     "WordStage",
     "folder_of",
@@ -48,10 +55,16 @@ __all__ = [
 ]
 
 WordStage = Literal["bm25", "sparse"]
-FirstStage = Literal["bm25", "sparse", "dense", "hybrid"]
+FirstStage = Literal["bm25", "sparse", "dense", "multivector", "hybrid", "hybrid-multivector"]
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
 WORD_STAGES: tuple[WordStage, ...] = get_args(WordStage)
 """First stages that search what an index keeps of words, without its embeddings. It has one of them at most."""
+FUSED_STAGES: dict[str, tuple[FirstStage, ...]] = {"hybrid": ("dense",), "hybrid-multivector": ("dense", "multivector")}
+"""First stages that fuse others, with those that each fuses with the words of an index."""
+EMBEDDED_STAGES: tuple[FirstStage, ...] = ("dense", "hybrid", "hybrid-multivector")
+"""First stages that search the embeddings of an index."""
+MULTIVECTOR_STAGES: tuple[FirstStage, ...] = ("multivector", "hybrid-multivector")
+"""First stages that search the token states of an index."""
 Kind = Literal["layout", "folder", "hf", "cross-encoder", "encoder", "late-interaction", "remote", "cascade"]
 PREFIXES = ("hf", "cross-encoder", "encoder", "late-interaction")  # before the name of a model of the hub
 CASCADE_TOP = 20
@@ -69,6 +82,9 @@ _LEXICAL = ("fts5", "tantivy", "pyserini", "none")
 _PROVIDER = re.compile(r"[\w.-]*", re.ASCII)
 _VERSIONED = re.compile(r"/v\d+/rerank$", re.IGNORECASE)  # such a path takes a model's name
 _SERVER = re.compile(r"(?P<server>https?://[!-~]*?/rerank)(?:/(?P<model>.*))?", re.IGNORECASE | re.DOTALL)
+_QDRANT = re.compile(
+    r"qdrant(?P<tls>s?)://(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?/(?P<collection>[\w.-]+)"
+)
 _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -81,7 +97,7 @@ class SystemName(NamedTuple):
     """A system: a first stage, and perhaps a reranker of what it finds.
 
     Args:
-        first: ``bm25``, ``sparse``, ``dense``, ``hybrid``, or the name of a given run.
+        first: one of `FIRST_STAGES`, such as ``dense``, or the name of a given run.
         reranker: a name for `sightline.load_reranker`, or None.
 
     Example:
@@ -360,6 +376,48 @@ class LexicalName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.engine}:{self.model}" if self.model else self.engine
+
+
+class StoreName(NamedTuple):
+    """Where an index is: in a folder, or in a store of another engine.
+
+    Args:
+        kind: ``folder``, ``qdrant-edge`` (Qdrant in this process, on disk) or ``qdrant`` (a server).
+        place: the path of the first two, the URL of the third.
+        collection: of a server, the name of the collection; else "".
+
+    Example:
+        >>> StoreName.parse("qdrant://localhost:6333/papers")
+        StoreName(kind='qdrant', place='http://localhost:6333', collection='papers')
+        >>> StoreName.parse("qdrant-edge:papers.qdrant").place, StoreName.parse("papers.index").kind
+        ('papers.qdrant', 'folder')
+    """
+
+    kind: Literal["folder", "qdrant-edge", "qdrant"]
+    place: str
+    collection: str = ""
+
+    @classmethod
+    def parse(cls, name: str | os.PathLike[str]) -> StoreName:
+        """Parse a path, ``qdrant-edge:PATH`` or ``qdrant://HOST:PORT/COLLECTION``; ``qdrants://`` is over TLS.
+
+        Raises:
+            InputError: if it begins like the name of a store and is none.
+        """
+        text = os.fspath(name)
+        if text.startswith("qdrant-edge:"):
+            if not text.removeprefix("qdrant-edge:").strip():
+                raise InputError(f"{text!r} names no folder; write qdrant-edge:PATH")
+            return cls("qdrant-edge", text.removeprefix("qdrant-edge:"))
+        if not text.startswith(("qdrant:", "qdrants:")):
+            return cls("folder", text)
+        parts = _QDRANT.fullmatch(text)
+        if parts is None or int(parts["port"] or 1) not in range(1, 65536):
+            raise InputError(
+                "a Qdrant server is named qdrant://HOST:PORT/COLLECTION, such as qdrant://localhost:6333/papers, or "
+                "qdrants:// over TLS; set a key as QDRANT_API_KEY in the environment, never in the name"
+            )
+        return cls("qdrant", f"http{parts['tls']}://{parts['host']}:{parts['port'] or 6333}", parts["collection"])
 
 
 def folder_of(name: str) -> Path:

@@ -1,6 +1,7 @@
 """Benchmarks: ratios measured side by side in one run, with the physical limit beside them.
 
 python -m sightline.benchmarks.pipeline encoding BEIR_FOLDER
+python -m sightline.benchmarks.pipeline backends BEIR_FOLDER --reader encoder:MODEL
 python -m sightline.benchmarks.pipeline indexing BEIR_FOLDER
 python -m sightline.benchmarks.pipeline searching BEIR_FOLDER --index INDEX_WITH_TOKEN_STATES
 python -m sightline.benchmarks.pipeline readout
@@ -18,17 +19,20 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 from unittest import mock
 
 import numpy as np
 import typer
 
 from ..cli.running import Command
+from ..errors import BackendError, MissingExtraError
 from ..eval.cost import index_bytes, transformer_flops
 from ..eval.loading import load_dataset
 from ..eval.timing import copy_rate, matmul_rate
 from ..models.cache import DocumentCache
+from ..models.devices import Backend
+from ..models.loading import load_reader
 from ..models.minilm import MiniLM, find_minilm, load_minilm
 from ..rerank import LateInteractionReranker
 from ..retrieval.index import Index
@@ -39,8 +43,9 @@ if TYPE_CHECKING:
     import torch
 
     from ..kernels import Keys
+    from ..models.network_reader import NetworkReader
 
-__all__ = ["cross_encoders", "encoding", "indexing", "readout", "searching"]
+__all__ = ["backends", "cross_encoders", "encoding", "indexing", "readout", "searching"]
 
 # Of sentence-transformers, with the package that each needs.
 _BACKENDS = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
@@ -105,6 +110,52 @@ def encoding(
     flops = transformer_flops(first.config, lengths)
     figures["limit: documents, tokens/s"] = sum(lengths) / (flops / rate.flops)
     figures[f"measured matmul rate ({rate.by}), GFLOP/s"] = rate.flops / 1e9
+    print_report(figures)
+
+
+@app.command(cls=Command)
+def backends(
+    folder: Path,
+    reader: Annotated[str, typer.Option(help="A name for load_reader.")] = "minilm",
+    documents: Annotated[int, typer.Option(help="How many documents of the corpus at most.")] = 200,
+    rounds: Annotated[int, typer.Option(help="How often each reads them; medians count.")] = 3,
+) -> None:
+    """Read documents and a query by each backend that is installed, on the CPU in float32: times, and ratios to torch.
+
+    They take turns. Milliseconds of CPU count the threads of all backends; on a busy machine, compare these.
+    """
+    dataset = load_dataset(folder)
+    texts = [document.contents for document in itertools.islice(dataset.documents(), documents)]
+    query = next(iter(dataset.queries.values()))
+    figures: dict[str, Any] = {"documents": len(texts)}
+    models: dict[str, NetworkReader] = {}
+    for backend in get_args(Backend):
+        started = time.process_time()
+        try:
+            models[backend] = load_reader(reader, device="cpu", backend=backend)
+        except (MissingExtraError, BackendError) as error:
+            figures[backend] = f"left out: {error}"
+        else:
+            figures[backend] = {"loading, CPU ms": (time.process_time() - started) * 1e3}
+    expected, seconds = models["torch"].read(texts[:8]).states, {}
+    for what, asked in (("documents", texts), ("query", [query])):
+        spent: dict[str, list[tuple[float, float]]] = {backend: [] for backend in models}
+        for _, (backend, model) in itertools.product(range(rounds + 1), models.items()):  # the first is the warm-up
+            started, processor = time.perf_counter(), time.process_time()
+            model.read(asked)
+            spent[backend].append((time.perf_counter() - started, time.process_time() - processor))
+        seconds[what] = {
+            backend: [statistics.median(kind) for kind in zip(*taken[1:], strict=True)]
+            for backend, taken in spent.items()
+        }
+    for backend, model in models.items():
+        states = model.read(texts[:8]).states
+        assert states is not None and expected is not None
+        figures[backend]["largest difference of a state"] = float(np.abs(states - expected).max())
+        for what, medians in seconds.items():
+            wall, processor = medians[backend]
+            figures[backend] |= {f"{what}, ms": wall * 1e3, f"{what}, CPU ms": processor * 1e3}
+            figures[backend][f"{what}, times torch's CPU ms"] = processor / medians["torch"][1]
     print_report(figures)
 
 

@@ -26,6 +26,7 @@ from .options import (
     CANDIDATES,
     COLLECTION,
     MEASURING,
+    BackendOption,
     EncoderOption,
     FaissOption,
     IndexOption,
@@ -77,6 +78,7 @@ def rerank(
         Path | None, typer.Option(help="Instead of both: requests of rank_llm, .jsonl, texts and all.")
     ] = None,
     rerank: RerankOption = "minilm",
+    backend: BackendOption = None,
     candidates: PerQueryOption = 100,
     min_score: MinScoreOption = None,
     index: Annotated[
@@ -97,7 +99,7 @@ def rerank(
     from ..eval.reranking import rerank_run
     from ..eval.runs import load_run, save_run
     from ..rerank.loading import load_reranker
-    from ..retrieval.index import Index
+    from ..retrieval.stores import open_store
 
     if requests is not None and data is None and run is None:
         dataset, first_stage = parse_requests(requests)
@@ -109,9 +111,9 @@ def rerank(
     name = reranker_or_none(rerank)
     if name is None:
         raise InputError("--rerank none leaves nothing to do; name a reranker")
-    reranker = load_reranker(name)
+    reranker = load_reranker(name) if backend is None else load_reranker(name, backend=backend)
     reranker.check_min_score(min_score)
-    with contextlib.nullcontext() if index is None else Index.open(index) as opened, progress_bar("reranking") as tell:
+    with contextlib.nullcontext() if index is None else open_store(index) as opened, progress_bar("reranking") as tell:
         ranked = rerank_run(dataset, first_stage, reranker, candidates, tell, opened)
     if min_score is not None:
         ranked = {
@@ -160,6 +162,7 @@ def evaluate(
     ] = False,
     measures: MeasuresOption = _MEASURES,
     encoder: EncoderOption = "minilm",
+    backend: BackendOption = None,
     faiss: FaissOption = "Flat",
     lexical: LexicalOption = "fts5",
     reader: ReaderOption = None,
@@ -188,6 +191,7 @@ def evaluate(
         "add_positives": add_positives,
         "measures": measure_names,
         "settings": settings,
+        "backend": backend,
         "command": sys.argv,
     }
     if len(folders) > 1:
@@ -242,6 +246,7 @@ def bench(
     split: SplitOption = "test",
     max_queries: MaxQueriesOption = None,
     index: IndexOption = None,
+    backend: BackendOption = None,
     candidates: PerQueryOption = 100,
     cost_queries: Annotated[
         int,
@@ -259,7 +264,14 @@ def bench(
     options: dict[str, Any] = {"candidates": candidates, "measures": split_measures(measures), "command": sys.argv}
     with progress_bar("measuring") as tell:
         results = bench_systems(
-            dataset, names(systems), out, index=index, cost_queries=cost_queries, progress=tell, **options
+            dataset,
+            names(systems),
+            out,
+            index=index,
+            backend=backend,
+            cost_queries=cost_queries,
+            progress=tell,
+            **options,
         )
     if not json and results.summary.cost is not None:
         print_table(_costs(results.summary.cost))
@@ -354,6 +366,7 @@ def _in_words(value: Interval) -> str:
 
 def _costs(cost: Cost) -> Table:
     said = f"; limits by the products of {cost.machine.gemm}" if cost.machine.gemm else ""
+    said += f"; read by {cost.backend}"
     table = Table(title=Text(f"cost, query by query; * not beaten in both quality and median time{said}"))
     for place, name in enumerate(
         ("system", "p50 ms", "p90", "p99", "passages/s", "tokens/s", "GFLOP", "limit ms", "MB")

@@ -1,4 +1,4 @@
-"""``sightline index``, ``add``, ``delete``, ``info``."""
+"""``sightline index``, ``copy``, ``add``, ``delete``, ``info``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..errors import DataError, InputError
 from .console import console, errors, names, print_line, progress_bar, write_json
 from .options import (
     INDEX,
+    BackendOption,
     EncoderOption,
     FaissOption,
     IndexArgument,
@@ -80,6 +81,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for name, command, example in (
         ("index", index, "sightline index data/scifact --out scifact.index"),
+        ("copy", copy, "sightline copy scifact.index qdrant://localhost:6333/scifact"),
         ("add", add, "sightline add scifact.index more.jsonl --update"),
         ("delete", delete, "sightline delete scifact.index 4983 5836"),
         ("info", info, "sightline info scifact.index --json"),
@@ -90,7 +92,17 @@ def register(app: typer.Typer) -> None:
 @takes_settings(_FILES)
 def index(
     corpus: CorpusArgument,
-    out: Annotated[Path, typer.Option(help="Directory to make. An interrupted build in it goes on.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to make. An interrupted build in it goes on.", show_default=False)
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the index in Qdrant instead: qdrant-edge:PATH, its engine in this process, or "
+            "qdrant://HOST:PORT/COLLECTION, a server; qdrants:// over TLS. Set a server's key as QDRANT_API_KEY.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace an index that is there; the old one stays until the new is done."),
@@ -108,6 +120,7 @@ def index(
             rich_help_panel=INDEX,
         ),
     ] = None,
+    backend: BackendOption = None,
     faiss: FaissOption = "Flat",
     faiss_parameters: Annotated[
         str, typer.Option(help="FAISS search parameters, such as nprobe=64.", rich_help_panel=INDEX)
@@ -137,20 +150,23 @@ def index(
     If files of a folder are left out, such as those of other kinds, they are listed at the end, by kind and count.
     Hidden files and folders, __pycache__, node_modules and virtual environments are not read.
     """
-    from ..retrieval.index import Index
-    from ..retrieval.manifest import Manifest
+    from ..retrieval.stores import build_store, is_finished
 
-    finished = not overwrite and (out / "manifest.json").exists() and Manifest.load(out).complete
+    if (out is None) == (store is None):
+        raise InputError("name the place of the index by --out DIRECTORY, or by --store qdrant-edge:PATH or similar")
+    name = str(out) if store is None else store
+    finished = not overwrite and is_finished(name)
     source = _Source(corpus, _FILES.build(settings))
     options = {"truncate_dim": truncate_dim} if truncate_dim else {}
     with progress_bar("indexing") as tell:
-        built = Index.build(
-            out,
+        built = build_store(
+            name,
             source.documents("indexing", tell),
             overwrite=overwrite,
             encoder=encoder,
             encoder_options=options,
             dtype=dtype,
+            backend=backend,
             faiss=faiss,
             faiss_parameters=faiss_parameters,
             lexical=lexical,
@@ -177,19 +193,39 @@ def add(
     index: IndexArgument,
     corpus: CorpusArgument,
     update: Annotated[bool, typer.Option("--update", help="Replace documents whose ids are there already.")] = False,
+    backend: BackendOption = None,
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
     """Add documents to an index, or update them."""
-    from ..retrieval.index import Index
-    from ..retrieval.manifest import Manifest
+    from ..retrieval.stores import decoder_of, open_store
 
     source = _Source(corpus, _FILES.build(settings))
-    kept = Manifest.load(index).decoder_states
-    decoder = None if kept is None else _decoder(kept.reading.name)
-    with Index.open(index, decoder_states=decoder) as opened, progress_bar("adding") as tell:
+    kept = decoder_of(index)
+    options = {} if kept is None else {"decoder_states": _decoder(kept)}
+    with open_store(index, backend=backend, **options) as opened, progress_bar("adding") as tell:
         count = (opened.update if update else opened.add)(source.documents("adding", tell))
         _report(opened, source, json, {"written": count})
+
+
+def copy(
+    index: Annotated[Path, typer.Argument(help="Directory of the index.")],
+    store: Annotated[str, typer.Argument(help="The store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION.")],
+    json: JsonOption = False,
+) -> None:
+    """Copy an index into a store, with its embeddings and token states: nothing is read again.
+
+    A copy that was interrupted goes on.
+    """
+    from ..retrieval.index import Index
+    from ..retrieval.qdrant_store import QdrantStore
+
+    with (
+        Index.open(index) as opened,
+        progress_bar("copying") as tell,
+        QdrantStore.copy(opened, store, progress=lambda done: tell("copying", done)) as copied,
+    ):
+        _report(copied, None, json, {"copied": len(copied)})
 
 
 def delete(
@@ -198,18 +234,18 @@ def delete(
     json: JsonOption = False,
 ) -> None:
     """Delete documents by id, all or none."""
-    from ..retrieval.index import Index
+    from ..retrieval.stores import open_store
 
-    with Index.open(index) as opened:
+    with open_store(index) as opened:
         count = opened.delete(ids)
         _report(opened, None, json, {"deleted": count})
 
 
 def info(index: IndexArgument, json: JsonOption = False) -> None:
-    """Check every file of an index against its checksum, and say what it holds."""
-    from ..retrieval.index import Index
+    """Check every file of an index against its checksum, or all passages of a store for vectors; say what it holds."""
+    from ..retrieval.stores import open_store
 
-    with Index.open(index) as opened:
+    with open_store(index) as opened:
         _report(opened, None, json, {"settings": opened.manifest.settings(), "complete": opened.manifest.complete})
 
 
@@ -290,11 +326,7 @@ def _stop(error: DataError) -> None:
 
 def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, Any]) -> None:
     counts = index.counts()
-    files = {
-        file.relative_to(index.path).as_posix(): file.stat().st_size
-        for file in sorted(index.path.rglob("*"))
-        if file.is_file()
-    }
+    files = index.size()
     size = sum(files.values())
     if as_json:
         if source is not None:
@@ -304,7 +336,7 @@ def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, A
     for line in source.skipped_lines() if source else ():
         print_line(line, to=errors)
     held = [f"{counts[noun]:,} {noun if counts[noun] != 1 else noun[:-1]}" for noun in ("documents", "passages")]
-    lines = [f"{', '.join(held)}, {size / 1e6:,.1f} MB"]
+    lines = [", ".join([*held, *([f"{size / 1e6:,.1f} MB"] if files else [])])]
     for name, value in more.items():
         parts = value.items() if isinstance(value, dict) else [(name, value)]
         lines += [f"{part.replace('_', ' ')}: {_in_words(fields)}" for part, fields in parts]

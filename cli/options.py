@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..models.devices import Backend
 from ..names import FirstStage
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MEASURING",
     "SEARCHING",
     "SERVER",
+    "BackendOption",
     "CandidatesOption",
     "EncoderOption",
     "FaissOption",
@@ -45,10 +47,16 @@ __all__ = [
 
 SEARCHING, INDEX, SERVER = "Searching", "Index", "Server"
 COLLECTION, CANDIDATES, MEASURING = "Collection", "Candidates", "Measuring"
-_SYSTEMS = "bm25 (or sparse), dense, hybrid or a --run's name, alone or with +RERANKER (see sightline rerankers)"
+_SYSTEMS = (
+    "bm25 (or sparse), dense, multivector, hybrid, hybrid-multivector or a --run's name, alone or with +RERANKER (see "
+    "sightline rerankers)"
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-IndexArgument = Annotated[Path, typer.Argument(help="Directory of the index.")]
+IndexArgument = Annotated[
+    str,
+    typer.Argument(help="Directory of the index, or a store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION."),
+]
 
 # -- searching
 
@@ -61,10 +69,19 @@ RerankOption = Annotated[
         rich_help_panel=SEARCHING,
     ),
 ]
+BackendOption = Annotated[
+    Backend | None,
+    typer.Option(
+        help="What computes the encoder and the rerankers that read token states: torch, or onnx or openvino (of the "
+        "extras of these names), on the CPU in float32. States are compared with torch's when a model is loaded.",
+        show_default="torch",
+        rich_help_panel=SEARCHING,
+    ),
+]
 FirstStageOption = Annotated[
     FirstStage | None,
     typer.Option(
-        help="Where candidates come from.",
+        help="Where candidates come from. multivector searches the token states of the index.",
         show_default="hybrid where the index has embeddings and words, else what it has",
         rich_help_panel=SEARCHING,
     ),
@@ -160,8 +177,8 @@ RunsOption = Annotated[
     ),
 ]
 IndexOption = Annotated[
-    Path | None,
-    typer.Option("--index", help="Search this index instead of making one.", rich_help_panel=CANDIDATES),
+    str | None,
+    typer.Option("--index", help="Search this index, or store, instead of making one.", rich_help_panel=CANDIDATES),
 ]
 PerQueryOption = Annotated[
     int, typer.Option("--candidates", help="Candidates per query.", min=1, rich_help_panel=CANDIDATES)

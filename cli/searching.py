@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..documents import Grain
-from ..names import WORD_STAGES
+from ..names import MULTIVECTOR_STAGES
 from .console import console, print_table, visible, working, write_json
 from .options import (
     SEARCHING,
+    BackendOption,
     CandidatesOption,
     FirstStageOption,
     IndexArgument,
@@ -54,6 +55,7 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", help="How many results.", min=1)] = 10,
     rerank: RerankOption = "minilm",
+    backend: BackendOption = None,
     first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
     min_score: MinScoreOption = None,
@@ -89,12 +91,16 @@ def search(
     offsets of its own in the field that it names, text or title. milliseconds gives the time of each step; loading is
     the time to open the index and load the models.
     """
+    from ..rerank.loading import load_reranker, reader_options
     from ..retrieval.filters import parse_where
+    from ..retrieval.stores import open_store
     from ..search import Searcher
 
     started = time.perf_counter()
-    where_filter = parse_where(where)
-    searcher = Searcher(index, reranker_or_none(rerank), first_stage=first_stage, candidates=candidates)
+    where_filter, name = parse_where(where), reranker_or_none(rerank)
+    reranker = None if name is None else load_reranker(name, **reader_options(name, backend))
+    opened = open_store(index, backend=backend)
+    searcher = Searcher(opened, reranker, first_stage=first_stage, candidates=candidates)
     grain = evidence_grain or ("sentence" if evidence else None)
     unit: Literal["document", "passage"] = "passage" if passages else "document"
     with searcher.index, working("loading the models") as tell:
@@ -106,15 +112,20 @@ def search(
             explanation = searcher.explain(query, k, where=where_filter, unit=unit, min_score=min_score)
             words = searcher.index.manifest.lexical.name.stage or "bm25"
             result, stages = explanation.result, {"dense": explanation.dense, words: getattr(explanation, words)}
+            if searcher.first_stage in MULTIVECTOR_STAGES:
+                stages["multivector"] = explanation.multivector
             grain = "token"
         else:
             result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit, min_score=min_score)
             stages = {}
     times = {"loading": loading, **result.milliseconds}
+    traffic = getattr(searcher.index, "traffic", None)  # of a store that other machines keep
     if json:
         answer = result.as_dict() | {"milliseconds": times}
         for hit in answer["hits"] if stages else ():
             hit["stages"] = {name: places.get(hit["id"]) for name, places in stages.items()}
+        if traffic is not None:
+            answer |= {"traffic": dataclasses.asdict(traffic)}
         write_json(answer)
         return
     for hit in result.hits:
@@ -123,6 +134,9 @@ def search(
         console.print("nothing found with this filter" if where_filter else "nothing found")
     spent = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
     console.print(f"{result.passages} passages; milliseconds: {spent}", style="dim", highlight=False)
+    if traffic is not None and traffic.requests:
+        fetched = f"{traffic.requests} requests to the store, {traffic.bytes / 1e6:,.1f} MB of answers"
+        console.print(fetched, style="dim", highlight=False)
     if anew and result.hits:
         _advise(searcher, result.passages)
     if console.is_terminal and result.hits:
@@ -181,10 +195,9 @@ def _print_hit(
 
 def _load_models(searcher: Any) -> None:
     """Load what the search needs, so that the time of its first step is its own."""
-    if searcher.first_stage not in WORD_STAGES:
-        searcher.index.search_dense(["loading"], 1)
-    if searcher.first_stage != "dense":
-        searcher.index.search_lexical("loading", 1)
+    from ..search.first_stage import retrieve
+
+    retrieve(searcher.index, ["loading"], [searcher.first_stage], 1)
 
 
 def _advise(searcher: Any, passages: int) -> None:

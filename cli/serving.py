@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +13,15 @@ from ..errors import InputError, MissingExtraError
 from ..models.cache import CacheSettings, shared_cache
 from ..serve.limits import ConnectionLimits, Limits
 from .console import print_line
-from .options import SERVER, CandidatesOption, FirstStageOption, MinScoreOption, RerankOption, reranker_or_none
+from .options import (
+    SERVER,
+    BackendOption,
+    CandidatesOption,
+    FirstStageOption,
+    MinScoreOption,
+    RerankOption,
+    reranker_or_none,
+)
 from .settings import SettingsOptions, takes_settings
 
 __all__ = ["register"]
@@ -50,7 +57,13 @@ def register(app: typer.Typer) -> None:
 
 @takes_settings(_CACHE, _LIMITS, _CONNECTIONS)
 def serve(
-    index: Annotated[Path | None, typer.Argument(help="Directory of the index; without it, reranking only.")] = None,
+    index: Annotated[
+        str | None,
+        typer.Argument(
+            help="Directory of the index, or a store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION; without it, "
+            "reranking only."
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses.", rich_help_panel=SERVER)
     ] = "127.0.0.1",
@@ -67,6 +80,7 @@ def serve(
             rich_help_panel=SERVER,
         ),
     ] = None,
+    backend: BackendOption = None,
     first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
     min_score: MinScoreOption = None,
@@ -130,8 +144,8 @@ def serve(
     reads nothing of its answer for 30 seconds is disconnected, an object in a body has at most 1,000 fields (400), a
     filter has at most 100 fields (422), and a search returns at most 1,000 hits (422).
     """
-    from ..rerank.loading import load_reranker
-    from ..retrieval.index import Index
+    from ..rerank.loading import load_reranker, reader_options
+    from ..retrieval.stores import open_store
     from ..search import Searcher
 
     try:
@@ -146,10 +160,10 @@ def serve(
     cache = _CACHE.build(settings)
     connections = _CONNECTIONS.build(settings, proxies=trusted_proxy or ())
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
-    opened = None if index is None else Index.open(index)
+    opened = None if index is None else open_store(index, backend=backend)
     name = reranker_or_none(rerank)
     options = {} if dtype is None else {"dtype": dtype}
-    reranker = None if name is None else load_reranker(name, **options)
+    reranker = None if name is None else load_reranker(name, **options, **reader_options(name, backend))
     if reranker is not None:
         reranker.keep_documents(shared_cache(cache))
     searcher = None

@@ -10,9 +10,9 @@ from ..documents import Document, Passage
 from ..errors import DataError, InputError
 from ..models.reader import BlockReader, Window, document_states
 from ..rerank.base import Reranker
-from ..retrieval.index import Index
 from ..retrieval.passages import Splitter
 from ..retrieval.store import StoredPassage
+from ..retrieval.stores import Store
 from ..search import CandidateList, Searcher
 from .dataset import Dataset, candidate_texts
 from .trec import trec_order
@@ -47,7 +47,7 @@ class GivenLists:
         dataset: Dataset,
         run: Mapping[str, Mapping[str, float]],
         candidates: int = 100,
-        index: Index | None = None,
+        index: Store | None = None,
     ) -> None:
         if candidates < 1:
             raise InputError(f"candidates must be at least 1, not {candidates}")

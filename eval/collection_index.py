@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from ..errors import DataError, InputError
 from ..files import digest, replace_file
 from ..models.loading import absolute_name
-from ..names import WORD_STAGES, LexicalName
+from ..names import MULTIVECTOR_STAGES, WORD_STAGES, LexicalName
 from ..retrieval.index import Index
 from ..retrieval.planning import IndexSettings, default_max_tokens
+from ..retrieval.stores import Store, open_store
 from .dataset import Dataset, collection_files
 from .summary import IndexFacts
 
@@ -23,11 +26,14 @@ __all__ = ["index_facts", "open_index"]
 logger = logging.getLogger(__name__)
 
 
-def index_facts(index: Index) -> IndexFacts:
+def index_facts(index: Store) -> IndexFacts:
     """What results say about the index that was searched."""
-    return IndexFacts(
-        counts=index.counts(), settings=index.manifest.settings(), manifest=digest(index.path / "manifest.json")
-    )
+    manifest = index.manifest
+    if isinstance(index.path, Path):
+        known = digest(index.path / "manifest.json")
+    else:
+        known = xxhash.xxh3_128_hexdigest(json.dumps(manifest.as_dict(), sort_keys=True).encode())
+    return IndexFacts(counts=index.counts(), settings=manifest.settings(), manifest=known)
 
 
 def open_index(
@@ -37,19 +43,23 @@ def open_index(
     settings: Mapping[str, Any],
     systems: Iterable[tuple[str, str | None]],
     progress: Callable[[int], None],
-) -> Index:
+    backend: str | None = None,
+) -> Store:
     """The index of a collection.
 
     Args:
         dataset: the collection.
-        index: an existing index of it; None for the one at ``path``. That one is built if it is not there, and built
-            anew, with a warning, if it is of another state of the collection or does not serve the systems.
+        index: an existing index of it, or a name for `sightline.open_store`; None for the one at ``path``. That one is
+            built if it is not there, and built anew, with a warning, if it is of another state of the collection or
+            does not serve the systems.
         path: the place of that index; ``NAME.source.json`` beside it says of which files it was made.
         settings: the settings of the index at ``path``: fields of `IndexSettings`.
         systems: the first stage and the reranker of each system that will search it. Where all of them search words
-            alone, without a reranker, nothing is embedded; where one has a reranker, token states are kept.
+            alone, without a reranker, nothing is embedded; where one has a reranker, or searches token states, they are
+            kept.
             ``settings`` may say otherwise of the token states.
         progress: called with the number of documents that are indexed.
+        backend: what reads queries, and documents where an index is built; see `Index.open`.
 
     Returns:
         The index, open.
@@ -60,18 +70,18 @@ def open_index(
         SightlineError: see `Index.open` and `Index.build`.
     """
     if index is not None:
-        opened = Index.open(index)
+        opened = open_store(index, backend=backend)
         _check_collection(opened, dataset)
         for first, _ in systems:
             opened.manifest.lexical.name.check(first, str(index))
         return opened
-    needed = _settings_for(settings, list(systems))
+    needed = _settings_for(settings if backend is None else {**settings, "backend": backend}, list(systems))
     source = path.with_name(f"{path.name}.source.json")
     files = json.dumps(_corpus_hash(dataset)).encode()
     if not (path / "manifest.json").exists():
         replace_file(source, files)
         return Index.build(path, dataset.documents(), progress=progress, **needed)
-    opened = Index.open(path)
+    opened = Index.open(path, backend=backend)
     reason = _misfit(opened, needed)
     if reason is None and source.exists() and source.read_bytes() != files:
         reason = "the collection has changed since"
@@ -122,12 +132,12 @@ def _settings_for(settings: Mapping[str, Any], systems: Sequence[tuple[str, str 
     unknown = sorted(set(settings) - set(defaults))
     if unknown:
         raise InputError(f"an index has no setting {unknown[0]!r}; there are {', '.join(defaults)}")
-    reranks = any(second for _, second in systems)
-    all_settings = {**defaults, "token_states": "fp16" if reranks else "none", **settings}
+    reads = any(second or first in MULTIVECTOR_STAGES for first, second in systems)
+    all_settings = {**defaults, "token_states": "fp16" if reads else "none", **settings}
     words = LexicalName.parse(all_settings["lexical"])
     for first, _ in systems:
         words.check(first, "the index")
-    if not reranks and all(first in WORD_STAGES for first, _ in systems):
+    if not reads and all(first in WORD_STAGES for first, _ in systems):
         all_settings |= {
             "encoder": "none",
             "encoder_options": None,
@@ -138,7 +148,7 @@ def _settings_for(settings: Mapping[str, Any], systems: Sequence[tuple[str, str 
     return all_settings
 
 
-def _check_collection(index: Index, dataset: Dataset) -> None:
+def _check_collection(index: Store, dataset: Dataset) -> None:
     """Refuse, and close, an index of another collection; what comes first in its own is in it, if anything is."""
     first = next(iter(dataset.documents()))
     indexed = index.document(first.id)

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Unpack, cast
 import numpy as np
 
 from ..errors import InputError
-from ..names import WORD_STAGES, SystemName
-from ..rerank.loading import load_reranker
+from ..names import EMBEDDED_STAGES, MULTIVECTOR_STAGES, SystemName
+from ..rerank.loading import load_reranker, reader_options
 from ..retrieval.index import Index
 from ..retrieval.token_states import states_form
 from ..search import FirstStage, Searcher
@@ -70,13 +70,16 @@ def bench_systems(
         raise InputError(f"cost_queries must be at least 1, not {cost_queries}")
     results = evaluate_systems(dataset, systems, out, **options)
     texts = list(dataset.queries.values())[:cost_queries]
-    with Index.open(options.get("index") or Path(out) / "index") as opened:
+    backend = options.get("backend")
+    with Index.open(options.get("index") or Path(out) / "index", backend=backend) as opened:
         candidates, progress = results.summary.candidates, options.get("progress")
-        cost = measure_cost(opened, systems, texts, candidates=candidates, progress=progress)
+        cost = measure_cost(opened, systems, texts, candidates=candidates, backend=backend, progress=progress)
     points = {
         name: (spent.latency_ms.p50, results.systems[name][results.measure]) for name, spent in cost.systems.items()
     }
-    cost = dataclasses.replace(cost, pareto=sorted(pareto_front(points), key=lambda name: points[name]))
+    cost = dataclasses.replace(
+        cost, backend=backend or "torch", pareto=sorted(pareto_front(points), key=lambda name: points[name])
+    )
     summary = dataclasses.replace(results.summary, cost=cost)
     return save_with_report(dataclasses.replace(results, summary=summary), out)
 
@@ -88,6 +91,7 @@ def measure_cost(
     *,
     candidates: int = 100,
     k: int = 10,
+    backend: str | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Cost:
     """Time systems query by query on a warm index.
@@ -101,6 +105,7 @@ def measure_cost(
         queries: N texts, at least one.
         candidates: how many candidates a first stage hands on.
         k: how many documents are returned.
+        backend: what computes the rerankers that read token states; None for torch. Open the index with the same.
         progress: called with the current step and how many queries of it are done.
 
     Raises:
@@ -112,7 +117,7 @@ def measure_cost(
     searchers = {}
     for name in systems:
         stage, second = SystemName.parse(name)
-        reranker = load_reranker(second) if second else None
+        reranker = load_reranker(second, **reader_options(second, backend)) if second else None
         searchers[portable_name(name)] = Searcher(
             index, reranker, first_stage=cast(FirstStage, stage), candidates=candidates
         )
@@ -191,11 +196,12 @@ class _Work(NamedTuple):
 
 def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     index, reranker = searcher.index, searcher.reranker
-    rows, dim = len(index.vectors()), index.manifest.encoder.dim
-    embeds = searcher.first_stage not in WORD_STAGES
+    rows, dim = index.counts()["passages"], index.manifest.encoder.dim
+    embeds = searcher.first_stage in EMBEDDED_STAGES
     exact = embeds and index.manifest.faiss.factory == "Flat"
-    # What a sparse encoder computes is not known here.
-    by_sparse = searcher.first_stage != "dense" and index.manifest.lexical.name.stage == "sparse"
+    # What a sparse encoder computes is not known here, nor how many token states a search by them reads.
+    by_sparse = searcher.first_stage not in ("dense", "multivector") and index.manifest.lexical.name.stage == "sparse"
+    unknown = by_sparse or searcher.first_stage in MULTIVECTOR_STAGES
     kept = index.manifest.token_states
     encoder = index.encoder
     reader = None if reranker is None else reranker.reader  # None for one whose FLOPs are not known here
@@ -203,7 +209,7 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     for query in queries:
         length = len(encoder.token_offsets(query))
         size, total = rows * dim * 4 if exact else 0, 0
-        work: float | None = None if by_sparse else 2.0 * rows * dim if exact else 0.0
+        work: float | None = None if unknown else 2.0 * rows * dim if exact else 0.0
         if embeds or reranker is not None:
             # One reading serves the bi-encoder and the reranker where they are one model.
             models: Any = (encoder if embeds else None, reader)
@@ -268,11 +274,12 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
 
 
 def index_bytes(path: str | Path) -> dict[str, int]:
-    """Bytes of an index by part: what holds documents, BM25 and metadata, sparse vectors, embeddings, states, rest."""
+    """Bytes of an index by part: documents with BM25 and metadata, sparse vectors, embeddings, states, and so on."""
     named = {
         "documents": "documents, BM25, metadata",
         "vectors": "embeddings",
         "states": "token states",
+        "multivector": "centroids of token states",
         "decoder": "decoder states",
     }
     parts = dict.fromkeys([*named.values(), *_ENGINES.values(), "other"], 0)

@@ -41,6 +41,7 @@ class EvaluateOptions(TypedDict, total=False):
     runs: Mapping[str, str | Path | GivenRun] | None
     index: str | Path | None
     settings: Mapping[str, Any] | None
+    backend: str | None
     command: Sequence[str] | None
     pool: Executor | None
     progress: Callable[[str, int], None] | None
@@ -56,6 +57,7 @@ def evaluate(
     runs: Mapping[str, str | Path | GivenRun] | None = None,
     index: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    backend: str | None = None,
     work: str | Path | None = None,
     command: Sequence[str] | None = None,
     pool: Executor | None = None,
@@ -78,6 +80,8 @@ def evaluate(
         index: an existing index of the collection; None to build one if a named system searches. If only BM25 does,
             nothing is embedded.
         settings: fields of `IndexSettings` for an index that is built; token states are fp16 unless it says otherwise.
+        backend: what computes the encoder of the index and the named rerankers that read token states: ``torch``,
+            ``onnx`` or ``openvino``; None for torch.
         work: folder in which the index is built, and found again; None for a temporary one.
         command: what was typed, to be kept with the results, without the folders of absolute paths.
         pool: the processes among which queries are shared out, see `sightline.eval.search_pool`; None for this process.
@@ -91,14 +95,14 @@ def evaluate(
         raise InputError(f"candidates must be at least 1, not {candidates}")
     measures = tuple(dict.fromkeys(measures))
     check_measures(measures)
-    plan = plan_systems(systems, runs or {}, dataset.split)
+    plan = plan_systems(systems, runs or {}, dataset.split, backend)
     tell = progress or (lambda step, done: None)
     facts = opened = None
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if work is None else make_folder(work)
         if index is not None or plan.searching:
             searching, index_progress = plan.searching.values(), partial(tell, "index")
-            opened = open_index(dataset, index, folder / "index", settings or {}, searching, index_progress)
+            opened = open_index(dataset, index, folder / "index", settings or {}, searching, index_progress, backend)
             facts = index_facts(stack.enter_context(opened))
         answers = answer_systems(
             plan, dataset, opened, candidates=candidates, add_positives=add_positives, pool=pool, progress=tell

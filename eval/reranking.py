@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ..errors import InputError
 from ..rerank.base import Reranker
-from ..retrieval.index import Index
+from ..retrieval.stores import Store
 from ..search import CandidateList
 from .candidates import GivenLists, rank_lists, read_lists
 from .dataset import Dataset
@@ -29,7 +29,7 @@ def rerank_run(
     reranker: Reranker,
     candidates: int = 100,
     progress: Callable[[int], None] | None = None,
-    index: Index | None = None,
+    index: Store | None = None,
 ) -> dict[str, dict[str, float]]:
     """Rerank the top of a run.
 
@@ -60,7 +60,7 @@ def rerank_run_each(
     rerankers: Sequence[Reranker],
     candidates: int = 100,
     progress: Callable[[int], None] | None = None,
-    index: Index | None = None,
+    index: Store | None = None,
 ) -> list[tuple[dict[str, dict[str, float]], float]]:
     """Rerank the top of a run by several rerankers; those that share a model read each document once.
 

@@ -131,6 +131,7 @@ class Cost:
         index_bytes: the size of the index by part.
         systems: what each system costs, by name.
         pareto: systems that no other beats in both quality and median time, fastest first.
+        backend: what computed the encoder and the rerankers that read token states.
     """
 
     queries: int
@@ -138,6 +139,7 @@ class Cost:
     index_bytes: dict[str, Number]
     systems: dict[str, SystemCost]
     pareto: list[str] = field(default_factory=list)
+    backend: str = "torch"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from typing import NamedTuple, cast
 from ..errors import InputError
 from ..names import SystemName
 from ..rerank.base import Reranker
-from ..rerank.loading import load_reranker
-from ..retrieval.index import Index
+from ..rerank.loading import load_reranker, reader_options
+from ..retrieval.stores import Store, open_store
 from ..search import CandidateList, FirstStage, Searcher, SearchResult
 from .candidates import known_queries
 from .dataset import Dataset
@@ -58,11 +58,13 @@ class Plan:
             function.
         given: given runs by name, which can stand in the place of a first stage.
         rerankers: the rerankers by name.
+        backend: what computes the encoder and the rerankers that read token states; None for torch.
     """
 
     systems: dict[str, SystemName | Searcher | Callable[[str], Mapping[str, float]]]
     given: dict[str, GivenRun]
     rerankers: dict[str, Reranker]
+    backend: str | None = None
 
     @property
     def named(self) -> dict[str, SystemName]:
@@ -76,7 +78,10 @@ class Plan:
 
 
 def plan_systems(
-    systems: Sequence[str] | Mapping[str, System], runs: Mapping[str, str | Path | GivenRun], split: str
+    systems: Sequence[str] | Mapping[str, System],
+    runs: Mapping[str, str | Path | GivenRun],
+    split: str,
+    backend: str | None = None,
 ) -> Plan:
     """Check systems, and load their rerankers and given runs.
 
@@ -84,6 +89,7 @@ def plan_systems(
         systems: names, or systems by the name that they get in the results.
         runs: given first stages: name to a run or to its file.
         split: the split of the judgements, which names the part to read of a file with several runs.
+        backend: of the rerankers that read token states.
 
     Raises:
         InputError: if there is none, one cannot be used, or two would have one name in the results.
@@ -102,9 +108,9 @@ def plan_systems(
             )
         planned[shown] = _planned(name, system, given)
     seconds = {system.reranker for system in planned.values() if isinstance(system, SystemName) and system.reranker}
-    rerankers = {name: load_reranker(name) for name in sorted(seconds)}
+    rerankers = {name: load_reranker(name, **reader_options(name, backend)) for name in sorted(seconds)}
     loaded = {name: run if isinstance(run, Mapping) else load_run(run, split) for name, run in given.items()}
-    return Plan(planned, loaded, rerankers)
+    return Plan(planned, loaded, rerankers, backend)
 
 
 def _planned(
@@ -120,7 +126,7 @@ def _planned(
 def answer_systems(
     plan: Plan,
     dataset: Dataset,
-    index: Index | None,
+    index: Store | None,
     *,
     candidates: int,
     add_positives: bool,
@@ -148,7 +154,7 @@ def answer_systems(
     searching = plan.searching
     if index is not None and searching:
         direct = {name: SystemName(s.first, None if add_positives else s.reranker) for name, s in searching.items()}
-        answers |= _from_index(dataset, index, direct, plan.rerankers, candidates, progress, pool)
+        answers |= _from_index(dataset, index, direct, plan.rerankers, candidates, progress, pool, plan.backend)
     first_runs = {system.first: answers[name].run for name, system in searching.items()} if add_positives else {}
     for first, run in (plan.given | first_runs).items():
         chosen = {
@@ -170,7 +176,7 @@ def _from_run(
     candidates: int,
     add_positives: bool,
     progress: Callable[[int], None],
-    index: Index | None,
+    index: Store | None,
 ) -> dict[str, Answers]:
     chosen = {name: reranker for name, reranker in systems.items() if reranker is not None}
     answers: dict[str, Answers] = {}
@@ -191,12 +197,13 @@ def _from_run(
 
 def _from_index(
     dataset: Dataset,
-    index: Index,
+    index: Store,
     systems: Mapping[str, SystemName],
     rerankers: Mapping[str, Reranker],
     candidates: int,
     progress: Callable[[str, int], None],
     pool: Executor | None,
+    backend: str | None,
 ) -> dict[str, Answers]:
     parts = list(_parts(dataset))
     texts = [[dataset.queries[id] for id in part] for part in parts]
@@ -205,7 +212,7 @@ def _from_index(
         answer = partial(_answer, Searcher(index, None, candidates=candidates), _ready(plans, rerankers))
         answered: Iterable[list[list[_Answer]]] = map(answer, texts)
     else:
-        answered = pool.map(partial(_answer_elsewhere, str(index.path), plans, candidates), texts)
+        answered = pool.map(partial(_answer_elsewhere, str(index.path), plans, candidates, backend), texts)
     runs: dict[str, Run] = {name: {} for name in systems}
     spent: dict[str, float] = defaultdict(float)
     done = 0
@@ -276,16 +283,17 @@ def _scored(result: SearchResult) -> _Answer:
 
 
 def _answer_elsewhere(
-    path: str, plans: tuple[SystemName, ...], candidates: int, texts: Sequence[str]
+    path: str, plans: tuple[SystemName, ...], candidates: int, backend: str | None, texts: Sequence[str]
 ) -> list[list[_Answer]]:
     """`_answer` in a process of the pool."""
-    return _answer(*_opened(path, plans, candidates), texts)
+    return _answer(*_opened(path, plans, candidates, backend), texts)
 
 
 @functools.lru_cache(maxsize=1)
 def _opened(
-    path: str, plans: tuple[SystemName, ...], candidates: int
+    path: str, plans: tuple[SystemName, ...], candidates: int, backend: str | None
 ) -> tuple[Searcher, list[tuple[FirstStage, Reranker | None]]]:
     # The process that shares out the queries has checked the index.
-    rerankers = {second: load_reranker(second) for _, second in plans if second}
-    return Searcher(Index.open(path, verify=False), None, candidates=candidates), _ready(plans, rerankers)
+    rerankers = {second: load_reranker(second, **reader_options(second, backend)) for _, second in plans if second}
+    opened = open_store(path, backend=backend, verify=False)
+    return Searcher(opened, None, candidates=candidates), _ready(plans, rerankers)

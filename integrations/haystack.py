@@ -24,7 +24,7 @@ from ..rerank.base import Reranker
 from ..rerank.placement import Order, arrange
 from ..rerank.results import relevance_or_score
 from ..search import FirstStage, Searcher, SearchResult
-from .snippets import candidate, is_missing, keeping, snippets
+from .snippets import asked_evidence, candidate, is_missing, keeping, pruned, snippets
 
 __all__ = ["SightlineRanker", "SightlineRetriever"]
 
@@ -46,6 +46,8 @@ class SightlineRetriever:
         candidates: see `sightline.Searcher`.
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``meta["evidence"]``, with offsets in ``content``.
+        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
+            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
         min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default.
@@ -66,12 +68,14 @@ class SightlineRetriever:
         candidates: int = 100,
         unit: Unit = "passage",
         evidence: Grain | None = None,
+        prune: float | None = None,
         order: Order = "relevance",
         min_score: float | None = None,
     ) -> None:
+        asked_evidence(evidence, prune)
         self.index, self.top_k, self.filters = str(index), top_k, filters
         self.reranker, self.first_stage, self.candidates = reranker, first_stage, candidates
-        self.unit, self.evidence, self.order, self.min_score = unit, evidence, order, min_score
+        self.unit, self.evidence, self.prune, self.order, self.min_score = unit, evidence, prune, order, min_score
         self._searcher: Searcher | None = None
 
     def warm_up(self) -> None:
@@ -107,6 +111,7 @@ class SightlineRetriever:
             candidates=self.candidates,
             unit=self.unit,
             evidence=self.evidence,
+            prune=self.prune,
             order=self.order,
             min_score=self.min_score,
         )
@@ -153,7 +158,7 @@ class SightlineRetriever:
         return {
             "k": self.top_k if top_k is None else top_k,
             "where": _where(self.filters if filters is None else filters),
-            "evidence": self.evidence,
+            "evidence": asked_evidence(self.evidence, self.prune),
             "unit": self.unit,
             "min_score": self.min_score if min_score is None else min_score,
         }
@@ -162,7 +167,7 @@ class SightlineRetriever:
         return {
             "documents": [
                 Document(id=snippet.id, content=snippet.text, meta=snippet.metadata, score=snippet.score)
-                for snippet in snippets(result, self.unit, self.order)
+                for snippet in snippets(result, self.unit, self.order, self.prune)
             ]
         }
 
@@ -177,6 +182,8 @@ class SightlineRanker:
         reranker: a name for `sightline.load_reranker`, loaded by ``warm_up`` or by the first run.
         top_k: how many to return, at least 1; None, or more than there are, for all.
         meta_fields_to_embed: metadata that is read before the content, where a document has it; None for the title.
+        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
+            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
         min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default.
@@ -197,14 +204,16 @@ class SightlineRanker:
         top_k: int | None = 10,
         *,
         meta_fields_to_embed: list[str] | None = None,
+        prune: float | None = None,
         order: Order = "relevance",
         min_score: float | None = None,
         cache_mb: int = 256,
         cache_folder: str | Path | None = None,
     ) -> None:
+        asked_evidence(None, prune)
         self.cache_mb, self.cache_folder = cache_mb, None if cache_folder is None else str(cache_folder)
         self.reranker, self.top_k, self.meta_fields_to_embed = reranker, top_k, meta_fields_to_embed
-        self.order, self.min_score = order, min_score
+        self.prune, self.order, self.min_score = prune, order, min_score
         self._loaded: Reranker | None = None
 
     def warm_up(self) -> None:
@@ -227,6 +236,7 @@ class SightlineRanker:
             reranker=self.reranker,
             top_k=self.top_k,
             meta_fields_to_embed=self.meta_fields_to_embed,
+            prune=self.prune,
             order=self.order,
             min_score=self.min_score,
             cache_mb=self.cache_mb,
@@ -262,11 +272,15 @@ class SightlineRanker:
             candidates,
             self.top_k if top_k is None else top_k,
             min_score=self.min_score if min_score is None else min_score,
+            evidence=asked_evidence(None, self.prune),
         )
         return {
             "documents": [
                 dataclasses.replace(
-                    documents[item.index], meta=dict(documents[item.index].meta), score=relevance_or_score(item)
+                    documents[item.index],
+                    content=pruned(documents[item.index].content, item, self.prune),
+                    meta=dict(documents[item.index].meta),
+                    score=relevance_or_score(item),
                 )
                 for item in arrange(ranking, self.order)
             ]

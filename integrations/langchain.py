@@ -25,7 +25,7 @@ from ..rerank.base import Reranker
 from ..rerank.placement import Order, arrange
 from ..rerank.results import relevance_or_score
 from ..search import Searcher, SearchResult
-from .snippets import Made, as_searcher, candidate, keeping, snippets
+from .snippets import Made, as_searcher, asked_evidence, candidate, keeping, pruned, snippets
 
 __all__ = ["SightlineRerank", "SightlineRetriever"]
 
@@ -41,6 +41,8 @@ class SightlineRetriever(BaseRetriever):
         where: metadata filter, see `sightline.Searcher.search`.
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in ``page_content``.
+        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
+            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
         min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default.
@@ -60,12 +62,14 @@ class SightlineRetriever(BaseRetriever):
     where: Mapping[str, Any] | None = None
     unit: Unit = "passage"
     evidence: Grain | None = None
+    prune: float | None = None
     order: Order = "relevance"
     min_score: float | None = None
     _opened: Made[Searcher] = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Open the index, if a path was given."""
+        asked_evidence(self.evidence, self.prune)
         self._opened = Made(as_searcher)
         self._opened.of(self.searcher)
 
@@ -97,7 +101,7 @@ class SightlineRetriever(BaseRetriever):
         return {
             "k": self.k if k is None else k,
             "where": self.where if where is None else where,
-            "evidence": self.evidence,
+            "evidence": asked_evidence(self.evidence, self.prune),
             "unit": self.unit,
             "min_score": self.min_score if min_score is None else min_score,
         }
@@ -109,7 +113,7 @@ class SightlineRetriever(BaseRetriever):
                 page_content=snippet.text,
                 metadata={**snippet.metadata, "relevance_score": snippet.score},
             )
-            for snippet in snippets(result, self.unit, self.order)
+            for snippet in snippets(result, self.unit, self.order, self.prune)
         ]
 
 
@@ -123,6 +127,8 @@ class SightlineRerank(BaseDocumentCompressor):
         reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
         top_n: how many to return, at least 1; None, or more than there are, for all.
         title_field: metadata field that is read before the text, where a document has it.
+        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
+            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
         min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default.
@@ -142,6 +148,7 @@ class SightlineRerank(BaseDocumentCompressor):
     reranker: Any = "minilm"
     top_n: int | None = 5
     title_field: str = "title"
+    prune: float | None = None
     order: Order = "relevance"
     min_score: float | None = None
     cache_mb: int = 256
@@ -150,6 +157,7 @@ class SightlineRerank(BaseDocumentCompressor):
 
     def model_post_init(self, context: Any, /) -> None:
         """Load the reranker, if a name was given."""
+        asked_evidence(None, self.prune)
         self._loaded = Made(functools.partial(keeping, cache_mb=self.cache_mb, cache_folder=self.cache_folder))
         self._loaded.of(self.reranker).check_min_score(self.min_score)
 
@@ -162,10 +170,15 @@ class SightlineRerank(BaseDocumentCompressor):
             InputError: if the query cannot be used. A document without ``page_content`` and title is ranked last.
         """
         candidates = [candidate(d.id, d.page_content, d.metadata.get(self.title_field)) for d in documents]
-        ranking = self._loaded.of(self.reranker).rank(query, candidates, self.top_n, min_score=self.min_score)
+        ranking = self._loaded.of(self.reranker).rank(
+            query, candidates, self.top_n, min_score=self.min_score, evidence=asked_evidence(None, self.prune)
+        )
         return [
             documents[item.index].model_copy(
-                update={"metadata": {**documents[item.index].metadata, "relevance_score": relevance_or_score(item)}}
+                update={
+                    "page_content": pruned(documents[item.index].page_content, item, self.prune),
+                    "metadata": {**documents[item.index].metadata, "relevance_score": relevance_or_score(item)},
+                }
             )
             for item in arrange(ranking, self.order)
         ]

@@ -18,6 +18,7 @@ try:
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import (
+        BaseNode,
         MetadataMode,
         NodeRelationship,
         NodeWithScore,
@@ -34,9 +35,9 @@ from ..documents import Grain, Unit
 from ..errors import InputError
 from ..rerank.base import Reranker
 from ..rerank.placement import Order, arrange
-from ..rerank.results import relevance_or_score
+from ..rerank.results import Ranked, relevance_or_score
 from ..search import Searcher, SearchResult
-from .snippets import Made, Snippet, as_searcher, candidate, keeping, snippets
+from .snippets import Made, Snippet, as_searcher, asked_evidence, candidate, keeping, pruned, snippets
 
 __all__ = ["SightlineRerank", "SightlineRetriever"]
 
@@ -56,6 +57,8 @@ class SightlineRetriever(BaseRetriever):
         unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
         evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in the node's text; it is
             left out of what embedding models and prompts are shown.
+        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
+            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
         min_score: leave out nodes whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default.
@@ -74,17 +77,18 @@ class SightlineRetriever(BaseRetriever):
         where: Mapping[str, Any] | None = None,
         unit: Unit = "passage",
         evidence: Grain | None = None,
+        prune: float | None = None,
         order: Order = "relevance",
         min_score: float | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         super().__init__(callback_manager=callback_manager)
         self._searcher = as_searcher(searcher)
-        self._unit, self._order = unit, order
+        self._unit, self._prune, self._order = unit, prune, order
         self._options: dict[str, Any] = {
             "k": similarity_top_k,
             "where": where,
-            "evidence": evidence,
+            "evidence": asked_evidence(evidence, prune),
             "unit": unit,
             "min_score": min_score,
         }
@@ -97,7 +101,7 @@ class SightlineRetriever(BaseRetriever):
         return self._nodes(await self._searcher.asearch(query_bundle.query_str, **self._options))
 
     def _nodes(self, result: SearchResult) -> list[NodeWithScore]:
-        return [_node(snippet) for snippet in snippets(result, self._unit, self._order)]
+        return [_node(snippet) for snippet in snippets(result, self._unit, self._order, self._prune)]
 
 
 def _node(snippet: Snippet) -> NodeWithScore:
@@ -125,6 +129,8 @@ class SightlineRerank(BaseNodePostprocessor):
     Args:
         reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
         top_n: how many to return, at least 1; None, or more than there are, for all.
+        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
+            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
         order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
         min_score: leave out nodes whose relevance is below this, from 0 to 1; there may be none left. Needs a
             reranker with a relevance, such as the default.
@@ -141,6 +147,7 @@ class SightlineRerank(BaseNodePostprocessor):
 
     reranker: Any = "minilm"
     top_n: int | None = 5
+    prune: float | None = None
     order: Order = "relevance"
     min_score: float | None = None
     cache_mb: int = 256
@@ -150,6 +157,7 @@ class SightlineRerank(BaseNodePostprocessor):
     def model_post_init(self, context: Any, /) -> None:
         """Load the reranker, if a name was given."""
         super().model_post_init(context)
+        asked_evidence(None, self.prune)
         self._loaded = Made(functools.partial(keeping, cache_mb=self.cache_mb, cache_folder=self.cache_folder))
         self._loaded.of(self.reranker).check_min_score(self.min_score)
 
@@ -172,14 +180,33 @@ class SightlineRerank(BaseNodePostprocessor):
                 model_name=reranker.name,
             )
         )
-        candidates = [candidate(n.node_id, n.get_content(metadata_mode=MetadataMode.EMBED)) for n in nodes]
-        ranking = reranker.rank(query_bundle.query_str, candidates, self.top_n, min_score=self.min_score)
+        read = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
+        ranking = reranker.rank(
+            query_bundle.query_str,
+            [candidate(node.node_id, text) for node, text in zip(nodes, read, strict=True)],
+            self.top_n,
+            min_score=self.min_score,
+            evidence=asked_evidence(None, self.prune),
+        )
         ranked = [
             NodeWithScore(
-                node=node.model_copy(update={"metadata": dict(node.metadata)}), score=relevance_or_score(item)
+                node=_copy(nodes[item.index].node, item, read[item.index], self.prune), score=relevance_or_score(item)
             )
             for item in arrange(ranking, self.order)
-            for node in [nodes[item.index].node]
         ]
         _dispatcher.event(ReRankEndEvent(nodes=ranked))
         return ranked
+
+
+def _copy(node: BaseNode, item: Ranked, read: str, share: float | None) -> BaseNode:
+    """A copy of a node, pruned if there is a share to prune to; the model read its text amid metadata."""
+    copied = node.model_copy(update={"metadata": dict(node.metadata)})
+    if share is not None:
+        text = node.get_content()
+        start = read.rfind(text)
+        if start < 0:
+            raise InputError(
+                f"node {node.node_id!r}: its text_template changes the text, so it cannot be pruned; leave prune out"
+            )
+        copied.set_content(pruned(text, item, share, start))
+    return copied

@@ -10,19 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ..documents import Unit, cleaned
+from ..documents import Grain, Unit, cleaned
 from ..errors import InputError, UnknownNameError
 from ..models.cache import CacheSettings, shared_cache
 from ..names import PREFIXES, RerankerName
 from ..rerank.base import Reranker
+from ..rerank.evidence import check_share, prune
 from ..rerank.loading import as_reranker, load_reranker
 from ..rerank.placement import Order, arrange
 from ..rerank.requests import Candidate
-from ..rerank.results import relevance_or_score
+from ..rerank.results import Ranked, relevance_or_score
 from ..search import Hit, Searcher, SearchResult
 from ..wording import quoted
 
-__all__ = ["Made", "Snippet", "as_searcher", "candidate", "drop_in", "is_missing", "keeping", "snippets", "text_list"]
+__all__ = [
+    "Made",
+    "Snippet",
+    "as_searcher",
+    "asked_evidence",
+    "candidate",
+    "drop_in",
+    "is_missing",
+    "keeping",
+    "pruned",
+    "snippets",
+    "text_list",
+]
 
 
 T = TypeVar("T")
@@ -39,7 +52,8 @@ class Snippet:
         text: the text of the document or the passage.
         score: the hit's relevance, or its score where there is no relevance; see `sightline.Hit`.
         metadata: a deep copy of the document's metadata; ``title`` and, for a part, ``document_id`` are added where it
-            has no such fields. With evidence, ``evidence`` lists spans as mappings with offsets in ``text``.
+            has no such fields. With evidence, or where the text is pruned, ``evidence`` lists spans as mappings with
+            offsets in ``text``.
         document_id: the document's id.
         start: where the text begins in the document, in characters.
         end: where it ends.
@@ -54,12 +68,12 @@ class Snippet:
     end: int
 
 
-def snippets(result: SearchResult, unit: Unit, order: Order) -> list[Snippet]:
-    """The hits of a search at this unit as texts, in this order."""
-    return arrange([_snippet(hit, unit) for hit in result.hits], order)
+def snippets(result: SearchResult, unit: Unit, order: Order, share: float | None = None) -> list[Snippet]:
+    """The hits of a search at this unit as texts, in this order, pruned if there is a share to prune to."""
+    return arrange([_snippet(hit, unit, share) for hit in result.hits], order)
 
 
-def _snippet(hit: Hit, unit: Unit) -> Snippet:
+def _snippet(hit: Hit, unit: Unit, share: float | None) -> Snippet:
     document = hit.document
     start, end = (hit.passage.start, hit.passage.end) if unit == "passage" else (0, len(document.text))
     part = end - start < len(document.text)
@@ -68,15 +82,43 @@ def _snippet(hit: Hit, unit: Unit) -> Snippet:
         metadata.setdefault("title", document.title)
     if part:
         metadata.setdefault("document_id", document.id)
-    if hit.evidence is not None:
-        metadata["evidence"] = [
-            dataclasses.asdict(span)
-            if span.field == "title"
-            else {**dataclasses.asdict(span), "start": span.start - start, "end": span.end - start}
-            for span in hit.evidence
-        ]
+    text, evidence = document.text[start:end], hit.evidence
+    if share is not None:
+        pruned = prune(text, evidence, share, start=start)
+        text, evidence = pruned.text, pruned.evidence
+    elif evidence is not None:
+        evidence = tuple(
+            span if span.field == "title" else dataclasses.replace(span, start=span.start - start, end=span.end - start)
+            for span in evidence
+        )
+    if evidence is not None:
+        metadata["evidence"] = [dataclasses.asdict(span) for span in evidence]
     id = f"{document.id}#{start}-{end}" if part else document.id
-    return Snippet(id, document.text[start:end], relevance_or_score(hit), metadata, document.id, start, end)
+    return Snippet(id, text, relevance_or_score(hit), metadata, document.id, start, end)
+
+
+def asked_evidence(evidence: Grain | None, share: float | None) -> Grain | None:
+    """The evidence to ask a reranker for: what the user asked for, or what pruning to this share needs.
+
+    Raises:
+        InputError: if the share is out of range.
+    """
+    if share is None:
+        return evidence
+    check_share(share)
+    return evidence or "sentence"
+
+
+def pruned(text: Any, item: Ranked, share: float | None, start: int = 0) -> Any:
+    """A ranked text, pruned to this share of the attention if there is one; anything but a string comes back as it is.
+
+    Args:
+        text: what the reranker read from character ``start`` of the candidate's text on.
+        item: its place in the ranking, with evidence.
+        share: see `sightline.rerank.prune`; None keeps all.
+        start: where the text begins in the candidate's.
+    """
+    return text if share is None or not isinstance(text, str) else prune(text, item.evidence, share, start=start).text
 
 
 def candidate(id: object, text: object, title: object = None) -> Candidate:

@@ -1,16 +1,50 @@
-"""Which device and which number format a model computes with."""
+"""Which device, which number format and which library a model computes with."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import InputError
+from ..wording import did_you_mean, quoted
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "native_dtype", "processors"]
+__all__ = ["Backend", "choose_backend", "choose_device", "native_dtype", "processors"]
+
+Backend = Literal["torch", "onnx", "openvino"]
+"""What computes the token states of a block reader: torch, ONNX Runtime or OpenVINO."""
+
+
+def choose_backend(asked: str | None, device: str | torch.device | None, dtype: str | None) -> Backend:
+    """The library to read by.
+
+    Args:
+        asked: its name; None for torch.
+        device: a torch device that was asked for; None if none was.
+        dtype: the number format that was asked for; None if none was.
+
+    Raises:
+        InputError: if there is no such backend, or it does not read on this device or in this format.
+
+    Example:
+        >>> choose_backend(None, "cuda", "bfloat16"), choose_backend("openvino", None, None)
+        ('torch', 'openvino')
+    """
+    names = get_args(Backend)
+    for name in names:
+        if name == (asked or "torch"):
+            if name != "torch" and (str(device or "cpu") != "cpu" or (dtype or "float32") != "float32"):
+                raise InputError(
+                    f"the backend {name!r} reads on the device 'cpu' in float32, and {str(device or 'cpu')!r} in "
+                    f"{dtype or 'float32'} was asked for; leave device and dtype out, or take the backend 'torch'"
+                )
+            chosen: Backend = name
+            return chosen
+    raise InputError(
+        f"the backend is one of {', '.join(map(repr, names))}, not {quoted(asked)}{did_you_mean(str(asked), names)}"
+    )
 
 
 def choose_device(asked: str | torch.device | None) -> torch.device:

@@ -45,6 +45,9 @@ class _NoEncoder:
 
     name, revision, dim, max_length = "none", "", 0, 256
 
+    def __init__(self, backend: str | None) -> None:
+        self.backend = backend  # of the reader whose token states an index may keep all the same
+
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         return np.zeros((len(texts), 0), dtype=np.float32)
 
@@ -70,5 +73,5 @@ def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
         ModelError: if there is no such model, or it cannot serve as a bi-encoder.
     """
     if name == "none":
-        return _NoEncoder()
+        return _NoEncoder(options.get("backend"))
     return load_text_model(name, **options)

@@ -17,9 +17,9 @@ __all__ = ["absolute_name", "load_reader", "load_text_model"]
 _PLAIN = ("minilm", "none")  # not folders, even where there is one of that name
 
 _OPTIONS = {
-    "minilm": ("max_length", "device", "dtype"),
-    "late-interaction": ("max_length", "device", "dtype", "revision"),
-    "encoder": ("max_length", "device", "dtype", "revision", "truncate_dim", "token_budget"),
+    "minilm": ("max_length", "device", "dtype", "backend"),
+    "late-interaction": ("max_length", "device", "dtype", "backend", "revision"),
+    "encoder": ("max_length", "device", "dtype", "backend", "revision", "truncate_dim", "token_budget"),
 }
 
 
@@ -33,11 +33,14 @@ def load_reader(name: str = "minilm", **options: Any) -> NetworkReader:
         name: ``minilm``, the embedded default; ``late-interaction:MODEL``, a model of PyLate, ColBERT or
             sentence-transformers' MultiVectorEncoder; ``encoder:MODEL``, or MODEL alone, a bi-encoder of
             sentence-transformers. MODEL is a folder or a name on the hub.
-        options: ``max_length``, ``device`` and ``dtype``; for ``late-interaction:`` and ``encoder:`` also
+        options: ``max_length``, ``device``, ``dtype`` and ``backend``, which is ``torch``, ``onnx`` or ``openvino`` (of
+            the extras of these names) and reads on a CPU in float32; for ``late-interaction:`` and ``encoder:`` also
             ``revision``, and for the latter ``truncate_dim`` and ``token_budget``. None stands for the default.
 
     Raises:
-        InputError: if the name has no model, or the reader no such option.
+        InputError: if the name has no model, the reader no such option, or there is no such backend.
+        MissingExtraError: if the backend is not installed.
+        BackendError: if the backend gives other states than torch; they are compared when the model is loaded.
         ModelError: if there is no such model, its weights cannot be loaded, or it has no token states.
 
     Example:
@@ -69,6 +72,8 @@ def load_text_model(name: str, **options: Any) -> NetworkReader | SentenceTransf
     if unknown := sorted(set(options) - set(_OPTIONS[kind])):
         raise InputError(f"the reader {name!r} has no option {unknown[0]!r}; it has {', '.join(_OPTIONS[kind])}")
     given = {option: value for option, value in options.items() if value is not None}
+    if given.get("backend") == "torch":
+        del given["backend"]
     if kind == "minilm":
         from .minilm import load_minilm
 

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import InputError, ModelError
-from .devices import choose_device
-from .network_reader import NetworkReader
+from .devices import choose_backend, choose_device
+from .network_reader import PROBE_TEXTS, NetworkReader
 from .notices import without_notices
 from .reader import Tokens, TrainableReader
 
 if TYPE_CHECKING:
     import torch
 
+    from .backends import ConvertedNetwork
     from .bert import PackedBert
 
 __all__ = ["REPOSITORY", "SHA256", "MiniLM", "find_minilm", "load_minilm"]
@@ -99,6 +100,8 @@ class MiniLM(NetworkReader, TrainableReader):
         path: folder of the checkpoint, or None to search (`find_minilm`).
         device: a torch device, or None for CUDA where there is one, else CPU.
         max_length: tokens read of a text, the two special ones included; at most 512. The published model uses 256.
+        backend: what computes the states, ``torch``, ``onnx`` or ``openvino``; None for torch. The others read on a CPU
+            in float32.
         dtype: ``float32``, or that of autocast's matrix products: ``bfloat16`` or ``float16``; see
             `sightline.models.devices.native_dtype`.
         trained: weights that training has changed, by name, to take the place of the published ones.
@@ -106,7 +109,10 @@ class MiniLM(NetworkReader, TrainableReader):
 
     Raises:
         ModelError: if the model cannot be found or verified, or ``trained`` are not weights of this model.
-        InputError: if ``max_length`` is out of range, ``dtype`` is none of these, or the device is not there.
+        InputError: if ``max_length`` is out of range, ``dtype`` or ``backend`` is none of these or they do not go
+            together, or the device is not there.
+        MissingExtraError: if the backend is not installed.
+        BackendError: if it gives other states than torch.
 
     Example:
         >>> model = load_minilm()
@@ -125,6 +131,7 @@ class MiniLM(NetworkReader, TrainableReader):
         device: str | torch.device | None = None,
         max_length: int = 256,
         dtype: str = "float32",
+        backend: str | None = None,
         trained: Mapping[str, torch.Tensor] | None = None,
         revision: str = "",
     ) -> None:
@@ -136,8 +143,9 @@ class MiniLM(NetworkReader, TrainableReader):
             raise InputError(f"max_length must be between 3 and 512, not {max_length}")
         if dtype not in ("float32", "bfloat16", "float16"):
             raise InputError(f"dtype is 'float32', 'bfloat16' or 'float16', not {dtype!r}")
+        self.backend = choose_backend(backend, device, dtype)
         folder = find_minilm(path)
-        super().__init__(choose_device(device))
+        super().__init__(choose_device(device if self.backend == "torch" else "cpu"))
         self.max_length, self.dtype = max_length, dtype
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
@@ -146,6 +154,7 @@ class MiniLM(NetworkReader, TrainableReader):
         self._cls, self._sep = vocabulary["[CLS]"], vocabulary["[SEP]"]
         self._packed: PackedBert | None = None
         self._unpackable = False
+        self._converted: ConvertedNetwork | None = None
         with without_notices():  # the checkpoint's pooling layer is left out
             self.network = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
         self.revision, self.trained = f"sha256:{SHA256}", trained
@@ -160,10 +169,12 @@ class MiniLM(NetworkReader, TrainableReader):
             self.network.load_state_dict({name: value.float() for name, value in trained.items()}, strict=False)
             self.revision = revision
         self.network.eval().to(self.device)
+        if self.backend != "torch":
+            self._convert()
 
     def weights_changed(self) -> None:
         """See `TrainableReader.weights_changed`."""
-        self._queries, self._packed = {}, None
+        self._queries, self._packed, self._converted = {}, None, None
 
     @property
     def config(self) -> Any:
@@ -218,6 +229,11 @@ class MiniLM(NetworkReader, TrainableReader):
 
         from .bert import packed_bert
 
+        if self.backend != "torch":
+            input_ids, mask = self._padded(tokens, batch)
+            converted = self._converted or self._convert()
+            states: torch.Tensor = converted(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state[mask]
+            return states
         number, ids = getattr(torch, self.dtype), [tokens.ids[i] for i in batch]
         if (packed := self._packed) is None and not self._unpackable:
             probe = self.tokenise(["How are the numbers of a network checked?", ""]).ids
@@ -239,6 +255,20 @@ class MiniLM(NetworkReader, TrainableReader):
         Returns:
             (float32 (B, L, 384), bool (B, L)): the states, special tokens included, and which of them are the text's.
         """
+        input_ids, mask = self._padded(tokens, batch)
+        # float32 whatever autocast makes of what lies between
+        return self.network(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state.float(), mask
+
+    def _convert(self) -> ConvertedNetwork:
+        """The network as the backend takes it, with the weights as they are now."""
+        from .backends import ConvertedNetwork
+
+        ids = self.tokenise(PROBE_TEXTS).ids
+        self._converted = converted = ConvertedNetwork(self.network, self.backend, ids, pad=0)
+        return converted
+
+    def _padded(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of some texts: int64 and bool (B, L)."""
         import torch
 
         lengths = [len(tokens.ids[i]) for i in batch]
@@ -246,19 +276,19 @@ class MiniLM(NetworkReader, TrainableReader):
         for row, i in enumerate(batch):
             padded[row, : lengths[row]] = tokens.ids[i]
         mask = (torch.arange(padded.shape[1]) < torch.tensor(lengths)[:, None]).to(self.device)
-        input_ids = torch.from_numpy(padded).to(self.device)
-        # float32 whatever autocast makes of what lies between
-        return self.network(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state.float(), mask
+        return torch.from_numpy(padded).to(self.device), mask
 
 
-def load_minilm(max_length: int = 256, device: str | None = None, dtype: str = "float32") -> MiniLM:
-    """The default model, loaded once per process for each (max_length, device, dtype).
+def load_minilm(
+    max_length: int = 256, device: str | None = None, dtype: str = "float32", backend: str | None = None
+) -> MiniLM:
+    """The default model, loaded once per process for each (max_length, device, dtype, backend).
 
     So the bi-encoder and the reranker are one object, and a query is read once for both.
     """
-    return _load(max_length, device, dtype)
+    return _load(max_length, device, dtype, backend)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(max_length: int, device: str | None, dtype: str) -> MiniLM:
-    return MiniLM(max_length=max_length, device=device, dtype=dtype)
+def _load(max_length: int, device: str | None, dtype: str, backend: str | None) -> MiniLM:
+    return MiniLM(max_length=max_length, device=device, dtype=dtype, backend=backend)

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from .batching import token_budget_batches, tokens_at_once
+from .devices import Backend
 from .reader import BlockReader, Tokens, TokenStates
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NetworkReader"]
+__all__ = ["PROBE_TEXTS", "NetworkReader"]
+
+# Of different lengths, the empty text among them: what a backend is checked on.
+PROBE_TEXTS = ("", "Cats purr.", "How are the states of a network checked? By reading a few texts twice. " * 3)
 
 _QUERIES_REMEMBERED = 1024
 
@@ -29,6 +33,7 @@ class NetworkReader(BlockReader):
     """
 
     device: torch.device
+    backend: Backend = "torch"
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

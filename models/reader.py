@@ -214,6 +214,8 @@ class BlockReader(Protocol):
         dim: D, the length of a token state.
         max_length: tokens read of a text, special tokens included.
         dtype: what the states are computed with, such as ``float32``.
+        backend: what computes them, see `sightline.models.devices.Backend`. States of one revision that several
+            backends computed in float32 differ by less than .0001, so they can stand in for one another.
         trained: weights that training has changed, by name; None for a reader as it was published.
         config: the transformer's configuration as transformers has it, to count its FLOPs; None if there is none.
     """
@@ -223,6 +225,7 @@ class BlockReader(Protocol):
     dim: int
     max_length: int
     dtype: str = "float32"
+    backend: str = "torch"
     trained: Mapping[str, torch.Tensor] | None = None
     config: Any = None
 
@@ -357,7 +360,9 @@ def document_states(
     if cache is not None and reader.revision and not behind:
         from .cache import cache_key
 
-        of_reader = ("token states", cache.form, reader.name, reader.revision, reader.dtype, reader.max_length)
+        of_reader: tuple[object, ...] = ("token states", cache.form, reader.name, reader.revision)
+        of_reader += (reader.dtype, reader.max_length)
+        of_reader += (reader.backend,) if reader.backend != "torch" else ()
         keys = {text: cache_key(*of_reader, text) for text in dict.fromkeys(texts)}
     known: dict[str, DocumentStates] = {}
     for text, key in keys.items():

@@ -17,8 +17,8 @@ import numpy as np
 
 from ..errors import InputError, ModelError
 from .batching import token_budget_batches, tokens_at_once
-from .devices import choose_device
-from .network_reader import NetworkReader
+from .devices import Backend, choose_backend, choose_device
+from .network_reader import PROBE_TEXTS, NetworkReader
 from .reader import Tokens
 from .tokenizers import token_offsets
 from .trained import load_trained, saved_revision
@@ -49,6 +49,7 @@ def load_sentence_transformer(
     revision: str | None = None,
     max_length: int | None = None,
     token_budget: int | None = None,
+    backend: str | None = None,
 ) -> SentenceTransformerEncoder:
     """Load a bi-encoder: a `SentenceTransformerReader` if it has token states, else a `SentenceTransformerEncoder`.
 
@@ -61,17 +62,23 @@ def load_sentence_transformer(
         revision: pin a hub revision.
         max_length: tokens read of a text at most, special tokens included; None for what the model reads.
         token_budget: tokens in a batch, padding included; None for `sightline.models.batching.tokens_at_once`.
+        backend: what computes the token states, ``torch``, ``onnx`` or ``openvino``; None for torch. The others read on
+            a CPU in float32.
 
     Raises:
-        InputError: if the device cannot be used, or ``max_length`` leaves no room for a text.
-        ModelError: if the model cannot be loaded, is not trained, or its similarity is neither cosine nor dot product.
+        InputError: if the device or the backend cannot be used, or ``max_length`` leaves no room for a text.
+        ModelError: if the model cannot be loaded, is not trained, its similarity is neither cosine nor dot product, or
+            it has no token states that another backend than torch could compute.
+        MissingExtraError: if the backend is not installed.
+        BackendError: if it cannot convert the network, or gives other states than torch.
 
     Example:
         >>> encoder = load_sentence_transformer("intfloat/e5-small-v2", dtype="float32")  # doctest: +SKIP
     """
     from sentence_transformers import SentenceTransformer
 
-    place = choose_device(device)
+    library = choose_backend(backend, device, dtype)
+    place = choose_device(device if library == "torch" else "cpu")
     dtype = dtype or _default_dtype(place)
     model = load_trained(
         SentenceTransformer, name, _embedding, revision=revision, dtype=dtype, device=place, truncate_dim=truncate_dim
@@ -79,8 +86,13 @@ def load_sentence_transformer(
     similarity = model.similarity_fn_name
     if similarity not in ("cosine", "dot"):
         raise ModelError(f"{name}: its similarity is {similarity!r}; an index needs 'cosine' or 'dot'")
-    made = SentenceTransformerEncoder if _unreadable(model) else SentenceTransformerReader
-    return made(model, name, revision=revision, truncate_dim=truncate_dim, max_length=max_length, budget=token_budget)
+    options: dict[str, Any] = {"revision": revision, "truncate_dim": truncate_dim, "max_length": max_length}
+    options["budget"] = token_budget
+    if not (reason := _unreadable(model)):
+        return SentenceTransformerReader(model, name, backend=library, **options)
+    if library != "torch":
+        raise ModelError(f"{name} has no token states, which the backend {library!r} would compute: {reason}")
+    return SentenceTransformerEncoder(model, name, **options)
 
 
 class SentenceTransformerEncoder:
@@ -206,6 +218,15 @@ class _ModuleReader(NetworkReader):
             )
         self.max_length = sides["document"][0] - taken + 2  # as if special tokens were two, see `BlockReader.room`
 
+    def _read_by(self, backend: Backend) -> None:
+        """From now on let a backend compute the transformer. What follows it is torch's."""
+        self.backend = backend
+        if backend != "torch":
+            from .backends import ConvertedNetwork
+
+            ids = [text for text in self._tokenised(PROBE_TEXTS, "document", "").ids if text]
+            self._model[0].model = ConvertedNetwork(self._model[0].model, backend, ids, self._pad)
+
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span of every token of the whole text, special tokens left out."""
         return self._plain.encode(text, add_special_tokens=False).offsets
@@ -282,7 +303,7 @@ class SentenceTransformerReader(_ModuleReader, SentenceTransformerEncoder):
         InputError: if ``max_length`` leaves no room for a text.
     """
 
-    def __init__(self, model: Any, name: str, **options: Any) -> None:
+    def __init__(self, model: Any, name: str, *, backend: Backend = "torch", **options: Any) -> None:
         SentenceTransformerEncoder.__init__(self, model, name, **options)
         limit = _shorter(name, model.get_max_seq_length(), options.get("max_length"))
         _ModuleReader.__init__(self, model, name, {"query": (limit, None), "document": (limit, None)})
@@ -291,6 +312,7 @@ class SentenceTransformerReader(_ModuleReader, SentenceTransformerEncoder):
         self._body, self._head = modules[:at], modules[at:]
         # Modules that pool without the prompt are told how long it is.
         self._excludes = not getattr(modules[at], "include_prompt", True)
+        self._read_by(backend)
 
     def _forward(self, tokens: Tokens, batch: Sequence[int], kind: _Kind) -> tuple[list[torch.Tensor], torch.Tensor]:
         import torch
@@ -336,10 +358,13 @@ class LateInteractionReader(_ModuleReader):
             reads.
         device: a torch device, or None for CUDA where there is one, else CPU.
         dtype: see `load_sentence_transformer`.
+        backend: see `load_sentence_transformer`.
         revision: branch, tag or commit, to pin what is loaded.
 
     Raises:
-        InputError: if the device cannot be used, or ``max_length`` leaves no room for a text.
+        InputError: if the device or the backend cannot be used, or ``max_length`` leaves no room for a text.
+        MissingExtraError: if the backend is not installed.
+        BackendError: if it cannot convert the network, or gives other states than torch.
         ModelError: if the model cannot be loaded, is not trained, or its token vectors cannot be told apart by token.
 
     Example:
@@ -354,10 +379,12 @@ class LateInteractionReader(_ModuleReader):
         device: str | None = None,
         dtype: str | None = None,
         revision: str | None = None,
+        backend: str | None = None,
     ) -> None:
         from sentence_transformers import MultiVectorEncoder
 
-        place = choose_device(device)
+        library = choose_backend(backend, device, dtype)
+        place = choose_device(device if library == "torch" else "cpu")
         dtype = dtype or _default_dtype(place)
         model = load_trained(MultiVectorEncoder, name, _vectors, revision=revision, dtype=dtype, device=place)
         if reason := _unreadable(model, pools=False):
@@ -385,6 +412,7 @@ class LateInteractionReader(_ModuleReader):
                 f"late-interaction:{name}: its token vectors are not of unit length (the first has "
                 f"{float(lengths[0]):.3g}); add a Normalize module for token_embeddings to its modules.json"
             )
+        self._read_by(library)
 
     def _places(
         self, encoding: Encoding, start: int, side: _Side, kind: _Kind

@@ -26,7 +26,7 @@ from ..eval.output import make_folder
 from ..eval.tuning import MEASURE, document_order, read_candidates, weights_grid
 from ..rerank.layout import FusionWeights, load_layout
 from ..rerank.signals import fused_scores
-from ..retrieval.index import Index
+from ..retrieval.stores import Store
 from ..search import Searcher
 
 __all__ = ["study"]
@@ -70,7 +70,7 @@ def study(
     _show(names, means, alone, best)
 
 
-def _index(dataset: Dataset, path: Path) -> Index:
+def _index(dataset: Dataset, path: Path) -> Store:
     make_folder(path.parent)
     return open_index(dataset, None, path, {}, [("hybrid", "minilm")], lambda _: None)
 

@@ -35,7 +35,7 @@ from ..retrieval.token_states import SPANS, states_form
 from ..retrieval.writing import BATCH_PASSAGES
 from ..search import CandidateList, Searcher
 
-__all__ = ["forms", "study"]
+__all__ = ["first_states", "forms", "open_states", "study"]
 
 _MEASURE = "nDCG@10"
 _Keep = Callable[[np.ndarray], Keys]
@@ -97,11 +97,11 @@ def study(
     for collection in collections:
         folder, _, split = collection.rpartition(":")
         dataset = load_dataset(folder, split, max_queries=queries)
-        with _index(dataset, work / dataset.name) as index:
+        with open_states(dataset, work / dataset.name) as index:
             lists = _lists(index, dataset, candidates)
             whole = (index.path / "states.fp16").stat().st_size
             tokens = whole / states_form("fp16", index.manifest.encoder.dim).dtype.itemsize / index.counts()["passages"]
-            for name, (size, keep) in forms(_first(index)).items():
+            for name, (size, keep) in forms(first_states(index)).items():
                 quality.setdefault(name, []).append(_quality(dataset, index, lists, keep))
                 sizes.setdefault(name, []).append(size * tokens)
         names.append(dataset.name)
@@ -129,8 +129,16 @@ def study(
     print_table(table)
 
 
-def _index(dataset: Dataset, folder: Path) -> Index:
-    return open_index(dataset, None, make_folder(folder) / "index", {}, [("hybrid", "minilm")], lambda _: None)
+def open_states(dataset: Dataset, folder: Path) -> Index:
+    """The index of a collection with half-precision token states of the default model, built unless it is there.
+
+    Args:
+        dataset: the collection.
+        folder: where its folder ``index`` is.
+    """
+    opened = open_index(dataset, None, make_folder(folder) / "index", {}, [("hybrid", "minilm")], lambda _: None)
+    assert isinstance(opened, Index)  # it was built in a folder
+    return opened
 
 
 def _lists(index: Index, dataset: Dataset, candidates: int) -> dict[str, CandidateList]:
@@ -138,8 +146,8 @@ def _lists(index: Index, dataset: Dataset, candidates: int) -> dict[str, Candida
     return dict(zip(dataset.queries, found, strict=True))
 
 
-def _first(index: Index) -> np.ndarray:
-    """The states that the first batch of a build would have had."""
+def first_states(index: Index) -> np.ndarray:
+    """The token states of the passages that the first batch of a build would have had: float32 (T, D)."""
     keys = index.token_keys(index.passages(range(min(BATCH_PASSAGES, index.counts()["passages"]))))
     assert keys is not None
     return torch.cat([to_float(key) for key in keys]).numpy()

@@ -1,14 +1,47 @@
-"""Which parts of a document got the attention: spans of its text, by sentence or by token."""
+"""Which parts of a document got the attention: spans by sentence or by token, and the text without the rest."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from ..documents import Document, Grain
+from ..errors import InputError
 from ..sentences import sentence_spans
-from .results import Evidence
 
-__all__ = ["find_evidence"]
+__all__ = ["Evidence", "Pruned", "check_share", "find_evidence", "prune"]
+
+_GAP = "…"  # stands for sentences that were left out
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A span that got attention: characters ``[start, end)`` of the document's ``field``, their text, and the mass.
+
+    Masses sum to the document's; where scores are not attention and documents have no mass, to 1.
+    """
+
+    start: int
+    end: int
+    mass: float
+    text: str
+    field: Literal["text", "title"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A text without the sentences that got little attention.
+
+    Args:
+        text: the sentences that were kept, in their order, with an ellipsis for each gap.
+        evidence: these sentences with their mass, largest first; offsets count in this ``text``.
+    """
+
+    text: str
+    evidence: tuple[Evidence, ...]
 
 
 def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain: Grain) -> tuple[Evidence, ...]:
@@ -55,3 +88,66 @@ def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain
 def _evidence(document: Document, start: int, end: int, mass: float, titled: bool) -> Evidence:
     text = document.title if titled else document.text
     return Evidence(start, end, mass, text[start:end], "title" if titled else "text")
+
+
+def prune(text: str, evidence: Sequence[Evidence] | None, share: float, *, start: int = 0) -> Pruned:
+    """Keep the sentences of a text that hold a share of the attention on it.
+
+    They are the sentences with the largest mass, and as few of them as hold the share; of equal ones the first. A
+    sentence that the model did not read has no mass. Mass on the title does not count. If nothing of the text has any
+    mass, nothing is left out.
+
+    Args:
+        text: the text to prune.
+        evidence: spans by sentence or by token, as rerankers return them.
+        share: above 0, at most 1.
+        start: where the text begins in what the offsets of the evidence count in, in characters.
+
+    Raises:
+        InputError: if there is no evidence, or the share is out of range.
+
+    Example:
+        >>> found = [Evidence(11, 21, 0.7, "Dogs bark."), Evidence(0, 10, 0.1, "Cats purr.")]
+        >>> prune("Cats purr. Dogs bark.", found, 0.8).text
+        '… Dogs bark.'
+    """
+    check_share(share)
+    if evidence is None:
+        raise InputError('pruning needs evidence, and there is none; ask for it with evidence="sentence"')
+    sentences = sentence_spans(text)
+    if not sentences:
+        return Pruned(text, ())
+    mass = np.zeros(len(sentences))
+    starts = [first for first, _ in sentences]
+    for span in evidence:
+        if span.field == "text" and 0 <= span.start - start < len(text):
+            owner = int(np.searchsorted(starts, span.start - start, side="right")) - 1
+            mass[max(owner, 0)] += max(span.mass, 0.0)
+    order = np.argsort(-mass, kind="stable")
+    before = np.cumsum(mass[order]) - mass[order]
+    total = mass.sum()
+    kept = sorted(order[(before < share * total) & (mass[order] > 0)].tolist()) if total else range(len(sentences))
+    pieces: list[str] = []
+    spans = []
+    length = previous_end = 0
+    previous = -1
+    for place in kept:
+        first, end = sentences[place]
+        skipped = place > previous + 1
+        gap = text[previous_end:first] if not skipped else f"{_GAP} " if previous < 0 else f" {_GAP} "
+        spans.append(_at(length + len(gap), text[first:end], float(mass[place])))
+        pieces += [gap, text[first:end]]
+        length += len(gap) + end - first
+        previous, previous_end = place, end
+    pieces.append(text[previous_end:] if previous == len(sentences) - 1 else f" {_GAP}")
+    return Pruned("".join(pieces), tuple(sorted(spans, key=lambda span: -span.mass)))
+
+
+def check_share(share: float) -> None:
+    """Raise `InputError` unless this is a share that `prune` can keep."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise InputError(f"pruning keeps a share of the attention, a number above 0 and at most 1, not {share!r}")
+
+
+def _at(start: int, text: str, mass: float) -> Evidence:
+    return Evidence(start, start + len(text), mass, text)

@@ -53,6 +53,8 @@ class LateInteractionReranker(Reranker):
         dtype: what a reader that is loaded here computes with. None for the reader's default, which is float32 for the
             embedded one, so that states which are kept are the same wherever they were read; for layouts that keep
             nothing, `native_dtype`.
+        backend: what computes a reader that is loaded here, ``torch``, ``onnx`` or ``openvino``; None for torch. See
+            `load_reader`.
         device: a torch device for a reader that is loaded here; None for CUDA where there is one, else CPU.
         cache: keeps the token states of documents for later lists, where the layout reads documents independently of
             the query; None keeps none.
@@ -79,6 +81,7 @@ class LateInteractionReranker(Reranker):
         name: str | None = None,
         dtype: str | None = None,
         device: str | torch.device | None = None,
+        backend: str | None = None,
         cache: DocumentCache | None = None,
     ) -> None:
         self.spec = load_layout(layout) if isinstance(layout, str) else layout
@@ -94,7 +97,8 @@ class LateInteractionReranker(Reranker):
             self.spec.reader,
             max_length=self.spec.max_block_tokens or None,
             device=_name(device),
-            dtype=dtype or _default_dtype(self.spec),
+            dtype=dtype or _default_dtype(self.spec, backend),
+            backend=backend,
         )
         if readout is not None and readout.dim not in (None, self.reader.dim):
             raise InputError(
@@ -126,6 +130,7 @@ class LateInteractionReranker(Reranker):
         revision: str | None = None,
         dtype: str | None = None,
         device: str | torch.device | None = None,
+        backend: str | None = None,
         cache: DocumentCache | None = None,
         **changes: Any,
     ) -> LateInteractionReranker:
@@ -136,6 +141,7 @@ class LateInteractionReranker(Reranker):
             revision: branch, tag or commit of a repository; None for the newest. A folder has none.
             dtype: see `LateInteractionReranker`.
             device: see `LateInteractionReranker`.
+            backend: see `LateInteractionReranker`.
             cache: see `LateInteractionReranker`.
             changes: fields of the layout to replace.
 
@@ -144,8 +150,8 @@ class LateInteractionReranker(Reranker):
             InputError: if the layout is not valid.
         """
         found = None if Path(folder).is_dir() else download(str(folder), revision)
-        trained = _load_trained(found or Path(folder), changes, dtype, device)
-        return cls(*trained, dtype=dtype, device=device, cache=cache)
+        trained = _load_trained(found or Path(folder), changes, dtype, device, backend)
+        return cls(*trained, dtype=dtype, device=device, backend=backend, cache=cache)
 
     def push_to_hub(self, repository: str, *, revision: str | None = None, private: bool | None = None) -> str:
         """Upload what `save_pretrained` writes; see `sightline.rerank.push_to_hub`."""
@@ -232,7 +238,7 @@ class LateInteractionReranker(Reranker):
             set(range(len(known))) - set(places),
             attention,
             _dtypes(known, _states(request) if self.spec.keepable else [None] * len(known), self.reader.dtype),
-            states_backend(),
+            states_backend() if self.reader.backend == "torch" else f"{self.reader.backend}+{states_backend()}",
             (f"the last {cut} tokens of the query were not read",) if cut else (),
         )
 
@@ -310,7 +316,7 @@ def _with_tokens(documents: Sequence[Document], states: Sequence[DocumentStates]
 
 
 def _load_trained(
-    folder: Path, changes: dict[str, Any], dtype: str | None, device: str | torch.device | None
+    folder: Path, changes: dict[str, Any], dtype: str | None, device: str | torch.device | None, backend: str | None
 ) -> tuple[Layout, BlockReader | None, LearntReadout | None]:
     """Layout, reader (None for the published one) and readout (None for one without weights) of a folder."""
     from safetensors import SafetensorError
@@ -335,7 +341,8 @@ def _load_trained(
         reader = MiniLM(
             device=device,
             max_length=layout.max_block_tokens or 256,
-            dtype=dtype or _default_dtype(layout) or "float32",
+            dtype=dtype or _default_dtype(layout, backend) or "float32",
+            backend=backend,
             trained=encoder,
             revision=f"sha256:{hashlib.sha256(data).hexdigest()}",
         )
@@ -347,8 +354,9 @@ def _name(device: str | torch.device | None) -> str | None:
     return None if device is None else str(device)
 
 
-def _default_dtype(layout: Layout) -> str | None:
-    return None if layout.keepable else native_dtype(None)
+def _default_dtype(layout: Layout, backend: str | None) -> str | None:
+    """The reader's own where states are kept, or another backend than torch computes them in float32."""
+    return None if layout.keepable or backend not in (None, "torch") else native_dtype(None)
 
 
 def _dtypes(states: Sequence[DocumentStates], kept: Sequence[DocumentStates | None], read: str) -> str:

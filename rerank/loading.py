@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .layout import Kind as LayoutKind
     from .layout import Layout
 
-__all__ = ["RerankerInfo", "as_reranker", "list_rerankers", "load_reranker"]
+__all__ = ["RerankerInfo", "as_reranker", "list_rerankers", "load_reranker", "reader_options"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +114,10 @@ def load_reranker(
             ``sightline tune``. For decoder models: ``icr`` (training-free, the default of most), ``icr-block``,
             ``icr-block-heads`` (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``,
             ``qwen3-reranker``, another that `list_rerankers` names. Or the path of a YAML file, or a `Layout`.
-        options: ``dtype``, ``device`` and ``cache``, see `LateInteractionReranker`; for ``late-interaction:`` and
-            ``encoder:`` also ``revision``, and for the latter ``truncate_dim``; for cross-encoders ``dtype``,
-            ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for decoder models those of
-            `DecoderReranker`.
+        options: ``dtype``, ``device``, ``backend`` and ``cache``, see `LateInteractionReranker`; for
+            ``late-interaction:`` and ``encoder:`` also ``revision``, and for the latter ``truncate_dim``; for
+            cross-encoders ``dtype``, ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for decoder
+            models those of `DecoderReranker`.
             All others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
@@ -141,7 +141,7 @@ def _load_layout(parsed: RerankerName, name: str, layout: Layout | str | None, o
     if layout is not None:
         check_kind(load_layout(layout), "late-interaction")
         raise InputError(f"{name!r} is a layout itself; leave layout={layout!r} out")
-    loading = {key: options.pop(key) for key in ("dtype", "device", "cache") if key in options}
+    loading = {key: options.pop(key) for key in ("dtype", "device", "backend", "cache") if key in options}
     spec = load_layout(parsed.model, **options)
     check_kind(spec, "late-interaction", name)
     return LateInteractionReranker(spec, name=options.get("name", name), **loading)
@@ -201,7 +201,8 @@ def _load_reader(parsed: RerankerName, name: str, layout: Layout | str | None, o
     from .layout import check_kind, load_layout
 
     reader, default = f"{parsed.kind}:{parsed.model}", not (layout or parsed.layout)
-    loading = {key: options.pop(key) for key in ("dtype", "device", "revision", "truncate_dim") if key in options}
+    own_options = ("dtype", "device", "backend", "revision", "truncate_dim")
+    loading = {key: options.pop(key) for key in own_options if key in options}
     cache = options.pop("cache", None)
     spec = load_layout(layout or parsed.layout or READERS[parsed.kind])
     check_kind(spec, "late-interaction")
@@ -233,11 +234,37 @@ def _load_cascade(parsed: RerankerName, name: str, layout: Layout | str | None, 
     first, second, top, weight = CascadeName.parse(parsed.model)
     weight = options.pop("weight", weight)
     # What both are loaded with; options of one of them are for load_reranker and CascadeReranker themselves.
-    if unknown := sorted(set(options) - {"device", "dtype"}):
-        raise InputError(f"a cascade has no option {unknown[0]!r}; it has device, dtype and weight")
-    return CascadeReranker(
-        load_reranker(first, **options), load_reranker(second, **options), top, weight=weight, name=name
-    )
+    if unknown := sorted(set(options) - {"device", "dtype", "backend"}):
+        raise InputError(f"a cascade has no option {unknown[0]!r}; it has device, dtype, backend and weight")
+    backend = options.pop("backend", None)
+    if backend is not None and not reader_options(name, backend):
+        raise InputError(f"the backend {backend!r} is for rerankers that read token states, and {name!r} has none")
+    first_of, second_of = (load_reranker(part, **options, **reader_options(part, backend)) for part in (first, second))
+    return CascadeReranker(first_of, second_of, top, weight=weight, name=name)
+
+
+def reader_options(name: str | os.PathLike[str], backend: str | None) -> dict[str, Any]:
+    """A backend as an option of `load_reranker`: empty if none is given, or the reranker does not read token states.
+
+    Args:
+        name: a name for `load_reranker`.
+        backend: see `sightline.models.loading.load_reader`.
+
+    Example:
+        >>> reader_options("minilm>smollm2@10", "openvino"), reader_options("smollm2", "openvino")
+        ({'backend': 'openvino'}, {})
+    """
+    return {"backend": backend} if backend is not None and _reads_states(RerankerName.parse(name)) else {}
+
+
+def _reads_states(parsed: RerankerName) -> bool:
+    if parsed.kind == "cascade":
+        cascade = CascadeName.parse(parsed.model)
+        return any(_reads_states(RerankerName.parse(part)) for part in (cascade.first, cascade.second))
+    if parsed.kind == "folder":
+        folder = folder_of(parsed.model)
+        return os.path.isdir(folder) and _kind(folder) == "late-interaction"  # noqa: PTH112 - see above
+    return parsed.kind == "layout" or parsed.kind in READERS
 
 
 _Loader = Callable[[RerankerName, str, "Layout | str | None", dict[str, Any]], Reranker]

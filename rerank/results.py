@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, overload
+from typing import Protocol, overload
 
 from ..documents import Document
+from .evidence import Evidence, prune
 
-__all__ = ["NOTHING", "Evidence", "Ranked", "Ranking", "relevance_or_score"]
+__all__ = ["NOTHING", "Ranked", "Ranking", "relevance_or_score"]
 
 # The score of a document without tokens: below any score of one that has some, whatever the scale (at most 1000, and
 # cosines are at most 2 apart).
 NOTHING = -10_000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """A span that got attention: characters ``[start, end)`` of the document's ``field``, their text, and the mass.
-
-    Masses sum to the document's; where scores are not attention and documents have no mass, to 1.
-    """
-
-    start: int
-    end: int
-    mass: float
-    text: str
-    field: Literal["text", "title"] = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +41,14 @@ class Ranked:
     truncated: int
     evidence: tuple[Evidence, ...] | None
     token_mass: tuple[float, ...]
+
+    def pruned_text(self, share: float = 0.8) -> str:
+        """The sentences of the document's text that hold this share of the attention on it; see `prune`.
+
+        Raises:
+            InputError: if you ranked without ``evidence``, or the share is not above 0 and at most 1.
+        """
+        return prune(self.document.text, self.evidence, share).text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .planning import IndexSettings
     from .pyserini_index import PyseriniIndex
+    from .qdrant_store import QdrantStore
     from .sources import as_documents, guess_format, load_documents
     from .sources.summary import LoadSummary
     from .sparse_index import SparseIndex
     from .store import StoredPassage
+    from .stores import Store, build_store, open_store
     from .tantivy_index import TantivyIndex
     from .torch_index import TorchIndex
     from .vector_index import VectorIndex
@@ -40,6 +42,10 @@ _WHERE = {
     "LexicalIndex": "lexical_index",
     "Manifest": "manifest",
     "PyseriniIndex": "pyserini_index",
+    "QdrantStore": "qdrant_store",
+    "Store": "stores",
+    "build_store": "stores",
+    "open_store": "stores",
     "LoadSummary": "sources.summary",
     "SparseIndex": "sparse_index",
     "StoredPassage": "store",
@@ -61,14 +67,18 @@ __all__ = [
     "LoadSummary",
     "Manifest",
     "PyseriniIndex",
+    "QdrantStore",
     "SparseIndex",
+    "Store",
     "StoredPassage",
     "TantivyIndex",
     "TorchIndex",
     "VectorIndex",
     "as_documents",
+    "build_store",
     "guess_format",
     "load_documents",
+    "open_store",
 ]
 
 

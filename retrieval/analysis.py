@@ -20,7 +20,7 @@ import re
 import unicodedata
 from itertools import pairwise
 
-__all__ = ["document_terms", "query_terms"]
+__all__ = ["beginnings", "document_terms", "query_terms"]
 
 # Blocks whose letters become pairs; punctuation and digits in them are told by their category.
 _PAIRED = (
@@ -112,6 +112,23 @@ def query_terms(text: str) -> list[tuple[str, bool]]:
         alone = len(letters) == 1 and _SCRIPTS.fullmatch(letters[0])[1] is not None  # type: ignore[index]
         terms += [(pair, False) for pair in _pairs(letters)] or [(letters[0], alone)]
     return list(dict.fromkeys(terms))
+
+
+def beginnings(term: str) -> list[str]:
+    """What a query's letter that stands alone may be, to find a document's term by its beginning.
+
+    Args:
+        term: of `document_terms`.
+
+    Example:
+        >>> beginnings("\u5b66\u3076"), beginnings("cat")
+        (['学'], [])
+    """
+    paired = _SCRIPTS.match(term)
+    if paired is None or paired[1] is None:
+        return []
+    letter = _letters(term)[0]
+    return [letter[:end] for end in range(1, len(letter) + 1)]
 
 
 def _runs(text: str) -> list[list[str]]:

@@ -18,7 +18,15 @@ from importlib import resources
 from .analysis import document_terms
 from .fts5 import Fts5Index, query_words
 
-__all__ = ["WordStatistics", "background_bm25", "background_statistics"]
+__all__ = [
+    "WordStatistics",
+    "background_bm25",
+    "background_statistics",
+    "indexed_terms",
+    "inverse_frequency",
+    "saturated",
+    "stems_of",
+]
 
 _FILE = resources.files("sightline.data") / "word_statistics.tsv"
 _K1, _B = 1.2, 0.75  # as in FTS5, so that scores with and without an index are of one kind
@@ -44,7 +52,28 @@ class WordStatistics:
     def weight(self, stem: str) -> float:
         """Inverse document frequency, as FTS5 computes it."""
         count = self.frequencies.get(stem, self.rare)
-        return max(math.log((self.documents - count + 0.5) / (count + 0.5)), _LEAST)
+        return inverse_frequency(self.documents, count)
+
+
+def inverse_frequency(documents: int, count: float) -> float:
+    """The weight of a term, as FTS5 computes it.
+
+    Args:
+        documents: how many there are.
+        count: how many have the term.
+    """
+    return max(math.log((documents - count + 0.5) / (count + 0.5)), _LEAST)
+
+
+def saturated(count: int, length: int, mean: float) -> float:
+    """What a term adds to a document's score, as a multiple of its weight.
+
+    Args:
+        count: how often it occurs.
+        length: the document's number of terms.
+        mean: that of all documents.
+    """
+    return count * (_K1 + 1) / (count + _K1 * (1 - _B + _B * length / mean))
 
 
 @functools.cache
@@ -73,28 +102,34 @@ def background_bm25(query: str, texts: Sequence[str], statistics: WordStatistics
     """
     statistics = statistics or background_statistics()
     words = query_words(query)
-    stems = _stems([word for word, _ in words])
+    stems = stems_of([word for word, _ in words])
     counts = _counts([(stem, begins) for stem, (_, begins) in zip(stems, words, strict=True)], texts)
     weights = [statistics.weight(stem) for stem in stems]
     scores = []
     for place, text in enumerate(texts):
-        length = _K1 * (1 - _B + _B * len(document_terms(text)) / statistics.length)
+        length = len(document_terms(text))
         found = [count.get(place, 0) for count in counts]
-        terms = (weight * n * (_K1 + 1) / (n + length) for weight, n in zip(weights, found, strict=True))
+        terms = (
+            weight * saturated(n, length, statistics.length) for weight, n in zip(weights, found, strict=True) if n
+        )
         scores.append(math.fsum(terms))
     return scores
 
 
-def _stems(words: Sequence[str]) -> list[str]:
-    """The stem of each word, by SQLite's stemmer, which indexes use. Words of one stem count each, as in FTS5."""
-    with closing(_indexed(words)) as connection:
+def stems_of(words: Sequence[str]) -> list[str]:
+    """The stem of each word, by SQLite's stemmer, which indexes use. Words of one stem count each, as in FTS5.
+
+    Args:
+        words: terms of `sightline.retrieval.fts5.query_words`.
+    """
+    with closing(indexed_terms(words)) as connection:
         # The word itself is its first term: of letters in pairs, the last one follows alone.
         return [stem for (stem,) in connection.execute("SELECT term FROM terms WHERE offset = 0 ORDER BY doc")]
 
 
 def _counts(stems: Sequence[tuple[str, bool]], texts: Sequence[str]) -> list[dict[int, int]]:
     """How often each stem stands in the texts, by their place; with True, all terms that begin with it count."""
-    with closing(_indexed(texts)) as connection:
+    with closing(indexed_terms(texts)) as connection:
         return [
             dict(
                 connection.execute(
@@ -106,7 +141,12 @@ def _counts(stems: Sequence[tuple[str, bool]], texts: Sequence[str]) -> list[dic
         ]
 
 
-def _indexed(texts: Sequence[str]) -> sqlite3.Connection:
+def indexed_terms(texts: Sequence[str]) -> sqlite3.Connection:
+    """A database with a table ``terms(doc, term, offset)``: each term of the texts, as FTS5 keeps it; to be closed.
+
+    Args:
+        texts: N texts, numbered from 0.
+    """
     connection = sqlite3.connect(":memory:")
     Fts5Index(connection).add(range(len(texts)), texts)
     connection.execute("CREATE VIRTUAL TABLE terms USING fts5vocab('lexical', 'instance')")

@@ -22,7 +22,7 @@ from ..errors import DataError, InputError
 from ..parsing import JSON_NUMBER, parse_json
 from ..wording import did_you_mean, listed, quoted
 
-__all__ = ["Filter", "parse_where"]
+__all__ = ["Condition", "Filter", "fields_of", "kinds_of", "parse_where", "scalars_of"]
 
 _MOST_CONDITIONS = 256
 _LONGEST_LINE = 10_000  # characters
@@ -43,21 +43,35 @@ _MEANT = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Condition:
+class Condition:
+    """A condition on a field.
+
+    Args:
+        field: its name.
+        operator: ``= != < <= > >= in`` or ``not in``.
+        value: None, a text, a boolean or a number, or a list of them.
+    """
+
     field: str
     operator: str
-    value: Any  # None, a str, bool, int or float, or a list of them
+    value: Any
 
     @property
     def values(self) -> list[Any]:
+        """The value, or the values, in a list."""
         return self.value if isinstance(self.value, list) else [self.value]
 
+    def compares(self, value: Any) -> bool:
+        """Whether a value is on the right side of the limit of an ordering operator."""
+        return _kind(value) == _kind(self.value) and _ORDER[self.operator](value, self.value)
+
     def meets(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether a document with this metadata meets the condition."""
         plain = metadata.get(self.field)
         # Most fields hold one number or text. This is what follows below for them, at a third of the time.
         if self.value is not None and isinstance(plain, str | int | float):
             if self.operator in _ORDER:
-                return _kind(plain) == _kind(self.value) and bool(_ORDER[self.operator](plain, self.value))
+                return self.compares(plain)
             equal = any(plain == accepted and _kind(plain) == _kind(accepted) for accepted in self.values)
             return equal == (self.operator in ("=", "in"))
         values = list(_values_at(metadata, self.field))
@@ -65,8 +79,7 @@ class _Condition:
             return any(value is not None for value in values) == (self.operator == "!=")
         scalars = [value for value in _scalars(values) if value is not None]
         if self.operator in _ORDER:
-            meets, limit, kind = _ORDER[self.operator], self.value, _kind(self.value)
-            return any(_kind(value) == kind and meets(value, limit) for value in scalars)
+            return any(map(self.compares, scalars))
         same = any(
             value == accepted and _kind(value) == _kind(accepted) for value in scalars for accepted in self.values
         )
@@ -101,21 +114,19 @@ class Filter:
                 "a filter maps metadata fields to conditions, such as {'lang': 'en', 'year': {'>=': 2000}}; "
                 f"{quoted(where)} does not"
             )
-        self._conditions = tuple(_conditions(where))
-        self.key = repr(self._conditions)  # equal for filters that mean the same
-        if len(self._conditions) > _MOST_CONDITIONS:
-            raise InputError(
-                f"the filter has {len(self._conditions)} conditions; at most {_MOST_CONDITIONS} are usable"
-            )
+        self.conditions = tuple(_conditions(where))
+        self.key = repr(self.conditions)  # equal for filters that mean the same
+        if len(self.conditions) > _MOST_CONDITIONS:
+            raise InputError(f"the filter has {len(self.conditions)} conditions; at most {_MOST_CONDITIONS} are usable")
 
     def meets(self, metadata: Mapping[str, Any]) -> bool:
         """Whether a document with this metadata meets all conditions."""
-        return all(condition.meets(metadata) for condition in self._conditions)
+        return all(condition.meets(metadata) for condition in self.conditions)
 
     @property
     def may_mislead(self) -> bool:
         """Whether documents can meet a condition on a field that none of them has, or on a value of another type."""
-        return any(condition.operator in ("!=", "not in") or condition.value is None for condition in self._conditions)
+        return any(condition.operator in ("!=", "not in") or condition.value is None for condition in self.conditions)
 
     def check(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Refuse a filter that compares nothing with anything.
@@ -128,29 +139,39 @@ class Filter:
                 is compared with. Where there are no documents nothing is refused.
         """
         names: set[str] = set()
-        kinds: dict[str, set[str]] = {condition.field: set() for condition in self._conditions}
+        kinds: dict[str, set[str]] = {condition.field: set() for condition in self.conditions}
         examples: dict[str, Any] = {}
         some = False
         for metadata in records:
             some = True
             names.update(metadata)
             for field, field_kinds in kinds.items():
-                for value in _values_at(metadata, field):
+                values = list(_values_at(metadata, field))
+                field_kinds |= kinds_of(values)
+                for value in values:
                     if isinstance(value, Mapping):
-                        field_kinds.add("object")
                         examples.setdefault(field, value)
-                    elif isinstance(value, list) and not value:
-                        field_kinds.add("list")
-                    else:
-                        field_kinds.update(
-                            "object" if isinstance(item, Mapping) else _kind(item) for item in _flat(value)
-                        )
         if some:
-            for condition in self._conditions:
-                _check_field(condition, kinds[condition.field], names, examples.get(condition.field))
+            self.check_fields(names, kinds, examples)
+
+    def check_fields(
+        self, names: set[str], kinds: Mapping[str, set[str]], examples: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """As `check`, by what is known of the fields.
+
+        Args:
+            names: the fields that documents have.
+            kinds: of each field that the filter names, what it holds, see `kinds_of`.
+            examples: an object that stands in a field, for fields that hold objects.
+
+        Raises:
+            InputError: see `check`.
+        """
+        for condition in self.conditions:
+            _check_field(condition, kinds.get(condition.field, set()), names, examples.get(condition.field))
 
 
-def _check_field(condition: _Condition, kinds: set[str], names: set[str], example: Mapping[str, Any] | None) -> None:
+def _check_field(condition: Condition, kinds: set[str], names: set[str], example: Mapping[str, Any] | None) -> None:
     field = condition.field
     if not kinds:
         hint = f"there are: {listed(sorted(names))}" if names else "the documents have no metadata"
@@ -172,6 +193,45 @@ def _check_field(condition: _Condition, kinds: set[str], names: set[str], exampl
 
 
 _PLURAL = {"text": "texts", "number": "numbers", "boolean": "booleans"}
+
+
+def kinds_of(values: Iterable[Any]) -> set[str]:
+    """What stands under a field: ``text``, ``number``, ``boolean``, ``null``, ``object`` and ``list``, an empty one."""
+    kinds: set[str] = set()
+    for value in values:
+        if isinstance(value, Mapping):
+            kinds.add("object")
+        elif isinstance(value, list) and not value:
+            kinds.add("list")
+        else:
+            kinds.update("object" if isinstance(item, Mapping) else _kind(item) for item in _flat(value))
+    return kinds
+
+
+def fields_of(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """All fields that a condition can name in some metadata, each with the values that stand under it.
+
+    Example:
+        >>> fields_of({"year": 2000, "by": [{"name": "Ann"}, {"name": "Bo"}]})["by.name"]
+        ['Ann', 'Bo']
+    """
+    found: dict[str, list[Any]] = {}
+    for name, value in metadata.items():
+        found[name] = [value]
+        if "." in name:
+            continue
+        inner: dict[str, list[Any]] = {}
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
+                for rest, values in fields_of(item).items():
+                    inner.setdefault(rest, []).extend(values)
+        found.update({f"{name}.{rest}": values for rest, values in inner.items() if f"{name}.{rest}" not in metadata})
+    return found
+
+
+def scalars_of(values: Iterable[Any]) -> list[Any]:
+    """The texts, numbers and booleans among values and in lists of them."""
+    return [value for value in _scalars(values) if value is not None]
 
 
 def _kind(value: Any) -> str:
@@ -210,7 +270,7 @@ def _scalars(values: Iterable[Any]) -> Iterator[Any]:
     return (item for value in values for item in _flat(value) if not isinstance(item, Mapping))
 
 
-def _conditions(where: Mapping[str, Any]) -> Iterator[_Condition]:
+def _conditions(where: Mapping[str, Any]) -> Iterator[Condition]:
     for field, condition in where.items():
         if not (isinstance(field, str) and encodable(field)):
             raise InputError(f"filter field {quoted(field)} is not the name of a metadata field")
@@ -224,7 +284,7 @@ def _conditions(where: Mapping[str, Any]) -> Iterator[_Condition]:
                 raise InputError(f"filter on {quoted(field)}: {error}") from None
 
 
-def _condition(field: str, name: Any, value: Any) -> _Condition:
+def _condition(field: str, name: Any, value: Any) -> Condition:
     known = _SAME.get(name, name) if isinstance(name, str) else None
     if known not in _OPERATORS:
         meant = _MEANT.get(name.lower().removeprefix("$").strip()) if isinstance(name, str) else None
@@ -236,13 +296,13 @@ def _condition(field: str, name: Any, value: Any) -> _Condition:
         values = [_scalar(item) for item in value]
         if None in values:
             raise InputError("None cannot be one of several values; use it alone, for fields that are absent or null")
-        return _Condition(field, known, values)
+        return Condition(field, known, values)
     if _is_several(value):
         raise InputError(f"{name!r} takes one value, not {quoted(value)}; use 'in' or 'not in' with several")
     value = _scalar(value)
     if known in _ORDER and (value is None or isinstance(value, bool)):
         raise InputError(f"{name!r} compares numbers or texts, not {value}")
-    return _Condition(field, known, value)
+    return Condition(field, known, value)
 
 
 def _is_several(value: Any) -> bool:

@@ -2,7 +2,8 @@
 
 ``manifest.json`` says what the index is; ``documents.sqlite`` holds documents, passages, BM25 and the list of what was
 appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure over the first N vectors; ``tantivy``,
-``lucene`` and ``sparse`` are folders of engines in the place of the database's BM25. `Index` is the face; behind it,
+``lucene`` and ``sparse`` are folders of engines in the place of the database's BM25; ``multivector.safetensors`` has
+centroids of the token states, which a search makes again if they are missing. `Index` is the face; behind it,
 `planning` makes an empty index, `open_files` follows the last commit, and `writing` changes it.
 """
 
@@ -10,23 +11,36 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 
 from ..documents import Document, encodable
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError, ModelError
 from ..models.encoder import Encoder, load_encoder
-from ..models.loading import absolute_name
-from ..models.reader import DecoderReader, StoredBlock
+from ..models.loading import load_reader
+from ..models.reader import BlockReader, DecoderReader, DocumentStates, StoredBlock
 from ..models.sparse import SparseEncoder, load_sparse_encoder
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
 from .manifest import Manifest
+from .multivector import NPROBE
 from .open_files import OpenFiles
-from .planning import PROBE, IndexSettings, make, plan
+from .planning import (
+    IndexSettings,
+    check_backend,
+    check_encoder,
+    given_encoder,
+    load_built_encoder,
+    load_planned_encoder,
+    make,
+    plan,
+    reading_by,
+)
+from .reading import StoredBatch
 from .sources import as_documents
 from .store import StoredPassage
 from .token_states import decode_spans
@@ -66,7 +80,9 @@ class Index:
         self._writer = Writer(files)
         self._given_encoder: Encoder | None = None
         self._encoder: Encoder | None = None
+        self._backend: str | None = None
         self._sparse_encoder: SparseEncoder | None = None
+        self._reader: BlockReader | None = None
         self._decoder: DecoderReader | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
@@ -88,21 +104,23 @@ class Index:
             ModelError: if the encoder cannot be loaded.
         """
         chosen = IndexSettings(**settings)
-        return cls._create(Path(path), chosen, _load(chosen))
+        return cls._create(Path(path), chosen, load_planned_encoder(chosen))
 
     @classmethod
     def _create(cls, path: Path, settings: IndexSettings, model: Encoder) -> Index:
         make(path, plan(settings, model))
         index = cls.open(path, encoder=model if settings.dtype is None else None)
-        index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._given_encoder, index._decoder = given_encoder(settings), settings.decoder_states
+        index._backend = settings.backend
         return index
 
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         encoder: str | Encoder | None = None,
+        backend: str | None = None,
         sparse_encoder: str | SparseEncoder | None = None,
         decoder_states: DecoderReader | None = None,
         verify: bool = True,
@@ -113,6 +131,8 @@ class Index:
             path: the directory.
             encoder: None to load the index's own when it is first needed; or an encoder to use instead, which must
                 give the same embeddings.
+            backend: what reads queries, and documents that are added: ``torch``, ``onnx`` or ``openvino``, whichever
+                built the index; None for torch. Not for an `Encoder` that is given.
             sparse_encoder: the same for the encoder of learned sparse vectors, such as its new path if it was moved;
                 it must have the same revision.
             decoder_states: the reranker by which an index that keeps decoder states was built; needed to add documents.
@@ -125,6 +145,7 @@ class Index:
                 built with.
         """
         path = Path(path)
+        check_backend(backend, encoder)
         lexical = Manifest.load(path).lexical
         if sparse_encoder is not None:
             if isinstance(sparse_encoder, str):
@@ -140,13 +161,15 @@ class Index:
                 files.close()
                 raise
         index = cls(files)
-        index._sparse_encoder = sparse_encoder
+        index._backend, index._sparse_encoder = backend, sparse_encoder
         try:
             if interrupted:
                 index._writer.recover()
             if encoder is not None:
-                index._encoder = index._given_encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
-                index._check_encoder(index._encoder)
+                if isinstance(encoder, str):
+                    encoder = load_encoder(encoder, **reading_by(backend))
+                index._encoder = index._given_encoder = encoder
+                check_encoder(files.settings.encoder, encoder, str(path))
             if decoder_states is not None:
                 index._check_decoder(decoder_states)
                 index._decoder = decoder_states
@@ -199,7 +222,7 @@ class Index:
         stream = itertools.chain([first], stream)
         if (path / "manifest.json").exists() and Manifest.load(path).complete:
             return cls._finished(path, stream, settings)
-        model = _load(settings)
+        model = load_planned_encoder(settings)
         index = cls._create(path, settings, model)
         try:
             with index._writer.writing():
@@ -214,7 +237,7 @@ class Index:
     def _finished(cls, path: Path, documents: Iterator[Document], settings: IndexSettings) -> Index:
         """An index that needs no work, for it was built of these documents already."""
         other = "change it with add, update or delete, or build it again with overwrite"
-        model = _load(settings)
+        model = load_planned_encoder(settings)
         planned = plan(settings, model)
         index = cls.open(path)
         try:
@@ -227,7 +250,8 @@ class Index:
             index.close()
             raise
         index._encoder = model if settings.dtype is None else None
-        index._given_encoder, index._decoder = _given_encoder(settings), settings.decoder_states
+        index._given_encoder, index._decoder = given_encoder(settings), settings.decoder_states
+        index._backend = settings.backend
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
 
@@ -239,7 +263,7 @@ class Index:
             if (beside / "manifest.json").exists():
                 # What an interrupted run left goes on only if it is the same build, and that one was not finished.
                 try:
-                    cls._create(beside, settings, _load(settings)).close()
+                    cls._create(beside, settings, load_planned_encoder(settings)).close()
                 except IndexStoreError:
                     _remove(beside)
             cls._build(beside, documents, progress, settings).close()
@@ -247,8 +271,8 @@ class Index:
                 exchange(path, beside)
                 _remove(beside)
         index = cls.open(path)
-        index._given_encoder = index._encoder = _given_encoder(settings)
-        index._decoder = settings.decoder_states
+        index._given_encoder = index._encoder = given_encoder(settings)
+        index._decoder, index._backend = settings.decoder_states, settings.backend
         return index
 
     def close(self) -> None:
@@ -257,9 +281,9 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the path, and the encoders that were given: they open the index again."""
-        return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder)
+        return _open_again, (str(self.path.absolute()), self._given_encoder, self._sparse_encoder, self._backend)
 
-    def __enter__(self) -> Index:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -274,6 +298,11 @@ class Index:
         self._files.now()
         return self._files.store.counts()
 
+    def size(self) -> dict[str, int]:
+        """Bytes by file."""
+        files = sorted(file for file in self.path.rglob("*") if file.is_file())
+        return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
+
     @property
     def manifest(self) -> Manifest:
         """What the index is, as of the last write."""
@@ -283,29 +312,37 @@ class Index:
     def encoder(self) -> Encoder:
         """The bi-encoder, loaded and checked when first used."""
         if self._encoder is None:
-            built = self._files.settings.encoder
-            try:
-                model = load_encoder(built.name, **built.options)
-            except ModelError as error:
-                raise ModelError(
-                    f"{self.path}: its encoder {built.name!r} cannot be loaded ({error}); if the model was moved, "
-                    "open the index with encoder= and the new path"
-                ) from error
-            self._check_encoder(model)
-            self._encoder = model
+            self._encoder = load_built_encoder(self._files.settings.encoder, str(self.path), self._backend)
         return self._encoder
 
-    def _check_encoder(self, model: Encoder) -> None:
-        built = self._files.settings.encoder
-        same = model.dim == built.dim
-        if same and model.dim and not (model.revision and model.revision == built.revision):
-            probe, now = np.array(built.probe), model.encode_queries([PROBE])[0]
-            same = float(probe @ now) >= 0.999 * float(np.linalg.norm(probe) * np.linalg.norm(now))
-        if not same:
-            raise IndexMismatchError(
-                f"{self.path}: built with the encoder {built.name!r} (dimension {built.dim}), and {model.name!r} "
-                f"(dimension {model.dim}) gives other embeddings; open it with its own, or build it again"
-            )
+    @property
+    def reader(self) -> BlockReader:
+        """The block reader whose token states are kept, loaded and checked when first used.
+
+        Raises:
+            InputError: if the index keeps none.
+            IndexMismatchError: if it is another than the index was built with.
+            ModelError: if it cannot be loaded.
+        """
+        if self._reader is None:
+            kept, encoder = self._files.settings.token_states, self._files.settings.encoder
+            if kept.model is None:
+                raise InputError(f"{self.path}: built without token states; build it again with --token-states int8")
+            try:
+                own = (kept.model, kept.revision) == (encoder.name, encoder.revision)
+                reader = self.encoder if own else load_reader(kept.model)
+            except ModelError as error:
+                raise ModelError(
+                    f"{self.path}: the reader of its token states, {kept.model!r}, cannot be loaded ({error}); put the "
+                    "model back where it was, or build the index again with --reader and its new path"
+                ) from error
+            if not isinstance(reader, BlockReader) or (reader.revision, reader.dim) != (kept.revision, kept.dim):
+                raise IndexMismatchError(
+                    f"{self.path}: keeps token states of {kept.model!r} at revision {kept.revision!r}, and what has "
+                    f"that name now is another (revision {getattr(reader, 'revision', '')!r}); build the index again"
+                )
+            self._reader = reader
+        return self._reader
 
     def _check_decoder(self, reader: DecoderReader) -> None:
         form = self._files.settings.decoder_states
@@ -412,6 +449,45 @@ class Index:
         now = self._files.now()
         vectors = self._files.vector_index(now)
         return vectors.search(self.encoder.encode_queries(list(queries)), k, self._files.allowed(now, where))
+
+    def search_multivector(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None, *, nprobe: int = NPROBE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Passages nearest by MaxSim of the token states that the index keeps; see `MultiVectorIndex`.
+
+        Where the index has more than a few hundred passages, the first search clusters their tokens: a few seconds for
+        each thousand passages. The centroids are kept beside the states.
+
+        Args:
+            queries: Q texts.
+            k: passages per query.
+            where: metadata filter, see `DocumentStore.live`.
+            nprobe: centroids that each token of a query looks up; more find more and take longer. With as many as
+                there are, every passage is scored.
+
+        Returns:
+            (rows, scores): int64 and float32 (Q, K), best first, K being ``k`` or, if that is less, all rows; -1 and
+            -inf where fewer are found.
+
+        Raises:
+            InputError: if the index keeps no token states, a query cannot be used, or ``k`` or ``nprobe`` is below 1.
+            IndexMismatchError: if the reader of the states is another than the index was built with.
+            ModelError: if it cannot be loaded.
+            MissingExtraError: if FAISS is needed and it is not installed.
+        """
+        if isinstance(queries, str):
+            raise InputError("search_multivector takes a list of queries; for one, a list of one")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        now = self._files.now()
+        vectors, allowed = self._files.multi_vectors(now), self._files.allowed(now, where)
+        shape = len(queries), min(k, len(allowed))
+        rows, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
+        for place, read in enumerate(self.reader.read_queries(list(queries))):
+            assert read.states is not None
+            found, values = vectors.search(read.states, k, allowed, nprobe)
+            rows[place, : len(found)], scores[place, : len(found)] = found, values
+        return rows, scores
 
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
@@ -530,12 +606,8 @@ class Index:
 
     def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
         """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
-        now, form = self._files.now(), self._files.form
-        if now.states is None or form is None:
-            return None
-        ranges = [stored.tokens for stored in passages]
-        populate(now.states, ranges)
-        return form.decode(now.states, ranges, now.table)
+        now = self._files.now()
+        return None if now.states is None else self._files.token_keys(now, [stored.tokens for stored in passages])
 
     def token_spans(self, passages: Sequence[StoredPassage]) -> list[np.ndarray | None] | None:
         """The characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
@@ -545,6 +617,47 @@ class Index:
         """
         spans = self._files.now().spans
         return None if spans is None else decode_spans(spans, [stored.tokens for stored in passages])
+
+    def states_table(self) -> np.ndarray | None:
+        """What the form of the token states learnt, see `StatesForm.learn`; None if it learns nothing."""
+        return self._files.now().table
+
+    def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
+        """The kept token states of passages, with the characters that they cover; None if the index keeps none."""
+        keys = self.token_keys(passages)
+        if keys is None:
+            return None
+        spans = self.token_spans(passages) or [None] * len(passages)
+        return [
+            DocumentStates(key, passage.truncated, span)
+            for passage, key, span in zip(passages, keys, spans, strict=True)
+        ]
+
+    def stored_batches(self, size: int) -> Iterator[StoredBatch]:
+        """All documents with all that is kept of them beside words, in batches, to write them to another store.
+
+        Args:
+            size: passages of a batch, about.
+        """
+        waiting = iter(self.documents())
+        while documents := list(itertools.islice(waiting, size)):
+            now, stored = self._files.now(), self.passages_of([document.id for document in documents])
+            passages: dict[str, list[StoredPassage]] = {document.id: [] for document in documents}
+            for passage in stored:
+                passages[passage.passage.document.id].append(passage)
+            ordered = [passage for document in documents for passage in passages[document.id]]
+            places = np.concatenate(
+                [np.empty(0, np.int64), *(np.arange(*passage.tokens, dtype=np.int64) for passage in ordered)]
+            )
+            lengths = [passage.tokens[1] - passage.tokens[0] for passage in ordered]
+            yield StoredBatch(
+                [(document, [one.passage for one in passages[document.id]]) for document in documents],
+                None if now.vectors is None else np.asarray(now.vectors[[passage.row for passage in ordered]]),
+                None if now.states is None else np.asarray(now.states[places]),
+                None if now.spans is None else np.asarray(now.spans[places]),
+                np.array([0, *itertools.accumulate(lengths)], dtype=np.int64),
+                np.array([passage.truncated for passage in ordered], dtype=np.int64),
+            )
 
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
         """The kept decoder states of passages, memory-mapped; None if the index keeps none."""
@@ -560,27 +673,9 @@ class Index:
         ]
 
 
-def _load(settings: IndexSettings) -> Encoder:
-    """The encoder that settings name; the path of a model becomes an absolute one."""
-    encoder, options = settings.encoder, dict(settings.encoder_options or {})
-    if not isinstance(encoder, str):
-        if settings.dtype is not None:
-            raise InputError(
-                "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
-            )
-        return encoder
-    return load_encoder(
-        absolute_name(encoder), **options | ({} if settings.dtype is None else {"dtype": settings.dtype})
-    )
-
-
-def _given_encoder(settings: IndexSettings) -> Encoder | None:
-    """The encoder that was given as an object, which copies of the index must take along."""
-    return None if isinstance(settings.encoder, str) else settings.encoder
-
-
-def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None) -> Index:
-    return Index.open(path, encoder=encoder, sparse_encoder=sparse_encoder, verify=False)
+def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None, backend: str | None) -> Index:
+    backend = None if encoder is not None else backend  # it reads by its own
+    return Index.open(path, encoder=encoder, backend=backend, sparse_encoder=sparse_encoder, verify=False)
 
 
 def _remove(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,6 +45,7 @@ class EncoderRecord:
         max_length: tokens it reads of a text.
         options: what `load_encoder` is called with.
         probe: embedding of a fixed sentence, by which another encoder is recognised.
+        backend: what computed the embeddings when the index was built; None for torch.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -53,6 +55,7 @@ class EncoderRecord:
     max_length: int
     options: dict[str, Any]
     probe: list[float]
+    backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ class TokenStatesRecord:
         max_length: tokens it reads of a text.
         spans: whether the characters that each token covers are kept beside the states, so that evidence tokenises
             nothing; None if not, as in indexes of earlier versions.
+        backend: what computed the states when the index was built; None for torch.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -145,6 +149,7 @@ class TokenStatesRecord:
     dim: int | None = None
     max_length: int | None = None
     spans: bool | None = None
+    backend: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind != "none" and None in (self.model, self.revision, self.dim, self.max_length):
@@ -191,9 +196,35 @@ class Manifest:
     sightline: str = ""
     format: int = FORMAT
 
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON, without what is not there yet."""
+        return dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if v is not None})
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any], index: str, file: str) -> Manifest:
+        """Check and take what `as_dict` gave.
+
+        Args:
+            body: the JSON.
+            index: names the index in messages.
+            file: names what the JSON was in.
+
+        Raises:
+            IndexStoreError: if it is of a newer format.
+            IndexCorruptError: if a field is missing, unknown or of another type.
+        """
+        if body.get("format") != FORMAT:
+            raise IndexStoreError(
+                f"{index}: index format {body.get('format')!r}, this version reads {FORMAT}; build the index again"
+            )
+        try:
+            return as_type(body, cls)
+        except DataError as error:
+            raise IndexCorruptError(f"{file}: {error.reason}; {RESTORE}") from error
+
     def settings(self) -> dict[str, dict[str, Any]]:
         """What was asked for, without what came of it: two builds with equal settings can continue one another."""
-        body = _as_json(self)
+        body = self.as_dict()
         del body["encoder"]["probe"]
         body["token_states"].pop("spans", None)  # an earlier version's build goes on without
         faiss = {"factory": self.faiss.factory, "parameters": self.faiss.parameters}
@@ -211,7 +242,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write beside and rename into place."""
-        replace_file(folder / _NAME, _serialised(_as_json(self)))
+        replace_file(folder / _NAME, _serialised(self.as_dict()))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -238,19 +269,7 @@ class Manifest:
             damaged = True
         if damaged:
             raise IndexCorruptError(f"{path}: checksum mismatch; {RESTORE}")
-        if body.get("format") != FORMAT:
-            raise IndexStoreError(
-                f"{folder}: index format {body.get('format')!r}, this version reads {FORMAT}; build the index again"
-            )
-        try:
-            return as_type(body, cls)
-        except DataError as error:
-            raise IndexCorruptError(f"{path}: {error.reason}; {RESTORE}") from error
-
-
-def _as_json(manifest: Manifest) -> dict[str, Any]:
-    """The body of the file, without what is not there yet."""
-    return dataclasses.asdict(manifest, dict_factory=lambda items: {k: v for k, v in items if v is not None})
+        return cls.from_dict(body, str(folder), str(path))
 
 
 def _serialised(body: dict[str, Any]) -> bytes:

@@ -7,29 +7,38 @@ in another. Nothing here writes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
+import xxhash
 
 from ..errors import IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
 from ..files import digest
 from ..models.sparse import SparseEncoder
 from .engines import open_vector_index
-from .files import DATABASE, RESTORE, AppendFile, loading, storage_errors
+from .files import DATABASE, RESTORE, AppendFile, loading, locked, populate, storage_errors
 from .filters import Filter
 from .manifest import Manifest
+from .multivector import MULTIVECTOR_FILE, Centroids, MultiVectorIndex, grown, lag
 from .store import DocumentStore
 from .token_states import SPANS, StatesForm, states_form
 from .vector_index import VectorIndex
 from .words import Words, open_words
 
+if TYPE_CHECKING:
+    from ..kernels import Keys
+
 __all__ = ["OpenFiles", "Snapshot"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -83,6 +92,8 @@ class _Connection:
         self.file = self.store.version()[0]
         self.snapshot: Snapshot | None = None
         self.held = threading.local()
+        self.centroids: Centroids | None = None
+        self.clustering = threading.Lock()
 
 
 # Connections that a forked process inherited: SQLite forbids a child even to close them.
@@ -267,6 +278,78 @@ class OpenFiles:
                     self._check_structure(structure, snapshot.manifest)
                 snapshot.engine = open_vector_index(snapshot.vectors, faiss.factory, faiss.parameters, structure)
         return snapshot.engine
+
+    def token_keys(self, snapshot: Snapshot, ranges: Sequence[tuple[int, int]]) -> list[Keys]:
+        """Ranges of a snapshot's token states as attention keys, memory-mapped; the index keeps states."""
+        assert snapshot.states is not None and self.form is not None
+        populate(snapshot.states, ranges)
+        return self.form.decode(snapshot.states, ranges, snapshot.table)
+
+    def multi_vectors(self, snapshot: Snapshot) -> MultiVectorIndex:
+        """What searches the token states of a snapshot.
+
+        Centroids follow the index where they lag behind it, and are written for other processes where that is possible.
+
+        Raises:
+            InputError: if the index keeps no token states.
+            MissingExtraError: if there are so many passages that they are clustered, and FAISS is not installed.
+        """
+        if snapshot.states is None:
+            raise InputError(
+                f"{self.path}: built without token states, so multivector cannot search it; build it again with "
+                "--token-states int8, and an encoder or --reader"
+            )
+        connection = self._connection
+        with connection.clustering:
+            if lag(connection.centroids, snapshot.live) and len(snapshot.states):
+                connection.centroids = self._followed(snapshot, connection.centroids)
+        return MultiVectorIndex(connection.centroids, partial(self._states_of, snapshot))
+
+    def keep_multi_vectors(self) -> None:
+        """Let centroids follow the index, if anybody searches by them; the caller is the one writer."""
+        if (self.path / MULTIVECTOR_FILE).exists():
+            self.multi_vectors(self.now())
+
+    def _followed(self, snapshot: Snapshot, held: Centroids | None) -> Centroids:
+        """Centroids that lag behind a snapshot no more: those of the file, if they don't; else made now, and written.
+
+        They are no part of the index, for they follow from its states. So whoever searches may write them.
+        """
+        read = partial(self._states_of, snapshot)
+        states = snapshot.states
+        assert states is not None
+        made: Centroids | None = None
+        try:
+            with locked(self.path / ".multivector.lock"):
+                loaded = Centroids.load(self.path / MULTIVECTOR_FILE)
+                if loaded is not None and loaded.source != self._source(loaded.rows):
+                    loaded = None  # of another index, in whose place this one is
+                if loaded is not None and not lag(loaded, snapshot.live):
+                    return loaded
+                source = self._source(len(snapshot.live))
+                made = grown(loaded or held, snapshot.live, len(states), source, read)
+                with storage_errors(self.path, "the index is as it was"):
+                    made.save(self.path / MULTIVECTOR_FILE)
+        except IndexCorruptError:
+            raise
+        except IndexStoreError as error:
+            logger.warning("centroids of token states cannot be kept, and serve this process alone (%s)", error)
+        return made or grown(held, snapshot.live, len(states), "", read)
+
+    def _states_of(self, snapshot: Snapshot, rows: np.ndarray) -> list[Keys]:
+        return self.token_keys(snapshot, self.store.token_ranges(rows.tolist()))
+
+    def _source(self, rows: int) -> str:
+        """Names the token states of the first rows: equal names have equal states. "" if there are not so many rows."""
+        assert self.states is not None
+        if not 0 < rows <= self.store.rows():
+            return ""
+        [(_, stop)] = self.store.token_ranges([rows - 1])
+        stop *= self.states.dtype.itemsize
+        name = self.states.path.name
+        written = [(part.start, part.digest) for part in self.store.segments() if part.file == name]
+        known = [part for part in written if part[0] < stop]
+        return xxhash.xxh3_128_hexdigest(repr((name, known)).encode())
 
     def allowed(self, snapshot: Snapshot, where: Mapping[str, Any] | None) -> np.ndarray:
         """Rows of a snapshot that a search may return: bool (rows,).

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .. import __version__
-from ..errors import IndexMismatchError, IndexStoreError, InputError
-from ..models.encoder import Encoder
+from ..errors import IndexMismatchError, IndexStoreError, InputError, ModelError
+from ..models.encoder import Encoder, load_encoder
 from ..models.loading import absolute_name
 from ..models.reader import DecoderForm, DecoderReader
 from ..models.sparse import load_sparse_encoder
@@ -22,7 +24,19 @@ from .store import DocumentStore
 from .token_states import states_form, states_reader
 from .words import FOLDERS, open_words
 
-__all__ = ["PROBE", "IndexSettings", "default_max_tokens", "make", "plan"]
+__all__ = [
+    "PROBE",
+    "IndexSettings",
+    "check_backend",
+    "check_encoder",
+    "default_max_tokens",
+    "given_encoder",
+    "load_built_encoder",
+    "load_planned_encoder",
+    "make",
+    "plan",
+    "reading_by",
+]
 
 PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
 
@@ -38,6 +52,9 @@ class IndexSettings:
         dtype: number format in which this build reads documents, such as ``bfloat16``: about twice as fast where the
             processor multiplies it, and nearly the same. It is no part of the index: queries, and documents that are
             added later, are read as the encoder reads by itself. None for that. Not for an `Encoder` that is given.
+        backend: what reads the documents in this build: ``torch``, ``onnx`` or ``openvino``; None for torch. The
+            manifest says so. States of another backend differ by less than .0001, so queries, and documents that are
+            added later, may be read by any: see `Index.open`. Not for an `Encoder` that is given.
         faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
         faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
         lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
@@ -64,6 +81,7 @@ class IndexSettings:
     encoder: str | Encoder = "minilm"
     encoder_options: Mapping[str, Any] | None = None
     dtype: str | None = None
+    backend: str | None = None
     faiss: str = "Flat"
     faiss_parameters: str = ""
     lexical: str = "fts5"
@@ -103,7 +121,13 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
     probe = [round(float(x), 5) for x in model.encode_queries([PROBE])[0]] if model.dim else []
     return Manifest(
         encoder=EncoderRecord(
-            model.name, model.revision, model.dim, model.max_length, dict(settings.encoder_options or {}), probe
+            model.name,
+            model.revision,
+            model.dim,
+            model.max_length,
+            dict(settings.encoder_options or {}),
+            probe,
+            _other_backend(model) if model.dim else None,
         ),
         passages=PassageRecord(max_tokens, settings.overlap),
         faiss=FaissRecord(settings.faiss, settings.faiss_parameters),
@@ -112,6 +136,93 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
         decoder_states=_decoder_form(settings),
         sightline=__version__,
     )
+
+
+def load_planned_encoder(settings: IndexSettings) -> Encoder:
+    """Load the encoder that settings name, or take the one that they have; the path of a model becomes an absolute one.
+
+    Args:
+        settings: the settings of an index that is to be built.
+
+    Raises:
+        InputError: if ``backend`` or ``dtype`` is given for an encoder that has been loaded already.
+        SightlineError: see `load_encoder`.
+    """
+    encoder, options = settings.encoder, dict(settings.encoder_options or {})
+    check_backend(settings.backend, encoder)
+    if not isinstance(encoder, str):
+        if settings.dtype is not None:
+            raise InputError(
+                "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
+            )
+        return encoder
+    reading = reading_by(settings.backend) | ({} if settings.dtype is None else {"dtype": settings.dtype})
+    return load_encoder(absolute_name(encoder), **options | reading)
+
+
+def given_encoder(settings: IndexSettings) -> Encoder | None:
+    """The encoder that was given as an object, which copies of the index must take along."""
+    return None if isinstance(settings.encoder, str) else settings.encoder
+
+
+def reading_by(backend: str | None) -> dict[str, Any]:
+    """The option of `load_encoder` for a backend, where one was asked for."""
+    return {} if backend is None else {"backend": backend}
+
+
+def check_backend(backend: str | None, encoder: str | Encoder | None) -> None:
+    """Refuse a backend for an encoder that has been loaded already.
+
+    Raises:
+        InputError: if it has.
+    """
+    if backend is not None and not isinstance(encoder, str | None):
+        raise InputError("backend is for an encoder that is named; load the Encoder with the backend that it reads by")
+
+
+def load_built_encoder(built: EncoderRecord, index: str, backend: str | None = None) -> Encoder:
+    """Load and check the encoder that an index was built with.
+
+    Args:
+        built: what its manifest says of it.
+        index: names the index in messages.
+        backend: what it reads by; None for torch.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+        IndexMismatchError: see `check_encoder`.
+    """
+    try:
+        model = load_encoder(built.name, **built.options | reading_by(backend))
+    except ModelError as error:
+        raise ModelError(
+            f"{index}: its encoder {built.name!r} cannot be loaded ({error}); if the model was moved, "
+            "open the index with encoder= and the new path"
+        ) from error
+    check_encoder(built, model, index)
+    return model
+
+
+def check_encoder(built: EncoderRecord, model: Encoder, index: str) -> None:
+    """Refuse an encoder that gives other embeddings than those of an index.
+
+    Args:
+        built: what the manifest says of the encoder that it was built with.
+        model: the encoder.
+        index: names the index in messages.
+
+    Raises:
+        IndexMismatchError: if the embeddings are others.
+    """
+    same = model.dim == built.dim
+    if same and model.dim and not (model.revision and model.revision == built.revision):
+        probe, now = np.array(built.probe), model.encode_queries([PROBE])[0]
+        same = float(probe @ now) >= 0.999 * float(np.linalg.norm(probe) * np.linalg.norm(now))
+    if not same:
+        raise IndexMismatchError(
+            f"{index}: built with the encoder {built.name!r} (dimension {built.dim}), and {model.name!r} "
+            f"(dimension {model.dim}) gives other embeddings; open it with its own, or build it again"
+        )
 
 
 def default_max_tokens(read: int, lexical: LexicalRecord) -> int:
@@ -141,7 +252,15 @@ def _states(model: Encoder, settings: IndexSettings) -> TokenStatesRecord:
         return TokenStatesRecord(kind)
     reader = states_reader(model, None if settings.reader is None else absolute_name(settings.reader))
     states_form(kind, reader.dim)
-    return TokenStatesRecord(kind, reader.name, reader.revision, reader.dim, reader.max_length, spans=True)
+    return TokenStatesRecord(
+        kind, reader.name, reader.revision, reader.dim, reader.max_length, True, _other_backend(reader)
+    )
+
+
+def _other_backend(model: Any) -> str | None:
+    """What computes in the place of torch; None if nothing does."""
+    backend: str = getattr(model, "backend", None) or "torch"
+    return None if backend == "torch" else backend
 
 
 def _decoder_form(settings: IndexSettings) -> DecoderForm | None:

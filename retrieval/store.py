@@ -390,6 +390,19 @@ class DocumentStore:
             stored[row] = StoredPassage(row, passage, (first, first + tokens), truncated, states)
         return stored
 
+    def token_ranges(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """Where the token states of these rows are in their file: ``[first, stop)`` of each, in order.
+
+        Raises:
+            IndexCorruptError: if a row was never committed.
+        """
+        sql = "SELECT row, first_token, first_token + tokens FROM json_each(?) CROSS JOIN passages ON row = value"
+        places = {row: (first, stop) for row, first, stop in self._fetch(sql, [json.dumps(list(rows))])}
+        try:
+            return [places[row] for row in rows]
+        except KeyError as error:
+            raise IndexCorruptError(f"{self.path}: passage {error} is missing; {RESTORE}") from error
+
     def passages_of(self, ids: Sequence[str]) -> list[StoredPassage]:
         """All passages of the live documents among these ids, by row."""
         sql = (

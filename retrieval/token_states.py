@@ -286,9 +286,12 @@ def states_reader(encoder: Encoder, name: str | None = None, revision: str | Non
         encoder: the encoder of the index.
         name: a name for `load_reader`; None for the encoder itself if it can read tokens, else the default model.
         revision: the revision of that reader, if it is known: an encoder of that revision is it, whatever its path.
+
+    Returns:
+        The encoder, or a reader by the encoder's backend.
     """
     if isinstance(encoder, BlockReader) and (
         name in (None, encoder.name) or (revision and encoder.revision == revision)
     ):
         return encoder
-    return load_reader(name or "minilm")
+    return load_reader(name or "minilm", backend=getattr(encoder, "backend", None))

@@ -21,15 +21,15 @@ from ..documents import Document, Passage
 from ..errors import DataError, IndexLockedError, IndexStoreError, InputError, SightlineError
 from ..files import digest, replacing
 from ..models.encoder import Encoder
-from ..models.reader import BlockReader, DecoderReader
+from ..models.reader import DecoderReader
 from .engines import flat_engine
 from .faiss_index import build_structure, faiss_device, import_faiss
 from .files import WRITER_LOCK, AppendFile, committing, locked, storage_errors
 from .manifest import FaissRecord, Manifest, StoreRecord
 from .open_files import OpenFiles
 from .passages import Splitter, passage_batches
+from .reading import read_passages
 from .store import Segment, as_json
-from .token_states import encode_spans, states_reader
 
 __all__ = ["BATCH_PASSAGES", "DECODER_PASSAGES", "PATIENCE", "Writer"]
 
@@ -178,24 +178,14 @@ class Writer:
     ) -> None:
         """Append one batch to the raw files, then make it exist."""
         store, contents = self._files.store, [passage.contents for _, passages in batch for passage in passages]
-        tokens = truncated = np.zeros(len(contents), dtype=np.int64)
         segments: list[Segment] = []
-        vectors = None
-        if contents and self._files.states is not None:
-            kept = self._files.settings.token_states
-            reader = states_reader(encoder, kept.model, kept.revision)
-            read = reader.read(contents)
-            assert read.states is not None
-            tokens, truncated = np.diff(read.offsets), read.truncated
+        read = read_passages(encoder, self._files.settings, contents, self._path)
+        if read.states is not None:
             segments += self._append_states(read.states, store.token_rows())
             if self._files.now().manifest.token_states.spans:
-                spans = encode_spans(read.spans, read.offsets)
-                segments.append(self._append(self._files.spans, spans, store.token_rows()))
-            vectors = read.pooled if isinstance(encoder, BlockReader) and reader is encoder else None
-        if contents and self._files.vectors is not None:
-            vectors = encoder.encode_documents(contents) if vectors is None else vectors
-            self._check_finite(vectors, contents)
-            segments.append(self._append(self._files.vectors, vectors, store.rows()))
+                segments.append(self._append(self._files.spans, read.spans, store.token_rows()))
+        if read.vectors is not None and self._files.vectors is not None:
+            segments.append(self._append(self._files.vectors, read.vectors, store.rows()))
         decoder_tokens: list[int] = []
         if decoder is not None:
             blocks = [passage.as_document() for _, passages in batch for passage in passages]
@@ -205,7 +195,9 @@ class Writer:
         with self._storing(), committing(self._path), store.transaction():
             if replaced:
                 self._forget(replaced)
-            added = store.insert([d for d, _ in batch], [p for _, p in batch], tokens, truncated, decoder_tokens)
+            added = store.insert(
+                [d for d, _ in batch], [p for _, p in batch], np.diff(read.offsets), read.truncated, decoder_tokens
+            )
             self._files.words.add(added, contents)
             store.record(segments)
         self._files.words.committed(added, contents)
@@ -233,12 +225,6 @@ class Writer:
             yield self._append(file, rows, committed), [len(data) // form.token_bytes for data in group]
             committed += len(rows)
 
-    def _check_finite(self, vectors: np.ndarray, contents: Sequence[str]) -> None:
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            bad = contents[int(np.argmin(finite))]
-            raise DataError(f"the encoder gave NaN or infinity for a passage that begins {bad[:60]!r}", path=self._path)
-
     def _append(self, file: AppendFile, rows: np.ndarray, committed: int) -> Segment:
         size = file.dtype.itemsize
         with self._storing():
@@ -254,6 +240,7 @@ class Writer:
             if self._files.vectors is not None:
                 manifest = dataclasses.replace(manifest, faiss=self._grown(manifest.faiss))
             self._files.words.catch_up()
+            self._files.keep_multi_vectors()
             self._sign(dataclasses.replace(manifest, complete=True))
 
     def settle(self) -> None:

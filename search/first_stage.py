@@ -1,4 +1,4 @@
-"""First stages: which passages of an index a query finds, by meaning, by words, or by both."""
+"""First stages: which passages of an index a query finds, by embeddings, by token states, by words, or by several."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..documents import Unit
-from ..names import WORD_STAGES, FirstStage
+from ..names import FUSED_STAGES, WORD_STAGES, FirstStage
 from ..retrieval.fusion import reciprocal_rank, weighted_sum
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..retrieval.index import Index
+    from ..retrieval.stores import Store
 
 __all__ = ["DENSE_WEIGHT", "Found", "retrieve"]
 
-# Of dense in the sum that hybrid fuses by; chosen on the dev collections, by the mean and by the worst.
+# Of dense (and multivector, in equal parts) in the sum that hybrids fuse by; chosen on the dev collections, by the mean
+# and by the worst.
 DENSE_WEIGHT = 0.7
 
 _Find = Callable[[int], "tuple[np.ndarray, np.ndarray]"]
+_Search = Callable[[Sequence[str], int, Mapping[str, Any] | None], "tuple[np.ndarray, np.ndarray]"]
 
 
 @dataclass(slots=True)
 class Found:
-    """What a first stage found for one query: passages, those of the best document first in hybrid, else best first.
+    """What a first stage found for one query: passages, those of the best document first in hybrids, else best first.
 
     Args:
         rows: rows of the passages in the index.
         documents: number of the document that each passage is of.
-        scores: score of each passage; in hybrid, that of its document.
+        scores: score of each passage; in hybrids, that of its document.
         milliseconds: the time to find them.
     """
 
@@ -65,7 +67,7 @@ class Found:
 
 
 def retrieve(
-    index: Index,
+    index: Store,
     queries: Sequence[str],
     stages: Collection[FirstStage],
     candidates: int,
@@ -73,7 +75,10 @@ def retrieve(
     how: Literal["rrf"] | float = DENSE_WEIGHT,
     where: Mapping[str, Any] | None = None,
 ) -> dict[FirstStage, list[Found]]:
-    """Find candidates by each first stage; hybrid is made of dense and the index's words, which run once.
+    """Find candidates by each first stage; what several of them need is searched once.
+
+    ``hybrid`` fuses dense and the index's words, ``hybrid-multivector`` also what its token states find; where an index
+    has no embeddings, the latter goes without dense.
 
     Args:
         index: where to search.
@@ -84,47 +89,62 @@ def retrieve(
         where: metadata filter.
 
     Returns:
-        For each first stage, and those that hybrid is made of, Q `Found`.
+        For each first stage, and those that are fused, Q `Found`.
 
     Raises:
-        InputError: if the index has no embeddings or no words, or its words are searched by another stage, and they
-            are needed.
+        InputError: if the index has no embeddings, no token states or no words, or its words are searched by another
+            stage, and they are needed.
     """
     lexical = index.manifest.lexical.name
     for stage in stages:
         lexical.check(stage, str(index.path))
     words: FirstStage = lexical.stage or "bm25"
+    fused = {stage: _parts(index, stage) for stage in stages if stage in FUSED_STAGES}
+    needed = {*stages, *(part for parts in fused.values() for part in parts)}
     by_stage: dict[FirstStage, list[Found]] = {}
-    if "dense" in stages or "hybrid" in stages:
-        by_stage["dense"] = _timed(len(queries), partial(_by_meaning, index, queries, candidates, where))
-    if "hybrid" in stages or any(stage in WORD_STAGES for stage in stages):
+    if "dense" in needed:
+        dense = partial(_by_vectors, index, index.search_dense, queries, candidates, where)
+        by_stage["dense"] = _timed(len(queries), dense)
+    if "multivector" in needed:
+        multivector = partial(_by_vectors, index, index.search_multivector, queries, candidates, where)
+        by_stage["multivector"] = _timed(len(queries), multivector)
+    if fused or any(stage in WORD_STAGES for stage in stages):
         by_stage[words] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
-    if "hybrid" in stages:
-        pairs = list(zip(by_stage["dense"], by_stage[words], strict=True))
-        by_stage["hybrid"] = _timed(len(queries), lambda: [_fused(*pair, candidates, how) for pair in pairs])
-        for fused, parts in zip(by_stage["hybrid"], pairs, strict=True):
-            fused.milliseconds += sum(part.milliseconds for part in parts)
+    for stage, names in fused.items():
+        lists = list(zip(*(by_stage[name] for name in names), by_stage[words], strict=True))
+        by_stage[stage] = _timed(len(queries), partial(_all_fused, lists, candidates, how))
+        for found, parts in zip(by_stage[stage], lists, strict=True):
+            found.milliseconds += sum(part.milliseconds for part in parts)
     return by_stage
 
 
-def _by_meaning(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
+def _parts(index: Store, stage: FirstStage) -> list[FirstStage]:
+    """What a hybrid fuses with the words of an index."""
+    parts = FUSED_STAGES[stage]
+    embedded = index.manifest.encoder.dim or len(parts) == 1  # without them, hybrid is refused where dense is
+    return [part for part in parts if embedded or part != "dense"]
+
+
+def _by_vectors(
+    index: Store, search: _Search, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None
+) -> list[Found]:
     depth = _depth(index, candidates)
-    rows, scores = index.search_dense(queries, depth, where)
+    rows, scores = search(queries, depth, where)
 
     def find(number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         if k <= depth:
             return rows[number, :k], scores[number, :k]
-        wider, values = index.search_dense([queries[number]], k, where)
+        wider, values = search([queries[number]], k, where)
         return wider[0], values[0]
 
     return [_enough(index, partial(find, number), candidates) for number in range(len(queries))]
 
 
-def _by_words(index: Index, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
+def _by_words(index: Store, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
     return [_enough(index, _words_finder(index, query, candidates, where), candidates) for query in queries]
 
 
-def _words_finder(index: Index, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
+def _words_finder(index: Store, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
     depth = _depth(index, candidates)
     found = index.search_lexical(query, depth, where)
 
@@ -135,12 +155,12 @@ def _words_finder(index: Index, query: str, candidates: int, where: Mapping[str,
     return find
 
 
-def _depth(index: Index, candidates: int) -> int:
+def _depth(index: Store, candidates: int) -> int:
     """How many passages are looked for at first: so many that several passages a document cost no second search."""
     return candidates if index.whole_documents else 2 * candidates
 
 
-def _enough(index: Index, find: _Find, candidates: int) -> Found:
+def _enough(index: Store, find: _Find, candidates: int) -> Found:
     """Widen a passage search until it holds enough documents, then cut it there."""
     k = candidates
     while True:
@@ -164,12 +184,19 @@ def _enough(index: Index, find: _Find, candidates: int) -> Found:
     return out
 
 
-def _fused(dense: Found, words: Found, candidates: int, how: Literal["rrf"] | float) -> Found:
-    """Fuse the rankings of documents; a document brings the passages that either stage found."""
-    runs = [dense.by_document(), words.by_document()]
-    fused = reciprocal_rank(runs) if how == "rrf" else weighted_sum(runs, [float(how), 1 - float(how)])
+def _all_fused(lists: Sequence[Sequence[Found]], candidates: int, how: Literal["rrf"] | float) -> list[Found]:
+    return [_fused(parts, candidates, how) for parts in lists]
+
+
+def _fused(parts: Sequence[Found], candidates: int, how: Literal["rrf"] | float) -> Found:
+    """Fuse the rankings of documents, words last; a document brings the passages that any stage found."""
+    runs = [part.by_document() for part in parts]
+    if how == "rrf":
+        fused = reciprocal_rank(runs)
+    else:  # those that search vectors have equal parts of the weight that is theirs
+        fused = weighted_sum(runs, [float(how) / (len(runs) - 1)] * (len(runs) - 1) + [1 - float(how)])
     passages: dict[int, dict[int, None]] = {}
-    for stage in (dense, words):
+    for stage in parts:
         for row, document in zip(stage.rows, stage.documents, strict=True):
             passages.setdefault(document, {})[row] = None
     out = Found([], [], [])

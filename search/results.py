@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..documents import Document, Passage
-from ..rerank.results import Evidence
+from ..rerank.evidence import Evidence, prune
 
 __all__ = ["Explanation", "Hit", "SearchResult"]
 
@@ -43,6 +43,14 @@ class Hit:
     mass: float | None = None
     evidence: tuple[Evidence, ...] | None = None
     token_mass: tuple[float, ...] | None = None
+
+    def pruned_text(self, share: float = 0.8) -> str:
+        """The sentences of the passage that hold this share of the attention on it; see `sightline.rerank.prune`.
+
+        Raises:
+            InputError: if you searched without ``evidence``, or the share is not above 0 and at most 1.
+        """
+        return prune(self.passage.text, self.evidence, share, start=self.passage.start).text
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the passage's text and place, the document's title and metadata, and any evidence."""
@@ -108,9 +116,11 @@ class Explanation:
             candidates is absent; the mapping is empty if the index has no embeddings.
         bm25: the same by words alone; empty if the index has no BM25.
         sparse: the same by learned sparse vectors alone; empty if the index has none.
+        multivector: the same by token states alone; empty if the first stage does not search them.
     """
 
     result: SearchResult
-    dense: Mapping[str, tuple[int, float]]
-    bm25: Mapping[str, tuple[int, float]]
+    dense: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    bm25: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     sparse: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    multivector: Mapping[str, tuple[int, float]] = field(default_factory=dict)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..documents import Grain, Unit, encodable
 from ..errors import InputError
 from ..models.reader import BlockReader, DecoderReading, DocumentStates, StoredBlock
-from ..names import FIRST_STAGES, WORD_STAGES, FirstStage
+from ..names import EMBEDDED_STAGES, FIRST_STAGES, MULTIVECTOR_STAGES, FirstStage
 from ..rerank.base import Reranker
+from ..rerank.evidence import Evidence
 from ..rerank.loading import as_reranker
-from ..rerank.results import Evidence
 from ..wording import quoted
 from .candidates import CandidateList, identity
 from .first_stage import DENSE_WEIGHT, Found, retrieve
@@ -26,8 +26,8 @@ from .results import Explanation, Hit, SearchResult
 
 if TYPE_CHECKING:
     from ..rerank.results import Ranked
-    from ..retrieval.index import Index
     from ..retrieval.store import StoredPassage
+    from ..retrieval.stores import Store
 
 __all__ = ["Searcher"]
 
@@ -41,14 +41,16 @@ class Searcher:
     candidates by several rerankers.
 
     Args:
-        index: an `Index`, or the path of one.
+        index: an `Index` or another store, or a name for `sightline.open_store`, such as the path of an index.
         reranker: a name for `load_reranker`, a `Reranker`, or None for the order of the first stage.
-        first_stage: ``dense`` (by meaning), ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index
-            has them in the place of BM25) or ``hybrid`` (dense and words, fused); None for hybrid where the index has
-            embeddings and words, else for what it has.
+        first_stage: ``dense`` (by embeddings), ``multivector`` (by MaxSim of the token states that the index keeps),
+            ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index has them in the place of BM25),
+            ``hybrid`` (dense and words, fused) or ``hybrid-multivector`` (multivector, too, and without dense where the
+            index has no embeddings); None for hybrid where the index has embeddings and words, else for what it has.
         candidates: how many documents the first stage hands on; each with all its passages that were found.
-        fusion: for ``hybrid``: the weight of dense, between 0 and 1, in a sum of min-max scores, or ``"rrf"`` for
-            reciprocal rank fusion. The default was chosen on dev collections, where it beat reciprocal ranks.
+        fusion: for hybrids: the weight of dense (and multivector, in equal parts), between 0 and 1, in a sum of min-max
+            scores, or ``"rrf"`` for reciprocal rank fusion. The default was chosen on dev collections, where it beat
+            reciprocal ranks.
         kept_states: let the reranker use the token states that the index keeps, if they are its reader's, or the
             decoder states, if it reads documents in the same way; False reads the texts anew.
 
@@ -63,7 +65,7 @@ class Searcher:
 
     def __init__(
         self,
-        index: Index | str | Path,
+        index: Store | str | Path,
         reranker: str | Reranker | None = "minilm",
         *,
         first_stage: FirstStage | None = None,
@@ -71,14 +73,14 @@ class Searcher:
         fusion: Literal["rrf"] | float = DENSE_WEIGHT,
         kept_states: bool = True,
     ) -> None:
-        from ..retrieval.index import Index
+        from ..retrieval.stores import open_store
 
         _check_stages([first_stage] if first_stage else [])
         _check_count("candidates", candidates)
         if fusion != "rrf" and not (isinstance(fusion, int | float) and 0 <= fusion <= 1):
             raise InputError(f"fusion is 'rrf' or a weight between 0 and 1, not {fusion!r}")
         self.reranker = None if reranker is None else as_reranker(reranker)
-        self.index = index if isinstance(index, Index) else Index.open(index)
+        self.index: Store = open_store(index) if isinstance(index, str | Path) else index
         self._reranker_as_given = reranker
         self.first_stage: FirstStage = first_stage or self._stages[-1]
         self._count = candidates
@@ -101,7 +103,7 @@ class Searcher:
     def concurrent(self) -> bool:
         """Whether several threads may search at once: whether its models may be used by several."""
         reranks = self.reranker is None or self.reranker.concurrent
-        return reranks and (self.first_stage in WORD_STAGES or isinstance(self.index.encoder, BlockReader))
+        return reranks and (self.first_stage not in EMBEDDED_STAGES or isinstance(self.index.encoder, BlockReader))
 
     def search(
         self,
@@ -294,6 +296,7 @@ class Searcher:
         See `search` for the arguments.
         """
         parts = [stage for stage in self._stages if stage != "hybrid"]
+        parts += ["multivector"] if self.first_stage in MULTIVECTOR_STAGES else []
         _check_queries([query])
         stages = {self.first_stage, *parts}
         [lists] = self.index.read(lambda: self._candidates([query], stages, [self.reranker], where))
@@ -303,7 +306,7 @@ class Searcher:
             stage: {hit.id: lists[stage].first[hit.id] for hit in result.hits if hit.id in lists[stage].first}
             for stage in parts
         }
-        return Explanation(result, places.get("dense", {}), places.get("bm25", {}), places.get("sparse", {}))
+        return Explanation(result, **places)
 
     @property
     def uses_kept_states(self) -> bool:
@@ -395,14 +398,10 @@ class Searcher:
             )
         return lists
 
-    def _states(self, stored: Sequence[StoredPassage]) -> dict[int, DocumentStates]:
+    def _states(self, stored: Sequence[StoredPassage]) -> dict[int, DocumentStates | None]:
         """The kept token states by row."""
-        keys = self.index.token_keys(stored) or []
-        spans = self.index.token_spans(stored) or [None] * len(stored)
-        return {
-            passage.row: DocumentStates(key, passage.truncated, span)
-            for passage, key, span in zip(stored, keys, spans, strict=True)
-        }
+        states = self.index.token_states(stored) or [None] * len(stored)
+        return {passage.row: kept for passage, kept in zip(stored, states, strict=True)}
 
     def _decoder_states(self, stored: Sequence[StoredPassage]) -> dict[int, StoredBlock | None]:
         """The kept decoder states by row."""

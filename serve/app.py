@@ -24,6 +24,7 @@ from ..documents import Document
 from ..errors import InputError
 from ..models.batching import interruptible
 from ..rerank.base import Reranker
+from ..rerank.evidence import prune
 from ..rerank.results import relevance_or_score
 from ..search import Searcher, SearchResult
 from .bodies import JsonRoute, add_error_handlers, answer
@@ -178,12 +179,13 @@ def _add_common(app: FastAPI, service: Service, min_score: float | None) -> None
     @app.get(
         "/health",
         response_model=HealthResponse,
-        responses={503: {"model": HealthResponse, "description": "The server is stopping."}},
+        responses={503: {"model": HealthResponse, "description": "The server is stopping, or its index fails."}},
     )
     async def health() -> Response:
         """Whether the server works, and what it serves."""
+        counts = await service.now_counted()
         report = HealthResponse(
-            status="ok" if service.healthy() else "stopping",
+            status="stopping" if not service.healthy() else "ok" if service.problem is None else "failing",
             version=__version__,
             model=service.reranker.name if service.reranker is not None else None,
             layout=service.reranker.layout if service.reranker is not None else None,
@@ -191,7 +193,8 @@ def _add_common(app: FastAPI, service: Service, min_score: float | None) -> None
             relevance=service.reranker is not None and service.reranker.why_no_relevance() is None,
             min_score=min_score,
             first_stage=service.searcher.first_stage if service.searcher is not None else None,
-            index=await service.now_counted(),
+            index=counts,
+            problem=service.problem,
             examples=service.examples,
         )
         return answer(report, 200 if report.status == "ok" else 503)
@@ -233,7 +236,7 @@ def _add_reranking(
             body.top_n or None,
             body.max_tokens_per_doc,
             max_pair_tokens=None if pair == -1 else pair,
-            evidence=body.evidence,
+            evidence=body.evidence or (None if body.prune is None else "sentence"),
             min_score=least(body),
         )
         return answer(_rerank_response(reranker, body, await service.rank(request, work), scores))
@@ -298,11 +301,11 @@ def _add_searching(app: FastAPI, service: Service, searcher: Searcher, min_score
             body.query,
             body.k,
             where=body.where,
-            evidence=body.evidence,
+            evidence=body.evidence or (None if body.prune is None else "sentence"),
             unit=body.unit,
             min_score=min_score if body.min_score is None else body.min_score,
         )
-        return answer(await service.search(request, lambda: _search_response(call())))
+        return answer(await service.search(request, lambda: _search_response(call(), body)))
 
     missing: dict[int | str, dict[str, Any]] = {404: {"model": ErrorResponse, "description": "No such document."}}
 
@@ -422,7 +425,9 @@ def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList, 
                 index=item.index,
                 relevance_score=relevance_or_score(item),
                 document=document if body.return_documents else None,
-                evidence=None if item.evidence is None else [dataclasses.asdict(e) for e in item.evidence],  # type: ignore[misc]
+                evidence=None if body.evidence is None else [dataclasses.asdict(e) for e in item.evidence or ()],  # type: ignore[misc]
+                # Of the text as it was sent: what was cut off before reading got no attention.
+                pruned_text=None if body.prune is None else prune(document.text or "", item.evidence, body.prune).text,
             )
         )
     warnings = _warnings(done, len(body.documents), body.__pydantic_extra__)
@@ -441,10 +446,14 @@ def _rerank_response(reranker: Reranker, body: RerankRequest, done: RankedList, 
     )
 
 
-def _search_response(result: SearchResult) -> SearchResponse:
+def _search_response(result: SearchResult, body: SearchRequest) -> SearchResponse:
     plain_result = result.as_dict()
     for plain, hit in zip(plain_result["hits"], result.hits, strict=True):
         plain["length"] = len(hit.document.text)
+        if body.prune is not None:
+            plain["pruned_text"] = hit.pruned_text(body.prune)
+        if body.evidence is None:  # it was marked for pruning alone
+            plain.pop("evidence", None)
     return SearchResponse.model_validate(plain_result)
 
 

@@ -30,6 +30,10 @@ __all__ = [
 ScoreKind = Literal["relevance", "raw"]
 
 _CATS = "what sound does a happy cat make"
+_PRUNE = (
+    "Add pruned_text: the sentences that hold this share of the attention on the text, in order, with an ellipsis for "
+    "each gap. Refused (422) if the reranker marks no evidence."
+)
 
 
 MinScore = Annotated[
@@ -70,6 +74,7 @@ class SearchRequest(_Own):
         description='Metadata filter: {"lang": "en", "year": {">=": 2000}}; a list means one of, null means absent.',
     )
     evidence: Grain | None = Field(None, description="Mark what got the attention, by sentence or by token.")
+    prune: float | None = Field(None, gt=0, le=1, description=_PRUNE)
     unit: Unit = Field("document", description="Each document once, by its best passage; or every passage.")
     min_score: MinScore = None
 
@@ -107,6 +112,7 @@ class SearchHit(BaseModel):
     first_score: float
     mass: float | None = Field(None, description="The passage's share of the query's attention among all candidates.")
     evidence: list[EvidenceSpan] | None = None
+    pruned_text: str | None = Field(None, description="The passage's sentences that hold the share asked for.")
     token_mass: list[float] | None = Field(None, description="The share by query token.")
 
 
@@ -167,6 +173,7 @@ class RerankRequest(_Foreign):
         None, ge=-1, description="Read at most so many tokens of query and document together; -1 for the model's limit."
     )
     evidence: Grain | None = Field(None, description="Mark what got the attention; ours, in no other dialect.")
+    prune: float | None = Field(None, gt=0, le=1, description=f"{_PRUNE} Ours, in no other dialect.")
     min_score: MinScore = None
 
     model_config = ConfigDict(
@@ -194,6 +201,7 @@ class RerankResult(BaseModel):
     )
     document: RerankDocument | None = None
     evidence: list[EvidenceSpan] | None = None
+    pruned_text: str | None = Field(None, description="The text's sentences that hold the share asked for.")
 
 
 class Usage(BaseModel):
@@ -336,7 +344,7 @@ class ModelsResponse(BaseModel):
 class HealthResponse(BaseModel):
     """Whether the server works, and what it serves."""
 
-    status: Literal["ok", "stopping"]
+    status: Literal["ok", "stopping", "failing"]
     version: str
     model: str | None = Field(description="The reranker, as it was asked for.")
     layout: str | None = Field(description="The reranker's layout, or its kind.")
@@ -345,6 +353,7 @@ class HealthResponse(BaseModel):
     min_score: float | None = Field(None, description="The min_score of requests that give none.")
     first_stage: str | None
     index: IndexCounts | None
+    problem: str | None = Field(None, description="What is wrong with the index, if it fails.")
     examples: list[str] | None = Field(None, description="Titles of some documents, as examples of what to search for.")
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 
-from ..errors import InputError, SightlineError
+from ..errors import IndexStoreError, InputError, SightlineError
 from ..models.devices import processors
 from ..rerank.base import Reranker
 from ..search import Searcher
@@ -53,6 +53,7 @@ class Service:
         self.metrics.watch_caches(used)
         self.counts = IndexCounts(documents=0, passages=0)
         self.examples: list[str] | None = None
+        self.problem: str | None = None
         self._count_again = 0.0
         self._searches: Lane[Callable[[], Any], Any] | None = None
         self._rankings: Lane[RankingWork, RankedList] | None = None
@@ -85,7 +86,12 @@ class Service:
     def count(self, searcher: Searcher) -> None:
         """Remember what the index holds, for `now_counted` and the search page."""
         started = time.monotonic()
-        counts = searcher.index.counts()
+        try:
+            counts = searcher.index.counts()
+        except IndexStoreError as error:
+            self.problem = str(error).removeprefix(f"{searcher.index.path}: ")  # paths and addresses are the log's
+            raise
+        self.problem = None
         self.counts = IndexCounts(documents=counts["documents"], passages=counts["passages"])
         self.examples = _examples(searcher)
         # Counting a large index takes time: it may take a twentieth of the lane's.

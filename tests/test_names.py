@@ -28,7 +28,7 @@ def test_a_system_is_its_first_stage_and_all_that_follows_the_first_plus(first, 
         ("dens+minilm", "did you mean 'dense'"),
         ("dense+", "no system"),
         (7, "named by a text"),
-        ("mine", "FIRST one of bm25, sparse, dense, hybrid"),
+        ("mine", "FIRST one of bm25, sparse, dense, multivector, hybrid, hybrid-multivector"),
     ],
 )
 def test_what_is_no_system_is_told_what_there_is(name, said):

@@ -21,7 +21,7 @@ from ..eval.trec import trec_order, write_run
 from ..names import SystemName
 from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
-from ..retrieval.index import Index
+from ..retrieval.stores import Store, open_store
 from .config import Mining
 from .examples import Example, text_key
 
@@ -172,8 +172,9 @@ def run_system(
     )
     run = next(iter(outcome.runs.values()))
     if reranker is not None:
-        searched = Path(index) if index is not None else work / "index"
-        with Index.open(searched) if searched.is_dir() else contextlib.nullcontext() as opened:
+        searched = work / "index" if index is None else index
+        there = index is not None or (work / "index").is_dir()
+        with open_store(searched) if there else contextlib.nullcontext() as opened:
             _add_positives(dataset, run, load_reranker(reranker), candidates, opened, progress)
     return run
 
@@ -183,7 +184,7 @@ def _add_positives(
     run: dict[str, dict[str, float]],
     reranker: Reranker,
     candidates: int,
-    index: Index | None,
+    index: Store | None,
     progress: Callable[[str, int], None] | None,
 ) -> None:
     """Score the positives that a run lacks."""

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...names import SystemName
 from ...rerank.base import Reranker
 from ...rerank.loading import load_reranker
-from ...retrieval.index import Index
+from ...retrieval.stores import Store
 from ...search import CandidateList, FirstStage, Searcher
 from ..biases import VERSION, Bias, parse_bias
 from ..candidates import GivenLists, searched_lists
@@ -162,7 +162,7 @@ def _lists(
 ) -> Iterator[tuple[str, Reranker | None, list[tuple[str, CandidateList]]]]:
     """Each system's name, its reranker, and what its first stage hands on for each query."""
     with contextlib.ExitStack() as opened:
-        searched: Index | None = None
+        searched: Store | None = None
         searching = [plan for plan in plans.values() if plan.first not in runs]
         if searching or index is not None:
             path = out / "index"

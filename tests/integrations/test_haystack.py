@@ -315,3 +315,23 @@ def test_async_answers_are_the_sync_ones_however_many(retriever, ranker, documen
     retrieved, ranked = asyncio.run(scenario())
     assert retrieved == [retriever.run(query) for query in queries]
     assert ranked == [ranker.run(query, documents) for query in queries]
+
+
+def test_pruned_documents_keep_the_sentences_that_got_the_attention(index_path):
+    whole, pruned = (
+        SightlineRetriever(index_path, 1, prune=share).run("who lights the lamp at dusk")["documents"][0]
+        for share in (None, 0.5)
+    )
+    assert "lighthouse keeper" in pruned.content and len(pruned.content) < len(whole.content) / 2
+    assert all(pruned.content[span["start"] : span["end"]] == span["text"] for span in pruned.meta["evidence"])
+
+
+def test_a_ranker_prunes_copies():
+    text = "Dogs bark at strangers. Cats purr when content. Iron rusts in the rain. Ships sail."
+    given, empty = Document(content=text), Document(content=None)
+    ranker = SightlineRanker(prune=0.3)
+    found = ranker.run("what sound do happy cats make", [given, empty])["documents"]
+    assert [d.content for d in found] == ["… Cats purr when content. …", None] and given.content == text
+    assert SightlineRanker.from_dict(ranker.to_dict()).prune == 0.3
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        SightlineRanker(prune=1.5)

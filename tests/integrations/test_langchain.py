@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from sightline.errors import IndexStoreError, InputError
 from sightline.integrations.langchain import SightlineRerank, SightlineRetriever
-from sightline.rerank import arrange
+from sightline.rerank import arrange, load_reranker
 from sightline.search import Searcher
 
 TEXTS = ["Dogs bark.", "Cats purr when content.", "Iron rusts.", "Lions are cats that roar."]
@@ -258,3 +258,36 @@ def test_a_classic_compression_retriever_takes_both(retriever):
     chained = classic.ContextualCompressionRetriever(base_compressor=SightlineRerank(top_n=1), base_retriever=retriever)
     assert [d.id for d in chained.invoke("happy cats")] == ["cat"]
     assert [d.id for d in asyncio.run(chained.ainvoke("happy cats"))] == ["cat"]
+
+
+LONG = "Dogs bark at strangers. Cats purr when content. Iron rusts in the rain. Ships sail. Glass is made of sand."
+
+
+@pytest.mark.parametrize("unit", ["passage", "document"])
+def test_pruned_texts_keep_the_sentences_that_got_the_attention(searcher, unit):
+    whole, pruned = (
+        SightlineRetriever(searcher=searcher, unit=unit, k=3, prune=share).invoke("who lights the lamp at dusk")
+        for share in (None, 0.5)
+    )
+    assert [d.id for d in pruned] == [d.id for d in whole]
+    assert "lighthouse keeper" in pruned[0].page_content and "…" in pruned[0].page_content
+    assert len(pruned[0].page_content) < len(whole[0].page_content) / 2
+    for document in pruned:
+        for span in document.metadata["evidence"]:
+            assert document.page_content[span["start"] : span["end"]] == span["text"]
+
+
+def test_a_compressor_prunes_copies():
+    given = Document(LONG, metadata={"title": "Felines"})
+    query = "what sound do happy cats make"
+    [pruned] = SightlineRerank(prune=0.3).compress_documents([given], query)
+    [ranked] = load_reranker("minilm").rank(query, [{"text": LONG, "title": "Felines"}], evidence="sentence")
+    assert pruned.page_content == ranked.pruned_text(0.3) == "… Cats purr when content. …"
+    assert given.page_content == LONG and pruned.metadata["title"] == "Felines"
+
+
+@pytest.mark.parametrize("share", [0, 1.5])
+def test_a_share_that_cannot_be_kept_is_refused_at_once(searcher, share):
+    for make in (lambda: SightlineRetriever(searcher=searcher, prune=share), lambda: SightlineRerank(prune=share)):
+        with pytest.raises(ValidationError, match="above 0 and at most 1"):
+            make()

@@ -223,3 +223,26 @@ def test_listeners_are_told(nodes):
     start, end = [event for event in heard if event.class_name().startswith("ReRank")]
     assert (start.model_name, start.top_n, len(start.nodes)) == ("minilm", 1, 4)
     assert [n.node_id for n in end.nodes] == ["id1"]
+
+
+def test_pruned_nodes_keep_the_sentences_that_got_the_attention(searcher):
+    whole, pruned = (
+        SightlineRetriever(searcher, 1, prune=share).retrieve("who lights the lamp at dusk")[0].node
+        for share in (None, 0.5)
+    )
+    assert "lighthouse keeper" in pruned.text and len(pruned.text) < len(whole.text) / 2
+    assert all(pruned.text[span["start"] : span["end"]] == span["text"] for span in pruned.metadata["evidence"])
+
+
+def test_a_postprocessor_prunes_copies_of_nodes():
+    text = "Dogs bark at strangers. Cats purr when content. Iron rusts in the rain. Ships sail."
+    given = NodeWithScore(node=TextNode(text=text, metadata={"about": "animals"}))
+    rerank = SightlineRerank(prune=0.3)
+    [pruned] = rerank.postprocess_nodes([given], query_str="what sound do happy cats make")
+    assert pruned.node.text == "… Cats purr when content. …"
+    assert given.node.text == text
+    changed = NodeWithScore(node=TextNode(text=text, metadata={"about": "animals"}, text_template="{content!r:.20}"))
+    with pytest.raises(InputError, match="text_template"):
+        rerank.postprocess_nodes([changed], query_str="cats")
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        SightlineRerank(prune=0)

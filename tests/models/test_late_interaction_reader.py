@@ -7,6 +7,7 @@ import string
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sightline.documents import Document
 from sightline.errors import ModelError
@@ -114,14 +115,38 @@ def test_what_is_cut_is_counted(reader):
 
 
 @pytest.fixture(scope="module")
-def long_reader(tmp_path_factory):
+def long_model(tmp_path_factory):
     folder = multi_vector("modernbert", tmp_path_factory.mktemp("long"), prompts=MARKERS, length=8192)
-    return load_reader(f"late-interaction:{folder}", device="cpu")
+    file = folder / "model.safetensors"
+    weights = load_file(file)  # quiet layers: a random model's states then say which token it is
+    save_file({name: value * (0.02 if name.endswith("Wo.weight") else 1) for name, value in weights.items()}, file)
+    return f"late-interaction:{folder}"
+
+
+@pytest.fixture(scope="module")
+def long_reader(long_model):
+    return load_reader(long_model, device="cpu")
 
 
 def test_long_documents_are_read(long_reader):
     read = long_reader.read(["grass " * 1500])
     assert read.truncated.tolist() == [0] and len(read.states) > 1500 and long_reader.room > 8180
+
+
+def test_a_passage_of_5000_words_is_read_whole_and_marked_at_its_end(long_model, tmp_path):
+    meadows = [f"The cow eats grass in meadow {number}, said the farmer." for number in range(500)]
+    last = "Ships sail to Lisbon."
+    documents = [Document("long", " ".join([*meadows, last])), Document("short", meadows[0])]
+    assert len(documents[0].text.split()) > 5000
+    settings = {"encoder": long_model, "token_states": "fp16", "max_tokens": 8000}
+    with Index.build(tmp_path / "index", documents, **settings) as index:
+        assert index.counts()["passages"] == 2  # one each
+        searcher = Searcher(index, long_model)
+        assert searcher.uses_kept_states
+        result = searcher.search(last, k=2, evidence="sentence")
+    assert not result.truncated
+    [hit] = [hit for hit in result.hits if hit.id == "long"]
+    assert max(hit.evidence, key=lambda mark: mark.mass).text == last
 
 
 def test_an_index_keeps_vectors_of_another_model_than_its_encoder(tmp_path_factory, toy, tmp_path):
@@ -194,8 +219,6 @@ DAMAGES = {
 
 
 def save(path, weight):
-    from safetensors.torch import save_file
-
     save_file({"linear.weight": weight}, path)
 
 

@@ -76,7 +76,9 @@ def test_the_other_stage_is_refused_in_both_directions(index, tmp_path):
         pytest.raises(InputError, match="built without a lexical index"),
     ):
         Searcher(neither, None, first_stage="sparse").search("cats")
-    with pytest.raises(InputError, match="'bm25', 'sparse', 'dense', 'hybrid', not 'splade'"):
+    with pytest.raises(
+        InputError, match="'sparse', 'dense', 'multivector', 'hybrid', 'hybrid-multivector', not 'splade'"
+    ):
         Searcher(index, None, first_stage="splade")
 
 

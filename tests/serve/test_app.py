@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sightline import Index, LateInteractionReranker, Searcher, load_reranker
-from sightline.errors import InputError
+from sightline.errors import IndexStoreError, InputError
 from sightline.models.cache import DocumentCache
 from sightline.retrieval.files import locked
 from sightline.serve import create_app
@@ -284,6 +284,21 @@ def test_evidence_comes_on_request(client, reranker):
     assert result["evidence"][0]["mass"] == pytest.approx(expected.evidence[0].mass, rel=1e-5)
 
 
+def test_texts_are_pruned_on_request(client, reranker):
+    text = "Dogs bark at strangers. Cats purr when content. Iron rusts in the rain. Happy cats purr a lot."
+    body = {"query": "what sound do happy cats make", "documents": [text, {"text": "Cats purr."}], "prune": 0.3}
+    body["max_tokens_per_doc"] = 18  # the last sentence is cut off before it is read
+    answer = client.post("/v1/rerank", json=body).json()["results"]
+    pruned = {result["index"]: result["pruned_text"] for result in answer}
+    assert pruned == {0: "… Cats purr when content. …", 1: "Cats purr."}
+    assert all("evidence" not in result for result in answer)
+    both = client.post("/v1/rerank", json=body | {"evidence": "token"}).json()["results"]
+    assert {result["index"]: result["pruned_text"] for result in both} == pruned
+    assert all(result["evidence"] for result in both)
+    for share in (0, 1.1, "half"):
+        assert client.post("/v1/rerank", json=body | {"prune": share}).status_code == 422
+
+
 def test_a_model_that_is_not_served_is_refused(client):
     ask = {"query": QUERY, "documents": TEXTS}
     assert client.post("/v2/rerank", json={**ask, "model": "minilm"}).status_code == 200
@@ -413,6 +428,19 @@ def test_search_is_the_searchers_result(client, small_index, unit, evidence):
         for span in hit.get("evidence", []):
             whole = known.document.text if span["field"] == "text" else known.document.title
             assert whole[span["start"] : span["end"]] == span["text"]
+
+
+def test_hits_are_pruned_on_request(client, small_index):
+    ask = {"query": "when does a volcano smoke", "k": 3, "unit": "passage"}
+    with Index.open(small_index) as index:
+        expected = Searcher(index).search(ask["query"], 3, evidence="sentence", unit="passage").hits
+    hits = client.post("/search", json={**ask, "prune": 0.5}).json()["hits"]
+    assert [hit["pruned_text"] for hit in hits] == [hit.pruned_text(0.5) for hit in expected]
+    assert all("evidence" not in hit for hit in hits)
+    assert all("pruned_text" not in hit for hit in client.post("/search", json=ask).json()["hits"])
+    with client_of(create_app(Searcher(small_index, None))) as other:
+        refused = other.post("/search", json={**ask, "prune": 0.5})
+        assert refused.status_code == 422 and "evidence" in refused.json()["error"]["message"]
 
 
 def test_search_cuts_by_min_score(client, small_index):
@@ -679,6 +707,24 @@ def test_limits_must_be_above_zero(field):
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_health_says_why_the_index_fails(small_index, monkeypatch):
+    searcher = Searcher(small_index, None)
+    with client_of(create_app(searcher)) as client:
+
+        def lost():
+            raise IndexStoreError(f"{small_index}: the connection failed; does the server run?")
+
+        monkeypatch.setattr(searcher.index, "counts", lost)
+        time.sleep(0.2)  # counting may take a twentieth of the time
+        answer = client.get("/health")
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "failing"
+        assert answer.json()["problem"] == "the connection failed; does the server run?"  # and not where
+        monkeypatch.undo()
+        time.sleep(0.2)
+        assert "problem" not in client.get("/health").json()
 
 
 def test_health_tells_what_is_served(client):

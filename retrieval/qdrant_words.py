@@ -1,0 +1,96 @@
+"""BM25 in Qdrant: sparse vectors whose inner product with a query's is the score that FTS5 gives.
+
+A passage's vector holds, for each term, what its count and the passage's length make of it; a query's holds how rare
+the terms are now. Qdrant's own inverse document frequency (the modifier ``idf``) is another formula, it counts passages
+that are deleted until a segment is written anew, and it counts each shard by itself. So the store counts the passages
+that have a term, when a query needs it, in an index of the terms: that stays right whoever writes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import xxhash
+
+from .analysis import beginnings
+from .bm25 import indexed_terms, inverse_frequency, saturated, stems_of
+from .fts5 import query_words
+
+__all__ = ["PassageWords", "passage_words", "query_vector"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassageWords:
+    """The terms of a passage.
+
+    Args:
+        counts: how often each occurs. Letters that begin terms of scripts without spaces are there with a star.
+        length: the number of terms.
+    """
+
+    counts: dict[str, int]
+    length: int
+
+    def vector(self, mean: float) -> dict[int, float]:
+        """The sparse vector.
+
+        Args:
+            mean: the mean number of terms of all passages.
+        """
+        vector: dict[int, float] = {}
+        for term, count in self.counts.items():
+            place = _place(term)
+            vector[place] = vector.get(place, 0.0) + saturated(count, self.length, mean)
+        return vector
+
+
+def passage_words(texts: Sequence[str]) -> list[PassageWords]:
+    """The terms of passages, as FTS5 would keep them.
+
+    Args:
+        texts: N texts.
+
+    Example:
+        >>> passage_words(["Cats, cats and a dog"])[0].counts
+        {'a': 1, 'and': 1, 'cat': 2, 'dog': 1}
+    """
+    counts: list[Counter[str]] = [Counter() for _ in texts]
+    lengths = [0] * len(texts)
+    with closing(indexed_terms(texts)) as connection:
+        for place, term, count in connection.execute("SELECT doc, term, count(*) FROM terms GROUP BY doc, term"):
+            counts[place][term] += count
+            lengths[place] += count
+            for letter in beginnings(term):
+                counts[place][letter + "*"] += count
+    return [PassageWords(dict(sorted(count.items())), length) for count, length in zip(counts, lengths, strict=True)]
+
+
+def query_vector(query: str, passages: int, frequency: Callable[[str], int]) -> dict[int, float]:
+    """The sparse vector of a query.
+
+    Args:
+        query: a text.
+        passages: how many there are.
+        frequency: how many of them have a term.
+    """
+    vector: dict[int, float] = {}
+    for term in _query_terms(query):
+        place = _place(term)
+        vector[place] = vector.get(place, 0.0) + inverse_frequency(passages, frequency(term))
+    return vector
+
+
+@functools.lru_cache(maxsize=1024)
+def _query_terms(query: str) -> list[str]:
+    words = query_words(query)
+    stems = stems_of([word for word, _ in words])
+    return [stem + "*" * begins for stem, (_, begins) in zip(stems, words, strict=True)]
+
+
+def _place(term: str) -> int:
+    """The number of a term: 32 bits of its hash. Of a million terms, about two hundred share theirs with another."""
+    return xxhash.xxh3_64_intdigest(term.encode()) & 0xFFFFFFFF

@@ -1,0 +1,90 @@
+"""What an index keeps of passages: read by its encoder and its reader, whatever store it is written to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..documents import Document, Passage
+from ..errors import DataError
+from ..models.encoder import Encoder
+from ..models.reader import BlockReader
+from .manifest import Manifest
+from .token_states import encode_spans, states_reader
+
+__all__ = ["PassagesRead", "StoredBatch", "read_passages"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassagesRead:
+    """What was read of P passages.
+
+    Args:
+        vectors: float32 (P, D), embeddings; None if the index keeps none.
+        states: float32 (T, S), the token states of all passages; None if the index keeps none.
+        spans: uint16 (T, 2), the characters that each token covers, as they are kept.
+        offsets: int64 (P + 1,), where each passage's tokens are.
+        truncated: int64 (P,), tokens at the end of each that were not read.
+    """
+
+    vectors: np.ndarray | None
+    states: np.ndarray | None
+    spans: np.ndarray
+    offsets: np.ndarray
+    truncated: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """Documents with all that an index keeps of them.
+
+    Args:
+        documents: documents, each with its passages.
+        vectors: float32 (P, D), see `PassagesRead`.
+        rows: (T, ...), token states in the form that the index keeps; None if it keeps none.
+        spans: uint16 (T, 2); None if they are not kept.
+        offsets: int64 (P + 1,).
+        truncated: int64 (P,).
+    """
+
+    documents: Sequence[tuple[Document, Sequence[Passage]]]
+    vectors: np.ndarray | None
+    rows: np.ndarray | None
+    spans: np.ndarray | None
+    offsets: np.ndarray
+    truncated: np.ndarray
+
+
+def read_passages(encoder: Encoder, manifest: Manifest, contents: Sequence[str], index: object) -> PassagesRead:
+    """Read what an index keeps of passages.
+
+    Args:
+        encoder: its encoder.
+        manifest: says what it keeps.
+        contents: P texts, as `Passage.contents` gives them.
+        index: names the index in messages.
+
+    Raises:
+        DataError: if the encoder gives NaN or infinity.
+    """
+    offsets = np.zeros(len(contents) + 1, dtype=np.int64)
+    truncated = np.zeros(len(contents), dtype=np.int64)
+    spans = np.zeros((0, 2), dtype=np.uint16)
+    states = vectors = None
+    kept = manifest.token_states
+    if contents and kept.dim is not None:
+        reader = states_reader(encoder, kept.model, kept.revision)
+        read = reader.read(contents)
+        assert read.states is not None
+        states, offsets, truncated = read.states, read.offsets, read.truncated
+        spans = encode_spans(read.spans, read.offsets)
+        vectors = read.pooled if isinstance(encoder, BlockReader) and reader is encoder else None
+    if contents and manifest.encoder.dim:
+        vectors = encoder.encode_documents(contents) if vectors is None else vectors
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            bad = contents[int(np.argmin(finite))]
+            raise DataError(f"the encoder gave NaN or infinity for a passage that begins {bad[:60]!r}", path=index)
+    return PassagesRead(vectors if manifest.encoder.dim else None, states, spans, offsets, truncated)

@@ -1,0 +1,209 @@
+"""The seam for stores: what a search, the server and the commands need of an index, wherever it is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+import numpy as np
+
+from ..documents import Document
+from ..names import StoreName
+from .manifest import Manifest
+from .store import StoredPassage
+
+if TYPE_CHECKING:
+    from ..models.encoder import Encoder
+    from ..models.reader import DocumentStates, StoredBlock
+
+__all__ = ["Store", "build_store", "decoder_of", "is_finished", "open_store"]
+
+T = TypeVar("T")
+
+
+class Store(Protocol):
+    """What a store of documents, passages and their vectors must do.
+
+    `sightline.Index` keeps them in a folder, `sightline.retrieval.qdrant_store.QdrantStore` in Qdrant. Rows are the
+    integers by which a store knows its passages; a caller only hands them back. The methods are described at `Index`.
+    """
+
+    @property
+    def path(self) -> Path | str:
+        """The folder, or the name of the store."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index is."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The bi-encoder, loaded and checked when first used."""
+
+    @property
+    def whole_documents(self) -> bool:
+        """Whether every document is one passage."""
+
+    # -- searching
+
+    def read(self, work: Callable[[], T]) -> T:
+        """Do ``work``, whose calls see one state of each document; it may be done several times."""
+
+    def search_dense(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Passages nearest in meaning: rows and scores (Q, K), best first, -1 and -inf where there are fewer."""
+
+    def search_multivector(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Passages nearest by MaxSim of their token states: rows and scores (Q, K), as those of `search_dense`."""
+
+    def search_lexical(
+        self, query: str, k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Passages that share words: rows and scores, best first."""
+
+    def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
+        """BM25 scores of given passages: float64 (N,)."""
+
+    def document_numbers(self, rows: np.ndarray) -> np.ndarray:
+        """A number of the document that each row is of; 0 for -1."""
+
+    def passages(self, rows: Sequence[int]) -> list[StoredPassage]:
+        """The passages of these rows, in order; those that are gone are left out."""
+
+    def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
+        """The kept token states of passages; None if there are none."""
+
+    def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
+        """The kept decoder states of passages; None if there are none."""
+
+    # -- documents
+
+    def __len__(self) -> int:
+        """Documents."""
+
+    def counts(self) -> dict[str, int]:
+        """``documents`` and ``passages``, and ``deleted_documents`` that still take room."""
+
+    def size(self) -> dict[str, int]:
+        """Bytes by file, of what is on this machine."""
+
+    def document(self, id: str) -> Document | None:
+        """A document by its id, or None."""
+
+    def documents(self) -> Iterator[Document]:
+        """All documents."""
+
+    def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
+        """All passages of the documents with these ids."""
+
+    # -- changing
+
+    def add(self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Any = None) -> int:
+        """Add documents; returns how many."""
+
+    def update(self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Any = None) -> int:
+        """Replace the documents of these ids, adding those that are not there; returns how many."""
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete documents by id, all or none; returns how many."""
+
+    def close(self) -> None:
+        """Release files and connections."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_store(name: str | os.PathLike[str], **options: Any) -> Store:
+    """Open an index, wherever it is kept.
+
+    Args:
+        name: the path of an `Index`; ``qdrant-edge:PATH``, Qdrant's engine in this process, on disk; or
+            ``qdrant://HOST:PORT/COLLECTION``, a Qdrant server (``qdrants://`` over TLS).
+        options: of `Index.open` or of `sightline.retrieval.qdrant_store.QdrantStore.open`: ``encoder``, ``timeout``...
+
+    Raises:
+        InputError: if it is no name of a store.
+        MissingExtraError: if the store needs a package that is not installed.
+        IndexStoreError: if there is no index, or it cannot be reached.
+
+    Example:
+        >>> import tempfile
+        >>> from sightline import Index
+        >>> path = tempfile.mkdtemp() + "/index"
+        >>> Index.build(path, ["Cats purr.", "Dogs bark."]).close()
+        >>> with open_store(path) as store:
+        ...     store.counts()["documents"]
+        2
+    """
+    opened: Store = _kind(name).open(os.fspath(name), **options)
+    return opened
+
+
+def build_store(
+    name: str | os.PathLike[str], documents: Iterable[Document | Mapping[str, Any] | str], **settings: Any
+) -> Store:
+    """Make an index of documents, or finish making it, wherever it is to be kept.
+
+    Args:
+        name: see `open_store`.
+        documents: see `Index.build`.
+        settings: see `Index.build`: ``progress``, ``overwrite`` and the fields of `IndexSettings`.
+
+    Raises:
+        SightlineError: see `Index.build`, and `sightline.retrieval.qdrant_store.QdrantStore.build`.
+    """
+    built: Store = _kind(name).build(os.fspath(name), documents, **settings)
+    return built
+
+
+def is_finished(name: str | os.PathLike[str]) -> bool:
+    """Whether there is an index whose build went through.
+
+    Args:
+        name: see `open_store`.
+
+    Raises:
+        IndexStoreError: if a store cannot be reached, or is damaged.
+    """
+    if StoreName.parse(name).kind == "folder":
+        path = Path(name)
+        return (path / "manifest.json").exists() and Manifest.load(path).complete
+    from .qdrant_store import QdrantStore
+
+    return QdrantStore.is_finished(os.fspath(name))
+
+
+def decoder_of(name: str | os.PathLike[str]) -> str | None:
+    """The name of the reranker whose decoder states an index keeps; None if it keeps none.
+
+    Args:
+        name: see `open_store`.
+
+    Raises:
+        IndexStoreError: if there is no index.
+    """
+    if StoreName.parse(name).kind != "folder":
+        return None  # only an index in a folder keeps them
+    kept = Manifest.load(Path(name)).decoder_states
+    return None if kept is None else kept.reading.name
+
+
+def _kind(name: str | os.PathLike[str]) -> Any:
+    """The class that a name is of."""
+    if StoreName.parse(name).kind == "folder":
+        from .index import Index
+
+        return Index
+    from .qdrant_store import QdrantStore
+
+    return QdrantStore
