@@ -12,7 +12,7 @@ import triton.language as tl
 
 from .packing import Packing
 
-__all__ = ["LN2", "LOG2E", "LOWEST", "interpreted", "load", "padded_dim", "positions_of", "store", "upcast"]
+__all__ = ["LN2", "LOG2E", "LOWEST", "interpreted", "load", "load_run", "padded_dim", "positions_of", "store", "upcast"]
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2))
@@ -27,6 +27,23 @@ def load(pointer, row, column, row_stride, alive, D: tl.constexpr, BD: tl.conste
     if D != BD:
         ok = ok & (dims < D)[None, :]
     x = tl.load(pointer + (row.to(tl.int64) * row_stride + column)[:, None] + dims[None, :], mask=ok, other=0.0)
+    if UPCAST:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def load_run(
+    pointer, first, row_stride, count, ROWS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, UPCAST: tl.constexpr
+):
+    """ROWS rows (ROWS, BD) of a matrix, one after another from ``first`` on; the last again behind ``count`` of them.
+
+    No memory beyond them is met, and none of what is loaded is a NaN that no row holds.
+    """
+    dims = tl.arange(0, BD)
+    offsets = (tl.minimum(tl.arange(0, ROWS), count - 1) * row_stride)[:, None] + dims[None, :]
+    at = pointer + first.to(tl.int64) * row_stride + offsets
+    x = tl.load(at, mask=(dims < D)[None, :], other=0.0) if D != BD else tl.load(at)
     if UPCAST:
         x = x.to(tl.float32)
     return x

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -28,7 +29,7 @@ import torch
 
 from .errors import input_error
 
-__all__ = ["BLOCK", "DOCUMENT", "INSTRUCTION", "QUERY", "SEEN", "Context", "Packing"]
+__all__ = ["BLOCK", "DOCUMENT", "INSTRUCTION", "QUERY", "SEEN", "Context", "Packing", "of_handle"]
 
 INSTRUCTION, DOCUMENT, QUERY = range(3)
 SEEN = ["start", "stop", "prefix_start", "prefix_stop"]  # a block's own tokens, and the earlier ones that it sees
@@ -36,6 +37,9 @@ SEEN = ["start", "stop", "prefix_start", "prefix_stop"]  # a block's own tokens,
 BLOCK = np.dtype([(name, np.int64) for name in (*SEEN, "readers_start", "readers_stop", "kind", "context", "index")])
 _MAX_TOKENS = 2**31 - 1
 _MAX_DRAWN = 200
+
+_HANDLES = itertools.count()
+_ALIVE: weakref.WeakValueDictionary[int, Packing] = weakref.WeakValueDictionary()
 
 T = TypeVar("T")
 
@@ -75,6 +79,7 @@ class Packing:
         signal: int64 (R,), on `device`: the packed indices of the signal tokens; all tokens of all query blocks unless
             chosen by `with_signal`.
         first: the packed index of the first token whose query there is; 0 unless chosen by `behind`.
+        handle: a number by which `of_handle` finds the layout, for as long as it is in use elsewhere.
 
     Raises:
         InputError: if a count is not a whole number, negative, or zero for a query block; if there is no token, or more
@@ -136,6 +141,7 @@ class Packing:
         self.first = 0
         self.window = self._checked_window(window)
         self._kept: dict[object, object] = {}
+        self._register()
         rows = [np.arange(start, stop) for _, _, start, stop in self.spans(QUERY)]
         self._set_signal(np.concatenate(rows) if rows else np.empty(0, dtype=np.int64))
 
@@ -195,7 +201,12 @@ class Packing:
     def _changed(self, **changes: object) -> Packing:
         out = object.__new__(Packing)
         out.__dict__.update(self.__dict__ | {"_kept": {}} | changes)
+        out._register()
         return out
+
+    def _register(self) -> None:
+        self.handle = next(_HANDLES)
+        _ALIVE[self.handle] = self
 
     def _checked_window(self, window: int | None) -> int | None:
         if window is None:
@@ -292,6 +303,20 @@ class Packing:
         counts = f"{len(self.contexts)} contexts, {len(self.blocks)} blocks, {self.tokens} tokens"
         kind = "bidirectional" if not self.causal else f"window {self.window}" if self.window else "causal"
         return f"Packing({counts}, {kind}, {self.device})"
+
+
+def of_handle(handle: int) -> Packing:
+    """The layout with this `Packing.handle`: operators of torch take numbers, and no objects.
+
+    Raises:
+        InputError: if nobody holds the layout any longer.
+    """
+    layout = _ALIVE.get(handle)
+    if layout is None:
+        raise input_error(
+            f"there is no layout {handle} any more; keep it until compiled code has run, backward passes too"
+        )
+    return layout
 
 
 def _size(context: Context) -> int:

@@ -275,7 +275,9 @@ class _Disk:
         path = self._path(key)
         if path.exists():
             return self.touch(key)
-        payload = save({f"{place:06}": tensor.cpu().contiguous() for place, tensor in enumerate(tensors)})
+        # Copies: the format takes no tensors that share memory, as those of one document may.
+        copies = [tensor.cpu().contiguous().clone() for tensor in tensors]
+        payload = save({f"{place:06}": tensor for place, tensor in enumerate(copies)})
         size = _DIGEST_BYTES + len(payload)
         if size > self.budget:
             return

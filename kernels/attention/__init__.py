@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from .. import operators
 from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
 from ..errors import input_error
@@ -59,6 +60,8 @@ def block_attention(
         >>> out.shape, [round(x, 3) for x in lse[:3, 0].exp().tolist()]
         (torch.Size([8, 1, 5]), [2.718, 3.718, 4.718])
     """
+    if torch.compiler.is_compiling():
+        return operators.attention(q, k, v, layout, scale, backend)
     check_packed(layout, queries=layout.tokens - layout.first, q=q, k=k, v=v)
     if layout.first and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise input_error("there are no gradients behind kept tokens; read all of them, or under torch.no_grad()")

@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, positions_of, store, upcast
+from ..packed import LN2, LOG2E, LOWEST, load, load_run, padded_dim, positions_of, store, upcast
 from ..packing import Packing
 from ..tuning import Tile, arch, tuned
 from .tiles import key_tiles, row_tiles
@@ -37,14 +37,14 @@ def _tile(TILES, number):
     return start, stop, own_start, own_stop, far_start, far_stop, slot
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def _forward(
     Q, K, V, OUT, LSE, PART, PART_LSE, TILES, POSITIONS, scale,
     q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window, first,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
@@ -59,23 +59,29 @@ def _forward(
     l = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, BD], tl.float32)
     far_blocks = tl.cdiv(far_stop - far_start, KEYS)
+    own_shift = own_start - far_blocks * KEYS
+    keys_of_head, values_of_head = K + hk * k_head, V + hk * v_head
     for j in range(0, far_blocks + tl.cdiv(own_stop - own_start, KEYS)):
         is_far = j < far_blocks
-        key = tl.where(is_far, far_start + j * KEYS, own_start + (j - far_blocks) * KEYS) + tl.arange(0, KEYS)
-        there = key < tl.where(is_far, far_stop, own_stop)
-        k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)  # (KEYS, BD)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # base 2
-        seen = there[None, :]
+        first_key = tl.where(is_far, far_start, own_shift) + j * KEYS
+        left = tl.where(is_far, far_stop, own_stop) - first_key  # keys of the span from here on
+        k = load_run(keys_of_head, first_key, k_token, left, KEYS, D, BD, UPCAST)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee")
+        keys, last = tl.arange(0, KEYS), left - 1  # the last key of these that a row sees
         if CAUSAL:
-            seen = seen & (key[None, :] <= token[:, None])
+            last = tl.minimum(token - first_key, last)[:, None]
         if WINDOW:
-            seen = seen & (tl.load(POSITIONS + key, mask=there, other=0)[None, :] > oldest[:, None])
-        s = tl.where(seen, s, LOWEST)
-        m_new = tl.maximum(m, tl.max(s, 1))
-        p = tl.exp2(s - m_new[:, None])
+            near = tl.load(POSITIONS + first_key + keys, mask=keys < left, other=0)[None, :] > oldest[:, None]
+            s = tl.where(near & (keys[None, :] <= last), s, float("-inf"))
+        # Most tiles need no mask: all their keys are there, and none stands behind the first row's token.
+        elif (left < KEYS) | (CAUSAL and start - first_key < KEYS - 1):
+            s = tl.where(keys[None, :] <= last, s, float("-inf"))
+        # The scale is positive: it may be applied behind the maximum, in the multiply-add before the exponential.
+        m_new = tl.maximum(m, tl.max(s, 1) * scale)
+        p = tl.exp2(s * scale - m_new[:, None])
         shrink = tl.exp2(m - m_new)
         l = l * shrink + tl.sum(p, 1)
-        v = load(V, key, hk * v_head, v_token, there, D, BD, UPCAST)
+        v = load_run(values_of_head, first_key, v_token, left, KEYS, D, BD, UPCAST)
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         m = m_new
     l = tl.where(l == 0, 1.0, l)  # of a part that the window left no key
@@ -85,19 +91,19 @@ def _forward(
         store(OUT, row, head * o_head, o_token, alive, acc, D, BD)
         tl.store(LSE + row.to(tl.int64) * (key_heads * G) + head, lse2 * LN2, mask=alive)
     else:
-        at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
+        at = (slot * key_heads + hk) * ROWS + rows
         store(PART, at, 0, BD, rows < ROWS, acc, BD, BD)
         tl.store(PART_LSE + at, lse2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_row"])
 def _combine(
     PART, PART_LSE, OUT, LSE, SPLITS, o_token, o_head, key_heads, first_row,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SOFTMAX: tl.constexpr,
 ):  # fmt: skip
     """Partial results of a split tile into one: weighted by their log-sum-exp, or added up (gradients)."""
     chunks: tl.constexpr = ROWS // CHUNK
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     split = SPLITS + (tl.program_id(0) // key_heads // chunks) * 4
     start, stop, first, slots = tl.load(split), tl.load(split + 1), tl.load(split + 2), tl.load(split + 3)
     rows = (tl.program_id(0) // key_heads) % chunks * CHUNK + tl.arange(0, CHUNK)
@@ -107,8 +113,8 @@ def _combine(
     m = tl.full([CHUNK], LOWEST, tl.float32)
     l = tl.zeros([CHUNK], tl.float32)
     acc = tl.zeros([CHUNK, BD], tl.float32)
-    for slot in range(first, first + slots):
-        at = (slot * key_heads + hk).to(tl.int64) * ROWS + rows
+    for slot in tl.range(first, first + slots, num_stages=4):
+        at = (slot * key_heads + hk) * ROWS + rows
         part = load(PART, at, 0, BD, alive, BD, BD, False)
         if SOFTMAX:
             lse2 = tl.load(PART_LSE + at, mask=alive, other=0.0)
@@ -125,14 +131,14 @@ def _combine(
     store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _delta(
     OUT, D_OUT, D_LSE, DELTA, tokens, o_token, o_head, d_token, d_head, dl_token, dl_head, heads,
     D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Inner product of the output and its gradient, less the gradient of the log-sum-exp: float32 (T, Hq)."""
     token = tl.program_id(0) // heads * ROWS + tl.arange(0, ROWS)
-    head = tl.program_id(0) % heads
+    head = (tl.program_id(0) % heads).to(tl.int64)
     alive = token < tokens
     out = load(OUT, token, head * o_head, o_token, alive, D, BD, True)
     d_out = load(D_OUT, token, head * d_head, d_token, alive, D, BD, True)
@@ -147,7 +153,7 @@ def _backward_q(
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
@@ -183,7 +189,7 @@ def _backward_q(
     if slot < 0:
         store(D_Q, token, head * dq_head, dq_token, alive, acc, D, BD)
     else:
-        store(PART, (slot * key_heads + hk).to(tl.int64) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
+        store(PART, (slot * key_heads + hk) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
 
 
 @triton.jit
@@ -194,7 +200,7 @@ def _backward_kv(
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys against every query that sees it; all G heads of the group add to the same gradient."""
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     keys = tl.arange(0, KEYS)
@@ -237,7 +243,7 @@ def _backward_kv(
         store(D_K, key, hk * dk_head, dk_token, there, acc_k, D, BD)
         store(D_V, key, hk * dk_head, dk_token, there, acc_v, D, BD)
     else:
-        at = (slot * key_heads + hk).to(tl.int64) * KEYS + keys
+        at = (slot * key_heads + hk) * KEYS + keys
         store(PART_K, at, 0, BD, keys < KEYS, acc_k, BD, BD)
         store(PART_V, at, 0, BD, keys < KEYS, acc_v, BD, BD)
 
@@ -262,15 +268,24 @@ def _tiles(device: torch.device, dtype: torch.dtype, dim: int, group: int) -> _T
     if dim == 256:
         return _Tiles(Tile(64, 32, 8, 2), Tile(32, 32, 4, 1), Tile(32, 32, 8, 1))
     if dim == 128:
-        wide = arch(device) in ("sm90", "sm100", "sm80")
-        return _Tiles(
-            Tile(rows, 64, rows // 16, 3 if rows == 128 and wide else 2), Tile(64, 64, 4, 2), Tile(64, 64, 8, 2)
-        )
-    return _Tiles(Tile(rows, 64, 4, 3 if dim == 64 else 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 1))
+        forward = Tile(rows, 64, rows // 16, 2)
+        if (
+            rows == 128 and arch(device) == "sm90"
+        ):  # two blocks on a multiprocessor: one loads while the other multiplies
+            forward = forward._replace(registers=128)
+        elif rows == 128 and arch(device) in ("sm100", "sm80"):
+            forward = forward._replace(stages=3)
+        return _Tiles(forward, Tile(64, 64, 4, 2), Tile(64, 64, 8, 2))
+    forward = Tile(rows, 64, 4, 3 if dim == 64 else 2)
+    if rows == 128 and dim == 64 and arch(device) == "sm90":
+        forward = forward._replace(warps=8, registers=128)
+    return _Tiles(forward, Tile(64, 64, 4, 2), Tile(64, 64, 4, 1))
 
 
 _FORWARD_CANDIDATES = (
+    Tile(128, 64, 8, 2, 128),
     Tile(128, 64, 8, 3),
+    Tile(128, 32, 8, 3, 128),
     Tile(128, 64, 4, 3),
     Tile(128, 128, 8, 2),
     Tile(64, 64, 4, 2),
@@ -287,6 +302,8 @@ def forward(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     positions, windowed = positions_of(layout), layout.window is not None
+    if scale <= 0:  # the kernel takes the maximum before it scales
+        q, scale = q * (-1.0 if scale else 0.0), abs(scale) or 1.0
 
     def run(tile: Tile) -> None:
         tile = tile.holding(group)
@@ -296,7 +313,7 @@ def forward(
             q, k, v, out, lse, part, part_lse, work.tiles, positions, scale * LOG2E.value,
             *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv, layout.window or 0, layout.first,
             G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, WINDOW=windowed,
-            UPCAST=upcast(q), num_warps=tile.warps, num_stages=tile.stages,
+            UPCAST=upcast(q), num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
         if work.slots:
             _combine[(len(work.splits) * hkv * (tile.rows // _COMBINED_ROWS),)](
@@ -304,17 +321,8 @@ def forward(
                 G=group, D=d, BD=dim, ROWS=tile.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=True,
             )  # fmt: skip
 
-    run(
-        tuned(
-            "attention forward",
-            _tiles(q.device, q.dtype, dim, group).forward,
-            _FORWARD_CANDIDATES,
-            q,
-            layout,
-            group,
-            run,
-        )
-    )
+    static = _tiles(q.device, q.dtype, dim, group).forward
+    run(tuned("attention forward", static, _FORWARD_CANDIDATES, q, group, layout.causal, run))
     return out, lse
 
 

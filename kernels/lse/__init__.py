@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch.autograd.function import once_differentiable
 
+from .. import operators
 from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
 from ..errors import input_error
@@ -145,6 +146,8 @@ def mass(
 def _lse(
     q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, backend: Backend | None, part: Part
 ) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        return operators.lse(q_signal, k, layout, scale, backend, part)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
     name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..packing import DOCUMENT, INSTRUCTION, QUERY, Packing
 
-__all__ = ["Part", "columns", "key_spans"]
+__all__ = ["Part", "columns", "document_spans", "key_spans", "signal_spans"]
 
 Part = Literal["documents", "rest"]
 
@@ -39,3 +39,22 @@ def _key_spans(layout: Packing, part: Part) -> np.ndarray:
     last = np.where(query, np.searchsorted(rows, stop), np.searchsorted(contexts, context, side="right"))
     column = chosen["index"] if part == "documents" else query.astype(np.int64)
     return np.stack([start, stop, first, last, column], axis=1)[last > first]
+
+
+def document_spans(layout: Packing) -> dict[int, tuple[int, int]]:
+    """Per context: first and last+1 token of its documents, which stand together."""
+    spans: dict[int, tuple[int, int]] = {}
+    for context, _, start, stop in layout.spans(DOCUMENT):
+        spans[context] = (spans.get(context, (start, stop))[0], stop)
+    return spans
+
+
+def signal_spans(layout: Packing) -> list[tuple[int, int, int]]:
+    """Per query block that has signal rows: first and last+1 of them, and its context."""
+    out: list[tuple[int, int, int]] = []
+    for i, context in enumerate(layout.signal_contexts.tolist()):
+        if out and layout.signal_blocks[i - 1] == layout.signal_blocks[i]:
+            out[-1] = (out[-1][0], i + 1, context)
+        else:
+            out.append((i, i + 1, context))
+    return out

@@ -1,19 +1,23 @@
 """What query blocks pay to each token: for evidence, and for readouts that look inside documents.
 
-Plain torch, the same on every device: a few signal rows against all keys is one skinny product, a chunk of keys at a
-time, and its result is small.
+On ``triton`` one kernel each. Elsewhere, and where gradients are wanted, plain torch: a few signal rows against all
+keys is one skinny product, a chunk of keys at a time, and its result is small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 import torch
 
+from .. import operators
 from ..checks import check_packed, check_scale
-from ..packing import DOCUMENT, Packing
-from .spans import key_spans
+from ..dispatch import Backend, choose
+from ..packing import Packing
+from .spans import document_spans, key_spans, signal_spans
 
 __all__ = ["block_max", "token_mass"]
 
@@ -29,6 +33,7 @@ def token_mass(
     scale: float,
     heads: torch.Tensor | None = None,
     reduce: bool = True,
+    backend: Backend | None = None,
 ) -> list[torch.Tensor]:
     """Attention of each query block's signal tokens on each token of its documents, a mean over the signal tokens.
 
@@ -43,6 +48,7 @@ def token_mass(
         scale: factor on q . k.
         heads: int64 (H,), which query heads; None for all.
         reduce: sum over those heads, else keep them apart.
+        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
 
     Returns:
         For each query block that has signal tokens, in packed order: float32 (float64 for float64) (K,) or (H, K), K
@@ -50,6 +56,7 @@ def token_mass(
 
     Raises:
         InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
+        BackendError: if the backend asked for cannot run.
 
     Example:
         >>> from sightline.kernels import Packing, Context
@@ -60,9 +67,13 @@ def token_mass(
     """
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
-    documents, wide = _document_spans(layout), torch.promote_types(q_signal.dtype, torch.float32)
+    if ops := _kernels(backend, q_signal, k, normaliser):
+        with torch.cuda.device_of(k):
+            masses: list[torch.Tensor] = ops.token_mass(q_signal, k, layout, normaliser, scale, heads, reduce)
+        return masses
+    documents, wide = document_spans(layout), torch.promote_types(q_signal.dtype, torch.float32)
     out = []
-    for first, last, context in _signal_spans(layout):
+    for first, last, context in signal_spans(layout):
         start, stop = documents.get(context, (0, 0))
         base = normaliser[first:last].to(wide)[..., None]  # (R, Hq, 1)
 
@@ -77,7 +88,9 @@ def token_mass(
     return out
 
 
-def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale: float) -> torch.Tensor:
+def block_max(
+    q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale: float, backend: Backend | None = None
+) -> torch.Tensor:
     """The largest logit of each signal row in each document, late interaction's MaxSim before its sum.
 
     Carries gradients by ``q_signal`` and ``k``, as `token_mass` does.
@@ -87,6 +100,7 @@ def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale
         k: (T, Hkv, D).
         layout: T tokens, N documents at most, R signal tokens, on the same device.
         scale: factor on q . k.
+        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
 
     Returns:
         float32 (R, Hq, N) (float64 for float64), natural units; ``-inf`` for documents without tokens and those of
@@ -94,9 +108,16 @@ def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale
 
     Raises:
         InputError: as `token_mass`.
+        BackendError: as `token_mass`.
     """
+    if torch.compiler.is_compiling() and not (q_signal.requires_grad or k.requires_grad):
+        return operators.largest(q_signal, k, layout, scale, backend)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
+    if ops := _kernels(backend, q_signal, k):
+        with torch.cuda.device_of(k):
+            largest: torch.Tensor = ops.largest(q_signal, k, layout, scale)
+        return largest
     wide = torch.promote_types(q_signal.dtype, torch.float32)
     out = q_signal.new_full((*q_signal.shape[:2], layout.documents), -torch.inf, dtype=wide)
     for *span, column in key_spans(layout, "documents").tolist():
@@ -104,6 +125,15 @@ def block_max(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale
         chunks = _chunks(q_signal, k, layout, span, scale, lambda logits: logits.amax(dim=2, keepdim=True))
         out[first:last, :, column] = torch.cat(chunks, dim=2).amax(dim=2)
     return out
+
+
+def _kernels(backend: Backend | None, *tensors: torch.Tensor) -> ModuleType | None:
+    """The module of the kernels, or None where plain torch computes: it is what carries gradients."""
+    q = tensors[0]
+    name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
+    if name != "triton" or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+        return None
+    return import_module(".triton", __package__)
 
 
 def _chunks(
@@ -129,23 +159,4 @@ def _chunks(
         if not near.all():
             logits = logits.masked_fill(torch.from_numpy(~near).to(k.device)[:, None], -torch.inf)
         out.append(use(logits))
-    return out
-
-
-def _document_spans(layout: Packing) -> dict[int, tuple[int, int]]:
-    """Per context: first and last+1 token of its documents, which stand together."""
-    spans: dict[int, tuple[int, int]] = {}
-    for context, _, start, stop in layout.spans(DOCUMENT):
-        spans[context] = (spans.get(context, (start, stop))[0], stop)
-    return spans
-
-
-def _signal_spans(layout: Packing) -> list[tuple[int, int, int]]:
-    """Per query block that has signal rows: first and last+1 of them, and its context."""
-    out: list[tuple[int, int, int]] = []
-    for i, context in enumerate(layout.signal_contexts.tolist()):
-        if out and layout.signal_blocks[i - 1] == layout.signal_blocks[i]:
-            out[-1] = (out[-1][0], i + 1, context)
-        else:
-            out.append((i, i + 1, context))
     return out

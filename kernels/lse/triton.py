@@ -15,20 +15,21 @@ import triton.language as tl
 from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, positions_of, upcast
 from ..packing import Packing
 from ..tuning import Tile
-from .spans import Part, columns, key_spans
+from .spans import Part, columns, document_spans, key_spans, signal_spans
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "largest", "token_mass"]
 
 _PARTS = 16  # into which the documents of a context are divided for the gradient by q
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "row_tiles"])
 def _forward(
     Q, K, LSE, SPANS, TOKENS, POSITIONS, scale2, q_row, q_head, k_token, k_head, key_heads, width, row_tiles, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, LARGEST: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    """Log-sum-exps of logits in base 2, or the LARGEST logit as it is scaled."""
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     span = SPANS + (tl.program_id(0) // key_heads // row_tiles) * 5
     start, stop, first, last, column = (
         tl.load(span), tl.load(span + 1), tl.load(span + 2), tl.load(span + 3), tl.load(span + 4)
@@ -57,21 +58,60 @@ def _forward(
             seen = seen & (tl.load(POSITIONS + key, mask=there, other=0)[None, :] > oldest[:, None])
         s = tl.where(seen, s, LOWEST)
         m_new = tl.maximum(m, tl.max(s, 1))
-        l = l * tl.exp2(m - m_new) + tl.sum(tl.exp2(s - m_new[:, None]), 1)
+        if not LARGEST:
+            l = l * tl.exp2(m - m_new) + tl.sum(tl.exp2(s - m_new[:, None]), 1)
         m = m_new
     at = (row.to(tl.int64) * (key_heads * G) + head) * width + column
-    lse = tl.where(m > LOWEST, (m + tl.log2(l)) * LN2, float("-inf"))  # no key of the span seen
-    tl.store(LSE + at, lse, mask=alive)
+    value = m if LARGEST else (m + tl.log2(l)) * LN2
+    tl.store(LSE + at, tl.where(m > LOWEST, value, float("-inf")), mask=alive)  # -inf: no key of the span seen
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "width"])
+def _token_mass(
+    Q, K, BASE, HEADS, OUT, TILES, TOKENS, POSITIONS, scale2, q_row, q_head, k_token, k_head, b_row, b_head,
+    heads, width, window,
+    G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    APART: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """What the signal rows of one query block pay to a tile of keys, over all chosen heads or for one of them APART."""
+    first_head = tl.program_id(0) % heads if APART else 0
+    last_head = first_head + 1 if APART else heads
+    tile = TILES + (tl.program_id(0) // heads if APART else tl.program_id(0)) * 5
+    start, stop, first, last, place = (
+        tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
+    )  # fmt: skip
+    key = start + tl.arange(0, KEYS)
+    there = key < stop
+    if WINDOW:
+        position = tl.load(POSITIONS + key, mask=there, other=0)
+    acc = tl.zeros([KEYS], tl.float32)
+    for i in range(first_head, last_head):
+        head = tl.load(HEADS + i).to(tl.int64)
+        k = load(K, key, head // G * k_head, k_token, there, D, BD, UPCAST)
+        for at in range(first, last, ROWS):
+            row = at + tl.arange(0, ROWS)
+            alive = row < last
+            q = load(Q, row, head * q_head, q_row, alive, D, BD, UPCAST)
+            base = tl.load(BASE + row.to(tl.int64) * b_row + head * b_head, mask=alive, other=0.0).to(tl.float32)
+            s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2 - (base * LOG2E)[:, None]
+            seen = there[None, :] & alive[:, None]
+            if WINDOW:
+                token = tl.load(TOKENS + row, mask=alive, other=0)
+                oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
+                seen = seen & (position[None, :] > oldest[:, None])
+            acc += tl.sum(tl.exp2(tl.where(seen, s, LOWEST)), 0)
+    at = OUT + (tl.program_id(0) % heads).to(tl.int64) * width + place if APART else OUT + place
+    tl.store(at + tl.arange(0, KEYS), acc / (last - first), mask=there)
+
+
+@triton.jit(do_not_specialize=["width", "row_tiles", "all_rows"])
 def _backward_q(
     Q, K, LSE, D_LSE, PART, SPANS, PARTS, TOKENS, POSITIONS, scale, scale2,
     q_row, q_head, k_token, k_head, key_heads, width, row_tiles, all_rows, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     part = PARTS + (tl.program_id(0) // key_heads // row_tiles) * 5
     first, last, span_first, span_last, slot = (
         tl.load(part), tl.load(part + 1), tl.load(part + 2), tl.load(part + 3), tl.load(part + 4)
@@ -105,18 +145,18 @@ def _backward_q(
             d_s = tl.exp2(tl.where(seen, s - lse2[:, None], LOWEST)) * grad[:, None]
             acc = tl.dot(d_s.to(k.dtype), k, acc, input_precision="ieee")
     dims = tl.arange(0, BD)
-    at = ((slot * all_rows + row).to(tl.int64) * (key_heads * G) + head) * D
+    at = ((slot.to(tl.int64) * all_rows + row) * (key_heads * G) + head) * D
     tl.store(PART + at[:, None] + dims[None, :], acc, mask=alive[:, None] & (dims < D)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width"])
 def _backward_k(
     Q, K, LSE, D_LSE, D_K, TILES, TOKENS, POSITIONS, scale, scale2,
     q_row, q_head, k_token, k_head, dk_token, dk_head, key_heads, width, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    hk = tl.program_id(0) % key_heads
+    hk = (tl.program_id(0) % key_heads).to(tl.int64)
     tile = TILES + (tl.program_id(0) // key_heads) * 5
     start, stop, first, last, column = (
         tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3), tl.load(tile + 4)
@@ -153,12 +193,22 @@ def _backward_k(
     tl.store(at, acc.to(D_K.dtype.element_ty), mask=there[:, None] & (dims < D)[None, :])
 
 
-def _tile(dtype: torch.dtype, dim: int, group: int, rows: int) -> Tile:
-    """The least rows that hold a context's signal tokens, 16 to 64: memory is the limit here, not arithmetic."""
-    packed = min(64, max(16, triton.next_power_of_2(rows * group)))
+def _tile(dtype: torch.dtype, dim: int, group: int) -> Tile:
+    """Rows for 16 signal tokens, 64 at most: memory is the limit here, not arithmetic.
+
+    They depend on the model alone. If they followed the number of signal tokens, the GPU would multiply with another
+    instruction when another list in the pass has more of them, and a document's numbers would change by a bit.
+    """
     if dtype == torch.float32:  # exact products run outside the matrix units, on small tiles
         return Tile(16, 32, 8, 1).holding(group)
-    return Tile(packed, 64 if dim >= 128 else 128, 4, 3 if dim < 256 else 2).holding(group)
+    return Tile(
+        min(64, triton.next_power_of_2(16 * group)), 64 if dim >= 128 else 128, 4, 3 if dim < 256 else 2
+    ).holding(group)
+
+
+def _mass_tile(dtype: torch.dtype) -> Tile:
+    """16 signal tokens of one head against keys that stay where they are while the heads go by."""
+    return Tile(16, 32, 8, 1) if dtype == torch.float32 else Tile(16, 64, 4, 2)
 
 
 def _backward_tile(dtype: torch.dtype, group: int) -> Tile:
@@ -168,21 +218,63 @@ def _backward_tile(dtype: torch.dtype, group: int) -> Tile:
 
 def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part) -> torch.Tensor:
     """See `sightline.kernels.block_lse`."""
+    return _reduced(q_signal, k, layout, scale * LOG2E.value, part, largest=False)
+
+
+def largest(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float) -> torch.Tensor:
+    """See `sightline.kernels.block_max`; without gradients."""
+    return _reduced(q_signal, k, layout, scale, "documents", largest=True)
+
+
+def _reduced(
+    q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part, *, largest: bool
+) -> torch.Tensor:
     (rows, hq, d), hkv = q_signal.shape, k.shape[1]
     group, dim, width = hq // hkv, padded_dim(d), columns(layout, part)
-    lse = torch.full((rows, hq, width), -torch.inf, dtype=torch.float32, device=k.device)
-    spans, most = _spans(layout, part)
+    spans, most, every = _spans(layout, part)
+    out = torch.empty(rows, hq, width, dtype=torch.float32, device=k.device)
+    if not every:
+        out.fill_(-torch.inf)
     if not len(spans):
-        return lse
-    tile = _tile(k.dtype, dim, group, most)
+        return out
+    tile = _tile(k.dtype, dim, group)
     row_tiles = triton.cdiv(most, tile.rows // group)
     _forward[(len(spans) * hkv * row_tiles,)](
-        q_signal, k, lse, spans, _tokens(layout), positions_of(layout), scale * LOG2E.value,
+        q_signal, k, out, spans, _tokens(layout), positions_of(layout), scale,
         *q_signal.stride()[:2], *k.stride()[:2], hkv, width, row_tiles, layout.window or 0,
         G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal and part == "rest",
-        WINDOW=layout.window is not None, UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,
+        WINDOW=layout.window is not None, LARGEST=largest, UPCAST=upcast(k),
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    return lse
+    return out
+
+
+def token_mass(
+    q_signal: torch.Tensor,
+    k: torch.Tensor,
+    layout: Packing,
+    normaliser: torch.Tensor,
+    scale: float,
+    heads: torch.Tensor | None,
+    reduce: bool,
+) -> list[torch.Tensor]:
+    """See `sightline.kernels.token_mass`; without gradients."""
+    (_, hq, d), hkv = q_signal.shape, k.shape[1]
+    tile = _mass_tile(k.dtype)
+    tiles, sizes = layout.keep(("mass tiles", tile.keys), lambda: _mass_tiles(layout, tile.keys))
+    chosen = _every_head(layout, hq) if heads is None else heads
+    width = sum(sizes)
+    out = torch.empty((width,) if reduce else (len(chosen), width), dtype=torch.float32, device=k.device)
+    if len(tiles) and len(chosen):
+        _token_mass[(len(tiles) * (1 if reduce else len(chosen)),)](
+            q_signal, k, normaliser, chosen, out, tiles, _tokens(layout), positions_of(layout), scale * LOG2E.value,
+            *q_signal.stride()[:2], *k.stride()[:2], *normaliser.stride(), len(chosen), width, layout.window or 0,
+            G=hq // hkv, D=d, BD=padded_dim(d), ROWS=tile.rows, KEYS=tile.keys, APART=not reduce,
+            WINDOW=layout.window is not None, UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    elif reduce:
+        out.zero_()
+    return list(out.split(sizes, dim=-1))
 
 
 def backward(
@@ -198,7 +290,7 @@ def backward(
     (rows, hq, d), hkv = q_signal.shape, k.shape[1]
     group, dim, width = hq // hkv, padded_dim(d), columns(layout, part)
     d_k = torch.zeros(k.shape, dtype=k.dtype, device=k.device)
-    spans, most = _spans(layout, part)
+    spans, most, _ = _spans(layout, part)
     if not len(spans):
         return torch.zeros_like(q_signal), d_k
     d_lse = d_lse.contiguous()
@@ -225,14 +317,34 @@ def backward(
     return d_q.sum(dim=0).to(q_signal.dtype), d_k
 
 
-def _spans(layout: Packing, part: Part) -> tuple[torch.Tensor, int]:
-    """Spans as int32 (M, 5) on the device, and the most rows that one has."""
+def _spans(layout: Packing, part: Part) -> tuple[torch.Tensor, int, bool]:
+    """Spans as int32 (M, 5) on the device, the most rows that one has, and whether every row has one in each column."""
 
-    def make() -> tuple[torch.Tensor, int]:
+    def make() -> tuple[torch.Tensor, int, bool]:
         spans = key_spans(layout, part)
-        return _as_int32(spans, layout), int((spans[:, 3] - spans[:, 2]).max(initial=0))
+        rows = spans[:, 3] - spans[:, 2]
+        every = int(rows.sum()) == len(layout.signal_rows) * columns(layout, part)
+        return _as_int32(spans, layout), int(rows.max(initial=0)), every
 
     return layout.keep(("lse spans", part), make)
+
+
+def _mass_tiles(layout: Packing, keys: int) -> tuple[torch.Tensor, list[int]]:
+    """int32 (M, 5): key start and stop, first and last+1 row, place in the result; and the keys of each query block."""
+    documents, out, sizes, place = document_spans(layout), [], [], 0
+    for first, last, context in signal_spans(layout):
+        start, stop = documents.get(context, (0, 0))
+        at = np.arange(start, stop, keys)
+        ends = np.minimum(at + keys, stop)
+        out.append(np.stack([at, ends, *np.broadcast_arrays(first, last, at)[:2], place + at - start], axis=1))
+        sizes.append(stop - start)
+        place += stop - start
+    tiles = np.concatenate(out) if out else np.empty((0, 5), dtype=np.int64)
+    return _as_int32(tiles, layout), sizes
+
+
+def _every_head(layout: Packing, heads: int) -> torch.Tensor:
+    return layout.keep(("heads", heads), lambda: torch.arange(heads, device=layout.device))
 
 
 def _tokens(layout: Packing) -> torch.Tensor:

@@ -197,7 +197,7 @@ def _loss(
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
     output = model(
         input_ids=ids,
-        position_ids=torch.tensor([positions_of(context, layout)]),
+        position_ids=torch.from_numpy(positions_of(context, layout))[None],
         attention_mask=mask.expand(len(ids), 1, -1, -1),
         output_attentions=True,
         use_cache=False,

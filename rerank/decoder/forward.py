@@ -6,8 +6,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from ...kernels import Context, Packing, block_attention, block_lse, block_max, row_lse, token_mass
@@ -54,8 +55,19 @@ class Wanted:
     stop: int | None = None
 
 
+class _Constants(NamedTuple):
+    """What the readings of every layer need, on one device: factors (R, 1, 1) or None, gaps, and heads by layer."""
+
+    factors: torch.Tensor | None
+    gaps: torch.Tensor | None
+    heads: dict[int, torch.Tensor | None]
+
+
 class _Readings:
-    """Collects what the layers of one pass show, for all lists of the pass."""
+    """Collects what the layers of one pass show, for all lists of the pass.
+
+    It stays on the layers' device until the end, so that no layer waits for the host.
+    """
 
     def __init__(self, scope: Wanted, layout: Packing, columns: Sequence[Sequence[int]]) -> None:
         self.scope, self.layout, self.columns = scope, layout, columns
@@ -70,6 +82,7 @@ class _Readings:
             self.gaps = torch.ones(len(counts), 1, layout.documents, dtype=torch.bool)
             for row, context in enumerate(contexts):
                 self.gaps[row, 0, columns[context]] = False
+        self._moved: dict[tuple[torch.device, torch.dtype], _Constants] = {}
         self.lse: list[torch.Tensor] = []
         self.normaliser: list[torch.Tensor] = []
         self.largest: list[torch.Tensor] = []
@@ -81,19 +94,17 @@ class _Readings:
     ) -> None:
         """Read one layer: q (R, Hq, D), k (T, Hkv, D), and its rows' natural log-sum-exp (R, Hq) where it is known."""
         scope, spec = self.scope, self.scope.layout.readout
-        if any(factor != 1.0 for factor in self.factors):
-            q, row = q * q.new_tensor(self.factors)[:, None, None], None
+        factors, gaps, heads = self._on(q.device, q.dtype)
+        if factors is not None:
+            q, row = q * factors, None
         lse = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
         if spec.normalisation == "all_keys":
             normaliser = (row if row is not None else row_lse(q, k, layout, scale=scale, lse=lse)).double()
         else:
-            normaliser = joint_normaliser(
-                lse if self.gaps is None else lse.masked_fill(self.gaps.to(lse.device), -torch.inf)
-            )
+            normaliser = joint_normaliser(lse if gaps is None else lse.masked_fill(gaps, -torch.inf))
             # A row whose window holds no document pays nothing to any, rather than nothing of nothing.
             normaliser = normaliser.masked_fill(normaliser == -torch.inf, 0)
-        chosen = scope.heads[layer]
-        index = None if chosen is None else torch.tensor(chosen, device=q.device)
+        index = heads[layer]
 
         def select(x: torch.Tensor) -> torch.Tensor:
             return x if index is None else x.index_select(1, index)
@@ -104,23 +115,43 @@ class _Readings:
             masses = token_mass(q, k, layout, normaliser, scale=scale, heads=index, reduce=not scope.by_head)
         if self.complete:  # a checkpointed layer is computed again for its gradients
             return
-        self.lse.append(select(lse).cpu())
-        self.normaliser.append(select(normaliser).cpu())
+        self.lse.append(select(lse))
+        self.normaliser.append(select(normaliser))
         if largest is not None:
-            self.largest.append(largest.cpu())
+            self.largest.append(largest)
         if scope.tokens:
-            self.tokens.append([x.cpu() for x in masses])
+            self.tokens.append(masses)
+
+    def _on(self, device: torch.device, dtype: torch.dtype) -> _Constants:
+        """What every layer needs, moved to a device once: a copy from the host makes it wait."""
+        if (device, dtype) not in self._moved:
+            factors = None
+            if any(factor != 1.0 for factor in self.factors):
+                factors = torch.tensor(self.factors, dtype=dtype, device=device)[:, None, None]
+            chosen = [() if heads is None else heads for heads in self.scope.heads.values()]
+            flat = torch.tensor([head for heads in chosen for head in heads], dtype=torch.int64, device=device)
+            indices = dict(zip(self.scope.heads, flat.split([len(heads) for heads in chosen]), strict=True))
+            self._moved[device, dtype] = _Constants(
+                factors,
+                None if self.gaps is None else self.gaps.to(device),
+                {layer: None if self.scope.heads[layer] is None else index for layer, index in indices.items()},
+            )
+        return self._moved[device, dtype]
 
     def split(self) -> list[Reading]:
         """One reading per list, by its own query: of a null query, only the attention on tokens."""
         self.complete = True
         layout = self.layout
-        lse, normaliser = torch.cat(self.lse, dim=1), torch.cat(self.normaliser, dim=1)
-        largest = torch.cat(self.largest, dim=1) if self.largest else None
-        tokens = [
-            torch.cat(parts) if self.scope.by_head else torch.stack(parts).sum(dim=0) / lse.shape[1]
-            for parts in zip(*self.tokens, strict=True)
-        ]
+        lse, normaliser = _gathered(self.lse).cpu(), _gathered(self.normaliser).cpu()
+        largest = _gathered(self.largest).cpu() if self.largest else None
+        tokens: tuple[torch.Tensor, ...] = ()
+        if self.tokens:
+            sizes = [part.shape[-1] for part in self.tokens[0]]
+            layers = [torch.cat(parts, dim=-1) for parts in self.tokens]
+            if not self.scope.by_head:
+                layers = [x[None] for x in layers]
+            every = _gathered(layers, dim=0)
+            tokens = (every if self.scope.by_head else every.sum(dim=0) / lse.shape[1]).cpu().split(sizes, dim=-1)
         out, at = [], 0
         for number, context in enumerate(layout.contexts):
             blocks = layout.signal_blocks[layout.signal_contexts == number]
@@ -145,6 +176,11 @@ class _Readings:
         return out
 
 
+def _gathered(layers: Sequence[torch.Tensor], dim: int = 1) -> torch.Tensor:
+    """What the layers showed, one beside the other, on the device of the last."""
+    return torch.cat([x.to(layers[-1].device) for x in layers], dim=dim)
+
+
 class Layouts:
     """One packing as attention runs over it and as the signal is read, on whatever device a layer lives.
 
@@ -161,7 +197,7 @@ class Layouts:
         contexts: Sequence[Context],
         causal: bool,
         signal: Sequence[int],
-        positions: Sequence[int],
+        positions: Sequence[int] | np.ndarray,
         spans: Sequence[Context] | None = None,
     ) -> None:
         self.signal = Packing(contexts if spans is None else spans, positions=positions).with_signal(signal)
@@ -190,6 +226,7 @@ class _ListPass:
         self.layouts, self.readings, self.kept = layouts, readings, kept
         self.first = sum(block.tokens for block in kept)  # what is read of the packed tokens starts there
         self.signal_rows: torch.Tensor = layouts.signal.signal - self.first
+        self._rows: dict[torch.device, torch.Tensor] = {}
         if readings.scope.layout.readout.normalisation == "documents" and not kept:
             spans = layouts.signal.spans(DOCUMENT)
             self.key_rows = torch.cat([torch.arange(start, stop) for _, _, start, stop in spans])
@@ -198,7 +235,9 @@ class _ListPass:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         attention, signal = self.layouts.on(q.device, window)
-        rows, k = self.signal_rows.to(q.device), self._behind_kept("keys", layer, k)
+        if q.device not in self._rows:
+            self._rows[q.device] = self.signal_rows.to(q.device)
+        rows, k = self._rows[q.device], self._behind_kept("keys", layer, k)
         if layer == self.readings.scope.stop:  # nothing needs its result, and its values may not have been kept
             self.readings.add(layer, q[rows], k, scale, None, signal)
             raise Enough
@@ -226,38 +265,50 @@ class _DocumentPass:
     signal_rows = torch.empty(0, dtype=torch.int64)
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, context: Context, positions: Sequence[int], form: Form, stride: int) -> None:
+    def __init__(self, context: Context, positions: np.ndarray, form: Form, stride: int, layers: int) -> None:
         self.layouts = Layouts([context], causal=False, signal=[], positions=positions)
-        self.form, self.stride = form, stride
-        self.lengths = [context.instruction, *context.documents]
-        self.keys: list[list[torch.Tensor]] = []
-        self.values: list[list[torch.Tensor]] = []
+        self.form, self.stride, self.layers, self.first = form, stride, layers, context.instruction
+        self.spans = list(itertools.pairwise(itertools.accumulate(context.documents, initial=0)))
+        self._instruction: dict[str, list[torch.Tensor]] = {"keys": [], "values": []}
+        # One buffer holds the keys and values of all layers; more than one only where layers differ in shape.
+        self._buffers: dict[object, torch.Tensor] = {}
+        self._slots: dict[str, list[tuple[object, int]]] = {"keys": [], "values": []}
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
-        self.keys.append(self._pieces(k))
-        self.values.append(self._pieces(v))
+        self._keep("keys", k)
+        self._keep("values", v)
         return block_attention(q, k, v, self.layouts.on(q.device, window)[0], scale=scale)[0]
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
-        self.keys.append(self._pieces(k))
+        self._keep("keys", k)
 
     def blocks(self) -> list[KeptBlock]:
         """What is kept of the instruction and of each document."""
-        keys, values = (
-            list(zip(*pieces, strict=True)) or [()] * len(self.lengths) for pieces in (self.keys, self.values)
-        )
-        return [KeptBlock(*block) for block in zip(keys, values, strict=True)]
+        instruction = KeptBlock(tuple(self._instruction["keys"]), tuple(self._instruction["values"]))
+        return [instruction, *(self._block(*span) for span in self.spans)]
 
-    def _pieces(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Keys or values of each block, the instruction's as computed: every block sees it, and it is kept once."""
-        first = self.lengths[0]
-        # Copies: a view would keep the whole pass in memory for the sake of one document.
-        documents = compressed(x[first:], self.form).split(self.lengths[1:])
+    def _block(self, start: int, stop: int) -> KeptBlock:
+        """One copy for all layers: a view would keep the whole pass in memory for the sake of one document."""
         if self.stride == 1:
-            return [x[:first].clone(), *(piece.clone() for piece in documents)]
-        return [x[:first].clone(), *(piece[strided(len(piece), self.stride)] for piece in documents)]
+            copies = {key: buffer[:, start:stop].clone() for key, buffer in self._buffers.items()}
+        else:
+            places = [start + place for place in strided(stop - start, self.stride)]
+            copies = {key: buffer[:, places] for key, buffer in self._buffers.items()}
+        keys, values = (tuple(copies[key][slot] for key, slot in self._slots[what]) for what in ("keys", "values"))
+        return KeptBlock(keys, values)
+
+    def _keep(self, what: Literal["keys", "values"], x: torch.Tensor) -> None:
+        """Keys or values of a layer; the instruction's as computed: every block sees it, and it is kept once."""
+        self._instruction[what].append(x[: self.first].clone())
+        documents = compressed(x[self.first :], self.form)
+        key = documents.shape[1:], documents.dtype, documents.device
+        if key not in self._buffers:
+            self._buffers[key] = documents.new_empty(2 * self.layers - 1, *documents.shape)
+        slot = sum(used == key for slots in self._slots.values() for used, _ in slots)
+        self._buffers[key][slot] = documents
+        self._slots[what].append((key, slot))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,32 +337,41 @@ class LaidOut:
     """Lists side by side, as the tokens of one pass.
 
     Args:
-        ids: their tokens.
-        positions: of these.
+        ids: int64 (T,), their tokens.
+        positions: int64 (T,), of these.
         contexts: token counts of each list.
         starts: where each list starts among the tokens.
     """
 
-    ids: list[int]
-    positions: list[int]
+    ids: np.ndarray
+    positions: np.ndarray
     contexts: list[Context]
     starts: list[int]
 
 
 def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
     """Lay lists out side by side."""
-    out = LaidOut([], [], [prompt.context for prompt in prompts], [])
-    for prompt, context in zip(prompts, out.contexts, strict=True):
-        out.starts.append(len(out.ids))
-        for ids in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries)):
-            out.ids.extend(ids)
-        positions, at = positions_of(context, layout), context.instruction
+    contexts = [prompt.context for prompt in prompts]
+    positions = []
+    for prompt, context in zip(prompts, contexts, strict=True):
+        own, at = positions_of(context, layout), context.instruction
         for block in prompt.documents:
             if block.places is not None:
-                positions[at : at + len(block.ids)] = [context.instruction + place for place in block.places]
+                own[at : at + len(block.ids)] = context.instruction + np.array(block.places, dtype=np.int64)
             at += len(block.ids)
-        out.positions.extend(positions)
-    return out
+        positions.append(own)
+    ids = [
+        ids
+        for prompt in prompts
+        for ids in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries))
+    ]
+    *starts, tokens = itertools.accumulate((prompt.size for prompt in prompts), initial=0)
+    return LaidOut(
+        np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64, count=tokens),
+        np.concatenate(positions),
+        contexts,
+        starts,
+    )
 
 
 def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | None = None) -> Packed:
@@ -337,7 +397,7 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
     readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
     call = _ListPass(layouts, readings, kept or ())
     ids, positions, answers = ids[call.first :], positions[call.first :], [end - call.first for end in answers]
-    return Packed(torch.tensor(ids), torch.tensor(positions), call, tuple(answers))
+    return Packed(torch.from_numpy(ids), torch.from_numpy(positions), call, tuple(answers))
 
 
 def _counted(prompt: Prompt) -> tuple[Context, list[int]]:
@@ -394,23 +454,24 @@ def read_documents(
     """
     context = Context([len(ids) for ids in documents], (), len(instruction))
     positions = positions_of(context, layout)
-    call = _DocumentPass(context, positions, form, layout.stride)
-    ids = [*instruction, *(i for document in documents for i in document)]
+    call = _DocumentPass(context, positions, form, layout.stride, decoder.signal_layer + 1)
+    ids = np.fromiter(itertools.chain(instruction, *documents), dtype=np.int64, count=len(positions))
     with torch.inference_mode(), idle_threads():
-        decoder.run(torch.tensor(ids), torch.tensor(positions), call)
+        decoder.run(torch.from_numpy(ids), torch.from_numpy(positions), call)
     return call.blocks()
 
 
-def positions_of(context: Context, layout: Layout) -> list[int]:
-    """Positions of a context's tokens, in packed order."""
-    first = context.instruction
-    out = list(range(first))
-    for length in context.documents if layout.require_prompt().positions == "restart" else (sum(context.documents),):
-        out += range(first, first + length)
+def positions_of(context: Context, layout: Layout) -> np.ndarray:
+    """Positions of a context's tokens, in packed order: int64 (T,)."""
+    first, apart = context.instruction, layout.require_prompt().positions == "restart"
     start = _query_start(context, layout)
-    for length in context.queries:
-        out += range(start, start + length)
-    return out
+    runs = [(0, first)]
+    runs += [(first, length) for length in (context.documents if apart else (sum(context.documents),))]
+    runs += [(start, length) for length in context.queries]
+    begins, lengths = np.array(runs, dtype=np.int64).T
+    ends = np.cumsum(lengths)
+    positions: np.ndarray = np.arange(ends[-1]) + np.repeat(begins - (ends - lengths), lengths)
+    return positions
 
 
 def last_position(context: Context, layout: Layout) -> int:

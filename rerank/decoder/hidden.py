@@ -91,7 +91,7 @@ class HiddenReadout(DecoderReadout[_States]):
         flat = torch.tensor([row for part in rows for row in part], dtype=torch.int64)
         with torch.inference_mode(), idle_threads():
             states = self.decoder.states(
-                torch.tensor(laid.ids), torch.tensor(laid.positions), _WholePass(layouts, marks), flat
+                torch.from_numpy(laid.ids), torch.from_numpy(laid.positions), _WholePass(layouts, marks), flat
             )
             values = [
                 self._values(part, prompt).cpu().double()

@@ -118,14 +118,18 @@ def joined(kept: Sequence[torch.Tensor], own: torch.Tensor) -> torch.Tensor:
     out = own.new_empty(sum(map(len, kept)) + len(own), *own.shape[1:])
     at = 0
     # Neighbours of one form are one copy and one product, however many they are.
-    for (dtype, _), group in itertools.groupby(kept, key=lambda x: (x.dtype, x.device)):
-        rows = torch.cat(list(group)).to(own.device)
-        place = out[at : at + len(rows)]
+    for (dtype, device), group in itertools.groupby(kept, key=lambda x: (x.dtype, x.device)):
+        parts = list(group)
+        place = out[at : at + sum(map(len, parts))]
+        at += len(place)
+        if (dtype, device) == (own.dtype, own.device):
+            torch.cat(parts, out=place)
+            continue
+        rows = torch.cat(parts).to(own.device)
         if dtype == torch.int8:
             scales = rows[..., -_SCALE_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.float16)
             torch.mul(rows[..., :-_SCALE_BYTES], scales.to(own.dtype), out=place)
         else:
             place.copy_(rows)
-        at += len(rows)
     out[at:] = own
     return out

@@ -5,11 +5,9 @@ In a process of its own, because Triton decides at import whether kernels are co
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
+import sass  # beside this file
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -23,17 +21,18 @@ from sightline.kernels.packed import padded_dim
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _FLOAT32 = {"LSE", "PART", "PART_LSE", "DELTA", "D_LSE", "PART_K", "PART_V"}
 _INT32 = {"TILES", "SPLITS", "SPANS", "PARTS", "TOKENS", "POSITIONS"}
+_OTHER = {"BASE": "fp64", "HEADS": "i64"}
 # Strides are multiples of 16 in practice; so Triton specialises on that when it launches.
 _ALIGNED = re.compile(r"(q|k|v|o|d|dq|dk|dl)_(token|head|row)$")
 
 
-def build(kernel, dtype, capability, constants, warps, stages):
+def build(kernel, dtype, capability, constants, tile):
     signature, attributes, values = {}, {}, {}
     for i, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name], values[(i,)] = "constexpr", constants[name]
         elif name.isupper() or name.startswith("D_"):
-            kind = "fp32" if name in _FLOAT32 else "i32" if name in _INT32 else _NAMES[dtype]
+            kind = "fp32" if name in _FLOAT32 else "i32" if name in _INT32 else _OTHER.get(name, _NAMES[dtype])
             signature[name], attributes[(i,)] = f"*{kind}", [["tt.divisibility", 16]]
         elif name in ("scale", "scale2"):
             signature[name] = "fp32"
@@ -43,18 +42,8 @@ def build(kernel, dtype, capability, constants, warps, stages):
                 attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attributes)
     target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options={"num_warps": warps, "num_stages": stages})
-
-
-def usage(built):
-    """Registers and stack bytes per thread, as the assembler counted them."""
-    tool = next(Path(triton.__file__).parent.rglob("cuobjdump"))
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(built.asm["cubin"])
-        file.flush()
-        text = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    match = re.search(r"REG:(\d+) STACK:(\d+)", text.stdout)
-    return int(match[1]), int(match[2])
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": tile.registers}
+    return triton.compile(source, target=target, options=options)
 
 
 def cases(dtype, d, group, capability, causal, window):
@@ -64,14 +53,17 @@ def cases(dtype, d, group, capability, causal, window):
     for kernel, tile in zip((attention._forward, attention._backward_q, attention._backward_kv), tiles, strict=True):
         tile = tile.holding(group)
         yield kernel, {**shared, "ROWS": tile.rows, "KEYS": tile.keys}, tile
+    forward = tiles.forward.holding(group)
+    yield attention._combine, {**shared, "ROWS": forward.rows, "CHUNK": 16, "SOFTMAX": True}, tuning.Tile(0, 0, 4, 3)
     back = lse._backward_tile(dtype, group)
     for kernel, tile in (
-        (lse._forward, lse._tile(dtype, dim, group, 1)),
-        (lse._forward, lse._tile(dtype, dim, group, 16)),
+        (lse._forward, lse._tile(dtype, dim, group)),
         (lse._backward_q, back),
         (lse._backward_k, back),
+        (lse._token_mass, lse._mass_tile(dtype)),
     ):
-        yield kernel, {**shared, "CAUSAL": False, "ROWS": tile.rows, "KEYS": tile.keys}, tile
+        some = {"CAUSAL": False, "LARGEST": False, "APART": False, "ROWS": tile.rows, "KEYS": tile.keys}
+        yield kernel, {name: value for name, value in {**shared, **some}.items() if name in kernel.arg_names}, tile
 
 
 def main(capability, variants):
@@ -79,8 +71,8 @@ def main(capability, variants):
     for name, d, group, causal, window in variants:
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[name]
         for kernel, constants, tile in cases(dtype, d, group, capability, causal, window):
-            built = build(kernel, dtype, capability, constants, tile.warps, tile.stages)
-            registers, stack = usage(built)
+            built = build(kernel, dtype, capability, constants, tile)
+            registers, stack = sass.usage(built)
             where = f"{kernel.__module__.split('.')[-2]}{kernel.__name__}"
             print(
                 json.dumps(
@@ -88,6 +80,9 @@ def main(capability, variants):
                         "kernel": where, "dtype": name, "D": d, "G": group, "causal": causal, "window": window,
                         "tile": tile, "registers": registers, "stack": stack, "shared": built.metadata.shared,
                         "wgmma": "wgmma" in built.asm["ptx"], "mma": "mma" in built.asm["ptx"],
+                        "resident": sass.resident(registers, built.metadata.shared, tile.warps),
+                        "pipelined": "cp.async" in built.asm["ptx"],
+                        "loop": sass.main_loop(built)._asdict() if capability == 90 and "_forward" in where else None,
                         "atomics": bool(re.search(r"\b(atom|red)\.", built.asm["ptx"])),
                     }
                 ),

@@ -271,6 +271,18 @@ def test_logits_far_apart(backend, spread, device):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
+@pytest.mark.parametrize("scale", [-0.7, 0.0, 1e-30])
+def test_scales_that_turn_or_level_the_logits(backend, scale, device):
+    on = device if backend == "triton" else "cpu"
+    layout = layout_of([Context([9, 70], [5], 7)], device=on)
+    q, k, v = tensors(layout, device=on, kv_heads=1)
+    out, lse = block_attention(q, k, v, layout, scale=scale, backend=backend)
+    wanted_out, wanted_lse = exact(q, k, v, layout, scale)
+    torch.testing.assert_close(out.double().cpu(), wanted_out, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(lse.double().cpu(), wanted_lse, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_no_worse_than_torch(backend, device):
     """The error in half precision against float64 is at most torch's own on the same data."""
     on = device if backend == "triton" else "cpu"

@@ -106,6 +106,47 @@ def test_a_window_hides_tokens():
             torch.testing.assert_close(largest[row, :, index], wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("window", "dtype"), [(None, torch.float32), (6, torch.float32), (None, torch.bfloat16)])
+def test_the_kernels_say_what_torch_says(window, dtype, device):
+    q, k, layout = (x.to(device) for x in case(hq=6, hkv=2, d=20, dtype=dtype))
+    layout = layout.with_window(window)
+    largest = block_max(q, k, layout, scale=0.3, backend="triton")
+    torch.testing.assert_close(largest.cpu(), block_max(q.cpu(), k.cpu(), layout.to("cpu"), scale=0.3, backend="cpu"))
+    row = row_lse(q, k, layout, scale=0.3).double()
+    for heads, reduce in ((None, True), ([4, 0, 1], True), ([4, 0, 1], False)):
+        index = None if heads is None else torch.tensor(heads, device=device)
+        got = token_mass(q, k, layout, row, scale=0.3, heads=index, reduce=reduce, backend="triton")
+        index = None if index is None else index.cpu()
+        wanted = token_mass(
+            q.cpu(), k.cpu(), layout.to("cpu"), row.cpu(), scale=0.3, heads=index, reduce=reduce, backend="cpu"
+        )
+        for a, b in zip(got, wanted, strict=True):
+            torch.testing.assert_close(a.cpu(), b)
+
+
+def test_more_rows_and_keys_than_a_tile_has(device):
+    layout = Packing([Context([40, 50], [20, 3], 4)]).to(device)
+    q, k = (torch.randn(layout.tokens, heads, 8, device=device) for heads in (2, 1))
+    rows = q[layout.signal]
+    row = row_lse(rows, k, layout, scale=0.3)
+    got = token_mass(rows, k, layout, row, scale=0.3, backend="triton")
+    wanted = token_mass(rows.cpu(), k.cpu(), layout.to("cpu"), row.cpu(), scale=0.3, backend="cpu")
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a.cpu(), b)
+
+
+def test_gradients_are_torchs_on_every_backend(device):
+    q, k, layout = (x.to(device) for x in case())
+    results = []
+    for backend in ("triton", "cpu" if device == "cpu" else "reference"):
+        leaves = [x.detach().clone().requires_grad_() for x in (q, k)]
+        row = torch.logsumexp(block_lse(*leaves, layout, scale=0.3), 2)
+        loss = block_max(*leaves, layout, scale=0.3, backend=backend).exp().sum()
+        loss = loss + sum(x.square().sum() for x in token_mass(*leaves, layout, row, scale=0.3, backend=backend))
+        results.append(torch.autograd.grad(loss, leaves))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_half_precision_is_computed_in_single():
     q, k, layout = case(dtype=torch.bfloat16)
     largest = block_max(q, k, layout, scale=0.3)

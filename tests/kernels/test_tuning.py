@@ -3,13 +3,11 @@
 import pytest
 import torch
 
-from sightline.kernels import Context, Packing
-
+triton = pytest.importorskip("triton", reason="triton is not installed")
 tuning = pytest.importorskip("sightline.kernels.tuning", reason="triton is not installed", exc_type=ImportError)
 
 DEFAULT, FAST, TOO_LARGE = tuning.Tile(64, 64, 4, 2), tuning.Tile(128, 64, 8, 3), tuning.Tile(256, 256, 8, 4)
-LAYOUT = Packing([Context([200] * 10, [8], 4)])
-Q = torch.zeros(LAYOUT.tokens, 4, 64, dtype=torch.bfloat16)
+Q = torch.zeros(2012, 4, 64, dtype=torch.bfloat16)
 
 
 @pytest.fixture
@@ -27,8 +25,8 @@ def timed(monkeypatch):
     return calls
 
 
-def pick(layout=LAYOUT, q=Q):
-    return tuning.tuned("forward", DEFAULT, (FAST, TOO_LARGE), q, layout, 2, lambda tile: None)
+def pick(q=Q, causal=True):
+    return tuning.tuned("forward", DEFAULT, (FAST, TOO_LARGE), q, 2, causal, lambda tile: None)
 
 
 def test_the_static_table_is_the_default(timed, monkeypatch):
@@ -39,13 +37,28 @@ def test_the_static_table_is_the_default(timed, monkeypatch):
 def test_tuning_on_request_happens_once_per_kind(timed, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_AUTOTUNE", "1")
     assert pick() == FAST and timed == [DEFAULT, FAST, TOO_LARGE]
-    longer = Packing([Context([190] * 300, [64], 100)])  # more documents and tokens: the same kind
-    assert pick(longer, torch.zeros(longer.tokens, 4, 64, dtype=torch.bfloat16)) == FAST and len(timed) == 3
-    short = Packing([Context([20] * 10, [8], 4)])
-    pick(short, torch.zeros(short.tokens, 4, 64, dtype=torch.bfloat16))
+    assert pick(torch.zeros(90_000, 4, 64, dtype=torch.bfloat16)) == FAST and len(timed) == 3, "a list changes nothing"
+    pick(causal=False)
     assert len(timed) == 6
-    pick(q=Q[..., :32])
+    pick(Q[..., :32])
     assert len(timed) == 9
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        triton.runtime.errors.OutOfResources(300_000, 232_448, "shared memory"),
+        triton.runtime.errors.PTXASError("too many registers"),
+        triton.CompilationError("", None, "no such instruction"),
+    ],
+)
+def test_a_tile_that_does_not_compile_is_passed_over(error, monkeypatch):
+    monkeypatch.setattr(triton.testing, "do_bench", lambda run, **options: run())  # it wants a GPU
+
+    def run(tile):
+        raise error
+
+    assert tuning._time(run, TOO_LARGE) == float("inf")
 
 
 def test_a_tile_holds_all_heads_of_a_group():
