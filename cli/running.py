@@ -30,7 +30,7 @@ from ..errors import (
     ModelError,
     SightlineError,
 )
-from ..names import DECODERS, PREFIXES
+from ..names import DECODERS, PREFIXES, StoreName
 from ..wording import did_you_mean, quoted
 from .console import errors, visible
 
@@ -86,8 +86,8 @@ class Command(TyperCommand):
             for name, value in _single_values(ctx.params):
                 if name in _NAMED_FILES and isinstance(value, str):
                     check_path(Path(value.partition("=")[2]), _option_names(ctx)[name])
-                elif isinstance(value, Path):
-                    check_path(value, _option_names(ctx).get(name, name))
+                elif (path := _path(name, value)) is not None:
+                    check_path(path, _option_names(ctx).get(name, name))
             if _may_ask_the_hub(ctx):
                 go_offline_where_the_hub_is_away()
             return super().invoke(ctx)
@@ -249,13 +249,21 @@ def _near_path(ctx: Any, message: str) -> str:
     if "did you mean" in message:
         return ""
     for name, value in _single_values(ctx.params):
-        path = Path(value) if name == "index" and isinstance(value, str) else value
-        if isinstance(path, Path) and name not in _WRITTEN and str(path) in message and not path.exists():
+        path = _path(name, value)
+        if path is not None and name not in _WRITTEN and str(path) in message:
             with contextlib.suppress(OSError):
-                names = [neighbour.name for neighbour in path.parent.iterdir()]
+                names = [] if path.exists() else [neighbour.name for neighbour in path.parent.iterdir()]
                 if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
                     return f"; did you mean {str(path.parent / close[0])!r}?"
     return ""
+
+
+def _path(name: str, value: Any) -> Path | None:
+    """The path that a parameter is, an index in a folder being one."""
+    if name == "index" and isinstance(value, str):
+        store = StoreName.parse(value)
+        return None if store.kind == "qdrant" else Path(store.place)
+    return value if isinstance(value, Path) else None
 
 
 def _single_values(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

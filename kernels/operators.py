@@ -19,12 +19,17 @@ from .packing import Packing, of_handle
 
 __all__ = ["attention", "largest", "lse"]
 
+# Libraries that probe for a package `kernels` may import this one again, under that name. In one namespace, the second
+# copy would take the operators of the first away, and it does not know the layouts of the first.
+_NAMESPACE = __name__.partition(".")[0]
+_OPERATORS = getattr(torch.ops, _NAMESPACE)
+
 
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float, backend: str | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `sightline.kernels.block_attention`."""
-    out, lse = torch.ops.sightline.block_attention(q, k, v, layout.handle, scale, backend or "")
+    out, lse = _OPERATORS.block_attention(q, k, v, layout.handle, scale, backend or "")
     return out, lse
 
 
@@ -33,13 +38,13 @@ def lse(
 ) -> torch.Tensor:
     """See `sightline.kernels.block_lse` and `sightline.kernels.row_lse`."""
     width = layout.documents if part == "documents" else 2
-    found: torch.Tensor = torch.ops.sightline.block_lse(q, k, layout.handle, width, scale, backend or "", part)
+    found: torch.Tensor = _OPERATORS.block_lse(q, k, layout.handle, width, scale, backend or "", part)
     return found
 
 
 def largest(q: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, backend: str | None) -> torch.Tensor:
     """See `sightline.kernels.block_max`; without gradients."""
-    found: torch.Tensor = torch.ops.sightline.block_max(q, k, layout.handle, layout.documents, scale, backend or "")
+    found: torch.Tensor = _OPERATORS.block_max(q, k, layout.handle, layout.documents, scale, backend or "")
     return found
 
 
@@ -62,7 +67,7 @@ def _kernels(room: str, q: torch.Tensor, backend: str) -> Any:
 
 
 @torch.library.custom_op(
-    "sightline::block_attention",
+    f"{_NAMESPACE}::block_attention",
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, SymInt layout, float scale, str backend) -> (Tensor, Tensor)",
 )
@@ -84,7 +89,7 @@ def _(q: Any, k: Any, v: Any, layout: int, scale: float, backend: str) -> Any:
 
 
 @torch.library.custom_op(
-    "sightline::block_attention_backward",
+    f"{_NAMESPACE}::block_attention_backward",
     mutates_args=(),
     schema="(Tensor d_out, Tensor d_lse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, SymInt layout, "
     "float scale, str backend) -> (Tensor, Tensor, Tensor)",
@@ -118,7 +123,7 @@ def _keep_attention(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _differentiate_attention(ctx: Any, d_out: Any, d_lse: Any) -> Any:
-    gradients = torch.ops.sightline.block_attention_backward(d_out, d_lse, *ctx.saved_tensors, *ctx.rest)
+    gradients = _OPERATORS.block_attention_backward(d_out, d_lse, *ctx.saved_tensors, *ctx.rest)
     return (*gradients, None, None, None)
 
 
@@ -126,7 +131,7 @@ _attention.register_autograd(_differentiate_attention, setup_context=_keep_atten
 
 
 @torch.library.custom_op(
-    "sightline::block_lse",
+    f"{_NAMESPACE}::block_lse",
     mutates_args=(),
     schema="(Tensor q, Tensor k, SymInt layout, SymInt width, float scale, str backend, str part) -> Tensor",
 )
@@ -148,7 +153,7 @@ def _(q: Any, k: Any, layout: int, width: int, scale: float, backend: str, part:
 
 
 @torch.library.custom_op(
-    "sightline::block_lse_backward",
+    f"{_NAMESPACE}::block_lse_backward",
     mutates_args=(),
     schema="(Tensor d_lse, Tensor q, Tensor k, Tensor lse, SymInt layout, SymInt width, float scale, str backend, "
     "str part) -> (Tensor, Tensor)",
@@ -181,7 +186,7 @@ def _keep_lse(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _differentiate_lse(ctx: Any, d_lse: Any) -> Any:
-    gradients = torch.ops.sightline.block_lse_backward(d_lse, *ctx.saved_tensors, *ctx.rest)
+    gradients = _OPERATORS.block_lse_backward(d_lse, *ctx.saved_tensors, *ctx.rest)
     return (*gradients, None, None, None, None, None)
 
 
@@ -189,15 +194,14 @@ _lse.register_autograd(_differentiate_lse, setup_context=_keep_lse)
 
 
 @torch.library.custom_op(
-    "sightline::block_max",
+    f"{_NAMESPACE}::block_max",
     mutates_args=(),
     schema="(Tensor q, Tensor k, SymInt layout, SymInt width, float scale, str backend) -> Tensor",
 )
 def _largest(q: torch.Tensor, k: torch.Tensor, layout: int, width: int, scale: float, backend: str) -> torch.Tensor:
-    from .lse.tokens import block_max
-
-    chosen: Any = backend or None
-    return block_max(q, k, of_handle(layout), scale=scale, backend=chosen)
+    tokens = import_module(".lse.tokens", __package__)
+    found: torch.Tensor = tokens.block_max(q, k, of_handle(layout), scale=scale, backend=backend or None)
+    return found
 
 
 @_largest.register_fake

@@ -51,9 +51,9 @@ def dataset(tmp_path):
 @pytest.fixture(autouse=True)
 def toy_everywhere(monkeypatch, toy):
     """The index and the rerankers read with the toy; the rest is as it is."""
-    from sightline.retrieval import index
+    from sightline.retrieval import planning
 
-    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(planning, "load_encoder", lambda name, **options: toy)
     monkeypatch.setattr(module, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), reader=toy))
     # So that the manifest names what the settings ask for by default.
     monkeypatch.setattr(toy, "name", "minilm")
@@ -212,7 +212,7 @@ def test_depth_cuts_what_is_measured(dataset, given, tmp_path):
 
 def test_the_index_is_built_once(dataset, tmp_path, monkeypatch):
     evaluate_systems(dataset, ["dense+minilm"], tmp_path / "out")
-    monkeypatch.setattr(module.Index, "build", None)
+    monkeypatch.setattr(Index, "build", None)
     again = evaluate_systems(dataset, ["dense", "bm25+minilm"], tmp_path / "out")
     assert again.summary.index.counts["documents"] == len(TEXTS)
 
@@ -265,15 +265,15 @@ def test_a_system_is_added_in_the_same_folder(dataset, tmp_path, caplog):
 
 def test_a_baseline_of_words_embeds_nothing(dataset, tmp_path, monkeypatch, toy):
     from sightline.models import encoder
-    from sightline.retrieval import index
+    from sightline.retrieval import planning
 
-    monkeypatch.setattr(index, "load_encoder", encoder.load_encoder)
+    monkeypatch.setattr(planning, "load_encoder", encoder.load_encoder)
     monkeypatch.setattr(toy, "encode", lambda *given, **options: pytest.fail("embedded"), raising=False)
     alone = evaluate_systems(dataset, ["bm25"], tmp_path / "out", settings={"encoder": "minilm", "faiss": "HNSW8"})
     kept = {path.name for path in (tmp_path / "out" / "index").iterdir()}
     assert "documents.sqlite" in kept and not kept & {"vectors.f32", "states.fp16", "states.int8"}
     monkeypatch.undo()
-    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(planning, "load_encoder", lambda name, **options: toy)
     monkeypatch.setattr(toy, "name", "minilm")
     both = evaluate_systems(dataset, ["bm25", "dense"], tmp_path / "out")
     assert both.runs["bm25"].keys() == alone.runs["bm25"].keys()

@@ -23,9 +23,9 @@ MATRIX = Path(sightline.__file__).parent / "recipes" / "matrix.yaml"
 
 @pytest.fixture
 def toy_everywhere(monkeypatch, toy):
-    from sightline.retrieval import index
+    from sightline.retrieval import planning
 
-    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(planning, "load_encoder", lambda name, **options: toy)
     monkeypatch.setattr(module, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), reader=toy))
     monkeypatch.setattr(toy, "name", "minilm")
     return toy
@@ -50,7 +50,7 @@ def test_what_is_shared_changes_nothing(tmp_path, toy_everywhere):
 def test_first_stages_and_fetches_happen_once(tmp_path, toy_everywhere, monkeypatch):
     from sightline.retrieval.index import Index
 
-    calls = {"search_dense": 0, "search_lexical": 0, "token_keys": 0}
+    calls = {"search_dense": 0, "search_lexical": 0, "token_states": 0}
 
     def counted(name, original):
         def call(self, *arguments, **options):
@@ -63,7 +63,7 @@ def test_first_stages_and_fetches_happen_once(tmp_path, toy_everywhere, monkeypa
         monkeypatch.setattr(Index, name, counted(name, getattr(Index, name)))
     dataset = load_dataset(make(tmp_path / "zoo"))
     evaluate_systems(dataset, SYSTEMS, tmp_path / "out", candidates=4)
-    assert calls == {"search_dense": 1, "search_lexical": 3, "token_keys": 3}  # a batch; each of three queries
+    assert calls == {"search_dense": 1, "search_lexical": 3, "token_states": 3}  # a batch; each of three queries
 
 
 def test_rerankers_of_a_given_run_read_each_document_once(tmp_path, toy_everywhere, monkeypatch):

@@ -30,9 +30,9 @@ def collection(name, words=WORDS):
 @pytest.fixture(autouse=True)
 def toy_everywhere(monkeypatch, toy):
     from sightline.eval import systems
-    from sightline.retrieval import index
+    from sightline.retrieval import planning
 
-    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(planning, "load_encoder", lambda name, **options: toy)
     monkeypatch.setattr(systems, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), reader=toy))
     monkeypatch.setattr(toy, "name", "minilm")
 

@@ -28,9 +28,9 @@ def dataset():
 def toy_everywhere(monkeypatch, toy):
     from sightline.eval import systems
     from sightline.rerank import LateInteractionReranker, load_layout
-    from sightline.retrieval import index
+    from sightline.retrieval import planning
 
-    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(planning, "load_encoder", lambda name, **options: toy)
     monkeypatch.setattr(systems, "load_reranker", lambda name: LateInteractionReranker(load_layout(name), reader=toy))
     monkeypatch.setattr(toy, "name", "minilm")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sightline.errors import BackendError, InputError
-from sightline.kernels import Context, Packing, block_attention, block_lse, block_max, mass, row_lse
+from sightline.kernels import Context, Packing, block_attention, block_lse, block_max, mass, operators, row_lse
 from sightline.kernels.packing import of_handle
 
 from .shapes import tensors
@@ -58,7 +58,7 @@ def test_without_a_break_and_without_a_graph_for_each_list():
 
 def test_what_a_call_is_checked_for_is_checked_when_it_runs():
     q, k, v = tensors(LAYOUT)
-    run = torch.ops.sightline.block_attention
+    run = operators._OPERATORS.block_attention
     with pytest.raises(InputError, match="k has 3 rows"):
         run(q, k[:3], v, LAYOUT.handle, 0.25, "")
     with pytest.raises(InputError, match="scale is nan"):

@@ -892,4 +892,6 @@ def test_an_index_that_breaks_is_500_without_a_word_of_this_machine(own_index):
         searcher.index.close()
         answer = client.post("/search", json={"query": "cats"})
         assert answer.status_code == 500 and str(own_index) not in answer.text and "Traceback" not in answer.text
-        assert client.get("/health").status_code == 200
+        health = client.get("/health")
+        assert health.status_code == 503 and health.json()["status"] == "failing"
+        assert str(own_index) not in health.text and "Traceback" not in health.text

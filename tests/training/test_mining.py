@@ -120,9 +120,9 @@ WORLD = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, toy):
-    from sightline.retrieval import index
+    from sightline.retrieval import planning
 
-    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(planning, "load_encoder", lambda name, **options: toy)
     load = lambda name: LateInteractionReranker(load_layout(name), reader=toy)  # noqa: E731
     monkeypatch.setattr(systems_module, "load_reranker", load)
     monkeypatch.setattr(module, "load_reranker", load)

@@ -128,10 +128,10 @@ def test_the_reader_of_100_characters_falls_to_the_place_that_ties_leave_it(data
 
 @pytest.fixture
 def toy_everywhere(monkeypatch, toy):
-    from sightline.retrieval import index
+    from sightline.retrieval import planning
 
     made = LateInteractionReranker(load_layout("minilm"), reader=toy)
-    monkeypatch.setattr(index, "load_encoder", lambda name, **options: toy)
+    monkeypatch.setattr(planning, "load_encoder", lambda name, **options: toy)
     monkeypatch.setattr(toy, "name", "minilm")
     for module in (study, evaluating):
         monkeypatch.setattr(module, "load_reranker", lambda name: made)
