@@ -8,11 +8,13 @@ appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -28,7 +30,7 @@ from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_err
 from .manifest import Manifest
 from .open_files import OpenFiles
 from .planning import IndexSettings, check_encoder, load_built_encoder, make, plan
-from .reading import StoredBatch
+from .reading import BatchReading, ReadingPlan, StoredBatch
 from .sources import as_documents
 from .store import StoredPassage
 from .token_states import decode_spans
@@ -165,6 +167,7 @@ class Index:
         *,
         progress: Callable[[int], None] | None = None,
         overwrite: bool = False,
+        reading: BatchReading | None = None,
         **settings: Any,
     ) -> Index:
         """Make an index of ``documents``, or finish making it.
@@ -180,6 +183,8 @@ class Index:
             progress: called after each batch with the number of documents taken from the stream so far.
             overwrite: replace an index that is there already. It is built beside the old one, which can be searched
                 until it is done, and kept if it fails.
+            reading: what reads passages, such as `sightline.scale.RayReading`, which does it in several processes; the
+                index is the same. None to read them in this process.
             settings: see `create`.
 
         Raises:
@@ -189,11 +194,15 @@ class Index:
         """
         path, chosen = Path(path), IndexSettings(**settings)
         if overwrite and (path / "manifest.json").exists():
-            return cls._overwrite(path, documents, progress, chosen)
-        return cls._build(path, documents, progress, chosen)
+            return cls._overwrite(path, documents, progress, chosen, reading)
+        return cls._build(path, documents, progress, chosen, reading)
 
     @classmethod
-    def _build(cls, path: Path, documents: Any, progress: Any, settings: IndexSettings) -> Index:
+    def _build(
+        cls, path: Path, documents: Any, progress: Any, settings: IndexSettings, reading: BatchReading | None
+    ) -> Index:
+        if reading is not None and settings.decoder_states is not None:
+            raise InputError("a decoder reads passages in this process alone; leave the driver out to keep its states")
         stream = iter(as_documents(documents))
         first = next(stream, None)
         if first is None:
@@ -203,9 +212,14 @@ class Index:
             return cls._finished(path, stream, settings)
         model = _load(settings)
         index = cls._create(path, settings, model)
+        read = None
+        if reading is not None:
+            named = dataclasses.replace(settings, encoder=model.name if isinstance(settings.encoder, str) else model)
+            load = partial(_load, named)
+            read = partial(reading, plan=ReadingPlan(index.manifest, str(path), load, index.states_table))
         try:
             with index._writer.writing():
-                index._writer.write(model, stream, "resume", progress, index._decoder)
+                index._writer.write(model, stream, "resume", progress, index._decoder, read)
                 index._writer.finish()
         except BaseException:
             index.close()
@@ -234,7 +248,9 @@ class Index:
         return index
 
     @classmethod
-    def _overwrite(cls, path: Path, documents: Any, progress: Any, settings: IndexSettings) -> Index:
+    def _overwrite(
+        cls, path: Path, documents: Any, progress: Any, settings: IndexSettings, reading: BatchReading | None
+    ) -> Index:
         """Build beside the index at ``path``, then let the two change places."""
         beside = path.with_name(path.name + ".building")
         with locked(path / WRITER_LOCK, wait=PATIENCE):
@@ -244,7 +260,7 @@ class Index:
                     cls._create(beside, settings, _load(settings)).close()
                 except IndexStoreError:
                     _remove(beside)
-            cls._build(beside, documents, progress, settings).close()
+            cls._build(beside, documents, progress, settings, reading).close()
             with storage_errors(path, "the old index is kept"):
                 exchange(path, beside)
                 _remove(beside)
