@@ -1,9 +1,9 @@
 """Reading the passages of a build in Ray's workers: several processes of this machine, or of a cluster.
 
 The process that builds takes documents from their source, cuts them into passages and passes over those that are
-stored. Workers, each with the models loaded once, read what is left, a batch at a time, and give it back in order; so the
-index is the one that a single process builds, and a build that was killed goes on as any other. A store that several
-processes may write is written by the workers themselves.
+stored. Workers, each with the models loaded once, read what is left, a batch at a time, and give it back in order. So
+the index is the one that a single process builds, and a build that was killed goes on as any other. A store that
+several processes may write is written by the workers themselves.
 """
 
 from __future__ import annotations
