@@ -111,10 +111,13 @@ def search(
             result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit, min_score=min_score)
             stages = {}
     times = {"loading": loading, **result.milliseconds}
+    traffic = getattr(searcher.index, "traffic", None)  # of a store that other machines keep
     if json:
         answer = result.as_dict() | {"milliseconds": times}
         for hit in answer["hits"] if stages else ():
             hit["stages"] = {name: places.get(hit["id"]) for name, places in stages.items()}
+        if traffic is not None:
+            answer |= {"traffic": dataclasses.asdict(traffic)}
         write_json(answer)
         return
     for hit in result.hits:
@@ -123,6 +126,9 @@ def search(
         console.print("nothing found with this filter" if where_filter else "nothing found")
     spent = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
     console.print(f"{result.passages} passages; milliseconds: {spent}", style="dim", highlight=False)
+    if traffic is not None and traffic.requests:
+        fetched = f"{traffic.requests} requests to the store, {traffic.bytes / 1e6:,.1f} MB of answers"
+        console.print(fetched, style="dim", highlight=False)
     if anew and result.hits:
         _advise(searcher, result.passages)
     if console.is_terminal and result.hits:

@@ -28,7 +28,7 @@ from ..wording import quoted
 from .files import exchange
 from .qdrant_filters import BIG, MARKS, NUMBERS, TEXTS, Among, Between, HasVector, Where
 
-__all__ = ["EdgeEngine", "Engine", "Hit", "Part", "Plan", "Point", "ServerEngine", "as_uuid"]
+__all__ = ["EdgeEngine", "Engine", "Hit", "Part", "Plan", "Point", "ServerEngine", "Traffic", "as_uuid"]
 
 T = TypeVar("T")
 

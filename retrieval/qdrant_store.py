@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import numpy as np
 import xxhash
 
-from ..documents import Document, Passage
+from ..documents import Document, Passage, encodable
 from ..errors import DataError, IndexCorruptError, IndexMismatchError, IndexStoreError, InputError
 from ..models.encoder import Encoder, load_encoder
 from ..models.reader import DocumentStates
@@ -41,7 +41,7 @@ from .filters import Filter
 from .manifest import FaissRecord, LexicalRecord, Manifest, StoreRecord
 from .passages import Splitter, passage_batches
 from .planning import IndexSettings, check_encoder, load_built_encoder, plan
-from .qdrant_engines import EdgeEngine, Engine, Hit, Plan, Point, ServerEngine
+from .qdrant_engines import EdgeEngine, Engine, Hit, Plan, Point, ServerEngine, Traffic
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, payload_of, translated
 from .qdrant_words import passage_words, query_vector
 from .reading import Batch, BatchReading, ReadingPlan, StoredBatch, read_batch
@@ -157,6 +157,10 @@ class QdrantStore:
         cls, engine: Engine, planned: Manifest, options: Mapping[str, Any], encoder: Encoder | None
     ) -> QdrantStore:
         there = engine.exists()
+        if there and not engine.retrieve("passages", [_RECORD], ["layout"]) and engine.count(Where()):
+            raise IndexStoreError(
+                f"{engine.name}: there is something without a manifest of Sightline; remove it, or choose another name"
+            )
         factory = planned.faiss.factory
         engine.create(
             Plan(
@@ -165,8 +169,7 @@ class QdrantStore:
                 planned.lexical.engine != "none",
             )
         )
-        if not there or not engine.retrieve("passages", [_RECORD], ["layout"]):
-            engine.upsert("passages", [_record(planned)], new_only=True)  # of several at once, the first
+        engine.upsert("passages", [_record(planned)], new_only=True)  # the first of all who make it stays
         store = cls(engine, _manifest(engine), options=options)
         store._given_encoder = store._encoder = encoder
         if store._manifest.complete:
@@ -509,6 +512,11 @@ class QdrantStore:
         """Bytes by file, of ``qdrant-edge``; nothing of a server."""
         return self.engine.size()
 
+    @property
+    def traffic(self) -> Traffic:
+        """Requests that were sent to a server, and bytes of its answers."""
+        return self.engine.traffic
+
     def verify(self) -> None:
         """Look for passages without their vectors.
 
@@ -607,9 +615,11 @@ class QdrantStore:
             return work()
         for trial in range(1, _TRIALS + 1):
             self._reading.found, self._reading.changed = {}, False
+            writes = self.engine.writes
             try:
                 done = work()
-                if not self._reading.changed or trial == _TRIALS:
+                changed = self._reading.changed or self.engine.writes != writes
+                if not changed or trial == _TRIALS:
                     return done
             finally:
                 self._reading.found = None
@@ -618,11 +628,16 @@ class QdrantStore:
     def _changed(self) -> None:
         self._reading.changed = True
 
+    @property
+    def _watched(self) -> list[str]:
+        """What a search fetches to see whether another process changes what it found."""
+        return ["digest"] if self.engine.shared else []
+
     def _found(self, hits: Sequence[Hit]) -> None:
         """Remember of which state of its document each passage was found."""
         found = getattr(self._reading, "found", None)
         if found is not None:
-            found.update((hit.id, hit.payload.get("digest")) for hit in hits)
+            found.update((hit.id, hit.payload["digest"]) for hit in hits if "digest" in hit.payload)
 
     def search_dense(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
@@ -643,7 +658,7 @@ class QdrantStore:
             raise InputError("the encoder gave NaN or infinity for a query")
         exact = self._manifest.faiss.factory == "Flat"
         lists = (
-            self.engine.nearest("dense", vectors.tolist(), k, conditions, ["digest"], exact=exact) if queries else []
+            self.engine.nearest("dense", vectors.tolist(), k, conditions, self._watched, exact=exact) if queries else []
         )
         width = max((len(hits) for hits in lists), default=0)
         rows = np.full((len(lists), width), -1, dtype=object)
@@ -669,7 +684,7 @@ class QdrantStore:
         vector = query_vector(query, self._now().passages, self._frequency)
         hits: list[Hit] = []
         if vector:
-            [hits] = self.engine.nearest("words", [vector], k, where, ["digest"])
+            [hits] = self.engine.nearest("words", [vector], k, where, self._watched)
         self._found(hits)
         rows, scores = _ordered(hits)
         return np.array(rows, dtype=object), np.array(scores, dtype=np.float64)
@@ -720,7 +735,7 @@ class QdrantStore:
         Raises:
             InputError: if an id is not a string.
         """
-        heads = self._heads([_checked_id(id) for id in ids])
+        heads = self._heads([_checked_id(id) for id in ids], ("id", "passages"))
         rows = [_row(id) + place for id, head in heads.items() for place in range(_count(head))]
         return self.passages(rows)
 
@@ -741,10 +756,10 @@ class QdrantStore:
     def _scroll(self, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         return self.engine.scroll("passages", where, fields)
 
-    def _heads(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def _heads(self, ids: Sequence[str], fields: Sequence[str] = _FETCHED) -> dict[str, dict[str, Any]]:
         """The payload of passage 0 of the documents that are there, by their ids."""
-        rows = {id: _row(id) for id in ids if "\x00" not in id}
-        payloads = self.engine.retrieve("passages", list(rows.values()), _FETCHED) if rows else {}
+        rows = {id: _row(id) for id in ids if encodable(id)}
+        payloads = self.engine.retrieve("passages", list(rows.values()), fields) if rows else {}
         return {id: payloads[row] for id, row in rows.items() if row in payloads and payloads[row].get("id") == id}
 
     def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
@@ -762,7 +777,8 @@ class QdrantStore:
                 with contextlib.suppress(ValueError):
                     data = base64.b64decode(payload["states"], validate=True)
             if data is None or len(data) != width * (one.tokens[1] - one.tokens[0]):
-                self._changed()
+                if payload.get("digest") != getattr(one, "digest", None) and payload:
+                    self._changed()
                 logger.warning(
                     "%s: the token states of a passage of document %r are missing or of another time, so it is read "
                     "anew; updating the document writes them",
@@ -816,7 +832,7 @@ class QdrantStore:
         if isinstance(ids, str | bytes):
             raise InputError(f"{self.path}: delete takes a list of ids; for one document, [{ids!r}]")
         checked = list(dict.fromkeys(_checked_id(id) for id in ids))
-        heads = self._heads(checked)
+        heads = self._heads(checked, ("id", "passages"))
         if missing := [id for id in checked if id not in heads]:
             raise InputError(
                 f"{self.path}: no document {missing[0]!r} ({len(missing)} of {len(checked)} ids not found)"
@@ -862,7 +878,7 @@ class QdrantStore:
                     raise DataError(f"two documents have the id {twice[0]!r}", path=self.path)
                 passed.update(rows)
                 if existing != "replace":
-                    heads = self._heads([document.id for document, _ in batch])
+                    heads = self._heads([document.id for document, _ in batch], ("id", "digest"))
                     if heads and existing == "refuse":
                         raise DataError(
                             f"document {min(heads)!r} is in the index already; update replaces it (--update)",

@@ -1,0 +1,123 @@
+"""Qdrant's REST API in this process, over the local mode of its client: what a server would be asked, over HTTP."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from pydantic import TypeAdapter
+from qdrant_client import QdrantClient, models
+
+
+class QdrantApi:
+    """A server at ``url``. ``faults`` holds statuses, or ``lost`` or seconds to wait, for the requests to come."""
+
+    def __init__(self):
+        self.client = QdrantClient(":memory:")
+        self.faults, self.seen = [], []
+        lock = threading.RLock()
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def answer(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                path = self.path.partition("?")[0].strip("/").split("/")
+                fault = api.faults.pop(0) if api.faults else None
+                api.seen.append((self.command, *path))
+                if fault == "lost":
+                    self.connection.close()
+                    return
+                if isinstance(fault, float):
+                    time.sleep(fault)
+                if isinstance(fault, int):
+                    return self.send(fault, {"status": {"error": "as the test wants it"}, "time": 0.0})
+                try:
+                    with lock:
+                        result = api.do(self.command, path, body)
+                except (ValueError, KeyError) as error:
+                    return self.send(400, {"status": {"error": str(error)}, "time": 0.0})
+                self.send(200, {"result": result, "status": "ok", "time": 0.0})
+
+            def send(self, status, answer):
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.server.server_address[1]}"
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def do(self, method, path, body):
+        def given(model):
+            return TypeAdapter(model).validate_json(body)
+
+        client, done = self.client, {"operation_id": 0, "status": "completed"}
+        match method, path:
+            case "GET", ["aliases"]:
+                return plain(client.get_aliases())
+            case "POST", ["collections", "aliases"]:
+                return client.update_collection_aliases(given(models.ChangeAliasesOperation).actions)
+            case "GET", ["collections", name, "exists"]:
+                return {"exists": client.collection_exists(name)}
+            case "GET", ["collections", name]:
+                return plain(client.get_collection(name))
+            case "DELETE", ["collections", name]:
+                return client.delete_collection(name)
+            case "PUT", ["collections", name]:
+                asked = given(models.CreateCollection)
+                return client.create_collection(name, asked.vectors or {}, asked.sparse_vectors)
+            case "PUT", ["collections", name, "index"]:
+                return done
+            case "PUT", ["collections", name, "points"]:
+                asked = given(models.PointsList)
+                client.upsert(name, asked.points, update_mode=asked.update_mode)
+                return done
+            case "PUT", ["collections", name, "points", "vectors"]:
+                client.update_vectors(name, given(models.UpdateVectors).points)
+                return done
+            case "POST", ["collections", name, "points", "delete"]:
+                client.delete(name, given(models.FilterSelector))
+                return done
+            case "POST", ["collections", name, "points"]:
+                asked = given(models.PointRequest)
+                return [plain(one) for one in client.retrieve(name, asked.ids, asked.with_payload)]
+            case "POST", ["collections", name, "points", "query", "batch"]:
+                searches = given(models.QueryRequestBatch).searches
+                for search in searches:
+                    search.params = None  # it searches exactly, and warns where it is asked to
+                return [plain(one) for one in client.query_batch_points(name, searches)]
+            case "POST", ["collections", name, "points", "count"]:
+                asked = given(models.CountRequest)
+                return plain(client.count(name, asked.filter, exact=True))
+            case "POST", ["collections", name, "facet"]:
+                asked = given(models.FacetRequest)
+                return plain(client.facet(name, asked.key, asked.filter, asked.limit))
+            case "POST", ["collections", name, "points", "scroll"]:
+                asked = given(models.ScrollRequest)
+                records, following = client.scroll(
+                    name, asked.filter, asked.limit, offset=asked.offset, with_payload=asked.with_payload
+                )
+                return {"points": [plain(one) for one in records], "next_page_offset": following}
+        raise ValueError(f"no such request: {method} {'/'.join(path)}")
+
+
+def plain(model):
+    return json.loads(model.model_dump_json())
