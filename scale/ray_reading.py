@@ -99,17 +99,29 @@ class RayReading:
         """
         pool: _Pool | None = None
         window: deque[_Task] = deque()
-        following = next(batches, None)
+        failed: Exception | None = None
+
+        def take() -> Batch | None:
+            nonlocal failed
+            try:
+                return next(batches, None)
+            except Exception as error:  # raised when what came before it is written
+                failed = error
+                return None
+
+        following = take()
         while following is not None or window:
             if pool is None:
                 pool = self._start(plan)
             while following is not None and len(window) < pool.ahead and pool.has_room:
                 window.append(pool.submit(following, plan.table()))
-                following = next(batches, None)
+                following = take()
             while window and window[0].done:
                 yield window.popleft().result
             if window and not (following is not None and len(window) < pool.ahead and pool.has_room):
                 pool.wait()
+        if failed is not None:
+            raise failed
 
     # -- Ray ---------------------------------------------------------------------------------------------------------
 
