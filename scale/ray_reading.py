@@ -131,7 +131,9 @@ class RayReading:
             try:
                 self._initialise()
             except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-                raise InputError(f"Ray cannot be started or reached ({' '.join(str(error).split())[:300]})") from error
+                where = os.environ.get("RAY_ADDRESS")
+                what = f"reached at {where} (RAY_ADDRESS)" if where else "started"
+                raise InputError(f"Ray cannot be {what}: {' '.join(str(error).split())[:300]}") from error
         there = ray.cluster_resources()
         processors, gpus = int(there.get("CPU", 1)), float(there.get("GPU", 0))
         if self._gpus > gpus:
@@ -245,7 +247,7 @@ class _Pool:
         first.deaths += 1
         ids = [document.id for document, _ in first.batch]
         what = f"documents {ids[0]!r} to {ids[-1]!r}"
-        reason = " ".join(str(error).split())[:300]
+        reason = str(error).strip().partition("\n")[0].rstrip(".")[:200]
         if first.deaths >= _DEATHS:
             raise WorkerError(
                 f"{self._index}: {first.deaths} workers died with {what} ({reason}); is memory short? What was written "

@@ -7,6 +7,7 @@ import pickle
 import random
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,63 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path, monkeypatch
         with ray_reading._temporary_folder() as second:
             assert first.exists() and second.exists() and first != second
     assert list(tmp_path.iterdir()) == []
+
+
+def killed_at_random(build, seed, kills, count):
+    """Build in processes that are killed at random moments (SIGKILL), until one ends; how many were killed."""
+    draw, killed = random.Random(seed), 0
+    while True:
+        moment = draw.randrange(count) if killed < kills else count + 1
+        child = os.fork()
+        if child == 0:
+            try:
+
+                def progress(done):
+                    if done >= moment:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+                build(progress, draw.random() if killed < kills else None)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        draw.random()
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return killed
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        killed += 1
+
+
+def test_a_build_that_is_killed_twenty_times_has_every_document_once(toy, tmp_path, with_ray, monkeypatch):
+    count, options = 200, {"encoder": toy, "max_tokens": 0}
+    documents = some_documents(count)
+
+    def build(progress, chance):
+        if chance is not None:  # killed within a commit too: at its files, before it, and when it is signed
+            owner, name = [(writing, "committing"), (writing.Writer, "_append"), (writing.Writer, "_sign")][
+                int(chance * 3)
+            ]
+            real, steps = getattr(owner, name), itertools.count()
+
+            def step(*arguments, **more):
+                if next(steps) == int(chance * 1000) % 7:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **more)
+
+            if chance * 100 % 1 < 0.5:
+                monkeypatch.setattr(owner, name, step)
+        ray = FakeRay(dies=lambda work: random.Random(f"{chance} {work}").random() < 0.05, seed=0)
+        with with_ray(ray) as reading:
+            Index.build(tmp_path / "i", documents, reading=reading, progress=progress, **options).close()
+
+    assert killed_at_random(build, 0, 20, count) == 20
+    with Index.open(tmp_path / "i", encoder=toy) as index, Index.build(tmp_path / "plain", documents, **options):
+        assert index.manifest.complete and ids(index) == [document.id for document in documents]
+        assert files(tmp_path / "i") == files(tmp_path / "plain")
+        for document in documents:
+            [row], _ = index.search_lexical(document.text.split()[0], 5)
+            assert index.passages([row])[0].passage.document.id == document.id
 
 
 @pytest.mark.skipif(
