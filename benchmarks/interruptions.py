@@ -118,7 +118,7 @@ def interruptions(
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    if not moments or int(line) < moments[0]:
+                    if not line.strip().isdigit() or not moments or int(line) < moments[0]:  # Ray prints too
                         continue
                     moments.pop(0)
                     time.sleep(draw.uniform(0, 0.2))

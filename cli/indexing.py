@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +206,7 @@ def index(
         if driver is not None:
             from ..scale import RayReading
 
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # where Ray says that a worker died
             more["reading"] = stack.enter_context(RayReading(workers=workers, gpus=gpus_per_worker))
         tell = stack.enter_context(progress_bar("indexing"))
         built = build_store(

@@ -288,7 +288,7 @@ def killed_at_random(build, seed, kills, count):
         if child == 0:
             try:
 
-                def progress(done):
+                def progress(done, moment=moment):
                     if done >= moment:
                         os.kill(os.getpid(), signal.SIGKILL)
 
