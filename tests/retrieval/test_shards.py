@@ -277,14 +277,14 @@ def test_processes_that_are_killed_leave_shards_that_go_on(api, monkeypatch):
     from sightline.tests.scale.test_ray_reading import killed_at_random
 
     monkeypatch.setattr(qdrant_store, "BATCH_PASSAGES", 4)
-    documents, options = some_documents(40), {"encoder": ToyEncoder(), "max_tokens": 0}
+    documents, options = some_documents(24), {"encoder": ToyEncoder(), "max_tokens": 0}
     name = f"qdrant://{api.address}/killed"
     for number in range(2):
 
         def build(progress, chance, number=number):
             QdrantStore.build(name, documents, shard=Shard(number, 2), progress=progress, **options).close()
 
-        assert killed_at_random(build, number, 3, 16) == 3
+        assert killed_at_random(build, number, 2 - number, 9) == 2 - number
     with QdrantStore.open(name, encoder=ToyEncoder()) as store:
         assert store.manifest.complete and store.shards == (2, 2)
         assert Counter(document.id for document in store.documents()) == {document.id: 1 for document in documents}
