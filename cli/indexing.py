@@ -191,6 +191,7 @@ def index(
     If files of a folder are left out, such as those of other kinds, they are listed at the end, by kind and count.
     Hidden files and folders, __pycache__, node_modules and virtual environments are not read.
     """
+    from ..retrieval.qdrant_store import QdrantStore
     from ..retrieval.stores import build_store, is_finished
 
     if (out is None) == (store is None):
@@ -229,7 +230,7 @@ def index(
         )
     with built:
         about: dict[str, Any] = {"finished_before": True} if finished and json else {}
-        if num_shards is not None:
+        if num_shards is not None and isinstance(built, QdrantStore) and built.shards is not None:
             about["shards"] = {"done": built.shards[0], "of": num_shards, "complete": built.manifest.complete}
         _report(built, source, json, about)
         if (kept := built.manifest.token_states.model) not in (None, "minilm") and not json:

@@ -29,7 +29,7 @@ class Shard:
 
     Example:
         >>> [[id for id in "abcdef" if Shard(number, 2).holds(id)] for number in range(2)]
-        [['b', 'e', 'f'], ['a', 'c', 'd']]
+        [['d', 'e', 'f'], ['a', 'b', 'c']]
     """
 
     number: int
