@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import os
 import pickle
 import random
@@ -283,7 +284,7 @@ def killed_at_random(build, seed, kills, count):
     """Build in processes that are killed at random moments (SIGKILL), until one ends; how many were killed."""
     draw, killed = random.Random(seed), 0
     while True:
-        moment = draw.randrange(count) if killed < kills else count + 1
+        moment = draw.randrange(count) if killed < kills else math.inf
         child = os.fork()
         if child == 0:
             try:
