@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -273,10 +274,15 @@ def _temporary_folder() -> Iterator[Path]:
     parent = Path(tempfile.gettempdir())
     if len(str(parent)) > _LONGEST:
         parent = Path("/tmp")
-    for left in parent.glob(f"{_FOLDER}*/lock"):
-        with contextlib.suppress(OSError), left.open("r+b") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left.parent, ignore_errors=True)
+    for left in parent.glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            if not (left / "lock").exists():  # removed once, while processes of Ray's were still writing to it
+                if time.time() - left.stat().st_mtime > _WAIT:
+                    shutil.rmtree(left, ignore_errors=True)
+                continue
+            with (left / "lock").open("r+b") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=parent))
     try:
         with (folder / "lock").open("wb") as handle:

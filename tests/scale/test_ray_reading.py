@@ -273,8 +273,11 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path, monkeypatch
     left = tmp_path / f"{ray_reading._FOLDER}left"
     left.mkdir()
     (left / "lock").touch()
+    written = tmp_path / f"{ray_reading._FOLDER}written"  # by processes that outlived the first removal for a moment
+    written.mkdir()
+    os.utime(written, (1, 1))
     with ray_reading._temporary_folder() as first:
-        assert not left.exists()
+        assert not left.exists() and not written.exists()
         with ray_reading._temporary_folder() as second:
             assert first.exists() and second.exists() and first != second
     assert list(tmp_path.iterdir()) == []
