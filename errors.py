@@ -21,6 +21,7 @@ __all__ = [
     "SightlineError",
     "TrainingError",
     "UnknownNameError",
+    "WorkerError",
 ]
 
 
@@ -87,6 +88,10 @@ class TrainingError(SightlineError):
     """A training run cannot go on: its loss is not finite, or its saved state cannot be used."""
 
 
+class WorkerError(SightlineError):
+    """Worker processes of a build died again and again with the same documents."""
+
+
 class BackendError(SightlineError):
     """The backend that was asked for, of kernels or of a reader, cannot run here; the message says why."""
 
@@ -102,3 +107,7 @@ class MissingExtraError(SightlineError, ImportError):
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"{module!r} is not installed; install it with: pip install 'sightline-search[{extra}]'")
         self.module, self.extra = module, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Pickled by what it was made of, as it comes from a worker process."""
+        return MissingExtraError, (self.module, self.extra)

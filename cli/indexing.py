@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _SHOWN = 20
+_SCALE = "Several processes"
 
 CorpusArgument = Annotated[
     Path,
@@ -142,6 +145,46 @@ def index(
     ] = "int8",
     max_tokens: MaxTokensOption = None,
     overlap: Annotated[int, typer.Option(help="Tokens that neighbouring passages share.", rich_help_panel=INDEX)] = 0,
+    driver: Annotated[
+        Literal["ray"] | None,
+        typer.Option(
+            help="Read passages in Ray's workers (extra ray), on this machine or, where RAY_ADDRESS is set, on the "
+            "cluster there. On a Qdrant server the workers also write.",
+            rich_help_panel=_SCALE,
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="With --driver ray: how many workers; by default one for each processor.",
+            min=1,
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float,
+        typer.Option(
+            help="With --driver ray: GPUs that each worker takes, such as 1 or 0.5.", min=0, rich_help_panel=_SCALE
+        ),
+    ] = 0.0,
+    shard_id: Annotated[
+        int | None,
+        typer.Option(
+            help="Index one of --num-shards parts of the collection, counted from 0; each process indexes another.",
+            min=0,
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
+    num_shards: Annotated[
+        int | None,
+        typer.Option(
+            help="How many processes index the collection together, into one Qdrant server. The last to end finishes "
+            "the index.",
+            min=1,
+            rich_help_panel=_SCALE,
+        ),
+    ] = None,
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
@@ -150,15 +193,25 @@ def index(
     If files of a folder are left out, such as those of other kinds, they are listed at the end, by kind and count.
     Hidden files and folders, __pycache__, node_modules and virtual environments are not read.
     """
+    from ..retrieval.qdrant_store import QdrantStore
     from ..retrieval.stores import build_store, is_finished
 
     if (out is None) == (store is None):
         raise InputError("name the place of the index by --out DIRECTORY, or by --store qdrant-edge:PATH or similar")
     name = str(out) if store is None else store
+    more = _shard(name, shard_id, num_shards)
+    if driver is None and (workers is not None or gpus_per_worker):
+        raise InputError("--workers and --gpus-per-worker are for --driver ray")
     finished = not overwrite and is_finished(name)
     source = _Source(corpus, _FILES.build(settings))
     options = {"truncate_dim": truncate_dim} if truncate_dim else {}
-    with progress_bar("indexing") as tell:
+    with contextlib.ExitStack() as stack:
+        if driver is not None:
+            from ..scale import RayReading
+
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # where Ray says that a worker died
+            more["reading"] = stack.enter_context(RayReading(workers=workers, gpus=gpus_per_worker))
+        tell = stack.enter_context(progress_bar("indexing"))
         built = build_store(
             name,
             source.documents("indexing", tell),
@@ -176,9 +229,13 @@ def index(
             decoder_form=decoder_form,
             max_tokens=max_tokens,
             overlap=overlap,
+            **more,
         )
     with built:
-        _report(built, source, json, {"finished_before": True} if finished and json else {})
+        about: dict[str, Any] = {"finished_before": True} if finished and json else {}
+        if num_shards is not None and isinstance(built, QdrantStore) and built.shards is not None:
+            about["shards"] = {"done": built.shards[0], "of": num_shards, "complete": built.manifest.complete}
+        _report(built, source, json, about)
         if (kept := built.manifest.token_states.model) not in (None, "minilm") and not json:
             name = kept if kept.startswith("late-interaction:") else f"encoder:{kept}"
             console.print(f"it keeps the token states of {name}; rank by them with --rerank {name}", soft_wrap=True)
@@ -186,6 +243,23 @@ def index(
             console.print(
                 "the index was finished already, of these documents and settings; nothing was changed", soft_wrap=True
             )
+
+
+def _shard(name: str, number: int | None, of: int | None) -> dict[str, Any]:
+    """The setting of a build that is one of several."""
+    from ..names import StoreName
+    from ..retrieval.shards import Shard
+
+    if (number is None) != (of is None):
+        raise InputError("--shard-id and --num-shards go together, such as --shard-id 3 --num-shards 16")
+    if number is None or of is None:
+        return {}
+    if StoreName.parse(name).kind == "folder":
+        raise InputError(
+            "shards are written by several processes into one store, as --store qdrant://HOST:PORT/COLLECTION; for an "
+            "index in a folder, read with several by --driver ray"
+        )
+    return {"shard": Shard(number, of)}
 
 
 @takes_settings(_FILES)

@@ -9,11 +9,13 @@ centroids of the token states, which a search makes again if they are missing. `
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -40,7 +42,7 @@ from .planning import (
     plan,
     reading_by,
 )
-from .reading import StoredBatch
+from .reading import BatchReading, ReadingPlan, StoredBatch
 from .sources import as_documents
 from .store import StoredPassage
 from .token_states import decode_spans
@@ -186,6 +188,7 @@ class Index:
         *,
         progress: Callable[[int], None] | None = None,
         overwrite: bool = False,
+        reading: BatchReading | None = None,
         **settings: Any,
     ) -> Index:
         """Make an index of ``documents``, or finish making it.
@@ -201,6 +204,8 @@ class Index:
             progress: called after each batch with the number of documents taken from the stream so far.
             overwrite: replace an index that is there already. It is built beside the old one, which can be searched
                 until it is done, and kept if it fails.
+            reading: what reads passages, such as `sightline.scale.RayReading`, which does it in several processes; the
+                index is the same. None to read them in this process.
             settings: see `create`.
 
         Raises:
@@ -210,11 +215,15 @@ class Index:
         """
         path, chosen = Path(path), IndexSettings(**settings)
         if overwrite and (path / "manifest.json").exists():
-            return cls._overwrite(path, documents, progress, chosen)
-        return cls._build(path, documents, progress, chosen)
+            return cls._overwrite(path, documents, progress, chosen, reading)
+        return cls._build(path, documents, progress, chosen, reading)
 
     @classmethod
-    def _build(cls, path: Path, documents: Any, progress: Any, settings: IndexSettings) -> Index:
+    def _build(
+        cls, path: Path, documents: Any, progress: Any, settings: IndexSettings, reading: BatchReading | None
+    ) -> Index:
+        if reading is not None and settings.decoder_states is not None:
+            raise InputError("a decoder reads passages in this process alone; leave the driver out to keep its states")
         stream = iter(as_documents(documents))
         first = next(stream, None)
         if first is None:
@@ -224,9 +233,14 @@ class Index:
             return cls._finished(path, stream, settings)
         model = load_planned_encoder(settings)
         index = cls._create(path, settings, model)
+        read = None
+        if reading is not None:
+            named = dataclasses.replace(settings, encoder=model.name if isinstance(settings.encoder, str) else model)
+            load = partial(load_planned_encoder, named)
+            read = partial(reading, plan=ReadingPlan(index.manifest, str(path), load, index.states_table))
         try:
             with index._writer.writing():
-                index._writer.write(model, stream, "resume", progress, index._decoder)
+                index._writer.write(model, stream, "resume", progress, index._decoder, read)
                 index._writer.finish()
         except BaseException:
             index.close()
@@ -256,7 +270,9 @@ class Index:
         return index
 
     @classmethod
-    def _overwrite(cls, path: Path, documents: Any, progress: Any, settings: IndexSettings) -> Index:
+    def _overwrite(
+        cls, path: Path, documents: Any, progress: Any, settings: IndexSettings, reading: BatchReading | None
+    ) -> Index:
         """Build beside the index at ``path``, then let the two change places."""
         beside = path.with_name(path.name + ".building")
         with locked(path / WRITER_LOCK, wait=PATIENCE):
@@ -266,7 +282,7 @@ class Index:
                     cls._create(beside, settings, load_planned_encoder(settings)).close()
                 except IndexStoreError:
                     _remove(beside)
-            cls._build(beside, documents, progress, settings).close()
+            cls._build(beside, documents, progress, settings, reading).close()
             with storage_errors(path, "the old index is kept"):
                 exchange(path, beside)
                 _remove(beside)

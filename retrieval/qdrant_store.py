@@ -23,8 +23,10 @@ import re
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -51,7 +53,8 @@ from .planning import (
 from .qdrant_engines import EdgeEngine, Engine, Hit, Part, Plan, Point, ServerEngine, Traffic
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, payload_of, translated
 from .qdrant_words import passage_words, query_vector
-from .reading import StoredBatch, read_passages
+from .reading import Batch, BatchReading, ReadingPlan, StoredBatch, read_batch
+from .shards import Shard, ShardStream
 from .sources import as_documents
 from .store import StoredPassage, as_json
 from .token_states import decode_spans, states_form
@@ -70,7 +73,10 @@ T = TypeVar("T")
 _LAYOUT = 1
 _PASSAGES = 1 << 24  # of a document; the low bits of a point's id are the passage's number
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://sightline/passages")
-_RECORD, _MEAN, _TABLE = (uuid.uuid5(_NAMESPACE, f"\x00{name}").int for name in ("manifest", "mean length", "table"))
+_RECORD, _MEAN, _TABLE, _SHARDS = (
+    uuid.uuid5(_NAMESPACE, f"\x00{name}").int for name in ("manifest", "mean length", "table", "shards")
+)
+_OTHERWISE = "change it with add, update or delete, or build it again with overwrite"
 _FETCHED = ("id", "title", "text", "metadata", "start", "end", "truncated", "tokens", "digest", "passages")
 _EVERYTHING = 1_000_000  # different values of a field
 _SECONDS = 2.0  # how long what is counted holds where others may write
@@ -255,6 +261,8 @@ class QdrantStore:
         *,
         progress: Callable[[int], None] | None = None,
         overwrite: bool = False,
+        reading: BatchReading | None = None,
+        shard: Shard | None = None,
         timeout: float = 60.0,
         retries: int = 3,
         client: Any = None,
@@ -268,6 +276,9 @@ class QdrantStore:
             progress: called after each batch with the number of documents taken from the stream so far.
             overwrite: replace an index that is there already. It is built beside the old one, which can be searched
                 until it is done; then an alias, or the folder, is switched at once.
+            reading: see `sightline.Index.build`. On a server, what reads passages also writes them.
+            shard: index only these of the documents. Each shard is built by a call of its own, in any order, on a
+                server also at once; the last to end finishes the index. A shard that is finished is not read again.
             timeout: see `open`.
             retries: see `open`.
             client: see `open`.
@@ -276,9 +287,14 @@ class QdrantStore:
         Raises:
             DataError: if two documents have one id, or there are no documents; nothing is made then.
             IndexStoreError: if there is a finished index of other documents or settings already.
+            IndexMismatchError: if a build with another number of shards is going on, or the documents of a finished
+                shard have changed; it then counts as unfinished.
+            InputError: if ``overwrite`` and ``shard`` are both given.
             SightlineError: see `create`.
         """
         chosen = IndexSettings(**settings)
+        if shard is not None and overwrite:
+            raise InputError("several processes cannot replace an index; build the shards under another name")
         options = {"timeout": timeout, "retries": retries, "client": client}
         stream = iter(as_documents(documents))
         first = next(stream, None)
@@ -291,13 +307,19 @@ class QdrantStore:
         later = model if chosen.dtype is None else None
         try:
             there = engine.exists() and bool(engine.retrieve("passages", [_RECORD], ["layout"]))
+            if shard is not None:
+                complete = there and _manifest(engine).complete
+                make = cls._complete if complete else cls._create
+                store = make(engine, planned, options)._with(chosen, model)
+                store._build_shard(ShardStream(stream, shard), shard, reading, progress)
+                return store._with(chosen, later)
             if there and not overwrite and _manifest(engine).complete:
                 return cls._finished(engine, planned, stream, options)._with(chosen, later)
             target = engine.beside() if there and overwrite else engine
             if target is not engine and target.exists() and _leftover(target, planned):
                 target.drop()
             store = cls._create(target, planned, options)._with(chosen, model)
-            store._write_all(stream, "resume", progress)
+            store._write_all(stream, "resume", progress, store._elsewhere(reading, engine))
             store.finish()
             if target is not engine:
                 engine.take(target)
@@ -327,11 +349,7 @@ class QdrantStore:
         options: Mapping[str, Any],
     ) -> QdrantStore:
         """An index that needs no work, for it was built of these documents already."""
-        other = "change it with add, update or delete, or build it again with overwrite"
-        store = cls(engine, _manifest(engine), options=options)
-        if store._manifest.settings() != planned.settings():
-            difference = store._manifest.difference(planned)
-            raise IndexMismatchError(f"{engine.name}: there is an index with other settings ({difference}); {other}")
+        other, store = _OTHERWISE, cls._complete(engine, planned, options)
         count = 0
         while batch := list(itertools.islice(documents, BATCH_PASSAGES)):
             count += len(batch)
@@ -347,6 +365,79 @@ class QdrantStore:
             )
         logger.info("%s: complete already, with these %d documents", engine.name, count)
         return store
+
+    @classmethod
+    def _complete(cls, engine: Engine, planned: Manifest, options: Mapping[str, Any]) -> QdrantStore:
+        """A complete index with the settings that are planned."""
+        store = cls(engine, _manifest(engine), options=options)
+        if store._manifest.settings() != planned.settings():
+            difference = store._manifest.difference(planned)
+            raise IndexMismatchError(
+                f"{engine.name}: there is an index with other settings ({difference}); {_OTHERWISE}"
+            )
+        return store
+
+    def _build_shard(
+        self,
+        documents: ShardStream,
+        shard: Shard,
+        reading: BatchReading | None,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        """Write the documents of a shard, remember that it is done, and finish the index if all are."""
+        complete = self._manifest.complete
+        if not complete:
+            self.engine.upsert("passages", [Point(_SHARDS, {}, {"of": shard.of})], new_only=True)
+        of = self.engine.retrieve("passages", [_SHARDS], ["of"]).get(_SHARDS, {}).get("of")
+        if of is None:
+            raise IndexStoreError(f"{self.path}: there is an index here already, built without shards; {_OTHERWISE}")
+        if of != shard.of:
+            raise IndexMismatchError(
+                f"{self.path}: it is built in {of} shards, not in {shard.of}; go on with {of}, or remove it"
+            )
+        done = self._done_shards(shard.of).get(shard.number)
+        if done is None:
+            self._write_all(documents, "resume", progress, self._elsewhere(reading, self.engine), shard)
+            record = {"documents": documents.count, "digest": documents.digest}
+            self.engine.upsert("passages", [Point(_done_row(shard), {}, record)])
+        else:
+            for _ in documents:
+                pass
+            if done != {"documents": documents.count, "digest": documents.digest}:
+                if complete:
+                    raise IndexStoreError(f"{self.path}: there is an index of other documents in {shard}; {_OTHERWISE}")
+                self.engine.delete("passages", Where(ids=(_done_row(shard),)))
+                raise IndexMismatchError(
+                    f"{self.path}: the documents of {shard} have changed since it was finished "
+                    f"({done.get('documents')} then, {documents.count} now), so it counts as unfinished again; build "
+                    "it once more"
+                )
+            logger.info("%s: %s is done already, with %d documents", self.path, shard, documents.count)
+        self._counted = None  # others have written
+        all_done = self._done_shards(shard.of)
+        if complete or len(all_done) < shard.of:
+            return
+        expected = sum(int(record.get("documents", 0)) for record in all_done.values())
+        if expected != len(self):
+            raise IndexStoreError(
+                f"{self.path}: all shards are done and have {expected} documents, but the index has {len(self)}; did "
+                "something else write to it? Build it without shards, which reads only what is missing"
+            )
+        self.finish()
+
+    def _done_shards(self, of: int) -> dict[int, dict[str, Any]]:
+        """What the shards that are done have recorded, by number."""
+        rows = {_done_row(Shard(number, of)): number for number in range(of)}
+        return {
+            rows[row]: payload
+            for row, payload in self.engine.retrieve("passages", list(rows), ["documents", "digest"]).items()
+        }
+
+    @property
+    def shards(self) -> tuple[int, int] | None:
+        """Of a build in shards: how many are done, and how many there are; None of any other."""
+        of = self.engine.retrieve("passages", [_SHARDS], ["of"]).get(_SHARDS, {}).get("of")
+        return None if of is None else (len(self._done_shards(int(of))), int(of))
 
     @classmethod
     def copy(
@@ -803,33 +894,57 @@ class QdrantStore:
         documents: Iterable[Document],
         existing: Literal["refuse", "resume", "replace"],
         progress: Callable[[int], None] | None,
+        read: Callable[[Iterator[Batch]], Iterator[StoredBatch | None]] | None = None,
+        shard: Shard | None = None,
     ) -> int:
-        """Write a stream; ``resume`` passes over what is there, and at the end deletes what was not in the stream."""
-        written = taken = 0
+        """Write a stream; ``resume`` passes over what is there, and at the end deletes what was not in the stream.
+
+        Args:
+            documents: read as a stream.
+            existing: see `sightline.retrieval.writing.Writer.write`.
+            progress: called after each batch with the number of documents taken so far.
+            read: reads batches, in order; it may take some ahead, and write them. None to read each here.
+            shard: the documents that the stream can hold; None for all.
+        """
+        written = taken = put = 0
         passed: set[int] = set()
-        for batch in passage_batches(documents, self._splitter(), BATCH_PASSAGES):
-            taken += len(batch)
-            rows = {_row(document.id): document.id for document, _ in batch}
-            if twice := [id for row, id in rows.items() if row in passed]:
-                raise DataError(f"two documents have the id {twice[0]!r}", path=self.path)
-            passed.update(rows)
-            if existing != "replace":
-                heads = self._heads([document.id for document, _ in batch], ("id", "digest"))
-                if heads and existing == "refuse":
-                    raise DataError(
-                        f"document {min(heads)!r} is in the index already; update replaces it (--update)",
-                        path=self.path,
-                    )
-                batch = [pair for pair in batch if heads.get(pair[0].id, {}).get("digest") != _digest(pair[0], pair[1])]
-            if batch:
-                self._write(batch)
-                written += len(batch)
+        ahead: deque[tuple[int, int]] = deque()  # of each batch that is being read: taken so far, and documents
+
+        def waiting() -> Iterator[Batch]:
+            nonlocal taken
+            for batch in passage_batches(documents, self._splitter(), BATCH_PASSAGES):
+                taken += len(batch)
+                rows = {_row(document.id): document.id for document, _ in batch}
+                if twice := [id for row, id in rows.items() if row in passed]:
+                    raise DataError(f"two documents have the id {twice[0]!r}", path=self.path)
+                passed.update(rows)
+                if existing != "replace":
+                    heads = self._heads([document.id for document, _ in batch], ("id", "digest"))
+                    if heads and existing == "refuse":
+                        raise DataError(
+                            f"document {min(heads)!r} is in the index already; update replaces it (--update)",
+                            path=self.path,
+                        )
+                    batch = [pair for pair in batch if heads.get(pair[0].id, {}).get("digest") != _digest(*pair)]
+                if batch:
+                    ahead.append((taken, len(batch)))
+                    yield batch
+                elif progress is not None and not ahead:
+                    progress(taken)
+
+        for batch in (read or self._read)(waiting()):
+            if batch is not None:
+                self._put(batch)
+            put, count = ahead.popleft()
+            written += count
             if progress is not None:
-                progress(taken)
+                progress(put)
+        if progress is not None and taken > put:
+            progress(taken)
         if existing == "resume":
             gone: dict[str, dict[str, Any]] = {}
             for row, head in self._scroll(Where(must=(Among("passage", [0]),)), ["id", "passages"]):
-                if row not in passed:
+                if row not in passed and (shard is None or shard.holds(str(head.get("id")))):
                     gone[str(head.get("id"))] = head
             self._drop(gone)
         return written
@@ -852,21 +967,35 @@ class QdrantStore:
         """
         written = 0
         for batch in passage_batches(as_documents(documents), self._splitter(), BATCH_PASSAGES):
-            self._write(batch)
+            self.write_batch(batch)
             written += len(batch)
         return written
 
-    def _write(self, batch: Sequence[tuple[Document, Sequence[Passage]]]) -> None:
-        contents = [passage.contents for _, passages in batch for passage in passages]
-        read = read_passages(self.encoder, self._manifest, contents, self.path)
-        rows = None
-        if read.states is not None and self._form is not None:
-            table = self._table() if self._form.codes is None or not len(read.states) else self._learnt(read.states)
-            rows = self._form.encode(read.states, table)
-        self._put(StoredBatch(batch, read.vectors, rows, read.spans, read.offsets, read.truncated))
+    def write_batch(self, batch: Batch) -> None:
+        """Read and write documents that are cut into passages already, see `write`."""
+        for read in self._read(iter([batch])):
+            self._put(read)
+
+    def _read(self, batches: Iterator[Batch]) -> Iterator[StoredBatch]:
+        for batch in batches:
+            yield read_batch(self.encoder, self._manifest, batch, self.path, self._table())
+
+    def _elsewhere(self, reading: BatchReading | None, engine: Engine) -> Any:
+        """What reads batches in other processes, which write them too if they can open this store by its name."""
+        if reading is None:
+            return None
+        load: Callable[[], Encoder] = partial(load_built_encoder, self._manifest.encoder, self.path, self._backend)
+        if (given := self._given_encoder) is not None:
+            load = partial(_itself, given)
+        shared = self.engine.shared and self.engine is engine and self._options.get("client") is None
+        plan = ReadingPlan(self._manifest, self.path, load, self._table, self if shared else None)
+        return partial(reading, plan=plan)
 
     def _put(self, batch: StoredBatch) -> None:
         """Write documents with all that is kept of them. What a reader needs of another point is there before it."""
+        rows_of_states = batch.rows
+        if batch.states is not None and self._form is not None:
+            rows_of_states = self._form.encode(batch.states, self._learnt(batch.states) if len(batch.states) else None)
         contents = [passage.contents for _, passages in batch.documents for passage in passages]
         keeps_words = self._manifest.lexical.engine != "none"
         words = passage_words(contents) if keeps_words else []
@@ -920,8 +1049,8 @@ class QdrantStore:
                         }
                         if own.counts:
                             vectors["words"] = own.vector(mean)
-                    if batch.rows is not None:
-                        kept = {"digest": digest, "states": _encoded(batch.rows[first:stop])}
+                    if rows_of_states is not None:
+                        kept = {"digest": digest, "states": _encoded(rows_of_states[first:stop])}
                         if batch.spans is not None:
                             kept["spans"] = _encoded(batch.spans[first:stop])
                         states.append(Point(base + number, {}, kept))
@@ -1019,6 +1148,10 @@ def _open_again(name: str, encoder: Encoder | None, options: dict[str, Any]) -> 
     return QdrantStore.open(name, encoder=encoder, verify=False, **options)
 
 
+def _itself(encoder: Encoder) -> Encoder:
+    return encoder
+
+
 def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
     """The manifest of an empty index, with the encoder that its settings name.
 
@@ -1086,6 +1219,11 @@ def _row(id: str) -> int:
     """The id of a document's passage 0."""
     number = uuid.uuid5(_NAMESPACE, id).int
     return number - number % _PASSAGES
+
+
+def _done_row(shard: Shard) -> int:
+    """The id of the point that says that a shard is done."""
+    return uuid.uuid5(_NAMESPACE, f"\x00{shard}").int
 
 
 def _hex(row: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from ..errors import DataError
 from ..models.encoder import Encoder
 from ..models.reader import BlockReader
 from .manifest import Manifest
-from .token_states import encode_spans, states_reader
+from .token_states import encode_spans, states_form, states_reader
 
-__all__ = ["PassagesRead", "StoredBatch", "read_passages"]
+__all__ = ["Batch", "BatchReading", "PassagesRead", "ReadingPlan", "StoredBatch", "read_batch", "read_passages"]
+
+Batch = Sequence[tuple[Document, Sequence[Passage]]]
+"""Documents, each with its passages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +47,47 @@ class StoredBatch:
     Args:
         documents: documents, each with its passages.
         vectors: float32 (P, D), see `PassagesRead`.
-        rows: (T, ...), token states in the form that the index keeps; None if it keeps none.
+        rows: (T, ...), token states in the form that the index keeps; None if it keeps none, and where ``states`` are.
         spans: uint16 (T, 2); None if they are not kept.
         offsets: int64 (P + 1,).
         truncated: int64 (P,).
+        states: float32 (T, S), token states of the first batches of a form that is still to learn its table; else None.
     """
 
-    documents: Sequence[tuple[Document, Sequence[Passage]]]
+    documents: Batch
     vectors: np.ndarray | None
     rows: np.ndarray | None
     spans: np.ndarray | None
     offsets: np.ndarray
     truncated: np.ndarray
+    states: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ReadingPlan:
+    """What reads the batches of an index, in this process or in others.
+
+    Args:
+        manifest: says what the index keeps.
+        index: names the index in messages.
+        load: gives the encoder; can be pickled.
+        table: gives the table that the form of the token states has learnt so far, or None.
+        store: a store that several processes may write, which can be pickled: a batch may then be written where it is
+            read. None if this process alone may write.
+    """
+
+    manifest: Manifest
+    index: str
+    load: Callable[[], Encoder]
+    table: Callable[[], np.ndarray | None]
+    store: Any = None
+
+
+class BatchReading(Protocol):
+    """How the batches of a build are read: see `sightline.scale.RayReading`."""
+
+    def __call__(self, batches: Iterator[Batch], plan: ReadingPlan) -> Iterator[StoredBatch | None]:
+        """Read batches, and give them in order; None for one that was written as well, to the store of the plan."""
 
 
 def read_passages(encoder: Encoder, manifest: Manifest, contents: Sequence[str], index: object) -> PassagesRead:
@@ -88,3 +121,32 @@ def read_passages(encoder: Encoder, manifest: Manifest, contents: Sequence[str],
             bad = contents[int(np.argmin(finite))]
             raise DataError(f"the encoder gave NaN or infinity for a passage that begins {bad[:60]!r}", path=index)
     return PassagesRead(vectors if manifest.encoder.dim else None, states, spans, offsets, truncated)
+
+
+def read_batch(
+    encoder: Encoder, manifest: Manifest, documents: Batch, index: object, table: np.ndarray | None
+) -> StoredBatch:
+    """Read all that an index keeps of documents beside words.
+
+    Args:
+        encoder: its encoder.
+        manifest: says what it keeps.
+        documents: with their passages.
+        index: names the index in messages.
+        table: what the form of the token states has learnt; None where it learns nothing, and before it has.
+
+    Raises:
+        DataError: see `read_passages`.
+    """
+    contents = [passage.contents for _, passages in documents for passage in passages]
+    read = read_passages(encoder, manifest, contents, index)
+    rows, states, kept = None, None, manifest.token_states
+    if kept.dim is not None:
+        form = states_form(kept.kind, kept.dim)
+        if read.states is None:
+            rows = np.zeros((0, *form.dtype.shape), dtype=form.dtype.base)
+        elif form.codes is None or table is not None:
+            rows = form.encode(read.states, table)
+        else:
+            states = read.states
+    return StoredBatch(documents, read.vectors, rows, read.spans, read.offsets, read.truncated, states)

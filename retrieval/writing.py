@@ -12,12 +12,13 @@ import dataclasses
 import itertools
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
-from ..documents import Document, Passage
+from ..documents import Document
 from ..errors import DataError, IndexLockedError, IndexStoreError, InputError, SightlineError
 from ..files import digest, replacing
 from ..models.encoder import Encoder
@@ -28,7 +29,7 @@ from .files import WRITER_LOCK, AppendFile, committing, locked, storage_errors
 from .manifest import FaissRecord, Manifest, StoreRecord
 from .open_files import OpenFiles
 from .passages import Splitter, passage_batches
-from .reading import read_passages
+from .reading import Batch, StoredBatch, read_batch
 from .store import Segment, as_json
 
 __all__ = ["BATCH_PASSAGES", "DECODER_PASSAGES", "PATIENCE", "Writer"]
@@ -80,6 +81,7 @@ class Writer:
         existing: Literal["refuse", "resume", "replace"],
         progress: Callable[[int], None] | None,
         decoder: DecoderReader | None = None,
+        reading: Callable[[Iterator[Batch]], Iterator[StoredBatch | None]] | None = None,
     ) -> int:
         """Write documents, a batch and a commit at a time, as the one writer.
 
@@ -90,6 +92,7 @@ class Writer:
                 ``resume`` replaces those that differ and at the end deletes what was not in the stream.
             progress: called after each batch with the number of documents taken so far.
             decoder: reads the decoder states that the index keeps; None if it keeps none.
+            reading: reads batches, in order; it may take some ahead. None to read each here, by ``encoder``.
 
         Returns:
             How many documents were written.
@@ -98,38 +101,59 @@ class Writer:
             DataError: if an id is there twice, or is there already and ``existing`` is ``refuse``.
         """
         store, passages = self._files.store, self._files.settings.passages
-        written = taken = 0
+        written = taken = committed = 0
         splitter = None
         if passages.max_tokens:
             splitter = Splitter(encoder.token_offsets, passages.max_tokens, passages.overlap)
         before = store.last_number()
         passed = bytearray(before + 1)  # by document number: it was in the stream
         size = BATCH_PASSAGES if decoder is None else min(BATCH_PASSAGES, DECODER_PASSAGES)
-        for batch in passage_batches(documents, splitter, size):
-            taken += len(batch)
-            present = store.existing(document.id for document, _ in batch)
-            twice = [id for id, number in present.items() if number > before or passed[number]]
-            if twice:
-                raise DataError(f"two documents have the id {twice[0]!r}", path=self._path)
-            if present and existing == "refuse":
-                raise DataError(
-                    f"document {min(present)!r} is in the index already; update replaces it (--update)", path=self._path
-                )
-            if present and existing == "resume":
-                for number in present.values():
-                    passed[number] = True
-                stored = store.find(present)
-                batch = [pair for pair in batch if not _same(stored.get(pair[0].id), pair[0])]
-            if batch:
-                self._commit(encoder, decoder, batch, sorted(present.keys() & {document.id for document, _ in batch}))
-                written += len(batch)
+        ahead: deque[tuple[int, list[str]]] = deque()  # of each batch that is being read: taken so far, and replaced
+
+        def waiting() -> Iterator[Batch]:
+            nonlocal taken
+            for batch in passage_batches(documents, splitter, size):
+                taken += len(batch)
+                present = store.existing(document.id for document, _ in batch)
+                self._refuse_twice(id for id, number in present.items() if number > before or passed[number])
+                if present and existing == "refuse":
+                    raise DataError(
+                        f"document {min(present)!r} is in the index already; update replaces it (--update)",
+                        path=self._path,
+                    )
+                if present and existing == "resume":
+                    for number in present.values():
+                        passed[number] = True
+                    stored = store.find(present)
+                    batch = [pair for pair in batch if not _same(stored.get(pair[0].id), pair[0])]
+                if batch:
+                    ahead.append((taken, sorted(present.keys() & {document.id for document, _ in batch})))
+                    yield batch
+                elif progress is not None and not ahead:
+                    progress(taken)
+
+        def read_here(batches: Iterator[Batch]) -> Iterator[StoredBatch]:
+            for batch in batches:
+                yield read_batch(encoder, self._files.settings, batch, self._path, self._files.now().table)
+
+        for batch in (reading or read_here)(waiting()):
+            assert batch is not None
+            committed, replaced = ahead.popleft()
+            self._commit(decoder, batch, replaced)
+            written += len(batch.documents)
             if progress is not None:
-                progress(taken)
+                progress(committed)
+        if progress is not None and taken > committed:
+            progress(taken)
         if existing == "resume":
             gone = [id for number, id in store.ids().items() if number <= before and not passed[number]]
             for start in range(0, len(gone), BATCH_PASSAGES):
                 self._drop(gone[start : start + BATCH_PASSAGES])
         return written
+
+    def _refuse_twice(self, ids: Iterable[str]) -> None:
+        if (twice := next(iter(ids), None)) is not None:
+            raise DataError(f"two documents have the id {twice!r}", path=self._path)
 
     def compare(self, documents: Iterator[Document], advice: str) -> None:
         """Make sure that the index holds these documents and no others; ``advice`` says what to do if not.
@@ -169,49 +193,54 @@ class Writer:
         gone = self._files.store.delete(ids)
         self._files.words.delete([p.row for p in gone], [p.passage.contents for p in gone])
 
-    def _commit(
-        self,
-        encoder: Encoder,
-        decoder: DecoderReader | None,
-        batch: Sequence[tuple[Document, list[Passage]]],
-        replaced: Sequence[str],
-    ) -> None:
+    def _commit(self, decoder: DecoderReader | None, batch: StoredBatch, replaced: Sequence[str]) -> None:
         """Append one batch to the raw files, then make it exist."""
-        store, contents = self._files.store, [passage.contents for _, passages in batch for passage in passages]
+        store = self._files.store
         segments: list[Segment] = []
-        read = read_passages(encoder, self._files.settings, contents, self._path)
-        if read.states is not None:
-            segments += self._append_states(read.states, store.token_rows())
-            if self._files.now().manifest.token_states.spans:
-                segments.append(self._append(self._files.spans, read.spans, store.token_rows()))
-        if read.vectors is not None and self._files.vectors is not None:
-            segments.append(self._append(self._files.vectors, read.vectors, store.rows()))
+        if batch.rows is not None or batch.states is not None:
+            segments += self._append_states(batch, store.token_rows())
+            if self._files.now().manifest.token_states.spans and batch.spans is not None:
+                segments.append(self._append(self._files.spans, batch.spans, store.token_rows()))
+        if batch.vectors is not None and self._files.vectors is not None:
+            segments.append(self._append(self._files.vectors, batch.vectors, store.rows()))
         decoder_tokens: list[int] = []
         if decoder is not None:
-            blocks = [passage.as_document() for _, passages in batch for passage in passages]
+            blocks = [passage.as_document() for _, passages in batch.documents for passage in passages]
             for appended, counts in self._append_decoder_states(decoder, blocks):
                 segments.append(appended)
                 decoder_tokens += counts
+        contents = [passage.contents for _, passages in batch.documents for passage in passages]
         with self._storing(), committing(self._path), store.transaction():
+            # A batch that was read ahead may hold an id of one that was not committed yet then.
+            there = store.existing(document.id for document, _ in batch.documents)
+            self._refuse_twice(there.keys() - set(replaced))
             if replaced:
                 self._forget(replaced)
             added = store.insert(
-                [d for d, _ in batch], [p for _, p in batch], np.diff(read.offsets), read.truncated, decoder_tokens
+                [d for d, _ in batch.documents],
+                [p for _, p in batch.documents],
+                np.diff(batch.offsets),
+                batch.truncated,
+                decoder_tokens,
             )
             self._files.words.add(added, contents)
             store.record(segments)
         self._files.words.committed(added, contents)
 
-    def _append_states(self, states: np.ndarray, committed: int) -> Iterator[Segment]:
+    def _append_states(self, batch: StoredBatch, committed: int) -> Iterator[Segment]:
         """Append token states, and before the first of them the table that their form learns from them."""
-        files, table = self._files, self._files.now().table
+        files, rows = self._files, batch.rows
         assert files.states is not None and files.form is not None
-        if not len(states):
-            return
-        if files.table is not None and table is None:
-            table = files.form.learn(states)
-            yield self._append(files.table, table, 0)
-        yield self._append(files.states, files.form.encode(states, table), committed)
+        if batch.states is not None:
+            if not len(batch.states):
+                return
+            if (table := files.now().table) is None:
+                assert files.table is not None
+                table = files.form.learn(batch.states)
+                yield self._append(files.table, table, 0)
+            rows = files.form.encode(batch.states, table)
+        if rows is not None and len(rows):
+            yield self._append(files.states, rows, committed)
 
     def _append_decoder_states(
         self, decoder: DecoderReader, blocks: Sequence[Document]

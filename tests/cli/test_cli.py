@@ -183,6 +183,20 @@ def test_a_bad_record_stops_the_build_and_is_named(run, tmp_path):
     assert f"{path}:2" in err
 
 
+def test_shards_go_into_one_store(run, corpus, tmp_path):
+    pytest.importorskip("qdrant_edge", reason="the extra qdrant is not installed")
+    code, _, err = run("index", corpus, "--out", tmp_path / "made", "--shard-id", 0, "--num-shards", 2)
+    assert code == 2 and "--driver ray" in err
+    assert run("index", corpus, "--out", tmp_path / "made", "--shard-id", 0)[0] == 2
+    assert run("index", corpus, "--out", tmp_path / "made", "--workers", 2)[0] == 2
+    store = f"qdrant-edge:{tmp_path}/q"
+    for number in (1, 0):
+        shard = ["--encoder", "none", "--shard-id", number, "--num-shards", 2, "--json"]
+        code, out, err = run("index", corpus, "--store", store, *shard)
+        assert code == 0, err
+        assert json.loads(out)["shards"] == {"done": 2 - number, "of": 2, "complete": number == 0}
+
+
 def test_info_tells_the_settings(run, index):
     code, out, _ = run("info", index)
     assert code == 0

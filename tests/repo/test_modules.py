@@ -32,6 +32,7 @@ _FLOORS = {
     "training": 5,
     "cli": 6,
     "integrations": 6,
+    "scale": 6,
     "serve": 6,
     # Beside the library, and not in the wheel.
     "benchmarks": 7,
