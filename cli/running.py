@@ -249,12 +249,13 @@ def _near_path(ctx: Any, message: str) -> str:
     if "did you mean" in message:
         return ""
     for name, value in _single_values(ctx.params):
-        path = _path(name, value)
-        if path is not None and name not in _WRITTEN and str(path) in message:
-            with contextlib.suppress(OSError):
-                names = [] if path.exists() else [neighbour.name for neighbour in path.parent.iterdir()]
-                if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
-                    return f"; did you mean {str(path.parent / close[0])!r}?"
+        with contextlib.suppress(OSError, SightlineError):
+            path = _path(name, value)
+            if path is None or name in _WRITTEN or str(path) not in message or path.exists():
+                continue
+            names = [neighbour.name for neighbour in path.parent.iterdir()]
+            if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
+                return f"; did you mean {str(path.parent / close[0])!r}?"
     return ""
 
 
