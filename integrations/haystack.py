@@ -21,10 +21,11 @@ except ModuleNotFoundError as error:
 from ..documents import Grain, Unit
 from ..errors import InputError
 from ..rerank.base import Reranker
+from ..rerank.evidence import asked_evidence
 from ..rerank.placement import Order, arrange
 from ..rerank.results import relevance_or_score
 from ..search import FirstStage, Searcher, SearchResult
-from .snippets import asked_evidence, candidate, is_missing, keeping, pruned, snippets
+from .snippets import candidate, is_missing, keeping, pruned, snippets
 
 __all__ = ["SightlineRanker", "SightlineRetriever"]
 

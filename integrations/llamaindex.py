@@ -34,10 +34,11 @@ except ModuleNotFoundError as error:
 from ..documents import Grain, Unit
 from ..errors import InputError
 from ..rerank.base import Reranker
+from ..rerank.evidence import asked_evidence
 from ..rerank.placement import Order, arrange
 from ..rerank.results import Ranked, relevance_or_score
 from ..search import Searcher, SearchResult
-from .snippets import Made, Snippet, as_searcher, asked_evidence, candidate, keeping, pruned, snippets
+from .snippets import Made, Snippet, as_searcher, candidate, keeping, pruned, snippets
 
 __all__ = ["SightlineRerank", "SightlineRetriever"]
 

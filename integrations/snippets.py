@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ..documents import Grain, Unit, cleaned
+from ..documents import Unit, cleaned
 from ..errors import InputError, UnknownNameError
 from ..models.cache import CacheSettings, shared_cache
 from ..names import PREFIXES, RerankerName
 from ..rerank.base import Reranker
-from ..rerank.evidence import check_share, prune
+from ..rerank.evidence import prune
 from ..rerank.loading import as_reranker, load_reranker
 from ..rerank.placement import Order, arrange
 from ..rerank.requests import Candidate
@@ -27,7 +27,6 @@ __all__ = [
     "Made",
     "Snippet",
     "as_searcher",
-    "asked_evidence",
     "candidate",
     "drop_in",
     "is_missing",
@@ -95,18 +94,6 @@ def _snippet(hit: Hit, unit: Unit, share: float | None) -> Snippet:
         metadata["evidence"] = [dataclasses.asdict(span) for span in evidence]
     id = f"{document.id}#{start}-{end}" if part else document.id
     return Snippet(id, text, relevance_or_score(hit), metadata, document.id, start, end)
-
-
-def asked_evidence(evidence: Grain | None, share: float | None) -> Grain | None:
-    """The evidence to ask a reranker for: what the user asked for, or what pruning to this share needs.
-
-    Raises:
-        InputError: if the share is out of range.
-    """
-    if share is None:
-        return evidence
-    check_share(share)
-    return evidence or "sentence"
 
 
 def pruned(text: Any, item: Ranked, share: float | None, start: int = 0) -> Any:

@@ -12,7 +12,7 @@ from ..documents import Document, Grain
 from ..errors import InputError
 from ..sentences import sentence_spans
 
-__all__ = ["Evidence", "Pruned", "check_share", "find_evidence", "prune"]
+__all__ = ["Evidence", "Pruned", "asked_evidence", "find_evidence", "prune"]
 
 _GAP = "…"  # stands for sentences that were left out
 
@@ -111,7 +111,7 @@ def prune(text: str, evidence: Sequence[Evidence] | None, share: float, *, start
         >>> prune("Cats purr. Dogs bark.", found, 0.8).text
         '… Dogs bark.'
     """
-    check_share(share)
+    _check_share(share)
     if evidence is None:
         raise InputError('pruning needs evidence, and there is none; ask for it with evidence="sentence"')
     sentences = sentence_spans(text)
@@ -143,7 +143,19 @@ def prune(text: str, evidence: Sequence[Evidence] | None, share: float, *, start
     return Pruned("".join(pieces), tuple(sorted(spans, key=lambda span: -span.mass)))
 
 
-def check_share(share: float) -> None:
+def asked_evidence(evidence: Grain | None, share: float | None) -> Grain | None:
+    """The evidence to ask a reranker for: what the user asked for, or what pruning to this share needs.
+
+    Raises:
+        InputError: if the share is out of range.
+    """
+    if share is None:
+        return evidence
+    _check_share(share)
+    return evidence or "sentence"
+
+
+def _check_share(share: float) -> None:
     """Raise `InputError` unless this is a share that `prune` can keep."""
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise InputError(f"pruning keeps a share of the attention, a number above 0 and at most 1, not {share!r}")

@@ -24,7 +24,7 @@ from ..documents import Document
 from ..errors import InputError
 from ..models.batching import interruptible
 from ..rerank.base import Reranker
-from ..rerank.evidence import prune
+from ..rerank.evidence import asked_evidence, prune
 from ..rerank.results import relevance_or_score
 from ..search import Searcher, SearchResult
 from .bodies import JsonRoute, add_error_handlers, answer
@@ -236,7 +236,7 @@ def _add_reranking(
             body.top_n or None,
             body.max_tokens_per_doc,
             max_pair_tokens=None if pair == -1 else pair,
-            evidence=body.evidence or (None if body.prune is None else "sentence"),
+            evidence=asked_evidence(body.evidence, body.prune),
             min_score=least(body),
         )
         return answer(_rerank_response(reranker, body, await service.rank(request, work), scores))
@@ -301,7 +301,7 @@ def _add_searching(app: FastAPI, service: Service, searcher: Searcher, min_score
             body.query,
             body.k,
             where=body.where,
-            evidence=body.evidence or (None if body.prune is None else "sentence"),
+            evidence=asked_evidence(body.evidence, body.prune),
             unit=body.unit,
             min_score=min_score if body.min_score is None else body.min_score,
         )
