@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
-EXTRAS := cpu,readers,tantivy,qdrant,ray,datasets,mteb,pyterrier,serve,langchain,llamaindex,haystack,mcp,rerankers,decoders,gguf,openvino,onnx,training,dev
+EXTRAS := cpu,readers,tantivy,qdrant,ray,datasets,mteb,pyterrier,serve,langchain,llamaindex,haystack,mcp,rerankers,decoders,gguf,openvino,onnx,training,otel,docs,dev
 # On Linux, PyPI's torch brings 3 GB of CUDA libraries. For the CPU build, a tenth of that:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=

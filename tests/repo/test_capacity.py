@@ -8,7 +8,7 @@ import pytest
 import sightline
 from sightline.retrieval.token_states import SPANS, states_form
 
-PAGE = Path(sightline.__file__).parent / "docs" / "capacity.md"
+PAGE = Path(sightline.__file__).parent / "docs" / "guides" / "capacity.md"
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="not a source tree")
 PASSAGES = {"1 million": 1e6, "10 million": 1e7, "100 million": 1e8, "1 billion": 1e9}
 

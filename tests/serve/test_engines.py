@@ -10,7 +10,7 @@ import pytest
 
 import sightline
 
-DOCS = Path(sightline.__file__).parent / "docs"
+DOCS = Path(sightline.__file__).parent / "docs" / "guides"
 QUERY = 'what sound does a "happy" cat make'
 TEXTS = ["Dogs bark at strangers.", "Cats purr\nwhen content.", 'Iron "rusts".']
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="not a source tree")
