@@ -46,7 +46,7 @@ def modules():
     found = {}
     for path in sorted(_ROOT.rglob("*.py")):
         parts = path.relative_to(_ROOT).with_suffix("").parts
-        if parts[0] in ("tests", "examples", "build") or parts[0].startswith((".", "__")):
+        if parts[0] in ("tests", "examples", "docs", "build") or parts[0].startswith((".", "__")):
             continue
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

@@ -17,7 +17,7 @@ from sightline.names import SHIPPED
 _ROOT = Path(sightline.__file__).parent
 _PROJECT = _ROOT / "pyproject.toml"
 _KEPT = {".json", ".md", ".safetensors", ".yaml"}
-_NOT_SHIPPED = {"benchmarks", "examples", "recipes", "tests"}
+_NOT_SHIPPED = {"benchmarks", "docs", "examples", "recipes", "tests"}
 pytestmark = pytest.mark.skipif(not _PROJECT.exists(), reason="not a source tree")
 
 
