@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ..eval.timing import MatmulRate, copy_rate, matmul_rate
-from ..kernels import block_lse, choose
+from ..kernels import block_attention, block_lse, choose
 from ..kernels.attention.reference import block_attention as reference_attention
 from ..kernels.lse.reference import lse as reference_lse
 from ..kernels.packing import Context, Packing
 from .peers import OTHER_MASK, PEERS, Attention, Unable
 from .timing import command_line, machine, seconds_in_turns
 
-__all__ = ["Case", "Shape", "run"]
+__all__ = ["Case", "Shape", "packed_tensors", "run"]
 
 console = Console(soft_wrap=True)
 app = typer.Typer(add_completion=False)
@@ -58,12 +58,17 @@ class Case(NamedTuple):
     instruction: int
     query: int
 
-    def layout(self, device: str) -> Packing:
-        """The list as a packing: documents of ``tokens`` tokens or, if ``ragged``, of a tenth to twice as many."""
+    def layout(self, device: str, causal: bool | None = None) -> Packing:
+        """The list as a packing: documents of ``tokens`` tokens or, if ``ragged``, of a tenth to twice as many.
+
+        Args:
+            device: where the kernels will look for the offsets.
+            causal: whether blocks are causal; by default as in models of this shape.
+        """
         draw = random.Random(_SEED)
         low, high = self.tokens // 10, self.tokens * 2
         counts = [self.tokens if self.lengths == "uniform" else draw.randint(low, high) for _ in range(self.documents)]
-        causal = SHAPES[self.shape].causal
+        causal = SHAPES[self.shape].causal if causal is None else causal
         return Packing([Context(counts, [self.query], self.instruction)], causal=causal, device=device)
 
 
@@ -100,18 +105,18 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
     """
     shape = SHAPES[case.shape]
     layout = case.layout(device)
-    generator = torch.Generator(device).manual_seed(_SEED)
-    heads = shape.query_heads + 2 * shape.key_heads
-    fused = torch.randn(layout.tokens, heads, shape.dim, generator=generator, device=device, dtype=dtype)
-    q, k, v = fused.split([shape.query_heads, shape.key_heads, shape.key_heads], dim=1)
+    q, k, v = packed_tensors(shape, layout.tokens, device, dtype)
     scale = shape.dim**-0.5
 
     methods, errors, unable = _checked(case, peers, q, k, v, layout, scale)
+    parts = _parts(q, k, v, layout, scale)
     signal, signal_error = _signal(case, q, k, layout, scale)
     seconds = seconds_in_turns(methods, device) | {"block_lse": seconds_in_turns({"": signal}, device)[""]}
+    part_seconds = seconds_in_turns({name: attend for name, (attend, _) in parts.items()}, device)
     linear = _linear(shape, layout.tokens, device, dtype)
     rate, bandwidth = rates(device, dtype)
-    flops = 4 * shape.dim * shape.query_heads * layout.pairs
+    of_a_pair = 4 * shape.dim * shape.query_heads
+    flops = of_a_pair * layout.pairs
     read = k.numel() * k.element_size()
     moved = 2 * q.numel() * q.element_size() + 2 * read + 4 * q.shape[0] * q.shape[1]  # q, out, k, v, lse, once each
     return {
@@ -123,6 +128,13 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
         "unable": unable,
         "rms_error": errors,
         "useful_tflops": {name: flops / seconds[name] / 1e12 for name in methods if name not in OTHER_MASK},
+        "parts": {
+            name: {
+                "ms": 1e3 * part_seconds[name],
+                "useful_tflops": of_a_pair * pairs / part_seconds[name] / 1e12,
+            }
+            for name, (_, pairs) in parts.items()
+        },
         "share_of_matmul_rate": flops / seconds["sightline"] / rate.flops,
         "least_bytes": moved,
         "share_of_bandwidth": moved / seconds["sightline"] / bandwidth,
@@ -138,6 +150,14 @@ def run(case: Case, device: str, dtype: torch.dtype, peers: list[str]) -> dict[s
         "matmul_by": rate.by,
         "bandwidth_gb_s": bandwidth / 1e9,
     }
+
+
+def packed_tensors(shape: Shape, tokens: int, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Random queries, keys and values (tokens, heads, dim), views of one tensor as models make them."""
+    generator = torch.Generator(device).manual_seed(_SEED)
+    heads = shape.query_heads + 2 * shape.key_heads
+    fused = torch.randn(tokens, heads, shape.dim, generator=generator, device=device, dtype=dtype)
+    return list(fused.split([shape.query_heads, shape.key_heads, shape.key_heads], dim=1))
 
 
 def _checked(
@@ -169,6 +189,26 @@ def _checked(
             if errors[name] > 20 * torch.finfo(q.dtype).eps * float(expected.square().mean().sqrt()):
                 raise AssertionError(f"{name} is wrong on {case}: root mean square error {errors[name]}")
     return methods, errors, unable
+
+
+def _parts(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float
+) -> dict[str, tuple[Attention, int]]:
+    """`block_attention` of the documents alone, and of the query block behind kept documents: a call, and its pairs."""
+    (context,) = layout.contexts
+    end = layout.tokens - context.queries[0]
+    documents = Packing([context._replace(queries=())], causal=layout.causal, device=str(q.device))
+    query = layout.behind(end)
+    return {
+        "documents": (
+            lambda: block_attention(q[:end], k[:end], v[:end], documents, scale=scale)[0],
+            documents.pairs,
+        ),
+        "query block": (
+            lambda: block_attention(q[end:], k, v, query, scale=scale)[0],
+            layout.pairs - documents.pairs,
+        ),
+    }
 
 
 def _signal(
@@ -230,6 +270,8 @@ def _show(result: dict[str, Any]) -> None:
             "" if useful is None else f"{result['least_bytes'] / ms / result['bandwidth_gb_s'] / 1e6:.0%}",
             "other mask" if error is None else f"{error:.1e}",
         )
+    for name, part in result["parts"].items():
+        table.add_row(f"sightline, {name} alone", f"{part['ms']:.3f}", "", f"{part['useful_tflops']:.3g}")
     signal = result["block_lse"]
     table.add_row("block_lse", f"{result['ms']['block_lse']:.3f}", "", "", "", f"{signal['share_of_bandwidth']:.0%}")
     table.add_row("the layer's linear work", f"{result['layer_linear_ms']:.3f}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,18 +10,12 @@ import torch
 
 from ..kernels import block_attention
 from ..kernels.packing import DOCUMENT, SEEN, Packing
+from .ragged import Attention, Unable, flash_attention_3, flash_attention_4, flashinfer_paged, varlen
 from .timing import seconds_in_turns
 
 __all__ = ["OTHER_MASK", "PEERS", "Attention", "Unable"]
 
 _MAX_MASK_BYTES = 12 * 2**30  # a bool per pair of tokens, and what torch makes of it, must fit beside the rest
-
-
-class Unable(Exception):  # noqa: N818 - not an error of ours
-    """A peer that cannot run here; the text says why."""
-
-
-Attention = Callable[[], torch.Tensor]  # -> out (T, Hq, D)
 
 
 def ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float) -> Attention:
@@ -116,56 +109,6 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, sca
     return best[1]
 
 
-def varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float) -> Attention:
-    """`torch.nn.attention.varlen`: own blocks, then prefixes, merged by log-sum-exp."""
-    try:
-        from torch.nn.attention.varlen import AuxRequest, varlen_attn
-    except ImportError:
-        raise Unable("this torch has no torch.nn.attention.varlen") from None
-    if q.device.type != "cuda":
-        raise Unable("it runs on CUDA only")
-    attend_varlen: Any = varlen_attn  # its arguments differ between versions
-    known = inspect.signature(attend_varlen).parameters
-    group = q.shape[1] // k.shape[1]
-    if "enable_gqa" in known:
-        shared: dict[str, Any] = {"enable_gqa": group > 1}
-    else:
-        shared, k, v = {}, k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    if "scale" in known:
-        shared["scale"] = scale
-    elif abs(scale - q.shape[2] ** -0.5) > 1e-9:
-        raise Unable("it takes no scale in this version of torch")
-    own = {"is_causal": layout.causal} if "is_causal" in known else {"window_size": (-1, 0 if layout.causal else -1)}
-    (context,) = layout.contexts
-    first, end = context.instruction, layout.tokens - context.queries[0]
-
-    def bounds(*at: int) -> torch.Tensor:
-        return torch.tensor(at, dtype=torch.int32, device=q.device)
-
-    blocks = bounds(0, *layout.blocks["stop"].tolist())
-    longest = int((layout.blocks["stop"] - layout.blocks["start"]).max())
-    documents, queries = bounds(0, end - first), bounds(0, layout.tokens - end)
-    instruction, everything = bounds(0, first), bounds(0, end)
-    aux = AuxRequest(lse=True)
-
-    def call(*args: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        out, lse = attend_varlen(*args, return_aux=aux, **shared, **more)
-        return out, lse if lse.shape[0] == len(out) else lse.T
-
-    def attend() -> torch.Tensor:
-        out, lse = call(q, k, v, blocks, blocks, longest, longest, **own)
-        parts = [(slice(end, None), queries, everything, end)]
-        if first:
-            parts.append((slice(first, end), documents, instruction, first))
-        for rows, cu_q, cu_k, keys in parts:
-            far, far_lse = call(q[rows], k[:keys], v[:keys], cu_q, cu_k, len(q[rows]), keys)
-            weight = torch.sigmoid(far_lse - lse[rows])[..., None].to(out.dtype)
-            out[rows] = out[rows] * (1 - weight) + far * weight
-        return out
-
-    return attend
-
-
 def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
     """Torch's attention on (..., tokens, heads, D), with or without a batch."""
     op: Any = torch.nn.functional.scaled_dot_product_attention
@@ -187,6 +130,9 @@ PEERS: dict[str, Callable[..., Attention]] = {
     "SDPA, padded batch": padded,
     "FlexAttention": flex,
     "varlen_attn + merge": varlen,
+    "FlashAttention-3 + merge": flash_attention_3,
+    "FlashAttention-4 + merge": flash_attention_4,
+    "FlashInfer, pages": flashinfer_paged,
     "SDPA, dense": sdpa_dense,
 }
 OTHER_MASK = {"SDPA, dense"}

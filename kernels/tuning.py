@@ -17,13 +17,14 @@ import triton
 
 from .packed import interpreted
 
-__all__ = ["Tile", "arch", "kind", "tuned"]
+__all__ = ["TIMED", "Tile", "arch", "kind", "tuned"]
 
 logger = logging.getLogger(__name__)
 
 _UNFIT = (triton.runtime.errors.OutOfResources, triton.runtime.errors.PTXASError, triton.CompilationError)
 
-_best: dict[tuple[object, ...], Tile] = {}
+TIMED: dict[tuple[object, ...], dict[Tile, float]] = {}
+"""Milliseconds of each tile that was tried, the default first, by `kind`; infinite where it does not fit."""
 
 
 class Tile(NamedTuple):
@@ -79,11 +80,10 @@ def tuned(
     if os.environ.get("SIGHTLINE_AUTOTUNE") != "1" or interpreted() or q.dtype == torch.float32:
         return default
     key = kind(name, q, group, causal)
-    if key not in _best:
-        times = {tile: _time(run, tile) for tile in dict.fromkeys((default, *candidates))}
-        _best[key] = min(times, key=times.__getitem__)
-        logger.info("%s: %s of %s ms", key, _best[key], times)
-    return _best[key]
+    if key not in TIMED:
+        TIMED[key] = {tile: _time(run, tile) for tile in dict.fromkeys((default, *candidates))}
+        logger.info("%s: %s ms", key, TIMED[key])
+    return min(TIMED[key], key=TIMED[key].__getitem__)
 
 
 def _time(run: Callable[[Tile], None], tile: Tile) -> float:
