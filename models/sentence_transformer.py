@@ -219,9 +219,13 @@ class _ModuleReader(NetworkReader):
         self.max_length = sides["document"][0] - taken + 2  # as if special tokens were two, see `BlockReader.room`
 
     def _read_by(self, backend: Backend) -> None:
-        """From now on let a backend compute the transformer. What follows it is torch's."""
+        """From now on let a backend compute the transformer, for inference alone. What follows it is torch's."""
         self.backend = backend
-        if backend != "torch":
+        if backend == "torch":
+            from .linears import pack_linears
+
+            pack_linears(self._model[0])
+        else:
             from .backends import ConvertedNetwork
 
             ids = [text for text in self._tokenised(PROBE_TEXTS, "document", "").ids if text]
