@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from sightline.models.backends import ConvertedNetwork
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 _BY = ("--backend", "openvino")
 _DOCUMENTS = {"cats": "Cats purr when they are content.", "dogs": "Dogs bark.", "iron": "Iron rusts in wet air."}
@@ -40,6 +42,29 @@ def test_every_command_that_reads_takes_a_backend(run, beir, tmp_path):
     assert run("rerank", *runs, *_BY)[0] == 0
     code, _, err = run("rerank", *runs, "--rerank", "cross-encoder:nobody/model", *_BY)
     assert code == 2 and "has no option 'backend'" in err
+
+
+def test_the_server_reads_by_a_backend(run, monkeypatch):
+    uvicorn = pytest.importorskip("uvicorn")
+    testing = pytest.importorskip("fastapi.testclient")
+    read, answers = [], []
+    forward = ConvertedNetwork.forward
+
+    def counted(network, *arguments, **options):
+        read.append(network.backend)
+        return forward(network, *arguments, **options)
+
+    def ask(server, sockets):
+        asked = {"query": "a content cat", "documents": list(_DOCUMENTS.values())}
+        with testing.TestClient(server.config.app, base_url="http://localhost") as client:
+            answers.append(client.post("/v1/rerank", json=asked).json()["results"][0]["index"])
+        sockets[0].close()
+
+    monkeypatch.setattr(ConvertedNetwork, "forward", counted)
+    monkeypatch.setattr(uvicorn.Server, "run", ask)
+    code, _, err = run("serve", "--port", "0", *_BY)
+    assert code == 0, err
+    assert answers == [0] and set(read) == {"openvino"}
 
 
 def test_a_backend_that_there_is_not_is_refused(run, beir, tmp_path):
