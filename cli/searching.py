@@ -172,7 +172,7 @@ def _print_hit(
     query_tokens: Sequence[str],
 ) -> None:
     """Print one hit; with ``query_tokens``, also what each of them pays."""
-    head = Text.assemble((f"{hit.rank:>3}  ", "bold"), (visible(hit.document.title or hit.id), "bold cyan"))
+    head = Text.assemble((visible(hit.document.title or hit.id), "bold cyan"))
     in_title = sum(span.mass for span in hit.evidence or () if span.field == "title")
     if grain == "sentence" and in_title:
         head.append(f" [{in_title / (hit.mass or 1.0):.0%}]", "dim")
@@ -187,7 +187,7 @@ def _print_hit(
         pairs = sorted(zip(query_tokens, hit.token_mass, strict=True), key=lambda pair: -pair[1])
         tokens = ", ".join(f"{visible(token)} {mass:.1%}" for token, mass in pairs[:5])
         notes[-1] += f"; of what each query token pays: {tokens}"
-    console.print(head, soft_wrap=True)
+    _print_below(head, Text(f"{hit.rank:>3}  ", "bold"))
     _print_below(Text(", ".join(notes), "dim"))
     _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, grain))
     console.print()
@@ -216,10 +216,11 @@ def _advise(searcher: Any, passages: int) -> None:
     console.print(Text(f"note: {advice}", "yellow"))
 
 
-def _print_below(text: Text) -> None:
-    """Print indented: wrapped to a terminal, one line for whatever reads a pipe."""
+def _print_below(text: Text, first: Text | None = None) -> None:
+    """Print indented, the first line behind ``first``: wrapped to a terminal, one line for whatever reads a pipe."""
     for line in text.wrap(console, max(20, console.width - len(_INDENT))) if console.is_terminal else [text]:
-        console.print(Text(_INDENT).append_text(line), soft_wrap=True)
+        console.print((first or Text(_INDENT)).append_text(line), soft_wrap=True)
+        first = None
 
 
 def _excerpt(hit: Any) -> Text:
