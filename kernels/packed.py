@@ -4,15 +4,31 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .packing import Packing
 
-__all__ = ["LN2", "LOG2E", "LOWEST", "interpreted", "load", "load_run", "padded_dim", "positions_of", "store", "upcast"]
+__all__ = [
+    "LN2",
+    "LOG2E",
+    "LOWEST",
+    "box",
+    "interpreted",
+    "load",
+    "load_box",
+    "load_run",
+    "padded_dim",
+    "positions_of",
+    "store",
+    "upcast",
+    "wants_boxes",
+]
 
 LOG2E = tl.constexpr(math.log2(math.e))
 LN2 = tl.constexpr(math.log(2))
@@ -50,6 +66,18 @@ def load_run(
 
 
 @triton.jit
+def load_box(descriptor, first, head, ROWS: tl.constexpr, D: tl.constexpr, UPCAST: tl.constexpr):
+    """The rows (ROWS, D) of one head from ``first`` on, by the GPU's own copier (TMA); see `box`.
+
+    Unlike `load_run` it knows no end but the tensor's: the caller masks what stands behind its span, even NaN.
+    """
+    x = descriptor.load([first, head, 0]).reshape(ROWS, D)
+    if UPCAST:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
 def store(pointer, row, column, row_stride, alive, value, D: tl.constexpr, BD: tl.constexpr):
     """The counterpart of `load`; casts to what the pointer points to."""
     dims = tl.arange(0, BD)
@@ -58,6 +86,28 @@ def store(pointer, row, column, row_stride, alive, value, D: tl.constexpr, BD: t
         ok = ok & (dims < D)[None, :]
     at = pointer + (row.to(tl.int64) * row_stride + column)[:, None] + dims[None, :]
     tl.store(at, value.to(pointer.dtype.element_ty), mask=ok)
+
+
+def wants_boxes(*tensors: torch.Tensor) -> bool:
+    """Whether kernels shall load tensors (T, H, D) as boxes: ``SIGHTLINE_TMA=1``, on a GPU and in a layout that can.
+
+    The copier needs addresses and strides in units of 16 bytes, and head dimensions that are computed as they are.
+    """
+    if os.environ.get("SIGHTLINE_TMA") != "1":
+        return False
+    if not interpreted() and torch.cuda.get_device_capability(tensors[0].device) < (9, 0):
+        return False
+    return all(
+        padded_dim(x.shape[2]) == x.shape[2]
+        and x.stride(2) == 1
+        and not any(bytes % 16 for bytes in (x.data_ptr(), *(step * x.element_size() for step in x.stride()[:2])))
+        for x in tensors
+    )
+
+
+def box(x: torch.Tensor, rows: int) -> TensorDescriptor:
+    """A description of a tensor (T, H, D) for `load_box`, which loads ``rows`` tokens of a head at a time."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, 1, x.shape[2]])
 
 
 def interpreted() -> bool:

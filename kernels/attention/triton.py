@@ -17,7 +17,20 @@ import torch
 import triton
 import triton.language as tl
 
-from ..packed import LN2, LOG2E, LOWEST, load, load_run, padded_dim, positions_of, store, upcast
+from ..packed import (
+    LN2,
+    LOG2E,
+    LOWEST,
+    box,
+    load,
+    load_box,
+    load_run,
+    padded_dim,
+    positions_of,
+    store,
+    upcast,
+    wants_boxes,
+)
 from ..packing import Packing
 from ..tuning import Tile, arch, tuned
 from .tiles import key_tiles, row_tiles
@@ -42,9 +55,10 @@ def _forward(
     Q, K, V, OUT, LSE, PART, PART_LSE, TILES, POSITIONS, scale,
     q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window, first,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    hk = (tl.program_id(0) % key_heads).to(tl.int64)
+    key_head = tl.program_id(0) % key_heads
+    hk = key_head.to(tl.int64)
     start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
@@ -60,14 +74,18 @@ def _forward(
     acc = tl.zeros([ROWS, BD], tl.float32)
     far_blocks = tl.cdiv(far_stop - far_start, KEYS)
     own_shift = own_start - far_blocks * KEYS
-    keys_of_head, values_of_head = K + hk * k_head, V + hk * v_head
+    if not TMA:
+        keys_of_head, values_of_head = K + hk * k_head, V + hk * v_head
     for j in range(0, far_blocks + tl.cdiv(own_stop - own_start, KEYS)):
         is_far = j < far_blocks
         first_key = tl.where(is_far, far_start, own_shift) + j * KEYS
         left = tl.where(is_far, far_stop, own_stop) - first_key  # keys of the span from here on
-        k = load_run(keys_of_head, first_key, k_token, left, KEYS, D, BD, UPCAST)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee")
         keys, last = tl.arange(0, KEYS), left - 1  # the last key of these that a row sees
+        if TMA:
+            k = load_box(K, first_key, key_head, KEYS, D, UPCAST)
+        else:
+            k = load_run(keys_of_head, first_key, k_token, left, KEYS, D, BD, UPCAST)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee")
         if CAUSAL:
             last = tl.minimum(token - first_key, last)[:, None]
         if WINDOW:
@@ -81,7 +99,12 @@ def _forward(
         p = tl.exp2(s * scale - m_new[:, None])
         shrink = tl.exp2(m - m_new)
         l = l * shrink + tl.sum(p, 1)
-        v = load_run(values_of_head, first_key, v_token, left, KEYS, D, BD, UPCAST)
+        if TMA:
+            v = load_box(V, first_key, key_head, KEYS, D, UPCAST)
+            if left < KEYS:  # a weight of zero does not take a NaN away
+                v = tl.where(keys[:, None] < left, v, 0.0)
+        else:
+            v = load_run(values_of_head, first_key, v_token, left, KEYS, D, BD, UPCAST)
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         m = m_new
     l = tl.where(l == 0, 1.0, l)  # of a part that the window left no key
@@ -305,15 +328,18 @@ def forward(
     if scale <= 0:  # the kernel takes the maximum before it scales
         q, scale = q * (-1.0 if scale else 0.0), abs(scale) or 1.0
 
+    tma = wants_boxes(k, v)
+
     def run(tile: Tile) -> None:
         tile = tile.holding(group)
         work = row_tiles(layout, tile.rows // group, hkv)
         part, part_lse = _slots(work.slots, hkv, tile.rows, dim, q.device)
+        keys, values = (box(x, tile.keys) if tma else x for x in (k, v))
         _forward[(len(work.tiles) * hkv,)](
-            q, k, v, out, lse, part, part_lse, work.tiles, positions, scale * LOG2E.value,
+            q, keys, values, out, lse, part, part_lse, work.tiles, positions, scale * LOG2E.value,
             *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv, layout.window or 0, layout.first,
             G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, WINDOW=windowed,
-            UPCAST=upcast(q), num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
+            UPCAST=upcast(q), TMA=tma, num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
         if work.slots:
             _combine[(len(work.splits) * hkv * (tile.rows // _COMBINED_ROWS),)](

@@ -31,6 +31,8 @@ def build(kernel, dtype, capability, constants, tile):
     for i, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name], values[(i,)] = "constexpr", constants[name]
+        elif constants.get("TMA") and name in ("K", "V"):
+            signature[name] = f"tensordesc<{_NAMES[dtype]}[{tile.keys},1,{constants['D']}]>"
         elif name.isupper() or name.startswith("D_"):
             kind = "fp32" if name in _FLOAT32 else "i32" if name in _INT32 else _OTHER.get(name, _NAMES[dtype])
             signature[name], attributes[(i,)] = f"*{kind}", [["tt.divisibility", 16]]
@@ -52,8 +54,12 @@ def cases(dtype, d, group, capability, causal, window):
     tiles = attention._tiles(torch.device("cuda"), dtype, dim, group)
     for kernel, tile in zip((attention._forward, attention._backward_q, attention._backward_kv), tiles, strict=True):
         tile = tile.holding(group)
-        yield kernel, {**shared, "ROWS": tile.rows, "KEYS": tile.keys}, tile
+        constants = {**shared, "ROWS": tile.rows, "KEYS": tile.keys, "TMA": False}
+        yield kernel, {name: value for name, value in constants.items() if name in kernel.arg_names}, tile
     forward = tiles.forward.holding(group)
+    if capability == 90 and group == 4 and d == dim == 128 and dtype != torch.float32 and not window:
+        tile = forward._replace(stages=3, registers=None)  # at 128 registers, boxes spill in the loop
+        yield attention._forward, {**shared, "ROWS": tile.rows, "KEYS": tile.keys, "TMA": True}, tile
     yield attention._combine, {**shared, "ROWS": forward.rows, "CHUNK": 16, "SOFTMAX": True}, tuning.Tile(0, 0, 4, 3)
     back = lse._backward_tile(dtype, group)
     for kernel, tile in (
@@ -81,6 +87,7 @@ def main(capability, variants):
                         "tile": tile, "registers": registers, "stack": stack, "shared": built.metadata.shared,
                         "wgmma": "wgmma" in built.asm["ptx"], "mma": "mma" in built.asm["ptx"],
                         "resident": sass.resident(registers, built.metadata.shared, tile.warps),
+                        "tma": "cp.async.bulk.tensor" in built.asm["ptx"],
                         "pipelined": "cp.async" in built.asm["ptx"],
                         "loop": sass.main_loop(built)._asdict() if capability == 90 and "_forward" in where else None,
                         "atomics": bool(re.search(r"\b(atom|red)\.", built.asm["ptx"])),
