@@ -2,8 +2,8 @@
 
     python -m sightline.recipes.pictures docs/images --index demo-out/index
 
-It serves the index on a free port, asks it in a headless Chromium, and exports what ``sightline search`` prints. It needs
-the extras ``serve`` and ``dev``, Chromium and ChromeDriver.
+It serves the index on a free port, asks it in a headless Chromium, and exports what ``sightline search`` prints. It
+needs the extras ``serve`` and ``dev``, Chromium and ChromeDriver.
 """
 
 from __future__ import annotations
