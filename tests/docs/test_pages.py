@@ -5,6 +5,7 @@ leaves it out.
 """
 
 import importlib.util
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_its_commands_and_options_exist(page):
 def rerankers():
     for page in _PAGES:
         for words in lines(page):
-            for option, value in zip(words, words[1:], strict=False):
+            for option, value in itertools.pairwise(words):
                 if option == "--rerank" and words[0] == "sightline" and not value.endswith((".yaml", "none")):
                     yield page, value
 
