@@ -57,9 +57,11 @@ Length = Annotated[int, Field(description="How many characters at most.", ge=1, 
 
 
 class Evidence(TypedDict):
-    """A sentence, and its share of the query's attention to the passage."""
+    """A sentence, where in the document it stands, in characters, and its share of the attention on the passage."""
 
     text: str
+    start: int
+    end: int
     share: float
 
 
@@ -135,8 +137,9 @@ def mcp_server(searcher: Searcher, *, min_score: float | None = None) -> MCPServ
     async def search(query: Query, k: K = 5, where: Where = None, min_score: MinScore = None) -> Results:
         """Find the passages of the collection that fit a question best.
 
-        Every result has its document's id, the passage's text, the sentences that made it fit (evidence), and its
-        relevance: the estimated probability that it answers the question, or null if that is not known.
+        Every result has its document's id, the passage's text, the sentences that made it fit (evidence, with their
+        place in the document for get_document), and its relevance: the estimated probability that it answers the
+        question, or null if that is not known.
         """
         if len(query) > _CHARACTERS:
             raise ToolError(f"the query has {len(query)} characters, and at most {_CHARACTERS} are taken")
@@ -183,6 +186,14 @@ def _in_json(hit: Hit) -> Found:
         "end": hit.passage.end,
         "score": hit.score,
         "relevance": hit.relevance,
-        "evidence": [{"text": span.text, "share": round(span.mass / (hit.mass or 1.0), 4)} for span in spans[:3]],
+        "evidence": [
+            {
+                "text": span.text,
+                "start": span.start,
+                "end": span.end,
+                "share": round(span.mass / (hit.mass or 1.0), 4),
+            }
+            for span in spans[:3]
+        ],
         "metadata": dict(hit.document.metadata),
     }

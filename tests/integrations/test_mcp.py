@@ -82,6 +82,9 @@ def test_a_result_leads_to_its_document(server, searcher):
     whole, part = (a.structured_content for a in talk(server, ("get_document", {"id": "town"}), ("get_document", part)))
     assert part["text"] == result["text"]
     assert whole["text"] == searcher.index.document("town").text
+    assert result["evidence"]
+    for sentence in result["evidence"]:
+        assert whole["text"][sentence["start"] : sentence["end"]] == sentence["text"]
     assert (whole["length"], whole["start"], whole["title"]) == (len(whole["text"]), 0, "The town")
 
 
