@@ -18,7 +18,8 @@ def _section(text, heading):
 
 
 def _first_cells(text):
-    return [name for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", row)]
+    rows = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`([\w-]+)`", row)]
 
 
 def test_the_page_on_layouts_has_every_field_in_its_section():
