@@ -48,7 +48,7 @@ resolve: $(VENV)/.ready  ## check that the pins resolve against the public packa
 
 # On a machine with a CUDA build of torch. PARTS="kernels decoders" runs these parts alone.
 gpu: $(VENV)/.ready  ## run what needs a GPU: tests, tile sizes, benchmarks; say which aims hold
-	$(BIN)/python -m sightline.benchmarks.gpu $(PARTS)
+	$(BIN)/python -m sightline.recipes.gpu $(PARTS)
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

@@ -183,10 +183,10 @@ class RerankerName:
         if colon and kind == "remote":
             RemoteName.parse(rest)
             return cls("remote", rest)
-        if name in layout_names() or name.endswith((".yaml", ".yml")):
-            return cls("layout", name)
         model, layout = _model_and_layout(name)
-        return cls("hf", model, layout) if model in DECODERS else cls("folder", name)
+        if model in DECODERS:
+            return cls("hf", model, layout)
+        return cls("layout" if name in layout_names() or name.endswith((".yaml", ".yml")) else "folder", name)
 
 
 def _model_and_layout(text: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import yaml
 
 from ..errors import DataError, InputError, ModelError
 from ..files import replacing
+from ..names import layout_names
 from ..parsing import as_type, load_yaml
 from .layout import Layout
 
@@ -216,9 +217,10 @@ def find_heads(file: str | os.PathLike[str] | None, layout: Layout, model: str, 
         for shipped in shipped_heads():
             if shipped.method == method and shipped.is_of(model) and shipped.serves(layout):
                 return shipped.top(int(count))
+        named = layout.name if layout.name in layout_names() else f"FILE.yaml (that of {layout.name!r})"
         raise ModelError(
             f"layout {layout.name!r} reads selected heads, and none were found for {model!r} yet; find them with: "
-            f"sightline heads {model} --layout {layout.name} --method {method} --data FOLDER"
+            f"sightline heads {model} --layout {named} --method {method} --data FOLDER"
         )
     heads = Heads.load(path)
     for name, actual, expected, fits in (

@@ -107,9 +107,10 @@ def download(repository: str, revision: str | None = None) -> Path | None:
 
 
 def _errors() -> tuple[type[Exception], ...]:
+    import httpx  # what huggingface_hub asks by; a lost connection comes through as its error
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    return OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled
+    return OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError
 
 
 def _reason(error: Any) -> str:

@@ -36,6 +36,11 @@ def test_what_is_no_system_is_told_what_there_is(name, said):
         SystemName.parse(name)
 
 
+def test_a_decoder_with_a_name_of_its_own_takes_the_file_of_a_layout():
+    assert RerankerName.parse("smollm2#mine.yaml") == RerankerName("hf", "smollm2", "mine.yaml")
+    assert RerankerName.parse("mine.yaml").kind == "layout"
+
+
 def test_a_given_run_stands_in_the_place_of_a_first_stage():
     assert SystemName.parse("mine+minilm", given=("mine",)) == ("mine", "minilm")
     assert SystemName.parse("mine", given={"mine": 0}).reranker is None

@@ -44,6 +44,8 @@ def hub(monkeypatch, tmp_path):
 
     class HfApi:
         def create_repo(self, repository, *, private, exist_ok):
+            if not state.reachable:
+                raise httpx.ConnectError("[Errno -2] Name or service not known")
             if repository.startswith("others/"):
                 asked = httpx.Request("POST", "https://hub")
                 raise HfHubHTTPError("403 Forbidden: no right to write", response=httpx.Response(403, request=asked))
@@ -123,6 +125,8 @@ def test_what_cannot_be_is_said(hub, trained, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"there is no layout\.yaml, which sightline train writes"):
         push_to_hub(tmp_path, "me/mine")
     hub.reachable = False
+    with pytest.raises(ModelError, match="cannot write 'me/mine' on the hub: .* not known"):
+        trained.push_to_hub("me/mine")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="me/mine"):
         load_reranker("hf:me/mine")

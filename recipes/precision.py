@@ -1,6 +1,6 @@
 """Whether a decoder ranks the same in bfloat16 on a GPU as in float32 on the CPU.
 
-    python -m sightline.benchmarks.precision --out precision.json
+    python -m sightline.recipes.precision --out precision.json
 
 The lists are questions about the Python standard library, each with a passage that answers it and nine others.
 """
@@ -19,15 +19,15 @@ import typer
 from rich.table import Table
 from scipy.stats import kendalltau
 
+from ..benchmarks.timing import command_line, machine
 from ..cli.console import print_table
 from ..documents import Document
 from ..errors import InputError
 from ..eval.dataset import Dataset
 from ..eval.loading import load_dataset
-from ..recipes.pydocs.corpus import write_collection
 from ..rerank.base import Reranker
 from ..rerank.loading import load_reranker
-from .timing import command_line, machine
+from .pydocs.corpus import write_collection
 
 __all__ = ["compare", "lists_of"]
 

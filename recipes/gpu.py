@@ -1,6 +1,6 @@
 """One command for a GPU: tests, tile sizes, kernels and their peers, decoders, precision, server; and which aims hold.
 
-    python -m sightline.benchmarks.gpu            # all parts, in under ten minutes; or name some of them
+    python -m sightline.recipes.gpu            # all parts, in under ten minutes; or name some of them
 
 Each part is a process of its own with a time limit, so one that fails or hangs takes no other with it. The figures go
 into one JSON file, which is written after every part: a run of some parts renews these and keeps the others.
@@ -23,17 +23,17 @@ import torch
 import typer
 from rich.table import Table
 
+from ..benchmarks.timing import machine
 from ..cli.console import console, print_line, print_table
 from ..errors import DataError
 from ..files import replace_file
 from ..parsing import load_json, parse_json
-from ..recipes.pydocs.corpus import write_collection
-from .timing import machine
+from .pydocs.corpus import write_collection
 
 __all__ = ["AIMS", "PARTS", "Aim", "Part", "judge", "run_parts"]
 
 _ROOT = Path(__file__).parents[1]
-_RESULTS = Path(__file__).with_name("results")
+_RESULTS = _ROOT / "benchmarks" / "results"
 app = typer.Typer(add_completion=False)
 
 
@@ -70,7 +70,7 @@ PARTS = {
     "decoders": Part(
         "decoders of random weights", ("-m", "sightline.benchmarks.decoders", "--repeats", "3", "--json", "{out}"), 120
     ),
-    "precision": Part("bfloat16 beside float32", ("-m", "sightline.benchmarks.precision", "--out", "{out}"), 60),
+    "precision": Part("bfloat16 beside float32", ("-m", "sightline.recipes.precision", "--out", "{out}"), 60),
     "server": Part(
         "the server under eight clients",
         ("-m", "sightline.benchmarks.server", "chunks", "{data}", "--seconds", "5", "--rounds", "2"),

@@ -8,12 +8,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sightline.benchmarks import gpu, precision, tiles
-from sightline.benchmarks.gpu import AIMS, PARTS, Part, judge, run_parts
+from sightline.benchmarks import tiles
 from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.eval.dataset import Dataset
 from sightline.kernels import tuning
+from sightline.recipes import gpu, precision
+from sightline.recipes.gpu import AIMS, PARTS, Part, judge, run_parts
 
 WRITES = "import json, sys; json.dump({'n': 1}, open(sys.argv[1], 'w'))"
 
