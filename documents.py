@@ -1,4 +1,4 @@
-"""The words every floor shares: a document, a passage of it, and what results and evidence are counted in."""
+"""The types that all parts of Sightline share: documents, passages, and the units of results and evidence."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from .errors import InputError
 __all__ = ["Document", "Grain", "Passage", "Unit", "cleaned", "encodable"]
 
 Unit = Literal["document", "passage"]
-"""What a result is: a whole document, by its best passage, or a passage."""
+"""What a search returns: each document once, by its best passage, or every passage."""
 Grain = Literal["sentence", "token"]
-"""How fine evidence is."""
+"""The size of the spans that evidence marks: sentences or tokens."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with an identity.
+    """A text with an id.
 
-    A document may lack a text: it is then found and ranked by its title. One that lacks both (``empty``) can be
-    kept and fetched by its id, but no search finds it, and every reranker ranks it last.
+    A document may lack a text: it is then found and ranked by its title. You can store a document that has neither
+    (`empty`) and fetch it by its id, but no search finds it, and every reranker ranks it last.
 
     Args:
         id: your own id, a string with at least one character that is not a blank.
-        text: the body, which may be empty; character offsets of evidence count from its start.
-        title: read before the text by every model, never part of the offsets.
-        metadata: JSON-like values, kept as they are and usable as search filters.
+        text: the body, which may be empty. Character offsets of evidence count from its start.
+        title: the title, which every model reads before the text. Offsets do not count it.
+        metadata: JSON-like values, which are stored as they are and can be used in search filters.
 
     Raises:
         InputError: if a field is not a string, ``id`` is empty, or a string has a NUL or a lone surrogate, which
-            neither SQLite nor tokenizers can hold; `cleaned` replaces them.
+            neither SQLite nor tokenizers can hold. `cleaned` replaces such characters.
 
     Example:
         >>> Document("d1", "Cats purr.", title="Cats").contents
@@ -60,12 +60,12 @@ class Document:
 
     @property
     def contents(self) -> str:
-        """Title and text as models read them, joined by one space (the BEIR convention)."""
+        """The title and the text as models read them, joined by one space (the BEIR convention)."""
         return _joined(self.title, self.text)
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to read, neither a title nor a text; blanks do not count."""
+        """Whether the document has neither a title nor a text that is more than blanks."""
         return not (self.title.strip() or self.text.strip())
 
 
@@ -74,7 +74,7 @@ def _joined(title: str, text: str) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Whether the text has no lone surrogates."""
+    """Tell whether a text can be encoded as UTF-8, that is, has no lone surrogates."""
     if text.isascii():
         return True
     try:
@@ -85,7 +85,7 @@ def encodable(text: str) -> bool:
 
 
 def cleaned(text: str) -> str:
-    """The text with every NUL as a blank and every lone surrogate as U+FFFD, so that it is as long as it was.
+    """Replace every NUL by a blank and every lone surrogate by U+FFFD, so that the text keeps its length.
 
     Example:
         >>> cleaned("Scan 1" + chr(0))
@@ -97,7 +97,13 @@ def cleaned(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A chunk of a document: ``document.text[start:end]``, characters."""
+    """A part of a document: ``document.text[start:end]``.
+
+    Args:
+        document: the document.
+        start: the first character of the passage in the document's text, counted from 0.
+        end: the character after its last one.
+    """
 
     document: Document
     start: int
@@ -114,9 +120,9 @@ class Passage:
         return _joined(self.document.title, self.text)
 
     def as_document(self) -> Document:
-        """The passage as a document of its own, as rerankers read it: the id and title of its document, its own text.
+        """Make a document of the passage, as rerankers read it: with the id and title of its document and its own text.
 
-        A passage over the whole text is the document itself.
+        If the passage covers the whole text, you get the document itself.
 
         Example:
             >>> Passage(Document("d1", "Cats purr. Dogs bark.", title="Pets"), 11, 21).as_document().contents

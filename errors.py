@@ -1,7 +1,7 @@
-"""Every error Sightline raises on purpose.
+"""The errors that Sightline raises on purpose.
 
-A message says what was wrong, where (file and line, id, field), and what to do about it. Catch
-``SightlineError`` to catch them all.
+A message says what was wrong, where (file and line, id, field), and what to do about it. Catch ``SightlineError`` to
+catch them all.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = [
 
 
 class SightlineError(Exception):
-    """Base of all errors that Sightline raises on purpose."""
+    """The base class of all errors that Sightline raises on purpose."""
 
 
 class InputError(SightlineError, ValueError):
-    """An argument, a configuration value or a command-line option is not usable."""
+    """An argument, a configuration value or a command-line option cannot be used."""
 
 
 class UnknownNameError(InputError):
-    """There is nothing by the name that was asked for; the message says what there is."""
+    """There is nothing with the name that you gave. The message lists the names that exist."""
 
 
 class DataError(SightlineError, ValueError):
-    """A line, record or file of the user's data is not usable.
+    """A line, record or file of your data cannot be used.
 
     Args:
-        reason: what is wrong and what to do.
-        path: the file, where there is one.
-        line: the 1-based line (or record) number, where there is one.
+        reason: what is wrong and what to do about it.
+        path: the file, if there is one.
+        line: the number of the line or record, counted from 1, if there is one.
 
     Example:
         >>> str(DataError("field 'text' is empty", path="corpus.jsonl", line=7))
@@ -57,15 +57,15 @@ class DataError(SightlineError, ValueError):
 
 
 class IndexStoreError(SightlineError):
-    """An index on disk cannot be read or written (not found, wrong version, disk full, ...)."""
+    """An index cannot be read or written: it is not there, has another format, the disk is full, or similar."""
 
 
 class IndexCorruptError(IndexStoreError):
-    """A file of an index does not have the bytes it was written with; the message names the file."""
+    """A file of an index does not hold the bytes that were written to it. The message names the file."""
 
 
 class IndexMismatchError(IndexStoreError):
-    """An index was opened with another encoder or configuration than it was built with."""
+    """An index was opened with another encoder or configuration than the one it was built with."""
 
 
 class IndexLockedError(IndexStoreError):
@@ -73,7 +73,7 @@ class IndexLockedError(IndexStoreError):
 
 
 class ModelError(SightlineError):
-    """A model cannot be found, is not the one asked for, or cannot do what is asked of it."""
+    """A model cannot be found, is not the one you asked for, or cannot do what you asked of it."""
 
 
 class RemoteError(ModelError):
@@ -81,27 +81,27 @@ class RemoteError(ModelError):
 
 
 class RankingError(SightlineError):
-    """A ranking would not mean anything: NaN scores, or no signal at all."""
+    """A ranking would be meaningless, for example because scores are NaN."""
 
 
 class TrainingError(SightlineError):
-    """A training run cannot go on: its loss is not finite, or its saved state cannot be used."""
+    """A training run cannot continue: its loss is not finite, or its saved state cannot be used."""
 
 
 class WorkerError(SightlineError):
-    """Worker processes of a build died again and again with the same documents."""
+    """The worker processes of a build died repeatedly with the same documents."""
 
 
 class BackendError(SightlineError):
-    """The backend that was asked for, of kernels or of a reader, cannot run here; the message says why."""
+    """The backend that you asked for, of kernels or of a reader, cannot run here. The message says why."""
 
 
 class MissingExtraError(SightlineError, ImportError):
     """An optional dependency is not installed.
 
     Args:
-        module: the module that could not be imported.
-        extra: the extra of Sightline that brings it.
+        module: the name of the module that could not be imported.
+        extra: the extra of Sightline that installs the module.
     """
 
     def __init__(self, module: str, extra: str) -> None:

@@ -11,11 +11,11 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(package: str, where: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and ``__dir__`` of a package that imports its names lazily.
+    """Make the ``__getattr__`` and ``__dir__`` of a package that imports its names lazily.
 
     Args:
-        package: the package's ``__name__``.
-        where: by public name, the module that holds it, relative to the package.
+        package: the ``__name__`` of the package.
+        where: the module that holds each public name, relative to the package.
 
     Example:
         >>> get, _ = lazy_names("sightline", {"Document": "documents"})

@@ -15,7 +15,10 @@ _CHUNK = 1 << 22
 
 
 def digest(path: Path, start: int = 0, stop: int | None = None) -> str:
-    """XXH3-128 of a file's bytes ``[start, stop)``, as hex; guards against accidents, not against an attacker."""
+    """Hash a file's bytes ``[start, stop)`` with XXH3-128, as hexadecimal digits.
+
+    This guards against accidents, not against attackers.
+    """
     hasher = xxhash.xxh3_128()
     with path.open("rb") as file:
         file.seek(start)
@@ -31,15 +34,17 @@ def digest(path: Path, start: int = 0, stop: int | None = None) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
-    """Write a file beside its place; it takes its place if the block ends well, and is removed if not.
+    """Write a file under a temporary name beside its place.
+
+    It is moved into place if the block ends well, and removed if not.
 
     Args:
-        path: the place.
-        one_writer: nobody else writes this file at the same time. The name of the file beside it is then always the
-            same, so that the next writer overwrites what a killed one left.
+        path: the path that the file has in the end.
+        one_writer: whether nobody else writes this file at the same time. If so, the temporary name is always the same,
+            and the next writer overwrites what a killed one left.
 
     Yields:
-        The path to write to.
+        The temporary path to write to.
 
     Example:
         >>> import tempfile

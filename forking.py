@@ -1,8 +1,8 @@
 """Forked workers (multiprocessing's ``fork``, a preloading web server, a data loader) compute on one thread.
 
-A fork copies the memory of a process and only one of its threads. The pools of torch and FAISS (OpenMP) then believe in
-threads that are not there, and the first product that is shared out waits for them for ever. On one thread nothing is
-shared out.
+A fork copies the memory of a process, but only one of its threads. The thread pools of torch and FAISS (OpenMP) then
+count on threads that do not exist, and the first product that is shared among them never ends. On one thread, nothing
+is shared.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ __all__ = ["compute_alone_after_fork"]
 
 
 def compute_alone_after_fork() -> None:
-    """From now on let forked children of this process compute on one thread.
+    """Let forked children of this process compute on one thread from now on.
 
-    Called once, when Sightline is imported. Children that are to use more threads must be spawned.
+    Sightline calls this once, when it is imported. Spawn children that are to use more threads.
 
     Example:
         >>> compute_alone_after_fork()

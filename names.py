@@ -1,17 +1,19 @@
-"""The grammar of names: how systems and rerankers are written, in every command, the server and the adapters.
+"""The grammar of names: how you write systems, rerankers, lexical engines and stores everywhere in Sightline.
 
 SYSTEM   = FIRST | FIRST "+" RERANKER
-FIRST    = bm25 | sparse | dense | multivector | hybrid | hybrid-multivector | the name of a given run
-                                                  sparse: of an index with --lexical sparse:MODEL
+FIRST    = bm25 | sparse | dense | multivector | hybrid | hybrid-multivector | the name of a run that you give
 RERANKER = LAYOUT | FOLDER | FILE.yaml | DECODER[#LAYOUT] | READER[#LAYOUT] | cross-encoder:MODEL | REMOTE
          | CASCADE
-CASCADE  = RERANKER ">" RERANKER ["@" N]          the second ranks the N best of the first, 20 unless it says otherwise
-READER   = encoder:MODEL | late-interaction:MODEL    a bi-encoder's or a ColBERT-like model's token states
+READER   = encoder:MODEL | late-interaction:MODEL    the token states of a bi-encoder, or of a model like ColBERT
 DECODER  = smollm2 | hf:MODEL         MODEL = REPOSITORY | REPOSITORY:FILE.gguf | FOLDER | FILE.gguf
 REMOTE   = remote:SERVER/MODEL[#raw]              SERVER = cohere | jina | voyage | a URL that ends in /rerank
-LEXICAL  = fts5 | tantivy | pyserini | none | sparse:MODEL             what an index keeps of words
-STORE    = FOLDER | qdrant-edge:PATH | qdrant://HOST[:PORT]/COLLECTION | qdrants://HOST[:PORT]/COLLECTION    the latter
-           over TLS; where an index is
+CASCADE  = RERANKER ">" RERANKER ["@" N ["*" WEIGHT]]
+LEXICAL  = fts5 | tantivy | pyserini | none | sparse:MODEL
+STORE    = FOLDER | qdrant-edge:PATH | qdrant://HOST[:PORT]/COLLECTION | qdrants://HOST[:PORT]/COLLECTION
+
+``sparse`` searches an index that was built with ``--lexical sparse:MODEL``, ``bm25`` the others. In a cascade, the
+second reranker ranks the N best documents of the first, 20 if there is no number. ``qdrants://`` is ``qdrant://`` over
+TLS.
 """
 
 from __future__ import annotations
@@ -55,27 +57,34 @@ __all__ = [
 ]
 
 WordStage = Literal["bm25", "sparse"]
+"""A first stage that searches the words of an index, without its embeddings."""
 FirstStage = Literal["bm25", "sparse", "dense", "multivector", "hybrid", "hybrid-multivector"]
+"""A first stage: what finds the candidates of a query."""
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
+"""All first stages."""
 WORD_STAGES: tuple[WordStage, ...] = get_args(WordStage)
-"""First stages that search what an index keeps of words, without its embeddings. It has one of them at most."""
+"""The first stages that search the words of an index. An index has at most one of them."""
 FUSED_STAGES: dict[str, tuple[FirstStage, ...]] = {"hybrid": ("dense",), "hybrid-multivector": ("dense", "multivector")}
-"""First stages that fuse others, with those that each fuses with the words of an index."""
+"""The first stages that fuse others, each with those that it fuses with the words of an index."""
 EMBEDDED_STAGES: tuple[FirstStage, ...] = ("dense", "hybrid", "hybrid-multivector")
-"""First stages that search the embeddings of an index."""
+"""The first stages that search the embeddings of an index."""
 MULTIVECTOR_STAGES: tuple[FirstStage, ...] = ("multivector", "hybrid-multivector")
-"""First stages that search the token states of an index."""
+"""The first stages that search the token states of an index."""
 Kind = Literal["layout", "folder", "hf", "cross-encoder", "encoder", "late-interaction", "remote", "cascade"]
-PREFIXES = ("hf", "cross-encoder", "encoder", "late-interaction")  # before the name of a model of the hub
+"""A kind of reranker; see `RerankerName`."""
+PREFIXES = ("hf", "cross-encoder", "encoder", "late-interaction")
+"""The kinds of rerankers whose prefix stands before the name of a model on the hub."""
 CASCADE_TOP = 20
-"""How many documents the second reranker of a cascade ranks, if its name does not say."""
+"""The number of documents that the second reranker of a cascade ranks if its name gives none."""
 _DATA = resources.files(__package__) / "data"
 LAYOUTS = _DATA / "layouts"
+"""The folder of the layouts that ship with Sightline."""
 SHIPPED = {name: Path(str(_DATA / name.replace("-", "_"))) for name in ("sightline-mini", "sightline-135m")}
-# Kinds of block readers, each with the layout that it gets if none is named.
+"""The trained rerankers that ship with Sightline, each with its folder."""
 READERS: dict[Kind, str] = {"encoder": "minilm-log-mass", "late-interaction": "minilm-maxsim"}
-# Decoder models that have a name of their own, each with the layout that it gets if none is named.
+"""The kinds of block readers, each with the layout that it gets if you name none."""
 DECODERS = {"smollm2": "icr-block-heads"}
+"""The decoders that have a name of their own, each with the layout that it gets if you name none."""
 # The number of documents may be followed by a weight; anything else belongs to the name.
 _ENDING = re.compile(r"@(?P<top>\d{1,9})(?:\*(?P<weight>\d{1,9}(?:\.\d{1,9})?|\.\d{1,9}))?$", re.ASCII)
 _LEXICAL = ("fts5", "tantivy", "pyserini", "none")
@@ -89,16 +98,16 @@ _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | r
 
 
 def layout_names() -> list[str]:
-    """Names of the layouts that ship with Sightline."""
+    """List the layouts that ship with Sightline."""
     return sorted(file.name.removesuffix(".yaml") for file in LAYOUTS.iterdir() if file.name.endswith(".yaml"))
 
 
 class SystemName(NamedTuple):
-    """A system: a first stage, and perhaps a reranker of what it finds.
+    """The name of a system: a first stage, and maybe a reranker of what it finds.
 
     Args:
-        first: one of `FIRST_STAGES`, such as ``dense``, or the name of a given run.
-        reranker: a name for `sightline.load_reranker`, or None.
+        first: one of `FIRST_STAGES`, such as ``dense``, or the name of a run that you give.
+        reranker: the name of a reranker, as `sightline.load_reranker` takes it. None for the first stage alone.
 
     Example:
         >>> SystemName.parse("dense+hf:Qwen/Qwen3-0.6B#icr")
@@ -113,11 +122,11 @@ class SystemName(NamedTuple):
         """Parse a name.
 
         Args:
-            name: ``FIRST`` or ``FIRST+RERANKER``.
-            given: names of given runs, which can stand in the place of a first stage.
+            name: a name of the form ``FIRST`` or ``FIRST+RERANKER``.
+            given: the names of runs that you give, which can take the place of a first stage.
 
         Raises:
-            InputError: if it is not a name of a system.
+            InputError: if this is not the name of a system.
         """
         if not isinstance(name, str):
             raise InputError(f"a system is named by a text, such as 'dense+minilm', not by {quoted(name)}")
@@ -136,15 +145,16 @@ class SystemName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RerankerName:
-    """A reranker's name, taken apart.
+    """The parts of a reranker's name.
 
     Args:
-        kind: ``hf``, ``cross-encoder``, ``encoder``, ``late-interaction`` or ``remote`` before a colon; ``layout`` for
-            a layout that ships with Sightline or a ``.yaml`` file; ``cascade`` for two rerankers with a ``>`` between
-            them; ``folder`` for anything else.
-        model: name or folder of the model; of kind ``layout``, name or file of the layout; of kind ``remote`` all that
-            follows the colon, see `RemoteName`; of kind ``cascade`` the whole name, see `CascadeName`.
-        layout: what ``#`` adds to ``hf:MODEL``, ``smollm2``, ``encoder:MODEL`` or ``late-interaction:MODEL``, or "".
+        kind: the kind of reranker. ``hf``, ``cross-encoder``, ``encoder``, ``late-interaction`` and ``remote`` stand
+            before a colon; ``layout`` means a layout that ships with Sightline or a ``.yaml`` file; ``cascade`` means
+            two rerankers with a ``>`` between them; ``folder`` means anything else.
+        model: the name or folder of the model. For a ``layout``, its name or file; for ``remote``, everything after the
+            colon (see `RemoteName`); for a ``cascade``, the whole name (see `CascadeName`).
+        layout: the part after ``#`` of ``hf:MODEL``, ``smollm2``, ``encoder:MODEL`` or ``late-interaction:MODEL``; ""
+            if there is none.
 
     Example:
         >>> RerankerName.parse("hf:Qwen/Qwen3-0.6B#icr")
@@ -163,10 +173,11 @@ class RerankerName:
 
     @classmethod
     def parse(cls, name: str | os.PathLike[str]) -> RerankerName:
-        """Parse a name; whether there is such a reranker, `sightline.load_reranker` finds out.
+        """Parse a name. This does not check whether such a reranker exists; `sightline.load_reranker` does.
 
         Raises:
-            InputError: if it is not a text or a path, names a kind of model and no model, or `RemoteName` refuses it.
+            InputError: if the name is neither a string nor a path, names a kind of model but no model, or is refused by
+                `RemoteName`.
         """
         name = os.fspath(name) if isinstance(name, os.PathLike) else name
         if not isinstance(name, str):
@@ -198,12 +209,13 @@ def _model_and_layout(text: str) -> tuple[str, str]:
 
 
 class RemoteName(NamedTuple):
-    """A reranker behind a rerank API: what follows ``remote:``.
+    """The name of a reranker behind a rerank API: the part after ``remote:``.
 
     Args:
         server: a provider, such as ``cohere``, or a URL whose path ends in ``/rerank``.
-        model: name of the model; "" for a server that has one model and takes no name (text-embeddings-inference).
-        raw: whether ``#raw`` follows: scores may be any numbers, and are no probabilities.
+        model: the name of the model; "" for a server that has one model and takes no name (text-embeddings-inference).
+        raw: whether the name ends in ``#raw``, which means that the scores can be any numbers rather than
+            probabilities.
 
     Example:
         >>> RemoteName.parse("cohere/rerank-v3.5")
@@ -220,13 +232,13 @@ class RemoteName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> RemoteName:
-        """Parse ``PROVIDER/MODEL``, ``URL/MODEL`` or ``URL``, each perhaps with ``#raw`` behind it.
+        """Parse ``PROVIDER/MODEL``, ``URL/MODEL`` or ``URL``, each with or without ``#raw`` at its end.
 
-        Messages don't quote a URL: what is wrong with it may be that it holds a secret.
+        Messages do not quote the URL, since it may hold a secret by mistake.
 
         Raises:
-            InputError: if the URL is not of HTTP, holds a user, a password or a query, or does not end in ``/rerank``,
-                or the model's name is missing.
+            InputError: if the URL is not an HTTP URL, holds a user, a password or a query, or does not end in
+                ``/rerank``, or if the name of the model is missing.
         """
         rest, sign, ending = name.partition("#")
         if sign and ending != "raw":
@@ -267,13 +279,14 @@ def _check_host(url: str) -> None:
 
 
 class CascadeName(NamedTuple):
-    """A cascade: one reranker, and another for the top of its list.
+    """The name of a cascade: one reranker, and a second one for the top of its list.
 
     Args:
-        first: name of the first.
-        second: name of the second.
-        top: how many documents the second ranks.
-        weight: how much the second's standardised score adds to the first's; None if the second decides alone.
+        first: the name of the first reranker.
+        second: the name of the second reranker.
+        top: the number of documents that the second reranker ranks.
+        weight: the weight with which the second reranker's standardised score is added to the first one's. If None, the
+            second reranker decides alone.
 
     Example:
         >>> CascadeName.parse("minilm>smollm2#icr@10")
@@ -294,7 +307,7 @@ class CascadeName(NamedTuple):
         """Parse ``FIRST>SECOND``, ``FIRST>SECOND@TOP`` or ``FIRST>SECOND@TOP*WEIGHT``.
 
         Raises:
-            InputError: if a reranker's name is missing.
+            InputError: if the name of a reranker is missing.
         """
         first, _, rest = name.rpartition(">")
         ending = _ENDING.search(rest)
@@ -312,11 +325,11 @@ class CascadeName(NamedTuple):
 
 
 class LexicalName(NamedTuple):
-    """What an index keeps of words.
+    """The name of what an index keeps of words.
 
     Args:
         engine: ``fts5``, ``tantivy`` or ``pyserini`` for BM25, ``sparse`` for learned sparse vectors, or ``none``.
-        model: of ``sparse``, the folder of the model or its name on the hub; else "".
+        model: for ``sparse``, the folder of the model or its name on the hub; "" for the others.
 
     Example:
         >>> LexicalName.parse("sparse:naver/splade-v3")
@@ -349,18 +362,18 @@ class LexicalName(NamedTuple):
 
     @property
     def stage(self) -> WordStage | None:
-        """The first stage that searches it; None for ``none``."""
+        """The first stage that searches these words; None for ``none``."""
         return None if self.engine == "none" else "sparse" if self.engine == "sparse" else "bm25"
 
     def check(self, stage: str, index: str) -> None:
         """Refuse a first stage that searches other words than these.
 
         Args:
-            stage: name of a first stage; those that search no words pass.
-            index: names the index in the message.
+            stage: the name of a first stage. A stage that searches no words is always accepted.
+            index: the name of the index, for the message.
 
         Raises:
-            InputError: if an index that keeps these words has not this stage.
+            InputError: if an index that keeps these words does not have this first stage.
         """
         if self.stage is None or self.stage == stage or stage not in WORD_STAGES:
             return
@@ -379,12 +392,12 @@ class LexicalName(NamedTuple):
 
 
 class StoreName(NamedTuple):
-    """Where an index is: in a folder, or in a store of another engine.
+    """The name of a place where an index is kept: a folder, or a store of another engine.
 
     Args:
-        kind: ``folder``, ``qdrant-edge`` (Qdrant in this process, on disk) or ``qdrant`` (a server).
-        place: the path of the first two, the URL of the third.
-        collection: of a server, the name of the collection; else "".
+        kind: ``folder``, ``qdrant-edge`` (Qdrant's engine in this process, on disk) or ``qdrant`` (a Qdrant server).
+        place: the path of the folder, or the URL of the server.
+        collection: for a server, the name of the collection; "" for the others.
 
     Example:
         >>> StoreName.parse("qdrant://localhost:6333/papers")
@@ -402,7 +415,7 @@ class StoreName(NamedTuple):
         """Parse a path, ``qdrant-edge:PATH`` or ``qdrant://HOST:PORT/COLLECTION``; ``qdrants://`` is over TLS.
 
         Raises:
-            InputError: if it begins like the name of a store and is none.
+            InputError: if the name begins like that of a store but is not one.
         """
         text = os.fspath(name)
         if text.startswith("qdrant-edge:"):
@@ -421,7 +434,7 @@ class StoreName(NamedTuple):
 
 
 def folder_of(name: str) -> Path:
-    """The folder that a name means: of a reranker that ships, or the path that the name is.
+    """Find the folder that a name stands for: that of a reranker that ships with Sightline, or the path itself.
 
     Example:
         >>> folder_of("sightline-mini").name, folder_of("models/mine").name
@@ -431,5 +444,8 @@ def folder_of(name: str) -> Path:
 
 
 def looks_local(name: str) -> bool:
-    """Whether a model's name can only be a path: the hub's have one slash at most, and begin with a letter or digit."""
+    """Tell whether a model's name can only be a path.
+
+    Names on the hub have at most one slash and begin with a letter or digit.
+    """
     return name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name

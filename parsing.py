@@ -1,8 +1,8 @@
-"""The one way in for JSON and YAML that somebody else wrote: strict, bounded, and with errors that say what is wrong.
+"""Read JSON and YAML that somebody else wrote: strictly, within limits, and with errors that say what is wrong.
 
-Both readers refuse what would be lost or would not survive the way out: a field that is there twice, NaN and infinity
-(in JSON), half surrogates, nesting beyond reason. YAML is read safely: no tags that make objects, no anchors and no
-aliases, with which a few lines become gigabytes ("billion laughs").
+Both readers refuse what would be lost or could not be written again: a field that occurs twice, NaN and infinity (in
+JSON), lone surrogates, and nesting beyond reason. YAML is read safely: without tags that make objects, and without
+anchors and aliases, with which a few lines become gigabytes ("billion laughs").
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def parse_json(text: str | bytes) -> Any:
     r"""Parse one JSON document.
 
     Args:
-        text: the document; bytes are UTF-8, with or without a byte order mark.
+        text: the document. Bytes are UTF-8, with or without a byte order mark.
 
     Returns:
         Dicts, lists, strings, integers, finite floats, booleans and None, nested at most 500 deep.
 
     Raises:
-        DataError: if it is not JSON, or has a field twice in one object, NaN, infinity or a number too large for one, a
-            half surrogate, or deeper nesting. It names no file; callers that know one add it.
+        DataError: if the text is not JSON, or has a field twice in one object, NaN, infinity, a number that is too
+            large, a lone surrogate, or deeper nesting. The error names no file; callers that know the file add it.
 
     Example:
         >>> parse_json('{"a": [1, 2.5, null]}')
@@ -85,13 +85,13 @@ def load_json(path: str | PathLike[str]) -> Any:
     """Parse a file with `parse_json`.
 
     Args:
-        path: the file.
+        path: the path of the file.
 
     Returns:
         What `parse_json` returns.
 
     Raises:
-        DataError: naming the file, if it cannot be read or `parse_json` refuses it.
+        DataError: if the file cannot be read or `parse_json` refuses it. The error names the file.
 
     Example:
         >>> import pathlib, tempfile
@@ -113,15 +113,15 @@ def parse_yaml(text: str) -> Any:
     r"""Parse one YAML document of plain data.
 
     Args:
-        text: the document, at most 2 million characters.
+        text: the document, with at most 2 million characters.
 
     Returns:
         Dicts, lists, strings, numbers, booleans, dates and None, nested at most 50 deep.
 
     Raises:
-        DataError: if it is not YAML, or has anchors, aliases, tags that are not plain data, a field twice in one
-            mapping, a number of more than 100 characters, deeper nesting or more text. It names no file; callers that
-            know one add it.
+        DataError: if the text is not YAML, or has anchors, aliases, tags that are not plain data, a field twice in one
+            mapping, a number of more than 100 characters, deeper nesting or more text. The error names no file; callers
+            that know the file add it.
 
     Example:
         >>> parse_yaml("parts: [weights, 2]")
@@ -150,13 +150,13 @@ def load_yaml(path: str | PathLike[str] | Traversable) -> Any:
     """Parse a file with `parse_yaml`.
 
     Args:
-        path: the file, or a resource of a package.
+        path: the path of the file, or a resource of a package.
 
     Returns:
         What `parse_yaml` returns.
 
     Raises:
-        DataError: naming the file, if it cannot be read or `parse_yaml` refuses it.
+        DataError: if the file cannot be read or `parse_yaml` refuses it. The error names the file.
 
     Example:
         >>> import pathlib, tempfile
@@ -182,16 +182,17 @@ def load_yaml(path: str | PathLike[str] | Traversable) -> Any:
 def as_type(value: Any, kind: type[T]) -> T:
     """Turn parsed JSON or YAML into a typed object, or refuse it.
 
-    Types are plain dataclasses, TypedDicts and annotations; pydantic checks them, strictly: a number in quotes is no
-    number. A class that has ``__pydantic_config__ = {"extra": "forbid"}`` also refuses fields that it does not have.
+    Types are plain dataclasses, TypedDicts and annotations. pydantic checks them strictly: a number in quotes is not a
+    number. A class with ``__pydantic_config__ = {"extra": "forbid"}`` also refuses fields that it does not have.
 
     Args:
-        value: what `parse_json` or `parse_yaml` returned.
-        kind: the type.
+        value: the value that `parse_json` or `parse_yaml` returned.
+        kind: the type to turn the value into.
 
     Raises:
-        DataError: naming the first field that is wrong. It names no file; callers that know one add it.
-        SightlineError: what the ``__post_init__`` of a dataclass raises.
+        DataError: if a field is wrong. The error names the first such field but no file; callers that know the file add
+            it.
+        SightlineError: if the ``__post_init__`` of a dataclass raises one.
 
     Example:
         >>> as_type({"a": [1, 2.5]}, dict[str, list[float]])
@@ -314,7 +315,7 @@ def _levels(value: Any) -> Iterator[list[Any]]:
 
 
 def too_deep(value: Any) -> bool:
-    """Whether objects and lists are nested deeper than `DEEPEST`, which every reader of JSON takes.
+    """Tell whether objects and lists are nested deeper than `DEEPEST`, which every reader of JSON accepts.
 
     Example:
         >>> too_deep([[1]])

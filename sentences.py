@@ -1,4 +1,4 @@
-"""Where sentences begin and end: plain rules, no model, time linear in the text."""
+"""Find sentences by plain rules: without a model, in time linear in the text."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Find the sentences of a text.
 
     A blank line, a list item, a row of a Markdown table and a title always end a sentence; a single line break does not
-    (wrapped prose). Stops after abbreviations, initials, list numbers and inside numbers do not end one; those of
-    Chinese, Japanese, Hindi, Burmese, Khmer, Tibetan, Armenian and Ethiopic always do. Thai and Lao have no stop: there
-    a space between letters ends a sentence, or a clause.
+    (wrapped prose). Full stops after abbreviations, initials, list numbers and inside numbers do not end a sentence;
+    the full stops of Chinese, Japanese, Hindi, Burmese, Khmer, Tibetan, Armenian and Ethiopic always do. Thai and Lao
+    have none: there, a space between letters ends a sentence or a clause.
 
     Args:
-        text: any text; HTML or other markup is not understood.
+        text: any text. HTML and other markup is read as plain text.
 
     Returns:
         (start, end) character offsets into ``text``, in order and disjoint. No span is empty or has whitespace at

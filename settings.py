@@ -1,8 +1,8 @@
-"""Settings: dataclasses that say at each field which values it can have and what it means.
+"""Settings: dataclasses that say for each field which values it can have and what it means.
 
-The default, the range (`Range`), the choices (``Literal``) and the help (``Args`` of the docstring) of a field are
-written once, in the dataclass. Its ``__post_init__`` checks them by `check_settings`, and the command line makes its
-options of them by `settings_of`.
+The default, the range (`Range`), the choices (``Literal``) and the help (``Args`` in the docstring) of a field are
+written once, in the dataclass. `check_settings`, called in ``__post_init__``, checks values against them, and
+`settings_of` lets the command line make options of them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Range:
     """The numbers that a field can have, as in ``Annotated[float, Range(0, 1)]``. They are always finite.
 
     Args:
-        low: the lowest; None for no limit.
-        high: the highest; None for no limit.
-        above: a limit that is not itself in the range; None for no limit.
+        low: the lowest number. If None, there is no limit.
+        high: the highest number. If None, there is no limit.
+        above: a lower limit that is not itself in the range. If None, there is no such limit.
 
     Example:
         >>> [str(numbers) for numbers in (Range(0, 1), Range(1), Range(above=0))]
@@ -67,11 +67,11 @@ class Setting:
     Args:
         name: the name of the field.
         type: the type of its values, without None.
-        optional: whether None is a value.
+        optional: whether None is one of its values.
         range: the range of a number; None for other fields.
-        choices: the values that a text can have; none for other fields.
-        default: the value where none is given; ``dataclasses.MISSING`` if one must be given.
-        help: the first sentence that the docstring says of it.
+        choices: the values that a text can have; empty for other fields.
+        default: the value that the field has if you give none; ``dataclasses.MISSING`` if you must give one.
+        help: the first sentence that the docstring says about the field.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Setting:
 
 
 def settings_of(kind: type) -> tuple[Setting, ...]:
-    """The fields of a dataclass of settings, in their order.
+    """List the fields of a dataclass of settings, in their order.
 
     Args:
         kind: the dataclass. Its docstring has a section ``Args``.
@@ -106,10 +106,10 @@ def settings_of(kind: type) -> tuple[Setting, ...]:
 
 
 def check_settings(settings: Any) -> None:
-    """Check every field of a dataclass of settings against its range and its choices; for its ``__post_init__``.
+    """Check every field of a dataclass of settings against its range and its choices; meant for its ``__post_init__``.
 
     Args:
-        settings: the instance.
+        settings: the instance to check.
 
     Raises:
         InputError: naming the first field that is wrong, and what it can be.

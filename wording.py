@@ -39,8 +39,8 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     """Names for a message, with commas between them, the rest counted.
 
     Args:
-        names: what to list, in this order.
-        most: how many at most.
+        names: the names to list, in this order.
+        most: the highest number of names to list.
 
     Returns:
         The list, or "none" if it is empty.
@@ -58,8 +58,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the closest known one, or nothing.
 
     Args:
-        name: what was given.
-        known: what there is.
+        name: the name that was given.
+        known: the names that exist.
 
     Returns:
         ``"; did you mean 'year'?"``, or "" if nothing is close.

@@ -1,4 +1,4 @@
-"""The pipeline: retrieve, fuse, rerank, explain."""
+"""The pipeline of a search: retrieve, fuse, rerank, explain."""
 
 from ..names import FirstStage
 from .candidates import CandidateList

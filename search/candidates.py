@@ -21,24 +21,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CandidateList:
-    """The candidates of one query. It stands for itself: ranking it asks no index.
+    """The candidates of one query. A list is self-contained: ranking it does not access the index.
 
-    Made by `sightline.Searcher.candidates`, or out of your own documents by `CandidateList.of`; ranked by
-    `sightline.Searcher.rank`.
+    `sightline.Searcher.candidates` makes such lists, and `CandidateList.of` makes one of your own documents.
+    `sightline.Searcher.rank` ranks them.
 
     Args:
-        query: the query.
-        passages: N passages with their documents, as a reranker is given them; those of one document share its id.
-        scores: score of each passage in the first stage.
-        first: rank from 1 and score of each document in the first stage, by id, best first.
-        first_stage: name of the first stage.
-        states: kept token states of each passage, or None for a passage to be read; None if there are none at all.
-        reader: revision and maximal length of the reader whose token states these are.
-        decoder_states: kept decoder states of each passage, or None for a passage to be read; None if there are none.
-        reading: how the decoder states of the index were read, whether or not the list has them; None if it keeps none.
-        bm25: BM25 score of each passage by the statistics of its collection; None if there are none.
-        milliseconds: wall time: ``retrieve`` to find the passages, ``fetch`` to fetch them, ``states`` to open their
-            token states.
+        query: the text of the query.
+        passages: N passages with their documents, as a reranker gets them. Passages of one document share its id.
+        scores: the score of each passage in the first stage.
+        first: the rank (from 1) and score of each document in the first stage, by id, best first.
+        first_stage: the name of the first stage.
+        states: the token states that the index keeps of each passage; None in the place of a passage that must be read.
+            If None, the list has no token states at all.
+        reader: the revision and the maximal length of the reader that made the token states.
+        decoder_states: the decoder states that the index keeps of each passage; None in the place of a passage that
+            must be read. If None, the list has no decoder states at all.
+        reading: how the decoder states of the index were made, whether or not the list has them; None if the index
+            keeps none.
+        bm25: the BM25 score of each passage, by the statistics of its collection; None if there are none.
+        milliseconds: the wall time of each step: ``retrieve`` to find the passages, ``fetch`` to fetch them, ``states``
+            to open their token states.
 
     Example:
         >>> documents = [Document("a", "One."), Document("b", "Two."), Document("a", "Three.")]
@@ -68,13 +71,13 @@ class CandidateList:
         *,
         first_stage: str = "given",
     ) -> CandidateList:
-        """A list of your own documents.
+        """Make a list of your own documents.
 
         Args:
-            query: a text.
-            passages: passages, or documents to be taken whole, those of the best document first.
-            scores: score by document id; None for minus the rank, which says the order and no more.
-            first_stage: where they come from.
+            query: the text of the query.
+            passages: passages, or documents that become one passage each. Those of the best document come first.
+            scores: a score for each document id. If None, the score is minus the rank, which conveys the order only.
+            first_stage: the name of the system that found the documents.
         """
         taken = tuple(whole(passage) if isinstance(passage, Document) else passage for passage in passages)
         ids = dict.fromkeys(passage.document.id for passage in taken)
@@ -85,7 +88,7 @@ class CandidateList:
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the documents, in the order of the list."""
+        """The ids of the documents, in the order of the list."""
         return list(dict.fromkeys(passage.document.id for passage in self.passages))
 
     @property
@@ -94,24 +97,24 @@ class CandidateList:
         return [passage.as_document() for passage in self.passages]
 
     def states_for(self, reranker: Reranker) -> tuple[DocumentStates | StoredBlock | None, ...] | None:
-        """The token states if they are those of the reranker's reader, the decoder states if it reads so; else None."""
+        """Return the kept states that a reranker can use, of tokens or of a decoder; None if there are none."""
         if self.reader is not None and self.reader == identity(reranker.reader):
             return self.states
         return self.decoder_states if self.decoder_misfit(reranker) == "" else None
 
     def decoder_misfit(self, reranker: Reranker) -> str | None:
-        """Why a reranker cannot use the decoder states of the index; "" if it can.
+        """Say why a reranker cannot use the decoder states of the index; "" if it can.
 
-        None if the reranker is no decoder, or the index keeps no decoder states.
+        The answer is None if the reranker is not a decoder, or the index keeps no decoder states.
         """
         return None if self.reading is None or reranker.reading is None else reranker.reading.misfit(self.reading)
 
     def with_states(self, reader: BlockReader, states: Sequence[DocumentStates | None]) -> CandidateList:
-        """The list with the token states that a reader gave for the passages, or None for a passage to be read."""
+        """Make a copy with other token states, each None if the passage must be read."""
         return dataclasses.replace(self, states=tuple(states), reader=identity(reader))
 
     def arranged(self, ids: Sequence[str]) -> CandidateList:
-        """These documents, in this order; others are left out."""
+        """Make a copy with only these documents, in this order."""
         places: dict[str, list[int]] = {id: [] for id in ids}
         for i, passage in enumerate(self.passages):
             if passage.document.id in places:
@@ -127,17 +130,18 @@ class CandidateList:
         )
 
     def top(self, n: int) -> CandidateList:
-        """The first ``n`` documents."""
+        """Make a copy with only the first ``n`` documents."""
         return self.arranged(self.ids[:n])
 
     def with_blocks(self, added: Sequence[tuple[Document, DocumentStates | None]], at: int) -> CandidateList:
-        """The list with more documents before the passage at a place; the first stage gave them no score, which is NaN.
+        """Make a copy with more documents, before the passage at a place. Their first-stage score is NaN.
 
-        No index has BM25 scores of them, so the new list has none, and rerankers score the words of all texts alike.
+        No index has BM25 scores of the new documents, so the new list has none, and rerankers score the words of all
+        texts in the same way.
 
         Args:
-            added: documents, each with its token states, or None to have it read.
-            at: the place, from 0 to N.
+            added: the documents to add, each with its token states, or None to have it read.
+            at: the place to add them at, from 0 to N.
         """
         states, decoder_states = self.states, self.decoder_states
         if states is not None:
@@ -154,10 +158,10 @@ class CandidateList:
         )
 
     def renamed(self, ids: Mapping[str, str]) -> CandidateList:
-        """The same texts under other ids.
+        """Make a copy of the same texts under other ids.
 
         Args:
-            ids: the new id of every document.
+            ids: the new id of every document, by its old id.
         """
         return dataclasses.replace(
             self,
@@ -172,12 +176,12 @@ class CandidateList:
 
 
 def whole(document: Document) -> Passage:
-    """A document as one passage."""
+    """Make a document one passage."""
     return Passage(document, 0, len(document.text))
 
 
 def identity(reader: BlockReader | None) -> tuple[str, int] | None:
-    """What tells a reader's token states from those of another: its revision and maximal length."""
+    """Return what distinguishes a reader's token states from those of others: its revision and maximal length."""
     return None if reader is None else (reader.revision, reader.max_length)
 
 

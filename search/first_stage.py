@@ -29,13 +29,15 @@ _Search = Callable[[Sequence[str], int, Mapping[str, Any] | None], "tuple[np.nda
 
 @dataclass(slots=True)
 class Found:
-    """What a first stage found for one query: passages, those of the best document first in hybrids, else best first.
+    """What a first stage found for one query.
+
+    Hybrids list the passages of the best document first; others list the best passage first.
 
     Args:
-        rows: rows of the passages in the index.
-        documents: number of the document that each passage is of.
-        scores: score of each passage; in hybrids, that of its document.
-        milliseconds: the time to find them.
+        rows: the rows of the passages in the index.
+        documents: the number of the document that each passage belongs to.
+        scores: the score of each passage; in hybrids, the score of its document.
+        milliseconds: the time that it took to find them.
     """
 
     rows: list[int]
@@ -44,14 +46,14 @@ class Found:
     milliseconds: float = 0.0
 
     def by_document(self) -> dict[int, float]:
-        """Each document's best score, best document first."""
+        """Return each document's best score, best document first."""
         best: dict[int, float] = {}
         for document, score in zip(self.documents, self.scores, strict=True):
             best.setdefault(document, score)
         return best
 
     def first(self, k: int, unit: Unit) -> Found:
-        """The first ``k`` passages, or the best passage of each of the first ``k`` documents."""
+        """Return the first ``k`` passages, or the best passage of each of the first ``k`` documents."""
         if unit == "passage":
             return Found(self.rows[:k], self.documents[:k], self.scores[:k], self.milliseconds)
         places: dict[int, int] = {}
@@ -75,25 +77,24 @@ def retrieve(
     how: Literal["rrf"] | float = DENSE_WEIGHT,
     where: Mapping[str, Any] | None = None,
 ) -> dict[FirstStage, list[Found]]:
-    """Find candidates by each first stage; what several of them need is searched once.
+    """Find candidates by several first stages. What more than one of them needs is searched once.
 
-    ``hybrid`` fuses dense and the index's words, ``hybrid-multivector`` also what its token states find; where an index
-    has no embeddings, the latter goes without dense.
+    ``hybrid`` fuses dense search with the words of the index; ``hybrid-multivector`` also fuses what its token states
+    find. If an index has no embeddings, ``hybrid-multivector`` leaves dense search out.
 
     Args:
-        index: where to search.
+        index: the index to search.
         queries: Q texts, which the encoder reads together.
-        stages: which first stages.
-        candidates: how many documents each finds, with all their passages that were among those found.
-        how: to fuse, see `sightline.Searcher`.
-        where: metadata filter.
+        stages: the names of the first stages.
+        candidates: the number of documents that each stage finds, with all their passages that were among those found.
+        how: how hybrids fuse scores; see `sightline.Searcher`.
+        where: a metadata filter.
 
     Returns:
-        For each first stage, and those that are fused, Q `Found`.
+        For each first stage, and for those that it fuses, Q `Found`.
 
     Raises:
-        InputError: if the index has no embeddings, no token states or no words, or its words are searched by another
-            stage, and they are needed.
+        InputError: if a stage needs embeddings, token states or words that the index does not have.
     """
     lexical = index.manifest.lexical.name
     for stage in stages:

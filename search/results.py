@@ -1,4 +1,4 @@
-"""What a search returns."""
+"""The results of a search."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ __all__ = ["Explanation", "Hit", "SearchResult"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One result.
+    """One result of a search.
 
     Args:
-        rank: the place in the result, from 1.
-        id: id of the document.
-        score: score of the last stage; higher is better. `sightline.rerank.Ranked` says which can be compared between
-            results.
-        document: the document, whole.
-        passage: the part of it that scored best.
-        first_rank: rank of the document in the first stage, from 1.
-        first_score: score of the document in the first stage.
-        relevance: P(relevant), from 0 to 1, calibrated; None without a reranker, or if it has no calibration.
-        mass: share of the query's attention that the passage got among all candidates; None without a reranker.
-        evidence: spans with their mass, offsets in ``document.text`` (or the title); None unless you asked for them.
-        token_mass: attention mass by query token; None without a reranker.
+        rank: the place in the result, counted from 1.
+        id: the id of the document.
+        score: the score of the last stage; higher is better. `sightline.rerank.Ranked` says which scores can be
+            compared between results.
+        document: the whole document.
+        passage: the passage of the document that scored best.
+        first_rank: the rank of the document in the first stage, counted from 1.
+        first_score: the score of the document in the first stage.
+        relevance: the calibrated probability that the document is relevant, from 0 to 1; None without a reranker, or if
+            the reranker has no calibration.
+        mass: the share of the query's attention that the passage got among all candidates; None without a reranker.
+        evidence: the spans that got attention, with their mass. Offsets count in ``document.text`` or in the title.
+            None unless you asked for evidence.
+        token_mass: the attention mass that each token of the query pays; None without a reranker.
     """
 
     rank: int
@@ -45,7 +47,7 @@ class Hit:
     token_mass: tuple[float, ...] | None = None
 
     def pruned_text(self, share: float = 0.8) -> str:
-        """The sentences of the passage that hold this share of the attention on it; see `sightline.rerank.prune`.
+        """Return the sentences of the passage that hold a share of the attention on it; see `sightline.rerank.prune`.
 
         Raises:
             InputError: if you searched without ``evidence``, or the share is not above 0 and at most 1.
@@ -53,7 +55,7 @@ class Hit:
         return prune(self.passage.text, self.evidence, share, start=self.passage.start).text
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the passage's text and place, the document's title and metadata, and any evidence."""
+        """Return JSON-like values: the passage's text and place, the document's title and metadata, any evidence."""
         fields = {
             "rank": self.rank,
             "id": self.id,
@@ -79,15 +81,15 @@ class SearchResult:
     """The answer to one query.
 
     Args:
-        query: the query.
-        hits: best first.
-        passages: how many passages the reranker read, or the first stage found.
-        first_stage: name of the first stage.
-        reranker: name of the reranker, or None.
-        query_tokens: the signal tokens, in the order of `Hit.token_mass`.
-        truncated: how many candidates the reranker did not read to their end.
-        warnings: what the reranker warns of.
-        milliseconds: wall time by stage: ``retrieve``, ``fetch`` and, with a reranker, ``rerank``.
+        query: the text of the query.
+        hits: the hits, best first.
+        passages: the number of passages that the reranker read, or that the first stage found if there is no reranker.
+        first_stage: the name of the first stage.
+        reranker: the name of the reranker, or None.
+        query_tokens: the tokens of the query whose attention counts, in the order of `Hit.token_mass`.
+        truncated: the number of candidates that the reranker did not read to their end.
+        warnings: the warnings of the reranker.
+        milliseconds: the wall time of each step: ``retrieve``, ``fetch`` and, with a reranker, ``rerank``.
     """
 
     query: str
@@ -101,22 +103,22 @@ class SearchResult:
     milliseconds: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; hits as `Hit.as_dict`."""
+        """Return the result as JSON-like values; hits as `Hit.as_dict` returns them."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {"hits": [hit.as_dict() for hit in self.hits]}
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why the hits of a query stand where they stand.
+    """Where each stage of a search put its hits.
 
     Args:
-        result: the search, with token-unit evidence.
-        dense: rank and score of each hit's document by meaning alone, by id. A document that is not among the
-            candidates is absent; the mapping is empty if the index has no embeddings.
-        bm25: the same by words alone; empty if the index has no BM25.
-        sparse: the same by learned sparse vectors alone; empty if the index has none.
-        multivector: the same by token states alone; empty if the first stage does not search them.
+        result: the result of the search, with evidence by token.
+        dense: the rank and score by embeddings alone of each hit's document, by id. Documents that are not among the
+            candidates are absent. Empty if the index has no embeddings.
+        bm25: the rank and score by words alone, likewise. Empty if the index has no BM25.
+        sparse: the rank and score by learned sparse vectors alone, likewise. Empty if the index has none.
+        multivector: the rank and score by token states alone, likewise. Empty if the first stage does not search them.
     """
 
     result: SearchResult
