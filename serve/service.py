@@ -20,6 +20,7 @@ from ..errors import IndexStoreError, InputError, SightlineError
 from ..models.devices import processors
 from ..rerank.base import Reranker
 from ..search import Searcher
+from ..tracing import span
 from .lane import ClosedError, Lane
 from .limits import Limits
 from .memory import keep_giving_back
@@ -125,7 +126,15 @@ class Service:
         for place, (title, text) in enumerate(work.documents):
             self.check_length(f"document {place}", f"{title} {text}" if title else text)
         weight = sum(len(title) + len(text) for title, text in work.documents)
-        done = await _while_there(request, self._rankings.do(work, seconds=self.limits.seconds, weight=weight))
+        with span("rerank") as step:  # from the queue on
+            done = await _while_there(request, self._rankings.do(work, seconds=self.limits.seconds, weight=weight))
+            step.set(
+                reranker=done.ranking.reranker,
+                passages=len(work.documents),
+                tokens=done.tokens,
+                truncated=done.truncated,
+                evidence=work.evidence,
+            )
         self.metrics.ranked.inc(len(work.documents))
         self.metrics.truncated.inc(done.truncated)
         return done
