@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Span", "server_span", "span"]
+__all__ = ["Span", "flush", "server_span", "span"]
 
 _PREFIX = "sightline."
 
@@ -114,6 +114,16 @@ def server_span(method: str, path: str, headers: Mapping[str, str]) -> Span:
         attributes={"http.request.method": method, "url.path": path},
     )
     return _OfServer(manager)
+
+
+def flush(seconds: float) -> None:
+    """Export the spans that have ended. At its normal end a process does so itself; a signal ends it before.
+
+    Args:
+        seconds: how long to wait for whoever collects them.
+    """
+    if _tracer() is not None and (export := getattr(_api().get_tracer_provider(), "force_flush", None)):
+        export(int(seconds * 1000))
 
 
 def _api() -> Any:

@@ -20,7 +20,7 @@ from ..errors import IndexStoreError, InputError, SightlineError
 from ..models.devices import processors
 from ..rerank.base import Reranker
 from ..search import Searcher
-from ..tracing import span
+from ..tracing import flush, span
 from .lane import ClosedError, Lane
 from .limits import Limits
 from .memory import keep_giving_back
@@ -38,6 +38,7 @@ _CHARACTERS_TOGETHER = 16_384
 _MOST_THREADS = 16  # beyond that, Python's own part of the work leaves processors idle
 
 _COUNTING_SECONDS = 0.5
+_FLUSH_SECONDS = 5.0
 _TITLES = 60  # the titles that examples are chosen from
 
 
@@ -83,6 +84,7 @@ class Service:
                 await asyncio.to_thread(lane.close)
             if self.searcher is not None:
                 self.searcher.index.close()
+            await asyncio.to_thread(flush, _FLUSH_SECONDS)
 
     def count(self, searcher: Searcher) -> None:
         """Remember what the index holds, for `now_counted` and the search page."""

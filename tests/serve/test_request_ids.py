@@ -14,6 +14,7 @@ from sightline.serve import create_app
 from sightline.serve.guard import Guard
 from sightline.serve.metrics import Metrics
 from sightline.serve.request_ids import RequestIdFilter
+from sightline.tracing import flush
 
 from .conftest import client_of
 
@@ -96,13 +97,14 @@ def test_paths_and_outsiders_are_not_logged(records):
 
 @pytest.fixture
 def spans(monkeypatch):
+    """The spans that were exported: those that a server has flushed before it ended."""
     trace = pytest.importorskip("opentelemetry.trace", reason="needs the extra otel")
     sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="needs opentelemetry-sdk")
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     exporter, provider = InMemorySpanExporter(), sdk.TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=60_000))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     return exporter.get_finished_spans
 
@@ -160,6 +162,7 @@ def test_where_fastapi_traces_nothing_the_guard_does(spans):
     sent, guard = [], Guard(app, metrics=Metrics(), hosts=None, max_bytes=1, body_seconds=1)
     for path in ("/health", "/search"):
         asyncio.run(guard({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send))
+    flush(5)
     (server,) = spans()
     assert (
         server.name == "GET /search"
