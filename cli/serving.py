@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ __all__ = ["register"]
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _CLIENTS = "Clients"
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s]: %(message)s"
 _CACHE = SettingsOptions(
     kind=CacheSettings,
     panel="What is kept of requests",
@@ -123,6 +125,14 @@ def serve(
             rich_help_panel=_CONNECTIONS.panel,
         ),
     ] = None,
+    log_requests: Annotated[
+        bool,
+        typer.Option(
+            "--log-requests",
+            help="Log a line for each request: its id, method, route, status and milliseconds.",
+            rich_help_panel=SERVER,
+        ),
+    ] = False,
     max_idle_seconds: Annotated[
         int,
         typer.Option(
@@ -140,6 +150,8 @@ def serve(
     What was read of documents is kept in memory, and with --cache-folder on disk, so that a passage that comes again,
     as in RAG, is not read again: rankings are the same, and many times as fast.
 
+    Log records on stderr carry the id of the request that they belong to; answers carry it in X-Request-ID.
+
     Every limit below has a status code that clients see. Bodies must arrive within 30 seconds (408), a client that
     reads nothing of its answer for 30 seconds is disconnected, an object in a body has at most 1,000 fields (400), a
     filter has at most 100 fields (422), and a search returns at most 1,000 hits (422).
@@ -153,9 +165,16 @@ def serve(
 
         from ..serve.app import create_app
         from ..serve.connections import limited_protocol
+        from ..serve.guard import REQUEST_LOG
+        from ..serve.request_ids import RequestIdFilter
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
 
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(RequestIdFilter())
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    if log_requests:
+        logging.getLogger(REQUEST_LOG).setLevel(logging.INFO)
     limits = _LIMITS.build(settings)
     cache = _CACHE.build(settings)
     connections = _CONNECTIONS.build(settings, proxies=trusted_proxy or ())
@@ -184,6 +203,7 @@ def serve(
     config = uvicorn.Config(
         app,
         log_level="warning",
+        log_config=None,  # to the same handlers, with ids
         access_log=False,
         server_header=False,
         http=limited_protocol(connections),

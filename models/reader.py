@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 import numpy as np
 
+from ..tracing import Span, span
+
 if TYPE_CHECKING:
     import torch
 
@@ -354,6 +356,15 @@ def document_states(
         >>> [tuple(document.keys.shape) for document in states], states[0] is states[2]
         ([(4, 384), (3, 384), (4, 384)], True)
     """
+    if not texts:
+        return []
+    with span("read") as step:
+        return _document_states(reader, texts, behind, cache, step)
+
+
+def _document_states(
+    reader: BlockReader, texts: Sequence[str], behind: str, cache: DocumentCache | None, step: Span
+) -> list[DocumentStates]:
     import torch
 
     keys: dict[str, str] = {}
@@ -369,9 +380,11 @@ def document_states(
         if cache is not None and (kept := cache.get(key)) is not None:
             known[text] = _of_tensors(kept)
     new = [text for text in dict.fromkeys(texts) if text not in known]
+    step.set(reader=reader.name, cache_hits=len(known), passages=len(new), tokens=0)
     if new:
         read = reader.read(new, behind=behind)
         assert read.states is not None
+        step.set(tokens=len(read.states))
         for text, start, end, cut in zip(new, read.offsets, read.offsets[1:], read.truncated, strict=False):
             states = torch.from_numpy(read.states[start:end])
             known[text] = DocumentStates(states, int(cut), read.spans[start:end])

@@ -19,6 +19,7 @@ from ..names import EMBEDDED_STAGES, FIRST_STAGES, MULTIVECTOR_STAGES, FirstStag
 from ..rerank.base import Reranker
 from ..rerank.evidence import Evidence
 from ..rerank.loading import as_reranker
+from ..tracing import span
 from ..wording import quoted
 from .candidates import CandidateList, identity
 from .first_stage import DENSE_WEIGHT, Found, retrieve
@@ -146,7 +147,9 @@ class Searcher:
         _check_ranking(self.reranker, k, evidence, unit, min_score)
         if not queries:
             return []
-        return self.index.read(lambda: self._search(queries, k, where, evidence, unit, min_score))
+        with span("search") as step:
+            step.set(queries=len(queries), k=k, unit=unit, filtered=bool(where))
+            return self.index.read(lambda: self._search(queries, k, where, evidence, unit, min_score))
 
     def _search(
         self,
@@ -346,7 +349,16 @@ class Searcher:
     def _retrieve(
         self, queries: Sequence[str], stages: Collection[FirstStage], where: Mapping[str, Any] | None
     ) -> dict[FirstStage, list[Found]]:
-        return retrieve(self.index, queries, stages, self._count, how=self._fusion, where=where)
+        with span("retrieve") as step:
+            found = retrieve(self.index, queries, stages, self._count, how=self._fusion, where=where)
+            if step.recording:
+                lists = [one for stage in stages for one in found[stage]]
+                step.set(
+                    first_stage=",".join(sorted(stages)),
+                    candidates=sum(len(set(one.documents)) for one in lists),
+                    passages=sum(len(one.rows) for one in lists),
+                )
+            return found
 
     def _fetch(
         self,
@@ -356,6 +368,23 @@ class Searcher:
         rerankers: Collection[Reranker | None],
     ) -> dict[FirstStage, CandidateList]:
         """Candidate lists of one query for some of the stages that searched, out of one question to the database."""
+        with span("fetch") as step:
+            lists = self._fetched(query, found, first_stages, rerankers)
+            if step.recording:
+                kept = [one.states or one.decoder_states or () for one in lists.values()]
+                step.set(
+                    passages=sum(len(one.passages) for one in lists.values()),
+                    kept_states=sum(state is not None for states in kept for state in states),
+                )
+            return lists
+
+    def _fetched(
+        self,
+        query: str,
+        found: Mapping[FirstStage, Found],
+        first_stages: Collection[FirstStage],
+        rerankers: Collection[Reranker | None],
+    ) -> dict[FirstStage, CandidateList]:
         started = time.perf_counter()
         rows = dict.fromkeys(row for stage in first_stages for row in found[stage].rows)
         stored = {passage.row: passage for passage in self.index.passages(list(rows))}
@@ -431,16 +460,24 @@ def _ranked(
         return _in_order(candidates, k, unit)
     started = time.perf_counter()
     states = candidates.states_for(reranker)
-    ranking = reranker.rank(
-        candidates.query,
-        candidates.blocks,
-        k,
-        evidence=evidence,
-        states=states,
-        bm25=candidates.bm25,
-        best_per_id=unit == "document",
-        min_score=min_score,
-    )
+    with span("rerank") as step:
+        ranking = reranker.rank(
+            candidates.query,
+            candidates.blocks,
+            k,
+            evidence=evidence,
+            states=states,
+            bm25=candidates.bm25,
+            best_per_id=unit == "document",
+            min_score=min_score,
+        )
+        step.set(
+            reranker=reranker.name,
+            passages=len(candidates.passages),
+            query_tokens=len(ranking.query_tokens),
+            truncated=ranking.truncated,
+            evidence=evidence,
+        )
     hits = tuple(_hit(candidates, item.index, rank, item.score, item) for rank, item in enumerate(ranking, start=1))
     times = candidates.milliseconds
     return SearchResult(

@@ -28,7 +28,7 @@ from ..rerank.evidence import asked_evidence, prune
 from ..rerank.results import relevance_or_score
 from ..search import Searcher, SearchResult
 from .bodies import JsonRoute, add_error_handlers, answer
-from .guard import Guard
+from .guard import Guard, untraced
 from .limits import Limits
 from .ranking import RankedList, RankingWork
 from .schemas import (
@@ -154,6 +154,8 @@ def create_app(
         redirect_slashes=False,
         responses={code: {"model": ErrorResponse, "description": text} for code, text in _STATUS.items()},
         generate_unique_id_function=lambda route: route.name,
+        # Versions of FastAPI that do not trace requests themselves ignore this; then the guard does.
+        telemetry={"exclude": untraced, "operation_spans": False},
     )
     app.state.service = service
     app.router.route_class = JsonRoute

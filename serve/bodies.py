@@ -18,6 +18,7 @@ from starlette.routing import Match
 from ..errors import DataError, IndexLockedError, InputError, RankingError, RemoteError, SightlineError
 from .guard import error_body
 from .lane import ClosedError, QueueFullError, TimeLimitError
+from .request_ids import HEADER, current_request_id
 from .service import GoneError
 
 __all__ = ["JsonRoute", "add_error_handlers", "answer"]
@@ -130,7 +131,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unforeseen(_: Request, error: Exception) -> Response:
-        return _error("InternalError", "something went wrong in the server; its log has the details", 500)
+        message = "something went wrong in the server; its log has the details"
+        # The guard, which adds the header to every other answer, stands inside of what answers to this.
+        return _error("InternalError", message, 500, {HEADER: current_request_id()})
 
 
 def _error(kind: str, message: str, code: int, headers: Any = None) -> Response:

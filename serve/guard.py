@@ -1,17 +1,23 @@
-"""What stands before the application: it checks hosts, sizes and slow senders, adds headers and counts requests."""
+"""What stands before the application: it checks hosts, sizes and slow senders, and counts, logs and traces requests."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
+from ..tracing import Span, server_span
 from .metrics import Metrics
+from .request_ids import HEADER, current_request_id, new_request_id
 
-__all__ = ["Guard", "error_body"]
+__all__ = ["REQUEST_LOG", "Guard", "error_body", "untraced"]
+
+REQUEST_LOG = "sightline.serve.requests"  # the logger that has a line for each request, at level INFO
+request_log = logging.getLogger(REQUEST_LOG)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,6 +32,8 @@ _HEADERS = (
 )
 
 _MESSAGE = 600  # characters of an error's message
+
+_UNTRACED = ("/health", "/metrics")  # they are asked for every few seconds
 
 
 class Guard:
@@ -56,15 +64,23 @@ class Guard:
             return
         if scope["method"] == "HEAD":  # the server leaves the body out
             scope = {**scope, "method": "GET"}
+        # The id stays set when this returns: what answers to an unforeseen error stands outside.
+        id = new_request_id(_header(scope, HEADER.lower()))
+        with _traced(scope) as span:
+            span.set(request_id=id)
+            await self._answer(scope, receive, send, id, span)
+
+    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, id: str, span: Span) -> None:
         started = time.perf_counter()
         status = 499  # unless there is an answer, the client has gone
+        own = (*_HEADERS, (HEADER.lower().encode(), id.encode()))
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 names = {name.lower() for name, _ in message["headers"]}
-                extra = [header for header in _HEADERS if header[0] not in names]
+                extra = [header for header in own if header[0] not in names]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
@@ -74,10 +90,16 @@ class Guard:
                 await _refuse(sending, *refusal)
             elif body is not None:
                 await self._app(scope, _replayed(body, receive), sending)
+        except Exception:
+            status = 500
+            raise
         finally:
             # Requests count under the route's pattern, not the path: clients must not be able to make up labels.
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.observe(route, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.observe(route, status, seconds)
+            span.answered(scope["method"], route, status)
+            request_log.info("%s %s %d %.0f ms", scope["method"], route, status, seconds * 1e3)
 
     async def _admit(
         self, scope: MutableMapping[str, Any], receive: Receive
@@ -113,7 +135,27 @@ class Guard:
 def error_body(kind: str, message: str, code: int) -> bytes:
     """The body of every error. What cannot be encoded is escaped, and long messages are cut in the middle."""
     message = message if len(message) <= _MESSAGE else f"{message[: _MESSAGE // 2]} … {message[-_MESSAGE // 2 :]}"
-    return json.dumps({"error": {"type": kind, "message": message, "code": code}}).encode()
+    error: dict[str, Any] = {"type": kind, "message": message, "code": code}
+    if id := current_request_id():
+        error["request_id"] = id
+    return json.dumps({"error": error}).encode()
+
+
+def untraced(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request gets no span."""
+    return scope.get("path") in _UNTRACED
+
+
+def _traced(scope: MutableMapping[str, Any]) -> Span:
+    """The span around the answer to a request."""
+    if untraced(scope):
+        return Span()
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    return server_span(scope["method"], scope["path"], headers)
+
+
+def _header(scope: MutableMapping[str, Any], name: str) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name.encode()), "")
 
 
 async def _refuse(send: Send, status: int, message: str) -> None:

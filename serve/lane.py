@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import math
 import threading
@@ -54,6 +55,8 @@ class _Job(Generic[Work, Result]):
     alone: bool = False
     future: Future[Result] = field(default_factory=Future)
     gone: bool = False
+    # The caller's, so that what is logged and traced belongs to its request.
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
 
 class Lane(Generic[Work, Result]):
@@ -61,6 +64,8 @@ class Lane(Generic[Work, Result]):
 
     Work that runs alone begins when everything before it has ended, and nothing after it begins before it has ended: so
     a write needs no lock against the reads.
+
+    Work is done in its caller's context (`contextvars`); pieces that are handed over together, in that of the first.
 
     Work whose caller is gone is dropped from the queue. Work that has begun stops before its next forward pass
     (`interruptible`); if it makes no such passes, it runs to its end.
@@ -192,6 +197,10 @@ class Lane(Generic[Work, Result]):
             self._alone = False
             self._changed.notify_all()
 
+    def _do(self, jobs: Sequence[_Job[Work, Result]]) -> Sequence[Result | Exception]:
+        with interruptible(functools.partial(_check, jobs)):
+            return self._handle([job.work for job in jobs])
+
     def _run(self) -> None:
         while True:
             jobs = self._take()
@@ -202,8 +211,7 @@ class Lane(Generic[Work, Result]):
             started = time.monotonic()
             results: Sequence[Result | BaseException]
             try:
-                with interruptible(functools.partial(_check, jobs)):
-                    results = self._handle([job.work for job in jobs])
+                results = jobs[0].context.run(self._do, jobs)
             # Whatever goes wrong goes to the callers, and must not end the thread.
             except BaseException as error:
                 results = [error] * len(jobs)

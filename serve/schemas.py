@@ -363,6 +363,7 @@ class ErrorDetail(BaseModel):
     type: str
     message: str
     code: int
+    request_id: str | None = Field(None, description="The answer's X-Request-ID, which the server's log has, too.")
 
 
 class ErrorResponse(BaseModel):

@@ -20,6 +20,7 @@ from ..errors import IndexStoreError, InputError, SightlineError
 from ..models.devices import processors
 from ..rerank.base import Reranker
 from ..search import Searcher
+from ..tracing import flush, span
 from .lane import ClosedError, Lane
 from .limits import Limits
 from .memory import keep_giving_back
@@ -37,6 +38,7 @@ _CHARACTERS_TOGETHER = 16_384
 _MOST_THREADS = 16  # beyond that, Python's own part of the work leaves processors idle
 
 _COUNTING_SECONDS = 0.5
+_FLUSH_SECONDS = 5.0
 _TITLES = 60  # the titles that examples are chosen from
 
 
@@ -82,6 +84,7 @@ class Service:
                 await asyncio.to_thread(lane.close)
             if self.searcher is not None:
                 self.searcher.index.close()
+            await asyncio.to_thread(flush, _FLUSH_SECONDS)
 
     def count(self, searcher: Searcher) -> None:
         """Remember what the index holds, for `now_counted` and the search page."""
@@ -125,7 +128,15 @@ class Service:
         for place, (title, text) in enumerate(work.documents):
             self.check_length(f"document {place}", f"{title} {text}" if title else text)
         weight = sum(len(title) + len(text) for title, text in work.documents)
-        done = await _while_there(request, self._rankings.do(work, seconds=self.limits.seconds, weight=weight))
+        with span("rerank") as step:  # from the queue on
+            done = await _while_there(request, self._rankings.do(work, seconds=self.limits.seconds, weight=weight))
+            step.set(
+                reranker=done.ranking.reranker,
+                passages=len(work.documents),
+                tokens=done.tokens,
+                truncated=done.truncated,
+                evidence=work.evidence,
+            )
         self.metrics.ranked.inc(len(work.documents))
         self.metrics.truncated.inc(done.truncated)
         return done

@@ -22,6 +22,7 @@ _FLOORS = {
     "parsing": 0,
     "sentences": 0,
     "settings": 0,
+    "tracing": 0,
     "wording": 0,
     "kernels": 1,
     "models": 2,

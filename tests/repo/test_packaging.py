@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -70,16 +71,49 @@ def test_what_the_index_shows_of_the_project():
     assert "## Unreleased" in (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built by setuptools from a copy of the tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo-out")
-    shutil.copytree(_ROOT, folder / "source", ignore=ignored)
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, folder], cwd=folder / "source", check=True, capture_output=True)
-    (found,) = folder.glob("sightline_search-*.whl")
+def source_files():
+    """The files of the repository, as git knows them; all that are there, where there is no git."""
+    git = shutil.which("git")
+    if git is not None and (_ROOT / ".git").exists():
+        listing = [git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listing, cwd=_ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+        return {name for name in names if name and (_ROOT / name).exists()}
+    made = {".venv", "__pycache__", "build", "demo-out", "dist"}
+    paths = (path.relative_to(_ROOT) for path in _ROOT.rglob("*") if path.is_file())
+    return {
+        path.as_posix()
+        for path in paths
+        if not any(part in made or part.endswith(("_cache", ".egg-info")) for part in path.parts)
+    } - {"PKG-INFO", "setup.cfg"}
+
+
+def built(kind, source, folder):
+    """What setuptools builds of a folder: ``wheel`` or ``sdist``."""
+    build = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, folder], cwd=source, check=True, capture_output=True)
+    (found,) = (path for path in folder.iterdir() if path.is_file())
     return found
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The source distribution, built from a copy of the repository."""
+    folder = tmp_path_factory.mktemp("sdist")
+    for name in source_files():
+        path = folder / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_ROOT / name, path)
+    return built("sdist", folder / "source", folder)
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory):
+    """The wheel, built from the source distribution."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = folder.iterdir()
+    return built("wheel", source, folder)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +131,22 @@ def installed(wheel, tmp_path_factory):
         return subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, check=True)
 
     return folder, run
+
+
+def test_the_source_distribution_holds_the_repository(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    made = {
+        name for name in names if name in ("PKG-INFO", "setup.cfg") or name.startswith("sightline_search.egg-info/")
+    }
+    assert len(made) > 2 and names - made == source_files()
+
+
+def test_the_index_accepts_both(sdist, wheel):
+    pytest.importorskip("twine", reason="needs twine")
+    check = [sys.executable, "-m", "twine", "check", "--strict", sdist, wheel]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout + done.stderr
 
 
 def test_the_wheel_holds_the_library_and_nothing_beside_it(wheel):

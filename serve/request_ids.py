@@ -1,0 +1,53 @@
+"""Ids of requests: in the header ``X-Request-ID``, in the bodies of errors, and in the log."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from contextvars import ContextVar
+
+__all__ = ["HEADER", "RequestIdFilter", "current_request_id", "new_request_id"]
+
+HEADER = "X-Request-ID"
+
+_SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_current: ContextVar[str] = ContextVar("request_id", default="")
+
+
+def new_request_id(sent: str) -> str:
+    """Begin a request in this context, and give its id.
+
+    Args:
+        sent: the id that the client or a proxy gave it. It is taken if it has at most 128 letters, digits and ``._:-``,
+            which are safe in logs and headers; otherwise a new one is made.
+
+    Example:
+        >>> new_request_id("a1b2-c3d4"), current_request_id()
+        ('a1b2-c3d4', 'a1b2-c3d4')
+        >>> len(new_request_id("two words"))
+        32
+    """
+    id = sent if _SANE.fullmatch(sent) else uuid.uuid4().hex
+    _current.set(id)
+    return id
+
+
+def current_request_id() -> str:
+    """The id of the request that is being answered; "" outside of requests."""
+    return _current.get()
+
+
+class RequestIdFilter(logging.Filter):
+    """Gives the records of a handler the attribute ``request_id``, for its format; ``-`` outside of requests.
+
+    Example:
+        >>> handler = logging.StreamHandler()
+        >>> handler.addFilter(RequestIdFilter())
+        >>> handler.setFormatter(logging.Formatter("%(levelname)s [%(request_id)s] %(message)s"))
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        record.request_id = _current.get() or "-"
+        return True
