@@ -44,7 +44,7 @@ from .planning import (
 )
 from .reading import BatchReading, ReadingPlan, StoredBatch
 from .sources import as_documents
-from .store import StoredPassage, checked_id, checked_ids
+from .store import StoredPassage, Traffic, checked_id, checked_ids
 from .token_states import decode_spans
 from .words import check_sparse_encoder
 from .writing import PATIENCE, Writer
@@ -318,6 +318,11 @@ class Index:
         """Bytes by file."""
         files = sorted(file for file in self.path.rglob("*") if file.is_file())
         return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """None: nothing of it comes over a network."""
+        return None
 
     @property
     def manifest(self) -> Manifest:

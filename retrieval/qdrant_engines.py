@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from .qdrant_filters import BIG, MARKS, NUMBERS, TEXTS, Where
+from .store import Traffic
 
-__all__ = ["PAGE", "Engine", "FieldKind", "Hit", "Part", "Plan", "Point", "Traffic", "as_uuid", "number_of"]
+__all__ = ["PAGE", "Engine", "FieldKind", "Hit", "Part", "Plan", "Point", "as_uuid", "number_of"]
 
 Part = Literal["passages", "states"]
 FieldKind = Literal["keyword", "integer", "float"]
@@ -60,20 +61,12 @@ class Plan:
     words: bool
 
 
-@dataclass(slots=True)
-class Traffic:
-    """What came over the network: requests, and bytes of their answers."""
-
-    requests: int = 0
-    bytes: int = 0
-
-
 class Engine(ABC):
     """What the store needs of Qdrant.
 
     Attributes:
         name: the store's name, for messages.
-        traffic: requests and bytes so far.
+        traffic: requests and bytes so far; None where they are not counted.
     """
 
     name: str
@@ -81,7 +74,7 @@ class Engine(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.traffic = Traffic()
+        self.traffic: Traffic | None = None
         self._writes = 0
 
     @property

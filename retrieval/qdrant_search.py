@@ -19,11 +19,11 @@ from ..models.reader import DocumentStates
 from .manifest import Manifest
 from .planning import load_built_encoder
 from .qdrant_contents import Contents
-from .qdrant_engines import Engine, Hit, Traffic
+from .qdrant_engines import Engine, Hit
 from .qdrant_filters import Where
 from .qdrant_points import FETCHED, PASSAGES, document_of, passage_of, rows_of, spans_of
 from .qdrant_words import query_vector
-from .store import StoredPassage, checked_id
+from .store import StoredPassage, Traffic, checked_id
 
 if TYPE_CHECKING:
     from ..models.reader import StoredBlock
@@ -86,8 +86,8 @@ class QdrantSearch:
         return self.engine.size()
 
     @property
-    def traffic(self) -> Traffic:
-        """Requests that were sent to a server, and bytes of its answers."""
+    def traffic(self) -> Traffic | None:
+        """Requests that were sent to a server, and bytes of its answers; None of an index on this machine."""
         return self.engine.traffic
 
     def verify(self) -> None:

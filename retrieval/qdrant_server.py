@@ -13,6 +13,7 @@ from ..settings import Range
 from ..wording import quoted
 from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Part, Plan, Point, as_uuid, number_of
 from .qdrant_filters import Among, Between, HasVector, Where
+from .store import Traffic
 
 __all__ = ["ServerEngine"]
 
@@ -68,6 +69,7 @@ class ServerEngine(Engine):
         self._own = client is None
         self._client = client
         if client is None:
+            self.traffic = Traffic()
             key = os.environ.get("QDRANT_API_KEY", "").strip() or None
             # The client's own number of seconds is whole.
             self._client = qdrant_client.QdrantClient(
@@ -78,6 +80,7 @@ class ServerEngine(Engine):
 
     def _seen(self, response: Any) -> None:
         response.read()
+        assert self.traffic is not None
         self.traffic.requests += 1
         self.traffic.bytes += response.num_bytes_downloaded
 

@@ -23,7 +23,7 @@ from ..errors import IndexCorruptError, IndexStoreError, InputError
 from .files import RESTORE
 from .filters import Filter
 
-__all__ = ["DocumentStore", "Segment", "StoredPassage", "as_json", "checked_id", "checked_ids"]
+__all__ = ["DocumentStore", "Segment", "StoredPassage", "Traffic", "as_json", "checked_id", "checked_ids"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
@@ -68,6 +68,14 @@ class StoredPassage:
     tokens: tuple[int, int]
     truncated: int
     decoder_tokens: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What came over the network: requests, and bytes of their answers."""
+
+    requests: int = 0
+    bytes: int = 0
 
 
 class DocumentStore:
