@@ -368,9 +368,9 @@ def _costs(cost: Cost) -> Table:
     said = f"; limits by the products of {cost.machine.gemm}" if cost.machine.gemm else ""
     said += f"; read by {cost.backend}"
     table = Table(title=Text(f"cost, query by query; * not beaten in both quality and median time{said}"))
-    for place, name in enumerate(
-        ("system", "p50 ms", "p90", "p99", "passages/s", "tokens/s", "GFLOP", "limit ms", "MB")
-    ):
+    remote = any(system.network_bytes is not None for system in cost.systems.values())
+    columns = ("system", "p50 ms", "p90", "p99", "passages/s", "tokens/s", "GFLOP", "limit ms", "MB")
+    for place, name in enumerate((*columns, *(("requests", "kB received") if remote else ()))):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     for name, system in cost.systems.items():
         limits = [value for value in (system.limit_ms.flops, system.limit_ms.bytes) if value is not None]
@@ -380,8 +380,10 @@ def _costs(cost: Cost) -> Table:
             "" if system.flops_per_query is None else f"{system.flops_per_query / 1e9:.2f}",
             f"{max(limits):.2f}",
             f"{system.memory.peak_bytes / 1e6:.0f}",
+            "" if system.network_requests is None else f"{system.network_requests:.1f}",
+            "" if system.network_bytes is None else f"{system.network_bytes / 1e3:.0f}",
         )
-        table.add_row(Text(visible(name + " *" * (name in cost.pareto))), *figures)
+        table.add_row(Text(visible(name + " *" * (name in cost.pareto))), *figures[: None if remote else -2])
     return table
 
 

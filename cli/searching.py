@@ -119,7 +119,7 @@ def search(
             result = searcher.search(query, k, where=where_filter, evidence=grain, unit=unit, min_score=min_score)
             stages = {}
     times = {"loading": loading, **result.milliseconds}
-    traffic = getattr(searcher.index, "traffic", None)  # of a store that other machines keep
+    traffic = searcher.index.traffic
     if json:
         answer = result.as_dict() | {"milliseconds": times}
         for hit in answer["hits"] if stages else ():

@@ -8,7 +8,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 from ..errors import InputError
 from ..names import EMBEDDED_STAGES, MULTIVECTOR_STAGES, SystemName
 from ..rerank.loading import load_reranker, reader_options
-from ..retrieval.index import Index
+from ..retrieval.store import Traffic
+from ..retrieval.stores import Store, open_store
 from ..retrieval.token_states import states_form
 from ..search import FirstStage, Searcher
 from .dataset import Dataset
@@ -71,7 +72,7 @@ def bench_systems(
     results = evaluate_systems(dataset, systems, out, **options)
     texts = list(dataset.queries.values())[:cost_queries]
     backend = options.get("backend")
-    with Index.open(options.get("index") or Path(out) / "index", backend=backend) as opened:
+    with open_store(options.get("index") or Path(out) / "index", backend=backend) as opened:
         candidates, progress = results.summary.candidates, options.get("progress")
         cost = measure_cost(opened, systems, texts, candidates=candidates, backend=backend, progress=progress)
     points = {
@@ -85,7 +86,7 @@ def bench_systems(
 
 
 def measure_cost(
-    index: Index,
+    index: Store,
     systems: Sequence[str],
     queries: Sequence[str],
     *,
@@ -100,7 +101,7 @@ def measure_cost(
     read anew every time.
 
     Args:
-        index: searched by all.
+        index: searched by all, wherever it is kept.
         systems: names for `sightline.names.SystemName.parse`.
         queries: N texts, at least one.
         candidates: how many candidates a first stage hands on.
@@ -128,7 +129,7 @@ def measure_cost(
     for name, searcher in searchers.items():
         costs[name] = _system_cost(searcher, timings[name], queries[:_COUNTED], k, machine)
         tell("counting", len(costs))
-    return Cost(len(queries), machine, {**index_bytes(index.path)}, costs)
+    return Cost(len(queries), machine, {**_store_bytes(index)}, costs)
 
 
 @dataclass(slots=True)
@@ -138,10 +139,11 @@ class _Timing:
     seconds: list[float] = field(default_factory=list)
     stages: list[Mapping[str, float]] = field(default_factory=list)
     candidates: list[int] = field(default_factory=list)
+    traffic: list[Traffic] = field(default_factory=list)
 
 
 def _timed(
-    index: Index, searchers: Mapping[str, Searcher], queries: Sequence[str], k: int, progress: Callable[[int], None]
+    index: Store, searchers: Mapping[str, Searcher], queries: Sequence[str], k: int, progress: Callable[[int], None]
 ) -> dict[str, _Timing]:
     forget = getattr(index.encoder, "forget_queries", lambda: None)
     for searcher in searchers.values():
@@ -150,11 +152,14 @@ def _timed(
     for number, query in enumerate(queries, start=1):
         for name, searcher in searchers.items():
             forget()
+            before = dataclasses.replace(index.traffic or Traffic())
             started = time.perf_counter()
             result = searcher.search(query, k)
             timings[name].seconds.append(time.perf_counter() - started)
             timings[name].stages.append(result.milliseconds)
             timings[name].candidates.append(result.passages if searcher.reranker else 0)
+            if (now := index.traffic) is not None:
+                timings[name].traffic.append(Traffic(now.requests - before.requests, now.bytes - before.bytes))
         progress(number)
     return timings
 
@@ -178,7 +183,14 @@ def _system_cost(searcher: Searcher, timing: _Timing, queries: Sequence[str], k:
             work.bytes / machine.copy_bytes_per_second * 1e3,
         ),
         memory=memory,
+        network_requests=_mean(one.requests for one in timing.traffic),
+        network_bytes=_mean(one.bytes for one in timing.traffic),
     )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return statistics.fmean(known) if known else None
 
 
 def _answer(searcher: Searcher, queries: Sequence[str], k: int) -> None:
@@ -198,7 +210,7 @@ def _work(searcher: Searcher, queries: Sequence[str]) -> _Work:
     index, reranker = searcher.index, searcher.reranker
     rows, dim = index.counts()["passages"], index.manifest.encoder.dim
     embeds = searcher.first_stage in EMBEDDED_STAGES
-    exact = embeds and index.manifest.faiss.factory == "Flat"
+    exact = embeds and index.manifest.faiss.factory == "Flat" and index.traffic is None  # else another machine's work
     # What a sparse encoder computes is not known here, nor how many token states a search by them reads.
     by_sparse = searcher.first_stage not in ("dense", "multivector") and index.manifest.lexical.name.stage == "sparse"
     unknown = by_sparse or searcher.first_stage in MULTIVECTOR_STAGES
@@ -271,6 +283,17 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
     per_layer: int = sum(2 * length * weights + 4 * length * length * heads * head for length in lengths)
     layers: int = config.num_hidden_layers
     return layers * per_layer
+
+
+def _store_bytes(index: Store) -> dict[str, int]:
+    """Bytes of an index by part, of what is on this machine."""
+    if isinstance(index.path, Path):
+        return index_bytes(index.path)
+    named = {"passages": "documents, words, embeddings", "states": "token states"}
+    parts = dict.fromkeys([*named.values(), "other"], 0)
+    for file, size in index.size().items():
+        parts[named.get(file.partition("/")[0], "other")] += size
+    return {part: size for part, size in parts.items() if size}
 
 
 def index_bytes(path: str | Path) -> dict[str, int]:

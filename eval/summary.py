@@ -85,13 +85,16 @@ class SystemCost:
         passages_per_second: passages that the reranker scores.
         tokens_per_second: their tokens.
         flops_per_query: model FLOPs: reading the query, and unless states are kept the candidates; inner products of
-            exact search; attention over the candidates' tokens. None if the model tells no configuration.
-        bytes_per_query: embeddings and token states that must be read.
+            exact search; attention over the candidates' tokens. None if the model tells no configuration. What another
+            machine computes, which keeps the index, is not in it.
+        bytes_per_query: embeddings and token states that must be read on this machine.
         limit_ms: what FLOPs and bytes take at the machine's rates.
         memory: the memory used while the system answered, see `sightline.eval.cost.peak_memory`.
         stages_ms: the median of each stage.
         candidates: how many passages the reranker scores.
         tokens: how many tokens these passages have.
+        network_requests: requests to the machine that keeps the index; None where it is on this one.
+        network_bytes: bytes of its answers; None likewise.
     """
 
     latency_ms: Latency
@@ -104,6 +107,8 @@ class SystemCost:
     stages_ms: dict[str, Number] = field(default_factory=dict)
     candidates: Number | None = None
     tokens: Number | None = None
+    network_requests: Number | None = None
+    network_bytes: Number | None = None
 
 
 @dataclass(frozen=True, slots=True)

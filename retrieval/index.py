@@ -44,7 +44,7 @@ from .planning import (
 )
 from .reading import BatchReading, ReadingPlan, StoredBatch
 from .sources import as_documents
-from .store import StoredPassage
+from .store import StoredPassage, Traffic, checked_id, checked_ids
 from .token_states import decode_spans
 from .words import check_sparse_encoder
 from .writing import PATIENCE, Writer
@@ -320,6 +320,11 @@ class Index:
         return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
 
     @property
+    def traffic(self) -> Traffic | None:
+        """None: nothing of it comes over a network."""
+        return None
+
+    @property
     def manifest(self) -> Manifest:
         """What the index is, as of the last write."""
         return self._files.now().manifest
@@ -433,9 +438,7 @@ class Index:
         Raises:
             InputError: if an id is not in the index, or ``ids`` is a single string.
         """
-        if isinstance(ids, str | bytes):
-            raise InputError(f"{self.path}: delete takes a list of ids; for one document, [{ids!r}]")
-        checked = list(dict.fromkeys(_checked_id(id) for id in ids))
+        checked = checked_ids(ids, self.path)
         with self._writer.writing():
             self._writer.delete(checked)
             self._writer.settle()
@@ -570,7 +573,7 @@ class Index:
             InputError: if an id is not a string.
         """
         self._files.now()
-        return self._files.store.passages_of([id for id in map(_checked_id, ids) if encodable(id)])
+        return self._files.store.passages_of([id for id in map(checked_id, ids) if encodable(id)])
 
     def document_ids(self, rows: Sequence[int] | np.ndarray) -> dict[int, str]:
         """Document id by row; rows deleted meanwhile, and -1, are left out."""
@@ -584,7 +587,7 @@ class Index:
             InputError: if the id is not a string.
         """
         self._files.now()
-        return self._files.store.document(_checked_id(id))
+        return self._files.store.document(checked_id(id))
 
     def documents(self) -> Iterator[Document]:
         """All documents, in the order they were added."""
@@ -696,9 +699,3 @@ def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncode
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _checked_id(id: Any) -> str:
-    if not isinstance(id, str):
-        raise InputError(f"ids are strings; use '{id}', not {id!r} ({type(id).__name__})")
-    return id

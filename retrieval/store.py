@@ -19,11 +19,11 @@ import numpy as np
 import xxhash
 
 from ..documents import Document, Passage, encodable
-from ..errors import IndexCorruptError, IndexStoreError
+from ..errors import IndexCorruptError, IndexStoreError, InputError
 from .files import RESTORE
 from .filters import Filter
 
-__all__ = ["DocumentStore", "Segment", "StoredPassage", "as_json"]
+__all__ = ["DocumentStore", "Segment", "StoredPassage", "Traffic", "as_json", "checked_id", "checked_ids"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
@@ -68,6 +68,14 @@ class StoredPassage:
     tokens: tuple[int, int]
     truncated: int
     decoder_tokens: tuple[int, int]
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What came over the network: requests, and bytes of their answers."""
+
+    requests: int = 0
+    bytes: int = 0
 
 
 class DocumentStore:
@@ -458,6 +466,28 @@ class DocumentStore:
 def as_json(metadata: Mapping[str, Any]) -> str:
     """Metadata in the form in which it is stored."""
     return json.dumps(dict(metadata), ensure_ascii=False)
+
+
+def checked_id(id: Any) -> str:
+    """An id that a caller gave.
+
+    Raises:
+        InputError: if it is no text.
+    """
+    if not isinstance(id, str):
+        raise InputError(f"ids are strings; use '{id}', not {id!r} ({type(id).__name__})")
+    return id
+
+
+def checked_ids(ids: Iterable[Any], index: object) -> list[str]:
+    """The ids that a caller gave to have them deleted, each once.
+
+    Raises:
+        InputError: if one is no text, or there is a single text in the place of a list.
+    """
+    if isinstance(ids, str | bytes):
+        raise InputError(f"{index}: delete takes a list of ids; for one document, [{ids!r}]")
+    return list(dict.fromkeys(map(checked_id, ids)))
 
 
 def _seal(fields: Sequence[Any], passages: Sequence[Sequence[Any]]) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 from ..documents import Document
 from ..names import StoreName
 from .manifest import Manifest
-from .store import StoredPassage
+from .store import StoredPassage, Traffic
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder
@@ -46,6 +46,10 @@ class Store(Protocol):
     @property
     def whole_documents(self) -> bool:
         """Whether every document is one passage."""
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Requests that were sent to another machine, and bytes of its answers; None of an index on this one."""
 
     # -- searching
 

@@ -143,6 +143,45 @@ def test_cost_stands_beside_quality(tmp_path):
     assert "Quality and cost" in page and "answered alone" in page
 
 
+def test_an_index_on_another_machine_says_what_came_over_the_network(tmp_path):
+    pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
+    from sightline.retrieval.stores import build_store, open_store
+    from sightline.tests.qdrant_api import QdrantApi
+
+    dataset, api = make(tmp_path / "zoo"), QdrantApi()
+    try:
+        name = f"qdrant://{api.address}/zoo"
+        build_store(name, dataset.documents()).close()
+        systems = bench_systems(dataset, ["bm25", "bm25+minilm"], tmp_path / "out", index=name).summary.cost.systems
+        with open_store(name) as store:
+            store.search_lexical("who barks", 100)  # counts what is counted once
+            api.seen.clear()
+            before = store.traffic.bytes
+            store.passages(store.search_lexical("who barks", 100)[0])
+            sent, received = len(api.seen), store.traffic.bytes - before
+    finally:
+        api.close()
+    words, reranked = systems["bm25"], systems["bm25+minilm"]
+    assert words.network_requests == pytest.approx(sent, abs=1) and words.network_bytes == pytest.approx(received, 0.5)
+    assert reranked.network_requests == words.network_requests + 1  # the token states
+    states = 4 / 3 * reranked.bytes_per_query  # as text, and with the characters of each token
+    assert states < reranked.network_bytes - words.network_bytes < 2 * states
+    assert words.flops_per_query == words.bytes_per_query == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "requests to it, and the bytes of their answers" in page and "Index:" not in page
+
+
+def test_an_index_in_qdrants_engine_here_is_measured_by_its_files(tmp_path):
+    pytest.importorskip("qdrant_edge", reason="the extra qdrant is not installed")
+    from sightline.retrieval.stores import build_store
+
+    with build_store(f"qdrant-edge:{tmp_path / 'q'}", [Document("a", "The cat purrs.")]) as store:
+        cost = measure_cost(store, ["bm25", "dense"], ["who purrs"])
+        assert sum(cost.index_bytes.values()) == sum(store.size().values())
+        assert set(cost.index_bytes) == {"documents, words, embeddings", "token states"}
+        assert cost.systems["dense"].bytes_per_query == 384 * 4 and cost.systems["dense"].network_bytes is None
+
+
 def test_what_cannot_be_measured_is_refused(tmp_path, index):
     dataset = make(tmp_path / "zoo")
     with pytest.raises(InputError, match="given run"):

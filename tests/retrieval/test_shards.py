@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sightline import Document
 from sightline.errors import DataError, IndexMismatchError, IndexStoreError, InputError
-from sightline.retrieval import qdrant_store
+from sightline.retrieval import planning, qdrant_writing
 from sightline.retrieval.shards import Shard, ShardStream
 from sightline.tests.conftest import ToyEncoder
 
@@ -20,6 +20,7 @@ pytest.importorskip("qdrant_edge", reason="the extra qdrant is not installed")
 pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
 
 from sightline.retrieval.qdrant_store import QdrantStore
+from sightline.retrieval.qdrant_writing import QdrantWriter
 from sightline.tests.qdrant_api import QdrantApi
 
 WORDS = "cats purr purring dogs dog bark cows moo owls hoot".split()
@@ -69,7 +70,7 @@ def contents(store):
 
 @pytest.fixture
 def build(tmp_path, monkeypatch):
-    monkeypatch.setattr(qdrant_store, "BATCH_PASSAGES", 8)
+    monkeypatch.setattr(qdrant_writing, "BATCH_PASSAGES", 8)
 
     def build(documents, name="q", **options):
         options = {"encoder": ToyEncoder(), "max_tokens": 8} | options
@@ -134,9 +135,7 @@ def test_an_unfinished_shard_goes_on_and_a_finished_one_is_not_read_again(build)
     assert {text: encoder.texts[text] for text in own} == dict.fromkeys(own, 1)
     whole = Counter(encoder.texts)
     build(documents, encoder=encoder, max_tokens=0, shard=Shard(0, 2)).close()
-    assert {text for text in encoder.texts if encoder.texts[text] != whole[text]} <= {
-        qdrant_store.plan.__globals__["PROBE"]
-    }
+    assert {text for text in encoder.texts if encoder.texts[text] != whole[text]} <= {planning.PROBE}
 
 
 def test_documents_that_are_gone_are_removed_from_their_shards_alone(build):
@@ -211,7 +210,7 @@ def test_more_shards_than_documents(build):
 
 @pytest.mark.parametrize("form", ["int8", "pq4"])
 def test_processes_at_once_build_one_index_on_a_server(api, monkeypatch, form):
-    monkeypatch.setattr(qdrant_store, "BATCH_PASSAGES", 8)
+    monkeypatch.setattr(qdrant_writing, "BATCH_PASSAGES", 8)
     documents, failed = some_documents(60), []
     name = f"qdrant://{api.address}/together"
     options = {"encoder": ToyEncoder(), "max_tokens": 8, "token_states": form}
@@ -248,11 +247,11 @@ def test_workers_of_ray_write_to_a_server_themselves(api, monkeypatch):
     from sightline.scale import RayReading
     from sightline.tests.scale.test_ray_reading import FakeRay
 
-    monkeypatch.setattr(qdrant_store, "BATCH_PASSAGES", 8)
+    monkeypatch.setattr(qdrant_writing, "BATCH_PASSAGES", 8)
     documents, options = some_documents(60), {"encoder": ToyEncoder(), "max_tokens": 8}
     put = []
     monkeypatch.setattr(
-        QdrantStore, "_put", lambda self, batch, real=QdrantStore._put: (put.append(self), real(self, batch))
+        QdrantWriter, "put", lambda self, batch, real=QdrantWriter.put: (put.append(self), real(self, batch))
     )
     monkeypatch.setitem(sys.modules, "ray", FakeRay(2, dies=(3, 5).__contains__))
     told = []
@@ -260,7 +259,7 @@ def test_workers_of_ray_write_to_a_server_themselves(api, monkeypatch):
         name = f"qdrant://{api.address}/workers"
         store = QdrantStore.build(name, documents, reading=reading, progress=told.append, **options)
     writers = set(map(id, put))
-    assert len(writers) > 1 and id(store) not in writers
+    assert len(writers) > 1 and id(store._writer) not in writers
     assert told == sorted(told) and told[-1] == 60
     with store, QdrantStore.build(f"qdrant://{api.address}/plain", documents, **options) as plain:
         assert store.manifest.complete and contents(store) == contents(plain)
@@ -276,7 +275,7 @@ def test_workers_of_ray_write_to_a_server_themselves(api, monkeypatch):
 def test_processes_that_are_killed_leave_shards_that_go_on(api, monkeypatch):
     from sightline.tests.scale.test_ray_reading import killed_at_random
 
-    monkeypatch.setattr(qdrant_store, "BATCH_PASSAGES", 4)
+    monkeypatch.setattr(qdrant_writing, "BATCH_PASSAGES", 4)
     documents, options = some_documents(24), {"encoder": ToyEncoder(), "max_tokens": 0}
     name = f"qdrant://{api.address}/killed"
     for number in range(2):

@@ -33,9 +33,11 @@ pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
 
 from qdrant_client import QdrantClient
 
-from sightline.retrieval import qdrant_engines, qdrant_store
-from sightline.retrieval.qdrant_engines import Point, ServerEngine
+from sightline.retrieval import qdrant_points, qdrant_writing
+from sightline.retrieval.qdrant_edge import EdgeEngine
+from sightline.retrieval.qdrant_engines import Point
 from sightline.retrieval.qdrant_filters import Among, Where, payload_of
+from sightline.retrieval.qdrant_server import ServerEngine
 from sightline.retrieval.qdrant_store import QdrantStore
 from sightline.retrieval.qdrant_words import passage_words
 from sightline.tests.qdrant_api import QdrantApi
@@ -332,8 +334,8 @@ def test_writes_may_be_repeated_and_overlap(place, toy, kind):
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_build_that_was_interrupted_anywhere_goes_on(place, toy, kind, monkeypatch):
     monkeypatch.setattr(writing, "BATCH_PASSAGES", 8)
-    monkeypatch.setattr(qdrant_store, "BATCH_PASSAGES", 8)
-    engine = qdrant_engines.EdgeEngine if kind == "edge" else ServerEngine
+    monkeypatch.setattr(qdrant_writing, "BATCH_PASSAGES", 8)
+    engine = EdgeEngine if kind == "edge" else ServerEngine
     documents, real = some_documents(12), engine.upsert
     for end in (1, 3, 6):
         left = [end]
@@ -414,15 +416,15 @@ def test_a_half_written_document_shows_no_passage_of_another_time(place, toy):
 
 
 def damage_manifest(store):
-    store.engine.upsert("passages", [Point(qdrant_store._RECORD, {}, {"layout": 1, "manifest": "{}", "sum": "0"})])
+    store.engine.upsert("passages", [Point(qdrant_points.RECORD, {}, {"layout": 1, "manifest": "{}", "sum": "0"})])
 
 
 def lose_manifest(store):
-    store.engine.delete("passages", Where(ids=(qdrant_store._RECORD,)))
+    store.engine.delete("passages", Where(ids=(qdrant_points.RECORD,)))
 
 
 def other_layout(store):
-    store.engine.upsert("passages", [Point(qdrant_store._RECORD, {}, {"layout": 9, "manifest": "{}", "sum": "0"})])
+    store.engine.upsert("passages", [Point(qdrant_points.RECORD, {}, {"layout": 9, "manifest": "{}", "sum": "0"})])
 
 
 def lose_a_vector(store):
@@ -434,7 +436,7 @@ def lose_a_vector(store):
 def other_dims(store):
     manifest = store.manifest
     other = dataclasses.replace(manifest, encoder=dataclasses.replace(manifest.encoder, dim=7))
-    store.engine.upsert("passages", [qdrant_store._record(other)])
+    store.engine.upsert("passages", [qdrant_points.record_of(other)])
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -504,7 +506,7 @@ def test_an_edge_store_is_open_in_one_process_and_often_in_it(place, toy):
     again = place.open("edge", encoder=toy)
     again.update([Document("d0", "zebras")])
     assert len(store.search_lexical("zebras", 3)[0]) == 1
-    engine = "from sightline.retrieval.qdrant_engines import EdgeEngine, Where"  # without torch, which takes seconds
+    engine = "from sightline.retrieval.qdrant_edge import EdgeEngine, Where"  # without torch, which takes seconds
     code = f"{engine}; EdgeEngine({store.path.partition(':')[2]!r}).count(Where())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "another process has it open" in ran.stderr and IndexLockedError.__name__ in ran.stderr
@@ -550,10 +552,10 @@ def test_lost_and_refused_requests_are_sent_again_and_slow_ones_are_not(api, toy
     with open_store(name, encoder=toy, retries=2, timeout=2) as store:
         api.faults[:] = [503, 429]
         assert store.counts()["documents"] == 3 and len(api.waited) == 2
-        store._counted = None
+        store._contents.forget()
         api.faults[:] = ["lost", "lost"]
         assert store.counts()["documents"] == 3
-        store._counted = None
+        store._contents.forget()
         api.faults[:] = [503] * 3
         with pytest.raises(IndexStoreError, match=r"answers 503: as the test wants it; tried 3 times"):
             store.counts()

@@ -1,0 +1,192 @@
+"""What an index in Qdrant holds: its documents, what is counted of them, and what filters mean for them."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..documents import encodable
+from ..errors import IndexCorruptError
+from .filters import Filter
+from .manifest import Manifest
+from .qdrant_engines import Engine
+from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, translated
+from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, row_of
+from .token_states import states_form
+
+__all__ = ["Contents", "Statistics"]
+
+_EVERYTHING = 1_000_000  # different values of a field
+_SECONDS = 2.0  # how long what is counted holds where others may write
+_KEPT = 64  # translated filters, and frequencies times a thousand
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What was counted, as long as it holds.
+
+    Args:
+        writes: the engine's number of writes when it was counted.
+        until: when others may have changed it, in seconds of the monotonic clock.
+        passages: how many there are, without those of empty documents.
+        mean: their mean number of terms.
+        whole: whether no document has a second passage.
+        documents: how many there are.
+        frequencies: how many passages have a term, for terms that were asked for.
+        filters: translations of filters.
+    """
+
+    writes: int
+    until: float
+    passages: int
+    mean: float
+    whole: bool
+    documents: int
+    frequencies: dict[str, int] = field(default_factory=dict)
+    filters: dict[str, Where] = field(default_factory=dict)
+
+
+class Contents:
+    """Documents and counts of an index, for those that search it and those that change it.
+
+    Args:
+        engine: where it is.
+        manifest: what it is.
+
+    Attributes:
+        form: of the token states; None if the index keeps none.
+    """
+
+    def __init__(self, engine: Engine, manifest: Manifest) -> None:
+        self.engine, self.manifest = engine, manifest
+        states = manifest.token_states
+        self.form = None if states.dim is None else states_form(states.kind, states.dim)
+        self._counted: Statistics | None = None
+        self._table: np.ndarray | None = None
+
+    @property
+    def path(self) -> str:
+        """The name of the store, for messages."""
+        return self.engine.name
+
+    @property
+    def keeps_words(self) -> bool:
+        """Whether there are vectors of words."""
+        return self.manifest.lexical.engine != "none"
+
+    # -- points ------------------------------------------------------------------------------------------------------
+
+    def heads(self, ids: Sequence[str], fields: Sequence[str] = FETCHED) -> dict[str, dict[str, Any]]:
+        """The payload of passage 0 of the documents that are there, by their ids."""
+        rows = {id: row_of(id) for id in ids if encodable(id)}
+        payloads = self.engine.retrieve("passages", list(rows.values()), fields) if rows else {}
+        return {id: payloads[row] for id, row in rows.items() if row in payloads and payloads[row].get("id") == id}
+
+    def all_heads(self, fields: Sequence[str] = FETCHED) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The payload of passage 0 of all documents, by the point's id."""
+        return self.engine.scroll("passages", HEADS, fields)
+
+    def table(self) -> np.ndarray | None:
+        """What the form of the token states learnt; None if it learns nothing, or nobody has learnt yet."""
+        if self.form is None or self.form.codes is None:
+            return None
+        if self._table is None and (kept := self.engine.retrieve("states", [TABLE], ["table"])):
+            data = base64.b64decode(kept[TABLE]["table"])
+            self._table = np.frombuffer(data, dtype=np.float32).reshape(self.form.codes)
+        return self._table
+
+    def check_vectors(self, *, passages: bool) -> None:
+        """Compare the collection's vectors with the manifest.
+
+        Args:
+            passages: look for passages without their vectors, too.
+
+        Raises:
+            IndexCorruptError: if there are other vectors than the manifest says, or passages lack theirs.
+        """
+        there, dim = self.engine.vectors(), self.manifest.encoder.dim
+        if there.get("dense", 0) != dim or "words" not in there:
+            raise IndexCorruptError(
+                f"{self.path}: the manifest says embeddings of {dim} dimensions and words, and the collection has "
+                f"{', '.join(f'{name} ({size})' for name, size in there.items())}; build the index again"
+            )
+        if not passages:
+            return
+        for name, needed in (("dense", dim > 0), ("words", self.keeps_words)):
+            has = (Between("length", {"gte": 1}),) if name == "words" else WHOLE.must
+            lacking = Where(must=has, must_not=(HasVector(name), Among("empty", [1])))
+            if needed and (count := self.engine.count(lacking)):
+                first = itertools.islice(self.engine.scroll("passages", lacking, ["document"]), 1)
+                number = next((payload.get("document") for _, payload in first), "?")
+                raise IndexCorruptError(
+                    f"{self.path}: {count} passages have no vector {name!r}, as that of document number {number}, so "
+                    "no search would find them; write their documents again (sightline add --update), or build the "
+                    "index again"
+                )
+
+    # -- what is counted ---------------------------------------------------------------------------------------------
+
+    def now(self) -> Statistics:
+        """What is counted of the index as it is now."""
+        counted, writes = self._counted, self.engine.writes
+        if counted is not None and counted.writes == writes and time.monotonic() < counted.until:
+            return counted
+        until = time.monotonic() + _SECONDS if self.engine.shared else float("inf")
+        if self.keeps_words:
+            lengths = self.engine.facet("length", _EVERYTHING)
+            passages = sum(lengths.values())
+            mean = sum(length * count for length, count in lengths.items()) / max(1, passages)
+        else:
+            passages, mean = self.engine.count(Where(must=WHOLE.must, must_not=(Among("empty", [1]),))), 0.0
+        documents = self.engine.count(HEADS)
+        whole = not self.engine.count(Where(must=(Between("passage", {"gte": 1}),)))
+        counted = self._counted = Statistics(writes, until, passages, mean, whole, documents)
+        return counted
+
+    def forget(self) -> None:
+        """Count again when asked next, for others have written."""
+        self._counted = None
+
+    def frequency(self, term: str) -> int:
+        """How many passages have a term."""
+        known = self.now().frequencies
+        if term not in known:
+            if len(known) >= _KEPT * 1000:
+                known.clear()
+            known[term] = self.engine.count(Where(must=(Among("words", [term]),)))
+        return known[term]
+
+    # -- filters -----------------------------------------------------------------------------------------------------
+
+    def has(self, mark: str) -> bool:
+        """See `sightline.retrieval.qdrant_filters.FieldsOfStore`."""
+        return self.engine.count(Where(must=(Among(MARKS, [mark]),))) > 0
+
+    def distinct(self, key: str, limit: int) -> list[str]:
+        """See `sightline.retrieval.qdrant_filters.FieldsOfStore`."""
+        return list(self.engine.facet(key, limit))
+
+    def conditions(self, where: Mapping[str, Any] | None) -> Where:
+        """A filter as conditions on the payload.
+
+        Raises:
+            InputError: see `Filter.check`, and `translated`.
+        """
+        if where is None:
+            return Where()
+        filter, now = Filter(where), self.now()
+        known = now.filters.get(filter.key)
+        if known is None:
+            known = translated(filter, self)
+            if now.documents and (filter.may_mislead or not self.engine.count(known)):
+                check_filter(filter, list(self.engine.facet(MARKS, _EVERYTHING)))
+            if len(now.filters) >= _KEPT:
+                now.filters.clear()
+            now.filters[filter.key] = known
+        return known

@@ -1,0 +1,182 @@
+"""The points of an index in Qdrant: which there are, their ids, and how documents and passages become payloads.
+
+A passage is a point, whose id follows from the document's id and the passage's number: a write that is repeated changes
+nothing, and several processes may write at once. Its vectors are ``dense``, the embedding, and ``words``, BM25 (see
+`sightline.retrieval.qdrant_words`). Its payload has where it is in the document, what filters need (see
+`sightline.retrieval.qdrant_filters`), and a digest of the whole document; that of passage 0, the head, has the document
+itself. Token states are bytes in a part of their own, fetched for the candidates alone. Points with fixed ids hold the
+manifest, and what the index has learnt.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from ..documents import Document, Passage
+from ..errors import IndexCorruptError, IndexStoreError
+from .manifest import Manifest
+from .qdrant_engines import Engine, Point
+from .qdrant_filters import Among, Between, Where
+from .shards import Shard
+from .store import StoredPassage, as_json
+from .token_states import decode_spans
+
+__all__ = ["FETCHED", "HEADS", "MEAN", "PASSAGES", "RECORD", "SHARDS", "TABLE", "WHOLE", "StoredPoint"]
+__all__ += ["digest_of", "document_of", "done_row", "encoded", "has_manifest", "hex_of", "load_manifest", "passage_of"]
+__all__ += ["record_of", "row_of", "rows_of", "spans_of"]
+
+_LAYOUT = 1
+PASSAGES = 1 << 24
+"""More than a document has; the low bits of a point's id are the passage's number."""
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://sightline/passages")
+RECORD, MEAN, TABLE, SHARDS = (
+    uuid.uuid5(_NAMESPACE, f"\x00{name}").int for name in ("manifest", "mean length", "table", "shards")
+)
+FETCHED = ("id", "title", "text", "metadata", "start", "end", "truncated", "tokens", "digest", "passages")
+"""Fields of the payload that documents and passages are made of."""
+HEADS = Where(must=(Among("passage", [0]),))
+"""The points that hold documents."""
+WHOLE = Where(must=(Between("passage", {"gte": 0}),))
+"""The points of all passages, and of documents without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPoint(StoredPassage):
+    """A passage as it is stored, with the digest of its document."""
+
+    digest: str = ""
+
+
+# -- the manifest ------------------------------------------------------------------------------------------------------
+
+
+def record_of(manifest: Manifest) -> Point:
+    """The point that holds a manifest."""
+    body = json.dumps(manifest.as_dict(), ensure_ascii=False)
+    return Point(RECORD, {}, {"layout": _LAYOUT, "manifest": body, "sum": xxhash.xxh3_128_hexdigest(body.encode())})
+
+
+def has_manifest(engine: Engine) -> bool:
+    """Whether there is an index, finished or not."""
+    return engine.exists() and bool(engine.retrieve("passages", [RECORD], ["layout"]))
+
+
+def load_manifest(engine: Engine) -> Manifest:
+    """The manifest of an index.
+
+    Raises:
+        IndexStoreError: if there is none, or one of a newer layout.
+        IndexCorruptError: if it is damaged.
+    """
+    payload = engine.retrieve("passages", [RECORD], ["layout", "manifest", "sum"]).get(RECORD)
+    if payload is None:
+        raise IndexStoreError(
+            f"{engine.name}: there is no manifest, so it is no index of Sightline, or making it broke off; "
+            f"build it with: sightline index --store {engine.name}"
+        )
+    if payload.get("layout") != _LAYOUT:
+        raise IndexStoreError(
+            f"{engine.name}: layout {payload.get('layout')!r}, this version reads {_LAYOUT}; build the index again"
+        )
+    body = payload.get("manifest")
+    if not isinstance(body, str) or xxhash.xxh3_128_hexdigest(body.encode()) != payload.get("sum"):
+        raise IndexCorruptError(
+            f"{engine.name}: the manifest is not what was written; restore a snapshot, or build the index again"
+        )
+    return Manifest.from_dict(json.loads(body), engine.name, f"{engine.name}: manifest")
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+
+def row_of(id: str) -> int:
+    """The id of a document's head."""
+    number = uuid.uuid5(_NAMESPACE, id).int
+    return number - number % PASSAGES
+
+
+def rows_of(heads: Mapping[str, Mapping[str, Any]]) -> list[int]:
+    """The ids of all passages of documents.
+
+    Args:
+        heads: the payload of each document's head, with ``passages``, by the document's id.
+    """
+    return [row_of(id) + place for id, head in heads.items() for place in range(_passages(head))]
+
+
+def _passages(head: Mapping[str, Any]) -> int:
+    count = head.get("passages")
+    return count if isinstance(count, int) and 0 <= count < PASSAGES else 0
+
+
+def done_row(shard: Shard) -> int:
+    """The id of the point that says that a shard is done."""
+    return uuid.uuid5(_NAMESPACE, f"\x00{shard}").int
+
+
+def hex_of(row: int) -> str:
+    """What the passages of one document have in common in their payload."""
+    return f"{row // PASSAGES:026x}"
+
+
+# -- payloads ----------------------------------------------------------------------------------------------------------
+
+
+def digest_of(document: Document, passages: Sequence[Passage]) -> str:
+    """A digest of a document and of how it is cut."""
+    fields = [document.id, document.title, document.text, as_json(document.metadata)]
+    places = [[passage.start, passage.end] for passage in passages]
+    return xxhash.xxh3_128_hexdigest(json.dumps([fields, places]).encode())
+
+
+def document_of(head: Mapping[str, Any], index: str) -> Document:
+    """A document from the payload of its head.
+
+    Raises:
+        IndexCorruptError: if the payload is damaged.
+    """
+    try:
+        return Document(head["id"], head["text"], head["title"], json.loads(head["metadata"]))
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise IndexCorruptError(
+            f"{index}: document {head.get('id')!r} is damaged ({error}); update the document, or build the index again"
+        ) from error
+
+
+def passage_of(row: int, document: Document, payload: Mapping[str, Any], index: str) -> StoredPoint:
+    """A passage of a document from its payload.
+
+    Raises:
+        IndexCorruptError: if the payload is damaged.
+    """
+    try:
+        passage = Passage(document, int(payload["start"]), int(payload["end"]))
+        tokens = (0, int(payload["tokens"]))
+        return StoredPoint(row, passage, tokens, int(payload["truncated"]), (0, 0), str(payload["digest"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise IndexCorruptError(
+            f"{index}: a passage of document {document.id!r} is damaged ({error}); update the document, or build the "
+            "index again"
+        ) from error
+
+
+def encoded(rows: np.ndarray) -> str:
+    """An array's bytes as text."""
+    return base64.b64encode(np.ascontiguousarray(rows).tobytes()).decode()
+
+
+def spans_of(text: Any, one: StoredPassage) -> np.ndarray | None:
+    """The characters that the tokens of a passage cover, from a payload; None if they are not known."""
+    try:
+        spans = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint16).reshape(-1, 2)
+    except (TypeError, ValueError):
+        return None
+    return decode_spans(spans, [one.tokens])[0] if len(spans) == one.tokens[1] else None

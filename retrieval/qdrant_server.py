@@ -1,0 +1,354 @@
+"""A Qdrant server, by ``qdrant-client``."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import IndexStoreError, InputError, MissingExtraError
+from ..settings import Range
+from ..wording import quoted
+from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Part, Plan, Point, as_uuid, number_of
+from .qdrant_filters import Among, Between, HasVector, Where
+from .store import Traffic
+
+__all__ = ["ServerEngine"]
+
+_jitter = random.Random()  # not the one that users seed
+_SECONDS = Range(above=0, high=86_400)
+_TRIED_AGAIN = (429, 503)
+_LARGEST_REQUEST = 8_000_000  # characters of payloads; servers take 32 MB
+
+
+class ServerEngine(Engine):
+    """A Qdrant server, by its REST API.
+
+    Args:
+        name: the store's name.
+        url: of the server; None with ``client``.
+        collection: the collection of the passages; ``-states`` is added for that of the states. Both are aliases, of
+            collections that end in a number, so that another index can take their place at once.
+        timeout: seconds for one request and its answer.
+        retries: how often a request is sent again after 429 (too many requests), 503 (not available) or a lost
+            connection; the wait doubles from 0.5 to 1 second on. All requests may be sent twice.
+        client: a ``QdrantClient`` to use instead of a connection of one's own.
+
+    Raises:
+        MissingExtraError: if ``qdrant-client`` is not installed.
+        InputError: if an option is out of range.
+    """
+
+    shared = True
+    _sleep = staticmethod(time.sleep)
+
+    def __init__(
+        self,
+        name: str,
+        url: str | None,
+        collection: str,
+        *,
+        timeout: float = 60.0,
+        retries: int = 3,
+        client: Any = None,
+    ) -> None:
+        super().__init__(name)
+        try:
+            import qdrant_client
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("qdrant_client", "qdrant") from error
+        if timeout not in _SECONDS:
+            raise InputError(f"timeout must be {_SECONDS}, not {quoted(timeout)}")
+        if not (isinstance(retries, int) and retries in Range(0)):
+            raise InputError(f"retries must be a whole number, {Range(0)}, not {quoted(retries)}")
+        self.url, self.collection, self.timeout, self.retries = url, collection, timeout, retries
+        self._models = qdrant_client.models
+        self._indexed: set[str] = set()
+        self._own = client is None
+        self._client = client
+        if client is None:
+            self.traffic = Traffic()
+            key = os.environ.get("QDRANT_API_KEY", "").strip() or None
+            # The client's own number of seconds is whole.
+            self._client = qdrant_client.QdrantClient(
+                url=url, api_key=key, timeout=max(1, round(timeout)), check_compatibility=False
+            )
+            hooks = self._client.http.client._client.event_hooks
+            self._client.http.client._client.event_hooks = {**hooks, "response": [self._seen]}
+
+    def _seen(self, response: Any) -> None:
+        response.read()
+        assert self.traffic is not None
+        self.traffic.requests += 1
+        self.traffic.bytes += response.num_bytes_downloaded
+
+    def _called(self, part: Part) -> str:
+        return self.collection if part == "passages" else f"{self.collection}-states"
+
+    def _ask(self, call: Callable[..., Any], *values: Any, **options: Any) -> Any:
+        """What a request gives; it is sent again where that may help."""
+        import httpx
+        from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+        for trial in range(1, self.retries + 2):
+            try:
+                return call(*values, **options)
+            except UnexpectedResponse as error:
+                problem, again = self._why_refused(error), error.status_code in _TRIED_AGAIN
+            except ResponseHandlingException as error:
+                source = error.source
+                again = not isinstance(source, httpx.TimeoutException)
+                if not isinstance(source, httpx.TransportError):
+                    raise IndexStoreError(
+                        f"{self.name}: the answer cannot be used ({source}); is it Qdrant?"
+                    ) from error
+                problem = (
+                    f"the connection failed ({source}); does the server run?"
+                    if again
+                    else f"no answer within {self.timeout:g} s; open it with a larger timeout"
+                )
+            except (ValueError, TypeError, AssertionError) as error:  # of the client's own
+                raise IndexStoreError(f"{self.name}: {' '.join(str(error).split())}") from error
+            if not again or trial > self.retries:
+                tried = f"; tried {trial} times" if trial > 1 else ""
+                raise IndexStoreError(f"{self.name}: {problem}{tried}; what was written before is kept")
+            self._sleep(_jitter.uniform(0.25, 0.5) * 2**trial)
+        raise AssertionError
+
+    def _why_refused(self, error: Any) -> str:
+        try:
+            said = str(error.structured()["status"]["error"])
+        except (ValueError, KeyError, TypeError):
+            said = error.reason_phrase
+        if error.status_code in (401, 403):
+            return f"it needs another key ({error.status_code}), in the environment as QDRANT_API_KEY: {said[:300]}"
+        return f"it answers {error.status_code}: {' '.join(said.split())[:300]}"
+
+    def exists(self) -> bool:
+        """See `Engine.exists`."""
+        return bool(self._ask(self._client.collection_exists, self._called("passages")))
+
+    def vectors(self) -> dict[str, int]:
+        """See `Engine.vectors`."""
+        config = self._ask(self._client.get_collection, self._called("passages")).config.params
+        dense = config.vectors if isinstance(config.vectors, dict) else {}
+        return {name: vector.size for name, vector in dense.items()} | dict.fromkeys(config.sparse_vectors or {}, 0)
+
+    def create(self, plan: Plan) -> None:
+        """See `Engine.create`."""
+        models = self._models
+        graph = models.HnswConfigDiff(m=plan.links)
+        vectors = (
+            {"dense": models.VectorParams(size=plan.dim, distance=models.Distance.DOT, hnsw_config=graph)}
+            if plan.dim
+            else {}
+        )
+        parts: tuple[tuple[Part, dict[str, Any]], ...] = (("states", {}), ("passages", vectors))
+        for part, dense in parts:
+            alias = self._called(part)
+            if self._ask(self._client.collection_exists, alias):
+                continue
+            # Two who make it at once make the same one.
+            place = f"{alias}.{self._generation() + 1}"
+            sparse = {"words": models.SparseVectorParams()}
+            try:
+                self._ask(self._client.create_collection, place, vectors_config=dense, sparse_vectors_config=sparse)
+            except IndexStoreError:
+                if not self._ask(self._client.collection_exists, place):
+                    raise
+            self._ask(self._alias, {alias: place})
+        self.index_fields()
+
+    def _aliases(self) -> dict[str, str]:
+        answer = self._ask(self._client.get_aliases)
+        return {alias.alias_name: alias.collection_name for alias in answer.aliases}
+
+    def _generation(self) -> int:
+        """The highest number that a collection of this index, or of one that is to replace it, has."""
+        base = self.collection.removesuffix(".next")
+        places = self._aliases()
+        ends = [places[name].rpartition(".")[2] for name in (base, f"{base}.next") if name in places]
+        return max((int(end) for end in ends if end.isdigit()), default=0)
+
+    def _alias(self, places: Mapping[str, str], gone: Sequence[str] = ()) -> None:
+        models, known = self._models, self._aliases()
+        changes: list[Any] = [
+            models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
+            for name in (*places, *gone)
+            if name in known
+        ]
+        changes += [
+            models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=place, alias_name=alias))
+            for alias, place in places.items()
+        ]
+        self._client.update_collection_aliases(changes)
+
+    def upsert(self, part: Part, points: Sequence[Point], *, new_only: bool = False) -> None:
+        """See `Engine.upsert`."""
+        models = self._models
+        mode = models.UpdateMode.INSERT_ONLY if new_only else models.UpdateMode.UPSERT
+        for some in _by_size(points):
+            made = [
+                models.PointStruct(
+                    id=as_uuid(point.id),
+                    vector={name: self._vector(vector) for name, vector in point.vectors.items()},
+                    payload=point.payload,
+                )
+                for point in some
+            ]
+            self._ask(self._client.upsert, self._called(part), made, update_mode=mode)
+            self._writes += 1
+
+    def _vector(self, vector: Any) -> Any:
+        if isinstance(vector, Mapping):
+            return self._models.SparseVector(indices=list(vector), values=list(vector.values()))
+        return vector
+
+    def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]]) -> None:
+        """See `Engine.set_vectors`."""
+        made = [self._models.PointVectors(id=as_uuid(id), vector={name: self._vector(v)}) for id, v in vectors.items()]
+        self._ask(self._client.update_vectors, self._called("passages"), made)
+        self._writes += 1
+
+    def delete(self, part: Part, where: Where) -> None:
+        """See `Engine.delete`."""
+        selector = self._models.FilterSelector(filter=self._filter(where))
+        self._ask(self._client.delete, self._called(part), selector)
+        self._writes += 1
+
+    def _filter(self, where: Where) -> Any:
+        models = self._models
+        must = [self._condition(condition) for condition in where.must]
+        if where.ids is not None:
+            must.append(models.HasIdCondition(has_id=[as_uuid(id) for id in where.ids]))
+        should, must_not = ([self._condition(c) for c in part] or None for part in (where.should, where.must_not))
+        return models.Filter(must=must or None, should=should, must_not=must_not)
+
+    def _condition(self, condition: Any) -> Any:
+        models = self._models
+        if isinstance(condition, Among):
+            return models.FieldCondition(key=condition.key, match=models.MatchAny(any=list(condition.values)))
+        if isinstance(condition, HasVector):
+            return models.HasVectorCondition(has_vector=condition.name)
+        if isinstance(condition, Between):
+            return models.FieldCondition(key=condition.key, range=models.Range(**condition.limits))
+        return self._filter(condition)
+
+    def retrieve(self, part: Part, ids: Sequence[int], fields: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """See `Engine.retrieve`."""
+        asked = [as_uuid(id) for id in ids]
+        records = self._ask(self._client.retrieve, self._called(part), asked, with_payload=list(fields))
+        return {number_of(record.id): record.payload or {} for record in records}
+
+    def nearest(
+        self, using: str, vectors: Sequence[Any], k: int, where: Where, fields: Sequence[str], *, exact: bool = True
+    ) -> list[list[Hit]]:
+        """See `Engine.nearest`."""
+        models, filter = self._models, self._filter(where)
+        requests = [
+            models.QueryRequest(
+                query=self._vector(vector),
+                using=using,
+                filter=filter,
+                params=models.SearchParams(exact=True) if exact and using == "dense" and self._own else None,
+                limit=k,
+                with_payload=list(fields) or False,
+            )
+            for vector in vectors
+        ]
+        answers = self._ask(self._client.query_batch_points, self._called("passages"), requests)
+        return [[Hit(number_of(p.id), p.score, p.payload or {}) for p in answer.points] for answer in answers]
+
+    def count(self, where: Where) -> int:
+        """See `Engine.count`."""
+        filter = self._filter(where)
+        return int(self._ask(self._client.count, self._called("passages"), filter, exact=True).count)
+
+    def facet(self, key: str, limit: int) -> dict[Any, int]:
+        """See `Engine.facet`."""
+        answer = self._ask(self._client.facet, self._called("passages"), key, limit=limit, exact=True)
+        return {hit.value: hit.count for hit in answer.hits if hit.count}
+
+    def scroll(self, part: Part, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See `Engine.scroll`."""
+        filter, offset = self._filter(where), None
+        while True:
+            records, offset = self._ask(
+                self._client.scroll, self._called(part), filter, limit=PAGE, offset=offset, with_payload=list(fields)
+            )
+            for record in records:
+                yield number_of(record.id), record.payload or {}
+            if offset is None:
+                return
+
+    def index_field(self, key: str, kind: FieldKind) -> None:
+        """See `Engine.index_field`."""
+        if key in self._indexed or not self._own:  # the client's local mode has no indexes
+            return
+        schema = self._models.PayloadSchemaType(kind)
+        self._ask(self._client.create_payload_index, self._called("passages"), key, schema)
+        self._indexed.add(key)
+
+    def size(self) -> dict[str, int]:
+        """See `Engine.size`."""
+        return {}
+
+    def flush(self) -> None:
+        """Nothing: a server does it by itself."""
+
+    def beside(self) -> ServerEngine:
+        """See `Engine.beside`."""
+        return ServerEngine(
+            self.name,
+            self.url,
+            f"{self.collection}.next",
+            timeout=self.timeout,
+            retries=self.retries,
+            client=None if self._own else self._client,
+        )
+
+    def take(self, other: Engine) -> None:
+        """See `Engine.take`."""
+        assert isinstance(other, ServerEngine)
+        places = self._aliases()
+        parts: tuple[Part, ...] = ("passages", "states")
+        old = [places[self._called(part)] for part in parts if self._called(part) in places]
+        new = {self._called(part): places[other._called(part)] for part in parts}
+        gone = [other._called(part) for part in parts]
+        self._ask(self._alias, new, gone)  # all at once
+        for place in old:
+            self._ask(self._client.delete_collection, place)
+        self._writes += 1
+        self._indexed.clear()
+
+    def drop(self) -> None:
+        """See `Engine.drop`."""
+        places = self._aliases()
+        for part in ("passages", "states"):
+            alias = self._called(part)
+            if alias in places:
+                self._ask(self._alias, {}, [alias])
+                self._ask(self._client.delete_collection, places[alias])
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if self._own:
+            self._client.close()
+
+
+def _by_size(points: Sequence[Point]) -> Iterator[list[Point]]:
+    """Points in groups that a request can hold."""
+    group: list[Point] = []
+    size = 0
+    for point in points:
+        length = sum(len(value) for value in point.payload.values() if isinstance(value, str | list))
+        length += sum(12 * len(vector) for vector in point.vectors.values())
+        if group and size + length > _LARGEST_REQUEST:
+            yield group
+            group, size = [], 0
+        group.append(point)
+        size += length
+    if group:
+        yield group

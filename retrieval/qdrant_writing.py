@@ -1,0 +1,394 @@
+"""Writing to an index in Qdrant: documents in batches, and the vectors of words as the index grows.
+
+A document's passages are several points, which a reader may see half written. So a passage counts only while its digest
+is that of its document's head, which is written last. Two who write the same document at once come to one of the two
+versions, whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from ..documents import Document, Passage
+from ..errors import DataError, IndexMismatchError, IndexStoreError
+from ..models.encoder import Encoder
+from .manifest import Manifest
+from .passages import Splitter, passage_batches
+from .qdrant_contents import Contents
+from .qdrant_engines import Part, Point
+from .qdrant_filters import Among, Between, Where, payload_of
+from .qdrant_points import (
+    MEAN,
+    PASSAGES,
+    SHARDS,
+    TABLE,
+    digest_of,
+    document_of,
+    done_row,
+    encoded,
+    hex_of,
+    load_manifest,
+    record_of,
+    row_of,
+    rows_of,
+)
+from .qdrant_words import PassageWords, passage_words
+from .reading import Batch, StoredBatch, read_batch
+from .shards import Shard, ShardStream
+from .store import as_json
+from .writing import BATCH_PASSAGES
+
+__all__ = ["OTHERWISE", "QdrantWriter"]
+
+OTHERWISE = "change it with add, update or delete, or build it again with overwrite"
+"""What to do where there is an index already."""
+_DRIFT = 0.005  # of the mean length, from which on vectors of words are made anew
+_EXACT = 200_000  # passages, up to which a build makes them exact
+
+
+class QdrantWriter:
+    """Writes documents with all that is kept of them.
+
+    Args:
+        contents: the index.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents, self._engine = contents, contents.engine
+        self._known_mean: float | None = None
+
+    @property
+    def _manifest(self) -> Manifest:
+        return self._contents.manifest
+
+    @property
+    def _path(self) -> str:
+        return self._contents.path
+
+    # -- documents ---------------------------------------------------------------------------------------------------
+
+    def splitter(self, encoder: Encoder) -> Splitter | None:
+        """What cuts documents into passages; None where they are kept whole."""
+        cut = self._manifest.passages
+        return Splitter(encoder.token_offsets, cut.max_tokens, cut.overlap) if cut.max_tokens else None
+
+    def read(self, encoder: Encoder, batches: Iterable[Batch]) -> Iterator[StoredBatch]:
+        """Read batches in this process."""
+        for batch in batches:
+            yield read_batch(encoder, self._manifest, batch, self._path, self._contents.table())
+
+    def write(
+        self,
+        encoder: Encoder,
+        documents: Iterable[Document],
+        existing: Literal["refuse", "resume", "replace"],
+        progress: Callable[[int], None] | None,
+        read: Callable[[Iterator[Batch]], Iterator[StoredBatch | None]] | None = None,
+        shard: Shard | None = None,
+    ) -> int:
+        """Write a stream; ``resume`` passes over what is there, and at the end deletes what was not in the stream.
+
+        Args:
+            encoder: the encoder of the index.
+            documents: read as a stream.
+            existing: see `sightline.retrieval.writing.Writer.write`.
+            progress: called after each batch with the number of documents taken so far.
+            read: reads batches, in order; it may take some ahead, and write them. None to read each here.
+            shard: the documents that the stream can hold; None for all.
+
+        Returns:
+            How many documents were written.
+
+        Raises:
+            DataError: if an id is there twice, or is there already and ``existing`` is ``refuse``.
+        """
+        self._known_mean = None  # another process may have made the vectors of words anew
+        written = taken = put = 0
+        passed: set[int] = set()
+        ahead: deque[tuple[int, int]] = deque()  # of each batch that is being read: taken so far, and documents
+
+        def waiting() -> Iterator[Batch]:
+            nonlocal taken
+            for batch in passage_batches(documents, self.splitter(encoder), BATCH_PASSAGES):
+                taken += len(batch)
+                rows = {row_of(document.id): document.id for document, _ in batch}
+                if twice := [id for row, id in rows.items() if row in passed]:
+                    raise DataError(f"two documents have the id {twice[0]!r}", path=self._path)
+                passed.update(rows)
+                if existing != "replace":
+                    heads = self._contents.heads([document.id for document, _ in batch], ("id", "digest"))
+                    if heads and existing == "refuse":
+                        raise DataError(
+                            f"document {min(heads)!r} is in the index already; update replaces it (--update)",
+                            path=self._path,
+                        )
+                    batch = [pair for pair in batch if heads.get(pair[0].id, {}).get("digest") != digest_of(*pair)]
+                if batch:
+                    ahead.append((taken, len(batch)))
+                    yield batch
+                elif progress is not None and not ahead:
+                    progress(taken)
+
+        for batch in read(waiting()) if read else self.read(encoder, waiting()):
+            if batch is not None:
+                self.put(batch)
+            put, count = ahead.popleft()
+            written += count
+            if progress is not None:
+                progress(put)
+        if progress is not None and taken > put:
+            progress(taken)
+        if existing == "resume":
+            heads = ((row, head) for row, head in self._contents.all_heads(["id", "passages"]) if row not in passed)
+            named = ((str(head.get("id")), head) for _, head in heads)
+            self.drop({id: head for id, head in named if shard is None or shard.holds(id)})
+        return written
+
+    def compare(self, documents: Iterator[Document]) -> None:
+        """Make sure that the index holds these documents and no others.
+
+        Raises:
+            IndexStoreError: if it holds others.
+        """
+        count = 0
+        while batch := list(itertools.islice(documents, BATCH_PASSAGES)):
+            count += len(batch)
+            kept = self._contents.heads([document.id for document in batch])
+            for document in batch:
+                head = kept.get(document.id)
+                stored = dataclasses.replace(document, metadata=json.loads(as_json(document.metadata)))
+                if head is None or document_of(head, self._path) != stored:
+                    others = f"there is an index of other documents, without {document.id!r} as given"
+                    raise IndexStoreError(f"{self._path}: {others}; {OTHERWISE}")
+        there = self._contents.now().documents
+        if count != there:
+            raise IndexStoreError(f"{self._path}: there is an index of {there} documents, not of {count}; {OTHERWISE}")
+
+    def drop(self, heads: Mapping[str, Mapping[str, Any]]) -> None:
+        """Delete documents.
+
+        Args:
+            heads: the payload of each one's head, with ``passages``, by id.
+        """
+        if heads:
+            self._engine.delete("passages", Where(must=(Among("document", [hex_of(row_of(id)) for id in heads]),)))
+            rows = rows_of(heads)
+            if rows and self._contents.form is not None:
+                self._engine.delete("states", Where(ids=tuple(rows)))
+
+    def put(self, batch: StoredBatch) -> None:
+        """Write documents with all that is kept of them. What a reader needs of another point is there before it."""
+        states, others, heads = self._points(batch)
+        parts: tuple[tuple[Part, list[Point]], ...] = (("states", states), ("passages", others), ("passages", heads))
+        for part, points in parts:
+            if points:
+                self._engine.upsert(part, points)
+        digests = {point.payload["document"]: point.payload["digest"] for point in heads}
+        stale = Where(
+            must=(Among("document", list(digests)),), must_not=(Among("digest", sorted(set(digests.values()))),)
+        )
+        if others or self._engine.count(stale):
+            self._engine.delete("passages", stale)
+
+    def _points(self, batch: StoredBatch) -> tuple[list[Point], list[Point], list[Point]]:
+        """The points of a batch: of token states, of the passages after each document's first, and of the heads."""
+        rows = batch.rows
+        if batch.states is not None and self._contents.form is not None:
+            rows = self._contents.form.encode(batch.states, self._learnt(batch.states) if len(batch.states) else None)
+        contents = [passage.contents for _, passages in batch.documents for passage in passages]
+        words = passage_words(contents) if self._contents.keeps_words else []
+        mean = self._mean([one.length for one in words]) if words else 0.0
+        states: list[Point] = []
+        heads: list[Point] = []
+        others: list[Point] = []
+        place = 0
+        for document, passages in batch.documents:
+            if len(passages) >= PASSAGES:
+                raise DataError(f"document {document.id!r} has {len(passages)} passages, which is too many")
+            base, digest = row_of(document.id), digest_of(document, passages)
+            values = payload_of(json.loads(as_json(document.metadata)))
+            self._engine.index_values(values)
+            common = {"document": hex_of(base), "digest": digest} | {key: some for key, some in values.items() if some}
+            for number, passage in enumerate(passages or [None]):
+                payload: dict[str, Any] = common | {"passage": number}
+                if number == 0:
+                    payload |= _head(document, passages)
+                vectors: dict[str, Any] = {}
+                if passage is None:
+                    payload["empty"] = 1
+                else:
+                    first, stop = int(batch.offsets[place]), int(batch.offsets[place + 1])
+                    payload |= {
+                        "start": passage.start,
+                        "end": passage.end,
+                        "truncated": int(batch.truncated[place]),
+                        "tokens": stop - first,
+                    }
+                    if batch.vectors is not None:
+                        vectors["dense"] = batch.vectors[place].tolist()
+                    if words:
+                        own = words[place]
+                        payload |= {
+                            "length": own.length,
+                            "words": list(own.counts),
+                            "counts": list(own.counts.values()),
+                        }
+                        if own.counts:
+                            vectors["words"] = own.vector(mean)
+                    if rows is not None:
+                        kept = {"digest": digest, "states": encoded(rows[first:stop])}
+                        if batch.spans is not None:
+                            kept["spans"] = encoded(batch.spans[first:stop])
+                        states.append(Point(base + number, {}, kept))
+                    place += 1
+                (others if number else heads).append(Point(base + number, vectors, payload))
+        return states, others, heads
+
+    def _learnt(self, states: np.ndarray) -> np.ndarray | None:
+        """The table of the form of the token states; of several that learn one at once, the first counts."""
+        form = self._contents.form
+        if form is not None and form.codes is not None and self._contents.table() is None:
+            self.keep_table(form.learn(states))
+        return self._contents.table()
+
+    def keep_table(self, table: np.ndarray | None) -> None:
+        """Keep what the form of the token states learnt, unless the index has it already."""
+        if table is not None:
+            self._engine.upsert("states", [Point(TABLE, {}, {"table": encoded(table)})], new_only=True)
+
+    # -- vectors of words --------------------------------------------------------------------------------------------
+
+    def _mean(self, lengths: list[int]) -> float:
+        """The mean length that the vectors of words are made with: that of the first batch that anyone wrote.
+
+        Args:
+            lengths: of the passages of a batch, in case it is the first.
+        """
+        if self._known_mean is None:
+            kept = self._engine.retrieve("passages", [MEAN], ["mean"])
+            if not kept:
+                mean = sum(lengths) / max(1, len(lengths)) or 1.0
+                self._engine.upsert("passages", [Point(MEAN, {}, {"mean": mean})], new_only=True)
+                kept = self._engine.retrieve("passages", [MEAN], ["mean"])
+            self._known_mean = float(kept[MEAN]["mean"])
+        return self._known_mean
+
+    def settle(self, drift: float = _DRIFT) -> None:
+        """Make the vectors of words anew if the mean length has moved by more than this."""
+        if not self._contents.keeps_words:
+            return
+        now, used = self._contents.now(), self._mean([])
+        if not now.passages or abs(now.mean / used - 1) <= drift:
+            return
+        waiting: dict[int, dict[int, float]] = {}
+        having = Where(must=(Between("length", {"gte": 1}),))
+        for row, payload in self._engine.scroll("passages", having, ["words", "counts", "length"]):
+            words = PassageWords(dict(zip(payload["words"], payload["counts"], strict=True)), payload["length"])
+            waiting[row] = words.vector(now.mean)
+            if len(waiting) == BATCH_PASSAGES:
+                self._engine.set_vectors("words", waiting)
+                waiting = {}
+        if waiting:
+            self._engine.set_vectors("words", waiting)
+        self._engine.upsert("passages", [Point(MEAN, {}, {"mean": now.mean})])
+        self._known_mean = now.mean
+
+    # -- builds ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """End a build: make the vectors of words with the mean length of all passages, and say that it is complete."""
+        now = self._contents.now()
+        self.settle(_DRIFT if now.passages > _EXACT else 0.0)
+        self._engine.flush()
+        counts = {"documents": now.documents, "passages": now.passages}
+        self._contents.manifest = dataclasses.replace(load_manifest(self._engine), complete=True, counts=counts)
+        self._engine.upsert("passages", [record_of(self._contents.manifest)])
+
+    def shards(self) -> tuple[int, int] | None:
+        """Of a build in shards: how many are done, and how many there are; None of any other."""
+        of = self._shards()
+        return None if of is None else (len(self._done(of)), of)
+
+    def _shards(self) -> int | None:
+        of = self._engine.retrieve("passages", [SHARDS], ["of"]).get(SHARDS, {}).get("of")
+        return None if of is None else int(of)
+
+    def _done(self, of: int) -> dict[int, dict[str, Any]]:
+        """What the shards that are done have recorded, by number."""
+        rows = {done_row(Shard(number, of)): number for number in range(of)}
+        kept = self._engine.retrieve("passages", list(rows), ["documents", "digest"])
+        return {rows[row]: payload for row, payload in kept.items()}
+
+    def begin_shard(self, documents: ShardStream, shard: Shard) -> bool:
+        """Whether a shard is to be written; goes through its documents if it is done, to see that it has them.
+
+        Raises:
+            IndexStoreError: if the index was built without shards, or of other documents.
+            IndexMismatchError: if it is built in another number of shards, or the documents have changed.
+        """
+        if not self._manifest.complete:
+            self._engine.upsert("passages", [Point(SHARDS, {}, {"of": shard.of})], new_only=True)
+        of = self._shards()
+        if of is None:
+            raise IndexStoreError(f"{self._path}: there is an index here already, built without shards; {OTHERWISE}")
+        if of != shard.of:
+            raise IndexMismatchError(
+                f"{self._path}: it is built in {of} shards, not in {shard.of}; go on with {of}, or remove it"
+            )
+        done = self._done(of).get(shard.number)
+        if done is None:
+            return True
+        for _ in documents:
+            pass
+        if done != {"documents": documents.count, "digest": documents.digest}:
+            if self._manifest.complete:
+                raise IndexStoreError(f"{self._path}: there is an index of other documents in {shard}; {OTHERWISE}")
+            self._engine.delete("passages", Where(ids=(done_row(shard),)))
+            raise IndexMismatchError(
+                f"{self._path}: the documents of {shard} have changed since it was finished "
+                f"({done.get('documents')} then, {documents.count} now), so it counts as unfinished again; build "
+                "it once more"
+            )
+        return False
+
+    def end_shard(self, documents: ShardStream, shard: Shard) -> None:
+        """Remember that a shard is done."""
+        record = {"documents": documents.count, "digest": documents.digest}
+        self._engine.upsert("passages", [Point(done_row(shard), {}, record)])
+
+    def finish_shards(self, of: int) -> None:
+        """Finish the index if all shards are done.
+
+        Raises:
+            IndexStoreError: if it has not the documents that they wrote.
+        """
+        self._contents.forget()  # others have written
+        done = self._done(of)
+        if self._manifest.complete or len(done) < of:
+            return
+        expected = sum(int(record.get("documents", 0)) for record in done.values())
+        there = self._contents.now().documents
+        if expected != there:
+            raise IndexStoreError(
+                f"{self._path}: all shards are done and have {expected} documents, but the index has {there}; did "
+                "something else write to it? Build it without shards, which reads only what is missing"
+            )
+        self.finish()
+
+
+def _head(document: Document, passages: list[Passage] | Any) -> dict[str, Any]:
+    """What the payload of a head has of its document."""
+    return {
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+        "metadata": as_json(document.metadata),
+        "passages": len(passages),
+    }
