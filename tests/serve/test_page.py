@@ -93,9 +93,9 @@ def page(browser, address):
 def expected(small_index):
     """What the library says, by passages, as the page asks."""
 
-    def search(query):
+    def search(query, evidence="sentence"):
         with Index.open(small_index) as index:
-            return Searcher(index).search(query, 40, evidence="sentence", unit="passage").hits
+            return Searcher(index).search(query, 40, evidence=evidence, unit="passage").hits
 
     return search
 
@@ -127,11 +127,12 @@ def test_the_first_stage_stands_beside_the_rank(page, expected):
     page.ask(query)
     hits = expected(query)
     first = {hit.id: hit.first_rank for hit in hits}
-    for rank, (id, place) in enumerate(zip(documents(hits), page.all(".move"), strict=True), start=1):
+    places = [" ".join(place.text.split()) for place in page.all(".place")]
+    assert len(set(first.values())) == 4 and len(places) == 4
+    for rank, (id, place) in enumerate(zip(documents(hits), places, strict=True), start=1):
         by = first[id] - rank
-        arrow = f"↑ {by}" if by > 0 else f"↓ {-by}" if by < 0 else ""
         ordinal = {1: "1st", 2: "2nd", 3: "3rd"}.get(first[id], f"{first[id]}th")
-        assert " ".join(place.text.split()) == f"{arrow} {ordinal} before reranking".strip()
+        assert place == f"{rank} {'↑' if by > 0 else '↓'} {abs(by)} from {ordinal}" if by else str(rank)
 
 
 def test_evidence_is_marked_by_its_mass(page, expected):
@@ -276,7 +277,7 @@ def test_a_document_full_of_markup_stays_text(page):
     page.until(lambda: len(page.all(".hit")) == 1)
     page.browser.refresh()
     page.until(lambda: len(page.all(".hit")) == 1)
-    assert page.browser.title == "Sightline"
+    assert page.browser.title == "evil markup stays text – Sightline"
     assert not page.all("main img, main script, [onerror]")
 
 
@@ -285,7 +286,7 @@ def test_a_query_full_of_markup_stays_text(page):
         f"{page.address}/?q=%3Cimg%20src%3Dx%20onerror%3D%22document.title%3D1%22%3E&where=lang%3D%22%3Cb%3E%22"
     )
     page.until(lambda: "Nothing found" in page.element("#notes").text)
-    assert page.browser.title == "Sightline" and not page.all("main img")
+    assert page.browser.title == '<img src=x onerror="document.title=1"> – Sightline' and not page.all("main img")
 
 
 def test_nothing_comes_from_elsewhere(browser, address):
@@ -330,7 +331,7 @@ def test_light_and_dark_follow_the_system_and_the_button(page, scheme):
 
 def test_a_phone_needs_no_sideways_scrolling(page):
     page.browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+        "Emulation.setDeviceMetricsOverride", {"width": 320, "height": 640, "deviceScaleFactor": 2, "mobile": True}
     )
     try:
         page.browser.refresh()
@@ -338,7 +339,7 @@ def test_a_phone_needs_no_sideways_scrolling(page):
         for hit in page.all(".hit"):
             page.browser.execute_script("arguments[0].click()", hit.find_element(By.CSS_SELECTOR, "h2 button"))
         page.until(lambda: len(page.all(".text[data-whole]")) == 4)
-        assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 360
+        assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 320
         size = float(page.element(".text").value_of_css_property("font-size").removesuffix("px"))
         assert size >= 16
     finally:
@@ -391,3 +392,225 @@ def test_a_reranker_without_relevance_shows_none(browser, small_index):
         page.element("#legend summary").click()
         assert not page.element("#probability").is_displayed()
         assert not any(relevance.text for relevance in page.all(".relevance"))
+
+
+# -- as people use it --------------------------------------------------------------------------------------------------
+
+
+def stub(page, *answers):
+    """Answer the page's next calls of ``fetch``: with JSON, maybe after a delay; None is a server that is gone."""
+    page.browser.execute_script(
+        """
+        window.asked = [];
+        const answers = arguments[0];
+        window.fetch = async (path, options) => {
+          const next = answers.length > 1 ? answers.shift() : answers[0];
+          asked.push(options?.body ? JSON.parse(options.body) : path);
+          await new Promise((done) => setTimeout(done, next?.delay ?? 0));
+          if (next === null) throw new TypeError("gone");
+          return { ok: !next.error, status: next.error ? 500 : 200, json: async () => next };
+        };
+        """,
+        list(answers),
+    )
+
+
+def hit(id, **fields):
+    """A hit as the server sends it."""
+    text = fields.get("text", "A lamp.")
+    span = {"start": 0, "end": len(text), "mass": 0.1, "text": text, "field": "text"}
+    rest = {"title": id, "start": 0, "end": len(text), "length": len(text), "metadata": {}, "first_rank": 1}
+    scores = {"rank": 1, "score": -1.0, "relevance": 0.5, "first_score": 1.0, "mass": 0.1}
+    return {"id": id, "text": text, **rest, **scores, "evidence": [span] if text else [], **fields}
+
+
+def found(*hits, **fields):
+    rest = {"query": "x", "passages": 40, "reranker": "minilm", "truncated": 0, "warnings": []}
+    return {"hits": list(hits), **rest, **fields}
+
+
+def titles(page):
+    return [title.text for title in page.all(".hit h2")]
+
+
+def test_back_and_forward_go_through_the_searches(page):
+    page.ask("who barks at strangers")
+    page.ask("what sound do happy cats make")
+    assert page.browser.title == "what sound do happy cats make – Sightline"
+    page.element("#filter").send_keys("lang=it", Keys.ENTER)
+    page.until(lambda: titles(page) == ["Towns"])
+    page.browser.back()
+    page.until(lambda: titles(page)[0] == "Cats" and not page.all(".chip"))
+    page.browser.back()
+    page.until(lambda: titles(page)[0] == "Dogs")
+    assert page.element("#query").get_attribute("value") == "who barks at strangers"
+    page.browser.back()
+    page.until(lambda: page.element("#hint").is_displayed() and not page.all(".hit"))
+    page.browser.forward()
+    page.until(lambda: titles(page)[0] == "Dogs")
+
+
+def test_what_is_typed_in_one_go_is_one_place_to_go_back_to(page):
+    page.ask("who barks at strangers")
+    for part in ("smoke over", " the volcano"):
+        page.browser.execute_script("document.getElementById('query').select()" if part[0] != " " else "")
+        page.element("#query").send_keys(part)
+        page.until(lambda part=part: part.split()[-1] in page.browser.current_url)
+    page.until(lambda: titles(page)[0] == "Towns")
+    page.browser.back()
+    page.until(lambda: titles(page)[0] == "Dogs")
+
+
+def test_words_can_be_marked_in_place_of_sentences(page, expected):
+    query = "what sound do happy cats make"
+    page.ask(query)
+    page.element("#grain").click()
+    page.until(lambda: "marks=words" in page.browser.current_url and "Cats" in [m.text for m in page.all("mark")])
+    excerpt = page.element(".hit .excerpt")
+    assert excerpt.text == DOCUMENTS[0].text
+    best = next(hit for hit in expected(query, "token") if hit.id == "cat")
+    most = max(span.mass for span in best.evidence)
+    words = {s.start: (s.text, pytest.approx(s.mass / most, abs=0.001)) for s in best.evidence if s.field == "text"}
+    marks = excerpt.find_elements(By.CSS_SELECTOR, "mark")
+    shown = {int(mark.get_attribute("data-start")): (mark.text, page.heat(mark)) for mark in marks}
+    assert shown == {start: words[start] for start in shown}
+    assert set(shown) == {s.start for s in best.evidence if s.field == "text" and s.mass / most > 0.1}
+    page.browser.refresh()
+    page.until(lambda: page.all(".hit mark"))
+    assert page.element("#grain").get_attribute("aria-pressed") == "true"
+    page.element("#grain").click()
+    page.until(lambda: "Cats purr when they are content." in [mark.text for mark in page.all("mark")])
+    assert "marks=" not in page.browser.current_url
+
+
+def test_a_long_document_is_walked_through_and_closed_where_one_reads(page):
+    page.ask("etna volcano smokes")
+    page.element(".hit h2 button").click()
+    onward, close = page.until(lambda: page.all(".tools button"))
+    onward.click()
+    here = page.until(lambda: page.element("mark.here"))
+    assert here.text == "A volcano called Etna smokes."
+    onward.click()
+    page.until(lambda: page.element("mark.here").text != here.text)
+    page.press("N")
+    page.until(lambda: page.element("mark.here").text == here.text)
+    close.click()
+    page.until(lambda: not page.all(".text[data-whole]"))
+    top = page.browser.execute_script("return document.querySelector('.hit').getBoundingClientRect().top")
+    assert 0 <= top < 900 and not page.all(".tools")
+
+
+def test_a_document_with_many_passages_leaves_room_for_others(page):
+    crowd = [hit("long") for _ in range(40)]
+    stub(page, found(*crowd), found(*crowd, *(hit(f"other {i}") for i in range(12))))
+    page.element("#query").send_keys("lamp", Keys.ENTER)
+    page.until(lambda: len(page.all(".hit")) == 10)
+    assert [request["k"] for request in page.browser.execute_script("return asked")] == [40, 160]
+    assert page.element("#more").is_displayed()
+
+
+def test_more_results_leave_an_open_document_open(page):
+    hits = [hit(f"document {i}") for i in range(25)]
+    stub(page, found(*hits))
+    page.element("#query").send_keys("lamp", Keys.ENTER)
+    page.until(lambda: len(page.all(".hit")) == 10)
+    stub(page, {"id": "document 3", "title": "", "text": "A lamp. And more.", "metadata": {}})
+    page.all(".hit h2 button")[3].click()
+    page.until(lambda: page.all(".text[data-whole]"))
+    stub(page, found(*hits))
+    page.element("#more").click()
+    page.until(lambda: len(page.all(".hit")) == 20)
+    assert page.element(".text[data-whole]").text == "A lamp. And more."
+    assert page.current() == [10]  # the first new one, so that keys go on from there
+
+
+def test_a_slow_answer_is_waited_for_in_words(page):
+    stub(page, {**found(hit("slow")), "delay": 900})
+    page.element("#query").send_keys("lamp", Keys.ENTER)
+    page.until(lambda: page.element("#status").text == "Searching…")
+    page.until(lambda: titles(page) == ["slow"] and page.element("#status").text.startswith("40 passages"))
+
+
+def test_a_server_that_is_back_is_found(page):
+    stub(page, None)
+    page.browser.execute_script("health = null")
+    page.element("#query").send_keys("lamp", Keys.ENTER)
+    page.until(lambda: "cannot be reached" in page.element("#message").text)
+    stub(page, {"evidence": False}, found(hit("back")))
+    page.element("#query").send_keys(Keys.ENTER)
+    page.until(lambda: titles(page) == ["back"] and not page.element("#message").is_displayed())
+
+
+def test_an_error_is_seen_wherever_one_has_scrolled_to(page):
+    stub(page, found(*(hit(f"document {i}") for i in range(10))))
+    page.element("#query").send_keys("lamp", Keys.ENTER)
+    page.until(lambda: len(page.all(".hit")) == 10)
+    stub(page, {"error": {"message": "there is no document 'document 9'"}})
+    page.all(".hit h2 button")[9].click()
+    page.until(lambda: page.element("#message").text == "there is no document 'document 9'")
+    place = page.browser.execute_script("return document.getElementById('message').getBoundingClientRect().top")
+    assert 0 <= place < 100 and page.browser.execute_script("return scrollY") > 0
+    assert page.all(".hit h2 button")[9].get_attribute("aria-expanded") == "false"
+
+
+@pytest.mark.parametrize(
+    ("relevance", "warned"), [([0.004, 0.003], True), ([0.3, 0.001], False), ([None], False), ([], False)]
+)
+def test_results_that_answer_nothing_come_with_a_warning(page, relevance, warned):
+    hits = [hit(f"document {i}", relevance=p) for i, p in enumerate(relevance)]
+    stub(page, found(*({k: v for k, v in one.items() if v is not None} for one in hits)))
+    page.element("#query").send_keys("zzz", Keys.ENTER)
+    page.until(lambda: len(page.all(".hit")) == len(hits) and "busy" not in page.element("body").get_attribute("class"))
+    said = "The best relevance is 0.4%: these documents probably do not answer your question."
+    assert page.element("#notes").text == (said if warned else "")
+
+
+def test_texts_of_all_kinds_are_laid_out(page):
+    hebrew, code = "המגדלור והשומר", "def light(lamp):\n    lamp.on()"
+    long = "Donaudampfschifffahrtsgesellschaft" * 12
+    hits = [hit(hebrew, text=hebrew), hit("code", text=code), hit("empty", text=""), hit("id only", title="")]
+    hits += [hit(long, text=f"{long}.", metadata={long: long, "nested": {"a": 1}}, first_rank=1234)]
+    stub(page, found(*hits))
+    page.element("#query").send_keys(hebrew, Keys.ENTER)
+    page.until(lambda: len(page.all(".hit")) == 5)
+    assert titles(page) == [hebrew, "code", "empty", "id only", long]
+    rtl = "return [...document.querySelectorAll(arguments[0])].map((e) => getComputedStyle(e).direction)"
+    for selector in ("h2", ".excerpt"):
+        assert page.browser.execute_script(rtl, f".hit {selector}") == ["rtl", *4 * ["ltr"]]
+    assert page.browser.execute_script(rtl, "#query") == ["rtl"]
+    assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 1200
+    stub(page, {"id": "code", "title": "", "text": code, "metadata": {}})
+    page.all(".hit h2 button")[1].click()
+    assert page.until(lambda: page.element(".text[data-whole]")).text == code  # with its indentation
+
+
+def test_everything_has_a_name_and_a_place(page):
+    page.ask("what sound do happy cats make")
+    page.element(".hit h2 button").click()
+    page.until(lambda: page.all(".tools"))
+    for element in page.all("button, input, summary, ol, [role=group]"):
+        assert not element.is_displayed() or element.accessible_name, element.get_attribute("outerHTML")
+    assert [len(page.all(one)) for one in ("h1", "main", "header", "form[role=search]")] == [1, 1, 1, 1]
+    levels = page.browser.execute_script(
+        "return [...document.querySelectorAll('h1, h2, h3, h4')].map((heading) => heading.tagName)"
+    )
+    assert levels == ["H1", *4 * ["H2"]]
+
+
+def test_tab_goes_from_the_question_to_the_answers(page):
+    page.ask("what sound do happy cats make")
+    page.element("#query").click()
+    order = []
+    for _ in range(6):
+        page.press(Keys.TAB)
+        focused = page.browser.switch_to.active_element
+        order.append(focused.accessible_name)
+    assert order == [
+        "Clear the query",
+        "Filter by metadata",
+        "Mark words",
+        "What do the numbers mean?",
+        "Cats",
+        "lang: en",
+    ]
+    assert page.current() == [0]
