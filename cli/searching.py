@@ -187,7 +187,7 @@ def _print_hit(
         pairs = sorted(zip(query_tokens, hit.token_mass, strict=True), key=lambda pair: -pair[1])
         tokens = ", ".join(f"{visible(token)} {mass:.1%}" for token, mass in pairs[:5])
         notes[-1] += f"; of what each query token pays: {tokens}"
-    _print_below(head, Text(f"{hit.rank:>3}  ", "bold"))
+    _print_below(head, Text.assemble((f"{hit.rank:>3}  ", "bold")))
     _print_below(Text(", ".join(notes), "dim"))
     _print_below(_excerpt(hit) if hit.evidence is None else _marked(hit, grain))
     console.print()

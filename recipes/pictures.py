@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote_plus
 
 import typer
 from rich.console import Console
@@ -30,7 +31,7 @@ from ..eval.output import make_folder
 
 __all__ = ["page_pictures", "terminal_picture"]
 
-QUESTION = "read a csv file into dictionaries"
+QUESTION = "make a temporary directory that goes away when I am done"
 """What is asked in the pictures."""
 
 app = typer.Typer(add_completion=False)
@@ -99,7 +100,7 @@ def page_pictures(index: Path, out: Path, question: str = QUESTION) -> list[Path
                 chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
                 media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
                 chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-                chrome.get(f"{address}/?q={question.replace(' ', '+')}")
+                chrome.get(f"{address}/?q={quote_plus(question)}")
                 WebDriverWait(chrome, 60, 0.1).until(lambda page: page.find_elements("css selector", ".hit mark"))
                 chrome.execute_script("document.activeElement.blur()")
                 time.sleep(0.3)  # the page fades in
