@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM python:${PYTHON}-slim-bookworm
 RUN useradd --uid 10001 --create-home sightline \
-    && install --directory --owner=sightline --group=sightline /data
+    && install --directory --owner=sightline --group=sightline /data /home/sightline/.cache
 COPY --from=build /opt/sightline /opt/sightline
 ENV PATH=/opt/sightline/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001

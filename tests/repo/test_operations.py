@@ -168,6 +168,22 @@ def test_the_commands_of_the_files_have_these_options():
         assert program == "sightline" and {word for word in arguments if word.startswith("--")} <= options
 
 
+# -- monitoring --------------------------------------------------------------------------------------------------------
+
+
+def test_every_metric_is_documented():
+    pytest.importorskip("prometheus_client", reason="needs the extra serve")
+    from sightline.serve.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.watch_caches([])
+    made = set(re.findall(r"^# TYPE (sightline_\w+?)(?:_total|_created)? ", metrics.page().decode(), re.MULTILINE))
+    table = re.findall(r"^\| (`.*?) \|", (_ROOT / "docs" / "guides" / "monitor.md").read_text(), re.MULTILINE)
+    assert (
+        made == {name for row in table for name in re.findall(r"(sightline_\w+?)(?:_total)?`", row)} and len(made) > 5
+    )
+
+
 # -- forms -------------------------------------------------------------------------------------------------------------
 
 
