@@ -57,7 +57,7 @@ Length = Annotated[int, Field(description="How many characters at most.", ge=1, 
 
 
 class Evidence(TypedDict):
-    """A sentence, where in the document it stands, in characters, and its share of the attention on the passage."""
+    """A sentence: characters ``[start, end)`` of the document's text, and its share of the passage's attention."""
 
     text: str
     start: int
@@ -66,7 +66,7 @@ class Evidence(TypedDict):
 
 
 class Found(TypedDict):
-    """One result; ``start`` and ``end`` say where in the document its text stands, in characters."""
+    """One result: a passage, which is characters ``[start, end)`` of the document's text."""
 
     id: str
     title: str
@@ -87,12 +87,13 @@ class Results(TypedDict):
 
 
 class Text(TypedDict):
-    """A document, or the part of it that was asked for; ``length`` counts the characters of its whole text."""
+    """A document, or characters ``[start, end)`` of its text; the whole text has ``length`` characters."""
 
     id: str
     title: str
     text: str
     start: int
+    end: int
     length: int
     metadata: dict[str, Any]
 
@@ -129,7 +130,8 @@ def mcp_server(searcher: Searcher, *, min_score: float | None = None) -> MCPServ
     server: MCPServer[Any] = MCPServer(
         "sightline",
         version=__version__,
-        instructions="Search a collection of documents, and read them.",
+        instructions="Search a collection of documents, and read them. Each result says which sentences answer, and "
+        "where they stand in the document. Quote those, and name the document by its title and id.",
         log_level="WARNING",
     )
 
@@ -137,9 +139,9 @@ def mcp_server(searcher: Searcher, *, min_score: float | None = None) -> MCPServ
     async def search(query: Query, k: K = 5, where: Where = None, min_score: MinScore = None) -> Results:
         """Find the passages of the collection that fit a question best.
 
-        Every result has its document's id, the passage's text, the sentences that made it fit (evidence, with their
-        place in the document for get_document), and its relevance: the estimated probability that it answers the
-        question, or null if that is not known.
+        Every result has its document's id and title, the passage's text, up to three sentences that made it fit
+        (evidence), and its relevance: the estimated probability that it answers the question, or null if that is not
+        known. Passage and evidence have start and end: characters of the document's text, as get_document counts them.
         """
         if len(query) > _CHARACTERS:
             raise ToolError(f"the query has {len(query)} characters, and at most {_CHARACTERS} are taken")
@@ -160,15 +162,17 @@ def mcp_server(searcher: Searcher, *, min_score: float | None = None) -> MCPServ
 
     @server.tool(annotations=_READS, structured_output=True)
     async def get_document(id: Id, start: Start = 0, length: Length = 20_000) -> Text:
-        """Read a document, or a part of it."""
+        """Read a document, or a part of it. If end is less than length, go on with end as the next start."""
         document = await in_lane(searcher.index.document, id)
         if document is None:
             raise ToolError(f"there is no document {id!r}; take an id from the results of search")
+        part = document.text[start : start + length]
         return {
             "id": document.id,
             "title": document.title,
-            "text": document.text[start : start + length],
+            "text": part,
             "start": start,
+            "end": start + len(part),
             "length": len(document.text),
             "metadata": dict(document.metadata),
         }
@@ -187,13 +191,8 @@ def _in_json(hit: Hit) -> Found:
         "score": hit.score,
         "relevance": hit.relevance,
         "evidence": [
-            {
-                "text": span.text,
-                "start": span.start,
-                "end": span.end,
-                "share": round(span.mass / (hit.mass or 1.0), 4),
-            }
-            for span in spans[:3]
+            {"text": e.text, "start": e.start, "end": e.end, "share": round(e.mass / (hit.mass or 1.0), 4)}
+            for e in spans[:3]
         ],
         "metadata": dict(hit.document.metadata),
     }

@@ -1,13 +1,14 @@
-"""The pictures of the README: the search page and the terminal, as they are.
+"""The pictures in the documentation: the search page in light and dark, and a search in the terminal.
 
     python -m sightline.recipes.pictures docs/images --index demo-out/index
 
-It serves the index on a free port, asks it in a headless Chromium, and exports what ``sightline search`` prints. It
-needs the extras ``serve`` and ``dev``, Chromium and ChromeDriver.
+They show what the server and the command really answer, so they need the index that ``make demo`` builds. They also
+need selenium, Chromium and its driver; with Pillow the files are a third of the size.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import os
@@ -16,140 +17,171 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote_plus
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import SightlineError
+from ..cli.console import print_line
+from ..errors import InputError, SightlineError
 from ..eval.output import make_folder
 
-__all__ = ["page_pictures", "terminal_picture"]
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
-QUESTION = "make a temporary directory that goes away when I am done"
-"""What is asked in the pictures."""
+__all__ = ["chromium", "search_page", "terminal"]
 
-app = typer.Typer(add_completion=False)
-_SIZES = {
-    "search-page": (1180, 800, "light"),
-    "search-page-dark": (1180, 800, "dark"),
-    "search-page-phone": (390, 844, "light"),
-}
-_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--hide-scrollbars",
-    "--force-prefers-reduced-motion",
-)
+_QUESTION = "get results of futures in the order they finish"
+_WIDTH, _RESULTS = 960, 2  # of the page: CSS pixels, and the results that the picture shows
+_COLUMNS = 100  # of the terminal
 
 
 @contextlib.contextmanager
-def _served(index: Path) -> Iterator[str]:
-    """The address of a server over an index."""
-    command = [sys.executable, "-m", "sightline", "serve", str(index), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+def chromium() -> Iterator[Chrome]:
+    """A browser without a window, whose profile is new and is removed.
+
+    Raises:
+        SightlineError: if selenium, Chromium or its driver is missing.
+    """
+    try:
+        from selenium.webdriver import Chrome, ChromeOptions
+        from selenium.webdriver.chrome.service import Service
+    except ModuleNotFoundError as error:
+        raise SightlineError("pictures need selenium; install it with: pip install selenium") from error
+    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        raise SightlineError("pictures need Chromium and chromedriver; install both, and put them on the PATH")
+    options = ChromeOptions()
+    options.binary_location = binary
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for argument in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", f"user-data-dir={profile}"):
+            options.add_argument(f"--{argument}")
+        browser = Chrome(options=options, service=Service(driver))
         try:
-            assert server.stdout is not None
-            found = re.match(r"(http://\S+)", server.stdout.readline())
-            if found is None:
-                raise SightlineError(f"`{' '.join(command[1:])}` did not start; run it to see why")
-            yield found[1]
+            yield browser
         finally:
-            server.terminate()
+            browser.quit()
 
 
-def page_pictures(index: Path, out: Path, question: str = QUESTION) -> list[Path]:
-    """Photograph the search page after a question: wide in light and dark, and as a phone shows it.
+def search_page(
+    browser: Chrome, address: str, question: str, *, dark: bool = False, results: int = _RESULTS, seconds: float = 60
+) -> bytes:
+    """Photograph the search page, from its top to the end of the last of some results, at twice its size.
 
     Args:
-        index: the index to search.
-        out: folder for the PNG files.
-        question: what is asked.
+        browser: of `chromium`.
+        address: where the server is, such as ``http://127.0.0.1:8000``.
+        question: what to ask.
+        dark: in dark colours.
+        results: how many results to show.
+        seconds: how long to wait for them.
 
     Returns:
-        The files.
+        A PNG.
 
     Raises:
-        SightlineError: if there is no Chromium or no ChromeDriver, or the server does not start.
+        InputError: if the page does not show so many results for the question.
     """
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
+    from selenium.common.exceptions import TimeoutException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        raise SightlineError("the search page is photographed by Chromium and ChromeDriver; install both")
-    made = []
-    with _served(index) as address, tempfile.TemporaryDirectory() as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        for flag in (*_FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        chrome: Any = webdriver.Chrome(options=options, service=Service(driver))
-        try:
-            for name, (width, height, scheme) in _SIZES.items():
-                screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-                chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-                media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-                chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-                chrome.get(f"{address}/?q={quote_plus(question)}")
-                WebDriverWait(chrome, 60, 0.1).until(lambda page: page.find_elements("css selector", ".hit mark"))
-                chrome.execute_script("document.activeElement.blur()")
-                time.sleep(0.3)  # the page fades in
-                path = out / f"{name}.png"
-                chrome.save_screenshot(str(path))
-                made.append(path)
-        finally:
-            chrome.quit()
-    return made
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    still = {"name": "prefers-reduced-motion", "value": "reduce"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, still]})
+    screen = {"width": _WIDTH, "height": 800, "deviceScaleFactor": 2, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        for _ in range(2):  # the first time, much is still loaded
+            browser.get(f"{address}/?q={quote(question)}")
+            WebDriverWait(browser, seconds).until(lambda _: _bottom(browser, results))
+        browser.execute_script("document.activeElement.blur()")  # a caret blinks
+        clip = {"x": 0, "y": 0, "width": _WIDTH, "height": _bottom(browser, results), "scale": 1}
+        shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+    except TimeoutException as error:
+        raise InputError(f"{address} shows fewer than {results} results for {question!r}") from error
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    return _smaller(base64.b64decode(shot["data"]))
 
 
-def terminal_picture(index: Path, out: Path, question: str = QUESTION) -> Path:
-    """Draw what ``sightline search`` prints, as SVG.
+def _bottom(browser: Chrome, results: int) -> float:
+    """Where the last result that is shown ends; 0 if it is not there yet."""
+    script = (
+        "const hit = document.querySelectorAll('.hit')[arguments[0] - 1];"
+        "if (!hit || document.body.classList.contains('busy')) return 0;"
+        "return Math.floor(hit.getBoundingClientRect().bottom) - 1;"  # without the line below it
+    )
+    return float(browser.execute_script(script, results))
+
+
+def _smaller(png: bytes) -> bytes:
+    """The picture with 256 colours, which is enough for text on one ground."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        return png
+    file = io.BytesIO()
+    # Rare colours count as much as frequent ones: an arrow stays green.
+    few = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def terminal(command: str, output: str) -> str:
+    """Draw a terminal in which a command was run.
 
     Args:
-        index: the index to search.
-        out: folder for ``terminal.svg``.
-        question: what is asked.
+        command: as it was typed.
+        output: what it printed, with the codes for colours.
 
-    Raises:
-        SightlineError: if the search fails.
+    Returns:
+        An SVG that loads nothing from elsewhere.
     """
-    arguments = ["search", str(index), question, "--evidence", "-k", "3"]
-    colours = {"FORCE_COLOR": "1", "COLUMNS": "100", "TERM": "xterm-256color"}
+    screen = Console(record=True, width=_COLUMNS, file=io.StringIO(), highlight=False)
+    screen.print(Text(f"$ {command}\n"))
+    screen.print(Text.from_ansi(output.rstrip()))
+    return re.sub(r"@font-face \{.*?\}\s*", "", screen.export_svg(title="sightline", unique_id="terminal"), flags=re.S)
+
+
+def _sightline(*arguments: str, folder: Path, **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "COLUMNS": str(_COLUMNS), "FORCE_COLOR": "1", "TERM": "xterm-256color"}
     command = [sys.executable, "-m", "sightline", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | colours)
-    if done.returncode:
-        raise SightlineError(f"the search failed: {done.stderr.strip()[-300:]}")
-    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
-    console.print(Text.assemble(("$ ", "dim"), f'sightline search demo-out/index "{question}" --evidence -k 3\n'))
-    console.print(Text.from_ansi(done.stdout))
-    path = out / "terminal.svg"
-    # Without the web fonts that rich names: no request leaves the reader's machine.
-    drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="sightline"), flags=re.DOTALL)
-    path.write_text(drawn.replace("Fira Code,", ""), encoding="utf-8")
-    return path
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
-@app.command()
-def main(
-    out: Annotated[Path, typer.Argument(help="Folder for the pictures.")],
-    index: Annotated[Path, typer.Option(help="Index to search, such as that of the demo.")] = Path("demo-out/index"),
-    question: Annotated[str, typer.Option(help="What is asked.")] = QUESTION,
+def draw(
+    out: Annotated[Path, typer.Argument(help="A folder for the pictures.")],
+    index: Annotated[Path, typer.Option(help="The index of the demo.")],
+    question: Annotated[str, typer.Option(help="What to ask.")] = _QUESTION,
 ) -> None:
-    """Make the pictures of the README."""
+    """Write search-page.png, search-page-dark.png and terminal.svg."""
     make_folder(out)
-    for path in (terminal_picture(index, out, question), *page_pictures(index, out, question)):
-        print(path)  # noqa: T201
+    index = index.resolve()
+    folder, name = index.parent.parent, str(index.relative_to(index.parent.parent))  # no other folders are shown
+    with _sightline("serve", name, "--port", "0", folder=folder) as server, chromium() as browser:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().partition(" ")[0]
+            if not address.startswith("http"):
+                raise InputError(f"{index} cannot be served; the reason is above")
+            for file, dark in (("search-page.png", False), ("search-page-dark.png", True)):
+                (out / file).write_bytes(search_page(browser, address, question, dark=dark))
+                print_line(f"wrote {out / file}")
+        finally:
+            server.terminate()
+    arguments = ["search", name, question, "--evidence", "-k", "2"]
+    with _sightline(*arguments, folder=folder, stderr=subprocess.DEVNULL) as search:
+        output, _ = search.communicate()
+    typed = " ".join(f'"{argument}"' if " " in argument else argument for argument in ["sightline", *arguments])
+    (out / "terminal.svg").write_text(terminal(typed, output), encoding="utf-8")
+    print_line(f"wrote {out / 'terminal.svg'}")
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(draw)

@@ -80,12 +80,32 @@ def test_a_result_leads_to_its_document(server, searcher):
     result = answer.structured_content["results"][0]
     part = {"id": result["id"], "start": result["start"], "length": result["end"] - result["start"]}
     whole, part = (a.structured_content for a in talk(server, ("get_document", {"id": "town"}), ("get_document", part)))
-    assert part["text"] == result["text"]
+    assert part["text"] == result["text"] and (part["start"], part["end"]) == (result["start"], result["end"])
     assert whole["text"] == searcher.index.document("town").text
-    assert result["evidence"]
-    for sentence in result["evidence"]:
-        assert whole["text"][sentence["start"] : sentence["end"]] == sentence["text"]
-    assert (whole["length"], whole["start"], whole["title"]) == (len(whole["text"]), 0, "The town")
+    assert (whole["length"], whole["start"], whole["end"], whole["title"]) == (
+        len(whole["text"]),
+        0,
+        part["length"],
+        "The town",
+    )
+    # The offsets of evidence count in the document, not in the passage: this one begins behind its first sentences.
+    assert result["start"] > 0 and len(result["evidence"]) > 1
+    for span in result["evidence"]:
+        assert whole["text"][span["start"] : span["end"]] == span["text"]
+        assert result["start"] <= span["start"] < span["end"] <= result["end"]
+
+
+def test_a_long_document_is_read_in_parts(server, searcher):
+    text, parts, start = searcher.index.document("town").text, [], 0
+    while start < len(text):
+        (answer,) = talk(server, ("get_document", {"id": "town", "start": start, "length": 200}))
+        part = answer.structured_content
+        assert (part["start"], part["length"]) == (start, len(text))
+        parts.append(part["text"])
+        start = part["end"]
+    assert len(parts) > 1 and "".join(parts) == text
+    (beyond,) = talk(server, ("get_document", {"id": "town", "start": len(text) + 5}))
+    assert (beyond.structured_content["text"], beyond.structured_content["end"]) == ("", len(text) + 5)
 
 
 def test_filters(server):

@@ -1,6 +1,7 @@
 """The search page in a real browser: type, see, follow, filter, by hand and by key; and nothing in a document runs."""
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,8 @@ import time
 import pytest
 
 from sightline import Index, Searcher
+from sightline.errors import InputError
+from sightline.recipes.pictures import search_page
 from sightline.serve import create_app
 
 from .conftest import DOCUMENTS, EVIL, serving
@@ -614,3 +617,16 @@ def test_tab_goes_from_the_question_to_the_answers(page):
         "lang: en",
     ]
     assert page.current() == [0]
+
+
+def test_the_picture_of_the_documentation_ends_below_a_result(browser, address):
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    shots = []
+    for dark in (False, True):
+        png = search_page(browser, address, "what sound do happy cats make", dark=dark, results=2)
+        shots.append(image.open(io.BytesIO(png)).convert("RGB"))
+    assert shots[0].size == shots[1].size and shots[0].width == 2 * 960 and 800 < shots[0].height < 1600
+    light, dark = (sum(shot.getpixel((5, shot.height - 5))) for shot in shots)
+    assert light > 600 > 200 > dark
+    with pytest.raises(InputError, match="fewer than 9 results"):
+        search_page(browser, address, "cats", results=9, seconds=1)
