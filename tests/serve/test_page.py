@@ -328,6 +328,38 @@ def test_light_and_dark_follow_the_system_and_the_button(page, scheme):
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+def contrast(one, other):
+    """The contrast of two opaque colours as CSS writes them, by WCAG 2.2."""
+
+    def luminance(colour):
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_selection_and_the_filter_box_can_be_seen_in_light_and_dark(page):
+    page.ask("cats")
+    page.press(Keys.ARROW_DOWN)
+    look = """
+        const style = (selector, part) => getComputedStyle(document.querySelector(selector), part);
+        return [style("body").backgroundColor, style(".hit[aria-current]", "::before").backgroundColor,
+                style("#filter").borderTopColor];
+    """
+    themes = set()
+    for _ in range(2):
+        page.element("#theme").click()
+        paper, selection, box = page.browser.execute_script(look)
+        themes.add(paper)
+        assert contrast(selection, paper) >= 3 and contrast(box, paper) >= 3
+    assert len(themes) == 2
+    fits = "const box = document.getElementById('filter'); return box.scrollWidth <= box.clientWidth"
+    assert page.browser.execute_script(fits)  # so that the example is read whole
+    page.browser.execute_script("localStorage.clear()")
+
+
 def test_a_phone_needs_no_sideways_scrolling(page):
     page.browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
