@@ -360,6 +360,24 @@ def test_the_selection_and_the_filter_box_can_be_seen_in_light_and_dark(page):
     page.browser.execute_script("localStorage.clear()")
 
 
+def test_highlights_stay_in_a_contrast_theme(page):
+    emulate = "Emulation.setEmulatedMedia"
+    page.ask("what sound do happy cats make")
+    page.press(Keys.ARROW_DOWN)
+    look = """
+        const style = (selector, part) => getComputedStyle(document.querySelector(selector), part);
+        return [style(".excerpt mark").backgroundImage, style(".strip button").backgroundColor,
+                style(".hit[aria-current]", "::before").backgroundColor];
+    """
+    before = page.browser.execute_script(look)
+    page.browser.execute_cdp_cmd(emulate, {"features": [{"name": "forced-colors", "value": "active"}]})
+    try:
+        assert page.browser.execute_script("return matchMedia('(forced-colors: active)').matches")
+        assert page.browser.execute_script(look) == before
+    finally:
+        page.browser.execute_cdp_cmd(emulate, {"features": []})
+
+
 def test_a_phone_needs_no_sideways_scrolling(page):
     page.browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
