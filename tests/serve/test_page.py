@@ -378,6 +378,16 @@ def test_highlights_stay_in_a_contrast_theme(page):
         page.browser.execute_cdp_cmd(emulate, {"features": []})
 
 
+def test_a_larger_font_of_the_readers_enlarges_all_text(page):
+    page.ask("cats")
+    selectors = ["body", "#query", "#filter", "#status", ".hit h2", ".text", ".share", ".tags button"]
+    look = "return arguments[0].map((s) => parseFloat(getComputedStyle(document.querySelector(s)).fontSize))"
+    before = page.browser.execute_script(look, selectors)
+    page.browser.execute_script("document.documentElement.style.fontSize = '200%'")
+    assert page.browser.execute_script(look, selectors) == pytest.approx([2 * size for size in before])
+    assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 1200
+
+
 def test_a_phone_needs_no_sideways_scrolling(page):
     page.browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
