@@ -223,6 +223,13 @@ def test_filters_by_hand_and_by_tag(page):
     assert not page.element("#notes").is_displayed()  # an error is not an answer without hits
 
 
+def test_the_focus_stays_when_a_key_removes_a_filter(page):
+    page.element("#filter").send_keys("lang=en", Keys.ENTER)
+    page.element(".chip").send_keys(Keys.ENTER)
+    page.until(lambda: not page.all(".chip"))
+    assert page.browser.switch_to.active_element.get_attribute("id") == "filter"
+
+
 @pytest.mark.parametrize(
     ("written", "understood"),
     [
