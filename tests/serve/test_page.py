@@ -450,6 +450,7 @@ def test_the_servers_min_score_leaves_a_note_in_place_of_results(browser, small_
         page.element("#query").send_keys("cats", Keys.ENTER)
         page.until(lambda: "nothing scored above min_score 1" in page.element("#notes").text)
         assert not page.all(".hit")
+        assert page.element("#notes").aria_role == "status"  # so that a screen reader reads it out
 
 
 def test_a_reranker_without_relevance_shows_none(browser, small_index):
