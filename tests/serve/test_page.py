@@ -227,6 +227,13 @@ def test_filters_by_hand_and_by_tag(page):
     assert not page.element("#notes").is_displayed()  # an error is not an answer without hits
 
 
+def test_the_focus_stays_when_a_key_removes_a_filter(page):
+    page.element("#filter").send_keys("lang=en", Keys.ENTER)
+    page.element(".chip").send_keys(Keys.ENTER)
+    page.until(lambda: not page.all(".chip"))
+    assert page.browser.switch_to.active_element.get_attribute("id") == "filter"
+
+
 @pytest.mark.parametrize(
     ("written", "understood"),
     [
@@ -332,6 +339,66 @@ def test_light_and_dark_follow_the_system_and_the_button(page, scheme):
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+def contrast(one, other):
+    """The contrast of two opaque colours as CSS writes them, by WCAG 2.2."""
+
+    def luminance(colour):
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_selection_and_the_filter_box_can_be_seen_in_light_and_dark(page):
+    page.ask("cats")
+    page.press(Keys.ARROW_DOWN)
+    look = """
+        const style = (selector, part) => getComputedStyle(document.querySelector(selector), part);
+        return [style("body").backgroundColor, style(".hit[aria-current]", "::before").backgroundColor,
+                style("#filter").borderTopColor];
+    """
+    themes = set()
+    for _ in range(2):
+        page.element("#theme").click()
+        paper, selection, box = page.browser.execute_script(look)
+        themes.add(paper)
+        assert contrast(selection, paper) >= 3 and contrast(box, paper) >= 3
+    assert len(themes) == 2
+    fits = "const box = document.getElementById('filter'); return box.scrollWidth <= box.clientWidth"
+    assert page.browser.execute_script(fits)  # so that the example is read whole
+    page.browser.execute_script("localStorage.clear()")
+
+
+def test_highlights_stay_in_a_contrast_theme(page):
+    emulate = "Emulation.setEmulatedMedia"
+    page.ask("what sound do happy cats make")
+    page.press(Keys.ARROW_DOWN)
+    look = """
+        const style = (selector, part) => getComputedStyle(document.querySelector(selector), part);
+        return [style(".excerpt mark").backgroundImage, style(".strip button").backgroundColor,
+                style(".hit[aria-current]", "::before").backgroundColor];
+    """
+    before = page.browser.execute_script(look)
+    page.browser.execute_cdp_cmd(emulate, {"features": [{"name": "forced-colors", "value": "active"}]})
+    try:
+        assert page.browser.execute_script("return matchMedia('(forced-colors: active)').matches")
+        assert page.browser.execute_script(look) == before
+    finally:
+        page.browser.execute_cdp_cmd(emulate, {"features": []})
+
+
+def test_a_larger_font_of_the_readers_enlarges_all_text(page):
+    page.ask("cats")
+    selectors = ["body", "#query", "#filter", "#status", ".hit h2", ".text", ".share", ".tags button"]
+    look = "return arguments[0].map((s) => parseFloat(getComputedStyle(document.querySelector(s)).fontSize))"
+    before = page.browser.execute_script(look, selectors)
+    page.browser.execute_script("document.documentElement.style.fontSize = '200%'")
+    assert page.browser.execute_script(look, selectors) == pytest.approx([2 * size for size in before])
+    assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 1200
+
+
 def test_a_phone_needs_no_sideways_scrolling(page):
     page.browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 320, "height": 640, "deviceScaleFactor": 2, "mobile": True}
@@ -387,6 +454,7 @@ def test_the_servers_min_score_leaves_a_note_in_place_of_results(browser, small_
         page.element("#query").send_keys("cats", Keys.ENTER)
         page.until(lambda: "nothing scored above min_score 1" in page.element("#notes").text)
         assert not page.all(".hit")
+        assert page.element("#notes").aria_role == "status"  # so that a screen reader reads it out
 
 
 def test_a_reranker_without_relevance_shows_none(browser, small_index):
