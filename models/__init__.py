@@ -1,1 +1,1 @@
-"""What reads text: encoders, readers of blocks, cross-encoders and decoders."""
+"""The models that read text: encoders, block readers, cross-encoders and decoders."""

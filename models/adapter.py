@@ -28,13 +28,13 @@ _OTHER_KINDS = ("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "
 
 
 def base_of(name: str) -> str | None:
-    """The model that an adapter's folder is for; None if the name is not that of such a folder.
+    """Return the model that an adapter's folder is for; None if the name is not that of such a folder.
 
     Args:
-        name: name of a decoder model, see `load_decoder`.
+        name: the name of a decoder, as `load_decoder` takes it.
 
     Raises:
-        ModelError: if the adapter's configuration cannot be read, or names no base model.
+        ModelError: if the adapter's configuration cannot be read or names no base model.
     """
     path = folder_of(name) / CONFIG
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises at long names
@@ -49,11 +49,12 @@ def merge_adapter(model: Any, name: str) -> None:
     """Add a LoRA adapter to the weights of its base model, in place.
 
     Args:
-        model: the base model, with or without its head; of fewer layers than the adapter, those that are there.
-        name: the adapter's folder, or the name of one that ships.
+        model: the base model, with or without its head. If it has fewer layers than the adapter, the others are left
+            out.
+        name: the folder of the adapter, or the name of one that ships with Sightline.
 
     Raises:
-        ModelError: if it is no LoRA adapter that can be merged, does not fit the model, or cannot be read.
+        ModelError: if this is not a LoRA adapter that can be merged, does not fit the model, or cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

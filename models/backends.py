@@ -42,14 +42,15 @@ class ConvertedNetwork(nn.Module):
     follow when the weights are trained, and a forked process, in which the library's threads are gone, converts anew.
 
     Args:
-        network: transformers' model, on a CPU and in float32.
-        backend: ``onnx`` or ``openvino``.
-        ids: token ids of a few texts of different lengths, on which the states are compared with torch's.
+        network: the model as transformers loads it, on a CPU and in float32.
+        backend: the library that computes, ``onnx`` or ``openvino``.
+        ids: the token ids of a few texts of different lengths, on which the states are compared with torch's.
         pad: the id that fills up shorter texts.
 
     Raises:
         MissingExtraError: if the library is not installed.
-        BackendError: if it cannot convert or run this network, or a state of unit length differs by more than .0001.
+        BackendError: if the library cannot convert or run this network, or a state of unit length differs by more than
+            .0001.
     """
 
     def __init__(self, network: Any, backend: Backend, ids: Sequence[Sequence[int]], pad: int) -> None:
@@ -70,12 +71,12 @@ class ConvertedNetwork(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, return_dict: bool = True
     ) -> BaseModelOutput:
-        """Last hidden states.
+        """Compute the last hidden states.
 
         Args:
-            input_ids: int64 (B, L).
-            attention_mask: int64 (B, L), 1 for the tokens of a text, which stand together, and 0 for what fills up.
-            return_dict: as transformers has it; always so.
+            input_ids: the token ids, int64 (B, L).
+            attention_mask: int64 (B, L): 1 for the tokens of a text, which stand together, and 0 for padding.
+            return_dict: an argument of transformers that has no effect here.
 
         Returns:
             ``last_hidden_state``, float32 (B, L, D).

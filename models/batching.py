@@ -17,9 +17,9 @@ _check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None
 
 @contextlib.contextmanager
 def interruptible(check: Callable[[], None] | None) -> Iterator[None]:
-    """Within the block, in this thread, ``check`` is called before every batch; what it raises ends the work there.
+    """Call ``check`` before every batch of this block in this thread. What it raises ends the work there.
 
-    A batch that has begun cannot be stopped. None makes a block of its own that nothing interrupts.
+    A batch that has begun cannot be stopped. If ``check`` is None, nothing interrupts the block.
 
     Example:
         >>> def stop():
@@ -37,7 +37,7 @@ def interruptible(check: Callable[[], None] | None) -> Iterator[None]:
 
 
 def tokens_at_once(device: torch.device) -> int:
-    """How many tokens, padding included, an encoder reads at once on a device.
+    """Return how many tokens, padding included, an encoder reads at once on a device.
 
     Activations of about 2,000 tokens stay in the last-level cache of a laptop; larger batches were slower on CPU.
     """
@@ -48,8 +48,8 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[list[i
     """Group items so that each batch, padded to its longest item, holds at most ``budget`` tokens.
 
     Args:
-        lengths: tokens per item.
-        budget: tokens per padded batch; an item longer than this gets a batch of its own.
+        lengths: the number of tokens of each item.
+        budget: the number of tokens of a padded batch. An item that is longer gets a batch of its own.
 
     Yields:
         Lists of indices into ``lengths``, longest items first; together they are a permutation of all indices.

@@ -27,8 +27,8 @@ class PackedBert:
     """The network over packed tokens; it copies the weights, so it does not follow when they are trained.
 
     Args:
-        network: transformers' ``BertModel``, on a CPU, in float32.
-        dtype: what the matrix products are computed in: ``torch.float32`` or ``torch.bfloat16``. Sums, layer norms and
+        network: a ``BertModel`` of transformers, on a CPU, in float32.
+        dtype: the number format of the matrix products: ``torch.float32`` or ``torch.bfloat16``. Sums, layer norms and
             what layers hand on stay in float32.
     """
 
@@ -42,10 +42,10 @@ class PackedBert:
         self.layers = [_Layer(layer, dtype, self.heads) for layer in network.encoder.layer]
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Last hidden states.
+        """Compute the last hidden states.
 
         Args:
-            ids: token ids of each of N texts, special tokens included; none may be empty.
+            ids: the token ids of each of N texts, special tokens included. None may be empty.
 
         Returns:
             float32 (T, D): the states of the first text's tokens, then those of the second's, and so on.
@@ -62,15 +62,15 @@ class PackedBert:
 
 
 def packed_bert(network: Any, dtype: torch.dtype, ids: Sequence[Sequence[int]]) -> PackedBert | None:
-    """The packed form of a network, if it has one and gives the same states.
+    """Return the packed form of a network, if there is one and it gives the same states.
 
     Args:
-        network: transformers' model.
-        dtype: see `PackedBert`.
-        ids: token ids of a few texts, on which the float32 form is compared with transformers' own.
+        network: the model as transformers loads it.
+        dtype: the number format of the matrix products; see `PackedBert`.
+        ids: the token ids of a few texts, on which the float32 form is compared with transformers' own.
 
     Returns:
-        None for another architecture, on another device, or if a state differs by more than .0001.
+        The packed form; None for another architecture, on another device, or if a state differs by more than .0001.
     """
     from transformers import BertModel
 

@@ -1,4 +1,4 @@
-"""What was read of documents, kept for later queries: in device memory, in host memory and on disk."""
+"""Caches of what was read of documents, for later queries: in device memory, in host memory and on disk."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ class DocumentCache:
     """Keeps what was read of documents, the most recently used ones within a budget of bytes for each place.
 
     What is read goes to the device (or, without a budget there, to the host) and to the disk. What does not fit on the
-    device moves to the host; what fits nowhere is forgotten, and read again when it is needed. Nothing is recomputed or
-    rounded by a move: a hit gives the same bytes. Documents are rounded once, if ``form`` says so, before anything is
-    read of them.
+    device moves to the host. What fits nowhere is forgotten, and read again when it is needed. A move changes nothing:
+    a hit gives the same bytes. If ``form`` says so, documents are rounded once, before anything is computed from them.
 
-    One cache can serve several rerankers and threads, and a folder several processes. An entry on disk is written whole
-    or not at all, and has a checksum: what is damaged is read anew and replaced. Each process that shares a folder may
-    exceed ``disk_bytes`` by a sixteenth until it looks at what the others wrote.
+    One cache can serve several rerankers and threads, and one folder can serve several processes. An entry on disk is
+    written as a whole and has a checksum; a damaged one is read anew and replaced. Each process that shares a folder
+    may exceed ``disk_bytes`` by a sixteenth before it looks at what the others wrote.
 
     Args:
-        device_bytes: bytes kept where the model is.
-        host_bytes: bytes kept in host memory. On a CPU the two are one memory, and their budgets add up.
-        disk_bytes: bytes kept in files under ``folder``, also for other processes and later ones.
-        folder: must be given with ``disk_bytes``; made if missing.
-        form: ``exact`` keeps what is read as it is computed, ``fp16`` in half precision, ``int8`` in a byte each, with
-            a scale per token (for decoders, per token and head).
+        device_bytes: the number of bytes to keep where the model is.
+        host_bytes: the number of bytes to keep in host memory. On a CPU this is the same memory as the device's, and
+            the two budgets add up.
+        disk_bytes: the number of bytes to keep in files under ``folder``, also for other processes and later ones.
+        folder: the folder for the files, which is made if it is missing. You must give it with ``disk_bytes``.
+        form: the form in which documents are kept: ``exact`` as they are computed, ``fp16`` in half precision, or
+            ``int8`` in one byte per number, with a scale per token (for decoders, per token and head).
 
     Attributes:
-        hits: how many documents were found.
-        misses: how many were not.
+        hits: the number of documents that were found.
+        misses: the number of documents that were not found.
 
     Raises:
-        InputError: if a budget is negative, there is one for the disk and no folder, the folder cannot be made, or
+        InputError: if a budget is negative, there is a budget for the disk but no folder, the folder cannot be made, or
             there is no such form.
 
     Example:
@@ -99,7 +99,7 @@ class DocumentCache:
         return DocumentCache, self._arguments
 
     def get(self, key: str, device: torch.device | str = "cpu") -> tuple[torch.Tensor, ...] | None:
-        """What is kept under a key, wherever it is, moved to the device; None if nothing is."""
+        """Return what is kept under a key, moved to the device; None if nothing is."""
         with self._lock:
             near, far = self._memory
             found, moves = near.get(key), False
@@ -117,18 +117,20 @@ class DocumentCache:
         return found
 
     def put(self, key: str, tensors: tuple[torch.Tensor, ...]) -> None:
-        """Keep what was read of a document; what was not used for longest gives way.
+        """Keep what was read of a document. What was not used for longest makes room.
 
         Args:
-            key: names everything that the tensors follow from, see `cache_key`.
-            tensors: nobody may change them afterwards, and they should share no memory with larger ones.
+            key: the name under which to keep it, which stands for everything that the tensors depend on; see
+                `cache_key`.
+            tensors: the tensors to keep. Nobody may change them afterwards, and they should share no memory with larger
+                ones.
         """
         self._keep(key, tensors)
         if self._disk is not None:
             self._disk.put(key, tensors)
 
     def bytes(self) -> dict[str, int]:
-        """What is kept, by place: ``device``, ``host``, ``disk`` (there, as this process knows it)."""
+        """Return the number of bytes kept in ``device``, ``host`` and ``disk`` (as far as this process knows)."""
         names = zip(("device", "host"), self._memory, strict=True)
         return {name: tier.used for name, tier in names} | {"disk": 0 if self._disk is None else self._disk.used}
 
@@ -146,10 +148,10 @@ class DocumentCache:
 
 
 def cache_key(*parts: object) -> str:
-    """The name of a document in a `DocumentCache`: a hash of everything that what is read of it follows from.
+    """Make the name of a document in a `DocumentCache`: a hash of everything that its reading depends on.
 
     Args:
-        parts: strings, numbers, and tuples of such: the model, its revision and dtype, and the text or its tokens.
+        parts: strings, numbers, and tuples of these: the model, its revision and dtype, and the text or its tokens.
 
     Example:
         >>> cache_key("minilm", "sha256:53aa", "Cats purr.") == cache_key("minilm", "sha256:53aa", "Cats purr. ")
@@ -163,8 +165,8 @@ class CacheSettings:
     """What servers and adapters keep of the documents that requests bring.
 
     Args:
-        mb: Megabytes of memory for what was read of documents that requests bring; 0 for none.
-        folder: Keep what was read in this folder, too, also for later and other processes.
+        mb: Megabytes of memory for what was read of the documents in requests; 0 keeps nothing in memory.
+        folder: Folder that also keeps what was read, for later runs and other processes.
         folder_mb: Megabytes that the folder may take.
 
     Raises:
@@ -181,7 +183,7 @@ class CacheSettings:
 
 @functools.cache
 def shared_cache(settings: CacheSettings) -> DocumentCache | None:
-    """The cache of these settings: one for all in this process who ask for the same; None if they keep nothing.
+    """Return the cache for these settings: the same one for equal settings in this process; None if they keep nothing.
 
     Example:
         >>> shared_cache(CacheSettings(mb=64)) is shared_cache(CacheSettings(mb=64))

@@ -28,15 +28,15 @@ __all__ = ["load_config", "load_decoder", "load_tensors", "load_weights", "revis
 
 
 def load_config(name: str, revision: str | None = None) -> Any:
-    """The configuration of a model, of its text part if it has several.
+    """Load the configuration of a model, or of its text part if it has several parts.
 
     Args:
-        name: see `load_decoder`.
-        revision: branch, tag or commit, of a model of the hub.
+        name: the name of the model, as `load_decoder` takes it.
+        revision: the branch, tag or commit of a model on the hub.
 
     Raises:
-        ModelError: if there is none, or its code is not transformers' own.
-        MissingExtraError: if it is in a GGUF file, and gguf or accelerate is not installed.
+        ModelError: if there is no configuration, or the model needs other code than transformers' own.
+        MissingExtraError: if the configuration is in a GGUF file, and gguf or accelerate is not installed.
     """
     from transformers import AutoConfig
 
@@ -63,27 +63,30 @@ def load_decoder(
     device_map: str | dict[str, Any] | None = None,
     quantization_config: Any = None,
 ) -> Decoder:
-    """Load a decoder: up to its signal layer, without its head, or whole, with its head's rows for a few tokens.
+    """Load a decoder: up to its signal layer without its head, or whole with a few rows of its head.
 
     Code that comes with a model is never run (``trust_remote_code`` stays off).
 
     Args:
-        name: a name on the hub, a folder, or a GGUF file as `find_gguf` takes it, such as ``smollm2``; the weights of a
+        name: a name on the hub, a folder, or a GGUF file as `find_gguf` takes it, such as ``smollm2``. The weights of a
             GGUF file are dequantized. A folder may also hold a LoRA adapter, which is merged into its base model.
-        signal_layer: the last layer to load; None for all.
-        outputs: tokens whose logits are wanted; an empty list for hidden states alone. With either, all layers run.
-        revision: branch, tag or commit, to pin what is loaded.
-        dtype: the number format, such as ``bfloat16``. None for bfloat16, but on CPUs for float32, unless the weights
-            are bfloat16 or quantized and the processor multiplies bfloat16 itself (`native_dtype`).
-        device: None for a GPU if torch sees one.
-        device_map: as transformers takes it (needs accelerate), instead of ``device``.
-        quantization_config: as transformers takes it, such as a ``BitsAndBytesConfig`` or ``TorchAoConfig``.
+        signal_layer: the last layer to load. If None, all layers.
+        outputs: the tokens whose logits are wanted; an empty list for hidden states alone. With either, all layers run.
+        revision: the branch, tag or commit to load. If None, the newest.
+        dtype: the number format to compute in, such as ``bfloat16``. If None, bfloat16; on CPUs float32, unless the
+            weights are bfloat16 or quantized and the processor multiplies bfloat16 itself (`native_dtype`).
+        device: the torch device to compute on. If None, a GPU if torch sees one, else the CPU.
+        device_map: the devices for the parts of the model, as transformers takes them (needs accelerate), in the place
+            of ``device``.
+        quantization_config: a quantization as transformers takes it, such as a ``BitsAndBytesConfig`` or
+            ``TorchAoConfig``.
 
     Raises:
-        ModelError: if the model cannot be loaded, or is not a decoder that this engine can run, or an output is not
-            one of its tokens.
-        MissingExtraError: if ``device_map`` is given and accelerate is not installed, or a GGUF file and not gguf.
-        InputError: if ``dtype`` is not the name of a floating-point type, or a GGUF file is to be quantized.
+        ModelError: if the model cannot be loaded or is not a decoder that Sightline can run, or an output is not one of
+            its tokens.
+        MissingExtraError: if you give ``device_map`` and accelerate is not installed, or a GGUF file and gguf is not
+            installed.
+        InputError: if ``dtype`` is not the name of a floating-point type, or you ask to quantize a GGUF file.
     """
     layer_count = None if signal_layer is None else signal_layer + 1
     if dtype is None and device_map is None and choose_device(device).type == "cpu" and _coarse(name, revision):
@@ -114,20 +117,20 @@ def load_weights(
     device_map: str | dict[str, Any] | None = None,
     quantization_config: Any = None,
 ) -> tuple[Any, Any]:
-    """Load a transformers model whose attention is ours, and its tokenizer.
+    """Load a transformers model that uses Sightline's attention, and its tokenizer.
 
     Args:
-        name: see `load_decoder`.
-        layers: how many to load, from the first; None for all.
+        name: the name of the model, as `load_decoder` takes it.
+        layers: the number of layers to load, from the first. If None, all of them.
         head: whether to load the head that predicts tokens, too.
-        revision: see `load_decoder`, as for the following.
-        dtype: the number format; None for float32 on CPUs and bfloat16 elsewhere.
-        device: where to compute.
-        device_map: where to put which layer.
-        quantization_config: how to quantize.
+        revision: the branch, tag or commit to load. If None, the newest.
+        dtype: the number format to compute in. If None, float32 on CPUs and bfloat16 elsewhere.
+        device: the torch device to compute on.
+        device_map: the devices for the parts of the model; see `load_decoder`.
+        quantization_config: a quantization as transformers takes it; see `load_decoder`.
 
     Returns:
-        The model, base or whole, and the tokenizer.
+        The model, with or without its head, and the tokenizer.
 
     Raises:
         ModelError: if the model cannot be loaded, lacks weights, or has fewer layers.
@@ -182,15 +185,16 @@ def load_weights(
 
 
 def load_tensors(name: str, tensors: Sequence[str], revision: str | None = None) -> list[torch.Tensor]:
-    """Weights of a model by their names in its safetensors files, such as those of a head that transformers lacks.
+    """Load weights of a model by their names in its safetensors files, such as those of a head that transformers lacks.
 
     Args:
-        name: a name on the hub, or a folder; if it is one of an adapter, its base model is meant.
-        tensors: names of the weights.
-        revision: branch, tag or commit; None for the newest. A folder has none.
+        name: the folder of the model, or its name on the hub. For an adapter's folder, the base model's weights are
+            loaded.
+        tensors: the names of the weights.
+        revision: the branch, tag or commit to load. If None, the newest. A folder has none.
 
     Raises:
-        ModelError: if the model has no safetensors files, or no such weight.
+        ModelError: if the model has no safetensors files or no such weight.
     """
     from safetensors import safe_open
     from transformers.utils.hub import cached_file
@@ -226,12 +230,12 @@ def _dtype_named(name: str) -> torch.dtype:
 
 
 def revision_of(name: str, config: Any, asked: str | None = None) -> str:
-    """The revision of a model's weights: the hub's commit, or for files a hash of both ends of each.
+    """Return the revision of a model's weights: the hub's commit, or for files a hash of both ends of each.
 
     Args:
-        name: see `load_decoder`.
-        config: the model's configuration, see `load_config`.
-        asked: the revision that was asked for, which stands where the hub tells no commit.
+        name: the name of the model, as `load_decoder` takes it.
+        config: the model's configuration, as `load_config` returns it.
+        asked: the revision that was asked for, which is returned if the hub tells no commit.
 
     Returns:
         A commit, 16 hexadecimal digits of a hash, or "".

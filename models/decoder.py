@@ -1,9 +1,9 @@
-"""Any causal language model of the Hugging Face hub, run over packed blocks by our own attention.
+"""Run any causal language model of the Hugging Face hub over packed blocks, with Sightline's attention.
 
-The modelling code is transformers' own: it calls the attention function that we register, for every layer, with queries
-and keys to which the positions have been applied. To read attention, it runs up to a signal layer: above it nothing is
-loaded, and at it only the queries of the signal tokens and the keys that they look at are computed. To read hidden
-states, it runs whole; of its head only the rows of a few tokens are kept.
+The modelling code is transformers' own. It calls the attention function that Sightline registers, for every layer, with
+queries and keys to which the positions have been applied. To read attention, the model runs up to a signal layer: above
+it nothing is loaded, and at it only the queries of the signal tokens and the keys that they look at are computed. To
+read hidden states, the model runs whole; only a few rows of its head are kept.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ ATTENTION = "sightline"
 
 
 class Call(Protocol):
-    """One forward pass: what attention does in it, and what is read.
+    """One forward pass: how attention is computed in it, and what is read.
 
     Attributes:
-        signal_rows: int64 (R,), places of the signal tokens among the tokens of the pass; may be empty.
-        key_rows: int64, places of the tokens whose keys the signal layer needs; None for all.
+        signal_rows: int64 (R,), the places of the signal tokens among the tokens of the pass. May be empty.
+        key_rows: int64, the places of the tokens whose keys the signal layer needs. If None, all of them.
     """
 
     signal_rows: torch.Tensor
@@ -46,15 +46,15 @@ class Call(Protocol):
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
-        """Attention of a layer below the signal layer.
+        """Compute the attention of a layer below the signal layer.
 
         Args:
-            layer: from 0.
-            q: (T, Hq, D); not repeated for grouped heads.
-            k: (T, Hkv, D).
-            v: (T, Hkv, D).
-            scale: what the model multiplies the products of queries and keys by.
-            window: how far back the layer sees, see `sightline.kernels.Packing`; None for everything.
+            layer: the number of the layer, from 0.
+            q: the queries (T, Hq, D).
+            k: the keys (T, Hkv, D), not repeated for grouped heads.
+            v: the values (T, Hkv, D), not repeated for grouped heads.
+            scale: the factor by which the model multiplies the products of queries and keys.
+            window: how far back the layer sees; see `sightline.kernels.Packing`. If None, it sees everything.
 
         Returns:
             (T, Hq, D).
@@ -62,34 +62,35 @@ class Call(Protocol):
         ...
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
-        """What the signal layer sees: q (R, Hq, D) of the signal rows, k (K, Hkv, D) of the key rows."""
+        """Take what the signal layer sees: q (R, Hq, D) of the signal rows and k (K, Hkv, D) of the key rows."""
         ...
 
 
 class Enough(Exception):  # noqa: N818 - not an error
-    """Raised by a `Call` that has read all it wants: ends the pass."""
+    """Raised by a `Call` that has read all it needs, to end the pass."""
 
 
 class Decoder:
     """A causal language model, cut off at its signal layer, or whole for its hidden states.
 
     Args:
-        model: a transformers model with ``signal_layer + 1`` layers, whose attention implementation is ours;
-            `load_decoder` makes one. A base model (without head), unless there are ``outputs``. It is changed.
-        tokenizer: its fast tokenizer.
-        name: the name that it was loaded by.
-        revision: the revision of its weights.
-        outputs: tokens whose logits it is to give; with them, or with none in an empty list, it runs whole, and gives
-            hidden states. None cuts it off at the signal layer.
+        model: a transformers model with ``signal_layer + 1`` layers that uses Sightline's attention; `load_decoder`
+            makes one. It is a base model (without head), unless there are ``outputs``. The decoder changes it.
+        tokenizer: the fast tokenizer of the model.
+        name: the name that the model was loaded by.
+        revision: the revision of the model's weights.
+        outputs: the tokens whose logits are wanted. With them, or with an empty list, the model runs whole and gives
+            hidden states. If None, it is cut off at the signal layer.
 
     Attributes:
-        signal_layer: its last layer, of which only queries and keys are computed unless it runs whole.
+        signal_layer: the last layer. Unless the model runs whole, only its queries and keys are computed.
         outputs: the tokens whose logits it gives; None if it gives no hidden states.
-        positions: how many positions it was made for; None if it does not say.
-        windows: of each layer how far back it sees; None for everything.
+        positions: the number of positions that the model was made for; None if it does not say.
+        windows: how far back each layer sees; None for a layer that sees everything.
 
     Raises:
-        ModelError: if it is not built of decoder layers as transformers builds them, or an output is not one token.
+        ModelError: if the model is not built of decoder layers as transformers builds them, or an output is not one
+            token.
     """
 
     def __init__(
@@ -119,38 +120,38 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """The device that takes the tokens."""
+        """The device that the tokens must be on."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format that it computes with."""
+        """The number format that the model computes in."""
         dtype: torch.dtype = self.model.dtype
         return dtype
 
     def run(self, ids: torch.Tensor, positions: torch.Tensor, call: Call) -> None:
-        """One forward pass over packed tokens.
+        """Run one forward pass over packed tokens.
 
         Args:
-            ids: int64 (T,).
-            positions: int64 (T,).
-            call: what attention does, and what gets to see each layer.
+            ids: the token ids, int64 (T,).
+            positions: the position of each token, int64 (T,).
+            call: the object that computes attention and sees each layer.
         """
         with contextlib.suppress(Enough):
             self._forward(ids, positions, call)
 
     def states(self, ids: torch.Tensor, positions: torch.Tensor, call: Call, rows: torch.Tensor) -> torch.Tensor:
-        """One forward pass through all layers, of a model with `outputs`, for the states of some tokens.
+        """Run one forward pass through all layers of a model with `outputs`, for the states of some tokens.
 
         Args:
-            ids: int64 (T,).
-            positions: int64 (T,).
-            call: what attention does.
-            rows: int64 (R,), places of the tokens whose states are wanted.
+            ids: the token ids, int64 (T,).
+            positions: the position of each token, int64 (T,).
+            call: the object that computes attention.
+            rows: int64 (R,), the places of the tokens whose states are wanted.
 
         Returns:
-            (R, D), normalised by the model's last norm; float32, or wider if the model is.
+            The states (R, D), normalised by the model's last norm; float32, or wider if the model is.
         """
         assert self.outputs is not None and self._norm is not None
         hidden = self._forward(ids, positions, call).last_hidden_state[0]
@@ -160,7 +161,7 @@ class Decoder:
         return states
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits of the `outputs` (R, len(outputs)) from `states` (R, D)."""
+        """Compute the logits (R, len(outputs)) of the `outputs` from `states` (R, D)."""
         assert self._head is not None
         logits: torch.Tensor = self._head(states)
         return logits
@@ -175,15 +176,15 @@ class Decoder:
 
 
 def token_ids(texts: Sequence[str], tokenizer: Any, name: str) -> list[int]:
-    """The ids of texts that are one token each.
+    """Return the ids of texts that are one token each.
 
     Args:
-        texts: as they stand in the vocabulary, or in a prompt.
+        texts: the texts, as they stand in the vocabulary or in a prompt.
         tokenizer: a fast tokenizer.
-        name: name of the model, for the message.
+        name: the name of the model, for the message.
 
     Raises:
-        ModelError: if one is not a token.
+        ModelError: if one of them is not a single token.
     """
     vocabulary, ids = tokenizer.get_vocab(), []
     for text in texts:
@@ -360,7 +361,7 @@ def _without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]
 
 
 def register_attention() -> None:
-    """Make our attention known to transformers, under the name ``sightline``; once is enough, again does no harm."""
+    """Make Sightline's attention known to transformers, under the name ``sightline``. Doing it again does no harm."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(ATTENTION, _attention)
@@ -369,11 +370,11 @@ def register_attention() -> None:
 
 
 def cut_off(model: Any, layers: int) -> Any:
-    """The same model, sharing its weights, up to a layer; for a `Decoder`, which changes the model that it is given.
+    """Make a model that ends at a layer and shares its weights; for a `Decoder`, which changes the model it is given.
 
     Args:
         model: a transformers base model (without head).
-        layers: how many to keep, from the first.
+        layers: the number of layers to keep, from the first.
     """
     twin, config = copy.copy(model), copy.deepcopy(model.config)
     shorten(config, layers)
@@ -383,7 +384,7 @@ def cut_off(model: Any, layers: int) -> Any:
 
 
 def shorten(config: Any, layers: int) -> None:
-    """Change a configuration to one of a model that ends after so many layers."""
+    """Change a configuration to that of a model with fewer layers."""
     config.num_hidden_layers = layers
     if isinstance(getattr(config, "layer_types", None), list):
         config.layer_types = config.layer_types[:layers]

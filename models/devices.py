@@ -1,4 +1,4 @@
-"""Which device, which number format and which library a model computes with."""
+"""Choose the device, the number format and the library that a model computes with."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Backend = Literal["torch", "onnx", "openvino"]
 
 
 def choose_backend(asked: str | None, device: str | torch.device | None, dtype: str | None) -> Backend:
-    """The library to read by.
+    """Choose the library that computes.
 
     Args:
-        asked: its name; None for torch.
-        device: a torch device that was asked for; None if none was.
-        dtype: the number format that was asked for; None if none was.
+        asked: the name of the library. If None, torch.
+        device: the torch device that was asked for, or None.
+        dtype: the number format that was asked for, or None.
 
     Raises:
-        InputError: if there is no such backend, or it does not read on this device or in this format.
+        InputError: if there is no such backend, or it does not compute on this device or in this format.
 
     Example:
         >>> choose_backend(None, "cuda", "bfloat16"), choose_backend("openvino", None, None)
@@ -48,13 +48,13 @@ def choose_backend(asked: str | None, device: str | torch.device | None, dtype: 
 
 
 def choose_device(asked: str | torch.device | None) -> torch.device:
-    """The device to compute on.
+    """Choose the device to compute on.
 
     Args:
-        asked: a torch device; None for CUDA where there is one, else CPU.
+        asked: a torch device. If None, CUDA if there is one, else the CPU.
 
     Raises:
-        InputError: if it cannot be used.
+        InputError: if the device cannot be used.
 
     Example:
         >>> choose_device("cpu").type
@@ -72,10 +72,10 @@ def choose_device(asked: str | torch.device | None) -> torch.device:
 
 
 def native_dtype(device: str | torch.device | None) -> str:
-    """``bfloat16`` if a device multiplies matrices of it in hardware, else ``float32``: emulation would be slow.
+    """Return ``bfloat16`` if a device multiplies matrices of it in hardware, else ``float32``, since emulation is slow.
 
     Args:
-        device: see `choose_device`.
+        device: the torch device; see `choose_device`.
     """
     import torch
 
@@ -87,7 +87,7 @@ def native_dtype(device: str | torch.device | None) -> str:
 
 
 def processors() -> int:
-    """The processors that this process may use.
+    """Return the number of processors that this process may use.
 
     Example:
         >>> processors() >= 1

@@ -1,4 +1,4 @@
-"""The seam for bi-encoders."""
+"""The interface of bi-encoders."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Encoder", "load_encoder"]
 
 
 class Encoder(Protocol):
-    """What a bi-encoder must do. Relevance is the inner product of a query's and a document's embedding.
+    """The interface of a bi-encoder. Relevance is the inner product of the embeddings of a query and a document.
 
     Attributes:
-        name: how a user asks for it, also in ``--encoder``.
-        revision: pins the exact weights where that is known, else "".
-        dim: length of an embedding.
-        max_length: tokens it reads of a text, special tokens included.
+        name: the name by which you ask for it, also in ``--encoder``.
+        revision: the revision of the exact weights; "" if it is not known.
+        dim: the length of an embedding.
+        max_length: the number of tokens that it reads of a text, special tokens included.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Encoder(Protocol):
         ...
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Character span of every token of a text, special tokens and truncation left out; for splitting."""
+        """Return the character span of every token of a whole text, without special tokens; used to split texts."""
         ...
 
 
@@ -60,16 +60,16 @@ class _NoEncoder:
 def load_encoder(name: str = "minilm", **options: Any) -> Encoder:
     """Load a bi-encoder by name.
 
-    ``minilm`` is the embedded default; ``none`` embeds nothing, for an index that is searched by words alone; any other
-    name is that of a sentence-transformers model, or the path of one, and ``late-interaction:`` before it takes the
-    mean of a late-interaction model's token vectors. Most are block readers, too: see `load_reader`.
+    ``minilm`` is the embedded default. ``none`` embeds nothing, for an index that is searched by words alone. Any other
+    name is the name or path of a sentence-transformers model; with ``late-interaction:`` before it, the embedding is
+    the mean of a late-interaction model's token vectors. Most encoders are block readers, too: see `load_reader`.
 
     Args:
-        name: what to load.
-        options: see `load_reader`.
+        name: the name of the encoder.
+        options: the options of the encoder; see `load_reader`.
 
     Raises:
-        InputError: if it is given an option that it does not have.
+        InputError: if the encoder does not have an option that you give.
         ModelError: if there is no such model, or it cannot serve as a bi-encoder.
     """
     if name == "none":

@@ -38,14 +38,14 @@ _REPLACING = threading.RLock()
 
 
 def find_gguf(name: str, revision: str | None = None) -> Path | None:
-    """The GGUF file that a decoder model's name means, downloaded from the hub if it has to be.
+    """Find the GGUF file that a decoder's name stands for, and download it from the hub if necessary.
 
     Args:
-        name: ``smollm2``; the path of a file that ends in ``.gguf``; or ``REPOSITORY:FILE.gguf``, a file of the hub.
-        revision: branch, tag or commit of the repository.
+        name: ``smollm2``; the path of a file that ends in ``.gguf``; or ``REPOSITORY:FILE.gguf``, a file on the hub.
+        revision: the branch, tag or commit of the repository.
 
     Returns:
-        The file, or None if the name means no GGUF file but a folder or a repository.
+        The path of the file; None if the name stands for a folder or a repository instead.
 
     Raises:
         ModelError: if there is no such file, here or in the repository, or it is one part of several.
@@ -97,15 +97,15 @@ def _download(repository: str, file: str, revision: str | None) -> Path:
 
 
 def gguf_options(file: Path) -> tuple[str, dict[str, Any]]:
-    """How transformers is told to load a file: the model's name, and further arguments of ``from_pretrained``."""
+    """Return how transformers is told to load a file: the model's name, and arguments of ``from_pretrained``."""
     return str(file.parent), {"gguf_file": file.name}
 
 
 def gguf_config(file: Path) -> Any:
-    """The configuration that transformers derives from a file.
+    """Load the configuration that transformers derives from a file.
 
     Raises:
-        MissingExtraError: if gguf, or accelerate with which transformers loads the weights, is not installed.
+        MissingExtraError: if gguf is not installed, or accelerate, with which transformers loads the weights.
         ModelError: if the file cannot be read, or holds no language model with a tokenizer.
     """
     return copy.deepcopy(_opened(file)[0])
@@ -113,15 +113,17 @@ def gguf_config(file: Path) -> Any:
 
 @contextlib.contextmanager
 def read_once(file: Path, layers: int) -> Iterator[None]:
-    """Within the block transformers loads the weights of a file without parsing it again.
+    """Let transformers load the weights of a file within the block without parsing it again.
 
-    By itself it parses the file three times, for configuration, weights and tokenizer, and builds the table of tensor
-    names anew for every module of the model. So the two functions of the package gguf that it calls for this are
-    replaced by others with the same results. If another release of transformers calls others, loading is slow again.
+    By itself, transformers parses the file three times, for configuration, weights and tokenizer, and builds the table
+    of tensor names anew for every module of the model. So the two functions of the package gguf that it calls for this
+    are replaced by others with the same results. If another release of transformers calls others, loading is slow
+    again.
 
     Args:
-        file: the file.
-        layers: how many layers are wanted, from the first. transformers would dequantize the others and drop them.
+        file: the path of the file.
+        layers: the number of layers that are wanted, from the first. transformers would dequantize the others and drop
+            them.
     """
     reader = copy.copy(_opened(file)[1])
     reader.tensors = [tensor for tensor in reader.tensors if _layer(tensor.name) < layers]

@@ -28,7 +28,7 @@ _WORTHWHILE = 0.9
 
 @functools.cache
 def linear_library(dtype: torch.dtype = torch.float32) -> Literal["onednn", "torch"]:
-    """What multiplies here: ``onednn`` if it is there, right and faster than what torch takes by itself, or ``torch``.
+    """Return what multiplies here: ``onednn`` if it is right and faster than torch's choice, else ``torch``.
 
     Args:
         dtype: the number format of weights and inputs.
@@ -47,7 +47,7 @@ def linear_library(dtype: torch.dtype = torch.float32) -> Literal["onednn", "tor
 
 
 def onednn_works(dtype: torch.dtype) -> bool:
-    """Whether this torch has oneDNN's packed product for a number format, and the product is right.
+    """Tell whether this torch has oneDNN's packed product for a number format, and the product is right.
 
     Args:
         dtype: the number format of weights and inputs.
@@ -76,9 +76,10 @@ class PackedLinear(nn.Module):
     """A linear layer whose weight is packed for oneDNN; for inference alone.
 
     Args:
-        weight: (outputs, inputs), float32 or bfloat16.
-        bias: (outputs,), or None.
-        activation: what is applied to the result: ``none``, or ``gelu`` (Hendrycks and Gimpel, 2016, with erf).
+        weight: the weight (outputs, inputs), float32 or bfloat16.
+        bias: the bias (outputs,), or None.
+        activation: the function that is applied to the result: ``none``, or ``gelu`` (Hendrycks and Gimpel, 2016, with
+            erf).
 
     Example:
         >>> layer = PackedLinear(torch.eye(2), torch.ones(2))
@@ -94,14 +95,14 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.detach()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., inputs) to (..., outputs), in the number format of the weight."""
+        """Map (..., inputs) to (..., outputs), in the number format of the weight."""
         return _onednn(x, self.packed, self.bias, self.activation)
 
 
 def inference_linear(
     weight: torch.Tensor, bias: torch.Tensor | None = None, activation: Activation = "none"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A linear layer by the faster library; see `PackedLinear` for the arguments and `linear_library` for the choice.
+    """Make a linear layer by the faster library; see `PackedLinear` and `linear_library`.
 
     Example:
         >>> inference_linear(torch.eye(2), torch.ones(2))(torch.tensor([[3.0, 4.0]])).tolist()
@@ -116,14 +117,14 @@ def inference_linear(
 
 
 def pack_linears(model: nn.Module) -> nn.Module:
-    """Replace every linear layer of a model by a `PackedLinear`, where oneDNN is the faster library for it.
+    """Replace the linear layers of a model by `PackedLinear`, if oneDNN is the faster library for them.
 
     Args:
-        model: what stands elsewhere than on the CPU, has another number format, is quantized, or is of a class derived
-            from ``nn.Linear``, stays as it is.
+        model: the model. Layers that are not on the CPU, have another number format, are quantized, or are of a class
+            derived from ``nn.Linear`` stay as they are.
 
     Returns:
-        The same model. It cannot be trained any more.
+        The same model. It can no longer be trained.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

@@ -1,4 +1,4 @@
-"""Block readers and bi-encoders by name."""
+"""Load block readers and bi-encoders by name."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ _OPTIONS = {
 def load_reader(name: str = "minilm", **options: Any) -> NetworkReader:
     """Load a block reader by name.
 
-    Whoever asks for the same gets the same object, so that one forward pass of a query serves the bi-encoder and the
-    reranker.
+    If you ask for the same reader again, you get the same object, so that one forward pass of a query serves the
+    bi-encoder and the reranker.
 
     Args:
         name: ``minilm``, the embedded default; ``late-interaction:MODEL``, a model of PyLate, ColBERT or
             sentence-transformers' MultiVectorEncoder; ``encoder:MODEL``, or MODEL alone, a bi-encoder of
             sentence-transformers. MODEL is a folder or a name on the hub.
-        options: ``max_length``, ``device``, ``dtype`` and ``backend``, which is ``torch``, ``onnx`` or ``openvino`` (of
-            the extras of these names) and reads on a CPU in float32; for ``late-interaction:`` and ``encoder:`` also
-            ``revision``, and for the latter ``truncate_dim`` and ``token_budget``. None stands for the default.
+        options: ``max_length``, ``device``, ``dtype`` and ``backend``, which is ``torch``, ``onnx`` or ``openvino``
+            (these two need the extras of the same names, and compute on a CPU in float32). ``late-interaction:`` and
+            ``encoder:`` also take ``revision``, and the latter ``truncate_dim`` and ``token_budget``. None stands for
+            the default.
 
     Raises:
-        InputError: if the name has no model, the reader no such option, or there is no such backend.
+        InputError: if the name contains no model, the reader does not have an option, or there is no such backend.
         MissingExtraError: if the backend is not installed.
-        BackendError: if the backend gives other states than torch; they are compared when the model is loaded.
+        BackendError: if the backend gives other states than torch. They are compared when the model is loaded.
         ModelError: if there is no such model, its weights cannot be loaded, or it has no token states.
 
     Example:
@@ -56,7 +57,7 @@ def load_reader(name: str = "minilm", **options: Any) -> NetworkReader:
 
 
 def load_text_model(name: str, **options: Any) -> NetworkReader | SentenceTransformerEncoder:
-    """Load what `load_reader` loads, or a bi-encoder without token states; see there.
+    """Load what `load_reader` loads, or a bi-encoder without token states. See `load_reader` for the arguments.
 
     Raises:
         InputError: see `load_reader`.
@@ -84,7 +85,7 @@ def load_text_model(name: str, **options: Any) -> NetworkReader | SentenceTransf
 
 
 def absolute_name(name: str) -> str:
-    """The name of a reader or encoder, the path of a model in it made absolute.
+    """Make the path in the name of a reader or encoder absolute.
 
     Example:
         >>> absolute_name("minilm"), absolute_name("late-interaction:/models/./mine")

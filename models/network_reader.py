@@ -1,4 +1,4 @@
-"""What block readers over a torch network have in common: equal texts read once, batches, and queries remembered."""
+"""What block readers over a torch network share: equal texts are read once, in batches, and queries are remembered."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _QUERIES_REMEMBERED = 1024
 class NetworkReader(BlockReader):
     """A block reader over a torch network. You write `_tokenised` and `_forward`.
 
-    It is also an `Encoder`, whose embeddings are those that the readings give.
+    It is also an `Encoder`, whose embeddings come from the same readings.
 
     Args:
-        device: where the network is.
+        device: the device that the network is on.
     """
 
     device: torch.device
@@ -70,17 +70,18 @@ class NetworkReader(BlockReader):
         """Read each text alone, in length-sorted batches under a token budget.
 
         Args:
-            texts: N strings; an empty one has no token states and the embedding of an empty text.
-            kind: what the texts are; no matter to models that read queries as they read documents.
-            states: whether to keep the token states (4 * dim bytes per token); False gives the embeddings alone.
-            behind: a text that every text sees before itself, such as the query. Its own states are left out, and what
-                it takes of the room, up to a half, is lost to the texts. The embedded default alone can do that.
+            texts: N strings. An empty one has no token states, and the embedding of an empty text.
+            kind: what the texts are, queries or documents. Models that read both alike ignore it.
+            states: whether to keep the token states (4 * dim bytes per token). If False, only the embeddings are
+                computed.
+            behind: a text that every text sees before itself, such as the query. Its own states are left out, and the
+                room that it takes, up to a half, is lost to the texts. Only the embedded default can do this.
 
         Returns:
             `TokenStates` in input order. Up to rounding, a text's rows depend on nothing but the text.
 
         Raises:
-            InputError: if there is a text to be read behind, and the model reads each alone.
+            InputError: if you give ``behind``, and the model reads each text alone.
         """
         import torch
 
@@ -114,7 +115,7 @@ class NetworkReader(BlockReader):
         return TokenStates(packed, offsets, spans, pooled, tokens.truncated)
 
     def read_queries(self, texts: Sequence[str]) -> list[TokenStates]:
-        """Read queries, each as a list of one; recent ones are remembered, for the bi-encoder and the block reader."""
+        """Read queries, each as a list of one. Recent ones are remembered, for the bi-encoder and the block reader."""
         # Threads may replace or fill the memory meanwhile: look once, and answer from what was seen.
         remembered = self._queries
         known = {text: read for text in texts if (read := remembered.get(text)) is not None}
@@ -135,7 +136,7 @@ class NetworkReader(BlockReader):
         return [known[text] for text in texts]
 
     def forget_queries(self) -> None:
-        """Drop what `read_queries` remembers, so that a benchmark reads every query."""
+        """Forget the queries that `read_queries` remembers, so that a benchmark reads every query."""
         self._queries = {}
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:

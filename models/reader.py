@@ -1,4 +1,4 @@
-"""The seam for block readers: models that read a text alone, and give a state for each of its tokens."""
+"""The interface of block readers: models that read a text alone and give a state for each of its tokens."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class TokenStates:
-    """What a reader saw in a list of N texts, packed: text n owns rows ``offsets[n]:offsets[n + 1]``.
+    """What a reader computed for a list of N texts, packed: text n owns rows ``offsets[n]:offsets[n + 1]``.
 
     Args:
-        states: float32 (T, dim), L2-normalised states of the tokens; None if not asked for. Late-interaction models
-            also have states of their special tokens, markers and query expansion, others those of the text alone.
-        offsets: int64 (N + 1,).
-        spans: int32 (T, 2), the characters ``[start, end)`` of its text that each token covers. They never go back.
-            A token that is not of the text covers none: start and end are the end of the token before it.
-        pooled: float32 (N, dim), the bi-encoder's embedding.
-        truncated: int64 (N,), how many tokens at the end of each text were not read.
+        states: float32 (T, dim), the L2-normalised states of the tokens; None if not asked for. Late-interaction models
+            also have states of their special tokens, markers and query expansion; others have those of the text alone.
+        offsets: int64 (N + 1,), the first row of each text, and the end of the last.
+        spans: int32 (T, 2), the characters ``[start, end)`` of its text that each token covers, never going back. A
+            token that is not part of the text covers none: its start and end are the end of the token before it.
+        pooled: float32 (N, dim), the embedding of each text by the bi-encoder.
+        truncated: int64 (N,), the number of tokens at the end of each text that were not read.
     """
 
     states: np.ndarray | None
@@ -58,14 +58,14 @@ class Tokens:
     """N texts as token ids.
 
     Args:
-        ids: ids of each text, with special tokens and whatever stands before the text.
-        lead: how many ids stand before the first of a text's own.
-        counts: int64 (N,), how many tokens of each text are read.
-        truncated: int64 (N,), how many tokens at the end of each text are not.
+        ids: the ids of each text, with special tokens and whatever stands before the text.
+        lead: the number of ids that stand before the first one of a text's own.
+        counts: int64 (N,), the number of tokens of each text that are read.
+        truncated: int64 (N,), the number of tokens at the end of each text that are not read.
         spans: the characters ``[start, end)`` that each token of each text covers.
-        kept: int64 (n,) of each text: the places, among its ids, of the tokens whose states are kept; None where they
-            stand together behind ``lead``.
-        expansion: bool (n,) of each text: which of its ids expand a query, as in ColBERT; None if there is no such.
+        kept: for each text, int64 (n,): the places, among its ids, of the tokens whose states are kept. If None, they
+            stand together after ``lead``.
+        expansion: for each text, bool (n,): which of its ids expand a query, as in ColBERT. If None, none does.
     """
 
     ids: list[list[int]]
@@ -79,13 +79,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class DocumentStates:
-    """Token states of one document, read now or kept from an earlier reading.
+    """The token states of one document, read now or kept from an earlier reading.
 
     Args:
-        keys: (T, D).
-        truncated: how many tokens at the end of the text were not read.
-        spans: integers (T, 2), the characters ``[start, end)`` of the text that each token covers; None if they are not
-            known, so that evidence must tokenise the text.
+        keys: the states (T, D), as attention keys.
+        truncated: the number of tokens at the end of the text that were not read.
+        spans: integers (T, 2), the characters ``[start, end)`` of the text that each token covers. If None, they are
+            not known, and evidence must tokenise the text.
     """
 
     keys: Keys
@@ -95,16 +95,16 @@ class DocumentStates:
 
 @dataclass(frozen=True, slots=True)
 class DecoderReading:
-    """How a decoder reads documents: all that their keys and values follow from, beside the text.
+    """How a decoder reads documents: everything that their keys and values depend on, besides the text.
 
     Args:
-        name: the reranker's name, such as ``hf:Qwen/Qwen3-0.6B#icr-block``.
-        model: name of the model.
-        revision: revision of the model's weights, "" if that is not known.
-        layout: name of the layout.
-        fingerprint: a hash of the layout's instruction and of its documents' template and length; "" where documents
-            are read together with the query or with one another, so that nothing can be kept of them.
-        layer: the signal layer. Keys and values of all layers below it are needed, and its own keys.
+        name: the name of the reranker, such as ``hf:Qwen/Qwen3-0.6B#icr-block``.
+        model: the name of the model.
+        revision: the revision of the model's weights; "" if it is not known.
+        layout: the name of the layout.
+        fingerprint: a hash of the layout's instruction and of its documents' template and length; "" if documents are
+            read together with the query or with one another, so that nothing of them can be kept.
+        layer: the number of the signal layer. The keys and values of all layers below it are needed, and its own keys.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -116,7 +116,7 @@ class DecoderReading:
     layer: int
 
     def misfit(self, kept: DecoderReading) -> str:
-        """Why states that were read in another way cannot stand in for those of this reading; "" if they can.
+        """Say why states that were read in another way cannot replace those of this reading; "" if they can.
 
         Example:
             >>> kept = DecoderReading("hf:a#icr-block", "a", "r1", "icr-block", "f00d", layer=18)
@@ -142,14 +142,14 @@ class DecoderReading:
 
 @dataclass(frozen=True, slots=True)
 class DecoderForm:
-    """What the decoder states are that an index keeps.
+    """The form of the decoder states that an index keeps.
 
     Args:
         reading: how the documents were read.
         kind: ``fp16``, or ``int8`` with a scale per token and head, which takes two bytes.
-        heads: Hkv, heads of keys and values.
-        key_dim: numbers in a key.
-        value_dim: numbers in a value.
+        heads: Hkv, the number of heads of keys and values.
+        key_dim: the number of dimensions of a key.
+        value_dim: the number of dimensions of a value.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -160,7 +160,7 @@ class DecoderForm:
     value_dim: int
 
     def slot_bytes(self, layer: int) -> list[int]:
-        """Bytes that a token takes in each part up to the keys of a signal layer: keys, values, keys, ..., keys."""
+        """Return the bytes that a token takes in each part up to a signal layer: keys, values, keys, ..., keys."""
         keys, values = (
             self.heads * (dim + 2 if self.kind == "int8" else 2 * dim) for dim in (self.key_dim, self.value_dim)
         )
@@ -168,7 +168,7 @@ class DecoderForm:
 
     @property
     def token_bytes(self) -> int:
-        """Bytes that a token takes in all."""
+        """The bytes that a token takes in all."""
         return sum(self.slot_bytes(self.reading.layer))
 
 
@@ -177,10 +177,10 @@ class StoredBlock:
     """The decoder states of one passage, as an index keeps them.
 
     Args:
-        data: uint8 (tokens * form.token_bytes,): the keys of all tokens in the first layer, their values there, their
-            keys in the second, and so on.
-        tokens: how many tokens the passage's block has.
-        form: what they are.
+        data: uint8 (tokens * form.token_bytes,): the keys of all tokens in the first layer, their values in it, their
+            keys in the second layer, and so on.
+        tokens: the number of tokens of the passage's block.
+        form: the form of the states.
     """
 
     data: np.ndarray
@@ -189,17 +189,17 @@ class StoredBlock:
 
 
 class Window(Protocol):
-    """How much of a text a model reads.
+    """What tells how much of a text a model reads.
 
     Attributes:
-        room: tokens of a text that are read at most, special tokens left out.
+        room: the largest number of tokens of a text that are read, without special tokens.
     """
 
     @property
     def room(self) -> int: ...  # noqa: D102 - see Attributes
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Character span of every token of the whole text, special tokens left out."""
+        """Return the character span of every token of the whole text, without special tokens."""
         ...
 
 
@@ -207,19 +207,21 @@ class Window(Protocol):
 class BlockReader(Protocol):
     """A model that reads each text alone and gives a state for every token of it.
 
-    Derive from this class: then you write `read` and `token_offsets`, and get the other methods. A reader is also the
+    Derive from this class and write `read` and `token_offsets`; the class has the other methods. A reader is also the
     `Window` of the rerankers that use it. Several threads may call it at once.
 
     Attributes:
-        name: how you ask for it.
-        revision: pins the exact weights; states that an index keeps serve only a reader of the same revision.
+        name: the name by which you ask for it.
+        revision: the revision of the exact weights. States that an index keeps serve only a reader of the same
+            revision.
         dim: D, the length of a token state.
-        max_length: tokens read of a text, special tokens included.
-        dtype: what the states are computed with, such as ``float32``.
-        backend: what computes them, see `sightline.models.devices.Backend`. States of one revision that several
-            backends computed in float32 differ by less than .0001, so they can stand in for one another.
-        trained: weights that training has changed, by name; None for a reader as it was published.
-        config: the transformer's configuration as transformers has it, to count its FLOPs; None if there is none.
+        max_length: the number of tokens that are read of a text, special tokens included.
+        dtype: the number format that the states are computed in, such as ``float32``.
+        backend: the library that computes them; see `sightline.models.devices.Backend`. States of one revision that
+            several backends computed in float32 differ by less than .0001, so they can replace one another.
+        trained: the weights that training has changed, by name; None for a reader as it was published.
+        config: the transformer's configuration, as transformers has it, which is used to count FLOPs; None if there is
+            none.
     """
 
     name: str
@@ -242,9 +244,9 @@ class BlockReader(Protocol):
         """Read each text alone.
 
         Args:
-            texts: N strings; an empty one has no token states.
+            texts: N strings. An empty one has no token states.
             kind: what the texts are, for models that treat queries and documents differently.
-            states: whether to keep the token states; False gives the pooled embeddings alone.
+            states: whether to keep the token states. If False, only the pooled embeddings are computed.
             behind: a text that every text sees before itself, such as the query. Its own states are left out.
 
         Returns:
@@ -253,102 +255,104 @@ class BlockReader(Protocol):
         ...
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Character span of every token of the whole text, special tokens left out."""
+        """Return the character span of every token of the whole text, without special tokens."""
         ...
 
     @property
     def room(self) -> int:
-        """Tokens of a text that are read at most, special tokens left out."""
+        """The largest number of tokens of a text that are read, without special tokens."""
         return self.max_length - 2
 
     def read_queries(self, texts: Sequence[str]) -> list[TokenStates]:
-        """Read queries, each as a list of one; a reader may remember recent ones."""
+        """Read queries, each as a list of one. A reader may remember recent ones."""
         return [self.read([text], kind="query") for text in texts]
 
     def spans(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Tokenise only: for each text, int32 (tokens, 2) character spans of the tokens that `read` would give."""
+        """Tokenise only: return int32 (tokens, 2), the characters of each token that `read` gives, for each text."""
         return [np.array(self.token_offsets(t)[: self.room], dtype=np.int32).reshape(-1, 2) for t in texts]
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens of a query that `read_queries` would give, as strings."""
+        """Return the tokens of a query that `read_queries` would give, as strings."""
         return [text[start:end] for start, end in self.token_offsets(text)[: self.room]]
 
 
 @runtime_checkable
 class DecoderReader(Protocol):
-    """A decoder that reads documents for an index to keep: a reranker by a decoder whose layout is keepable.
+    """A decoder that reads documents for an index to keep: a reranker whose layout reads documents independently.
 
     Attributes:
-        reading: how it reads documents.
+        reading: how the decoder reads documents.
     """
 
     reading: DecoderReading | None
 
     def form(self, kind: Literal["fp16", "int8"]) -> DecoderForm:
-        """What an index keeps of this decoder's documents.
+        """The form in which an index keeps this decoder's documents.
 
         Raises:
-            InputError: if its layout reads documents together with the query or with one another.
+            InputError: if the layout reads documents together with the query or with one another.
         """
         ...
 
     def read_stored(self, documents: Sequence[Document], form: DecoderForm) -> Iterator[list[np.ndarray]]:
-        """Read documents, some at a time.
+        """Read documents, a few at a time.
 
         Args:
             documents: N passages, each as a document of its own.
-            form: what is kept; its signal layer may be lower than the decoder's own.
+            form: the form to keep them in. Its signal layer may be lower than the decoder's own.
 
         Yields:
-            For the next documents, `StoredBlock.data` of each.
+            For the next documents, the `StoredBlock.data` of each.
         """
         ...
 
 
 class TrainableReader(BlockReader, Protocol):
-    """A block reader whose network can be trained: what `sightline.training` needs beside `BlockReader`.
+    """A block reader whose network can be trained: what `sightline.training` needs in addition to `BlockReader`.
 
     Attributes:
         network: the torch module.
-        device: where it is.
+        device: the device that the network is on.
     """
 
     network: torch.nn.Module
     device: torch.device
 
     def tokenise(self, texts: Sequence[str], *, behind: str = "") -> Tokens:
-        """Token ids of texts as `read` reads them."""
+        """Return the token ids of texts, as `read` reads them."""
         ...
 
     def hidden(self, tokens: Tokens, batch: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Last hidden states of some texts, in one forward pass, with gradients if they are enabled.
+        """Compute the last hidden states of some texts, in one forward pass, with gradients if they are enabled.
 
         Args:
-            tokens: what `tokenise` returned.
-            batch: places of B texts in it.
+            tokens: the texts as `tokenise` returned them.
+            batch: the places of B texts among them.
 
         Returns:
-            (float32 (B, L, dim), bool (B, L)): the states, special tokens included, and which of them are the text's.
+            (float32 (B, L, dim), bool (B, L)): the states, special tokens included, and which of them belong to the
+            text.
         """
         ...
 
     def weights_changed(self) -> None:
-        """Drop what was made with the weights as they were, such as queries that `read_queries` remembers."""
+        """Forget what was computed with the former weights, such as the queries that `read_queries` remembers."""
         ...
 
 
 def document_states(
     reader: BlockReader, texts: Sequence[str], *, behind: str = "", cache: DocumentCache | None = None
 ) -> list[DocumentStates]:
-    """Read documents: the token states of each text.
+    """Read the token states of documents.
 
-    Equal texts are read once, so that they get equal states to the last bit.
+    Equal texts are read once, so that their states are equal to the last bit.
 
     Args:
-        reader: the model. If it has no ``revision``, nothing is kept: nobody could tell its weights from others.
+        reader: the model. If it has no ``revision``, nothing is kept, since its weights could not be told from others.
         texts: N strings.
-        behind: see `BlockReader.read`. What is read behind a text is not kept.
-        cache: gives what it keeps of these texts, and keeps what is read now; None keeps nothing.
+        behind: a text that every text sees before itself; see `BlockReader.read`. What is read after such a text is not
+            kept.
+        cache: the cache that gives what it keeps of these texts, and keeps what is read now. If None, nothing is kept.
 
     Example:
         >>> from sightline.models.loading import load_reader

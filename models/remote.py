@@ -1,4 +1,4 @@
-"""Rerank APIs over HTTP as a `Scorer`: of a provider, or of a server that you run.
+"""Rerank with an API over HTTP: that of a provider, or of a server that you run.
 
 | name | endpoint | environment variable of the key |
 |---|---|---|
@@ -9,16 +9,17 @@
 | ``remote:URL`` | text-embeddings-inference (TEI), whose servers have one model | ``SIGHTLINE_REMOTE_KEY`` |
 
 URL is the address that requests go to, such as ``http://localhost:8000/v1/rerank``; it ends in ``/rerank``. **Queries
-and texts of candidates are sent there**: to another machine, unless it is your own. Over ``http://`` they, and the key,
-travel as plain text. The key is read for each request and kept nowhere; servers that you run may need none.
+and the texts of candidates are sent there.** Over ``http://``, they and the key travel as plain text. The key is read
+from the environment for each request and kept nowhere; servers that you run may need none.
 
-An endpoint's score is taken for the probability that the document is relevant, as these endpoints document or train it:
-a number from 0 to 1, which becomes the ``relevance`` as it is, and its logit the ``score``. How well it is calibrated,
-the provider knows. A score outside of 0 to 1 is an error; ``#raw`` behind the name takes all scores as they are, and
-there is no relevance then. Scores are taken to depend on the query and the document only.
+An endpoint's score is taken for the probability that the document is relevant, a number from 0 to 1, since these
+endpoints document it so or train it so. It becomes the ``relevance`` as it is, and its logit becomes the ``score``. How
+well it is calibrated depends on the provider. A score outside of 0 to 1 is an error; with ``#raw`` after the name, all
+scores are taken as they are, and there is no relevance. Scores are assumed to depend on the query and the document
+only.
 
-Long texts are cut by the endpoint, where it cuts; how much of a text it read it doesn't say, so ``truncated`` stays 0.
-There is no fall-back: where the endpoint fails, so does the ranking.
+The endpoint may cut long texts. It does not say how much it read, so ``truncated`` stays 0. There is no fallback: if
+the endpoint fails, the ranking fails.
 """
 
 from __future__ import annotations
@@ -93,21 +94,21 @@ class _Entry:
 
 
 class RemoteScorer(Scorer):
-    """Scores by a rerank API.
+    """Scores texts with a rerank API.
 
     Several threads may use it at once. It holds no key and no connection, so it can be copied and pickled.
 
     Args:
-        name: what follows ``remote:``, see `sightline.names.RemoteName`.
-        timeout: seconds for one request and its answer.
+        name: the name of the endpoint: what follows ``remote:``, see `sightline.names.RemoteName`.
+        timeout: the number of seconds to wait for the answer to one request.
         retries: how often a request is sent again after 429 (too many requests), 503 (not available) or a lost
-            connection. The endpoint's ``Retry-After`` says how long to wait; without it the wait doubles from 0.5 to 1
-            second on.
-        batch_size: texts of one request at most; None for 1000, and for 32 where the name has no model, as servers of
-            text-embeddings-inference take.
+            connection. The endpoint's ``Retry-After`` says how long to wait; without it, the wait begins at 0.5 to 1
+            second and doubles.
+        batch_size: the largest number of texts in one request. If None, 1000, or 32 if the name has no model, which is
+            what servers of text-embeddings-inference accept.
 
     Raises:
-        InputError: if the name is not one, the key is missing or not usable, or an option is out of range.
+        InputError: if the name is not valid, the key is missing or cannot be used, or an option is out of range.
 
     Example:
         >>> scorer = RemoteScorer("http://localhost:8080/rerank", timeout=5)

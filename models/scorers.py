@@ -1,11 +1,11 @@
-"""The seam for models that score one text at a time: cross-encoders.
+"""The interface of models that score one text at a time, and cross-encoders.
 
 | name | |
 |---|---|
 | ``cross-encoder:MODEL`` | query and document read together, pair by pair (Nogueira and Cho, 2019) |
 
 MODEL is a folder, or a name on the hub. Every text is read anew for each query. `sightline.models.remote` has another
-scorer, behind a rerank API.
+scorer, which asks a rerank API.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Scorer(ABC):
     """A model whose score of a text does not depend on other texts.
 
     Attributes:
-        name: name of the model.
-        revision: revision of its weights, "" if that is not known.
-        dtype: what it computes with, "" if that is not known.
-        backend: what computes.
-        window: how much of a text it reads; None if it cannot tell.
+        name: the name of the model.
+        revision: the revision of its weights; "" if it is not known.
+        dtype: the number format that it computes in; "" if it is not known.
+        backend: the library that computes.
+        window: an object that tells how much of a text the model reads; None if it cannot tell.
         logits: whether a sigmoid of its score is the probability that the text is relevant.
         concurrent: whether several threads may use it at once.
     """
@@ -49,17 +49,17 @@ class Scorer(ABC):
 
     @abstractmethod
     def score(self, query: str, texts: Sequence[str]) -> tuple[list[float], list[int] | None]:
-        """A score for each text, higher is better, and how many of its tokens were not read; None if it cannot tell."""
+        """Score each text, and count its tokens that were not read; None if the model cannot tell."""
 
 
 class CrossEncoderScorer(Scorer):
-    """Reads each pair of query and text.
+    """Scores texts with a cross-encoder, which reads each pair of query and text.
 
     Args:
-        name: a folder, or a name on the hub.
-        revision: branch, tag or commit, to pin what is loaded.
-        dtype: the number format, such as ``bfloat16``; None for that of the checkpoint.
-        device: a torch device; None for CUDA where there is one, else CPU.
+        name: the folder of the model, or its name on the hub.
+        revision: the branch, tag or commit to load. If None, the newest.
+        dtype: the number format to compute in, such as ``bfloat16``. If None, that of the checkpoint.
+        device: the torch device to compute on. If None, CUDA if there is one, else the CPU.
 
     Raises:
         ModelError: if the model cannot be loaded, is not trained, or has more than one label.
@@ -85,16 +85,19 @@ class CrossEncoderScorer(Scorer):
 
     @property
     def room(self) -> int:
-        """Tokens of a text that are read at most, beside a query of ordinary length."""
+        """The largest number of tokens of a text that are read, beside a query of ordinary length."""
         room = (self.model.max_seq_length or 512) - int(self.model.tokenizer.num_special_tokens_to_add(pair=True))
         return max(1, room - min(_LONGEST_QUERY, room // _QUERY_SHARE))
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Character span of every token of the whole text, special tokens left out."""
+        """Return the character span of every token of the whole text, without special tokens."""
         return token_offsets(self.model.tokenizer, text)
 
     def score(self, query: str, texts: Sequence[str]) -> tuple[list[float], list[int]]:
-        """See `Scorer.score`; logits, since a sigmoid in single precision makes ties of what is certain."""
+        """Score each text with a logit; see `Scorer.score`.
+
+        In single precision, a sigmoid would make certain scores equal.
+        """
         import torch
 
         from ..kernels.threads import idle_threads

@@ -1,10 +1,10 @@
 """Models of sentence-transformers, as bi-encoders and as block readers.
 
-A bi-encoder (Sentence-BERT; Reimers and Gurevych, 2019) makes one vector of a text. Most also have a state for each of
-its tokens on the way: the state that counts here is the embedding that the model would give a text if that token's last
-hidden state were its only one. So dense heads behind the pooling apply to tokens, too. A late-interaction model
-(ColBERT; Khattab and Zaharia, SIGIR 2020) is made for token states: it projects them, puts markers before queries and
-documents, expands queries, and leaves out punctuation.
+A bi-encoder (Sentence-BERT; Reimers and Gurevych, 2019) makes one vector of a text. Most of them also compute a state
+for each token, which Sightline defines as the embedding that the model would give a text if that token's last hidden
+state were its only one. So dense layers after the pooling apply to tokens, too. A late-interaction model (ColBERT;
+Khattab and Zaharia, SIGIR 2020) is made for token states: it projects them, puts markers before queries and documents,
+expands queries, and leaves out punctuation.
 """
 
 from __future__ import annotations
@@ -54,23 +54,25 @@ def load_sentence_transformer(
     """Load a bi-encoder: a `SentenceTransformerReader` if it has token states, else a `SentenceTransformerEncoder`.
 
     Args:
-        name: a hub name or a folder.
-        truncate_dim: keep only the first dimensions (Matryoshka models).
-        device: a torch device, or None for CUDA where there is one, else CPU.
-        dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``; None for bfloat16 on a GPU that has it, float16 on one
-            that does not, float32 on CPU.
-        revision: pin a hub revision.
-        max_length: tokens read of a text at most, special tokens included; None for what the model reads.
-        token_budget: tokens in a batch, padding included; None for `sightline.models.batching.tokens_at_once`.
-        backend: what computes the token states, ``torch``, ``onnx`` or ``openvino``; None for torch. The others read on
-            a CPU in float32.
+        name: the folder of the model, or its name on the hub.
+        truncate_dim: the number of dimensions to keep of an embedding, for Matryoshka models. If None, all of them.
+        device: the torch device to compute on. If None, CUDA if there is one, else the CPU.
+        dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``. If None, bfloat16 on a GPU that has it, float16 on one
+            that does not, and float32 on a CPU.
+        revision: the branch, tag or commit to load from the hub. If None, the newest.
+        max_length: the largest number of tokens that are read of a text, special tokens included. If None, what the
+            model reads.
+        token_budget: the number of tokens in a batch, padding included. If None,
+            `sightline.models.batching.tokens_at_once`.
+        backend: the library that computes the token states, ``torch``, ``onnx`` or ``openvino``; None for torch. The
+            others compute on a CPU in float32.
 
     Raises:
         InputError: if the device or the backend cannot be used, or ``max_length`` leaves no room for a text.
-        ModelError: if the model cannot be loaded, is not trained, its similarity is neither cosine nor dot product, or
-            it has no token states that another backend than torch could compute.
+        ModelError: if the model cannot be loaded, is not trained, has a similarity that is neither cosine nor dot
+            product, or has no token states that another backend than torch could compute.
         MissingExtraError: if the backend is not installed.
-        BackendError: if it cannot convert the network, or gives other states than torch.
+        BackendError: if the backend cannot convert the network, or gives other states than torch.
 
     Example:
         >>> encoder = load_sentence_transformer("intfloat/e5-small-v2", dtype="float32")  # doctest: +SKIP
@@ -101,15 +103,15 @@ class SentenceTransformerEncoder:
     Embeddings are normalised when the model's similarity is cosine, and left as they are when it is the dot product.
 
     Args:
-        model: a ``SentenceTransformer``, see `load_sentence_transformer`.
-        name: how it was asked for.
-        revision: the hub revision that was asked for.
-        truncate_dim: see `load_sentence_transformer`, as for the following.
-        max_length: tokens read of a text at most.
-        budget: tokens in a batch.
+        model: a ``SentenceTransformer``; see `load_sentence_transformer`.
+        name: the name by which it was asked for.
+        revision: the revision on the hub that was asked for.
+        truncate_dim: the number of dimensions to keep; see `load_sentence_transformer`.
+        max_length: the largest number of tokens that are read of a text; see `load_sentence_transformer`.
+        budget: the number of tokens in a batch; see `load_sentence_transformer`.
 
     Attributes:
-        reason: why it has no token states, "" if it has.
+        reason: why the model has no token states; "" if it has.
     """
 
     def __init__(
@@ -139,7 +141,7 @@ class SentenceTransformerEncoder:
         self._budget = budget or tokens_at_once(model.device)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Character span of every token of the text, special tokens left out."""
+        """Return the character span of every token of the text, without special tokens."""
         return token_offsets(self._model.tokenizer, text)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
@@ -300,7 +302,7 @@ class _ModuleReader(NetworkReader):
 class SentenceTransformerReader(_ModuleReader, SentenceTransformerEncoder):
     """A bi-encoder of sentence-transformers, as `Encoder` and as block reader: one reading gives both.
 
-    Its token states are those of the text alone: special tokens and the prompt are read, and left out. See
+    Its token states are those of the text alone: special tokens and the prompt are read, but left out. See
     `SentenceTransformerEncoder` for the arguments.
 
     Raises:
@@ -350,26 +352,27 @@ class SentenceTransformerReader(_ModuleReader, SentenceTransformerEncoder):
 
 
 class LateInteractionReader(_ModuleReader):
-    """A late-interaction model of sentence-transformers, PyLate or Stanford's ColBERT, as block reader.
+    """A late-interaction model of sentence-transformers, PyLate or Stanford's ColBERT, as a block reader.
 
-    Token states are its own multi-vectors, so that the mean over a query's of the largest inner product with a
-    document's is its MaxSim, divided by the number of the query's: special tokens, markers and the query expansion are
-    among them, and what its skip list names is not. As an `Encoder` it gives the normalised mean of a text's states.
+    Token states are the model's own multi-vectors: special tokens, markers and the query expansion are among them, and
+    tokens on its skip list are not. So the largest inner product with a document's states, averaged over the query's
+    states, is the model's MaxSim divided by the number of the query's states. As an `Encoder`, it gives the normalised
+    mean of a text's states.
 
     Args:
-        name: a folder, or a name on the hub.
-        max_length: tokens read of a document at most, special tokens and marker included; None for what the model
-            reads.
-        device: a torch device, or None for CUDA where there is one, else CPU.
-        dtype: see `load_sentence_transformer`.
-        backend: see `load_sentence_transformer`.
-        revision: branch, tag or commit, to pin what is loaded.
+        name: the folder of the model, or its name on the hub.
+        max_length: the largest number of tokens that are read of a document, special tokens and marker included. If
+            None, what the model reads.
+        device: the torch device to compute on. If None, CUDA if there is one, else the CPU.
+        dtype: the number format to compute in; see `load_sentence_transformer`.
+        backend: the library that computes the token states; see `load_sentence_transformer`.
+        revision: the branch, tag or commit to load. If None, the newest.
 
     Raises:
         InputError: if the device or the backend cannot be used, or ``max_length`` leaves no room for a text.
         MissingExtraError: if the backend is not installed.
-        BackendError: if it cannot convert the network, or gives other states than torch.
-        ModelError: if the model cannot be loaded, is not trained, or its token vectors cannot be told apart by token.
+        BackendError: if the backend cannot convert the network, or gives other states than torch.
+        ModelError: if the model cannot be loaded, is not trained, or its token vectors cannot be matched with tokens.
 
     Example:
         >>> reader = LateInteractionReader("answerdotai/answerai-colbert-small-v1")  # doctest: +SKIP

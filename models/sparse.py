@@ -30,9 +30,9 @@ class SparseVectors(NamedTuple):
     """N sparse vectors, one after the other (compressed sparse rows).
 
     Args:
-        offsets: int64 (N + 1,), where the entries of each vector begin, and the end of the last.
+        offsets: int64 (N + 1,), the place where the entries of each vector begin, and the end of the last.
         terms: int32 (entries,), the dimensions that are not zero, ascending within a vector.
-        weights: float32 (entries,), their values.
+        weights: float32 (entries,), the values of these dimensions.
 
     Example:
         >>> vectors = SparseVectors.of(np.array([[0, 2.5, 1], [0, 0, 0]], dtype=np.float32))
@@ -46,7 +46,7 @@ class SparseVectors(NamedTuple):
 
     @classmethod
     def of(cls, dense: np.ndarray) -> SparseVectors:
-        """The sparse form of dense vectors: float32 (N, dim)."""
+        """Make the sparse form of dense vectors, float32 (N, dim)."""
         rows, terms = dense.nonzero()
         offsets = np.zeros(len(dense) + 1, dtype=np.int64)
         np.cumsum(np.bincount(rows, minlength=len(dense)), out=offsets[1:])
@@ -57,13 +57,15 @@ class SparseVectors(NamedTuple):
 
 
 class SparseEncoder(Protocol):
-    """What a learned sparse encoder must do. Relevance is the inner product of a query's and a document's vector.
+    """The interface of a learned sparse encoder.
+
+    Relevance is the inner product of the vectors of a query and a document.
 
     Attributes:
-        name: the folder, or the name on the hub.
-        revision: pins the exact weights where that is known, else "".
+        name: the folder of the model, or its name on the hub.
+        revision: the revision of the exact weights; "" if it is not known.
         dim: the number of terms.
-        max_length: tokens it reads of a document, special tokens included.
+        max_length: the number of tokens that it reads of a document, special tokens included.
     """
 
     name: str
@@ -72,11 +74,11 @@ class SparseEncoder(Protocol):
     max_length: int
 
     def encode_queries(self, texts: Sequence[str]) -> SparseVectors:
-        """The weights of the terms of N queries."""
+        """Weight the terms of N queries."""
         ...
 
     def encode_documents(self, texts: Sequence[str]) -> SparseVectors:
-        """The weights of the terms of N documents."""
+        """Weight the terms of N documents."""
         ...
 
 
@@ -156,16 +158,17 @@ _AS_TENSOR = {"convert_to_tensor": True, "convert_to_sparse_tensor": False, "sho
 def load_sparse_encoder(name: str, *, revision: str | None = None, device: str | None = None) -> SparseEncoder:
     """Load a model that sentence-transformers' ``SparseEncoder`` loads: SPLADE-like, or inference-free.
 
-    Whoever asks for the same gets the same object.
+    If you ask for the same encoder again, you get the same object.
 
     Args:
-        name: a folder, or a name on the hub.
-        revision: branch, tag or commit, to pin what is loaded from the hub.
-        device: a torch device; None for CUDA where there is one, else CPU.
+        name: the folder of the model, or its name on the hub.
+        revision: the branch, tag or commit to load from the hub. If None, the newest.
+        device: the torch device to compute on. If None, CUDA if there is one, else the CPU.
 
     Raises:
         InputError: if the device cannot be used.
-        ModelError: if the model cannot be loaded, is not trained, or its similarity is neither dot product nor cosine.
+        ModelError: if the model cannot be loaded, is not trained, or has a similarity that is neither dot product nor
+            cosine.
 
     Example:
         >>> encoder = load_sparse_encoder("naver/splade-v3")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What is asked of the tokenizers of transformers."""
+"""Functions over the tokenizers of transformers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["token_offsets"]
 
 
 def token_offsets(tokenizer: Any, text: str) -> list[tuple[int, int]]:
-    """Character span of every token of the whole text, special tokens left out.
+    """Return the character span of every token of the whole text, without special tokens.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
-        text: any text; it is not truncated.
+        text: any text. It is not truncated.
     """
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
     return list(encoding["offset_mapping"])

@@ -1,4 +1,4 @@
-"""Loads models of sentence-transformers, and refuses those whose files are damaged or leave weights to chance."""
+"""Load models of sentence-transformers, and refuse those with damaged files or weights left to chance."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def load_trained(
     device: Any = None,
     **options: Any,
 ) -> Any:
-    """Load a model of sentence-transformers, all of whose weights that matter are in its files.
+    """Load a model of sentence-transformers whose files hold all of its weights that matter.
 
-    What is not there is drawn at random, with a line in the log: figures of such a model would mean nothing. It shows
-    in that two loadings give different results.
+    Weights that are missing would be drawn at random, with a line in the log, and results of such a model would mean
+    nothing. The function notices, since two loadings then give different results.
 
     Args:
         kind: a class of sentence-transformers.
-        name: a folder, or a name on the hub.
-        probe: what the model makes of some text, as a tensor.
-        revision: branch, tag or commit, to pin what is loaded.
-        dtype: the number format, such as ``bfloat16``; None for that of the checkpoint.
-        device: a torch device; None for CUDA where there is one, else CPU.
-        options: passed to the class.
+        name: the folder of the model, or its name on the hub.
+        probe: a function that returns what the model makes of some text, as a tensor.
+        revision: the branch, tag or commit to load. If None, the newest.
+        dtype: the number format to compute in, such as ``bfloat16``. If None, that of the checkpoint.
+        device: the torch device to compute on. If None, CUDA if there is one, else the CPU.
+        options: further arguments for the class.
 
     Raises:
-        ModelError: naming the file if one is missing or damaged, the weights that are missing, or modules that do not
-            fit together.
+        ModelError: if a file is missing or damaged, weights are missing, or modules do not fit together. The message
+            names them.
     """
     import torch
 
@@ -107,11 +107,11 @@ def load_trained(
 
 
 def saved_revision(name: str, commit: str | None, asked: str | None) -> str:
-    """The revision of a saved model: a hash of the files of a folder, else the hub's commit.
+    """Return the revision of a saved model: a hash of the files of a folder, or the hub's commit.
 
     Args:
-        name: a folder, or a name on the hub.
-        commit: what the hub told when the model was loaded.
+        name: the folder of the model, or its name on the hub.
+        commit: the commit that the hub reported when the model was loaded.
         asked: the revision that was asked for.
     """
     if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
@@ -121,11 +121,11 @@ def saved_revision(name: str, commit: str | None, asked: str | None) -> str:
 
 
 def hash_of_files(paths: Iterable[Path], start: str = "") -> str:
-    """16 hexadecimal digits of a hash of names, sizes and both ends of files.
+    """Hash the names, sizes and both ends of files, as 16 hexadecimal digits.
 
     Args:
         paths: the files, hashed in the order of their paths.
-        start: hashed before them.
+        start: a text that is hashed before them.
     """
     hasher = hashlib.sha256(start.encode())
     for path in sorted(paths):
