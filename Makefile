@@ -55,4 +55,4 @@ gpu: $(VENV)/.ready  ## run what needs a GPU: tests, tile sizes, benchmarks; say
 	$(BIN)/python -m sightline.recipes.gpu $(PARTS)
 
 clean:
-	rm -rf $(VENV) demo-out build *.egg-info
+	rm -rf $(VENV) demo-out build .mkdocs *.egg-info

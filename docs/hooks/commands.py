@@ -52,18 +52,20 @@ def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
 
 def commands(app: Typer) -> str:
     """The commands as Markdown: each with its usage, help, arguments, options and example."""
+    assert app.registered_callback is not None and app.registered_callback.callback is not None
     parts = ["## Options of every command", *_lists(parameters(app.registered_callback.callback))]
     panel = None
     for command in app.registered_commands:
         if command.rich_help_panel != panel:
             panel = command.rich_help_panel
             parts.append(f"## {panel}")
+        assert command.callback is not None
         taken = parameters(command.callback)
         arguments = " ".join(_usage(one) for one in taken if not one.panel)
         parts += [
             f"### sightline {command.name}",
             f"```text\n{f'sightline {command.name} [OPTIONS] {arguments}'.strip()}\n```",
-            _escaped(inspect.cleandoc(command.help)),
+            _escaped(inspect.cleandoc(command.help or "")),
             *_lists(taken),
         ]
         if command.epilog:

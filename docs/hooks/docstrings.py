@@ -24,11 +24,13 @@ def _prepare(documented: griffe.Object) -> None:
         text = _SECTION.sub(lambda match: sections[match[1]], documented.docstring.value)
         documented.docstring.value = _NAME.sub(lambda match: _linked(documented, match[1]), text)
     for member in documented.members.values():
-        if not member.is_alias:
+        if isinstance(member, griffe.Object):  # not an alias
             _prepare(member)
 
 
 def _is_dataclass(documented: griffe.Object) -> bool:
+    if not isinstance(documented, griffe.Class):
+        return False
     return any("dataclass" in str(decorator.value) for decorator in documented.decorators)
 
 

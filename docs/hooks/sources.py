@@ -1,7 +1,7 @@
 """Lays out the package for mkdocstrings, which finds modules by the names of folders.
 
 The repository root is the package, whatever the folder of the clone is called, and it also holds folders that are not
-in the package. ``build/docs/sightline`` has a link to each part of the package.
+in the package. ``.mkdocs/sightline`` has a link to each part of the package.
 """
 
 import tomllib
@@ -12,7 +12,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 def on_startup(**_: object) -> None:
     """Make the links anew before the documentation is built."""
-    links = _ROOT / "build" / "docs" / "sightline"
+    links = _ROOT / ".mkdocs" / "sightline"
     links.mkdir(parents=True, exist_ok=True)
     for link in links.iterdir():
         link.unlink()
