@@ -385,6 +385,8 @@ def test_highlights_stay_in_a_contrast_theme(page):
     try:
         assert page.browser.execute_script("return matchMedia('(forced-colors: active)').matches")
         assert page.browser.execute_script(look) == before
+        colours = {page.element(one).value_of_css_property("color") for one in (".excerpt mark", "#status")}
+        assert len(colours) == 1  # the theme's own, whatever ground it has
     finally:
         page.browser.execute_cdp_cmd(emulate, {"features": []})
 
