@@ -366,8 +366,14 @@ def test_the_selection_and_the_filter_box_can_be_seen_in_light_and_dark(page):
         themes.add(paper)
         assert contrast(selection, paper) >= 3 and contrast(box, paper) >= 3
     assert len(themes) == 2
-    fits = "const box = document.getElementById('filter'); return box.scrollWidth <= box.clientWidth"
-    assert page.browser.execute_script(fits)  # so that the example is read whole
+    room, example = page.browser.execute_script("""
+        const box = document.getElementById("filter"), style = getComputedStyle(box);
+        const pen = document.createElement("canvas").getContext("2d");
+        pen.font = style.font;
+        return [box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight),
+                pen.measureText(box.placeholder).width];
+    """)
+    assert example <= room
     page.browser.execute_script("localStorage.clear()")
 
 
