@@ -366,8 +366,14 @@ def test_the_selection_and_the_filter_box_can_be_seen_in_light_and_dark(page):
         themes.add(paper)
         assert contrast(selection, paper) >= 3 and contrast(box, paper) >= 3
     assert len(themes) == 2
-    fits = "const box = document.getElementById('filter'); return box.scrollWidth <= box.clientWidth"
-    assert page.browser.execute_script(fits)  # so that the example is read whole
+    room, example = page.browser.execute_script("""
+        const box = document.getElementById("filter"), style = getComputedStyle(box);
+        const pen = document.createElement("canvas").getContext("2d");
+        pen.font = style.font;
+        return [box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight),
+                pen.measureText(box.placeholder).width];
+    """)
+    assert example <= room
     page.browser.execute_script("localStorage.clear()")
 
 
@@ -385,6 +391,8 @@ def test_highlights_stay_in_a_contrast_theme(page):
     try:
         assert page.browser.execute_script("return matchMedia('(forced-colors: active)').matches")
         assert page.browser.execute_script(look) == before
+        colours = {page.element(one).value_of_css_property("color") for one in (".excerpt mark", "#status")}
+        assert len(colours) == 1  # the theme's own, whatever ground it has
     finally:
         page.browser.execute_cdp_cmd(emulate, {"features": []})
 
