@@ -271,7 +271,7 @@ class QdrantSearch:
             yield document_of(head, self.path)
 
     def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
-        """Return the kept token states of passages; None in the place of a passage that is changing and must be read."""
+        """Return the kept token states of passages; None in the place of a passage that is changing."""
         if self._contents.form is None:
             return None
         width = self._contents.form.dtype.itemsize

@@ -123,7 +123,6 @@ def load_documents(
         DataError: if a record is bad; the error names the file and the line (the number of the record for Parquet, JSON
             arrays and iterables). Whatever ``on_bad`` is, also if a file is missing, broken, or holds no usable
             document.
-        arrays and iterables). Always, whatever ``on_bad``, if a file is missing, broken, or holds no usable document.
         MissingExtraError: if the format needs a library that is not installed.
 
     Example:
