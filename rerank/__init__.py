@@ -1,4 +1,4 @@
-"""Second stage: all candidates in one context, ranked by the attention that the query pays to each."""
+"""The second stage: candidates, ranked by the attention that the query pays to each."""
 
 from ..models.cache import DocumentCache
 from ..models.reader import DocumentStates

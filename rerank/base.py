@@ -1,4 +1,4 @@
-"""The seam for rerankers: what every reranker does is here, and what makes it different is one method, `_score`."""
+"""The interface of rerankers. What all rerankers share is here; one method, `_score`, makes them differ."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _NOWHERE = (np.zeros((0, 2), dtype=np.int64), np.zeros(0))  # attention on a doc
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One list to score.
+    """A list to score.
 
     Args:
-        query: a text.
-        documents: N documents, each with a text or a title; N may be 0.
-        states: for each document what is kept of it, or None to read its text: `DocumentStates` for rerankers with a
-            ``reader``, `StoredBlock` for those with a ``reading``; others get none.
-        evidence: whether `Scored.attention` will be asked for.
-        bm25: for each document its BM25 score, by the statistics of the collection it is from; None if there are none.
+        query: the text of the query.
+        documents: N documents, each with a text or a title. N may be 0.
+        states: the states that are kept of each document, or None to read its text: `DocumentStates` for rerankers with
+            a ``reader``, `StoredBlock` for those with a ``reading``. Other rerankers get none.
+        evidence: whether `Scored.attention` will be used.
+        bm25: the BM25 score of each document, by the statistics of its collection. None if there are none.
     """
 
     query: str
@@ -53,21 +53,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The scores of one list, by place in `Request.documents`.
+    """The scores of a list, by place in `Request.documents`.
 
     Args:
-        scores: float64 (N,), higher is better.
-        mass: float64 (N,), each document's share of the attention; None if the scores are not attention.
-        shares: float64 (S, N), each signal token's attention on each document; None likewise.
-        query_tokens: the S signal tokens.
-        truncated: int (N,), how many tokens at the end of each document were not read; None if all were read whole,
-            or the reranker cannot tell.
-        unread: places of the documents in which there was nothing to read. They are ranked last.
-        attention: gives, for a place, the attention on each token of the document: int (T, 2), the characters of
-            ``document.contents`` that each covers, and float (T,). None if the reranker cannot tell.
-        dtype: name of the dtype that was computed with.
-        backend: what computed it.
-        warnings: what the reader of the ranking should know.
+        scores: float64 (N,), the score of each document; higher is better.
+        mass: float64 (N,), each document's share of the attention. None if the scores are not attention.
+        shares: float64 (S, N), each signal token's attention on each document. None if the scores are not attention.
+        query_tokens: the S signal tokens, as strings.
+        truncated: int (N,), the number of tokens at the end of each document that were not read. None if all documents
+            were read whole, or the reranker cannot tell.
+        unread: the places of the documents in which there was nothing to read. They are ranked last.
+        attention: a function that returns the attention on each token of the document at a place: int (T, 2), the
+            characters of ``document.contents`` that each token covers, and float (T,). None if the reranker cannot
+            tell.
+        dtype: the name of the number format that was computed in.
+        backend: the library or kernels that computed the scores.
+        warnings: what you should know before you rely on the ranking.
     """
 
     scores: np.ndarray
@@ -83,32 +84,36 @@ class Scored:
 
 
 class Reranker(ABC):
-    """Ranks lists of documents. Derive from it, write `_score`, and set the attributes.
+    """Ranks lists of documents. To write one, derive from this class, implement `_score` and set the attributes.
 
-    For every reranker whose layout has no ids in the text and restarts positions per block: permuting the candidates
-    changes no score, nor do batch size and the split over calls (beyond rounding), duplicates get equal scores, and
-    truncation takes document text only and is counted.
+    Every reranker whose layout has no ids in the text and restarts positions per block has these properties. Permuting
+    the candidates, the batch size and the split over calls change no score (beyond rounding). Duplicates get equal
+    scores. Truncation removes document text only, and is counted.
 
     Attributes:
-        name: the name that was asked for, such as ``hf:Qwen/Qwen3-0.6B#icr``.
-        layout: name of the layout; for rerankers without one, their kind, such as ``cross-encoder``.
-        model: name of the model.
-        revision: revision of the model's weights, "" if that is not known.
-        readout: what the layout makes of the attention or of hidden states, "" if it has none.
-        reader: the model whose token states can be given in place of texts; None if the reranker takes none.
-        reading: how a decoder reads documents, which says whose decoder states can be given in place of texts; None for
-            other rerankers.
-        window: how much of a text the reranker reads; None if it cannot tell. Then documents are not cut into passages
-            for it, and whether it read them to their end is not known (`Ranked.truncated` is 0).
+        name: the name that you asked for, such as ``hf:Qwen/Qwen3-0.6B#icr``.
+        layout: the name of the layout. For rerankers without one, their kind, such as ``cross-encoder``.
+        model: the name of the model.
+        revision: the revision of the model's weights; "" if it is not known.
+        readout: the name of the layout's readout, which turns attention or hidden states into scores; "" if there is
+            none.
+        reader: the model whose token states can be given in the place of texts; None if the reranker takes none.
+        reading: how a decoder reads documents, which says whose decoder states can be given in the place of texts; None
+            for other rerankers.
+        window: an object that tells how much of a text the reranker reads; None if it cannot tell. In that case
+            documents are not cut into passages for it, and `Ranked.truncated` is always 0.
         has_evidence: whether it can mark what got the attention.
-        list_free: whether a document's score depends on the query and the document only (and on the statistics by which
-            BM25 was scored, where it has a part), so that scores of different lists can be compared. If False, scores
-            are relative to their list.
-        calibration: from scores to P(relevant); None if the reranker has no relevance.
-        uses_bm25: whether it takes BM25 scores into account, so that an index should bring its own.
+        list_free: whether a document's score depends only on the query and the document (and on the statistics of BM25,
+            if it uses them), so that scores of different lists can be compared. If False, scores are relative to their
+            list.
+        calibration: the two numbers that turn a score into the probability that the document is relevant; None if the
+            reranker has no relevance.
+        uses_bm25: whether it uses BM25 scores, so that an index should give it its own.
         concurrent: whether several threads may rank with it at once.
-        keepable: whether documents are read independently of the query and of one another, so that they can be kept.
-        cache: keeps what was read of documents for later lists; None keeps nothing. See `keep_documents`.
+        keepable: whether it reads documents independently of the query and of one another, so that its readings can be
+            kept.
+        cache: the cache that keeps what was read of documents for later lists; None if nothing is kept. See
+            `keep_documents`.
     """
 
     name: str
@@ -141,7 +146,7 @@ class Reranker(ABC):
         A reranker that is not ``keepable`` keeps nothing.
 
         Args:
-            cache: where; several rerankers may share one. None keeps nothing from now on.
+            cache: the cache to keep it in, which several rerankers may share. If None, nothing is kept from now on.
         """
         self.cache = cache if self.keepable else None
 
@@ -169,19 +174,23 @@ class Reranker(ABC):
         warns of both.
 
         Args:
-            query: a text with at least one token.
-            documents: `Document`, plain strings, or mappings with ``text`` and optionally ``id`` and ``title``.
-            top_n: how many to return, at least 1; None, or more than there are, for all. All are ranked either way.
-            evidence: mark what got the attention in the returned documents, by sentence or by token.
-            states: for each document its kept token states or decoder states, or None to read its text.
-            bm25: for each document its BM25 score, by the statistics of the collection it is from; None to score words
-                by the statistics that ship with Sightline. Rerankers whose ``uses_bm25`` is False ignore it.
-            best_per_id: documents that share an id are passages of one document: return the best of each.
-            min_score: leave out documents whose ``relevance`` is below this, from 0 to 1; the ranking may be empty.
+            query: the text of the query, with at least one token.
+            documents: the documents: `Document` objects, strings, or mappings with ``text`` and optionally ``id`` and
+                ``title``.
+            top_n: the number of documents to return, at least 1. If None, or more than there are, all are returned. All
+                are ranked in any case.
+            evidence: whether to mark what got the attention in the returned documents, by ``sentence`` or by ``token``.
+            states: the token states or decoder states that are kept of each document, or None to read its text.
+            bm25: the BM25 score of each document, by the statistics of its collection. If None, words are scored by the
+                statistics that ship with Sightline. Rerankers whose ``uses_bm25`` is False ignore it.
+            best_per_id: whether documents that share an id are passages of one document, of which only the best is
+                returned.
+            min_score: the lowest ``relevance``, from 0 to 1, of the documents to return. The ranking may be empty. If
+                None, all are returned.
 
         Raises:
             InputError: if the query, a document or an option cannot be used.
-            RankingError: if a score is not finite: weights or kept states are damaged.
+            RankingError: if a score is not finite, which means that weights or kept states are damaged.
         """
         return self.rank_batch(
             [(query, documents)],
@@ -205,16 +214,16 @@ class Reranker(ABC):
         best_per_id: bool = False,
         min_score: float | None = None,
     ) -> list[Ranking]:
-        """Rank several lists; no list ever influences another.
+        """Rank several lists. No list influences another.
 
         Args:
-            lists: a query and its documents each.
-            top_n: see `rank`, as for all other arguments and errors.
-            evidence: see `rank`.
+            lists: a query and its documents for each list.
+            top_n: the number of documents to return for each list; see `rank`.
+            evidence: whether to mark what got the attention; see `rank`.
             states: for each list the kept states that `rank` takes, or None.
             bm25: for each list the BM25 scores that `rank` takes, or None.
-            best_per_id: see `rank`.
-            min_score: see `rank`.
+            best_per_id: whether documents that share an id are passages of one document; see `rank`.
+            min_score: the lowest relevance of the documents to return; see `rank`.
         """
         started = time.perf_counter()
         self.check_min_score(min_score)
@@ -256,7 +265,7 @@ class Reranker(ABC):
 
     @final
     def relevance(self, score: float) -> float | None:
-        """P(relevant) for a score of this reranker; None if it has no calibration.
+        """Turn a score of this reranker into the probability that the document is relevant; None without calibration.
 
         Args:
             score: the score of a `Ranked` document. A document in which nothing was read has relevance 0.
@@ -267,7 +276,7 @@ class Reranker(ABC):
 
     @final
     def check_min_score(self, min_score: float | None) -> None:
-        """Refuse a threshold on the relevance that this reranker cannot apply.
+        """Refuse a lowest relevance that this reranker cannot apply.
 
         Raises:
             InputError: if it is not a number from 0 to 1, or the reranker has no relevance.
@@ -281,7 +290,7 @@ class Reranker(ABC):
 
     @final
     def why_no_relevance(self) -> str | None:
-        """Why documents get no `Ranked.relevance`; None if they do."""
+        """Say why documents get no `Ranked.relevance`; None if they do."""
         if self.calibration is not None:
             return None
         if self.list_free:
@@ -294,7 +303,7 @@ class Reranker(ABC):
 
         Args:
             pairs: P pairs of a query and a text, or of a query and a `Document` or mapping as in `rank`.
-            raw_scores: give `Ranked.score` rather than `Ranked.relevance`.
+            raw_scores: whether to return `Ranked.score` instead of `Ranked.relevance`.
 
         Returns:
             float64 (P,), in the order of the pairs.
@@ -412,12 +421,12 @@ def _ranked(document: Document, place: int, scored: Scored, relevance: float | N
 
 
 def among(part: Scored, places: list[int], count: int) -> Scored:
-    """Scores of some documents among ``count``, of which the others were not read: they get no mass.
+    """Place scores of some documents among ``count`` documents. The others were not read and get no mass.
 
     Args:
         part: the scores of the documents that were read.
-        places: their places among all, increasing.
-        count: how many documents there are.
+        places: their places among all documents, increasing.
+        count: the number of all documents.
     """
     if len(places) == count:
         return part

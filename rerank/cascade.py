@@ -1,4 +1,4 @@
-"""A cascade: one reranker for the whole list, another for the top of it."""
+"""Cascades: one reranker for the whole list, and another one for the top of it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ __all__ = ["CascadeReranker"]
 
 
 class CascadeReranker(Reranker):
-    """Ranks by one reranker, then the best documents by a second one, which may be slow.
+    """Ranks by one reranker, then ranks the best documents again by a second one, which may be slow.
 
-    What the second does not see stands below what it sees, in the order of the first. Of passages that share an id only
-    the best goes on, so ``top`` counts documents. Scores are relative to the list: what stands below the top is shifted
-    there.
+    Documents that the second reranker does not see stand below those that it sees, in the order of the first. Of
+    passages that share an id, only the best goes on, so ``top`` counts documents. Scores are relative to the list,
+    since those below the top are shifted there.
 
     Args:
-        first: ranks the whole list. Kept token states go to it.
-        second: ranks the top; evidence and mass are its own, where it has them.
-        top: how many documents it ranks, at least 2.
-        weight: None to order the top by the second's score alone. Else by a sum: the first's score, and so many times
-            the second's, standardised over the top to mean 0 and standard deviation 1.
-        name: the name that was asked for; None for what `sightline.names.CascadeName` makes of the others.
+        first: the reranker of the whole list. Kept token states go to it.
+        second: the reranker of the top. Evidence and mass are those of this reranker, if it has them.
+        top: the number of documents that the second reranker ranks, at least 2.
+        weight: the weight of the second reranker's score in a sum: it is standardised over the top to mean 0 and
+            standard deviation 1, multiplied by the weight and added to the first's score. If None, the second's score
+            orders the top alone.
+        name: the name that you asked for. If None, the name that `sightline.names.CascadeName` makes of the other
+            arguments.
 
     Raises:
-        InputError: if ``top`` is below 2, or ``weight`` not above 0.
+        InputError: if ``top`` is below 2, or ``weight`` is not above 0.
 
     Example:
         >>> from sightline.rerank import load_reranker

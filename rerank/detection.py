@@ -1,4 +1,4 @@
-"""Finding the attention heads that retrieve, on judged lists.
+"""Find the attention heads that retrieve, on judged lists.
 
 Three published criteria over the same reading of each list:
 
@@ -23,13 +23,13 @@ __all__ = ["core_score", "detect_heads", "ndcg_score", "qr_score"]
 
 
 def qr_score(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """The attention on the gold documents: float (H, N), bool (N,) to (H,)."""
+    """Sum the attention on the gold documents: float (H, N), bool (N,) to (H,)."""
     attention: np.ndarray = scores[:, gold].sum(axis=1)
     return attention
 
 
 def ndcg_score(scores: np.ndarray, grades: np.ndarray, cutoff: int = 10) -> np.ndarray:
-    """NDCG of the ranking by each head: float (H, N), gains (N,) to (H,). Ties count as they stand in the list."""
+    """Compute nDCG of the ranking by each head: float (H, N), gains (N,) to (H,). Ties keep the order of the list."""
     discounts = 1 / np.log2(np.arange(2, min(cutoff, len(grades)) + 2))
     best = (np.sort(grades)[::-1][: len(discounts)] * discounts).sum()
     order = np.argsort(-scores, axis=1, kind="stable")[:, : len(discounts)]
@@ -38,7 +38,7 @@ def ndcg_score(scores: np.ndarray, grades: np.ndarray, cutoff: int = 10) -> np.n
 
 
 def core_score(scores: np.ndarray, gold: np.ndarray, temperature: float) -> np.ndarray:
-    """How far each gold document is ahead of all negatives, a softmax; mean over gold: (H, N), bool (N,) to (H,)."""
+    """Compute how far gold is ahead of all negatives, as a softmax, averaged over gold: (H, N), bool (N,) to (H,)."""
     z = scores / temperature
     largest = z.max(axis=1, keepdims=True)
     powers = np.exp(z - largest)
@@ -61,21 +61,22 @@ def detect_heads(
 ) -> Heads:
     """Score every head of a model on judged lists.
 
-    Each list is shuffled, so that a head which follows the order of the candidates is not taken for one that retrieves.
+    Each list is shuffled, so that a head that follows the order of the candidates is not mistaken for one that
+    retrieves.
 
     Args:
-        reranker: has the layout that the heads are for, and reads all layers and heads.
-        lists: query, documents and their grades; a list without both gold and negatives tells nothing and is passed
-            over.
-        method: the criterion.
-        data: what the lists are of, for the record.
+        reranker: a reranker with the layout that the heads are for, which reads all layers and heads.
+        lists: a query, documents and their grades for each list. A list without both gold and negatives tells nothing
+            and is skipped.
+        method: the criterion: ``qr``, ``ndcg`` or ``core``.
+        data: the name of the data that the lists come from, for the record.
         seed: the seed of the shuffles.
-        temperature: the temperature of ``core``; None for 0.001 on Mistral and Granite models and 0.1 on others, as
+        temperature: the temperature of ``core``. If None, 0.001 for Mistral and Granite models and 0.1 for others, as
             published.
-        progress: called with the number of lists read.
+        progress: a function that is called with the number of lists read so far.
 
     Raises:
-        InputError: if there is no such method, or no list tells anything.
+        InputError: if there is no such method, or no list has both gold and negatives.
     """
     if method not in get_args(Method):
         raise InputError(f"heads are found by 'qr', 'core' or 'ndcg', not {method!r}")

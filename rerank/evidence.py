@@ -1,4 +1,4 @@
-"""Which parts of a document got the attention: spans by sentence or by token, and the text without the rest."""
+"""Evidence: which parts of a document got the attention, and the text without the rest."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ _GAP = "…"  # stands for sentences that were left out
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A span that got attention: characters ``[start, end)`` of the document's ``field``, their text, and the mass.
+    """A span of a document that got attention.
 
-    Masses sum to the document's; where scores are not attention and documents have no mass, to 1.
+    The masses of all spans sum to the document's mass, or to 1 if scores are not attention and documents have no mass.
+
+    Args:
+        start: the first character of the span in the document's ``field``, counted from 0.
+        end: the character after its last one.
+        mass: the attention mass on the span.
+        text: the characters of the span.
+        field: the field that the span is in, ``text`` or ``title``.
     """
 
     start: int
@@ -37,7 +44,7 @@ class Pruned:
 
     Args:
         text: the sentences that were kept, in their order, with an ellipsis for each gap.
-        evidence: these sentences with their mass, largest first; offsets count in this ``text``.
+        evidence: these sentences with their mass, largest first. Offsets count in this ``text``.
     """
 
     text: str
@@ -50,14 +57,14 @@ def find_evidence(document: Document, spans: np.ndarray, mass: np.ndarray, grain
     Args:
         document: the document whose ``contents`` the model read.
         spans: int (T, 2), the characters of ``contents`` that each token covers. Tokens that cover none, such as the
-            markers of late-interaction models, are not of the text, and left out with their mass.
+            markers of late-interaction models, are left out with their mass.
         mass: float (T,), the attention mass on each token.
         grain: ``sentence`` sums over sentences (and over the title), largest mass first; ``token`` keeps tokens, in the
             order of the text.
 
     Returns:
-        Spans with their mass; together they hold what the mass of the text's tokens sums to: the document's mass, or 1
-        where scores are not attention and documents have none. Sentences that were not read are left out.
+        Spans with their mass. Together they hold the mass of the text's tokens: the document's mass, or 1 if scores are
+        not attention and documents have none. Sentences that were not read are left out.
     """
     of_text = spans[:, 1] > spans[:, 0]
     spans, mass = spans[of_text], mass[of_text]
@@ -93,15 +100,15 @@ def _evidence(document: Document, start: int, end: int, mass: float, titled: boo
 def prune(text: str, evidence: Sequence[Evidence] | None, share: float, *, start: int = 0) -> Pruned:
     """Keep the sentences of a text that hold a share of the attention on it.
 
-    They are the sentences with the largest mass, and as few of them as hold the share; of equal ones the first. A
-    sentence that the model did not read has no mass. Mass on the title does not count. If nothing of the text has any
-    mass, nothing is left out.
+    The sentences with the largest mass are kept, as few as hold the share; of equal ones the first. A sentence that the
+    model did not read has no mass. Mass on the title does not count. If nothing in the text has any mass, nothing is
+    left out.
 
     Args:
         text: the text to prune.
-        evidence: spans by sentence or by token, as rerankers return them.
-        share: above 0, at most 1.
-        start: where the text begins in what the offsets of the evidence count in, in characters.
+        evidence: the spans by sentence or by token, as rerankers return them.
+        share: the share of the attention to keep, above 0 and at most 1.
+        start: the place where the text begins in the document that the offsets of the evidence count in, in characters.
 
     Raises:
         InputError: if there is no evidence, or the share is out of range.
@@ -144,7 +151,7 @@ def prune(text: str, evidence: Sequence[Evidence] | None, share: float, *, start
 
 
 def asked_evidence(evidence: Grain | None, share: float | None) -> Grain | None:
-    """The evidence to ask a reranker for: what the user asked for, or what pruning to this share needs.
+    """Return the evidence to ask a reranker for: what you asked for, or what pruning to this share needs.
 
     Raises:
         InputError: if the share is out of range.

@@ -1,4 +1,4 @@
-"""Which attention heads retrieve: files that hold them, those that ship, and the heads that a layout asks for."""
+"""Attention heads that retrieve: files that hold them, those that ship, and those that a layout asks for."""
 
 from __future__ import annotations
 
@@ -33,24 +33,25 @@ _QUANTISED = re.compile(r"([._-](i?q\d\w*|b?f16|f32))?(\.gguf)?$")
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """What a detection found, and by what; one YAML file.
+    """The result of a detection of heads, and how it was made; one YAML file.
 
     Args:
-        model: name of the model.
-        revision: revision of the model's weights; "" if the heads serve any.
-        layout: name of the layout that the lists were read by.
-        fingerprint: fingerprint of that layout, see `Layout.fingerprint`; "" for heads that were published, which serve
-            the layout of that name.
-        method: the criterion.
-        data: what the lists are of.
-        queries: how many lists were read.
-        candidates: documents in a list, at most; None if that was not published.
+        model: the name of the model.
+        revision: the revision of the model's weights; "" if the heads serve any.
+        layout: the name of the layout that the lists were read with.
+        fingerprint: the fingerprint of that layout, see `Layout.fingerprint`; "" for published heads, which serve the
+            layout of that name.
+        method: the criterion: ``qr``, ``ndcg`` or ``core``.
+        data: the name of the data that the lists come from.
+        queries: the number of lists that were read.
+        candidates: the largest number of documents in a list; None if it was not published.
         seed: the seed of the shuffles.
         temperature: the temperature of ``core``; None for the other criteria.
-        scores: the score of each head, layer by layer; higher retrieves better. Empty if only the best were published.
-        best: the best heads as ``layer-head``, best first; follows from the scores if there are any.
+        scores: the score of each head, layer by layer; higher retrieves better. Empty if only the best heads were
+            published.
+        best: the best heads as ``layer-head``, best first. They follow from the scores if there are any.
         also: other names of the model.
-        attribution: who found the heads, and under which licence they are given.
+        attribution: who found the heads, and under which licence they are published.
 
     Raises:
         InputError: if the scores are not a table of finite numbers, or there are neither scores nor heads.
@@ -83,10 +84,10 @@ class Heads:
         object.__setattr__(self, "best", self.top(min(32, sum(map(len, self.scores)))))
 
     def top(self, count: int) -> tuple[str, ...]:
-        """The best heads as ``layer-head``, best first; ties by layer and head.
+        """Return the best heads as ``layer-head``, best first; ties by layer and head.
 
         Raises:
-            InputError: if the model has fewer, or fewer are known.
+            InputError: if the model has fewer heads, or fewer are known.
         """
         if not self.scores:
             if not 1 <= count <= len(self.best):
@@ -98,7 +99,7 @@ class Heads:
         return tuple(f"{layer}-{head}" for _, layer, head in sorted(every)[:count])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the YAML, and beside it the heat map of the scores as SVG.
+        """Write the YAML file, and beside it a heat map of the scores as SVG.
 
         Raises:
             InputError: if a file cannot be written.
@@ -119,10 +120,10 @@ class Heads:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | Traversable) -> Heads:
-        """Load what `save` wrote.
+        """Load a file that `save` wrote.
 
         Raises:
-            InputError: if it is not such a file.
+            InputError: if this is not such a file.
         """
         try:
             return as_type(load_yaml(path), cls)
@@ -131,15 +132,15 @@ class Heads:
             raise InputError(f"{path}: not a file of heads as 'sightline heads' writes it: {reason}") from error
 
     def is_of(self, model: str) -> bool:
-        """Whether a model has this one's name: on the hub, of a folder, or of a file with its quantised weights."""
+        """Tell whether a model has this one's name, on the hub, as a folder, or as a file of quantised weights."""
         return _last_name(model) in map(_last_name, (self.model, *self.also))
 
     def serves(self, layout: Layout) -> bool:
-        """Whether the layout reads what the heads were found by."""
+        """Tell whether a layout reads in the way in which the heads were found."""
         return self.fingerprint == layout.fingerprint if self.fingerprint else self.layout == layout.name
 
     def picture(self) -> str:
-        """The heat map of layer by head, as SVG; the ten best are framed."""
+        """Draw the heat map of layer by head, as SVG. The ten best heads are framed."""
         layers, heads = len(self.scores), len(self.scores[0])
         values = np.array(self.scores)
         low, high = float(values.min()), float(values.max())
@@ -174,7 +175,7 @@ class Heads:
 
 
 def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path:
-    """Where heads are kept between runs: under ``SIGHTLINE_CACHE``, or the user's cache folder."""
+    """Return where heads are kept between runs: under ``SIGHTLINE_CACHE``, or in the user's cache folder."""
     home = os.environ.get("SIGHTLINE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sightline"
     name = re.sub(r"[^\w.-]+", "--", model.strip("/"))[-100:]
     return Path(home).expanduser() / "heads" / f"{name}_{revision[:12] or 'local'}_{fingerprint}_{method}.yaml"
@@ -182,7 +183,7 @@ def heads_path(model: str, revision: str, fingerprint: str, method: str) -> Path
 
 @functools.cache
 def shipped_heads() -> tuple[Heads, ...]:
-    """The heads that ship with Sightline: those of ``smollm2``, and those that others published under a licence.
+    """Load the heads that ship with Sightline: those of ``smollm2``, and those that others published under a licence.
 
     Example:
         >>> any(heads.is_of("meta-llama/Llama-3.1-8B-Instruct") for heads in shipped_heads())
@@ -198,17 +199,18 @@ def _last_name(model: str) -> str:
 
 
 def find_heads(file: str | os.PathLike[str] | None, layout: Layout, model: str, revision: str) -> tuple[str, ...]:
-    """The heads that a layout such as ``qr:16`` asks for.
+    """Find the heads that a layout such as ``qr:16`` asks for.
 
     Args:
-        file: a file of heads, or None to look where `sightline heads` keeps them, and then among those that ship.
-        layout: the layout.
-        model: name of the model.
-        revision: revision of the model's weights.
+        file: a file of heads. If None, they are looked for where `sightline heads` keeps them, then among those that
+            ship.
+        layout: the layout that asks for them.
+        model: the name of the model.
+        revision: the revision of the model's weights.
 
     Raises:
-        ModelError: if none were found for this model and layout yet; the message names the command.
-        InputError: if the file is of another model or layout.
+        ModelError: if no heads were found for this model and layout yet. The message names the command that finds them.
+        InputError: if the file is for another model or layout.
     """
     assert isinstance(layout.readout.heads, str), "a layout that lists its heads asks for none"
     method, _, count = layout.readout.heads.partition(":")

@@ -1,4 +1,4 @@
-"""Trained rerankers on the Hugging Face hub: what `sightline train` wrote goes there, and comes back, as one folder.
+"""Trained rerankers on the Hugging Face hub: what `sightline train` wrote is uploaded and loaded as one folder.
 
 Both use the hub's own cache, login (``HF_TOKEN`` or ``hf auth login``) and switches. With ``HF_HUB_OFFLINE=1``, or
 without a network, what was downloaded before is loaded from the cache.
@@ -31,18 +31,18 @@ def push_to_hub(
     """Upload the folder of a trained reranker; ``load_reranker("hf:REPOSITORY")`` loads it again.
 
     Args:
-        folder: what ``sightline train`` or `LateInteractionReranker.save_pretrained` wrote.
-        repository: OWNER/NAME; made if there is none.
-        revision: a branch, made if there is none; None for the main one.
-        private: whether a repository that is made here is private; None for the owner's default.
-        message: of the commit; None for one that names the layout.
+        folder: the folder that ``sightline train`` or `LateInteractionReranker.save_pretrained` wrote.
+        repository: the repository, as OWNER/NAME. It is made if it does not exist.
+        revision: the branch, which is made if it does not exist. If None, the main branch.
+        private: whether a repository that is made here is private. If None, the owner's default.
+        message: the message of the commit. If None, one that names the layout.
 
     Returns:
-        The commit's address.
+        The address of the commit.
 
     Raises:
         InputError: if the folder holds no layout, or ``repository`` is not OWNER/NAME.
-        ModelError: if the hub refuses, or cannot be reached.
+        ModelError: if the hub refuses or cannot be reached.
 
     Example:
         >>> push_to_hub("trained/mine", "me/my-reranker", private=True)  # doctest: +SKIP
@@ -77,14 +77,14 @@ def push_to_hub(
 
 
 def download(repository: str, revision: str | None = None) -> Path | None:
-    """The folder of a repository that `push_to_hub` wrote; None if it is another's model, or is out of reach.
+    """Download a repository that `push_to_hub` wrote, and return its folder; None if there is no such repository.
 
     Args:
-        repository: OWNER/NAME.
-        revision: branch, tag or commit; None for the newest.
+        repository: the repository, as OWNER/NAME.
+        revision: the branch, tag or commit to load. If None, the newest.
 
     Raises:
-        ModelError: if the repository has a layout, and the rest of it cannot be had.
+        ModelError: if the repository has a layout, but the rest of it cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 

@@ -47,21 +47,21 @@ class LateInteractionReranker(Reranker):
 
     Args:
         layout: a `Layout` or the name of one.
-        reader: reads queries and documents; None for the one that the layout names.
-        readout: what was learnt, for layouts whose readout is ``learnt``.
-        name: the name that was asked for; None for the layout's.
-        dtype: what a reader that is loaded here computes with. None for the reader's default, which is float32 for the
-            embedded one, so that states which are kept are the same wherever they were read; for layouts that keep
-            nothing, `native_dtype`.
-        backend: what computes a reader that is loaded here, ``torch``, ``onnx`` or ``openvino``; None for torch. See
-            `load_reader`.
-        device: a torch device for a reader that is loaded here; None for CUDA where there is one, else CPU.
-        cache: keeps the token states of documents for later lists, where the layout reads documents independently of
-            the query; None keeps none.
+        reader: the model that reads queries and documents. If None, the one that the layout names.
+        readout: the trained readout, for layouts whose readout is ``learnt``.
+        name: the name that you asked for. If None, the layout's.
+        dtype: the number format of a reader that is loaded here. If None, the reader's default, which is float32 for
+            the embedded one, so that kept states are the same wherever they were read; for layouts that keep nothing,
+            `native_dtype`.
+        backend: the library that computes a reader that is loaded here, ``torch``, ``onnx`` or ``openvino``; None for
+            torch. See `load_reader`.
+        device: the torch device for a reader that is loaded here. If None, CUDA if there is one, else the CPU.
+        cache: a cache that keeps the token states of documents for later lists, if the layout reads documents
+            independently of the query. If None, nothing is kept.
 
     Raises:
-        InputError: if the layout and the readout do not go together, or there is a cache and the layout shows documents
-            the query.
+        InputError: if the layout and the readout do not go together, or there is a cache and documents see the query in
+            this layout.
 
     Example:
         >>> ranking = LateInteractionReranker().rank("what sound do cats make", ["Dogs bark.", "Cats purr."])
@@ -137,16 +137,16 @@ class LateInteractionReranker(Reranker):
         """Load a trained reranker: ``layout.yaml`` and ``model.safetensors``.
 
         Args:
-            folder: the folder with both, or OWNER/NAME of a repository that `push_to_hub` wrote.
-            revision: branch, tag or commit of a repository; None for the newest. A folder has none.
-            dtype: see `LateInteractionReranker`.
-            device: see `LateInteractionReranker`.
-            backend: see `LateInteractionReranker`.
-            cache: see `LateInteractionReranker`.
-            changes: fields of the layout to replace.
+            folder: the folder with both files, or OWNER/NAME of a repository that `push_to_hub` wrote.
+            revision: the branch, tag or commit of a repository. If None, the newest. A folder has none.
+            dtype: the number format of the reader; see `LateInteractionReranker`.
+            device: the torch device of the reader; see `LateInteractionReranker`.
+            backend: the library that computes the reader; see `LateInteractionReranker`.
+            cache: a cache for token states; see `LateInteractionReranker`.
+            changes: fields of the layout to replace, by name.
 
         Raises:
-            ModelError: if the weights are missing, damaged, or of something else.
+            ModelError: if the weights are missing, damaged, or belong to something else.
             InputError: if the layout is not valid.
         """
         found = None if Path(folder).is_dir() else download(str(folder), revision)
@@ -162,7 +162,7 @@ class LateInteractionReranker(Reranker):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``layout.yaml`` and ``model.safetensors``, in half precision, into a folder for `from_pretrained`.
 
-        What the published model has is not written: only what was learnt.
+        Only what was trained is written, not the weights of the published model.
         """
         from safetensors.torch import save_file
 

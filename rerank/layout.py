@@ -1,4 +1,4 @@
-"""A layout: how texts become blocks, what may attend to what, and how attention becomes a score. Data, not code."""
+"""Layouts: how texts become blocks, what may attend to what, and how attention becomes a score, as data."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ _ATTENTION_ONLY = ("normalisation", "length", "calibration", "layers", "heads", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionWeights:
-    """The weights of the sum that the readout ``fused`` scores by; `sightline.rerank.signals.Signals` has its terms.
+    """The weights of the sum that is the score of the readout ``fused``; see `sightline.rerank.signals.Signals`.
 
     Args:
-        log_mass: of the log mass.
-        maxsim: of MaxSim.
-        cosine: of the document tokens' mean cosine with the query.
-        bm25: of BM25.
-        length: of the logarithm of the document's number of tokens.
+        log_mass: the weight of the log mass.
+        maxsim: the weight of MaxSim.
+        cosine: the weight of the document tokens' mean cosine with the query.
+        bm25: the weight of BM25.
+        length: the weight of the logarithm of the document's number of tokens.
 
     Raises:
         InputError: if a weight is not finite, or all are zero.
@@ -81,13 +81,13 @@ class FusionWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelevanceSpec:
-    """From a score to the probability that the document is relevant: ``1 / (1 + exp(-(slope * score + offset)))``.
+    """The curve from a score to the probability of relevance: ``1 / (1 + exp(-(slope * score + offset)))``.
 
-    Platt scaling (Platt, 1999). `sightline calibrate` fits the two numbers.
+    This is Platt scaling (Platt, 1999). `sightline calibrate` fits the two numbers.
 
     Args:
-        slope: above 0, so that the order by relevance is the order by score.
-        offset: any number.
+        slope: the slope of the curve, above 0, so that the order by relevance is the order by score.
+        offset: the offset of the curve, any number.
 
     Raises:
         InputError: if a number is out of range.
@@ -107,48 +107,49 @@ class RelevanceSpec:
             _refuse(f"offset must be a number, not {quoted(self.offset)}")
 
     def probability(self, score: float) -> float:
-        """P(relevant), from 0 to 1."""
+        """Return the probability of relevance, from 0 to 1."""
         return 1 / (1 + math.exp(min(-(self.slope * score + self.offset), 700.0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadoutSpec:
-    """What is read of a model, the attention of the signal tokens or hidden states, and how it becomes a score.
+    """What is read of a model, the attention of signal tokens or hidden states, and how it becomes a score.
 
     Args:
-        readout: of attention: ``mass``, the mean over signal tokens and heads of the attention on the block;
-            ``log_mass``, the mean of its logarithm, so that every signal token must find something, without the term
-            that all documents of the list share; ``maxsim``, the mean of the largest logit; ``fused``, a weighted sum
-            of these and other signals (`FusionWeights`); ``learnt``, what weights beside the layout make of it
-            (`LearntReadout`). Of hidden states behind a decoder's last layer: ``yes_no``, the log-odds of the first of
-            ``answers`` against the second, predicted at the end of each block (Nogueira et al., 2020; Qwen3-Reranker,
-            2025); ``cosine``, the cosine of each block's state with the query's, both through a ``projector``
-            (jina-reranker-v3, 2025); ``id_logits``, the logit of each candidate's id as the first token of the answer
-            (FIRST, 2024).
+        readout: the kind of readout. Readouts of attention are ``mass``, the mean over signal tokens and heads of the
+            attention on the block; ``log_mass``, the mean of its logarithm, so that every signal token must find
+            something, without the term that all documents of the list share; ``maxsim``, the mean of the largest logit;
+            ``fused``, a weighted sum of these and other signals (`FusionWeights`); and ``learnt``, which uses weights
+            beside the layout (`LearntReadout`). Readouts of hidden states after a decoder's last layer are ``yes_no``,
+            the log-odds of the first of ``answers`` against the second, predicted at the end of each block (Nogueira et
+            al., 2020; Qwen3-Reranker, 2025); ``cosine``, the cosine of each block's state with the query's, both
+            through a ``projector`` (jina-reranker-v3, 2025); and ``id_logits``, the logit of each candidate's id as the
+            first token of the answer (FIRST, 2024).
         scale: the factor on logits before the softmax that is read, an inverse temperature. The logits of token states
             are cosines; a decoder has its own. With a readout of hidden states, the factor on the score.
-        normalisation: over which keys a signal token's attention sums to one; ``documents``: all tokens of all
-            candidates, and nothing else (BlockRank, 2025, section 3.3); ``all_keys``: everything it sees (ICR, QRHead).
-        length: ``sum``: the attention on all of a block's tokens; ``mean``: per token, so that long documents gain
-            nothing.
-        calibration: ``null_query``: less the attention that the query "N/A" pays, token by token (ICR, section 3.2). It
-            shares the reading of the documents.
-        outliers: with calibration, leave out tokens that lie more than so many standard deviations below the mean of
-            their document; None keeps all.
+        normalisation: the keys over which a signal token's attention sums to one. ``documents``: all tokens of all
+            candidates, and nothing else (BlockRank, 2025, section 3.3); ``all_keys``: everything that it sees (ICR,
+            QRHead).
+        length: how a block's length counts. ``sum``: the attention on all of its tokens; ``mean``: the attention per
+            token, so that long documents gain nothing.
+        calibration: ``null_query`` subtracts the attention that the query "N/A" pays, token by token (ICR, section
+            3.2), which shares the reading of the documents; ``none`` does not.
+        outliers: with calibration, the number of standard deviations below the mean of their document beyond which
+            tokens are left out. If None, all are kept.
         ssmax: if above 0, logits are multiplied by ``ssmax * ln(number of documents)``, against dilution in long lists
             (Scalable-Softmax, Nakanishi 2025; BlockSearch, 2026).
         layers: the layers whose attention is read: ``all``; one by its number from 0; or a fraction of the model's
-            layers. What lies above is neither loaded nor computed.
-        heads: ``all``; a list of ``layer-head``; or those that `sightline heads` found, such as ``qr:16``. Lists and
-            found heads make ``layers`` superfluous.
-        weights: what ``fused`` adds up; None for other readouts.
+            layers. Layers above are neither loaded nor computed.
+        heads: the heads that are read: ``all``; a list of ``layer-head``; or those that `sightline heads` found, such
+            as ``qr:16``. Lists and found heads make ``layers`` superfluous.
+        weights: the weights of ``fused``; None for other readouts.
         answers: the tokens that ``yes_no`` compares, such as ``[yes, no]``. If there is only one, the score is its
             logit.
-        projector: names of the weights, in the model's safetensors files, that ``cosine`` multiplies states by, with
-            a ReLU between two of them; none compares the states as they are.
+        projector: the names of the weights, in the model's safetensors files, that ``cosine`` multiplies states by,
+            with a ReLU between two of them. If empty, the states are compared as they are.
 
     Raises:
-        InputError: if a field has a value it cannot have, or two do not go together.
+        InputError: if a field has a value that it cannot have, or two fields do not go together.
     """
 
     readout: Literal["mass", "log_mass", "maxsim", "fused", "learnt", "yes_no", "cosine", "id_logits"]
@@ -199,17 +200,17 @@ class ReadoutSpec:
 
     @property
     def hidden(self) -> bool:
-        """Whether it reads hidden states behind a decoder's last layer, and not attention."""
+        """Whether it reads hidden states after a decoder's last layer rather than attention."""
         return self.readout in _HIDDEN
 
     def require_defaults(self, where: str) -> None:
-        """Refuse what only the attention of a decoder has.
+        """Refuse fields that only the attention of a decoder has.
 
         Args:
-            where: where there is none, for the message.
+            where: where there is no such attention, for the message.
 
         Raises:
-            InputError: naming the field.
+            InputError: if such a field is set. The error names the field.
         """
         for field in _ATTENTION_ONLY:
             default = _default(ReadoutSpec, field)
@@ -217,7 +218,7 @@ class ReadoutSpec:
                 _refuse(f"{field} must be {quoted(default)} {where}, not {quoted(value)}")
 
     def signal_layers(self, count: int) -> list[int]:
-        """Layers whose attention is read, of a model with ``count`` layers.
+        """Return the layers whose attention is read, in a model with ``count`` layers.
 
         Raises:
             ModelError: if the model has no such layer.
@@ -234,7 +235,7 @@ class ReadoutSpec:
 
     @property
     def selected_heads(self) -> list[tuple[int, int]]:
-        """(layer, head) of each head that is listed; empty if all are read."""
+        """The (layer, head) of each head that is listed; empty if all are read."""
         if isinstance(self.heads, str):
             return []
         return [(int(layer), int(head)) for layer, head in (pair.split("-") for pair in self.heads)]
@@ -244,50 +245,53 @@ class ReadoutSpec:
 class PromptSpec:
     """How a query and its documents become one text for a decoder, block by block.
 
-    Texts are templates: ``{query}`` in ``instruction`` and ``query``, ``{title}``, ``{text}`` and ``{id}`` in
-    ``block``, and ``{count}``, how many documents there are, in ``instruction`` and ``query``. Where a document has no
-    title, ``{title}`` goes with the blank after it. With mask ``causal`` the prompt is tokenised at once, with
-    ``block`` each block by itself.
+    Texts are templates: ``{query}`` in ``instruction`` and ``query``; ``{title}``, ``{text}`` and ``{id}`` in
+    ``block``; and ``{count}``, the number of documents, in ``instruction`` and ``query``. If a document has no title,
+    ``{title}`` is removed with the blank after it. With the mask ``causal`` the prompt is tokenised as a whole, with
+    ``block`` each block is tokenised by itself.
 
     Args:
         block: the text of a document's block.
-        separator: stands before each block and before the query block. It is read, but attention on it counts as
-            attention on no document, and none of its tokens is a signal token.
+        separator: the text before each block and before the query block. It is read, but attention on it counts for no
+            document, and none of its tokens is a signal token.
         block_end: the end of a block, tokenised by itself, for models that were trained on pieces of text whose tokens
-            were put together. With mask ``block`` only.
-        span: the tokens of a block on which attention counts as attention on the document: ``block``, all of the
-            filled template; ``contents``, title and text only. Either way, all tokens are read.
-        mask: ``block``: a document sees itself and the instruction; ``causal``: also all documents before it. The query
-            block sees everything.
-        positions: ``restart``: every document counts from the end of the instruction, so that its place leaves no
-            trace; ``sequential``: tokens are numbered as they stand.
+            were put together. For the mask ``block`` only.
+        span: the tokens of a block on which attention counts as attention on the document: ``block``, all of the filled
+            template; ``contents``, title and text only. In either case, all tokens are read.
+        mask: what a document sees. ``block``: itself and the instruction; ``causal``: also all documents before it. The
+            query block sees everything.
+        positions: how tokens are numbered. ``restart``: every document counts from the end of the instruction, so that
+            its place leaves no trace; ``sequential``: in the order in which they stand.
         signal_tokens: the tokens of the query block whose attention or state is read: ``query``, those of the query's
             text; ``prompt``, those up to the end of that text; ``block``, the whole query block, chat suffix included;
             ``last:N``, its last N tokens; ``marker:TOKEN``, such as ``marker:<|rerank_token|>``, that token.
         document_token: the token of each document's block whose state is read, if states are: ``last:1`` or a
             ``marker:TOKEN``.
-        instruction: stands before the documents, which all see it. With ``{query}`` in it they see the query, and
-            cannot be kept for others.
-        query: the query block; empty if the instruction has the query and nothing is read behind the documents.
-        chat: wrap all of it in the model's chat template, as one turn of the user.
-        answer: what the model has begun to answer.
-        completion: more of it, tokenised by itself.
-        target: how the answer goes on, for models that learn to write it; ``{ids}`` are those of the documents that
-            answer, with commas between them. Nothing reads it but training.
-        ids: what ``{id}`` is: the place in the list ``from_0`` or ``from_1``, as ``letters`` from A, or a ``random``
-            number of four digits.
-        query_position: with ``restart``, the position at which the query block begins; None for the end of a block of
-            ``max_block_tokens``. Fixed, so that it tells nothing of the list. A model with fewer positions gets it at
-            its last ones, less ``max_block_tokens``.
-        order: documents stand as ``given`` (best first), or ``reversed``, so that the best is next to the query.
-        shuffles: if above 0, scores are means over so many shuffles of the list, drawn alike for every given order
-            (permutation self-consistency, Tang et al. 2024).
-        max_documents: documents in one context at most; longer lists are read in parts. None for no limit.
+        instruction: the text before the documents, which all of them see. If it contains ``{query}``, the documents see
+            the query and cannot be kept for other queries.
+        query: the text of the query block. Empty if the instruction has the query and nothing is read after the
+            documents.
+        chat: whether to wrap the prompt in the model's chat template, as one turn of the user.
+        answer: the beginning of the model's answer.
+        completion: more of the answer, tokenised by itself.
+        target: the rest of the answer, for models that learn to write it. ``{ids}`` stands for the ids of the documents
+            that answer the query, with commas between them. It is used in training only.
+        ids: what ``{id}`` stands for: the place in the list, ``from_0`` or ``from_1``, or as ``letters`` from A, or a
+            ``random`` number of four digits.
+        query_position: with ``restart``, the position at which the query block begins. It is fixed, so that it tells
+            nothing about the list. If None, the end of a block of ``max_block_tokens``. In a model with fewer
+            positions, the query block begins ``max_block_tokens`` before their end.
+        order: the order of the documents: ``given`` (best first), or ``reversed``, so that the best is next to the
+            query.
+        shuffles: if above 0, the number of shuffles of the list over which scores are averaged. They are the same for
+            every given order (permutation self-consistency, Tang et al. 2024).
+        max_documents: the largest number of documents in one context. Longer lists are read in parts. If None, there is
+            no limit.
         visible_tokens: the tokens of a document that the query block sees: ``all``, or ``stride:N``, the last of every
             N tokens of its block. The others are read with the document and then forgotten (CompRank, 2026).
 
     Raises:
-        InputError: if a field has a value it cannot have, or two do not go together.
+        InputError: if a field has a value that it cannot have, or two fields do not go together.
     """
 
     block: str
@@ -350,25 +354,27 @@ class PromptSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A validated layout. Every reranker that reads attention is such an object over one engine.
+    """A validated layout. Every reranker that reads attention is a layout over one engine.
 
-    Without a prompt, a block reader reads every text apart, and the readout compares the token states of query and
+    Without a prompt, a block reader reads every text alone, and the readout compares the token states of query and
     documents (late interaction). With a prompt, a decoder reads query and documents in one context.
 
     Args:
-        name: what it is asked for by; one word.
-        max_block_tokens: tokens read of a document's block, template and special ones included; the rest of its text is
-            cut, and counted.
-            0 for all that the reader reads; without a prompt only.
-        readout: how attention becomes a score.
-        reader: without a prompt: a name for `sightline.models.loading.load_reader`: the model that reads the texts.
-        prompt: how texts become a decoder's prompt; None if texts are read apart.
-        documents_see_query: without a prompt: documents are read behind the query, so that they are read anew for each
-            and their states cannot be kept. In a prompt, put ``{query}`` into the ``instruction``.
-        relevance: from scores to P(relevant); None if that is not known, or if scores are relative to their list.
+        name: the name by which you ask for the layout; one word.
+        max_block_tokens: the number of tokens that are read of a document's block, template and special tokens
+            included. The rest of its text is cut off and counted. 0 reads all that the reader can read, without a
+            prompt only.
+        readout: how attention or hidden states become a score.
+        reader: without a prompt, the name of the model that reads the texts, for
+            `sightline.models.loading.load_reader`.
+        prompt: how texts become a decoder's prompt. If None, texts are read alone.
+        documents_see_query: without a prompt, whether documents are read after the query. They are then read anew for
+            each query, and their states cannot be kept. In a prompt, put ``{query}`` into the ``instruction`` instead.
+        relevance: the curve from scores to probabilities of relevance. None if it is not known, or if scores are
+            relative to their list.
 
     Raises:
-        InputError: if a field has a value it cannot have, or two do not go together.
+        InputError: if a field has a value that it cannot have, or two fields do not go together.
 
     Example:
         >>> layout = load_layout("minilm")
@@ -419,7 +425,7 @@ class Layout:
 
     @property
     def kind(self) -> Kind:
-        """What it is a layout for: ``decoder`` if it has a prompt, else ``late-interaction``."""
+        """The kind of the layout: ``decoder`` if it has a prompt, else ``late-interaction``."""
         return "late-interaction" if self.prompt is None else "decoder"
 
     @property
@@ -429,10 +435,10 @@ class Layout:
 
     @property
     def list_free(self) -> bool:
-        """Whether a document's score depends on the query and the document only, not on its list.
+        """Whether a document's score depends only on the query and the document, not on the list.
 
-        In a prompt it does only where each block answers for itself (``yes_no``): a query block reads all documents,
-        and asks with what it has read. A ``learnt`` readout may be list-free or not, which its weights decide: see
+        In a prompt, this is so only if each block answers for itself (``yes_no``), since a query block reads all
+        documents before it asks. A ``learnt`` readout may depend on the list or not, which its weights decide: see
         `LearntReadout.list_free`.
         """
         if self.prompt is None:
@@ -441,9 +447,9 @@ class Layout:
 
     @property
     def keepable(self) -> bool:
-        """Whether a document's states are the same for every query and every list, and read, so that they can be kept.
+        """Whether a document's states are the same for every query and every list, and can therefore be kept.
 
-        A readout of hidden states reads what lies behind the last layer, and takes no keys and values that were kept.
+        A readout of hidden states reads what comes after the last layer, and cannot use keys and values that were kept.
         """
         if self.prompt is None:
             return not self.documents_see_query
@@ -458,13 +464,13 @@ class Layout:
 
     @property
     def stride(self) -> int:
-        """Of how many tokens of a document the query block sees one."""
+        """The number of a document's tokens of which the query block sees one."""
         visible = self.require_prompt().visible_tokens
         return 1 if visible == "all" else int(visible.removeprefix("stride:"))
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all fields that change what a head sees, in 16 hexadecimal digits; heads are found for one of them.
+        """Hash all fields that change what a head sees, to 16 hexadecimal digits. Heads are found for one fingerprint.
 
         Raises:
             InputError: if the layout is not for decoders.
@@ -477,10 +483,10 @@ class Layout:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def require_prompt(self) -> PromptSpec:
-        """The prompt.
+        """Return the prompt, or refuse a layout that has none.
 
         Raises:
-            InputError: if the layout has none.
+            InputError: if the layout has no prompt.
         """
         if self.prompt is None:
             check_kind(self, "decoder")
@@ -488,7 +494,7 @@ class Layout:
         return self.prompt
 
     def as_dict(self) -> dict[str, Any]:
-        """Fields that differ from their default, in their sections, as they stand in YAML."""
+        """Return the fields that differ from their defaults, in their sections, as they stand in YAML."""
         fields = _non_defaults(self, _PARTS) | {"readout": _non_defaults(self.readout)}
         return fields if self.prompt is None else fields | {"prompt": _non_defaults(self.prompt)}
 
@@ -506,13 +512,13 @@ _SECTIONS: Mapping[str, str] = {
 
 
 def layout_fields() -> Mapping[str, str]:
-    """Names of the fields that `load_layout` can change, each with the section it stands in, "" for the top."""
+    """List the fields that `load_layout` can change, each with its section, "" for the top."""
     return _SECTIONS
 
 
 @functools.cache
 def shipped_layouts() -> Mapping[str, Kind]:
-    """Names of the layouts that ship with Sightline, each with its kind."""
+    """List the layouts that ship with Sightline, each with its kind."""
     return {name: load_layout(name).kind for name in layout_names()}
 
 
@@ -520,12 +526,12 @@ def check_kind(layout: Layout, kind: Kind, asked: object = None) -> None:
     """Refuse a layout of the other kind.
 
     Args:
-        layout: the layout.
-        kind: what it must be a layout for.
-        asked: how the layout was asked for; None for its name.
+        layout: the layout to check.
+        kind: the kind that it must have.
+        asked: how you asked for the layout. If None, its name.
 
     Raises:
-        InputError: naming what to write instead.
+        InputError: if it is of the other kind. The message says what to write instead.
     """
     if layout.kind == kind:
         return
@@ -536,20 +542,22 @@ def check_kind(layout: Layout, kind: Kind, asked: object = None) -> None:
 
 
 def load_layout(name: str | Path | Layout, /, **changes: Any) -> Layout:
-    """Load a layout that ships with Sightline, or a YAML file, or change one.
+    """Load a layout that ships with Sightline or a YAML file, and change fields of it if you like.
 
     A file has the fields of `Layout`, with those of `ReadoutSpec` under ``readout:`` and, for decoders, those of
-    `PromptSpec` under ``prompt:``. With ``base:`` and the name of a layout that ships, it has only what differs.
+    `PromptSpec` under ``prompt:``. With ``base:`` and the name of a layout that ships, it has only the fields that
+    differ.
 
     Args:
-        name: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``, ``blockrank-cached``,
-            ``icr``, ``icr-block``, ``icr-block-heads``, ``qrhead``, ``core``, another of `shipped_layouts`, the path of
-            a ``.yaml`` file, or a `Layout`.
-        changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``. Any but
-            ``name`` takes ``relevance`` out of the layout, since it was fitted to other scores; give a new one with it.
+        name: the name of a layout: ``minilm``, ``minilm-log-mass``, ``minilm-mass``, ``minilm-maxsim``, ``blockrank``,
+            ``blockrank-cached``, ``icr``, ``icr-block``, ``icr-block-heads``, ``qrhead``, ``core``, or another of
+            `shipped_layouts`. Or the path of a ``.yaml`` file, or a `Layout`.
+        changes: fields to replace, by name, in whatever section they stand: ``scale=10.0``, ``readout="mass"``. Any
+            field but ``name`` removes ``relevance`` from the layout, since it was fitted to other scores; you can give
+            a new one with it.
 
     Raises:
-        InputError: if there is no such layout, or it is not a valid one.
+        InputError: if there is no such layout, or the layout is not valid.
 
     Example:
         >>> changed = load_layout("minilm-log-mass", readout="mass", scale=10.0).readout

@@ -46,12 +46,12 @@ class LearntReadout(nn.Module):
     - ``read``: before it asks, the query block reads the documents: ``x <- unit(x + g Attention(x))``.
 
     Args:
-        parts: which of these parts, in any order.
-        dim: D.
+        parts: the parts to use, in any order.
+        dim: D, the number of dimensions of a state.
         scale: the scale of the layout.
 
     Raises:
-        InputError: if there is no such part, or none.
+        InputError: if there is no such part, or no part is given.
 
     Example:
         >>> sum(weight.numel() for weight in LearntReadout(["weights", "heads"]).parameters())
@@ -83,15 +83,15 @@ class LearntReadout(nn.Module):
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor], scale: float, source: object) -> LearntReadout:
-        """The readout that has these weights.
+        """Make the readout that has these weights.
 
         Args:
             weights: the weights by name.
             scale: the scale of the layout.
-            source: where they are from, for messages.
+            source: the file that the weights come from, for messages.
 
         Raises:
-            ModelError: if they are not such weights, or not finite.
+            ModelError: if they are not the weights of a readout, or not finite.
         """
         parts = [part for part, name in _SIGNS.items() if name in weights]
         wrong = f"{source}: these are not the weights of a learnt readout; train or copy the folder again"
@@ -119,11 +119,11 @@ class LearntReadout(nn.Module):
         """Score one list.
 
         Args:
-            q: float32 (S, D), unit rows.
-            keys: N documents' token states, each (T_n, D).
+            q: float32 (S, D), the states of the signal tokens, as unit rows.
+            keys: the token states of N documents, each (T_n, D).
 
         Returns:
-            float64 (N,), see `scores`.
+            The scores, float64 (N,); see `scores`.
         """
         rows = self.ask(q, keys)
         return self.scores(q, self.read(rows, keys))
@@ -146,8 +146,8 @@ class LearntReadout(nn.Module):
         """Means over the signal tokens of the log mass with what was learnt; by ``weights`` and ``heads``.
 
         Args:
-            q: float32 (S, D), unit rows.
-            reading: from `read`.
+            q: float32 (S, D), the states of the signal tokens, as unit rows.
+            reading: the reading that `read` returned.
 
         Returns:
             float64 (N,). Documents without tokens stand at the end, whatever was learnt.

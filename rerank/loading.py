@@ -1,4 +1,4 @@
-"""Rerankers by name; see `sightline.names` for the grammar."""
+"""Load rerankers by name; see `sightline.names` for the grammar."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["RerankerInfo", "as_reranker", "list_rerankers", "load_reranker", "re
 
 @dataclass(frozen=True, slots=True)
 class RerankerInfo:
-    """A reranker that `list_rerankers` names.
+    """An entry in the list of rerankers.
 
     Args:
-        name: what to ask for; words in capitals are placeholders.
-        layout: the layout it reads with, or its kind.
-        description: what it is.
+        name: the name to ask for. Words in capitals are placeholders.
+        layout: the layout that the reranker reads with, or its kind.
+        description: what the reranker is, in one sentence.
         evidence: whether it can mark what got the attention.
     """
 
@@ -39,7 +39,7 @@ class RerankerInfo:
 
 
 def list_rerankers() -> list[RerankerInfo]:
-    """The rerankers that `load_reranker` knows.
+    """List the rerankers that `load_reranker` knows.
 
     Example:
         >>> [info.name for info in list_rerankers()][:3]
@@ -79,10 +79,10 @@ def list_rerankers() -> list[RerankerInfo]:
 
 
 def as_reranker(reranker: str | os.PathLike[str] | Reranker) -> Reranker:
-    """A reranker itself, or the one that `load_reranker` loads by this name.
+    """Return a reranker as it is, or load the one with this name.
 
     Raises:
-        InputError: if it is neither.
+        InputError: if it is neither a reranker nor a name.
     """
     if isinstance(reranker, str | os.PathLike):
         return load_reranker(reranker)
@@ -97,32 +97,33 @@ def as_reranker(reranker: str | os.PathLike[str] | Reranker) -> Reranker:
 def load_reranker(
     name: str | os.PathLike[str] = "minilm", /, *, layout: Layout | str | None = None, **options: Any
 ) -> Reranker:
-    """Load a reranker. This is the one way in, for the API, the command line, the server and the adapters.
+    """Load a reranker. The commands, the server and the adapters also load rerankers with this function.
 
     Args:
-        name: a text, or a path: a layout of the embedded default, ``minilm`` (the default), ``minilm-log-mass``,
-            ``minilm-mass`` or ``minilm-maxsim``, or the path of its YAML file; ``sightline-mini``, whose readout is
-            trained; a folder that ``sightline train`` wrote; a decoder model, ``smollm2``, or ``hf:`` and what
-            `load_decoder` loads: a name on the hub, a folder, or a GGUF file (``hf:FILE.gguf``,
-            ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; ``late-interaction:MODEL``, a ColBERT-like model, or
-            ``encoder:MODEL``, a bi-encoder, whose token states are read; or ``remote:PROVIDER/MODEL`` or
-            ``remote:URL/MODEL``, a rerank API, see `sightline.models.remote`. ``smollm2#LAYOUT``, ``hf:MODEL#LAYOUT``,
-            ``late-interaction:MODEL#LAYOUT`` and ``encoder:MODEL#LAYOUT`` also name the layout. If you give ``layout``,
-            you may leave the ``hf:`` out.
-        layout: for ``late-interaction:`` and ``encoder:``: a layout of the embedded default, whose reader they replace,
-            such as ``minilm-maxsim`` (the default of the former) or ``minilm-log-mass`` (of the latter), or one of
-            ``sightline tune``. For decoder models: ``icr`` (training-free, the default of most), ``icr-block``,
-            ``icr-block-heads`` (the default of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``,
-            ``qwen3-reranker``, another that `list_rerankers` names. Or the path of a YAML file, or a `Layout`.
-        options: ``dtype``, ``device``, ``backend`` and ``cache``, see `LateInteractionReranker`; for
-            ``late-interaction:`` and ``encoder:`` also ``revision``, and for the latter ``truncate_dim``; for
-            cross-encoders ``dtype``, ``device`` and ``revision``; for rerank APIs those of `RemoteScorer`; for decoder
-            models those of `DecoderReranker`.
-            All others replace fields of the layout, such as ``scale=10.0``.
+        name: the name of the reranker, as a string or a path: a layout of the embedded default, ``minilm`` (the
+            default), ``minilm-log-mass``, ``minilm-mass`` or ``minilm-maxsim``, or the path of its YAML file;
+            ``sightline-mini``, whose readout is trained; a folder that ``sightline train`` wrote; a decoder,
+            ``smollm2``, or ``hf:`` and what `load_decoder` loads: a name on the hub, a folder, or a GGUF file
+            (``hf:FILE.gguf``, ``hf:REPOSITORY:FILE.gguf``); ``cross-encoder:MODEL``; ``late-interaction:MODEL``, a
+            model like ColBERT, or ``encoder:MODEL``, a bi-encoder, whose token states are read; or
+            ``remote:PROVIDER/MODEL`` or ``remote:URL/MODEL``, a rerank API, see `sightline.models.remote`.
+            ``smollm2#LAYOUT``, ``hf:MODEL#LAYOUT``, ``late-interaction:MODEL#LAYOUT`` and ``encoder:MODEL#LAYOUT`` also
+            name the layout. If you give ``layout``, you can leave out the ``hf:``.
+        layout: the layout to read with, as a name, the path of a YAML file, or a `Layout`. For ``late-interaction:``
+            and ``encoder:``, a layout of the embedded default, whose reader they replace, such as ``minilm-maxsim``
+            (the default of the former) or ``minilm-log-mass`` (of the latter), or one that ``sightline tune`` wrote.
+            For decoders, ``icr`` (training-free, the default of most), ``icr-block``, ``icr-block-heads`` (the default
+            of ``smollm2``), ``blockrank``, ``blockrank-cached``, ``qrhead``, ``core``, ``qwen3-reranker``, or another
+            that `list_rerankers` names.
+        options: ``dtype``, ``device``, ``backend`` and ``cache``, see `LateInteractionReranker`. ``late-interaction:``
+            and ``encoder:`` also take ``revision``, and the latter ``truncate_dim``; cross-encoders take ``dtype``,
+            ``device`` and ``revision``; rerank APIs take those of `RemoteScorer`; decoders take those of
+            `DecoderReranker`. All others replace fields of the layout, such as ``scale=10.0``.
 
     Raises:
         UnknownNameError: if there is no such reranker.
-        InputError: if there is no such layout, the layout is for another kind of model, or an option is not one.
+        InputError: if there is no such layout, the layout is for another kind of model, or the reranker does not have
+            an option.
         ModelError: if the model cannot be loaded, or the layout does not fit it.
 
     Example:
@@ -244,11 +245,11 @@ def _load_cascade(parsed: RerankerName, name: str, layout: Layout | str | None, 
 
 
 def reader_options(name: str | os.PathLike[str], backend: str | None) -> dict[str, Any]:
-    """A backend as an option of `load_reranker`: empty if none is given, or the reranker does not read token states.
+    """Return a backend as an option of `load_reranker`: empty without one, or if the reranker reads no token states.
 
     Args:
-        name: a name for `load_reranker`.
-        backend: see `sightline.models.loading.load_reader`.
+        name: the name of a reranker, as `load_reranker` takes it.
+        backend: the name of the backend; see `sightline.models.loading.load_reader`.
 
     Example:
         >>> reader_options("minilm>smollm2@10", "openvino"), reader_options("smollm2", "openvino")

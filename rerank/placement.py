@@ -1,4 +1,4 @@
-"""Where ranked passages stand in a generator's context."""
+"""Where ranked passages stand in the prompt of a language model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ T = TypeVar("T")
 
 
 def arrange(ranked: Sequence[T], order: Order = "basin") -> list[T]:
-    """Order what was ranked for the prompt of a generator.
+    """Arrange ranked items for the prompt of a language model.
 
     Language models attend more to the items at the beginning and the end of a list than to those between, the
     "attention basin" (Yi et al. 2025, https://arxiv.org/abs/2508.05128; earlier Liu et al. 2023, "Lost in the Middle",
-    https://arxiv.org/abs/2307.03172). The basin order puts the best first, the second last, the third second, and so
-    on, so that the least relevant stand in the middle. Yi et al. go further and measure the profile of each generator;
-    this order takes it to be symmetric, and to be deepest in the middle.
+    https://arxiv.org/abs/2307.03172). The basin order puts the best item first, the second last, the third second, and
+    so on, so that the least relevant ones stand in the middle. Yi et al. also measure the profile of each model; this
+    order assumes that it is symmetric and deepest in the middle.
 
     Args:
-        ranked: best first; not changed.
+        ranked: the items, best first. The list is not changed.
         order: ``basin``, or ``relevance`` to keep the best first.
 
     Raises:

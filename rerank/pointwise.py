@@ -25,9 +25,9 @@ class PointwiseReranker(Reranker):
     """Ranks by a `Scorer`, such as a cross-encoder. Its scores are not attention, so there is no mass and no evidence.
 
     Args:
-        scorer: the model.
-        kind: what it is, such as ``cross-encoder``; this is its ``layout``.
-        name: the name that was asked for; None for ``KIND:MODEL``.
+        scorer: the model that scores each document.
+        kind: the kind of model, such as ``cross-encoder``, which is also the reranker's ``layout``.
+        name: the name that you asked for. If None, ``KIND:MODEL``.
 
     Example:
         >>> from sightline.models.scorers import Scorer

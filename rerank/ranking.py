@@ -15,15 +15,15 @@ __all__ = ["below", "first_of_each_id", "order_by_score", "standardised"]
 
 
 def below(scores: np.ndarray, places: Sequence[int], first: np.ndarray) -> np.ndarray:
-    """Scores of a list of which some documents were scored again: the others stand below, in the order they had.
+    """Combine scores of a list of which some documents were scored again. The others stand below, in their order.
 
     Args:
-        scores: float64 (M,), the scores of those documents.
-        places: their M places in the list.
-        first: float64 (N,), the scores of all that they had before.
+        scores: float64 (M,), the new scores of those documents.
+        places: the M places of those documents in the list.
+        first: float64 (N,), the former scores of all documents.
 
     Returns:
-        float64 (N,).
+        The scores of all documents, float64 (N,).
 
     Example:
         >>> below(np.array([7.0, 5.0]), [0, 2], np.array([0.0, 3.0, 0.0, 1.0])).tolist()
@@ -53,14 +53,14 @@ def order_by_score(
     scores: Sequence[float],
     unread: Collection[int] = (),
 ) -> tuple[list[int], list[str]]:
-    """Places of the documents, best first; ties in an order that has nothing to do with the input's.
+    """Return the places of the documents, best first. Ties are broken in an order that does not depend on the input's.
 
     Args:
-        blocks: the documents.
-        candidates: the same documents as they came in; an id that was invented from the place in the list must not
-            decide a tie.
+        blocks: the documents of the list.
+        candidates: the same documents as they were given. An id that was made of the place in the list must not decide
+            a tie.
         scores: the score of each document.
-        unread: places of the documents in which there was nothing to read; they come last, whatever their score.
+        unread: the places of the documents in which there was nothing to read. They come last, whatever their score.
 
     Returns:
         (places, warnings).

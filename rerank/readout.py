@@ -36,16 +36,16 @@ class Reading:
     """What S signal tokens saw of N documents, by H heads. Logarithms are natural.
 
     Args:
-        lse: float (S, H, N), log-sum-exp of each signal token over each document's logits; -inf for a document without
-            tokens.
-        normaliser: float64 (S, H), log-sum-exp over all keys that compete.
-        lengths: tokens of each document.
+        lse: float (S, H, N), the log-sum-exp of each signal token over each document's logits; -inf for a document
+            without tokens.
+        normaliser: float64 (S, H), the log-sum-exp over all keys that compete.
+        lengths: the number of tokens of each document.
         largest: float (S, H, N), the largest logits; for token states, whose logits are scaled cosines, the largest
             cosines. None unless the readout asks for them.
-        tokens: float (K,) or (H, K), the attention on each of the K tokens of the documents, a mean over the signal
-            tokens, and over the heads unless they are kept apart; None unless it was asked for.
-        null_tokens: the same as the null query pays it; None unless scores are calibrated.
-        products: the dot products with token states that were read, for the attention on each token; None for decoders.
+        tokens: float (K,) or (H, K), the attention on each of the K tokens of the documents, averaged over the signal
+            tokens, and over the heads unless they are kept apart. None unless it was asked for.
+        null_tokens: the same attention as the null query pays it. None unless scores are calibrated.
+        products: the dot products with token states that were read, for the attention on each token. None for decoders.
     """
 
     lse: torch.Tensor
@@ -61,10 +61,10 @@ def read_states(rows: torch.Tensor, keys: Sequence[Keys], *, scale: float, large
     """Read documents whose token states are at hand, by softmax attention over all tokens of all of them.
 
     Args:
-        rows: float32 (S, D), states of the signal tokens.
-        keys: N documents' token states, each (T_n, D).
-        scale: the factor on their products.
-        largest: also read the largest products.
+        rows: float32 (S, D), the states of the signal tokens.
+        keys: the token states of N documents, each (T_n, D).
+        scale: the factor on the products of states.
+        largest: whether to read the largest products, too.
 
     Returns:
         A `Reading` of one head.
@@ -91,8 +91,8 @@ def document_scores(reading: Reading, spec: ReadoutSpec) -> torch.Tensor:
     """Scores of the documents.
 
     Args:
-        reading: one list; with the tokens of both queries if it is calibrated.
-        spec: how to score; its readout is not ``learnt``, for which see `LearntReadout.scores`.
+        reading: the reading of one list, with the tokens of both queries if it is calibrated.
+        spec: how to score. Its readout is not ``learnt``, for which see `LearntReadout.scores`.
 
     Returns:
         float64 (N,), higher is better. A document without tokens gets less than any that has some.
@@ -135,9 +135,9 @@ def log_shares(
     """Logarithm of the attention of each signal token and head on each document: float64 (S, H, N).
 
     Args:
-        reading: one list.
-        length: see `ReadoutSpec`.
-        normalisation: which keys ``reading.normaliser`` is over.
+        reading: the reading of one list.
+        length: how a block's length counts; see `ReadoutSpec`.
+        normalisation: the keys that ``reading.normaliser`` covers.
     """
     lse, normaliser = log_attention(reading, length), reading.normaliser
     if length == "mean" and normalisation == "documents":
@@ -152,8 +152,8 @@ def log_attention(reading: Reading, length: Literal["sum", "mean"] = "sum") -> t
     a document gets does not depend on the others.
 
     Args:
-        reading: one list.
-        length: see `ReadoutSpec`.
+        reading: the reading of one list.
+        length: how a block's length counts; see `ReadoutSpec`.
 
     Returns:
         float64 (S, H, N), at least `NOTHING`.

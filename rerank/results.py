@@ -1,4 +1,4 @@
-"""What rerankers return."""
+"""The results of rerankers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ class Ranked:
     """One document of a ranking.
 
     Args:
-        document: the document.
-        index: its place in the list that was ranked.
-        score: higher is better. Of rerankers with `Reranker.list_free` it depends on the query and the document only;
-            of others it says nothing beside a score of another list.
-        relevance: P(relevant), from 0 to 1, calibrated; None if the reranker has no calibration.
-        mass: share of the query's attention that the document got, a mean over signal tokens; over a list it sums to 1.
-            None for rerankers that do not score by attention.
-        truncated: tokens at its end that the model did not read; 0 of a reranker that cannot tell (`Reranker.window`).
-        evidence: spans with their mass; None unless you asked for them.
-        token_mass: attention mass by signal token, in the order of `Ranking.query_tokens`.
+        document: the document that was ranked.
+        index: its place in the list that you gave, from 0.
+        score: the score; higher is better. For rerankers with `Reranker.list_free` it depends only on the query and the
+            document; for others, scores of different lists cannot be compared.
+        relevance: the calibrated probability that the document is relevant, from 0 to 1; None if the reranker has no
+            calibration.
+        mass: the share of the query's attention that the document got, averaged over signal tokens; over a list it sums
+            to 1. None for rerankers that do not score by attention.
+        truncated: the number of tokens at its end that the model did not read; 0 for a reranker that cannot tell
+            (`Reranker.window`).
+        evidence: the spans that got attention, with their mass; None unless you asked for evidence.
+        token_mass: the attention mass that each signal token pays, in the order of `Ranking.query_tokens`.
     """
 
     document: Document
@@ -43,7 +45,7 @@ class Ranked:
     token_mass: tuple[float, ...]
 
     def pruned_text(self, share: float = 0.8) -> str:
-        """The sentences of the document's text that hold this share of the attention on it; see `prune`.
+        """Return the sentences of the document's text that hold a share of the attention on it; see `prune`.
 
         Raises:
             InputError: if you ranked without ``evidence``, or the share is not above 0 and at most 1.
@@ -56,18 +58,19 @@ class Ranking(Sequence[Ranked]):
     """A ranked list, best first: a sequence of `Ranked`, cut to ``top_n`` and ``min_score`` if you asked for that.
 
     Args:
-        query: the query.
+        query: the text of the query.
         items: the documents, best first.
-        total: how many documents were ranked, those below ``min_score`` included.
-        query_tokens: the signal tokens.
-        truncated: how many of the ranked documents were not read to their end; 0 if the reranker cannot tell.
-        reranker: name of the reranker, as it was asked for.
-        layout: name of its layout, or its kind if it has none, such as ``cross-encoder``.
-        model: name of the model.
-        revision: revision of the model's weights.
-        dtype: what the token states were computed with; float16 or int8 if they were kept in it; "" if not known.
-        backend: backend of the kernels.
-        seconds: wall time.
+        total: the number of documents that were ranked, those below ``min_score`` included.
+        query_tokens: the signal tokens, as strings.
+        truncated: the number of ranked documents that were not read to their end; 0 if the reranker cannot tell.
+        reranker: the name of the reranker, as you asked for it.
+        layout: the name of its layout, or its kind if it has none, such as ``cross-encoder``.
+        model: the name of the model.
+        revision: the revision of the model's weights.
+        dtype: the number format that the token states were computed in; float16 or int8 if they were kept in it; "" if
+            it is not known.
+        backend: the backend of the kernels.
+        seconds: the wall time in seconds.
         warnings: what you should know before you rely on this ranking.
     """
 
@@ -110,7 +113,7 @@ class _HasScore(Protocol):
 
 
 def relevance_or_score(item: _HasScore) -> float:
-    """The one number that clients and libraries take: the relevance, or the score where there is no relevance.
+    """Return the one number that clients and libraries expect: the relevance, or the score if there is no relevance.
 
     Both rise together, so the order is the same. All items of a list have a relevance, or none has.
 

@@ -25,14 +25,15 @@ __all__ = ["Signals", "fused_scores", "read_signals"]
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What a query and each of N documents have in common, term by term. All are float64 (N,).
+    """What a query and each of N documents have in common, signal by signal. All are float64 (N,).
 
     Args:
-        log_mass: mean over the query's tokens of the log-sum-exp of their scaled cosines with the document's tokens.
-        maxsim: mean over the query's tokens of the largest cosine (ColBERT; Khattab and Zaharia, SIGIR 2020).
-        cosine: mean cosine of the document's tokens with the mean token state of the query.
-        bm25: BM25 score, by the statistics of an index or by those that ship with Sightline.
-        length: natural logarithm of the document's number of tokens.
+        log_mass: the mean over the query's tokens of the log-sum-exp of their scaled cosines with the document's
+            tokens.
+        maxsim: the mean over the query's tokens of the largest cosine (ColBERT; Khattab and Zaharia, SIGIR 2020).
+        cosine: the mean cosine of the document's tokens with the mean token state of the query.
+        bm25: the BM25 score, by the statistics of an index or by those that ship with Sightline.
+        length: the natural logarithm of the document's number of tokens.
     """
 
     log_mass: torch.Tensor
@@ -48,10 +49,10 @@ def read_signals(
     """Read documents whose token states are at hand. MaxSim is zero unless it has a weight.
 
     Args:
-        rows: float32 (S, D), states of the query's tokens.
-        keys: N documents' token states, each (T_n, D), with T_n above 0.
-        bm25: N BM25 scores.
-        weights: of the signals.
+        rows: float32 (S, D), the states of the query's tokens.
+        keys: the token states of N documents, each (T_n, D), with T_n above 0.
+        bm25: the BM25 scores of the N documents.
+        weights: the weights of the signals.
         scale: the factor on products before their log-sum-exp.
 
     Example:
@@ -77,7 +78,7 @@ def read_signals(
 
 
 def fused_scores(signals: Signals, weights: FusionWeights) -> torch.Tensor:
-    """The weighted sum: float64 (N,). Terms without weight are left out."""
+    """Return the weighted sum of the signals: float64 (N,). Signals without weight are left out."""
     terms = [
         getattr(weights, field.name) * getattr(signals, field.name)
         for field in fields(signals)

@@ -1,4 +1,4 @@
-"""First stage: documents from files, the index on disk, and what searches it.
+"""The first stage: documents from files, indexes, and the engines that search them.
 
 >>> from sightline.retrieval import Index, load_documents
 >>> import tempfile

@@ -1,4 +1,4 @@
-"""From text to BM25 terms, the same for documents and queries.
+"""Turn text into BM25 terms, in the same way for documents and queries.
 
 Texts that differ only in how Unicode spells them give the same terms:
 
@@ -72,14 +72,14 @@ _SYMBOLS, _LETTERS = _Symbols(), _Letters()
 
 
 def document_terms(text: str) -> list[str]:
-    """The terms of a document, in order.
+    """Return the terms of a document, in order.
 
     Args:
-        text: any text.
+        text: any text, which may be empty.
 
     Returns:
-        Folded words. A run of letters in pairs is followed by its last letter alone, so that every letter of it begins
-        a term.
+        Folded words. A run of letters that is indexed in pairs is followed by its last letter alone, so that every
+        letter begins a term.
 
     Example:
         >>> document_terms("Le R\u00e9sum\u00e9 de Stra\u00dfe\u2122, 10\u202fk\u2126")
@@ -94,14 +94,14 @@ def document_terms(text: str) -> list[str]:
 
 
 def query_terms(text: str) -> list[tuple[str, bool]]:
-    """The terms of a query, each once, in order.
+    """Return the terms of a query, each once, in order.
 
     Args:
-        text: any text.
+        text: any text, which may be empty.
 
     Returns:
-        Folded words, and whether a document's term need only begin with it: so for a letter that stands alone where
-        letters are indexed in pairs.
+        Folded words, each with whether a document's term need only begin with it. That is so for a letter that stands
+        alone where letters are indexed in pairs.
 
     Example:
         >>> query_terms("STRASSE strasse \u5b66")
@@ -115,10 +115,10 @@ def query_terms(text: str) -> list[tuple[str, bool]]:
 
 
 def beginnings(term: str) -> list[str]:
-    """What a query's letter that stands alone may be, to find a document's term by its beginning.
+    """Return the letters of a term that a query's single letter can find.
 
     Args:
-        term: of `document_terms`.
+        term: a term as `document_terms` returns it.
 
     Example:
         >>> beginnings("\u5b66\u3076"), beginnings("cat")

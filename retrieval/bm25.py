@@ -35,13 +35,13 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class WordStatistics:
-    """What BM25 needs to know of a collection.
+    """What BM25 needs to know about a collection.
 
     Args:
-        documents: how many there are.
-        length: their mean number of terms.
-        frequencies: in how many each stem occurs; those that are missing count as rare.
-        rare: the number for stems that are missing.
+        documents: the number of documents.
+        length: the mean number of terms of a document.
+        frequencies: the number of documents that contain each stem. Missing stems count as rare.
+        rare: the number of documents assumed for a missing stem.
     """
 
     documents: int
@@ -50,35 +50,35 @@ class WordStatistics:
     rare: float
 
     def weight(self, stem: str) -> float:
-        """Inverse document frequency, as FTS5 computes it."""
+        """Return the inverse document frequency of a stem, as FTS5 computes it."""
         count = self.frequencies.get(stem, self.rare)
         return inverse_frequency(self.documents, count)
 
 
 def inverse_frequency(documents: int, count: float) -> float:
-    """The weight of a term, as FTS5 computes it.
+    """Return the weight of a term, as FTS5 computes it.
 
     Args:
-        documents: how many there are.
-        count: how many have the term.
+        documents: the number of documents in the collection.
+        count: the number of documents that contain the term.
     """
     return max(math.log((documents - count + 0.5) / (count + 0.5)), _LEAST)
 
 
 def saturated(count: int, length: int, mean: float) -> float:
-    """What a term adds to a document's score, as a multiple of its weight.
+    """Return what a term adds to a document's score, as a multiple of the term's weight.
 
     Args:
-        count: how often it occurs.
-        length: the document's number of terms.
-        mean: that of all documents.
+        count: how often the term occurs in the document.
+        length: the number of terms in the document.
+        mean: the mean number of terms in the collection's documents.
     """
     return count * (_K1 + 1) / (count + _K1 * (1 - _B + _B * length / mean))
 
 
 @functools.cache
 def background_statistics() -> WordStatistics:
-    """The statistics that ship with Sightline."""
+    """Load the word statistics that ship with Sightline."""
     head, *lines = _FILE.read_text(encoding="utf-8").splitlines()
     documents, length, rare = head.split("\t")
     pairs = (line.split("\t") for line in lines)
@@ -86,15 +86,15 @@ def background_statistics() -> WordStatistics:
 
 
 def background_bm25(query: str, texts: Sequence[str], statistics: WordStatistics | None = None) -> list[float]:
-    """BM25 of texts, each by itself (Robertson et al., 1994).
+    """Score texts with BM25, each by itself (Robertson et al., 1994).
 
     Args:
-        query: a text.
-        texts: N texts.
-        statistics: of the collection that says how rare a word is; None for the background collection.
+        query: the text of the query.
+        texts: the N texts to score.
+        statistics: the statistics that say how rare a word is. If None, those of the background collection.
 
     Returns:
-        N scores, 0 where a text has no word of the query.
+        N scores; 0 for a text that has no word of the query.
 
     Example:
         >>> [round(score, 1) for score in background_bm25("do cats purr", ["The cat purrs.", "Dogs bark."])]
@@ -117,10 +117,10 @@ def background_bm25(query: str, texts: Sequence[str], statistics: WordStatistics
 
 
 def stems_of(words: Sequence[str]) -> list[str]:
-    """The stem of each word, by SQLite's stemmer, which indexes use. Words of one stem count each, as in FTS5.
+    """Return the stem of each word by SQLite's stemmer, which indexes use.
 
     Args:
-        words: terms of `sightline.retrieval.fts5.query_words`.
+        words: terms as `sightline.retrieval.fts5.query_words` returns them.
     """
     with closing(indexed_terms(words)) as connection:
         # The word itself is its first term: of letters in pairs, the last one follows alone.
@@ -142,7 +142,9 @@ def _counts(stems: Sequence[tuple[str, bool]], texts: Sequence[str]) -> list[dic
 
 
 def indexed_terms(texts: Sequence[str]) -> sqlite3.Connection:
-    """A database with a table ``terms(doc, term, offset)``: each term of the texts, as FTS5 keeps it; to be closed.
+    """Make a database with a table ``terms(doc, term, offset)``: each term of the texts, as FTS5 keeps it.
+
+    Close it after use.
 
     Args:
         texts: N texts, numbered from 0.

@@ -23,19 +23,19 @@ _ZSTD_INPUT = 1 << 10
 
 
 def open_binary(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Open a regular file for reading; what the name says is compressed comes out uncompressed.
+    """Open a regular file for reading. A compressed file is decompressed.
 
-    Names that end in ``.gz``, ``.bz2``, ``.xz`` or ``.zst`` are compressed files. Reading a damaged or cut one raises
-    an `OSError`, as reading from a failing disk does; so callers have one kind of error to handle.
+    Files whose names end in ``.gz``, ``.bz2``, ``.xz`` or ``.zst`` are compressed. Reading a damaged or truncated one
+    raises an `OSError`, as reading from a failing disk does, so callers have one kind of error to handle.
 
     Args:
-        path: the file.
+        path: the path of the file.
 
     Returns:
         A buffered stream; close it, or use it in a ``with`` statement.
 
     Raises:
-        DataError: if the path is a folder, a named pipe, a device or a socket, which could be read for ever.
+        DataError: if the path is a folder, a named pipe, a device or a socket, which might never end.
         OSError: if the file cannot be opened.
         MissingExtraError: if the file is ``.zst`` and zstandard is not installed.
 
@@ -73,12 +73,12 @@ def open_binary(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 def position(file: io.BufferedReader) -> int:
-    """How many bytes of the file on disk a stream of `open_binary` has read; compare it with the file's size."""
+    """Return how many bytes of the file on disk a stream of `open_binary` has read; compare it with the file's size."""
     return file.raw.source.tell() if isinstance(file.raw, _Uncompressed) else file.tell()
 
 
 def uncompressed_name(path: str | os.PathLike[str]) -> str:
-    """The file's name without the suffix that says how it is compressed.
+    """Return a file's name without the suffix that says how it is compressed.
 
     Example:
         >>> uncompressed_name("run.TREC.gz")

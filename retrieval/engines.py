@@ -1,4 +1,4 @@
-"""Which engine searches vectors: FAISS where it is installed, and torch for ``Flat`` where it is not."""
+"""Choose the engine that searches vectors: FAISS if it is installed, else torch, which can do ``Flat``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["flat_engine", "open_vector_index"]
 
 
 def open_vector_index(vectors: np.ndarray, factory: str, parameters: str, structure: Path | None = None) -> VectorIndex:
-    """The engine for an index: FAISS where it is installed; torch for ``Flat`` where it is not.
+    """Open the engine of an index: FAISS if it is installed, else torch for ``Flat``.
 
     Args:
-        vectors: float32 (rows, dim), usually memory-mapped.
+        vectors: the embeddings, float32 (rows, dim), usually memory-mapped.
         factory: a FAISS factory string; ``Flat`` is exact search.
-        parameters: FAISS search parameters.
-        structure: what `faiss_index.build_structure` wrote over the first of the rows; None if nothing.
+        parameters: FAISS search parameters; "" for the defaults.
+        structure: the file that `faiss_index.build_structure` wrote over the first rows; None if there is none.
 
     Raises:
         MissingExtraError: if FAISS is needed and is not installed.
@@ -36,7 +36,7 @@ def open_vector_index(vectors: np.ndarray, factory: str, parameters: str, struct
 
 
 def flat_engine() -> tuple[str, str]:
-    """What searches ``Flat`` here, as the manifest records it: its version, and the device it runs on."""
+    """Return the version and the device of the engine that searches ``Flat`` here, as the manifest records them."""
     try:
         return import_faiss().__version__, faiss_device()
     except MissingExtraError:

@@ -1,4 +1,4 @@
-"""FAISS behind the vector seam: any factory string, exact scores, masks, and a tail that is searched exactly.
+"""FAISS as a vector index: any factory string, exact scores, masks, and a tail that is searched exactly.
 
 The raw vectors stay memory-mapped beside the FAISS structure. They serve ``Flat`` (``faiss.knn`` reads them where they
 lie), rescore what a lossy structure proposes, answer selective filters exactly, and cover rows that the structure
@@ -33,10 +33,10 @@ _SEARCH_DEFAULTS = (("IVF", "nprobe=32"), ("HNSW", "efSearch=128"))
 
 
 def import_faiss() -> Any:
-    """The ``faiss`` module, whichever package brings it.
+    """Import the ``faiss`` module, whichever package installed it.
 
     Raises:
-        MissingExtraError: if none is installed.
+        MissingExtraError: if no such package is installed.
     """
     try:
         import faiss
@@ -52,10 +52,10 @@ def faiss_device() -> str:
 
 
 def new_structure(dim: int, factory: str, parameters: str = "") -> Any:
-    """An empty FAISS index for inner products, which shows whether FAISS knows the settings.
+    """Make an empty FAISS index for inner products, which shows whether FAISS knows the settings.
 
     Raises:
-        InputError: if it does not know the factory string or the search parameters.
+        InputError: if FAISS does not know the factory string or the search parameters.
     """
     faiss = import_faiss()
     try:
@@ -85,10 +85,11 @@ def build_structure(vectors: np.ndarray, factory: str, file: Path, grow: Path | 
     """Train a FAISS structure on the vectors, add them all, and write it.
 
     Args:
-        vectors: float32 (rows, dim), usually memory-mapped.
+        vectors: the embeddings, float32 (rows, dim), usually memory-mapped.
         factory: a FAISS factory string, such as ``HNSW32`` or ``IVF64,PQ48x4fs``.
-        file: where to write.
-        grow: an existing structure of the same factory to add the missing rows to, instead of training anew.
+        file: the path to write to.
+        grow: the file of an existing structure with the same factory, to which the missing rows are added instead of
+            training anew.
 
     Raises:
         InputError: if FAISS refuses the string, or there are too few vectors to train it.
@@ -117,13 +118,14 @@ def build_structure(vectors: np.ndarray, factory: str, file: Path, grow: Path | 
 
 
 class FaissIndex(VectorIndex):
-    """Inner-product search over vectors on disk.
+    """Inner-product search with FAISS over vectors on disk.
 
     Args:
-        vectors: float32 (rows, dim).
-        structure: file that `build_structure` wrote over the first rows of ``vectors``; None searches all exactly.
+        vectors: the embeddings, float32 (rows, dim).
+        structure: the file that `build_structure` wrote over the first rows of ``vectors``. If None, all rows are
+            searched exactly.
         factory: the factory string of ``structure``.
-        parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
+        parameters: FAISS search parameters, such as ``"nprobe=64"``; "" for the defaults.
 
     Example:
         >>> index = FaissIndex(np.eye(3, dtype=np.float32))

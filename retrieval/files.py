@@ -51,12 +51,12 @@ def storage_errors(path: Path, kept: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path, *, shared: bool = False, wait: float | None = None) -> Iterator[None]:
-    """Hold an advisory lock on a file; the system releases it when the process ends, however it ends.
+    """Hold an advisory lock on a file. The system releases it when the process ends, however it ends.
 
     Args:
-        path: the lock file.
-        shared: allow others to hold it, too.
-        wait: seconds to wait for it; None for as long as it takes.
+        path: the path of the lock file.
+        shared: whether others may hold the lock at the same time.
+        wait: the number of seconds to wait for the lock. If None, wait as long as it takes.
 
     Raises:
         IndexLockedError: if another process holds it after ``wait`` seconds.
@@ -144,7 +144,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def populate(rows: np.ndarray, ranges: Iterable[tuple[int, int]]) -> None:
-    """Map ranges of memory-mapped rows at once, where the system can; a fault for each page costs several times more.
+    """Map ranges of memory-mapped rows at once, if the system can; a page fault for each page costs several times more.
 
     Only a hint: without it (Linux before 5.14, other systems) the rows are mapped as they are read.
     """
@@ -162,8 +162,8 @@ class AppendFile:
     """Rows of one dtype, appended in segments. The owner, who commits the row count, decides which rows exist.
 
     Args:
-        path: the file; made on the first append.
-        dtype: the dtype of a row; its shape may be part of it.
+        path: the path of the file, which is made on the first append.
+        dtype: the dtype of a row, whose shape may be part of it.
     """
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
@@ -187,7 +187,7 @@ class AppendFile:
         return xxhash.xxh3_128_hexdigest(data)
 
     def map(self, rows: int) -> np.ndarray:
-        """The first ``rows`` rows, memory-mapped; writing to the array would not reach the file.
+        """Memory-map the first ``rows`` rows. Writing to the array does not reach the file.
 
         Raises:
             IndexCorruptError: if the file is shorter than that.

@@ -1,4 +1,4 @@
-"""Metadata filters: what they may say, which documents meet them, and how they are written in one line.
+"""Metadata filters: their conditions, which documents meet them, and how they are written in one line.
 
 The same `Filter` serves Python, the command line, HTTP, MCP and the adapters.
 """
@@ -44,12 +44,12 @@ _MEANT = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition on a field.
+    """A condition on one field.
 
     Args:
-        field: its name.
-        operator: ``= != < <= > >= in`` or ``not in``.
-        value: None, a text, a boolean or a number, or a list of them.
+        field: the name of the field.
+        operator: one of ``= != < <= > >= in`` and ``not in``.
+        value: None, a text, a boolean or a number, or a list of these.
     """
 
     field: str
@@ -58,15 +58,15 @@ class Condition:
 
     @property
     def values(self) -> list[Any]:
-        """The value, or the values, in a list."""
+        """The values of the condition, as a list."""
         return self.value if isinstance(self.value, list) else [self.value]
 
     def compares(self, value: Any) -> bool:
-        """Whether a value is on the right side of the limit of an ordering operator."""
+        """Tell whether a value is on the right side of the limit of an ordering operator."""
         return _kind(value) == _kind(self.value) and _ORDER[self.operator](value, self.value)
 
     def meets(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether a document with this metadata meets the condition."""
+        """Tell whether a document with this metadata meets the condition."""
         plain = metadata.get(self.field)
         # Most fields hold one number or text. This is what follows below for them, at a third of the time.
         if self.value is not None and isinstance(plain, str | int | float):
@@ -90,17 +90,17 @@ class Filter:
     """Conditions on metadata, all of which a document must meet.
 
     Numbers are compared with numbers, texts with texts, and booleans with booleans. A field that holds a list meets a
-    condition if one of its items does, and ``!=`` or ``not in`` if none of them is excluded. ``a.b`` is the field
-    ``a.b``, or else the field ``b`` of the object (or of one of the objects in the list) ``a``. A document without
-    the field meets no other condition than ``None``.
+    condition if one of its items does; it meets ``!=`` or ``not in`` if none of its items is excluded. ``a.b`` is the
+    field ``a.b``, or else the field ``b`` of the object (or of an object in the list) ``a``. A document without the
+    field meets only the condition ``None``.
 
     Args:
-        where: condition by field: ``{"year": 2020}`` (equal), ``{"lang": ["en", "de"]}`` (one of), ``{"year": {">=":
-            2000, "<": 2010}}`` with operators ``= != < <= > >= in`` and ``not in``; ``None`` as a value means that the
-            field is absent or null. Dates and times stand for their ISO form, as a text.
+        where: a condition for each field: ``{"year": 2020}`` (equal), ``{"lang": ["en", "de"]}`` (one of), or
+            ``{"year": {">=": 2000, "<": 2010}}`` with the operators ``= != < <= > >= in`` and ``not in``. The value
+            ``None`` means that the field is absent or null. Dates and times stand for their ISO form, as a text.
 
     Raises:
-        InputError: if a condition is not of these forms, or there are more than 256.
+        InputError: if a condition does not have one of these forms, or there are more than 256.
 
     Example:
         >>> recent = Filter({"lang": ["en", "de"], "meta.year": {">=": 2000}})
@@ -120,7 +120,7 @@ class Filter:
             raise InputError(f"the filter has {len(self.conditions)} conditions; at most {_MOST_CONDITIONS} are usable")
 
     def meets(self, metadata: Mapping[str, Any]) -> bool:
-        """Whether a document with this metadata meets all conditions."""
+        """Tell whether a document with this metadata meets all conditions."""
         return all(condition.meets(metadata) for condition in self.conditions)
 
     @property
@@ -129,14 +129,14 @@ class Filter:
         return any(condition.operator in ("!=", "not in") or condition.value is None for condition in self.conditions)
 
     def check(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Refuse a filter that compares nothing with anything.
+        """Refuse a filter with a condition that compares nothing.
 
         Args:
             records: the metadata of all documents.
 
         Raises:
-            InputError: if no document has a field that the filter names, or a field holds nothing of the type that it
-                is compared with. Where there are no documents nothing is refused.
+            InputError: if no document has a field that the filter names, or a field holds no value of the type that it
+                is compared with. If there are no documents, nothing is refused.
         """
         names: set[str] = set()
         kinds: dict[str, set[str]] = {condition.field: set() for condition in self.conditions}
@@ -157,12 +157,12 @@ class Filter:
     def check_fields(
         self, names: set[str], kinds: Mapping[str, set[str]], examples: Mapping[str, Mapping[str, Any]]
     ) -> None:
-        """As `check`, by what is known of the fields.
+        """Check the filter like `check`, by what is known of the fields.
 
         Args:
             names: the fields that documents have.
-            kinds: of each field that the filter names, what it holds, see `kinds_of`.
-            examples: an object that stands in a field, for fields that hold objects.
+            kinds: the kinds of values under each field that the filter names; see `kinds_of`.
+            examples: for each field that holds objects, one of them.
 
         Raises:
             InputError: see `check`.
@@ -196,7 +196,7 @@ _PLURAL = {"text": "texts", "number": "numbers", "boolean": "booleans"}
 
 
 def kinds_of(values: Iterable[Any]) -> set[str]:
-    """What stands under a field: ``text``, ``number``, ``boolean``, ``null``, ``object`` and ``list``, an empty one."""
+    """Return the kinds of values under a field: text, number, boolean, null, object, and list if it is empty."""
     kinds: set[str] = set()
     for value in values:
         if isinstance(value, Mapping):
@@ -209,7 +209,7 @@ def kinds_of(values: Iterable[Any]) -> set[str]:
 
 
 def fields_of(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """All fields that a condition can name in some metadata, each with the values that stand under it.
+    """List all fields that a condition can name in some metadata, each with the values under it.
 
     Example:
         >>> fields_of({"year": 2000, "by": [{"name": "Ann"}, {"name": "Bo"}]})["by.name"]
@@ -230,7 +230,7 @@ def fields_of(metadata: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def scalars_of(values: Iterable[Any]) -> list[Any]:
-    """The texts, numbers and booleans among values and in lists of them."""
+    """List the texts, numbers and booleans among values and in lists of them."""
     return [value for value in _scalars(values) if value is not None]
 
 
@@ -345,18 +345,18 @@ _JOINED = re.compile(r"[=<>]|&&|\|\||\b(and|or)\b", re.IGNORECASE)
 
 
 def parse_where(texts: Collection[str] | None) -> dict[str, dict[str, Any]] | None:
-    """Read filters as they are written on the command line.
+    """Read filters as you write them on the command line.
 
     Args:
-        texts: each FIELD OPERATOR VALUE, with an operator of Python or SQL: ``= == != <> < <= > >=``, ``in [a, b]``,
-            ``not in (a, b)``, ``is null``, ``is not null`` or ``between A and B``. Numbers, ``true``, ``false`` and
-            ``null`` are what they are called; everything else, and whatever is in quotes, is a text.
+        texts: conditions of the form FIELD OPERATOR VALUE, with an operator of Python or SQL: ``= == != <> < <= > >=``,
+            ``in [a, b]``, ``not in (a, b)``, ``is null``, ``is not null`` or ``between A and B``. Numbers, ``true``,
+            ``false`` and ``null`` mean what they say; everything else, and whatever is in quotes, is a text.
 
     Returns:
         A filter as `Filter` takes it; None if there are no texts.
 
     Raises:
-        InputError: if a text is not of this form, or a field has an operator twice.
+        InputError: if a text does not have this form, or a field has an operator twice.
 
     Example:
         >>> parse_where(["year>=2000", "lang in [en, de]", 'title = "a=b"'])

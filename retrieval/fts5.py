@@ -1,4 +1,4 @@
-"""BM25 inside the document store: SQLite's FTS5, so that words and documents commit in one transaction.
+"""BM25 inside the document store by SQLite's FTS5, so that words and documents commit in one transaction.
 
 FTS5 scores with BM25 (Robertson et al., 1994) at its fixed k1 = 1.2, b = 0.75, over Porter stems of the terms that
 `sightline.retrieval.analysis` makes of documents and queries alike. Query terms are joined by OR; Lucene's 33 English
@@ -35,11 +35,11 @@ class Fts5Index:
     """A contentless FTS5 table in a connection that its owner opens, commits and closes; implements `LexicalIndex`.
 
     Args:
-        connection: where the table is, or is made.
-        lock: held while the connection is used, where several threads share it.
+        connection: the connection to the database that has the table, or in which it is made.
+        lock: a lock that is held while the connection is used, for connections that several threads share.
 
     Raises:
-        IndexStoreError: if the table is there with other terms than this version makes.
+        IndexStoreError: if the table holds other terms than this version makes.
 
     Example:
         >>> index = Fts5Index(sqlite3.connect(":memory:"))
@@ -90,7 +90,7 @@ class Fts5Index:
 
 
 def query_words(query: str) -> list[tuple[str, bool]]:
-    """The terms that a query searches with: `query_terms` without stop words, unless there is nothing else."""
+    """Return the terms that a query searches with: `query_terms` without stop words, unless there is nothing else."""
     words = query_terms(query)
     return ([(word, begins) for word, begins in words if word not in _STOP_WORDS] or words)[:_MAX_TERMS]
 

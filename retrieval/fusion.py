@@ -13,14 +13,14 @@ Id = TypeVar("Id", bound=Hashable)
 
 
 def reciprocal_rank(runs: Sequence[Mapping[Id, float]], k: int = 60) -> dict[Id, float]:
-    """Reciprocal rank fusion (Cormack et al., 2009): the sum over runs of ``1 / (k + rank)``, ranks from 1.
+    """Fuse rankings by reciprocal rank (Cormack et al., 2009): the sum over runs of ``1 / (k + rank)``, ranks from 1.
 
     Args:
-        runs: each a mapping of id to score; higher is better, ties keep the mapping's order.
-        k: damping; 60 in the paper.
+        runs: mappings of id to score. Higher is better; ties keep the order of the mapping.
+        k: the damping constant, 60 in the paper.
 
     Returns:
-        id to fused score, best first.
+        The fused score of each id, best first.
 
     Example:
         >>> list(reciprocal_rank([{"a": 9.0, "b": 8.0}, {"b": 0.7, "c": 0.1}]))
@@ -34,14 +34,14 @@ def reciprocal_rank(runs: Sequence[Mapping[Id, float]], k: int = 60) -> dict[Id,
 
 
 def weighted_sum(runs: Sequence[Mapping[Id, float]], weights: Sequence[float]) -> dict[Id, float]:
-    """Weighted sum of min-max normalised scores; an id that a run lacks gets nothing from it.
+    """Fuse rankings by a weighted sum of min-max normalised scores. A run that lacks an id adds nothing to its score.
 
     Args:
-        runs: each a mapping of id to score; higher is better.
-        weights: one per run.
+        runs: mappings of id to score. Higher is better.
+        weights: the weight of each run.
 
     Returns:
-        id to fused score, best first. A run whose scores are all equal gives each of its ids the full weight.
+        The fused score of each id, best first. A run whose scores are all equal gives each of its ids the full weight.
 
     Raises:
         InputError: if there is not one weight per run.

@@ -1,4 +1,4 @@
-"""The index on disk: a directory that can always be opened, whatever happened to the process that wrote it.
+"""An index on disk: a directory that can always be opened, whatever happened to the process that wrote it.
 
 ``manifest.json`` says what the index is; ``documents.sqlite`` holds documents, passages, BM25 and the list of what was
 appended to ``vectors.f32`` and ``states.*``; ``vectors-N.faiss`` is a structure over the first N vectors; ``tantivy``,
@@ -62,9 +62,10 @@ T = TypeVar("T")
 class Index:
     """A collection that can be searched by meaning and by words, and changed by document id.
 
-    Made by `Index.build` or `Index.create`, opened by `Index.open`; use it as a context manager or call `close`. One
-    process writes at a time. An open index follows it: each call sees what was last committed, and `read` makes several
-    calls see the same. An index can be copied and pickled, by its path, and used in a forked process.
+    Make one with `Index.build` or `Index.create`, and open one with `Index.open`. Use it as a context manager, or call
+    `close`. One process writes at a time. An open index follows the writer: each call sees the last commit, and `read`
+    makes several calls see the same one. An index can be copied and pickled (which keeps its path), and used in a
+    forked process.
 
     Example:
         >>> import tempfile
@@ -76,7 +77,7 @@ class Index:
     """
 
     def __init__(self, files: OpenFiles) -> None:
-        """Use `Index.build`, `Index.create` or `Index.open`."""
+        """Do not call this; use `Index.build`, `Index.create` or `Index.open`."""
         self.path = files.path
         self._files = files
         self._writer = Writer(files)
@@ -91,18 +92,18 @@ class Index:
 
     @classmethod
     def create(cls, path: str | Path, **settings: Any) -> Index:
-        """Make an empty index, or take up an interrupted build with the same settings.
+        """Make an empty index, or continue an interrupted build with the same settings.
 
         Args:
-            path: a directory that is not there yet, is empty, or holds an incomplete index.
+            path: a directory that does not exist yet, is empty, or holds an incomplete index.
             settings: the fields of `sightline.retrieval.planning.IndexSettings`: ``encoder``, ``faiss``, ``lexical``,
                 ``token_states``, ``decoder_states``, ``max_tokens``, ...
 
         Raises:
-            IndexStoreError: if there is a complete index already, or the directory holds something else.
+            IndexStoreError: if the directory holds a complete index or something else.
             InputError: if a setting is out of range.
-            IndexMismatchError: if there is an incomplete index with other settings.
-            MissingExtraError: if the structure needs FAISS and it is not installed.
+            IndexMismatchError: if the directory holds an incomplete index with other settings.
+            MissingExtraError: if the structure needs FAISS, which is not installed.
             ModelError: if the encoder cannot be loaded.
         """
         chosen = IndexSettings(**settings)
@@ -130,21 +131,23 @@ class Index:
         """Open an index for searching and for changing.
 
         Args:
-            path: the directory.
-            encoder: None to load the index's own when it is first needed; or an encoder to use instead, which must
-                give the same embeddings.
-            backend: what reads queries, and documents that are added: ``torch``, ``onnx`` or ``openvino``, whichever
-                built the index; None for torch. Not for an `Encoder` that is given.
-            sparse_encoder: the same for the encoder of learned sparse vectors, such as its new path if it was moved;
-                it must have the same revision.
-            decoder_states: the reranker by which an index that keeps decoder states was built; needed to add documents.
-            verify: check every file against its checksum (about 0.2 s per GB in memory); False trusts them.
+            path: the directory of the index.
+            encoder: an encoder to use in the place of the index's own; it must give the same embeddings. If None, the
+                index's own is loaded when it is first needed.
+            backend: the library that reads queries and added documents, ``torch``, ``onnx`` or ``openvino``, whichever
+                built the index; None for torch. It cannot be given with ``encoder`` as an object.
+            sparse_encoder: an encoder of learned sparse vectors to use in the place of the index's own, or its new path
+                if it was moved. It must have the same revision.
+            decoder_states: the reranker with which an index that keeps decoder states was built. You need it to add
+                documents.
+            verify: whether to check every file against its checksum (about 0.2 s per GB in memory). If False, the files
+                are trusted.
 
         Raises:
-            IndexStoreError: if there is no index.
-            IndexCorruptError: if a file does not have the bytes it was written with.
-            IndexMismatchError: if ``encoder``, ``sparse_encoder`` or ``decoder_states`` is another than the index was
-                built with.
+            IndexStoreError: if there is no index in the directory.
+            IndexCorruptError: if a file does not hold the bytes that were written to it.
+            IndexMismatchError: if ``encoder``, ``sparse_encoder`` or ``decoder_states`` differs from the one that the
+                index was built with.
         """
         path = Path(path)
         check_backend(backend, encoder)
@@ -191,26 +194,28 @@ class Index:
         reading: BatchReading | None = None,
         **settings: Any,
     ) -> Index:
-        """Make an index of ``documents``, or finish making it.
+        """Make an index of documents, or finish making it.
 
-        A build that was interrupted goes on where it stopped. Documents that have changed since are replaced, and those
-        that are not among ``documents`` any more are deleted. On a finished index, the same documents and settings
+        An interrupted build continues where it stopped. Documents that have changed since are replaced, and those that
+        are no longer among ``documents`` are deleted. If the index is finished already, the same documents and settings
         change nothing.
 
         Args:
-            path: see `create`.
-            documents: read as a stream, one batch in memory at a time: `Document`, mappings with the fields of
-                `load_documents`, or texts. Texts, and mappings without an id, get their place as id, from "0".
-            progress: called after each batch with the number of documents taken from the stream so far.
-            overwrite: replace an index that is there already. It is built beside the old one, which can be searched
-                until it is done, and kept if it fails.
-            reading: what reads passages, such as `sightline.scale.RayReading`, which does it in several processes; the
-                index is the same. None to read them in this process.
-            settings: see `create`.
+            path: a directory; see `create`.
+            documents: the documents, read as a stream with one batch in memory at a time: `Document` objects, mappings
+                with the fields of `load_documents`, or texts. Texts, and mappings without an id, get their place as id,
+                from "0".
+            progress: a function that is called after each batch with the number of documents taken from the stream so
+                far.
+            overwrite: whether to replace an index that exists. The new one is built beside the old one, which can be
+                searched until the new one is done, and which is kept if the build fails.
+            reading: an object that reads passages, such as `sightline.scale.RayReading`, which uses several processes.
+                The index is the same. If None, this process reads them.
+            settings: the fields of `sightline.retrieval.planning.IndexSettings`; see `create`.
 
         Raises:
-            DataError: if two documents have one id, or there are no documents; nothing is made then.
-            IndexStoreError: if there is a finished index of other documents or settings already.
+            DataError: if two documents have the same id, or there are no documents. Nothing is made then.
+            IndexStoreError: if there is a finished index of other documents or settings.
             SightlineError: see `create`.
         """
         path, chosen = Path(path), IndexSettings(**settings)
@@ -292,7 +297,7 @@ class Index:
         return index
 
     def close(self) -> None:
-        """Release the files; afterwards every other call is refused."""
+        """Release the files. Afterwards, every other call is refused."""
         self._files.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -306,16 +311,16 @@ class Index:
         self.close()
 
     def __len__(self) -> int:
-        """Live documents."""
+        """Count the documents, without deleted ones."""
         return self.counts()["documents"]
 
     def counts(self) -> dict[str, int]:
-        """``documents`` and ``passages`` that are live, and ``deleted_documents``."""
+        """Count the ``documents`` and ``passages``, without deleted ones, and the ``deleted_documents``."""
         self._files.now()
         return self._files.store.counts()
 
     def size(self) -> dict[str, int]:
-        """Bytes by file."""
+        """Return the size of each file in bytes."""
         files = sorted(file for file in self.path.rglob("*") if file.is_file())
         return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
 
@@ -326,24 +331,24 @@ class Index:
 
     @property
     def manifest(self) -> Manifest:
-        """What the index is, as of the last write."""
+        """The manifest of the index, as of the last write."""
         return self._files.now().manifest
 
     @property
     def encoder(self) -> Encoder:
-        """The bi-encoder, loaded and checked when first used."""
+        """The bi-encoder, which is loaded and checked when you first use it."""
         if self._encoder is None:
             self._encoder = load_built_encoder(self._files.settings.encoder, str(self.path), self._backend)
         return self._encoder
 
     @property
     def reader(self) -> BlockReader:
-        """The block reader whose token states are kept, loaded and checked when first used.
+        """The block reader that made the token states, which is loaded and checked when you first use it.
 
         Raises:
-            InputError: if the index keeps none.
-            IndexMismatchError: if it is another than the index was built with.
-            ModelError: if it cannot be loaded.
+            InputError: if the index keeps no token states.
+            IndexMismatchError: if the reader differs from the one that the index was built with.
+            ModelError: if the reader cannot be loaded.
         """
         if self._reader is None:
             kept, encoder = self._files.settings.token_states, self._files.settings.encoder
@@ -379,13 +384,15 @@ class Index:
             )
 
     def read(self, work: Callable[[], T]) -> T:
-        """Do ``work`` on one state of the index: again if somebody committed meanwhile, at last with writers kept out.
+        """Call ``work`` on one state of the index.
+
+        If somebody commits meanwhile, call it again, in the end with writers kept out.
 
         Args:
-            work: calls methods of this index, and may be called several times.
+            work: a function that calls methods of this index. It may be called several times.
 
         Returns:
-            What ``work`` returned.
+            The value that ``work`` returned.
         """
         return self._files.read(work)
 
@@ -393,7 +400,8 @@ class Index:
         """Check every file against its checksum.
 
         Raises:
-            IndexCorruptError: naming the first file that does not have the bytes it was written with.
+            IndexCorruptError: if a file does not hold the bytes that were written to it. The error names the first such
+                file.
         """
         self._files.now()
         with loading(self.path):
@@ -404,17 +412,17 @@ class Index:
     def add(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
     ) -> int:
-        """Add documents, a batch at a time; returns how many. See `build` for what they may be.
+        """Add documents, a batch at a time, and return how many. See `build` for the forms that they can have.
 
         Raises:
-            DataError: if an id is there already; earlier batches stay added.
+            DataError: if an id is in the index already. Earlier batches stay added.
         """
         return self._change(documents, "refuse", progress)
 
     def update(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
     ) -> int:
-        """Replace the documents of these ids, adding those that are not there; returns how many. See `build`."""
+        """Replace documents by id, add those whose ids are new, and return how many. See `build`."""
         return self._change(documents, "replace", progress)
 
     def _change(self, documents: Any, existing: Literal["refuse", "replace"], progress: Any) -> int:
@@ -430,10 +438,10 @@ class Index:
         return count
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete documents by id, all or none; returns how many.
+        """Delete documents by id, all or none, and return how many.
 
         Args:
-            ids: a list, or any other iterable, of ids.
+            ids: the ids, as a list or any other iterable.
 
         Raises:
             InputError: if an id is not in the index, or ``ids`` is a single string.
@@ -449,16 +457,16 @@ class Index:
     def search_dense(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages nearest in meaning.
+        """Find the passages with the nearest embeddings.
 
         Args:
-            queries: Q texts.
-            k: passages per query.
-            where: metadata filter, see `DocumentStore.live`.
+            queries: the texts of Q queries.
+            k: the number of passages to find for each query.
+            where: a metadata filter; see `DocumentStore.live`.
 
         Returns:
-            (rows, scores): int64 and float32 (Q, K), best first, K being ``k`` or, if that is less, all rows; -1 and
-            -inf where fewer are allowed.
+            (rows, scores): int64 and float32 (Q, K), best first. K is ``k``, or the number of all rows if that is less.
+            Where fewer passages are allowed, the rest is -1 and -inf.
 
         Raises:
             InputError: if the index has no embeddings, a query cannot be used, or ``k`` is below 1.
@@ -472,27 +480,27 @@ class Index:
     def search_multivector(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None, *, nprobe: int = NPROBE
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages nearest by MaxSim of the token states that the index keeps; see `MultiVectorIndex`.
+        """Find the passages with the largest MaxSim of the token states that the index keeps; see `MultiVectorIndex`.
 
-        Where the index has more than a few hundred passages, the first search clusters their tokens: a few seconds for
-        each thousand passages. The centroids are kept beside the states.
+        If the index has more than a few hundred passages, the first search clusters their tokens, which takes a few
+        seconds for each thousand passages. The centroids are kept beside the states.
 
         Args:
-            queries: Q texts.
-            k: passages per query.
-            where: metadata filter, see `DocumentStore.live`.
-            nprobe: centroids that each token of a query looks up; more find more and take longer. With as many as
-                there are, every passage is scored.
+            queries: the texts of Q queries.
+            k: the number of passages to find for each query.
+            where: a metadata filter; see `DocumentStore.live`.
+            nprobe: the number of centroids that each token of a query looks up. More find more and take longer; with
+                all of them, every passage is scored.
 
         Returns:
-            (rows, scores): int64 and float32 (Q, K), best first, K being ``k`` or, if that is less, all rows; -1 and
-            -inf where fewer are found.
+            (rows, scores): int64 and float32 (Q, K), best first. K is ``k``, or the number of all rows if that is less.
+            Where fewer passages are found, the rest is -1 and -inf.
 
         Raises:
             InputError: if the index keeps no token states, a query cannot be used, or ``k`` or ``nprobe`` is below 1.
-            IndexMismatchError: if the reader of the states is another than the index was built with.
-            ModelError: if it cannot be loaded.
-            MissingExtraError: if FAISS is needed and it is not installed.
+            IndexMismatchError: if the reader of the states differs from the one that the index was built with.
+            ModelError: if the reader cannot be loaded.
+            MissingExtraError: if FAISS is needed and not installed.
         """
         if isinstance(queries, str):
             raise InputError("search_multivector takes a list of queries; for one, a list of one")
@@ -511,20 +519,20 @@ class Index:
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages that share words, by BM25 or learned sparse vectors, whichever the index keeps.
+        """Find passages that share words with a query, by BM25 or learned sparse vectors, whichever the index keeps.
 
         Args:
-            query: a text.
-            k: how many passages at most.
-            where: metadata filter, see `DocumentStore.live`.
+            query: the text of the query.
+            k: the largest number of passages to find.
+            where: a metadata filter; see `DocumentStore.live`.
 
         Returns:
             (rows, scores): int64 and float64, best first.
 
         Raises:
             InputError: if the index was built without a lexical engine, or ``k`` is below 1.
-            IndexMismatchError: if the sparse encoder is another than the index was built with.
-            ModelError: if it cannot be loaded.
+            IndexMismatchError: if the sparse encoder differs from the one that the index was built with.
+            ModelError: if the sparse encoder cannot be loaded.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
@@ -543,11 +551,11 @@ class Index:
         return rows[rows < known][:k], scores[rows < known][:k]
 
     def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
-        """BM25 scores of given passages, by the statistics of this index: float64 (N,), 0 for one without a query word.
+        """Score given passages with BM25 by the statistics of this index: float64 (N,), 0 without a query word.
 
         Args:
-            query: a text.
-            rows: N rows.
+            query: the text of the query.
+            rows: the rows of N passages.
 
         Raises:
             InputError: if the index was built without a BM25 engine.
@@ -560,14 +568,14 @@ class Index:
         return np.array([by_row.get(row, 0.0) for row in asked.tolist()])
 
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
-        """The passages of these rows, in order; rows deleted meanwhile, and -1, are left out."""
+        """Return the passages of these rows, in order. Rows that were deleted meanwhile, and -1, are left out."""
         self._files.now()
         asked = [int(row) for row in rows if row >= 0]
         stored = self._files.store.passages(asked)
         return [stored[row] for row in asked if row in stored]
 
     def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
-        """All passages of the documents with these ids; ids that the index does not have are passed over.
+        """Return all passages of the documents with these ids. Ids that the index does not have are ignored.
 
         Raises:
             InputError: if an id is not a string.
@@ -576,12 +584,12 @@ class Index:
         return self._files.store.passages_of([id for id in map(checked_id, ids) if encodable(id)])
 
     def document_ids(self, rows: Sequence[int] | np.ndarray) -> dict[int, str]:
-        """Document id by row; rows deleted meanwhile, and -1, are left out."""
+        """Return the document id of each row. Rows that were deleted meanwhile, and -1, are left out."""
         self._files.now()
         return self._files.store.document_ids([int(row) for row in rows if row >= 0])
 
     def document(self, id: str) -> Document | None:
-        """A document by its id, or None.
+        """Return the document with this id, or None.
 
         Raises:
             InputError: if the id is not a string.
@@ -590,12 +598,12 @@ class Index:
         return self._files.store.document(checked_id(id))
 
     def documents(self) -> Iterator[Document]:
-        """All documents, in the order they were added."""
+        """Iterate over all documents, in the order in which they were added."""
         self._files.now()
         return self._files.store.documents()
 
     def vectors(self) -> np.ndarray:
-        """The embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped.
+        """Return the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped.
 
         Raises:
             InputError: if the index keeps no embeddings.
@@ -611,12 +619,12 @@ class Index:
         return self._files.now().whole
 
     def document_numbers(self, rows: np.ndarray) -> np.ndarray:
-        """Number of the document that each row is of; 0 for rows that were deleted, and for -1.
+        """Return the number of the document that each row belongs to; 0 for rows that were deleted, and for -1.
 
-        Documents are numbered within the index; `passages` gives those of some rows with their ids and texts.
+        Documents are numbered within the index. `passages` gives the documents of some rows with their ids and texts.
 
         Args:
-            rows: int64 (N,), as `search_dense` and `search_lexical` give them.
+            rows: int64 (N,), rows as `search_dense` and `search_lexical` return them.
 
         Returns:
             int64 (N,).
@@ -624,25 +632,28 @@ class Index:
         return np.where(rows >= 0, self._files.now().documents[rows], 0)
 
     def token_keys(self, passages: Sequence[StoredPassage]) -> list[Keys] | None:
-        """The kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
+        """Return the kept token states of passages as attention keys, memory-mapped; None if the index keeps none."""
         now = self._files.now()
         return None if now.states is None else self._files.token_keys(now, [stored.tokens for stored in passages])
 
     def token_spans(self, passages: Sequence[StoredPassage]) -> list[np.ndarray | None] | None:
-        """The characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
+        """Return the characters of passages that their kept token states cover, memory-mapped: uint16 (T, 2) each.
 
-        They count from the start of `Passage.contents`. None in the place of a passage with a token beyond its 65,534th
-        character, and None if the index keeps none, as one that an earlier version built.
+        They count from the start of `Passage.contents`. A passage with a token beyond its 65,534th character has None.
+        The result is None if the index keeps no such characters, as indexes of earlier versions.
         """
         spans = self._files.now().spans
         return None if spans is None else decode_spans(spans, [stored.tokens for stored in passages])
 
     def states_table(self) -> np.ndarray | None:
-        """What the form of the token states learnt, see `StatesForm.learn`; None if it learns nothing."""
+        """Return the table that the form of the token states has learned; see `StatesForm.learn`.
+
+        None if it has none.
+        """
         return self._files.now().table
 
     def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
-        """The kept token states of passages, with the characters that they cover; None if the index keeps none."""
+        """Return the kept token states of passages and the characters they cover; None if the index keeps none."""
         keys = self.token_keys(passages)
         if keys is None:
             return None
@@ -653,10 +664,10 @@ class Index:
         ]
 
     def stored_batches(self, size: int) -> Iterator[StoredBatch]:
-        """All documents with all that is kept of them beside words, in batches, to write them to another store.
+        """Iterate in batches over all documents and what is kept of them, except words, to copy them to a store.
 
         Args:
-            size: passages of a batch, about.
+            size: the approximate number of passages in a batch.
         """
         waiting = iter(self.documents())
         while documents := list(itertools.islice(waiting, size)):
@@ -679,7 +690,7 @@ class Index:
             )
 
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
-        """The kept decoder states of passages, memory-mapped; None if the index keeps none."""
+        """Return the kept decoder states of passages, memory-mapped; None if the index keeps none."""
         now = self._files.now()
         states, form = now.decoder, now.manifest.decoder_states
         if states is None or form is None:

@@ -1,4 +1,4 @@
-"""``manifest.json``: what an index is, in one small file that is only ever replaced whole."""
+"""``manifest.json``: a small file that says what an index is, and that is only ever replaced as a whole."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class EncoderRecord:
     """The bi-encoder of an index.
 
     Args:
-        name: what `load_encoder` takes.
-        revision: the revision of its weights.
+        name: the name of the encoder, as `load_encoder` takes it.
+        revision: the revision of the encoder's weights.
         dim: the length of an embedding; 0 if there are none.
-        max_length: tokens it reads of a text.
-        options: what `load_encoder` is called with.
-        probe: embedding of a fixed sentence, by which another encoder is recognised.
-        backend: what computed the embeddings when the index was built; None for torch.
+        max_length: the number of tokens that the encoder reads of a text.
+        options: the options that `load_encoder` is called with.
+        probe: the embedding of a fixed sentence, by which another encoder is recognised.
+        backend: the library that computed the embeddings when the index was built; None for torch.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -69,18 +69,18 @@ class PassageRecord:
 
 @dataclass(frozen=True)
 class FaissRecord:
-    """The vector index.
+    """The vector index of an index.
 
     Args:
-        factory: a FAISS factory string.
-        parameters: FAISS search parameters; "" for the defaults.
-        version: the version of the library that built it, once it is built.
-        device: ``cpu`` or ``cuda``, where it was built.
-        file: the structure's file, in the folder of the index; None, like the following, for ``Flat``, and until it is
-            built.
-        rows: vectors in the structure.
+        factory: the FAISS factory string.
+        parameters: the FAISS search parameters; "" for the defaults.
+        version: the version of the library that built the structure, once it is built.
+        device: the device on which it was built, ``cpu`` or ``cuda``.
+        file: the structure's file, in the folder of the index. None for ``Flat`` and until the structure is built, like
+            the following fields.
+        rows: the number of vectors in the structure.
         digest: the digest of the file.
-        trained: vectors on which the structure was trained.
+        trained: the number of vectors on which the structure was trained.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -100,14 +100,14 @@ class FaissRecord:
 
 @dataclass(frozen=True)
 class LexicalRecord:
-    """What is kept of words.
+    """What an index keeps of words.
 
     Args:
         engine: ``fts5``, ``tantivy``, ``pyserini``, ``sparse`` or ``none``.
-        model: of ``sparse``, the learned sparse encoder; else None, like the following.
-        revision: the revision of its weights.
-        dim: the number of its terms.
-        max_length: tokens it reads of a text.
+        model: the learned sparse encoder of ``sparse``. None for other engines, like the following fields.
+        revision: the revision of the encoder's weights.
+        dim: the number of the encoder's terms.
+        max_length: the number of tokens that the encoder reads of a text.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -123,23 +123,23 @@ class LexicalRecord:
 
     @property
     def name(self) -> LexicalName:
-        """As a user asks for it."""
+        """The name of the lexical engine, as you ask for it."""
         return LexicalName(self.engine, self.model or "")
 
 
 @dataclass(frozen=True)
 class TokenStatesRecord:
-    """The token states that are kept.
+    """The token states that an index keeps.
 
     Args:
-        kind: ``fp16``, ``int8`` or ``none``.
-        model: name of the block reader; None if ``kind`` is ``none``, like the following.
-        revision: the revision of its weights.
+        kind: the form of the states: ``fp16``, ``int8``, ``int4``, ``pqM`` or ``none``.
+        model: the name of the block reader. None if ``kind`` is ``none``, like the following fields.
+        revision: the revision of the reader's weights.
         dim: the length of a state.
-        max_length: tokens it reads of a text.
-        spans: whether the characters that each token covers are kept beside the states, so that evidence tokenises
-            nothing; None if not, as in indexes of earlier versions.
-        backend: what computed the states when the index was built; None for torch.
+        max_length: the number of tokens that the reader reads of a text.
+        spans: whether the characters that each token covers are kept beside the states, so that evidence needs no
+            tokeniser; None if not, as in indexes of earlier versions.
+        backend: the library that computed the states when the index was built; None for torch.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -170,16 +170,16 @@ class Manifest:
     """The contents of ``manifest.json``.
 
     Args:
-        encoder: the bi-encoder.
-        passages: how documents are split.
+        encoder: the bi-encoder of the index.
+        passages: how documents are split into passages.
         faiss: the vector index.
-        lexical: what is kept of words.
-        token_states: the token states that are kept.
-        decoder_states: the decoder states that are kept; None if there are none.
-        complete: whether the build went through; an incomplete index can be searched, and resumed.
-        counts: how many documents and passages there were after the last completed write.
-        store: the database as of the last completed write.
-        sightline: the version that wrote this.
+        lexical: what the index keeps of words.
+        token_states: the token states that the index keeps.
+        decoder_states: the decoder states that the index keeps; None if there are none.
+        complete: whether the build went through. An incomplete index can be searched and resumed.
+        counts: the number of documents and passages after the last completed write.
+        store: the state of the database after the last completed write.
+        sightline: the version of Sightline that wrote the manifest.
         format: the version of the directory's format.
     """
 
@@ -197,20 +197,20 @@ class Manifest:
     format: int = FORMAT
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON, without what is not there yet."""
+        """Return the manifest as JSON-like values, without fields that are None."""
         return dataclasses.asdict(self, dict_factory=lambda items: {k: v for k, v in items if v is not None})
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any], index: str, file: str) -> Manifest:
-        """Check and take what `as_dict` gave.
+        """Check what `as_dict` returned, and make a manifest of it.
 
         Args:
-            body: the JSON.
-            index: names the index in messages.
-            file: names what the JSON was in.
+            body: the JSON-like values.
+            index: the name of the index, for messages.
+            file: the name of the file that the values came from, for messages.
 
         Raises:
-            IndexStoreError: if it is of a newer format.
+            IndexStoreError: if the format is newer than this version.
             IndexCorruptError: if a field is missing, unknown or of another type.
         """
         if body.get("format") != FORMAT:
@@ -223,7 +223,10 @@ class Manifest:
             raise IndexCorruptError(f"{file}: {error.reason}; {RESTORE}") from error
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """What was asked for, without what came of it: two builds with equal settings can continue one another."""
+        """Return the settings of the build, without its results.
+
+        Two builds with equal settings can continue one another.
+        """
         body = self.as_dict()
         del body["encoder"]["probe"]
         body["token_states"].pop("spans", None)  # an earlier version's build goes on without
@@ -232,7 +235,7 @@ class Manifest:
         return {part: body[part] for part in parts if part in body} | {"faiss": faiss}
 
     def difference(self, other: Manifest) -> str:
-        """The settings in which another manifest differs, in words."""
+        """Return the settings in which another manifest differs, in words."""
         mine, theirs = self.settings(), other.settings()
         return "; ".join(
             f"{part}: {mine.get(part, 'none')} there, {theirs.get(part, 'none')} asked for"
@@ -241,7 +244,7 @@ class Manifest:
         )
 
     def save(self, folder: Path) -> None:
-        """Write beside and rename into place."""
+        """Write the manifest under a temporary name and move it into place."""
         replace_file(folder / _NAME, _serialised(self.as_dict()))
 
     @classmethod
@@ -249,8 +252,8 @@ class Manifest:
         """Load and check the manifest of an index.
 
         Raises:
-            IndexStoreError: if the folder is no index, or one of a newer format.
-            IndexCorruptError: if the file does not have the contents it was written with.
+            IndexStoreError: if the folder is not an index, or one of a newer format.
+            IndexCorruptError: if the file does not hold the contents that were written to it.
         """
         path = folder / _NAME
         try:

@@ -55,15 +55,16 @@ class Centroids:
     """Centroids of token states, and which passages have a token near each.
 
     Args:
-        projection: float32 (D, P), principal directions of the states, in which they are clustered.
-        centres: float32 (C, P), what k-means found there: a token belongs to the nearest.
-        centroids: float16 (C, D), the mean of the states that belong to each, in all of their dimensions, so that a
-            token of the query loses nothing to the projection.
-        offsets: int64 (C + 1,), where the passages of each centroid begin.
-        passages: int32 (N,), their rows, ascending for each centroid.
-        rows: how many rows of the index were looked at, from the first on, those of deleted passages included.
-        tokens: how many token states the index had when the centroids were learnt.
-        source: names the states that were looked at; see `sightline.retrieval.open_files`.
+        projection: float32 (D, P), the principal directions of the states, in which they are clustered.
+        centres: float32 (C, P), the cluster centres that k-means found there. A token belongs to the nearest one.
+        centroids: float16 (C, D), the mean of the states that belong to each centre, in all dimensions, so that a token
+            of the query loses nothing to the projection.
+        offsets: int64 (C + 1,), the place where the passages of each centroid begin.
+        passages: int32 (N,), the rows of these passages, ascending for each centroid.
+        rows: the number of rows of the index that were looked at, from the first on, those of deleted passages
+            included.
+        tokens: the number of token states that the index had when the centroids were learned.
+        source: the name of the states that were looked at; see `sightline.retrieval.open_files`.
     """
 
     projection: np.ndarray
@@ -76,12 +77,12 @@ class Centroids:
     source: str
 
     def propose(self, query: np.ndarray, nprobe: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Passages that have a token near one of the query's, with approximate scores.
+        """Find passages that have a token near one of the query's, with approximate scores.
 
         Args:
-            query: float32 (S, D), the query's tokens.
-            nprobe: centroids to look up for each token, from 1 to C.
-            allowed: bool (rows,), which passages may be proposed; rows beyond are not.
+            query: float32 (S, D), the states of the query's tokens.
+            nprobe: the number of centroids to look up for each token, from 1 to C.
+            allowed: bool (rows,), which passages may be proposed. Rows beyond its end may not.
 
         Returns:
             (rows, scores): int64 ascending and float32, of one length.
@@ -156,27 +157,27 @@ def _digest(facts: Mapping[str, object], arrays: dict[str, np.ndarray]) -> str:
 
 
 def lag(centroids: Centroids | None, live: np.ndarray) -> bool:
-    """Whether an index has too many passages beyond those that centroids cover.
+    """Tell whether an index has too many passages that its centroids do not cover.
 
     Args:
-        centroids: None if there are none.
+        centroids: the centroids; None if there are none.
         live: bool (rows,), which passages of the index are not deleted.
     """
     return int(np.count_nonzero(live[0 if centroids is None else centroids.rows :])) > _TAIL
 
 
 def grown(old: Centroids | None, live: np.ndarray, tokens: int, source: str, read: Read) -> Centroids:
-    """Centroids over all passages: the old ones with the passages that came since, or new ones.
+    """Make centroids over all passages: the old ones with the passages that came since, or new ones.
 
     Old ones serve until there are four times as many tokens as when they were learnt. New ones are learnt from a
     sample, which is always the same.
 
     Args:
-        old: centroids over the first rows; None if there are none.
+        old: the centroids over the first rows; None if there are none.
         live: bool (rows,), which passages are not deleted; at least one.
-        tokens: how many token states the index has, those of deleted passages included; at least one.
-        source: see `Centroids`.
-        read: gives the states of passages.
+        tokens: the number of token states of the index, those of deleted passages included; at least one.
+        source: the name of the states; see `Centroids`.
+        read: a function that returns the states of passages.
 
     Raises:
         MissingExtraError: if FAISS is not installed.
@@ -267,8 +268,9 @@ class MultiVectorIndex:
     """Search by MaxSim over kept token states.
 
     Args:
-        centroids: centroids over the first passages; those after them are scored exactly for each query. None: all are.
-        read: gives the token states of passages by their rows.
+        centroids: the centroids over the first passages. Passages after them are scored exactly for each query; if
+            None, all passages are.
+        read: a function that returns the token states of passages by their rows.
 
     Example:
         >>> import torch
@@ -286,14 +288,14 @@ class MultiVectorIndex:
     def search(
         self, query: np.ndarray, k: int, allowed: np.ndarray, nprobe: int = NPROBE
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best passages for a query.
+        """Find the best passages for a query.
 
         Args:
-            query: float32 (S, D), the states of its tokens.
-            k: how many passages at most, >= 1.
+            query: float32 (S, D), the states of the query's tokens.
+            k: the largest number of passages to find, at least 1.
             allowed: bool (rows,), which passages may be returned.
-            nprobe: centroids that each token looks up, >= 1; with as many as there are, every passage is scored
-                exactly.
+            nprobe: the number of centroids that each token looks up, at least 1. With all of them, every passage is
+                scored exactly.
 
         Returns:
             (rows, scores): int64 and float32 of one length <= k, best first, ties by row. Scores are exact: the mean

@@ -59,12 +59,12 @@ class Snapshot:
         table: what their form learnt, see `StatesForm.learn`; None if it learns nothing, or there are no states yet.
         spans: the characters that each of these tokens covers, as they are kept; None likewise.
         decoder: the decoder states of all rows, uint8 (tokens, bytes per token): see `StoredBlock`; None likewise.
-        documents: int64 (rows,), number of the document that each row is of, 0 for rows that were deleted.
+        documents: int64 (rows,), the number of the document that each row belongs to; 0 for rows that were deleted.
         live: bool (rows,), which rows belong to documents that are not deleted.
         whole: whether each of these documents is one passage.
-        structure: the FAISS structure's file, open.
-        engine: what searches the vectors, once it is needed.
-        masks: rows by filter.
+        structure: the open file of the FAISS structure.
+        engine: the engine that searches the vectors, once it is needed.
+        masks: the rows that each filter allows.
     """
 
     version: tuple[int, int, int]
@@ -104,9 +104,9 @@ class OpenFiles:
     """The files of one index, open.
 
     Args:
-        path: the directory.
-        manifest: as loaded while writers were kept out.
-        sparse_encoder: reads texts and queries for learned sparse vectors; None to load it when it is first needed.
+        path: the directory of the index.
+        manifest: the manifest, loaded while writers were kept out.
+        sparse_encoder: the encoder of learned sparse vectors. If None, it is loaded when it is first needed.
 
     Raises:
         IndexStoreError: if the database cannot be opened.

@@ -20,20 +20,20 @@ __all__ = ["Splitter", "passage_batches"]
 class Splitter:
     """Cuts documents into passages of whole sentences, packed greedily up to a number of model tokens.
 
-    The title is repeated in front of every passage, so its tokens come out of the budget; a title longer than half
-    of ``max_tokens`` counts as half, so that text always has room (the encoder then cuts what is too long). The next
+    The title is repeated in front of every passage, so its tokens come out of the budget. A title longer than half of
+    ``max_tokens`` counts as half, so that text always has room (the encoder then cuts what is too long). The next
     passage begins with whole trailing sentences of the former, as far as ``overlap`` and the budget allow. A sentence
-    longer than the budget is cut between tokens, between words where it has any. Only a single character that alone
-    has more tokens than the budget gives a passage over the budget.
+    longer than the budget is cut between tokens, and between words if it has any. A passage exceeds the budget only if
+    a single character has more tokens than the budget.
 
-    Tokens are counted on the whole text: a tokenizer that reads the cut text otherwise (after a cut inside a word)
+    Tokens are counted on the whole text. A tokenizer that reads the cut text in another way (after a cut inside a word)
     may count a few more.
 
     Args:
-        offsets: gives the character span of every model token of a text, in order, without special tokens and
-            without truncation. Characters may have several tokens or none.
-        max_tokens: tokens of title and text together, >= 1.
-        overlap: tokens that two neighbouring passages may share, >= 0 and < ``max_tokens``.
+        offsets: a function that returns the character span of every model token of a text, in order, without special
+            tokens and without truncation. Characters may have several tokens or none.
+        max_tokens: the largest number of tokens of title and text together, at least 1.
+        overlap: the number of tokens that two neighbouring passages may share, at least 0 and less than ``max_tokens``.
 
     Raises:
         InputError: if ``max_tokens`` or ``overlap`` is out of range.
@@ -56,10 +56,10 @@ class Splitter:
             raise InputError(f"overlap must be from 0 to max_tokens - 1 ({self.max_tokens - 1}), not {self.overlap}")
 
     def split(self, document: Document) -> list[Passage]:
-        """Cut one document.
+        """Cut one document into passages.
 
         Args:
-            document: any document; its text is tokenised once, its title once.
+            document: any document. Its text and its title are tokenised once each.
 
         Returns:
             At least one passage, in the order of the text, but none for a document that has neither text nor title. A
@@ -115,12 +115,12 @@ class Splitter:
 def passage_batches(
     documents: Iterable[Document], splitter: Splitter | None, size: int
 ) -> Iterator[list[tuple[Document, list[Passage]]]]:
-    """Documents with their passages, in batches, checked for what would only fail when a batch is written.
+    """Cut documents into batches of passages, and check for what would otherwise fail only when a batch is written.
 
     Args:
-        documents: read as a stream.
-        splitter: cuts them; None keeps each whole.
-        size: a batch ends when it has this many passages.
+        documents: the documents, read as a stream.
+        splitter: the splitter that cuts them. If None, each document is kept whole.
+        size: the number of passages at which a batch ends.
 
     Raises:
         DataError: if two documents of a batch have one id, or metadata cannot be kept as JSON.

@@ -43,35 +43,41 @@ PROBE = "Sightline checks with this sentence that an index meets the encoder it 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
-    """What an index is built with.
+    """The settings that an index is built with.
 
     Args:
-        encoder: a name for `load_encoder`, or an `Encoder`. ``none`` keeps neither embeddings nor token states, so
-            that the index is searched by words alone. The path of a model is kept as an absolute path.
-        encoder_options: passed to `load_encoder`, kept in the manifest.
-        dtype: number format in which this build reads documents, such as ``bfloat16``: about twice as fast where the
-            processor multiplies it, and nearly the same. It is no part of the index: queries, and documents that are
-            added later, are read as the encoder reads by itself. None for that. Not for an `Encoder` that is given.
-        backend: what reads the documents in this build: ``torch``, ``onnx`` or ``openvino``; None for torch. The
-            manifest says so. States of another backend differ by less than .0001, so queries, and documents that are
-            added later, may be read by any: see `Index.open`. Not for an `Encoder` that is given.
-        faiss: a FAISS factory string. ``Flat`` is exact search; torch does it where FAISS is not installed.
-        faiss_parameters: FAISS search parameters such as ``"nprobe=64"``; "" for the defaults.
+        encoder: the name of an encoder for `load_encoder`, or an `Encoder`. ``none`` keeps neither embeddings nor token
+            states, so that the index is searched by words alone. The path of a model is stored as an absolute path.
+        encoder_options: options for `load_encoder`, stored in the manifest.
+        dtype: the number format in which this build reads documents, such as ``bfloat16``, which is about twice as fast
+            on processors that multiply it, and nearly the same. It is not stored in the index: queries, and documents
+            that you add later, are read in the encoder's own format. If None, so are the documents of this build. It
+            cannot be given with an `Encoder` object.
+        backend: the library that reads the documents in this build: ``torch``, ``onnx`` or ``openvino``; None for
+            torch. The manifest records it. States of another backend differ by less than .0001, so queries, and
+            documents that you add later, may be read by any of them: see `Index.open`. It cannot be given with an
+            `Encoder` object.
+        faiss: a FAISS factory string. ``Flat`` is exact search, which torch does if FAISS is not installed.
+        faiss_parameters: FAISS search parameters, such as ``"nprobe=64"``; "" for the defaults.
         lexical: the BM25 engine: ``fts5``, which commits with the documents; ``tantivy`` (extra ``tantivy``), whose
-            time hardly grows with the collection; ``pyserini`` (extra ``pyserini``), Anserini's Lucene. Or
+            time hardly grows with the collection; or ``pyserini`` (extra ``pyserini``), Anserini's Lucene. Or
             ``sparse:MODEL``, learned sparse vectors in the place of BM25, by a model that sentence-transformers'
-            ``SparseEncoder`` loads, whose path is kept as an absolute path. Or ``none``.
-        token_states: keep the block reader's token states, so that reranking reads no text: ``int8`` (392 bytes a
-            token of 384 dimensions, with its place in the text), ``fp16`` (772), ``int4`` (200), ``pqM`` such as
-            ``pq48``, product quantisation in M bytes (52), which is learnt from the first passages; or ``none``.
-        reader: a name for `load_reader`, such as ``late-interaction:MODEL``: whose token states are kept. None for the
-            encoder's, if it has any, else those of the embedded default.
-        decoder_states: a reranker by a decoder, whose layout reads documents independently of the query: keep its keys
-            and values of every passage, so that it reads no text. It is needed again to add documents. None keeps none.
-        decoder_form: ``int8``, a byte for each number and a scale per token and head, or ``fp16``.
-        max_tokens: of a passage, title included; None for what all models read whole (at most 254), 0 to keep
-            every document whole, cut off where a model stops reading.
-        overlap: tokens that neighbouring passages share.
+            ``SparseEncoder`` loads; its path is stored as an absolute path. Or ``none``.
+        token_states: the form in which the index keeps the block reader's token states, so that reranking reads no
+            text: ``int8`` (392 bytes for a token of 384 dimensions, with its place in the text), ``fp16`` (772),
+            ``int4`` (200), or ``pqM`` such as ``pq48``, product quantisation in M bytes (52), which is learned from the
+            first passages. ``none`` keeps none.
+        reader: the name of the block reader, for `load_reader`, whose token states are kept, such as
+            ``late-interaction:MODEL``. If None, the encoder's are kept, or the embedded default's if the encoder has
+            none.
+        decoder_states: a reranker by a decoder whose layout reads documents independently of the query. The index keeps
+            its keys and values of every passage, so that it reads no text. You need it again to add documents. If None,
+            the index keeps none.
+        decoder_form: the form of the decoder states: ``int8``, one byte per number and a scale per token and head, or
+            ``fp16``.
+        max_tokens: the largest number of tokens of a passage, title included. If None, what all models read whole (at
+            most 254). If 0, every document is kept whole, and cut off where a model stops reading.
+        overlap: the number of tokens that neighbouring passages share.
 
     Example:
         >>> IndexSettings(faiss="HNSW32", overlap=20).lexical
@@ -94,16 +100,16 @@ class IndexSettings:
 
 
 def plan(settings: IndexSettings, model: Encoder) -> Manifest:
-    """The manifest of an empty index.
+    """Make the manifest of an empty index.
 
     Args:
-        settings: what was asked for.
-        model: the encoder that they name.
+        settings: the settings of the index.
+        model: the encoder that the settings name.
 
     Raises:
         InputError: if a setting is out of range, two of them do not go together, or the decoder's layout reads
             documents together with the query or with one another.
-        MissingExtraError: if the structure needs FAISS and it is not installed.
+        MissingExtraError: if the structure needs FAISS, which is not installed.
         ModelError: if the model whose token states or sparse vectors are kept cannot be loaded.
     """
     named = LexicalName.parse(settings.lexical)
@@ -139,7 +145,7 @@ def plan(settings: IndexSettings, model: Encoder) -> Manifest:
 
 
 def load_planned_encoder(settings: IndexSettings) -> Encoder:
-    """Load the encoder that settings name, or take the one that they have; the path of a model becomes an absolute one.
+    """Load the encoder that settings name, or take the one that they hold. The path of a model becomes an absolute one.
 
     Args:
         settings: the settings of an index that is to be built.
@@ -184,12 +190,12 @@ def load_built_encoder(built: EncoderRecord, index: str, backend: str | None = N
     """Load and check the encoder that an index was built with.
 
     Args:
-        built: what its manifest says of it.
-        index: names the index in messages.
-        backend: what it reads by; None for torch.
+        built: what the manifest says about the encoder.
+        index: the name of the index, for messages.
+        backend: the library that computes; None for torch.
 
     Raises:
-        ModelError: if it cannot be loaded.
+        ModelError: if the encoder cannot be loaded.
         IndexMismatchError: see `check_encoder`.
     """
     try:
@@ -207,12 +213,12 @@ def check_encoder(built: EncoderRecord, model: Encoder, index: str) -> None:
     """Refuse an encoder that gives other embeddings than those of an index.
 
     Args:
-        built: what the manifest says of the encoder that it was built with.
-        model: the encoder.
-        index: names the index in messages.
+        built: what the manifest says about the encoder that the index was built with.
+        model: the encoder to check.
+        index: the name of the index, for messages.
 
     Raises:
-        IndexMismatchError: if the embeddings are others.
+        IndexMismatchError: if the embeddings differ.
     """
     same = model.dim == built.dim
     if same and model.dim and not (model.revision and model.revision == built.revision):
@@ -226,11 +232,11 @@ def check_encoder(built: EncoderRecord, model: Encoder, index: str) -> None:
 
 
 def default_max_tokens(read: int, lexical: LexicalRecord) -> int:
-    """Tokens of a passage if nobody says how many.
+    """Return the number of tokens of a passage if the settings do not give it.
 
     Args:
-        read: tokens that the encoder reads.
-        lexical: what is kept of words; a sparse encoder that reads less shortens passages.
+        read: the number of tokens that the encoder reads.
+        lexical: what the index keeps of words. A sparse encoder that reads less makes passages shorter.
     """
     return min(read, lexical.max_length or read, 256) - 2
 

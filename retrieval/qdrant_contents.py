@@ -29,17 +29,17 @@ _KEPT = 64  # translated filters, and frequencies times a thousand
 
 @dataclass(slots=True)
 class Statistics:
-    """What was counted, as long as it holds.
+    """The counts of an index, as long as they hold.
 
     Args:
         writes: the engine's number of writes when it was counted.
-        until: when others may have changed it, in seconds of the monotonic clock.
-        passages: how many there are, without those of empty documents.
-        mean: their mean number of terms.
+        until: the time at which others may have changed it, in seconds of the monotonic clock.
+        passages: the number of passages, without those of empty documents.
+        mean: the mean number of terms of these passages.
         whole: whether no document has a second passage.
-        documents: how many there are.
-        frequencies: how many passages have a term, for terms that were asked for.
-        filters: translations of filters.
+        documents: the number of documents.
+        frequencies: the number of passages with a term, for terms that were asked for.
+        filters: the translations of filters.
     """
 
     writes: int
@@ -56,11 +56,11 @@ class Contents:
     """Documents and counts of an index, for those that search it and those that change it.
 
     Args:
-        engine: where it is.
-        manifest: what it is.
+        engine: the engine that keeps the index.
+        manifest: the manifest of the index.
 
     Attributes:
-        form: of the token states; None if the index keeps none.
+        form: the form of the token states; None if the index keeps none.
     """
 
     def __init__(self, engine: Engine, manifest: Manifest) -> None:
@@ -105,7 +105,7 @@ class Contents:
         """Compare the collection's vectors with the manifest.
 
         Args:
-            passages: look for passages without their vectors, too.
+            passages: whether to look for passages without their vectors, too.
 
         Raises:
             IndexCorruptError: if there are other vectors than the manifest says, or passages lack theirs.

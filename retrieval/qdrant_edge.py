@@ -47,7 +47,7 @@ class EdgeEngine(Engine):
     """Qdrant's engine in this process, on disk; one process at a time has it open.
 
     Args:
-        path: the folder.
+        path: the folder of the engine's files.
 
     Raises:
         MissingExtraError: if ``qdrant-edge-py`` is not installed.

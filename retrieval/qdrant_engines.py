@@ -30,7 +30,7 @@ class Point(NamedTuple):
     Args:
         id: its number, of 128 bits.
         vectors: the dense ones as lists of floats, sparse ones as mappings.
-        payload: JSON.
+        payload: the payload, as JSON-like values.
     """
 
     id: int
@@ -52,7 +52,7 @@ class Plan:
 
     Args:
         dim: length of an embedding; 0 if there are none.
-        links: of the HNSW graph over the embeddings; 0 for exact search, without a graph.
+        links: the number of links of the HNSW graph over the embeddings; 0 for exact search without a graph.
         words: whether there are sparse vectors for words.
     """
 

@@ -79,7 +79,7 @@ def payload_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The values by which filters find metadata, by key of the payload.
 
     Args:
-        metadata: as it comes out of JSON.
+        metadata: the metadata of a document, as it comes out of JSON.
     """
     marks: set[str] = {f"{name}{_SEPARATOR}top" for name in metadata}
     texts: dict[str, list[str]] = {}
@@ -107,7 +107,7 @@ def translated(filter: Filter, store: FieldsOfStore) -> Where:
     """A filter as conditions on the payload.
 
     Args:
-        filter: the filter.
+        filter: the filter to translate.
         store: answers what texts a field holds, which Qdrant cannot order by itself.
 
     Raises:
@@ -133,7 +133,7 @@ def check_filter(filter: Filter, marks: Sequence[str]) -> None:
     """Refuse a filter that compares nothing with anything, see `Filter.check`.
 
     Args:
-        filter: the filter.
+        filter: the filter to check.
         marks: the different marks of all points.
     """
     pairs = [mark.rpartition(_SEPARATOR)[::2] for mark in marks]

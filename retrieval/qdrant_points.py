@@ -1,11 +1,11 @@
 """The points of an index in Qdrant: which there are, their ids, and how documents and passages become payloads.
 
-A passage is a point, whose id follows from the document's id and the passage's number: a write that is repeated changes
-nothing, and several processes may write at once. Its vectors are ``dense``, the embedding, and ``words``, BM25 (see
-`sightline.retrieval.qdrant_words`). Its payload has where it is in the document, what filters need (see
-`sightline.retrieval.qdrant_filters`), and a digest of the whole document; that of passage 0, the head, has the document
-itself. Token states are bytes in a part of their own, fetched for the candidates alone. Points with fixed ids hold the
-manifest, and what the index has learnt.
+A passage is a point whose id follows from the document's id and the passage's number, so a write that is repeated
+changes nothing, and several processes may write at once. Its vectors are ``dense``, the embedding, and ``words``, BM25
+(see `sightline.retrieval.qdrant_words`). Its payload has its place in the document, what filters need (see
+`sightline.retrieval.qdrant_filters`), and a digest of the whole document; the payload of passage 0, the head, has the
+document itself. Token states are bytes in a collection of their own, fetched for the candidates only. Points with fixed
+ids hold the manifest, and what the index has learned.
 """
 
 from __future__ import annotations

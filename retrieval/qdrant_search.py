@@ -38,7 +38,7 @@ _TRIALS = 3
 
 
 class QdrantSearch:
-    """What can be asked of an index in Qdrant; `sightline.retrieval.qdrant_store.QdrantStore` can also change it.
+    """What you can ask of an index in Qdrant; `sightline.retrieval.qdrant_store.QdrantStore` can also change it.
 
     Another process may change a document while its passages are searched and fetched. A passage counts only while its
     digest is that of its document, and `read` does a search again whose passages changed meanwhile.
@@ -52,11 +52,11 @@ class QdrantSearch:
         self._reading = threading.local()
 
     def close(self) -> None:
-        """Release files and connections; afterwards every other call is refused."""
+        """Release files and connections. Afterwards, every other call is refused."""
         self.engine.close()
 
     def __len__(self) -> int:
-        """Documents."""
+        """Count the documents."""
         return self._contents.now().documents
 
     @property
@@ -66,48 +66,48 @@ class QdrantSearch:
 
     @property
     def manifest(self) -> Manifest:
-        """What the index is."""
+        """The manifest of the index."""
         return self._contents.manifest
 
     @property
     def encoder(self) -> Encoder:
-        """The bi-encoder, loaded and checked when first used."""
+        """The bi-encoder, which is loaded and checked when you first use it."""
         if self._encoder is None:
             self._encoder = load_built_encoder(self.manifest.encoder, self.path, self._backend)
         return self._encoder
 
     def counts(self) -> dict[str, int]:
-        """``documents`` and ``passages``; ``deleted_documents`` is 0, for Qdrant clears up by itself."""
+        """Count the ``documents`` and ``passages``. ``deleted_documents`` is 0, since Qdrant removes them by itself."""
         now = self._contents.now()
         return {"documents": now.documents, "passages": now.passages, "deleted_documents": 0}
 
     def size(self) -> dict[str, int]:
-        """Bytes by file, of ``qdrant-edge``; nothing of a server."""
+        """Return the size of each file of ``qdrant-edge`` in bytes; nothing for a server."""
         return self.engine.size()
 
     @property
     def traffic(self) -> Traffic | None:
-        """Requests that were sent to a server, and bytes of its answers; None of an index on this machine."""
+        """The number of requests sent to a server and of bytes in its answers; None for an index on this machine."""
         return self.engine.traffic
 
     def verify(self) -> None:
         """Look for passages without their vectors.
 
         Raises:
-            IndexCorruptError: if there are any.
+            IndexCorruptError: if there are such passages.
         """
         self._contents.check_vectors(passages=True)
 
     # -- searching -----------------------------------------------------------------------------------------------------
 
     def read(self, work: Callable[[], T]) -> T:
-        """Do ``work``, again if a passage that it found was changed meanwhile.
+        """Call ``work``, and again if a passage that it found was changed meanwhile.
 
         Args:
-            work: calls methods of this index, and may be called several times.
+            work: a function that calls methods of this index. It may be called several times.
 
         Returns:
-            What ``work`` returned. Passages that still change at the third time are left out.
+            The value that ``work`` returned. Passages that still change at the third time are left out.
         """
         if getattr(self._reading, "found", None) is not None:
             return work()
@@ -144,7 +144,10 @@ class QdrantSearch:
     def search_dense(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages nearest in meaning, see `sightline.Index.search_dense`; rows are an array of Python's integers."""
+        """Find the passages with the nearest embeddings; see `sightline.Index.search_dense`.
+
+        Rows are Python's integers.
+        """
         if isinstance(queries, str):
             raise InputError("search_dense takes a list of queries; for one, a list of one")
         if k < 1:
@@ -173,7 +176,7 @@ class QdrantSearch:
     def search_multivector(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Refused: in Qdrant, token states are kept to be read, and are not searched.
+        """Refuse: in Qdrant, token states are kept to be read, and cannot be searched.
 
         Raises:
             InputError: always.
@@ -186,7 +189,7 @@ class QdrantSearch:
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages that share words, by BM25, see `sightline.Index.search_lexical`."""
+        """Find passages that share words with a query, by BM25; see `sightline.Index.search_lexical`."""
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
         return self._by_words(query, k, self._contents.conditions(where))
@@ -205,7 +208,7 @@ class QdrantSearch:
         return np.array(rows, dtype=object), np.array(scores, dtype=np.float64)
 
     def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
-        """BM25 scores of given passages, see `sightline.Index.bm25`."""
+        """Score given passages with BM25; see `sightline.Index.bm25`."""
         asked = [int(row) for row in rows]
         self.manifest.lexical.name.check("bm25", self.path)
         if not asked:
@@ -221,11 +224,11 @@ class QdrantSearch:
         return self._contents.now().whole
 
     def document_numbers(self, rows: np.ndarray) -> np.ndarray:
-        """Number of the document that each row is of, which its id says; 0 for -1."""
+        """Return the number of the document that each row belongs to, which its id tells; 0 for -1."""
         return np.array([row // PASSAGES if row >= 0 else 0 for row in rows.tolist()], dtype=object)
 
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
-        """The passages of these rows, in order; those that are gone, and -1, are left out."""
+        """Return the passages of these rows, in order. Those that are gone, and -1, are left out."""
         asked = [int(row) for row in rows if row >= 0]
         heads = {row: row - row % PASSAGES for row in asked}
         ids = list(dict.fromkeys([*asked, *heads.values()]))
@@ -245,7 +248,7 @@ class QdrantSearch:
         return stored
 
     def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
-        """All passages of the documents with these ids; ids that the index does not have are passed over.
+        """Return all passages of the documents with these ids. Ids that the index does not have are ignored.
 
         Raises:
             InputError: if an id is not a string.
@@ -254,7 +257,7 @@ class QdrantSearch:
         return self.passages(rows_of(heads))
 
     def document(self, id: str) -> Document | None:
-        """A document by its id, or None.
+        """Return the document with this id, or None.
 
         Raises:
             InputError: if the id is not a string.
@@ -263,12 +266,12 @@ class QdrantSearch:
         return None if head is None else document_of(head, self.path)
 
     def documents(self) -> Iterator[Document]:
-        """All documents, in no order that means anything."""
+        """Iterate over all documents, in no particular order."""
         for _, head in self._contents.all_heads():
             yield document_of(head, self.path)
 
     def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
-        """The kept token states of passages; None in the place of one that is changing, to be read anew."""
+        """Return the kept token states of passages; None in the place of a passage that is changing."""
         if self._contents.form is None:
             return None
         width = self._contents.form.dtype.itemsize
@@ -303,7 +306,7 @@ class QdrantSearch:
         ]
 
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
-        """None: decoder states are not kept in Qdrant."""
+        """Return None: decoder states are not kept in Qdrant."""
         return None
 
 

@@ -27,13 +27,13 @@ class ServerEngine(Engine):
     """A Qdrant server, by its REST API.
 
     Args:
-        name: the store's name.
-        url: of the server; None with ``client``.
+        name: the name of the store.
+        url: the URL of the server; None with ``client``.
         collection: the collection of the passages; ``-states`` is added for that of the states. Both are aliases, of
             collections that end in a number, so that another index can take their place at once.
         timeout: seconds for one request and its answer.
         retries: how often a request is sent again after 429 (too many requests), 503 (not available) or a lost
-            connection; the wait doubles from 0.5 to 1 second on. All requests may be sent twice.
+            connection. The wait begins at 0.5 to 1 second and doubles. All requests may be sent twice.
         client: a ``QdrantClient`` to use instead of a connection of one's own.
 
     Raises:

@@ -55,9 +55,9 @@ logger = logging.getLogger(__name__)
 class QdrantStore(QdrantSearch):
     """An index in Qdrant, for `sightline.Searcher` and everything else that takes an index.
 
-    Made by `QdrantStore.build`, `QdrantStore.create` or `QdrantStore.copy`, opened by `QdrantStore.open` or
-    `sightline.open_store`. Its methods are those of `sightline.Index`, with the same results; rows are large integers.
-    Several processes may write to a server at once. ``qdrant-edge`` is open in one process at a time.
+    Make one with `QdrantStore.build`, `QdrantStore.create` or `QdrantStore.copy`, and open one with `QdrantStore.open`
+    or `sightline.open_store`. Its methods are those of `sightline.Index`, with the same results; rows are large
+    integers. Several processes may write to a server at once. ``qdrant-edge`` is open in one process at a time.
 
     Example:
         >>> import tempfile
@@ -69,7 +69,7 @@ class QdrantStore(QdrantSearch):
     """
 
     def __init__(self, engine: Engine, manifest: Manifest, *, options: Mapping[str, Any] | None = None) -> None:
-        """Use `QdrantStore.build`, `QdrantStore.create` or `QdrantStore.open`."""
+        """Do not call this; use `QdrantStore.build`, `QdrantStore.create` or `QdrantStore.open`."""
         super().__init__(engine, manifest)
         self._writer = QdrantWriter(self._contents)
         self._options = dict(options or {})
@@ -81,20 +81,21 @@ class QdrantStore(QdrantSearch):
     def create(
         cls, name: str, *, timeout: float = 60.0, retries: int = 3, client: Any = None, **settings: Any
     ) -> QdrantStore:
-        """Make an empty index, or take up an interrupted build with the same settings; then `write`, then `finish`.
+        """Make an empty index, or continue an interrupted build with the same settings. Then call `write` and `finish`.
 
         Args:
-            name: see `open`.
-            timeout: see `open`.
-            retries: see `open`.
-            client: see `open`.
+            name: the name of the store; see `open`.
+            timeout: the number of seconds for one request; see `open`.
+            retries: how often a request is sent again; see `open`.
+            client: a client for the server; see `open`.
             settings: the fields of `sightline.retrieval.planning.IndexSettings`. ``faiss`` is ``Flat``, for exact
-                search, or ``HNSWM``, for Qdrant's graph with M links. BM25 is the store's own, or ``lexical="none"``.
+                search, or ``HNSWM``, for Qdrant's graph with M links. ``lexical`` is BM25 of the store's own, or
+                ``"none"``.
 
         Raises:
-            IndexStoreError: if there is a complete index already, or the server cannot be reached.
+            IndexStoreError: if there is a complete index, or the server cannot be reached.
             IndexMismatchError: if there is an incomplete index with other settings.
-            InputError: if a setting is out of range, or Qdrant has no such thing.
+            InputError: if a setting is out of range, or Qdrant cannot do what it asks for.
         """
         chosen = IndexSettings(**settings)
         options = {"timeout": timeout, "retries": retries, "client": client}
@@ -153,20 +154,20 @@ class QdrantStore(QdrantSearch):
         Args:
             name: ``qdrant-edge:PATH``, or ``qdrant://HOST:PORT/COLLECTION`` (``qdrants://`` over TLS). The key of a
                 server is read from ``QDRANT_API_KEY`` in the environment.
-            encoder: None to load the index's own when it is first needed; or an encoder to use instead, which must
-                give the same embeddings.
-            backend: see `sightline.Index.open`.
-            timeout: of a server: seconds for one request and its answer.
-            retries: of a server: how often a request is sent again after a lost connection, 429 or 503.
-            client: of a server: a ``QdrantClient`` to use.
-            verify: look for passages without their vectors.
+            encoder: an encoder to use in the place of the index's own; it must give the same embeddings. If None, the
+                index's own is loaded when it is first needed.
+            backend: the library that reads queries and added documents; see `sightline.Index.open`.
+            timeout: the number of seconds to wait for a server's answer to one request.
+            retries: how often a request to a server is sent again after a lost connection, 429 or 503.
+            client: a ``QdrantClient`` to use for a server. If None, one is made.
+            verify: whether to look for passages without their vectors.
 
         Raises:
-            MissingExtraError: if the package of the engine is not installed.
+            MissingExtraError: if the engine's package is not installed.
             IndexStoreError: if there is no index, or the server cannot be reached.
             IndexCorruptError: if the manifest is damaged, the collection has other vectors than it says, or passages
-                lack theirs.
-            IndexMismatchError: if ``encoder`` is another than the index was built with.
+                lack their vectors.
+            IndexMismatchError: if ``encoder`` differs from the one that the index was built with.
         """
         options = {"timeout": timeout, "retries": retries, "client": client}
         check_backend(backend, encoder)
@@ -202,28 +203,30 @@ class QdrantStore(QdrantSearch):
         client: Any = None,
         **settings: Any,
     ) -> QdrantStore:
-        """Make an index of ``documents``, or finish making it, as `sightline.Index.build` does.
+        """Make an index of documents, or finish making it, as `sightline.Index.build` does.
 
         Args:
-            name: see `open`.
-            documents: see `sightline.Index.build`.
-            progress: called after each batch with the number of documents taken from the stream so far.
-            overwrite: replace an index that is there already. It is built beside the old one, which can be searched
-                until it is done; then an alias, or the folder, is switched at once.
-            reading: see `sightline.Index.build`. On a server, what reads passages also writes them.
-            shard: index only these of the documents. Each shard is built by a call of its own, in any order, on a
-                server also at once; the last to end finishes the index. A shard that is finished is not read again.
-            timeout: see `open`.
-            retries: see `open`.
-            client: see `open`.
-            settings: see `create`.
+            name: the name of the store; see `open`.
+            documents: the documents; see `sightline.Index.build`.
+            progress: a function that is called after each batch with the number of documents taken from the stream so
+                far.
+            overwrite: whether to replace an index that exists. The new one is built beside the old one, which can be
+                searched until the new one is done; then an alias, or the folder, is switched at once.
+            reading: an object that reads passages; see `sightline.Index.build`. On a server, it also writes them.
+            shard: the shard of the documents to index. Each shard is built by a call of its own, in any order, on a
+                server also at the same time; the last to end finishes the index. A finished shard is not read again. If
+                None, all documents are indexed.
+            timeout: the number of seconds for one request; see `open`.
+            retries: how often a request is sent again; see `open`.
+            client: a client for the server; see `open`.
+            settings: the settings of the index; see `create`.
 
         Raises:
-            DataError: if two documents have one id, or there are no documents; nothing is made then.
-            IndexStoreError: if there is a finished index of other documents or settings already.
-            IndexMismatchError: if a build with another number of shards is going on, or the documents of a finished
-                shard have changed; it then counts as unfinished.
-            InputError: if ``overwrite`` and ``shard`` are both given.
+            DataError: if two documents have the same id, or there are no documents. Nothing is made then.
+            IndexStoreError: if there is a finished index of other documents or settings.
+            IndexMismatchError: if a build with another number of shards is under way, or the documents of a finished
+                shard have changed; the shard then counts as unfinished.
+            InputError: if you give both ``overwrite`` and ``shard``.
             SightlineError: see `create`.
         """
         chosen = IndexSettings(**settings)
@@ -265,7 +268,7 @@ class QdrantStore(QdrantSearch):
 
     @classmethod
     def is_finished(cls, name: str, *, timeout: float = 60.0, retries: int = 3, client: Any = None) -> bool:
-        """Whether there is an index whose build went through; the arguments are those of `open`."""
+        """Tell whether there is an index whose build went through. The arguments are those of `open`."""
         engine = _engine(name, timeout=timeout, retries=retries, client=client)
         try:
             return has_manifest(engine) and load_manifest(engine).complete
@@ -315,7 +318,7 @@ class QdrantStore(QdrantSearch):
 
     @property
     def shards(self) -> tuple[int, int] | None:
-        """Of a build in shards: how many are done, and how many there are; None of any other."""
+        """The number of shards that are done, and of all shards, of a build in shards; None for any other build."""
         return self._writer.shards()
 
     @classmethod
@@ -329,15 +332,15 @@ class QdrantStore(QdrantSearch):
         retries: int = 3,
         client: Any = None,
     ) -> QdrantStore:
-        """Copy a local index, with its embeddings and token states: nothing is read again.
+        """Copy an index from a folder, with its embeddings and token states, without reading any text again.
 
         Args:
-            index: an open index.
-            name: see `open`; a copy that was interrupted goes on.
-            progress: called after each batch with the number of documents that are copied.
-            timeout: see `open`.
-            retries: see `open`.
-            client: see `open`.
+            index: the open index.
+            name: the name of the store; see `open`. An interrupted copy continues.
+            progress: a function that is called after each batch with the number of documents copied so far.
+            timeout: the number of seconds for one request; see `open`.
+            retries: how often a request is sent again; see `open`.
+            client: a client for the server; see `open`.
 
         Raises:
             InputError: if the index keeps learned sparse vectors or decoder states, which a store in Qdrant does not.
@@ -386,10 +389,10 @@ class QdrantStore(QdrantSearch):
     def add(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
     ) -> int:
-        """Add documents, a batch at a time; returns how many.
+        """Add documents, a batch at a time, and return how many.
 
         Raises:
-            DataError: if an id is there already; earlier batches stay added.
+            DataError: if an id is in the index already. Earlier batches stay added.
         """
         written = self._writer.write(self.encoder, as_documents(documents), "refuse", progress)
         self._writer.settle()
@@ -398,13 +401,13 @@ class QdrantStore(QdrantSearch):
     def update(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
     ) -> int:
-        """Replace the documents of these ids, adding those that are not there; returns how many."""
+        """Replace documents by id, add those whose ids are new, and return how many."""
         written = self._writer.write(self.encoder, as_documents(documents), "replace", progress)
         self._writer.settle()
         return written
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete documents by id, all or none; returns how many.
+        """Delete documents by id, all or none, and return how many.
 
         Raises:
             InputError: if an id is not in the index, or ``ids`` is a single string.
@@ -420,16 +423,16 @@ class QdrantStore(QdrantSearch):
         return len(checked)
 
     def write(self, documents: Iterable[Document | Mapping[str, Any] | str]) -> int:
-        """Read and write documents, replacing those that are there: a batch of a build that several processes share.
+        """Read and write documents, and replace those that exist: one batch of a build that several processes share.
 
-        To repeat it changes nothing, and several processes may write at once, be it the same documents. `finish` ends
-        the build.
+        Repeating a write changes nothing, and several processes may write at once, even the same documents. `finish`
+        ends the build.
 
         Args:
-            documents: see `sightline.Index.build`.
+            documents: the documents; see `sightline.Index.build`.
 
         Returns:
-            How many documents were written.
+            The number of documents that were written.
         """
         written = 0
         for batch in passage_batches(as_documents(documents), self._writer.splitter(self.encoder), BATCH_PASSAGES):
@@ -438,7 +441,7 @@ class QdrantStore(QdrantSearch):
         return written
 
     def write_batch(self, batch: Batch) -> None:
-        """Read and write documents that are cut into passages already, see `write`."""
+        """Read and write documents that are already cut into passages; see `write`."""
         for read in self._writer.read(self.encoder, [batch]):
             self._writer.put(read)
 
@@ -454,7 +457,7 @@ class QdrantStore(QdrantSearch):
         return partial(reading, plan=plan)
 
     def finish(self) -> None:
-        """End a build: make the vectors of words with the mean length of all passages, and say that it is complete."""
+        """End a build: make the vectors of words with the mean length of all passages, and mark it as complete."""
         self._writer.finish()
 
 

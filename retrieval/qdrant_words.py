@@ -28,7 +28,8 @@ class PassageWords:
     """The terms of a passage.
 
     Args:
-        counts: how often each occurs. Letters that begin terms of scripts without spaces are there with a star.
+        counts: how often each term occurs in the passage. Letters that begin terms of scripts without spaces are marked
+            by a star.
         length: the number of terms.
     """
 
@@ -52,7 +53,7 @@ def passage_words(texts: Sequence[str]) -> list[PassageWords]:
     """The terms of passages, as FTS5 would keep them.
 
     Args:
-        texts: N texts.
+        texts: the texts of N passages.
 
     Example:
         >>> passage_words(["Cats, cats and a dog"])[0].counts
@@ -73,9 +74,9 @@ def query_vector(query: str, passages: int, frequency: Callable[[str], int]) -> 
     """The sparse vector of a query.
 
     Args:
-        query: a text.
-        passages: how many there are.
-        frequency: how many of them have a term.
+        query: the text of the query.
+        passages: the number of passages.
+        frequency: a function that returns the number of passages with a term.
     """
     vector: dict[int, float] = {}
     for term in _query_terms(query):

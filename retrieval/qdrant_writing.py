@@ -57,7 +57,7 @@ class QdrantWriter:
     """Writes documents with all that is kept of them.
 
     Args:
-        contents: the index.
+        contents: the documents and counts of the index.
     """
 
     def __init__(self, contents: Contents) -> None:
@@ -93,18 +93,21 @@ class QdrantWriter:
         read: Callable[[Iterator[Batch]], Iterator[StoredBatch | None]] | None = None,
         shard: Shard | None = None,
     ) -> int:
-        """Write a stream; ``resume`` passes over what is there, and at the end deletes what was not in the stream.
+        """Write a stream of documents.
+
+        ``resume`` skips what is there, and at the end deletes what was not in the stream.
 
         Args:
             encoder: the encoder of the index.
-            documents: read as a stream.
-            existing: see `sightline.retrieval.writing.Writer.write`.
-            progress: called after each batch with the number of documents taken so far.
-            read: reads batches, in order; it may take some ahead, and write them. None to read each here.
-            shard: the documents that the stream can hold; None for all.
+            documents: the documents, read as a stream.
+            existing: what to do with documents that are there; see `sightline.retrieval.writing.Writer.write`.
+            progress: a function that is called after each batch with the number of documents taken so far.
+            read: a function that reads batches, in order. It may take some ahead, and write them. If None, each is read
+                here.
+            shard: the shard that the documents of the stream can belong to. If None, all of them.
 
         Returns:
-            How many documents were written.
+            The number of documents that were written.
 
         Raises:
             DataError: if an id is there twice, or is there already and ``existing`` is ``refuse``.
@@ -175,7 +178,7 @@ class QdrantWriter:
         """Delete documents.
 
         Args:
-            heads: the payload of each one's head, with ``passages``, by id.
+            heads: the payload of the head of each document, with ``passages``, by id.
         """
         if heads:
             self._engine.delete("passages", Where(must=(Among("document", [hex_of(row_of(id)) for id in heads]),)))

@@ -26,11 +26,11 @@ class PassagesRead:
     """What was read of P passages.
 
     Args:
-        vectors: float32 (P, D), embeddings; None if the index keeps none.
+        vectors: float32 (P, D), the embeddings; None if the index keeps none.
         states: float32 (T, S), the token states of all passages; None if the index keeps none.
         spans: uint16 (T, 2), the characters that each token covers, as they are kept.
-        offsets: int64 (P + 1,), where each passage's tokens are.
-        truncated: int64 (P,), tokens at the end of each that were not read.
+        offsets: int64 (P + 1,), the place where each passage's tokens begin.
+        truncated: int64 (P,), the number of tokens at the end of each passage that were not read.
     """
 
     vectors: np.ndarray | None
@@ -42,16 +42,18 @@ class PassagesRead:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """Documents with all that an index keeps of them.
+    """Documents with everything that an index keeps of them.
 
     Args:
-        documents: documents, each with its passages.
-        vectors: float32 (P, D), see `PassagesRead`.
-        rows: (T, ...), token states in the form that the index keeps; None if it keeps none, and where ``states`` are.
-        spans: uint16 (T, 2); None if they are not kept.
-        offsets: int64 (P + 1,).
-        truncated: int64 (P,).
-        states: float32 (T, S), token states of the first batches of a form that is still to learn its table; else None.
+        documents: the documents, each with its passages.
+        vectors: float32 (P, D), the embeddings; see `PassagesRead`.
+        rows: (T, ...), the token states in the form that the index keeps; None if it keeps none, and where ``states``
+            are.
+        spans: uint16 (T, 2), the characters that each token covers; None if they are not kept.
+        offsets: int64 (P + 1,), the place where each passage's tokens begin.
+        truncated: int64 (P,), the number of tokens at the end of each passage that were not read.
+        states: float32 (T, S), the token states of the first batches of a form that has yet to learn its table; else
+            None.
     """
 
     documents: Batch
@@ -68,12 +70,12 @@ class ReadingPlan:
     """What reads the batches of an index, in this process or in others.
 
     Args:
-        manifest: says what the index keeps.
-        index: names the index in messages.
-        load: gives the encoder; can be pickled.
-        table: gives the table that the form of the token states has learnt so far, or None.
-        store: a store that several processes may write, which can be pickled: a batch may then be written where it is
-            read. None if this process alone may write.
+        manifest: the manifest, which says what the index keeps.
+        index: the name of the index, for messages.
+        load: a function that returns the encoder and can be pickled.
+        table: a function that returns the table that the form of the token states has learned so far, or None.
+        store: a store that several processes may write to, which can be pickled: a batch may then be written where it
+            is read. None if only this process may write.
     """
 
     manifest: Manifest
@@ -94,10 +96,10 @@ def read_passages(encoder: Encoder, manifest: Manifest, contents: Sequence[str],
     """Read what an index keeps of passages.
 
     Args:
-        encoder: its encoder.
-        manifest: says what it keeps.
-        contents: P texts, as `Passage.contents` gives them.
-        index: names the index in messages.
+        encoder: the encoder of the index.
+        manifest: the manifest, which says what the index keeps.
+        contents: the P texts, as `Passage.contents` gives them.
+        index: the name of the index, for messages.
 
     Raises:
         DataError: if the encoder gives NaN or infinity.
@@ -129,11 +131,11 @@ def read_batch(
     """Read all that an index keeps of documents beside words.
 
     Args:
-        encoder: its encoder.
-        manifest: says what it keeps.
-        documents: with their passages.
-        index: names the index in messages.
-        table: what the form of the token states has learnt; None where it learns nothing, and before it has.
+        encoder: the encoder of the index.
+        manifest: the manifest, which says what the index keeps.
+        documents: the documents with their passages.
+        index: the name of the index, for messages.
+        table: the table that the form of the token states has learned; None if it learns none, and before it has.
 
     Raises:
         DataError: see `read_passages`.

@@ -18,11 +18,11 @@ __all__ = ["Shard", "ShardStream"]
 class Shard:
     """The documents that one of several processes indexes: those whose ids, as a hash, fall to it.
 
-    Which these are depends on nothing but their ids, so that any process can take up what another left.
+    Which documents these are depends only on their ids, so any process can continue what another one left.
 
     Args:
-        number: of this shard, from 0.
-        of: how many there are.
+        number: the number of this shard, from 0.
+        of: the number of all shards.
 
     Raises:
         InputError: if there is no such shard.
@@ -42,7 +42,7 @@ class Shard:
             )
 
     def holds(self, id: str) -> bool:
-        """Whether the document with this id is of this shard."""
+        """Tell whether the document with this id belongs to this shard."""
         return xxhash.xxh3_64_intdigest(id.encode()) % self.of == self.number
 
     def __str__(self) -> str:
@@ -50,15 +50,15 @@ class Shard:
 
 
 class ShardStream:
-    """The documents of a stream that a shard holds, and what they were when the stream has ended.
+    """The documents of a stream that belong to a shard, and a digest of them when the stream has ended.
 
     Args:
-        documents: all documents.
-        shard: which of them are taken.
+        documents: all documents of the stream.
+        shard: the shard whose documents are taken.
 
     Attributes:
-        seen: documents of the stream so far.
-        count: those of them that the shard holds.
+        seen: the number of documents of the stream so far.
+        count: the number of those that belong to the shard.
     """
 
     def __init__(self, documents: Iterable[Document], shard: Shard) -> None:

@@ -127,9 +127,9 @@ class SparsePostings:
     may search meanwhile, and each search sees what was written before it.
 
     Args:
-        directory: the folder.
-        dim: the number of terms; needed to make one.
-        create: make a new one unless there is one.
+        directory: the folder of the vectors.
+        dim: the number of terms, which is needed to make a new one.
+        create: whether to make a new one if there is none.
 
     Raises:
         IndexCorruptError: if there is none in the folder, or its list is damaged.
@@ -164,11 +164,11 @@ class SparsePostings:
         return [int(row) for row in np.sort(np.concatenate([np.empty(0, np.int64), *own]))]
 
     def add(self, rows: Sequence[int], vectors: SparseVectors) -> None:
-        """Add a vector under each row; on disk when it returns.
+        """Add a vector under each row. It is on disk when the call returns.
 
         Args:
             rows: N rows that are not there yet.
-            vectors: N vectors.
+            vectors: the vectors of these rows.
 
         Raises:
             InputError: if there are not as many vectors as rows, a row is there already, or a term is beyond the last.
@@ -225,12 +225,12 @@ class SparsePostings:
                 self._commit(now, records, number)
 
     def search(self, query: SparseVectors, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The best rows by inner product.
+        """Find the best rows by inner product.
 
         Args:
-            query: one vector.
-            k: how many rows at most, >= 1.
-            allowed: int64 rows that may be returned, or None for all.
+            query: the vector of the query.
+            k: the largest number of rows to find, at least 1.
+            allowed: the rows that may be returned, int64. If None, all of them.
 
         Returns:
             (rows, scores): int64 and float64 arrays of one length <= k, best first, ties by row. Rows that share no
@@ -396,8 +396,9 @@ class SparseIndex:
     """A lexical index (see `sightline.retrieval.lexical_index.LexicalIndex`) of learned sparse vectors.
 
     Args:
-        directory: folder of the vectors, see `SparsePostings`.
-        load: loads the encoder when a text is first read; searches and additions need it, deletions do not.
+        directory: the folder of the vectors; see `SparsePostings`.
+        load: a function that loads the encoder when a text is first read. Searches and additions need it, deletions do
+            not.
 
     Raises:
         IndexCorruptError: if there is no index of this kind in the folder, or files of it are missing or broken.
@@ -424,11 +425,11 @@ class SparseIndex:
         return self._loaded
 
     def rows(self) -> list[int]:
-        """All rows in the index, ascending."""
+        """List all rows in the index, ascending."""
         return self._postings.rows()
 
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """See `LexicalIndex.add`; on disk when it returns.
+        """Index one text under each row; see `LexicalIndex.add`. It is on disk when the call returns.
 
         Raises:
             InputError: see `SparsePostings.add`.
@@ -438,7 +439,7 @@ class SparseIndex:
         self._postings.add(rows, self.encoder.encode_documents(list(texts)))
 
     def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """See `LexicalIndex.delete`; ``texts`` are not needed here.
+        """Forget rows; see `LexicalIndex.delete`. This engine does not need ``texts``.
 
         Raises:
             IndexLockedError: if another process is writing.
@@ -446,7 +447,7 @@ class SparseIndex:
         self._postings.delete(rows)
 
     def search(self, query: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """See `LexicalIndex.search`.
+        """Find the best rows for a query; see `LexicalIndex.search`.
 
         Raises:
             InputError: if ``k`` is below 1.

@@ -53,14 +53,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class StoredPassage:
-    """A passage as it is stored.
+    """A passage as an index stores it.
 
     Args:
-        row: its number in the vector and lexical files.
-        passage: the text, with its document.
-        tokens: where its token states are in their file: ``[first, stop)``.
-        truncated: tokens at its end that the encoder did not read.
-        decoder_tokens: where its decoder states are in their file: ``[first, stop)``; empty if there are none.
+        row: the number of the passage in the vector and lexical files.
+        passage: the passage with its document.
+        tokens: the place of its token states in their file: ``[first, stop)``.
+        truncated: the number of tokens at its end that the encoder did not read.
+        decoder_tokens: the place of its decoder states in their file: ``[first, stop)``; empty if there are none.
     """
 
     row: int
@@ -82,8 +82,8 @@ class DocumentStore:
     """Documents and passages in SQLite, one connection shared by the threads of a process.
 
     Args:
-        path: the database file.
-        create: make the file and its tables if they are not there.
+        path: the path of the database file.
+        create: whether to make the file and its tables if they are missing.
 
     Raises:
         IndexCorruptError: if the file is not there, or is not a readable database.
@@ -279,11 +279,12 @@ class DocumentStore:
         """Insert documents with their passages, within a transaction; returns the passages' rows.
 
         Args:
-            documents: N documents whose ids are not live.
+            documents: N documents whose ids are not in the index.
             passages: the passages of each document.
-            tokens: int64 (P,), token states kept per passage, in order.
-            truncated: int64 (P,), tokens not read per passage.
-            decoder_tokens: of how many tokens of each passage decoder states are kept; empty if the index keeps none.
+            tokens: int64 (P,), the number of token states kept of each passage, in order.
+            truncated: int64 (P,), the number of tokens of each passage that were not read.
+            decoder_tokens: the number of tokens of each passage whose decoder states are kept; empty if the index keeps
+                none.
         """
         first, token = self.rows(), self.token_rows()
         if decoder_tokens:
@@ -350,8 +351,8 @@ class DocumentStore:
         """Which of the first ``rows`` passages belong to live documents that match a filter: bool (rows,).
 
         Args:
-            rows: length of the mask.
-            filter: on metadata; None takes all.
+            rows: the length of the mask.
+            filter: a filter on metadata. If None, all documents match.
 
         Raises:
             InputError: if the filter names a field that no document has, or compares a field with a value of another

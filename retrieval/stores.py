@@ -1,4 +1,4 @@
-"""The seam for stores: what a search, the server and the commands need of an index, wherever it is kept."""
+"""The interface of stores: what a search, the server and the commands need of an index, wherever it is kept."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ T = TypeVar("T")
 
 
 class Store(Protocol):
-    """What a store of documents, passages and their vectors must do.
+    """The interface of a store of documents, passages and their vectors.
 
     `sightline.Index` keeps them in a folder, `sightline.retrieval.qdrant_store.QdrantStore` in Qdrant. Rows are the
-    integers by which a store knows its passages; a caller only hands them back. The methods are described at `Index`.
+    integers by which a store knows its passages; callers only hand them back. `Index` describes the methods.
     """
 
     @property
     def path(self) -> Path | str:
-        """The folder, or the name of the store."""
+        """The folder of the store, or its name."""
 
     @property
     def manifest(self) -> Manifest:
-        """What the index is."""
+        """The manifest of the index."""
 
     @property
     def encoder(self) -> Encoder:
-        """The bi-encoder, loaded and checked when first used."""
+        """The bi-encoder, which is loaded and checked when you first use it."""
 
     @property
     def whole_documents(self) -> bool:
@@ -54,68 +54,68 @@ class Store(Protocol):
     # -- searching
 
     def read(self, work: Callable[[], T]) -> T:
-        """Do ``work``, whose calls see one state of each document; it may be done several times."""
+        """Call ``work``, whose calls see one state of each document. It may be called several times."""
 
     def search_dense(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages nearest in meaning: rows and scores (Q, K), best first, -1 and -inf where there are fewer."""
+        """Find the passages with the nearest embeddings: rows and scores (Q, K), padded with -1 and -inf."""
 
     def search_multivector(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages nearest by MaxSim of their token states: rows and scores (Q, K), as those of `search_dense`."""
+        """Find the passages with the largest MaxSim of their token states; as `search_dense`."""
 
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Passages that share words: rows and scores, best first."""
+        """Find passages that share words with a query: rows and scores, best first."""
 
     def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
-        """BM25 scores of given passages: float64 (N,)."""
+        """Score given passages with BM25: float64 (N,)."""
 
     def document_numbers(self, rows: np.ndarray) -> np.ndarray:
-        """A number of the document that each row is of; 0 for -1."""
+        """Return a number of the document that each row belongs to; 0 for -1."""
 
     def passages(self, rows: Sequence[int]) -> list[StoredPassage]:
-        """The passages of these rows, in order; those that are gone are left out."""
+        """Return the passages of these rows, in order. Those that are gone are left out."""
 
     def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
-        """The kept token states of passages; None if there are none."""
+        """Return the kept token states of passages; None if there are none."""
 
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
-        """The kept decoder states of passages; None if there are none."""
+        """Return the kept decoder states of passages; None if there are none."""
 
     # -- documents
 
     def __len__(self) -> int:
-        """Documents."""
+        """Count the documents."""
 
     def counts(self) -> dict[str, int]:
-        """``documents`` and ``passages``, and ``deleted_documents`` that still take room."""
+        """Count the ``documents`` and ``passages``, and the ``deleted_documents`` that still take room."""
 
     def size(self) -> dict[str, int]:
-        """Bytes by file, of what is on this machine."""
+        """Return the size in bytes of each file that is on this machine."""
 
     def document(self, id: str) -> Document | None:
-        """A document by its id, or None."""
+        """Return the document with this id, or None."""
 
     def documents(self) -> Iterator[Document]:
-        """All documents."""
+        """Iterate over all documents."""
 
     def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
-        """All passages of the documents with these ids."""
+        """Return all passages of the documents with these ids."""
 
     # -- changing
 
     def add(self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Any = None) -> int:
-        """Add documents; returns how many."""
+        """Add documents, and return how many."""
 
     def update(self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Any = None) -> int:
-        """Replace the documents of these ids, adding those that are not there; returns how many."""
+        """Replace documents by id, add those whose ids are new, and return how many."""
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Delete documents by id, all or none; returns how many."""
+        """Delete documents by id, all or none, and return how many."""
 
     def close(self) -> None:
         """Release files and connections."""
@@ -133,12 +133,13 @@ def open_store(name: str | os.PathLike[str], **options: Any) -> Store:
     Args:
         name: the path of an `Index`; ``qdrant-edge:PATH``, Qdrant's engine in this process, on disk; or
             ``qdrant://HOST:PORT/COLLECTION``, a Qdrant server (``qdrants://`` over TLS).
-        options: of `Index.open` or of `sightline.retrieval.qdrant_store.QdrantStore.open`: ``encoder``, ``timeout``...
+        options: the options of `Index.open` or of `sightline.retrieval.qdrant_store.QdrantStore.open`: ``encoder``,
+            ``timeout``, ...
 
     Raises:
-        InputError: if it is no name of a store.
+        InputError: if this is not the name of a store.
         MissingExtraError: if the store needs a package that is not installed.
-        IndexStoreError: if there is no index, or it cannot be reached.
+        IndexStoreError: if there is no index, or the server cannot be reached.
 
     Example:
         >>> import tempfile
@@ -159,9 +160,9 @@ def build_store(
     """Make an index of documents, or finish making it, wherever it is to be kept.
 
     Args:
-        name: see `open_store`.
-        documents: see `Index.build`.
-        settings: see `Index.build`: ``progress``, ``overwrite`` and the fields of `IndexSettings`.
+        name: the name of the store; see `open_store`.
+        documents: the documents; see `Index.build`.
+        settings: the options of `Index.build`: ``progress``, ``overwrite`` and the fields of `IndexSettings`.
 
     Raises:
         SightlineError: see `Index.build`, and `sightline.retrieval.qdrant_store.QdrantStore.build`.
@@ -171,13 +172,13 @@ def build_store(
 
 
 def is_finished(name: str | os.PathLike[str]) -> bool:
-    """Whether there is an index whose build went through.
+    """Tell whether there is an index whose build went through.
 
     Args:
-        name: see `open_store`.
+        name: the name of the store; see `open_store`.
 
     Raises:
-        IndexStoreError: if a store cannot be reached, or is damaged.
+        IndexStoreError: if a store cannot be reached or is damaged.
     """
     if StoreName.parse(name).kind == "folder":
         path = Path(name)
@@ -188,10 +189,10 @@ def is_finished(name: str | os.PathLike[str]) -> bool:
 
 
 def decoder_of(name: str | os.PathLike[str]) -> str | None:
-    """The name of the reranker whose decoder states an index keeps; None if it keeps none.
+    """Return the name of the reranker whose decoder states an index keeps; None if it keeps none.
 
     Args:
-        name: see `open_store`.
+        name: the name of the store; see `open_store`.
 
     Raises:
         IndexStoreError: if there is no index.

@@ -1,4 +1,4 @@
-"""BM25 by Tantivy, for collections too large for a search to read every posting: it skips those that cannot matter.
+"""BM25 by Tantivy, for large collections: a search skips the postings that cannot matter.
 
 FTS5 scores each passage that has a word of the query. Tantivy keeps the highest score of every block of postings and
 passes over the blocks that cannot reach the best ones (block-max WAND; Ding and Suel, SIGIR 2011), so that the time of
@@ -32,15 +32,15 @@ _REBUILD = "build the index again"
 class TantivyIndex:
     """A lexical index (see `sightline.retrieval.lexical_index.LexicalIndex`) in a folder of its own.
 
-    Terms are those of `sightline.retrieval.analysis` under Snowball's English stemmer; BM25 has k1 = 1.2 and b = 0.75
+    Terms are those of `sightline.retrieval.analysis` under Snowball's English stemmer. BM25 has k1 = 1.2 and b = 0.75
     (Robertson et al., 1994), with lengths kept in a byte. Each `add` and each `delete` is on disk when it returns; one
     that is interrupted leaves no trace. Deleted passages count in the frequencies of words until Tantivy merges the
-    files they are in. Several processes may search while one writes; a search sees what was written before it. Tantivy
-    makes lock files in the folder even to read, so that whoever searches must have the right to write there.
+    files that they are in. Several processes may search while one writes; a search sees what was written before it.
+    Tantivy makes lock files in the folder even to read, so you need the right to write there to search.
 
     Args:
-        directory: folder of the index.
-        create: make a new index, in a folder that is missing or empty, unless there is one.
+        directory: the folder of the index.
+        create: whether to make a new index, in a folder that is missing or empty, if there is none.
 
     Raises:
         MissingExtraError: if Tantivy is not installed.
@@ -74,7 +74,7 @@ class TantivyIndex:
         self._searcher()
 
     def rows(self) -> list[int]:
-        """All rows in the index, ascending.
+        """List all rows in the index, ascending.
 
         Raises:
             IndexCorruptError: if a file cannot be read.
@@ -86,7 +86,7 @@ class TantivyIndex:
         return [int(row) for row, _ in found.hits]
 
     def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """See `LexicalIndex.add`; on disk when it returns.
+        """Index one text under each row; see `LexicalIndex.add`. It is on disk when the call returns.
 
         Raises:
             InputError: if there are not as many texts as rows.
@@ -102,7 +102,7 @@ class TantivyIndex:
                 writer.add_document(document)
 
     def delete(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """See `LexicalIndex.delete`; ``texts`` are not needed here.
+        """Forget rows; see `LexicalIndex.delete`. This engine does not need ``texts``.
 
         Raises:
             IndexLockedError: if another process is writing.
@@ -111,7 +111,7 @@ class TantivyIndex:
             writer.delete_documents_by_query(self._any_of(rows))
 
     def search(self, query: str, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """See `LexicalIndex.search`.
+        """Find the best rows for a query; see `LexicalIndex.search`.
 
         Raises:
             InputError: if ``k`` is below 1.

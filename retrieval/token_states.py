@@ -32,13 +32,13 @@ _ENOUGH = 39 * _CENTROIDS  # FAISS asks for so many points
 
 
 class StatesForm(ABC):
-    """A form in which token states are kept: what a token's row is, and how states become rows and rows keys.
+    """A form in which token states are kept: what a token's row is, and how states become rows and rows become keys.
 
     Attributes:
-        kind: its name.
+        kind: the name of the form.
         dim: D, the length of a state.
         dtype: the dtype of a token's row.
-        codes: the shape (C, W) of the table that is learnt from the first states, float32; None if there is none.
+        codes: the shape (C, W) of the table that is learned from the first states, float32; None if there is none.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class StatesForm(ABC):
         """The table that the form needs, learnt from some states: float32 of the shape ``codes``.
 
         Args:
-            states: float32 (T, D), T above 0.
+            states: float32 (T, D), some states, at least one.
         """
         raise NotImplementedError(f"{self.kind} has no table")
 
@@ -59,8 +59,8 @@ class StatesForm(ABC):
         """Rows of float32 states (T, D).
 
         Args:
-            states: what a reader gave.
-            table: what `learn` gave, where there is one.
+            states: float32 (T, D), the states that a reader gave.
+            table: the table that `learn` gave, if there is one.
         """
 
     @abstractmethod
@@ -71,8 +71,8 @@ class StatesForm(ABC):
 
         Args:
             rows: the rows of the whole file.
-            ranges: ``[first, stop)`` of each passage.
-            table: what `learn` gave, where there is one.
+            ranges: the rows ``[first, stop)`` of each passage.
+            table: the table that `learn` gave, if there is one.
         """
 
 
@@ -214,7 +214,7 @@ class _Products(StatesForm):
 
 
 def states_form(kind: str, dim: int) -> StatesForm:
-    """A form by name.
+    """Return a form by its name.
 
     Args:
         kind: ``fp16``; ``int8``, D bytes and 4; ``int4``, D / 2 bytes and 4; or ``pqM``, M bytes.
@@ -261,11 +261,12 @@ def _floats(data: torch.Tensor) -> torch.Tensor:
 
 
 def encode_spans(spans: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """The characters that tokens cover, in the form they are kept: uint16 (T, 2).
+    """Encode the characters that tokens cover in the form in which they are kept: uint16 (T, 2).
 
     Args:
-        spans: int (T, 2), see `sightline.models.reader.TokenStates`.
-        offsets: int64 (N + 1,), where each text's tokens are. A text with a place beyond 65,534 keeps no spans.
+        spans: int (T, 2), the characters that each token covers; see `sightline.models.reader.TokenStates`.
+        offsets: int64 (N + 1,), the place where each text's tokens begin. A text with a place beyond 65,534 keeps no
+            spans.
     """
     kept = spans.astype(np.uint16)
     for text in np.unique(np.searchsorted(offsets, np.flatnonzero(spans[:, 1] >= _NO_SPANS), side="right") - 1):
@@ -280,15 +281,17 @@ def decode_spans(spans: np.ndarray, ranges: Iterable[tuple[int, int]]) -> list[n
 
 
 def states_reader(encoder: Encoder, name: str | None = None, revision: str | None = None) -> BlockReader:
-    """The model whose token states are kept.
+    """Return the model whose token states are kept.
 
     Args:
         encoder: the encoder of the index.
-        name: a name for `load_reader`; None for the encoder itself if it can read tokens, else the default model.
-        revision: the revision of that reader, if it is known: an encoder of that revision is it, whatever its path.
+        name: the name of a reader for `load_reader`. If None, the encoder itself if it can read tokens, else the
+            default model.
+        revision: the revision of that reader, if it is known. An encoder of that revision is the reader, whatever its
+            path.
 
     Returns:
-        The encoder, or a reader by the encoder's backend.
+        The encoder, or a reader that computes with the encoder's backend.
     """
     if isinstance(encoder, BlockReader) and (
         name in (None, encoder.name) or (revision and encoder.revision == revision)

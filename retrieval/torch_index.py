@@ -1,4 +1,4 @@
-"""Exact search with torch, for ``Flat`` where FAISS is not installed."""
+"""Exact search with torch, for ``Flat`` if FAISS is not installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TorchIndex(VectorIndex):
     """Inner-product search over all vectors, a chunk of rows in memory at a time.
 
     Args:
-        vectors: float32 (rows, dim), usually memory-mapped.
+        vectors: the embeddings, float32 (rows, dim), usually memory-mapped.
 
     Example:
         >>> index = TorchIndex(np.eye(3, dtype=np.float32))

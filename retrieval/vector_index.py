@@ -1,4 +1,4 @@
-"""The seam for vector indexes: the contract of a search."""
+"""The interface of vector indexes: the contract of a search."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _QUERIES_AT_ONCE = 64  # bounds what an engine gathers: for rescoring, and for f
 
 
 class VectorIndex(ABC):
-    """What every vector index does: nearest rows by inner product. Rows count from 0 in the order they were added.
+    """The interface of a vector index: nearest rows by inner product. Rows count from 0 in the order they were added.
 
-    An engine writes `_search`. The contract around it is here, so that engines differ in speed only.
+    An engine implements `_search`. The contract around it is implemented here, so engines differ only in speed.
 
     Args:
-        vectors: float32 (rows, dim), usually memory-mapped.
+        vectors: the embeddings, float32 (rows, dim), usually memory-mapped.
     """
 
     def __init__(self, vectors: np.ndarray) -> None:
@@ -29,16 +29,16 @@ class VectorIndex(ABC):
         return len(self.vectors)
 
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Best rows for each query.
+        """Find the best rows for each query.
 
         Args:
-            queries: float32 (Q, dim).
-            k: rows per query, >= 1.
-            allowed: bool (rows,), which rows may be returned; None for all.
+            queries: the embeddings of the queries, float32 (Q, dim).
+            k: the number of rows to find for each query, at least 1.
+            allowed: bool (rows,), which rows may be returned. If None, all of them.
 
         Returns:
-            (rows, scores): int64 and float32 (Q, K), best first, ties by row; K is ``k``, or all rows if that is less;
-            where fewer were found, the tail is -1 and -inf. Scores are exact inner products.
+            (rows, scores): int64 and float32 (Q, K), best first, ties by row. K is ``k``, or the number of all rows if
+            that is less. Where fewer were found, the tail is -1 and -inf. Scores are exact inner products.
 
         Raises:
             InputError: if the queries have another dimension, NaN or infinity, or ``k`` is below 1.
@@ -71,9 +71,9 @@ def best(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.n
     """Sort by score descending, then row; cut or pad to ``k`` columns.
 
     Args:
-        rows: integers (Q, N); -1 pads.
+        rows: integers (Q, N), padded with -1.
         scores: (Q, N), -inf where ``rows`` is -1.
-        k: columns.
+        k: the number of columns to keep.
 
     Returns:
         (rows, scores): int64 and float32 (Q, k).

@@ -43,25 +43,25 @@ class _EngineBeside(LexicalIndex, Protocol):
 def open_words(
     record: LexicalRecord, folder: Path, store: DocumentStore, encoder: SparseEncoder | None = None
 ) -> Words:
-    """The words of an index.
+    """Open the lexical part of an index.
 
     Args:
-        record: what its manifest says of them.
+        record: what the manifest says about the words of the index.
         folder: the folder of the index.
-        store: its document store, open.
-        encoder: of an index of learned sparse vectors, the encoder, if it is loaded already.
+        store: the open document store of the index.
+        encoder: for learned sparse vectors, the encoder, if it is loaded already.
     """
     return _ENGINES[record.engine](record, folder, store, encoder)
 
 
 class Words:
-    """The lexical part of one open index. This class is that of an index that keeps no words.
+    """The lexical part of one open index. This class is the part of an index that keeps no words.
 
     Args:
-        record: what the manifest of the index says of its words.
+        record: what the manifest says about the words of the index.
         folder: the folder of the index.
-        store: its document store, open.
-        encoder: of an index of learned sparse vectors, the encoder; None to load it when it is first needed.
+        store: the open document store of the index.
+        encoder: for learned sparse vectors, the encoder. If None, it is loaded when it is first needed.
     """
 
     def __init__(
@@ -252,8 +252,8 @@ def check_sparse_encoder(record: LexicalRecord, encoder: SparseEncoder, folder: 
     """Refuse a sparse encoder that gives other weights than those that an index keeps.
 
     Args:
-        record: what the manifest of the index says of its words.
-        encoder: the encoder.
+        record: what the manifest says about the words of the index.
+        encoder: the encoder to check.
         folder: the folder of the index.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reranking with decoder models: any causal language model, any layout, one engine.
+"""Reranking with decoders: any causal language model and any layout, over one engine.
 
 `sightline.models.decoder` runs a transformers model over packed blocks up to its signal layer; `prompt` turns texts
 into blocks; `forward` makes the forward passes and reads attention; `sightline.rerank.readout` makes scores of it;

@@ -42,7 +42,7 @@ class Wanted:
 
     Args:
         layout: says how logits are scaled and normalised.
-        heads: per layer that is read the indices of heads, or None for all.
+        heads: for each layer that is read, the indices of the heads, or None for all of them.
         tokens: whether the attention on each token is read, too.
         by_head: whether that is kept apart by head.
         stop: a layer after whose reading the pass ends; None for the signal layer.
@@ -185,10 +185,10 @@ class Layouts:
     """One packing as attention runs over it and as the signal is read, on whatever device a layer lives.
 
     Args:
-        contexts: the blocks.
+        contexts: the blocks of each list.
         causal: whether documents see those before them.
-        signal: the signal tokens.
-        positions: of all tokens.
+        signal: the signal tokens of each list.
+        positions: the positions of all tokens.
         spans: the same contexts, their documents cut into what counts and what does not; None where all counts.
     """
 
@@ -316,9 +316,9 @@ class Packed:
     """Lists laid out for one forward pass, in which none sees another.
 
     Args:
-        ids: int64 (T,), tokens.
-        positions: int64 (T,).
-        call: what attention does in the pass, see `Decoder.run`.
+        ids: int64 (T,), the token ids.
+        positions: int64 (T,), the position of each token.
+        call: the object that computes attention in the pass; see `Decoder.run`.
         answers: where the first query block of each list ends among the T, with what has been answered.
     """
 
@@ -378,9 +378,9 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
     """Lay lists out for one forward pass.
 
     Args:
-        prompts: the lists.
-        scope: what is read.
-        kept: for a single list: its instruction and its documents, in order, read before by `read_documents`.
+        prompts: the prompts of the lists.
+        scope: what is to be read of the attention.
+        kept: for a single list, its instruction and its documents, in order, as `read_documents` read them before.
     """
     laid, layout = lay_out(prompts, scope.layout), scope.layout
     ids, positions, signal, answers = laid.ids, laid.positions, [], []
@@ -419,10 +419,10 @@ def read(
     """Read lists in one forward pass, without gradients; none sees another.
 
     Args:
-        decoder: the model.
-        prompts: the lists.
-        scope: what is read.
-        kept: see `pack`.
+        decoder: the model that reads.
+        prompts: the prompts of the lists.
+        scope: what is to be read of the attention.
+        kept: the instruction and documents that were read before; see `pack`.
 
     Returns:
         One `Reading` per list.
@@ -443,11 +443,11 @@ def read_documents(
     """Read documents behind an instruction, for later queries.
 
     Args:
-        decoder: the model.
-        instruction: its tokens.
-        documents: tokens of each.
+        decoder: the model that reads.
+        instruction: the tokens of the instruction.
+        documents: the tokens of each document.
         layout: one with a block mask and positions that restart.
-        form: in which the documents are kept; the instruction is kept as it is computed.
+        form: the form in which the documents are kept. The instruction is kept as it is computed.
 
     Returns:
         What is kept of the instruction, and of each document: of its tokens those that the query will see.
@@ -488,7 +488,7 @@ def out_of_reach(context: Context, layout: Layout, window: int, row: int) -> lis
     Args:
         context: the token counts of a list.
         layout: says where the tokens stand.
-        window: how far back the layer sees, see `sightline.kernels.Packing`.
+        window: the number of positions that the layer sees back; see `sightline.kernels.Packing`.
         row: the signal token, counted from the start of its query block.
     """
     apart, first = layout.require_prompt().positions == "restart", context.instruction

@@ -64,7 +64,7 @@ class KeptBlock:
         """The block that an index keeps, without a copy.
 
         Args:
-            stored: what the index gave.
+            stored: the block as the index gave it.
             layer: the signal layer up to which it is needed; the index keeps as many layers or more.
         """
         dtype = torch.int8 if stored.form.kind == "int8" else torch.float16
@@ -80,7 +80,7 @@ def compressed(x: torch.Tensor, form: Form) -> torch.Tensor:
     """Keys or values (T, Hkv, D) in the form in which they are kept.
 
     Args:
-        x: floating-point numbers.
+        x: a tensor of floating-point numbers.
         form: ``exact`` changes nothing. ``int8`` has one scale per token and head, symmetric about zero: the largest
             number becomes 127, so that the rounding error is at most 1/254 of it.
 

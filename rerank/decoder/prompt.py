@@ -30,7 +30,7 @@ class Block:
     """One document as the model reads it.
 
     Args:
-        ids: its tokens.
+        ids: the token ids of the block.
         spans: int (T, 2), the characters of the document's ``contents`` that each token covers; (-1, -1) for tokens of
             the template.
         truncated: tokens of its text that are not read.
@@ -60,7 +60,7 @@ class QueryBlock:
     """What stands behind the documents.
 
     Args:
-        ids: its tokens.
+        ids: the token ids of the block.
         signal: places of the signal tokens in it.
     """
 
@@ -127,7 +127,7 @@ class Template:
 
     Args:
         layout: a layout for decoders.
-        tokenizer: a fast tokenizer.
+        tokenizer: a fast tokenizer of transformers.
         name: name of the model, for messages.
 
     Raises:
@@ -148,8 +148,8 @@ class Template:
         tokenised by itself, so that a document has the same tokens in every list.
 
         Args:
-            query: the query.
-            documents: the documents.
+            query: the text of the query.
+            documents: the documents of the list.
             seed: the seed of random ids.
 
         Raises:
@@ -174,8 +174,8 @@ class Template:
         """Tokens of the instruction block, the beginning of the chat template included.
 
         Args:
-            query: the query.
-            count: how many documents follow.
+            query: the text of the query.
+            count: the number of documents that follow.
         """
         return self._ids(self._instruction(query, count))
 
@@ -183,8 +183,8 @@ class Template:
         """The query block of a query, the end of the chat template and the begun answer included.
 
         Args:
-            query: the query.
-            count: how many documents stand before it.
+            query: the text of the query.
+            count: the number of documents that stand before it.
 
         Raises:
             InputError: if no signal token is left to attend with.
@@ -226,9 +226,9 @@ class Template:
         """Tokens with which the answer goes on, if it names some of ``count`` documents.
 
         Args:
-            count: how many documents the list has.
+            count: the number of documents in the list.
             chosen: places of those that are named.
-            seed: as for `documents`.
+            seed: the seed of random ids; see `documents`.
         """
         names = self._names(count, seed)
         text, _ = self._filled(self.spec.target, {"ids": ", ".join(names[place] for place in sorted(chosen))})

@@ -29,12 +29,12 @@ class ListScores:
     """One list, scored; by place in the list as it was given to be scored.
 
     Args:
-        scores: float64 (N,).
+        scores: float64 (N,), the score of each document.
         shares: float64 (S, N), each signal token's attention on each document; None if scores are not attention.
-        tokens: per document float (T,), the attention on its tokens; None unless it was asked for.
+        tokens: for each document float (T,), the attention on its tokens; None unless it was asked for.
         blocks: documents as read; None for those that an earlier round left behind.
         signal: texts of the signal tokens.
-        notes: what the reader of the ranking should know.
+        notes: what you should know before you rely on the ranking.
     """
 
     scores: np.ndarray
@@ -78,9 +78,9 @@ class DecoderReadout(ABC, Generic[Part]):
         """Read prompts in one forward pass, in which none sees another.
 
         Args:
-            prompts: the prompts.
+            prompts: the prompts of the lists.
             tokens: whether the attention on each token is wanted, too.
-            kept: of a single prompt, its instruction and its documents, in order, read before.
+            kept: for a single prompt, its instruction and its documents, in order, as they were read before.
 
         Returns:
             What was read of each.
@@ -92,7 +92,7 @@ class DecoderReadout(ABC, Generic[Part]):
 
         Args:
             prompts: the prompts in which it was read; one, unless the readout ``joins``.
-            parts: what was read of each.
+            parts: what was read of each part of the list.
         """
 
 
@@ -140,9 +140,9 @@ class AttentionReadout(DecoderReadout[Reading]):
         """Scores by each head that is read, float64 (H, N).
 
         Args:
-            prompt: the list.
+            prompt: the prompt of the list.
             calibrate: calibrate as the layout says; False reads the attention as it is.
-            kept: see `DecoderReadout.read`.
+            kept: the instruction and documents that were read before; see `DecoderReadout.read`.
         """
         layout = self.layout if calibrate else load_layout(self.layout, calibration="none", outliers=None)
         tokens = layout.readout.calibration != "none"
@@ -154,9 +154,9 @@ class AttentionReadout(DecoderReadout[Reading]):
         """The mean over signal tokens and heads of the largest logit in each document at one layer, float64 (N,).
 
         Args:
-            prompt: the list.
+            prompt: the prompt of the list.
             layer: a layer up to the signal layer; the pass ends there.
-            kept: see `DecoderReadout.read`.
+            kept: the instruction and documents that were read before; see `DecoderReadout.read`.
         """
         changes: dict[str, Any] = {"readout": "maxsim", "calibration": "none", "outliers": None, "length": "sum"}
         layout = load_layout(self.layout, **changes)

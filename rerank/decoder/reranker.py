@@ -1,4 +1,4 @@
-"""Reranking by a decoder: one engine, of which BlockRank, ICR, QRHead, CoRe, Qwen3-Reranker and others are layouts."""
+"""Reranking with a decoder: one engine, over which BlockRank, ICR, QRHead, CoRe, Qwen3-Reranker etc. are layouts."""
 
 from __future__ import annotations
 
@@ -60,29 +60,31 @@ class DecoderReranker(Reranker):
     """Ranks by the attention of a decoder's signal tokens, or by its hidden states, as the layout's readout says.
 
     Several lists are packed into one forward pass without seeing one another. That fills a GPU; a CPU, which multiplies
-    30 tokens at a time as fast as 3,000, gains little by it. A list longer than ``token_budget`` is read in groups of
-    documents; where the layout's mask is ``block``, that changes no score beyond rounding. Where
-    documents see one another it cannot be; then groups are ranked apart and their better halves meet again (a
-    tournament), and the ranking says so. The same holds for lists beyond the model's positions or the layout's
-    ``max_documents``, and where sliding windows hide a document from the query in all layers that are read.
+    30 tokens at a time as fast as 3,000, gains little. A list longer than ``token_budget`` is read in groups of
+    documents. If the layout's mask is ``block``, this changes no score beyond rounding. If documents see one another,
+    the groups are ranked separately and their better halves meet again (a tournament), and the ranking says so. The
+    same happens if a list exceeds the model's positions or the layout's ``max_documents``, or if sliding windows hide a
+    document from the query in all layers that are read.
 
-    Evidence marks what got the attention that is read. With a readout of hidden states it marks what the token that is
-    scored attends to, in the mean over all layers and heads: a hint at what the score is made of, and not its parts.
+    Evidence marks what got the attention that is read. With a readout of hidden states, it marks what the scored token
+    attends to, averaged over all layers and heads. That is a hint at what the score depends on, not its parts.
 
     Args:
-        model: what `load_decoder` loads, with or without ``hf:``, or a `Decoder`.
-        layout: a `Layout` or the name of one; None for the one that was saved with the model, else
+        model: a name that `load_decoder` loads, with or without ``hf:``, or a `Decoder`.
+        layout: a `Layout` or the name of one. If None, the layout that was saved with the model, else
             ``icr-block-heads`` for ``smollm2`` and ``icr`` for others.
-        name: the name that was asked for; None for ``hf:MODEL#LAYOUT``.
-        heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
-        token_budget: tokens in one forward pass.
-        cache: keeps documents between queries, where the layout reads them independently of the query; None keeps none.
-        route: how many documents of a longer list to rank: those with the largest logits at ``route_layer``. The others
-            stand below them in the order of these logits (BlockSearch, 2026). None ranks all at once. Like ``cache``,
-            it is for readouts of attention.
-        route_layer: None for the layer at 0.57 of all, or the signal layer if that is lower.
+        name: the name that you asked for. If None, ``hf:MODEL#LAYOUT``.
+        heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``. If None, what the layout says.
+        token_budget: the number of tokens in one forward pass.
+        cache: a cache that keeps documents between queries, if the layout reads them independently of the query. If
+            None, nothing is kept.
+        route: the number of documents of a longer list to rank: those with the largest logits at ``route_layer``. The
+            others stand below them in the order of these logits (BlockSearch, 2026). If None, all are ranked at once.
+            Like ``cache``, this is for readouts of attention.
+        route_layer: the layer whose logits decide. If None, the layer at 0.57 of all layers, or the signal layer if
+            that is lower.
         seed: the seed of shuffles and random ids.
-        loading: what `load_decoder` takes: ``revision``, ``dtype``, ``device``, ``device_map``,
+        loading: options of `load_decoder`: ``revision``, ``dtype``, ``device``, ``device_map``,
             ``quantization_config``.
 
     Raises:
@@ -170,12 +172,12 @@ class DecoderReranker(Reranker):
         self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
 
     def head_scores(self, query: str, documents: Sequence[Candidate], *, calibrate: bool = True) -> np.ndarray:
-        """Scores of the documents by each head that is read, float64 (H, N): layer after layer, heads in each in order.
+        """Score the documents by each head that is read, float64 (H, N): layer after layer, heads in order.
 
         Args:
-            query: the query.
-            documents: in the order in which they are to stand.
-            calibrate: calibrate as the layout says; False reads the attention as it is.
+            query: the text of the query.
+            documents: the documents, in the order in which they are to stand.
+            calibrate: whether to calibrate as the layout says. If False, the attention is read as it is.
 
         Raises:
             InputError: if the layout reads hidden states, or the request cannot be served.
@@ -202,7 +204,7 @@ class DecoderReranker(Reranker):
         return self._readout
 
     def orders(self, blocks: Sequence[Document]) -> Iterator[tuple[list[int], int]]:
-        """Orders in which the documents are to stand, each with the seed of its ids."""
+        """Iterate over the orders in which the documents are to stand, each with the seed of its ids."""
         places = list(range(len(blocks)))
         if self.spec.order_free or self.template.spec.shuffles:
             # The same whatever order they are given in, so that not even rounding depends on it.
@@ -215,19 +217,20 @@ class DecoderReranker(Reranker):
             yield places[::-1] if self.template.spec.order == "reversed" else places, self.seed
 
     def prompt(self, query: str, blocks: Sequence[Document], seed: int) -> Prompt:
-        """Lay a list out, its documents in the order in which they stand.
+        """Lay a list out, with its documents in the order in which they stand.
 
         Args:
-            query: the query.
-            blocks: the documents.
+            query: the text of the query.
+            blocks: the documents of the list.
             seed: the seed of random ids.
         """
         return self.template.prompt(query, blocks, seed)
 
     def misfit(self, prompt: Prompt) -> str:
-        """Why the model cannot read a list in one pass, with what to do about it; empty if it can.
+        """Say why the model cannot read a list in one pass, and what to do about it; "" if it can.
 
-        It has too few positions, or sliding windows so narrow that a document is not seen where attention is read.
+        The reason is that it has too few positions, or sliding windows so narrow that a document is not seen where
+        attention is read.
         """
         context, decoder = prompt.context, self.decoder
         last = last_position(context, self.spec)
@@ -267,10 +270,10 @@ class DecoderReranker(Reranker):
     # -- documents that an index keeps -------------------------------------------------------------------------------
 
     def form(self, kind: Literal["fp16", "int8"]) -> DecoderForm:
-        """What an index keeps of this decoder's documents: keys and values below the signal layer, and its keys.
+        """Return the form in which an index keeps this decoder's documents.
 
         Args:
-            kind: the number format.
+            kind: the number format, ``fp16`` or ``int8``.
 
         Raises:
             InputError: if the layout reads documents together with the query or with one another.
@@ -285,7 +288,7 @@ class DecoderReranker(Reranker):
         return DecoderForm(self.reading, kind, keys.shape[1], keys.shape[2], values.shape[2])
 
     def read_stored(self, documents: Sequence[Document], form: DecoderForm) -> Iterator[list[np.ndarray]]:
-        """Read documents for an index, some at a time; see `DecoderReader.read_stored`.
+        """Read documents for an index, a few at a time; see `DecoderReader.read_stored`.
 
         Raises:
             InputError: if what is kept is of another reading.
@@ -596,15 +599,15 @@ class DecoderReranker(Reranker):
 
 
 def within_positions(layout: Layout, positions: int | None, model: str) -> Layout:
-    """The layout, its query not behind the positions that the model has: a block's length before their end at most.
+    """Return the layout with its query inside the model's positions: at most a block's length before their end.
 
     Args:
         layout: a layout for decoders.
-        positions: how many positions the model was made for; None if it does not say.
-        model: its name, for messages.
+        positions: the number of positions that the model was made for; None if it does not say.
+        model: the name of the model, for messages.
 
     Raises:
-        ModelError: if there is no room for the query behind a block.
+        ModelError: if there is no room for the query after a block.
     """
     asked, size = layout.require_prompt().query_position, layout.max_block_tokens
     if asked is None or positions is None or asked + size <= positions:
@@ -619,13 +622,13 @@ def within_positions(layout: Layout, positions: int | None, model: str) -> Layou
 
 
 def with_heads(layout: Layout, heads: str | Path | Sequence[str] | None, model: str, revision: str) -> Layout:
-    """The layout with the heads that are to be read, where it does not read all.
+    """Return the layout with the heads that are to be read, if it does not read all.
 
     Args:
         layout: a layout for decoders.
-        heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``; None for what the layout says.
-        model: name of the model that has the heads.
-        revision: revision of the model's weights.
+        heads: a file that ``sightline heads`` wrote, or a list of ``layer-head``. If None, what the layout says.
+        model: the name of the model that has the heads.
+        revision: the revision of the model's weights.
 
     Raises:
         InputError: if heads are given to a layout that reads all, or the file does not fit.
@@ -692,7 +695,7 @@ def _head_dim(decoder: Decoder) -> int:
 
 
 def saved_layout(model: str) -> str:
-    """The layout saved with a model, or that its published weights were trained with, or its default layout."""
+    """Return the layout saved with a model, or that its published weights were trained with, or its default."""
     path = folder_of(model) / "layout.yaml"
     if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises at long names
         return str(path)

@@ -23,7 +23,7 @@ class Tokens(NamedTuple):
     """The tokens of a text.
 
     Args:
-        ids: int64 (T,).
+        ids: int64 (T,), the token ids.
         spans: int64 (T, 2), the characters of the text that each covers.
     """
 
@@ -36,7 +36,7 @@ class Text:
     """Text with the control tokens that its template has; all the rest is ordinary, whatever it looks like.
 
     Args:
-        text: the characters.
+        text: the characters of the text.
         controls: start, end and id of each control token, in order.
     """
 

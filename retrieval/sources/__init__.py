@@ -1,4 +1,4 @@
-"""Documents out of files and Python iterables, one at a time, and the bad ones named."""
+"""Read documents from files and Python iterables, one at a time, and name the bad ones."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def load_documents(
     on_bad: Callable[[DataError], None] | None = None,
     summary: LoadSummary | None = None,
 ) -> Iterator[Document]:
-    """Read documents one at a time. Of those already read only 16 bytes per id are kept, to find duplicates.
+    """Read documents one at a time. In memory are kept only 16 bytes for each id, to find duplicates.
 
-    **Formats.** The path's name says which one it is. Every file but parquet may be compressed (``.gz``, ``.bz2``,
+    **Formats.** The name of the path decides the format. All files but Parquet may be compressed (``.gz``, ``.bz2``,
     ``.xz``; ``.zst`` needs the extra ``readers``).
 
     * ``beir``: a folder with ``corpus.jsonl`` (or ``corpus.parquet``, ``corpus.tsv``, or MS MARCO's
@@ -69,55 +69,60 @@ def load_documents(
     **Encoding.** Text is UTF-8, or what its byte order mark says (UTF-8, UTF-16, UTF-32), or ``encoding``. A line, and
     a file that is read as a whole, may have at most 64 MiB. Only regular files are read.
 
-    **Tables** have a header, unless ``columns`` names the columns, or the table has no header and is laid out as MS
-    MARCO's are (id and text, or id, URL, title and text, where the id is a number or begins with ``D`` or
-    ``msmarco_``). A column of metadata in which every cell that is not empty is a JSON number (without leading zeros
-    or signs, or thousands separators) holds numbers, and one of ``true`` and ``false`` in any case holds booleans; the
-    file is read twice to know. Ids, titles and texts stay strings, and so does all of it with ``csv_types="text"``.
+    **Tables** have a header, unless ``columns`` names the columns, or the table has no header and looks like MS MARCO's
+    (id and text, or id, URL, title and text, where the id is a number or begins with ``D`` or ``msmarco_``). If every
+    cell of a metadata column that is not empty is a JSON number (without leading zeros or signs, or thousands
+    separators), the column holds numbers; if every one is ``true`` or ``false`` in any case, it holds booleans. The
+    file is read twice to find out. Ids, titles and texts stay strings, and with ``csv_types="text"`` so do all columns.
     Empty cells are absent.
 
-    **Folders.** Files are read sorted, those of a folder before those of its subfolders: plain text (``.txt``,
+    **Folders.** Files are read in sorted order, those of a folder before those of its subfolders: plain text (``.txt``,
     ``.text``), Markdown (``.md``, ``.markdown``, ``.mdx``, ``.mkd``, ``.mdown``, ``.qmd``, ``.rmd``), ``.rst``,
     ``.org``, ``.adoc``, ``.asciidoc``, ``.tex``, notebooks (``.ipynb``: cells, not outputs), and with the extra
     ``readers`` HTML (``.html``, ``.htm``, ``.xhtml``), PDF and Word (``.docx``). The id is the path below the folder.
-    The title is that of the front matter (YAML between ``---``, TOML between ``+++``), of the page, or the first
-    heading, or else the file's name. The metadata are ``path``, ``suffix``, ``modified`` (a date, in UTC) and the
-    front matter's other fields, which win. Left out, and counted in ``summary``, are: other kinds of files, empty and
-    unreadable ones, what is hidden (its name begins with a dot), ``__pycache__``, ``node_modules`` and virtual
-    environments, links out of the folder and to folders.
+    The title is that of the front matter (YAML between ``---``, TOML between ``+++``) or of the page, or the first
+    heading, or else the file's name. The metadata are ``path``, ``suffix``, ``modified`` (a date, in UTC) and the other
+    fields of the front matter, which take precedence. These are left out and counted in ``summary``: files of other
+    kinds, empty and unreadable files, hidden files and folders (whose names begin with a dot), ``__pycache__``,
+    ``node_modules``, virtual environments, and links out of the folder and to folders.
 
-    **Values.** Fields that are not id, title or text become metadata; a field ``metadata`` that is an object is merged
-    into it. None, NaN, NaT and pandas' NA are absent (null within a list). Scalars and arrays of numpy become Python's;
-    Decimal and Fraction numbers; durations seconds; dates and times ISO 8601 strings; UUIDs, paths and IP addresses
-    strings; members of an Enum their values; sets sorted lists; bytes text if they are UTF-8, or else Base64; maps of
-    parquet objects, or lists of pairs if their keys are no strings. Other types are refused, by name. An id may be an
-    integer or a whole float, which becomes the integer's string; it may have blanks and slashes, but no line breaks or
-    tabs. A text that is null is empty; a record that has no field for it is bad.
+    **Values.** Fields other than id, title and text become metadata; a field ``metadata`` that holds an object is
+    merged into it. None, NaN, NaT and pandas' NA count as absent (in a list, as null). Scalars and arrays of numpy
+    become Python values; Decimal and Fraction become numbers; durations become seconds; dates and times become ISO 8601
+    strings; UUIDs, paths and IP addresses become strings; members of an Enum become their values; sets become sorted
+    lists; bytes become text if they are UTF-8, or else Base64; maps of Parquet become objects, or lists of pairs if
+    their keys are not strings. Other types are refused by name. An id may be an integer or a whole float, which becomes
+    a string; it may have blanks and slashes, but no line breaks or tabs. A text that is null is empty; a record that
+    has no field for the text is bad.
 
     Args:
-        source: a path, or any iterable of documents or of mappings.
-        format: one of the above; None guesses. Only for paths.
-        id_field: the id's field; by default the first there is of ``_id``, ``id``, ``docno``, ``docid``.
-        title_field: the title's field; by default ``title``, where there is one.
-        text_field: the text's field; by default the first there is of ``text``, ``contents``, ``body``.
+        source: a path, or any iterable of documents or mappings.
+        format: one of the formats above, for paths only. If None, it is guessed.
+        id_field: the name of the id's field. If None, the first of ``_id``, ``id``, ``docno`` and ``docid`` that
+            exists.
+        title_field: the name of the title's field. If None, ``title`` if it exists.
+        text_field: the name of the text's field. If None, the first of ``text``, ``contents`` and ``body`` that exists.
         encoding: the encoding of text files, any that Python knows, such as ``"cp1252"``.
         delimiter: the character between the cells of CSV and TSV.
-        columns: names of the columns of a table without a header.
-        csv_types: ``"json"`` types the columns of CSV and TSV as above, ``"text"`` keeps strings.
-        follow_links: follow symbolic links that lead out of the folder, or to folders. Loops are harmless.
-        strict: raise for the first file of a folder that cannot be read, too. Without it, folders are read without
-            that file, and bad records of other formats raise.
-        on_bad: called with the error of each bad record or file, which is then skipped, whatever the format.
-        summary: is told how far the reading has come, and what of a folder was left out. Without it a warning is logged
-            of what was left out.
+        columns: the names of the columns of a table without a header.
+        csv_types: ``"json"`` recognises numbers and booleans in CSV and TSV as described above; ``"text"`` keeps
+            strings.
+        follow_links: whether to follow symbolic links that lead out of the folder, or to folders. Loops do no harm.
+        strict: whether to raise an error also for the first file of a folder that cannot be read. If False, folders are
+            read without that file, and bad records of other formats raise an error.
+        on_bad: a function that is called with the error of each bad record or file, which is then skipped, whatever the
+            format.
+        summary: an object that is told how far the reading has come, and what was left out of a folder. If None, a
+            warning about what was left out is logged.
 
     Returns:
         An iterator over the documents, in the order of the source.
 
     Raises:
         InputError: if the arguments do not fit together.
-        DataError: if a record is bad (a ``DataError`` names file and line; the record's number for parquet, JSON
-        arrays and iterables). Always, whatever ``on_bad``, if a file is missing, broken, or holds no usable document.
+        DataError: if a record is bad; the error names the file and the line (the number of the record for Parquet, JSON
+            arrays and iterables). Whatever ``on_bad`` is, also if a file is missing, broken, or holds no usable
+            document.
         MissingExtraError: if the format needs a library that is not installed.
 
     Example:
@@ -159,10 +164,10 @@ def load_documents(
 
 
 def as_documents(documents: Iterable[Document | Mapping[str, Any] | str]) -> Iterator[Document]:
-    """Documents out of documents, mappings and texts.
+    """Make documents of documents, mappings and texts.
 
     Args:
-        documents: a stream of `Document`, of mappings with the fields of `load_documents`, or of texts. Texts, and
+        documents: a stream of `Document` objects, mappings with the fields of `load_documents`, or texts. Texts, and
             mappings without an id, get their place as id, from "0".
 
     Returns:
@@ -225,11 +230,11 @@ def _check_table(delimiter: str | None, columns: Sequence[str] | None, csv_types
 
 
 def guess_format(path: Path) -> str:
-    """The format that the name of a path says, or what is in the folder.
+    """Guess the format of a path from its name, or from what is in the folder.
 
     Raises:
         DataError: if there is no such file or folder.
-        InputError: if the name says none.
+        InputError: if the name does not tell the format.
     """
     _check_exists(path)
     if path.is_dir():

@@ -12,15 +12,15 @@ _NAMED = 3
 
 @dataclass
 class LoadSummary:
-    """How far a call of `load_documents` has come, and what of a folder it left out; it grows as you take documents.
+    """The progress of a call of `load_documents`, and what it left out of a folder. It grows as you take documents.
 
     Args:
-        unit: what ``done`` and ``total`` count: ``"bytes"`` of the file on disk, ``"rows"`` or ``"files"``.
-        done: so many were read.
-        total: so many there are; None if that is not known.
-        left_out: how many files and folders were left out, by the reason.
-        folders: how many of them are folders.
-        names: the first few files of each reason that is not their suffix.
+        unit: the unit of ``done`` and ``total``: ``"bytes"`` of the file on disk, ``"rows"`` or ``"files"``.
+        done: the number of units that were read.
+        total: the number of all units; None if it is not known.
+        left_out: the number of files and folders that were left out, for each reason.
+        folders: the number of those that are folders.
+        names: the first few files for each reason that is not their suffix.
 
     Example:
         >>> summary = LoadSummary()
@@ -47,14 +47,14 @@ class LoadSummary:
 
     @property
     def progress(self) -> str:
-        """How far the reading has come in words, ``""`` where that is not known."""
+        """Say how far the reading has come; "" if that is not known."""
         if not self.total:
             return ""
         share = f"{100 * min(1.0, self.done / self.total):.0f}% of "
         return share + (f"{self.total / 1e6:,.1f} MB" if self.unit == "bytes" else f"{self.total:,} {self.unit}")
 
     def __str__(self) -> str:
-        """Say what was left out in one sentence, ``""`` if nothing was."""
+        """Say in one sentence what was left out; "" if nothing was."""
         if not self.left_out:
             return ""
         parts = []
