@@ -444,6 +444,16 @@ def test_a_server_that_has_gone_is_said_so(browser, small_index):
     browser.get_log("browser")
 
 
+def test_an_index_that_fails_is_told_when_the_page_opens(browser, small_index):
+    app = create_app(Searcher(small_index))
+    with another(browser, app) as page:
+        app.state.service.problem, app.state.service._count_again = "the disk is gone", float("inf")
+        browser.refresh()
+        page.until(lambda: page.element("#message").text == "The index cannot be searched: the disk is gone")
+        assert page.element("#about").text == "4 documents"
+    browser.get_log("browser")
+
+
 def test_the_relevance_stands_beside_each_result(page, expected):
     query = "what sound do happy cats make"
     page.ask(query)
@@ -648,14 +658,17 @@ def test_texts_of_all_kinds_are_laid_out(page):
     hebrew, code = "המגדלור והשומר", "def light(lamp):\n    lamp.on()"
     long = "Donaudampfschifffahrtsgesellschaft" * 12
     hits = [hit(hebrew, text=hebrew), hit("code", text=code), hit("empty", text=""), hit("id only", title="")]
+    hits += [hit("words", text="lamps and more " * 99, evidence=[])]
     hits += [hit(long, text=f"{long}.", metadata={long: long, "nested": {"a": 1}}, first_rank=1234)]
     stub(page, found(*hits))
     page.element("#query").send_keys(hebrew, Keys.ENTER)
-    page.until(lambda: len(page.all(".hit")) == 5)
-    assert titles(page) == [hebrew, "code", "empty", "id only", long]
+    page.until(lambda: len(page.all(".hit")) == 6)
+    assert titles(page) == [hebrew, "code", "empty", "id only", "words", long]
+    cut = page.all(".excerpt")[4].text
+    assert 400 < len(cut) < 500 and cut.split()[-2] in ("lamps", "and", "more") and cut.endswith(" …")
     rtl = "return [...document.querySelectorAll(arguments[0])].map((e) => getComputedStyle(e).direction)"
     for selector in ("h2", ".excerpt"):
-        assert page.browser.execute_script(rtl, f".hit {selector}") == ["rtl", *4 * ["ltr"]]
+        assert page.browser.execute_script(rtl, f".hit {selector}") == ["rtl", *5 * ["ltr"]]
     assert page.browser.execute_script(rtl, "#query") == ["rtl"]
     assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 1200
     stub(page, {"id": "code", "title": "", "text": code, "metadata": {}})
