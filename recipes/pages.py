@@ -76,21 +76,24 @@ class Pages:
         raise DataError(f"no figure is called {name!r}")
 
     def command(self, id: str) -> str:
-        """An entry's command as one types it in a clone, with the collections in ``data``.
+        """An entry's command as one types it in a clone, with the collections in ``data``, after what it needs.
 
         Raises:
             DataError: if there is no such entry, or it has no command.
         """
-        text = self._entry(id).command
-        if not text:
+        entry = self._entry(id)
+        commands = [self.command(entry.after)] if entry.after else []
+        if entry.command:
+            text = entry.command.format(data="data", work="results", out=f"results/{id}", root="ROOT")
+            lines = [""]
+            for part in re.split(r" (?=--?[a-z])", text.replace("ROOT/", "")):
+                if lines[-1] and len(lines[-1]) + len(part) > _WIDEST:
+                    lines.append("   ")
+                lines[-1] = f"{lines[-1]} {part}" if lines[-1] else part
+            commands.append(" \\\n".join(lines))
+        if not commands:
             raise DataError(f"the entry {id!r} has no command")
-        text = text.format(data="data", work="results", out=f"results/{id}", root=".").replace("./recipes", "recipes")
-        lines = [""]
-        for word in re.split(r" (?=--?[a-z])", text):
-            if lines[-1] and len(lines[-1]) + len(word) > _WIDEST:
-                lines.append("   ")
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-        return " \\\n".join(lines)
+        return "\n".join(commands)
 
     def table(self, id: str) -> str:
         """A table in Markdown.
