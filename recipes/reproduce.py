@@ -1,4 +1,4 @@
-"""The README's figures, run again: ``recipes/expected.yaml`` says which command gives each of them.
+"""The figures of the documentation, run again: ``recipes/expected.yaml`` says which command gives each of them.
 
 python -m sightline.recipes.reproduce scifact --data data
 """
@@ -208,7 +208,7 @@ def main(
     list_only: Annotated[bool, typer.Option("--list", help="List the entries, and run nothing.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run the README's figures again, and say which hold; the exit code is 1 if one does not."""
+    """Run the figures of the documentation again, and say which hold; the exit code is 1 if one does not."""
     entries = load_expected(expected)
     if list_only:
         _show_list(entries, json)
@@ -246,7 +246,7 @@ def _show_check(check: Check) -> None:
     console.print(Text.assemble((word, style), visible(about)))
     for figure, measured in zip(check.entry.figures, check.found, strict=True):
         if not figure.holds(measured):
-            console.print(Text(visible(f"    {figure.name}: expected {figure.value:g}, found {measured:.6g}")))
+            console.print(Text(visible(f"    {figure.label}: expected {figure.value:g}, found {measured:.6g}")))
 
 
 def _as_json(check: Check) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _as_json(check: Check) -> dict[str, Any]:
         "error": check.error,
         "skipped": check.skipped,
         "figures": [
-            {"name": figure.name, "expected": figure.value, "found": measured, "holds": figure.holds(measured)}
+            {"name": figure.label, "expected": figure.value, "found": measured, "holds": figure.holds(measured)}
             for figure, measured in zip(check.entry.figures, check.found, strict=False)
         ],
     }
