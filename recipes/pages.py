@@ -125,6 +125,14 @@ class Pages:
             return self.figures(also, row, column)
         return found
 
+    def rows(self, id: str) -> tuple[str, ...]:
+        """The names of a table's rows.
+
+        Raises:
+            DataError: if there is no such table.
+        """
+        return self._table(id).rows
+
     def _cell(self, id: str, row: str, column: str, best: float | None) -> str:
         table, figures = self._tables[id], self.figures(id, row, column)
         words = table.words.get(column, {}).get(row)

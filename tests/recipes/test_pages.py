@@ -6,13 +6,17 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import sightline
 from sightline.cli import app
 from sightline.errors import DataError
+from sightline.recipes.chart import app as chart
+from sightline.recipes.chart import draw, points
 from sightline.recipes.figures import Number, load_figures
 from sightline.recipes.pages import Pages
 
@@ -174,3 +178,18 @@ def test_the_hook_renders_pages_with_expressions_alone():
     hook["on_pre_build"]()
     assert hook["on_page_markdown"]("It is {{ figure('scifact-whole/bm25') }}.", page=None) == "It is .6870."
     assert hook["on_page_markdown"]("{# {% as it was", page=None) == "{# {% as it was"
+
+
+def test_the_chart_is_drawn_from_the_figures(tmp_path):
+    shown = points()
+    by_label = {point.label: (point.milliseconds, point.quality) for point in shown}
+    assert by_label["BM25", ""] == (8.7, 0.6867)
+    assert by_label["the default", "candidates read anew"] == (6082, 0.7439)
+    assert CliRunner().invoke(chart, [str(tmp_path / "chart.svg")]).exit_code == 0
+    drawn = (tmp_path / "chart.svg").read_text(encoding="utf-8")
+    assert drawn == draw(shown) == (_ROOT / "docs" / "images" / "quality.svg").read_text(encoding="utf-8")
+    picture = ElementTree.fromstring(drawn)
+    circles = [float(circle.get("cx")) for circle in picture.iter("{http://www.w3.org/2000/svg}circle")]
+    times = [point.milliseconds for point in shown]
+    assert sorted(range(len(times)), key=times.__getitem__) == sorted(range(len(times)), key=circles.__getitem__)
+    assert "prefers-color-scheme: dark" in drawn and ".744 in 28 ms" in drawn
