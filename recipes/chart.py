@@ -95,7 +95,7 @@ def points() -> list[Point]:
             default, "own", "above",
         ),
         Point(
-            ("MiniLM cross-encoder", "100 texts; its quality: published, of 30 texts"),
+            ("MiniLM cross-encoder", "time for 100 texts; published quality, for 30"),
             value("searching", cross_encoder, "ms"),
             _published(), "other", "below",
         ),

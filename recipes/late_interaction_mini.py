@@ -13,7 +13,7 @@ OUT is a checkpoint that ``late-interaction:OUT`` and sentence-transformers' ``M
 is printed compares forms of its states with forms of the default's, with principal components and with random
 directions, on the dev collections of `sightline.recipes.states`.
 
-The default's states in ``pq48`` rank better in fewer bytes (README, "Small token states"), so no such checkpoint ships.
+The default's states in ``pq48`` rank better in fewer bytes (docs/results/history.md), so no such checkpoint ships.
 """
 
 from __future__ import annotations
