@@ -127,7 +127,7 @@ def decoder_comment(results: Results) -> str:
         lines.append(f"  {decoder} ({mean[decoder]:.3f}) is {word} {other} ({mean[other]:.3f})")
     lines.append(
         "So few questions prove little. On 100 questions each, it ranked the best 20 of hybrid search worse than that "
-        "search did on NQ (by .19) and SciFact (.04), and better on SQuAD (.07); docs/results/decoders.md has the table."
+        "search did on NQ (by .19) and SciFact (.04), and better on SQuAD (.07): see docs/results/decoders.md."
     )
     return "\n".join(lines)
 
