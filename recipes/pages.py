@@ -16,7 +16,7 @@ from .figures import Entry, Figure, Number, Table
 
 __all__ = ["Pages"]
 
-_WIDEST = 110  # characters of a line of a command
+_WIDEST = 80  # characters of a line of a command
 
 
 class Pages:
