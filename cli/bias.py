@@ -40,11 +40,16 @@ def register(app: typer.Typer) -> None:
 
 
 def bias(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder (with spans.tsv for positions), PosIR folder, or SQuAD.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A BEIR folder (with spans.tsv for positions), a PosIR folder, or SQuAD.")
+    ],
     systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for report.html, bias.json, what eval writes, and the index.")],
     kind: Annotated[
-        str, typer.Option(help="Comma-separated: order (of candidates), position (of evidence), documents; or all.")
+        str,
+        typer.Option(
+            help="Kinds of bias, comma-separated: order (of candidates), position (of evidence), documents; or all."
+        ),
     ] = "all",
     split: SplitOption = "test",
     qrels: QrelsOption = None,
@@ -55,24 +60,29 @@ def bias(
     run: RunsOption = None,
     index: IndexOption = None,
     candidates: Annotated[
-        int, typer.Option(help="Candidates per query, for position.", min=1, rich_help_panel=CANDIDATES)
+        int, typer.Option(help="Number of candidates of each query, for position.", min=1, rich_help_panel=CANDIDATES)
     ] = 100,
     list_length: Annotated[
-        int, typer.Option(help="Documents per list, for order and documents.", min=2, rich_help_panel=CANDIDATES)
+        int,
+        typer.Option(
+            help="Number of documents in each list, for order and documents.", min=2, rich_help_panel=CANDIDATES
+        ),
     ] = 30,
     measure: Annotated[
         str,
-        typer.Option(help="The measure, as ir_measures names it; Success@1 is accuracy.", rich_help_panel=MEASURING),
+        typer.Option(
+            help="The measure of quality, as ir_measures names it. Success@1 is accuracy.", rich_help_panel=MEASURING
+        ),
     ] = "nDCG@10",
     permutations: Annotated[
-        int, typer.Option(help="Random orders of each list.", min=2, rich_help_panel=MEASURING)
+        int, typer.Option(help="Number of random orders of each list.", min=2, rich_help_panel=MEASURING)
     ] = 10,
     seed: Annotated[
         int, typer.Option(help="Seed of samples, permutations and intervals.", min=0, rich_help_panel=MEASURING)
     ] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Measure how results depend on the order of candidates, the place of the evidence, and other accidents."""
+    """Measure how results depend on the order of candidates, the place of the evidence, and properties of documents."""
     from ..eval.bias import KINDS, load_positions, measure_bias
 
     kinds = KINDS if kind == "all" else names(kind)

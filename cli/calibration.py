@@ -34,7 +34,8 @@ def calibrate(
     datasets: Annotated[
         list[str],
         typer.Argument(
-            metavar="DATASET...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; DATASET:SPLIT for another split."
+            metavar="DATASET...",
+            help="A BEIR folder, or ir:ID, mteb:TASK, nano:NAME. Write DATASET:SPLIT for another split.",
         ),
     ],
     split: SplitOption = "test",
@@ -43,7 +44,8 @@ def calibrate(
     max_queries: MaxQueriesOption = None,
     work: WorkOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Layout to write: the reranker's own, with the fitted numbers, .yaml.")
+        Path | None,
+        typer.Option(help="Layout file to write (.yaml): the reranker's own layout with the fitted numbers."),
     ] = None,
     save: Annotated[
         bool, typer.Option("--save", help="Write the numbers into layout.yaml of the trained folder RERANKER.")
@@ -52,8 +54,8 @@ def calibrate(
 ) -> None:
     """Fit the two numbers that turn a reranker's scores into relevance, the probability that a document is relevant.
 
-    Every collection weighs the same, and within it every query. Candidates that nobody judged count as not relevant, so
-    take collections that are judged well, and none that you evaluate on.
+    Every collection has the same weight, and so has every query within it. Candidates that nobody judged count as not
+    relevant, so use well-judged collections, and none that you evaluate on.
     """
     from ..eval.relevance import calibrate_reranker, check_layout_file, save_calibration
 

@@ -69,13 +69,19 @@ def register(app: typer.Typer) -> None:
 
 
 def rerank(
-    out: Annotated[Path, typer.Option(help="Run to write: TREC, or .tsv MS MARCO, .json MTEB, .jsonl rank_llm.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Run to write. The ending decides the format: .tsv MS MARCO, .json MTEB, .jsonl rank_llm, else TREC."
+        ),
+    ],
     data: Annotated[
-        Path | None, typer.Option(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME, with the texts.")
+        Path | None, typer.Option(help="Collection with the texts: a BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Run to rerank, in any of --out's formats.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run to rerank, in any format that --out has.")] = None,
     requests: Annotated[
-        Path | None, typer.Option(help="Instead of both: requests of rank_llm, .jsonl, texts and all.")
+        Path | None,
+        typer.Option(help="Requests of rank_llm (.jsonl), which have run and texts, in the place of --run and --data."),
     ] = None,
     rerank: RerankOption = "minilm",
     backend: BackendOption = None,
@@ -84,7 +90,7 @@ def rerank(
     index: Annotated[
         Path | None,
         typer.Option(
-            help="Index of the collection, by whose word statistics BM25 is scored, if the reranker uses it.",
+            help="Index of the collection, whose word statistics BM25 uses if the reranker needs it.",
             rich_help_panel=CANDIDATES,
         ),
     ] = None,
@@ -142,7 +148,9 @@ _POSITIVES_ADDED = "; POSITIVES ADDED to what was reranked"
 def evaluate(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER...", help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; several give a matrix."),
+        typer.Argument(
+            metavar="FOLDER...", help="A BEIR folder, or ir:ID, mteb:TASK, nano:NAME. Several make a matrix."
+        ),
     ],
     systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
@@ -156,7 +164,7 @@ def evaluate(
         bool,
         typer.Option(
             "--add-positives",
-            help="Rerank relevant documents that were not found, too. Results say so.",
+            help="Also rerank relevant documents that the first stage did not find. Results say so.",
             rich_help_panel=CANDIDATES,
         ),
     ] = False,
@@ -215,12 +223,17 @@ def evaluate(
 def matrix(
     data: Annotated[Path, typer.Argument(help="Folder that holds the plan's collections.")],
     out: Annotated[Path, typer.Option(help="Folder for the report, and for each collection's results and index.")],
-    plan: Annotated[Path, typer.Option(help="YAML with first_stages, rerankers and collections; see load_matrix.")],
+    plan: Annotated[
+        Path, typer.Option(help="YAML file with first_stages, rerankers and collections; see load_matrix.")
+    ],
     only: Annotated[
-        str, typer.Option(help="Comma-separated: these collections alone.", rich_help_panel=COLLECTION)
+        str,
+        typer.Option(
+            help="Names of the collections to evaluate, comma-separated; all by default.", rich_help_panel=COLLECTION
+        ),
     ] = "",
     reranker: Annotated[
-        list[str] | None, typer.Option(help="A reranker beside those of the plan. You may give several.")
+        list[str] | None, typer.Option(help="A reranker in addition to those of the plan. You can give several.")
     ] = None,
     max_queries: MaxQueriesOption = None,
     jobs: JobsOption = 1,
@@ -240,7 +253,7 @@ def matrix(
 
 
 def bench(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
+    folder: Annotated[Path, typer.Argument(help="A BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
     systems: SystemsOption,
     out: Annotated[Path, typer.Option(help="Folder for the report, results.json, per_query.json, runs and index.")],
     split: SplitOption = "test",
@@ -250,12 +263,14 @@ def bench(
     candidates: PerQueryOption = 100,
     cost_queries: Annotated[
         int,
-        typer.Option(help="How many queries are timed one by one, the first ones.", min=1, rich_help_panel=MEASURING),
+        typer.Option(
+            help="Number of queries that are timed one by one, the first ones.", min=1, rich_help_panel=MEASURING
+        ),
     ] = 200,
     measures: MeasuresOption = _MEASURES,
     json: JsonOption = False,
 ) -> None:
-    """Measure what systems cost, beside how good they are: latency, memory, bytes, FLOPs, and the Pareto front."""
+    """Measure what systems cost as well as how good they are: latency, memory, bytes, FLOPs, and the Pareto front."""
     from ..eval.cost import bench_systems
     from ..eval.loading import load_dataset
     from ..eval.metrics import split_measures
@@ -279,8 +294,10 @@ def bench(
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Results, of one collection each.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; without it, the first of the folders.")] = None,
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Folders of results, each of one collection.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. By default the first of the folders.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Write the report of results: report.html, results.csv and table.tex."""

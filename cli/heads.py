@@ -30,17 +30,20 @@ def register(app: typer.Typer) -> None:
 def heads(
     model: Annotated[str, typer.Argument(help="The decoder: smollm2, a name on the hub, a folder or a GGUF file.")],
     data: Annotated[
-        list[Path], typer.Option(help="A BEIR folder with judgements. Several share the lists, each its part.")
+        list[Path],
+        typer.Option(
+            help="A BEIR folder with judgements. If you give several, each contributes the same number of lists."
+        ),
     ],
-    method: Annotated[Literal["qr", "core", "ndcg"], typer.Option(help="How heads are scored.")] = "qr",
+    method: Annotated[Literal["qr", "core", "ndcg"], typer.Option(help="Criterion by which heads are scored.")] = "qr",
     layout: Annotated[
         str | None,
         typer.Option(
-            help="The layout that the heads are for. By default qrhead, or core with --method core.",
+            help="Layout that the heads are for. By default qrhead, or core with --method core.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="The split whose queries are read.", rich_help_panel=_LISTS)] = "train",
+    split: Annotated[str, typer.Option(help="Split whose queries are read.", rich_help_panel=_LISTS)] = "train",
     run: Annotated[
         Path | None,
         typer.Option(
@@ -49,14 +52,14 @@ def heads(
         ),
     ] = None,
     queries: Annotated[
-        int, typer.Option(help="How many lists are read, one for each query.", min=1, rich_help_panel=_LISTS)
+        int, typer.Option(help="Number of lists that are read, one for each query.", min=1, rich_help_panel=_LISTS)
     ] = 128,
     candidates: Annotated[
-        int, typer.Option(help="How many documents each list has.", min=2, rich_help_panel=_LISTS)
+        int, typer.Option(help="Number of documents in each list.", min=2, rich_help_panel=_LISTS)
     ] = 40,
     words: Annotated[
         int | None,
-        typer.Option(help="How many words of a text are read. By default all.", min=1, rich_help_panel=_LISTS),
+        typer.Option(help="Number of words of a text that are read. By default all.", min=1, rich_help_panel=_LISTS),
     ] = None,
     seed: Annotated[
         int,
@@ -65,10 +68,11 @@ def heads(
         ),
     ] = 0,
     temperature: Annotated[
-        float | None, typer.Option(help="Temperature of --method core. By default the one published for the model.")
+        float | None,
+        typer.Option(help="Temperature of --method core. By default the one that was published for the model."),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="The branch, tag or commit of the model.", rich_help_panel=_MODEL)
+        str | None, typer.Option(help="Branch, tag or commit of the model.", rich_help_panel=_MODEL)
     ] = None,
     dtype: Annotated[
         str | None,
@@ -78,7 +82,7 @@ def heads(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The YAML file to write. By default it goes where rerankers look for it.")
+        Path | None, typer.Option(help="YAML file to write. By default it goes where rerankers look for it.")
     ] = None,
     json: JsonOption = False,
 ) -> None:

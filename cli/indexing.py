@@ -51,14 +51,15 @@ class FileOptions:
     """How files become documents.
 
     Args:
-        format: beir, jsonl, json, csv, tsv, parquet, folder or text; by default the name says which.
-        id_field: Field that holds the id.
-        title_field: Field that holds the title.
-        text_field: Field that holds the text.
+        format: Format of the files: beir, jsonl, json, csv, tsv, parquet, folder or text; by default the name tells
+            it.
+        id_field: Name of the field that holds the id.
+        title_field: Name of the field that holds the title.
+        text_field: Name of the field that holds the text.
         encoding: Encoding of text files, such as cp1252; by default UTF-8, or what a byte order mark says.
         delimiter: Character between the cells of CSV and TSV, or 'tab'; by default the header shows it.
         columns: Names of the columns of a CSV or TSV file without a header, such as id,text,year.
-        csv_types: What cells of CSV and TSV become: with json, columns of numbers and columns of true and false become
+        csv_types: Types of the cells of CSV and TSV: with json, columns of numbers and columns of true and false become
             numbers and booleans; with text, cells stay strings.
         follow_links: Follow symbolic links that lead out of the folder, or to folders.
         strict: Stop at the first bad record or file, or go on without it and list it at the end; by default, bad files
@@ -96,7 +97,8 @@ def register(app: typer.Typer) -> None:
 def index(
     corpus: CorpusArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Directory to make. An interrupted build in it goes on.", show_default=False)
+        Path | None,
+        typer.Option(help="Directory of the new index. An interrupted build in it continues.", show_default=False),
     ] = None,
     store: Annotated[
         str | None,
@@ -108,12 +110,14 @@ def index(
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace an index that is there; the old one stays until the new is done."),
+        typer.Option("--overwrite", help="Replace an existing index. The old one stays until the new one is done."),
     ] = False,
     encoder: EncoderOption = "minilm",
     truncate_dim: Annotated[
         int | None,
-        typer.Option(help="Keep the first dimensions only (Matryoshka models).", min=1, rich_help_panel=INDEX),
+        typer.Option(
+            help="Number of dimensions of embeddings to keep, for Matryoshka models.", min=1, rich_help_panel=INDEX
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
@@ -141,10 +145,12 @@ def index(
     ] = None,
     decoder_form: Annotated[
         Literal["fp16", "int8"],
-        typer.Option(help="Form of decoder states; int8 takes half as many bytes.", rich_help_panel=INDEX),
+        typer.Option(help="Form of the decoder states. int8 takes half as many bytes.", rich_help_panel=INDEX),
     ] = "int8",
     max_tokens: MaxTokensOption = None,
-    overlap: Annotated[int, typer.Option(help="Tokens that neighbouring passages share.", rich_help_panel=INDEX)] = 0,
+    overlap: Annotated[
+        int, typer.Option(help="Number of tokens that neighbouring passages share.", rich_help_panel=INDEX)
+    ] = 0,
     driver: Annotated[
         Literal["ray"] | None,
         typer.Option(
@@ -157,7 +163,7 @@ def index(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="With --driver ray: how many workers; by default one for each processor.",
+            help="Number of workers, with --driver ray. By default one for each processor.",
             min=1,
             rich_help_panel=_SCALE,
         ),
@@ -165,13 +171,15 @@ def index(
     gpus_per_worker: Annotated[
         float,
         typer.Option(
-            help="With --driver ray: GPUs that each worker takes, such as 1 or 0.5.", min=0, rich_help_panel=_SCALE
+            help="Number of GPUs that each worker takes, such as 1 or 0.5, with --driver ray.",
+            min=0,
+            rich_help_panel=_SCALE,
         ),
     ] = 0.0,
     shard_id: Annotated[
         int | None,
         typer.Option(
-            help="Index one of --num-shards parts of the collection, counted from 0; each process indexes another.",
+            help="Number of the part, from 0, that this process indexes of --num-shards parts of the collection.",
             min=0,
             rich_help_panel=_SCALE,
         ),
@@ -179,7 +187,7 @@ def index(
     num_shards: Annotated[
         int | None,
         typer.Option(
-            help="How many processes index the collection together, into one Qdrant server. The last to end finishes "
+            help="Number of processes that index the collection together, into one Qdrant server. The last to end finishes "
             "the index.",
             min=1,
             rich_help_panel=_SCALE,
@@ -266,7 +274,9 @@ def _shard(name: str, number: int | None, of: int | None) -> dict[str, Any]:
 def add(
     index: IndexArgument,
     corpus: CorpusArgument,
-    update: Annotated[bool, typer.Option("--update", help="Replace documents whose ids are there already.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Replace documents whose ids are in the index already.")
+    ] = False,
     backend: BackendOption = None,
     json: JsonOption = False,
     **settings: Any,
@@ -284,12 +294,14 @@ def add(
 
 def copy(
     index: Annotated[Path, typer.Argument(help="Directory of the index.")],
-    store: Annotated[str, typer.Argument(help="The store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION.")],
+    store: Annotated[
+        str, typer.Argument(help="Store to copy it to: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION.")
+    ],
     json: JsonOption = False,
 ) -> None:
-    """Copy an index into a store, with its embeddings and token states: nothing is read again.
+    """Copy an index into a store, with its embeddings and token states, without reading any text again.
 
-    A copy that was interrupted goes on.
+    An interrupted copy continues.
     """
     from ..retrieval.index import Index
     from ..retrieval.qdrant_store import QdrantStore
@@ -304,7 +316,7 @@ def copy(
 
 def delete(
     index: IndexArgument,
-    ids: Annotated[list[str], typer.Argument(help="Ids of documents.")],
+    ids: Annotated[list[str], typer.Argument(help="Ids of the documents to delete.")],
     json: JsonOption = False,
 ) -> None:
     """Delete documents by id, all or none."""
@@ -316,7 +328,7 @@ def delete(
 
 
 def info(index: IndexArgument, json: JsonOption = False) -> None:
-    """Check every file of an index against its checksum, or all passages of a store for vectors; say what it holds."""
+    """Say what an index holds, and check every file of it, or whether all passages of a store have vectors."""
     from ..retrieval.stores import open_store
 
     with open_store(index) as opened:

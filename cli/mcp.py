@@ -34,16 +34,16 @@ def mcp(
     index: IndexArgument,
     transport: Annotated[
         Literal["stdio", "http"],
-        typer.Option(help="stdio, for a client that starts this command; or http, at /mcp.", rich_help_panel=SERVER),
+        typer.Option(
+            help="How clients connect: stdio, if they start this command; or http, at /mcp.", rich_help_panel=SERVER
+        ),
     ] = "stdio",
     host: Annotated[
         str,
-        typer.Option(
-            help="The address to listen on with --transport http. Clients need no key.", rich_help_panel=SERVER
-        ),
+        typer.Option(help="Address to listen on, with --transport http. Clients need no key.", rich_help_panel=SERVER),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="The port to listen on with --transport http.", min=1, max=65535, rich_help_panel=SERVER)
+        int, typer.Option(help="Port to listen on, with --transport http.", min=1, max=65535, rich_help_panel=SERVER)
     ] = 8000,
     rerank: RerankOption = "minilm",
     first_stage: FirstStageOption = None,

@@ -55,7 +55,7 @@ _SYSTEMS = (
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 IndexArgument = Annotated[
     str,
-    typer.Argument(help="Directory of the index, or a store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION."),
+    typer.Argument(help="Directory of an index, or a store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION."),
 ]
 
 # -- searching
@@ -63,17 +63,18 @@ IndexArgument = Annotated[
 RerankOption = Annotated[
     str,
     typer.Option(
-        help="minilm, sightline-mini, hf:MODEL#LAYOUT, cross-encoder:MODEL, late-interaction:MODEL, encoder:MODEL, "
-        "remote:SERVER/MODEL (a rerank API: texts are sent there), a folder of sightline train, a layout's .yaml, or "
-        "none; sightline rerankers lists them.",
+        help="Reranker: minilm, sightline-mini, hf:MODEL#LAYOUT, cross-encoder:MODEL, late-interaction:MODEL, "
+        "encoder:MODEL, remote:SERVER/MODEL (a rerank API: texts are sent there), a folder of sightline train, a "
+        "layout's .yaml, or none. sightline rerankers lists them.",
         rich_help_panel=SEARCHING,
     ),
 ]
 BackendOption = Annotated[
     Backend | None,
     typer.Option(
-        help="What computes the encoder and the rerankers that read token states: torch, or onnx or openvino (of the "
-        "extras of these names), on the CPU in float32. States are compared with torch's when a model is loaded.",
+        help="Library that computes the encoder and the rerankers that read token states: torch, or onnx or openvino "
+        "(from the extras of these names), which compute on the CPU in float32. States are compared with torch's when "
+        "a model is loaded.",
         show_default="torch",
         rich_help_panel=SEARCHING,
     ),
@@ -81,19 +82,19 @@ BackendOption = Annotated[
 FirstStageOption = Annotated[
     FirstStage | None,
     typer.Option(
-        help="Where candidates come from. multivector searches the token states of the index.",
-        show_default="hybrid where the index has embeddings and words, else what it has",
+        help="First stage that finds the candidates. multivector searches the token states of the index.",
+        show_default="hybrid if the index has embeddings and words, else what it has",
         rich_help_panel=SEARCHING,
     ),
 ]
 CandidatesOption = Annotated[
-    int, typer.Option(help="How many documents the first stage passes on.", min=1, rich_help_panel=SEARCHING)
+    int, typer.Option(help="Number of documents that the first stage passes on.", min=1, rich_help_panel=SEARCHING)
 ]
 MinScoreOption = Annotated[
     float | None,
     typer.Option(
         "--min-score",
-        help="Leave out results whose relevance is below this, from 0 to 1. The reranker must have a relevance.",
+        help="Lowest relevance of results, from 0 to 1. Others are left out. The reranker must have a relevance.",
         rich_help_panel=SEARCHING,
     ),
 ]
@@ -101,26 +102,29 @@ WhereOption = Annotated[
     list[str] | None,
     typer.Option(
         "--where",
-        help="Metadata filter, such as lang=en, 'year>=2000', 'lang in \\[en, de]' or 'year is null'. You may give "
-        "several; all must hold.",
+        help="Metadata filter, such as lang=en, 'year>=2000', 'lang in \\[en, de]' or 'year is null'. You can give "
+        "several, which must all hold.",
         rich_help_panel=SEARCHING,
     ),
 ]
 
 WorkOption = Annotated[
     Path | None,
-    typer.Option(help="Folder that keeps the indexes for another time.", rich_help_panel=CANDIDATES),
+    typer.Option(help="Folder that keeps the indexes for the next time.", rich_help_panel=CANDIDATES),
 ]
 
 # -- the index that a command makes
 
 EncoderOption = Annotated[
-    str, typer.Option(help="Bi-encoder: minilm, or any sentence-transformers name or path.", rich_help_panel=INDEX)
+    str,
+    typer.Option(
+        help="Bi-encoder: minilm, or the name or path of a sentence-transformers model.", rich_help_panel=INDEX
+    ),
 ]
 ReaderOption = Annotated[
     str | None,
     typer.Option(
-        help="Whose token states the index keeps, such as late-interaction:MODEL.",
+        help="Block reader whose token states the index keeps, such as late-interaction:MODEL.",
         show_default="the encoder's, or minilm's if it has none",
         rich_help_panel=INDEX,
     ),
@@ -140,57 +144,68 @@ TokenStatesOption = Annotated[
     str,
     typer.Option(
         help="Form in which the index keeps what the reranker reads, so that reranking takes milliseconds: fp16, int8, "
-        "int4, pqM such as pq48 (product quantisation in M bytes a token), or none.",
+        "int4, pqM such as pq48 (product quantisation in M bytes per token), or none.",
         rich_help_panel=INDEX,
     ),
 ]
 MaxTokensOption = Annotated[
     int | None,
     typer.Option(
-        help="Tokens per passage; 0 keeps documents whole, cut where models stop reading.", rich_help_panel=INDEX
+        help="Largest number of tokens of a passage; 0 keeps documents whole, cut off where models stop reading.",
+        rich_help_panel=INDEX,
     ),
 ]
 
 # -- judged collections, and systems that search them
 
-SystemsOption = Annotated[str, typer.Option("--systems", help=f"Comma-separated: {_SYSTEMS}.")]
+SystemsOption = Annotated[str, typer.Option("--systems", help=f"Systems, comma-separated: {_SYSTEMS}.")]
 SystemOption = Annotated[
-    str, typer.Option("--system", help=f"{_SYSTEMS}; also given, for the folder's bm25.SPLIT.tsv.")
+    str, typer.Option("--system", help=f"System: {_SYSTEMS}; or given, for the folder's bm25.SPLIT.tsv.")
 ]
-SplitOption = Annotated[str, typer.Option("--split", help="Which qrels/SPLIT.tsv to use.", rich_help_panel=COLLECTION)]
+SplitOption = Annotated[
+    str, typer.Option("--split", help="Split of the judgements, as in qrels/SPLIT.tsv.", rich_help_panel=COLLECTION)
+]
 QrelsOption = Annotated[
     Path | None,
-    typer.Option("--qrels", help="Judgements to use instead, BEIR or TREC format.", rich_help_panel=COLLECTION),
+    typer.Option(
+        "--qrels", help="File of judgements to use instead, in BEIR or TREC format.", rich_help_panel=COLLECTION
+    ),
 ]
 MaxQueriesOption = Annotated[
     int | None,
     typer.Option(
-        "--max-queries", help="Use only this many queries, the first ones.", min=1, rich_help_panel=COLLECTION
+        "--max-queries",
+        help="Number of queries to use, the first ones. By default all.",
+        min=1,
+        rich_help_panel=COLLECTION,
     ),
 ]
 RunsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--run",
-        help="A first stage of your own: NAME=FILE, in any format that rerank --out writes. You may give several.",
+        help="A first stage of your own: NAME=FILE, in any format that rerank --out writes. You can give several.",
         rich_help_panel=CANDIDATES,
     ),
 ]
 IndexOption = Annotated[
     str | None,
-    typer.Option("--index", help="Search this index, or store, instead of making one.", rich_help_panel=CANDIDATES),
+    typer.Option("--index", help="Index or store to search, instead of making an index.", rich_help_panel=CANDIDATES),
 ]
 PerQueryOption = Annotated[
-    int, typer.Option("--candidates", help="Candidates per query.", min=1, rich_help_panel=CANDIDATES)
+    int, typer.Option("--candidates", help="Number of candidates of each query.", min=1, rich_help_panel=CANDIDATES)
 ]
 MeasuresOption = Annotated[
     str,
-    typer.Option("--measures", help="Comma-separated, as ir_measures names them.", rich_help_panel=MEASURING),
+    typer.Option("--measures", help="Measures, comma-separated, as ir_measures names them.", rich_help_panel=MEASURING),
 ]
 JobsOption = Annotated[
     int,
     typer.Option(
-        "--jobs", help="Processes that answer queries; they share the cores.", min=1, rich_help_panel=MEASURING
+        "--jobs",
+        help="Number of processes that answer queries. They share the cores.",
+        min=1,
+        rich_help_panel=MEASURING,
     ),
 ]
 

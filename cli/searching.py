@@ -52,8 +52,8 @@ def register(app: typer.Typer) -> None:
 
 def search(
     index: IndexArgument,
-    query: Annotated[str, typer.Argument(help="What to look for.")],
-    k: Annotated[int, typer.Option("-k", help="How many results.", min=1)] = 10,
+    query: Annotated[str, typer.Argument(help="Text to search for.")],
+    k: Annotated[int, typer.Option("-k", help="Number of results.", min=1)] = 10,
     rerank: RerankOption = "minilm",
     backend: BackendOption = None,
     first_stage: FirstStageOption = None,
@@ -62,22 +62,22 @@ def search(
     where: WhereOption = None,
     passages: Annotated[
         bool,
-        typer.Option("--passages", help="Find passages instead of documents.", rich_help_panel=SEARCHING),
+        typer.Option("--passages", help="Return passages instead of documents.", rich_help_panel=SEARCHING),
     ] = False,
     evidence: Annotated[
-        bool, typer.Option("--evidence", help="Show what the reranker looked at.", rich_help_panel=_SHOWING)
+        bool, typer.Option("--evidence", help="Mark the sentences that got the attention.", rich_help_panel=_SHOWING)
     ] = False,
     evidence_grain: Annotated[
         Grain | None,
         typer.Option(
-            help="Mark whole sentences or single tokens; implies --evidence.",
+            help="Size of the marks, whole sentences or single tokens. Implies --evidence.",
             show_default="sentence, with --evidence",
             rich_help_panel=_SHOWING,
         ),
     ] = None,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Show where each stage put each result.", rich_help_panel=_SHOWING),
+        typer.Option("--explain", help="Show the rank of each result in each stage.", rich_help_panel=_SHOWING),
     ] = False,
     json: JsonOption = False,
 ) -> None:

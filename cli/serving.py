@@ -89,7 +89,7 @@ def serve(
     threads: Annotated[
         int | None,
         typer.Option(
-            help="How many searches, and how many rankings, run at once.",
+            help="Number of searches, and of rankings, that run at once.",
             min=1,
             show_default="one for each processor, at most 16",
             rich_help_panel=SERVER,
@@ -98,7 +98,7 @@ def serve(
     model_name: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another model name to accept, such as rerank-v3.5; you can give it several times.",
+            help="Another model name to accept, such as rerank-v3.5. You can give several.",
             rich_help_panel=_CLIENTS,
         ),
     ] = None,
@@ -106,14 +106,14 @@ def serve(
         bool,
         typer.Option(
             "--any-model",
-            help="Accept any model name in rerank requests; the model stays the same.",
+            help="Accept any model name in rerank requests. The model stays the same.",
             rich_help_panel=_CLIENTS,
         ),
     ] = False,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="A host name that requests may be addressed to; you can give it several times.",
+            help="A host name that requests may be addressed to. You can give several.",
             rich_help_panel=_CLIENTS,
         ),
     ] = None,
@@ -136,7 +136,7 @@ def serve(
     max_idle_seconds: Annotated[
         int,
         typer.Option(
-            help="Seconds a connection stays open between requests.", min=1, rich_help_panel=_CONNECTIONS.panel
+            help="Seconds that a connection stays open between requests.", min=1, rich_help_panel=_CONNECTIONS.panel
         ),
     ] = 15,
     **settings: Any,

@@ -73,10 +73,10 @@ def register(app: typer.Typer) -> None:
 
 @takes_settings(_MINING)
 def mine(
-    folder: Annotated[Path, typer.Argument(help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
+    folder: Annotated[Path, typer.Argument(help="A BEIR folder, or ir:ID, mteb:TASK, nano:NAME.")],
     system: SystemOption,
     out: Annotated[
-        Path, typer.Option(help="The JSONL file to write, with the fields query, pos, neg, pos_scores and neg_scores.")
+        Path, typer.Option(help="JSONL file to write, with the fields query, pos, neg, pos_scores and neg_scores.")
     ],
     split: SplitOption = "train",
     max_queries: MaxQueriesOption = None,
@@ -84,7 +84,7 @@ def mine(
     index: IndexOption = None,
     work: Annotated[
         Path | None,
-        typer.Option(help="The folder for the index and results, which are used again. By default beside --out."),
+        typer.Option(help="Folder for the index and results, which are used again. By default beside --out."),
     ] = None,
     candidates: PerQueryOption = 100,
     absolute: Annotated[
@@ -156,18 +156,19 @@ def train(
         list[str],
         typer.Argument(
             metavar="DATA...",
-            help="FOLDER:SPLIT@WEIGHT or lists.jsonl@WEIGHT. By default train and 1.",
+            help="Training data: FOLDER:SPLIT@WEIGHT or lists.jsonl@WEIGHT. By default the split is train and the "
+            "weight 1.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The folder for the weights and their model card. An interrupted run in it goes on.")
+        Path, typer.Option(help="Folder for the weights and the model card. An interrupted run in it continues.")
     ],
     dev: Annotated[
         list[str] | None,
         typer.Option(
             "--dev",
             rich_help_panel=_DATA,
-            help="FOLDER:SPLIT to measure on; by default dev. You may give several.",
+            help="Collection to measure on: FOLDER:SPLIT. The default split is dev. You can give several.",
         ),
     ] = None,
     run: Annotated[
@@ -175,7 +176,7 @@ def train(
         typer.Option(
             "--run",
             rich_help_panel=_DATA,
-            help="NAME=FILE adds a run's candidates to those of a source. You may give several.",
+            help="NAME=FILE adds a run's candidates to those of a source. You can give several.",
         ),
     ] = None,
     dev_run: Annotated[
@@ -183,7 +184,7 @@ def train(
         typer.Option(
             "--dev-run",
             rich_help_panel=_DATA,
-            help="NAME=FILE gives candidates to measure on, in place of bm25.SPLIT.tsv.",
+            help="NAME=FILE gives candidates to measure on, in the place of bm25.SPLIT.tsv.",
         ),
     ] = None,
     licence: Annotated[
@@ -193,29 +194,36 @@ def train(
         ),
     ] = None,
     min_grade: Annotated[
-        int, typer.Option(rich_help_panel=_DATA, help="The lowest grade that counts as relevant.", min=1)
+        int, typer.Option(rich_help_panel=_DATA, help="Lowest grade that counts as relevant.", min=1)
     ] = 1,
     candidates: Annotated[
         int,
         typer.Option(
-            rich_help_panel=_DATA, help="Candidates of each first stage that negatives are drawn from.", min=1
+            rich_help_panel=_DATA,
+            help="Number of candidates of each first stage from which negatives are drawn.",
+            min=1,
         ),
     ] = 100,
     dev_queries: Annotated[
         int | None,
-        typer.Option(rich_help_panel=_DATA, help="Measure on this many queries of each --dev, the first ones.", min=1),
+        typer.Option(
+            rich_help_panel=_DATA,
+            help="Number of queries of each --dev to measure on, the first ones. By default all.",
+            min=1,
+        ),
     ] = None,
     dev_candidates: Annotated[
-        int, typer.Option(rich_help_panel=_DATA, help="How many candidates of each --dev query are reranked.", min=1)
+        int,
+        typer.Option(rich_help_panel=_DATA, help="Number of candidates of each --dev query that are reranked.", min=1),
     ] = 100,
     layout: Annotated[
-        str | None, typer.Option(rich_help_panel=_MODEL, help="The layout that a decoder learns, such as blockrank.")
+        str | None, typer.Option(rich_help_panel=_MODEL, help="Layout that a decoder learns, such as blockrank.")
     ] = None,
     lora: Annotated[
         int | None,
         typer.Option(
             rich_help_panel=_MODEL,
-            help="Train LoRA adapters of this rank. Without it, a decoder is trained whole.",
+            help="Rank of the LoRA adapters to train. Without it, all weights of a decoder are trained.",
             min=1,
         ),
     ] = None,
@@ -244,7 +252,7 @@ def train(
 ) -> None:
     """Train a reranker on questions with relevant and other documents.
 
-    An interrupted run goes on when you give the same command again.
+    An interrupted run continues when you give the same command again.
     """
     from ..training import check_learner, load_learner
     from ..training.card import Origin, describe_data
@@ -289,8 +297,12 @@ def train(
 
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder that sightline train wrote.")],
-    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub; made if there is none.")],
-    revision: Annotated[str | None, typer.Option(help="Branch to write to; made if there is none.")] = None,
+    repository: Annotated[
+        str, typer.Argument(help="Repository on the Hugging Face hub, OWNER/NAME, which is made if it does not exist.")
+    ],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch to write to, which is made if it does not exist.")
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     json: JsonOption = False,
 ) -> None:

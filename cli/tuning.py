@@ -41,21 +41,23 @@ def register(app: typer.Typer) -> None:
 
 
 def tune(
-    reader: Annotated[str, typer.Argument(help="The block reader: encoder:MODEL, late-interaction:MODEL, or minilm.")],
+    reader: Annotated[
+        str, typer.Argument(help="Block reader to tune: encoder:MODEL, late-interaction:MODEL, or minilm.")
+    ],
     dev: Annotated[
         list[str],
         typer.Option(
             "--dev",
             metavar="DATASET",
-            help="BEIR folder, or ir:ID, mteb:TASK, nano:NAME; DATASET:SPLIT for another split. Give several; none "
-            "that you evaluate on.",
+            help="Dev collection: a BEIR folder, or ir:ID, mteb:TASK, nano:NAME. Write DATASET:SPLIT for another "
+            "split. Give several, and none that you evaluate on.",
         ),
     ],
     split: SplitOption = "test",
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="What embeds the collections.",
+            help="Encoder that embeds the collections.",
             show_default="the reader; minilm for late-interaction:MODEL",
             rich_help_panel=CANDIDATES,
         ),
@@ -65,14 +67,14 @@ def tune(
     max_queries: MaxQueriesOption = None,
     work: WorkOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Layout to write, .yaml, which --rerank takes; its name is the file's.")
+        Path | None, typer.Option(help="Layout file to write (.yaml), which --rerank takes. Its name is the file's.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Choose readout, scale and fusion weights for a model's token states, and tell whether reading them helps.
 
     Not every encoder's token states rank well. The gain over the better of the embedding and the first stage alone is
-    measured on queries that the choice did not see, and every collection weighs the same.
+    measured on queries that the choice did not see, and every collection has the same weight.
     """
     from ..eval.output import writable_file
     from ..eval.tuning import save_layout, tune_reader

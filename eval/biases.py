@@ -1,4 +1,4 @@
-"""What ``bias.json`` holds, as types that `sightline.parsing.as_type` checks.
+"""The types of ``bias.json``, which `sightline.parsing.as_type` checks.
 
 `sightline.eval.bias` measures it and says what each figure means. Fields with a default are ones that an older file may
 lack.
@@ -135,7 +135,7 @@ class DocumentRow:
     """One system, see `sightline.eval.bias.DocumentBias`.
 
     Args:
-        system: its name.
+        system: the name of the system.
         bins: the bins by the length of the relevant document.
         psi: the Position Sensitivity Index over these bins.
         facts: everything else that was measured, a number, a text or an interval each, by name.
@@ -155,14 +155,14 @@ class Bias:
         version: the version of the file's format.
         dataset: the name of the collection.
         split: the split of the judgements.
-        queries: how many were judged.
-        candidates: how many candidates each query has, for ``position``.
-        list_length: how many documents each list has, for ``order`` and ``documents``.
+        queries: the number of judged queries.
+        candidates: the number of candidates of each query, for ``position``.
+        list_length: the number of documents in each list, for ``order`` and ``documents``.
         seed: the seed of permutations, exchanged ids, and intervals.
         measure: the measure of quality.
-        order: one entry for each reranker.
-        position: one for each system and axis.
-        documents: one for each system.
+        order: the results by the order of candidates, one entry for each reranker.
+        position: the results by the position of evidence, one entry for each system and axis.
+        documents: the results by properties of documents, one entry for each system.
         provenance: how the biases were measured.
     """
 
@@ -184,7 +184,7 @@ class Bias:
             raise DataError(f"version {self.version!r}; this Sightline reads {VERSION}")
 
     def as_json(self) -> dict[str, Any]:
-        """The content of ``bias.json``."""
+        """Return the content of ``bias.json``."""
         fields = dataclasses.asdict(self)
         del fields["provenance"]
         fields["documents"] = [
@@ -197,20 +197,20 @@ class Bias:
         """Write ``bias.json``.
 
         Args:
-            folder: an existing folder.
+            folder: the folder to write into, which must exist.
         """
         text = json.dumps(self.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
         replace_file(folder / "bias.json", text.encode())
 
 
 def parse_bias(body: Any) -> Bias:
-    """The content of ``bias.json``.
+    """Make a `Bias` of the content of ``bias.json``.
 
     Args:
-        body: what `sightline.parsing.load_json` returned.
+        body: the content, as `sightline.parsing.load_json` returned it.
 
     Raises:
-        DataError: naming the first field that is wrong, or if it is of another version.
+        DataError: if a field is wrong, or the file is of another version. The error names the first such field.
     """
     rows = body.get("documents") if isinstance(body, dict) else None
     if isinstance(rows, list):

@@ -1,4 +1,4 @@
-"""Relevance as a probability: fitted to judgements, and measured against them. Pure functions on arrays.
+"""Relevance as a probability, fitted to judgements and measured against them. Pure functions on arrays.
 
 Scores become probabilities by Platt scaling (Platt, 1999): a logistic regression on the score, with smoothed targets.
 How well probabilities separate what is relevant is the area under the ROC curve (`auroc`); how far they are from the
@@ -36,12 +36,12 @@ _TOLERANCE = 1e-12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """What a reranker gave the candidates of one collection, beside their judgements.
+    """The scores or probabilities that a reranker gave the candidates of one collection, with their judgements.
 
     Args:
         values: float64 (N,), scores or probabilities.
         relevant: bool (N,), whether each candidate is relevant.
-        queries: int64 (N,), the number of its query, from 0, not falling.
+        queries: int64 (N,), the number of each candidate's query, from 0, never decreasing.
 
     Raises:
         InputError: if the arrays do not have one length, or a value is not finite.
@@ -63,7 +63,10 @@ class Judged:
 
     @classmethod
     def of(cls, lists: Sequence[Sequence[tuple[float, bool]]]) -> Judged:
-        """Lists of (value, whether it is relevant), one for each query; queries without a candidate are left out."""
+        """Make one of lists of (value, whether it is relevant) for each query.
+
+        Queries without candidates are left out.
+        """
         lists = [pairs for pairs in lists if pairs]
         flat = [pair for pairs in lists for pair in pairs]
         return cls(
@@ -79,12 +82,12 @@ class Judged:
 
 
 def calibrate(collections: Sequence[Judged]) -> RelevanceSpec:
-    """Fit the two numbers that make probabilities of a reranker's scores.
+    """Fit the two numbers that turn a reranker's scores into probabilities.
 
-    Every collection weighs the same, and within a collection every query, and within a query every candidate.
+    Every collection has the same weight, and so has every query within a collection and every candidate within a query.
 
     Args:
-        collections: scores and judgements of one or several collections.
+        collections: the scores and judgements of one or several collections.
 
     Raises:
         InputError: if there is no relevant or no other candidate, or relevant ones do not have higher scores.
@@ -113,18 +116,18 @@ def calibrate(collections: Sequence[Judged]) -> RelevanceSpec:
 
 
 def platt_scaling(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Logistic regression of relevance on the score, with Platt's targets, by Newton's method.
+    """Fit a logistic regression of relevance on the score, with Platt's targets, by Newton's method.
 
     The targets are (n + 1) / (n + 2) for relevant and 1 / (m + 2) for other candidates, of which there are n and m, so
     that scores which separate the two without an error still give finite numbers (Platt, 1999).
 
     Args:
-        scores: float64 (N,).
-        relevant: bool (N,).
-        weights: float64 (N,), above 0; only their ratios count.
+        scores: float64 (N,), the scores of candidates.
+        relevant: bool (N,), whether each candidate is relevant.
+        weights: float64 (N,), the weight of each candidate, above 0. Only ratios count.
 
     Returns:
-        Slope and offset: P(relevant) is ``1 / (1 + exp(-(slope * score + offset)))``.
+        Slope and offset. The probability is ``1 / (1 + exp(-(slope * score + offset)))``.
 
     Raises:
         InputError: if there is no relevant or no other candidate, or all scores are the same.
@@ -199,8 +202,8 @@ class Thresholds:
             positive: float64 (P,), values that should be accepted, and int64 (P,), the query of each.
             negative: float64 (M,), values that should not, and int64 (M,), the query of each.
             count: the number of queries.
-            levels: thresholds only at so many quantiles of each kind, since all are slow where there are many values;
-                None for one at every value.
+            levels: the number of quantiles of each kind at which thresholds are set, since all values are slow if there
+                are many. If None, there is one at every value.
         """
         from scipy.sparse import csr_array
 
@@ -260,14 +263,14 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
-    """Area under the ROC curve: how often a positive has a higher value than a negative; ties count half.
+    """Compute the area under the ROC curve: how often a positive has a higher value than a negative. Ties count half.
 
     Args:
-        positive: float64 (P,), values of what should be accepted.
-        negative: float64 (M,), values of what should not.
+        positive: float64 (P,), the values of what should be accepted.
+        negative: float64 (M,), the values of what should not be accepted.
 
     Returns:
-        From 0 to 1, .5 being chance; None unless there are some of both.
+        A number from 0 to 1, where .5 is chance; None unless there are some of both kinds.
 
     Example:
         >>> auroc(np.array([0.9, 0.4]), np.array([0.6, 0.4]))
@@ -281,8 +284,8 @@ def false_accepts(positive: np.ndarray, negative: np.ndarray, recall: float = 0.
     """Share of negatives at or above the highest threshold that accepts a share of the positives, and that threshold.
 
     Args:
-        positive: float64 (P,), values of what should be accepted.
-        negative: float64 (M,), values of what should not.
+        positive: float64 (P,), the values of what should be accepted.
+        negative: float64 (M,), the values of what should not be accepted.
         recall: the share of positives that must be accepted, above 0, at most 1.
 
     Returns:
@@ -310,9 +313,9 @@ def reliability(probabilities: np.ndarray, relevant: np.ndarray, bins: int = BIN
     """Probabilities and judgements by bins of equal width.
 
     Args:
-        probabilities: float64 (N,), from 0 to 1; 1 is in the last bin.
-        relevant: bool (N,).
-        bins: how many.
+        probabilities: float64 (N,), probabilities from 0 to 1. 1 is in the last bin.
+        relevant: bool (N,), whether each candidate is relevant.
+        bins: the number of bins.
 
     Returns:
         float64 (bins, 3): how many probabilities are in each, their sum, and how many of these are of relevant ones.
@@ -339,17 +342,17 @@ def bin_places(probabilities: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 
 def calibration_error(probabilities: np.ndarray, relevant: np.ndarray, bins: int = BINS) -> float | None:
-    """Expected calibration error: how far the mean probability of a bin is from its share of relevant ones.
+    """Compute the expected calibration error: how far a bin's mean probability is from its share of relevant ones.
 
     Bins are of equal width and weigh by what is in them (Naeini et al. 2015; Guo et al. 2017, equation 3).
 
     Args:
-        probabilities: float64 (N,), from 0 to 1.
-        relevant: bool (N,).
-        bins: how many.
+        probabilities: float64 (N,), probabilities from 0 to 1.
+        relevant: bool (N,), whether each candidate is relevant.
+        bins: the number of bins.
 
     Returns:
-        From 0 to 1, or None without a probability.
+        A number from 0 to 1, or None without a probability.
 
     Example:
         >>> calibration_error(np.array([0.1, 0.1, 0.9, 0.9]), np.array([False, False, True, False]))

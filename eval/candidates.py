@@ -30,12 +30,13 @@ class GivenLists:
 
     Args:
         dataset: the data set that has the texts.
-        run: the scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
-        candidates: how many candidates are taken per query; those below are left out.
-        index: an index of the data set, whose word statistics BM25 scores are by; None to leave lists without them.
+        run: the scores by query id and document id. Queries that the data set lacks are ignored, with a warning.
+        candidates: the number of candidates that are taken of each query. Those below are left out.
+        index: an index of the data set, by whose word statistics BM25 scores are computed. If None, the lists have
+            none.
 
     Attributes:
-        queries: ids of the queries, in the run's order.
+        queries: the ids of the queries, in the run's order.
 
     Raises:
         DataError: if a candidate has no text, or no query of the run is in the data set.
@@ -61,7 +62,7 @@ class GivenLists:
         """The lists as a reranker is given them: a document that is longer than it reads is cut into passages.
 
         Args:
-            window: how much of a text the reranker reads; None takes every document whole.
+            window: an object that tells how much of a text the reranker reads. If None, every document is taken whole.
             bm25: whether the lists have the BM25 scores of the index. If it cuts a document into other passages, no
                 list has them, with a warning: scores of two kinds of statistics could not be compared.
 
@@ -132,8 +133,9 @@ def searched_lists(searcher: Searcher, queries: Mapping[str, str]) -> Iterator[t
     """What a searcher finds, some queries at a time.
 
     Args:
-        searcher: its first stage is asked; kept token states are handed over if its reranker can use them.
-        queries: texts by id.
+        searcher: the searcher whose first stage is asked. Kept token states are handed over if its reranker can use
+            them.
+        queries: the texts of the queries by id.
 
     Yields:
         (query id, list), in the order of ``queries``; a query for which nothing is found has an empty list.

@@ -37,7 +37,7 @@ def in_catalogue(name: str | Path) -> tuple[str, str] | None:
     """A name in a catalogue, taken apart.
 
     Args:
-        name: what may be one, such as ``ir:beir/scifact``; a path that is there is none.
+        name: a text that may be such a name, such as ``ir:beir/scifact``. An existing path is not one.
 
     Returns:
         The catalogue and the name in it, or None.
@@ -54,7 +54,7 @@ def corpus_of(catalogue: str, name: str) -> Iterable[Document]:
     """The documents of a collection, which needs no queries or judgements.
 
     Args:
-        catalogue: one of `CATALOGUES`.
+        catalogue: the name of the catalogue, one of `CATALOGUES`.
         name: the collection's name in it. Of an MTEB task with several splits, the documents are those of ``test``, or
             else of the first.
 
@@ -162,7 +162,7 @@ def from_mteb(name: str | Any, split: str = "test") -> Dataset:
 
     Args:
         name: the name of the task, with ``/SUBSET`` where it has several; or a task.
-        split: one of its evaluation splits.
+        split: the name of one of its evaluation splits.
 
     Raises:
         InputError: if there is no such task, subset or split, or it is no retrieval of texts.

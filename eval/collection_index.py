@@ -48,7 +48,7 @@ def open_index(
     """The index of a collection.
 
     Args:
-        dataset: the collection.
+        dataset: the collection to search.
         index: an existing index of it, or a name for `sightline.open_store`; None for the one at ``path``. That one is
             built if it is not there, and built anew, with a warning, if it is of another state of the collection or
             does not serve the systems.
@@ -58,8 +58,8 @@ def open_index(
             alone, without a reranker, nothing is embedded; where one has a reranker, or searches token states, they are
             kept.
             ``settings`` may say otherwise of the token states.
-        progress: called with the number of documents that are indexed.
-        backend: what reads queries, and documents where an index is built; see `Index.open`.
+        progress: a function that is called with the number of documents that are indexed.
+        backend: the library that reads queries, and documents if an index is built; see `Index.open`.
 
     Returns:
         The index, open.

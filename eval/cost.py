@@ -1,4 +1,4 @@
-"""What an answer costs beside how good it is: time, memory, bytes, FLOPs, and what the machine could do at best."""
+"""The cost of answers: time, memory, bytes and FLOPs, and what the machine could do at best."""
 
 from __future__ import annotations
 
@@ -52,17 +52,19 @@ def bench_systems(
     """Evaluate systems, and measure what they cost on the same queries.
 
     Args:
-        dataset: what to search and to measure against.
-        systems: names for `sightline.names.SystemName.parse`; their first stages search an index.
-        out: a folder, see `evaluate_systems`; results have a ``cost``, and the report its Pareto plot.
-        cost_queries: how many queries are timed; they are the first ones.
-        options: the options of `evaluate`.
+        dataset: the collection to search and to measure on.
+        systems: the names of systems, as `sightline.names.SystemName.parse` takes them. Their first stages search an
+            index.
+        out: the folder for the results; see `evaluate_systems`. Results have a ``cost``, and the report shows its
+            Pareto plot.
+        cost_queries: the number of queries that are timed, the first ones.
+        options: further options of `evaluate`.
 
     Returns:
-        What was also written to ``out``; see `measure_cost` for ``summary.cost``.
+        The results that were also written to ``out``; see `measure_cost` for ``summary.cost``.
 
     Raises:
-        InputError: if a system is a given run: what took another's time cannot be measured here.
+        InputError: if a system is a given run, whose time cannot be measured here.
         SightlineError: see `evaluate_systems`.
     """
     if options.get("runs"):
@@ -101,13 +103,14 @@ def measure_cost(
     read anew every time.
 
     Args:
-        index: searched by all, wherever it is kept.
-        systems: names for `sightline.names.SystemName.parse`.
-        queries: N texts, at least one.
-        candidates: how many candidates a first stage hands on.
-        k: how many documents are returned.
-        backend: what computes the rerankers that read token states; None for torch. Open the index with the same.
-        progress: called with the current step and how many queries of it are done.
+        index: the index that all systems search, wherever it is kept.
+        systems: the names of systems, as `sightline.names.SystemName.parse` takes them.
+        queries: the texts of N queries, at least one.
+        candidates: the number of candidates that a first stage hands on.
+        k: the number of documents that are returned.
+        backend: the library that computes the rerankers that read token states; None for torch. Open the index with the
+            same.
+        progress: a function that is called with the current step and the number of its queries that are done.
 
     Raises:
         InputError: if there is no query, or a system cannot be used.
@@ -263,7 +266,7 @@ def transformer_flops(config: Any, lengths: Sequence[int]) -> int:
     mask is not discounted, as there). Padding is not counted.
 
     Args:
-        config: the configuration of a transformers model, BERT-like, or Llama-like with a gated feed-forward and
+        config: the configuration of a transformers model, like BERT, or like Llama with a gated feed-forward and
             grouped keys.
         lengths: the number of tokens of each text that is read alone, special tokens included.
 
@@ -323,7 +326,7 @@ def peak_memory(work: Callable[[], Any]) -> Memory:
     the work raised the highest ever, which may be nothing although it used memory.
 
     Args:
-        work: what to do.
+        work: the function to call.
 
     Returns:
         ``peak_bytes`` during the work, and ``rise_bytes`` above what was resident at its start.

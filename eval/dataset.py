@@ -1,4 +1,4 @@
-"""A judged collection: corpus, queries, judgements of one split."""
+"""Judged collections: corpus, queries, and judgements of one split."""
 
 from __future__ import annotations
 
@@ -44,11 +44,12 @@ class Dataset:
 
     Args:
         name: the name of the folder, or of the collection in the catalogue.
-        split: the split of the judgements.
-        folder: the folder with the files of `collection_files`; or else what messages name as the source of the data.
-        queries: texts by id; only those with judgements.
-        qrels: grades by query id and document id.
-        corpus: gives the documents, anew at each call; None for those of the folder.
+        split: the name of the split of the judgements.
+        folder: the folder with the files of `collection_files`. For other collections, what messages name as the
+            source.
+        queries: the texts of the queries by id, only those with judgements.
+        qrels: the grades by query id and document id.
+        corpus: a function that returns the documents, anew at each call. If None, those of the folder.
     """
 
     name: str
@@ -67,14 +68,14 @@ class Dataset:
         name: str = "in memory",
         split: str = "test",
     ) -> Dataset:
-        """A collection that is in no folder.
+        """Make a collection of data in memory.
 
         Args:
-            documents: the corpus.
-            queries: texts by id; those without judgements are left out.
-            qrels: grades by query id and document id.
-            name: what results call it.
-            split: what results call the split.
+            documents: the documents of the corpus.
+            queries: the texts of the queries by id. Those without judgements are left out.
+            qrels: the grades by query id and document id.
+            name: the name of the collection in results.
+            split: the name of the split in results.
 
         Raises:
             DataError: if a judged query has no text.
@@ -96,10 +97,10 @@ class Dataset:
         )
 
     def documents(self, only: Set[str] | None = None) -> Iterator[Document]:
-        """The corpus, as a stream.
+        """Iterate over the corpus.
 
         Args:
-            only: ids of the documents to give; None for all.
+            only: the ids of the documents to return. If None, all of them.
         """
         corpus = _documents(_corpus_file(self.folder)) if self.corpus is None else self.corpus()
         for document in corpus:
@@ -110,12 +111,12 @@ class Dataset:
 def candidate_texts(
     dataset: Dataset, candidates: Mapping[str, Collection[str]], judged: bool = False
 ) -> dict[str, Document]:
-    """The documents that are candidates, by id.
+    """Return the documents that are candidates, by id.
 
     Args:
-        dataset: has the texts.
-        candidates: document ids by query id.
-        judged: give the judged documents of all queries too, as far as the corpus has them.
+        dataset: the collection that has the texts.
+        candidates: the document ids by query id.
+        judged: whether to return the judged documents of all queries too, as far as the corpus has them.
 
     Raises:
         DataError: if a candidate is not in the corpus.
@@ -132,18 +133,18 @@ def candidate_texts(
 
 
 def collection_files(folder: str | Path, split: str = "test") -> dict[str, Path]:
-    """The files of one split of a collection; any of them may be compressed (``.gz``, ``.zst``, ``.bz2``, ``.xz``).
+    """Return the files of one split of a collection, any of which may be compressed.
 
     Args:
         folder: a folder in the layout of BEIR (``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``; Thakur et
             al., 2021) or of MS MARCO (``collection.tsv``, ``queries.<split>.tsv``, ``qrels.<split>.tsv``).
-        split: the split of the judgements.
+        split: the name of the split of the judgements.
 
     Returns:
         The paths of ``corpus``, ``queries`` and ``qrels``.
 
     Raises:
-        DataError: if there is no such folder, or it lacks one of them; the message says which splits there are.
+        DataError: if there is no such folder, or it lacks one of the files. The message says which splits there are.
     """
     folder = Path(folder)
     files = {"corpus": _corpus_file(folder)}

@@ -33,7 +33,7 @@ _SEED, _RESAMPLES = 0, 9999
 
 
 class EvaluateOptions(TypedDict, total=False):
-    """Arguments of `evaluate` that what builds on it passes on."""
+    """The arguments of `evaluate` that functions which build on it pass on."""
 
     measures: Sequence[str]
     candidates: int
@@ -63,29 +63,32 @@ def evaluate(
     pool: Executor | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Results:
-    """Run each system over all judged queries, measure it, and compare every two.
+    """Run each system over all judged queries, measure it, and compare every two systems.
 
-    Candidates are honest: a relevant document that the first stage did not find is not added, unless you ask for it.
-    Systems that share a first stage share its candidates, and what is read of them.
+    A relevant document that the first stage did not find is not added to the candidates, unless you ask for it. Systems
+    that share a first stage share its candidates, and what is read of them.
 
     Args:
-        systems: names for `sightline.names.SystemName.parse`; or, by the name that each gets in the results, a name, a
-            `Searcher`, a run (score by query id and document id), or a function from a query to scores by document id.
-        dataset: what to search and to measure against.
-        measures: names that ir_measures knows; systems are compared by the first.
-        candidates: how many candidates a first stage hands on, and how many documents are measured.
-        add_positives: let rerankers also read the relevant documents that the first stage did not find; results then
-            say so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
-        runs: given first stages: name to a run, or to its file, see `sightline.eval.load_run`.
-        index: an existing index of the collection; None to build one if a named system searches. If only BM25 does,
-            nothing is embedded.
-        settings: fields of `IndexSettings` for an index that is built; token states are fp16 unless it says otherwise.
-        backend: what computes the encoder of the index and the named rerankers that read token states: ``torch``,
-            ``onnx`` or ``openvino``; None for torch.
-        work: folder in which the index is built, and found again; None for a temporary one.
-        command: what was typed, to be kept with the results, without the folders of absolute paths.
-        pool: the processes among which queries are shared out, see `sightline.eval.search_pool`; None for this process.
-        progress: called with the current step and how many documents or queries of it are done.
+        systems: the names of systems, as `sightline.names.SystemName.parse` takes them; or a mapping from the name in
+            the results to a name, a `Searcher`, a run (scores by query id and document id), or a function from a query
+            to scores by document id.
+        dataset: the collection to search and to measure on.
+        measures: the names of measures, as ir_measures knows them. Systems are compared by the first one.
+        candidates: the number of candidates that a first stage hands on, and of documents that are measured.
+        add_positives: whether rerankers also read the relevant documents that the first stage did not find. Results say
+            so. First stages alone stay as they are. The texts are read anew, whatever the index keeps.
+        runs: first stages of your own: a run, or its file, by name; see `sightline.eval.load_run`.
+        index: an existing index of the collection. If None, one is built if a named system searches. If all of them
+            search by BM25, nothing is embedded.
+        settings: the fields of `IndexSettings` for an index that is built. Token states are kept as fp16 unless the
+            settings say otherwise.
+        backend: the library that computes the encoder of the index and the named rerankers that read token states:
+            ``torch``, ``onnx`` or ``openvino``; None for torch.
+        work: the folder in which the index is built, and found again the next time. If None, a temporary one.
+        command: the command line, which is stored with the results, without the folders of absolute paths.
+        pool: the processes that share the queries; see `sightline.eval.search_pool`. If None, this process answers all.
+        progress: a function that is called with the current step and the number of its documents or queries that are
+            done.
 
     Raises:
         InputError: if a system or an option cannot be used, or the index is of another collection.
@@ -118,20 +121,20 @@ def evaluate(
 def evaluate_systems(
     dataset: Dataset, systems: Sequence[str], out: str | Path, **options: Unpack[EvaluateOptions]
 ) -> Results:
-    """Evaluate systems into a folder.
+    """Evaluate systems, and write the results and a report into a folder.
 
     Args:
-        dataset: what to search and to measure against.
-        systems: names for `sightline.names.SystemName.parse`.
-        out: a folder for what `Results.save` writes, ``report.html``, ``results.csv``, ``table.tex``, and ``index/``,
+        dataset: the collection to search and to measure on.
+        systems: the names of systems, as `sightline.names.SystemName.parse` takes them.
+        out: the folder for what `Results.save` writes, ``report.html``, ``results.csv``, ``table.tex``, and ``index/``,
             which is used again if it serves; otherwise it is built anew, with a warning.
-        options: the options of `evaluate`.
+        options: further options of `evaluate`.
 
     Returns:
-        What was also written to ``out``.
+        The results that were also written to ``out``.
 
     Raises:
-        InputError: if ``out`` cannot be used; see `evaluate` for everything else.
+        InputError: if ``out`` cannot be used. See `evaluate` for everything else.
     """
     return save_with_report(evaluate(systems, dataset, work=out, **options), out)
 
@@ -141,7 +144,8 @@ def save_with_report(results: Results, out: str | Path) -> Results:
 
     Args:
         results: the results of one collection.
-        out: the folder. If `sightline.eval.measure_bias` wrote into it before, the report shows the biases, too.
+        out: the folder to write into. If `sightline.eval.measure_bias` wrote into it before, the report shows the
+            biases, too.
 
     Returns:
         The results, with the biases.

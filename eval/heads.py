@@ -31,14 +31,14 @@ def detection_lists(
 
     Args:
         dataset: the data set that has the texts and the judgements.
-        run: the candidates by query id.
-        queries: how many lists are drawn, from the queries that have both kinds of documents.
-        candidates: how many documents a list has.
-        words: how many words of each text are read; None for all.
-        seed: the seed of the draw.
+        run: the scores of candidates by query id and document id.
+        queries: the number of lists to draw, from the queries that have both kinds of documents.
+        candidates: the number of documents in a list.
+        words: the number of words of each text that are read. If None, all of them.
+        seed: the seed of the random draw.
 
     Yields:
-        query, documents, and their grades.
+        A query, its documents, and their grades.
 
     Raises:
         InputError: if no query has a relevant document and another candidate.

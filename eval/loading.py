@@ -1,4 +1,4 @@
-"""Judged collections by folder or name."""
+"""Load judged collections by folder or name."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def load_dataset(
     """Read the queries and judgements of one split.
 
     Args:
-        folder: a folder in the layout of BEIR or MS MARCO (see `collection_files`), or a name in a catalogue:
-            ``ir:ID`` of ir_datasets, ``mteb:TASK`` (or ``mteb:TASK/SUBSET``), ``nano:NAME`` of NanoBEIR; see
+        folder: a folder in the layout of BEIR or MS MARCO (see `collection_files`), or a name in a catalogue: ``ir:ID``
+            of ir_datasets, ``mteb:TASK`` (or ``mteb:TASK/SUBSET``), ``nano:NAME`` of NanoBEIR; see
             `sightline.eval.catalogues`.
-        split: names ``qrels/<split>.tsv``, or a split of the task; an ir_datasets id contains its own.
-        qrels: judgements to use instead, in BEIR or TREC format; all queries of the split stay.
-        max_queries: keep the first so many queries, in the order of the judgements.
+        split: the name of the split, as in ``qrels/<split>.tsv``, or of a split of the task. An ir_datasets id contains
+            its own.
+        qrels: a file of judgements to use instead, in BEIR or TREC format. All queries of the split stay.
+        max_queries: the number of queries to keep, the first ones in the order of the judgements. If None, all of them.
 
     Raises:
         DataError: if a file is missing or malformed, a judged query has no text, or ``qrels`` judges no query.

@@ -1,4 +1,4 @@
-"""Several collections in one run: every first stage, alone and before every reranker, and one report of all."""
+"""Evaluate several collections in one run, with every first stage alone and before every reranker, and one report."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["Collection", "evaluate_collections", "load_matrix"]
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection and what is run on it.
+    """A collection, and the systems that are run on it.
 
     Args:
-        folder: a folder in BEIR's layout; its name names the results.
-        systems: names for `sightline.names.SystemName.parse`.
-        split: the split of the judgements.
-        qrels: judgements to use instead.
-        runs: given first stages: the file of a TREC run by name.
-        max_queries: how many queries to take, the first ones; None for all.
+        folder: the folder in BEIR's layout. Its name names the results.
+        systems: the names of systems, as `sightline.names.SystemName.parse` takes them.
+        split: the name of the split of the judgements.
+        qrels: a file of judgements to use instead.
+        runs: first stages of your own: the file of a TREC run by name.
+        max_queries: the number of queries to take, the first ones. If None, all of them.
     """
 
     folder: Path
@@ -59,8 +59,8 @@ def load_matrix(
         plan: a YAML file with ``first_stages``, ``rerankers``, and ``collections``, each with
             ``folder`` and perhaps ``split``, ``qrels``, and ``runs`` (which then are its only first stages).
         only: the names of the collections to take; empty for all.
-        rerankers: rerankers beside those of the plan.
-        max_queries: how many queries to take of each, the first ones; None for all.
+        rerankers: the names of rerankers to add to those of the plan.
+        max_queries: the number of queries to take of each collection, the first ones. If None, all of them.
 
     Raises:
         DataError: if there is no such folder, or the plan is malformed.
@@ -133,19 +133,20 @@ def evaluate_collections(
 ) -> list[Results]:
     """Evaluate systems on several collections, and report them together.
 
-    Indexes under ``out`` are kept, and used again.
+    Indexes under ``out`` are kept and used again.
 
     Args:
-        collections: what to evaluate and report, in this order.
-        out: a folder for ``report.html``, ``results.csv``, ``table.tex``, and one folder of results each, by name.
-        jobs: processes that answer queries, see `sightline.eval.search_pool`.
-        options: the options of `evaluate`.
+        collections: the collections to evaluate and report, in this order.
+        out: the folder for ``report.html``, ``results.csv``, ``table.tex``, and one folder of results for each
+            collection.
+        jobs: the number of processes that answer queries; see `sightline.eval.search_pool`.
+        options: further options of `evaluate`.
 
     Returns:
-        The results of each.
+        The results of each collection.
 
     Raises:
-        InputError: if there is none, or two have one name.
+        InputError: if there is no collection, or two have the same name.
         SightlineError: see `evaluate_systems`.
     """
     names = [collection.folder.resolve().name for collection in collections]

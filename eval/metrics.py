@@ -1,4 +1,4 @@
-"""Measures through ir_measures (MacAvaney et al., 2022), judging the order that a system returned."""
+"""Measures by ir_measures (MacAvaney et al., 2022), which judge the order that a system returned."""
 
 from __future__ import annotations
 
@@ -105,22 +105,23 @@ def measure_rankings(
     *,
     ignore_identical_ids: bool = True,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Measure rankings.
+    """Compute measures of rankings.
 
-    Ranks rather than scores are handed to the evaluation tools, which would break ties between equal scores by
-    document id, each in its own precision, in an order that no user saw. A run whose scores are to decide is ranked by
-    `sightline.eval.trec.trec_order` before; then the figures are those of trec_eval with ``-c``, that is, over all
+    The evaluation tools get ranks rather than scores, since they would break ties between equal scores by document id,
+    each in its own precision, in an order that no user saw. If the scores of a run are to decide, rank it with
+    `sightline.eval.trec.trec_order` first. The figures are then those of trec_eval with ``-c``, that is, over all
     judged queries.
 
     Args:
-        qrels: grades by query id and document id.
-        rankings: document ids by query id, best first. A judged query without a ranking counts as 0.
-        measures: names that ir_measures knows, parameters and all, such as ``nDCG@10``, ``AP(rel=2)@100``,
-            ``Judged@10``.
-        ignore_identical_ids: drop a document whose id is the query's own (the BEIR convention, for ArguAna and Quora).
+        qrels: the grades by query id and document id.
+        rankings: the document ids by query id, best first. A judged query without a ranking counts as 0.
+        measures: the names of measures that ir_measures knows, with their parameters, such as ``nDCG@10``,
+            ``AP(rel=2)@100``, ``Judged@10``.
+        ignore_identical_ids: whether to drop a document whose id is the query's own (the BEIR convention, for ArguAna
+            and Quora).
 
     Returns:
-        (mean by measure, value by query id and measure).
+        The mean of each measure, and the value by query id and measure.
 
     Raises:
         InputError: if a measure is unknown or cannot be computed here, or there are no judgements.

@@ -38,7 +38,7 @@ class Overall:
     """Systems over several collections.
 
     Args:
-        measure: the measure.
+        measure: the name of the measure.
         collections: names of the collections.
         means: for each system that ran on all of them, the mean of its means, with its 95 % interval.
         best: the system with the highest mean.
@@ -57,7 +57,7 @@ def overall(results: Sequence[Results], *, seed: int = 0) -> Overall:
 
     Args:
         results: of at least one collection each, all with the same first measure.
-        seed: of the resampling.
+        seed: the seed of the resampling.
 
     Raises:
         InputError: if there are no results, measures differ, or no system ran on all collections.

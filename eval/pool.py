@@ -15,13 +15,13 @@ __all__ = ["search_pool"]
 
 @contextlib.contextmanager
 def search_pool(jobs: int) -> Iterator[Executor | None]:
-    """Processes for `sightline.eval.evaluate`; None for one job.
+    """Start processes for `sightline.eval.evaluate`; None for one job.
 
-    The processes share the cores: the products of a short list gain little from a second thread, so queries side by
-    side are faster than one after the other.
+    The processes share the cores. The products of a short list gain little from a second thread, so queries that are
+    answered side by side take less time than one after the other.
 
     Args:
-        jobs: how many processes.
+        jobs: the number of processes.
 
     Raises:
         InputError: if ``jobs`` is below 1.

@@ -29,9 +29,9 @@ def parse_predictions(
     """Read one split of one subset as a run.
 
     Args:
-        path: the file.
-        split: the split to read; None for the only one there is.
-        subset: the subset to read; None for the only one there is.
+        path: the path of the file.
+        split: the name of the split to read. If None, the only one.
+        subset: the name of the subset to read. If None, the only one.
 
     Returns:
         Score by document id by query id, the documents in the order of `sightline.eval.trec.trec_order`, which is

@@ -85,12 +85,12 @@ class Provenance:
     """How results were made.
 
     Args:
-        command: what was typed, by `portable_command`.
+        command: the command line, made portable by `portable_command`.
         seeds: the seeds of everything random.
         hashes: the hashes of what went in and came out.
-        hardware: see `hardware`.
-        versions: see `versions`.
-        git: see `git_revision`.
+        hardware: the machine; see `hardware`.
+        versions: the versions of Python and the libraries; see `versions`.
+        git: the commit of the code; see `git_revision`.
     """
 
     command: str | None = None
@@ -101,7 +101,10 @@ class Provenance:
     git: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What ``results.json`` and ``bias.json`` hold of it; hashes that do not apply are left out."""
+        """Return the part of ``results.json`` and ``bias.json`` that it fills.
+
+        Hashes that do not apply are left out.
+        """
         fields = dataclasses.asdict(self)
         if self.hashes is not None:
             fields["hashes"] = {name: value for name, value in fields["hashes"].items() if value is not None}
@@ -118,8 +121,8 @@ def provenance(
     """How the results that are about to be written were made, here and now.
 
     Args:
-        dataset: what was searched and measured against.
-        command: what was typed.
+        dataset: the collection that was searched and measured on.
+        command: the command line.
         seeds: the seeds of everything random.
         runs: hashes of the systems' runs.
         given_runs: hashes of the files of given runs.

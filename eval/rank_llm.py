@@ -29,8 +29,8 @@ def parse_requests(path: str | os.PathLike[str]) -> tuple[Dataset, dict[str, dic
     r"""Read requests.
 
     Args:
-        path: a JSONL file. A document's text is the first there is of ``text``, ``segment``, ``contents``, ``content``,
-            ``body`` and ``passage``; its other fields but ``title`` become metadata.
+        path: the path of a JSONL file. The text of a document is the first there is of ``text``, ``segment``,
+            ``contents``, ``content``, ``body`` and ``passage``. Its other fields but ``title`` become metadata.
 
     Returns:
         (the queries and the documents, without judgements; score by document id by query id, best first). The order
@@ -116,7 +116,7 @@ def write_requests(path: str | os.PathLike[str], dataset: Dataset, run: Mapping[
 
     Args:
         path: the file; one that is there is replaced. Its folder must exist.
-        dataset: has the texts.
+        dataset: the collection that has the texts.
         run: scores by query id and document id; a query without documents leaves no line.
 
     Raises:

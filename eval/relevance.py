@@ -1,4 +1,4 @@
-"""How far a reranker's relevance can be trusted: whether lists without an answer stand out, and P(relevant) is true.
+"""How far a reranker's relevance can be trusted: whether lists without an answer stand out, and probabilities are true.
 
 Scores with a relevance do not depend on the list, so dropping documents changes nothing for the others: each list is
 ranked once, and read twice, as it is and without its relevant documents.
@@ -61,7 +61,7 @@ def measure_relevance(judged: Judged, *, seed: int = 0, resamples: int = 999) ->
     Args:
         judged: the probabilities, from 0 to 1; at least one.
         seed: the seed of the resampling.
-        resamples: how many resamples are drawn.
+        resamples: the number of resamples.
 
     Raises:
         InputError: if there is no candidate, or a probability is not from 0 to 1.
@@ -140,11 +140,11 @@ def relevance_of_systems(
     """Measure the relevance of every system that has one.
 
     Args:
-        plan: the systems.
-        dataset: has the judgements; what nobody judged counts as not relevant.
-        answers: what each system found.
+        plan: the systems and their rerankers.
+        dataset: the collection that has the judgements. What nobody judged counts as not relevant.
+        answers: the documents that each system found.
         seed: the seed of the resampling.
-        resamples: how many resamples are drawn.
+        resamples: the number of resamples.
 
     Returns:
         What was measured, by system, and for the other systems why they have no relevance.
@@ -190,8 +190,8 @@ class CalibratedCollection:
     """What a calibration does on one of the collections that it was fitted on.
 
     Args:
-        quality: by the numbers that were fitted on all collections.
-        held_out_error: the expected calibration error by numbers that were fitted on the other collections only; None
+        quality: the quality with the numbers that were fitted on all collections.
+        held_out_error: the expected calibration error with numbers that were fitted on the other collections only. None
             if there are no others.
     """
 
@@ -204,9 +204,9 @@ class Calibrated:
     """A fitted calibration.
 
     Args:
-        reranker: the reranker.
-        relevance: the two numbers.
-        collections: what they do on each collection, by its name.
+        reranker: the calibrated reranker.
+        relevance: the two fitted numbers.
+        collections: the quality on each collection, by its name.
     """
 
     reranker: Reranker
@@ -224,19 +224,19 @@ def calibrate_reranker(
     work: str | Path | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Calibrated:
-    """Fit the two numbers that make a reranker's scores probabilities, on candidates of judged collections.
+    """Fit the two numbers that turn a reranker's scores into probabilities, on candidates of judged collections.
 
-    Every collection weighs the same, and within it every query. Candidates that nobody judged count as not relevant. A
-    probability holds for candidates like these: of this first stage, and as many.
+    Every collection has the same weight, and so has every query within it. Candidates that nobody judged count as not
+    relevant. A probability holds for candidates like these: of this first stage, and this many.
 
     Args:
-        reranker: a name for `load_reranker`.
-        datasets: judged collections, of different names.
-        first_stage: where candidates come from: ``bm25``, ``sparse``, ``dense`` or ``hybrid``.
-        candidates: candidates per query.
-        settings: fields of `IndexSettings` for the indexes.
-        work: a folder in which the indexes are built, and found again; None for a temporary one.
-        progress: called with the current step and how many queries of it are done.
+        reranker: the name of a reranker, as `load_reranker` takes it.
+        datasets: judged collections with different names.
+        first_stage: the first stage that finds the candidates: ``bm25``, ``sparse``, ``dense`` or ``hybrid``.
+        candidates: the number of candidates of each query.
+        settings: the fields of `IndexSettings` for the indexes.
+        work: the folder in which the indexes are built, and found again the next time. If None, a temporary one.
+        progress: a function that is called with the current step and the number of its queries that are done.
 
     Raises:
         InputError: if scores are relative to their list, there are no judged candidates of both kinds, or an argument
@@ -292,8 +292,8 @@ def check_layout_file(reranker: str, out: str | Path | None, save: bool) -> Path
 
     Args:
         reranker: the name of the reranker.
-        out: a ``.yaml`` file for a layout of its own; None for none.
-        save: change ``layout.yaml`` of the folder that the reranker's name is.
+        out: the path of a ``.yaml`` file for a new layout. None for none.
+        save: whether to change ``layout.yaml`` in the folder that the reranker's name stands for.
 
     Returns:
         The file; None to write none.
@@ -327,8 +327,8 @@ def save_calibration(fitted: Calibrated, file: str | Path) -> None:
     """Write the reranker's layout, with the fitted numbers, as YAML that `load_layout` reads.
 
     Args:
-        fitted: what `calibrate_reranker` returned.
-        file: the file; what was in it is replaced.
+        fitted: the calibration that `calibrate_reranker` returned.
+        file: the path of the file. What was in it is replaced.
 
     Raises:
         InputError: if the reranker has no layout, such as a cross-encoder.

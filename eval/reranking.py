@@ -33,19 +33,19 @@ def rerank_run(
 ) -> dict[str, dict[str, float]]:
     """Rerank the top of a run.
 
-    A document longer than the model reads is cut into passages, and scored by its best.
+    A document that is longer than the model reads is cut into passages, and gets the score of its best one.
 
     Args:
         dataset: the data set that has the texts.
-        run: the scores by query id and document id. Queries that the data set lacks are passed over, with a warning.
-        reranker: see `Reranker`.
-        candidates: how many candidates are taken per query; those below are left out of the result.
-        progress: called with the number of queries done.
-        index: an index of the data set, by whose word statistics a reranker that uses BM25 scores; None for those that
-            ship with Sightline.
+        run: the scores by query id and document id. Queries that the data set lacks are ignored, with a warning.
+        reranker: the reranker to use.
+        candidates: the number of candidates that are taken of each query. Those below are left out of the result.
+        progress: a function that is called with the number of queries that are done.
+        index: an index of the data set, by whose word statistics a reranker that uses BM25 scores. If None, the
+            statistics that ship with Sightline are used.
 
     Returns:
-        scores by query id and document id, best first.
+        The scores by query id and document id, best first.
 
     Raises:
         DataError: if a candidate has no text, or no query of the run is in the data set.

@@ -42,14 +42,14 @@ _LONGEST_LABEL = 200  # bytes; a file's name may have 255
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What an evaluation found on one collection.
+    """The results of an evaluation on one collection.
 
     Args:
-        summary: means, intervals and tests of the systems; ``results.json`` holds it.
-        provenance: how it was made; ``results.json`` holds it, too.
-        per_query: value by system, query id and measure.
-        runs: scores by system, query id and document id, best first; empty where `load_results` left them out.
-        bias: biases of the systems, where they were measured, too.
+        summary: the means, intervals and tests of the systems, stored in ``results.json``.
+        provenance: how the results were made, stored in ``results.json``, too.
+        per_query: the value by system, query id and measure.
+        runs: the scores by system, query id and document id, best first. Empty if `load_results` left them out.
+        bias: the biases of the systems, if they were measured.
 
     Example:
         >>> from pathlib import Path
@@ -68,22 +68,22 @@ class Results:
 
     @property
     def systems(self) -> dict[str, dict[str, float]]:
-        """Mean by system and measure."""
+        """The mean by system and measure."""
         return self.summary.systems
 
     @property
     def measure(self) -> str:
-        """The first measure, by which systems are compared; there is none if no system was measured."""
+        """The first measure, by which systems are compared. There is none if no system was measured."""
         return next(iter(next(iter(self.summary.systems.values()))))
 
     @property
     def pairs(self) -> list[Comparison]:
-        """Comparisons of a reranked system with its own first stage; all comparisons if there is none."""
+        """The comparisons of reranked systems with their own first stages; all comparisons if there is none."""
         pairs = self.summary.comparisons
         return [pair for pair in pairs if own_first_stage(pair.a) == pair.b] or pairs
 
     def changes(self, a: str, b: str) -> list[Change]:
-        """The queries on which two systems differ most."""
+        """Return the queries on which two systems differ most."""
         for changes in self.summary.changes:
             if (changes.a, changes.b) == (a, b):
                 return changes.queries
@@ -92,20 +92,20 @@ class Results:
         return []
 
     def as_json(self) -> dict[str, Any]:
-        """What ``results.json`` holds."""
+        """Return the content of ``results.json``."""
         return {**self.summary.as_json(), **self.provenance.as_json()}
 
     def save(self, folder: str | Path) -> None:
         """Write ``results.json``, ``per_query.json``, and a run for each system, for `load_results`.
 
-        A run is written as ``SYSTEM.trec``, or, if it has ids that TREC's format cannot hold (a tab or a line break in
-        them), as ``SYSTEM.json`` in MTEB's format. A system that found nothing has no run.
+        A run is written as ``SYSTEM.trec``, or as ``SYSTEM.json`` in MTEB's format if it has ids that TREC's format
+        cannot hold (with a tab or a line break). A system that found nothing has no run.
 
         Args:
-            folder: the folder, which is made if it is not there.
+            folder: the folder to write into. It is made if it does not exist.
 
         Raises:
-            InputError: if it cannot be written to.
+            InputError: if the folder cannot be written to.
         """
         folder = make_folder(folder)
         for name, run in self.runs.items():
@@ -118,13 +118,13 @@ def load_results(folder: str | Path, *, runs: bool = True) -> Results:
     """Load the results of one collection from a folder.
 
     Args:
-        folder: a folder that `Results.save` or `sightline.eval.bias.measure_bias` filled. If there is only
-            ``bias.json``, the summary has no system.
-        runs: load the systems' runs, too.
+        folder: a folder that `Results.save` or `sightline.eval.bias.measure_bias` filled. If it has only ``bias.json``,
+            the summary has no system.
+        runs: whether to load the systems' runs, too.
 
     Raises:
-        DataError: if there are none, or a file is not JSON, or a field is missing, of a wrong type, or at odds with
-            others; the message names file and field.
+        DataError: if there are no results, a file is not JSON, or a field is missing, of a wrong type, or contradicts
+            others. The message names file and field.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""Runs in whatever file they come: the name's ending tells which.
+"""Runs in files of several formats. The ending of the name tells which.
 
 | ending | |
 |---|---|
@@ -31,11 +31,11 @@ def load_run(path: str | os.PathLike[str], split: str | None = None) -> dict[str
     """Read a run.
 
     Args:
-        path: the file.
-        split: the split to read from a file with several; only predictions of MTEB have several.
+        path: the path of the file.
+        split: the split to read from a file that has several, as only MTEB's predictions have.
 
     Returns:
-        Score by document id by query id, best first.
+        The score by query id and document id, best first.
 
     Raises:
         DataError: see `parse_run`, `parse_predictions` and `parse_requests`.
@@ -52,10 +52,12 @@ def save_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]
     """Write a run.
 
     Args:
-        path: the file.
-        run: score by document id by query id.
-        name: the name of what made the run: a TREC run's tag, blanks replaced, or the model of MTEB's predictions.
-        dataset: has the texts, which go into requests of rank_llm, and the split, which goes into predictions.
+        path: the path of the file. Its ending decides the format.
+        run: the score by query id and document id.
+        name: the name of the system that made the run: the tag of a TREC run, with blanks replaced, or the model in
+            MTEB's predictions.
+        dataset: the collection that has the texts, which go into requests of rank_llm, and the split, which goes into
+            predictions.
 
     Raises:
         InputError: see `write_run`, `write_predictions` and `write_requests`.
@@ -71,7 +73,7 @@ def save_run(path: str | os.PathLike[str], run: Mapping[str, Mapping[str, float]
 
 
 def first_stage_run(dataset: Dataset, run: str | Path | None = None) -> dict[str, dict[str, float]]:
-    """Candidates of each query, from a TREC run, or from ``bm25.<split>.tsv`` in the data set's folder.
+    """Read the candidates of each query from a TREC run, or from ``bm25.<split>.tsv`` in the data set's folder.
 
     Raises:
         DataError: if there is neither, or it is malformed.

@@ -1,4 +1,4 @@
-"""Whether systems differ: paired tests over the same queries, corrected for their number, with intervals.
+"""Tests of whether systems differ: paired over the same queries, corrected for their number, with intervals.
 
 The t-test and the randomisation test agree on measures such as these, and others have less power or less cause to be
 trusted (Smucker, Allan and Carterette, CIKM 2007). The t-test is scipy's. Its resampling took 19 s for two systems over
@@ -55,19 +55,19 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two systems by one measure.
+    """A comparison of two systems by one measure.
 
     Args:
-        measure: its name.
-        a: the new system, see `new_and_base`.
+        measure: the name of the measure.
+        a: the new system; see `new_and_base`.
         b: the system that it is compared with, its base.
-        difference: mean of ``a`` minus mean of ``b``, new minus base, with its paired bootstrap interval.
+        difference: the mean of ``a`` minus the mean of ``b``, with its paired bootstrap interval.
         p_t: the p-value of the two-sided paired t-test.
-        p_randomisation: the p-value of the two-sided paired randomisation test (Fisher): which of the two scores is
-            whose, by query.
-        p_holm: the latter p-value after Holm's correction over all pairs that were compared.
+        p_randomisation: the p-value of the two-sided paired randomisation test (Fisher), which exchanges the two
+            systems' scores by query.
+        p_holm: the p-value of the randomisation test after Holm's correction over all pairs that were compared.
         wins: the number of queries on which ``a`` is better.
-        ties: the number of queries on which both are the same.
+        ties: the number of queries on which both are equal.
         losses: the number of queries on which ``b`` is better.
     """
 
@@ -109,7 +109,7 @@ def new_and_base(first: str, second: str) -> tuple[str, str]:
 
     Args:
         first: the system that was named first.
-        second: the other.
+        second: the system that was named second.
 
     Example:
         >>> new_and_base("dense", "dense+minilm"), new_and_base("dense+minilm", "dense"), new_and_base("bm25", "dense")
@@ -122,18 +122,18 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
     """Compare every pair of systems.
 
     Args:
-        per_query: the value by system, query id and measure; every system over the same queries.
+        per_query: the value by system, query id and measure. Every system must have the same queries.
         measure: the measure to compare by.
-        seed: the seed of the resampling; the same seed gives the same result.
-        resamples: how many resamples bootstrap and randomisation draw. With few queries all possibilities are gone
-            through instead.
+        seed: the seed of the resampling. The same seed gives the same result.
+        resamples: the number of resamples of bootstrap and randomisation. With few queries, all possibilities are
+            computed instead.
 
     Returns:
-        One `Comparison` for each pair, in the order in which the systems are given; `new_and_base` decides its
+        One `Comparison` for each pair, in the order in which the systems are given. `new_and_base` decides its
         direction.
 
     Raises:
-        InputError: if the systems are not measured over the same queries, or not by this measure.
+        InputError: if the systems do not have the same queries, or lack this measure.
 
     Example:
         >>> values = {"a": {"q1": {"AP": 0.5}, "q2": {"AP": 0.7}}, "b": {"q1": {"AP": 0.4}, "q2": {"AP": 0.7}}}
@@ -178,12 +178,12 @@ def compare(per_query: PerQuery, measure: str, *, seed: int = 0, resamples: int 
 
 
 def interval(values: Sequence[float] | np.ndarray, *, seed: int = 0, resamples: int = 9999) -> Interval:
-    """The mean of per-query values (or differences) with its 95 % percentile bootstrap interval.
+    """Compute the mean of values of single queries (or differences) with its 95 % percentile bootstrap interval.
 
     Args:
-        values: float (Q,), at least one.
+        values: float (Q,), the value of each query, at least one.
         seed: the seed of the resampling.
-        resamples: how many resamples are drawn.
+        resamples: the number of resamples.
 
     Example:
         >>> interval([0.5, 0.5, 0.5])
@@ -211,10 +211,10 @@ def bootstrap_counts(queries: int, *, seed: int = 0, resamples: int = 9999, widt
     """How often each query is in each resample, drawn with replacement; the same seed gives the same resamples.
 
     Args:
-        queries: Q, at least one.
+        queries: Q, the number of queries, at least one.
         seed: the seed of the drawing.
-        resamples: how many resamples are drawn.
-        width: how many numbers of a resample the caller holds; batches are small enough for them.
+        resamples: the number of resamples.
+        width: the number of values of a resample that the caller holds in memory. Batches are small enough for them.
 
     Yields:
         int64 (R', Q), whose R' add up to ``resamples``.
@@ -288,10 +288,10 @@ def largest_changes(per_query: PerQuery, a: str, b: str, measure: str, n: int = 
 
     Args:
         per_query: the value by system, query id and measure.
-        a: one system.
-        b: the other.
+        a: the name of one system.
+        b: the name of the other system.
         measure: the measure to compare by.
-        n: how many at most; queries without a difference are left out.
+        n: the largest number of queries. Those without a difference are left out.
 
     Returns:
         (query id, value of ``a``, value of ``b``), largest difference first, ties by id.

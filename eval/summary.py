@@ -1,4 +1,4 @@
-"""What ``results.json`` holds, as types that `sightline.parsing.as_type` checks.
+"""The types of ``results.json``, which `sightline.parsing.as_type` checks.
 
 Fields of a file that are not named here are not loaded. Fields with a default are ones that an older file may lack.
 """
@@ -78,23 +78,23 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class SystemCost:
-    """What an answer of one system costs; figures without another unit are means per query.
+    """The cost of an answer of one system. Figures without another unit are means per query.
 
     Args:
         latency_ms: the latency of queries that are answered one by one.
-        passages_per_second: passages that the reranker scores.
-        tokens_per_second: their tokens.
-        flops_per_query: model FLOPs: reading the query, and unless states are kept the candidates; inner products of
-            exact search; attention over the candidates' tokens. None if the model tells no configuration. What another
-            machine computes, which keeps the index, is not in it.
-        bytes_per_query: embeddings and token states that must be read on this machine.
-        limit_ms: what FLOPs and bytes take at the machine's rates.
-        memory: the memory used while the system answered, see `sightline.eval.cost.peak_memory`.
-        stages_ms: the median of each stage.
-        candidates: how many passages the reranker scores.
-        tokens: how many tokens these passages have.
-        network_requests: requests to the machine that keeps the index; None where it is on this one.
-        network_bytes: bytes of its answers; None likewise.
+        passages_per_second: the number of passages that the reranker scores in a second.
+        tokens_per_second: the number of tokens of these passages.
+        flops_per_query: the model FLOPs: reading the query, and the candidates unless states are kept; inner products
+            of exact search; attention over the candidates' tokens. What another machine computes, which keeps the
+            index, is not counted. None if the model has no configuration.
+        bytes_per_query: the bytes of embeddings and token states that must be read on this machine.
+        limit_ms: the milliseconds that these FLOPs and bytes take at the machine's rates.
+        memory: the memory used while the system answered; see `sightline.eval.cost.peak_memory`.
+        stages_ms: the median milliseconds of each stage.
+        candidates: the number of passages that the reranker scores.
+        tokens: the number of tokens of these passages.
+        network_requests: the number of requests to the machine that keeps the index; None if it is this machine.
+        network_bytes: the number of bytes in its answers; None if it is this machine.
     """
 
     latency_ms: Latency
@@ -128,15 +128,15 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What answers cost.
+    """The cost of answers.
 
     Args:
-        queries: how many were timed.
+        queries: the number of queries that were timed.
         machine: the rates of the machine.
         index_bytes: the size of the index by part.
-        systems: what each system costs, by name.
-        pareto: systems that no other beats in both quality and median time, fastest first.
-        backend: what computed the encoder and the rerankers that read token states.
+        systems: the cost of each system, by name.
+        pareto: the systems that no other beats in both quality and median time, fastest first.
+        backend: the library that computed the encoder and the rerankers that read token states.
     """
 
     queries: int
@@ -152,9 +152,9 @@ class ReliabilityBin:
     """The candidates whose relevance is in one bin: from ``low`` to below ``high``.
 
     Args:
-        low: the lower bound.
-        high: the upper bound.
-        documents: how many there are, above 0.
+        low: the lower bound of the bin.
+        high: the upper bound of the bin.
+        documents: the number of candidates in the bin, above 0.
         relevance: the mean of their relevance.
         relevant: the share of them that is relevant.
     """
@@ -173,18 +173,19 @@ class RelevanceQuality:
     The ``mean`` of each interval is the value itself. Candidates that nobody judged count as not relevant.
 
     Args:
-        answered: how many lists have a relevant document.
-        unanswered: how many lists have none: each list without its relevant documents.
-        documents: how many candidates there are in all lists.
-        relevant: how many of them are relevant.
-        auroc_lists: how often the highest relevance of a list with a relevant document is above that of a list without;
+        answered: the number of lists with a relevant document.
+        unanswered: the number of lists without one: each list without its relevant documents.
+        documents: the number of candidates in all lists.
+        relevant: the number of them that are relevant.
+        auroc_lists: how often the highest relevance in a list with a relevant document is above that in a list without.
             None if there are no such lists.
-        false_accepts: share of lists without a relevant document whose highest relevance reaches ``threshold``; None
-            likewise.
-        threshold: the highest ``min_score`` that leaves something of 90 % of the lists with a relevant document; None
-            likewise.
-        auroc_documents: how often the relevance of a relevant document is above that of another; None likewise.
-        calibration_error: expected calibration error over documents, in 15 bins of equal width.
+        false_accepts: the share of lists without a relevant document whose highest relevance reaches ``threshold``.
+            None if there are no such lists.
+        threshold: the highest ``min_score`` that leaves something in 90 % of the lists with a relevant document. None
+            if there are no such lists.
+        auroc_documents: how often the relevance of a relevant document is above that of another one. None if there are
+            not both.
+        calibration_error: the expected calibration error over documents, in 15 bins of equal width.
         reliability: these bins, without empty ones.
     """
 
@@ -211,27 +212,27 @@ class IndexFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What an evaluation found, without the values of single queries.
+    """The results of an evaluation, without the values of single queries.
 
     Args:
         dataset: the name of the collection.
-        split: the split of the judgements.
-        queries: how many were judged.
-        candidates: how many candidates each query has.
-        measures: the names of the measures, as ir_measures has them. Systems are compared by the first.
+        split: the name of the split of the judgements.
+        queries: the number of judged queries.
+        candidates: the number of candidates of each query.
+        measures: the names of the measures, as ir_measures has them. Systems are compared by the first one.
         ignore_identical_ids: whether a document with the id of the query was left out when measuring.
-        identical_ids: how many such documents were found.
+        identical_ids: the number of such documents that were found.
         positives_added: whether rerankers also read relevant documents that the first stage did not find.
         systems: the mean by system and measure.
-        milliseconds_per_query: the mean by system.
-        intervals: 95 % bootstrap interval of the mean of the first measure, by system.
-        comparisons: every two systems, by the first measure.
+        milliseconds_per_query: the mean time by system.
+        intervals: the 95 % bootstrap interval of the mean of the first measure, by system.
+        comparisons: the comparisons of every two systems, by the first measure.
         changes: for every two systems, the queries on which they differ most.
-        index: the index that was searched; None where all systems are given runs.
-        given_runs: the file's name by the run's name, for runs that were given as files.
+        index: the index that was searched; None if all systems are given runs.
+        given_runs: for runs that were given as files, the file's name by the run's name.
         relevance: how far the relevance of each system can be trusted, by its name.
         no_relevance: why a system has no relevance, by its name.
-        cost: what `sightline.eval.cost.bench_systems` measured; None if it was not measured.
+        cost: the cost that `sightline.eval.cost.bench_systems` measured; None if it was not measured.
     """
 
     dataset: str
@@ -254,7 +255,7 @@ class Summary:
     cost: Cost | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What ``results.json`` holds of it; there is a field ``cost`` only where it was measured."""
+        """Return its part of ``results.json``. There is a field ``cost`` only if it was measured."""
         fields = dataclasses.asdict(self)
         if self.cost is None:
             del fields["cost"]

@@ -54,11 +54,11 @@ class Plan:
     """Which systems are run.
 
     Args:
-        systems: what answers, by its name in the results: a first stage and perhaps a reranker, a searcher or a
+        systems: the systems by their names in the results: a first stage and maybe a reranker, a searcher or a
             function.
-        given: given runs by name, which can stand in the place of a first stage.
+        given: the given runs by name, which can take the place of a first stage.
         rerankers: the rerankers by name.
-        backend: what computes the encoder and the rerankers that read token states; None for torch.
+        backend: the library that computes the encoder and the rerankers that read token states; None for torch.
     """
 
     systems: dict[str, SystemName | Searcher | Callable[[str], Mapping[str, float]]]
@@ -89,7 +89,7 @@ def plan_systems(
         systems: names, or systems by the name that they get in the results.
         runs: given first stages: name to a run or to its file.
         split: the split of the judgements, which names the part to read of a file with several runs.
-        backend: of the rerankers that read token states.
+        backend: the library that computes the rerankers that read token states; None for torch.
 
     Raises:
         InputError: if there is none, one cannot be used, or two would have one name in the results.
@@ -142,10 +142,10 @@ def answer_systems(
         dataset: the queries and texts.
         index: the index of the collection, by whose word statistics given runs are reranked, too; None if no system
             searches it.
-        candidates: how many candidates a first stage hands on.
+        candidates: the number of candidates that a first stage hands on.
         add_positives: let rerankers also read the relevant documents that the first stage did not find.
         pool: the processes among which queries are shared out; None to answer all here.
-        progress: called with the current step and how many queries of it are done.
+        progress: a function that is called with the current step and the number of its queries that are done.
 
     Returns:
         The answers by the system's name.

@@ -17,7 +17,7 @@ def median_seconds(call: Callable[[], Any], times: int, *, device: str = "cpu") 
     """The median time of a call, after one call that is not counted.
 
     Args:
-        call: what to time.
+        call: the function to time.
         times: how often to time it.
         device: where it computes; on ``cuda`` the clock stops when the GPU has finished.
     """

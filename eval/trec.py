@@ -132,7 +132,8 @@ def parse_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
     ``score``, ``relevance``, ...), and then decides their order.
 
     Args:
-        path: the file; its first line tells the forms apart. It may be compressed (``.gz``, ``.zst``, ...).
+        path: the path of the file, whose first line tells the forms apart. It may be compressed (``.gz``, ``.zst``,
+            ...).
 
     Returns:
         Grade by document id by query id, in the file's order. Grades may be 0 (judged, not relevant) or negative.
@@ -217,8 +218,8 @@ def parse_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
     ranks, the score is ``1 / rank``, as in Pyserini.
 
     Args:
-        path: the file, whose first line tells the two apart. Blanks or tabs separate the columns; where tabs do, ids
-            may contain blanks. It may be compressed (``.gz``, ``.zst``, ...).
+        path: the path of the file, whose first line tells the two apart. Blanks or tabs separate the columns; with
+            tabs, ids may contain blanks. It may be compressed (``.gz``, ``.zst``, ...).
 
     Returns:
         Score by document id by query id; the queries in the file's order, the documents in that of `trec_order`.
@@ -270,10 +271,10 @@ def parse_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
 
 
 def trec_order(scores: Mapping[str, float]) -> list[str]:
-    """Document ids best first, as trec_eval orders them: by score in single precision, equal ones by id, descending.
+    """Return document ids best first, as trec_eval orders them: by score in single precision, then by id, descending.
 
     Args:
-        scores: a score by document id.
+        scores: the score of each document id.
 
     Example:
         >>> trec_order({"a": 1.0, "c": 0.5, "b": 1.0 + 1e-12})
@@ -286,13 +287,13 @@ def trec_order(scores: Mapping[str, float]) -> list[str]:
 
 
 def untie(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores for which `trec_order` is the order of the mapping.
+    """Change scores so that `trec_order` is the order of the mapping.
 
     If a written run is measured with trec_eval, the figures are then those of the order that was shown. A score that
     would not do becomes the next lower single-precision number; Anserini lowers tied scores likewise.
 
     Args:
-        scores: a score by document id, best first.
+        scores: the score of each document id, best first.
 
     Example:
         >>> untie({"a": 1.0, "b": 1.0, "c": 0.5})
@@ -324,9 +325,9 @@ def write_run(
     its place and then renamed: a reader never sees half of one.
 
     Args:
-        path: the file; one that is there is replaced. Its folder must exist.
-        run: score by document id by query id; a query without documents leaves no line.
-        tag: names the run; no whitespace.
+        path: the path of the file. An existing one is replaced. Its folder must exist.
+        run: the score by query id and document id. A query without documents leaves no line.
+        tag: the tag of the run, without whitespace.
         format: ``trec``, or ``msmarco`` for ``query document rank`` with tabs between, which has no scores.
 
     Raises:
@@ -386,7 +387,7 @@ def check_scores(run: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def writable(ids: Iterable[str]) -> bool:
-    r"""Whether `write_run` can write these ids: none has a tab or a line break, or begins with a byte order mark.
+    r"""Tell whether `write_run` can write these ids: none has a tab or a line break, or begins with a byte order mark.
 
     Example:
         >>> writable(["user guide.md", "d1"]), writable(["a\tb"])

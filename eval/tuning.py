@@ -1,4 +1,4 @@
-"""Choosing how a block reader's token states become scores: readout, scale and fusion weights, on dev collections.
+"""Choose how a block reader's token states become scores: readout, scale and fusion weights, on dev collections.
 
 Not every encoder's token states rank well, so each choice is compared with what the embedding alone gives. Documents
 are read once; a trial is arithmetic on a few numbers per candidate.
@@ -60,12 +60,12 @@ _EVERY_SIGNAL = FusionWeights(log_mass=1.0, maxsim=1.0, cosine=1.0, bm25=1.0, le
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A choice that is tried.
+    """A combination of settings that is tried.
 
     Args:
         readout: ``mass``, ``log_mass``, ``maxsim`` or ``fused``.
         scale: the factor on cosines before their softmax.
-        weights: of ``fused``; None for the others.
+        weights: the weights of ``fused``; None for the others.
     """
 
     readout: str
@@ -82,14 +82,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TunedCollection:
-    """nDCG@10 on one dev collection.
+    """The nDCG@10 on one dev collection.
 
     Args:
-        queries: how many judged queries there are.
-        dense: of the embedding alone.
-        first_stage: of the first stage alone.
-        chosen: of the choice that was made on all collections.
-        held_out: of a choice that was made without these queries.
+        queries: the number of judged queries.
+        dense: the nDCG@10 of the embedding alone.
+        first_stage: the nDCG@10 of the first stage alone.
+        chosen: the nDCG@10 of the choice that was made on all collections.
+        held_out: the nDCG@10 of a choice that was made without these queries.
     """
 
     queries: int
@@ -101,16 +101,16 @@ class TunedCollection:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What `tune_reader` chose.
+    """The choice of `tune_reader`.
 
     Args:
         layout: the choice, as a layout that names its reader.
-        trial: the choice.
-        means: mean nDCG@10 over collections of every trial.
-        collections: by name of the collection.
-        baseline: what reading must beat: ``dense`` or the first stage, whichever is better on the mean.
-        gain: the mean over collections of the difference to it, where each choice was made without the queries that it
-            is measured on, with an interval over queries.
+        trial: the choice, as the settings that were tried.
+        means: the mean nDCG@10 over collections of every trial.
+        collections: the results on each collection, by its name.
+        baseline: what reading must beat: ``dense`` or the first stage, whichever has the better mean.
+        gain: the mean difference to the baseline over collections, with an interval over queries. Each choice was made
+            without the queries that it is measured on.
     """
 
     layout: Layout
@@ -160,7 +160,7 @@ def read_candidates(candidates: CandidateList, reader: BlockReader, scale: float
 
     Args:
         candidates: a list with kept states.
-        reader: the reader whose states they are.
+        reader: the reader that made the states.
         scale: the factor on cosines.
 
     Returns:
@@ -180,11 +180,11 @@ def read_candidates(candidates: CandidateList, reader: BlockReader, scale: float
 
 
 def document_order(candidates: CandidateList, scores: np.ndarray) -> list[str]:
-    """Ids of the documents by the best of their passages, best first.
+    """Return the ids of the documents by the best of their passages, best first.
 
     Args:
-        candidates: N passages.
-        scores: float (N,).
+        candidates: a list of N passages.
+        scores: float (N,), the score of each passage.
     """
     order = np.argsort(-scores, kind="stable")
     return list(dict.fromkeys(candidates.passages[place].document.id for place in order))
@@ -204,23 +204,24 @@ def tune_reader(
 ) -> Tuned:
     """Choose readout, scale and fusion weights for a block reader.
 
-    The choice has the best sum of two numbers over the dev collections: the mean difference to the baseline, and the
-    worst. The gain that is reported is held out: on each collection, of the choice made on the others; with one
-    collection, on each half of its queries of the choice made on the other half.
+    The choice maximises the sum of two numbers over the dev collections: the mean difference to the baseline, and the
+    worst. The reported gain is held out: on each collection, it is that of the choice made on the others; with one
+    collection, it is measured on each half of its queries for the choice made on the other half.
 
     Args:
-        reader: ``minilm``, ``encoder:MODEL`` or ``late-interaction:MODEL``.
-        datasets: dev collections, of different names; none that you evaluate on.
+        reader: the name of the reader: ``minilm``, ``encoder:MODEL`` or ``late-interaction:MODEL``.
+        datasets: dev collections with different names. Do not use collections that you evaluate on.
         name: the name of the layout.
-        encoder: what embeds the collections; None for the reader itself, or ``minilm`` for a late-interaction model.
-        first_stage: where candidates come from: ``bm25``, ``sparse``, ``dense`` or ``hybrid``.
-        candidates: candidates per query.
+        encoder: the encoder that embeds the collections. If None, the reader itself, or ``minilm`` for a
+            late-interaction model.
+        first_stage: the first stage that finds the candidates: ``bm25``, ``sparse``, ``dense`` or ``hybrid``.
+        candidates: the number of candidates of each query.
         settings: further fields of `IndexSettings` for the indexes.
-        work: a folder in which the indexes are built, and found again; None for a temporary one.
-        progress: called with the current step and how many queries of it are done.
+        work: the folder in which the indexes are built, and found again the next time. If None, a temporary one.
+        progress: a function that is called with the current step and the number of its queries that are done.
 
     Raises:
-        InputError: if ``reader`` is no block reader, or an argument cannot be used.
+        InputError: if ``reader`` is not a block reader, or an argument cannot be used.
         SightlineError: see `load_reranker` and `evaluate`.
 
     Example:

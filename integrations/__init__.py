@@ -1,1 +1,1 @@
-"""Sightline inside other libraries: one module for each, which needs the extra of the same name."""
+"""Adapters for other libraries, one module for each. Most need the extra of the same name."""

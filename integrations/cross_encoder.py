@@ -72,26 +72,27 @@ def _as_before(method: Callable[..., Any]) -> Callable[..., Any]:
 class CrossEncoder:
     """Scores and ranks like ``sentence_transformers.CrossEncoder``.
 
-    Two things change in your code: the import and the model's name, which is one of `sightline.load_reranker`.
+    Two things change in your code: the import and the name of the model, which is one that `sightline.load_reranker`
+    takes.
 
     ``predict`` and ``rank`` give the same scores: by default, or with ``torch.nn.Sigmoid()`` as ``activation_fn``, the
-    relevance, from 0 to 1; with ``torch.nn.Identity()`` the reranker's own score. A reranker without relevance gives
-    its own score by default. One whose scores are relative to their list, such as ``minilm-mass``, can ``rank`` but not
-    ``predict``.
+    relevance, from 0 to 1; with ``torch.nn.Identity()``, the reranker's own score. A reranker without relevance gives
+    its own score by default. A reranker whose scores are relative to their list, such as ``minilm-mass``, can ``rank``
+    but not ``predict``.
 
     Args:
-        model_name_or_path: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
-        device: a torch device; None for CUDA where there is one, else CPU.
-        max_length: tokens read of each document; None for what the layout says.
+        model_name_or_path: the name of a reranker, as `sightline.load_reranker` takes it, or a `sightline.Reranker`.
+        device: the torch device to compute on. If None, CUDA if there is one, else the CPU.
+        max_length: the number of tokens that are read of each document. If None, what the layout says.
         revision: the branch, tag or commit of a model on the hub (``hf:``).
-        model_kwargs: only ``dtype`` (or ``torch_dtype``).
-        activation_fn: what ``predict`` and ``rank`` use unless they are given another.
-        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
-            for none. It is for a reranker that is given by name; all adapters of a process share it.
-        options: the other arguments of the original are accepted at their defaults, and refused by name otherwise.
+        model_kwargs: options for the model, of which only ``dtype`` (or ``torch_dtype``) is accepted.
+        activation_fn: the activation that ``predict`` and ``rank`` use unless you give them another.
+        cache_mb: megabytes of memory for what was read of documents, so that they are not read again; 0 for none. It
+            applies to a reranker that is given by name, and all adapters of a process share it.
+        options: the other arguments of the original, which are accepted with their default values only.
 
     Raises:
-        InputError: if there is no such reranker, or an argument cannot be followed.
+        InputError: if there is no such reranker, or an argument has no counterpart here.
 
     Example:
         >>> model = CrossEncoder()
@@ -155,23 +156,24 @@ class CrossEncoder:
         pool: Any = None,
         chunk_size: int | None = None,
     ) -> Any:
-        """Score pairs, each on its own; the parameters are those of ``CrossEncoder.predict``.
+        """Score pairs, each by itself. The parameters are those of ``CrossEncoder.predict``.
 
         Args:
             inputs: P pairs of a query and a text, or one pair. A text that is empty or None scores lowest.
             prompt_name: must be None, since there are no prompts.
             prompt: must be None, since there are no prompts.
-            batch_size: how many pairs are scored together, at least 1; it bounds memory and has no effect on any score.
-            show_progress_bar: show one; None for none.
-            activation_fn: None for that of the constructor. ``torch.nn.Sigmoid()`` gives the relevance, from 0 to 1,
-                ``torch.nn.Identity()`` the reranker's own score. None there too gives the relevance, or the score if
-                the reranker has no relevance.
-            apply_softmax: without effect, since a pair has one score.
-            convert_to_numpy: give an array.
-            convert_to_tensor: give a tensor instead, on the CPU.
+            batch_size: the number of pairs that are scored together, at least 1. It limits memory and does not affect
+                scores.
+            show_progress_bar: whether to show a progress bar. None for no bar.
+            activation_fn: the activation. ``torch.nn.Sigmoid()`` gives the relevance, from 0 to 1, and
+                ``torch.nn.Identity()`` the reranker's own score. If None, that of the constructor; if that is None too,
+                the relevance, or the score if the reranker has no relevance.
+            apply_softmax: has no effect, since a pair has one score.
+            convert_to_numpy: whether to return an array.
+            convert_to_tensor: whether to return a tensor instead, on the CPU.
             device: must be None, since the model stays where it was loaded.
             pool: must be None, since there are no worker processes.
-            chunk_size: without effect, since there are no worker processes.
+            chunk_size: has no effect, since there are no worker processes.
 
         Returns:
             float32 (P,): an array, a tensor, or, with neither, a list of tensors of one number. For one pair, one
@@ -179,7 +181,7 @@ class CrossEncoder:
 
         Raises:
             InputError: if a pair cannot be used, the reranker's scores are relative to their list, or an argument asks
-                for something that is not done.
+                for something that this class does not do.
         """
         _refuse(prompt_name=prompt_name, prompt=prompt, device=device, pool=pool)
         raw = self._raw(activation_fn)
@@ -216,27 +218,28 @@ class CrossEncoder:
         pool: Any = None,
         chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Rank one list; the parameters are those of ``CrossEncoder.rank``.
+        """Rank one list. The parameters are those of ``CrossEncoder.rank``.
 
         Args:
-            query: a text.
-            documents: texts. An empty one, or None, is ranked last.
-            top_k: how many to return, at least 1; None, or more than there are, for all.
-            return_documents: add each document as ``text``.
+            query: the text of the query.
+            documents: the texts to rank. One that is empty or None is ranked last.
+            top_k: the number of documents to return, at least 1. If None, or more than there are, all of them.
+            return_documents: whether to add each document as ``text``.
             prompt_name: must be None, since there are no prompts.
             prompt: must be None, since there are no prompts.
-            batch_size: not used: it has no effect on any score.
-            show_progress_bar: not used.
-            activation_fn: see `predict`.
+            batch_size: has no effect on any score.
+            show_progress_bar: has no effect.
+            activation_fn: the activation; see `predict`.
             device: must be None, since the model stays where it was loaded.
             pool: must be None, since there are no worker processes.
-            chunk_size: without effect, since there are no worker processes.
+            chunk_size: has no effect, since there are no worker processes.
 
         Returns:
-            mappings with ``corpus_id`` (place in ``documents``), ``score`` and, if asked for, ``text``; best first.
+            Mappings with ``corpus_id`` (place in ``documents``), ``score`` and, if asked for, ``text``, best first.
 
         Raises:
-            InputError: if the query or a document cannot be used, or an argument asks for something that is not done.
+            InputError: if the query or a document cannot be used, or an argument asks for something that this class
+                does not do.
         """
         _refuse(prompt_name=prompt_name, prompt=prompt, device=device, pool=pool)
         raw = self._raw(activation_fn)

@@ -1,4 +1,4 @@
-"""Haystack 3: a retriever over an index, and a ranker for whatever was retrieved.
+"""Haystack 3: a retriever over an index, and a ranker for the documents of any retriever.
 
 Needs ``pip install 'sightline-search[haystack]'``. Haystack loads a saved pipeline with these
 components in it only if you tell it to trust them: ``Pipeline.loads(text, allowed_modules=["sightline"])``.
@@ -34,24 +34,25 @@ __all__ = ["SightlineRanker", "SightlineRetriever"]
 class SightlineRetriever:
     """Searches an index; ``run_async`` leaves the event loop free.
 
-    ``Document.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
-    A document that is only a passage has the whole one's id in ``meta["document_id"]``.
+    ``Document.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance. If a document is
+    only a passage, ``meta["document_id"]`` has the id of the whole document.
 
     Args:
-        index: path of an index, opened by ``warm_up`` or by the first run.
-        top_k: how many documents at most.
-        filters: in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in`` or
+        index: the path of an index, which is opened by ``warm_up`` or by the first run.
+        top_k: the largest number of documents to return.
+        filters: a filter in Haystack's form: a comparison with ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in`` or
             ``not in``, or one ``AND`` of such. A document without the field meets none of them.
-        reranker: see `sightline.Searcher`. It is saved with a pipeline, as are all that follow.
-        first_stage: see `sightline.Searcher`; by default hybrid where the index has embeddings and words.
-        candidates: see `sightline.Searcher`.
-        unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
-        evidence: also mark what got the attention, in ``meta["evidence"]``, with offsets in ``content``.
-        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
-            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
-        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
-        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
-            reranker with a relevance, such as the default.
+        reranker: the name of a reranker; see `sightline.Searcher`. It is saved with a pipeline, as are all that follow.
+        first_stage: the name of the first stage; see `sightline.Searcher`. By default hybrid if the index has
+            embeddings and words.
+        candidates: the number of candidates; see `sightline.Searcher`.
+        unit: ``passage`` returns the passages that scored best, ``document`` whole documents.
+        evidence: whether to mark what got the attention, in ``meta["evidence"]``, with offsets in ``content``.
+        prune: the share of the attention on each text, above 0 and at most 1, that the kept sentences hold; see
+            `sightline.rerank.prune`. If None, texts are kept whole. Needs a reranker that marks evidence.
+        order: the order of the documents: ``relevance``, or ``basin`` for that of `sightline.rerank.arrange`.
+        min_score: the lowest relevance, from 0 to 1, of the documents to return, which may be none. Needs a reranker
+            with a relevance, such as the default.
 
     Example:
         >>> retriever = SightlineRetriever("manuals.index", top_k=5, order="basin")  # doctest: +SKIP
@@ -84,7 +85,7 @@ class SightlineRetriever:
         self._opened()
 
     async def warm_up_async(self) -> None:
-        """`warm_up` in a worker thread; without this, Haystack would do it on the event loop."""
+        """Run `warm_up` in a worker thread. Without this method, Haystack would run it on the event loop."""
         await asyncio.to_thread(self.warm_up)
 
     def _opened(self) -> Searcher:
@@ -101,7 +102,7 @@ class SightlineRetriever:
             self._searcher = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The component's settings, for a saved pipeline."""
+        """Return the component's settings, for a saved pipeline."""
         return default_to_dict(
             self,
             index=self.index,
@@ -130,13 +131,13 @@ class SightlineRetriever:
         top_k: int | None = None,
         min_score: float | None = None,
     ) -> dict[str, list[Document]]:
-        """Search.
+        """Search the index.
 
         Args:
-            query: a text.
-            filters: used instead of those of the constructor.
-            top_k: used instead of that of the constructor.
-            min_score: used instead of that of the constructor.
+            query: the text of the query.
+            filters: a filter to use in the place of the constructor's.
+            top_k: the number of documents to return, in the place of the constructor's.
+            min_score: the lowest relevance, in the place of the constructor's.
 
         Raises:
             InputError: if an argument is out of range, or a filter has a form that cannot be used.
@@ -152,7 +153,7 @@ class SightlineRetriever:
         top_k: int | None = None,
         min_score: float | None = None,
     ) -> dict[str, list[Document]]:
-        """`run` in a worker thread, so that the event loop goes on meanwhile."""
+        """Run `run` in a worker thread, which leaves the event loop free."""
         return await asyncio.to_thread(self.run, query, filters, top_k, min_score)
 
     def _options(self, filters: dict[str, Any] | None, top_k: int | None, min_score: float | None) -> dict[str, Any]:
@@ -180,17 +181,19 @@ class SightlineRanker:
     ``Document.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
 
     Args:
-        reranker: a name for `sightline.load_reranker`, loaded by ``warm_up`` or by the first run.
-        top_k: how many to return, at least 1; None, or more than there are, for all.
-        meta_fields_to_embed: metadata that is read before the content, where a document has it; None for the title.
-        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
-            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
-        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
-        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
-            reranker with a relevance, such as the default.
-        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
-            for none. It is for a reranker that is given by name; all adapters of a process share it.
-        cache_folder: a folder in which what was read is kept, too, for other processes and later ones; up to 4 GB.
+        reranker: the name of a reranker, as `sightline.load_reranker` takes it, which is loaded by ``warm_up`` or by
+            the first run.
+        top_k: the number of documents to return, at least 1. If None, or more than there are, all of them.
+        meta_fields_to_embed: the metadata fields that are read before the content, if a document has them. If None, the
+            title.
+        prune: the share of the attention on each text, above 0 and at most 1, that the kept sentences hold; see
+            `sightline.rerank.prune`. If None, texts are kept whole. Needs a reranker that marks evidence.
+        order: the order of the documents: ``relevance``, or ``basin`` for that of `sightline.rerank.arrange`.
+        min_score: the lowest relevance, from 0 to 1, of the documents to return, which may be none. Needs a reranker
+            with a relevance, such as the default.
+        cache_mb: megabytes of memory for what was read of documents, so that they are not read again; 0 for none. All
+            adapters of a process share it.
+        cache_folder: a folder that also keeps what was read, for other processes and later runs, up to 4 GB.
 
     Example:
         >>> documents = [Document(content="Dogs bark."), Document(content="Cats purr.")]
@@ -222,7 +225,7 @@ class SightlineRanker:
         self._reranker()
 
     async def warm_up_async(self) -> None:
-        """`warm_up` in a worker thread; without this, Haystack would do it on the event loop."""
+        """Run `warm_up` in a worker thread. Without this method, Haystack would run it on the event loop."""
         await asyncio.to_thread(self.warm_up)
 
     def _reranker(self) -> Reranker:
@@ -231,7 +234,7 @@ class SightlineRanker:
         return self._loaded
 
     def to_dict(self) -> dict[str, Any]:
-        """The component's settings, for a saved pipeline."""
+        """Return the component's settings, for a saved pipeline."""
         return default_to_dict(
             self,
             reranker=self.reranker,
@@ -253,13 +256,13 @@ class SightlineRanker:
     def run(
         self, query: str, documents: list[Document], top_k: int | None = None, min_score: float | None = None
     ) -> dict[str, list[Document]]:
-        """Rerank.
+        """Rerank documents.
 
         Args:
-            query: a text.
-            documents: not changed.
-            top_k: used instead of that of the constructor.
-            min_score: used instead of that of the constructor.
+            query: the text of the query.
+            documents: the documents to rerank, which are not changed.
+            top_k: the number of documents to return, in the place of the constructor's.
+            min_score: the lowest relevance, in the place of the constructor's.
 
         Raises:
             InputError: if the query or ``min_score`` cannot be used. A document without content and title is ranked
@@ -291,7 +294,7 @@ class SightlineRanker:
     async def run_async(
         self, query: str, documents: list[Document], top_k: int | None = None, min_score: float | None = None
     ) -> dict[str, list[Document]]:
-        """`run` in a worker thread, so that the event loop goes on meanwhile."""
+        """Run `run` in a worker thread, which leaves the event loop free."""
         return await asyncio.to_thread(self.run, query, documents, top_k, min_score)
 
 

@@ -1,4 +1,4 @@
-"""LangChain: a retriever over an index, and a document compressor that reranks whatever was retrieved.
+"""LangChain: a retriever over an index, and a document compressor that reranks the documents of any retriever.
 
 Needs ``pip install 'sightline-search[langchain]'``, which is langchain-core only.
 """
@@ -38,18 +38,18 @@ class SightlineRetriever(BaseRetriever):
 
     Args:
         searcher: a `sightline.Searcher`, or the path of an index.
-        k: how many documents at most.
-        where: metadata filter, see `sightline.Searcher.search`.
-        unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
-        evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in ``page_content``.
-        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
-            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
-        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
-        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
-            reranker with a relevance, such as the default.
+        k: the largest number of documents to return.
+        where: a metadata filter; see `sightline.Searcher.search`.
+        unit: ``passage`` returns the passages that scored best, ``document`` whole documents.
+        evidence: whether to mark what got the attention, in ``metadata["evidence"]``, with offsets in ``page_content``.
+        prune: the share of the attention on each text, above 0 and at most 1, that the kept sentences hold; see
+            `sightline.rerank.prune`. If None, texts are kept whole. Needs a reranker that marks evidence.
+        order: the order of the documents: ``relevance``, or ``basin`` for that of `sightline.rerank.arrange`.
+        min_score: the lowest relevance, from 0 to 1, of the documents to return, which may be none. Needs a reranker
+            with a relevance, such as the default.
 
-    A call may have its own ``k``, ``where`` and ``min_score``, which are used instead, as in
-    ``retriever.invoke(query, k=3)``.
+    A call can have its own ``k``, ``where`` and ``min_score``, which replace these, as in ``retriever.invoke(query,
+    k=3)``.
 
     Example:
         >>> retriever = SightlineRetriever(searcher="manuals.index", k=5, order="basin")  # doctest: +SKIP
@@ -119,23 +119,23 @@ class SightlineRetriever(BaseRetriever):
 
 
 class SightlineRerank(BaseDocumentCompressor):
-    """Reranks documents of any retriever, and returns copies.
+    """Reranks the documents of any retriever, and returns copies.
 
     ``metadata["relevance_score"]`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
     ``acompress_documents`` runs in a worker thread and leaves the event loop free.
 
     Args:
-        reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
-        top_n: how many to return, at least 1; None, or more than there are, for all.
-        title_field: metadata field that is read before the text, where a document has it.
-        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
-            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
-        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
-        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
-            reranker with a relevance, such as the default.
-        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
-            for none. It is for a reranker that is given by name; all adapters of a process share it.
-        cache_folder: a folder in which what was read is kept, too, for other processes and later ones; up to 4 GB.
+        reranker: the name of a reranker, as `sightline.load_reranker` takes it, or a `sightline.Reranker`.
+        top_n: the number of documents to return, at least 1. If None, or more than there are, all of them.
+        title_field: the metadata field that is read before the text, if a document has it.
+        prune: the share of the attention on each text, above 0 and at most 1, that the kept sentences hold; see
+            `sightline.rerank.prune`. If None, texts are kept whole. Needs a reranker that marks evidence.
+        order: the order of the documents: ``relevance``, or ``basin`` for that of `sightline.rerank.arrange`.
+        min_score: the lowest relevance, from 0 to 1, of the documents to return, which may be none. Needs a reranker
+            with a relevance, such as the default.
+        cache_mb: megabytes of memory for what was read of documents, so that they are not read again; 0 for none. It
+            applies to a reranker that is given by name, and all adapters of a process share it.
+        cache_folder: a folder that also keeps what was read, for other processes and later runs, up to 4 GB.
 
     Example:
         >>> documents = [Document("Dogs bark."), Document("Cats purr.", id="c")]
@@ -165,7 +165,7 @@ class SightlineRerank(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
-        """Rerank.
+        """Rerank documents.
 
         Raises:
             InputError: if the query cannot be used. A document without ``page_content`` and title is ranked last.

@@ -1,4 +1,4 @@
-"""LlamaIndex: a retriever over an index, and a node postprocessor that reranks whatever was retrieved.
+"""LlamaIndex: a retriever over an index, and a node postprocessor that reranks the nodes of any retriever.
 
 Needs ``pip install 'sightline-search[llamaindex]'``, which is llama-index-core only.
 """
@@ -53,16 +53,16 @@ class SightlineRetriever(BaseRetriever):
 
     Args:
         searcher: a `sightline.Searcher`, or the path of an index.
-        similarity_top_k: how many nodes at most.
-        where: metadata filter, see `sightline.Searcher.search`.
-        unit: ``passage`` for the passages that scored best, ``document`` for whole documents.
-        evidence: also mark what got the attention, in ``metadata["evidence"]``, with offsets in the node's text; it is
-            left out of what embedding models and prompts are shown.
-        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
-            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
-        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
-        min_score: leave out nodes whose relevance is below this, from 0 to 1; there may be none left. Needs a
-            reranker with a relevance, such as the default.
+        similarity_top_k: the largest number of nodes to return.
+        where: a metadata filter; see `sightline.Searcher.search`.
+        unit: ``passage`` returns the passages that scored best, ``document`` whole documents.
+        evidence: whether to mark what got the attention, in ``metadata["evidence"]``, with offsets in the node's text.
+            Embedding models and prompts do not see it.
+        prune: the share of the attention on each text, above 0 and at most 1, that the kept sentences hold; see
+            `sightline.rerank.prune`. If None, texts are kept whole. Needs a reranker that marks evidence.
+        order: the order of the nodes: ``relevance``, or ``basin`` for that of `sightline.rerank.arrange`.
+        min_score: the lowest relevance, from 0 to 1, of the nodes to return, which may be none. Needs a reranker with a
+            relevance, such as the default.
         callback_manager: the callback manager of LlamaIndex.
 
     Example:
@@ -121,23 +121,23 @@ def _node(snippet: Snippet) -> NodeWithScore:
 
 
 class SightlineRerank(BaseNodePostprocessor):
-    """Reranks nodes of any retriever, and returns copies.
+    """Reranks the nodes of any retriever, and returns copies.
 
     ``NodeWithScore.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
     It reads what LlamaIndex shows to embedding models: text, and metadata that is not excluded from it.
     ``apostprocess_nodes`` runs in a worker thread and leaves the event loop free.
 
     Args:
-        reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
-        top_n: how many to return, at least 1; None, or more than there are, for all.
-        prune: keep only the sentences of each text that hold this share of the attention on it, above 0 and at most 1;
-            see `sightline.rerank.prune`. None keeps whole texts. Needs a reranker that marks evidence.
-        order: ``relevance``, or ``basin`` for the order of `sightline.rerank.arrange`.
-        min_score: leave out nodes whose relevance is below this, from 0 to 1; there may be none left. Needs a
-            reranker with a relevance, such as the default.
-        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
-            for none. It is for a reranker that is given by name; all adapters of a process share it.
-        cache_folder: a folder in which what was read is kept, too, for other processes and later ones; up to 4 GB.
+        reranker: the name of a reranker, as `sightline.load_reranker` takes it, or a `sightline.Reranker`.
+        top_n: the number of nodes to return, at least 1. If None, or more than there are, all of them.
+        prune: the share of the attention on each text, above 0 and at most 1, that the kept sentences hold; see
+            `sightline.rerank.prune`. If None, texts are kept whole. Needs a reranker that marks evidence.
+        order: the order of the nodes: ``relevance``, or ``basin`` for that of `sightline.rerank.arrange`.
+        min_score: the lowest relevance, from 0 to 1, of the nodes to return, which may be none. Needs a reranker with a
+            relevance, such as the default.
+        cache_mb: megabytes of memory for what was read of documents, so that they are not read again; 0 for none. It
+            applies to a reranker that is given by name, and all adapters of a process share it.
+        cache_folder: a folder that also keeps what was read, for other processes and later runs, up to 4 GB.
 
     Example:
         >>> nodes = [NodeWithScore(node=TextNode(text=text)) for text in ("Dogs bark.", "Cats purr.")]

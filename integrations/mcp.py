@@ -99,16 +99,16 @@ class Text(TypedDict):
 
 
 def mcp_server(searcher: Searcher, *, min_score: float | None = None) -> MCPServer[Any]:
-    """A server with the two tools; ``run()`` serves it, over stdio or HTTP.
+    """Make a server with the two tools. Its method ``run()`` serves it over stdio or HTTP.
 
     Args:
-        searcher: answers the calls, one after the other in a thread of its own; at most 64 calls wait, and each has
-            60 seconds.
-        min_score: leave out results whose relevance is below this, from 0 to 1, where a call gives no ``min_score``;
-            None leaves nothing out.
+        searcher: the searcher that answers calls, one after the other in a thread of its own. At most 64 calls wait,
+            and each has 60 seconds.
+        min_score: the lowest relevance, from 0 to 1, of the results of calls that give no ``min_score``. If None,
+            nothing is left out.
 
     Raises:
-        InputError: if ``min_score`` is given, and the searcher has no reranker with a relevance.
+        InputError: if you give ``min_score``, and the searcher has no reranker with a relevance.
 
     Example:
         >>> mcp_server(Searcher("manuals.index")).run("stdio")  # doctest: +SKIP

@@ -34,19 +34,20 @@ __all__ = ["SightlineSearch"]
 
 
 class SightlineSearch:
-    """A model for ``mteb.evaluate``; implements its ``SearchProtocol``.
+    """A model for ``mteb.evaluate`` that implements its ``SearchProtocol``.
 
-    A retrieval task's corpus is indexed in a temporary folder, and searched. A reranking task's lists go to the
-    reranker whole; a long document counts by its best passage. Scores that tie are lowered by a rounding, so that MTEB
+    A retrieval task's corpus is indexed in a temporary folder and searched. A reranking task's lists go to the reranker
+    whole; a long document gets the score of its best passage. Tied scores are lowered by a rounding, so that MTEB
     measures the order that was found.
 
     Args:
-        reranker: a name for `sightline.load_reranker`, a `sightline.Reranker`, or None for first stages alone.
-        first_stage: see `sightline.Searcher`; for retrieval tasks. By default hybrid, unless ``settings`` leave out
-            embeddings or words.
-        candidates: how many documents are reranked; retrieval tasks get no more than these, and without a reranker
-            as many as they ask for.
-        settings: the index's settings, for `Index.create`, such as ``{"encoder": "intfloat/e5-small-v2"}``.
+        reranker: the name of a reranker, as `sightline.load_reranker` takes it, a `sightline.Reranker`, or None for
+            first stages alone.
+        first_stage: the first stage for retrieval tasks; see `sightline.Searcher`. By default hybrid, unless
+            ``settings`` leave out embeddings or words.
+        candidates: the number of documents that are reranked. Retrieval tasks get no more than these, and without a
+            reranker as many as they ask for.
+        settings: the settings of the index, for `Index.create`, such as ``{"encoder": "intfloat/e5-small-v2"}``.
 
     Example:
         >>> import mteb  # doctest: +SKIP
@@ -68,16 +69,16 @@ class SightlineSearch:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """The model's name, as ``sightline/hybrid+minilm``, and Sightline's version for a revision."""
+        """The model's name, such as ``sightline/hybrid+minilm``, with Sightline's version as its revision."""
         name = f"{self.first_stage}+{self.reranker.name}" if self.reranker is not None else self.first_stage
         return ModelMeta.create_empty({"name": f"sightline/{name}", "revision": __version__})
 
     def index(self, corpus: Any, **options: Any) -> None:
-        """Keep a task's corpus; `search` reads it, when it is known whether there are lists to rerank.
+        """Keep a task's corpus. `search` reads it, when it is known whether there are lists to rerank.
 
         Args:
-            corpus: rows with ``id``, ``text`` and perhaps ``title``.
-            options: not used.
+            corpus: rows with ``id``, ``text`` and maybe ``title``.
+            options: further arguments of MTEB, which have no effect.
         """
         self._corpus = corpus
 
@@ -87,16 +88,17 @@ class SightlineSearch:
         """Search the corpus, or rerank lists of it.
 
         Args:
-            queries: rows with ``id``, ``text`` and perhaps ``instruction``.
-            top_k: documents per query.
-            top_ranked: lists of document ids by query id; None searches.
-            options: not used.
+            queries: rows with ``id``, ``text`` and maybe ``instruction``.
+            top_k: the number of documents for each query.
+            top_ranked: the list of document ids by query id. If None, the corpus is searched.
+            options: further arguments of MTEB, which have no effect.
 
         Returns:
-            For each query id, scores by document id; none for a query without a list.
+            The scores by document id for each query id. A query without a list has none.
 
         Raises:
-            InputError: if there is no corpus yet, a query or a document is no text, or there are lists but no reranker.
+            InputError: if there is no corpus yet, a query or a document is not a text, or there are lists but no
+                reranker.
             DataError: if a list has a document that is not in the corpus.
         """
         if self._corpus is None:

@@ -1,4 +1,4 @@
-"""PyTerrier: a retriever over an index, and a reranker for whatever was retrieved, as steps of its pipelines.
+"""PyTerrier: a retriever over an index, and a reranker for the results of any retriever, as steps of its pipelines.
 
 Needs ``pip install 'sightline-search[pyterrier]'``, and no Java.
 """
@@ -34,8 +34,8 @@ class SightlineRetriever(pt.Transformer):
 
     Args:
         searcher: a `sightline.Searcher`, or the path of an index.
-        k: how many documents per query at most.
-        text: also give the documents' texts, as ``title`` and ``text``.
+        k: the largest number of documents for each query.
+        text: whether to add the documents' texts, as ``title`` and ``text``.
 
     Example:
         >>> retriever = SightlineRetriever("manuals.index", k=5)  # doctest: +SKIP
@@ -49,14 +49,14 @@ class SightlineRetriever(pt.Transformer):
         self.k, self.text = k, text
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Search.
+        """Search the index.
 
         Args:
-            inp: with columns ``qid`` and ``query``; others are kept, and a row may lack a qid.
+            inp: a frame with the columns ``qid`` and ``query``. Other columns are kept, and a row may lack a qid.
 
         Returns:
-            Columns ``docno``, ``score`` and ``rank`` (from 0) added, and the texts where asked for; best first. The
-            other columns keep their dtypes.
+            The frame with the columns ``docno``, ``score`` and ``rank`` (from 0), and the texts if asked for, best
+            first. The other columns keep their dtypes.
         """
         pt.validate.query_frame(inp, extra_columns=["query"], context=self)
         rows: list[int] = []
@@ -79,12 +79,12 @@ class SightlineRetriever(pt.Transformer):
 
 
 class SightlineReranker(pt.Transformer):
-    """Reranks results with their texts; each query's list is read whole.
+    """Reranks results with their texts. Each query's list is read as a whole.
 
     Args:
-        reranker: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
-        text_field: column with the text.
-        title_field: column that is read before the text, where there is one.
+        reranker: the name of a reranker, as `sightline.load_reranker` takes it, or a `sightline.Reranker`.
+        text_field: the column that has the text.
+        title_field: the column that is read before the text, if it exists.
 
     Example:
         >>> results = pd.DataFrame(
@@ -104,11 +104,11 @@ class SightlineReranker(pt.Transformer):
         self.text_field, self.title_field = text_field, title_field
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """Rerank.
+        """Rerank results.
 
         Args:
-            inp: with columns ``qid``, ``query``, ``docno`` and the text's; others are kept. Rows without a qid form one
-                list for each query's text. A document without a text is ranked last.
+            inp: a frame with the columns ``qid``, ``query``, ``docno`` and that of the text. Other columns are kept.
+                Rows without a qid form one list for each text of a query. A document without a text is ranked last.
 
         Returns:
             The same rows, best first within each query, with a new ``score`` and ``rank`` (from 0). The other columns

@@ -34,25 +34,25 @@ _Candidate: TypeAlias = str | Document | Mapping[str, Any] | tuple[Any, str] | N
 class Reranker(BaseRanker):
     """Ranks like ``rerankers.Reranker(...)``; ``rank_async`` runs in a worker thread and leaves the event loop free.
 
-    Two things change in your code: the import and the model's name, which is one of `sightline.load_reranker`.
-    ``Result.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
+    Two things change in your code: the import and the name of the model, which is one that `sightline.load_reranker`
+    takes. ``Result.score`` has the relevance, from 0 to 1, or the score if the reranker has no relevance.
 
     Args:
-        model_name: a name for `sightline.load_reranker`, or a `sightline.Reranker`.
-        lang: the original chooses a default model by it; here only ``en`` is accepted.
-        model_type: not used, since the name says what kind of reranker it is.
-        verbose: not used.
-        dtype: see `sightline.load_reranker`.
-        device: see `sightline.load_reranker`.
-        batch_size: not used: it has no effect on any score.
-        min_score: leave out documents whose relevance is below this, from 0 to 1; there may be none left. Needs a
-            reranker with a relevance, such as the default. The original has no such argument.
-        cache_mb: megabytes of memory for what was read of documents, which is not read again when they come again; 0
-            for none. It is for a reranker that is given by name; all adapters of a process share it.
-        options: other arguments of the original are refused by name, unless they are None.
+        model_name: the name of a reranker, as `sightline.load_reranker` takes it, or a `sightline.Reranker`.
+        lang: the language, by which the original chooses a default model. Only ``en`` is accepted here.
+        model_type: has no effect, since the name says what kind of reranker it is.
+        verbose: has no effect.
+        dtype: the number format to compute in; see `sightline.load_reranker`.
+        device: the torch device to compute on; see `sightline.load_reranker`.
+        batch_size: has no effect on any score.
+        min_score: the lowest relevance, from 0 to 1, of the documents to return, which may be none. Needs a reranker
+            with a relevance, such as the default. The original has no such argument.
+        cache_mb: megabytes of memory for what was read of documents, so that they are not read again; 0 for none. It
+            applies to a reranker that is given by name, and all adapters of a process share it.
+        options: other arguments of the original, which are refused by name unless they are None.
 
     Raises:
-        InputError: if there is no such reranker, or an argument cannot be followed.
+        InputError: if there is no such reranker, or an argument has no counterpart here.
 
     Example:
         >>> results = Reranker().rank("what sound do cats make", ["Dogs bark.", "Cats purr."], doc_ids=["d", "c"])
@@ -101,14 +101,14 @@ class Reranker(BaseRanker):
         """Rank one list.
 
         Args:
-            query: a text.
-            docs: texts; documents of the rerankers library, which are copied; mappings with ``text`` and perhaps
-                ``doc_id`` (or ``id``) and ``metadata``; or pairs of id and text. An empty text, or None, is ranked
-                last.
-            doc_ids: an id for each document; None keeps the documents' own. Documents without an id get their place in
-                the list, or the next number that no other document has.
-            metadata: a mapping or None for each document; None keeps the documents' own.
-            batch_size: not used: it has no effect on any score.
+            query: the text of the query.
+            docs: the documents: texts; documents of the rerankers library, which are copied; mappings with ``text`` and
+                maybe ``doc_id`` (or ``id``) and ``metadata``; or pairs of id and text. An empty text, or None, is
+                ranked last.
+            doc_ids: an id for each document. If None, the documents keep their own. Documents without an id get their
+                place in the list, or the next number that no other document has.
+            metadata: a mapping or None for each document. If None, the documents keep their own.
+            batch_size: has no effect on any score.
 
         Raises:
             InputError: if the query or a document cannot be used, or the lists differ in length.
@@ -141,8 +141,8 @@ class Reranker(BaseRanker):
         """Score one document, as `rank` does.
 
         Args:
-            query: a text.
-            doc: a text.
+            query: the text of the query.
+            doc: the text of the document.
 
         Raises:
             InputError: if a text cannot be used, or the scores of the reranker are relative to their list.

@@ -43,19 +43,19 @@ _DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """A text for a generator to read.
+    """A text for a language model to read.
 
     Args:
-        id: the document's id. For a passage that is only a part of it, its place is added, as in ``"manual#120-480"``,
-            since other libraries take texts with the same id for the same text.
+        id: the id of the document. For a passage that is only a part of it, its place is added, as in
+            ``"manual#120-480"``, since other libraries take texts with the same id for the same text.
         text: the text of the document or the passage.
-        score: the hit's relevance, or its score where there is no relevance; see `sightline.Hit`.
+        score: the hit's relevance, or its score if there is no relevance; see `sightline.Hit`.
         metadata: a deep copy of the document's metadata; ``title`` and, for a part, ``document_id`` are added where it
             has no such fields. With evidence, or where the text is pruned, ``evidence`` lists spans as mappings with
             offsets in ``text``.
         document_id: the document's id.
-        start: where the text begins in the document, in characters.
-        end: where it ends.
+        start: the place where the text begins in the document, in characters.
+        end: the place where the text ends in the document.
     """
 
     id: str
@@ -100,10 +100,10 @@ def pruned(text: Any, item: Ranked, share: float | None, start: int = 0) -> Any:
     """A ranked text, pruned to this share of the attention if there is one; anything but a string comes back as it is.
 
     Args:
-        text: what the reranker read from character ``start`` of the candidate's text on.
-        item: its place in the ranking, with evidence.
-        share: see `sightline.rerank.prune`; None keeps all.
-        start: where the text begins in the candidate's.
+        text: the text that the reranker read from character ``start`` of the candidate's text on.
+        item: the ranked document, with evidence.
+        share: the share of the attention to keep; see `sightline.rerank.prune`. If None, all of it.
+        start: the place where the text begins in the candidate's text.
     """
     return text if share is None or not isinstance(text, str) else prune(text, item.evidence, share, start=start).text
 
@@ -115,9 +115,9 @@ def candidate(id: object, text: object, title: object = None) -> Candidate:
     NaN becomes an empty text, which is ranked last. The library's own object is not changed.
 
     Args:
-        id: decides between ties, as a string; None, NaN and blanks count as no id.
-        text: a string.
-        title: read before the text; anything but a string counts as no title.
+        id: the id, which decides between ties, as a string. None, NaN and blanks count as no id.
+        text: the text of the document.
+        title: the title, which is read before the text. Anything but a string counts as no title.
     """
     named = "" if is_missing(id) else cleaned(str(id)).strip()
     read: dict[str, Any] = {"id": named} if named else {}
@@ -136,7 +136,7 @@ class Made(Generic[T]):
     """Makes something of each value of a field once; an updated copy of a model, which has another value, shares it.
 
     Args:
-        make: makes it of a value.
+        make: the function that makes it of a value.
     """
 
     def __init__(self, make: Callable[[Any], T]) -> None:
@@ -174,9 +174,9 @@ def keeping(
     Adapters of a process that ask for the same share one cache. A reranker that was loaded elsewhere stays as it is.
 
     Args:
-        reranker: a name for `load_reranker`, or a reranker.
+        reranker: the name of a reranker, as `load_reranker` takes it, or a reranker.
         cache_mb: megabytes of memory; 0 for none.
-        cache_folder: a folder in which what was read is kept, too; None for none.
+        cache_folder: a folder that also keeps what was read; None for none.
 
     Raises:
         InputError: if it is neither, or the cache cannot be had.
@@ -192,7 +192,7 @@ def text_list(name: str, texts: Any) -> list[Any]:
     """The parts of a list of documents.
 
     Args:
-        name: the argument's name, for the message.
+        name: the name of the argument, for the message.
         texts: a list, or another iterable. Texts and mappings are refused: their parts would be taken for documents.
 
     Raises:
@@ -207,8 +207,8 @@ def drop_in(reranker: str | os.PathLike[str] | Reranker, cache_mb: int = 0, **op
     """The reranker of a class that takes another library's arguments.
 
     Args:
-        reranker: a name for `load_reranker`, or a reranker.
-        cache_mb: see `keeping`.
+        reranker: the name of a reranker, as `load_reranker` takes it, or a reranker.
+        cache_mb: megabytes of memory; see `keeping`.
         options: options of `load_reranker`; None stands for one that is not given.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Attention read block by block, on tensors only: naive references and fast paths, behind one dispatch.
+"""Attention read block by block, on tensors only: plain references and fast implementations, behind one dispatch.
 
 - `Packing`: which token of a packed context sees which.
 - `block_attention`: attention over such a context; with it, models run and train.

@@ -1,4 +1,4 @@
-"""The one place where a backend is chosen.
+"""Choose a backend: the one place where that happens.
 
 ``SIGHTLINE_BACKEND`` or the argument ``backend`` overrides the choice; what cannot run is an error that says why.
 """
@@ -24,7 +24,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Choice(NamedTuple):
-    """A backend, and why it was taken."""
+    """A backend, and why it was chosen."""
 
     backend: Backend
     why: str
@@ -37,17 +37,17 @@ def choose(
     *,
     backend: str | None = None,
 ) -> Choice:
-    """The backend that a kernel call with such tensors goes to.
+    """Choose the backend for a kernel call with such tensors.
 
     Args:
-        device: device of the tensors.
-        dtype: dtype of the tensors. ``reference`` and ``cpu`` also take float64, for checks.
-        head_dim: D, 1 to 256. On ``triton`` 32, 64, 128 and 256 waste nothing; others are padded inside the kernel to
-            the next power of two (80 and 96 to 128).
-        backend: name of the backend; None for ``SIGHTLINE_BACKEND``, else the fastest that runs.
+        device: the device of the tensors.
+        dtype: the dtype of the tensors. ``reference`` and ``cpu`` also accept float64, for checks.
+        head_dim: D, from 1 to 256. On ``triton``, 32, 64, 128 and 256 waste nothing; others are padded inside the
+            kernel to the next power of two (80 and 96 to 128).
+        backend: the name of a backend. If None, ``SIGHTLINE_BACKEND``, else the fastest that runs.
 
     Raises:
-        BackendError: if the one asked for cannot run; the message says why.
+        BackendError: if the backend that you ask for cannot run. The message says why.
 
     Example:
         >>> choose("cpu", backend="reference")

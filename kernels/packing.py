@@ -1,4 +1,4 @@
-"""Which token sees which: a packed batch of contexts, as offsets, never as a mask.
+"""The layout of a packed batch of contexts: which token sees which, as offsets, never as a mask.
 
 Every block of a context, be it the instruction, a document or a query block, sees one span of earlier tokens (its
 *prefix*) and itself:
@@ -48,9 +48,11 @@ class Context(NamedTuple):
     """Token counts of one context, in the order in which its tokens are packed: instruction, documents, query blocks.
 
     Args:
-        documents: tokens of each document; a document may have none.
-        queries: tokens of each query block, at least one each; they read the same documents and not one another.
-        instruction: tokens before the documents (template, query prefix), which every document sees; may be 0.
+        documents: the number of tokens of each document, which may be 0.
+        queries: the number of tokens of each query block, at least one each. Query blocks read the same documents and
+            do not see one another.
+        instruction: the number of tokens before the documents (template, query prefix), which every document sees. May
+            be 0.
     """
 
     documents: Sequence[int]
@@ -62,23 +64,23 @@ class Packing:
     """Contexts packed one after another, without padding.
 
     Args:
-        contexts: token counts of each.
+        contexts: the token counts, as given.
         causal: whether a token sees only itself and what comes before it in its own block (decoders), or its whole
             block (encoders).
-        device: where the kernels will look for the offsets.
-        positions: (T,), the position of each token; None counts those of each context from 0. Windows go by them.
-        window: a token at position p does not see keys at positions up to ``p - window``; None for no such limit. Only
-            where ``causal``.
+        device: the device on which the kernels look for the offsets.
+        positions: (T,), the position of each token, by which windows go. If None, those of each context count from 0.
+        window: the length of the sliding window: a token at position p does not see keys at positions up to ``p -
+            window``. If None, there is no limit. Only if ``causal``.
 
     Attributes:
-        tokens: T, all tokens of all contexts.
-        documents: N, the documents of the context that has most; columns of `sightline.kernels.block_lse`.
+        tokens: T, the number of all tokens of all contexts.
+        documents: N, the number of documents of the context that has most; columns of `sightline.kernels.block_lse`.
         contexts: the counts, as given.
         blocks: structured array (B,) of the type `BLOCK`, whose fields are int64: one row per block that has tokens, in
             packed order.
-        signal: int64 (R,), on `device`: the packed indices of the signal tokens; all tokens of all query blocks unless
-            chosen by `with_signal`.
-        first: the packed index of the first token whose query there is; 0 unless chosen by `behind`.
+        signal: int64 (R,), on `device`: the packed indices of the signal tokens. They are all tokens of all query
+            blocks unless `with_signal` chose others.
+        first: the packed index of the first token that has a query; 0 unless `behind` chose another.
         handle: a number by which `of_handle` finds the layout, for as long as it is in use elsewhere.
 
     Raises:
@@ -146,13 +148,13 @@ class Packing:
         self._set_signal(np.concatenate(rows) if rows else np.empty(0, dtype=np.int64))
 
     def with_signal(self, rows: Sequence[int] | torch.Tensor) -> Packing:
-        """The same layout with other signal tokens.
+        """Return the same layout with other signal tokens.
 
         Args:
             rows: packed indices, strictly increasing, each inside a query block.
 
         Raises:
-            InputError: if they are not.
+            InputError: if the indices are not like that.
         """
         if isinstance(rows, torch.Tensor) and (rows.is_floating_point() or rows.dtype == torch.bool):
             raise input_error(f"signal tokens are given by their packed indices, not by {rows.dtype}")
@@ -166,10 +168,10 @@ class Packing:
         return out
 
     def with_window(self, window: int | None) -> Packing:
-        """The same layout with another sliding window, or with none; made once for each.
+        """Return the same layout with another sliding window, or with none. It is made once for each.
 
         Raises:
-            InputError: if the window is less than 1, or the layout not causal.
+            InputError: if the window is less than 1, or the layout is not causal.
         """
         if window == self.window:
             return self
@@ -178,10 +180,10 @@ class Packing:
         return self.keep(("window", window), lambda: self._changed(window=checked))
 
     def behind(self, first: int) -> Packing:
-        """The same layout, where of the tokens before ``first`` there are keys and values only, kept from before.
+        """Return the same layout with only kept keys and values for the tokens before ``first``.
 
-        `sightline.kernels.block_attention` then takes and gives the rows of the others only, without gradients. Made
-        once for each.
+        `sightline.kernels.block_attention` then takes and gives only the rows of the other tokens, without gradients.
+        The layout is made once for each place.
 
         Raises:
             InputError: if no block starts there.
@@ -218,14 +220,14 @@ class Packing:
         return int(window)
 
     def near(self, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Whether the window lets rows see keys, by their packed indices (broadcast against one another): bool."""
+        """Tell whether the window lets rows see keys, by their packed indices (broadcast against one another): bool."""
         if self.window is None:
             return np.ones(np.broadcast_shapes(rows.shape, keys.shape), dtype=bool)
         near: np.ndarray = self.positions[keys] > self.positions[rows] - self.window
         return near
 
     def to(self, device: torch.device | str) -> Packing:
-        """The same layout on another device."""
+        """Return the same layout on another device."""
         device = _with_number(device)
         if device == self.device:
             return self
@@ -243,31 +245,34 @@ class Packing:
         self.signal = torch.from_numpy(rows).to(self.device)
 
     def owner(self, tokens: np.ndarray) -> np.ndarray:
-        """Row of `blocks` that each packed index lies in; -1 outside of the layout. int64, shaped like ``tokens``."""
+        """Return the row of `blocks` that each packed index lies in; -1 outside of the layout.
+
+        int64, shaped like ``tokens``.
+        """
         rows = np.searchsorted(self.blocks["start"], tokens, side="right") - 1
         return np.where((tokens >= 0) & (tokens < self.tokens), rows, -1)
 
     def spans(self, kind: int) -> list[tuple[int, int, int, int]]:
-        """Blocks of one kind that have tokens: (context, index in the context, start, stop), in packed order."""
+        """List the blocks of a kind that have tokens: (context, index in it, start, stop), in packed order."""
         chosen = self.blocks[self.blocks["kind"] == kind]
         return list(zip(*(chosen[field].tolist() for field in ("context", "index", "start", "stop")), strict=True))
 
     @property
     def signal_contexts(self) -> np.ndarray:
-        """int64 (R,): the context of each signal token, increasing."""
+        """Return the context of each signal token, increasing: int64 (R,)."""
         contexts: np.ndarray = self.blocks["context"][self.signal_blocks]
         return contexts
 
     @property
     def pairs(self) -> int:
-        """(query, key) pairs, whatever the window; a head's forward pass costs 4 * D FLOPs for each."""
+        """Count (query, key) pairs, whatever the window. A head's forward pass costs 4 * D FLOPs for each."""
         blocks = self.blocks
         size = blocks["stop"] - blocks["start"]
         own = size * (size + 1) // 2 if self.causal else size * size
         return int((own + size * (blocks["prefix_stop"] - blocks["prefix_start"])).sum())
 
     def mask(self) -> torch.Tensor:
-        """Dense bool (T, T), True where row sees column: for references and drawings of small layouts."""
+        """Make the dense mask, bool (T, T), True where row sees column, for references and small drawings."""
         seen = torch.zeros(self.tokens, self.tokens, dtype=torch.bool)
         for start, stop, prefix_start, prefix_stop in self.blocks[SEEN].tolist():
             seen[start:stop, prefix_start:prefix_stop] = True
@@ -279,7 +284,7 @@ class Packing:
         return seen.to(self.device)
 
     def draw(self) -> str:
-        """The mask as text: a line per token, ``#`` for each token that it sees.
+        """Draw the mask as text: a line per token, ``#`` for each token that it sees.
 
         Raises:
             InputError: if there are more than 200 tokens.
@@ -294,7 +299,7 @@ class Packing:
         )
 
     def keep(self, key: object, make: Callable[[], T]) -> T:
-        """What ``make`` gives, made once per layout and key: layers share the work of cutting a layout into tiles."""
+        """Return what ``make`` returns, made once per layout and key, so that layers share the work of tiling."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]  # type: ignore[return-value]
@@ -306,7 +311,7 @@ class Packing:
 
 
 def of_handle(handle: int) -> Packing:
-    """The layout with this `Packing.handle`: operators of torch take numbers, and no objects.
+    """Return the layout with this `Packing.handle`. Operators of torch take numbers, not objects.
 
     Raises:
         InputError: if nobody holds the layout any longer.

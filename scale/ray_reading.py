@@ -1,9 +1,9 @@
-"""Reading the passages of a build in Ray's workers: several processes of this machine, or of a cluster.
+"""Read the passages of a build in Ray's workers: several processes of this machine, or of a cluster.
 
-The process that builds takes documents from their source, cuts them into passages and passes over those that are
-stored. Workers, each with the models loaded once, read what is left, a batch at a time, and give it back in order. So
-the index is the one that a single process builds, and a build that was killed goes on as any other. A store that
-several processes may write is written by the workers themselves.
+The process that builds takes documents from their source, cuts them into passages and skips those that are stored.
+Workers, each with the models loaded once, read the rest, a batch at a time, and return it in order. So the index is the
+one that a single process builds, and a killed build continues like any other. If several processes may write to a
+store, the workers write themselves.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ _LONGEST = 20  # characters of the folder for temporary files: Ray's sockets lie
 class RayReading:
     """Reads passages in Ray's workers, for the ``reading`` of `sightline.Index.build` and of a store's ``build``.
 
-    Ray starts with the first batch. Where ``RAY_ADDRESS`` is set in the environment, it is a cluster that runs already,
-    whose machines have Sightline and the models at the same paths; else Ray runs on this machine until the end.
+    Ray starts with the first batch. If ``RAY_ADDRESS`` is set in the environment, it is a running cluster, whose
+    machines have Sightline and the models at the same paths; else Ray runs on this machine until the end.
 
     A batch whose worker dies goes to a new one. While the process that builds is busy with writing, no more than four
     batches for each worker wait in memory.
 
     Args:
-        workers: how many processes read; None for as many as there are processors (or GPUs, where each takes some).
-        gpus: GPUs that each worker takes; a part of one, such as 0.5, shares it.
+        workers: the number of processes that read. If None, as many as there are processors (or GPUs, if each takes
+            some).
+        gpus: the number of GPUs that each worker takes. A fraction, such as 0.5, shares one.
 
     Raises:
         MissingExtraError: if Ray is not installed.
@@ -90,13 +91,13 @@ class RayReading:
         """Read batches, in order.
 
         Args:
-            batches: as a stream.
-            plan: what to read, and by which models.
+            batches: the batches, as a stream.
+            plan: what to read, and with which models.
 
         Raises:
-            WorkerError: if workers die again and again with one batch.
-            InputError: if Ray cannot be reached, or has not enough GPUs.
-            SightlineError: what reading raised in a worker, such as a `ModelError`.
+            WorkerError: if workers die repeatedly with one batch.
+            InputError: if Ray cannot be reached, or does not have enough GPUs.
+            SightlineError: if reading raised one in a worker, such as a `ModelError`.
         """
         pool: _Pool | None = None
         window: deque[_Task] = deque()

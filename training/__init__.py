@@ -1,4 +1,4 @@
-"""Learning to attend: lists to learn from, the loss on attention mass, and the loop that minimises it."""
+"""Train rerankers: lists to learn from, the loss on attention mass, and the loop that minimises it."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ _DECODER = "hf:"
 
 
 def check_learner(name: str) -> None:
-    """Refuse what cannot be trained, before anything is loaded.
+    """Refuse a model that cannot be trained, before anything is loaded.
 
     Args:
-        name: a name for `load_learner`.
+        name: the name of a learner, as `load_learner` takes it.
 
     Raises:
-        InputError: if it is neither ``minilm``, nor another block reader, nor a decoder model.
+        InputError: if it is neither ``minilm``, nor another block reader, nor a decoder.
 
     Example:
         >>> check_learner("minlm")
@@ -119,18 +119,18 @@ def check_learner(name: str) -> None:
 
 
 def load_learner(name: str = "minilm", /, **options: Any) -> Learner:
-    """What to train.
+    """Load a model to train.
 
     Args:
         name: ``minilm``, the embedded default; ``encoder:MODEL`` or ``late-interaction:MODEL``, whose token states a
-            readout learns to read; ``smollm2``; or ``hf:`` and a decoder model, as `load_decoder` takes it.
+            readout learns to read; ``smollm2``; or ``hf:`` and a decoder, as `load_decoder` takes it.
         options: the options of `sightline.training.late_interaction.LateInteractionLearner` or
             `sightline.training.decoder.DecoderLearner`.
 
     Raises:
-        InputError: if there is no such learner, or an option is not one of its.
+        InputError: if there is no such learner, or it does not have an option.
         ModelError: if the model cannot be loaded.
-        MissingExtraError: if LoRA is asked for and peft is not installed.
+        MissingExtraError: if you ask for LoRA and peft is not installed.
 
     Example:
         >>> load_learner("hf:Qwen/Qwen3-0.6B", layout="blockrank", lora=16)  # doctest: +SKIP

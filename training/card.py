@@ -1,4 +1,4 @@
-"""The model card of what a run learnt (Mitchell et al., 2019): what it is, what of, how, and how good."""
+"""The model card of a training run (Mitchell et al., 2019): what the model is, how it was trained, how good it is."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Origin", "describe_data", "model_card"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a model card says that the loop cannot know.
+    """What a model card says that the training loop cannot know.
 
     Args:
         base: the model that training starts from.
-        options: the options of the learner. A run that is taken up must have the same.
-        data: a row for each source, see `describe_data`.
-        command: what was typed; absolute paths are kept by their last part only.
+        options: the options of the learner. To continue a run, they must be the same.
+        data: a row for each source; see `describe_data`.
+        command: the command line. Absolute paths are kept by their last part only.
     """
 
     base: str = ""
@@ -38,7 +38,7 @@ class Origin:
 def describe_data(
     sources: Sequence[Source], examples: Sequence[Example], licences: Mapping[str, str] | None = None
 ) -> list[DataRow]:
-    """A row for each source, for `Origin.data`; a licence that nobody named is ``not stated``.
+    """Make a row for each source, for `Origin.data`. A licence that is not given is ``not stated``.
 
     Example:
         >>> describe_data([Source("data/nq", weight=0.5)], [], {"nq": "CC BY-SA 3.0"})
@@ -61,7 +61,7 @@ def model_card(summary: TrainingSummary, origin: Origin) -> str:
     """The card as Markdown, with the header that model hubs read.
 
     Args:
-        summary: what ``training.json`` holds.
+        summary: the summary of the run, as in ``training.json``.
         origin: where the data and the base model come from.
     """
     settings = summary.settings

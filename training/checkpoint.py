@@ -1,4 +1,4 @@
-"""The state that a run goes on from: one file, replaced as a whole, so that a kill leaves the former one."""
+"""The state from which a run continues: one file, replaced as a whole, so that a kill leaves the former one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class RunRecord:
     """How far a run is, in numbers and strings.
 
     Args:
-        settings: what a run that goes on must have in common with the one that began.
-        step: how many updates are done.
+        settings: the settings that a continued run must have in common with the original one.
+        step: the number of updates that are done.
         history: the measurements on dev, in order.
         per_query: nDCG@10 by collection and query id, at the ``start`` and at the ``best`` measurement.
         records: the means of losses, one for every few steps.
-        window: losses of the steps since.
+        window: the losses of the steps since then.
         seconds: the seconds of training and measuring.
     """
 
@@ -52,7 +52,7 @@ class TrainingState:
 
     Args:
         record: how far the run is.
-        parameters: what is trained, by name.
+        parameters: the parameters that are trained, by name.
         log_temperature: the logarithm of the temperature, ().
         optimizer: the state of the optimizer.
         scaler: the state of the gradients' scaler.
@@ -134,15 +134,15 @@ def _as_state(fields: Any) -> TrainingState:
 
 
 def check_settings(folder: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse to go on with other settings than a run began with.
+    """Refuse to continue a run with other settings than it began with.
 
     Args:
         folder: the folder of the run, for the message.
-        saved: the settings that it was begun with.
-        current: the settings that it is to go on with. Where both have a mapping, its fields are compared.
+        saved: the settings that the run began with.
+        current: the settings with which it is to continue. If both are mappings, their fields are compared.
 
     Raises:
-        InputError: naming the first field that differs.
+        InputError: if a field differs. The error names the first one.
     """
     for name in dict.fromkeys((*current, *saved)):
         before, now = saved.get(name), current.get(name)

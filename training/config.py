@@ -18,27 +18,28 @@ COLDEST = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """How long, how fast, and how carefully a run trains.
+    """How long, how fast and how carefully a run trains.
 
     Args:
-        steps: How many updates to make; give this or epochs.
-        epochs: How many passes over the data to make; give this or steps. `ListSampler.epoch` counts them.
-        lists: How many lists a batch has, that is, how many are read at once.
-        accumulation: How many batches make one update. 2 of 4 lists give what 1 of 8 gives, except for rounding.
-        learning_rate: The highest learning rate of the run. None takes `Learner.learning_rate`.
+        steps: Number of updates to make; give this or epochs.
+        epochs: Number of passes over the data; give this or steps. `ListSampler.epoch` counts them.
+        lists: Number of lists in a batch, which are read at once.
+        accumulation: Number of batches that make one update. 2 of 4 lists give what 1 of 8 gives, except for rounding.
+        learning_rate: Highest learning rate of the run. None takes `Learner.learning_rate`.
         warmup: Share of the steps over which the learning rate rises.
-        schedule: How the learning rate goes on after that: down to 0 along a cosine, or constant.
+        schedule: Course of the learning rate after that: down to 0 along a cosine, or constant.
         weight_decay: Weight decay of AdamW (Loshchilov and Hutter, 2019).
-        clip: Clip the gradient to this norm; 0 does not clip.
-        precision: Number format to compute in, also where dev is measured. Half precision is mixed: the parameters keep
-            their own format.
+        clip: Norm to which gradients are clipped; 0 does not clip.
+        precision: Number format to compute in, also for measurements on dev. Half precision is mixed: the parameters
+            keep their own format.
         seed: Seed of everything random in the run.
-        evaluate_every: Steps between measurements on dev; 0 measures at the start and the end only.
-        patience: Stop after so many measurements without gain; 0 never stops early.
-        save_every: Steps between saved states, from which an interrupted run goes on. Each measurement also saves one.
-        alpha: How far to move from the initial weights to the learnt ones (WiSE-FT; Wortsman et al., CVPR 2022). The
-            weights are ``initial + alpha * (learnt - initial)``. Each factor of a low-rank adapter moves so far, their
-            product less.
+        evaluate_every: Steps between measurements on dev; 0 measures only at the start and the end.
+        patience: Number of measurements without gain after which the run stops; 0 never stops early.
+        save_every: Steps between saved states, from which an interrupted run continues. Each measurement also saves
+            one.
+        alpha: Part of the way from the initial weights to the learned ones that is kept (WiSE-FT; Wortsman et al., CVPR
+            2022). The weights are ``initial + alpha * (learned - initial)``. Each factor of a low-rank adapter moves
+            this far, so their product moves less.
 
     Raises:
         InputError: if a value is out of range.
@@ -70,11 +71,11 @@ class TrainingConfig:
         check_settings(self)
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step.
+        """Return the learning rate of a step.
 
         Args:
-            step: the step, from 0.
-            steps: how many steps there are.
+            step: the number of the step, from 0.
+            steps: the number of all steps.
 
         Raises:
             InputError: if ``learning_rate`` is None.
@@ -95,13 +96,13 @@ class Sampling:
 
     Args:
         documents: Fewest and most documents of a list. The number is drawn anew for each list; a list has fewer if its
-            question, and with ``in_batch`` the other lists, have no more.
-        in_batch: Share of the negatives that are taken from the other lists of a step. Above 0, they also fill up
-            lists that have too few of their own.
-        drop_titles: Probability that a list's documents lose their titles, as in collections that have none.
+            question, and with ``in_batch`` the other lists, do not have as many.
+        in_batch: Share of the negatives that are taken from the other lists of a step. Above 0, they also fill up lists
+            that have too few of their own.
+        drop_titles: Probability that a list's documents lose their titles, as in collections without titles.
         shuffle_sentences: Probability that the sentences of a document are shuffled, so that the place of an answer
             tells nothing.
-        weights: How often an epoch has each example of a source, by the source's name; 1 if a source is not named.
+        weights: How often an epoch contains each example of a source, by the source's name; 1 if a source is not named.
 
     Raises:
         InputError: if a value is out of range.
@@ -127,24 +128,24 @@ class Sampling:
 class Objective:
     """The loss: ``next_token + auxiliary_weight * (contrastive + preference + distillation)`` (BlockRank, 2025).
 
-    A learner that writes no answers has the losses in the parentheses alone, each by its weight. The distance from the
-    initial weights is added to either.
+    A learner that writes no answers has only the losses in the parentheses, each by its weight. The distance from the
+    initial weights is added in either case.
 
     Args:
-        temperature: Divides the scores in the loss; too low a value makes the loss 0 and nothing is learnt. None takes
-            `Learner.temperature`, which suits the learner's scores.
+        temperature: Number that divides the scores in the loss; with too low a value the loss is 0 and nothing is
+            learned. None takes `Learner.temperature`, which suits the learner's scores.
         learn_temperature: Train the temperature too.
         log_scores: Compare the logarithms of the scores, which must be shares of attention. With temperature 1, the
             contrastive loss is then minus the logarithm of the share that the relevant documents get (a pointer's loss;
-            CompRank, 2026), which goes on teaching where all shares are small.
-        positives: Count several relevant documents together (joint), or each on its own against the others (each;
+            CompRank, 2026), which keeps teaching when all shares are small.
+        positives: Count several relevant documents together (joint), or each by itself against the others (each;
             QRRanker, 2026).
         auxiliary_weight: Weight of the ranking loss beside the next-token loss, if there is one.
         contrastive_weight: Weight of the contrastive loss.
         preference_weight: Weight of the loss over pairs of a relevant and another document (as HeadRank, 2026, learns
             from preferences).
-        distillation_weight: Weight of learning the scores that the lists carry (distillation).
-        teacher_temperature: Divides the scores that the lists carry.
+        distillation_weight: Weight of the distillation loss, which learns the scores that the lists carry.
+        teacher_temperature: Number that divides the scores that the lists carry.
         anchor_weight: Weight of the penalty on moving away from the initial weights. It is their mean squared distance
             (L2-SP; Li, Grandvalet and Davoine, ICML 2018).
 
@@ -181,13 +182,13 @@ class Mining:
     al., 2024, who call the relative margin TopK-PercPos and the absolute one TopK-MarginPos).
 
     Args:
-        negatives: How many negatives a list keeps at most, the hardest ones.
-        skip: How many ranks at the top of the system's ranking to leave out, whatever they score.
-        margin: Negatives score below this fraction of the lowest positive's score; with an absolute margin, lower by
-            this. A relative margin also holds for negative scores, such as logarithms: with .95, negatives score lower
-            by at least .05 of the positive's size. None keeps all.
+        negatives: Largest number of negatives in a list, the hardest ones.
+        skip: Number of ranks at the top of the system's ranking to leave out, whatever they score.
+        margin: Distance that negatives keep from the lowest positive's score: they score below this fraction of it, or
+            with an absolute margin lower by this much. A relative margin also works for negative scores, such as
+            logarithms: with .95, negatives score lower by at least .05 of the positive's size. None keeps all.
         kind: Whether the margin is relative or absolute.
-        min_grade: The lowest grade that counts as relevant. Lower grades above 0 are no negatives either.
+        min_grade: Lowest grade that counts as relevant. Lower grades above 0 are not negatives either.
 
     Raises:
         InputError: if a value is out of range.
@@ -209,7 +210,7 @@ class Mining:
             raise InputError(f"a relative margin must be below 1, not {self.margin}")
 
     def ceiling(self, positive: float) -> float:
-        """The score that negatives are below, given the positive's; at most the positive's own."""
+        """Return the score that negatives must be below, given the positive's score; at most that score."""
         if self.margin is None:
             return math.inf
         return positive - ((1 - self.margin) * abs(positive) if self.kind == "relative" else self.margin)

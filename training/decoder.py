@@ -39,40 +39,42 @@ _ADAPTER = "default"  # peft's own name for the only one
 class DecoderLearner:
     """Trains a decoder's attention up to its signal layer; implements `Learner`.
 
-    Scores are what `DecoderReranker` ranks by, from the same prompts, forward pass and readout, for every decoder
-    layout. Without ``next_token`` the pass ends at the signal layer, above which nothing is loaded. With it the whole
-    model is loaded and reads on to the answer; the layers above the signal layer and the head stay as they are, and are
-    not saved, since no ranking reads them.
+    Scores are those that `DecoderReranker` ranks by, from the same prompts, forward pass and readout, for every decoder
+    layout. Without ``next_token``, the pass ends at the signal layer, above which nothing is loaded. With it, the whole
+    model is loaded and reads on to the answer. The layers above the signal layer and the head do not change and are not
+    saved, since no ranking reads them.
 
-    A layout's ``shuffles`` are for ranking: lists are learnt in the order in which they come. Ids that are ``random``
-    are drawn anew each time, from torch's global generator.
+    A layout's ``shuffles`` are for ranking only: lists are learned in the order in which they come. Ids that are
+    ``random`` are drawn anew each time, from torch's global generator.
 
     Args:
-        model: the model's name on the hub, or its folder.
-        layout: a `Layout` or the name of one; None for the one that was saved with the model, else ``icr``.
-        lora: the rank of the low-rank adapters (Hu et al. 2021) that are trained in the place of the weights, or None
-            for full fine-tuning: embeddings, and all layers up to the signal layer.
-        alpha: the number by which, over the rank, the adapters' product is multiplied; None for twice the rank.
-        targets: which linear maps of the layers get adapters, such as ``q_proj``; None for all, those of the attention
-            and the MLP.
-        first_layer: the first layer that is trained. The layers below it and the embeddings stay as they are, and no
+        model: the name of the model on the hub, or its folder.
+        layout: a `Layout` or the name of one. If None, the layout that was saved with the model, else ``icr``.
+        lora: the rank of the low-rank adapters (Hu et al. 2021) that are trained in the place of the weights. If None,
+            the weights are trained: embeddings, and all layers up to the signal layer.
+        alpha: the factor of the adapters' product, which is divided by the rank. If None, twice the rank.
+        targets: the linear maps of the layers that get adapters, such as ``q_proj``. If None, all those of the
+            attention and the MLP.
+        first_layer: the first layer that is trained. The layers below it and the embeddings do not change, and no
             gradient is computed for them, which makes a step cheaper.
         dropout: the dropout of the adapters' inputs.
-        next_token: also learn to write the layout's ``target``, the ids of the documents that answer.
-        gradient_checkpointing: keep only what goes into each layer, and compute the layer again for its gradients.
+        next_token: whether the model also learns to write the layout's ``target``, the ids of the documents that
+            answer.
+        gradient_checkpointing: whether to keep only the input of each layer, and compute the layer again for its
+            gradients.
         heads: the heads to read, as `DecoderReranker` takes them.
         seed: the seed of the adapters' initial weights.
-        loading: arguments of `load_decoder`: ``revision``, ``dtype`` (None: as there, but float32 for full fine-tuning)
+        loading: arguments of `load_decoder`: ``revision``, ``dtype`` (None as there, but float32 to train the weights)
             and ``device``.
 
     Attributes:
         name: the name of the model.
-        temperature: 0.05, since scores are shares of attention (BlockRank, 2025).
-        learning_rate: 1e-4.
+        temperature: the temperature of the loss, 0.05, since scores are shares of attention (BlockRank, 2025).
+        learning_rate: the highest learning rate, 1e-4.
         layout: the layout as it is saved, with the number of its signal layer.
 
     Raises:
-        MissingExtraError: if peft is not installed and ``lora`` is asked for.
+        MissingExtraError: if you give ``lora`` and peft is not installed.
         ModelError: if the model cannot be loaded, or the layout does not fit it.
         InputError: if an option cannot be used.
 
@@ -157,11 +159,14 @@ class DecoderLearner:
         }
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """See `Learner.parameters`; of the signal layer only those that its queries and keys come from."""
+        """Return the trained parameters; see `Learner.parameters`.
+
+        Of the signal layer, only those for queries and keys.
+        """
         return self._parameters
 
     def __call__(self, lists: Sequence[TrainingList]) -> Output:
-        """See `Learner.__call__`; the lists share one forward pass.
+        """Score lists in one forward pass; see `Learner.__call__`.
 
         Raises:
             InputError: if a list is longer than the model's positions, or a query has no token.
@@ -181,15 +186,15 @@ class DecoderLearner:
         return Output(scores, next_token)
 
     def reranker(self) -> DecoderReranker:
-        """See `Learner.reranker`; adapters are merged, as they are in the saved model."""
+        """Return the reranker, with adapters merged as in the saved model; see `Learner.reranker`."""
         decoder = self.ranker.decoder
         return DecoderReranker(Decoder(self._merged(), self.tokenizer, self.name, decoder.revision), self.layout)
 
     def save(self, folder: Path) -> None:
-        """See `Learner.save`.
+        """Save what rankings need; see `Learner.save`.
 
-        What rankings need: the weights up to the signal layer, adapters merged, the tokenizer, and the layout. The
-        adapters alone, for the whole model and other tools of peft, lie in the folder ``adapter``.
+        These are the weights up to the signal layer, with adapters merged, the tokenizer, and the layout. The adapters
+        alone, for the whole model and other tools of peft, are in the folder ``adapter``.
         """
         self._merged().save_pretrained(folder)
         share_files(*folder.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""What is measured while training: nDCG@10 of the reranker as it stands, on lists that it does not learn from."""
+"""Measurements while training: nDCG@10 of the reranker in its current state, on lists that it does not learn from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DevSet:
     Args:
         dataset: the texts, queries and judgements.
         run: the scores of the candidates, by query id and document id.
-        candidates: how many candidates of each query are reranked.
+        candidates: the number of candidates of each query that are reranked.
     """
 
     dataset: Dataset
@@ -41,7 +41,7 @@ class DevSet:
 
     @property
     def name(self) -> str:
-        """``COLLECTION/SPLIT``."""
+        """The name of the collection and the split, as ``COLLECTION/SPLIT``."""
         return f"{self.dataset.name}/{self.dataset.split}"
 
 
@@ -52,14 +52,14 @@ def load_dev_sets(
     candidates: int = 100,
     max_queries: int | None = None,
 ) -> list[DevSet]:
-    """Collections with candidates.
+    """Load collections with candidates to measure on.
 
     Args:
-        sources: judged collections. Their weights do not matter here.
-        runs: the name of a collection and the file of a run, for those that have no ``bm25.<split>.tsv`` or are to have
-            others.
-        candidates: how many candidates each query has.
-        max_queries: how many queries of each collection are taken, the first ones; None for all.
+        sources: the judged collections. Their weights do not matter here.
+        runs: the name of a collection and the file of a run, for collections that have no ``bm25.<split>.tsv`` or are
+            to have other candidates.
+        candidates: the number of candidates of each query.
+        max_queries: the number of queries that are taken of each collection, the first ones. If None, all of them.
 
     Raises:
         InputError: if a source is a file of lists, a run names none, or ``candidates`` or ``max_queries`` is below 1.
@@ -88,7 +88,7 @@ def measure(rerankers: Sequence[Reranker], dev: Sequence[DevSet]) -> list[PerQue
     """Measure nDCG@10 of every judged query for each reranker; a query without candidates counts as 0.
 
     Args:
-        rerankers: what to measure; those that share a model read each document once.
+        rerankers: the rerankers to measure. Those that share a model read each document once.
         dev: the collections to measure on.
     """
     measured: list[PerQuery] = [{} for _ in rerankers]
@@ -103,7 +103,7 @@ def measure(rerankers: Sequence[Reranker], dev: Sequence[DevSet]) -> list[PerQue
 
 
 def mean_of_collections(values: PerQuery) -> float:
-    """The mean over collections of the mean over queries: no collection counts more for being large.
+    """Return the mean over collections of the mean over queries, so that a large collection does not count more.
 
     Example:
         >>> mean_of_collections({"small": {"q1": 1.0}, "large": {"q1": 0.0, "q2": 0.0, "q3": 0.0}})

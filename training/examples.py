@@ -1,4 +1,4 @@
-"""Judged questions to draw lists from: of BEIR folders with first-stage runs, or of the JSONL that others train on."""
+"""Judged questions to draw lists from: of BEIR folders with first-stage runs, or of JSONL that others train on."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ _FIELDS = ("query", "pos", "neg")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question and what is known of it.
+    """One question, with documents that do and do not answer it.
 
     Args:
         query: the question.
-        positives: documents that answer it; at least one.
-        pools: presumed negatives, one pool for each first stage that found them, best first. A document may be in
+        positives: the documents that answer it, at least one.
+        pools: the presumed negatives, one pool for each first stage that found them, best first. A document may be in
             several.
-        teacher: a stronger model's scores, by `text_key`; of as many documents as it scored.
-        excluded: documents that are neither positive nor negative, such as those of a low grade: never put into a list
-            of this question.
+        teacher: the scores of a stronger model, by `text_key`, for the documents that it scored.
+        excluded: documents that are neither positive nor negative, such as those of a low grade. They are never put
+            into a list of this question.
         source: the name of the collection.
     """
 
@@ -64,7 +64,7 @@ class Example:
 
 
 def text_key(document: Document) -> int:
-    """What two documents share if their texts are equal but for case and blanks: XXH3-64, whatever their titles.
+    """Hash a document's text without case and blanks (XXH3-64), so that equal texts share the result.
 
     Example:
         >>> text_key(Document("a", "Cats  purr.")) == text_key(Document("b", "cats purr.", title="Cats"))
@@ -75,12 +75,13 @@ def text_key(document: Document) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where examples come from.
+    """A source of examples.
 
     Args:
         path: a BEIR folder, a name in a catalogue (see `load_dataset`), or a ``.jsonl`` file.
-        split: the split of the judgements; not for files.
-        weight: how often an epoch has each example of it: .25 takes another quarter in each, 2 has each twice.
+        split: the split of the judgements. Files have none.
+        weight: how often an epoch contains each example: .25 takes another quarter in each epoch, 2 takes each example
+            twice.
 
     Raises:
         InputError: if the weight is not above 0.
@@ -99,11 +100,11 @@ class Source:
         """Read ``PATH[:SPLIT][@WEIGHT]``.
 
         Args:
-            text: what to read. A split of a catalogue's name is what follows its second colon.
-            split: if the text names none.
+            text: the text to read. In a name of a catalogue, the split comes after the second colon.
+            split: the split to take if the text names none.
 
         Raises:
-            InputError: if the path is empty or the weight not a number above 0.
+            InputError: if the path is empty, or the weight is not a number above 0.
 
         Example:
             >>> Source.parse("data/nq_train:dev@0.5")
@@ -130,7 +131,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The name of the folder, of the file without its ending, or in the catalogue."""
+        """The name of the folder, of the file without its ending, or of the collection in the catalogue."""
         if self.is_file:
             return Path(self.path).stem
         return self.path if self.in_catalogue else Path(self.path).resolve().name
@@ -154,18 +155,18 @@ def load_sources(
     candidates: int = 100,
     needs_negatives: bool = False,
 ) -> list[Example]:
-    """All examples of several sources.
+    """Load all examples of several sources.
 
     Args:
-        sources: where the examples come from; no two of one name.
-        runs: the name of a source and the file of a run, see `load_run`; a source may have several, one for each first
+        sources: the sources, all with different names.
+        runs: the name of a source and the file of a run, see `load_run`. A source may have several, one for each first
             stage.
         min_grade: the lowest grade of positives.
-        candidates: how many candidates of each first stage are taken.
-        needs_negatives: refuse a collection in which no question has a negative.
+        candidates: the number of candidates of each first stage that are taken.
+        needs_negatives: whether to refuse a collection in which no question has a negative.
 
     Raises:
-        InputError: if two sources have one name, or a run names none.
+        InputError: if two sources have the same name, or a run names none of them.
         DataError: see `load_examples` and `load_run`.
     """
     splits: dict[str, str] = {}
@@ -199,15 +200,15 @@ def load_examples(
     candidates: int = 100,
     needs_negatives: bool = False,
 ) -> list[Example]:
-    """All examples of a source.
+    """Load all examples of a source.
 
     Args:
-        source: where the examples come from.
-        runs: the candidates of first stages, beside the folder's own ``bm25.<split>.tsv``, which counts where it is
-            there.
+        source: the source of the examples.
+        runs: the candidates of first stages, in addition to the folder's own ``bm25.<split>.tsv`` if it exists.
         min_grade: the lowest grade of positives.
-        candidates: how many candidates of each first stage are taken.
-        needs_negatives: refuse a collection in which no question has a negative, and name the command that mines some.
+        candidates: the number of candidates of each first stage that are taken.
+        needs_negatives: whether to refuse a collection in which no question has a negative, and name the command that
+            mines some.
 
     Raises:
         InputError: if a file of lists is given runs, or negatives are needed and there are none.
@@ -237,7 +238,7 @@ def dataset_examples(
     min_grade: int = 1,
     candidates: int = 100,
 ) -> list[Example]:
-    """Examples of a judged collection.
+    """Make examples of a judged collection.
 
     Documents of a grade of ``min_grade`` or more are positives; those of a grade of 0 or less a pool of negatives of
     their own; those between are excluded. What a run names and nobody judged is presumed negative. A run that keeps to
@@ -247,7 +248,7 @@ def dataset_examples(
         dataset: the texts and judgements.
         runs: the candidates by query id, one mapping for each first stage.
         min_grade: the lowest grade of positives, at least 1.
-        candidates: how many candidates of each first stage are taken.
+        candidates: the number of candidates of each first stage that are taken.
 
     Returns:
         One example for each query with a positive that has a text; others are passed over, and a warning counts them.
@@ -291,21 +292,21 @@ def dataset_examples(
 
 
 def parse_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
-    r"""Read lists as FlagEmbedding and others have them.
+    r"""Read lists in the format of FlagEmbedding and others.
 
     A line is an object with ``query``, ``pos`` and ``neg``, and optionally ``pos_scores`` and ``neg_scores``. A text is
-    a string, or an object with ``text`` and optionally ``title``. Scores are a stronger model's, one for each text and
-    null where it has none. Other fields are not read.
+    a string, or an object with ``text`` and optionally ``title``. Scores are those of a stronger model, one for each
+    text, and null where it gave none. Other fields are ignored.
 
     Args:
-        path: the JSONL file.
+        path: the path of the JSONL file.
 
     Yields:
-        Examples, in the order of the lines.
+        The examples, in the order of the lines.
 
     Raises:
-        DataError: naming file and line, if a line cannot be used or a text is both positive and negative; or if the
-            file cannot be read or holds no list.
+        DataError: if a line cannot be used, a text is both positive and negative, the file cannot be read, or it holds
+            no list. The error names file and line.
 
     Example:
         >>> import pathlib, tempfile
@@ -393,19 +394,19 @@ def _scores(record: Mapping[str, Any], name: str, count: int) -> list[float | No
 
 
 def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:
-    """Write examples as `parse_examples` reads them; pools become one list of negatives, each text once.
+    """Write examples as `parse_examples` reads them. Pools become one list of negatives, with each text once.
 
     The file is written beside its place and then renamed.
 
     Args:
-        path: the JSONL file.
-        examples: the examples. Sources, ids and excluded documents are not kept.
+        path: the path of the JSONL file.
+        examples: the examples. Their sources, ids and excluded documents are not written.
 
     Returns:
-        How many were written.
+        The number of examples that were written.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no example.
         DataError: if the file cannot be written.
     """
     path, count = Path(path), 0

@@ -1,4 +1,4 @@
-"""The embedded default learns: what its query block asks and how the answers are read; or, at a price, its encoder."""
+"""Train the embedded default: what its query block asks and how answers are read, or its encoder."""
 
 from __future__ import annotations
 
@@ -31,36 +31,37 @@ _TOKENS = 2048  # read with gradients at once
 class LateInteractionLearner:
     """Trains `sightline.rerank.learnt.LearntReadout`, the encoder, or both; implements `Learner`.
 
-    It trains the attention of the embedded default, the layout ``minilm-log-mass``; cosine and BM25, which ``minilm``
-    adds, have no part in it. What was trained is list-free unless ``parts`` has ``heads`` or ``read``, and has no
+    It trains the attention of the embedded default, the layout ``minilm-log-mass``. Cosine and BM25, which ``minilm``
+    adds, have no part in it. A trained reranker is list-free unless ``parts`` has ``heads`` or ``read``, and has no
     relevance until `sightline calibrate` has fitted the two numbers.
 
-    With a frozen encoder every document is read once and remembered, and a step is a few products of matrices.
+    With a frozen encoder, every document is read once and remembered, and a step is a few products of matrices.
 
     Args:
-        parts: the parts of the readout, see `LearntReadout`; empty for the readout of the layout.
-        encoder: ``frozen``; ``lora``, adapters in all its layers (Hu et al., 2021; needs the extra ``training``); or
-            ``full``, all of it but the embeddings of tokens.
+        parts: the parts of the readout; see `LearntReadout`. Empty for the readout of the layout.
+        encoder: how the encoder is trained: ``frozen``; ``lora``, adapters in all its layers (Hu et al., 2021; needs
+            the extra ``training``); or ``full``, all of it but the embeddings of tokens.
         rank: the rank of LoRA's matrices.
-        prefix: documents see the query, so they are read anew for each: stronger if trained for it, slower, and nothing
-            can be kept.
-        max_tokens: how many tokens of a document are read while the encoder is trained; rerankers read as much as the
-            layout says.
-        remember: how many tokens of documents have their states kept while training, at 768 bytes each for ``minilm``.
-        precision: the number format in which texts are read without gradients; ``bfloat16`` is faster where a processor
-            has it. With gradients, it is the loop's precision that counts.
-        name: the name of what is learnt, which its layout gets.
-        reader: what reads the texts; None for ``model``. What is to be trained must be a `TrainableReader`.
-        model: a name for `load_reader`: whose token states the readout learns to read. Encoders other than ``minilm``
-            stay frozen.
+        prefix: whether documents see the query, so that they are read anew for each one. This is stronger if trained
+            for it, but slower, and nothing can be kept.
+        max_tokens: the number of tokens of a document that are read while the encoder is trained. Rerankers read as
+            much as the layout says.
+        remember: the number of tokens of documents whose states are kept while training, at 768 bytes each for
+            ``minilm``.
+        precision: the number format in which texts are read without gradients. ``bfloat16`` is faster on processors
+            that have it. With gradients, the loop's precision counts.
+        name: the name of the trained model, which its layout gets.
+        reader: the model that reads the texts. If None, ``model``. To be trained, it must be a `TrainableReader`.
+        model: the name of the model, for `load_reader`, whose token states the readout learns to read. Encoders other
+            than ``minilm`` stay frozen.
 
     Attributes:
-        temperature: it is 1, since scores are logarithms.
-        learning_rate: 1e-3 for a readout on a frozen encoder, else 1e-4.
+        temperature: the temperature of the loss, 1, since scores are logarithms.
+        learning_rate: the highest learning rate: 1e-3 for a readout on a frozen encoder, else 1e-4.
 
     Raises:
         InputError: if there is nothing to train, or an option is out of range.
-        MissingExtraError: if LoRA is asked for and peft is not installed.
+        MissingExtraError: if you ask for LoRA and peft is not installed.
 
     Example:
         >>> learner = LateInteractionLearner(parts=["weights"])
@@ -126,7 +127,7 @@ class LateInteractionLearner:
         return self._parameters
 
     def __call__(self, lists: Sequence[TrainingList]) -> Output:
-        """See `Learner`."""
+        """Score lists; see `Learner.__call__`."""
         return Output([self._score(training_list) for training_list in lists])
 
     def reranker(self) -> LateInteractionReranker:
@@ -232,8 +233,8 @@ class RememberingReader(BlockReader):
     """A reader that remembers the token states of what it has read.
 
     Args:
-        reader: what reads the texts that are new.
-        tokens: how many tokens are remembered, in float16; once that is full, it forgets all.
+        reader: the reader for texts that are new.
+        tokens: the number of tokens that are remembered, in float16. Once that is full, it forgets all.
     """
 
     def __init__(self, reader: NetworkReader, tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""The seam for models that learn: what the training loop must know of one."""
+"""The interface of models that learn: what the training loop must know about one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class TrainingList:
 
     Args:
         query: the question.
-        documents: N documents, in the order in which a layout lays them out.
-        positive: which of them answer it; at least one does and one does not.
-        teacher: a stronger model's scores of the documents, NaN where it has none; None if it has none at all.
-        source: the collection that it came from.
+        documents: the N documents, in the order in which a layout lays them out.
+        positive: which of them answer it. At least one does, and at least one does not.
+        teacher: the scores of the documents by a stronger model, NaN where it gave none. None if it gave none at all.
+        source: the name of the collection that the list came from.
     """
 
     query: str
@@ -36,11 +36,11 @@ class TrainingList:
 
 
 class Output(NamedTuple):
-    """What a learner computed of a batch of lists, differentiable.
+    """The result of a learner for a batch of lists, differentiable.
 
     Args:
-        scores: for each list, float32 (N,): what the loss compares, as the reranker ranks by it.
-        next_token: float32 (), the mean loss over the tokens of the answers, for learners that write them, else None.
+        scores: for each list, float32 (N,), the scores that the loss compares, as the reranker ranks by them.
+        next_token: float32 (), the mean loss over the tokens of the answers, for learners that write them; else None.
     """
 
     scores: list[torch.Tensor]
@@ -48,17 +48,16 @@ class Output(NamedTuple):
 
 
 class Learner(Protocol):
-    """What must be there to train a reranker. Whatever is not among its parameters is frozen.
+    """The interface of a model that can be trained. Whatever is not among its parameters is frozen.
 
-    What is random in it (dropout, ids) comes from torch's default generators, which the loop seeds for each step, so
+    Random numbers in it (dropout, ids) come from torch's default generators, which the loop seeds for each step, so
     that a resumed run repeats what an uninterrupted one would have done.
 
     Attributes:
         name: the name of what is being trained, for logs and the model card.
-        temperature: the number by which its scores are divided in the loss, unless another is asked for: 1 for
-            logarithms, 0.05 for shares of attention. With one that is too low, the loss is 0 from the start and nothing
-            is learnt.
-        learning_rate: the highest learning rate, unless another is asked for.
+        temperature: the number that divides its scores in the loss, unless you give another: 1 for logarithms, 0.05 for
+            shares of attention. If it is too low, the loss is 0 from the start and nothing is learned.
+        learning_rate: the highest learning rate, unless you give another.
     """
 
     name: str
@@ -66,7 +65,7 @@ class Learner(Protocol):
     learning_rate: float
 
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """What is trained, by name; the same objects at every call."""
+        """Return what is trained, by name. Every call returns the same objects."""
         ...
 
     def __call__(self, lists: Sequence[TrainingList]) -> Output:
@@ -74,7 +73,7 @@ class Learner(Protocol):
         ...
 
     def reranker(self) -> Reranker:
-        """Ranks with what has been learnt so far, exactly as the saved model will."""
+        """Return a reranker that ranks with what has been learned so far, exactly as the saved model will."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Lists drawn from examples: the same seed and step give the same lists, whatever was drawn before."""
+"""Draw lists from examples. The same seed and step give the same lists, whatever was drawn before."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class _Drawn:
 class ListSampler:
     """Draws the lists of a step.
 
-    Positives are forced in, up to half of the list; negatives come in equal parts from the pools of the example, that
-    is, from each of its first stages; the order is shuffled. No document is a negative whose text is known to answer
-    the same question, in whichever example that is said.
+    Positives always are in the list, up to half of it. Negatives come in equal parts from the pools of the example,
+    that is, from each of its first stages. The order is shuffled. A document whose text is known to answer the same
+    question, in whichever example, is never a negative.
 
     Args:
-        examples: what to draw from.
-        sampling: how to draw.
-        seed: the seed of all that is drawn.
+        examples: the examples to draw from.
+        sampling: how lists are drawn.
+        seed: the seed of everything that is drawn.
 
     Raises:
         InputError: if there is no example, a weight names no source, or ``in_batch`` is 0 and no question of a source
-            has negatives. Where only some have none, they are left out, and a warning counts them.
+            has negatives. If only some questions have none, they are left out, and a warning counts them.
 
     Example:
         >>> dogs = Example("who purrs", (Document("c", "Cats purr."),), ((Document("d", "Dogs bark."),),))
@@ -101,15 +101,15 @@ class ListSampler:
 
     @property
     def epoch(self) -> int:
-        """Lists in an epoch."""
+        """The number of lists in an epoch."""
         return sum(self._counts.values())
 
     def batch(self, step: int, lists: int) -> list[TrainingList]:
-        """The lists of a step.
+        """Draw the lists of a step.
 
         Args:
-            step: the step, from 0.
-            lists: how many lists there are in every step.
+            step: the number of the step, from 0.
+            lists: the number of lists in every step.
 
         Raises:
             InputError: if a list would have no negative, because no other list of the step has one for it.

@@ -1,4 +1,4 @@
-"""What training minimises: contrast and preferences within a list, divergence from a teacher, distance from the start.
+"""The losses of training: contrast and preferences within a list, divergence from a teacher, distance from the start.
 
 Scores are never rescaled to a range, list by list: a list in which nothing stands out would then look like one in which
 something does. Temperatures are the only scale.
@@ -35,13 +35,13 @@ def contrastive_loss(
     they are the same.
 
     Args:
-        scores: the scores S, (N,).
-        positive: which documents are positive, bool (N,), with at least one True and one False.
+        scores: float (N,), the scores S of the documents.
+        positive: bool (N,), which documents are positive, with at least one True and one False.
         temperature: the temperature t.
-        positives: which of the two losses.
+        positives: the kind of loss, ``joint`` or ``each``.
 
     Returns:
-        (), at least 0.
+        The loss (), at least 0.
 
     Raises:
         InputError: if there is no positive, or no negative.
@@ -69,12 +69,12 @@ def preference_loss(scores: torch.Tensor, positive: torch.Tensor, temperature: f
     document scores. HeadRank (2026) trains attention by such preferences; its regulariser is not here.
 
     Args:
-        scores: the scores S, (N,).
-        positive: which documents are positive, bool (N,), with at least one True and one False.
+        scores: float (N,), the scores S of the documents.
+        positive: bool (N,), which documents are positive, with at least one True and one False.
         temperature: the temperature t.
 
     Returns:
-        (), at least 0.
+        The loss (), at least 0.
 
     Raises:
         InputError: if there is no positive, or no negative.
@@ -99,13 +99,14 @@ def distillation_loss(
     Each has a temperature of its own, for their scores are on scales of their own: attention mass and, say, logits.
 
     Args:
-        scores: the student's, (N,).
-        teacher: the teacher's, (N,), no gradient; NaN where it has no score: both distributions are over the others.
+        scores: float (N,), the scores of the student.
+        teacher: float (N,), the scores of the teacher, without gradient. NaN where it has none; both distributions are
+            over the other documents.
         temperature: the temperature of the student.
         teacher_temperature: the temperature of the teacher.
 
     Returns:
-        () in nats, at least 0; 0 if the teacher scored fewer than two documents.
+        The loss () in nats, at least 0; 0 if the teacher scored fewer than two documents.
     """
     import torch
     from torch.nn import functional
@@ -139,10 +140,10 @@ def list_losses(
     """The loss of a batch of lists, and its parts, without the distance from the start.
 
     Args:
-        output: what a learner computed of the lists.
+        output: the result of a learner for the lists.
         lists: the lists of the batch.
-        objective: which parts count for how much.
-        temperature: the objective's temperature, as it stands where it is learnt.
+        objective: the weights of the parts.
+        temperature: the temperature of the objective, in its current state if it is learned.
 
     Returns:
         ``loss`` () and, of those that the objective has, its parts unweighted: ``contrastive``, ``preference``,

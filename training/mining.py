@@ -1,4 +1,4 @@
-"""Hard negatives: what a system ranks high and nobody judged relevant, less what is probably relevant nevertheless."""
+"""Mine hard negatives: what a system ranks high and nobody judged relevant, without what is probably relevant."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ class MinedCounts:
     """What became of a collection's questions and candidates.
 
     Args:
-        lists: questions with at least one negative.
-        without_positive: questions passed over, because none of their documents is a positive with a text.
-        without_score: questions passed over, because the system found no positive, so that a margin has nothing to
-            start from.
-        without_negative: questions passed over, because no candidate was left.
-        negatives: negatives that were kept.
-        too_high: candidates left out by the margin.
-        same_text: candidates left out because a positive or excluded document has their text.
+        lists: the number of questions with at least one negative.
+        without_positive: the number of questions that were skipped because none of their documents is a positive with a
+            text.
+        without_score: the number of questions that were skipped because the system found no positive, so that a margin
+            has nothing to start from.
+        without_negative: the number of questions that were skipped because no candidate was left.
+        negatives: the number of negatives that were kept.
+        too_high: the number of candidates that the margin left out.
+        same_text: the number of candidates left out because a positive or excluded document has the same text.
     """
 
     lists: int = 0
@@ -58,12 +59,12 @@ class MinedCounts:
 def mine_run(
     dataset: Dataset, run: Mapping[str, Mapping[str, float]], mining: Mining | None = None
 ) -> tuple[list[Example], MinedCounts]:
-    """Hard negatives out of a run, with its scores as a teacher's.
+    """Mine hard negatives from a run, and use its scores as a teacher's.
 
     Args:
         dataset: the texts and judgements.
-        run: the scores by query id and document id, of any system; the positives' own scores should be among them.
-        mining: which candidates are taken.
+        run: the scores of any system by query id and document id. The positives' own scores should be among them.
+        mining: the settings that decide which candidates are taken.
 
     Returns:
         One example for each question with a negative, positives first by grade as they are judged, negatives hardest
@@ -128,26 +129,26 @@ def run_system(
     command: Sequence[str] | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """What a system finds for every judged query, positives included.
+    """Find candidates with a system for every judged query, positives included.
 
-    A reranker also reads the positives that its first stage missed, so that it scores them, from the texts. Where its
+    A reranker also reads the positives that its first stage missed, from the texts, so that it scores them. If its
     scores depend on the list, the whole list is ranked again with them. A first stage alone has no score for what it
     missed.
 
     Args:
-        dataset: what to search.
-        system: a system as `evaluate_systems` takes it, such as ``dense+minilm``; its first stage may also be
-            ``given``, the candidates of ``bm25.<split>.tsv`` in the collection's folder, which keep to its scopes.
-        work: the folder for the index and for what `evaluate_systems` writes; an index that is there is used again.
-        candidates: how many candidates each query has.
+        dataset: the collection to search.
+        system: the name of a system as `evaluate_systems` takes it, such as ``dense+minilm``. Its first stage may also
+            be ``given``, the candidates of ``bm25.<split>.tsv`` in the collection's folder, which keep to its scopes.
+        work: the folder for the index and for what `evaluate_systems` writes. An existing index is used again.
+        candidates: the number of candidates of each query.
         runs: more first stages: the file of a run by name.
-        index: an existing index of the collection.
+        index: an existing index of the collection. If None, one is built under ``work``.
         settings: the settings of the index under ``work``.
-        command: what was typed, to be kept with the results.
-        progress: called with the current step and how much of it is done.
+        command: the command line, which is stored with the results.
+        progress: a function that is called with the current step and how much of it is done.
 
     Returns:
-        Scores by query id and document id, best first.
+        The scores by query id and document id, best first.
 
     Raises:
         SightlineError: see `evaluate_systems`.

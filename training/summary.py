@@ -1,4 +1,4 @@
-"""What a run of training leaves behind as ``training.json``: settings, losses, and figures on dev."""
+"""The types of ``training.json``: settings, losses, and figures on dev."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class DataRow:
     Args:
         name: the name of the collection or file.
         split: the split of the collection; "" for a file.
-        examples: how many examples it gave.
+        examples: the number of examples that it gave.
         weight: the weight with which it is drawn from.
-        licence: the licence of the data; ``not stated`` where nobody named one.
+        licence: the licence of the data; ``not stated`` if it was not given.
     """
 
     name: str
@@ -40,12 +40,12 @@ class DataRow:
 
 @dataclass(frozen=True, slots=True)
 class OriginRecord:
-    """Where a model came from.
+    """The origin of a model.
 
     Args:
         base: the model that training started from.
         data: a row for each source.
-        command: what was typed; None if that is not known.
+        command: the command line; None if it is not known.
     """
 
     base: str
@@ -55,11 +55,11 @@ class OriginRecord:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A measurement on dev while training.
+    """A measurement on dev during training.
 
     Args:
-        step: how many updates were done.
-        mean: the mean over collections.
+        step: the number of updates that were done.
+        mean: the mean nDCG@10 over collections.
         dev: the nDCG@10 by collection.
     """
 
@@ -70,13 +70,13 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """NDCG@10 of a collection before and after training.
+    """The nDCG@10 of a collection before and after training.
 
     Args:
-        queries: how many were measured.
-        before: the mean before training, and its interval.
-        after: the mean after training, and its interval.
-        difference: the mean difference over the queries, and its interval.
+        queries: the number of queries that were measured.
+        before: the mean before training, with its interval.
+        after: the mean after training, with its interval.
+        difference: the mean difference over the queries, with its interval.
         p: the p-value of the paired randomisation test.
     """
 
@@ -92,21 +92,21 @@ class TrainingSummary:
     """The contents of ``training.json``.
 
     Args:
-        learner: what was trained.
+        learner: the name of what was trained.
         settings: the settings of the run: ``learner``, its ``options``, the fields of `TrainingConfig`, `Sampling` and
             `Objective`, and what identifies ``parameters``, ``examples`` and ``dev``.
-        steps: how many updates were done.
+        steps: the number of updates that were done.
         kept_step: the update whose weights were kept.
         seconds: the seconds of training and measuring.
         temperature: the temperature at the end.
-        dev: the gains by collection.
+        dev: the gain on each collection.
         history: the measurements, in order.
-        losses: the means of the losses over the last steps, by name; ``step`` is the last of them.
-        origin: where the model came from.
-        hashes: the hashes of the collections measured on; see `sightline.eval.provenance.dataset_hashes`.
-        hardware: see `sightline.eval.provenance.hardware`.
-        versions: the versions of Python, Sightline and the libraries it computes with.
-        git: the commit, where that is known.
+        losses: the means of the losses over the last few steps, by name. ``step`` is the last of these steps.
+        origin: the base model and the data.
+        hashes: the hashes of the collections that were measured; see `sightline.eval.provenance.dataset_hashes`.
+        hardware: the machine; see `sightline.eval.provenance.hardware`.
+        versions: the versions of Python, Sightline and the libraries that it computes with.
+        git: the commit of the code; None if it is not known.
     """
 
     learner: str
@@ -125,7 +125,7 @@ class TrainingSummary:
     git: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary as JSON has it."""
+        """Return the summary as JSON-like values."""
         return dataclasses.asdict(self)
 
     def save(self, folder: Path) -> None:
@@ -144,7 +144,7 @@ class TrainingSummary:
             folder: the folder of the model.
 
         Raises:
-            DataError: if there is none, or the file holds something else.
+            DataError: if there is no such file, or it holds something else.
         """
         path = Path(folder) / _NAME
         try:

@@ -1,4 +1,4 @@
-"""The loop: lists, loss, update; measured on dev, stopped when that no longer gains, resumed where it was killed.
+"""The training loop: lists, loss and update, measured on dev, stopped when nothing is gained, resumed after a kill.
 
 Plain torch: a learner places its own model, on several devices if transformers and accelerate spread it there, and what
 is left is one process that calls it. What is trained is small beside what is read, so no optimiser needs to be sharded.
@@ -43,13 +43,13 @@ _RECORD_EVERY = 10  # steps whose losses are kept as one mean
 
 
 class Progress(NamedTuple):
-    """How far a run is.
+    """The progress of a run.
 
     Args:
-        step: how many updates are done.
-        steps: how many updates there will be.
+        step: the number of updates that are done.
+        steps: the number of updates that there will be.
         loss: the loss of the last update; NaN before the first.
-        dev: the nDCG@10 by collection where it has just been measured, and under ``mean`` their mean; else empty.
+        dev: the nDCG@10 by collection if it has just been measured, with their mean under ``mean``; else empty.
     """
 
     step: int
@@ -70,32 +70,34 @@ def train(
     origin: Origin | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainingSummary:
-    """Train a learner, and save what it learnt with a model card.
+    """Train a learner, and save the result with a model card.
 
-    A run that was killed goes on from its last state when it is called again with the same arguments; its weights are
-    then those of a run that was not. What is measured on ``dev`` is what would be kept: the weights, or with
-    ``config.alpha`` those part of the way to them. The best of what was measured is saved, without ``dev`` the last.
+    A run that was killed continues from its last state if you call this again with the same arguments. Its weights are
+    then those of an uninterrupted run. Measurements on ``dev`` are of the weights that would be kept: the current ones,
+    or with ``config.alpha`` those part of the way to them. The best measured ones are saved, or without ``dev`` the
+    last.
 
     Args:
-        learner: what to train, as it was made.
-        examples: what lists are drawn from.
-        out: folder for what `Learner.save` writes, ``README.md`` (a model card), ``training.json`` (settings, losses,
-            dev figures), and on the way ``state.pt``, which is removed at the end.
-        config: how long and how fast to learn.
+        learner: the model to train, as `load_learner` returned it.
+        examples: the examples that lists are drawn from.
+        out: the folder for what `Learner.save` writes, ``README.md`` (a model card), ``training.json`` (settings,
+            losses, dev figures), and during the run ``state.pt``, which is removed at the end.
+        config: how long and how fast to train.
         sampling: how lists are drawn.
         objective: the loss.
-        dev: collections to measure nDCG@10 on.
-        origin: what the model card says of the base model, the data and the command.
-        progress: called after every step, and after every measurement.
+        dev: the collections to measure nDCG@10 on.
+        origin: what the model card says about the base model, the data and the command.
+        progress: a function that is called after every step and after every measurement.
 
     Returns:
-        What was written to ``training.json``.
+        The summary that was written to ``training.json``.
 
     Raises:
         InputError: if the learner has nothing to train, ``out`` holds something else or a run with other settings, or
             the examples do not fit the settings.
-        TrainingError: if the loss or the gradient is not finite, naming the step; or the saved state is damaged.
-        KeyboardInterrupt: passed on, after the state is saved.
+        TrainingError: if the loss or the gradient is not finite (the error names the step), or the saved state is
+            damaged.
+        KeyboardInterrupt: if you interrupt the run. The state is saved before.
 
     Example:
         >>> from sightline.training import load_learner

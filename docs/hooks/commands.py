@@ -115,7 +115,7 @@ def _value(kind: Any) -> tuple[str, bool]:
 def _default(default: Any, info: OptionInfo | ArgumentInfo) -> str:
     if isinstance(info.show_default, str):
         return _escaped(info.show_default)
-    if not info.show_default or default is inspect.Parameter.empty or default in (None, False, "", []):
+    if not info.show_default or default in (inspect.Parameter.empty, None, "") or default is False:
         return ""
     return "on" if default is True else f"`{default}`"
 

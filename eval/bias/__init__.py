@@ -1,11 +1,11 @@
-"""Bias: what a system's answers owe to something other than relevance.
+"""Bias: how far a system's answers depend on something other than relevance.
 
-Three things are moved, or looked at where they stand. The order of the candidates, for rerankers: each list is ranked
-in random orders, best and worst first, and with a relevant document at places from top to bottom (`measure_order`).
-The evidence inside the document, for any system: quality by where the answer stands, and its Position Sensitivity
-Index (`measure_position`). And the documents themselves: their length, copies and near-duplicates of them, their ids
-(`measure_documents`). `measure_bias` does all three for the systems of an evaluation and writes ``bias.json``. A
-system without a bias shows exactly 0 where that is possible, and an interval with 0 in it where it is not.
+Three things are varied, or looked at as they are. The order of the candidates, for rerankers: each list is ranked in
+random orders, best and worst first, and with a relevant document at places from top to bottom (`measure_order`). The
+evidence inside the document, for any system: quality by the place of the answer, and its Position Sensitivity Index
+(`measure_position`). And the documents themselves: their length, copies and near-duplicates of them, and their ids
+(`measure_documents`). `measure_bias` does all three for the systems of an evaluation and writes ``bias.json``. A system
+without a bias shows exactly 0 where that is possible, and elsewhere an interval that contains 0.
 """
 
 from .documents import DocumentBias, measure_documents

@@ -1,4 +1,4 @@
-"""What should not count in a document and may: its length, its copies, its twins, its id."""
+"""Properties of documents that should not affect their rank: length, copies, near-duplicates, ids."""
 
 from __future__ import annotations
 
@@ -38,12 +38,14 @@ class LengthBias:
     """Whether long documents are preferred (CoRe, https://arxiv.org/abs/2510.02219, ``length_bias_test.py``).
 
     Args:
-        queries: those whose longest relevant document has at most half the words of the longest other candidate.
-        gold_above_longest: of these, the share in which the best-ranked relevant document is above the longest other.
-        gold_above_others: of these, the mean share of all other candidates that it is above: what the former would be
-            if length did not count.
-        length_tau: Kendall's tau-b between words and rank among the candidates without a positive judgement, mean over
-            all queries: above 0, longer ones are ranked higher.
+        queries: the number of queries whose longest relevant document has at most half the words of the longest other
+            candidate.
+        gold_above_longest: the share of these queries in which the best-ranked relevant document is above the longest
+            other.
+        gold_above_others: the mean share of all other candidates that it is above in these queries, which is what the
+            former would be if length did not count.
+        length_tau: Kendall's tau-b between words and rank among the candidates without a positive judgement, averaged
+            over all queries. Above 0, longer documents are ranked higher.
     """
 
     queries: int
@@ -54,14 +56,15 @@ class LengthBias:
 
 @dataclass(frozen=True, slots=True)
 class CopyBias:
-    """What exact copies, under ids of their own, do.
+    """The effect of exact copies under ids of their own.
 
     Args:
-        queries: how many have a relevant document and another one in their list.
-        copies: how many of the highest ranked other document were added behind it.
-        gold_rank_change: by how much the relevant document falls (above 0) or rises, copies not counted.
-        reordered: share of the queries in which any two of the old documents changed places.
-        unequal: share of the queries in which a copy's score differs from its original's.
+        queries: the number of queries that have a relevant document and another one in their list.
+        copies: the number of copies of the highest ranked other document that were added after it.
+        gold_rank_change: the number of places by which the relevant document falls (above 0) or rises, copies not
+            counted.
+        reordered: the share of the queries in which any two of the old documents changed places.
+        unequal: the share of the queries in which a copy's score differs from its original's.
         largest_difference: the largest such difference.
     """
 
@@ -75,14 +78,15 @@ class CopyBias:
 
 @dataclass(frozen=True, slots=True)
 class TwinBias:
-    """What a near-duplicate of the relevant document gets, added to the list's other end.
+    """The score and rank of a near-duplicate of the relevant document, added to the list's other end.
 
     Args:
-        edit: what was taken from the document.
-        queries: how many have a relevant document from which it could be taken.
-        score_change: the twin's score less the original's, over the standard deviation of the list's scores.
-        rank_change: the twin's rank less the original's: above 0, it is ranked lower.
-        above: share of the queries in which the twin is ranked above the original.
+        edit: the edit that made the near-duplicate: what was taken from the document.
+        queries: the number of queries that have a relevant document from which it could be taken.
+        score_change: the near-duplicate's score minus the original's, divided by the standard deviation of the list's
+            scores.
+        rank_change: the near-duplicate's rank minus the original's. Above 0, it is ranked lower.
+        above: the share of the queries in which the near-duplicate is ranked above the original.
     """
 
     edit: str
@@ -94,14 +98,14 @@ class TwinBias:
 
 @dataclass(frozen=True, slots=True)
 class IdBias:
-    """What changes when the documents of a list exchange their ids, and nothing else.
+    """The effect of exchanging the ids of a list's documents, and nothing else.
 
     Args:
-        queries: how many have a list of at least two documents.
-        changed: share of the queries in which a text's score changed.
+        queries: the number of queries that have a list of at least two documents.
+        changed: the share of the queries in which a text's score changed.
         largest_difference: the largest change of a score.
-        tau: Kendall's tau between the rankings of the texts before and after. Where no score changed, it is below 1
-            only by ties, such as those of equal texts, that go by id.
+        tau: Kendall's tau between the rankings of the texts before and after. If no score changed, it is below 1 only
+            by ties, such as those of equal texts, which are broken by id.
     """
 
     queries: int
@@ -112,19 +116,21 @@ class IdBias:
 
 @dataclass(frozen=True, slots=True)
 class DocumentBias:
-    """One system's dependence on what should not count.
+    """How far one system depends on properties of documents that should not count.
 
     Args:
-        system: its name.
-        queries: how many lists were ranked.
-        length: see `LengthBias`.
-        copies: see `CopyBias`; empty for a first stage, and if no list has a relevant and another document.
-        twins: see `TwinBias`; those edits that fit some document; empty for a first stage.
-        ids: see `IdBias`; None for a first stage, and if no list has two documents.
-        bins: mean reciprocal rank of the relevant document, of the highest grade, by its number of words; only bins
-            that have queries.
-        psi: Position Sensitivity Index over these bins: the formula of Zeng et al. for lengths instead of positions.
-            Lengths come with the questions, so that it shows more than a preference.
+        system: the name of the system.
+        queries: the number of lists that were ranked.
+        length: the preference for long documents; see `LengthBias`.
+        copies: the effect of copies; see `CopyBias`. Empty for a first stage, and if no list has a relevant and another
+            document.
+        twins: the effect of near-duplicates, for each edit that fits some document; see `TwinBias`. Empty for a first
+            stage.
+        ids: the effect of ids; see `IdBias`. None for a first stage, and if no list has two documents.
+        bins: the mean reciprocal rank of the relevant document of the highest grade, by its number of words. Bins
+            without queries are left out.
+        psi: the Position Sensitivity Index over these bins: the formula of Zeng et al. for lengths instead of
+            positions. Lengths come with the questions, so it shows more than a preference.
     """
 
     system: str
@@ -137,7 +143,7 @@ class DocumentBias:
     psi: PSI
 
     def as_dict(self) -> dict[str, Any]:
-        """The bias as one row for JSON and tables, its columns named after what was done and what came of it."""
+        """Return the bias as one row for JSON and tables, whose columns are named after what was done and measured."""
         row: dict[str, Any] = {"system": self.system, "queries": self.queries}
         row |= {f"short_{name}" if name == "queries" else name: x for name, x in _fields(self.length, ())}
         for copies in self.copies:
@@ -159,20 +165,20 @@ def measure_documents(
     twins_of: Set[str] | None = None,
     seed: int = 0,
 ) -> DocumentBias:
-    """Rank every list as it is, with copies and near-duplicates added, and with ids exchanged.
+    """Rank every list as it is, with copies and near-duplicates added, and with exchanged ids.
 
     Args:
-        system: the name for the result.
-        reranker: any; it ranks each list, and up to six of its variants. None for the first stage's own order, of which
-            only the preference for length is measured.
-        lists: (query id, candidates), best first.
-        qrels: grades by query id and document id.
-        twins_of: queries for which near-duplicates are made, which must be read, and take most of the time where the
-            rest has kept states; None for all.
-        seed: the seed of the exchange of ids, and of the intervals.
+        system: the name of the system in the result.
+        reranker: any reranker. It ranks each list and up to six of its variants. If None, only the preference of the
+            first stage's own order for length is measured.
+        lists: the (query id, candidates) of each query, best first.
+        qrels: the grades by query id and document id.
+        twins_of: the ids of the queries for which near-duplicates are made. These must be read, which takes most of the
+            time if everything else has kept states. If None, all queries.
+        seed: the seed for the exchange of ids and for the intervals.
 
     Raises:
-        InputError: if there is no list with a document.
+        InputError: if no list has a document.
 
     Example:
         >>> from sightline import load_reranker

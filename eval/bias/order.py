@@ -1,4 +1,4 @@
-"""Candidate order: what a reranker's answer owes to the places at which its documents were handed to it.
+"""The effect of the order in which a reranker is given its candidates.
 
 Each list is ranked again in seeded random orders, best first, worst first, and with one relevant document put at places
 from the top to the bottom, as Liu et al. 2023 did for generators ("Lost in the Middle",
@@ -31,7 +31,7 @@ _FIXED_ORDERS = ("best_first", "worst_first")
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Over the permutations of a query's list: the mean, the worst and the best, each averaged over queries."""
+    """The mean, the worst and the best over the permutations of a query's list, each averaged over queries."""
 
     mean: float
     min: float
@@ -40,11 +40,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Quality with the relevant document handed over at one place of the list, with a 95 % bootstrap interval.
+    """Quality with the relevant document at one place of the list, with a 95 % bootstrap interval.
 
     Args:
         slot: the place in words: ``top``, ``25 %`` of the way down, ``bottom``.
-        value: mean over queries.
+        value: the mean over queries.
         low: the lower end of the interval.
         high: the upper end of the interval.
     """
@@ -57,36 +57,39 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class OrderBias:
-    """How far one reranker's answers depend on the order of the candidates. All is 0, or tau 1, if they do not.
+    """How far one reranker's answers depend on the order of the candidates. If they do not, all is 0 and tau is 1.
 
     Args:
-        system: its name.
+        system: the name of the system.
         measure: the measure of quality.
-        permutations: how many random orders of each list were ranked.
-        queries: how many lists have at least two documents; the others are left out.
+        permutations: the number of random orders in which each list was ranked.
+        queries: the number of lists with at least two documents. The others are left out.
         documents: the mean length of these lists.
-        relevant_queries: how many of the queries have a relevant document in their list; what is said of relevant
-            documents and of slots is said of these. None is added to a list.
-        tau: Kendall's tau between the rankings of two permutations, mean over pairs, then over queries.
-        tau_psi: (1 - tau) / 2: the share of pairs of documents that two permutations order differently.
-        ppi: pairwise preference instability over the random orders, see `pairwise_instability`, mean over queries; None
-            if no two documents were handed over in two ways. It rises as permutations become fewer.
-        gpi: global preference inconsistency over the random orders, see `global_inconsistency`, mean over queries.
-        score_variance: population variance of a document's score over permutations; mean over documents and queries.
-            Its unit is the reranker's own, squared.
-        score_variance_share: the same over the variance of all scores of the list, of documents and permutations: 0,
-            none of it comes from the order; 1, all of it.
-        rank_variance: population variance of a document's rank, counted from 0; mean over documents and queries.
-        gold_rank_variance: the same over relevant documents only, which a moving tail leaves alone; None without any.
+        relevant_queries: the number of queries with a relevant document in their list. Figures about relevant documents
+            and slots are about these. None is added to a list.
+        tau: Kendall's tau between the rankings of two permutations, averaged over pairs, then over queries.
+        tau_psi: (1 - tau) / 2, the share of pairs of documents that two permutations order differently.
+        ppi: the pairwise preference instability over the random orders, averaged over queries; see
+            `pairwise_instability`. None if no two documents were given in two ways. It rises as permutations become
+            fewer.
+        gpi: the global preference inconsistency over the random orders, averaged over queries; see
+            `global_inconsistency`.
+        score_variance: the population variance of a document's score over permutations, averaged over documents and
+            queries. Its unit is the square of the reranker's own.
+        score_variance_share: this variance divided by the variance of all scores of the list, over documents and
+            permutations: 0, none of it comes from the order; 1, all of it.
+        rank_variance: the population variance of a document's rank, averaged over documents and queries.
+        gold_rank_variance: the population variance of the rank of relevant documents only, which a moving tail leaves
+            alone. None without any.
         ndcg: the measure over permutations.
-        per_permutation: mean over queries of the measure, by permutation.
-        arrangements: the same for ``best_first`` and ``worst_first``.
-        reversal_tau: Kendall's tau between the rankings of these two, mean over queries.
-        gold_at: the measure with a relevant document at each slot; the others keep their order.
-        ends_minus_middle: the measure at the top and at the bottom slot, less that at the slots between, mean over
-            queries ("lost in the middle" if above 0); None without relevant documents.
-        slot_psi: Position Sensitivity Index over the slots. The formula of Zeng et al. in another protocol: they
-            move evidence through a document, this moves a document through the list.
+        per_permutation: the measure for each permutation, averaged over queries.
+        arrangements: the measure for ``best_first`` and ``worst_first``, averaged over queries.
+        reversal_tau: Kendall's tau between the rankings of these two, averaged over queries.
+        gold_at: the measure with a relevant document at each slot. The others keep their order.
+        ends_minus_middle: the measure at the top and at the bottom slot, minus that at the slots between, averaged over
+            queries ("lost in the middle" if above 0). None without relevant documents.
+        slot_psi: the Position Sensitivity Index over the slots. This is the formula of Zeng et al. in another protocol:
+            they move evidence through a document, this moves a document through the list.
     """
 
     system: str
@@ -112,12 +115,12 @@ class OrderBias:
     slot_psi: PSI
 
     def as_dict(self) -> dict[str, Any]:
-        """The bias as JSON has it."""
+        """Return the bias as JSON-like values."""
         return dataclasses.asdict(self)
 
 
 def kendall_tau(ranks: np.ndarray) -> np.ndarray:
-    """Kendall's tau between every two rankings of the same documents; without ties tau-a and tau-b are the same.
+    """Compute Kendall's tau between every two rankings of the same documents. Without ties, tau-a and tau-b are equal.
 
     Args:
         ranks: (K, N), the rank of each of N >= 2 documents in each of K rankings, all ranks of a ranking different.
@@ -136,7 +139,7 @@ def kendall_tau(ranks: np.ndarray) -> np.ndarray:
 
 
 def variance(values: np.ndarray) -> np.ndarray:
-    """Population variance over the first axis; exactly 0 where all values are the same, which numpy's need not be.
+    """Compute the population variance over the first axis; exactly 0 if all values are equal, unlike numpy's.
 
     Example:
         >>> variance(np.array([[0.1, 1.0]] * 9 + [[0.1, 2.0]])).round(3).tolist()
@@ -148,7 +151,7 @@ def variance(values: np.ndarray) -> np.ndarray:
 
 
 def relevant_document(ids: Sequence[str], grades: Mapping[str, int]) -> str | None:
-    """The document of the highest grade above 0, the first of them in the list; None if there is none.
+    """Return the document of the highest grade above 0, the first of them in the list; None if there is none.
 
     Example:
         >>> relevant_document(["a", "b", "c"], {"b": 1, "c": 2, "d": 3})
@@ -172,13 +175,14 @@ def measure_order(
     """Rank every list in many orders.
 
     Args:
-        system: the name for the result.
-        reranker: any; it is called ``permutations + 2 + slots`` times for each list.
-        lists: (query id, candidates), best first.
-        qrels: grades by query id and document id.
+        system: the name of the system in the result.
+        reranker: any reranker. It is called ``permutations + 2 + slots`` times for each list.
+        lists: the (query id, candidates) of each query, best first.
+        qrels: the grades by query id and document id.
         measure: the measure of quality, as ir_measures names it.
-        permutations: random orders of each list, at least 2. A query's own depend on the seed and its id only.
-        slots: places for a relevant document, evenly from the top to the bottom, at least 3.
+        permutations: the number of random orders of each list, at least 2. A query's orders depend only on the seed and
+            its id.
+        slots: the number of places for a relevant document, evenly from the top to the bottom, at least 3.
         seed: the seed of the permutations and intervals.
 
     Raises:

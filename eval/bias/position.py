@@ -1,9 +1,9 @@
-"""Where in the document the evidence stands: quality by position, for retrievers and rerankers alike.
+"""Quality by the place of the evidence in its document, for retrievers and rerankers alike.
 
-Each query is measured once, by whatever system; its value then goes to the bin of its answer's position. Positions
-come with the data (`sightline.eval.bias.positions`). Documents and questions are not changed, so that bins differ by
-more than position: a late answer is one in a long document. Relative positions, and those of like lengths, take that
-out.
+Each query is measured once, by any system. Its value then goes to the bin of its answer's position. Positions come with
+the data (`sightline.eval.bias.positions`). Documents and questions are not changed, so bins differ by more than
+position: a late answer is one in a long document. Relative positions, and those within documents of similar length,
+remove that.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["CHARACTERS", "LENGTHS", "RELATIVE", "Bin", "Bins", "PositionBias", "
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where in its document a query's answer stands.
+    """The place of a query's answer in its document.
 
     Args:
         start: the place of its first character.
-        end: the place behind its last character.
+        end: the place after its last character.
         length: the length of the document, in characters.
-        tokens: the number of the document's tokens, as the data set counts them; None if it does not.
+        tokens: the number of the document's tokens, as the data set counts them. None if it does not.
 
     Example:
         >>> Span(start=20, end=30, length=100).relative
@@ -48,7 +48,7 @@ class Span:
 
     @property
     def relative(self) -> float:
-        """The span's midpoint as a share of the length, from 0 to 1 (PosIR cuts what is beyond, and so does this)."""
+        """The span's midpoint as a share of the length, from 0 to 1. What is beyond is clipped, as in PosIR."""
         return min(1.0, (self.start + self.end) / 2 / self.length)
 
 
@@ -57,12 +57,13 @@ class Bins:
     """Intervals that share no value: each is open where its neighbour is closed.
 
     Args:
-        edges: B + 1 ascending numbers; the last may be infinite.
-        labels: B names.
-        closed: ``left``: [a, b), and infinity belongs nowhere; ``right``: (a, b], but the first is [a, b].
+        edges: B + 1 ascending numbers. The last one may be infinite.
+        labels: the names of the B bins.
+        closed: the closed side of each bin. ``left``: [a, b), and infinity belongs to none; ``right``: (a, b], but the
+            first bin is [a, b].
 
     Raises:
-        InputError: if the edges do not ascend, or the labels are not one fewer.
+        InputError: if the edges do not ascend, or there is not one label fewer than edges.
 
     Example:
         >>> [CHARACTERS.place(start) for start in (0, 99, 100, 499, 500, 10_000)]
@@ -80,7 +81,7 @@ class Bins:
             raise InputError("bins need ascending edges, and one label fewer than edges")
 
     def place(self, value: float) -> int | None:
-        """Index of the only bin that has the value; None if it is outside of all."""
+        """Return the index of the bin that has the value; None if it is outside of all bins."""
         if self.closed == "right" and value == self.edges[0]:
             return 0
         place = int(np.searchsorted(self.edges, value, side="right" if self.closed == "left" else "left")) - 1
@@ -110,13 +111,13 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Bin means against bin centres, unweighted, as PosIR has it: None where scipy has no value for it.
+    """The relation between bin means and bin centres, unweighted as in PosIR. None where scipy has no value.
 
     Args:
-        slope: the slope of the regression line; what the last position gains over the first.
+        slope: the slope of the regression line: what the last position gains over the first.
         pearson: the correlation coefficient.
         spearman: the correlation coefficient of the ranks.
-        kendall: tau-b.
+        kendall: Kendall's tau-b.
     """
 
     slope: float | None
@@ -130,16 +131,16 @@ class PositionBias:
     """One system's quality by the position of the evidence.
 
     Args:
-        system: its name.
+        system: the name of the system.
         measure: the name of the measure.
-        axis: ``start``: character of the answer's start, in the bins of SQuAD-PosQ; ``relative``: midpoint of the
-            answer over the document's length, in PosIR's 20 bins.
-        length: ``all``, or the tokens of the documents that these are, in PosIR's buckets.
-        queries: how many are in the bins.
-        mean: unweighted mean of the bin means.
-        bins: those that have queries, in the order of position.
-        psi: Position Sensitivity Index over these bins.
-        trend: over the bins' centres; None for ``start``, whose last bin has none.
+        axis: the kind of position. ``start``: the first character of the answer, in the bins of SQuAD-PosQ;
+            ``relative``: the midpoint of the answer divided by the document's length, in PosIR's 20 bins.
+        length: ``all``, or a range of the documents' tokens, in PosIR's buckets.
+        queries: the number of queries in the bins.
+        mean: the unweighted mean of the bin means.
+        bins: the bins that have queries, in the order of position.
+        psi: the Position Sensitivity Index over these bins.
+        trend: the trend over the bins' centres. None for ``start``, whose last bin has no centre.
     """
 
     system: str
@@ -153,7 +154,7 @@ class PositionBias:
     trend: Trend | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The bias as JSON has it."""
+        """Return the bias as JSON-like values."""
         return dataclasses.asdict(self)
 
 
@@ -166,21 +167,20 @@ def measure_position(
     seed: int = 0,
     resamples: int = 9999,
 ) -> list[PositionBias]:
-    """Sort a system's per-query values by the position of the evidence.
+    """Sort a system's values of single queries by the position of the evidence.
 
     Args:
-        system: the system's name.
-        measure: the name of the measure, any whose values are not negative: ``nDCG@10``, or ``Success@1``, which is
-            accuracy.
-        values: the value by query id, as `sightline.eval.metrics.measure_rankings` gives them, of retrievers or
-            rerankers alike.
-        spans: the span by query id; queries without one are left out.
+        system: the name of the system in the result.
+        measure: the name of the measure. Its values must not be negative, as those of ``nDCG@10``, or of ``Success@1``,
+            which is accuracy.
+        values: the value by query id, as `sightline.eval.metrics.measure_rankings` returns them.
+        spans: the span by query id. Queries without one are left out.
         seed: the seed of the intervals.
-        resamples: how many resamples each interval is drawn from.
+        resamples: the number of resamples from which each interval is drawn.
 
     Returns:
-        By start over all; by relative position over all; and the latter for each length bucket, where documents have
-        their tokens counted.
+        The bias by start over all documents, by relative position over all documents, and by relative position for each
+        length bucket if the documents' tokens are counted.
 
     Raises:
         InputError: if no query has both a value and a span.

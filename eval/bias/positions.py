@@ -1,4 +1,4 @@
-"""Judged collections that know where in its document each answer stands, in the layouts in which they are published."""
+"""Judged collections that tell where in its document each answer stands, in their published formats."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ class PositionDataset(Dataset):
     """A judged collection with the place of each answer.
 
     Args:
-        spans: the answer's place by query id; empty if the places are not known, and queries without one are measured
-            by no position.
+        spans: the place of the answer by query id. Empty if the places are not known. Queries without one are not
+            measured by position.
     """
 
     spans: dict[str, Span] = dataclasses.field(default_factory=dict)
 
     def sampled(self, queries: int, seed: int = 0) -> PositionDataset:
-        """The collection with so many of its queries, drawn at random and left in their order; the corpus stays whole.
+        """Return the collection with some of its queries, drawn at random and left in their order.
+
+        The corpus stays whole.
 
         The first ones would not do: collections made from articles have the questions of an article together.
         """
@@ -44,7 +46,7 @@ class PositionDataset(Dataset):
         return self.only(set(random.Random(seed).sample(sorted(self.queries), queries)))
 
     def only(self, ids: Set[str]) -> PositionDataset:
-        """The collection with only these of its queries."""
+        """Return the collection with only these of its queries."""
         return dataclasses.replace(
             self,
             queries={id: text for id, text in self.queries.items() if id in ids},
@@ -54,13 +56,13 @@ class PositionDataset(Dataset):
 
 
 def load_positions(path: str | Path, split: str = "test", *, qrels: str | Path | None = None) -> PositionDataset:
-    """Read a collection, with the answers' places where it has them.
+    """Read a collection, with the places of answers if it has them.
 
     Args:
-        path: a BEIR folder, with ``spans.tsv`` if places are known (see `load_spans`); a PosIR folder (`load_posir`);
-            a file of SQuAD, or a folder of such files (`load_squad`).
+        path: a BEIR folder, with ``spans.tsv`` if places are known (see `load_spans`); a PosIR folder (`load_posir`); a
+            file of SQuAD, or a folder of such files (`load_squad`).
         split: the split of BEIR's and PosIR's judgements.
-        qrels: judgements to use instead, for a BEIR folder.
+        qrels: a file of judgements to use instead, for a BEIR folder.
 
     Raises:
         DataError: if a file is missing or malformed.
@@ -86,15 +88,16 @@ def load_positions(path: str | Path, split: str = "test", *, qrels: str | Path |
 def load_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Span]:
     r"""Read ``spans.tsv``: query-id, corpus-id, answer_start, answer_len, passage_len, occurrences, with a header.
 
-    Rows whose answer occurs more than once in its document are left out: which of the places is meant is not known.
+    Rows whose answer occurs more than once in its document are left out, since it is not known which place is meant.
 
     Args:
-        path: the file; more columns may follow, and are not read.
-        dataset: whose queries and relevant documents the rows must be of; None for no such check. Rows of queries it
-            does not have are left out.
+        path: the path of the file. Further columns are ignored.
+        dataset: the collection whose queries and relevant documents the rows must belong to. Rows of queries that it
+            does not have are left out. If None, nothing is checked.
 
     Raises:
-        DataError: naming the line, if one is malformed or a second one for its query, or its document is not relevant.
+        DataError: if a line is malformed, is the second one for its query, or names a document that is not relevant.
+            The error names the line.
 
     Example:
         >>> import pathlib, tempfile
@@ -139,13 +142,13 @@ def load_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Sp
 def load_squad(paths: Sequence[str | Path]) -> PositionDataset:
     """Read SQuAD 1.1 or 2.0 as SQuAD-PosQ uses it (Zeng et al. 2025, https://arxiv.org/abs/2505.13950).
 
-    Every distinct paragraph is a document, also of questions without an answer, which themselves are left out; titles
-    are not read; the place of an answer is that of its first annotation. Unlike in the authors' code, two questions of
-    the same words keep their own paragraphs.
+    Every distinct paragraph is a document, also those of questions without an answer, which are left out themselves.
+    Titles are not read. The place of an answer is that of its first annotation. Unlike in the authors' code, two
+    questions with the same words keep their own paragraphs.
 
     Args:
-        paths: the published JSON files, or Parquet or JSONL files with columns ``id``, ``context``, ``question`` and
-            ``answers`` (``text`` and ``answer_start``, lists); for SQuAD-PosQ, those of train and validation.
+        paths: the published JSON files, or Parquet or JSONL files with the columns ``id``, ``context``, ``question``
+            and ``answers`` (``text`` and ``answer_start``, lists). For SQuAD-PosQ, those of train and validation.
 
     Raises:
         DataError: naming file and record, if one is malformed, an id is there twice, or an answer's place is outside
@@ -214,14 +217,14 @@ def load_posir(folder: str | Path, split: str = "test") -> PositionDataset:
     """Read one language and domain of PosIR (``LANGUAGE/DOMAIN`` of infgrad/PosIR-Benchmark-v1).
 
     Args:
-        folder: a folder with ``corpus.parquet`` (``_id``, ``text``, perhaps ``title``), ``queries.parquet`` (``_id``,
+        folder: the folder with ``corpus.parquet`` (``_id``, ``text``, maybe ``title``), ``queries.parquet`` (``_id``,
             ``text``, ``pos_char_span``, ``pos_char_length``, ``pos_token_length``) and ``qrels/SPLIT.parquet``
             (``query-id``, ``corpus-id``, ``score``).
         split: the split of the judgements.
 
     Raises:
-        DataError: naming file and record, if one is missing or malformed, or a judged query has no text; or if no
-            query is judged.
+        DataError: if a file is missing or malformed, a judged query has no text, or no query is judged. The error names
+            file and record.
         MissingExtraError: if pyarrow is not installed.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Preferences between two documents, and what they owe to the order in which a list is handed to a reranker.
+"""Preferences between two documents, and how far they depend on the order in which a reranker is given a list.
 
 Pairwise preference instability (PPI) and global preference inconsistency (GPI) of Bito, Ren and He ("Position Bias
 Undermines Preference Consistency in Listwise LLM-Based Reranking", RecSys 2026, https://arxiv.org/abs/2608.03091), as
@@ -17,20 +17,21 @@ _LEAST_GAIN = 1e-9
 
 
 def pairwise_instability(places: np.ndarray, ranks: np.ndarray) -> float | None:
-    """How far the preference between two documents depends on the parts of the list in which they are handed over: PPI.
+    """Compute how far preferences between documents depend on the parts of the list they are given in (PPI).
 
-    The list has three parts. For every pair of documents and every two parts in which they were handed over, there is a
-    share of rankings in which the first document is above the second. The highest of these shares less the lowest is
+    The list has three parts. For every pair of documents, and every two parts in which they were given, there is a
+    share of rankings in which the first document is above the second. The highest of these shares minus the lowest is
     the pair's instability.
 
-    Few permutations make it larger: a share over a single ranking is 0 or 1. Compare it at one number of permutations.
+    Few permutations make it larger, since a share over a single ranking is 0 or 1. Compare it only for one number of
+    permutations.
 
     Args:
-        places: int (K, N), the place from 0 at which each of N documents was handed over, for K permutations.
-        ranks: int (K, N), its rank in the ranking that came of it.
+        places: int (K, N), the place, from 0, at which each of N documents was given in K permutations.
+        ranks: int (K, N), the rank of each document in the resulting rankings.
 
     Returns:
-        The mean over pairs that were handed over in at least two ways, from 0 to 1; None if there is none.
+        The mean over pairs that were given in at least two ways, from 0 to 1; None if there is none.
 
     Example:
         >>> places = np.array([[0, 1, 2], [2, 1, 0]])
@@ -51,11 +52,11 @@ def pairwise_instability(places: np.ndarray, ranks: np.ndarray) -> float | None:
 
 
 def global_inconsistency(ranks: np.ndarray) -> float:
-    """Share of the preferences between two documents with which even the ranking that fits best is at odds: GPI.
+    """Compute the share of preferences between two documents that contradict the best-fitting ranking (GPI).
 
-    A ranking that puts one document above another is at odds with the share of the K rankings that do not. The best one
-    (Kemeny's) is looked for from the order of the mean ranks, by exchanging two documents as long as that helps. So the
-    result is at least the true minimum; finding that is NP-hard.
+    A ranking that puts one document above another contradicts the share of the K rankings that do not. The best-fitting
+    one (Kemeny's) is searched for from the order of the mean ranks, by exchanging two documents as long as that helps.
+    So the result is at least the true minimum, which is NP-hard to find.
 
     Args:
         ranks: int (K, N), the rank of each of N >= 2 documents in K rankings.

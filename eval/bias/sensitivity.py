@@ -1,4 +1,4 @@
-"""The Position Sensitivity Index, with an interval that covers the truth also where there is no bias.
+"""The Position Sensitivity Index, with an interval that covers the truth even without a bias.
 
 PSI = 1 - min / max over the mean quality of groups (Zeng et al. 2025, https://arxiv.org/abs/2505.13950, eq. 1). As a
 statistic of extremes it is biased upwards: of groups that do not differ, noise makes one the best and one the worst,
@@ -25,20 +25,21 @@ _VALUES_AT_ONCE = 4_000_000  # of resamples in memory
 class PSI:
     """A Position Sensitivity Index: 0, all groups are equally good; 1, one of them gets nothing.
 
-    Uniformly bad also gives 0: read it beside the mean quality.
+    Uniformly bad quality also gives 0, so read it beside the mean quality.
 
     Args:
-        value: 1 - min / max of the group means; None if it is undefined, with fewer than two groups or where no
-            group has a value above 0. All the rest is None then.
-        low: the lower end of the 95 % interval; 0 where shuffled positions give ``value`` or more in over 5 % of cases.
-        high: the upper end. The ends are the outer ones of the percentile and of the basic bootstrap interval (Davison
-            and Hinkley 1997, section 5.2); in simulations, with 6 to 20 groups of 30 to 600 queries, the interval held
-            the truth in 89 to 100 of 100 cases, the percentile interval alone in 0 to 100.
-        corrected: ``value`` less the bias that the bootstrap sees in it (Efron and Tibshirani 1993, section 10.3), at
+        value: 1 - min / max of the group means. None if it is undefined, with fewer than two groups or if no group has
+            a value above 0; all other fields are None then.
+        low: the lower end of the 95 % interval; 0 if shuffled positions give ``value`` or more in over 5 % of cases.
+        high: the upper end of the 95 % interval. The ends are the outer ones of the percentile and of the basic
+            bootstrap interval (Davison and Hinkley 1997, section 5.2). In simulations, with 6 to 20 groups of 30 to 600
+            queries, the interval contained the truth in 89 to 100 of 100 cases, the percentile interval alone in 0 to
+            100.
+        corrected: ``value`` minus the bias that the bootstrap finds in it (Efron and Tibshirani 1993, section 10.3), at
             least 0.
-        floor: mean PSI with positions shuffled: what noise alone gives, with groups of these sizes.
-        floor_high: 95th percentile of the same.
-        p: how often shuffled positions give ``value`` or more, itself counted: the randomisation test of no bias.
+        floor: the mean PSI with shuffled positions, which is what noise alone gives with groups of these sizes.
+        floor_high: the 95th percentile of the PSI with shuffled positions.
+        p: how often shuffled positions give ``value`` or more, itself counted; the randomisation test of no bias.
     """
 
     value: float | None
@@ -51,10 +52,10 @@ class PSI:
 
 
 def psi(means: Sequence[float] | np.ndarray) -> float | None:
-    """1 - min / max (Zeng et al. 2025, eq. 1); None where it is undefined: fewer than two means, or none above 0.
+    """Compute 1 - min / max (Zeng et al. 2025, eq. 1); None with fewer than two means, or none above 0.
 
     Raises:
-        InputError: if a mean is below 0 or not finite: a ratio of such means nothing.
+        InputError: if a mean is below 0 or not finite, since a ratio of such means nothing.
 
     Example:
         >>> psi([0.5, 0.75, 1.0]), psi([0.2, 0.2]), psi([0.0, 0.0]), psi([0.0, 0.4])
@@ -68,14 +69,14 @@ def psi(means: Sequence[float] | np.ndarray) -> float | None:
 
 
 def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0, resamples: int = 9999) -> PSI:
-    """PSI of groups of queries, each query in one group: evidence positions.
+    """Compute the PSI of groups of queries in which each query is in one group, such as evidence positions.
 
-    Queries are resampled within their groups; to shuffle positions, values are dealt out to the groups anew.
+    Queries are resampled within their groups. To shuffle positions, values are dealt out to the groups anew.
 
     Args:
-        groups: the values of each group's queries; groups without any are left out.
+        groups: the values of each group's queries. Groups without any are left out.
         seed: the seed of the resampling.
-        resamples: how many resamples of either kind are drawn.
+        resamples: the number of resamples of either kind.
 
     Raises:
         InputError: see `psi`.
@@ -102,14 +103,14 @@ def grouped_psi(groups: Sequence[Sequence[float] | np.ndarray], *, seed: int = 0
 
 
 def paired_psi(values: np.ndarray, *, seed: int = 0, resamples: int = 9999) -> PSI:
-    """PSI of groups that hold the same queries: slots of a list in which the same document was put everywhere.
+    """Compute the PSI of groups that hold the same queries, such as slots of a list with one document in each.
 
-    Queries are resampled, with all their values; to shuffle positions, each query's values change places.
+    Queries are resampled with all their values. To shuffle positions, each query's values change places.
 
     Args:
         values: float (G, Q), the value of each query in each group.
         seed: the seed of the resampling.
-        resamples: how many resamples of either kind are drawn.
+        resamples: the number of resamples of either kind.
 
     Raises:
         InputError: see `psi`.

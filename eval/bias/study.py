@@ -61,33 +61,33 @@ def measure_bias(
     """Measure the biases of systems.
 
     Every query is searched once for ``position``, whatever the bins, and every list of ``order`` and ``documents`` is
-    retrieved and read once, however often it is ranked. Near-duplicates are made for 500 queries, drawn by the seed.
-    Candidates are honest: a relevant document that the first stage did not find is not added.
+    retrieved and read once, however often it is ranked. Near-duplicates are made for 500 queries, drawn by the seed. A
+    relevant document that the first stage did not find is not added.
 
     Args:
-        dataset: the collection, for ``position`` with the answers' places.
-        systems: names for `sightline.names.SystemName.parse`. The order of the candidates concerns only those
-            with a reranker.
-        out: a folder for ``bias.json`` and its ``report.html``; for ``position`` also for what `evaluate_systems`
-            writes; and for ``index/``.
-        kinds: which of `KINDS`.
+        dataset: the collection; for ``position``, one with the places of answers.
+        systems: the names of systems, as `sightline.names.SystemName.parse` takes them. The order of the candidates is
+            measured only for those with a reranker.
+        out: the folder for ``bias.json`` and ``report.html``, for ``index/``, and for ``position`` also for what
+            `evaluate_systems` writes.
+        kinds: the kinds of bias to measure, out of `KINDS`.
         measure: the measure of quality, as ir_measures names it: ``nDCG@10``, or ``Success@1``, which is accuracy.
-        candidates: candidates per query for ``position``.
-        list_length: documents per list for ``order`` and ``documents``.
-        permutations: random orders of each list.
-        slots: places of the list at which a relevant document is put.
-        seed: the seed of permutations, exchanged ids, and intervals.
-        runs: given first stages: name to file of a TREC run.
-        index: an existing index of the collection; None for one under ``out``, with token states.
-        command: what was typed, to be kept with the results, without the folders of absolute paths.
-        progress: called with the current step and how many queries of it are done.
+        candidates: the number of candidates of each query for ``position``.
+        list_length: the number of documents in each list for ``order`` and ``documents``.
+        permutations: the number of random orders of each list.
+        slots: the number of places of the list at which a relevant document is put.
+        seed: the seed of permutations, exchanged ids and intervals.
+        runs: first stages of your own: the file of a TREC run by name.
+        index: an existing index of the collection. If None, one under ``out``, with token states.
+        command: the command line, which is stored with the results, without the folders of absolute paths.
+        progress: a function that is called with the current step and the number of its queries that are done.
 
     Returns:
         What is also written to ``bias.json``: one entry for each system in ``order`` (see `OrderBias`), ``position``
         (see `PositionBias`; for each axis) and ``documents`` (see `DocumentBias`).
 
     Raises:
-        InputError: if an argument cannot be used, or the collection cannot tell what was asked.
+        InputError: if an argument cannot be used, or the collection lacks what a kind of bias needs.
         SightlineError: see `evaluate_systems`.
     """
     runs, tell = dict(runs or {}), progress or (lambda step, done: None)

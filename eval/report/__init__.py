@@ -16,15 +16,15 @@ __all__ = ["csv_table", "latex_table", "pareto_front", "render_page", "write_rep
 
 
 def write_report(results: Sequence[Results], out: str | Path) -> list[Path]:
-    """Write the report of results, one collection each.
+    """Write the report of results, each of one collection.
 
     Args:
-        results: what `sightline.eval.evaluate` or `sightline.eval.load_results` returned.
-        out: a folder for ``report.html``, and for ``results.csv`` and ``table.tex`` if a system was measured; made if
-            it is not there.
+        results: the results, as `sightline.eval.evaluate` or `sightline.eval.load_results` returned them.
+        out: the folder for ``report.html``, and for ``results.csv`` and ``table.tex`` if a system was measured. It is
+            made if it does not exist.
 
     Returns:
-        The files that were written.
+        The paths of the files that were written.
 
     Raises:
         InputError: if there are no results, or the folder cannot be written to.

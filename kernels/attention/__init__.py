@@ -28,20 +28,21 @@ def block_attention(
     scale: float,
     backend: Backend | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax attention of every token to what its block sees: its prefix and itself; see `Packing`.
+    """Compute softmax attention of every token to what its block sees: its prefix and itself; see `Packing`.
 
-    Nothing of size T x T is made, nothing is padded in memory, and key heads are not repeated. Both results carry
-    gradients. Documents are computed each by itself, so on ``triton`` a document's rows do not change by a bit when its
+    No tensor of size T x T is made, nothing is padded in memory, and key heads are not repeated. Both results carry
+    gradients. Each document is computed by itself, so on ``triton`` a document's rows do not change by a bit when its
     neighbours do.
 
     Args:
-        q: (T, Hq, D), or its rows from ``layout.first`` on; float32, float16 or bfloat16 (``cpu`` and ``reference``
-            also float64); D up to 256; the last dimension contiguous, the others strided as you like.
-        k: (T, Hkv, D), of the same dtype and device; Hq is a multiple of Hkv (grouped-query attention).
-        v: like ``k``.
-        layout: T tokens, on the same device.
-        scale: factor on q . k, usually ``D ** -0.5``.
-        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
+        q: the queries (T, Hq, D), or those from ``layout.first`` on; float32, float16 or bfloat16 (``cpu`` and
+            ``reference`` also float64). D is at most 256. The last dimension must be contiguous, the others may have
+            any stride.
+        k: the keys (T, Hkv, D), of the same dtype and device. Hq is a multiple of Hkv (grouped-query attention).
+        v: the values (T, Hkv, D), like the keys.
+        layout: the layout of the T tokens, on the same device.
+        scale: the factor on q . k, usually ``D ** -0.5``.
+        backend: the name of a backend. If None, the one that `sightline.kernels.choose` returns.
 
     Returns:
         out: like ``q``; lse: float32 (rows of ``q``, Hq) (float64 for float64), the natural logarithm of
@@ -49,8 +50,8 @@ def block_attention(
 
     Raises:
         InputError: if shapes, dtypes, devices or strides do not fit one another or the layout, or gradients are wanted
-            behind kept tokens.
-        BackendError: if the backend asked for cannot run.
+            after kept tokens.
+        BackendError: if the backend that you ask for cannot run.
 
     Example:
         >>> from sightline.kernels import Packing, Context

@@ -1,4 +1,4 @@
-"""Per-document attention mass: the log-sum-exp of each signal row over each document, and what follows from it."""
+"""Attention mass per document: the log-sum-exp of each signal row over each document, and what follows from it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ def block_lse(
     scale: float,
     backend: Backend | None = None,
 ) -> torch.Tensor:
-    """Log-sum-exp of the attention logits of each signal row over each document of its context, in one pass over K.
+    """Compute log-sum-exp of the attention logits of each signal row over each document, in one pass over K.
 
-    Neither V nor the attention's output is needed. Every document is reduced by itself: on ``triton`` and ``cpu`` its
-    numbers do not change by a bit when its neighbours do. Carries gradients by ``q_signal`` and ``k``.
+    Neither V nor the attention's output is needed. Every document is reduced by itself: on ``triton`` and ``cpu``, its
+    numbers do not change by a bit when its neighbours do. The result carries gradients by ``q_signal`` and ``k``.
 
     Args:
-        q_signal: (R, Hq, D), the rows of q at ``layout.signal``; dtypes and strides as for `block_attention`.
-        k: (T, Hkv, D).
-        layout: T tokens, R of them signal tokens.
-        scale: factor on q . k.
-        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
+        q_signal: the queries (R, Hq, D), the rows of q at ``layout.signal``. Dtypes and strides are as for
+            `block_attention`.
+        k: the keys (T, Hkv, D).
+        layout: the layout of T tokens, R of them signal tokens.
+        scale: the factor on q . k.
+        backend: the name of a backend. If None, the one that `sightline.kernels.choose` returns.
 
     Returns:
         float32 (R, Hq, N) (float64 for float64), natural logarithm: ``log sum_j exp(scale * q_i . k_j)`` over the
@@ -48,7 +49,7 @@ def block_lse(
 
     Raises:
         InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
-        BackendError: if the backend asked for cannot run.
+        BackendError: if the backend that you ask for cannot run.
 
     Example:
         >>> from sightline.kernels import Packing, Context
@@ -68,25 +69,25 @@ def row_lse(
     lse: torch.Tensor | None = None,
     backend: Backend | None = None,
 ) -> torch.Tensor:
-    """Log-sum-exp of each signal row over all keys that it sees, as `block_attention` also returns it for that row.
+    """Compute log-sum-exp of each signal row over all keys that it sees, as `block_attention` also returns it.
 
     Use it for a layer whose attention is not computed, such as the last one read. It adds the instruction and the row's
     own query block to the documents.
 
     Args:
-        q_signal: (R, Hq, D), as for `block_lse`.
-        k: (T, Hkv, D).
-        layout: T tokens, R of them signal tokens.
-        scale: factor on q . k.
-        lse: what `block_lse` returned for the same arguments; None to compute it.
-        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
+        q_signal: the queries (R, Hq, D), as for `block_lse`.
+        k: the keys (T, Hkv, D).
+        layout: the layout of T tokens, R of them signal tokens.
+        scale: the factor on q . k.
+        lse: the result of `block_lse` for the same arguments. If None, it is computed.
+        backend: the name of a backend. If None, the one that `sightline.kernels.choose` returns.
 
     Returns:
         float32 (R, Hq) (float64 for float64), natural logarithm.
 
     Raises:
-        InputError: as `block_lse`.
-        BackendError: as `block_lse`.
+        InputError: see `block_lse`.
+        BackendError: see `block_lse`.
     """
     if lse is None:
         lse = block_lse(q_signal, k, layout, scale=scale, backend=backend)
@@ -100,20 +101,21 @@ def mass(
     *,
     normaliser: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attention mass: the probability that each signal row puts on each document.
+    """Compute attention mass: the probability that each signal row puts on each document.
 
-    Summed in float64, in an order that does not depend on that of the documents, so that permuting documents
+    It is summed in float64, in an order that does not depend on that of the documents, so that permuting documents
     permutes their masses to the last bit.
 
     Args:
-        lse: (R, Hq, N), from `block_lse`.
-        normalisation: over the tokens of the documents only (BlockRank), or over all keys that the row sees (ICR,
-            QRHead), which needs ``normaliser``.
-        normaliser: (R, Hq), from `row_lse`, or the log-sum-exp of `block_attention` at ``layout.signal``.
+        lse: (R, Hq, N), the result of `block_lse`.
+        normalisation: the keys that compete: ``documents``, the tokens of the documents only (BlockRank), or
+            ``all_keys``, all keys that the row sees (ICR, QRHead), which needs ``normaliser``.
+        normaliser: (R, Hq), the result of `row_lse`, or the log-sum-exp of `block_attention` at ``layout.signal``.
 
     Returns:
-        (R, Hq, N), dtype of ``lse``. Rows sum to one for ``documents``, to one less the mass on instruction and query
-        for ``all_keys``. A document without tokens has 0; so has every document of a context that has no tokens in any.
+        (R, Hq, N), in the dtype of ``lse``. Rows sum to one for ``documents``, and to one minus the mass on instruction
+        and query for ``all_keys``. A document without tokens has 0; so has every document of a context in which none
+        has tokens.
 
     Raises:
         InputError: if there is no such normalisation, or if ``normaliser`` is missing, superfluous or of another shape.

@@ -1,4 +1,4 @@
-"""What query blocks pay to each token: for evidence, and for readouts that look inside documents.
+"""The attention of query blocks on each token: for evidence, and for readouts that look inside documents.
 
 On ``triton`` one kernel each. Elsewhere, and where gradients are wanted, plain torch: a few signal rows against all
 keys is one skinny product, a chunk of keys at a time, and its result is small.
@@ -35,20 +35,20 @@ def token_mass(
     reduce: bool = True,
     backend: Backend | None = None,
 ) -> list[torch.Tensor]:
-    """Attention of each query block's signal tokens on each token of its documents, a mean over the signal tokens.
+    """Compute attention of each query block on each token of its documents, averaged over its signal tokens.
 
-    Carries gradients by ``q_signal``, ``k`` and ``normaliser``; for them logits are kept, R x Hq x K.
+    The result carries gradients by ``q_signal``, ``k`` and ``normaliser``; for them, logits are kept, R x Hq x K.
 
     Args:
-        q_signal: (R, Hq, D), rows ``layout.signal``.
-        k: (T, Hkv, D).
-        layout: T tokens, R signal tokens, on the same device.
-        normaliser: float (R, Hq), log-sum-exp of the keys that compete: all that the row sees, see `row_lse`, or the
-            tokens of the documents only.
-        scale: factor on q . k.
-        heads: int64 (H,), which query heads; None for all.
-        reduce: sum over those heads, else keep them apart.
-        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
+        q_signal: the queries (R, Hq, D), the rows ``layout.signal``.
+        k: the keys (T, Hkv, D).
+        layout: the layout of T tokens, R of them signal tokens, on the same device.
+        normaliser: float (R, Hq), the log-sum-exp of the keys that compete: all that the row sees, see `row_lse`, or
+            the tokens of the documents only.
+        scale: the factor on q . k.
+        heads: int64 (H,), the query heads to use. If None, all of them.
+        reduce: whether to sum over those heads. If False, they are kept apart.
+        backend: the name of a backend. If None, the one that `sightline.kernels.choose` returns.
 
     Returns:
         For each query block that has signal tokens, in packed order: float32 (float64 for float64) (K,) or (H, K), K
@@ -56,7 +56,7 @@ def token_mass(
 
     Raises:
         InputError: if shapes, dtypes, devices or strides do not fit one another or the layout.
-        BackendError: if the backend asked for cannot run.
+        BackendError: if the backend that you ask for cannot run.
 
     Example:
         >>> from sightline.kernels import Packing, Context
@@ -91,24 +91,24 @@ def token_mass(
 def block_max(
     q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale: float, backend: Backend | None = None
 ) -> torch.Tensor:
-    """The largest logit of each signal row in each document, late interaction's MaxSim before its sum.
+    """Compute the largest logit of each signal row in each document: late interaction's MaxSim before its sum.
 
-    Carries gradients by ``q_signal`` and ``k``, as `token_mass` does.
+    The result carries gradients by ``q_signal`` and ``k``, as `token_mass` does.
 
     Args:
-        q_signal: (R, Hq, D), rows ``layout.signal``.
-        k: (T, Hkv, D).
-        layout: T tokens, N documents at most, R signal tokens, on the same device.
-        scale: factor on q . k.
-        backend: name of a backend; None for the one that `sightline.kernels.choose` takes.
+        q_signal: the queries (R, Hq, D), the rows ``layout.signal``.
+        k: the keys (T, Hkv, D).
+        layout: the layout of T tokens, at most N documents, and R signal tokens, on the same device.
+        scale: the factor on q . k.
+        backend: the name of a backend. If None, the one that `sightline.kernels.choose` returns.
 
     Returns:
         float32 (R, Hq, N) (float64 for float64), natural units; ``-inf`` for documents without tokens and those of
         other contexts.
 
     Raises:
-        InputError: as `token_mass`.
-        BackendError: as `token_mass`.
+        InputError: see `token_mass`.
+        BackendError: see `token_mass`.
     """
     if torch.compiler.is_compiling() and not (q_signal.requires_grad or k.requires_grad):
         return operators.largest(q_signal, k, layout, scale, backend)

@@ -1,4 +1,4 @@
-"""Attention over kept token states: one query's signal rows, and a list of documents of which each has its own tensor.
+"""Attention over kept token states: the signal rows of one query, and a list of documents with a tensor each.
 
 The states of a document may be memory-mapped, fp16, or int8 with one scale per row (`QuantizedKeys`); results are fp32.
 Every document is reduced by itself, so its numbers do not depend, to the last bit, on its place in the list, on its
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def states_backend() -> str:
-    """Name of the backend that these functions go to: ``SIGHTLINE_BACKEND`` if set, else ``cpu``.
+    """Return the name of the backend of these functions: ``SIGHTLINE_BACKEND`` if set, else ``cpu``.
 
     ``cpu`` is plain torch written for CPUs; it also runs where the tensors are elsewhere.
 
@@ -47,14 +47,14 @@ def states_backend() -> str:
 
 
 def states_products(q: torch.Tensor, keys: Sequence[Keys]) -> Products:
-    """Dot products of query rows with documents' tokens, computed once for all that is made of them.
+    """Compute dot products of query rows with documents' tokens, once for everything that is made of them.
 
     On a processor that multiplies int8 matrices exactly, `QuantizedKeys` are read by one integer product; see
     `sightline.kernels.states.integer`.
 
     Args:
         q: float32 (S, D), the signal rows.
-        keys: N documents' keys, each (T_n, D); N and T_n may be 0.
+        keys: the keys of N documents, each (T_n, D). N and T_n may be 0.
 
     Returns:
         `Products`, which take 4 bytes for each row and token.
@@ -69,12 +69,12 @@ def states_products(q: torch.Tensor, keys: Sequence[Keys]) -> Products:
 
 
 def states_lse(q: torch.Tensor, keys: Sequence[Keys], *, scale: float) -> torch.Tensor:
-    """Log-sum-exp of the scaled attention logits, per query row and document.
+    """Compute log-sum-exp of the scaled attention logits, per query row and document.
 
     Args:
         q: float32 (S, D), the signal rows.
-        keys: N documents' keys, each (T_n, D); T_n may be 0.
-        scale: factor on the dot products (for unit vectors, the inverse temperature).
+        keys: the keys of N documents, each (T_n, D). T_n may be 0.
+        scale: the factor on the dot products (for unit vectors, the inverse temperature).
 
     Returns:
         float32 (S, N), natural logarithm: ``log sum_j exp(scale * q_i . k_j)`` over the document's tokens j; -inf for
@@ -89,11 +89,11 @@ def states_lse(q: torch.Tensor, keys: Sequence[Keys], *, scale: float) -> torch.
 
 
 def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
-    """Largest dot product of each query row with a document's tokens (MaxSim before its sum; ColBERT, 2020, eq. 3).
+    """Compute the largest dot product of each query row with a document's tokens (MaxSim before its sum).
 
     Args:
-        q: float32 (S, D).
-        keys: N documents' keys, each (T_n, D).
+        q: float32 (S, D), the signal rows.
+        keys: the keys of N documents, each (T_n, D).
 
     Returns:
         float32 (S, N); -inf for a document without tokens.
@@ -102,12 +102,12 @@ def states_max(q: torch.Tensor, keys: Sequence[Keys]) -> torch.Tensor:
 
 
 def states_attention(q: torch.Tensor, keys: Keys, normaliser: torch.Tensor, *, scale: float) -> torch.Tensor:
-    """Attention mass on each token of one document, averaged over the signal rows.
+    """Compute attention mass on each token of one document, averaged over the signal rows.
 
     Args:
-        q: float32 (S, D).
-        keys: one document's keys (T, D).
-        normaliser: float32 (S,), log-sum-exp of each row over all keys that compete (all documents).
+        q: float32 (S, D), the signal rows.
+        keys: the keys (T, D) of one document.
+        normaliser: float32 (S,), the log-sum-exp of each row over all keys that compete (all documents).
         scale: the scale that was given to `states_lse`.
 
     Returns:

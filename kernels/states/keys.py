@@ -1,4 +1,4 @@
-"""The forms in which a document's keys may be kept, and what every backend makes of them."""
+"""The forms in which a document's keys may be kept, and what every backend computes from them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class QuantizedKeys:
     """Keys in int8 with one scale per token: ``row = values * scale``.
 
     Args:
-        values: int8 (T, D).
-        scales: float32 (T,).
+        values: int8 (T, D), the values of the keys.
+        scales: float32 (T,), the scale of each token.
     """
 
     values: torch.Tensor
@@ -27,10 +27,10 @@ Keys = torch.Tensor | QuantizedKeys
 
 
 def quantized(keys: torch.Tensor) -> QuantizedKeys:
-    """Keys in a byte for each number: symmetric about zero, so that each token's largest number becomes 127.
+    """Quantize keys to one byte per number, symmetric about zero, so that each token's largest number becomes 127.
 
     Args:
-        keys: float (T, D).
+        keys: float (T, D), the keys.
 
     Example:
         >>> quantized(torch.tensor([[1.0, -0.5, 0.0]])).values
@@ -43,7 +43,7 @@ def quantized(keys: torch.Tensor) -> QuantizedKeys:
 class Products(Protocol):
     """The dot products of S query rows with the tokens of N documents, reduced as often as needed.
 
-    Made by `sightline.kernels.states_products`. Each document is reduced by itself.
+    `sightline.kernels.states_products` makes them. Each document is reduced by itself.
     """
 
     def lse(self, scale: float) -> torch.Tensor:
@@ -51,7 +51,7 @@ class Products(Protocol):
         ...
 
     def mean(self) -> torch.Tensor:
-        """Mean dot product of each query row with a document's tokens: float32 (S, N), 0 for one without tokens."""
+        """Compute the mean dot product of each query row with a document's tokens: float32 (S, N), 0 without tokens."""
         ...
 
     def max(self) -> torch.Tensor:
@@ -64,12 +64,12 @@ class Products(Protocol):
 
 
 def stored_values(keys: Keys) -> torch.Tensor:
-    """The tensor (T, D) that holds the keys, in the dtype in which they are kept."""
+    """Return the tensor (T, D) that holds the keys, in the dtype in which they are kept."""
     return keys.values if isinstance(keys, QuantizedKeys) else keys
 
 
 def to_float(keys: Keys) -> torch.Tensor:
-    """The keys as float32 (T, D)."""
+    """Return the keys as float32 (T, D)."""
     if isinstance(keys, QuantizedKeys):
         return keys.values.float() * keys.scales[:, None]
     return keys.float()
