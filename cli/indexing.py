@@ -293,23 +293,26 @@ def add(
 
 
 def copy(
-    index: Annotated[Path, typer.Argument(help="Directory of the index.")],
-    store: Annotated[
-        str, typer.Argument(help="Store to copy it to: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION.")
+    index: Annotated[str, typer.Argument(help="Directory of the index, or a store.")],
+    to: Annotated[
+        str, typer.Argument(help="A directory, or a store: qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION.")
     ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an index that is there already, once the copy is done.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Copy an index into a store, with its embeddings and token states, without reading any text again.
+    """Copy an index into a directory or a store, with its embeddings and token states. No text is read again.
 
-    An interrupted copy continues.
+    A copy in a directory is a snapshot: the index as it was at one moment, even if others write to it meanwhile. To
+    restore it, copy it back. The copy takes its name when it is done, and an interrupted copy continues.
     """
-    from ..retrieval.index import Index
-    from ..retrieval.qdrant_store import QdrantStore
+    from ..retrieval.stores import copy_store, open_store
 
     with (
-        Index.open(index) as opened,
+        open_store(index) as opened,
         progress_bar("copying") as tell,
-        QdrantStore.copy(opened, store, progress=lambda done: tell("copying", done)) as copied,
+        copy_store(opened, to, overwrite=overwrite, progress=lambda done: tell("copying", done)) as copied,
     ):
         _report(copied, None, json, {"copied": len(copied)})
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .sources.summary import LoadSummary
     from .sparse_index import SparseIndex
     from .store import StoredPassage
-    from .stores import Store, build_store, open_store
+    from .stores import Store, build_store, copy_store, open_store
     from .tantivy_index import TantivyIndex
     from .torch_index import TorchIndex
     from .vector_index import VectorIndex
@@ -45,6 +45,7 @@ _WHERE = {
     "QdrantStore": "qdrant_store",
     "Store": "stores",
     "build_store": "stores",
+    "copy_store": "stores",
     "open_store": "stores",
     "LoadSummary": "sources.summary",
     "SparseIndex": "sparse_index",
@@ -76,6 +77,7 @@ __all__ = [
     "VectorIndex",
     "as_documents",
     "build_store",
+    "copy_store",
     "guess_format",
     "load_documents",
     "open_store",

@@ -9,6 +9,7 @@ centroids of the token states, which a search makes again if they are missing. `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -27,8 +28,10 @@ from ..models.encoder import Encoder, load_encoder
 from ..models.loading import load_reader
 from ..models.reader import BlockReader, DecoderReader, DocumentStates, StoredBlock
 from ..models.sparse import SparseEncoder, load_sparse_encoder
+from .copying import Source, planned_copy, synchronise
+from .faiss_index import new_structure
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
-from .manifest import Manifest
+from .manifest import FaissRecord, LexicalRecord, Manifest
 from .multivector import NPROBE
 from .open_files import OpenFiles
 from .planning import (
@@ -47,7 +50,7 @@ from .sources import as_documents
 from .store import StoredPassage, Traffic, checked_id, checked_ids
 from .token_states import decode_spans
 from .words import check_sparse_encoder
-from .writing import PATIENCE, Writer
+from .writing import BATCH_PASSAGES, PATIENCE, Writer
 
 if TYPE_CHECKING:
     from ..kernels import Keys
@@ -279,7 +282,7 @@ class Index:
         cls, path: Path, documents: Any, progress: Any, settings: IndexSettings, reading: BatchReading | None
     ) -> Index:
         """Build beside the index at ``path``, then let the two change places."""
-        beside = path.with_name(path.name + ".building")
+        beside = _beside(path)
         with locked(path / WRITER_LOCK, wait=PATIENCE):
             if (beside / "manifest.json").exists():
                 # What an interrupted run left goes on only if it is the same build, and that one was not finished.
@@ -288,12 +291,60 @@ class Index:
                 except IndexStoreError:
                     _remove(beside)
             cls._build(beside, documents, progress, settings, reading).close()
-            with storage_errors(path, "the old index is kept"):
-                exchange(path, beside)
-                _remove(beside)
+            _take_place(path, beside)
         index = cls.open(path)
         index._given_encoder = index._encoder = given_encoder(settings)
         index._decoder, index._backend = settings.decoder_states, settings.backend
+        return index
+
+    @classmethod
+    def copy(
+        cls,
+        source: Source,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Index:
+        """Copy an index into a folder, with its embeddings and token states, without reading any text again.
+
+        The copy is the index as it was at one moment, even if others write to the index meanwhile. It is made beside
+        ``path``, and moved there when it is done; so nobody can open a part of it. An interrupted copy continues.
+
+        Args:
+            source: the open index, such as a `sightline.retrieval.qdrant_store.QdrantStore`.
+            path: a directory that does not exist yet.
+            overwrite: whether to replace an index at ``path``.
+            progress: a function that is called with the number of documents compared so far.
+
+        Raises:
+            InputError: if the index keeps learned sparse vectors or decoder states, which are not copied.
+            IndexStoreError: if there is something at ``path``, or the disk refuses.
+            MissingExtraError: if the index has a graph over its embeddings, and FAISS is not installed.
+        """
+        path, planned = Path(path), planned_copy(source)
+        if planned.lexical.engine == "qdrant":
+            planned = dataclasses.replace(planned, lexical=LexicalRecord("fts5"))
+        planned = dataclasses.replace(planned, faiss=FaissRecord(planned.faiss.factory, planned.faiss.parameters))
+        if planned.faiss.factory != "Flat":
+            new_structure(planned.encoder.dim, planned.faiss.factory, planned.faiss.parameters)
+        there = (path / "manifest.json").exists()
+        if path.exists() and not (there and overwrite):
+            what = "there is an index here already; overwrite replaces it" if there else "exists and is no index"
+            raise IndexStoreError(f"{path}: {what}; or choose another place")
+        beside = _beside(path)
+        with locked(path / WRITER_LOCK, wait=PATIENCE) if there else contextlib.nullcontext():
+            try:
+                make(beside, planned)
+            except IndexStoreError:  # an interrupted run left another
+                _remove(beside)
+                make(beside, planned)
+            with cls.open(beside) as copied, copied._writer.writing():
+                synchronise(source, copied._writer, progress)
+                copied._writer.finish()
+            _take_place(path, beside)
+        index = cls.open(path)
+        index._given_encoder = index._encoder = getattr(source, "_given_encoder", None)
         return index
 
     def close(self) -> None:
@@ -663,31 +714,36 @@ class Index:
             for passage, key, span in zip(passages, keys, spans, strict=True)
         ]
 
-    def stored_batches(self, size: int) -> Iterator[StoredBatch]:
-        """Iterate in batches over all documents and what is kept of them, except words, to copy them to a store.
+    def digests(self) -> Iterator[dict[str, str]]:
+        """Iterate over a digest of each document and its passages, by id, some hundred documents at a time."""
+        waiting = self.documents()
+        while documents := list(itertools.islice(waiting, BATCH_PASSAGES)):
+            yield self._writer.digests_of([document.id for document in documents])
 
-        Args:
-            size: the approximate number of passages in a batch.
-        """
-        waiting = iter(self.documents())
-        while documents := list(itertools.islice(waiting, size)):
-            now, stored = self._files.now(), self.passages_of([document.id for document in documents])
-            passages: dict[str, list[StoredPassage]] = {document.id: [] for document in documents}
-            for passage in stored:
-                passages[passage.passage.document.id].append(passage)
-            ordered = [passage for document in documents for passage in passages[document.id]]
-            places = np.concatenate(
-                [np.empty(0, np.int64), *(np.arange(*passage.tokens, dtype=np.int64) for passage in ordered)]
-            )
-            lengths = [passage.tokens[1] - passage.tokens[0] for passage in ordered]
-            yield StoredBatch(
-                [(document, [one.passage for one in passages[document.id]]) for document in documents],
-                None if now.vectors is None else np.asarray(now.vectors[[passage.row for passage in ordered]]),
-                None if now.states is None else np.asarray(now.states[places]),
-                None if now.spans is None else np.asarray(now.spans[places]),
-                np.array([0, *itertools.accumulate(lengths)], dtype=np.int64),
-                np.array([passage.truncated for passage in ordered], dtype=np.int64),
-            )
+    def stored(self, ids: Sequence[str]) -> StoredBatch:
+        """Return the documents with these ids and what is kept of them, except words; absent ones are left out."""
+        return self.read(partial(self._stored, ids))
+
+    def _stored(self, ids: Sequence[str]) -> StoredBatch:
+        now, found = self._files.now(), self._files.store.find(ids)
+        documents = {id: found[id] for id in ids if id in found}
+        passages: dict[str, list[StoredPassage]] = {id: [] for id in documents}
+        for passage in self.passages_of(documents):
+            passages[passage.passage.document.id].append(passage)
+        ordered = [passage for group in passages.values() for passage in group]
+        places = np.concatenate(
+            [np.empty(0, np.int64), *(np.arange(*passage.tokens, dtype=np.int64) for passage in ordered)]
+        )
+        lengths = [passage.tokens[1] - passage.tokens[0] for passage in ordered]
+        return StoredBatch(
+            [(document, [one.passage for one in passages[id]]) for id, document in documents.items()],
+            None if now.vectors is None else np.asarray(now.vectors[[passage.row for passage in ordered]]),
+            None if now.states is None else np.asarray(now.states[places]),
+            None if now.spans is None else np.asarray(now.spans[places]),
+            np.array([0, *itertools.accumulate(lengths)], dtype=np.int64),
+            np.array([passage.truncated for passage in ordered], dtype=np.int64),
+            table=now.table,
+        )
 
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
         """Return the kept decoder states of passages, memory-mapped; None if the index keeps none."""
@@ -706,6 +762,21 @@ class Index:
 def _open_again(path: str, encoder: Encoder | None, sparse_encoder: SparseEncoder | None, backend: str | None) -> Index:
     backend = None if encoder is not None else backend  # it reads by its own
     return Index.open(path, encoder=encoder, backend=backend, sparse_encoder=sparse_encoder, verify=False)
+
+
+def _beside(path: Path) -> Path:
+    """Return the folder in which an index is made before it takes its place at ``path``."""
+    return path.with_name(path.name + ".building")
+
+
+def _take_place(path: Path, beside: Path) -> None:
+    """Move the index from `_beside` to ``path`` in one step, and remove the index that was there."""
+    with storage_errors(path, "the old index is kept"):
+        if path.exists():
+            exchange(path, beside)
+            _remove(beside)
+        else:
+            beside.rename(path)
 
 
 def _remove(folder: Path) -> None:

@@ -200,11 +200,15 @@ class EdgeEngine(Engine):
             return edge.FieldCondition(condition.key, range=edge.RangeFloat(**condition.limits))
         return self._filter(condition)
 
-    def retrieve(self, part: Part, ids: Sequence[int], fields: Sequence[str]) -> dict[int, dict[str, Any]]:
+    def retrieve(
+        self, part: Part, ids: Sequence[int], fields: Sequence[str], *, dense: bool = False
+    ) -> dict[int, dict[str, Any]]:
         """See `Engine.retrieve`."""
         asked = [as_uuid(id) for id in ids]
-        records = self._do(part, "retrieve", asked, with_payload=list(fields), with_vector=False)
-        return {number_of(record.id): record.payload or {} for record in records}
+        vectors = ["dense"] if dense else False
+        records = self._do(part, "retrieve", asked, with_payload=list(fields), with_vector=vectors)
+        # Where none is asked for, a record's vector is None, or empty.
+        return {number_of(record.id): (record.payload or {}) | (record.vector or {}) for record in records}
 
     def nearest(
         self, using: str, vectors: Sequence[Any], k: int, where: Where, fields: Sequence[str], *, exact: bool = True
@@ -283,8 +287,12 @@ class EdgeEngine(Engine):
         assert isinstance(other, EdgeEngine)
         for engine in (self, other):
             engine._release()
-        exchange(self.path, other.path)
-        shutil.rmtree(other.path, ignore_errors=True)
+        with self._translated():
+            if self.path.exists():
+                exchange(self.path, other.path)
+                shutil.rmtree(other.path, ignore_errors=True)
+            else:
+                other.path.rename(self.path)
 
     def drop(self) -> None:
         """See `Engine.drop`."""

@@ -107,8 +107,10 @@ class Engine(ABC):
         """Delete points."""
 
     @abstractmethod
-    def retrieve(self, part: Part, ids: Sequence[int], fields: Sequence[str]) -> dict[int, dict[str, Any]]:
-        """Fields of the payload of those points that are there, by id."""
+    def retrieve(
+        self, part: Part, ids: Sequence[int], fields: Sequence[str], *, dense: bool = False
+    ) -> dict[int, dict[str, Any]]:
+        """Fields of the payload of those points that are there, by id; ``dense`` adds their embedding, so named."""
 
     @abstractmethod
     def nearest(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,11 @@ from .manifest import Manifest
 from .qdrant_engines import Engine, Point
 from .qdrant_filters import Among, Between, Where
 from .shards import Shard
-from .store import StoredPassage, as_json
-from .token_states import decode_spans
+from .store import StoredPassage
 
 __all__ = ["FETCHED", "HEADS", "MEAN", "PASSAGES", "RECORD", "SHARDS", "TABLE", "WHOLE", "StoredPoint"]
-__all__ += ["digest_of", "document_of", "done_row", "encoded", "has_manifest", "hex_of", "load_manifest", "passage_of"]
-__all__ += ["record_of", "row_of", "rows_of", "spans_of"]
+__all__ += ["document_of", "done_row", "encoded", "has_manifest", "hex_of", "load_manifest", "passage_of"]
+__all__ += ["record_of", "row_of", "rows_of", "spans_of", "states_of"]
 
 _LAYOUT = 1
 PASSAGES = 1 << 24
@@ -130,13 +129,6 @@ def hex_of(row: int) -> str:
 # -- payloads ----------------------------------------------------------------------------------------------------------
 
 
-def digest_of(document: Document, passages: Sequence[Passage]) -> str:
-    """A digest of a document and of how it is cut."""
-    fields = [document.id, document.title, document.text, as_json(document.metadata)]
-    places = [[passage.start, passage.end] for passage in passages]
-    return xxhash.xxh3_128_hexdigest(json.dumps([fields, places]).encode())
-
-
 def document_of(head: Mapping[str, Any], index: str) -> Document:
     """A document from the payload of its head.
 
@@ -173,10 +165,29 @@ def encoded(rows: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(rows).tobytes()).decode()
 
 
-def spans_of(text: Any, one: StoredPassage) -> np.ndarray | None:
-    """The characters that the tokens of a passage cover, from a payload; None if they are not known."""
+def states_of(payload: Mapping[str, Any], one: StoredPassage, width: int) -> bytes | None:
+    """Return the token states of a passage, from their payload; None if they are missing, damaged or of another time.
+
+    Args:
+        payload: the payload of the point that holds the states.
+        one: the passage.
+        width: the number of bytes of a token.
+    """
+    if payload.get("digest") != getattr(one, "digest", None):
+        return None
+    data = _decoded(payload.get("states"))
+    return data if data is not None and len(data) == width * one.tokens[1] else None
+
+
+def spans_of(payload: Mapping[str, Any], one: StoredPassage) -> np.ndarray | None:
+    """Return the characters that a passage's tokens cover, as they are kept, from the same payload; or None."""
+    data = _decoded(payload.get("spans"))
+    whole = data is not None and len(data) == 4 * one.tokens[1]
+    return np.frombuffer(data, dtype=np.uint16).reshape(-1, 2) if data is not None and whole else None
+
+
+def _decoded(text: Any) -> bytes | None:
     try:
-        spans = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint16).reshape(-1, 2)
+        return base64.b64decode(text, validate=True)
     except (TypeError, ValueError):
         return None
-    return decode_spans(spans, [one.tokens])[0] if len(spans) == one.tokens[1] else None

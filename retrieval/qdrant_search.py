@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..documents import Document
-from ..errors import InputError
+from ..errors import IndexCorruptError, InputError
 from ..models.encoder import Encoder
 from ..models.reader import DocumentStates
 from .manifest import Manifest
 from .planning import load_built_encoder
 from .qdrant_contents import Contents
-from .qdrant_engines import Engine, Hit
+from .qdrant_engines import PAGE, Engine, Hit
 from .qdrant_filters import Where
-from .qdrant_points import FETCHED, PASSAGES, document_of, passage_of, rows_of, spans_of
+from .qdrant_points import FETCHED, PASSAGES, StoredPoint, document_of, passage_of, row_of, rows_of, spans_of, states_of
 from .qdrant_words import query_vector
+from .reading import StoredBatch
 from .store import StoredPassage, Traffic, checked_id
+from .token_states import decode_spans
 
 if TYPE_CHECKING:
     from ..models.reader import StoredBlock
@@ -35,6 +36,17 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRIALS = 3
+_WAITS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds, for a document that is being written
+
+
+class _Whole(NamedTuple):
+    """A document with all that is kept of its passages."""
+
+    document: Document
+    points: list[StoredPoint]
+    vectors: list[list[float]]
+    states: list[bytes]
+    spans: list[np.ndarray]
 
 
 class QdrantSearch:
@@ -280,12 +292,9 @@ class QdrantSearch:
         spans: list[np.ndarray | None] = []
         for one in passages:
             payload = kept.get(one.row, {})
-            data = None
-            if payload.get("digest") == getattr(one, "digest", None) and isinstance(payload.get("states"), str):
-                with contextlib.suppress(ValueError):
-                    data = base64.b64decode(payload["states"], validate=True)
-            if data is None or len(data) != width * (one.tokens[1] - one.tokens[0]):
-                if payload.get("digest") != getattr(one, "digest", None) and payload:
+            data = states_of(payload, one, width)
+            if data is None:
+                if payload and payload.get("digest") != getattr(one, "digest", None):
                     self._changed()
                 logger.warning(
                     "%s: the token states of a passage of document %r are missing or of another time, so it is read "
@@ -293,9 +302,9 @@ class QdrantSearch:
                     self.path,
                     one.passage.document.id,
                 )
-                data = None
             pieces.append(data)
-            spans.append(spans_of(payload.get("spans"), one) if data is not None else None)
+            covered = None if data is None else spans_of(payload, one)
+            spans.append(None if covered is None else decode_spans(covered, [one.tokens])[0])
         whole = bytearray(b"".join(piece or b"" for piece in pieces))
         ends = [0, *itertools.accumulate(len(piece or b"") // width for piece in pieces)]
         rows = np.frombuffer(whole, dtype=self._contents.form.dtype).reshape(ends[-1], *self._contents.form.dtype.shape)
@@ -304,6 +313,84 @@ class QdrantSearch:
             None if piece is None else DocumentStates(key, one.truncated, span)
             for one, piece, key, span in zip(passages, pieces, keys, spans, strict=True)
         ]
+
+    def digests(self) -> Iterator[dict[str, str]]:
+        """Iterate over a digest of each document and its passages, by id, some hundred documents at a time."""
+        waiting = self._contents.all_heads(["id", "digest"])
+        while heads := list(itertools.islice(waiting, PAGE)):
+            yield {str(head.get("id")): str(head.get("digest")) for _, head in heads}
+
+    def stored(self, ids: Sequence[str]) -> StoredBatch:
+        """Return the documents with these ids and what is kept of them, except words; absent ones are left out.
+
+        Raises:
+            IndexCorruptError: if a document stays half written, as a writer leaves it that was killed.
+        """
+        found: dict[str, _Whole] = {}
+        left = list(ids)
+        for wait in (*_WAITS, None):
+            there = self._fetched(left)
+            found |= {id: whole for id, whole in there.items() if whole is not None}
+            left = [id for id, whole in there.items() if whole is None]
+            if not left:
+                break
+            if wait is None:
+                raise IndexCorruptError(
+                    f"{self.path}: document {left[0]!r} is there in part, or with parts of another time, as a writer "
+                    "leaves it that was killed; write it again (sightline add --update)"
+                )
+            time.sleep(wait)
+        wholes = [found[id] for id in ids if id in found]
+        points = [point for whole in wholes for point in whole.points]
+        form, dim = self._contents.form, self.manifest.encoder.dim
+        data = b"".join(states for whole in wholes for states in whole.states)
+        spans = [one for whole in wholes for one in whole.spans]
+        return StoredBatch(
+            [(whole.document, [point.passage for point in whole.points]) for whole in wholes],
+            np.array([one for whole in wholes for one in whole.vectors], np.float32).reshape(-1, dim) if dim else None,
+            None if form is None else np.frombuffer(data, form.dtype.base).reshape(-1, *form.dtype.shape),
+            np.concatenate([np.empty((0, 2), np.uint16), *spans]) if self.manifest.token_states.spans else None,
+            np.array([0, *itertools.accumulate(point.tokens[1] for point in points)], dtype=np.int64),
+            np.array([point.truncated for point in points], dtype=np.int64),
+            table=self._contents.table(),
+        )
+
+    def _fetched(self, ids: Sequence[str]) -> dict[str, _Whole | None]:
+        """Return the documents that are there; None for one whose points are not all of one time."""
+        heads = self._contents.heads(ids, ("id", "passages"))
+        rows = list(dict.fromkeys([*map(row_of, heads), *rows_of(heads)]))
+        payloads = self.engine.retrieve("passages", rows, FETCHED, dense=self.manifest.encoder.dim > 0) if rows else {}
+        states = {}
+        if rows and self._contents.form is not None:
+            states = self.engine.retrieve("states", rows, ("states", "spans", "digest"))
+        return {id: self._whole(id, payloads, states) for id in heads}
+
+    def _whole(
+        self, id: str, payloads: Mapping[int, Mapping[str, Any]], states: Mapping[int, Mapping[str, Any]]
+    ) -> _Whole | None:
+        head, kept = payloads.get(row_of(id), {}), self.manifest.token_states
+        if head.get("id") != id:
+            return None
+        whole = _Whole(document_of(head, self.path), [], [], [], [])
+        for row in rows_of({id: head}):
+            own, of_tokens = payloads.get(row, {}), states.get(row, {})
+            if own.get("digest") != head.get("digest"):
+                return None
+            point = passage_of(row, whole.document, own, self.path)
+            whole.points.append(point)
+            if self.manifest.encoder.dim:
+                if "dense" not in own:
+                    return None
+                whole.vectors.append(own["dense"])
+            if self._contents.form is not None:
+                data = states_of(of_tokens, point, self._contents.form.dtype.itemsize)
+                spans = spans_of(of_tokens, point)
+                if data is None or (kept.spans and spans is None):
+                    return None
+                whole.states.append(data)
+                if spans is not None:
+                    whole.spans.append(spans)
+        return whole
 
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
         """Return None: decoder states are not kept in Qdrant."""

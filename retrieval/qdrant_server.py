@@ -236,11 +236,17 @@ class ServerEngine(Engine):
             return models.FieldCondition(key=condition.key, range=models.Range(**condition.limits))
         return self._filter(condition)
 
-    def retrieve(self, part: Part, ids: Sequence[int], fields: Sequence[str]) -> dict[int, dict[str, Any]]:
+    def retrieve(
+        self, part: Part, ids: Sequence[int], fields: Sequence[str], *, dense: bool = False
+    ) -> dict[int, dict[str, Any]]:
         """See `Engine.retrieve`."""
         asked = [as_uuid(id) for id in ids]
-        records = self._ask(self._client.retrieve, self._called(part), asked, with_payload=list(fields))
-        return {number_of(record.id): record.payload or {} for record in records}
+        payload, vectors = list(fields), ["dense"] if dense else False
+        records = self._ask(
+            self._client.retrieve, self._called(part), asked, with_payload=payload, with_vectors=vectors
+        )
+        # Where none is asked for, a record's vector is None, or empty.
+        return {number_of(record.id): (record.payload or {}) | (record.vector or {}) for record in records}
 
     def nearest(
         self, using: str, vectors: Sequence[Any], k: int, where: Where, fields: Sequence[str], *, exact: bool = True

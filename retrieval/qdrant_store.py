@@ -13,13 +13,14 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ..documents import Document
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError
 from ..models.encoder import Encoder, load_encoder
 from ..names import StoreName
-from .manifest import FaissRecord, LexicalRecord, Manifest, StoreRecord
+from .copying import Source, planned_copy, synchronise
+from .manifest import FaissRecord, LexicalRecord, Manifest
 from .passages import passage_batches
 from .planning import (
     IndexSettings,
@@ -43,9 +44,6 @@ from .shards import Shard, ShardStream
 from .sources import as_documents
 from .store import checked_ids
 from .writing import BATCH_PASSAGES
-
-if TYPE_CHECKING:
-    from .index import Index
 
 __all__ = ["QdrantStore"]
 
@@ -105,10 +103,7 @@ class QdrantStore(QdrantSearch):
 
     @classmethod
     def _create(cls, engine: Engine, planned: Manifest, options: Mapping[str, Any]) -> QdrantStore:
-        if engine.exists() and not has_manifest(engine) and engine.count(Where()):
-            raise IndexStoreError(
-                f"{engine.name}: there is something without a manifest of Sightline; remove it, or choose another name"
-            )
+        _refuse_foreign(engine)
         factory = planned.faiss.factory
         engine.create(
             Plan(
@@ -251,14 +246,13 @@ class QdrantStore(QdrantSearch):
                 return store._with(chosen, later)
             if there and not overwrite and load_manifest(engine).complete:
                 return cls._finished(engine, planned, stream, options)._with(chosen, later)
-            target = engine.beside() if there and overwrite else engine
-            if target is not engine and target.exists() and _leftover(target, planned):
-                target.drop()
+            target = _cleared(engine.beside(), planned) if there and overwrite else engine
             store = cls._create(target, planned, options)._with(chosen, model)
             store._writer.write(store.encoder, stream, "resume", progress, store._elsewhere(reading, engine))
             store.finish()
             if target is not engine:
                 engine.take(target)
+                target.close()
                 store = cls(engine, load_manifest(engine), options=options)
             store._with(chosen, later)
         except BaseException:
@@ -324,51 +318,60 @@ class QdrantStore(QdrantSearch):
     @classmethod
     def copy(
         cls,
-        index: Index,
+        source: Source,
         name: str,
         *,
+        overwrite: bool = False,
         progress: Callable[[int], None] | None = None,
         timeout: float = 60.0,
         retries: int = 3,
         client: Any = None,
     ) -> QdrantStore:
-        """Copy an index from a folder, with its embeddings and token states, without reading any text again.
+        """Copy an index into Qdrant, with its embeddings and token states, without reading any text again.
+
+        The copy is the index as it was at one moment, even if others write to the index meanwhile. It is made beside
+        an index of this name, and takes the name when it is done; so nobody can open a part of it. An interrupted copy
+        continues.
 
         Args:
-            index: the open index.
-            name: the name of the store; see `open`. An interrupted copy continues.
-            progress: a function that is called after each batch with the number of documents copied so far.
+            source: the open index, an `Index` or another store.
+            name: the name of the store; see `open`.
+            overwrite: whether to replace an index that is there. The old one can be searched until the copy is done.
+            progress: a function that is called with the number of documents compared so far.
             timeout: the number of seconds for one request; see `open`.
             retries: how often a request is sent again; see `open`.
             client: a client for the server; see `open`.
 
         Raises:
             InputError: if the index keeps learned sparse vectors or decoder states, which a store in Qdrant does not.
-            IndexStoreError: see `create`.
+            IndexStoreError: if there is an index already, or the server cannot be reached.
         """
         options = {"timeout": timeout, "retries": retries, "client": client}
-        built = index.manifest
-        if built.decoder_states is not None or built.lexical.engine == "sparse":
-            kept = "decoder states" if built.decoder_states is not None else "learned sparse vectors"
-            raise InputError(f"{index.path}: keeps {kept}, and an index in Qdrant does not")
+        planned = planned_copy(source)
+        factory = planned.faiss.factory
         planned = dataclasses.replace(
-            built,
-            faiss=FaissRecord("Flat", ""),
-            lexical=LexicalRecord("none" if built.lexical.engine == "none" else "qdrant"),
-            complete=False,
-            counts={},
-            store=StoreRecord(),
+            planned,
+            faiss=FaissRecord(factory if _possible(factory, planned.faiss.parameters) else "Flat", ""),
+            lexical=LexicalRecord("none" if planned.lexical.engine == "none" else "qdrant"),
         )
-        store = cls._create(_engine(name, **options), planned, options)
-        store._given_encoder = store._encoder = index._given_encoder
-        store._writer.keep_table(index.states_table())
-        done = 0
-        for batch in index.stored_batches(BATCH_PASSAGES):
-            store._writer.put(batch)
-            done += len(batch.documents)
-            if progress is not None:
-                progress(done)
-        store.finish()
+        engine = _engine(name, **options)
+        try:
+            if has_manifest(engine) and not overwrite:
+                raise IndexStoreError(
+                    f"{name}: there is an index here already; overwrite replaces it; or choose another name"
+                )
+            _refuse_foreign(engine)
+            beside = _cleared(engine.beside(), planned)
+            store = cls._create(beside, planned, options)
+            synchronise(source, store._writer, progress)
+            store.finish()
+            engine.take(beside)
+            beside.close()
+            store = cls(engine, load_manifest(engine), options=options)
+            store._given_encoder = store._encoder = getattr(source, "_given_encoder", None)
+        except BaseException:
+            engine.close()
+            raise
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -478,13 +481,18 @@ def _itself(encoder: Encoder) -> Encoder:
     return encoder
 
 
+def _possible(factory: str, parameters: str) -> bool:
+    """Whether Qdrant has such a structure over embeddings."""
+    return re.fullmatch(r"Flat|HNSW[1-9][0-9]{0,2}", factory) is not None and not parameters
+
+
 def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
     """The manifest of an empty index, with the encoder that its settings name.
 
     Raises:
         InputError: if a setting is out of range, or Qdrant has no such thing.
     """
-    if not re.fullmatch(r"Flat|HNSW[1-9][0-9]{0,2}", settings.faiss) or settings.faiss_parameters:
+    if not _possible(settings.faiss, settings.faiss_parameters):
         raise InputError(
             f"in Qdrant, faiss is 'Flat', for exact search, or 'HNSWM' such as 'HNSW32', without parameters; not "
             f"{settings.faiss!r} {settings.faiss_parameters!r}".rstrip(" '")
@@ -501,10 +509,20 @@ def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
     )
 
 
-def _leftover(engine: Engine, planned: Manifest) -> bool:
-    """Whether what an interrupted run left cannot go on."""
-    try:
-        manifest = load_manifest(engine)
-    except IndexStoreError:
-        return True
-    return manifest.complete or manifest.settings() != planned.settings()
+def _refuse_foreign(engine: Engine) -> None:
+    if engine.exists() and not has_manifest(engine) and engine.count(Where()):
+        raise IndexStoreError(
+            f"{engine.name}: there is something without a manifest of Sightline; remove it, or choose another name"
+        )
+
+
+def _cleared(beside: Engine, planned: Manifest) -> Engine:
+    """The place beside an index, without what an interrupted run left that cannot go on."""
+    if beside.exists():
+        try:
+            manifest = load_manifest(beside)
+        except IndexStoreError:
+            manifest = None
+        if manifest is None or manifest.complete or manifest.settings() != planned.settings():
+            beside.drop()
+    return beside

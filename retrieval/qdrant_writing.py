@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +29,6 @@ from .qdrant_points import (
     PASSAGES,
     SHARDS,
     TABLE,
-    digest_of,
     document_of,
     done_row,
     encoded,
@@ -42,7 +41,7 @@ from .qdrant_points import (
 from .qdrant_words import PassageWords, passage_words
 from .reading import Batch, StoredBatch, read_batch
 from .shards import Shard, ShardStream
-from .store import as_json
+from .store import as_json, digest_of
 from .writing import BATCH_PASSAGES
 
 __all__ = ["OTHERWISE", "QdrantWriter"]
@@ -186,6 +185,22 @@ class QdrantWriter:
             if rows and self._contents.form is not None:
                 self._engine.delete("states", Where(ids=tuple(rows)))
 
+    def digests_of(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the digests of the documents with these ids; see `sightline.retrieval.store.digest_of`."""
+        return {id: str(head.get("digest")) for id, head in self._contents.heads(ids, ("id", "digest")).items()}
+
+    def ids(self) -> Iterator[str]:
+        """Return the ids of all documents."""
+        return (str(head.get("id")) for _, head in self._contents.all_heads(["id"]))
+
+    def replace(self, batch: StoredBatch) -> None:
+        """Write documents that another index kept, and replace those with the same ids."""
+        self.put(batch)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Delete documents."""
+        self.drop(self._contents.heads(ids, ("id", "passages")))
+
     def put(self, batch: StoredBatch) -> None:
         """Write documents with all that is kept of them. What a reader needs of another point is there before it."""
         states, others, heads = self._points(batch)
@@ -203,6 +218,8 @@ class QdrantWriter:
     def _points(self, batch: StoredBatch) -> tuple[list[Point], list[Point], list[Point]]:
         """The points of a batch: of token states, of the passages after each document's first, and of the heads."""
         rows = batch.rows
+        if batch.table is not None:
+            self._keep(batch.table)
         if batch.states is not None and self._contents.form is not None:
             rows = self._contents.form.encode(batch.states, self._learnt(batch.states) if len(batch.states) else None)
         contents = [passage.contents for _, passages in batch.documents for passage in passages]
@@ -258,12 +275,12 @@ class QdrantWriter:
         """The table of the form of the token states; of several that learn one at once, the first counts."""
         form = self._contents.form
         if form is not None and form.codes is not None and self._contents.table() is None:
-            self.keep_table(form.learn(states))
+            self._keep(form.learn(states))
         return self._contents.table()
 
-    def keep_table(self, table: np.ndarray | None) -> None:
+    def _keep(self, table: np.ndarray) -> None:
         """Keep what the form of the token states learnt, unless the index has it already."""
-        if table is not None:
+        if self._contents.table() is None:
             self._engine.upsert("states", [Point(TABLE, {}, {"table": encoded(table)})], new_only=True)
 
     # -- vectors of words --------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class StoredBatch:
         truncated: int64 (P,), the number of tokens at the end of each passage that were not read.
         states: float32 (T, S), the token states of the first batches of a form that has yet to learn its table; else
             None.
+        table: what the form learnt, for ``rows`` that another index kept; None if it learns nothing.
     """
 
     documents: Batch
@@ -63,6 +64,7 @@ class StoredBatch:
     offsets: np.ndarray
     truncated: np.ndarray
     states: np.ndarray | None = None
+    table: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..errors import IndexCorruptError, IndexStoreError, InputError
 from .files import RESTORE
 from .filters import Filter
 
-__all__ = ["DocumentStore", "Segment", "StoredPassage", "Traffic", "as_json", "checked_id", "checked_ids"]
+__all__ = ["DocumentStore", "Segment", "StoredPassage", "Traffic", "as_json", "checked_id", "checked_ids", "digest_of"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
@@ -469,11 +469,18 @@ def as_json(metadata: Mapping[str, Any]) -> str:
     return json.dumps(dict(metadata), ensure_ascii=False)
 
 
+def digest_of(document: Document, passages: Sequence[Passage]) -> str:
+    """Return a digest of a document and its passages, which is the same in every store."""
+    fields = [document.id, document.title, document.text, as_json(document.metadata)]
+    places = [[passage.start, passage.end] for passage in passages]
+    return xxhash.xxh3_128_hexdigest(json.dumps([fields, places]).encode())
+
+
 def checked_id(id: Any) -> str:
-    """An id that a caller gave.
+    """Return an id that a caller gave.
 
     Raises:
-        InputError: if it is no text.
+        InputError: if it is not a string.
     """
     if not isinstance(id, str):
         raise InputError(f"ids are strings; use '{id}', not {id!r} ({type(id).__name__})")

@@ -13,13 +13,14 @@ import numpy as np
 from ..documents import Document
 from ..names import StoreName
 from .manifest import Manifest
+from .reading import StoredBatch
 from .store import StoredPassage, Traffic
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder
     from ..models.reader import DocumentStates, StoredBlock
 
-__all__ = ["Store", "build_store", "decoder_of", "is_finished", "open_store"]
+__all__ = ["Store", "build_store", "copy_store", "decoder_of", "is_finished", "open_store"]
 
 T = TypeVar("T")
 
@@ -106,6 +107,14 @@ class Store(Protocol):
     def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
         """Return all passages of the documents with these ids."""
 
+    # -- copying
+
+    def digests(self) -> Iterator[dict[str, str]]:
+        """Iterate over a digest of each document and its passages, by id, some hundred documents at a time."""
+
+    def stored(self, ids: Sequence[str]) -> StoredBatch:
+        """Return the documents with these ids and what is kept of them, except words; absent ones are left out."""
+
     # -- changing
 
     def add(self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Any = None) -> int:
@@ -169,6 +178,33 @@ def build_store(
     """
     built: Store = _kind(name).build(os.fspath(name), documents, **settings)
     return built
+
+
+def copy_store(source: Store, name: str | os.PathLike[str], **options: Any) -> Store:
+    """Copy an index into a folder or another store, with its embeddings and token states.
+
+    No text is read again. A copy in a folder is a snapshot of the index: copy it back to restore it.
+
+    Args:
+        source: the open index.
+        name: the name of the copy; see `open_store`.
+        options: the options of `Index.copy` or `sightline.retrieval.qdrant_store.QdrantStore.copy`, such as
+            ``overwrite`` and ``progress``.
+
+    Raises:
+        SightlineError: see `Index.copy`.
+
+    Example:
+        >>> import tempfile
+        >>> from sightline import Index
+        >>> folder = tempfile.mkdtemp()
+        >>> with Index.build(folder + "/index", ["Cats purr.", "Dogs bark."]) as index:
+        ...     with copy_store(index, folder + "/snapshot") as snapshot:
+        ...         snapshot.counts()["documents"]
+        2
+    """
+    copied: Store = _kind(name).copy(source, os.fspath(name), **options)
+    return copied
 
 
 def is_finished(name: str | os.PathLike[str]) -> bool:

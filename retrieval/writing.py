@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..documents import Document
+from ..documents import Document, Passage
 from ..errors import DataError, IndexLockedError, IndexStoreError, InputError, SightlineError
 from ..files import digest, replacing
 from ..models.encoder import Encoder
@@ -30,7 +30,7 @@ from .manifest import FaissRecord, Manifest, StoreRecord
 from .open_files import OpenFiles
 from .passages import Splitter, passage_batches
 from .reading import Batch, StoredBatch, read_batch
-from .store import Segment, as_json
+from .store import Segment, as_json, digest_of
 
 __all__ = ["BATCH_PASSAGES", "DECODER_PASSAGES", "PATIENCE", "Writer"]
 
@@ -173,6 +173,26 @@ class Writer:
         if count != total:
             raise IndexStoreError(f"{self._path}: there is an index of {total} documents, not of {count}; {advice}")
 
+    def digests_of(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the digests of the documents with these ids; see `sightline.retrieval.store.digest_of`."""
+        documents = self._files.store.find(ids)
+        passages: dict[str, list[Passage]] = {id: [] for id in documents}
+        for stored in self._files.store.passages_of(list(documents)):
+            passages[stored.passage.document.id].append(stored.passage)
+        return {id: digest_of(document, passages[id]) for id, document in documents.items()}
+
+    def ids(self) -> Iterable[str]:
+        """Return the ids of all documents."""
+        return self._files.store.ids().values()
+
+    def replace(self, batch: StoredBatch) -> None:
+        """Write documents that another index kept, and replace those with the same ids, as the one writer."""
+        self._commit(None, batch, sorted(self._files.store.existing(document.id for document, _ in batch.documents)))
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Delete documents, as the one writer."""
+        self._drop(ids)
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete documents, all or none, as the one writer.
 
@@ -240,6 +260,9 @@ class Writer:
                 yield self._append(files.table, table, 0)
             rows = files.form.encode(batch.states, table)
         if rows is not None and len(rows):
+            if batch.table is not None and files.now().table is None:
+                assert files.table is not None
+                yield self._append(files.table, batch.table, 0)
             yield self._append(files.states, rows, committed)
 
     def _append_decoder_states(

@@ -102,7 +102,7 @@ class QdrantApi:
                 return done
             case "POST", ["collections", name, "points"]:
                 asked = given(models.PointRequest)
-                return [plain(one) for one in client.retrieve(name, asked.ids, asked.with_payload)]
+                return [plain(one) for one in client.retrieve(name, asked.ids, asked.with_payload, asked.with_vector)]
             case "POST", ["collections", name, "points", "query", "batch"]:
                 searches = given(models.QueryRequestBatch).searches
                 for search in searches:

@@ -41,6 +41,12 @@ def test_a_folder_is_copied_into_a_store(run, tmp_path):
     ]
     assert [hit["id"] for hit in found[0]] == [hit["id"] for hit in found[1]] == ["dog"]
     assert found[0][0]["score"] == pytest.approx(found[1][0]["score"], rel=1e-6)
+    snapshot = tmp_path / "snapshot"  # and back
+    assert json.loads(run("copy", store, snapshot, "--json")[1])["copied"] == 3
+    code, _, said = run("copy", store, snapshot)
+    assert code != 0 and "there is an index here already" in said
+    assert run("copy", tmp_path / "index", snapshot, "--overwrite")[0] == 0
+    assert "3 documents" in run("info", snapshot)[1]
 
 
 def test_an_index_has_one_place(run, tmp_path):
