@@ -30,6 +30,7 @@ class Pages:
         shown: the ids of the tables and the ENTRY/NAME of the figures shown so far.
 
     Example:
+        >>> from sightline.recipes.figures import load_figures
         >>> pages = Pages(*load_figures())
         >>> pages.render('BM25 reaches {{ figure("scifact-whole/bm25") }}.')
         'BM25 reaches .6870.'
@@ -86,7 +87,7 @@ class Pages:
         if entry.command:
             text = entry.command.format(data="data", work="results", out=f"results/{id}", root="ROOT")
             lines = [""]
-            for part in re.split(r" (?=--?[a-z])", text.replace("ROOT/", "")):
+            for part in re.findall(r"--\S+(?: [^-]\S*)?|\S+", text.replace("ROOT/", "")):  # an option and its value
                 if lines[-1] and len(lines[-1]) + len(part) > _WIDEST:
                     lines.append("   ")
                 lines[-1] = f"{lines[-1]} {part}" if lines[-1] else part
