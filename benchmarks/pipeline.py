@@ -6,6 +6,7 @@ python -m sightline.benchmarks.pipeline indexing BEIR_FOLDER
 python -m sightline.benchmarks.pipeline searching BEIR_FOLDER --index INDEX_WITH_TOKEN_STATES
 python -m sightline.benchmarks.pipeline readout
 python -m sightline.benchmarks.pipeline cross-encoders BEIR_FOLDER
+python -m sightline.benchmarks.pipeline systems BEIR_FOLDER --index INDEX_WITH_TOKEN_STATES
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 from unittest import mock
 
 import numpy as np
@@ -34,6 +35,7 @@ from ..models.cache import DocumentCache
 from ..models.devices import Backend
 from ..models.loading import load_reader
 from ..models.minilm import MiniLM, find_minilm, load_minilm
+from ..names import FirstStage
 from ..rerank import LateInteractionReranker
 from ..retrieval.index import Index
 from ..search import Searcher
@@ -45,12 +47,20 @@ if TYPE_CHECKING:
     from ..kernels import Keys
     from ..models.network_reader import NetworkReader
 
-__all__ = ["backends", "cross_encoders", "encoding", "indexing", "readout", "searching"]
+__all__ = ["backends", "cross_encoders", "encoding", "indexing", "readout", "searching", "systems"]
 
 # Of sentence-transformers, with the package that each needs.
 _BACKENDS = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 _LAYERS = (6, 12)  # of the published MiniLM cross-encoders
 _FRESH = "minilm, texts read anew"
+_STAGES: tuple[FirstStage, ...] = ("bm25", "dense", "hybrid")
+_ANEW, _CROSS = "hybrid+minilm, candidates read anew", "bm25+cross-encoder of 6 layers"
+_SLOW = (_ANEW, _CROSS)
+_RERANKED: tuple[tuple[str, FirstStage, str, bool], ...] = (  # name, first stage, reranker, whether by kept states
+    ("dense+minilm-log-mass", "dense", "minilm-log-mass", True),
+    ("hybrid+minilm", "hybrid", "minilm", True),
+    (_ANEW, "hybrid", "minilm", False),
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -382,6 +392,50 @@ def cross_encoders(
         if name in flops:
             figures[name]["limit, ms"] = flops[name] / rate.flops * 1e3
     figures[f"limit: measured matmul rate ({rate.by}), GFLOP/s"] = rate.flops / 1e9
+    print_report(figures)
+
+
+@app.command(cls=Command)
+def systems(
+    folder: Path,
+    index: Annotated[Path, typer.Option(help="Index of the corpus that keeps the token states of the default model.")],
+    queries: Annotated[int, typer.Option(help="How many queries are timed; the first ones.")] = 20,
+    slow: Annotated[int, typer.Option(help="How many of them the slow systems answer, too.")] = 5,
+) -> None:
+    """Time whole searches by systems from BM25 to a cross-encoder: median milliseconds of a query.
+
+    All take turns on each query, and read it anew. The slow systems read 100 candidates: one with the default model,
+    the other with a cross-encoder as wide, of 6 layers with random weights, which reads whole documents. Milliseconds
+    of CPU depend less on what else the machine does.
+    """
+    dataset = load_dataset(folder)
+    contents = {document.id: document.contents for document in dataset.documents()}
+    texts = list(dataset.queries.values())[: queries + 1]  # the first is the warm-up
+    with Index.open(index) as opened:
+        model = cast("MiniLM", opened.encoder)
+        stages: dict[str, Searcher] = {name: Searcher(opened, None, first_stage=name) for name in _STAGES}
+        methods: dict[str, Callable[[str], Any]] = {name: stage.search for name, stage in stages.items()}
+        for name, first, reranker, kept in _RERANKED:
+            methods[name] = Searcher(opened, reranker, first_stage=first, kept_states=kept).search
+        cross = _cross_encoder()
+
+        def rerank(query: str) -> None:
+            found = stages["bm25"].search(query, 100).hits
+            cross.predict([(query, contents[hit.id]) for hit in found], show_progress_bar=False)
+
+        methods[_CROSS] = rerank
+        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+        for number, (query, (name, method)) in enumerate(itertools.product(texts, methods.items())):
+            if name in _SLOW and number // len(methods) > slow:
+                continue
+            model.forget_queries()
+            started, processor = time.perf_counter(), time.process_time()
+            method(query)
+            spent[name].append((time.perf_counter() - started, time.process_time() - processor))
+        figures: dict[str, Any] = {"passages": opened.counts()["passages"]}
+    for name, taken in spent.items():
+        wall, processor = (statistics.median(kind) for kind in zip(*taken[1:], strict=True))
+        figures[name] = {"queries": len(taken) - 1, "ms": wall * 1e3, "CPU ms": processor * 1e3}
     print_report(figures)
 
 

@@ -6,7 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sightline.benchmarks import pipeline, timing
+from sightline.eval.loading import load_dataset
 from sightline.eval.timing import MatmulRate
+from sightline.retrieval.index import Index
 
 
 def test_packed_and_padded_reading_give_the_same_states(collection, monkeypatch):
@@ -38,3 +40,18 @@ def test_cross_encoders_of_two_depths_stand_beside_the_default(collection, monke
     assert six["limit, ms"] > figures["minilm, texts read anew"]["limit, ms"] > 0
     assert "limit, ms" not in figures["minilm, texts read before"]
     assert figures["limit: measured matmul rate (oneDNN float32), GFLOP/s"] == 100
+
+
+def test_systems_answer_the_same_queries_in_turns(collection, tmp_path):
+    folder = collection(["Cats purr.", "Dogs bark loudly.", "Cows eat grass."], "who barks", "who purrs", "who eats")
+    with Index.build(tmp_path / "index", load_dataset(folder).documents(), token_states="int8"):
+        pass
+    arguments = ["systems", str(folder), "--index", str(tmp_path / "index"), "--queries", "2", "--slow", "1"]
+    done = CliRunner().invoke(pipeline.app, arguments)
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)
+    counts = {name: spent["queries"] for name, spent in figures.items() if isinstance(spent, dict) and "ms" in spent}
+    quick = ["bm25", "dense", "hybrid", "dense+minilm-log-mass", "hybrid+minilm"]
+    slow = ["hybrid+minilm, candidates read anew", "bm25+cross-encoder of 6 layers"]
+    assert counts == dict.fromkeys(quick, 2) | dict.fromkeys(slow, 1)
+    assert all(figures[name]["ms"] > 0 and figures[name]["CPU ms"] > 0 for name in counts)
