@@ -187,8 +187,8 @@ def index(
     num_shards: Annotated[
         int | None,
         typer.Option(
-            help="Number of processes that index the collection together, into one Qdrant server. The last to end finishes "
-            "the index.",
+            help="Number of processes that index the collection together, into one Qdrant server. The last to end "
+            "finishes the index.",
             min=1,
             rich_help_panel=_SCALE,
         ),

@@ -8,6 +8,8 @@ import importlib.util
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,10 @@ def pages(*languages):
 def test_its_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
+    if "set_tracer_provider" in page.read_text(encoding="utf-8"):  # a process has one for good
+        code = "\n".join(blocks(page, "python"))
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        return
     for code in blocks(page, "python"):
         try:
             exec(compile(code, name_of(page), "exec"), names)
