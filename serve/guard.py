@@ -73,16 +73,21 @@ class Guard:
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, id: str, span: Span) -> None:
         started = time.perf_counter()
         status = 499  # unless there is an answer, the client has gone
+        lost = False
         own = (*_HEADERS, (HEADER.lower().encode(), id.encode()))
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, lost
             if message["type"] == "http.response.start":
                 status = message["status"]
                 names = {name.lower() for name, _ in message["headers"]}
                 extra = [header for header in own if header[0] not in names]
                 message = {**message, "headers": [*message["headers"], *extra]}
-            await send(message)
+            try:
+                await send(message)
+            except Exception:  # nobody can be answered on this connection any more
+                lost = True
+                raise
 
         try:
             refusal, body = await self._admit(scope, receive)
@@ -91,7 +96,7 @@ class Guard:
             elif body is not None:
                 await self._app(scope, _replayed(body, receive), sending)
         except Exception:
-            status = 500
+            status = 499 if lost else 500
             raise
         finally:
             # Requests count under the route's pattern, not the path: clients must not be able to make up labels.

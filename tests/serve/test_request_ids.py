@@ -1,6 +1,7 @@
 """Each request has an id, in its answer, its error and its log records, and a span below its client's."""
 
 import asyncio
+import contextvars
 import logging
 import re
 import types
@@ -86,7 +87,7 @@ def test_the_log_has_it_too_in_the_lanes_thread(records, query):
 def test_paths_and_outsiders_are_not_logged(records):
     with client_of(create_app(reranker=LateInteractionReranker())) as client:
         client.get("/a%0Aforged")
-    logging.getLogger("sightline.trial").info("outside")
+    contextvars.Context().run(logging.getLogger("sightline.trial").info, "outside")
     logged = {name: (id, message) for name, id, message in records()}
     assert logged["sightline.serve.requests"][1].startswith("GET other 404 ")
     assert logged["sightline.trial"] == ("-", "outside")
