@@ -1,19 +1,26 @@
-"""The documentation is true: its Python runs, its commands and their options exist, and its links lead somewhere.
+"""The documentation is true: what it shows runs, its commands and their options exist, and its links lead somewhere.
 
-A Python block runs in the names of those before it on its page. ``<!-- not run: WHY -->`` on the line before a block
-leaves it out.
+The Python of a page runs from top to bottom, in one folder and with one set of names; a block of ``text`` directly
+behind a block of Python is what that block prints. Shell commands are compared with the command line and not run,
+unless ``<!-- run -->`` stands on the line before their block. ``<!-- not run: WHY -->`` there leaves Python out.
 """
 
+import contextlib
 import importlib.util
+import io
 import itertools
 import re
 import shlex
 import subprocess
 import sys
+import unicodedata
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import sightline
 from sightline.cli import app
@@ -23,8 +30,18 @@ from sightline.names import RerankerName
 _ROOT = Path(sightline.__file__).parent
 _PAGES = [_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *sorted((_ROOT / "docs").rglob("*.md"))]
 _BLOCK = re.compile(r"^([ ]*)(```+)[ ]*(\w*)[^\n]*\n(.*?)^\1\2[ ]*$", re.MULTILINE | re.DOTALL)
-_NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
+_MARK = re.compile(r"<!-- (run|not run: [^>]+) -->\s*\Z")
+_SHELLS = ("sh", "bash", "shell", "console")
 _COMMANDS = typer.main.get_command(app).commands
+
+
+class Block(NamedTuple):
+    """A block of code: its language, its text without the page's indentation, what is marked, and what follows it."""
+
+    language: str
+    code: str
+    mark: str
+    follows: bool  # directly behind the block before, with nothing but blank lines between
 
 
 def name_of(page):
@@ -32,44 +49,78 @@ def name_of(page):
 
 
 def blocks(page, *languages):
-    """The code of a page's blocks in one of some languages, without those that are not to be run."""
-    text = page.read_text(encoding="utf-8")
+    """The blocks of a page, or those in some languages."""
+    text, end = page.read_text(encoding="utf-8"), 0
     for match in _BLOCK.finditer(text):
-        if match[3] in languages and not _NOT_RUN.search(text[: match.start()]):
-            yield re.sub(rf"^{match[1]}", "", match[4], flags=re.MULTILINE)
+        between, end = text[end : match.start()], match.end()
+        if not languages or match[3] in languages:
+            mark = _MARK.search(between)
+            code = re.sub(rf"^{match[1]}", "", match[4], flags=re.MULTILINE)
+            yield Block(match[3], code, mark[1] if mark else "", not between.strip())
 
 
-def pages(*languages):
-    return [pytest.param(page, id=name_of(page)) for page in _PAGES if next(blocks(page, *languages), None)]
+def runs(block):
+    """Whether the block is to be run."""
+    return block.mark == "run" if block.language in _SHELLS else block.language == "python" and not block.mark
 
 
-@pytest.mark.parametrize("page", pages("python"))
-def test_its_python_runs(page, tmp_path, monkeypatch):
+def pages(choose):
+    return [pytest.param(page, id=name_of(page)) for page in _PAGES if any(map(choose, blocks(page)))]
+
+
+@pytest.mark.parametrize("page", pages(runs))
+def test_what_it_shows_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "page"}
+    names, printed = {"__name__": "page"}, None
     if "set_tracer_provider" in page.read_text(encoding="utf-8"):  # a process has one for good
-        code = "\n".join(blocks(page, "python"))
+        code = "\n".join(block.code for block in blocks(page, "python") if runs(block))
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
         return
-    for code in blocks(page, "python"):
+    for block in blocks(page):
+        if block.language == "text" and block.follows and printed is not None:
+            assert printed.strip() == block.code.strip()
+        printed = None
+        if not runs(block):
+            continue
+        if block.language in _SHELLS:
+            for words, line in commands(block.code):
+                run(words, line)
+            continue
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            try:
+                exec(compile(block.code, name_of(page), "exec"), names)
+            except MissingExtraError as missing:
+                pytest.skip(str(missing))
+        printed = output.getvalue()
+
+
+def run(words, line):
+    """Run a command: Sightline's in this process, where the models are loaded, any other in a shell."""
+    if words[0] != "sightline":
+        subprocess.run(line, shell=True, check=True, timeout=60)
+        return
+    result = CliRunner().invoke(app, words[1:])
+    assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
+
+
+def commands(code):
+    """The words of each command, without assignments, pipes and comments, and the command as it is written."""
+    for line in code.replace("\\\n", " ").splitlines():
+        line = line.strip().removeprefix("$ ")
         try:
-            exec(compile(code, name_of(page), "exec"), names)
-        except MissingExtraError as missing:
-            pytest.skip(str(missing))
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        while words and re.match(r"\w+=", words[0]):
+            words = words[1:]
+        if words:
+            yield [word for word in words if word not in ("&", "|")], line
 
 
 def lines(page):
-    """The words of each command in a page's shell blocks: continued lines are one, pipes and assignments divide."""
-    for code in blocks(page, "sh", "bash", "shell", "console"):
-        for line in code.replace("\\\n", " ").splitlines():
-            try:
-                words = shlex.split(line.removeprefix("$ "), comments=True)
-            except ValueError:
-                continue
-            while words and re.match(r"\w+=", words[0]):
-                words = words[1:]
-            if words:
-                yield [word for word in words if word not in ("&", "|")]
+    """The words of each command in a page's shell blocks."""
+    for block in blocks(page, *_SHELLS):
+        yield from (words for words, _ in commands(block.code))
 
 
 def wrong(words):
@@ -89,7 +140,7 @@ def wrong(words):
     return [option for option in given if option not in known]
 
 
-@pytest.mark.parametrize("page", pages("sh", "bash", "shell", "console"))
+@pytest.mark.parametrize("page", pages(lambda block: block.language in _SHELLS))
 def test_its_commands_and_options_exist(page):
     assert {" ".join(words): faults for words in lines(page) if (faults := wrong(words))} == {}
 
@@ -113,14 +164,22 @@ def test_the_names_of_rerankers_can_be_read():
     assert found and {(name_of(page), name): said for page, name in found if (said := fault(name))} == {}
 
 
+def slug(heading):
+    """The anchor of a heading, as Python-Markdown makes it."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+    ascii_only = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", ascii_only).strip().lower())
+
+
 def anchors(page):
-    """What links may name on a page: the slugs that Markdown makes of headings."""
+    """What links may name on a page: the slugs of headings, numbered where there are several of one, and ids."""
     text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
-    found = set(re.findall(r"\{#([\w-]+)\}|<a id=\"([\w-]+)\"", text))
-    names = {name for pair in found for name in pair if name}
+    found = re.findall(r"\{#([\w-]+)\}|<a id=\"([\w-]+)\"", text)
+    names, seen = {name for pair in found for name in pair if name}, Counter()
     for heading in re.findall(r"^#+ (.+?)\s*(?:\{.*\})?$", text, re.MULTILINE):
-        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
-        names.add(re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower()))
+        one = slug(heading)
+        names.add(f"{one}_{seen[one]}" if seen[one] else one)
+        seen[one] += 1
     return names
 
 
@@ -136,3 +195,9 @@ def test_its_links_lead_somewhere(page):
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+@pytest.mark.parametrize("heading", ["Kept decoder's states", "`min_score`: *if*", "Où – und wie?", "A_b"])
+def test_anchors_are_those_of_the_site(heading):
+    toc = pytest.importorskip("markdown.extensions.toc", reason="the extra docs is not installed")
+    assert slug(heading) == toc.slugify(re.sub("`", "", heading), "-")
