@@ -187,8 +187,8 @@ def index(
     num_shards: Annotated[
         int | None,
         typer.Option(
-            help="Number of processes that index the collection together, into one Qdrant server. The last to end finishes "
-            "the index.",
+            help="Number of processes that index the collection together, into one Qdrant server. The last to end "
+            "finishes the index.",
             min=1,
             rich_help_panel=_SCALE,
         ),
@@ -410,7 +410,7 @@ class _Source:
 
 
 def _stop(error: DataError) -> None:
-    raise DataError(f"{error.reason}; --skip-bad goes on without it", path=error.path, line=error.line)
+    raise DataError(f"{error.reason}; --skip-bad continues without it", path=error.path, line=error.line)
 
 
 def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, Any]) -> None:
