@@ -65,7 +65,7 @@ def main() -> None:
         app(prog_name="sightline")
     except SystemExit as end:  # what typer makes of an interrupt
         if end.code == 130:
-            errors.print("interrupted; what was committed is kept, and the same command goes on from there")
+            errors.print("interrupted; what was committed is kept, and the same command continues from there")
         raise
     finally:
         flush_streams()

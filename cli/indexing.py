@@ -410,7 +410,7 @@ class _Source:
 
 
 def _stop(error: DataError) -> None:
-    raise DataError(f"{error.reason}; --skip-bad goes on without it", path=error.path, line=error.line)
+    raise DataError(f"{error.reason}; --skip-bad continues without it", path=error.path, line=error.line)
 
 
 def _report(index: Any, source: _Source | None, as_json: bool, more: dict[str, Any]) -> None:

@@ -141,7 +141,7 @@ def test_a_bad_record_stops_and_the_message_names_the_option(run, tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("id;text;year\n1;Cats purr.;2020\n2;Dogs bark.\n")
     code, _, err = run("index", path, "--out", tmp_path / "made")
-    assert code == 3 and "x.csv:3: the row has 2 cells, the header 3; --skip-bad goes on without it" in err
+    assert code == 3 and "x.csv:3: the row has 2 cells, the header 3; --skip-bad continues without it" in err
     code, _, _ = run("index", path, "--out", tmp_path / "made", "--skip-bad", "--delimiter", ";")
     assert code == 0
     code, out, _ = run("search", tmp_path / "made", "cats", "--where", "year>=2000", "--rerank", "none", "--json")
