@@ -181,7 +181,9 @@ class Contents:
         if where is None:
             return Where()
         filter, now = Filter(where), self.now()
-        known = now.filters.get(filter.key)
+        # A condition that orders texts is translated into those that there are, and others may add some.
+        ordered = any(isinstance(c.value, str) and c.operator not in ("=", "!=") for c in filter.conditions)
+        known = None if ordered and self.engine.shared else now.filters.get(filter.key)
         if known is None:
             known = translated(filter, self)
             if now.documents and (filter.may_mislead or not self.engine.count(known)):

@@ -173,10 +173,10 @@ class EdgeEngine(Engine):
         operation = self._edge.UpdateOperation.upsert_points([self._point(point) for point in points], None, mode)
         self._update(part, operation)
 
-    def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]]) -> None:
+    def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]], where: Where) -> None:
         """See `Engine.set_vectors`."""
         points = [self._edge.PointVectors(as_uuid(id), {name: self._vector(v)}) for id, v in vectors.items()]
-        self._update("passages", self._edge.UpdateOperation.update_vectors(points))
+        self._update("passages", self._edge.UpdateOperation.update_vectors(points, self._filter(where)))
 
     def delete(self, part: Part, where: Where) -> None:
         """See `Engine.delete`."""

@@ -99,8 +99,12 @@ class Engine(ABC):
         """Write points, durably; with ``new_only`` those that are there stay as they are."""
 
     @abstractmethod
-    def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]]) -> None:
-        """Replace a sparse vector of passages that are there."""
+    def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]], where: Where) -> None:
+        """Replace a sparse vector of those passages that meet conditions.
+
+        Raises:
+            IndexStoreError: if a passage is not there. The others are written.
+        """
 
     @abstractmethod
     def delete(self, part: Part, where: Where) -> None:

@@ -6,6 +6,10 @@ changes nothing, and several processes may write at once. Its vectors are ``dens
 `sightline.retrieval.qdrant_filters`), and a digest of the whole document; the payload of passage 0, the head, has the
 document itself. Token states are bytes in a collection of their own, fetched for the candidates only. Points with fixed
 ids hold the manifest, and what the index has learned.
+
+A new version of a document is written beside the old one: the ids of its other passages and its token states have the
+number of the version, and so has its digest. Only passages with the digest of the head count, so the document changes
+when its head does, which is a single write; then the old version is removed.
 """
 
 from __future__ import annotations
@@ -28,13 +32,45 @@ from .qdrant_filters import Among, Between, Where
 from .shards import Shard
 from .store import StoredPassage
 
-__all__ = ["FETCHED", "HEADS", "MEAN", "PASSAGES", "RECORD", "SHARDS", "TABLE", "WHOLE", "StoredPoint"]
-__all__ += ["document_of", "done_row", "encoded", "has_manifest", "hex_of", "load_manifest", "passage_of"]
-__all__ += ["record_of", "row_of", "rows_of", "spans_of", "states_of"]
+__all__ = [
+    "FETCHED",
+    "HEADS",
+    "MEAN",
+    "PASSAGES",
+    "PLACES",
+    "RECORD",
+    "SHARDS",
+    "TABLE",
+    "VERSIONS",
+    "WHOLE",
+    "StoredPoint",
+    "content_of",
+    "document_of",
+    "done_row",
+    "encoded",
+    "has_manifest",
+    "head_row",
+    "hex_of",
+    "load_manifest",
+    "number_of_document",
+    "passage_of",
+    "record_of",
+    "row_of",
+    "rows_of",
+    "spans_of",
+    "states_of",
+    "states_rows_of",
+    "version_of",
+    "version_row",
+    "versioned",
+]
 
-_LAYOUT = 1
+_LAYOUT = 2
 PASSAGES = 1 << 24
-"""More than a document has; the low bits of a point's id are the passage's number."""
+"""The number of passages that a document must not reach."""
+VERSIONS = 1 << 16
+"""The number of numbers for versions."""
+_IDS = VERSIONS * PASSAGES  # of a document
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://sightline/passages")
 RECORD, MEAN, TABLE, SHARDS = (
     uuid.uuid5(_NAMESPACE, f"\x00{name}").int for name in ("manifest", "mean length", "table", "shards")
@@ -43,15 +79,18 @@ FETCHED = ("id", "title", "text", "metadata", "start", "end", "truncated", "toke
 """Fields of the payload that documents and passages are made of."""
 HEADS = Where(must=(Among("passage", [0]),))
 """The points that hold documents."""
+PLACES = ("id", "passages", "digest")
+"""The fields of a head's payload that tell where the points of its document are."""
 WHOLE = Where(must=(Between("passage", {"gte": 0}),))
 """The points of all passages, and of documents without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPoint(StoredPassage):
-    """A passage as it is stored, with the digest of its document."""
+    """A passage as it is stored, with the digest of its document and the id of its token states."""
 
     digest: str = ""
+    states: int = 0
 
 
 # -- the manifest ------------------------------------------------------------------------------------------------------
@@ -98,17 +137,50 @@ def load_manifest(engine: Engine) -> Manifest:
 
 def row_of(id: str) -> int:
     """The id of a document's head."""
-    number = uuid.uuid5(_NAMESPACE, id).int
-    return number - number % PASSAGES
+    return head_row(uuid.uuid5(_NAMESPACE, id).int)
+
+
+def head_row(row: int) -> int:
+    """The id of the head of the document that a passage is of."""
+    return row - row % _IDS
+
+
+def number_of_document(row: int) -> int:
+    """A number that all passages of a document have in common."""
+    return row // _IDS
+
+
+def hex_of(row: int) -> str:
+    """What all passages of a document have in common in their payload."""
+    return f"{number_of_document(row):022x}"
 
 
 def rows_of(heads: Mapping[str, Mapping[str, Any]]) -> list[int]:
     """The ids of all passages of documents.
 
     Args:
-        heads: the payload of each document's head, with ``passages``, by the document's id.
+        heads: the payload of each document's head, with the fields `PLACES`, by the document's id.
     """
-    return [row_of(id) + place for id, head in heads.items() for place in range(_passages(head))]
+    return [head_row(row) if row % PASSAGES == 0 else row for row in states_rows_of(heads)]
+
+
+def states_rows_of(heads: Mapping[str, Mapping[str, Any]]) -> list[int]:
+    """The ids of the token states of all passages of documents; see `rows_of`."""
+    return [
+        version_row(row_of(id), head.get("digest")) + place
+        for id, head in heads.items()
+        for place in range(_passages(head))
+    ]
+
+
+def version_row(head: int, digest: Any) -> int:
+    """The id of the token states of a document's first passage; those of the others follow.
+
+    Args:
+        head: the id of the document's head.
+        digest: the digest in its payload.
+    """
+    return head + version_of(digest) * PASSAGES
 
 
 def _passages(head: Mapping[str, Any]) -> int:
@@ -116,14 +188,27 @@ def _passages(head: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) and 0 <= count < PASSAGES else 0
 
 
+def versioned(digest: str, version: int) -> str:
+    """The digest of a version of a document, as its points have it."""
+    return f"{digest}+{version:x}" if version else digest
+
+
+def version_of(digest: Any) -> int:
+    """The number of the version, from the digest in a payload."""
+    try:
+        return int(str(digest).partition("+")[2] or "0", 16) % VERSIONS
+    except ValueError:
+        return 0
+
+
+def content_of(digest: Any) -> str:
+    """The digest of a document without its version; see `sightline.retrieval.store.digest_of`."""
+    return str(digest).partition("+")[0]
+
+
 def done_row(shard: Shard) -> int:
     """The id of the point that says that a shard is done."""
     return uuid.uuid5(_NAMESPACE, f"\x00{shard}").int
-
-
-def hex_of(row: int) -> str:
-    """What the passages of one document have in common in their payload."""
-    return f"{row // PASSAGES:026x}"
 
 
 # -- payloads ----------------------------------------------------------------------------------------------------------
@@ -152,7 +237,9 @@ def passage_of(row: int, document: Document, payload: Mapping[str, Any], index: 
     try:
         passage = Passage(document, int(payload["start"]), int(payload["end"]))
         tokens = (0, int(payload["tokens"]))
-        return StoredPoint(row, passage, tokens, int(payload["truncated"]), (0, 0), str(payload["digest"]))
+        digest = str(payload["digest"])
+        states = version_row(head_row(row), digest) + row % PASSAGES
+        return StoredPoint(row, passage, tokens, int(payload["truncated"]), (0, 0), digest, states)
     except (KeyError, ValueError, TypeError) as error:
         raise IndexCorruptError(
             f"{index}: a passage of document {document.id!r} is damaged ({error}); update the document, or build the "

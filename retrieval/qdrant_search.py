@@ -20,7 +20,21 @@ from .planning import load_built_encoder
 from .qdrant_contents import Contents
 from .qdrant_engines import PAGE, Engine, Hit
 from .qdrant_filters import Where
-from .qdrant_points import FETCHED, PASSAGES, StoredPoint, document_of, passage_of, row_of, rows_of, spans_of, states_of
+from .qdrant_points import (
+    FETCHED,
+    PLACES,
+    StoredPoint,
+    content_of,
+    document_of,
+    head_row,
+    number_of_document,
+    passage_of,
+    row_of,
+    rows_of,
+    spans_of,
+    states_of,
+    states_rows_of,
+)
 from .qdrant_words import query_vector
 from .reading import StoredBatch
 from .store import StoredPassage, Traffic, checked_id
@@ -128,7 +142,8 @@ class QdrantSearch:
             writes = self.engine.writes
             try:
                 done = work()
-                changed = self._reading.changed or self.engine.writes != writes
+                # Where others may write, what was found tells whether it has changed.
+                changed = self._reading.changed or (not self._watched and self.engine.writes != writes)
                 if not changed or trial == _TRIALS:
                     return done
             finally:
@@ -237,12 +252,12 @@ class QdrantSearch:
 
     def document_numbers(self, rows: np.ndarray) -> np.ndarray:
         """Return the number of the document that each row belongs to, which its id tells; 0 for -1."""
-        return np.array([row // PASSAGES if row >= 0 else 0 for row in rows.tolist()], dtype=object)
+        return np.array([number_of_document(row) if row >= 0 else 0 for row in rows.tolist()], dtype=object)
 
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
         """Return the passages of these rows, in order. Those that are gone, and -1, are left out."""
         asked = [int(row) for row in rows if row >= 0]
-        heads = {row: row - row % PASSAGES for row in asked}
+        heads = {row: head_row(row) for row in asked}
         ids = list(dict.fromkeys([*asked, *heads.values()]))
         payloads = self.engine.retrieve("passages", ids, FETCHED) if ids else {}
         found = getattr(self._reading, "found", None) or {}
@@ -265,7 +280,7 @@ class QdrantSearch:
         Raises:
             InputError: if an id is not a string.
         """
-        heads = self._contents.heads([checked_id(id) for id in ids], ("id", "passages"))
+        heads = self._contents.heads([checked_id(id) for id in ids], PLACES)
         return self.passages(rows_of(heads))
 
     def document(self, id: str) -> Document | None:
@@ -287,11 +302,12 @@ class QdrantSearch:
         if self._contents.form is None:
             return None
         width = self._contents.form.dtype.itemsize
-        kept = self.engine.retrieve("states", [one.row for one in passages], ["states", "spans", "digest"])
+        rows_of_states = [one.states if isinstance(one, StoredPoint) else one.row for one in passages]
+        kept = self.engine.retrieve("states", rows_of_states, ["states", "spans", "digest"])
         pieces: list[bytes | None] = []
         spans: list[np.ndarray | None] = []
-        for one in passages:
-            payload = kept.get(one.row, {})
+        for one, row in zip(passages, rows_of_states, strict=True):
+            payload = kept.get(row, {})
             data = states_of(payload, one, width)
             if data is None:
                 if payload and payload.get("digest") != getattr(one, "digest", None):
@@ -318,7 +334,7 @@ class QdrantSearch:
         """Iterate over a digest of each document and its passages, by id, some hundred documents at a time."""
         waiting = self._contents.all_heads(["id", "digest"])
         while heads := list(itertools.islice(waiting, PAGE)):
-            yield {str(head.get("id")): str(head.get("digest")) for _, head in heads}
+            yield {str(head.get("id")): content_of(head.get("digest")) for _, head in heads}
 
     def stored(self, ids: Sequence[str]) -> StoredBatch:
         """Return the documents with these ids and what is kept of them, except words; absent ones are left out.
@@ -357,12 +373,12 @@ class QdrantSearch:
 
     def _fetched(self, ids: Sequence[str]) -> dict[str, _Whole | None]:
         """Return the documents that are there; None for one whose points are not all of one time."""
-        heads = self._contents.heads(ids, ("id", "passages"))
+        heads = self._contents.heads(ids, PLACES)
         rows = list(dict.fromkeys([*map(row_of, heads), *rows_of(heads)]))
         payloads = self.engine.retrieve("passages", rows, FETCHED, dense=self.manifest.encoder.dim > 0) if rows else {}
         states = {}
         if rows and self._contents.form is not None:
-            states = self.engine.retrieve("states", rows, ("states", "spans", "digest"))
+            states = self.engine.retrieve("states", states_rows_of(heads), ("states", "spans", "digest"))
         return {id: self._whole(id, payloads, states) for id in heads}
 
     def _whole(
@@ -373,7 +389,7 @@ class QdrantSearch:
             return None
         whole = _Whole(document_of(head, self.path), [], [], [], [])
         for row in rows_of({id: head}):
-            own, of_tokens = payloads.get(row, {}), states.get(row, {})
+            own = payloads.get(row, {})
             if own.get("digest") != head.get("digest"):
                 return None
             point = passage_of(row, whole.document, own, self.path)
@@ -383,6 +399,7 @@ class QdrantSearch:
                     return None
                 whole.vectors.append(own["dense"])
             if self._contents.form is not None:
+                of_tokens = states.get(point.states, {})
                 data = states_of(of_tokens, point, self._contents.form.dtype.itemsize)
                 spans = spans_of(of_tokens, point)
                 if data is None or (kept.spans and spans is None):

@@ -109,7 +109,7 @@ class ServerEngine(Engine):
                     if again
                     else f"no answer within {self.timeout:g} s; open it with a larger timeout"
                 )
-            except (ValueError, TypeError, AssertionError) as error:  # of the client's own
+            except (ValueError, TypeError, KeyError, AssertionError) as error:  # of the client's own
                 raise IndexStoreError(f"{self.name}: {' '.join(str(error).split())}") from error
             if not again or trial > self.retries:
                 tried = f"; tried {trial} times" if trial > 1 else ""
@@ -206,10 +206,11 @@ class ServerEngine(Engine):
             return self._models.SparseVector(indices=list(vector), values=list(vector.values()))
         return vector
 
-    def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]]) -> None:
+    def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]], where: Where) -> None:
         """See `Engine.set_vectors`."""
         made = [self._models.PointVectors(id=as_uuid(id), vector={name: self._vector(v)}) for id, v in vectors.items()]
-        self._ask(self._client.update_vectors, self._called("passages"), made)
+        only = self._filter(where)
+        self._ask(self._client.update_vectors, self._called("passages"), made, update_filter=only)
         self._writes += 1
 
     def delete(self, part: Part, where: Where) -> None:

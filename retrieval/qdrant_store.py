@@ -35,7 +35,7 @@ from .planning import (
 from .qdrant_edge import EdgeEngine
 from .qdrant_engines import Engine, Plan
 from .qdrant_filters import Where
-from .qdrant_points import has_manifest, load_manifest, record_of
+from .qdrant_points import PLACES, has_manifest, load_manifest, record_of
 from .qdrant_search import QdrantSearch
 from .qdrant_server import ServerEngine
 from .qdrant_writing import OTHERWISE, QdrantWriter
@@ -416,7 +416,7 @@ class QdrantStore(QdrantSearch):
             InputError: if an id is not in the index, or ``ids`` is a single string.
         """
         checked = checked_ids(ids, self.path)
-        heads = self._contents.heads(checked, ("id", "passages"))
+        heads = self._contents.heads(checked, PLACES)
         if missing := [id for id in checked if id not in heads]:
             raise InputError(
                 f"{self.path}: no document {missing[0]!r} ({len(missing)} of {len(checked)} ids not found)"

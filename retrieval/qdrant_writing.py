@@ -1,8 +1,7 @@
 """Writing to an index in Qdrant: documents in batches, and the vectors of words as the index grows.
 
-A document's passages are several points, which a reader may see half written. So a passage counts only while its digest
-is that of its document's head, which is written last. Two who write the same document at once come to one of the two
-versions, whole.
+A search sees each document as it was before a change or as it is after it. Two processes that write the same document
+at the same time leave one of the two versions, whole: the process that wrote the last head makes sure of the rest.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -27,16 +28,24 @@ from .qdrant_filters import Among, Between, Where, payload_of
 from .qdrant_points import (
     MEAN,
     PASSAGES,
+    PLACES,
     SHARDS,
     TABLE,
+    VERSIONS,
+    content_of,
     document_of,
     done_row,
     encoded,
+    head_row,
     hex_of,
     load_manifest,
     record_of,
     row_of,
     rows_of,
+    states_rows_of,
+    version_of,
+    version_row,
+    versioned,
 )
 from .qdrant_words import PassageWords, passage_words
 from .reading import Batch, StoredBatch, read_batch
@@ -49,6 +58,8 @@ __all__ = ["OTHERWISE", "QdrantWriter"]
 OTHERWISE = "change it with add, update or delete, or build it again with overwrite"
 """What to do where there is an index already."""
 _DRIFT = 0.005  # of the mean length, from which on vectors of words are made anew
+_TRIALS = 10  # to write documents that others write at the same time
+_UNFINISHED = 600.0  # seconds, after which passages of a version that is not current are those of a killed writer
 _EXACT = 200_000  # passages, up to which a build makes them exact
 
 
@@ -131,7 +142,8 @@ class QdrantWriter:
                             f"document {min(heads)!r} is in the index already; update replaces it (--update)",
                             path=self._path,
                         )
-                    batch = [pair for pair in batch if heads.get(pair[0].id, {}).get("digest") != digest_of(*pair)]
+                    there = {id: content_of(head.get("digest")) for id, head in heads.items()}
+                    batch = [pair for pair in batch if there.get(pair[0].id) != digest_of(*pair)]
                 if batch:
                     ahead.append((taken, len(batch)))
                     yield batch
@@ -148,7 +160,7 @@ class QdrantWriter:
         if progress is not None and taken > put:
             progress(taken)
         if existing == "resume":
-            heads = ((row, head) for row, head in self._contents.all_heads(["id", "passages"]) if row not in passed)
+            heads = ((row, head) for row, head in self._contents.all_heads(PLACES) if row not in passed)
             named = ((str(head.get("id")), head) for _, head in heads)
             self.drop({id: head for id, head in named if shard is None or shard.holds(id)})
         return written
@@ -177,17 +189,16 @@ class QdrantWriter:
         """Delete documents.
 
         Args:
-            heads: the payload of the head of each document, with ``passages``, by id.
+            heads: the payload of the head of each document, with the fields `PLACES`, by id.
         """
         if heads:
             self._engine.delete("passages", Where(must=(Among("document", [hex_of(row_of(id)) for id in heads]),)))
-            rows = rows_of(heads)
-            if rows and self._contents.form is not None:
-                self._engine.delete("states", Where(ids=tuple(rows)))
+            self._forget_states(heads)
 
     def digests_of(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the digests of the documents with these ids; see `sightline.retrieval.store.digest_of`."""
-        return {id: str(head.get("digest")) for id, head in self._contents.heads(ids, ("id", "digest")).items()}
+        heads = self._contents.heads(ids, ("id", "digest"))
+        return {id: content_of(head.get("digest")) for id, head in heads.items()}
 
     def ids(self) -> Iterator[str]:
         """Return the ids of all documents."""
@@ -199,24 +210,76 @@ class QdrantWriter:
 
     def remove(self, ids: Sequence[str]) -> None:
         """Delete documents."""
-        self.drop(self._contents.heads(ids, ("id", "passages")))
+        self.drop(self._contents.heads(ids, PLACES))
 
     def put(self, batch: StoredBatch) -> None:
-        """Write documents with all that is kept of them. What a reader needs of another point is there before it."""
-        states, others, heads = self._points(batch)
-        parts: tuple[tuple[Part, list[Point]], ...] = (("states", states), ("passages", others), ("passages", heads))
-        for part, points in parts:
-            if points:
-                self._engine.upsert(part, points)
-        digests = {point.payload["document"]: point.payload["digest"] for point in heads}
-        stale = Where(
-            must=(Among("document", list(digests)),), must_not=(Among("digest", sorted(set(digests.values()))),)
-        )
-        if others or self._engine.count(stale):
-            self._engine.delete("passages", stale)
+        """Write documents with all that is kept of them; each changes when its head does, which comes last.
 
-    def _points(self, batch: StoredBatch) -> tuple[list[Point], list[Point], list[Point]]:
-        """The points of a batch: of token states, of the passages after each document's first, and of the heads."""
+        Raises:
+            IndexStoreError: if others keep writing the same documents.
+        """
+        for _ in range(_TRIALS):
+            old = self._contents.heads([document.id for document, _ in batch.documents], PLACES)
+            states, others, heads = self._points(batch, old)
+            parts: tuple[tuple[Part, list[Point]], ...] = (
+                ("states", states),
+                ("passages", others),
+                ("passages", heads),
+            )
+            for part, points in parts:
+                if points:
+                    self._engine.upsert(part, points)
+            digests = {head.payload["id"]: head.payload["digest"] for head in heads}
+            self._forget({id: head for id, head in old.items() if head.get("digest") != digests[id]})
+            if self._whole(heads, others, states):
+                return
+        raise IndexStoreError(
+            f"{self._path}: other processes keep writing the same documents, such as "
+            f"{batch.documents[0][0].id!r}; write them again"
+        )
+
+    def _forget(self, heads: Mapping[str, Mapping[str, Any]]) -> None:
+        """Delete versions of documents that are no longer current, but for their heads.
+
+        Args:
+            heads: the payload of the heads that they had, with the fields `PLACES`, by the document's id.
+        """
+        if rows := [row for row in rows_of(heads) if row != head_row(row)]:
+            self._engine.delete("passages", Where(must=(_versions(heads),), ids=tuple(rows)))
+        self._forget_states(heads)
+
+    def _forget_states(self, heads: Mapping[str, Mapping[str, Any]]) -> None:
+        if self._contents.form is not None and (rows := states_rows_of(heads)):
+            self._engine.delete("states", Where(must=(_versions(heads),), ids=tuple(rows)))
+
+    def _whole(self, heads: Sequence[Point], others: Sequence[Point], states: Sequence[Point]) -> bool:
+        """Whether documents that were written are there as a whole; removes what is left of other versions."""
+        now = self._engine.retrieve("passages", [head.id for head in heads], ["digest"])
+        mine = [head for head in heads if now.get(head.id, {}).get("digest") == head.payload["digest"]]
+        if len(mine) < len(heads):  # others have written or deleted the rest since
+            self._forget({head.payload["id"]: head.payload for head in heads if head not in mine})
+        documents = Among("document", [head.payload["document"] for head in mine])
+        digests = Among("digest", [head.payload["digest"] for head in mine])
+        own = len(mine) + sum(point.payload["digest"] in digests.values for point in others)
+        if mine and self._engine.count(Where(must=(documents,))) > own:
+            # What others are writing at this moment must stay. Nobody writes another version during a build.
+            age = () if not self._manifest.complete else (Between("written", {"lt": time.time() - _UNFINISHED}),)
+            left = Where(must=(documents, Between("passage", {"gte": 1}), *age), must_not=(digests,))
+            if rows := [row for row, _ in self._engine.scroll("passages", left, ["passage"])]:
+                self._engine.delete("passages", left)
+                if states:
+                    self._engine.delete("states", Where(must_not=(digests,), ids=tuple(rows)))
+        return own == len(mine) or self._engine.count(Where(must=(documents, digests))) == own
+
+    def _points(
+        self, batch: StoredBatch, old: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[list[Point], list[Point], list[Point]]:
+        """The points of a batch: of token states, of the passages after each document's first, and of the heads.
+
+        Args:
+            batch: the documents.
+            old: the payload of the heads of those that are there, by id.
+        """
         rows = batch.rows
         if batch.table is not None:
             self._keep(batch.table)
@@ -233,13 +296,13 @@ class QdrantWriter:
             if len(passages) >= PASSAGES:
                 raise DataError(f"document {document.id!r} has {len(passages)} passages, which is too many")
             base, digest = row_of(document.id), digest_of(document, passages)
+            digest = versioned(digest, self._version(digest, old.get(document.id, {}).get("digest")))
             values = payload_of(json.loads(as_json(document.metadata)))
             self._engine.index_values(values)
             common = {"document": hex_of(base), "digest": digest} | {key: some for key, some in values.items() if some}
             for number, passage in enumerate(passages or [None]):
                 payload: dict[str, Any] = common | {"passage": number}
-                if number == 0:
-                    payload |= _head(document, passages)
+                payload |= {"written": int(time.time())} if number else _head(document, passages)
                 vectors: dict[str, Any] = {}
                 if passage is None:
                     payload["empty"] = 1
@@ -266,10 +329,26 @@ class QdrantWriter:
                         kept = {"digest": digest, "states": encoded(rows[first:stop])}
                         if batch.spans is not None:
                             kept["spans"] = encoded(batch.spans[first:stop])
-                        states.append(Point(base + number, {}, kept))
+                        states.append(Point(version_row(base, digest) + number, {}, kept))
                     place += 1
-                (others if number else heads).append(Point(base + number, vectors, payload))
+                row = version_row(base, digest) + number if number else base
+                (others if number else heads).append(Point(row, vectors, payload))
         return states, others, heads
+
+    def _version(self, digest: str, there: Any) -> int:
+        """The number of a new version of a document.
+
+        Args:
+            digest: its digest.
+            there: the digest in the payload of the head that is there; None if there is none.
+        """
+        if self._manifest.complete:
+            # Another than there is; and two processes hardly ever choose the same.
+            return (version_of(there) + 1 + secrets.randbelow(VERSIONS - 1)) % VERSIONS
+        # Of a build that several processes share, the same documents have the same points.
+        if there is None or content_of(there) == digest:
+            return version_of(there)
+        return 1 - min(1, version_of(there))
 
     def _learnt(self, states: np.ndarray) -> np.ndarray | None:
         """The table of the form of the token states; of several that learn one at once, the first counts."""
@@ -307,18 +386,28 @@ class QdrantWriter:
         now, used = self._contents.now(), self._mean([])
         if not now.passages or abs(now.mean / used - 1) <= drift:
             return
-        waiting: dict[int, dict[int, float]] = {}
         having = Where(must=(Between("length", {"gte": 1}),))
-        for row, payload in self._engine.scroll("passages", having, ["words", "counts", "length"]):
-            words = PassageWords(dict(zip(payload["words"], payload["counts"], strict=True)), payload["length"])
-            waiting[row] = words.vector(now.mean)
-            if len(waiting) == BATCH_PASSAGES:
-                self._engine.set_vectors("words", waiting)
-                waiting = {}
-        if waiting:
-            self._engine.set_vectors("words", waiting)
+        points = self._engine.scroll("passages", having, ["words", "counts", "length", "digest"])
+        while some := dict(itertools.islice(points, BATCH_PASSAGES)):
+            self._weigh(some, now.mean)
         self._engine.upsert("passages", [Point(MEAN, {}, {"mean": now.mean})])
         self._known_mean = now.mean
+
+    def _weigh(self, payloads: Mapping[int, Mapping[str, Any]], mean: float) -> None:
+        """Make the vectors of words of passages anew, but not of those that others change or delete meanwhile."""
+        unchanged = Where(must=(Among("digest", sorted({str(own["digest"]) for own in payloads.values()})),))
+        vectors = {
+            row: PassageWords(dict(zip(own["words"], own["counts"], strict=True)), own["length"]).vector(mean)
+            for row, own in payloads.items()
+        }
+        while vectors:
+            try:
+                return self._engine.set_vectors("words", vectors, unchanged)
+            except IndexStoreError:
+                there = self._engine.retrieve("passages", list(vectors), ["digest"])
+                if len(there) == len(vectors):
+                    raise
+                vectors = {row: vectors[row] for row in there}
 
     # -- builds ------------------------------------------------------------------------------------------------------
 
@@ -401,6 +490,10 @@ class QdrantWriter:
                 "something else write to it? Build it without shards, which reads only what is missing"
             )
         self.finish()
+
+
+def _versions(heads: Mapping[str, Mapping[str, Any]]) -> Among:
+    return Among("digest", sorted({str(head.get("digest")) for head in heads.values()}))
 
 
 def _head(document: Document, passages: list[Passage] | Any) -> dict[str, Any]:

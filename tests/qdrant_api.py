@@ -95,7 +95,8 @@ class QdrantApi:
                 client.upsert(name, asked.points, update_mode=asked.update_mode)
                 return done
             case "PUT", ["collections", name, "points", "vectors"]:
-                client.update_vectors(name, given(models.UpdateVectors).points)
+                asked = given(models.UpdateVectors)
+                client.update_vectors(name, asked.points, update_filter=asked.update_filter)
                 return done
             case "POST", ["collections", name, "points", "delete"]:
                 client.delete(name, given(models.FilterSelector))
