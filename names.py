@@ -273,7 +273,7 @@ def _check_host(url: str) -> None:
         usable = False
     if not usable:
         raise InputError(
-            "the URL of a remote reranker has no host, or a host or port that there cannot be; "
+            "the URL of a remote reranker has no host, or an impossible host or port; "
             "write remote:http://localhost:8000/v1/rerank/MODEL"
         )
 
@@ -314,7 +314,8 @@ class CascadeName(NamedTuple):
         second = rest[: ending.start()] if ending else rest
         if not first or not second:
             raise InputError(
-                f"{quoted(name)} is no cascade; write FIRST>SECOND@N, such as minilm>smollm2@10, in quotes in a shell"
+                f"{quoted(name)} is not a cascade; write FIRST>SECOND@N, such as minilm>smollm2@10, in quotes in a "
+                "shell"
             )
         if ending is None:
             return cls(first, second)
@@ -356,7 +357,8 @@ class LexicalName(NamedTuple):
         if not (engine == "sparse" if colon else name in _LEXICAL):
             known = [*_LEXICAL, "sparse:MODEL"]
             raise InputError(
-                f"the lexical engine is one of {', '.join(map(repr, known))}, not {name!r}{did_you_mean(name, known)}"
+                f"the lexical engine must be one of {', '.join(map(repr, known))}, not "
+                f"{name!r}{did_you_mean(name, known)}"
             )
         return cls(engine, model)
 

@@ -264,7 +264,7 @@ class _PlainLoader(yaml.SafeLoader):
             seen = set()
             for key, _ in node.value:
                 if (name := self.construct_object(key)) in seen:
-                    self._refuse(f"the field {quoted(name)} is there twice", key)
+                    self._refuse(f"the field {quoted(name)} occurs twice", key)
                 seen.add(name)
         return mapping
 

@@ -135,7 +135,7 @@ def check_path(path: Path, name: str) -> None:
                 f"bytes, its longest part of {longest} bytes; choose a shorter path"
             ) from None
         if error.errno == errno.ELOOP:
-            raise InputError(f"{name}: the symbolic links of {quoted(str(path))} go in circles") from None
+            raise InputError(f"{name}: the symbolic links of {quoted(str(path))} form a loop") from None
 
 
 def equal_datasets(texts: Sequence[str], split: str, max_queries: int | None, name: str) -> list[Dataset]:
@@ -158,7 +158,7 @@ def equal_datasets(texts: Sequence[str], split: str, max_queries: int | None, na
     for source in sources:
         check_path(Path(source.path), name)
         if source.weight != 1:
-            raise InputError(f"{source.path}: every collection weighs the same; leave the @ and the weight out")
+            raise InputError(f"{source.path}: all collections count alike here; leave the @ and the weight out")
     return [load_dataset(source.path, source.split, max_queries=max_queries) for source in sources]
 
 

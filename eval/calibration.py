@@ -57,7 +57,7 @@ class Judged:
 
     def __post_init__(self) -> None:
         if not len(self.values) == len(self.relevant) == len(self.queries):
-            raise InputError("values, relevant and queries must have one length")
+            raise InputError("values, relevant and queries must have the same length")
         if not np.isfinite(self.values).all():
             raise InputError("a value is not finite; every candidate needs a number")
 

@@ -238,7 +238,7 @@ def mteb_queries(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     queries = {}
     for row in rows:
         if not isinstance(row.get("text"), str):
-            raise InputError(f"query {row.get('id')!r} is no text, and only texts can be searched for")
+            raise InputError(f"query {row.get('id')!r} is not a text; only texts can be searched for")
         queries[row["id"]] = f"{row['text']} {row['instruction']}" if row.get("instruction") else row["text"]
     return queries
 

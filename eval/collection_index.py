@@ -90,10 +90,10 @@ def open_index(
     opened.close()
     if not source.exists():
         raise InputError(
-            f"{path}: an index with other settings is there that no evaluation made ({reason}); remove it, or choose "
-            "another --out"
+            f"{path}: there is an index with other settings ({reason}), not made by an evaluation; remove it, or "
+            "choose another --out"
         )
-    logger.warning("the index at %s does not serve (%s) and is built anew", path, reason)
+    logger.warning("the index at %s cannot be used (%s) and is built again", path, reason)
     built = Index.build(path, dataset.documents(), progress=progress, overwrite=True, **needed)
     replace_file(source, files)
     return built

@@ -68,7 +68,7 @@ def bench_systems(
         SightlineError: see `evaluate_systems`.
     """
     if options.get("runs"):
-        raise InputError("a given run has no cost that could be measured; name first stages that search an index")
+        raise InputError("the cost of a given run cannot be measured; name first stages that search an index")
     if cost_queries < 1:
         raise InputError(f"cost_queries must be at least 1, not {cost_queries}")
     results = evaluate_systems(dataset, systems, out, **options)

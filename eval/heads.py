@@ -45,7 +45,7 @@ def detection_lists(
         DataError: if a candidate has no text.
     """
     if candidates < 2 or queries < 1 or (words is not None and words < 1):
-        raise InputError("a list needs at least 2 candidates, and there must be a query, and a word of each text")
+        raise InputError("candidates must be at least 2; queries and words must be at least 1")
     chosen: dict[str, list[str]] = {}
     for id, grades in dataset.qrels.items():
         gold = sorted((d for d, grade in grades.items() if grade > 0), key=lambda d: -grades[d])

@@ -102,7 +102,7 @@ class _Plan:
         if not names:
             raise DataError("collections must be a list with something in it")
         if twice := [name for name in names if names.count(name) > 1]:
-            raise DataError(f"{twice[0]} is there twice")
+            raise DataError(f"{twice[0]} is listed twice")
 
     def laid_out(
         self, data: Path, rerankers: Sequence[str], max_queries: int | None
@@ -153,7 +153,9 @@ def evaluate_collections(
     if not names:
         raise InputError("name at least one collection")
     if len(set(names)) < len(names):
-        raise InputError(f"two collections have one name; their results would share a folder: {', '.join(names)}")
+        raise InputError(
+            f"two collections have the same name, so their results would share a folder: {', '.join(names)}"
+        )
     if "measures" in options:
         check_measures(options["measures"])
     for collection in collections:  # before the first takes its hours

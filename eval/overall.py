@@ -66,7 +66,9 @@ def overall(results: Sequence[Results], *, seed: int = 0) -> Overall:
         raise InputError("there are no results to take a mean of")
     measure = results[0].measure
     if other := next((result.measure for result in results if result.measure != measure), None):
-        raise InputError(f"results of {measure} and of {other} have no common mean; evaluate with one measure first")
+        raise InputError(
+            f"results in {measure} and in {other} have no common mean; evaluate with the same measure first"
+        )
     systems = [name for name in results[0].systems if all(name in result.systems for result in results)]
     if not systems:
         raise InputError("no system ran on all collections, so there is no mean to compare")

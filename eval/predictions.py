@@ -83,7 +83,7 @@ def _part(parts: Any, name: str | None, what: str, path: Path) -> dict[str, Any]
         raise DataError(f"not predictions of MTEB: there is no {what}", path=path)
     names = ", ".join(map(repr, parts))
     if name is None and len(parts) > 1:
-        raise DataError(f"has several {what}s, name one of {names}", path=path)
+        raise DataError(f"has several {what}s; name one of {names}", path=path)
     part = next(iter(parts.values())) if name is None else parts.get(name)
     if not isinstance(part, dict):
         raise DataError(f"has no {what} {name!r}; there are: {names}", path=path)

@@ -58,14 +58,16 @@ def parse_requests(path: str | os.PathLike[str]) -> tuple[Dataset, dict[str, dic
         try:
             query, words, candidates = _request(text)
             if query in queries:
-                raise DataError(f"the query id {query!r} is there for the second time")
+                raise DataError(f"the query id {query!r} occurs twice")
             scores: dict[str, float] = {}
             for place, candidate in enumerate(candidates):
                 score, document = _candidate(candidate, place)
                 if document.id in scores:
-                    raise DataError(f"candidate {place}: the document {document.id!r} is there for the second time")
+                    raise DataError(f"candidate {place}: the document {document.id!r} occurs twice")
                 if documents.setdefault(document.id, document).contents != document.contents:
-                    raise DataError(f"candidate {place}: document {document.id!r} had another text in a former request")
+                    raise DataError(
+                        f"candidate {place}: document {document.id!r} has a different text in an earlier request"
+                    )
                 scores[document.id] = score
         except DataError as error:
             raise DataError(error.reason, path=path, line=line) from None

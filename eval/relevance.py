@@ -256,14 +256,15 @@ def calibrate_reranker(
         raise InputError(f"candidates must be at least 1, not {candidates}")
     names = [dataset.name for dataset in datasets]
     if not names or len(set(names)) < len(names):
-        raise InputError(f"name collections of different names, not {', '.join(names) or 'none'}")
+        raise InputError(f"name collections with different names, not {', '.join(names) or 'none'}")
     tell = progress or (lambda step, done: None)
     plan = plan_systems([f"{first_stage}+{reranker}"], {}, "")
     ((name, system),) = plan.named.items()
     (loaded,) = plan.rerankers.values()
     if not loaded.list_free:
         raise InputError(
-            f"{loaded.name} cannot be calibrated: its scores are relative to their list, so nothing fits all lists"
+            f"{loaded.name} cannot be calibrated: its scores are relative to their list, so no calibration fits all "
+            "lists"
         )
     scores: dict[str, Judged] = {}
     with contextlib.ExitStack() as stack:
@@ -309,7 +310,9 @@ def check_layout_file(reranker: str, out: str | Path | None, save: bool) -> Path
     if save:
         target = Path(reranker) / "layout.yaml"
         if not target.is_file():
-            raise InputError(f"{reranker} is no folder of sightline train with a layout.yaml; use --out FILE.yaml")
+            raise InputError(
+                f"{reranker} is not a folder from sightline train, with a layout.yaml; use --out FILE.yaml"
+            )
         return target
     if out is None:
         return None
@@ -317,7 +320,7 @@ def check_layout_file(reranker: str, out: str | Path | None, save: bool) -> Path
         raise InputError(f"out is a layout, whose name ends in .yaml, not {out}")
     if reranker in SHIPPED or (Path(reranker) / "layout.yaml").is_file():
         raise InputError(
-            f"{reranker} has weights beside its layout, so that a layout alone would not be it; use --save, on a copy "
+            f"{reranker} has weights beside its layout, so a layout alone would be incomplete; use --save, on a copy "
             "of the folder if it is not your own"
         )
     return writable_file(out)

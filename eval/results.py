@@ -212,7 +212,7 @@ def _load_run(folder: Path, name: str, values: Mapping[str, Mapping[str, float]]
         if path.is_file():
             return load_run(path, split)
     if any(value for by_measure in values.values() for value in by_measure.values()):
-        raise DataError(f"the run of the system {name!r} is not there; evaluate again", path=folder / f"{label}.trec")
+        raise DataError(f"the run of the system {name!r} is missing; evaluate again", path=folder / f"{label}.trec")
     return {}
 
 
@@ -230,7 +230,7 @@ def _check_systems(summary: Summary) -> None:
     measures = list(next(iter(systems.values())))
     for name, means in systems.items():
         if list(means) != measures:
-            raise DataError(f"systems.{name} has other measures than the first system")
+            raise DataError(f"systems.{name} has different measures from the first system")
         if name not in summary.intervals:
             raise DataError(f"intervals lacks the system {name!r}")
     for part, named in (
@@ -258,7 +258,7 @@ def _check_queries(summary: Summary, per_query: PerQuery) -> None:
             raise DataError(f"lacks the system {name!r}")
         ids = set(per_query[name]) if ids is None else ids
         if not ids or per_query[name].keys() != ids:
-            raise DataError(f"{name} has no queries, or others than the first system")
+            raise DataError(f"{name} has no queries, or different ones from the first system")
         if lacking := [id for id, values in per_query[name].items() if measure not in values]:
             raise DataError(f"{name}.{lacking[0]} lacks {measure}")
 

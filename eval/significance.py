@@ -314,7 +314,9 @@ def _matrix(per_query: PerQuery, measure: str) -> dict[str, np.ndarray]:
     for system in systems:
         if per_query[system].keys() != set(queries):
             odd = sorted(per_query[system].keys() ^ set(queries))[0]
-            raise InputError(f"{systems[0]!r} and {system!r} are not measured over the same queries: {odd!r} is in one")
+            raise InputError(
+                f"{systems[0]!r} and {system!r} are not measured over the same queries: only one has {odd!r}"
+            )
         if missing := [id for id in queries if measure not in per_query[system][id]]:
             raise InputError(f"{system!r} has no {measure} for query {missing[0]!r}; measure it first")
     return {

@@ -97,7 +97,7 @@ def parse_queries(path: str | os.PathLike[str]) -> dict[str, str]:
             if not query.strip() or not words.strip():
                 raise DataError("the query's id or text is empty")
             if query in queries:
-                raise DataError(f"the query id {query!r} is there for the second time")
+                raise DataError(f"the query id {query!r} occurs twice")
         except DataError as error:
             raise DataError(error.reason, path=path, line=line) from None
         queries[query] = words
@@ -250,7 +250,7 @@ def parse_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
                 if not _RANK.fullmatch(rank.strip()):
                     raise DataError(f"the rank {rank[:40]!r} is not a positive integer of at most 9 digits")
                 if (query, int(rank)) in taken:
-                    raise DataError(f"query {query!r} has the rank {rank} for the second time")
+                    raise DataError(f"query {query!r} has the rank {rank} twice")
                 taken.add((query, int(rank)))
                 value = 1 / int(rank)
             else:
@@ -260,7 +260,7 @@ def parse_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
                     raise DataError(f"the score {score[:40]!r} is not a finite number")
                 value = float(score)
             if document in run.setdefault(query, {}):
-                raise DataError(f"query {query!r} has the document {document!r} for the second time")
+                raise DataError(f"query {query!r} has the document {document!r} twice")
         except DataError as error:
             raise DataError(error.reason, path=path, line=line) from None
         run[query][document] = value

@@ -242,7 +242,7 @@ def tune_reader(
         raise InputError(f"candidates must be at least 1, not {candidates}")
     names = [dataset.name for dataset in datasets]
     if not names or len(set(names)) < len(names):
-        raise InputError(f"name dev collections of different names, not {', '.join(names) or 'none'}")
+        raise InputError(f"name dev collections with different names, not {', '.join(names) or 'none'}")
     reader = absolute_name(reader)
     embeds = encoder or ("minilm" if parsed.kind == "late-interaction" else reader.removeprefix("encoder:"))
     reranker = load_reranker("minilm" if reader == "minilm" else f"{reader}#minilm")  # one that uses BM25

@@ -317,8 +317,8 @@ def _where(filters: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
                 tests = where.setdefault(field.removeprefix("meta."), {})
             case _:
                 raise InputError(
-                    f"filter {comparison!r} cannot be used; there are comparisons with {' '.join(_OPERATORS)}, "
-                    "and one AND of them"
+                    f"filter {comparison!r} cannot be used; give comparisons with {' '.join(_OPERATORS)}, "
+                    "or one AND of them"
                 )
         if _OPERATORS[operator] in tests:
             raise InputError(f"the filters have {field!r} with {operator} twice; one would be lost")

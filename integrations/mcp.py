@@ -116,7 +116,7 @@ def mcp_server(searcher: Searcher, *, min_score: float | None = None) -> MCPServ
     least = min_score
     if least is not None:
         if searcher.reranker is None:
-            raise InputError("min_score needs a reranker: it cuts by the reranker's relevance")
+            raise InputError("min_score needs a reranker: it is compared with the reranker's relevance")
         searcher.reranker.check_min_score(least)
     lane: Lane[Callable[[], Any], Any] = Lane("mcp", lambda calls: [call() for call in calls], capacity=_WAITING)
 
@@ -144,7 +144,7 @@ def mcp_server(searcher: Searcher, *, min_score: float | None = None) -> MCPServ
         known. Passage and evidence have start and end: characters of the document's text, as get_document counts them.
         """
         if len(query) > _CHARACTERS:
-            raise ToolError(f"the query has {len(query)} characters, and at most {_CHARACTERS} are taken")
+            raise ToolError(f"the query has {len(query)} characters, and at most {_CHARACTERS} are allowed")
         evidence: Grain | None = (
             "sentence" if searcher.reranker is not None and searcher.reranker.has_evidence else None
         )

@@ -223,7 +223,7 @@ def drop_in(reranker: str | os.PathLike[str] | Reranker, cache_mb: int = 0, **op
         reranker = os.fspath(reranker)
     if not isinstance(reranker, str):
         if chosen:
-            raise InputError(f"{next(iter(chosen))} is decided when a reranker is loaded; this one is loaded already")
+            raise InputError(f"{next(iter(chosen))} is set when a reranker is loaded; this one is loaded already")
         return as_reranker(reranker)
     if "revision" in chosen and RerankerName.parse(reranker).kind not in PREFIXES:
         raise InputError(f"revision is for models of the hub, hf:MODEL, not for {reranker!r}; leave it out")

@@ -57,7 +57,9 @@ def choose(
     device = torch.device(device)
     if name:
         if name not in get_args(Backend):
-            raise backend_error(f"there is no backend {name!r} ({source}); it is one of {', '.join(get_args(Backend))}")
+            raise backend_error(
+                f"there is no backend {name!r} ({source}); choose one of {', '.join(get_args(Backend))}"
+            )
         if reason := _cannot(name, device, dtype, head_dim):
             raise backend_error(f"backend {name!r} ({source}) cannot run: {reason}")
         return Choice(name, source)  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ def _kernels(room: str, q: torch.Tensor, backend: str) -> Any:
     name = choose(q.device, q.dtype, q.shape[2], backend=backend or None).backend
     if name == "reference":
         raise backend_error(
-            "compiled code has no gradients of the backend 'reference'; take another, or do not compile"
+            "compiled code has no gradients of the backend 'reference'; choose another, or do not compile"
         )
     return import_module(f".{room}.{name}", __package__)
 

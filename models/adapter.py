@@ -64,8 +64,8 @@ def merge_adapter(model: Any, name: str) -> None:
     if config.get("peft_type") != "LORA" or any(config.get(kind) for kind in _OTHER_KINDS):
         kinds = [kind for kind in _OTHER_KINDS if config.get(kind)] or [str(config.get("peft_type"))]
         raise ModelError(
-            f"{folder}: a plain LoRA adapter can be merged, and this is none ({kinds[0]}); merge it by peft into a "
-            "model of its own, and name that"
+            f"{folder}: only a plain LoRA adapter can be merged, and this is not one ({kinds[0]}); merge it by peft "
+            "into a model of its own, and name that"
         )
     try:
         tensors = load_file(weights)
@@ -74,7 +74,7 @@ def merge_adapter(model: Any, name: str) -> None:
     factors: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         if (found := _KEY.fullmatch(key)) is None:
-            raise ModelError(f"{weights}: {key!r} is no weight of a LoRA adapter")
+            raise ModelError(f"{weights}: {key!r} is not a weight of a LoRA adapter")
         factors.setdefault(found["module"], {})[found["factor"]] = tensor
     modules = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     layers, prefix = int(model.config.num_hidden_layers), f"{model.base_model_prefix}."
@@ -86,7 +86,7 @@ def merge_adapter(model: Any, name: str) -> None:
         module = modules.get(name) or modules.get(name.removeprefix(prefix))
         if module is None or pair.keys() != {"A", "B"}:
             raise ModelError(
-                f"{weights}: does not fit the base model: {name!r} is no linear map of it, or lacks a factor"
+                f"{weights}: does not fit the base model: {name!r} is not a linear map of it, or lacks a factor"
             )
         rank = len(pair["A"])
         scale = float(config["lora_alpha"]) / (math.sqrt(rank) if config.get("use_rslora") else rank)

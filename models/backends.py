@@ -118,7 +118,7 @@ class ConvertedNetwork(nn.Module):
     def _unable(self, what: str) -> BackendError:
         kind = type(self.network).__name__
         return BackendError(
-            f"the backend {self.backend!r} does not serve for this model, a {kind}: it {what}; read by torch"
+            f"the backend {self.backend!r} cannot be used for this model, a {kind}: it {what}; use the backend 'torch'"
         )
 
 

@@ -84,7 +84,7 @@ class DocumentCache:
         if min(device_bytes, host_bytes, disk_bytes) < 0:
             raise InputError("a budget of bytes cannot be negative")
         if form not in get_args(Form):
-            raise InputError(f"form is one of {', '.join(map(repr, get_args(Form)))}, not {form!r}")
+            raise InputError(f"form must be one of {', '.join(map(repr, get_args(Form)))}, not {form!r}")
         if disk_bytes and folder is None:
             raise InputError("to keep documents on disk, name the folder")
         self.form = form

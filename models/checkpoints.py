@@ -43,7 +43,7 @@ def load_config(name: str, revision: str | None = None) -> Any:
     if (base := base_of(name)) is not None:
         return load_config(base, revision)
     if name in SHIPPED or name in layout_names():
-        raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one of the hub")
+        raise ModelError(f"{name!r} is a reranker that ships with Sightline, not a decoder model; name one on the hub")
     if (file := find_gguf(name, revision)) is not None:
         return _loading(name, lambda: gguf_config(file)).get_text_config()
     if looks_local(name) and not os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names

@@ -343,7 +343,9 @@ def _attention(
         raise ModelError("the attention implementation 'sightline' runs only through sightline's own rerankers")
     if softcap is not None or s_aux is not None:
         what = "caps its logits" if softcap is not None else "has attention sinks"
-        raise ModelError(f"{type(module).__name__} {what}, which block attention does not; choose another model")
+        raise ModelError(
+            f"{type(module).__name__} {what}, which block attention does not support; choose another model"
+        )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # Under autocast positions are applied in float32, but values are not made so.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))

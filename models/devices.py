@@ -43,7 +43,8 @@ def choose_backend(asked: str | None, device: str | torch.device | None, dtype: 
             chosen: Backend = name
             return chosen
     raise InputError(
-        f"the backend is one of {', '.join(map(repr, names))}, not {quoted(asked)}{did_you_mean(str(asked), names)}"
+        f"the backend must be one of {', '.join(map(repr, names))}, not "
+        f"{quoted(asked)}{did_you_mean(str(asked), names)}"
     )
 
 

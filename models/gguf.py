@@ -63,7 +63,7 @@ def find_gguf(name: str, revision: str | None = None) -> Path | None:
         return _whole(local, name)
     # A repository of the hub is OWNER/NAME, so C:\FILE and C:/FILE are none.
     if (parts := _OF_THE_HUB.fullmatch(name)) is None:
-        raise ModelError(f"cannot load {quoted(name)}: no such file; one of the hub is written REPOSITORY:FILE.gguf")
+        raise ModelError(f"cannot load {quoted(name)}: no such file; one on the hub is written REPOSITORY:FILE.gguf")
     _whole(Path(parts["file"]), name)
     return _download(parts["repo"], parts["file"], revision)
 

@@ -173,7 +173,7 @@ class RemoteScorer(Scorer):
         scores = _by_place(_entries(parse_json(data)), count)
         if self.logits and (wrong := [score for score in scores if not -_ROUNDING <= score <= 1 + _ROUNDING]):
             raise DataError(
-                f"it gives the score {wrong[0]:g}, which is no probability; write 'remote:{self.name}#raw' to take "
+                f"it gives the score {wrong[0]:g}, which is not a probability; write 'remote:{self.name}#raw' to take "
                 "its scores as they are, without a relevance"
             )
         return scores
@@ -243,7 +243,7 @@ class RemoteScorer(Scorer):
         """The key, if there is one."""
         key = os.environ.get(self._service.key, "").strip()
         if key and re.fullmatch("[!-~]+", key) is None:
-            raise InputError(f"{self._service.key} in the environment is no key: it has blanks or is not ASCII")
+            raise InputError(f"{self._service.key} in the environment cannot be sent: it has blanks or is not ASCII")
         return key or None
 
     def _error(self, problem: str) -> RemoteError:

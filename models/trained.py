@@ -101,7 +101,8 @@ def load_trained(
     if not torch.equal(result, again):
         fresh = [weight for weight, value in sums.items() if value != again_sums[weight]]
         raise ModelError(
-            f"{name!r} is no trained {kind.__name__}: {', '.join(fresh)} is not among its weights and would be random"
+            f"{name!r} is not a trained {kind.__name__}: {', '.join(fresh)} is not among its weights and would be "
+            "random"
         )
     return model
 
@@ -213,8 +214,8 @@ def _check_files(kind: type, name: str) -> None:
         activation = (_json(part / "config.json") or {}).get("activation_function", "torch.")
         if not str(activation).startswith("torch."):  # sentence-transformers would take another in its place
             raise ModelError(
-                f"{part / 'config.json'}: the activation_function {quoted(activation)} is not one of torch, and no "
-                "code that comes with a model is run; take a model without it"
+                f"{part / 'config.json'}: the activation_function {quoted(activation)} is not one of torch's, "
+                "and code that comes with a model is never run; choose a model without it"
             )
         weights = next((part / file for file in _WEIGHTS if (part / file).is_file()), None)
         if weights is None:

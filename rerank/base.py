@@ -286,7 +286,7 @@ class Reranker(ABC):
         if isinstance(min_score, bool) or not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
             raise InputError(f"min_score must be a number from 0 to 1, not {min_score!r}")
         if reason := self.why_no_relevance():
-            raise InputError(f"min_score cuts by relevance, and {self.name} has none: {reason}")
+            raise InputError(f"min_score is compared with the relevance, and {self.name} has none: {reason}")
 
     @final
     def why_no_relevance(self) -> str | None:
@@ -323,7 +323,7 @@ class Reranker(ABC):
                 f"{self.name} cannot score pairs: its scores are relative to their list; use rank, or another reranker"
             )
         if not raw_scores and (reason := self.why_no_relevance()):
-            raise InputError(f"{self.name} has no relevance: {reason}; or ask for raw_scores")
+            raise InputError(f"{self.name} has no relevance: {reason}; or set raw_scores")
         by_query: dict[str, list[int]] = {}
         for place, pair in enumerate(pairs):
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):

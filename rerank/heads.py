@@ -75,10 +75,10 @@ class Heads:
     def __post_init__(self) -> None:
         if not self.scores and self.best:
             if not all(re.fullmatch(r"\d+-\d+", head) for head in self.best):
-                raise InputError("its heads are not such as 14-22, a layer and a head in it")
+                raise InputError("its heads must be written like 14-22, a layer and a head in it")
             return
         if not self.scores or not self.scores[0] or len(set(map(len, self.scores))) != 1:
-            raise InputError("its scores are no table: one row for each layer, one number for each head")
+            raise InputError("its scores are not a table with one row for each layer and one number for each head")
         if not np.isfinite(self.scores).all():
             raise InputError("its scores are not all finite numbers")
         object.__setattr__(self, "best", self.top(min(32, sum(map(len, self.scores)))))
@@ -95,7 +95,7 @@ class Heads:
             return self.best[:count]
         every = [(-score, layer, head) for layer, row in enumerate(self.scores) for head, score in enumerate(row)]
         if not 1 <= count <= len(every):
-            raise InputError(f"{self.model!r} has {len(every)} heads, so not the best {count}")
+            raise InputError(f"{self.model!r} has {len(every)} heads, so it has no best {count}")
         return tuple(f"{layer}-{head}" for _, layer, head in sorted(every)[:count])
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -221,7 +221,7 @@ def find_heads(file: str | os.PathLike[str] | None, layout: Layout, model: str, 
                 return shipped.top(int(count))
         named = layout.name if layout.name in layout_names() else f"FILE.yaml (that of {layout.name!r})"
         raise ModelError(
-            f"layout {layout.name!r} reads selected heads, and none were found for {model!r} yet; find them with: "
+            f"layout {layout.name!r} reads selected heads, and none have been found for {model!r} yet; find them with: "
             f"sightline heads {model} --layout {named} --method {method} --data FOLDER"
         )
     heads = Heads.load(path)
@@ -232,6 +232,6 @@ def find_heads(file: str | os.PathLike[str] | None, layout: Layout, model: str, 
     ):
         if not fits:
             raise InputError(
-                f"{path}: its heads were found for {name} {actual!r}, not for {expected!r}; find them anew"
+                f"{path}: its heads were found for {name} {actual!r}, not for {expected!r}; find them again"
             )
     return heads.top(int(count))

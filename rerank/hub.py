@@ -56,7 +56,7 @@ def push_to_hub(
     if not (folder / _LAYOUT).is_file():
         raise InputError(f"{folder}: there is no {_LAYOUT}, which sightline train writes; name the folder that has one")
     if not _REPOSITORY.fullmatch(repository):
-        raise InputError(f"a repository of the hub is written OWNER/NAME, not {quoted(repository)}")
+        raise InputError(f"a repository on the hub is written OWNER/NAME, not {quoted(repository)}")
     message = message or f"Sightline reranker, layout {load_layout(folder / _LAYOUT).name}"
     try:
         api = HfApi()

@@ -110,7 +110,8 @@ class LateInteractionReranker(Reranker):
         self.keepable = self.spec.keepable
         if cache is not None and not self.keepable:
             raise InputError(
-                f"layout {self.layout!r} shows documents the query, so they cannot be kept; take another, or no cache"
+                f"layout {self.layout!r} shows documents the query, so they cannot be kept; choose another, or leave "
+                "the cache out"
             )
         self.keep_documents(cache)
         self.list_free = self.spec.list_free and (readout is None or readout.list_free)
@@ -206,7 +207,7 @@ class LateInteractionReranker(Reranker):
 
         assert question.states is not None
         if not len(question.states):
-            raise InputError(f"the query {request.query!r} has no token to attend with; ask something")
+            raise InputError(f"the query {request.query!r} has no token to attend with; give a query with a word in it")
         q = torch.from_numpy(question.states)  # (S, D)
         known = [
             kept if kept is not None and self.spec.keepable else read[document.contents]
@@ -287,7 +288,7 @@ class LateInteractionReranker(Reranker):
         if len(spans) != count or (count and int(spans[-1, 1]) > len(document.contents)):
             raise InputError(
                 f"document {document.id!r} has {len(spans)} tokens but came with {count} kept states; "
-                "they are of another text"
+                "they belong to another text"
             )
         return spans
 

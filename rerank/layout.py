@@ -175,9 +175,9 @@ class ReadoutSpec:
         if self.outliers is not None and not 0 < self.outliers < math.inf:
             _refuse(f"outliers must be above 0, or null, not {quoted(self.outliers)}")
         if self.outliers is not None and self.calibration == "none":
-            _refuse("outliers are found by calibration, which is none")
+            _refuse("outliers need a calibration, and it is 'none'")
         if self.calibration != "none" and (self.readout, self.normalisation) != ("mass", "all_keys"):
-            _refuse("calibration compares attention over all_keys, read as mass")
+            _refuse("calibration compares attention, so it needs readout 'mass' and normalisation 'all_keys'")
         if (self.readout == "fused") != (self.weights is not None):
             _refuse("weights go with readout 'fused', and only with it")
         if (self.readout == "yes_no") != (len(self.answers) in (1, 2)) or len(set(self.answers)) < len(self.answers):
@@ -341,7 +341,7 @@ class PromptSpec:
         if self.visible_tokens != "all" and not _STRIDE.fullmatch(self.visible_tokens):
             _refuse(f"visible_tokens must be 'all' or such as stride:10, not {quoted(self.visible_tokens)}")
         if self.visible_tokens != "all" and (self.mask, self.positions) != ("block", "restart"):
-            _refuse("visible_tokens are chosen of documents that are read apart: mask 'block', positions 'restart'")
+            _refuse("visible_tokens are for documents that are read apart: mask 'block', positions 'restart'")
         if self.document_token != "last:1" and not _MARKER.fullmatch(self.document_token):
             _refuse(f"document_token must be last:1 or such as marker:<|end|>, not {quoted(self.document_token)}")
         if self.max_documents is not None and not 2 <= self.max_documents <= 10_000:

@@ -61,7 +61,7 @@ class LearntReadout(nn.Module):
     def __init__(self, parts: Sequence[Part], dim: int = 384, scale: float = 20.0) -> None:
         super().__init__()
         if not parts or set(parts) - set(PARTS):
-            raise InputError(f"what can be learnt is {', '.join(PARTS)}; not {', '.join(parts) or 'nothing'}")
+            raise InputError(f"what can be learnt is {', '.join(PARTS)}, not {', '.join(parts) or 'nothing'}")
         self.parts: tuple[Part, ...] = tuple(part for part in PARTS if part in parts)
         self.scale = scale
         # Drawn apart from what others draw: the start is the same wherever it is made.

@@ -35,5 +35,5 @@ def arrange(ranked: Sequence[T], order: Order = "basin") -> list[T]:
         [1, 3, 5, 4, 2]
     """
     if order not in ("relevance", "basin"):
-        raise InputError(f"the order is 'relevance' or 'basin', not {order!r}")
+        raise InputError(f"the order must be 'relevance' or 'basin', not {order!r}")
     return list(ranked) if order == "relevance" else [*ranked[::2], *ranked[1::2][::-1]]

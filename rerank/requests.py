@@ -32,7 +32,7 @@ def check_request(
     if top_n is not None and (not isinstance(top_n, Integral) or isinstance(top_n, bool) or top_n < 1):
         raise InputError(f"top_n must be a whole number of at least 1, or None for all, not {top_n!r}")
     if evidence not in (None, "sentence", "token"):
-        raise InputError(f"evidence is by 'sentence' or by 'token', not {evidence!r}")
+        raise InputError(f"evidence must be 'sentence' or 'token', not {evidence!r}")
     return as_documents(documents)
 
 

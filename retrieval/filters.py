@@ -368,7 +368,7 @@ def parse_where(texts: Collection[str] | None) -> dict[str, dict[str, Any]] | No
             tests = where.setdefault(field, {})
             if name in tests:
                 raise InputError(
-                    f"the filter {quoted(text)} names {field!r} with {name} for the second time; "
+                    f"the filter {quoted(text)} names {field!r} with {name} twice; "
                     "one would be lost (use 'in' or 'not in' for several values)"
                 )
             tests[name] = value

@@ -415,8 +415,9 @@ class Index:
                 ) from error
             if not isinstance(reader, BlockReader) or (reader.revision, reader.dim) != (kept.revision, kept.dim):
                 raise IndexMismatchError(
-                    f"{self.path}: keeps token states of {kept.model!r} at revision {kept.revision!r}, and what has "
-                    f"that name now is another (revision {getattr(reader, 'revision', '')!r}); build the index again"
+                    f"{self.path}: keeps token states of {kept.model!r} at revision {kept.revision!r}, and the model "
+                    f"of that name is now a different one (revision {getattr(reader, 'revision', '')!r}); build the "
+                    "index again"
                 )
             self._reader = reader
         return self._reader

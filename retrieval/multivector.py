@@ -308,7 +308,7 @@ class MultiVectorIndex:
         if k < 1 or nprobe < 1:
             raise InputError(f"k and nprobe must be at least 1, not {k} and {nprobe}")
         if query.ndim != 2 or not len(query):
-            raise InputError("the query has no token to search with; ask something")
+            raise InputError("the query has no token to search with; give a query with a word in it")
         rows = self._proposed(query, k, allowed, nprobe)
         scores = self._exact(query, rows)
         rows, scores = rows[np.isfinite(scores)], scores[np.isfinite(scores)]

@@ -333,7 +333,9 @@ class OpenFiles:
         except IndexCorruptError:
             raise
         except IndexStoreError as error:
-            logger.warning("centroids of token states cannot be kept, and serve this process alone (%s)", error)
+            logger.warning(
+                "centroids of token states cannot be saved, so they are used by this process only (%s)", error
+            )
         return made or grown(held, snapshot.live, len(states), "", read)
 
     def _states_of(self, snapshot: Snapshot, rows: np.ndarray) -> list[Keys]:

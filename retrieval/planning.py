@@ -158,9 +158,7 @@ def load_planned_encoder(settings: IndexSettings) -> Encoder:
     check_backend(settings.backend, encoder)
     if not isinstance(encoder, str):
         if settings.dtype is not None:
-            raise InputError(
-                "dtype is for an encoder that is named; give the Encoder the number format that it reads in"
-            )
+            raise InputError("dtype is for an encoder given by name; set the number format of the Encoder itself")
         return encoder
     reading = reading_by(settings.backend) | ({} if settings.dtype is None else {"dtype": settings.dtype})
     return load_encoder(absolute_name(encoder), **options | reading)
@@ -183,7 +181,7 @@ def check_backend(backend: str | None, encoder: str | Encoder | None) -> None:
         InputError: if it has.
     """
     if backend is not None and not isinstance(encoder, str | None):
-        raise InputError("backend is for an encoder that is named; load the Encoder with the backend that it reads by")
+        raise InputError("backend is for an encoder given by name; load the Encoder with that backend")
 
 
 def load_built_encoder(built: EncoderRecord, index: str, backend: str | None = None) -> Encoder:
@@ -317,5 +315,5 @@ def _check_resumable(path: Path, planned: Manifest) -> None:
     if existing.settings() != planned.settings():
         raise IndexMismatchError(
             f"{path}: an interrupted build with other settings is here ({existing.difference(planned)}); "
-            "repeat its settings to go on with it, or remove it"
+            "repeat its settings to continue it, or remove it"
         )

@@ -159,7 +159,7 @@ class LuceneIndex:
                 ours = all(marks.get(key) == value for key, value in _FORMAT.items())
             if not ours:
                 raise RefusalError(
-                    "failed", f"{directory} holds something else than a PyseriniIndex; give another folder"
+                    "failed", f"{directory} holds something other than a PyseriniIndex; give another folder"
                 )
             self._writer = lucene("index.IndexWriter")(folder, config)
             if fresh:

@@ -121,7 +121,7 @@ class QdrantStore(QdrantSearch):
             engine.close()
             raise IndexMismatchError(
                 f"{engine.name}: an interrupted build with other settings is here "
-                f"({store.manifest.difference(planned)}); repeat its settings to go on with it, or remove it"
+                f"({store.manifest.difference(planned)}); repeat its settings to continue it, or remove it"
             )
         return store
 

@@ -183,9 +183,9 @@ class SparsePostings:
                 raise InputError(f"a sparse vector has the term {vectors.terms.max()}, and terms end at {now.dim - 1}")
             held = [segment.rows[np.isin(segment.rows, new) & segment.live()] for segment in segments]
             if twice := [*np.concatenate(held).tolist()] if held else []:
-                raise InputError(f"{self._path}: row {twice[0]} is there already")
+                raise InputError(f"{self._path}: row {twice[0]} is in the index already")
             if len(np.unique(new)) < len(new):
-                raise InputError(f"{self._path}: a row is to be added twice")
+                raise InputError(f"{self._path}: a row is given twice")
             if not len(new):
                 return
             merged = _newest(segments)

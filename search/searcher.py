@@ -79,7 +79,7 @@ class Searcher:
         _check_stages([first_stage] if first_stage else [])
         _check_count("candidates", candidates)
         if fusion != "rrf" and not (isinstance(fusion, int | float) and 0 <= fusion <= 1):
-            raise InputError(f"fusion is 'rrf' or a weight between 0 and 1, not {fusion!r}")
+            raise InputError(f"fusion must be 'rrf' or a weight between 0 and 1, not {fusion!r}")
         self.reranker = None if reranker is None else as_reranker(reranker)
         self.index: Store = open_store(index) if isinstance(index, str | Path) else index
         self._reranker_as_given = reranker
@@ -562,12 +562,12 @@ def _shifted(evidence: Evidence, start: int) -> Evidence:
 
 def _check_stages(stages: Collection[str]) -> None:
     if unknown := [stage for stage in stages if stage not in FIRST_STAGES]:
-        raise InputError(f"the first stage is {', '.join(map(repr, FIRST_STAGES))}, not {unknown[0]!r}")
+        raise InputError(f"the first stage must be one of {', '.join(map(repr, FIRST_STAGES))}, not {unknown[0]!r}")
 
 
 def _check_queries(queries: Sequence[str]) -> None:
     if isinstance(queries, str):
-        raise InputError("several queries are a list of queries; for one, use search, or a list of one")
+        raise InputError("queries must be a list of queries; for one query, use search, or a list of one")
     for query in queries:
         if not isinstance(query, str):
             raise InputError(f"a query must be a string, not {type(query).__name__}")
@@ -580,13 +580,13 @@ def _check_queries(queries: Sequence[str]) -> None:
 def _check_ranking(reranker: Reranker | None, k: int, evidence: str | None, unit: str, min_score: float | None) -> None:
     _check_count("k", k)
     if unit not in ("document", "passage"):
-        raise InputError(f"unit is 'document' or 'passage', not {unit!r}")
+        raise InputError(f"unit must be 'document' or 'passage', not {unit!r}")
     if evidence is not None and reranker is None:
         raise InputError("evidence needs a reranker: it is the reranker's attention")
     if reranker is not None:
         reranker.check_min_score(min_score)
     elif min_score is not None:
-        raise InputError("min_score needs a reranker: it cuts by the reranker's relevance")
+        raise InputError("min_score needs a reranker: it is compared with the reranker's relevance")
 
 
 def _check_count(name: str, value: Any) -> None:

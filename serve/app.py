@@ -137,7 +137,7 @@ def create_app(
     if min_score is not None:
         for ranks in [reranker] if searcher is None else [reranker, searcher.reranker]:
             if ranks is None:
-                raise InputError("min_score needs a reranker: it cuts by the reranker's relevance")
+                raise InputError("min_score needs a reranker: it is compared with the reranker's relevance")
             ranks.check_min_score(min_score)
     limits = limits or Limits()
     if threads is not None and threads < 1:

@@ -76,7 +76,7 @@ def _check_values(value: Any) -> None:
         raise ValueError("a number in it is too large")
     if isinstance(value, dict):
         if len(value) > _FIELDS:
-            raise ValueError(f"an object in it has {len(value)} fields, and at most {_FIELDS} are taken")
+            raise ValueError(f"an object in it has {len(value)} fields, and at most {_FIELDS} are allowed")
         value = list(value.values())
     if isinstance(value, list):
         for part in value:

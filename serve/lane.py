@@ -122,7 +122,9 @@ class Lane(Generic[Work, Result]):
             # Unlike `wait_for`, this cannot mistake a TimeoutError that the work raised for its own.
             done, _ = await asyncio.wait({result}, timeout=seconds)
             if not done:
-                raise TimeLimitError(f"not done after {seconds:g} s; ask for less, or when less is going on")
+                raise TimeLimitError(
+                    f"not done after {seconds:g} s; ask for less, or try again when the server is less busy"
+                )
             return result.result()
         finally:
             result.cancel()

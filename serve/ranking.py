@@ -127,7 +127,9 @@ def _cut(reranker: Reranker, work: RankingWork) -> _Cut:
         offsets = window.token_offsets(contents)
         if len(offsets) > room:
             if work.refuse_long:
-                raise InputError(f"text {place} has {len(offsets)} tokens and {room} are read; let it be truncated")
+                raise InputError(
+                    f"text {place} has {len(offsets)} tokens, and only {room} are read; ask for truncation"
+                )
             before = len(contents) - len(text) if text else 0
             end = offsets[room - 1][1] - before
             if end <= 0:

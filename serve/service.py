@@ -144,12 +144,12 @@ class Service:
     def check_count(self, documents: int) -> None:
         """Refuse a list that would take too long."""
         if documents > self.limits.documents:
-            raise InputError(f"{documents} documents are more than the {self.limits.documents} of a request")
+            raise InputError(f"{documents} documents are more than the {self.limits.documents} that a request may have")
 
     def check_length(self, what: str, text: str) -> None:
         """Refuse a text that would take the tokenizer too long."""
         if len(text) > self.limits.characters:
-            raise InputError(f"{what} has {len(text)} characters, and at most {self.limits.characters} are taken")
+            raise InputError(f"{what} has {len(text)} characters, and at most {self.limits.characters} are allowed")
 
 
 def _examples(searcher: Searcher) -> list[str]:

@@ -82,7 +82,7 @@ BAD_YAML = {
     "flow nested too deep": ("[" * 100_000, "nested more than 50 deep"),
     "blocks nested too deep": ("\n".join(" " * n + "a:" for n in range(100)), "nested more than 50 deep"),
     "sequences on one line": ("- " * 10_000 + "a", "nested more than 50 deep"),
-    "field twice": ("a: 1\nb: 2\na: 3", r"field 'a' is there twice \(line 3, column 1\)"),
+    "field twice": ("a: 1\nb: 2\na: 3", r"field 'a' occurs twice \(line 3, column 1\)"),
     "sexagesimal of quadratic time": ("a: " + ":".join(["1"] * 100_000), "a number of 199999 characters"),
     "integer of too many digits": ("9" * 5000, "a number of 5000 characters"),
     "Python object": ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),

@@ -111,7 +111,7 @@ def load_state(folder: Path) -> TrainingState | None:
         pickle.UnpicklingError,
     ) as error:
         reason = str(error).split("\n")[0][:200]
-        raise TrainingError(f"{folder / STATE}: cannot be read: {reason}; remove it to begin anew") from error
+        raise TrainingError(f"{folder / STATE}: cannot be read: {reason}; remove it to start again") from error
     try:
         return _as_state(fields)
     except DataError as error:
@@ -150,6 +150,6 @@ def check_settings(folder: Path, saved: Mapping[str, Any], current: Mapping[str,
             check_settings(folder, before, now)
         elif before != now:
             raise InputError(
-                f"{folder}: the run there was begun with {name} = {before}, not {now}; give what it was begun with, "
+                f"{folder}: the run there was started with {name} = {before}, not {now}; use the same value, "
                 "or choose another folder"
             )

@@ -81,7 +81,9 @@ class TrainingConfig:
             InputError: if ``learning_rate`` is None.
         """
         if self.learning_rate is None:
-            raise InputError("the learning rate is the learner's; give a learning_rate to have one here")
+            raise InputError(
+                "learning_rate is None, so each learner uses its own; give a learning_rate to have one here"
+            )
         rising = round(self.warmup * steps)
         if step < rising:
             return self.learning_rate * (step + 1) / rising

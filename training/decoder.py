@@ -109,7 +109,9 @@ class DecoderLearner:
         **loading: Any,
     ) -> None:
         if lora is None and (alpha is not None or targets is not None or dropout):
-            raise InputError("alpha, targets and dropout are the adapters'; give their rank, such as lora=16")
+            raise InputError(
+                "alpha, targets and dropout belong to the adapters; give the rank of those too, such as lora=16"
+            )
         if lora is not None and (lora < 1 or not 0 <= dropout < 1 or (alpha is not None and alpha <= 0)):
             raise InputError("lora and alpha must be above 0, dropout at least 0 and below 1")
         if unknown := set(loading) - {"revision", "dtype", "device"}:

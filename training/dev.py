@@ -74,7 +74,7 @@ def load_dev_sets(
     dev = []
     for source in sources:
         if source.is_file:
-            raise InputError(f"{source.path}: what is measured on is a judged collection, not a file of lists")
+            raise InputError(f"{source.path}: give a judged collection to measure on, not a file of lists")
         dataset = load_dataset(source.path, source.split, max_queries=max_queries)
         whole = load_run(files[source.name], source.split) if source.name in files else first_stage_run(dataset)
         run = {id: whole[id] for id in dataset.queries if id in whole}

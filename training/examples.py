@@ -283,9 +283,9 @@ def dataset_examples(
         excluded = tuple(texts[document] for document, grade in grades.items() if 0 < grade < min_grade)
         examples.append(Example(query, positives, tuple(pools), {}, excluded, dataset.name))
     if lost:
-        logger.warning("%s: %d judged documents are not in the corpus; passed over", dataset.name, lost)
+        logger.warning("%s: %d judged documents are not in the corpus; skipped", dataset.name, lost)
     if without:
-        logger.warning("%s: %d queries have no positive; passed over", dataset.name, without)
+        logger.warning("%s: %d queries have no positive; skipped", dataset.name, without)
     if not examples:
         raise InputError(f"{dataset.name}, split {dataset.split}: no query has a document of grade {min_grade} or more")
     return examples

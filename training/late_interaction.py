@@ -93,7 +93,7 @@ class LateInteractionLearner:
             raise InputError("a frozen encoder without parts of the readout has nothing to learn")
         if model != "minilm" and (encoder != "frozen" or prefix):
             raise InputError(
-                f"of {model} the readout is trained, so encoder stays 'frozen' and there is no prefix; train the model "
+                f"of {model}, only the readout is trained, so leave encoder 'frozen' and prefix empty; train the model "
                 "itself with sentence-transformers or PyLate, and name what that wrote"
             )
         if rank < 1 or max_tokens < 1 or remember < 0:

@@ -348,7 +348,7 @@ class _Run:
         strangers = [path for path in self.out.iterdir() if path.suffix != ".new"] if self.out.is_dir() else []
         state = load_state(self.out)
         if state is None and strangers:
-            raise InputError(f"{self.out}: is not empty, and holds no run to go on with; choose another folder")
+            raise InputError(f"{self.out}: is not empty, and holds no run to continue; choose another folder")
         self.out.mkdir(parents=True, exist_ok=True)
         if state is None:
             return
@@ -358,7 +358,8 @@ class _Run:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(
-                f"{self.out / STATE}: does not fit this run ({type(error).__name__}: {reason}); remove it to begin anew"
+                f"{self.out / STATE}: does not fit this run ({type(error).__name__}: {reason}); remove it to start "
+                "again"
             ) from error
         logger.info("going on from step %d of %d", self.step, self.steps)
 

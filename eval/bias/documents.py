@@ -217,7 +217,7 @@ def measure_documents(
             exchanged, add = ids.variant(candidates, base, random.Random(f"{seed} {id}"))
             add(*rank_lists(reranker, [exchanged]))
     if not queries:
-        raise InputError("there is no list with a document in it")
+        raise InputError("none of the lists has a document in it")
     return DocumentBias(
         system,
         queries,

@@ -44,7 +44,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end or self.length < 1:
-            raise InputError(f"characters [{self.start}, {self.end}) of {self.length} are no place in a document")
+            raise InputError(f"characters [{self.start}, {self.end}) of {self.length} are not a place in a document")
 
     @property
     def relative(self) -> float:

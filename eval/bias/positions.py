@@ -128,7 +128,7 @@ def load_spans(path: str | Path, dataset: Dataset | None = None) -> dict[str, Sp
         except (ValueError, InputError) as error:
             raise DataError(f"not a row of {', '.join(_SPANS)}: {error}", path=path, line=number) from None
         if query in seen:
-            raise DataError(f"query {query!r} is there for the second time", path=path, line=number)
+            raise DataError(f"query {query!r} occurs twice", path=path, line=number)
         seen.add(query)
         if dataset is not None and query not in dataset.queries:
             continue
@@ -170,10 +170,10 @@ def load_squad(paths: Sequence[str | Path]) -> PositionDataset:
                 if not len(starts):
                     continue
                 if id in queries:
-                    raise DataError(f"the question id {id!r} is there for the second time")
+                    raise DataError(f"the question id {id!r} occurs twice")
                 span = Span(int(starts[0]), int(starts[0]) + len(texts[0]), len(context))
                 if span.end > span.length:
-                    raise DataError(f"the answer of {id!r} ends behind its paragraph")
+                    raise DataError(f"the answer of {id!r} ends beyond its paragraph")
             except (KeyError, TypeError, IndexError, ValueError) as error:
                 reason = error.reason if isinstance(error, DataError) else f"not a question of SQuAD: {error!r}"
                 raise DataError(reason, path=path, line=number) from None
@@ -242,7 +242,7 @@ def load_posir(folder: str | Path, split: str = "test") -> PositionDataset:
         try:
             id, (start, end), length = str(row["_id"]), row["pos_char_span"], int(row["pos_char_length"])
             if id in queries:
-                raise DataError(f"the query id {id!r} is there for the second time")
+                raise DataError(f"the query id {id!r} occurs twice")
             if id not in qrels:
                 continue
             queries[id] = row["text"]

@@ -65,7 +65,9 @@ def block_attention(
         return operators.attention(q, k, v, layout, scale, backend)
     check_packed(layout, queries=layout.tokens - layout.first, q=q, k=k, v=v)
     if layout.first and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        raise input_error("there are no gradients behind kept tokens; read all of them, or under torch.no_grad()")
+        raise input_error(
+            "gradients do not reach tokens that were kept; read all tokens, or read under torch.no_grad()"
+        )
     scale = check_scale(scale)
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
     if name == "reference":

@@ -157,7 +157,7 @@ class Template:
                 leave no room for a text.
         """
         if not query.strip():
-            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+            raise InputError(f"the query {query!r} has no token to attend with; give a query with a word in it")
         count = len(documents)
         asked = [query] if self.spec.query else []
         if self.layout.readout.calibration == "null_query":
@@ -305,7 +305,7 @@ class Template:
             start, stop = _within(tokens, places[kind])
             signal = range(start, len(ids) if kind == "block" else stop)
         if not query.strip() or not signal:
-            raise InputError(f"the query {query!r} has no token to attend with; ask something")
+            raise InputError(f"the query {query!r} has no token to attend with; give a query with a word in it")
         return QueryBlock(ids, tuple(signal))
 
     def _names(self, count: int, seed: int) -> list[str]:

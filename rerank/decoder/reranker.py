@@ -163,7 +163,7 @@ class DecoderReranker(Reranker):
             if out_of_reach(longest, layout, self._reach, 0):
                 raise ModelError(
                     f"layout {layout.name!r} puts the query at position {start}, but the layers of {decoder.name!r} "
-                    f"that are read see {self._reach} positions back, which is no document; give a smaller "
+                    f"that are read see {self._reach} positions back, so they see no document; give a smaller "
                     "query_position, or read heads of other layers"
                 )
         fingerprint = self._fingerprint() if layout.keepable else ""
@@ -343,7 +343,8 @@ class DecoderReranker(Reranker):
                 raise InputError(f"{self.name} cannot use the decoder states that were given: {reason}")
             if state.tokens != (seen := len(strided(len(block.ids), self.spec.stride))):
                 raise InputError(
-                    f"a document of {seen} tokens came with decoder states of {state.tokens}; they are of another text"
+                    f"a document of {seen} tokens came with decoder states of {state.tokens}; they belong to another "
+                    "text"
                 )
             kept[block.ids] = KeptBlock.of(state, self.reading.layer)
         return kept

@@ -147,7 +147,7 @@ def load_documents(
         return _documents(records, Reading(fields, report=report, summary=summary), None, warn)
     path = Path(source)
     if strict and on_bad is not None:
-        raise InputError("strict stops at the first bad file, on_bad goes on without it; give one of them")
+        raise InputError("strict stops at the first bad file, on_bad continues without it; give one of them")
     _check_exists(path)
     format = format or guess_format(path)
     if format not in _FORMATS:

@@ -106,7 +106,7 @@ def whole_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         raise DataError(f"cannot be read: {error}", path=path) from error
     if len(data) > limit:
         raise DataError(
-            f"larger than {limit >> 20} MiB: too large for a file that is read as a whole; cut it, or use JSON Lines",
+            f"larger than {limit >> 20} MiB: too large for a file that is read as a whole; split it, or use JSON Lines",
             path=path,
         )
     return data

@@ -257,7 +257,7 @@ def test_an_empty_list_is_said_plainly(run, shared_index, more):
     [
         (
             ["--rerank", "minilm-mass"],
-            "--min-score cuts by relevance, and minilm-mass has none: its scores are relative",
+            "--min-score is compared with the relevance, and minilm-mass has none: its scores are relative",
         ),
         (["--rerank", "minilm-log-mass"], "minilm-log-mass has none: its scores are not calibrated"),
         (["--rerank", "none"], "--min-score needs a reranker"),
@@ -511,7 +511,7 @@ def test_calibrate_fits_prints_and_writes_a_layout(run, beir, tmp_path):
     assert list(again["collections"]) == [beir.name]
     for arguments, reason in (
         (["minilm-mass", beir], "relative to their list"),
-        (["minilm", beir, "--save"], "no folder of sightline train"),
+        (["minilm", beir, "--save"], "not a folder from sightline train"),
         (["sightline-mini", beir, "--out", tmp_path / "x.yaml"], "use --save"),
     ):
         code, _, err = run("calibrate", *arguments)

@@ -50,7 +50,7 @@ def test_train_writes_a_model_with_its_card(run, folders, tmp_path):
     assert (settings["documents"], settings["weights"], settings["patience"]) == ([4, 12], {"train": 0.5}, 2)
     assert summary["origin"]["command"].startswith("sightline train minilm train@0.5 ")
     code, _, err = run(*arguments)
-    assert code == 2 and "holds no run to go on with" in err
+    assert code == 2 and "holds no run to continue" in err
 
 
 def test_help_is_not_taken_for_markup(run):

@@ -233,5 +233,5 @@ def test_what_cannot_be_fitted_is_refused(pairs, reason):
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(InputError, match="not finite"):
         Judged.of([[(float("nan"), True)]])
-    with pytest.raises(InputError, match="one length"):
+    with pytest.raises(InputError, match="the same length"):
         Judged(np.zeros(2), np.zeros(1, dtype=bool), np.zeros(2, dtype=int))

@@ -118,7 +118,7 @@ def test_what_cannot_be_reported_together_is_refused(tmp_path):
     with pytest.raises(InputError, match="at least one"):
         evaluate_collections([], tmp_path / "out")
     same = [Collection(tmp_path / "a" / "x", ("bm25",)), Collection(tmp_path / "b" / "x", ("bm25",))]
-    with pytest.raises(InputError, match="one name"):
+    with pytest.raises(InputError, match="the same name"):
         evaluate_collections(same, tmp_path / "out")
 
 
@@ -159,7 +159,7 @@ _PLAN = {"first_stages": ["bm25"], "rerankers": [], "collections": [{"folder": "
         ({"collections": ["a"]}, r"the field collections\[0\] must be"),
         ({"collections": [{}]}, r"lacks the field collections\[0\].folder"),
         ({"collections": [{"folder": "a", "colour": 1}]}, r"has a field 'collections\[0\].colour'"),
-        ({"collections": [{"folder": "a"}, {"folder": "a"}]}, "a is there twice"),
+        ({"collections": [{"folder": "a"}, {"folder": "a"}]}, "a is listed twice"),
     ],
     ids=str,
 )

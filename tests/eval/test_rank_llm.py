@@ -61,7 +61,7 @@ GOOD = request("q0", "good", [("d1", 1, {"text": "one"})])
         ({"query": "why", "candidates": []}, "not a request"),
         ({"query": {"text": "why"}, "candidates": []}, "not a request"),
         ({"query": {"text": "why", "qid": "q"}}, "not a request"),
-        (request("q0"), "'q0' is there for the second time"),
+        (request("q0"), "'q0' occurs twice"),
         (request(text=" "), "empty"),
         (request(text="\ud800"), "surrogate"),
         (request(candidates=[]), "'q1' has no candidates"),
@@ -75,9 +75,9 @@ GOOD = request("q0", "good", [("d1", 1, {"text": "one"})])
         (request(candidates=[("", 1, {"text": "t"})]), "field 'id' is empty"),
         (
             request(candidates=[("d", 2, {"text": "t"}), ("d", 1, {"text": "t"})]),
-            "candidate 1: the document 'd' is there",
+            "candidate 1: the document 'd' occurs twice",
         ),
-        (request(candidates=[("d1", 1, {"text": "another"})]), "'d1' had another text"),
+        (request(candidates=[("d1", 1, {"text": "another"})]), "'d1' has a different text"),
     ],
     ids=str,
 )

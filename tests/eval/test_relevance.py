@@ -156,7 +156,7 @@ def test_the_file_is_checked_before_the_work(tmp_path):
     for name, out, save, reason in (
         ("minilm", tmp_path / "mine.txt", False, "ends in .yaml"),
         ("minilm", tmp_path / "no" / "mine.yaml", False, "does not exist"),
-        ("minilm", None, True, "no folder of sightline train"),
+        ("minilm", None, True, "not a folder from sightline train"),
         (trained, tmp_path / "mine.yaml", False, "use --save"),
         (trained, tmp_path / "mine.yaml", True, "give one"),
         ("cross-encoder:some/model", tmp_path / "mine.yaml", False, "no layout"),

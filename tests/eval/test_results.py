@@ -99,7 +99,7 @@ def test_results_come_back_from_their_folder(dataset, tmp_path):
 def test_a_run_that_was_removed_is_missed(dataset, tmp_path):
     evaluate({"mine": RUN}, dataset).save(tmp_path)
     (tmp_path / "mine.trec").unlink()
-    with pytest.raises(DataError, match=r"mine\.trec: the run of the system 'mine' is not there"):
+    with pytest.raises(DataError, match=r"mine\.trec: the run of the system 'mine' is missing"):
         load_results(tmp_path)
 
 

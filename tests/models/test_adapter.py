@@ -77,9 +77,9 @@ def test_the_revision_follows_from_adapter_and_base(adapter):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"peft_type": "IA3"}, "a plain LoRA adapter can be merged, and this is none .IA3"),
-        ({"use_dora": True}, "this is none .use_dora"),
-        ({"rank_pattern": {"q_proj": 2}}, "this is none .rank_pattern"),
+        ({"peft_type": "IA3"}, "only a plain LoRA adapter can be merged, and this is not one .IA3"),
+        ({"use_dora": True}, "this is not one .use_dora"),
+        ({"rank_pattern": {"q_proj": 2}}, "this is not one .rank_pattern"),
         ({"base_model_name_or_path": None}, "names no base model"),
         ({"base_model_name_or_path": "/nowhere/at/all"}, "no such folder"),
     ],
@@ -94,11 +94,11 @@ def test_adapters_that_cannot_be_merged(adapter, change, match):
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
-        (lambda tensors: {"other": torch.zeros(1)}, "'other' is no weight of a LoRA adapter"),
+        (lambda tensors: {"other": torch.zeros(1)}, "'other' is not a weight of a LoRA adapter"),
         (lambda tensors: dict(list(tensors.items())[:1]), "lacks a factor"),
         (
             lambda tensors: {n.replace("q_proj", "p_proj"): t for n, t in tensors.items()},
-            "is no linear map of it",
+            "is not a linear map of it",
         ),
         (lambda tensors: {n: t.new_ones(2, 2) for n, t in tensors.items()}, "does not fit the base model"),
     ],

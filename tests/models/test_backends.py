@@ -84,7 +84,7 @@ def test_a_decoder_is_read_as_by_torch_or_refused(folders, backend):
     try:
         reader = load_reader(name, backend=backend)
     except BackendError as error:
-        assert f"the backend {backend!r} does not serve for this model, a Qwen3Model: it" in str(error)
+        assert f"the backend {backend!r} cannot be used for this model, a Qwen3Model: it" in str(error)
     else:
         same(reader.read(TEXTS), load_reader(name, device="cpu").read(TEXTS))
 
@@ -187,7 +187,7 @@ def test_an_index_says_what_read_it_and_any_backend_reads_queries(folders, small
             assert index.manifest.token_states.backend == backend  # of the build
             searcher.index.delete(["new"])
     assert scores[None] == pytest.approx(scores[backend], abs=1e-3)
-    with pytest.raises(InputError, match="backend is for an encoder that is named"):
+    with pytest.raises(InputError, match="backend is for an encoder given by name"):
         Index.open(tmp_path / "other", encoder=small, backend="torch")
     assert Manifest.load(tmp_path / "torch").settings() != Manifest.load(tmp_path / "other").settings()
 
@@ -207,12 +207,12 @@ def test_other_states_than_torchs_are_refused(folders, backend, monkeypatch):
             return super().run(ids, mask) * 1.01
 
     monkeypatch.setitem(backends._SESSIONS, backend, Wrong)
-    with pytest.raises(BackendError, match=f"the backend '{backend}' does not serve .* gives other states"):
+    with pytest.raises(BackendError, match=f"the backend '{backend}' cannot be used .* gives other states"):
         load_sentence_transformer(str(folders("bert")), backend=backend)
 
 
 def test_what_cannot_be_is_refused(folders, backend, tmp_path):
-    with pytest.raises(InputError, match="the backend is one of 'torch', 'onnx', 'openvino', not 'onx'"):
+    with pytest.raises(InputError, match="the backend must be one of 'torch', 'onnx', 'openvino', not 'onx'"):
         load_reader("minilm", backend="onx")
     for options in ({"dtype": "bfloat16"}, {"device": "cuda"}):
         with pytest.raises(InputError, match=f"the backend '{backend}' reads on the device 'cpu' in float32"):

@@ -155,9 +155,9 @@ ANY = {
 HEAD = {
     "no head": (
         in_weights(lambda weights: [weights.pop(name) for name in list(weights) if "classifier" in name]),
-        "no trained CrossEncoder: .*classifier.weight",
+        "not a trained CrossEncoder: .*classifier.weight",
     ),
-    "three labels": (labels(3), r"3 labels \(L0, L1, L2\), and which of them is relevance nobody says"),
+    "three labels": (labels(3), r"3 labels \(L0, L1, L2\), and nothing says which of them is the relevance"),
     "two labels": (labels(2), r"2 labels \(L0, L1\)"),
     "no label": (in_json("config.json", id2label={}, label2id={}), "cannot be loaded"),
     "a head that is no number": (

@@ -214,7 +214,10 @@ DAMAGES = {
         "no tokenizer there",
     ),
     "lengths": (lambda f: drop_normalize(f), r"not of unit length.*add a Normalize module"),
-    "other layers": (lambda f: set_json(f / "config.json", num_hidden_layers=3), r"is no trained MultiVec.*layer\.2\."),
+    "other layers": (
+        lambda f: set_json(f / "config.json", num_hidden_layers=3),
+        r"is not a trained MultiVec.*layer\.2\.",
+    ),
 }
 
 
@@ -243,7 +246,7 @@ def test_a_damaged_checkpoint_is_named_and_ranks_nothing(whole, tmp_path, damage
 
 def test_a_bi_encoder_is_no_late_interaction_model(tmp_path):
     folder = bi_encoder("bert", tmp_path)
-    with pytest.raises(ModelError, match=r"no trained MultiVectorEncoder: \S+linear\.weight"):
+    with pytest.raises(ModelError, match=r"not a trained MultiVectorEncoder: \S+linear\.weight"):
         load_reranker(f"late-interaction:{folder}")
     with pytest.raises(ModelError, match="no such folder"):
         load_reranker(f"encoder:{tmp_path}/none")

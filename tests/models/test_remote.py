@@ -226,7 +226,7 @@ def test_copies_rank_as_the_original_with_the_key_of_the_day(rerank_api, key, mo
 @pytest.mark.parametrize("wrong", ["a key", "käse", "a\nb", "a\x00b"])
 def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated(rerank_api, monkeypatch, wrong):
     monkeypatch.setattr(remote.os, "environ", {"SIGHTLINE_REMOTE_KEY": wrong})
-    with pytest.raises(InputError, match="SIGHTLINE_REMOTE_KEY in the environment is no key") as caught:
+    with pytest.raises(InputError, match="SIGHTLINE_REMOTE_KEY in the environment cannot be sent") as caught:
         load_reranker(rerank_api.name())
     assert wrong not in str(caught.value)
 
@@ -278,9 +278,9 @@ ANSWERS = {
     "true as score": (as_json(results(0.5, True, 0.5)), r"\[1\].relevance_score must be a valid number"),
     "score beyond 1": (
         as_json(results(0.5, 1.5, 0.5)),
-        "the score 1.5, which is no probability; write 'remote:.*#raw'",
+        "the score 1.5, which is not a probability; write 'remote:.*#raw'",
     ),
-    "score below 0": (as_json(results(0.5, -0.5, 0.5)), "the score -0.5, which is no probability"),
+    "score below 0": (as_json(results(0.5, -0.5, 0.5)), "the score -0.5, which is not a probability"),
     "huge": (raw(b" " * 1_100_000), "more than 1,00[0-9],[0-9]+ bytes"),
     "huge, packed": (packed(" " * 1_100_000), "is packed, and has more than 1,00[0-9],[0-9]+ bytes"),
     "not gzip": (raw("{}", headers={"Content-Encoding": "gzip"}), "cannot be unpacked"),

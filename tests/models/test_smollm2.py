@@ -74,7 +74,7 @@ def test_the_hub_is_asked_last_and_its_file_is_verified(package, tmp_path, monke
     monkeypatch.setattr(smollm2, "SHA256", hashlib.sha256((package / FILE).read_bytes()).hexdigest())
     assert find_smollm2() == package / FILE and asked == ["cache"]
     (package / FILE).unlink()
-    with pytest.raises(ModelError, match="SHA-256 is .* the file is damaged or another"):
+    with pytest.raises(ModelError, match="SHA-256 is .* the file is damaged or a different one"):
         find_smollm2()
     assert asked == ["cache", "cache", "hub"]
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names: str(hub))

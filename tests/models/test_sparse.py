@@ -64,7 +64,7 @@ def test_a_model_that_is_no_trained_sparse_encoder_is_refused(tmp_path):
     weights = load_file(tmp_path / "no_head" / "model.safetensors")
     kept = {name: weight for name, weight in weights.items() if not name.startswith("cls.")}
     save_file(kept, tmp_path / "no_head" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="is no trained SparseEncoder"):
+    with pytest.raises(ModelError, match="is not a trained SparseEncoder"):
         load_sparse_encoder(str(tmp_path / "no_head"))
     (saved / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="cannot be loaded as SparseEncoder"):

@@ -102,7 +102,7 @@ def test_names():
     for unlike in ("a>models/b@home", "a>b@3*", "a>b*0.2", "a>b@3*1e3", "a>b@3*-1", "a>b@" + "9" * 5000):
         assert CascadeName.parse(unlike) == ("a", unlike.partition(">")[2], 20, None)
     for wrong in (">b", "a>", "a>@3", "a>@3*.5"):
-        with pytest.raises(InputError, match="is no cascade"):
+        with pytest.raises(InputError, match="is not a cascade"):
             CascadeName.parse(wrong)
 
 

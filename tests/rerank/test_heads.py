@@ -159,9 +159,9 @@ def test_published_heads_are_found_by_the_models_name(model, tmp_path, monkeypat
     assert find_heads(None, layout, model, "any")[:2] == ("14-22", "13-16")
     assert find_heads(None, load_layout("qrhead", separator=" \n\n"), model, "any")[:2] == ("14-22", "13-16")
     for other in ("meta-llama/Llama-3.1-8B", "mine/Llama-3.1-8B-Instruct-tuned"):
-        with pytest.raises(ModelError, match="none were found"):
+        with pytest.raises(ModelError, match="none have been found"):
             find_heads(None, layout, other, "any")
-    with pytest.raises(ModelError, match="none were found"):
+    with pytest.raises(ModelError, match="none have been found"):
         find_heads(None, load_layout("core"), model, "any")
     with pytest.raises(InputError, match="the best 16 are known, not 17"):
         find_heads(None, load_layout("qrhead", heads="qr:17"), model, "any")

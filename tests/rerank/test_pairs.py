@@ -66,7 +66,7 @@ def test_those_without_relevance_say_why(name, reason):
     reranker = load_reranker(name)
     assert {item.relevance for item in reranker.rank(QUERY, TEXTS)[:3]} == {None}
     assert reason in reranker.why_no_relevance()
-    with pytest.raises(InputError, match=f"min_score cuts by relevance, and {name} has none: .*{reason}"):
+    with pytest.raises(InputError, match=f"min_score is compared with the relevance, and {name} has none: .*{reason}"):
         reranker.rank(QUERY, TEXTS, min_score=0.5)
     reranker.check_min_score(None)
 

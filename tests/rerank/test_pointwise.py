@@ -78,9 +78,9 @@ def test_the_options_of_a_reranker(baseline):
 
 
 def test_an_untrained_head_is_refused(scorer_folders):
-    with pytest.raises(ModelError, match=r"no trained CrossEncoder: .*classifier.weight"):
+    with pytest.raises(ModelError, match=r"not a trained CrossEncoder: .*classifier.weight"):
         load_reranker(f"cross-encoder:{scorer_folders['bare']}")
-    with pytest.raises(ModelError, match=r"no trained MultiVectorEncoder: 1.linear.weight"):
+    with pytest.raises(ModelError, match=r"not a trained MultiVectorEncoder: 1.linear.weight"):
         load_reranker(f"late-interaction:{scorer_folders['bare']}")
 
 

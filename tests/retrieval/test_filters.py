@@ -267,5 +267,5 @@ def test_several_lines_hold_together_and_none_is_lost():
     }
     assert parse_where(None) is None and parse_where([]) is None
     for twice in (["a=1", "a==2"], ["a>=1", "a between 2 and 3"]):
-        with pytest.raises(InputError, match="second time"):
+        with pytest.raises(InputError, match="twice"):
             parse_where(twice)

@@ -1132,6 +1132,6 @@ def test_documents_are_read_in_the_number_format_that_is_asked_for_and_queries_n
         assert finished.encoder.dtype == "float32"
     with pytest.raises(InputError, match="bfloat16' or 'float16', not 'int3'"):
         Index.build(tmp_path / "none", texts, dtype="int3")
-    with pytest.raises(InputError, match="for an encoder that is named"):
+    with pytest.raises(InputError, match="for an encoder given by name"):
         Index.build(tmp_path / "none", texts, encoder=toy, dtype="bfloat16")
     assert not (tmp_path / "none").exists()

@@ -293,7 +293,7 @@ def test_where_nothing_can_be_written_the_search_goes_on(build, toy, monkeypatch
     with caplog.at_level(logging.WARNING):
         check_exact(index, toy, "w1 w2", k=5)
         check_exact(index, toy, "w1 w2", k=5)
-    assert caplog.text.count("serve this process alone") == 1 and "no space left" in caplog.text
+    assert caplog.text.count("they are used by this process only") == 1 and "no space left" in caplog.text
     assert not (index.path / MULTIVECTOR_FILE).exists()
     monkeypatch.undo()
 

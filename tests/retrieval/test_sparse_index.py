@@ -99,8 +99,8 @@ def test_what_cannot_be_added_is_refused_and_leaves_no_trace(tmp_path):
     two = SparseVectors.of(vectors(2, 1))
     for rows, given_vectors, reason in (
         ([4], two, "1 rows but 2 sparse vectors"),
-        ([3, 4], two, "row 3 is there already"),
-        ([4, 4], two, "added twice"),
+        ([3, 4], two, "row 3 is in the index already"),
+        ([4, 4], two, "given twice"),
         ([4], SparseVectors.of(np.ones((1, DIM + 1), np.float32)), "terms end at 8"),
     ):
         with pytest.raises(InputError, match=reason):
@@ -333,7 +333,7 @@ def test_names_of_words_that_are_none(tmp_path, toy):
     for name, reason in (
         ("sparse:", "names no model"),
         ("sparse", "names no model"),
-        ("tantivy:x", "is one of 'fts5'"),
+        ("tantivy:x", "must be one of 'fts5'"),
     ):
         with pytest.raises(InputError, match=reason):
             Index.create(tmp_path / "index", encoder=toy, lexical=name)

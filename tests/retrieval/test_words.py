@@ -104,6 +104,6 @@ def test_index_without_words_says_so(tmp_path, toy):
 def test_unknown_engine_is_refused_with_the_known_ones(tmp_path, toy):
     with pytest.raises(
         InputError,
-        match="the lexical engine is one of 'fts5', 'tantivy', 'pyserini', 'none', 'sparse:MODEL', not 'lucene'",
+        match="the lexical engine must be one of 'fts5', 'tantivy', 'pyserini', 'none', 'sparse:MODEL', not 'lucene'",
     ):
         Index.create(tmp_path / "index", encoder=toy, lexical="lucene")

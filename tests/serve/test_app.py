@@ -190,7 +190,9 @@ def test_a_min_score_out_of_range_is_refused(client, min_score):
 
 
 def test_min_score_is_refused_where_there_is_no_relevance(relative):
-    message = "min_score cuts by relevance, and minilm-mass has none: its scores are relative to their list"
+    message = (
+        "min_score is compared with the relevance, and minilm-mass has none: its scores are relative to their list"
+    )
     for body in ({"documents": TEXTS}, {"texts": TEXTS}):
         refused = relative.post("/rerank", json={"query": QUERY, "min_score": 0.5, **body})
         assert refused.status_code == 422 and message in refused.json()["error"]["message"]

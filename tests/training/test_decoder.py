@@ -438,7 +438,7 @@ def test_half_precision_models_have_adapters_of_float32(folder):
     ("layout", "options", "message"),
     [
         ("minilm", {}, "not for decoders"),
-        ("blockrank", {"alpha": 2.0}, "give their rank"),
+        ("blockrank", {"alpha": 2.0}, "give the rank of those too"),
         ("blockrank", {"lora": 0}, "above 0"),
         ("blockrank", {"lora": 2, "targets": ["q_proj", "nose"]}, "'nose'.*k_proj"),
         ("blockrank", {"quantization_config": 1}, "'quantization_config'"),

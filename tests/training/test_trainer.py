@@ -397,7 +397,7 @@ def test_other_settings_are_refused_by_name(made, tmp_path, change, field):
     if field is None:
         trained(made, tmp_path / "out", dev=False, **change)
         return
-    with pytest.raises(InputError, match=f"begun with {field} = .*, not "):
+    with pytest.raises(InputError, match=f"started with {field} = .*, not "):
         trained(made, tmp_path / "out", dev=False, **change)
 
 
@@ -407,16 +407,16 @@ def test_other_options_of_the_learner_are_refused(made, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(Stopping(5), 4)
-    with pytest.raises(InputError, match="begun with lora = 4, not 8"):
+    with pytest.raises(InputError, match="started with lora = 4, not 8"):
         run(ToyLearner(), 8)
 
 
 def test_other_data_are_refused(made, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(made, tmp_path / "out", Stopping(5), dev=False)
-    with pytest.raises(InputError, match="begun with examples = "):
+    with pytest.raises(InputError, match="started with examples = "):
         trained((made[0][1:], ()), tmp_path / "out", dev=False)
-    with pytest.raises(InputError, match="begun with dev = "):
+    with pytest.raises(InputError, match="started with dev = "):
         trained(made, tmp_path / "out")
 
 
@@ -426,13 +426,13 @@ def test_a_damaged_state_is_named(made, tmp_path):
     whole = (tmp_path / "out" / STATE).read_bytes()
     for broken in (whole[:-200], b"", b"nothing"):
         (tmp_path / "out" / STATE).write_bytes(broken)
-        with pytest.raises(TrainingError, match=r"state\.pt: cannot be read.*remove it to begin anew"):
+        with pytest.raises(TrainingError, match=r"state\.pt: cannot be read.*remove it to start again"):
             trained(made, tmp_path / "out", dev=False)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(made, tmp_path):
     trained(made, tmp_path / "out", dev=False, steps=1)
-    with pytest.raises(InputError, match="holds no run to go on with"):
+    with pytest.raises(InputError, match="holds no run to continue"):
         trained(made, tmp_path / "out", dev=False, steps=1)
 
 

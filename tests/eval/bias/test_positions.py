@@ -38,9 +38,9 @@ def test_beir_with_spans(tmp_path):
     [
         ("q1\tcat\tx\t5\t20\t1", "not a row"),
         ("q1\tcat\t4\t5", "not a row"),
-        ("q1\tcat\t-4\t5\t20\t1", "no place"),
+        ("q1\tcat\t-4\t5\t20\t1", "not a place"),
         ("q1\tdog\t4\t5\t20\t1", "'dog' is not relevant to query 'q1'"),
-        ("q2\tdog\t4\t5\t20\t1\nq2\tdog\t4\t5\t20\t1", "second time"),
+        ("q2\tdog\t4\t5\t20\t1\nq2\tdog\t4\t5\t20\t1", "twice"),
     ],
 )
 def test_bad_spans_are_named_with_their_line(tmp_path, line, said):
@@ -142,10 +142,10 @@ def test_squad(tmp_path, layout):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"id": "a"}, "second time"),
+        ({"id": "a"}, "twice"),
         ({"context": ""}, "something in them"),
-        ({"answers": {"text": ["x"], "answer_start": [99]}}, "ends behind its paragraph"),
-        ({"answers": {"text": ["x"], "answer_start": [-1]}}, "no place"),
+        ({"answers": {"text": ["x"], "answer_start": [99]}}, "ends beyond its paragraph"),
+        ({"answers": {"text": ["x"], "answer_start": [-1]}}, "not a place"),
         ({"answers": None}, "not a question of SQuAD"),
         ({"answers": {"text": [], "answer_start": [3]}}, "not a question of SQuAD"),
     ],

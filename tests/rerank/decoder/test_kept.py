@@ -133,7 +133,7 @@ def test_states_of_another_text_are_refused(decoder):
     documents = [Document(row["id"], row["text"]) for row in DOCUMENTS]
     states = stored(ranker, documents, "int8")
     longer = dataclasses.replace(documents[0], text=documents[0].text + " And more.")
-    with pytest.raises(InputError, match="of another text"):
+    with pytest.raises(InputError, match="belong to another text"):
         ranker.rank(QUERY, [longer, *documents[1:]], states=states)
 
 
@@ -154,7 +154,7 @@ def test_a_cache_of_rounded_documents_gives_the_same_scores_at_each_hit(decoder,
     if where == "host_bytes":
         # The instruction is kept as computed.
         assert cache.bytes()["host"] < exact.bytes()["host"] * 0.75
-    with pytest.raises(InputError, match="form is one of"):
+    with pytest.raises(InputError, match="form must be one of"):
         DocumentCache(form="int4")
 
 
