@@ -1,6 +1,6 @@
-"""The seam for OpenTelemetry: spans for whoever collects them, and nothing where nobody does.
+"""Spans of OpenTelemetry for applications that collect them; elsewhere they do nothing.
 
-Sightline imports nothing of OpenTelemetry. It looks whether the application has, and has set a tracer provider.
+Sightline does not import OpenTelemetry. It checks whether the application did, and whether a tracer provider is set.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _PREFIX = "sightline."
 
 
 class Span:
-    """A span as a context manager. This one records nothing; `span` returns it where nobody collects spans.
+    """A span, used as a context manager. This class records nothing; `span` returns it if no one collects spans.
 
     Attributes:
-        recording: whether attributes are kept; what is costly to compute can be left out if they are not.
+        recording: whether attributes are kept. If not, you can skip those that are costly to compute.
     """
 
     recording = False
@@ -34,10 +34,10 @@ class Span:
         return None
 
     def set(self, **attributes: str | bool | int | float | None) -> None:
-        """Set attributes, each under its name behind ``sightline.``; those that are None are left out."""
+        """Set attributes, each with ``sightline.`` before its name. Those that are None are left out."""
 
     def answered(self, method: str, route: str, status: int) -> None:
-        """Name a server's span by the route, and set the status code of the answer."""
+        """Name a server's span after the route, and set the status code of the response."""
 
 
 _NOTHING = Span()
@@ -72,10 +72,10 @@ class _OfServer(_Recorded):
 
 
 def span(name: str) -> Span:
-    """A span around a step of the work, below the one that is open.
+    """Open a span around a step of the work, as a child of the current span.
 
     Args:
-        name: the step, such as ``retrieve``; the span is called ``sightline.retrieve``.
+        name: the name of the step, such as ``retrieve``. The span is called ``sightline.retrieve``.
 
     Example:
         >>> with span("retrieve") as step:
@@ -88,15 +88,15 @@ def span(name: str) -> Span:
 
 
 def server_span(method: str, path: str, headers: Mapping[str, str]) -> Span:
-    """A span around the answer to a request, below its client's.
+    """Open a span around the response to a request, as a child of the client's span.
 
-    If a span is open already, as newer versions of FastAPI and instrumentations of ASGI open one, attributes are set on
-    that, and there is no second one.
+    If a span is open already, as newer versions of FastAPI and instrumentations of ASGI open one, the attributes are
+    set on it, and no second span is opened.
 
     Args:
-        method: the request's method, such as ``POST``.
-        path: its path.
-        headers: its headers by their names in lower case; ``traceparent`` names the client's span.
+        method: the method of the request, such as ``POST``.
+        path: the path of the request.
+        headers: the headers of the request, by their names in lower case; ``traceparent`` identifies the client's span.
     """
     tracer = _tracer()
     if tracer is None:
@@ -117,10 +117,10 @@ def server_span(method: str, path: str, headers: Mapping[str, str]) -> Span:
 
 
 def flush(seconds: float) -> None:
-    """Export the spans that have ended. At its normal end a process does so itself; a signal ends it before.
+    """Export the spans that have ended. A process does so itself at its normal end, but not if a signal ends it.
 
     Args:
-        seconds: how long to wait for whoever collects them.
+        seconds: the number of seconds to wait for the exporters.
     """
     if _tracer() is not None and (export := getattr(_api().get_tracer_provider(), "force_flush", None)):
         export(int(seconds * 1000))

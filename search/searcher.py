@@ -1,4 +1,4 @@
-"""The pipeline: candidates of a first stage, ranked by a reranker."""
+"""The search pipeline: a first stage finds candidates, and a reranker ranks them."""
 
 from __future__ import annotations
 
@@ -36,24 +36,26 @@ logger = logging.getLogger(__name__)
 
 
 class Searcher:
-    """Searches an index in two steps: candidates, then attention over all of them.
+    """Search an index in two steps: a first stage finds candidates, and a reranker ranks them.
 
-    `search` does both. `candidates` and `rank` do one each, to look at what lies between, or to rank the same
-    candidates by several rerankers.
+    `search` does both steps. `candidates` and `rank` do one each: call them to look at the candidates in between, or to
+    rank the same candidates by several rerankers.
 
     Args:
         index: an `Index` or another store, or a name for `sightline.open_store`, such as the path of an index.
-        reranker: a name for `load_reranker`, a `Reranker`, or None for the order of the first stage.
-        first_stage: ``dense`` (by embeddings), ``multivector`` (by MaxSim of the token states that the index keeps),
-            ``bm25`` (by words), ``sparse`` (by learned sparse vectors, where the index has them in the place of BM25),
-            ``hybrid`` (dense and words, fused) or ``hybrid-multivector`` (multivector, too, and without dense where the
-            index has no embeddings); None for hybrid where the index has embeddings and words, else for what it has.
-        candidates: how many documents the first stage hands on; each with all its passages that were found.
-        fusion: for hybrids: the weight of dense (and multivector, in equal parts), between 0 and 1, in a sum of min-max
-            scores, or ``"rrf"`` for reciprocal rank fusion. The default was chosen on dev collections, where it beat
-            reciprocal ranks.
-        kept_states: let the reranker use the token states that the index keeps, if they are its reader's, or the
-            decoder states, if it reads documents in the same way; False reads the texts anew.
+        reranker: a name for `load_reranker`, or a `Reranker`. If None, hits are in the order of the first stage.
+        first_stage: the way candidates are found: ``dense`` (by embeddings), ``multivector`` (by MaxSim of the token
+            states that the index keeps), ``bm25`` (by words), ``sparse`` (by learned sparse vectors, if the index has
+            them in place of BM25), ``hybrid`` (dense and words, fused) or ``hybrid-multivector`` (hybrid and
+            multivector, fused; without dense if the index has no embeddings). If None, hybrid if the index has
+            embeddings and words, else whichever of the two it has.
+        candidates: the number of documents that the first stage passes on, each with all of its passages that were
+            found.
+        fusion: the way that hybrids fuse scores: ``"rrf"`` for reciprocal rank fusion, or a number between 0 and 1, the
+            weight of dense (shared equally with multivector, if used) in a sum of min-max scores. The default was
+            chosen on development collections, where it beat reciprocal rank fusion.
+        kept_states: whether the reranker uses the token states that the index keeps, if its own reader made them, or
+            the decoder states, if it reads documents in the same way. If False, it reads the texts.
 
     Raises:
         InputError: if an argument is out of range.
@@ -90,7 +92,7 @@ class Searcher:
         self._told: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles hold the index's path, and the reranker's name or the reranker as it was given."""
+        """Copies and pickles hold the path of the index, and the reranker's name or the reranker as it was given."""
         make = functools.partial(
             Searcher,
             first_stage=self.first_stage,
@@ -102,7 +104,7 @@ class Searcher:
 
     @property
     def concurrent(self) -> bool:
-        """Whether several threads may search at once: whether its models may be used by several."""
+        """Whether several threads may search at once, because all models involved allow it."""
         reranks = self.reranker is None or self.reranker.concurrent
         return reranks and (self.first_stage not in EMBEDDED_STAGES or isinstance(self.index.encoder, BlockReader))
 
@@ -119,16 +121,18 @@ class Searcher:
         """Answer one query.
 
         Args:
-            query: a text.
-            k: how many hits at most.
-            where: metadata filter, such as ``{"lang": "en", "year": {">=": 2000}}``.
-            evidence: mark what got the attention in the hits, by sentence or by token; needs a reranker.
-            unit: ``document`` gives each document once, by its best passage; ``passage`` gives passages.
-            min_score: leave out hits whose ``relevance`` is below this, from 0 to 1; there may be none left. Needs a
-                reranker with a relevance, such as the default.
+            query: the text to search for.
+            k: the number of hits to return, at most.
+            where: a metadata filter, such as ``{"lang": "en", "year": {">=": 2000}}``.
+            evidence: whether to mark the parts of each hit that got the attention: by ``sentence`` or by ``token``.
+                Needs a reranker. If None, nothing is marked.
+            unit: the unit of hits. ``document`` returns each document once, by its best passage; ``passage`` returns
+                passages.
+            min_score: the least ``relevance``, from 0 to 1, of a hit that is returned; there may be none. Needs a
+                reranker with a relevance, such as the default. If None, no hit is left out.
 
         Raises:
-            InputError: if an argument is out of range, or the query has nothing to search with.
+            InputError: if an argument is out of range, or the query contains nothing to search for.
         """
         return self.search_batch([query], k, where=where, evidence=evidence, unit=unit, min_score=min_score)[0]
 
@@ -142,7 +146,7 @@ class Searcher:
         unit: Unit = "document",
         min_score: float | None = None,
     ) -> list[SearchResult]:
-        """Answer several queries; the bi-encoder reads them together, everything else is per query. See `search`."""
+        """Answer several queries. The encoder embeds them together; the rest is done query by query. See `search`."""
         _check_queries(queries)
         _check_ranking(self.reranker, k, evidence, unit, min_score)
         if not queries:
@@ -175,25 +179,25 @@ class Searcher:
         return results
 
     async def asearch(self, query: str, k: int = 10, **options: Any) -> SearchResult:
-        """`search` in a worker thread, so that the event loop goes on meanwhile."""
+        """Run `search` in a worker thread, so that the event loop is free meanwhile."""
         return await asyncio.to_thread(self.search, query, k, **options)
 
     async def asearch_batch(self, queries: Sequence[str], k: int = 10, **options: Any) -> list[SearchResult]:
-        """`search_batch` in a worker thread, so that the event loop goes on meanwhile."""
+        """Run `search_batch` in a worker thread, so that the event loop is free meanwhile."""
         return await asyncio.to_thread(self.search_batch, queries, k, **options)
 
     def candidates(self, queries: Sequence[str], *, where: Mapping[str, Any] | None = None) -> list[CandidateList]:
-        """Find what the reranker is to rank: the first step of a search.
+        """Find candidates for the reranker: the first step of a search.
 
         Args:
-            queries: Q texts.
-            where: metadata filter, see `search`.
+            queries: the texts of Q queries.
+            where: a metadata filter; see `search`.
 
         Returns:
-            Q lists, all of one state of the index. They have the kept token states that the reranker can use.
+            Q lists, all from the same state of the index. They include the kept token states that the reranker can use.
 
         Raises:
-            InputError: as `search`.
+            InputError: under the same conditions as `search`.
 
         Example:
             >>> import tempfile
@@ -217,20 +221,20 @@ class Searcher:
     ) -> list[dict[FirstStage, CandidateList]]:
         """Find candidates by several first stages, for comparisons.
 
-        Each first stage searches once, hybrid is made of two others, and what several of them find is fetched once:
-        of that time, each list is charged its part.
+        Each first stage searches once, hybrid is made from two others, and documents that several of them find are
+        fetched once. Each list is charged its share of that time.
 
         Args:
-            queries: Q texts.
-            first_stages: names of first stages.
-            rerankers: those that will rank the lists, which decides whether kept token states are handed over.
-            where: metadata filter, see `search`.
+            queries: the texts of Q queries.
+            first_stages: the names of the first stages.
+            rerankers: the rerankers that will rank the lists. They decide whether kept token states are fetched.
+            where: a metadata filter; see `search`.
 
         Returns:
-            For each query, a list by first stage.
+            For each query, the lists by first stage.
 
         Raises:
-            InputError: as `search`.
+            InputError: under the same conditions as `search`.
         """
         _check_queries(queries)
         _check_stages(first_stages)
@@ -271,12 +275,12 @@ class Searcher:
         """Rank candidates: the second step of a search.
 
         Args:
-            candidates: from `candidates`, or a list of your own.
-            reranker: a name for `load_reranker`, or a `Reranker`; None for the searcher's own.
-            k: how many hits at most.
-            evidence: see `search`.
-            unit: see `search`.
-            min_score: see `search`.
+            candidates: a list from `candidates`, or one of your own.
+            reranker: a name for `load_reranker`, or a `Reranker`. If None, the searcher's own.
+            k: the number of hits to return, at most.
+            evidence: the parts of each hit to mark; see `search`.
+            unit: the unit of hits; see `search`.
+            min_score: the least relevance of a hit; see `search`.
 
         Raises:
             InputError: if an argument is out of range.
@@ -294,9 +298,9 @@ class Searcher:
         unit: Unit = "document",
         min_score: float | None = None,
     ) -> Explanation:
-        """Search, and tell where each stage put the hits and which query token attended to them.
+        """Search, and show where each stage ranked the hits and which query tokens attended to them.
 
-        See `search` for the arguments.
+        The arguments are those of `search`.
         """
         parts = [stage for stage in self._stages if stage != "hybrid"]
         parts += ["multivector"] if self.first_stage in MULTIVECTOR_STAGES else []
@@ -313,7 +317,7 @@ class Searcher:
 
     @property
     def uses_kept_states(self) -> bool:
-        """Whether the reranker is served from what the index keeps; False: it reads the texts."""
+        """Whether the reranker uses what the index keeps. If False, it reads the texts."""
         return self._keeps_token_states(self.reranker) or self._keeps_decoder_states(self.reranker)
 
     @property
