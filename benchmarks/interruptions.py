@@ -1,6 +1,6 @@
 """A build by Ray's workers that is killed again and again, and whether nothing of it is lost or there twice.
 
-    python -m sightline.benchmarks.interruptions --passages 100000 --kills 20
+    python -m sightline.benchmarks.interruptions interruptions --passages 100000 --kills 20
 
 A process builds an index with two workers. At random moments it or one of its workers is killed (``SIGKILL``); where it
 was the builder, another takes the build up. At the end every document must be there once: in the database, by a word

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..documents import encodable
-from ..errors import IndexCorruptError
+from ..errors import IndexCorruptError, IndexMismatchError
 from .filters import Filter
 from .manifest import Manifest
 from .qdrant_engines import Engine
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, translated
-from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, row_of
+from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, load_manifest, row_of
 from .token_states import states_form
 
 __all__ = ["Contents", "Statistics"]
@@ -137,7 +137,10 @@ class Contents:
         counted, writes = self._counted, self.engine.writes
         if counted is not None and counted.writes == writes and time.monotonic() < counted.until:
             return counted
-        until = time.monotonic() + _SECONDS if self.engine.shared else float("inf")
+        until = float("inf")
+        if self.engine.shared:
+            until = time.monotonic() + _SECONDS
+            self._check_replaced()
         if self.keeps_words:
             lengths = self.engine.facet("length", _EVERYTHING)
             passages = sum(lengths.values())
@@ -148,6 +151,20 @@ class Contents:
         whole = not self.engine.count(Where(must=(Between("passage", {"gte": 1}),)))
         counted = self._counted = Statistics(writes, until, passages, mean, whole, documents)
         return counted
+
+    def _check_replaced(self) -> None:
+        """Follow another index that has taken the place of this one; its token states may be of another table.
+
+        Raises:
+            IndexMismatchError: if it has other settings.
+        """
+        manifest = load_manifest(self.engine)
+        if manifest.settings() != self.manifest.settings():
+            raise IndexMismatchError(
+                f"{self.path}: was replaced by an index with other settings ({self.manifest.difference(manifest)}); "
+                "open it again, or start the server anew"
+            )
+        self._table = None
 
     def forget(self) -> None:
         """Count again when asked next, for others have written."""

@@ -304,23 +304,18 @@ class QdrantSearch:
         width = self._contents.form.dtype.itemsize
         rows_of_states = [one.states if isinstance(one, StoredPoint) else one.row for one in passages]
         kept = self.engine.retrieve("states", rows_of_states, ["states", "spans", "digest"])
+        missing: list[StoredPassage] = []
         pieces: list[bytes | None] = []
         spans: list[np.ndarray | None] = []
         for one, row in zip(passages, rows_of_states, strict=True):
             payload = kept.get(row, {})
             data = states_of(payload, one, width)
             if data is None:
-                if payload and payload.get("digest") != getattr(one, "digest", None):
-                    self._changed()
-                logger.warning(
-                    "%s: the token states of a passage of document %r are missing or of another time, so it is read "
-                    "anew; updating the document writes them",
-                    self.path,
-                    one.passage.document.id,
-                )
+                missing.append(one)
             pieces.append(data)
             covered = None if data is None else spans_of(payload, one)
             spans.append(None if covered is None else decode_spans(covered, [one.tokens])[0])
+        self._tell_missing(missing)
         whole = bytearray(b"".join(piece or b"" for piece in pieces))
         ends = [0, *itertools.accumulate(len(piece or b"") // width for piece in pieces)]
         rows = np.frombuffer(whole, dtype=self._contents.form.dtype).reshape(ends[-1], *self._contents.form.dtype.shape)
@@ -329,6 +324,21 @@ class QdrantSearch:
             None if piece is None else DocumentStates(key, one.truncated, span)
             for one, piece, key, span in zip(passages, pieces, keys, spans, strict=True)
         ]
+
+    def _tell_missing(self, passages: Sequence[StoredPassage]) -> None:
+        """Say which passages lack their token states, unless they have changed since they were fetched."""
+        heads = [head_row(one.row) for one in passages]
+        now = self.engine.retrieve("passages", heads, ["digest"]) if heads else {}
+        for one, head in zip(passages, heads, strict=True):
+            if now.get(head, {}).get("digest") != getattr(one, "digest", None):
+                self._changed()
+                continue
+            logger.warning(
+                "%s: the token states of a passage of document %r are missing, so it is read anew; updating the "
+                "document writes them",
+                self.path,
+                one.passage.document.id,
+            )
 
     def digests(self) -> Iterator[dict[str, str]]:
         """Iterate over a digest of each document and its passages, by id, some hundred documents at a time."""

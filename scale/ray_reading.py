@@ -4,6 +4,11 @@ The process that builds takes documents from their source, cuts them into passag
 Workers, each with the models loaded once, read the rest, a batch at a time, and return it in order. So the index is the
 one that a single process builds, and a killed build continues like any other. If several processes may write to a
 store, the workers write themselves.
+
+This uses Ray's actors, not Ray Data: documents come as a stream from any source and are written in its order, and what
+is left to read is what the index lacks, whereas Ray Data starts from files that its own tasks read, and keeps its
+progress apart from the index. What Ray Data would add is reading one source on several machines, which
+`sightline.retrieval.shards` does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Qdrant's REST API in this process, over the local mode of its client: what a server would be asked, over HTTP."""
+"""Qdrant's REST API over the local mode of its client, in this process: what a server would be asked, over HTTP.
+
+``python -m sightline.tests.qdrant_api`` serves it until it is stopped, and prints its address.
+"""
 
 import contextlib
 import json
@@ -126,3 +129,8 @@ class QdrantApi:
 
 def plain(model):
     return json.loads(model.model_dump_json())
+
+
+if __name__ == "__main__":
+    print(QdrantApi().address, flush=True)  # noqa: T201
+    threading.Event().wait()

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from sightline import Document
-from sightline.errors import IndexStoreError
+from sightline.errors import IndexMismatchError, IndexStoreError
 from sightline.tests.conftest import ToyEncoder
 
 pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
@@ -157,3 +157,19 @@ def test_documents_that_others_write_all_the_time_are_given_up(stores, monkeypat
     monkeypatch.setattr(qdrant_writing.QdrantWriter, "_whole", lambda self, *written: self._engine is second.engine)
     with pytest.raises(IndexStoreError, match="other processes keep writing the same documents, such as 'a'"):
         first.update([SHORT])
+
+
+def test_an_index_that_is_replaced_is_followed_if_it_has_the_same_settings(monkeypatch):
+    client, options = QdrantClient(":memory:"), {"encoder": ToyEncoder(), "token_states": "pq4"}
+    QdrantStore.build(NAME, [Document("a", "Cats purr at night.")], client=client, **options).close()
+    served = QdrantStore.open(NAME, client=client, encoder=ToyEncoder())
+    assert served.token_states(served.passages_of(["a"]))[0] is not None
+    new = QdrantStore.build(NAME, [Document("b", "Dogs bark at strangers.")], client=client, overwrite=True, **options)
+    served._contents.forget()  # after two seconds
+    assert len(served) == 1 and served.document("a") is None
+    [mine], [theirs] = (store.token_states(store.passages_of(["b"])) for store in (served, new))
+    assert (mine.keys.values == theirs.keys.values).all()
+    QdrantStore.build(NAME, [OLD], client=client, overwrite=True, **options, max_tokens=4)
+    served._contents.forget()
+    with pytest.raises(IndexMismatchError, match=r"was replaced by an index with other settings \(passages"):
+        served.search_lexical("cats", 3)

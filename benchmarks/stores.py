@@ -1,0 +1,349 @@
+"""Two servers on one store in Qdrant, with clients that search both while others write through both.
+
+    python -m sightline.benchmarks.stores two-servers --requests 10000    (needs httpx and the extras qdrant, serve)
+
+Every answer is compared with what may be right at that time. A document that was there, by a confirmed write, before a
+request was sent, and that nobody changed until it was answered, must be found; one that was not there must not. While a
+write goes on, the state before it and the state after it are both right, but nothing in between. Texts, passages and
+evidence must be those of one of these states.
+
+Without ``--url``, Qdrant is the local mode of its client behind an HTTP server, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from ..cli.running import Command
+from ..documents import Document
+from ..errors import InputError, MissingExtraError
+from ..retrieval.stores import build_store
+from .timing import print_report
+
+__all__ = ["History", "two_servers"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+_KEY = "a key for this benchmark alone"
+_NAME = "sightline-two-servers"
+_TOPICS = ("volcanoes", "rivers", "engines", "bakers", "comets", "violins", "soldiers", "glaciers")
+_VERBS = ("smoke", "flood", "roar", "knead", "glow", "sing", "march", "melt")
+_CANDIDATES = 20
+_SHOWN = 10  # wrong answers
+
+
+@app.callback()
+def main() -> None:
+    """Measure stores that other processes keep."""
+
+
+@dataclass(slots=True)
+class State:
+    """What a write made of a document: None where it was deleted.
+
+    Args:
+        document: the document.
+        began: when the write was sent, in seconds.
+        ended: when it was confirmed; infinity before.
+    """
+
+    document: Document | None
+    began: float
+    ended: float = float("inf")
+
+
+class History:
+    """All states of all documents, and which answers they allow.
+
+    Example:
+        >>> history = History([Document("a", "Old.")])
+        >>> with history.writing("a", None):
+        ...     during = time.monotonic()
+        >>> after = time.monotonic()
+        >>> [state.document is None for state in history.possible("a", during, during)]
+        [False, True]
+        >>> [state.document is None for state in history.possible("a", after, after)]
+        [True]
+    """
+
+    def __init__(self, documents: list[Document]) -> None:
+        self._lock = threading.Lock()
+        self._states = {document.id: [State(document, 0.0, 0.0)] for document in documents}
+
+    def ids(self) -> list[str]:
+        """The ids of all documents that ever were."""
+        with self._lock:
+            return list(self._states)
+
+    def now(self, id: str) -> Document | None:
+        """The document as of the last write, confirmed or not."""
+        with self._lock:
+            return self._states[id][-1].document
+
+    @contextlib.contextmanager
+    def writing(self, id: str, document: Document | None) -> Iterator[None]:
+        """Put around a write, which is confirmed when the block ends."""
+        state = State(document, time.monotonic())
+        with self._lock:
+            self._states.setdefault(id, [State(None, 0.0, 0.0)]).append(state)
+        yield
+        state.ended = time.monotonic()
+
+    def possible(self, id: str, sent: float, answered: float) -> list[State]:
+        """The states that a request may have seen, oldest first.
+
+        Args:
+            id: of the document.
+            sent: when the request was sent.
+            answered: when its answer was there.
+        """
+        with self._lock:
+            states = list(self._states.get(id, [State(None, 0.0, 0.0)]))
+        following = [*(state.ended for state in states[1:]), float("inf")]
+        return [state for state, end in zip(states, following, strict=True) if state.began <= answered and end >= sent]
+
+    def faults(
+        self, found: Mapping[str, Mapping[str, Any]], sent: float, answered: float, expected: Callable[[Document], bool]
+    ) -> Iterator[str]:
+        """What is wrong with the hits of a search.
+
+        Args:
+            found: the hits by id.
+            sent: see `possible`.
+            answered: see `possible`.
+            expected: whether a document, as it is in some state, must be found.
+        """
+        for id in self.ids():
+            states = [state.document for state in self.possible(id, sent, answered)]
+            hit = found.get(id)
+            if hit is None:
+                if all(document is not None and expected(document) for document in states):
+                    yield f"{id} is missing"
+            elif not any(document is not None and _shows(hit, document) for document in states):
+                yield f"{id} is there as {hit['title']!r}, which is of another time"
+        yield from (f"{id} never was" for id in found.keys() - set(self.ids()))
+
+
+def _shows(hit: Mapping[str, Any], document: Document) -> bool:
+    """Whether a hit is a passage of a document, with evidence in it."""
+    fields = {"title": document.title, "text": document.text}
+    marks = hit.get("evidence") or ()
+    return (
+        hit["title"] == document.title
+        and hit["metadata"] == document.metadata
+        and hit["text"] == document.text[hit["start"] : hit["end"]]
+        and all(mark["text"] == fields[mark["field"]][mark["start"] : mark["end"]] for mark in marks)
+    )
+
+
+@app.command(cls=Command)
+def two_servers(
+    requests: Annotated[int, typer.Option(help="Requests of the clients.", min=1)] = 10_000,
+    url: Annotated[
+        str | None, typer.Option(help="A Qdrant server, such as http://localhost:6333; its key in QDRANT_API_KEY.")
+    ] = None,
+    documents: Annotated[int, typer.Option(help="Documents at the beginning.")] = 120,
+    clients: Annotated[int, typer.Option(help="Clients at once.")] = 8,
+    writers: Annotated[int, typer.Option(help="Clients that write, each its own documents.")] = 2,
+    pause: Annotated[float, typer.Option(help="Seconds that a writer waits between two writes, at most.")] = 0.5,
+    rerank: Annotated[str, typer.Option(help="The reranker of the servers, or 'none'.")] = "minilm",
+    seed: Annotated[int, typer.Option(help="Decides documents, queries and writes.")] = 0,
+) -> None:
+    """Search and write through two servers at once, and count the wrong answers."""
+    try:
+        import httpx
+    except ImportError as error:
+        raise MissingExtraError("httpx", "dev") from error
+
+    draw = random.Random(seed)
+    history = History([_document(draw, number, 0) for number in range(documents)])
+    numbers, left, stopped = itertools.count(documents), iter(range(requests)), threading.Event()
+    taking, counted = threading.Lock(), threading.Lock()
+    asked: Counter[str] = Counter()
+    wrong: list[str] = []
+    with contextlib.ExitStack() as stack:
+        store = _store(url, stack)
+        built = [document for id in history.ids() if (document := history.now(id)) is not None]
+        build_store(store, built, overwrite=True, max_tokens=24).close()
+        addresses = [stack.enter_context(_server(store, rerank)) for _ in range(2)]
+
+        def count(kind: str, faults: list[str]) -> None:
+            with counted:
+                asked[kind] += 1
+                wrong.extend(f"{kind}: {fault}" for fault in faults[:1])
+
+        def client(number: int) -> None:
+            own = random.Random(f"{seed} {number}")
+            with httpx.Client(timeout=120) as http:
+                while not stopped.is_set():
+                    with taking:
+                        if next(left, None) is None:
+                            return
+                    count(*_ask(http, own.choice(addresses), own, history, rerank != "none"))
+
+        def writer(number: int) -> None:
+            own = random.Random(f"{seed} writer {number}")
+            with httpx.Client(timeout=120, headers={"Authorization": f"Bearer {_KEY}"}) as http:
+                while not stopped.wait(own.uniform(0, pause)):
+                    mine = [id for id in history.ids() if int(id[1:]) % writers == number]
+                    with taking:
+                        new = next(numbers)
+                    kind = _write(http, own.choice(addresses), own, history, mine, f"d{new * writers + number}")
+                    with counted:
+                        asked[kind] += 1
+
+        failed: list[BaseException] = []
+
+        def guarded(work: Callable[[int], None], number: int) -> None:
+            try:
+                work(number)
+            except BaseException as error:
+                failed.append(error)
+                stopped.set()
+
+        searching = [threading.Thread(target=guarded, args=(client, number)) for number in range(clients)]
+        writing = [threading.Thread(target=guarded, args=(writer, number)) for number in range(writers)]
+        started = time.perf_counter()
+        for thread in (*searching, *writing):
+            thread.start()
+        for thread in searching:
+            thread.join()
+        spent = time.perf_counter() - started
+        stopped.set()
+        for thread in writing:
+            thread.join()
+    if failed:
+        raise failed[0]
+    for line in wrong[:_SHOWN]:
+        typer.echo(line, err=True)
+    print_report(
+        {
+            "Qdrant": url or "the local mode of its client, over HTTP",
+            "clients": clients,
+            **dict(sorted(asked.items())),
+            "requests": sum(asked[kind] for kind in _KINDS),
+            "wrong answers": len(wrong),
+            "requests per second": sum(asked[kind] for kind in _KINDS) / spent,
+        }
+    )
+    raise typer.Exit(1 if wrong else 0)
+
+
+_KINDS = ("searches by a filter", "searches for a word", "documents by id")
+
+
+def _ask(http: Any, address: str, draw: random.Random, history: History, evidence: bool) -> tuple[str, list[str]]:
+    """Send a request, and judge its answer: its kind, and what is wrong."""
+    kind, topic, id = draw.choice(_KINDS), draw.choice(_TOPICS), draw.choice(history.ids())
+    sent = time.monotonic()
+    if kind == "documents by id":
+        answer = http.get(f"{address}/documents/{id}")
+        answered = time.monotonic()
+        there = None if answer.status_code == 404 else answer.raise_for_status().json()
+        if there is not None:
+            there = Document(there["id"], there["text"], there["title"], there["metadata"])
+        right = any(state.document == there for state in history.possible(id, sent, answered))
+        return kind, [] if right else [f"{id} is there as {there and there.title!r}, which is of another time"]
+    body: dict[str, Any] = {"k": _CANDIDATES} | ({"evidence": "sentence"} if evidence else {})
+    document = history.now(id)
+    if kind == "searches by a filter" or document is None:
+        kind = "searches by a filter"
+        body |= {"query": f"{topic} that {draw.choice(_VERBS)}", "where": {"topic": topic}}
+    else:
+        body |= {"query": _own_word(document)}
+    answer = http.post(f"{address}/search", json=body)
+    answered = time.monotonic()
+    found = {hit["id"]: hit for hit in answer.raise_for_status().json()["hits"]}
+    if kind == "searches for a word":
+        return kind, list(history.faults(found, sent, answered, lambda one: _own_word(one) == body["query"]))
+    faults = [f"{id} is of another topic" for id, hit in found.items() if hit["metadata"]["topic"] != topic]
+    all_shown = len(found) < _CANDIDATES
+    return kind, faults + list(
+        history.faults(found, sent, answered, lambda one: all_shown and one.metadata["topic"] == topic)
+    )
+
+
+def _write(http: Any, address: str, draw: random.Random, history: History, mine: list[str], new: str) -> str:
+    """Add, update or delete a document; gives what was done."""
+    there = [id for id in mine if history.now(id) is not None]
+    kind = draw.choice(["add", "delete", "update", "update"])
+    if kind == "delete" and len(there) > 3:
+        id = draw.choice(there)
+        with history.writing(id, None):
+            http.delete(f"{address}/documents/{id}").raise_for_status()
+        return "documents deleted"
+    id, before = new, None
+    if kind != "add":
+        id = draw.choice(there)
+        before = history.now(id)
+    document = _document(draw, int(id[1:]), 0 if before is None else int(before.metadata["version"]) + 1)
+    fields = {"id": id, "title": document.title, "text": document.text, "metadata": dict(document.metadata)}
+    method = "POST" if before is None else "PUT"
+    with history.writing(id, document):
+        http.request(method, f"{address}/documents", json={"documents": [fields]}).raise_for_status()
+    return "documents added" if before is None else "documents updated"
+
+
+def _document(draw: random.Random, number: int, version: int) -> Document:
+    """A document of one to five passages, whose last sentence alone has its own word."""
+    topic, count = draw.choice(_TOPICS), draw.randint(1, 14)
+    sentences = [f"The {topic} of town {draw.randrange(100)} {draw.choice(_VERBS)}." for _ in range(count)]
+    metadata = {"topic": topic, "version": version}
+    id = f"d{number}"
+    return Document(id, " ".join([*sentences, f"It is only{number}x{version}."]), f"{id} version {version}", metadata)
+
+
+def _own_word(document: Document) -> str:
+    return document.text.rpartition(" ")[2].rstrip(".")
+
+
+def _store(url: str | None, stack: contextlib.ExitStack) -> str:
+    """The name of the store, on a server that is there or is started."""
+    if url is not None:
+        return f"{url.replace('http', 'qdrant', 1).rstrip('/')}/{_NAME}"
+    command = [sys.executable, "-m", "sightline.tests.qdrant_api"]
+    process = stack.enter_context(_process(command, {}))
+    assert process.stdout is not None
+    return f"qdrant://{process.stdout.readline().strip()}/{_NAME}"
+
+
+@contextlib.contextmanager
+def _server(store: str, rerank: str) -> Iterator[str]:
+    """The address of a server on the store."""
+    arguments = ["serve", store, "--port", "0", "--rerank", rerank, "--candidates", str(_CANDIDATES)]
+    command = [sys.executable, "-c", "from sightline.cli import main; main()", *arguments]
+    with _process(command, {"SIGHTLINE_API_KEY": _KEY, "PYTHONUNBUFFERED": "1", "COLUMNS": "500"}) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.match(r"http://\S+", line)
+        if match is None:
+            raise InputError(f"the server did not start; it said {line!r}")
+        yield match[0]
+
+
+@contextlib.contextmanager
+def _process(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    app()
