@@ -100,7 +100,7 @@ class Passage:
     """A part of a document: ``document.text[start:end]``.
 
     Args:
-        document: the document.
+        document: the document that it is a part of.
         start: the first character of the passage in the document's text, counted from 0.
         end: the character after its last one.
     """

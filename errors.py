@@ -41,7 +41,7 @@ class DataError(SightlineError, ValueError):
     """A line, record or file of your data cannot be used.
 
     Args:
-        reason: what is wrong and what to do about it.
+        reason: a sentence that says what is wrong and what to do about it.
         path: the file, if there is one.
         line: the number of the line or record, counted from 1, if there is one.
 

@@ -330,7 +330,7 @@ class LexicalName(NamedTuple):
 
     Args:
         engine: ``fts5``, ``tantivy`` or ``pyserini`` for BM25, ``sparse`` for learned sparse vectors, or ``none``.
-        model: for ``sparse``, the folder of the model or its name on the hub; "" for the others.
+        model: the folder of the model or its name on the hub, for ``sparse``; "" for the others.
 
     Example:
         >>> LexicalName.parse("sparse:naver/splade-v3")
@@ -399,7 +399,7 @@ class StoreName(NamedTuple):
     Args:
         kind: ``folder``, ``qdrant-edge`` (Qdrant's engine in this process, on disk) or ``qdrant`` (a Qdrant server).
         place: the path of the folder, or the URL of the server.
-        collection: for a server, the name of the collection; "" for the others.
+        collection: the name of the collection, for a server; "" for the others.
 
     Example:
         >>> StoreName.parse("qdrant://localhost:6333/papers")

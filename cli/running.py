@@ -117,7 +117,7 @@ def check_path(path: Path, name: str) -> None:
     """Refuse a path that the system cannot have, whether or not there is a file.
 
     Args:
-        path: what was given.
+        path: the path, as it was given.
         name: the option or argument, for the message.
 
     Raises:
@@ -144,7 +144,7 @@ def equal_datasets(texts: Sequence[str], split: str, max_queries: int | None, na
     Args:
         texts: DATASET or DATASET:SPLIT each.
         split: the split of those that name none.
-        max_queries: how many queries to take of each, the first ones; None for all.
+        max_queries: the number of queries to take of each collection, the first ones. If None, all.
         name: the option or argument, for messages.
 
     Raises:

@@ -23,12 +23,13 @@ class SettingsOptions(Generic[T]):
     """A dataclass of settings as options: each field is one, under its own name.
 
     Args:
-        kind: the dataclass.
+        kind: the dataclass whose fields become options.
         panel: the panel of the help that the options stand in.
         panels: the panels of fields that stand in another one.
         left_out: fields that are no options.
-        names: how an option is written, where it is not just the field's name, such as ``("--learning-rate", "--lr")``.
-        shown: what the help shows as the default, for defaults that the code finds later.
+        names: the ways in which options are written on the command line, by field, if not just by the field's name,
+            such as ``("--learning-rate", "--lr")``.
+        shown: the defaults that the help shows, by field, if the code finds them later.
     """
 
     kind: type[T]

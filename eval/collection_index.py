@@ -1,4 +1,4 @@
-"""The index of a collection that evaluations search: opened, built, or built anew where it does not serve."""
+"""The index of a collection that evaluations search: opened, built, or built again if it does not fit."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Dataset:
             source.
         queries: the texts of the queries by id, only those with judgements.
         qrels: the grades by query id and document id.
-        corpus: a function that returns the documents, anew at each call. If None, those of the folder.
+        corpus: a function that returns all documents at each call. If None, those of the folder.
     """
 
     name: str

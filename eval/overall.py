@@ -56,7 +56,7 @@ def overall(results: Sequence[Results], *, seed: int = 0) -> Overall:
     """Means over collections, by the first measure of the results.
 
     Args:
-        results: of at least one collection each, all with the same first measure.
+        results: the results of at least one collection each, all with the same first measure.
         seed: the seed of the resampling.
 
     Raises:

@@ -72,7 +72,7 @@ class Hashes:
     Args:
         dataset: the hashes of the collection.
         runs: the hash of each system's run, see `hash_of`; None where no runs were made.
-        given_runs: XXH3-128 of the files of given runs; None likewise.
+        given_runs: XXH3-128 of the files of given runs. None if there are none.
     """
 
     dataset: DatasetHashes
@@ -122,7 +122,7 @@ def provenance(
 
     Args:
         dataset: the collection that was searched and measured on.
-        command: the command line.
+        command: the command line that was run.
         seeds: the seeds of everything random.
         runs: hashes of the systems' runs.
         given_runs: hashes of the files of given runs.

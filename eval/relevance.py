@@ -204,7 +204,7 @@ class Calibrated:
     """A fitted calibration.
 
     Args:
-        reranker: the calibrated reranker.
+        reranker: the reranker with the calibration.
         relevance: the two fitted numbers.
         collections: the quality on each collection, by its name.
     """

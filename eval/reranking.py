@@ -112,7 +112,7 @@ def with_positives(
     Args:
         dataset: has judgements and texts; a relevant document without a text is not added, nor one with the query's id.
         run: the scores by query id and document id.
-        candidates: how many candidates are taken per query, to which the relevant ones are added.
+        candidates: the number of candidates per query, to which the relevant ones are added.
 
     Returns:
         Scores by query id and document id; they say the order and no more.

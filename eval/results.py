@@ -168,7 +168,7 @@ def results_of_bias(bias: Bias, name: str) -> Results:
     """Results that hold nothing but biases.
 
     Args:
-        bias: the biases.
+        bias: the biases that were measured.
         name: the name of the collection, if the biases do not tell it.
     """
     summary = Summary(

@@ -138,7 +138,7 @@ def answer_systems(
     Systems that share a first stage share its candidates, and what is read of them.
 
     Args:
-        plan: the systems.
+        plan: the systems to run.
         dataset: the queries and texts.
         index: the index of the collection, by whose word statistics given runs are reranked, too; None if no system
             searches it.

@@ -18,7 +18,7 @@ def median_seconds(call: Callable[[], Any], times: int, *, device: str = "cpu") 
 
     Args:
         call: the function to time.
-        times: how often to time it.
+        times: the number of times to time it.
         device: where it computes; on ``cuda`` the clock stops when the GPU has finished.
     """
     import torch
@@ -61,10 +61,10 @@ def matmul_rate(
     Args:
         rows: the rows of the first matrix, (rows, inner). The default shapes are those of a feed-forward layer of
             MiniLM.
-        inner: what both matrices share.
+        inner: the dimension that both matrices share.
         columns: the columns of the second matrix, (inner, columns).
-        device: on ``cpu`` the product that torch chooses is timed, and oneDNN's with packed weights; on ``cuda`` the
-            first.
+        device: the device to measure. On ``cpu``, the product that torch chooses is timed, and oneDNN's with packed
+            weights; on ``cuda``, only the first.
         dtype: the number format of the matrices; None for float32, and on CPUs that multiply it also for bfloat16.
         times: the median of so many products counts.
     """
@@ -109,7 +109,7 @@ def copy_rate(size: int = 64 << 20, *, device: str = "cpu", times: int = 5) -> f
 
     Args:
         size: the number of bytes in a copy, more than the caches hold.
-        device: ``cpu`` or ``cuda``.
+        device: the device to measure, ``cpu`` or ``cuda``.
         times: the median of so many copies counts.
     """
     import torch

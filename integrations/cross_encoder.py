@@ -228,7 +228,7 @@ class CrossEncoder:
             prompt_name: must be None, since there are no prompts.
             prompt: must be None, since there are no prompts.
             batch_size: has no effect on any score.
-            show_progress_bar: has no effect.
+            show_progress_bar: accepted for compatibility; it has no effect.
             activation_fn: the activation; see `predict`.
             device: must be None, since the model stays where it was loaded.
             pool: must be None, since there are no worker processes.

@@ -41,7 +41,7 @@ class Reranker(BaseRanker):
         model_name: the name of a reranker, as `sightline.load_reranker` takes it, or a `sightline.Reranker`.
         lang: the language, by which the original chooses a default model. Only ``en`` is accepted here.
         model_type: has no effect, since the name says what kind of reranker it is.
-        verbose: has no effect.
+        verbose: accepted for compatibility; it has no effect.
         dtype: the number format to compute in; see `sightline.load_reranker`.
         device: the torch device to compute on; see `sightline.load_reranker`.
         batch_size: has no effect on any score.

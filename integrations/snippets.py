@@ -53,7 +53,7 @@ class Snippet:
         metadata: a deep copy of the document's metadata; ``title`` and, for a part, ``document_id`` are added where it
             has no such fields. With evidence, or where the text is pruned, ``evidence`` lists spans as mappings with
             offsets in ``text``.
-        document_id: the document's id.
+        document_id: the id of the whole document.
         start: the place where the text begins in the document, in characters.
         end: the place where the text ends in the document.
     """

@@ -21,9 +21,9 @@ def check_packed(layout: Packing, *, queries: int, q: torch.Tensor, k: torch.Ten
     Args:
         layout: the layout that they should follow.
         queries: rows that ``q`` must have.
-        q: (queries, Hq, D).
-        k: (T, Hkv, D).
-        v: as ``k``, or None where there is none.
+        q: the queries, of shape (queries, Hq, D).
+        k: the keys, of shape (T, Hkv, D).
+        v: the values, of the same shape as ``k``, or None.
 
     Raises:
         InputError: naming the tensor and what it should be.

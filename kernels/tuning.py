@@ -70,7 +70,7 @@ def tuned(
 
     Args:
         name: name of the kernel.
-        default: from the static table.
+        default: the choice of the static table.
         candidates: other tiles to try; those that cannot be compiled for the GPU, or do not fit it, are skipped.
         q: the call's query tensor, for its device, dtype and head dimension.
         group: query heads per key head.

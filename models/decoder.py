@@ -54,7 +54,8 @@ class Call(Protocol):
             k: the keys (T, Hkv, D), not repeated for grouped heads.
             v: the values (T, Hkv, D), not repeated for grouped heads.
             scale: the factor by which the model multiplies the products of queries and keys.
-            window: how far back the layer sees; see `sightline.kernels.Packing`. If None, it sees everything.
+            window: the number of positions back that the layer sees; see `sightline.kernels.Packing`. If None, it sees
+                everything.
 
         Returns:
             (T, Hq, D).
@@ -180,7 +181,7 @@ def token_ids(texts: Sequence[str], tokenizer: Any, name: str) -> list[int]:
 
     Args:
         texts: the texts, as they stand in the vocabulary or in a prompt.
-        tokenizer: a fast tokenizer.
+        tokenizer: a fast tokenizer of transformers.
         name: the name of the model, for the message.
 
     Raises:

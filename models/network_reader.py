@@ -71,7 +71,7 @@ class NetworkReader(BlockReader):
 
         Args:
             texts: N strings. An empty one has no token states, and the embedding of an empty text.
-            kind: what the texts are, queries or documents. Models that read both alike ignore it.
+            kind: the kind of texts, queries or documents. Models that read both alike ignore it.
             states: whether to keep the token states (4 * dim bytes per token). If False, only the embeddings are
                 computed.
             behind: a text that every text sees before itself, such as the query. Its own states are left out, and the

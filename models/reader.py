@@ -349,7 +349,7 @@ def document_states(
 
     Args:
         reader: the model. If it has no ``revision``, nothing is kept, since its weights could not be told from others.
-        texts: N strings.
+        texts: the texts of N documents.
         behind: a text that every text sees before itself; see `BlockReader.read`. What is read after such a text is not
             kept.
         cache: the cache that gives what it keeps of these texts, and keeps what is read now. If None, nothing is kept.

@@ -101,9 +101,9 @@ class RemoteScorer(Scorer):
     Args:
         name: the name of the endpoint: what follows ``remote:``, see `sightline.names.RemoteName`.
         timeout: the number of seconds to wait for the answer to one request.
-        retries: how often a request is sent again after 429 (too many requests), 503 (not available) or a lost
-            connection. The endpoint's ``Retry-After`` says how long to wait; without it, the wait begins at 0.5 to 1
-            second and doubles.
+        retries: the number of times that a request is sent again after 429 (too many requests), 503 (not available) or
+            a lost connection. The endpoint's ``Retry-After`` says how long to wait; without it, the wait begins at 0.5
+            to 1 second and doubles.
         batch_size: the largest number of texts in one request. If None, 1000, or 32 if the name has no model, which is
             what servers of text-embeddings-inference accept.
 

@@ -194,9 +194,9 @@ class _ModuleReader(NetworkReader):
         """Take a model.
 
         Args:
-            model: of sentence-transformers.
-            name: how it was asked for.
-            sides: for each kind, how many ids are read of a text at most, and the query expansion.
+            model: a model of sentence-transformers.
+            name: the name that you asked for.
+            sides: the number of ids that are read of a text at most, and the query expansion, for each kind.
         """
         NetworkReader.__init__(self, model.device)
         self._model, self.name = model, name

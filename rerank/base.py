@@ -220,8 +220,8 @@ class Reranker(ABC):
             lists: a query and its documents for each list.
             top_n: the number of documents to return for each list; see `rank`.
             evidence: whether to mark what got the attention; see `rank`.
-            states: for each list the kept states that `rank` takes, or None.
-            bm25: for each list the BM25 scores that `rank` takes, or None.
+            states: the kept states that `rank` takes, for each list. If None, the texts are read.
+            bm25: the BM25 scores that `rank` takes, for each list, or None.
             best_per_id: whether documents that share an id are passages of one document; see `rank`.
             min_score: the lowest relevance of the documents to return; see `rank`.
         """

@@ -69,7 +69,7 @@ def saturated(count: int, length: int, mean: float) -> float:
     """Return what a term adds to a document's score, as a multiple of the term's weight.
 
     Args:
-        count: how often the term occurs in the document.
+        count: the number of times that the term occurs in the document.
         length: the number of terms in the document.
         mean: the mean number of terms in the collection's documents.
     """

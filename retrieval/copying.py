@@ -75,7 +75,7 @@ def synchronise(source: Source, target: Target, progress: Callable[[int], None] 
     was not written yet.
 
     Args:
-        source: the index.
+        source: the index to copy from.
         target: the writer of the copy.
         progress: a function that is called with the number of documents that the first pass has compared.
     """

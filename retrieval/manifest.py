@@ -171,9 +171,9 @@ class Manifest:
 
     Args:
         encoder: the bi-encoder of the index.
-        passages: how documents are split into passages.
-        faiss: the vector index.
-        lexical: what the index keeps of words.
+        passages: the way that documents are split into passages.
+        faiss: the record of the vector index.
+        lexical: the record of what the index keeps of words.
         token_states: the token states that the index keeps.
         decoder_states: the decoder states that the index keeps; None if there are none.
         complete: whether the build went through. An incomplete index can be searched and resumed.
@@ -205,7 +205,7 @@ class Manifest:
         """Check what `as_dict` returned, and make a manifest of it.
 
         Args:
-            body: the JSON-like values.
+            body: the JSON-like values of a manifest.
             index: the name of the index, for messages.
             file: the name of the file that the values came from, for messages.
 

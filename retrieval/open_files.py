@@ -57,8 +57,9 @@ class Snapshot:
             index keeps none.
         states: the token states of all rows, in the form they are kept; None if the index keeps none.
         table: what their form learnt, see `StatesForm.learn`; None if it learns nothing, or there are no states yet.
-        spans: the characters that each of these tokens covers, as they are kept; None likewise.
-        decoder: the decoder states of all rows, uint8 (tokens, bytes per token): see `StoredBlock`; None likewise.
+        spans: the characters that each of these tokens covers, as they are kept. None if there are none.
+        decoder: the decoder states of all rows, uint8 (tokens, bytes per token); see `StoredBlock`. None if there are
+            none.
         documents: int64 (rows,), the number of the document that each row belongs to; 0 for rows that were deleted.
         live: bool (rows,), which rows belong to documents that are not deleted.
         whole: whether each of these documents is one passage.

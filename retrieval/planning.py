@@ -188,7 +188,7 @@ def load_built_encoder(built: EncoderRecord, index: str, backend: str | None = N
     """Load and check the encoder that an index was built with.
 
     Args:
-        built: what the manifest says about the encoder.
+        built: the manifest's record of the encoder.
         index: the name of the index, for messages.
         backend: the library that computes; None for torch.
 
@@ -211,7 +211,7 @@ def check_encoder(built: EncoderRecord, model: Encoder, index: str) -> None:
     """Refuse an encoder that gives other embeddings than those of an index.
 
     Args:
-        built: what the manifest says about the encoder that the index was built with.
+        built: the manifest's record of the encoder that the index was built with.
         model: the encoder to check.
         index: the name of the index, for messages.
 
@@ -234,7 +234,7 @@ def default_max_tokens(read: int, lexical: LexicalRecord) -> int:
 
     Args:
         read: the number of tokens that the encoder reads.
-        lexical: what the index keeps of words. A sparse encoder that reads less makes passages shorter.
+        lexical: the record of what the index keeps of words. A sparse encoder that reads less makes passages shorter.
     """
     return min(read, lexical.max_length or read, 256) - 2
 

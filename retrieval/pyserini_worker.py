@@ -29,7 +29,7 @@ class RefusalError(Exception):
 
     Args:
         kind: ``missing`` (the message is then a module's name), ``locked`` or ``failed``.
-        message: what is wrong and what to do.
+        message: a sentence that says what is wrong and what to do.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -108,7 +108,7 @@ class LuceneIndex:
     Args:
         directory: folder of the index; made where there is none.
         k1: BM25's term frequency saturation.
-        b: BM25's length normalisation.
+        b: the length normalisation of BM25.
 
     Raises:
         RefusalError: the folder holds something else, is in use, or cannot be read.

@@ -32,8 +32,8 @@ class ServerEngine(Engine):
         collection: the collection of the passages; ``-states`` is added for that of the states. Both are aliases, of
             collections that end in a number, so that another index can take their place at once.
         timeout: seconds for one request and its answer.
-        retries: how often a request is sent again after 429 (too many requests), 503 (not available) or a lost
-            connection. The wait begins at 0.5 to 1 second and doubles. All requests may be sent twice.
+        retries: the number of times that a request is sent again after 429 (too many requests), 503 (not available) or
+            a lost connection. The wait begins at 0.5 to 1 second and doubles. All requests may be sent twice.
         client: a ``QdrantClient`` to use instead of a connection of one's own.
 
     Raises:

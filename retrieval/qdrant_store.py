@@ -84,7 +84,7 @@ class QdrantStore(QdrantSearch):
         Args:
             name: the name of the store; see `open`.
             timeout: the number of seconds for one request; see `open`.
-            retries: how often a request is sent again; see `open`.
+            retries: the number of times that a request is sent again; see `open`.
             client: a client for the server; see `open`.
             settings: the fields of `sightline.retrieval.planning.IndexSettings`. ``faiss`` is ``Flat``, for exact
                 search, or ``HNSWM``, for Qdrant's graph with M links. ``lexical`` is BM25 of the store's own, or
@@ -153,7 +153,7 @@ class QdrantStore(QdrantSearch):
                 index's own is loaded when it is first needed.
             backend: the library that reads queries and added documents; see `sightline.Index.open`.
             timeout: the number of seconds to wait for a server's answer to one request.
-            retries: how often a request to a server is sent again after a lost connection, 429 or 503.
+            retries: the number of times that a request to a server is sent again after a lost connection, 429 or 503.
             client: a ``QdrantClient`` to use for a server. If None, one is made.
             verify: whether to look for passages without their vectors.
 
@@ -212,7 +212,7 @@ class QdrantStore(QdrantSearch):
                 server also at the same time; the last to end finishes the index. A finished shard is not read again. If
                 None, all documents are indexed.
             timeout: the number of seconds for one request; see `open`.
-            retries: how often a request is sent again; see `open`.
+            retries: the number of times that a request is sent again; see `open`.
             client: a client for the server; see `open`.
             settings: the settings of the index; see `create`.
 
@@ -339,7 +339,7 @@ class QdrantStore(QdrantSearch):
             overwrite: whether to replace an index that is there. The old one can be searched until the copy is done.
             progress: a function that is called with the number of documents compared so far.
             timeout: the number of seconds for one request; see `open`.
-            retries: how often a request is sent again; see `open`.
+            retries: the number of times that a request is sent again; see `open`.
             client: a client for the server; see `open`.
 
         Raises:

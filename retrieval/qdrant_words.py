@@ -28,8 +28,8 @@ class PassageWords:
     """The terms of a passage.
 
     Args:
-        counts: how often each term occurs in the passage. Letters that begin terms of scripts without spaces are marked
-            by a star.
+        counts: the number of times that each term occurs in the passage. Letters that begin terms of scripts without
+            spaces are marked by a star.
         length: the number of terms.
     """
 

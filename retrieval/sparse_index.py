@@ -201,7 +201,9 @@ class SparsePostings:
             self._commit(now, [*kept, self._written(now.next, arrays)], now.next + 1)
 
     def delete(self, rows: Sequence[int]) -> None:
-        """Forget rows; those that are not there are passed over. A segment that has lost half of them is written anew.
+        """Forget rows.
+
+        Those that are not in the index are skipped. A segment that has lost half of its rows is written again.
 
         Raises:
             IndexLockedError: if another process is writing.

@@ -186,7 +186,7 @@ def copy_store(source: Store, name: str | os.PathLike[str], **options: Any) -> S
     No text is read again. A copy in a folder is a snapshot of the index: copy it back to restore it.
 
     Args:
-        source: the open index.
+        source: the open index to copy.
         name: the name of the copy; see `open_store`.
         options: the options of `Index.copy` or `sightline.retrieval.qdrant_store.QdrantStore.copy`, such as
             ``overwrite`` and ``progress``.

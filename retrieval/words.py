@@ -46,10 +46,10 @@ def open_words(
     """Open the lexical part of an index.
 
     Args:
-        record: what the manifest says about the words of the index.
+        record: the manifest's record of the words of the index.
         folder: the folder of the index.
         store: the open document store of the index.
-        encoder: for learned sparse vectors, the encoder, if it is loaded already.
+        encoder: the encoder of learned sparse vectors, if it is loaded already.
     """
     return _ENGINES[record.engine](record, folder, store, encoder)
 
@@ -58,10 +58,10 @@ class Words:
     """The lexical part of one open index. This class is the part of an index that keeps no words.
 
     Args:
-        record: what the manifest says about the words of the index.
+        record: the manifest's record of the words of the index.
         folder: the folder of the index.
         store: the open document store of the index.
-        encoder: for learned sparse vectors, the encoder. If None, it is loaded when it is first needed.
+        encoder: the encoder of learned sparse vectors. If None, it is loaded when it is first needed.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Words:
         """
 
     def rebuild(self) -> None:
-        """Make anew, within a transaction, what has no checksum and may have been cut off with its writer."""
+        """Rebuild, within a transaction, what has no checksum and may have been cut off when its writer was killed."""
 
     def rebuild_in_memory(self) -> bool:
         """As `rebuild`, for this process alone, where the files cannot be written; whether that is possible."""
@@ -252,7 +252,7 @@ def check_sparse_encoder(record: LexicalRecord, encoder: SparseEncoder, folder: 
     """Refuse a sparse encoder that gives other weights than those that an index keeps.
 
     Args:
-        record: what the manifest says about the words of the index.
+        record: the manifest's record of the words of the index.
         encoder: the encoder to check.
         folder: the folder of the index.
 

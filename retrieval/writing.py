@@ -345,7 +345,10 @@ class Writer:
         )
 
     def recover(self) -> None:
-        """Mend an index whose writer was killed: index the words anew, which have no checksums, and sign the rest."""
+        """Repair an index whose writer was killed.
+
+        The words, which have no checksums, are indexed again; the rest is signed.
+        """
         if not self._files.store.rows():
             return
         try:

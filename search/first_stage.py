@@ -87,8 +87,8 @@ def retrieve(
         queries: Q texts, which the encoder reads together.
         stages: the names of the first stages.
         candidates: the number of documents that each stage finds, with all their passages that were among those found.
-        how: how hybrids fuse scores; see `sightline.Searcher`.
-        where: a metadata filter.
+        how: the way that hybrids fuse scores; see `sightline.Searcher`.
+        where: a metadata filter; see `sightline.Searcher.search`.
 
     Returns:
         For each first stage, and for those that it fuses, Q `Found`.

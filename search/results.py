@@ -22,7 +22,7 @@ class Hit:
         id: the id of the document.
         score: the score of the last stage; higher is better. `sightline.rerank.Ranked` says which scores can be
             compared between results.
-        document: the whole document.
+        document: the document, whole.
         passage: the passage of the document that scored best.
         first_rank: the rank of the document in the first stage, counted from 1.
         first_score: the score of the document in the first stage.
@@ -116,9 +116,10 @@ class Explanation:
         result: the result of the search, with evidence by token.
         dense: the rank and score by embeddings alone of each hit's document, by id. Documents that are not among the
             candidates are absent. Empty if the index has no embeddings.
-        bm25: the rank and score by words alone, likewise. Empty if the index has no BM25.
-        sparse: the rank and score by learned sparse vectors alone, likewise. Empty if the index has none.
-        multivector: the rank and score by token states alone, likewise. Empty if the first stage does not search them.
+        bm25: the rank and score by words alone, in the same form. Empty if the index has no BM25.
+        sparse: the rank and score by learned sparse vectors alone, in the same form. Empty if the index has none.
+        multivector: the rank and score by token states alone, in the same form. Empty if the first stage does not
+            search them.
     """
 
     result: SearchResult

@@ -1,4 +1,4 @@
-"""The HTTP face: search, reranking in the dialects that clients speak, and a search page. Needs the extra ``serve``."""
+"""The HTTP server: search, reranking in the formats of other APIs, and a search page. Needs the extra ``serve``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["create_app"]
 
 
 def create_app(*arguments: Any, **options: Any) -> FastAPI:
-    """The application, for ``sightline serve`` or any ASGI server; see `sightline.serve.app.create_app`.
+    """Create the application, for ``sightline serve`` or any ASGI server; see `sightline.serve.app.create_app`.
 
     Raises:
         MissingExtraError: without the extra ``serve``.

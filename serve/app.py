@@ -1,4 +1,4 @@
-"""The application and its routes, in our own format and in those of other servers."""
+"""The application and its routes, in Sightline's own format and in those of other servers."""
 
 from __future__ import annotations
 
@@ -77,15 +77,15 @@ register_url_convertor("document", _DocumentConvertor())
 
 _STATUS = {
     400: "The body is not JSON.",
-    408: "The body did not come in time.",
+    408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     421: "The server does not answer for this host.",
-    422: "The request says something that cannot be done.",
-    429: "Too many requests are waiting; try again after the seconds in Retry-After.",
-    502: "The rerank API that the server asks failed.",
+    422: "The request asks for something that cannot be done.",
+    429: "Too many requests are waiting. Try again after the number of seconds in Retry-After.",
+    502: "The rerank API behind the server failed.",
     503: "The server is stopping.",
-    504: "It took longer than the server allows.",
+    504: "The request took longer than the server allows.",
 }
 
 
@@ -101,25 +101,27 @@ def create_app(
     min_score: float | None = None,
     threads: int | None = None,
 ) -> FastAPI:
-    """The application; it closes the index of its searcher when it shuts down.
+    """Create the application. It closes the index of its searcher when it shuts down.
 
     Args:
-        searcher: serves ``/search``, ``/documents`` and the search page; None leaves them out.
-        reranker: serves ``/rerank`` and its versions; None takes the searcher's, and leaves them out if it has none.
-        limits: None for the defaults.
-        api_key: lets those who have it write to the index; None leaves writing out.
-        hosts: names that requests may be addressed to, None for any. Name them where the server listens to this
+        searcher: the searcher behind ``/search``, ``/documents`` and the search page. If None, these routes are left
+            out.
+        reranker: the reranker behind ``/rerank`` and its other versions. If None, the searcher's; if it has none
+            either, these routes are left out.
+        limits: the limits on requests. If None, the defaults of `Limits`.
+        api_key: the key that allows its holders to write to the index. If None, the routes that write are left out.
+        hosts: the host names that requests may be addressed to; None allows any. Set it if the server listens to this
             machine only, so that no web page can reach it under another name (DNS rebinding).
         model_names: further names that requests may give as their ``model``, such as ``rerank-v3.5``.
-        any_model: accept every name of a model.
-        min_score: leave out what has a relevance below this, from 0 to 1, in searches and rankings whose request gives
-            no ``min_score``; None leaves nothing out.
-        threads: how many searches, and how many rankings, run at once; None for one for each processor, at most 16.
-            Rerankers and encoders that several threads must not use (`Reranker.concurrent`) do one at a time.
+        any_model: whether to accept any name as the ``model``.
+        min_score: the least relevance, from 0 to 1, of what is returned by searches and rankings whose request gives no
+            ``min_score``. If None, nothing is left out.
+        threads: the number of searches, and of rankings, that run at the same time. If None, one for each processor, at
+            most 16. Rerankers and encoders that several threads must not use (`Reranker.concurrent`) run one at a time.
 
     Raises:
-        InputError: if there is nothing to serve, the key is too short to keep anyone out, or a reranker has no
-            relevance to cut by.
+        InputError: if there is nothing to serve, the key is too short to protect the index, or ``min_score`` is given
+            for a reranker that has no relevance.
 
     Example:
         >>> from sightline import load_reranker
@@ -184,7 +186,7 @@ def _add_common(app: FastAPI, service: Service, min_score: float | None) -> None
         responses={503: {"model": HealthResponse, "description": "The server is stopping, or its index fails."}},
     )
     async def health() -> Response:
-        """Whether the server works, and what it serves."""
+        """Report whether the server works, and what it serves."""
         counts = await service.now_counted()
         report = HealthResponse(
             status="stopping" if not service.healthy() else "ok" if service.problem is None else "failing",
@@ -203,7 +205,7 @@ def _add_common(app: FastAPI, service: Service, min_score: float | None) -> None
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """Counters for Prometheus."""
+        """Return counters for Prometheus."""
         return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -263,15 +265,16 @@ def _add_reranking(
 
     @app.get("/v1/models", response_model=ModelsResponse)
     async def models() -> Response:
-        """The names that requests may give as their model."""
+        """List the names that requests may give as their model."""
         return answer(ModelsResponse(data=[ModelOut(id=name, created=started) for name in model_names]))
 
     header = {
         "description": "Successful Response",
         "headers": {
             _SCORES: {
-                "description": "Of answers to texts: what score is. relevance: P(relevant), from 0 to 1. raw: the "
-                "reranker's own score, since the request asks for raw_scores or the reranker has no relevance.",
+                "description": "In answers to texts, the kind of score: relevance, the probability that the text is "
+                "relevant, from 0 to 1; or raw, the reranker's own score, because the request asks for raw_scores or "
+                "the reranker has no relevance.",
                 "schema": {"type": "string", "enum": list(get_args(ScoreKind))},
             }
         },
@@ -296,7 +299,7 @@ def _add_reranking(
 def _add_searching(app: FastAPI, service: Service, searcher: Searcher, min_score: float | None) -> None:
     @app.post("/search", response_model=SearchResponse)
     async def search(request: Request, body: SearchRequest) -> Response:
-        """Search the index: candidates, attention over all of them, evidence."""
+        """Search the index."""
         service.check_length("query", body.query)
         call = functools.partial(
             searcher.search,
@@ -313,12 +316,12 @@ def _add_searching(app: FastAPI, service: Service, searcher: Searcher, min_score
 
     @app.get("/documents", response_model=DocumentOut, responses=missing)
     async def document_by_query(request: Request, id: DocumentId) -> Response:
-        """A document of the index, whole; its id is a parameter, so that it may be ``.`` or ``..`` too."""
+        """Return a whole document of the index. The id is a parameter, so it may be ``.`` or ``..``, too."""
         return await document(request, id)
 
     @app.get("/documents/{id:document}", response_model=DocumentOut, responses=missing)
     async def document(request: Request, id: str) -> Response:
-        """A document of the index, whole."""
+        """Return a whole document of the index."""
         stored = await service.search(request, functools.partial(searcher.index.document, id))
         if stored is None:
             raise HTTPException(404, f"there is no document {id!r}")
@@ -343,7 +346,7 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
 
     responses: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorResponse, "description": "The key is missing or wrong."},
-        409: {"model": ErrorResponse, "description": "An id is there already, or twice in the request."},
+        409: {"model": ErrorResponse, "description": "An id is in the index already, or occurs twice in the request."},
     }
     options: dict[str, Any] = {
         "response_model": WrittenResponse,
@@ -353,14 +356,14 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
 
     @app.post("/documents", **options)
     async def add(request: Request, body: DocumentsRequest) -> Response:
-        """Add documents whose ids are new. What was written before an error stays; after a 504 the rest follows."""
+        """Add documents with new ids. What was written before an error stays; after a 504, the rest follows."""
         new = _documents(service, body)
         count = await service.search(request, lambda: write(lambda: searcher.index.add(new)), alone=True)
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
 
     @app.put("/documents", **options)
     async def update(request: Request, body: DocumentsRequest) -> Response:
-        """Replace documents by id, and add those whose ids are new. Errors are as when adding."""
+        """Replace documents by id, and add those with new ids. Errors are those of adding."""
         new = _documents(service, body)
         count = await service.search(request, lambda: write(lambda: searcher.index.update(new)), alone=True)
         return answer(WrittenResponse(written=count, **service.counts.model_dump()))
@@ -372,7 +375,7 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
 
     @app.delete("/documents", **deleting)
     async def delete_by_query(request: Request, id: DocumentId) -> Response:
-        """Delete a document; its id is a parameter, so that it may be ``.`` or ``..`` too."""
+        """Delete a document. The id is a parameter, so it may be ``.`` or ``..``, too."""
         return await delete(request, id)
 
     @app.delete("/documents/{id:document}", **deleting)

@@ -1,4 +1,4 @@
-"""Bodies in, bodies and errors out: strict JSON, and one shape for everything that goes wrong."""
+"""Read and write bodies: strict JSON in, and one format for all errors out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIELDS = 1000  # the most that one object may have
 
 
 def answer(model: BaseModel, status: int = 200) -> Response:
-    """A model as JSON, without the fields that are None."""
+    """Return a model as JSON, without the fields that are None."""
     # Pydantic can write whatever the model can hold; json fails at infinities.
     return Response(model.model_dump_json(exclude_none=True), status, media_type="application/json")
 
@@ -59,7 +59,7 @@ class _JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is read strictly."""
+    """A route whose body is parsed strictly."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """See `APIRoute`."""
@@ -84,7 +84,7 @@ def _check_values(value: Any) -> None:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error in the shape of `ErrorResponse`."""
+    """Answer every error in the format of `ErrorResponse`."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -1,6 +1,6 @@
-"""Limits on connections: how many a client may have, and how long headers and the reading of an answer may take.
+"""Limits on connections: their number per client, and the time that headers and the reading of an answer may take.
 
-This is a class for uvicorn's option ``http``, since ASGI applications only see requests whose headers have arrived.
+This is a class for uvicorn's option ``http``, because ASGI applications see only requests whose headers have arrived.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["limited_protocol"]
 
 
 def limited_protocol(limits: ConnectionLimits) -> type[H11Protocol]:
-    """The protocol of a server with these limits, for ``uvicorn.Config(http=...)``.
+    """Return the protocol of a server with these limits, for ``uvicorn.Config(http=...)``.
 
-    At a limit, a new connection takes the place of the one that has been idle longest: of the same client, or of all.
-    If none is idle, it is refused with 429 or 503.
+    At a limit, a new connection replaces the one that has been idle longest: among those of the same client, or among
+    all. If none is idle, the new one is refused with 429 or 503.
 
     Example:
         >>> limited_protocol(ConnectionLimits(per_client=10)).__name__

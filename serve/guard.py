@@ -1,4 +1,7 @@
-"""What stands before the application: it checks hosts, sizes and slow senders, and counts, logs and traces requests."""
+"""The middleware in front of the application.
+
+It checks hosts, sizes and slow clients, and counts, logs and traces requests.
+"""
 
 from __future__ import annotations
 
@@ -37,15 +40,15 @@ _UNTRACED = ("/health", "/metrics")  # they are asked for every few seconds
 
 
 class Guard:
-    """ASGI middleware.
+    """The ASGI middleware in front of the application.
 
     Args:
-        app: what it stands before.
-        metrics: where requests are counted.
-        hosts: names that a request's Host header may have; None for any. This keeps out pages of other sites whose
-            name was made to point here (DNS rebinding).
-        max_bytes: how large a request's body may be.
-        body_seconds: how long a body may take to arrive.
+        app: the application behind it.
+        metrics: the counters for requests.
+        hosts: the names that a request's ``Host`` header may have; None allows any. This keeps out pages of other sites
+            whose name was made to point here (DNS rebinding).
+        max_bytes: the largest size of a request's body, in bytes.
+        body_seconds: the number of seconds in which a body must arrive.
     """
 
     def __init__(
@@ -138,7 +141,10 @@ class Guard:
 
 
 def error_body(kind: str, message: str, code: int) -> bytes:
-    """The body of every error. What cannot be encoded is escaped, and long messages are cut in the middle."""
+    """Return the body of an error.
+
+    Characters that cannot be encoded are escaped, and long messages are cut in the middle.
+    """
     message = message if len(message) <= _MESSAGE else f"{message[: _MESSAGE // 2]} … {message[-_MESSAGE // 2 :]}"
     error: dict[str, Any] = {"type": kind, "message": message, "code": code}
     if id := current_request_id():
@@ -147,7 +153,7 @@ def error_body(kind: str, message: str, code: int) -> bytes:
 
 
 def untraced(scope: MutableMapping[str, Any]) -> bool:
-    """Whether a request gets no span."""
+    """Whether a request is left out of traces."""
     return scope.get("path") in _UNTRACED
 
 

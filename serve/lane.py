@@ -1,4 +1,4 @@
-"""A lane of work: some threads, a bounded queue before them, and callers who wait without blocking the event loop."""
+"""A lane of work: threads, a bounded queue in front of them, and callers who wait without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Result = TypeVar("Result")
 
 
 class QueueFullError(SightlineError):
-    """There is no room in the queue.
+    """The queue is full.
 
     Args:
-        message: what is full.
-        retry_after: whole seconds after which there should be room.
+        message: a sentence that says what is full.
+        retry_after: the number of whole seconds after which to try again.
     """
 
     def __init__(self, message: str, retry_after: int) -> None:
@@ -60,22 +60,24 @@ class _Job(Generic[Work, Result]):
 
 
 class Lane(Generic[Work, Result]):
-    """Work is begun in the order it came, by one thread or several; some of it runs alone.
+    """Starts work in the order in which it arrives, in one thread or several. Some of it runs alone.
 
-    Work that runs alone begins when everything before it has ended, and nothing after it begins before it has ended: so
-    a write needs no lock against the reads.
+    Work that runs alone starts when all earlier work has ended, and later work starts only after it: so a write needs
+    no lock against reads.
 
-    Work is done in its caller's context (`contextvars`); pieces that are handed over together, in that of the first.
+    Work runs in its caller's context (`contextvars`). Pieces that are handed over together run in the context of the
+    first.
 
-    Work whose caller is gone is dropped from the queue. Work that has begun stops before its next forward pass
+    Work whose caller is gone is dropped from the queue. Work that has started stops before its next forward pass
     (`interruptible`); if it makes no such passes, it runs to its end.
 
     Args:
-        name: the threads' name.
-        handle: does one or more pieces of work, and gives a result or an exception for each, in order.
-        capacity: pieces that may wait.
-        budget: pieces are handed over together while their weights sum to at most this.
-        threads: how many call ``handle`` at once.
+        name: the name of the threads.
+        handle: a function that does one or more pieces of work, and returns a result or an exception for each, in
+            order.
+        capacity: the number of pieces of work that may wait.
+        budget: the greatest sum of the weights of pieces that are handed over together.
+        threads: the number of threads that call ``handle``.
     """
 
     def __init__(
@@ -103,18 +105,18 @@ class Lane(Generic[Work, Result]):
             thread.start()
 
     async def do(self, work: Work, *, seconds: float, weight: int = 1, alone: bool = False) -> Result:
-        """Wait in the queue and for the work; being cancelled gives both up.
+        """Wait in the queue and for the work. If the caller is cancelled, the work is given up.
 
         Args:
-            work: what ``handle`` takes.
-            seconds: how long to wait, in the queue and for the work.
-            weight: what it counts of the budget.
-            alone: whether it must not run beside other work of this lane, such as a write.
+            work: a piece of work that ``handle`` accepts.
+            seconds: the number of seconds to wait, in the queue and for the work.
+            weight: the part of the budget that the work takes.
+            alone: whether the work must not run beside other work of this lane. A write must not.
 
         Raises:
             QueueFullError: if there is no room in the queue.
             ClosedError: after `close`.
-            TimeLimitError: if there is no result after so many seconds.
+            TimeLimitError: if there is no result after that many seconds.
         """
         job = self._put(_Job(work, weight, alone))
         result = asyncio.wrap_future(job.future)
@@ -131,15 +133,15 @@ class Lane(Generic[Work, Result]):
             self._drop(job)
 
     def waiting(self) -> int:
-        """Pieces of work in the queue."""
+        """The number of pieces of work in the queue."""
         return len(self._queue)
 
     def alive(self) -> bool:
-        """Whether work is being done."""
+        """Whether the threads are working."""
         return all(thread.is_alive() for thread in self._threads) and not self._closed
 
     def close(self, seconds: float = 10.0) -> None:
-        """Refuse new work, drop what waits, and give the work in progress some seconds to stop."""
+        """Refuse new work, drop the queue, and give the work in progress some seconds to stop."""
         with self._changed:
             self._closed = True
             for job in self._queue:

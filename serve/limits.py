@@ -1,4 +1,4 @@
-"""The limits of the server; ``sightline serve`` takes each as an option."""
+"""The limits of the server. ``sightline serve`` has an option for each."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ["ConnectionLimits", "Limits"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may ask for.
+    """The limits on a single request.
 
     Args:
-        documents: Documents per request; more are refused (422).
-        characters: Characters of a query, or of a document with its title; more are refused (422).
-        bytes: Bytes per request body; more are refused (413).
-        waiting: Requests waiting in each queue; further ones are refused (429).
-        seconds: Seconds per request, including time in the queue; after that the answer is 504.
+        documents: Maximum number of documents per request; requests with more are refused (422).
+        characters: Maximum length in characters of a query, or of a document with its title; longer ones are refused
+            (422).
+        bytes: Maximum size in bytes of a request's body; larger ones are refused (413).
+        waiting: Maximum number of requests that wait in each queue; further ones are refused (429).
+        seconds: Maximum time in seconds for a request, including its time in the queue; after that the answer is 504.
 
     Raises:
         InputError: if a value is out of range.
@@ -40,16 +41,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections a server keeps open, and for how long.
+    """The limits on connections: their number, and how long each may be idle or slow.
 
     Args:
-        total: Open connections. At the limit the longest idle one is closed; if none is idle, the answer is 503.
-        per_client: Open connections per client address (per /64 network with IPv6). At the limit the client's longest
-            idle one is closed; if none is idle, the answer is 429.
-        header_seconds: Seconds for a request's headers to arrive; after that the answer is 408. They count from the
-            connection or, on a connection that is kept open, from the request's first byte.
-        stalled_seconds: Seconds after which a client that takes nothing of its answer is disconnected.
-        proxies: IP addresses of reverse proxies. Their connections belong to many clients and are not limited per
+        total: Maximum number of open connections. At the limit, the one that has been idle longest is closed; if none
+            is idle, the answer is 503.
+        per_client: Maximum number of open connections per client address (per /64 network with IPv6). At the limit, the
+            client's connection that has been idle longest is closed; if none is idle, the answer is 429.
+        header_seconds: Maximum time in seconds for a request's headers to arrive; after that the answer is 408. It
+            counts from the connection or, on a connection that is kept open, from the request's first byte.
+        stalled_seconds: Maximum time in seconds for which a client may read nothing of its answer; after that it is
+            disconnected.
+        proxies: The IP addresses of reverse proxies. Their connections serve many clients and are not limited per
             client.
 
     Raises:

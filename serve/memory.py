@@ -1,7 +1,7 @@
-"""Gives memory that was freed back to the system.
+"""Return freed memory to the system.
 
-Reading lists of all lengths leaves the C library's heap full of holes: without this, a server's memory was seen to
-grow by some hundred megabytes over thousands of requests, all of it free and none of it given back.
+Reading lists of many lengths fragments the heap of the C library. Without this, a server's memory grew by some hundred
+megabytes over thousands of requests, all of it free and none of it returned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["give_back", "keep_giving_back"]
 
 
 def give_back() -> bool:
-    """Give back free memory by glibc's ``malloc_trim``; False where the C library has no such function."""
+    """Return free memory by glibc's ``malloc_trim``. False if the C library has no such function."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is None:
         return False
@@ -23,6 +23,6 @@ def give_back() -> bool:
 
 
 async def keep_giving_back(seconds: float = 30.0) -> None:
-    """Call `give_back` every so many seconds, in a worker thread, until cancelled."""
+    """Call `give_back` at regular intervals, in a worker thread, until cancelled."""
     while await asyncio.to_thread(give_back):
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Counters for Prometheus, in a registry of their own, since several applications may live in one process."""
+"""Counters for Prometheus, in a registry of their own, because one process may run several applications."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Metrics:
-    """Counts requests and documents, and reports what waits."""
+    """Counts requests and documents, and reports the length of the queues."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -44,11 +44,11 @@ class Metrics:
         )
 
     def watch(self, lane: Lane[Any, Any]) -> None:
-        """Report how many requests wait in a lane."""
+        """Report the number of requests that wait in a lane."""
         self._waiting.labels(lane.name).set_function(lane.waiting)
 
     def watch_caches(self, caches: Collection[DocumentCache]) -> None:
-        """Report what these caches keep together, and how often they had what was asked for."""
+        """Report the total size of these caches, and how often they had the document that was asked for."""
         self.registry.register(_CacheCollector(caches))
 
     def observe(self, route: str, status: int, seconds: float) -> None:
@@ -57,7 +57,7 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def page(self) -> bytes:
-        """All counters, in Prometheus' text format."""
+        """Return all counters, in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 

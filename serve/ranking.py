@@ -1,4 +1,7 @@
-"""Turns lists in requests into rankings: cuts documents to what is read, and reads several requests together."""
+"""Turn lists in requests into rankings.
+
+Documents are cut to the length that is read, and several requests are read together.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,18 @@ __all__ = ["RankedList", "RankingWork", "rank_all"]
 
 @dataclass(frozen=True, slots=True)
 class RankingWork:
-    """One request's list.
+    """The list of one request.
 
     Args:
-        query: the query.
-        documents: the title and text of each.
-        top_n: how many to return, or None for all.
-        max_tokens: read at most so many tokens of a document; None for as many as the model's window has room for.
-        max_pair_tokens: read at most so many tokens of the query and a document together; None for no such limit.
-        refuse_long: refuse a document that would not be read to its end.
-        evidence: mark what got the attention.
-        min_score: leave out documents whose relevance is below this, from 0 to 1; None for no such limit.
+        query: the text of the query.
+        documents: the title and the text of each document.
+        top_n: the number of documents to return. If None, all of them.
+        max_tokens: the number of tokens to read of a document, at most. If None, as many as fit the model's window.
+        max_pair_tokens: the number of tokens to read of the query and a document together, at most. If None, there is
+            no such limit.
+        refuse_long: whether to refuse a document that would not be read to its end.
+        evidence: the parts to mark as evidence, by sentence or by token. If None, none.
+        min_score: the least relevance, from 0 to 1, of a document that is returned. If None, there is no such limit.
     """
 
     query: str
@@ -44,9 +48,10 @@ class RankedList:
     """The answer to one request.
 
     Args:
-        ranking: all of its documents, or the first ``top_n``.
-        tokens: how many were read of the query and the documents; 0 if the reranker cannot tell (`Reranker.window`).
-        truncated: how many documents were not read to their end; 0 likewise.
+        ranking: the ranking of all documents, or of the first ``top_n``.
+        tokens: the number of tokens of the query and the documents that were read; 0 if the reranker cannot tell
+            (`Reranker.window`).
+        truncated: the number of documents that were not read to their end; 0 if the reranker cannot tell.
     """
 
     ranking: Ranking
@@ -55,10 +60,10 @@ class RankedList:
 
 
 def rank_all(reranker: Reranker, lists: Sequence[RankingWork]) -> list[RankedList | Exception]:
-    """Rank several requests' lists; no list influences another, nor do its errors.
+    """Rank the lists of several requests. No list, and no error of one, influences another.
 
-    Lists that ask for the same ``min_score`` and evidence are read together, which fills the model's batches where
-    lists are short.
+    Lists with the same ``min_score`` and evidence are read together, which fills the model's batches if the lists are
+    short.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, work in enumerate(lists):

@@ -1,4 +1,4 @@
-"""Ids of requests: in the header ``X-Request-ID``, in the bodies of errors, and in the log."""
+"""Ids of requests, for the header ``X-Request-ID``, the bodies of errors, and the log."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _current: ContextVar[str] = ContextVar("request_id", default="")
 
 
 def new_request_id(sent: str) -> str:
-    """Begin a request in this context, and give its id.
+    """Start a request in this context, and return its id.
 
     Args:
-        sent: the id that the client or a proxy gave it. It is taken if it has at most 128 letters, digits and ``._:-``,
+        sent: the id that the client or a proxy sent. It is used if it has at most 128 letters, digits and ``._:-``,
             which are safe in logs and headers; otherwise a new one is made.
 
     Example:
@@ -34,7 +34,7 @@ def new_request_id(sent: str) -> str:
 
 
 def current_request_id() -> str:
-    """The id of the request that is being answered; "" outside of requests."""
+    """Return the id of the current request, or "" if there is none."""
     return _current.get()
 
 

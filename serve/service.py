@@ -1,7 +1,7 @@
 """What the routes share: the lanes of work, the limits on it, and the counters.
 
-Searches run beside one another and writes alone, in one lane, so an index never changes under a search; reranking has a
-lane of its own, so a long list does not hold up the search page.
+One lane runs searches side by side and writes alone, so an index never changes during a search. Reranking has a lane of
+its own, so a long list does not delay the search page.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TITLES = 60  # the titles that examples are chosen from
 
 
 class Service:
-    """What the routes share: lanes, limits, counters."""
+    """What the routes share: lanes, limits and counters."""
 
     def __init__(
         self, searcher: Searcher | None, reranker: Reranker | None, limits: Limits, threads: int | None = None
@@ -62,7 +62,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Lanes run while the application does."""
+        """Run the lanes while the application runs."""
         waiting = self.limits.waiting
         if self.searcher is not None:
             threads = self.threads if self.searcher.concurrent else 1
@@ -87,7 +87,7 @@ class Service:
             await asyncio.to_thread(flush, _FLUSH_SECONDS)
 
     def count(self, searcher: Searcher) -> None:
-        """Remember what the index holds, for `now_counted` and the search page."""
+        """Remember the size of the index, for `now_counted` and the search page."""
         started = time.monotonic()
         try:
             counts = searcher.index.counts()
@@ -101,7 +101,7 @@ class Service:
         self._count_again = time.monotonic() + 20 * (time.monotonic() - started)
 
     async def now_counted(self) -> IndexCounts | None:
-        """What the index holds: counted now if the lane of searches has time for it, else as it was last counted."""
+        """Return the size of the index: counted now if the lane of searches has time for it, else the last count."""
         if self.searcher is None:
             return None
         if self._searches is not None and time.monotonic() > self._count_again:
@@ -114,13 +114,13 @@ class Service:
         return all(lane.alive() for lane in (self._searches, self._rankings) if lane is not None)
 
     async def search(self, request: Request, call: Callable[[], T], *, alone: bool = False) -> T:
-        """Do the call in the lane of searches; ``alone``, beside no other, if it may write."""
+        """Run a call in the lane of searches. Set ``alone`` if it writes."""
         if self._searches is None:
             raise ClosedError("the server is not running")
         return await _while_there(request, self._searches.do(call, seconds=self.limits.seconds, alone=alone))
 
     async def rank(self, request: Request, work: RankingWork) -> RankedList:
-        """Rank the list in the lane of rankings."""
+        """Rank a list in the lane of rankings."""
         if self._rankings is None:
             raise ClosedError("the server is not running")
         self.check_count(len(work.documents))
@@ -161,7 +161,7 @@ def _examples(searcher: Searcher) -> list[str]:
 
 
 class GoneError(Exception):
-    """The client went away."""
+    """The client has disconnected."""
 
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:

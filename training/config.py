@@ -104,7 +104,8 @@ class Sampling:
         drop_titles: Probability that a list's documents lose their titles, as in collections without titles.
         shuffle_sentences: Probability that the sentences of a document are shuffled, so that the place of an answer
             tells nothing.
-        weights: How often an epoch contains each example of a source, by the source's name; 1 if a source is not named.
+        weights: The number of times that an epoch contains each example of a source, by the source's name; 1 if a
+            source is not named.
 
     Raises:
         InputError: if a value is out of range.

@@ -45,7 +45,7 @@ class Example:
     """One question, with documents that do and do not answer it.
 
     Args:
-        query: the question.
+        query: the text of the question.
         positives: the documents that answer it, at least one.
         pools: the presumed negatives, one pool for each first stage that found them, best first. A document may be in
             several.
@@ -80,8 +80,8 @@ class Source:
     Args:
         path: a BEIR folder, a name in a catalogue (see `load_dataset`), or a ``.jsonl`` file.
         split: the split of the judgements. Files have none.
-        weight: how often an epoch contains each example: .25 takes another quarter in each epoch, 2 takes each example
-            twice.
+        weight: the number of times that an epoch contains each example: 0.25 takes another quarter in each epoch, 2
+            takes each example twice.
 
     Raises:
         InputError: if the weight is not above 0.

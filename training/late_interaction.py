@@ -39,8 +39,8 @@ class LateInteractionLearner:
 
     Args:
         parts: the parts of the readout; see `LearntReadout`. Empty for the readout of the layout.
-        encoder: how the encoder is trained: ``frozen``; ``lora``, adapters in all its layers (Hu et al., 2021; needs
-            the extra ``training``); or ``full``, all of it but the embeddings of tokens.
+        encoder: the way that the encoder is trained: ``frozen``, not at all; ``lora``, by adapters in all its layers
+            (Hu et al., 2021; needs the extra ``training``); or ``full``, all of it but the embeddings of tokens.
         rank: the rank of LoRA's matrices.
         prefix: whether documents see the query, so that they are read anew for each one. This is stronger if trained
             for it, but slower, and nothing can be kept.

@@ -21,7 +21,7 @@ class TrainingList:
     """One question with documents, some of which answer it.
 
     Args:
-        query: the question.
+        query: the text of the question.
         documents: the N documents, in the order in which a layout lays them out.
         positive: which of them answer it. At least one does, and at least one does not.
         teacher: the scores of the documents by a stronger model, NaN where it gave none. None if it gave none at all.

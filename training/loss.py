@@ -37,7 +37,7 @@ def contrastive_loss(
     Args:
         scores: float (N,), the scores S of the documents.
         positive: bool (N,), which documents are positive, with at least one True and one False.
-        temperature: the temperature t.
+        temperature: the temperature t of the loss.
         positives: the kind of loss, ``joint`` or ``each``.
 
     Returns:
@@ -71,7 +71,7 @@ def preference_loss(scores: torch.Tensor, positive: torch.Tensor, temperature: f
     Args:
         scores: float (N,), the scores S of the documents.
         positive: bool (N,), which documents are positive, with at least one True and one False.
-        temperature: the temperature t.
+        temperature: the temperature t of the loss.
 
     Returns:
         The loss (), at least 0.

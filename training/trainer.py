@@ -82,11 +82,11 @@ def train(
         examples: the examples that lists are drawn from.
         out: the folder for what `Learner.save` writes, ``README.md`` (a model card), ``training.json`` (settings,
             losses, dev figures), and during the run ``state.pt``, which is removed at the end.
-        config: how long and how fast to train.
-        sampling: how lists are drawn.
-        objective: the loss.
+        config: the length, the learning rate and other settings of the run.
+        sampling: the way that lists are drawn.
+        objective: the loss to minimise.
         dev: the collections to measure nDCG@10 on.
-        origin: what the model card says about the base model, the data and the command.
+        origin: the facts for the model card about the base model, the data and the command.
         progress: a function that is called after every step and after every measurement.
 
     Returns:

@@ -115,9 +115,9 @@ class Trend:
 
     Args:
         slope: the slope of the regression line: what the last position gains over the first.
-        pearson: the correlation coefficient.
+        pearson: the correlation coefficient of Pearson.
         spearman: the correlation coefficient of the ranks.
-        kendall: Kendall's tau-b.
+        kendall: the correlation coefficient of Kendall, tau-b.
     """
 
     slope: float | None

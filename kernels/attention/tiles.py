@@ -27,7 +27,7 @@ class Work(NamedTuple):
     Args:
         tiles: int32 (M, 8), on the layout's device: start, stop, own start, own stop, far start, far stop, slot for the
             partial result or -1, 0.
-        slots: how many partial results there are.
+        slots: the number of partial results.
         splits: int32 (P, 4), on the layout's device: start, stop, first slot, slots of each tile that was split.
     """
 
@@ -41,7 +41,7 @@ def row_tiles(layout: Packing, tokens: int, heads: int) -> Work:
 
     Args:
         layout: the layout to cut.
-        tokens: how many tokens a tile has at most.
+        tokens: the maximum number of tokens in a tile.
         heads: key heads, by which the number of programs is multiplied.
     """
     return layout.keep(("row tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=False))

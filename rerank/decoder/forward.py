@@ -379,7 +379,7 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
 
     Args:
         prompts: the prompts of the lists.
-        scope: what is to be read of the attention.
+        scope: the parts of the attention to read.
         kept: for a single list, its instruction and its documents, in order, as `read_documents` read them before.
     """
     laid, layout = lay_out(prompts, scope.layout), scope.layout
@@ -421,7 +421,7 @@ def read(
     Args:
         decoder: the model that reads.
         prompts: the prompts of the lists.
-        scope: what is to be read of the attention.
+        scope: the parts of the attention to read.
         kept: the instruction and documents that were read before; see `pack`.
 
     Returns:
