@@ -70,17 +70,18 @@ class SearchRequest(_Own):
     query: str = Field(description="The text to search for.")
     k: int = Field(10, ge=1, le=1000, description="The maximum number of hits.")
     where: dict[str, Any] | None = Field(
-        None,
+        default=None,
         max_length=100,
         description='A metadata filter, such as {"lang": "en", "year": {">=": 2000}}. A list means "one of"; '
         "null means that the field is absent or null.",
     )
     evidence: Grain | None = Field(
-        None, description="Mark the parts of each hit that got the attention, by sentence or by token."
+        default=None, description="Mark the parts of each hit that got the attention, by sentence or by token."
     )
-    prune: float | None = Field(None, gt=0, le=1, description=_PRUNE)
+    prune: float | None = Field(default=None, gt=0, le=1, description=_PRUNE)
     unit: Unit = Field(
-        "document", description="document returns each document once, by its best passage; passage returns passages."
+        default="document",
+        description="document returns each document once, by its best passage; passage returns passages.",
     )
     min_score: MinScore = None
 
@@ -109,7 +110,7 @@ class SearchHit(BaseModel):
     id: str = Field(description="The id of the document.")
     score: float = Field(description="The score of the last stage. Higher is better.")
     relevance: float | None = Field(
-        None,
+        default=None,
         description="The probability that the document is relevant, from 0 to 1. Absent without a reranker, or if "
         "the reranker is not calibrated.",
     )
@@ -122,17 +123,18 @@ class SearchHit(BaseModel):
     first_rank: int = Field(description="The rank of the document in the first stage, counted from 1.")
     first_score: float = Field(description="The score of the document in the first stage.")
     mass: float | None = Field(
-        None,
+        default=None,
         description="The passage's share of the query's attention among all candidates. Absent without a reranker.",
     )
     evidence: list[EvidenceSpan] | None = Field(
-        None, description="The marked parts, the one with most attention first. Absent if none were asked for."
+        default=None, description="The marked parts, the one with most attention first. Absent if none were asked for."
     )
     pruned_text: str | None = Field(
-        None, description="The sentences of the passage that hold the share given by prune. Absent without prune."
+        default=None,
+        description="The sentences of the passage that hold the share given by prune. Absent without prune.",
     )
     token_mass: list[float] | None = Field(
-        None, description="The mass by query token, in the order of query_tokens. Absent without a reranker."
+        default=None, description="The mass by query token, in the order of query_tokens. Absent without a reranker."
     )
 
 
@@ -164,7 +166,7 @@ class RerankDocument(_Foreign):
     text: str | None = Field(
         description="The text. It may be empty or null; a document without text and title is ranked last."
     )
-    title: str | None = Field(None, description="The title, which is read before the text.")
+    title: str | None = Field(default=None, description="The title, which is read before the text.")
 
 
 def _document_kind(value: Any) -> str | None:
@@ -186,33 +188,33 @@ RerankInput = Annotated[
 class RerankRequest(_Foreign):
     """A list to rank, as the clients of Cohere, Jina and vLLM send it."""
 
-    model: str | None = Field(None, description="One of the names that /v1/models lists. It may be left out.")
+    model: str | None = Field(default=None, description="One of the names that /v1/models lists. It may be left out.")
     query: str = Field(description="The text to rank the documents by.")
     documents: Annotated[list[RerankInput], FailFast()] = Field(
         min_length=1, description="The documents: strings, or objects with text and optionally title."
     )
     top_n: int | None = Field(
-        None,
+        default=None,
         ge=0,
         description="The maximum number of results; 0 or null for all. All documents are ranked in any case.",
     )
-    return_documents: bool | None = Field(None, description="Whether to return the document of each result.")
+    return_documents: bool | None = Field(default=None, description="Whether to return the document of each result.")
     max_tokens_per_doc: int | None = Field(
-        None, ge=1, description="The maximum number of tokens to read of a document."
+        default=None, ge=1, description="The maximum number of tokens to read of a document."
     )
     truncate_prompt_tokens: int | None = Field(
-        None,
+        default=None,
         ge=-1,
         description="The maximum number of tokens to read of the query and a document together; -1 for the model's "
         "limit.",
     )
     evidence: Grain | None = Field(
-        None,
+        default=None,
         description="Mark the parts of each document that got the attention, by sentence or by token. Only Sightline "
         "has "
         "this field.",
     )
-    prune: float | None = Field(None, gt=0, le=1, description=f"{_PRUNE} Only Sightline has this field.")
+    prune: float | None = Field(default=None, gt=0, le=1, description=f"{_PRUNE} Only Sightline has this field.")
     min_score: MinScore = None
 
     model_config = ConfigDict(
@@ -238,12 +240,12 @@ class RerankResult(BaseModel):
         description="If meta.scores is relevance, the probability that the document is relevant, from 0 to 1. If it "
         "is raw, the reranker's own score, of any size. Higher is better."
     )
-    document: RerankDocument | None = Field(None, description="The document. Absent without return_documents.")
+    document: RerankDocument | None = Field(default=None, description="The document. Absent without return_documents.")
     evidence: list[EvidenceSpan] | None = Field(
-        None, description="The marked parts, the one with most attention first. Absent if none were asked for."
+        default=None, description="The marked parts, the one with most attention first. Absent if none were asked for."
     )
     pruned_text: str | None = Field(
-        None, description="The sentences of the text that hold the share given by prune. Absent without prune."
+        default=None, description="The sentences of the text that hold the share given by prune. Absent without prune."
     )
 
 
@@ -260,7 +262,8 @@ class RerankMeta(BaseModel):
     api_version: dict[str, str] = Field(description="The version of Cohere's format, for its clients.")
     billed_units: dict[str, int] = Field(description="Always one search unit, for Cohere's clients.")
     warnings: list[str] | None = Field(
-        None, description="Sentences that you should know before you rely on the ranking. Absent if there are none."
+        default=None,
+        description="Sentences that you should know before you rely on the ranking. Absent if there are none.",
     )
     scores: ScoreKind = Field(
         description="The kind of relevance_score: relevance, the probability that the document is relevant, from 0 to "
@@ -273,7 +276,7 @@ class RerankResponse(BaseModel):
     """The ranking."""
 
     id: str = Field(description="A random id of the response.")
-    object: Literal["rerank"] = Field("rerank", description="Always rerank.")
+    object: Literal["rerank"] = Field(default="rerank", description="Always rerank.")
     model: str = Field(description="The model of the request, or the name of the reranker.")
     results: list[RerankResult] = Field(description="The results, best first.")
     usage: Usage
@@ -286,19 +289,19 @@ class TeiRequest(_Foreign):
     query: str = Field(description="The text to rank the texts by.")
     texts: Annotated[list[str], FailFast()] = Field(min_length=1, description="The texts to rank.")
     raw_scores: bool | None = Field(
-        None,
+        default=None,
         description="Whether to return the reranker's own score rather than the relevance from 0 to 1. A reranker "
         "without relevance returns its own score either way. The header Sightline-Scores says which it is.",
     )
     min_score: MinScore = None
-    return_text: bool | None = Field(None, description="Whether to return each text.")
+    return_text: bool | None = Field(default=None, description="Whether to return each text.")
     truncate: bool | None = Field(
-        None,
+        default=None,
         description="Whether to cut a text that the model cannot read to its end. If false, it is refused (422). If "
         "absent or null, it is cut.",
     )
     truncation_direction: Literal["right", "Right"] | None = Field(
-        None, description="The end at which texts are cut; only the right one."
+        default=None, description="The end at which texts are cut; only the right one."
     )
 
     model_config = ConfigDict(
@@ -313,7 +316,7 @@ class TeiItem(BaseModel):
     score: float = Field(
         description="The score. Higher is better. The header Sightline-Scores says whether it is a relevance."
     )
-    text: str | None = Field(None, description="The text. Absent without return_text.")
+    text: str | None = Field(default=None, description="The text. Absent without return_text.")
 
 
 def dialect(value: Any) -> str:
@@ -336,7 +339,7 @@ class DocumentIn(_Own):
     text: str | None = Field(
         description="The text. It may be empty or null; a document without text is found by its title."
     )
-    title: str = Field("", description="The title, which is searched and read with the text.")
+    title: str = Field(default="", description="The title, which is searched and read with the text.")
     metadata: dict[str, Any] = Field(default_factory=dict, description="JSON values by field, for filters.")
 
 
@@ -366,8 +369,8 @@ class DocumentOut(BaseModel):
 class WrittenResponse(BaseModel):
     """The number of documents that were written or deleted, and what the index holds now."""
 
-    written: int = Field(0, description="The number of documents that were added or replaced.")
-    deleted: int = Field(0, description="The number of documents that were deleted.")
+    written: int = Field(default=0, description="The number of documents that were added or replaced.")
+    deleted: int = Field(default=0, description="The number of documents that were deleted.")
     documents: int = Field(description="The number of documents in the index now.")
     passages: int = Field(description="The number of passages in the index now.")
 
@@ -386,15 +389,15 @@ class ModelOut(BaseModel):
     """A name that requests may give as their model."""
 
     id: str = Field(description="The name.")
-    object: Literal["model"] = Field("model", description="Always model.")
+    object: Literal["model"] = Field(default="model", description="Always model.")
     created: int = Field(description="The time at which the server started, in seconds since 1970.")
-    owned_by: str = Field("sightline", description="Always sightline.")
+    owned_by: str = Field(default="sightline", description="Always sightline.")
 
 
 class ModelsResponse(BaseModel):
     """The names of the model that is served, in the format in which OpenAI's API lists models."""
 
-    object: Literal["list"] = Field("list", description="Always list.")
+    object: Literal["list"] = Field(default="list", description="Always list.")
     data: list[ModelOut] = Field(description="The names, first the one of the reranker.")
 
 
@@ -412,15 +415,16 @@ class HealthResponse(BaseModel):
         description="Whether the reranker has a relevance from 0 to 1, so that min_score can be used."
     )
     min_score: float | None = Field(
-        None, description="The min_score of requests that give none. Absent if nothing is left out."
+        default=None, description="The min_score of requests that give none. Absent if nothing is left out."
     )
     first_stage: str | None = Field(description="The name of the first stage. Absent without an index.")
     index: IndexCounts | None = Field(description="The size of the index. Absent if there is none.")
     problem: str | None = Field(
-        None, description="A sentence that says what is wrong with the index. Absent if it works."
+        default=None, description="A sentence that says what is wrong with the index. Absent if it works."
     )
     examples: list[str] | None = Field(
-        None, description="The titles of some documents, as suggestions of what to search for. Absent without an index."
+        default=None,
+        description="The titles of some documents, as suggestions of what to search for. Absent without an index.",
     )
 
 
@@ -431,7 +435,7 @@ class ErrorDetail(BaseModel):
     message: str = Field(description="One sentence that says what was wrong, where, and what to do.")
     code: int = Field(description="The status code of the response.")
     request_id: str | None = Field(
-        None, description="The id of the request, as in the header X-Request-ID and in the server's log."
+        default=None, description="The id of the request, as in the header X-Request-ID and in the server's log."
     )
 
 
