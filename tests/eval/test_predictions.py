@@ -40,8 +40,8 @@ def test_one_of_several(tmp_path, split, subset, document):
 @pytest.mark.parametrize(
     ("record", "options", "said"),
     [
-        (SEVERAL, {}, "several subsets, name one of 'de', 'en'"),
-        (SEVERAL, {"subset": "de"}, "several splits, name one of 'test', 'dev'"),
+        (SEVERAL, {}, "several subsets; name one of 'de', 'en'"),
+        (SEVERAL, {"subset": "de"}, "several splits; name one of 'test', 'dev'"),
         (SEVERAL, {"subset": "fr"}, "no subset 'fr'; there are: 'de', 'en'"),
         (SEVERAL, {"subset": "en", "split": "dev"}, "no split 'dev'; there are: 'test'"),
         ("no json", {}, "not JSON"),

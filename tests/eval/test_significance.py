@@ -143,7 +143,7 @@ def test_largest_changes():
 
 
 def test_what_cannot_be_compared():
-    with pytest.raises(InputError, match="same queries: 'q2'"):
+    with pytest.raises(InputError, match="same queries: only one has 'q2'"):
         compare(per_query(a=[1, 2], b=[1, 2, 3]), "AP")
     with pytest.raises(InputError, match="has no RR"):
         compare(per_query(a=[1], b=[1]), "RR")

@@ -182,5 +182,5 @@ def test_relevant_documents_are_binned_by_length(known, make_list):
 
 
 def test_empty_lists(known):
-    with pytest.raises(InputError, match="no list"):
+    with pytest.raises(InputError, match="none of the lists"):
         measured(known(by_worth), [("q", CandidateList.of("q", ()))])

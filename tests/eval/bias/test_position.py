@@ -43,7 +43,7 @@ def test_bad_bins_and_spans():
     with pytest.raises(InputError, match="ascending"):
         Bins((0, 1), ("a", "b"), "left")
     for start, end, length in [(-1, 3, 5), (4, 3, 5), (0, 0, 0)]:
-        with pytest.raises(InputError, match="no place"):
+        with pytest.raises(InputError, match="not a place"):
             Span(start, end, length)
     assert Span(90, 120, 100).relative == 1.0
 
