@@ -159,7 +159,7 @@ def two_servers(
     documents: Annotated[int, typer.Option(help="Documents at the beginning.")] = 120,
     clients: Annotated[int, typer.Option(help="Clients at once.")] = 8,
     writers: Annotated[int, typer.Option(help="Clients that write, each its own documents.")] = 2,
-    pause: Annotated[float, typer.Option(help="Seconds that a writer waits between two writes, at most.")] = 0.5,
+    writes: Annotated[float, typer.Option(help="Writes beside, for each request of the clients.")] = 0.1,
     rerank: Annotated[str, typer.Option(help="The reranker of the servers, or 'none'.")] = "minilm",
     seed: Annotated[int, typer.Option(help="Decides documents, queries and writes.")] = 0,
 ) -> None:
@@ -185,6 +185,8 @@ def two_servers(
             with counted:
                 asked[kind] += 1
                 wrong.extend(f"{kind}: {fault}" for fault in faults[:1])
+                if not sum(asked[name] for name in _KINDS) % 1000:
+                    typer.echo(f"{dict(asked)}, {len(wrong)} wrong", err=True)
 
         def client(number: int) -> None:
             own = random.Random(f"{seed} {number}")
@@ -198,7 +200,10 @@ def two_servers(
         def writer(number: int) -> None:
             own = random.Random(f"{seed} writer {number}")
             with httpx.Client(timeout=120, headers={"Authorization": f"Bearer {_KEY}"}) as http:
-                while not stopped.wait(own.uniform(0, pause)):
+                while not stopped.wait(own.uniform(0, 0.1)):
+                    with counted:
+                        if sum(asked[kind] for kind in _WRITES) >= writes * sum(asked[kind] for kind in _KINDS):
+                            continue
                     mine = [id for id in history.ids() if int(id[1:]) % writers == number]
                     with taking:
                         new = next(numbers)
@@ -243,6 +248,7 @@ def two_servers(
     raise typer.Exit(1 if wrong else 0)
 
 
+_WRITES = ("documents added", "documents updated", "documents deleted")
 _KINDS = ("searches by a filter", "searches for a word", "documents by id")
 
 
