@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,7 +107,7 @@ class Aim:
 def _long_list(figures: Any) -> Any:
     """The kernels' figures for 500 ragged documents in Mistral-7B's shape."""
     wanted = {"shape": "mistral-7b", "documents": 500, "lengths": "ragged"}
-    return next(_exactly_one(row for row in figures["results"] if wanted.items() <= row["case"].items()))
+    return _only(row for row in figures["results"] if wanted.items() <= row["case"].items())
 
 
 def _decoder(model: str, documents: int, variant: str) -> Callable[[Any], float]:
@@ -117,16 +117,17 @@ def _decoder(model: str, documents: int, variant: str) -> Callable[[Any], float]
             if (row["model"], row["list"]) == (model, f"{documents} x 200") and row["variant"].startswith(variant)
             and not row["variant"].endswith("FP8")
         )  # fmt: skip
-        return float(next(_exactly_one(rows))["ms"])
+        return float(_only(rows)["ms"])
 
     return find
 
 
-def _exactly_one(rows: Any) -> Any:
+def _only(rows: Iterable[Any]) -> Any:
+    """The only row there is."""
     found = list(rows)
     if len(found) != 1:
         raise LookupError(f"there are {len(found)} such figures")
-    return iter(found)
+    return found[0]
 
 
 AIMS = (
