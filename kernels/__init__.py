@@ -2,6 +2,7 @@
 
 - `Packing`: which token of a packed context sees which.
 - `block_attention`: attention over such a context; with it, models run and train.
+- `Pages`: keys and values that lie in a tensor for each block of text; kernels read them there.
 - `block_lse`, `row_lse`, `mass`, `block_max`, `token_mass`: what a query pays to each document, and to its tokens.
 - `states_lse`, `states_max`, `states_attention`, `states_products`: the same over kept token states, one tensor per
   document.
@@ -14,6 +15,7 @@ from .attention import block_attention
 from .dispatch import Backend, Choice, choose
 from .lse import block_lse, block_max, mass, row_lse, token_mass
 from .packing import Context, Packing
+from .paged import Paged, Pages
 from .states import (
     Keys,
     Products,
@@ -32,6 +34,8 @@ __all__ = [
     "Context",
     "Keys",
     "Packing",
+    "Paged",
+    "Pages",
     "Products",
     "QuantizedKeys",
     "block_attention",

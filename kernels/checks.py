@@ -8,6 +8,7 @@ import torch
 
 from .errors import input_error
 from .packing import Packing
+from .paged import Paged
 
 __all__ = ["check_packed", "check_scale"]
 
@@ -15,20 +16,22 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _MAX_HEAD_DIM = 256
 
 
-def check_packed(layout: Packing, *, queries: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None) -> None:
+def check_packed(
+    layout: Packing, *, queries: int, q: torch.Tensor, k: torch.Tensor | Paged, v: torch.Tensor | Paged | None
+) -> None:
     """Shapes, dtypes, devices and strides of the tensors of one call.
 
     Args:
         layout: the layout that they should follow.
         queries: rows that ``q`` must have.
         q: the queries, of shape (queries, Hq, D).
-        k: the keys, of shape (T, Hkv, D).
-        v: the values, of the same shape as ``k``, or None.
+        k: the keys, of shape (T, Hkv, D), or the `Paged` that stands for them.
+        v: the values, like ``k``, or None.
 
     Raises:
         InputError: naming the tensor and what it should be.
     """
-    named = {"q": q, "k": k} | ({} if v is None else {"v": v})
+    named: dict[str, torch.Tensor | Paged] = {"q": q, "k": k} | ({} if v is None else {"v": v})
     for name, tensor in named.items():
         rows = queries if name == "q" else layout.tokens
         if tensor.ndim != 3:
@@ -44,10 +47,8 @@ def check_packed(layout: Packing, *, queries: int, q: torch.Tensor, k: torch.Ten
             raise input_error(f"{name} is on {tensor.device} but q is on {q.device}; move one of them")
         if tensor.shape[2] != q.shape[2]:
             raise input_error(f"{name} has heads of {tensor.shape[2]} dimensions but q of {q.shape[2]}")
-        if tensor.shape[2] > 1 and tensor.stride(2) != 1:
-            raise input_error(
-                f"the last dimension of {name} is not contiguous (stride {tensor.stride(2)}); call .contiguous()"
-            )
+        if tensor.shape[2] > 1 and (step := tensor.stride()[2]) != 1:
+            raise input_error(f"the last dimension of {name} is not contiguous (stride {step}); call .contiguous()")
     if not 1 <= q.shape[2] <= _MAX_HEAD_DIM:
         raise input_error(f"heads have {q.shape[2]} dimensions; they may have 1 to {_MAX_HEAD_DIM}")
     if v is not None and v.shape != k.shape:

@@ -13,6 +13,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .packing import Packing
+from .paged import Paged
 
 __all__ = [
     "LN2",
@@ -22,9 +23,12 @@ __all__ = [
     "interpreted",
     "load",
     "load_box",
+    "load_paged",
     "load_run",
     "padded_dim",
+    "places_of",
     "positions_of",
+    "row_of",
     "store",
     "upcast",
     "wants_boxes",
@@ -63,6 +67,26 @@ def load_run(
     if UPCAST:
         x = x.to(tl.float32)
     return x
+
+
+@triton.jit
+def load_paged(
+    pointer, PLACES, first, step, count, ROWS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, UPCAST: tl.constexpr
+):
+    """What `load_run` loads, of rows that lie where PLACES says, so many steps from the pointer; see `Pages`."""
+    dims = tl.arange(0, BD)
+    row = tl.load(PLACES + first + tl.minimum(tl.arange(0, ROWS), count - 1))
+    at = pointer + (row * step)[:, None] + dims[None, :]
+    x = tl.load(at, mask=(dims < D)[None, :], other=0.0) if D != BD else tl.load(at)
+    if UPCAST:
+        x = x.to(tl.float32)
+    return x
+
+
+@triton.jit
+def row_of(PLACES, token, alive):
+    """The row of a matrix that each token lies in: its own number, or what PLACES says; see `Pages`."""
+    return token if PLACES is None else tl.load(PLACES + token, mask=alive, other=0)
 
 
 @triton.jit
@@ -108,6 +132,11 @@ def wants_boxes(*tensors: torch.Tensor) -> bool:
 def box(x: torch.Tensor, rows: int) -> TensorDescriptor:
     """A description of a tensor (T, H, D) for `load_box`, which loads ``rows`` tokens of a head at a time."""
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, 1, x.shape[2]])
+
+
+def places_of(x: torch.Tensor | Paged) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The tensor that a kernel gets for keys or values (T, H, D), and where it finds their rows; None if in order."""
+    return (x.pages.parts[0], x.pages.places[x.number]) if isinstance(x, Paged) else (x, None)
 
 
 def interpreted() -> bool:

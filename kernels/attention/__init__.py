@@ -14,6 +14,7 @@ from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
 from ..errors import input_error
 from ..packing import Packing
+from ..paged import Paged, gathered
 from . import reference
 
 __all__ = ["block_attention"]
@@ -21,8 +22,8 @@ __all__ = ["block_attention"]
 
 def block_attention(
     q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    k: torch.Tensor | Paged,
+    v: torch.Tensor | Paged,
     layout: Packing,
     *,
     scale: float,
@@ -38,7 +39,8 @@ def block_attention(
         q: the queries (T, Hq, D), or those from ``layout.first`` on; float32, float16 or bfloat16 (``cpu`` and
             ``reference`` also float64). D is at most 256. The last dimension must be contiguous, the others may have
             any stride.
-        k: the keys (T, Hkv, D), of the same dtype and device. Hq is a multiple of Hkv (grouped-query attention).
+        k: the keys (T, Hkv, D), of the same dtype and device, or the `Paged` that stands for them. Hq is a multiple of
+            Hkv (grouped-query attention).
         v: the values (T, Hkv, D), like the keys.
         layout: the layout of the T tokens, on the same device.
         scale: the factor on q . k, usually ``D ** -0.5``.
@@ -62,19 +64,28 @@ def block_attention(
         (torch.Size([8, 1, 5]), [2.718, 3.718, 4.718])
     """
     if torch.compiler.is_compiling():
-        return operators.attention(q, k, v, layout, scale, backend)
+        return operators.attention(q, gathered(k), gathered(v), layout, scale, backend)
     check_packed(layout, queries=layout.tokens - layout.first, q=q, k=k, v=v)
-    if layout.first and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+    differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if layout.first and differentiable:
         raise input_error(
             "gradients do not reach tokens that were kept; read all tokens, or read under torch.no_grad()"
         )
     scale = check_scale(scale)
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
+    if name != "triton" or differentiable:
+        k, v = gathered(k), gathered(v)
     if name == "reference":
         return reference.block_attention(q, k, v, layout, scale)
     ops = import_module(f".{name}", __name__)
-    results: tuple[torch.Tensor, torch.Tensor] = _BlockAttention.apply(q, k, v, layout, scale, ops)
+    run = _BlockAttention.apply if differentiable else _forward
+    results: tuple[torch.Tensor, torch.Tensor] = run(q, k, v, layout, scale, ops)
     return results
+
+
+def _forward(q: Any, k: Any, v: Any, layout: Packing, scale: float, ops: ModuleType) -> Any:
+    with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
+        return ops.forward(q, k, v, layout, scale)
 
 
 class _BlockAttention(torch.autograd.Function):
@@ -82,8 +93,7 @@ class _BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, layout: Packing, scale: float, ops: ModuleType) -> Any:
-        with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
-            out, lse = ops.forward(q, k, v, layout, scale)
+        out, lse = _forward(q, k, v, layout, scale, ops)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.layout, ctx.scale, ctx.ops = layout, scale, ops
         return out, lse

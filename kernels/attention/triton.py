@@ -24,14 +24,17 @@ from ..packed import (
     box,
     load,
     load_box,
+    load_paged,
     load_run,
     padded_dim,
+    places_of,
     positions_of,
     store,
     upcast,
     wants_boxes,
 )
 from ..packing import Packing
+from ..paged import Paged
 from ..tuning import Tile, arch, tuned
 from .tiles import key_tiles, row_tiles
 
@@ -52,7 +55,7 @@ def _tile(TILES, number):
 
 @triton.jit(do_not_specialize=["first"])
 def _forward(
-    Q, K, V, OUT, LSE, PART, PART_LSE, TILES, POSITIONS, scale,
+    Q, K, V, OUT, LSE, PART, PART_LSE, TILES, POSITIONS, KEY_PLACES, VALUE_PLACES, scale,
     q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window, first,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr,
@@ -83,6 +86,8 @@ def _forward(
         keys, last = tl.arange(0, KEYS), left - 1  # the last key of these that a row sees
         if TMA:
             k = load_box(K, first_key, key_head, KEYS, D, UPCAST)
+        elif KEY_PLACES is not None:
+            k = load_paged(keys_of_head, KEY_PLACES, first_key, k_token, left, KEYS, D, BD, UPCAST)
         else:
             k = load_run(keys_of_head, first_key, k_token, left, KEYS, D, BD, UPCAST)
         s = tl.dot(q, tl.trans(k), input_precision="ieee")
@@ -103,6 +108,8 @@ def _forward(
             v = load_box(V, first_key, key_head, KEYS, D, UPCAST)
             if left < KEYS:  # a weight of zero does not take a NaN away
                 v = tl.where(keys[:, None] < left, v, 0.0)
+        elif VALUE_PLACES is not None:
+            v = load_paged(values_of_head, VALUE_PLACES, first_key, v_token, left, KEYS, D, BD, UPCAST)
         else:
             v = load_run(values_of_head, first_key, v_token, left, KEYS, D, BD, UPCAST)
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
@@ -305,6 +312,11 @@ def _tiles(device: torch.device, dtype: torch.dtype, dim: int, group: int) -> _T
     return _Tiles(forward, Tile(64, 64, 4, 2), Tile(64, 64, 4, 1))
 
 
+def _over_pages(tile: Tile) -> Tile:
+    """The same tile for keys in pages: one more stage of the pipeline, which loads places ahead of the rows there."""
+    return tile._replace(stages=tile.stages + (tile.stages > 1))
+
+
 _FORWARD_CANDIDATES = (
     Tile(128, 64, 8, 2, 128),
     Tile(128, 64, 8, 3),
@@ -317,7 +329,7 @@ _FORWARD_CANDIDATES = (
 
 
 def forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Packing, scale: float
+    q: torch.Tensor, k: torch.Tensor | Paged, v: torch.Tensor | Paged, layout: Packing, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See `sightline.kernels.block_attention`."""
     (_, hq, d), hkv = q.shape, k.shape[1]
@@ -328,15 +340,17 @@ def forward(
     if scale <= 0:  # the kernel takes the maximum before it scales
         q, scale = q * (-1.0 if scale else 0.0), abs(scale) or 1.0
 
-    tma = wants_boxes(k, v)
+    (of_keys, key_places), (of_values, value_places) = places_of(k), places_of(v)
+    tma = key_places is None and value_places is None and wants_boxes(of_keys, of_values)
 
     def run(tile: Tile) -> None:
         tile = tile.holding(group)
         work = row_tiles(layout, tile.rows // group, hkv)
         part, part_lse = _slots(work.slots, hkv, tile.rows, dim, q.device)
-        keys, values = (box(x, tile.keys) if tma else x for x in (k, v))
+        keys, values = (box(x, tile.keys) if tma else x for x in (of_keys, of_values))
         _forward[(len(work.tiles) * hkv,)](
-            q, keys, values, out, lse, part, part_lse, work.tiles, positions, scale * LOG2E.value,
+            q, keys, values, out, lse, part, part_lse, work.tiles, positions, key_places, value_places,
+            scale * LOG2E.value,
             *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv, layout.window or 0, layout.first,
             G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, WINDOW=windowed,
             UPCAST=upcast(q), TMA=tma, num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
@@ -347,8 +361,10 @@ def forward(
                 G=group, D=d, BD=dim, ROWS=tile.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=True,
             )  # fmt: skip
 
-    static = _tiles(q.device, q.dtype, dim, group).forward
-    run(tuned("attention forward", static, _FORWARD_CANDIDATES, q, group, layout.causal, run))
+    static, name = _tiles(q.device, q.dtype, dim, group).forward, "attention forward"
+    if key_places is not None:
+        static, name = _over_pages(static), "attention forward over pages"
+    run(tuned(name, static, _FORWARD_CANDIDATES, q, group, layout.causal, run))
     return out, lse
 
 

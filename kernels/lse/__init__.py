@@ -14,6 +14,7 @@ from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
 from ..errors import input_error
 from ..packing import Packing
+from ..paged import Paged, gathered
 from . import reference
 from .spans import Part
 from .tokens import block_max, token_mass
@@ -23,7 +24,7 @@ __all__ = ["block_lse", "block_max", "mass", "row_lse", "token_mass"]
 
 def block_lse(
     q_signal: torch.Tensor,
-    k: torch.Tensor,
+    k: torch.Tensor | Paged,
     layout: Packing,
     *,
     scale: float,
@@ -37,7 +38,7 @@ def block_lse(
     Args:
         q_signal: the queries (R, Hq, D), the rows of q at ``layout.signal``. Dtypes and strides are as for
             `block_attention`.
-        k: the keys (T, Hkv, D).
+        k: the keys (T, Hkv, D), or the `Paged` that stands for them.
         layout: the layout of T tokens, R of them signal tokens.
         scale: the factor on q . k.
         backend: the name of a backend. If None, the one that `sightline.kernels.choose` returns.
@@ -62,7 +63,7 @@ def block_lse(
 
 def row_lse(
     q_signal: torch.Tensor,
-    k: torch.Tensor,
+    k: torch.Tensor | Paged,
     layout: Packing,
     *,
     scale: float,
@@ -76,7 +77,7 @@ def row_lse(
 
     Args:
         q_signal: the queries (R, Hq, D), as for `block_lse`.
-        k: the keys (T, Hkv, D).
+        k: the keys (T, Hkv, D), or the `Paged` that stands for them.
         layout: the layout of T tokens, R of them signal tokens.
         scale: the factor on q . k.
         lse: the result of `block_lse` for the same arguments. If None, it is computed.
@@ -146,18 +147,27 @@ def mass(
 
 
 def _lse(
-    q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, backend: Backend | None, part: Part
+    q_signal: torch.Tensor, k: torch.Tensor | Paged, layout: Packing, scale: float, backend: Backend | None, part: Part
 ) -> torch.Tensor:
     if torch.compiler.is_compiling():
-        return operators.lse(q_signal, k, layout, scale, backend, part)
+        return operators.lse(q_signal, gathered(k), layout, scale, backend, part)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
+    differentiable = torch.is_grad_enabled() and (q_signal.requires_grad or k.requires_grad)
     name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend
+    if name != "triton" or differentiable:
+        k = gathered(k)
     if name == "reference":
         return reference.lse(q_signal, k, layout, scale, part)
     ops = import_module(f".{name}", __name__)
-    lse: torch.Tensor = _BlockLSE.apply(q_signal, k, layout, scale, part, ops)
+    run = _BlockLSE.apply if differentiable else _forward
+    lse: torch.Tensor = run(q_signal, k, layout, scale, part, ops)
     return lse
+
+
+def _forward(q: Any, k: Any, layout: Packing, scale: float, part: Part, ops: ModuleType) -> Any:
+    with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
+        return ops.forward(q, k, layout, scale, part)
 
 
 class _BlockLSE(torch.autograd.Function):
@@ -165,8 +175,7 @@ class _BlockLSE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, layout: Packing, scale: float, part: Part, ops: ModuleType) -> torch.Tensor:
-        with torch.cuda.device_of(q):  # Triton launches on the current device, wherever the tensors are
-            lse: torch.Tensor = ops.forward(q, k, layout, scale, part)
+        lse: torch.Tensor = _forward(q, k, layout, scale, part, ops)
         ctx.save_for_backward(q, k, lse)
         ctx.rest = layout, scale, part
         ctx.ops = ops

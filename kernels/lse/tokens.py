@@ -17,6 +17,7 @@ from .. import operators
 from ..checks import check_packed, check_scale
 from ..dispatch import Backend, choose
 from ..packing import Packing
+from ..paged import Paged, gathered
 from .spans import document_spans, key_spans, signal_spans
 
 __all__ = ["block_max", "token_mass"]
@@ -26,7 +27,7 @@ _CHUNK = 4096  # keys whose logits are held at a time
 
 def token_mass(
     q_signal: torch.Tensor,
-    k: torch.Tensor,
+    k: torch.Tensor | Paged,
     layout: Packing,
     normaliser: torch.Tensor,
     *,
@@ -41,7 +42,7 @@ def token_mass(
 
     Args:
         q_signal: the queries (R, Hq, D), the rows ``layout.signal``.
-        k: the keys (T, Hkv, D).
+        k: the keys (T, Hkv, D), or the `Paged` that stands for them.
         layout: the layout of T tokens, R of them signal tokens, on the same device.
         normaliser: float (R, Hq), the log-sum-exp of the keys that compete: all that the row sees, see `row_lse`, or
             the tokens of the documents only.
@@ -68,10 +69,10 @@ def token_mass(
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
     if ops := _kernels(backend, q_signal, k, normaliser):
-        with torch.cuda.device_of(k):
+        with torch.cuda.device_of(q_signal):
             masses: list[torch.Tensor] = ops.token_mass(q_signal, k, layout, normaliser, scale, heads, reduce)
         return masses
-    documents, wide = document_spans(layout), torch.promote_types(q_signal.dtype, torch.float32)
+    k, documents, wide = gathered(k), document_spans(layout), torch.promote_types(q_signal.dtype, torch.float32)
     out = []
     for first, last, context in signal_spans(layout):
         start, stop = documents.get(context, (0, 0))
@@ -89,7 +90,7 @@ def token_mass(
 
 
 def block_max(
-    q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, *, scale: float, backend: Backend | None = None
+    q_signal: torch.Tensor, k: torch.Tensor | Paged, layout: Packing, *, scale: float, backend: Backend | None = None
 ) -> torch.Tensor:
     """Compute the largest logit of each signal row in each document: late interaction's MaxSim before its sum.
 
@@ -97,7 +98,7 @@ def block_max(
 
     Args:
         q_signal: the queries (R, Hq, D), the rows ``layout.signal``.
-        k: the keys (T, Hkv, D).
+        k: the keys (T, Hkv, D), or the `Paged` that stands for them.
         layout: the layout of T tokens, at most N documents, and R signal tokens, on the same device.
         scale: the factor on q . k.
         backend: the name of a backend. If None, the one that `sightline.kernels.choose` returns.
@@ -111,14 +112,14 @@ def block_max(
         BackendError: see `token_mass`.
     """
     if torch.compiler.is_compiling() and not (q_signal.requires_grad or k.requires_grad):
-        return operators.largest(q_signal, k, layout, scale, backend)
+        return operators.largest(q_signal, gathered(k), layout, scale, backend)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
     if ops := _kernels(backend, q_signal, k):
-        with torch.cuda.device_of(k):
+        with torch.cuda.device_of(q_signal):
             largest: torch.Tensor = ops.largest(q_signal, k, layout, scale)
         return largest
-    wide = torch.promote_types(q_signal.dtype, torch.float32)
+    k, wide = gathered(k), torch.promote_types(q_signal.dtype, torch.float32)
     out = q_signal.new_full((*q_signal.shape[:2], layout.documents), -torch.inf, dtype=wide)
     for *span, column in key_spans(layout, "documents").tolist():
         _, _, first, last = span
@@ -127,11 +128,10 @@ def block_max(
     return out
 
 
-def _kernels(backend: Backend | None, *tensors: torch.Tensor) -> ModuleType | None:
+def _kernels(backend: Backend | None, q: torch.Tensor, *others: torch.Tensor | Paged) -> ModuleType | None:
     """The module of the kernels, or None where plain torch computes: it is what carries gradients."""
-    q = tensors[0]
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
-    if name != "triton" or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+    if name != "triton" or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, *others))):
         return None
     return import_module(".triton", __package__)
 

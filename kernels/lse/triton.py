@@ -12,8 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, positions_of, upcast
+from ..packed import LN2, LOG2E, LOWEST, load, padded_dim, places_of, positions_of, row_of, upcast
 from ..packing import Packing
+from ..paged import Paged
 from ..tuning import Tile
 from .spans import Part, columns, document_spans, key_spans, signal_spans
 
@@ -24,7 +25,8 @@ _PARTS = 16  # into which the documents of a context are divided for the gradien
 
 @triton.jit(do_not_specialize=["width", "row_tiles"])
 def _forward(
-    Q, K, LSE, SPANS, TOKENS, POSITIONS, scale2, q_row, q_head, k_token, k_head, key_heads, width, row_tiles, window,
+    Q, K, LSE, SPANS, TOKENS, POSITIONS, PLACES, scale2,
+    q_row, q_head, k_token, k_head, key_heads, width, row_tiles, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, LARGEST: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -49,7 +51,7 @@ def _forward(
     for j in range(0, tl.cdiv(stop - start, KEYS)):
         key = start + j * KEYS + tl.arange(0, KEYS)
         there = key < stop
-        k = load(K, key, hk * k_head, k_token, there, D, BD, UPCAST)
+        k = load(K, row_of(PLACES, key, there), hk * k_head, k_token, there, D, BD, UPCAST)
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale2
         seen = there[None, :]
         if CAUSAL:
@@ -68,8 +70,8 @@ def _forward(
 
 @triton.jit(do_not_specialize=["heads", "width"])
 def _token_mass(
-    Q, K, BASE, HEADS, OUT, TILES, TOKENS, POSITIONS, scale2, q_row, q_head, k_token, k_head, b_row, b_head,
-    heads, width, window,
+    Q, K, BASE, HEADS, OUT, TILES, TOKENS, POSITIONS, PLACES, scale2,
+    q_row, q_head, k_token, k_head, b_row, b_head, heads, width, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     APART: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -82,12 +84,13 @@ def _token_mass(
     )  # fmt: skip
     key = start + tl.arange(0, KEYS)
     there = key < stop
+    key_row = row_of(PLACES, key, there)
     if WINDOW:
         position = tl.load(POSITIONS + key, mask=there, other=0)
     acc = tl.zeros([KEYS], tl.float32)
     for i in range(first_head, last_head):
         head = tl.load(HEADS + i).to(tl.int64)
-        k = load(K, key, head // G * k_head, k_token, there, D, BD, UPCAST)
+        k = load(K, key_row, head // G * k_head, k_token, there, D, BD, UPCAST)
         for at in range(first, last, ROWS):
             row = at + tl.arange(0, ROWS)
             alive = row < last
@@ -216,18 +219,18 @@ def _backward_tile(dtype: torch.dtype, group: int) -> Tile:
     return Tile(16, 32, 8 if dtype == torch.float32 else 4, 1).holding(group)
 
 
-def forward(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part) -> torch.Tensor:
+def forward(q_signal: torch.Tensor, k: torch.Tensor | Paged, layout: Packing, scale: float, part: Part) -> torch.Tensor:
     """See `sightline.kernels.block_lse`."""
     return _reduced(q_signal, k, layout, scale * LOG2E.value, part, largest=False)
 
 
-def largest(q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float) -> torch.Tensor:
+def largest(q_signal: torch.Tensor, k: torch.Tensor | Paged, layout: Packing, scale: float) -> torch.Tensor:
     """See `sightline.kernels.block_max`; without gradients."""
     return _reduced(q_signal, k, layout, scale, "documents", largest=True)
 
 
 def _reduced(
-    q_signal: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, part: Part, *, largest: bool
+    q_signal: torch.Tensor, k: torch.Tensor | Paged, layout: Packing, scale: float, part: Part, *, largest: bool
 ) -> torch.Tensor:
     (rows, hq, d), hkv = q_signal.shape, k.shape[1]
     group, dim, width = hq // hkv, padded_dim(d), columns(layout, part)
@@ -239,8 +242,9 @@ def _reduced(
         return out
     tile = _tile(k.dtype, dim, group)
     row_tiles = triton.cdiv(most, tile.rows // group)
+    keys, places = places_of(k)
     _forward[(len(spans) * hkv * row_tiles,)](
-        q_signal, k, out, spans, _tokens(layout), positions_of(layout), scale,
+        q_signal, keys, out, spans, _tokens(layout), positions_of(layout), places, scale,
         *q_signal.stride()[:2], *k.stride()[:2], hkv, width, row_tiles, layout.window or 0,
         G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal and part == "rest",
         WINDOW=layout.window is not None, LARGEST=largest, UPCAST=upcast(k),
@@ -251,7 +255,7 @@ def _reduced(
 
 def token_mass(
     q_signal: torch.Tensor,
-    k: torch.Tensor,
+    k: torch.Tensor | Paged,
     layout: Packing,
     normaliser: torch.Tensor,
     scale: float,
@@ -266,8 +270,10 @@ def token_mass(
     width = sum(sizes)
     out = torch.empty((width,) if reduce else (len(chosen), width), dtype=torch.float32, device=k.device)
     if len(tiles) and len(chosen):
+        keys, places = places_of(k)
         _token_mass[(len(tiles) * (1 if reduce else len(chosen)),)](
-            q_signal, k, normaliser, chosen, out, tiles, _tokens(layout), positions_of(layout), scale * LOG2E.value,
+            q_signal, keys, normaliser, chosen, out, tiles, _tokens(layout), positions_of(layout), places,
+            scale * LOG2E.value,
             *q_signal.stride()[:2], *k.stride()[:2], *normaliser.stride(), len(chosen), width, layout.window or 0,
             G=hq // hkv, D=d, BD=padded_dim(d), ROWS=tile.rows, KEYS=tile.keys, APART=not reduce,
             WINDOW=layout.window is not None, UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,

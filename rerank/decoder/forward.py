@@ -6,19 +6,19 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ...kernels import Context, Packing, block_attention, block_lse, block_max, row_lse, token_mass
+from ...kernels import Context, Packing, Paged, block_attention, block_lse, block_max, row_lse, token_mass
 from ...kernels.packing import DOCUMENT
 from ...kernels.threads import idle_threads
 from ...models.cache import Form
 from ...models.decoder import Decoder, Enough
 from ..layout import Layout
 from ..readout import Reading, joint_normaliser
-from .kept import KeptBlock, compressed, joined
+from .kept import Behind, KeptBlock, What, compressed
 from .prompt import Prompt, strided
 
 __all__ = [
@@ -90,7 +90,13 @@ class _Readings:
         self.complete = False
 
     def add(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, row: torch.Tensor | None, layout: Packing
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor | Paged,
+        scale: float,
+        row: torch.Tensor | None,
+        layout: Packing,
     ) -> None:
         """Read one layer: q (R, Hq, D), k (T, Hkv, D), and its rows' natural log-sum-exp (R, Hq) where it is known."""
         scope, spec = self.scope, self.scope.layout.readout
@@ -223,8 +229,9 @@ class _ListPass:
     key_rows: torch.Tensor | None = None
 
     def __init__(self, layouts: Layouts, readings: _Readings, kept: Sequence[KeptBlock] = ()) -> None:
-        self.layouts, self.readings, self.kept = layouts, readings, kept
+        self.layouts, self.readings = layouts, readings
         self.first = sum(block.tokens for block in kept)  # what is read of the packed tokens starts there
+        self.kept = Behind(kept, layouts.signal.tokens - self.first) if kept else None
         self.signal_rows: torch.Tensor = layouts.signal.signal - self.first
         self._rows: dict[torch.device, torch.Tensor] = {}
         if readings.scope.layout.readout.normalisation == "documents" and not kept:
@@ -237,26 +244,25 @@ class _ListPass:
         attention, signal = self.layouts.on(q.device, window)
         if q.device not in self._rows:
             self._rows[q.device] = self.signal_rows.to(q.device)
-        rows, k = self._rows[q.device], self._behind_kept("keys", layer, k)
+        rows, keys = self._rows[q.device], self._behind_kept("keys", layer, k)
         if layer == self.readings.scope.stop:  # nothing needs its result, and its values may not have been kept
-            self.readings.add(layer, q[rows], k, scale, None, signal)
+            self.readings.add(layer, q[rows], keys, scale, None, signal)
             raise Enough
-        v = self._behind_kept("values", layer, v)
-        out, lse = block_attention(q, k, v, attention.behind(self.first), scale=scale)
+        values = self._behind_kept("values", layer, v)
+        out, lse = block_attention(q, keys, values, attention.behind(self.first), scale=scale)
         if layer in self.readings.scope.heads:
-            self.readings.add(layer, q[rows], k, scale, lse[rows], signal)
+            self.readings.add(layer, q[rows], keys, scale, lse[rows], signal)
         return out
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
         _, signal = self.layouts.on(q.device, window)
-        k = self._behind_kept("keys", layer, k)
         if self.key_rows is not None:  # the kernels want a key for every token; nothing looks at the others
             whole = k.new_zeros(signal.tokens, *k.shape[1:])
             k = whole.index_copy_(0, self.key_rows.to(k.device), k)
-        self.readings.add(layer, q, k, scale, None, signal)
+        self.readings.add(layer, q, self._behind_kept("keys", layer, k), scale, None, signal)
 
-    def _behind_kept(self, what: Literal["keys", "values"], layer: int, own: torch.Tensor) -> torch.Tensor:
-        return joined([getattr(block, what)[layer] for block in self.kept], own) if self.kept else own
+    def _behind_kept(self, what: What, layer: int, own: torch.Tensor) -> torch.Tensor | Paged:
+        return own if self.kept is None else self.kept.read(what, layer, own)
 
 
 class _DocumentPass:
@@ -267,48 +273,56 @@ class _DocumentPass:
 
     def __init__(self, context: Context, positions: np.ndarray, form: Form, stride: int, layers: int) -> None:
         self.layouts = Layouts([context], causal=False, signal=[], positions=positions)
-        self.form, self.stride, self.layers, self.first = form, stride, layers, context.instruction
-        self.spans = list(itertools.pairwise(itertools.accumulate(context.documents, initial=0)))
-        self._instruction: dict[str, list[torch.Tensor]] = {"keys": [], "values": []}
-        # One buffer holds the keys and values of all layers; more than one only where layers differ in shape.
-        self._buffers: dict[object, torch.Tensor] = {}
-        self._slots: dict[str, list[tuple[object, int]]] = {"keys": [], "values": []}
+        self.form, self.layers, self.first = form, layers, context.instruction
+        self.sizes = list(context.documents)  # of what is kept of each
+        self.places: torch.Tensor | None = None  # where that stands among the documents' tokens, if it is not all
+        if stride > 1:
+            kept = [strided(length, stride) for length in context.documents]
+            starts = itertools.accumulate(context.documents, initial=0)
+            self.sizes = [len(places) for places in kept]
+            self.places = torch.tensor([a + i for a, places in zip(starts, kept, strict=False) for i in places])
+        # One tensor for each block, into which its layers are written; and the slots of each.
+        self._wholes: list[torch.Tensor] = []
+        self._slots: list[list[torch.Tensor]] = []
+        self._alike = True
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
-        self._keep("keys", k)
-        self._keep("values", v)
+        self._keep(layer, k)
+        self._keep(self.layers + layer, v)
         return block_attention(q, k, v, self.layouts.on(q.device, window)[0], scale=scale)[0]
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
-        self._keep("keys", k)
+        self._keep(layer, k)
 
     def blocks(self) -> list[KeptBlock]:
         """What is kept of the instruction and of each document."""
-        instruction = KeptBlock(tuple(self._instruction["keys"]), tuple(self._instruction["values"]))
-        return [instruction, *(self._block(*span) for span in self.spans)]
+        if self._alike:
+            return [KeptBlock((whole,)) for whole in self._wholes]
+        # Copies: a view would keep the slots in memory that were made for layers of another shape.
+        return [KeptBlock(tuple(x.clone() for x in slots)) for slots in self._slots]
 
-    def _block(self, start: int, stop: int) -> KeptBlock:
-        """One copy for all layers: a view would keep the whole pass in memory for the sake of one document."""
-        if self.stride == 1:
-            copies = {key: buffer[:, start:stop].clone() for key, buffer in self._buffers.items()}
-        else:
-            places = [start + place for place in strided(stop - start, self.stride)]
-            copies = {key: buffer[:, places] for key, buffer in self._buffers.items()}
-        keys, values = (tuple(copies[key][slot] for key, slot in self._slots[what]) for what in ("keys", "values"))
-        return KeptBlock(keys, values)
-
-    def _keep(self, what: Literal["keys", "values"], x: torch.Tensor) -> None:
-        """Keys or values of a layer; the instruction's as computed: every block sees it, and it is kept once."""
-        self._instruction[what].append(x[: self.first].clone())
-        documents = compressed(x[self.first :], self.form)
-        key = documents.shape[1:], documents.dtype, documents.device
-        if key not in self._buffers:
-            self._buffers[key] = documents.new_empty(2 * self.layers - 1, *documents.shape)
-        slot = sum(used == key for slots in self._slots.values() for used, _ in slots)
-        self._buffers[key][slot] = documents
-        self._slots[what].append((key, slot))
+    def _keep(self, slot: int, x: torch.Tensor) -> None:
+        """Write the keys or values of a layer; the instruction's as computed: every block sees it."""
+        documents = x[self.first :]
+        if self.places is not None:
+            self.places = self.places.to(x.device)
+            documents = documents.index_select(0, self.places)
+        parts = [x[: self.first], *compressed(documents, self.form).contiguous().split(self.sizes)]
+        if not self._wholes:
+            self._wholes = [part.new_empty(2 * self.layers - 1, *part.shape) for part in parts]
+            self._slots = [list(whole.unbind()) for whole in self._wholes]
+        for slots, part in zip((self._slots[0], self._slots[-1]), (parts[0], parts[-1]), strict=True):
+            place = slots[slot]
+            self._alike &= (place.shape, place.dtype, place.device) == (part.shape, part.dtype, part.device)
+        if not self._alike:
+            for slots, part in zip(self._slots, parts, strict=True):
+                slots[slot] = torch.empty_like(part)
+        instruction, *places = (slots[slot] for slots in self._slots)
+        instruction.copy_(parts[0])
+        if places:
+            torch._foreach_copy_(places, parts[1:])  # one launch, or a few
 
 
 @dataclass(frozen=True, slots=True)

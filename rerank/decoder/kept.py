@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
+from ...kernels import Paged, Pages
 from ...models.cache import Form
 from ...models.reader import StoredBlock
 
-__all__ = ["KeptBlock", "compressed", "joined"]
+__all__ = ["Behind", "KeptBlock", "What", "compressed", "joined"]
+
+What = Literal["keys", "values"]
 
 _SCALE_BYTES = 2  # a float16 behind the values of a token and head
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeptBlock:
     """A block's keys and values, positions applied, for as many layers as are read; nothing depends on a query.
 
-    Each tensor is (T, Hkv, D) in a floating-point format, or (T, Hkv, D + 2) in int8, see `compressed`.
+    They fill 2 L - 1 slots: the keys of L layers, the signal layer included, then the values of the layers below it.
+    Each slot is (T, Hkv, D) in a floating-point format, or (T, Hkv, D + 2) in int8, see `compressed`.
 
     Args:
-        keys: one tensor per layer, the signal layer included.
-        values: one tensor per layer below the signal layer.
+        tensors: one tensor (2 L - 1, T, Hkv, D) of all slots; or, where layers differ in shape, one tensor per slot.
     """
 
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
+    tensors: tuple[torch.Tensor, ...]
+
+    @property
+    def whole(self) -> torch.Tensor | None:
+        """The tensor of all slots; None if each has its own."""
+        return self.tensors[0] if self.tensors[0].ndim == 4 else None
 
     @property
     def tokens(self) -> int:
         """T, the number of its tokens."""
-        return len(self.keys[0])
+        return self.tensors[0].shape[-3]
 
-    @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All its tensors, as a `DocumentCache` keeps them: keys, then values."""
-        return (*self.keys, *self.values)
+    @functools.cached_property
+    def slots(self) -> tuple[torch.Tensor, ...]:
+        """All slots."""
+        return self.tensors if self.whole is None else self.whole.unbind()
 
-    @classmethod
-    def of_tensors(cls, tensors: tuple[torch.Tensor, ...]) -> KeptBlock:
-        """The block of which `tensors` are all tensors."""
-        layers = len(tensors) // 2 + 1  # the signal layer has keys only
-        return cls(tensors[:layers], tensors[layers:])
+    def slot(self, what: What, layer: int) -> int:
+        """The number of the slot that holds the keys or the values of a layer."""
+        return layer if what == "keys" else (len(self.slots) + 1) // 2 + layer
+
+    def read(self, what: What, layer: int) -> torch.Tensor:
+        """The keys or the values of a layer."""
+        return self.slots[self.slot(what, layer)]
 
     def stored(self, layer: int) -> np.ndarray:
         """The bytes in which an index keeps the block, see `StoredBlock`.
@@ -56,7 +67,8 @@ class KeptBlock:
         Returns:
             uint8, one-dimensional.
         """
-        tensors = itertools.chain(*zip(self.keys[:layer], self.values[:layer], strict=True), [self.keys[layer]])
+        below = [self.read(what, i) for i in range(layer) for what in ("keys", "values")]
+        tensors = [*below, self.read("keys", layer)]
         return torch.cat([x.contiguous().view(torch.uint8).flatten() for x in tensors]).cpu().numpy()
 
     @classmethod
@@ -73,7 +85,44 @@ class KeptBlock:
         flat = torch.from_numpy(stored.data[: sum(sizes)]).view(dtype)
         parts = flat.split([size // dtype.itemsize for size in sizes])
         tensors = [part.view(stored.tokens, stored.form.heads, -1) for part in parts]
-        return cls(tuple(tensors[::2]), tuple(tensors[1::2]))
+        return cls((*tensors[::2], *tensors[1::2]))
+
+
+class Behind:
+    """Kept blocks, and behind them the tokens of a pass: their keys and values, layer after layer.
+
+    Blocks in the format that the pass computes in are read where they lie. Others are decoded and joined.
+
+    Args:
+        blocks: the kept blocks, in the order in which the pass sees them.
+        tokens: the number of tokens of the pass, at least one.
+    """
+
+    def __init__(self, blocks: Sequence[KeptBlock], tokens: int) -> None:
+        self.blocks = blocks
+        self.tokens = sum(block.tokens for block in blocks)
+        self._pages: Pages | None = None
+        wholes = [block.whole for block in blocks if block.whole is not None]
+        kinds = {(x.dtype, x.device, x.shape[:1], x.shape[2:]) for x in wholes}
+        if len(wholes) == len(blocks) and len(kinds) == 1:
+            slots, _, *row = wholes[0].shape
+            self._own = KeptBlock((wholes[0].new_empty(slots, tokens, *row),))  # filled as the pass goes
+            self._pages = Pages([*wholes, *self._own.tensors])
+
+    def read(self, what: What, layer: int, own: torch.Tensor) -> torch.Tensor | Paged:
+        """The keys or the values of a layer.
+
+        Args:
+            what: which of them.
+            layer: the layer.
+            own: those of the pass's own tokens, (T, Hkv, D).
+        """
+        if self._pages is not None:
+            room = self._own.read(what, layer)
+            if (room.dtype, room.device, room.shape) == (own.dtype, own.device, own.shape):
+                room.copy_(own)
+                return self._pages.slot(self._own.slot(what, layer))
+        return joined([block.read(what, layer) for block in self.blocks], own)
 
 
 def compressed(x: torch.Tensor, form: Form) -> torch.Tensor:

@@ -283,8 +283,8 @@ class DecoderReranker(Reranker):
                 f"layout {self.layout!r} reads documents together with the query or with one another, so they cannot "
                 "be kept; take a layout such as icr-block or blockrank-cached"
             )
-        keys = self._instruction.keys[0]
-        values = self._instruction.values[0] if self._instruction.values else keys
+        keys = self._instruction.read("keys", 0)
+        values = self._instruction.read("values", 0) if self.decoder.signal_layer else keys
         return DecoderForm(self.reading, kind, keys.shape[1], keys.shape[2], values.shape[2])
 
     def read_stored(self, documents: Sequence[Document], form: DecoderForm) -> Iterator[list[np.ndarray]]:
@@ -329,8 +329,10 @@ class DecoderReranker(Reranker):
         if tokens:
             return read_documents(decoder, tokens, [], self.spec)[0]
         heads = int(getattr(decoder.config, "num_key_value_heads", None) or decoder.heads)
-        nothing = torch.empty(0, heads, _head_dim(decoder), dtype=decoder.dtype, device=decoder.device)
-        return KeptBlock((nothing,) * (decoder.signal_layer + 1), (nothing,) * decoder.signal_layer)
+        slots = 2 * decoder.signal_layer + 1
+        return KeptBlock(
+            (torch.empty(slots, 0, heads, _head_dim(decoder), dtype=decoder.dtype, device=decoder.device),)
+        )
 
     def _stored(self, prompt: Prompt, stored: _States) -> dict[tuple[int, ...], KeptBlock]:
         """The blocks that an index keeps, by their tokens."""
@@ -511,7 +513,7 @@ class DecoderReranker(Reranker):
         if self.cache is not None:
             for key in dict.fromkeys(key for key in keys if key not in kept):
                 if (tensors := self.cache.get(key, device)) is not None:
-                    kept[key] = KeptBlock.of_tensors(tensors)
+                    kept[key] = KeptBlock(tensors)
         # Equal texts are read once, longest first, so that groups are full.
         missing = {key: ids for key, ids in zip(keys, texts, strict=True) if key not in kept}
         missing.pop(keys[0], None)

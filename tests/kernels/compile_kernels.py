@@ -21,7 +21,8 @@ from sightline.kernels.packed import padded_dim
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _FLOAT32 = {"LSE", "PART", "PART_LSE", "DELTA", "D_LSE", "PART_K", "PART_V"}
 _INT32 = {"TILES", "SPLITS", "SPANS", "PARTS", "TOKENS", "POSITIONS"}
-_OTHER = {"BASE": "fp64", "HEADS": "i64"}
+_OTHER = {"BASE": "fp64", "HEADS": "i64", "PLACES": "i64", "KEY_PLACES": "i64", "VALUE_PLACES": "i64"}
+_IN_ORDER = {"PLACES": None, "KEY_PLACES": None, "VALUE_PLACES": None}
 # Strides are multiples of 16 in practice; so Triton specialises on that when it launches.
 _ALIGNED = re.compile(r"(q|k|v|o|d|dq|dk|dl)_(token|head|row)$")
 
@@ -50,7 +51,7 @@ def build(kernel, dtype, capability, constants, tile):
 
 def cases(dtype, d, group, capability, causal, window):
     dim = padded_dim(d)
-    shared = {"G": group, "D": d, "BD": dim, "CAUSAL": causal, "WINDOW": window, "UPCAST": False}
+    shared = {"G": group, "D": d, "BD": dim, "CAUSAL": causal, "WINDOW": window, "UPCAST": False, **_IN_ORDER}
     tiles = attention._tiles(torch.device("cuda"), dtype, dim, group)
     for kernel, tile in zip((attention._forward, attention._backward_q, attention._backward_kv), tiles, strict=True):
         tile = tile.holding(group)
@@ -70,6 +71,14 @@ def cases(dtype, d, group, capability, causal, window):
     ):
         some = {"CAUSAL": False, "LARGEST": False, "APART": False, "ROWS": tile.rows, "KEYS": tile.keys}
         yield kernel, {name: value for name, value in {**shared, **some}.items() if name in kernel.arg_names}, tile
+    if capability == 90 and d == 128 and dtype != torch.float32:
+        for kernel, tile in (
+            (attention._forward, attention._over_pages(forward)),
+            (lse._forward, lse._tile(dtype, dim, group)),
+            (lse._token_mass, lse._mass_tile(dtype)),
+        ):
+            constants = {**shared, **some, "TMA": False, "CAUSAL": causal, "ROWS": tile.rows, "KEYS": tile.keys}
+            yield kernel, {name: value for name, value in constants.items() if name not in _IN_ORDER}, tile
 
 
 def main(capability, variants):
@@ -84,6 +93,7 @@ def main(capability, variants):
                 json.dumps(
                     {
                         "kernel": where, "dtype": name, "D": d, "G": group, "causal": causal, "window": window,
+                        "paged": any(name in kernel.arg_names and name not in constants for name in _IN_ORDER),
                         "tile": tile, "registers": registers, "stack": stack, "shared": built.metadata.shared,
                         "wgmma": "wgmma" in built.asm["ptx"], "mma": "mma" in built.asm["ptx"],
                         "resident": sass.resident(registers, built.metadata.shared, tile.warps),

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from sightline.kernels import Context, Packing, block_attention, block_lse, choose, mass, row_lse
+from sightline.kernels import Context, Packing, Pages, block_attention, block_lse, choose, mass, row_lse
 
 from .shapes import CONTEXTS, TINY, layout_of, tensors
 from .test_attention import check
 from .test_lse import WITH_QUERIES, by_formula, finite_close
+from .test_paged import results
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,6 +65,29 @@ def test_a_list_as_long_as_they_come():
     torch.testing.assert_close(lse[rows].double(), logits.logsumexp(dim=2).T, rtol=1e-5, atol=1e-5)
     expected = torch.einsum("hqk,khd->qhd", logits.softmax(dim=2), values)
     torch.testing.assert_close(out[rows].double(), expected, rtol=0.03, atol=0.003)
+
+
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize(("group", "dim"), [(1, 64), (2, 128), (4, 128)])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_kept_documents_are_read_where_they_lie(dtype, group, dim, window):
+    """100,000 tokens of 500 tensors of all ages, between which memory was freed, against one tensor, to the bit."""
+    lengths = torch.randint(20, 400, (500,), generator=torch.Generator().manual_seed(0)).tolist()
+    layout = Packing([Context(lengths, [64], 128)], device="cuda", window=window)
+    parts, gone = [], []
+    for count in (128, *lengths, 64):
+        gone.append(torch.empty(count * 997, device="cuda"))
+        parts.append(torch.randn(3, count, 8, dim, device="cuda", dtype=dtype))
+    del gone
+    first, pages = 128 + sum(lengths), Pages(parts)
+    q = torch.randn(layout.tokens, 8 * group, dim, device="cuda", dtype=dtype)
+    k, v = pages.slot(2), pages.slot(1)
+    for got, wanted in zip(
+        results(q, k, v, layout, first, "triton"),
+        results(q, k.gathered(), v.gathered(), layout, first, "triton"),
+        strict=True,
+    ):
+        assert torch.equal(got, wanted), (got.double() - wanted.double()).abs().max()
 
 
 def test_the_backend_is_triton():

@@ -3,12 +3,13 @@
 Nothing is compiled: Triton is asked how it would tell the calls apart.
 """
 
+import itertools
 from collections import defaultdict
 
 import pytest
 import torch
 
-from sightline.kernels import Context
+from sightline.kernels import Context, Pages
 
 from .shapes import layout_of
 
@@ -83,19 +84,24 @@ def test_lists_of_every_shape_share_their_kernels(group, dim, compiled, monkeypa
         first = context.instruction + sum(context.documents)
         for behind in (layout, layout.behind(first)):
             attention.forward(q[behind.first :], k, v, behind, 0.1)
+        counts = (context.instruction, *context.documents, sum(context.queries))
+        pages = Pages([torch.empty(3, count, 2, dim, dtype=torch.bfloat16) for count in counts])
+        attention.forward(q[first:], pages.slot(0), pages.slot(2), layout.behind(first), 0.1)
         out, row = torch.empty(q.shape, dtype=q.dtype), torch.empty(q.shape[:2])
         attention.backward(out, row, q, k, v, out, row, layout, 0.1)
         for part in ("documents", "rest"):
             rows = q[layout.signal]
             found = lse.forward(rows, k, layout, 0.1, part)
             lse.backward(found, rows, k, found, layout, 0.1, part)
-        lse.largest(rows, k, layout, 0.1)
-        for heads in (None, torch.tensor([0]), torch.arange(2)):
-            lse.token_mass(rows, k, layout, torch.empty(rows.shape[:2]), 0.1, heads, heads is None or len(heads) > 1)
-            lse.token_mass(rows, k, layout, torch.empty(rows.shape[:2]), 0.1, heads, False)
+            lse.forward(rows, pages.slot(0), layout, 0.1, part)
+        for keys, heads in itertools.product((k, pages.slot(0)), (None, torch.tensor([0]), torch.arange(2))):
+            lse.largest(rows, keys, layout, 0.1)
+            for reduce in (heads is None or len(heads) > 1, False):
+                lse.token_mass(rows, keys, layout, torch.empty(rows.shape[:2]), 0.1, heads, reduce)
     # Parts are combined of outputs, of gradients by queries, and by keys. Documents and the rest have two masks, and
-    # largest logits are a third kernel; masses are summed over heads, or not.
-    several = {"attention_combine": 3, "lse_forward": 3, "lse_token_mass": 2, "lse_backward_q": 2, "lse_backward_k": 2}
+    # largest logits are a third kernel; masses are summed over heads, or not. All but gradients may read pages.
+    several = {"attention_combine": 3, "lse_backward_q": 2, "lse_backward_k": 2}
+    several |= {"attention_forward": 2, "lse_forward": 6, "lse_token_mass": 4}
     if group == 1:  # gradients by queries and by keys are combined alike
         several["attention_combine"] = 2
     assert {name: len(calls) for name, calls in compiled.items()} == {name: several.get(name, 1) for name in compiled}

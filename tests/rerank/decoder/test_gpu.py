@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from sightline import load_reranker
+from sightline import Document, load_reranker
+from sightline.models.cache import DocumentCache
 
 from .test_engine import DOCUMENTS, QUERY, by_place
+from .test_kept import check_kept, read_to_be_kept
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -30,3 +32,25 @@ def test_a_list_of_five_hundred_documents_ranks(model_of):
     np.testing.assert_allclose(
         by_place(groups.rank(QUERY, documents)), by_place(whole.rank(QUERY, documents)), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("layout", ["blockrank-cached", "icr-block"])
+def test_documents_that_are_kept_on_the_device_give_the_scores_of_those_that_are_read_anew(model_of, layout):
+    """Some are evicted in between, to the host and for good; others come back."""
+    folder, documents = model_of("qwen3"), [f"cats purr {i} " + "and sleep " * (i % 40) for i in range(60)]
+    cache = DocumentCache(device_bytes=1_500_000, host_bytes=500_000)
+    plain = load_reranker(folder, layout=layout, device="cuda", dtype="bfloat16")
+    ranker = load_reranker(folder, layout=layout, device="cuda", dtype="bfloat16", cache=cache)
+    for start in (0, 20, 0, 30, 0):
+        some = documents[start : start + 30]
+        first, again = (ranker.rank(QUERY, some, evidence="token") for _ in range(2))
+        assert by_place(first).tolist() == by_place(again).tolist()
+        np.testing.assert_allclose(by_place(first), by_place(plain.rank(QUERY, some)), atol=0.05)
+    assert 0 < cache.bytes()["device"] <= 1_500_000 and cache.hits > 100
+
+
+@pytest.mark.parametrize("layout", ["blockrank-cached", "icr-block"])
+def test_documents_are_read_where_they_lie_as_they_are_when_joined(model_of, layout):
+    documents = [Document(str(i), f"cats purr {i} " + "and sleep " * (i % 40)) for i in range(500)]
+    ranker = load_reranker(model_of("qwen3"), layout=layout, device="cuda", dtype="bfloat16")
+    check_kept(ranker, *read_to_be_kept(ranker, documents))

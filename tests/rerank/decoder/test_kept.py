@@ -1,6 +1,9 @@
 """Keys and values that are kept: what rounding may change, and what it may not."""
 
 import dataclasses
+import itertools
+import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,8 +14,10 @@ from hypothesis.extra.numpy import arrays
 
 from sightline import Document, load_layout
 from sightline.errors import InputError
+from sightline.kernels import Paged
 from sightline.models.reader import StoredBlock
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
+from sightline.rerank.decoder.forward import read, read_documents
 from sightline.rerank.decoder.kept import KeptBlock, compressed, joined
 
 from .test_engine import DOCUMENTS, QUERY, by_place
@@ -160,16 +165,64 @@ def test_a_cache_of_rounded_documents_gives_the_same_scores_at_each_hit(decoder,
 
 def test_a_block_is_stored_without_loss(decoder):
     x = torch.randn(4, 2, 6)
-    block = KeptBlock(
-        tuple(compressed(x * n, "int8") for n in (1, 2, 3)), tuple(compressed(-x * n, "int8") for n in (1, 2))
-    )
+    block = KeptBlock(tuple(compressed(x * n, "int8") for n in (1, 2, 3, -1, -2)))
     ranker = DecoderReranker(decoder, load_layout("icr-block"))
     form = dataclasses.replace(
         ranker.form("int8"), reading=dataclasses.replace(ranker.reading, layer=2), heads=2, key_dim=6, value_dim=6
     )
     for layer in (2, 1, 0):
         back = KeptBlock.of(StoredBlock(block.stored(2), 4, form), layer)
-        assert len(back.keys) == layer + 1 and len(back.values) == layer
-        assert all(map(torch.equal, back.keys, block.keys[: layer + 1])) and all(
-            map(torch.equal, back.values, block.values)
-        )
+        assert len(back.slots) == 2 * layer + 1
+        assert all(torch.equal(back.read("keys", i), block.read("keys", i)) for i in range(layer + 1))
+        assert all(torch.equal(back.read("values", i), block.read("values", i)) for i in range(layer))
+
+
+def read_to_be_kept(ranker, documents):
+    """The prompt of a list, and its blocks as they are kept."""
+    prompt = ranker.prompt(QUERY, documents, 0)
+    ids = [block.ids for block in prompt.documents]
+    return prompt, read_documents(ranker.decoder, prompt.instruction, ids, ranker.spec)
+
+
+def check_kept(ranker, prompt, kept):
+    """Blocks are read where they lie, in one tensor each, to the bit as when they are joined, layer by layer."""
+    assert all(block.whole is not None for block in kept)
+    apart = [KeptBlock(block.slots) for block in kept]
+    assert all(block.whole is None for block in apart)
+    wanted = dataclasses.replace(ranker.wanted, tokens=True)
+    [one], [other] = (read(ranker.decoder, [prompt], wanted, blocks) for blocks in (kept, apart))
+    for name in ("lse", "normaliser", "tokens"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="test_gpu.py does it on the GPU")
+@pytest.mark.parametrize("backend", ["triton", "cpu"])
+def test_documents_are_read_where_they_lie_as_they_are_when_joined(decoder, backend, monkeypatch):
+    pytest.importorskip("triton", reason="triton is not installed")
+    ranker = DecoderReranker(decoder, load_layout("blockrank-cached", instruction="Look:"))
+    prompt, kept = read_to_be_kept(ranker, [Document("a", "Cats purr."), Document("b", "Iron rusts in the rain.")])
+    gather, gathered = Paged.gathered, []
+    monkeypatch.setattr(Paged, "gathered", lambda self: (gathered.append(self), gather(self))[1])
+    monkeypatch.setenv("SIGHTLINE_BACKEND", backend)
+    check_kept(ranker, prompt, kept)
+    assert bool(gathered) == (backend == "cpu")
+
+
+def test_threads_read_kept_documents_while_others_are_evicted(decoder):
+    """A pass holds what it reads: its blocks may leave the cache, and others take their memory once it has ended."""
+    layout = load_layout("icr-block")
+    documents = [Document(str(i), f"cats purr {i} " * (1 + i % 7)) for i in range(16)]
+    lists = [[documents[(start + 3 * i) % 16] for i in range(5)] for start in range(8)]
+    expected = [by_place(DecoderReranker(decoder, layout).rank(QUERY, some)) for some in lists]
+    size = sum(x.nbytes for x in read_documents(decoder, [5, 6], [list(range(30))], layout)[1].tensors)
+    cache = DocumentCache(device_bytes=4 * size, host_bytes=2 * size)
+    ranker = DecoderReranker(decoder, layout, cache=cache)
+
+    def rank(number):
+        chance = random.Random(number)
+        return [(i, by_place(ranker.rank(QUERY, lists[i]))) for i in (chance.randrange(8) for _ in range(6))]
+
+    with ThreadPoolExecutor(3) as pool:
+        for i, scores in itertools.chain.from_iterable(pool.map(rank, range(3))):
+            np.testing.assert_allclose(scores, expected[i], atol=1e-5)
+    assert 0 < cache.bytes()["device"] <= 4 * size and cache.hits and cache.misses > 16

@@ -5,25 +5,38 @@ Counted on tensors without data: a copy to the host, which makes a GPU's queue r
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sightline.kernels import Context, Packing, dispatch
 from sightline.rerank.decoder import forward
+from sightline.rerank.decoder.kept import KeptBlock, joined
 from sightline.rerank.layout import load_layout
 
 triton_lse = pytest.importorskip("sightline.kernels.lse.triton", reason="triton is not installed", exc_type=ImportError)
+from sightline.kernels.attention import triton as triton_attention
 
 _NOT_LAUNCHED = ("aten::empty", "aten::detach", "aten::new_empty")  # they only allocate, or rename
 
 
+class Counted:
+    """Stands in for a Triton kernel, and counts its launches."""
+
+    def __init__(self, name, counts):
+        self.name, self.counts = name, counts
+
+    def __getitem__(self, grid):
+        return lambda *args, **kwargs: self.counts.update([self.name])
+
+
 class Launches(TorchDispatchMode):
-    """Counts torch's kernels, and copies from one device to another."""
+    """Counts torch's kernels, and copies from one device to another; and says how many numbers the largest wrote."""
 
     def __init__(self):
         super().__init__()
-        self.kernels, self.moved = Counter(), []
+        self.kernels, self.moved, self.largest = Counter(), [], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -31,6 +44,7 @@ class Launches(TorchDispatchMode):
         is_view = any(value.alias_info and not value.alias_info.is_write for value in func._schema.returns)
         if not is_view and not name.startswith(_NOT_LAUNCHED):
             self.kernels[name] += 1
+            self.largest = max(self.largest, out.numel() if isinstance(out, torch.Tensor) else 0)
         devices = {x.device.type for x in (*args, out) if isinstance(x, torch.Tensor)}
         if len(devices) > 1:
             self.moved.append(name)
@@ -41,16 +55,8 @@ class Launches(TorchDispatchMode):
 def launched(monkeypatch):
     """Launches of the Triton kernels by name; none runs."""
     counts = Counter()
-
-    class Counted:
-        def __init__(self, name):
-            self.name = name
-
-        def __getitem__(self, grid):
-            return lambda *args, **kwargs: counts.update([self.name])
-
     for name in ("_forward", "_token_mass"):
-        monkeypatch.setattr(triton_lse, name, Counted(name))
+        monkeypatch.setattr(triton_lse, name, Counted(name, counts))
     monkeypatch.setattr(dispatch, "_cannot", lambda *args: None)
     monkeypatch.delenv("SIGHTLINE_BACKEND", raising=False)
     return counts
@@ -88,31 +94,62 @@ def test_a_layer_that_is_read_launches_as_much_for_500_documents_as_for_5(heads,
 
 
 @pytest.mark.parametrize("stride", [1, 10])
-def test_documents_to_be_kept_are_copied_once_each(stride):
+def test_documents_to_be_kept_are_written_once_into_memory_of_their_own(stride):
     layers, documents = 6, [7, 30, 1, 12]
     context = Context(documents, (), 5)
     positions = forward.positions_of(context, load_layout("icr-block"))
     call = forward._DocumentPass(context, positions, "exact", stride, layers)
-    keys, values = torch.randn(2, layers, 55, 2, 4).unbind()
+    slots = torch.randn(2 * layers - 1, 55, 2, 4)
     with torch.inference_mode(), Launches() as counted:
-        for layer in range(layers - 1):
-            call._keep("keys", keys[layer])
-            call._keep("values", values[layer])
-        call._keep("keys", keys[-1])
-        written = sum(counted.kernels.values())
+        for slot, x in enumerate(slots):
+            call._keep(slot, x)
         blocks = call.blocks()
-        copied = sum(counted.kernels.values()) - written
-    assert written == 2 * (2 * layers - 1), "one for the instruction and one for the documents"
-    assert copied <= (1 if stride == 1 else 2) * len(documents)
+    writes = {"aten::copy_": len(slots), "aten::_foreach_copy_": len(slots)}  # of the instruction, of the documents
+    assert counted.kernels == writes | ({"aten::index_select": len(slots)} if stride > 1 else {})
     start = 5
     for block, length in zip(blocks[1:], documents, strict=True):
         places = [start + place for place in forward.strided(length, stride)]
-        assert len(block.keys) == layers and len(block.values) == layers - 1
-        assert all(torch.equal(a, b[places]) for a, b in zip(block.keys, keys, strict=True))
-        assert all(torch.equal(a, b[places]) for a, b in zip(block.values, values[:-1], strict=True))
-        assert block.keys[0].untyped_storage().nbytes() == len(places) * 8 * 4 * (2 * layers - 1)
+        assert torch.equal(block.whole, slots[:, places])
+        assert block.whole.untyped_storage().nbytes() == len(places) * 8 * 4 * len(slots)
         start += length
-    assert all(torch.equal(a, b[:5]) for a, b in zip(blocks[0].keys, keys, strict=True))
+    assert torch.equal(blocks[0].whole, slots[:, :5])
+
+
+def test_layers_of_several_shapes_are_kept_apart():
+    context = Context([3, 4], (), 2)
+    call = forward._DocumentPass(context, np.arange(9), "exact", 1, 2)
+    slots = [torch.randn(9, 2, dim) for dim in (4, 8, 4)]
+    for slot in (0, 2, 1):
+        call._keep(slot, slots[slot])
+    for block, start, stop in zip(call.blocks(), (0, 2, 5), (2, 5, 9), strict=True):
+        assert block.whole is None and block.tokens == stop - start
+        assert all(torch.equal(a, b[start:stop]) for a, b in zip(block.slots, slots, strict=True))
+        assert sum(x.untyped_storage().nbytes() for x in block.tensors) == (stop - start) * 2 * 16 * 4
+
+
+@pytest.mark.parametrize("documents", [5, 200])
+def test_a_layer_behind_kept_documents_moves_the_keys_of_its_own_tokens_only(documents, launched, monkeypatch):
+    """Whatever is kept is read where it lies: by the two kernels of attention, and by those of the reading."""
+    monkeypatch.setenv("SIGHTLINE_BACKEND", "triton")
+    monkeypatch.setattr(triton_attention, "_forward", Counted("attention", launched))
+    monkeypatch.setattr(triton_attention, "_combine", Counted("combine", launched))
+    layout = load_layout("icr-block", calibration="none", outliers=None)
+    packing = [Context([3] * documents, [4], 5)]
+    positions = forward.positions_of(packing[0], layout)
+    layouts = forward.Layouts(packing, False, [3 * documents + 6, 3 * documents + 8], positions)
+    readings = forward._Readings(forward.Wanted(layout, {1: None, 2: None}), layouts.signal, [range(documents)])
+    kept = [KeptBlock((torch.empty(5, n, 2, 16),)) for n in (5, *[3] * documents)]
+    call = forward._ListPass(layouts, readings, kept)
+    q, k, v = (torch.empty(4, heads, 16) for heads in (8, 2, 2))
+    with torch.inference_mode():
+        call.attend(0, q, k, v, 0.25, None)  # what is made once has been made by then
+        launched.clear()
+        with Launches() as counted:
+            call.attend(1, q, k, v, 0.25, None)
+            call.signal(2, q[2:], k, 0.25, None)
+    assert counted.kernels["aten::copy_"] == 3, "the keys of two layers and the values of one"
+    assert counted.largest < packing[0].documents[0] * documents * k[0].numel(), "kept keys were copied"
+    assert launched == {"attention": 1, "_forward": 3} | ({"combine": 1} if documents > 5 else {})
 
 
 def test_kept_documents_are_joined_by_two_copies_however_many_they_are():
@@ -120,6 +157,6 @@ def test_kept_documents_are_joined_by_two_copies_however_many_they_are():
     for count in (3, 300):
         kept = [torch.randn(1 + i % 5, 2, 8) for i in range(count)]
         with torch.inference_mode(), Launches() as counted:
-            joined = forward.joined(kept, own)
-        assert torch.equal(joined, torch.cat([*kept, own]))
+            whole = joined(kept, own)
+        assert torch.equal(whole, torch.cat([*kept, own]))
         assert counted.kernels == {"aten::cat": 1, "aten::copy_": 1}
