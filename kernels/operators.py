@@ -17,7 +17,7 @@ from .dispatch import choose
 from .errors import backend_error
 from .packing import Packing, of_handle
 
-__all__ = ["attention", "largest", "lse"]
+__all__ = ["attention", "largest", "lse", "token_mass"]
 
 # Libraries that probe for a package `kernels` may import this one again, under that name. In one namespace, the second
 # copy would take the operators of the first away, and it does not know the layouts of the first.
@@ -46,6 +46,25 @@ def largest(q: torch.Tensor, k: torch.Tensor, layout: Packing, scale: float, bac
     """See `sightline.kernels.block_max`; without gradients."""
     found: torch.Tensor = _OPERATORS.block_max(q, k, layout.handle, layout.documents, scale, backend or "")
     return found
+
+
+def token_mass(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    layout: Packing,
+    normaliser: torch.Tensor,
+    scale: float,
+    heads: torch.Tensor | None,
+    reduce: bool,
+    backend: str | None,
+) -> list[torch.Tensor]:
+    """See `sightline.kernels.token_mass`; without gradients."""
+    sizes = list(layout.document_tokens)
+    shape = [sum(sizes)] if reduce else [q.shape[1] if heads is None else len(heads), sum(sizes)]
+    found: torch.Tensor = _OPERATORS.token_mass(
+        q, k, normaliser, heads, layout.handle, shape, scale, reduce, backend or ""
+    )
+    return list(found.split(sizes, dim=-1))
 
 
 def _wide(q: torch.Tensor) -> torch.dtype:
@@ -207,3 +226,32 @@ def _largest(q: torch.Tensor, k: torch.Tensor, layout: int, width: int, scale: f
 @_largest.register_fake
 def _(q: Any, k: Any, layout: int, width: int, scale: float, backend: str) -> Any:
     return q.new_empty(*q.shape[:2], width, dtype=_wide(q))
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::token_mass",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor normaliser, Tensor? heads, SymInt layout, SymInt[] shape, float scale, "
+    "bool reduce, str backend) -> Tensor",
+)
+def _token_mass(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    normaliser: torch.Tensor,
+    heads: torch.Tensor | None,
+    layout: int,
+    shape: list[int],
+    scale: float,
+    reduce: bool,
+    backend: str,
+) -> torch.Tensor:
+    tokens = import_module(".lse.tokens", __package__)
+    masses: list[torch.Tensor] = tokens.token_mass(
+        q, k, of_handle(layout), normaliser, scale=scale, heads=heads, reduce=reduce, backend=backend or None
+    )
+    return torch.cat(masses, dim=-1) if masses else q.new_zeros(shape, dtype=_wide(q))
+
+
+@_token_mass.register_fake
+def _(q: Any, k: Any, normaliser: Any, heads: Any, layout: int, shape: Any, *rest: Any) -> Any:
+    return q.new_empty(shape, dtype=_wide(q))

@@ -80,6 +80,8 @@ class Packing:
             packed order.
         signal: int64 (R,), on `device`: the packed indices of the signal tokens. They are all tokens of all query
             blocks unless `with_signal` chose others.
+        document_tokens: the number of tokens of all documents of a context, for each query block that has signal
+            tokens, in packed order: the sizes of what `sightline.kernels.token_mass` returns.
         first: the packed index of the first token that has a query; 0 unless `behind` chose another.
         handle: a number by which `of_handle` finds the layout, for as long as it is in use elsewhere.
 
@@ -243,6 +245,8 @@ class Packing:
         self.signal_rows = rows
         self.signal_blocks = owner
         self.signal = torch.from_numpy(rows).to(self.device)
+        read_by = self.blocks["context"][np.unique(owner)].tolist()
+        self.document_tokens = tuple(sum(self.contexts[context].documents) for context in read_by)
 
     def owner(self, tokens: np.ndarray) -> np.ndarray:
         """Return the row of `blocks` that each packed index lies in; -1 outside of the layout.

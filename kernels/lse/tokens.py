@@ -66,6 +66,8 @@ def token_mass(
         >>> token_mass(k[3:], k, layout, torch.tensor([[3.0]]).log(), scale=1.0)
         [tensor([0.3333, 0.3333, 0.3333])]
     """
+    if torch.compiler.is_compiling() and not any(x.requires_grad for x in (q_signal, k, normaliser)):
+        return operators.token_mass(q_signal, gathered(k), layout, normaliser, scale, heads, reduce, backend)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
     if ops := _kernels(backend, q_signal, k, normaliser):

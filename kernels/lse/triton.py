@@ -265,9 +265,9 @@ def token_mass(
     """See `sightline.kernels.token_mass`; without gradients."""
     (_, hq, d), hkv = q_signal.shape, k.shape[1]
     tile = _mass_tile(k.dtype)
-    tiles, sizes = layout.keep(("mass tiles", tile.keys), lambda: _mass_tiles(layout, tile.keys))
+    tiles = layout.keep(("mass tiles", tile.keys), lambda: _mass_tiles(layout, tile.keys))
     chosen = _every_head(layout, hq) if heads is None else heads
-    width = sum(sizes)
+    sizes, width = layout.document_tokens, sum(layout.document_tokens)
     out = torch.empty((width,) if reduce else (len(chosen), width), dtype=torch.float32, device=k.device)
     if len(tiles) and len(chosen):
         keys, places = places_of(k)
@@ -335,18 +335,17 @@ def _spans(layout: Packing, part: Part) -> tuple[torch.Tensor, int, bool]:
     return layout.keep(("lse spans", part), make)
 
 
-def _mass_tiles(layout: Packing, keys: int) -> tuple[torch.Tensor, list[int]]:
-    """int32 (M, 5): key start and stop, first and last+1 row, place in the result; and the keys of each query block."""
-    documents, out, sizes, place = document_spans(layout), [], [], 0
+def _mass_tiles(layout: Packing, keys: int) -> torch.Tensor:
+    """int32 (M, 5): key start and stop, first and last+1 row, place in the result."""
+    documents, out, place = document_spans(layout), [], 0
     for first, last, context in signal_spans(layout):
         start, stop = documents.get(context, (0, 0))
         at = np.arange(start, stop, keys)
         ends = np.minimum(at + keys, stop)
         out.append(np.stack([at, ends, *np.broadcast_arrays(first, last, at)[:2], place + at - start], axis=1))
-        sizes.append(stop - start)
         place += stop - start
     tiles = np.concatenate(out) if out else np.empty((0, 5), dtype=np.int64)
-    return _as_int32(tiles, layout), sizes
+    return _as_int32(tiles, layout)
 
 
 def _every_head(layout: Packing, heads: int) -> torch.Tensor:

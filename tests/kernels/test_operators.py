@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from sightline.errors import BackendError, InputError
-from sightline.kernels import Context, Packing, block_attention, block_lse, block_max, mass, operators, row_lse
+from sightline.kernels import (
+    Context,
+    Packing,
+    block_attention,
+    block_lse,
+    block_max,
+    mass,
+    operators,
+    row_lse,
+    token_mass,
+)
 from sightline.kernels.packing import of_handle
 
 from .shapes import tensors
@@ -19,6 +29,13 @@ def read(q, k, v, layout):
     blocks = block_lse(rows, k, layout, scale=0.25, backend="cpu")
     row = row_lse(rows, k, layout, scale=0.25, lse=blocks, backend="cpu")
     return out, lse, blocks, mass(blocks, "all_keys", normaliser=row)
+
+
+def masses(rows, k, layout, row):
+    """The attention on tokens, of all heads together and of two of them apart."""
+    heads = torch.tensor([3, 0])
+    apart = token_mass(rows, k, layout, row, scale=0.5, heads=heads, reduce=False, backend="cpu")
+    return [*token_mass(rows, k, layout, row, scale=0.5), *apart]
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +64,29 @@ def test_without_a_break_and_without_a_graph_for_each_list():
 
     compiled = torch.compile(read, fullgraph=True, backend=kept)
     largest = torch.compile(block_max, fullgraph=True, backend="eager")
+    per_token = torch.compile(masses, fullgraph=True, backend=kept)
     for documents in ([9, 30, 4], [2, 3], [7, 8, 9, 10], [1, 1, 1, 1, 1, 1, 1]):
         layout = Packing([Context(documents, [3], 5)])
         q, k, v = tensors(layout)
         assert all(map(torch.equal, compiled(q, k, v, layout), read(q, k, v, layout)))
         rows = q[layout.signal]
         assert torch.equal(largest(rows, k, layout, scale=0.5), block_max(rows, k, layout, scale=0.5))
-    assert len(graphs) <= 2, "the first list's, and one for all others"
+        row = row_lse(rows, k, layout, scale=0.5)
+        assert all(map(torch.equal, per_token(rows, k, layout, row), masses(rows, k, layout, row)))
+    assert len(graphs) <= 4, "of each function the first list's, and one for all others"
+
+
+def test_attention_on_tokens_has_the_sizes_that_the_layout_says():
+    """Two query blocks of a context and one of another, of which one has no signal tokens; and none at all."""
+    layout = Packing([Context([4, 0, 2], [3, 2], 1), Context([5], [2]), Context([], [2], 3)])
+    compiled = torch.compile(masses, fullgraph=True, backend="aot_eager")
+    for rows in ([8, 9, 17, 22], [11], [22], []):
+        some = layout.with_signal(rows)
+        q, k, _ = tensors(some)
+        row = row_lse(q[some.signal], k, some, scale=0.5)
+        got, wanted = (run(q[some.signal], k, some, row) for run in (compiled, masses))
+        assert len(got) == len(wanted) == 2 * len(some.document_tokens)
+        assert all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
 def test_what_a_call_is_checked_for_is_checked_when_it_runs():

@@ -38,7 +38,7 @@ def test_a_list_of_five_hundred_documents_ranks(model_of):
 def test_documents_that_are_kept_on_the_device_give_the_scores_of_those_that_are_read_anew(model_of, layout):
     """Some are evicted in between, to the host and for good; others come back."""
     folder, documents = model_of("qwen3"), [f"cats purr {i} " + "and sleep " * (i % 40) for i in range(60)]
-    cache = DocumentCache(device_bytes=1_500_000, host_bytes=500_000)
+    cache = DocumentCache(device_bytes=600_000, host_bytes=200_000)
     plain = load_reranker(folder, layout=layout, device="cuda", dtype="bfloat16")
     ranker = load_reranker(folder, layout=layout, device="cuda", dtype="bfloat16", cache=cache)
     for start in (0, 20, 0, 30, 0):
@@ -46,7 +46,7 @@ def test_documents_that_are_kept_on_the_device_give_the_scores_of_those_that_are
         first, again = (ranker.rank(QUERY, some, evidence="token") for _ in range(2))
         assert by_place(first).tolist() == by_place(again).tolist()
         np.testing.assert_allclose(by_place(first), by_place(plain.rank(QUERY, some)), atol=0.05)
-    assert 0 < cache.bytes()["device"] <= 1_500_000 and cache.hits > 100
+    assert 0 < cache.bytes()["device"] <= 600_000 and cache.hits > 100
 
 
 @pytest.mark.parametrize("layout", ["blockrank-cached", "icr-block"])
