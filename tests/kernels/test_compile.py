@@ -87,4 +87,6 @@ def check_hopper(row):
     assert loop["local_full"] <= (12 if row["paged"] else 2 if row["window"] else 1), row
     assert loop["local_edge"] <= (14 if row["paged"] else 3) and (row["pipelined"] or not row["paged"]), row
     if not row["window"] and not wide:  # windows are masked on every tile
-        assert loop["full"] <= (480 if row["paged"] else 450) and loop["edge"] - loop["full"] >= 40, row
+        rows, _, warps, *_ = row["tile"]
+        of_sixteen_rows = loop["full"] * 16 * warps / rows
+        assert of_sixteen_rows <= (480 if row["paged"] else 450) and loop["edge"] - loop["full"] >= 40, row

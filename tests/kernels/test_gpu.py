@@ -25,9 +25,12 @@ def test_attention_and_its_gradients(name, causal, dtype):
     check(layout, "triton", dtype, device="cuda")
 
 
+# Every group and every dimension, and each tile that the table has for sm90; a GPU compiles five kernels for each.
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 7, 8, 17])
-@pytest.mark.parametrize("dim", [16, 32, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize(
+    ("group", "dim"),
+    [(1, 16), (2, 32), (1, 64), (3, 64), (4, 64), (7, 80), (8, 96), (1, 128), (2, 128), (4, 128), (17, 128), (1, 256)],
+)
 def test_groups_and_head_dimensions(group, dim, dtype):
     layout = layout_of([Context([200, 40, 129], [33], 70)], device="cuda")
     check(layout, "triton", dtype, group=group, dim=dim, device="cuda")
