@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +25,7 @@ __all__ = [
     "Call",
     "Decoder",
     "Enough",
+    "Pass",
     "cut_off",
     "register_attention",
     "shorten",
@@ -30,6 +33,7 @@ __all__ = [
 
 # Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
 ATTENTION = "sightline"
+_NAMESPACE = __name__.partition(".")[0]  # of torch's operators; see `sightline.kernels.operators`
 
 
 class Call(Protocol):
@@ -69,6 +73,53 @@ class Call(Protocol):
 
 class Enough(Exception):  # noqa: N818 - not an error
     """Raised by a `Call` that has read all it needs, to end the pass."""
+
+
+class Pass:
+    """Takes a `Call` through a model, as its argument ``sightline``.
+
+    It has one type whatever the call, so that one compiled graph serves all calls. The graph serves all layers, too, and
+    cannot know which of them it is: it asks for the attention of the next one.
+
+    Args:
+        call: the object that computes attention.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.call, self._layers = call, itertools.count()
+
+    def attend_next(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        """Compute the attention of the layer after the one that asked before; see `Call.attend`."""
+        return self.call.attend(next(self._layers), q, k, v, scale, window)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Make this the pass of the thread, where `_attend` finds it: a graph cannot hold it."""
+        before = _PASS.set(self)
+        try:
+            yield
+        finally:
+            _PASS.reset(before)
+
+
+_PASS: ContextVar[Pass] = ContextVar("sightline_pass")
+
+
+@torch.library.custom_op(
+    f"{_NAMESPACE}::attend",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, float scale, int? window) -> Tensor",
+)
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
+    """The attention of the next layer of this thread's pass; an operator, so that no compiler looks inside."""
+    return _PASS.get().attend_next(q, k, v, scale, window).contiguous()
+
+
+@_attend.register_fake
+def _(q: Any, k: Any, v: Any, scale: float, window: int | None) -> Any:
+    return q.new_empty(q.shape)
 
 
 class Decoder:
@@ -167,13 +218,28 @@ class Decoder:
         logits: torch.Tensor = self._head(states)
         return logits
 
+    def compile(self) -> None:
+        """Let `torch.compile` fuse what stands between the matrix products of a layer: norms, positions, activations.
+
+        It happens in the first pass and takes up to a minute. All layers share one graph, which holds for any number of
+        tokens; layers that differ, such as those with a sliding window, have one each. The signal layer is left as it
+        is. Compiled code has no gradients.
+
+        Numbers differ in their rounding: in half precision, fused operations round once, where each rounded before.
+        """
+        for layer in self.model.layers:
+            if not isinstance(layer, _SignalLayer):
+                layer.compile(fullgraph=True, dynamic=True)
+
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, call: Call) -> Any:
-        return self.model(
-            input_ids=ids[None].to(self.device),
-            position_ids=positions[None].to(self.device),
-            use_cache=False,
-            sightline=call,
-        )
+        through = Pass(call)
+        with through.running():
+            return self.model(
+                input_ids=ids[None].to(self.device),
+                position_ids=positions[None].to(self.device),
+                use_cache=False,
+                sightline=through,
+            )
 
 
 def token_ids(texts: Sequence[str], tokenizer: Any, name: str) -> list[int]:
@@ -257,13 +323,14 @@ class _SignalLayer(nn.Module):
         except AttributeError:  # models ask their layers for their type, such as attention_type
             return getattr(super().__getattr__("layer"), name)
 
-    def forward(self, hidden_states: torch.Tensor, sightline: Call, **kwargs: Any) -> torch.Tensor:
-        rows, key_rows = sightline.signal_rows, sightline.key_rows
+    def forward(self, hidden_states: torch.Tensor, sightline: Pass, **kwargs: Any) -> torch.Tensor:
+        call = sightline.call
+        rows, key_rows = call.signal_rows, call.key_rows
         keys = _capture(self._keys[0], hidden_states, key_rows, kwargs)
         queries = _capture(self._queries[0], hidden_states, rows, kwargs) if len(rows) else keys
         q = queries.q if len(rows) else keys.q[:0]
         with _without_autocast(q):
-            sightline.signal(self.index, q, keys.k, keys.scale, keys.window)
+            call.signal(self.index, q, keys.k, keys.scale, keys.window)
         return hidden_states
 
 
@@ -275,7 +342,7 @@ class _Captured(Exception):  # noqa: N818 - it carries a result out of transform
 
 
 class _Capture:
-    """Stands in for a `Call`: it ends the layer as soon as queries and keys are there."""
+    """Stands in for a `Pass`: it ends the layer as soon as queries and keys are there."""
 
 
 def _capture(layer: nn.Module, hidden: torch.Tensor, rows: torch.Tensor | None, kwargs: dict[str, Any]) -> _Captured:
@@ -336,7 +403,7 @@ def _attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
-    sightline: Any = None,
+    sightline: Pass | _Capture | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in every layer: query (1, Hq, T, D), key and value (1, Hkv, T, D), positions applied."""
@@ -350,10 +417,12 @@ def _attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # Under autocast positions are applied in float32, but values are not made so.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    if torch.compiler.is_compiling():
+        return _attend(q, k, v, scale, sliding_window)[None], None
     if isinstance(sightline, _Capture):
         raise _Captured(q, k, scale, sliding_window)
     with _without_autocast(q):
-        out = sightline.attend(module.layer_idx, q, k, v, scale, sliding_window)
+        out = sightline.call.attend(module.layer_idx, q, k, v, scale, sliding_window)
     return out[None], None
 
 

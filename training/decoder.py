@@ -18,7 +18,7 @@ from ..documents import Document
 from ..errors import InputError, MissingExtraError
 from ..files import share_files
 from ..models.checkpoints import load_config, load_weights, revision_of
-from ..models.decoder import Decoder, cut_off
+from ..models.decoder import Decoder, Pass, cut_off
 from ..rerank.decoder.forward import Packed, pack
 from ..rerank.decoder.prompt import Prompt, QueryBlock
 from ..rerank.decoder.reranker import DecoderReranker, saved_layout, with_heads
@@ -245,7 +245,7 @@ class DecoderLearner:
             input_ids=packed.ids[None].to(device),
             position_ids=packed.positions[None].to(device),
             use_cache=False,
-            sightline=packed.call,
+            sightline=Pass(packed.call),
             logits_to_keep=torch.tensor(rows, device=device),
         ).logits[0]
         expected = torch.tensor([i for target in targets for i in target], device=device)

@@ -236,7 +236,7 @@ class _ListPass:
         self._rows: dict[torch.device, torch.Tensor] = {}
         if readings.scope.layout.readout.normalisation == "documents" and not kept:
             spans = layouts.signal.spans(DOCUMENT)
-            self.key_rows = torch.cat([torch.arange(start, stop) for _, _, start, stop in spans])
+            self.key_rows = torch.from_numpy(np.concatenate([np.arange(start, stop) for _, _, start, stop in spans]))
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
@@ -351,10 +351,10 @@ class LaidOut:
     """Lists side by side, as the tokens of one pass.
 
     Args:
-        ids: int64 (T,), their tokens.
-        positions: int64 (T,), of these.
+        ids: int64, their tokens, without those of blocks that were read before.
+        positions: int64 (T,), of all tokens.
         contexts: token counts of each list.
-        starts: where each list starts among the tokens.
+        starts: where each list starts among all tokens.
     """
 
     ids: np.ndarray
@@ -363,8 +363,14 @@ class LaidOut:
     starts: list[int]
 
 
-def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
-    """Lay lists out side by side."""
+def lay_out(prompts: Sequence[Prompt], layout: Layout, kept: int = 0) -> LaidOut:
+    """Lay lists out side by side.
+
+    Args:
+        prompts: the prompts of the lists.
+        layout: says where their tokens stand.
+        kept: the number of blocks, from the first, that were read before: their ids are left out.
+    """
     contexts = [prompt.context for prompt in prompts]
     positions = []
     for prompt, context in zip(prompts, contexts, strict=True):
@@ -379,9 +385,9 @@ def lay_out(prompts: Sequence[Prompt], layout: Layout) -> LaidOut:
         for prompt in prompts
         for ids in (prompt.instruction, *(b.ids for b in prompt.documents), *(q.ids for q in prompt.queries))
     ]
-    *starts, tokens = itertools.accumulate((prompt.size for prompt in prompts), initial=0)
+    *starts, _ = itertools.accumulate((prompt.size for prompt in prompts), initial=0)
     return LaidOut(
-        np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64, count=tokens),
+        np.fromiter(itertools.chain.from_iterable(ids[kept:]), dtype=np.int64),
         np.concatenate(positions),
         contexts,
         starts,
@@ -396,8 +402,8 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
         scope: the parts of the attention to read.
         kept: for a single list, its instruction and its documents, in order, as `read_documents` read them before.
     """
-    laid, layout = lay_out(prompts, scope.layout), scope.layout
-    ids, positions, signal, answers = laid.ids, laid.positions, [], []
+    laid, layout = lay_out(prompts, scope.layout, len(kept or ())), scope.layout
+    positions, signal, answers = laid.positions, [], []
     counted = [_counted(prompt) for prompt in prompts]
     for prompt, context, start in zip(prompts, laid.contexts, laid.starts, strict=True):
         at = start + context.instruction + sum(context.documents)
@@ -410,8 +416,8 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
     layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, positions, spans)
     readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
     call = _ListPass(layouts, readings, kept or ())
-    ids, positions, answers = ids[call.first :], positions[call.first :], [end - call.first for end in answers]
-    return Packed(torch.from_numpy(ids), torch.from_numpy(positions), call, tuple(answers))
+    positions, answers = positions[call.first :], [end - call.first for end in answers]
+    return Packed(torch.from_numpy(laid.ids), torch.from_numpy(positions), call, tuple(answers))
 
 
 def _counted(prompt: Prompt) -> tuple[Context, list[int]]:
