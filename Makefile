@@ -50,7 +50,7 @@ docs: $(VENV)/.ready  ## build the documentation into build/site
 	@# The variable silences a notice of mkdocs-material about its successor.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# On a machine with a CUDA build of torch. PARTS="kernels decoders" runs these parts alone.
+# On a machine with a CUDA build of torch. PARTS="kernels qwen3" runs these parts alone.
 gpu: $(VENV)/.ready  ## run what needs a GPU: tests, tile sizes, benchmarks; say which aims hold
 	$(BIN)/python -m sightline.recipes.gpu $(PARTS)
 

@@ -177,7 +177,9 @@ def _float8_rate(repeats: int) -> MatmulRate:
     return MatmulRate(2 * n**3 / median_seconds(product, repeats, device="cuda"), "torch float8_e4m3fn")
 
 
-def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
+def bench(
+    shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repeats: int, only: str = ""
+) -> list[dict[str, Any]]:
     """Time every variant on every list.
 
     Args:
@@ -186,29 +188,36 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
         device: ``cpu`` or ``cuda``.
         dtype: the number format of the weights.
         repeats: how often each is timed; the median is taken.
+        only: what the name of a variant must hold.
 
     Returns:
         One row per list and variant: milliseconds, the limit in milliseconds, whose product it is the limit of, tokens,
-        and the ratio to dense attention.
+        and the ratio to dense attention, if that was timed.
     """
     layout = load_layout("blockrank-cached", max_block_tokens=512)
     size = 8192 if device == "cuda" else 1024
     rate = matmul_rate(size, size, size, device=device, dtype=dtype, times=repeats)
     float8 = device == "cuda" and torch.cuda.get_device_capability() >= (8, 9)
     rate8 = _float8_rate(repeats) if float8 else None
-    timed = [(*run, rate) for run in _time_dense(shape, counts, device, dtype, repeats)]
-    for variant, layers, small in (
-        ("block-sparse, all layers", shape.layers - 1, False),
-        (f"block-sparse, exit at {shape.exit}", shape.exit, False),
-        (f"block-sparse, exit at {shape.exit}, FP8", shape.exit, True),
+    timed = []
+    if only in _DENSE:
+        timed += [(*run, rate) for run in _time_dense(shape, counts, device, dtype, repeats)]
+    early = f"exit at {shape.exit}"
+    for variant, layers, compiled, small in (
+        ("all layers", shape.layers - 1, False, False),
+        (early, shape.exit, False, False),
+        (f"{early}, compiled", shape.exit, True, False),
+        (f"{early}, compiled, FP8", shape.exit, True, True),
     ):
-        if small and rate8 is None:
+        if only not in variant or (compiled and device == "cpu") or (small and rate8 is None):
             continue
         decoder = _decoder(shape, layers, device, dtype, small)
+        if compiled:
+            decoder.compile()
         at = rate8 if small and rate8 is not None else rate
         timed += [(*run, at) for run in _time_sparse(shape, decoder, variant, counts, layout, device, repeats)]
         if layers == shape.exit and not small:
-            timed += [(*run, rate) for run in _time_kept(shape, decoder, counts, layout, device, repeats)]
+            timed += [(*run, rate) for run in _time_kept(shape, decoder, variant, counts, layout, device, repeats)]
         del decoder
         _free(device)
     dense = {name: seconds for variant, name, _, seconds, _, _ in timed if variant == _DENSE}
@@ -221,13 +230,14 @@ def bench(shape: Shape, counts: list[int], device: str, dtype: torch.dtype, repe
             "ms": seconds * 1e3,
             "limit_ms": flops / at.flops * 1e3,
             "matmul_by": at.by,
-            "times_dense": None if variant == _DENSE else dense[name] / seconds,
+            "times_dense": None if variant == _DENSE or not dense else dense[name] / seconds,
         }
         for variant, name, lengths, seconds, flops, at in timed
     ]
 
 
 _DENSE = "dense SDPA, all layers"
+_LONG = 50_000  # tokens from which on dense attention takes seconds, and is timed once
 _Run = tuple[str, str, list[int], float, float]  # variant, name of the list, its documents' lengths, seconds, FLOPs
 
 
@@ -235,8 +245,9 @@ def _time_dense(shape: Shape, counts: list[int], device: str, dtype: torch.dtype
     dense, runs = _model(shape, shape.layers, "sdpa", device, dtype), []
     for name, lengths in _lists(counts):
         ids = torch.randint(0, 1024, (1, _INSTRUCTION + sum(lengths) + _QUERY), device=device)
+        times = 1 if ids.shape[1] > _LONG else repeats
         with torch.inference_mode():
-            seconds = median_seconds(partial(dense, input_ids=ids, use_cache=False), repeats, device=device)
+            seconds = median_seconds(partial(dense, input_ids=ids, use_cache=False), times, device=device)
         runs.append((_DENSE, name, lengths, seconds, _flops(shape, lengths, shape.layers, dense=True)))
     del dense
     _free(device)
@@ -249,11 +260,17 @@ def _time_sparse(
     request = Wanted(layout, {decoder.signal_layer: None})
     for name, lengths in _lists(counts):
         seconds = median_seconds(partial(read, decoder, [_prompt(lengths)], request), repeats, device=device)
-        yield variant, name, lengths, seconds, _flops(shape, lengths, decoder.signal_layer, dense=False)
+        yield (
+            f"block-sparse, {variant}",
+            name,
+            lengths,
+            seconds,
+            _flops(shape, lengths, decoder.signal_layer, dense=False),
+        )
 
 
 def _time_kept(
-    shape: Shape, decoder: Decoder, counts: list[int], layout: Layout, device: str, repeats: int
+    shape: Shape, decoder: Decoder, variant: str, counts: list[int], layout: Layout, device: str, repeats: int
 ) -> Iterator[_Run]:
     """Time reading the query behind documents that were read before."""
     request = Wanted(layout, {decoder.signal_layer: None})
@@ -262,7 +279,7 @@ def _time_kept(
         kept = read_documents(decoder, prompt.instruction, [block.ids for block in prompt.documents], layout)
         seconds = median_seconds(partial(read, decoder, [prompt], request, kept), repeats, device=device)
         flops = _flops(shape, lengths, decoder.signal_layer, dense=False, only_query=True)
-        yield f"documents cached, exit at {shape.exit}", name, lengths, seconds, flops
+        yield f"documents cached, {variant}", name, lengths, seconds, flops
         del kept
         _free(device)
 
@@ -294,9 +311,10 @@ def main(
         list[int] | None, typer.Option(help="Documents in a list; you may give several numbers.")
     ] = None,
     repeats: Annotated[int, typer.Option(help="How often each is timed; the median is taken.", min=1)] = 5,
+    only: Annotated[str, typer.Option(help="Only variants with this in their names, such as 'compiled'.")] = "",
     out: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Time a decoder's scoring of lists: dense, block-sparse, with early exit, in FP8, with cached documents."""
+    """Time a decoder's scoring of lists: dense, block-sparse, early exit, compiled, in FP8, behind kept documents."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     names = model or (["small"] if device == "cpu" else ["qwen3-0.6b", "mistral-7b"])
@@ -308,7 +326,7 @@ def main(
     console.print(command, markup=False, highlight=False)
     for name in names:
         _check(SHAPES[name], device, dtype)
-        figures = bench(SHAPES[name], counts, device, dtype, repeats)
+        figures = bench(SHAPES[name], counts, device, dtype, repeats, only)
         rows += figures
         table = Table(title=f"{SHAPES[name].name}, random weights, {str(dtype)[6:]}, {about['device']}")
         for column in ("list", "variant", "ms", "limit", "times dense"):

@@ -287,6 +287,7 @@ def main(
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda" if torch.cuda.is_available() else "cpu",
     shape: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}; all by default.")] = None,
     documents: Annotated[list[int] | None, typer.Option(help="Only cases with this many documents.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="Only documents that are ragged, or uniform.")] = None,
     peer: Annotated[list[str] | None, typer.Option(help=f"One of {'; '.join(PEERS)}; all by default.")] = None,
 ) -> None:
     """Check, then time, the kernels and their peers on the same tensors.
@@ -297,7 +298,9 @@ def main(
     cases = [
         case
         for case in (_GPU_CASES if device == "cuda" else _CPU_CASES)
-        if (not shape or case.shape in shape) and (not documents or case.documents in documents)
+        if (not shape or case.shape in shape)
+        and (not documents or case.documents in documents)
+        and case.lengths == (lengths or case.lengths)
     ]
     peers = list(dict.fromkeys(["sightline", *(peer or PEERS)]))
     if unknown := [name for name in peers if name not in PEERS]:

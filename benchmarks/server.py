@@ -91,6 +91,10 @@ def chunks(
     clients: Annotated[int, typer.Option(help="Clients at once.")] = 8,
     rounds: Annotated[int, typer.Option(help="Measurements of each version; medians count.")] = 3,
     dtype: Annotated[str | None, typer.Option(help="Also measure this version in another number format.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also measure this version with the layers of its decoder compiled.")
+    ] = False,
+    rerank: Annotated[str, typer.Option(help="The reranker of the servers.")] = "minilm",
 ) -> None:
     """Reranking of 20 passages that the server has never seen, and of 20 that come again with other queries.
 
@@ -114,10 +118,12 @@ def chunks(
         versions["before"] = (before, [])
     if dtype is not None:
         versions[f"now, {dtype}"] = (None, ["--dtype", dtype])
+    if compiled:
+        versions["now, compiled"] = (None, ["--compile"])
     rows: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as running:
         servers = {
-            name: running.enter_context(_server("--rerank", "minilm", "--max-seconds", "3600", *more, package=at))
+            name: running.enter_context(_server("--rerank", rerank, "--max-seconds", "3600", *more, package=at))
             for name, (at, more) in versions.items()
         }
         for process, address in servers.values():  # the chunks that will come again

@@ -82,6 +82,14 @@ def serve(
             rich_help_panel=SERVER,
         ),
     ] = None,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the layers of a decoder, for GPUs. The start takes longer, and rankings take less time.",
+            rich_help_panel=SERVER,
+        ),
+    ] = False,
     backend: BackendOption = None,
     first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
@@ -181,7 +189,7 @@ def serve(
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
     opened = None if index is None else open_store(index, backend=backend)
     name = reranker_or_none(rerank)
-    options = {} if dtype is None else {"dtype": dtype}
+    options = ({} if dtype is None else {"dtype": dtype}) | ({"compile": True} if compile else {})
     reranker = None if name is None else load_reranker(name, **options, **reader_options(name, backend))
     if reranker is not None:
         reranker.keep_documents(shared_cache(cache))

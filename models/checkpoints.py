@@ -62,6 +62,7 @@ def load_decoder(
     device: str | torch.device | None = None,
     device_map: str | dict[str, Any] | None = None,
     quantization_config: Any = None,
+    compile: bool = False,
 ) -> Decoder:
     """Load a decoder: up to its signal layer without its head, or whole with a few rows of its head.
 
@@ -80,6 +81,7 @@ def load_decoder(
             of ``device``.
         quantization_config: a quantization as transformers takes it, such as a ``BitsAndBytesConfig`` or
             ``TorchAoConfig``.
+        compile: whether `torch.compile` fuses the operations of a layer, for GPUs; see `Decoder.compile`.
 
     Raises:
         ModelError: if the model cannot be loaded or is not a decoder that Sightline can run, or an output is not one of
@@ -95,9 +97,12 @@ def load_decoder(
     model, tokenizer = load_weights(
         name, layers=layer_count, head=bool(outputs), revision=revision, dtype=dtype, **options
     )
-    if device_map is None and quantization_config is None:
+    if device_map is None and quantization_config is None and not compile:
         pack_linears(model.base_model)
-    return Decoder(model, tokenizer, name, revision_of(name, model.config, revision), outputs)
+    decoder = Decoder(model, tokenizer, name, revision_of(name, model.config, revision), outputs)
+    if compile:
+        decoder.compile()
+    return decoder
 
 
 def _coarse(name: str, revision: str | None) -> bool:

@@ -78,7 +78,7 @@ class Enough(Exception):  # noqa: N818 - not an error
 class Pass:
     """Takes a `Call` through a model, as its argument ``sightline``.
 
-    It has one type whatever the call, so that one compiled graph serves all calls. The graph serves all layers, too, and
+    It has one type whatever the call, so that one compiled graph serves all calls. The graph also serves all layers and
     cannot know which of them it is: it asks for the attention of the next one.
 
     Args:
@@ -169,6 +169,7 @@ class Decoder:
         self.positions: int | None = getattr(self.config, "max_position_embeddings", None)
         self.windows = _windows(self.config, len(layers))
         self.heads = int(self.config.num_attention_heads)
+        self._compiled = False
 
     @property
     def device(self) -> torch.device:
@@ -218,28 +219,48 @@ class Decoder:
         logits: torch.Tensor = self._head(states)
         return logits
 
-    def compile(self) -> None:
+    def compile(self, backend: str = "inductor") -> None:
         """Let `torch.compile` fuse what stands between the matrix products of a layer: norms, positions, activations.
 
-        It happens in the first pass and takes up to a minute. All layers share one graph, which holds for any number of
-        tokens; layers that differ, such as those with a sliding window, have one each. The signal layer is left as it
-        is. Compiled code has no gradients.
+        The first pass takes some ten seconds longer. All layers share one graph, which holds for any number of tokens;
+        layers that differ, such as those with a sliding window, have one each. The signal layer is left as it is.
+        Compiled code has no gradients, and rounds in other places.
 
-        Numbers differ in their rounding: in half precision, fused operations round once, where each rounded before.
+        A pass raises `ModelError` if the compiler fails, for instance because there is no C compiler.
+
+        Args:
+            backend: the name of a compiler, as `torch.compile` takes it.
         """
+        self._compiled = True
         for layer in self.model.layers:
             if not isinstance(layer, _SignalLayer):
-                layer.compile(fullgraph=True, dynamic=True)
+                layer.compile(fullgraph=True, dynamic=True, backend=backend)
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, call: Call) -> Any:
         through = Pass(call)
-        with through.running():
+        with through.running(), self._compiling():
             return self.model(
                 input_ids=ids[None].to(self.device),
                 position_ids=positions[None].to(self.device),
                 use_cache=False,
                 sightline=through,
             )
+
+    @contextlib.contextmanager
+    def _compiling(self) -> Iterator[None]:
+        """Tell of a compiler that fails."""
+        if not self._compiled:
+            yield
+            return
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            yield
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split("\n\n")[0].split())
+            raise ModelError(
+                f"{self.name!r} cannot be compiled: {reason}; load it without compile=True (serve: without --compile)"
+            ) from error
 
 
 def token_ids(texts: Sequence[str], tokenizer: Any, name: str) -> list[int]:

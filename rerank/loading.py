@@ -132,6 +132,8 @@ def load_reranker(
         'minilm-mass'
     """
     parsed = RerankerName.parse(name)
+    if options.get("compile") and parsed.kind not in ("hf", "folder"):
+        raise InputError(f"{os.fspath(name)!r} is not a decoder, and only decoders can be compiled; leave compile out")
     return _LOADERS[parsed.kind](parsed, os.fspath(name), layout, options)
 
 
@@ -176,7 +178,7 @@ def _load_decoder(parsed: RerankerName, name: str, layout: Layout | str | None, 
         reranker.name = options.get("name", name)
         return reranker
     own = set(inspect.signature(DecoderReranker).parameters) - {"model", "layout", "loading", "name"}
-    own |= {"revision", "dtype", "device", "device_map", "quantization_config"}
+    own |= {"revision", "dtype", "device", "device_map", "quantization_config", "compile"}
     changes = {key: options.pop(key) for key in list(options) if key not in own}
     spec = load_layout(layout or parsed.layout or saved_layout(parsed.model), **changes)
     if layout is not None and not parsed.layout:

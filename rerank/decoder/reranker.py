@@ -85,7 +85,7 @@ class DecoderReranker(Reranker):
             that is lower.
         seed: the seed of shuffles and random ids.
         loading: options of `load_decoder`: ``revision``, ``dtype``, ``device``, ``device_map``,
-            ``quantization_config``.
+            ``quantization_config``, ``compile``.
 
     Raises:
         ModelError: if the model cannot be loaded, or the layout does not fit it.
