@@ -79,6 +79,7 @@ class Pages:
     def _starts(self) -> np.ndarray:
         """Where parts begin, in elements from the first one on: int64 (N,)."""
         addresses = np.array([x.data_ptr() for x in self.parts], dtype=np.int64)
+        starts: np.ndarray
         starts, rest = np.divmod(addresses - addresses[0], self.parts[0].element_size())
         if rest.any():
             raise input_error("pages begin in the middle of one another's numbers; copy those that are views of bytes")

@@ -73,10 +73,10 @@ def block_attention(
         )
     scale = check_scale(scale)
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
-    if name != "triton" or differentiable:
-        k, v = gathered(k), gathered(v)
     if name == "reference":
-        return reference.block_attention(q, k, v, layout, scale)
+        return reference.block_attention(q, gathered(k), gathered(v), layout, scale)
+    if name == "cpu" or differentiable:
+        k, v = gathered(k), gathered(v)
     ops = import_module(f".{name}", __name__)
     run = _BlockAttention.apply if differentiable else _forward
     results: tuple[torch.Tensor, torch.Tensor] = run(q, k, v, layout, scale, ops)

@@ -155,10 +155,10 @@ def _lse(
     scale = check_scale(scale)
     differentiable = torch.is_grad_enabled() and (q_signal.requires_grad or k.requires_grad)
     name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend
-    if name != "triton" or differentiable:
-        k = gathered(k)
     if name == "reference":
-        return reference.lse(q_signal, k, layout, scale, part)
+        return reference.lse(q_signal, gathered(k), layout, scale, part)
+    if name == "cpu" or differentiable:
+        k = gathered(k)
     ops = import_module(f".{name}", __name__)
     run = _BlockLSE.apply if differentiable else _forward
     lse: torch.Tensor = run(q_signal, k, layout, scale, part, ops)

@@ -247,7 +247,7 @@ def _reduced(
         q_signal, keys, out, spans, _tokens(layout), positions_of(layout), places, scale,
         *q_signal.stride()[:2], *k.stride()[:2], hkv, width, row_tiles, layout.window or 0,
         G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal and part == "rest",
-        WINDOW=layout.window is not None, LARGEST=largest, UPCAST=upcast(k),
+        WINDOW=layout.window is not None, LARGEST=largest, UPCAST=upcast(keys),
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
@@ -276,7 +276,7 @@ def token_mass(
             scale * LOG2E.value,
             *q_signal.stride()[:2], *k.stride()[:2], *normaliser.stride(), len(chosen), width, layout.window or 0,
             G=hq // hkv, D=d, BD=padded_dim(d), ROWS=tile.rows, KEYS=tile.keys, APART=not reduce,
-            WINDOW=layout.window is not None, UPCAST=upcast(k), num_warps=tile.warps, num_stages=tile.stages,
+            WINDOW=layout.window is not None, UPCAST=upcast(keys), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     elif reduce:
         out.zero_()
