@@ -47,7 +47,7 @@ from .planning import (
 )
 from .reading import BatchReading, ReadingPlan, StoredBatch
 from .sources import as_documents
-from .store import StoredPassage, Traffic, checked_id, checked_ids
+from .store import Ranked, StoredPassage, Traffic, checked_id, checked_ids
 from .token_states import decode_spans
 from .words import check_sparse_encoder
 from .writing import BATCH_PASSAGES, PATIENCE, Writer
@@ -601,6 +601,25 @@ class Index:
                 # The lexical index knows passages by now that this state of the others does not.
                 rows, scores = lexical.search(query, most + max(0, store.rows() - known))
         return rows[rows < known][:k], scores[rows < known][:k]
+
+    def search_both(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[list[Ranked], list[Ranked]]:
+        """Search by embeddings and by words.
+
+        Args:
+            queries: the texts of Q queries.
+            k: the number of passages to find for each query by each of the two.
+            where: a metadata filter; see `DocumentStore.live`.
+
+        Returns:
+            For each query, the rows and scores of `search_dense`; and for each query, those of `search_lexical`.
+
+        Raises:
+            SightlineError: see `search_dense` and `search_lexical`.
+        """
+        dense = self.search_dense(queries, k, where)
+        return list(zip(*dense, strict=True)), [self.search_lexical(query, k, where) for query in queries]
 
     def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
         """Score given passages with BM25 by the statistics of this index: float64 (N,), 0 without a query word.
