@@ -27,7 +27,7 @@ from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError,
 from ..models.encoder import Encoder, load_encoder
 from ..models.loading import load_reader
 from ..models.reader import BlockReader, DecoderReader, DocumentStates, StoredBlock
-from ..models.sparse import SparseEncoder, load_sparse_encoder
+from ..models.sparse import SparseEncoder
 from .copying import Source, planned_copy, synchronise
 from .faiss_index import new_structure
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
@@ -49,7 +49,7 @@ from .reading import BatchReading, ReadingPlan, StoredBatch
 from .sources import as_documents
 from .store import Ranked, StoredPassage, Traffic, checked_id, checked_ids
 from .token_states import decode_spans
-from .words import check_sparse_encoder
+from .words import built_sparse_encoder
 from .writing import BATCH_PASSAGES, PATIENCE, Writer
 
 if TYPE_CHECKING:
@@ -156,9 +156,7 @@ class Index:
         check_backend(backend, encoder)
         lexical = Manifest.load(path).lexical
         if sparse_encoder is not None:
-            if isinstance(sparse_encoder, str):
-                sparse_encoder = load_sparse_encoder(sparse_encoder, revision=lexical.revision or None)
-            check_sparse_encoder(lexical, sparse_encoder, path)
+            sparse_encoder = built_sparse_encoder(lexical, path, sparse_encoder)
         with loading(path):
             # Again, for a writer may have replaced it, and removed files it names, before the lock was held.
             files = OpenFiles(path, Manifest.load(path), sparse_encoder)

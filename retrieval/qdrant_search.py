@@ -35,7 +35,7 @@ from .qdrant_points import (
     states_of,
     states_rows_of,
 )
-from .qdrant_words import query_vector
+from .qdrant_words import learned_vectors, query_vector
 from .reading import StoredBatch
 from .store import Ranked, StoredPassage, Traffic, checked_id
 from .token_states import decode_spans
@@ -211,6 +211,9 @@ class QdrantSearch:
             raise InputError(
                 f"{self.path}: built without a lexical index; build it again with one for bm25, sparse and hybrid"
             )
+        if not self._contents.keeps_bm25:
+            vectors = learned_vectors(self._contents.sparse_encoder.encode_queries(list(queries)))
+            return [Nearest("words", vector) for vector in vectors]
         passages, frequency = self._contents.now().passages, self._contents.frequency
         return [Nearest("words", query_vector(query, passages, frequency)) for query in queries]
 
@@ -248,7 +251,7 @@ class QdrantSearch:
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find passages that share words with a query, by BM25; see `sightline.Index.search_lexical`."""
+        """Find passages by BM25 or learned sparse vectors; see `sightline.Index.search_lexical`."""
         return self._search(self._by_words([query]), k, where)[0]
 
     def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
