@@ -1,28 +1,35 @@
-"""Two servers on one store in Qdrant, with clients that search both while others write through both.
+"""Stores in Qdrant: whether they give the results of a folder, and what becomes of them under load.
 
+    python -m sightline.benchmarks.stores compare data/scifact scifact.index qdrant-edge:scifact.q --rerank minilm
     python -m sightline.benchmarks.stores two-servers --requests 10000    (needs httpx and the extras qdrant, serve)
 
-Every answer is compared with what may be right at that time. A document that was there, by a confirmed write, before a
+``compare`` searches two copies of an index for the queries of a judged collection, and compares the results of each
+query. If one of them is on a server, it reports the requests and bytes of a search.
+
+``two-servers`` runs two servers on one store, with clients that search both while others write through both. Every
+answer is compared with what may be right at that time. A document that was there, by a confirmed write, before a
 request was sent, and that nobody changed until it was answered, must be found; one that was not there must not. While a
 write goes on, the state before it and the state after it are both right, but nothing in between. Texts, passages and
 evidence must be those of one of these states.
 
-Without ``--url``, Qdrant is the local mode of its client behind an HTTP server, in a process of its own.
+Without ``--url``, the store is the local mode of its client behind an HTTP server, in a process of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import random
 import re
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -31,10 +38,19 @@ import typer
 from ..cli.running import Command
 from ..documents import Document
 from ..errors import InputError, MissingExtraError
-from ..retrieval.stores import build_store
+from ..eval.loading import load_dataset
+from ..eval.metrics import measure_rankings
+from ..rerank.loading import load_reranker
+from ..retrieval.fusion import RRF_CONSTANT
+from ..retrieval.store import Traffic
+from ..retrieval.stores import build_store, open_store
+from ..search.candidates import CandidateList
+from ..search.first_stage import DENSE_WEIGHT
+from ..search.results import Hit, SearchResult
+from ..search.searcher import Searcher
 from .timing import print_report
 
-__all__ = ["History", "two_servers"]
+__all__ = ["History", "compare", "same_ranking", "two_servers"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -44,11 +60,162 @@ _TOPICS = ("volcanoes", "rivers", "engines", "bakers", "comets", "violins", "sol
 _VERBS = ("smoke", "flood", "roar", "knead", "glow", "sing", "march", "melt")
 _CANDIDATES = 20
 _SHOWN = 10  # wrong answers
+_TOLERANCE = 1e-4  # between equal scores, for scores above 1 relative to them
 
 
 @app.callback()
 def main() -> None:
     """Measure stores that other processes keep."""
+
+
+@app.command(cls=Command)
+def compare(
+    collection: Annotated[str, typer.Argument(help="The judged collection that both indexes were built from.")],
+    expected: Annotated[str, typer.Argument(help="The index whose results are right, such as a folder.")],
+    compared: Annotated[str, typer.Argument(help="The index to compare with it, such as a store in Qdrant.")],
+    queries: Annotated[int | None, typer.Option(help="Number of queries. All of them by default.")] = None,
+    first_stage: Annotated[str, typer.Option(help="First stage.")] = "hybrid",
+    fusion: Annotated[str, typer.Option(help="How hybrids fuse: 'rrf', or the weight of dense.")] = str(DENSE_WEIGHT),
+    candidates: Annotated[int, typer.Option(help="Candidates for each query.")] = 100,
+    rerank: Annotated[str, typer.Option(help="Reranker, or 'none'.")] = "none",
+) -> None:
+    """Compare the candidates, hits, evidence and nDCG@10 of two indexes, query by query."""
+    dataset = load_dataset(collection, max_queries=queries)
+    reranker = None if rerank == "none" else load_reranker(rerank)
+    options: dict[str, Any] = {"first_stage": first_stage, "candidates": candidates}
+    options["fusion"] = fusion if fusion == "rrf" else float(fusion)
+    evidence: Any = "sentence" if reranker is not None and reranker.has_evidence else None
+    differing: Counter[str] = Counter({"candidates": 0, "hits": 0, "evidence": 0})
+    runs: list[dict[str, list[str]]] = [{}, {}]
+    times: list[list[float]] = [[], []]
+    asked = Traffic()
+    with open_store(expected) as one, open_store(compared) as other:
+        searchers = [Searcher(store, reranker, **options) for store in (one, other)]
+        deeper, words = Searcher(one, None, candidates=2 * candidates), one.manifest.lexical.name.stage or "bm25"
+        for number, (id, query) in enumerate(dataset.queries.items()):
+            results: list[tuple[CandidateList, SearchResult]] = []
+            for side, searcher in enumerate(searchers):
+                before = dataclasses.replace(searcher.index.traffic or Traffic())
+                started = time.perf_counter()
+                [found] = searcher.candidates([query])
+                results.append((found, searcher.rank(found, k=10, evidence=evidence)))
+                times[side].append(time.perf_counter() - started)
+                runs[side][id] = [hit.id for hit in results[side][1].hits]
+                if (now := searcher.index.traffic) is not None:
+                    asked.requests += now.requests - before.requests
+                    asked.bytes += now.bytes - before.bytes
+            parts: list[dict[str, float]] = []
+            if fusion == "rrf" and first_stage == "hybrid":
+                [lists] = deeper.candidates_each([query], ["dense", words])
+                parts = [_scores(part) for part in lists.values()]
+            for what in _differences(*results, parts, candidates):
+                differing[what] += 1
+                typer.echo(f"query {id}: other {what}", err=True)
+            if not (number + 1) % 50:
+                typer.echo(f"{number + 1} queries, {dict(differing)}", err=True)
+    means = [measure_rankings(dataset.qrels, run, ["nDCG@10"])[0]["nDCG@10"] for run in runs]
+    print_report(
+        {
+            "queries": len(dataset.queries),
+            "first stage": first_stage,
+            "fusion": fusion,
+            "reranker": rerank,
+            "queries with other results": dict(differing),
+            "nDCG@10": means,
+            "median milliseconds": [statistics.median(spent) * 1e3 for spent in times],
+            "requests per search": asked.requests / len(dataset.queries),
+            "bytes received per search": asked.bytes / len(dataset.queries),
+        }
+    )
+    raise typer.Exit(1 if sum(differing.values()) else 0)
+
+
+def _differences(
+    expected: tuple[CandidateList, SearchResult],
+    compared: tuple[CandidateList, SearchResult],
+    parts: Sequence[Mapping[str, float]],
+    depth: int,
+) -> Iterator[str]:
+    """What differs by more than ties and rounding: ``candidates``, ``hits`` and ``evidence``.
+
+    Args:
+        expected: the right candidates and results.
+        compared: those to compare.
+        parts: the right lists, if the candidates are their fusion by reciprocal rank; see `same_fusion`.
+        depth: the length of these lists.
+    """
+    first, second = (_scores(found) for found, _ in (expected, compared))
+    if not (same_fusion(parts, depth, second) if parts else same_ranking(first, second)):
+        yield "candidates"
+    hits, others = ({hit.id: hit for hit in result.hits} for _, result in (expected, compared))
+    scores, other_scores = ({hit.id: hit.score for hit in some.values()} for some in (hits, others))
+    if compared[1].reranker is not None and not same_ranking(scores, other_scores):
+        yield "hits"
+    both = [(hits[id], others[id]) for id in hits.keys() & others.keys()]
+    if any(_marked(hit) != _marked(same) for hit, same in both):
+        yield "evidence"
+
+
+def _scores(found: CandidateList) -> dict[str, float]:
+    return {id: score for id, (_, score) in found.first.items()}
+
+
+def _marked(hit: Hit) -> list[tuple[str, int, int]]:
+    return [(mark.field, mark.start, mark.end) for mark in hit.evidence or ()]
+
+
+def same_ranking(expected: Mapping[str, float], compared: Mapping[str, float]) -> bool:
+    """Whether two rankings are the same up to rounding and the order of ties, also where they were cut off.
+
+    Args:
+        expected: scores by id, best first.
+        compared: other scores.
+
+    Example:
+        >>> same_ranking({"a": 2.0, "b": 1.0}, {"a": 2.0, "c": 1.0}), same_ranking({"a": 2.0}, {"a": 1.0})
+        (True, False)
+    """
+    scores, others = list(expected.values()), list(compared.values())
+    return (
+        len(scores) == len(others)
+        and all(map(_near, scores, others))
+        and all(_near(expected[id], compared[id]) for id in expected.keys() & compared.keys())
+        and all(_near(expected[id], scores[-1]) for id in expected.keys() - compared.keys())
+        and all(_near(compared[id], others[-1]) for id in compared.keys() - expected.keys())
+    )
+
+
+def same_fusion(parts: Sequence[Mapping[str, float]], depth: int, compared: Mapping[str, float]) -> bool:
+    """Whether a ranking is the fusion of lists by reciprocal rank, with ties within the lists in whatever order.
+
+    Args:
+        parts: scores by id, best first, of each list and of what comes after it.
+        depth: the length of the lists.
+        compared: fused scores by id, best first, of as many as were kept.
+
+    Example:
+        >>> parts = [{"a": 3.0, "b": 2.0, "c": 2.0}, {"b": 9.0}]
+        >>> same_fusion(parts, 3, {"b": 1 / 63 + 1 / 61, "a": 1 / 61, "c": 1 / 62})
+        True
+        >>> same_fusion(parts, 3, {"b": 1 / 61 + 1 / 61, "a": 1 / 62, "c": 1 / 63})
+        False
+    """
+    least: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    for part in parts:
+        scores = list(part.values())
+        for id, score in part.items():
+            tied = [rank for rank, other in enumerate(scores, start=1) if _near(score, other)]
+            least[id] += 1 / (RRF_CONSTANT + tied[-1]) if tied[-1] <= depth else 0
+            most[id] += 1 / (RRF_CONSTANT + tied[0]) if tied[0] <= depth else 0
+    rounding, last = 1e-7, min(compared.values(), default=0.0)
+    return all(least[id] - rounding <= score <= most[id] + rounding for id, score in compared.items()) and all(
+        least[id] <= last + rounding for id in least.keys() - compared.keys()
+    )
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= _TOLERANCE * max(1.0, abs(one), abs(other))
 
 
 @dataclass(slots=True)

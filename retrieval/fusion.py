@@ -7,12 +7,14 @@ from typing import TypeVar
 
 from ..errors import InputError
 
-__all__ = ["reciprocal_rank", "weighted_sum"]
+__all__ = ["RRF_CONSTANT", "reciprocal_rank", "weighted_sum"]
 
+RRF_CONSTANT = 60
+"""The damping constant of reciprocal rank fusion, as in the paper."""
 Id = TypeVar("Id", bound=Hashable)
 
 
-def reciprocal_rank(runs: Sequence[Mapping[Id, float]], k: int = 60) -> dict[Id, float]:
+def reciprocal_rank(runs: Sequence[Mapping[Id, float]], k: int = RRF_CONSTANT) -> dict[Id, float]:
     """Fuse rankings by reciprocal rank (Cormack et al., 2009): the sum over runs of ``1 / (k + rank)``, ranks from 1.
 
     Args:

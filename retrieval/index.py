@@ -27,7 +27,7 @@ from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError,
 from ..models.encoder import Encoder, load_encoder
 from ..models.loading import load_reader
 from ..models.reader import BlockReader, DecoderReader, DocumentStates, StoredBlock
-from ..models.sparse import SparseEncoder, load_sparse_encoder
+from ..models.sparse import SparseEncoder
 from .copying import Source, planned_copy, synchronise
 from .faiss_index import new_structure
 from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
@@ -47,9 +47,9 @@ from .planning import (
 )
 from .reading import BatchReading, ReadingPlan, StoredBatch
 from .sources import as_documents
-from .store import StoredPassage, Traffic, checked_id, checked_ids
+from .store import Ranked, StoredPassage, Traffic, checked_id, checked_ids
 from .token_states import decode_spans
-from .words import check_sparse_encoder
+from .words import built_sparse_encoder
 from .writing import BATCH_PASSAGES, PATIENCE, Writer
 
 if TYPE_CHECKING:
@@ -156,9 +156,7 @@ class Index:
         check_backend(backend, encoder)
         lexical = Manifest.load(path).lexical
         if sparse_encoder is not None:
-            if isinstance(sparse_encoder, str):
-                sparse_encoder = load_sparse_encoder(sparse_encoder, revision=lexical.revision or None)
-            check_sparse_encoder(lexical, sparse_encoder, path)
+            sparse_encoder = built_sparse_encoder(lexical, path, sparse_encoder)
         with loading(path):
             # Again, for a writer may have replaced it, and removed files it names, before the lock was held.
             files = OpenFiles(path, Manifest.load(path), sparse_encoder)
@@ -601,6 +599,25 @@ class Index:
                 # The lexical index knows passages by now that this state of the others does not.
                 rows, scores = lexical.search(query, most + max(0, store.rows() - known))
         return rows[rows < known][:k], scores[rows < known][:k]
+
+    def search_both(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[list[Ranked], list[Ranked]]:
+        """Search by embeddings and by words.
+
+        Args:
+            queries: the texts of Q queries.
+            k: the number of passages to find for each query by each of the two.
+            where: a metadata filter; see `DocumentStore.live`.
+
+        Returns:
+            For each query, the rows and scores of `search_dense`; and for each query, those of `search_lexical`.
+
+        Raises:
+            SightlineError: see `search_dense` and `search_lexical`.
+        """
+        dense = self.search_dense(queries, k, where)
+        return list(zip(*dense, strict=True)), [self.search_lexical(query, k, where) for query in queries]
 
     def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
         """Score given passages with BM25 by the statistics of this index: float64 (N,), 0 without a query word.

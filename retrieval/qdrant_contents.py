@@ -13,12 +13,14 @@ import numpy as np
 
 from ..documents import encodable
 from ..errors import IndexCorruptError, IndexMismatchError
+from ..models.sparse import SparseEncoder
 from .filters import Filter
 from .manifest import Manifest
 from .qdrant_engines import Engine
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, translated
 from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, load_manifest, row_of
 from .token_states import states_form
+from .words import built_sparse_encoder
 
 __all__ = ["Contents", "Statistics"]
 
@@ -69,6 +71,7 @@ class Contents:
         self.form = None if states.dim is None else states_form(states.kind, states.dim)
         self._counted: Statistics | None = None
         self._table: np.ndarray | None = None
+        self._sparse_encoder: SparseEncoder | None = None
 
     @property
     def path(self) -> str:
@@ -79,6 +82,27 @@ class Contents:
     def keeps_words(self) -> bool:
         """Whether there are vectors of words."""
         return self.manifest.lexical.engine != "none"
+
+    @property
+    def keeps_bm25(self) -> bool:
+        """Whether these are vectors for BM25."""
+        return self.manifest.lexical.name.stage == "bm25"
+
+    @property
+    def sparse_encoder(self) -> SparseEncoder:
+        """The encoder of learned sparse vectors, which is loaded and checked when it is first needed."""
+        if self._sparse_encoder is None:
+            self._sparse_encoder = built_sparse_encoder(self.manifest.lexical, self.path)
+        return self._sparse_encoder
+
+    def take_sparse_encoder(self, encoder: str | SparseEncoder) -> SparseEncoder:
+        """Use an encoder in the place of the index's own.
+
+        Raises:
+            IndexMismatchError: if it gives other weights.
+        """
+        self._sparse_encoder = built_sparse_encoder(self.manifest.lexical, self.path, encoder)
+        return self._sparse_encoder
 
     # -- points ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import IndexLockedError, IndexStoreError, MissingExtraError
 from .files import exchange
-from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Part, Plan, Point, as_uuid, number_of
+from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Nearest, Part, Plan, Point, as_uuid, number_of
 from .qdrant_filters import Among, Between, HasVector, Where
 
 __all__ = ["EdgeEngine"]
@@ -210,21 +210,19 @@ class EdgeEngine(Engine):
         # Where none is asked for, a record's vector is None, or empty.
         return {number_of(record.id): (record.payload or {}) | (record.vector or {}) for record in records}
 
-    def nearest(
-        self, using: str, vectors: Sequence[Any], k: int, where: Where, fields: Sequence[str], *, exact: bool = True
-    ) -> list[list[Hit]]:
-        """See `Engine.nearest`."""
+    def search(self, searches: Sequence[Nearest], k: int, where: Where, fields: Sequence[str]) -> list[list[Hit]]:
+        """See `Engine.search`."""
         edge, filter = self._edge, self._filter(where)
         requests = [
             edge.QueryRequest(
                 limit=k,
-                query=edge.Query.Nearest(self._vector(vector), using=using),
+                query=edge.Query.Nearest(self._vector(one.vector), using=one.using),
                 filter=filter,
-                params=edge.SearchParams(exact=exact),
+                params=edge.SearchParams(exact=one.exact),
                 with_payload=list(fields) or False,
                 with_vector=False,
             )
-            for vector in vectors
+            for one in searches
         ]
         answers = self._do("passages", "query_batch", edge.QueryBatchRequest(requests))
         return [[Hit(number_of(p.id), p.score, p.payload or {}) for p in points] for points in answers]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from .qdrant_filters import BIG, MARKS, NUMBERS, TEXTS, Where
 from .store import Traffic
 
-__all__ = ["PAGE", "Engine", "FieldKind", "Hit", "Part", "Plan", "Point", "as_uuid", "number_of"]
+__all__ = ["PAGE", "Engine", "FieldKind", "Hit", "Nearest", "Part", "Plan", "Point", "as_uuid", "number_of"]
 
 Part = Literal["passages", "states"]
 FieldKind = Literal["keyword", "integer", "float"]
@@ -44,6 +44,20 @@ class Hit(NamedTuple):
     id: int
     score: float
     payload: dict[str, Any]
+
+
+class Nearest(NamedTuple):
+    """A search for the passages with the largest inner product.
+
+    Args:
+        using: the name of the vectors, ``dense`` or ``words``.
+        vector: the vector of the query: a list of floats, or a mapping for ``words``.
+        exact: whether to compare all vectors, even if there is a graph over them.
+    """
+
+    using: str
+    vector: Any
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +131,8 @@ class Engine(ABC):
         """Fields of the payload of those points that are there, by id; ``dense`` adds their embedding, so named."""
 
     @abstractmethod
-    def nearest(
-        self, using: str, vectors: Sequence[Any], k: int, where: Where, fields: Sequence[str], *, exact: bool = True
-    ) -> list[list[Hit]]:
-        """The best ``k`` passages for each of some vectors, by inner product, best first."""
+    def search(self, searches: Sequence[Nearest], k: int, where: Where, fields: Sequence[str]) -> list[list[Hit]]:
+        """The best ``k`` passages of each search, best first, in one request."""
 
     @abstractmethod
     def count(self, where: Where) -> int:

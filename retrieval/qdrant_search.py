@@ -18,7 +18,7 @@ from ..models.reader import DocumentStates
 from .manifest import Manifest
 from .planning import load_built_encoder
 from .qdrant_contents import Contents
-from .qdrant_engines import PAGE, Engine, Hit
+from .qdrant_engines import PAGE, Engine, Hit, Nearest
 from .qdrant_filters import Where
 from .qdrant_points import (
     FETCHED,
@@ -35,9 +35,9 @@ from .qdrant_points import (
     states_of,
     states_rows_of,
 )
-from .qdrant_words import query_vector
+from .qdrant_words import learned_vectors, query_vector
 from .reading import StoredBatch
-from .store import StoredPassage, Traffic, checked_id
+from .store import Ranked, StoredPassage, Traffic, checked_id
 from .token_states import decode_spans
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRIALS = 3
+_SEARCHES = 64  # in one request, so that a long batch does not exceed its time
 _WAITS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds, for a document that is being written
 
 
@@ -177,28 +178,62 @@ class QdrantSearch:
         """
         if isinstance(queries, str):
             raise InputError("search_dense takes a list of queries; for one, a list of one")
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
+        lists = self._search(self._by_embedding(queries), k, where)
+        width = max((len(found) for found, _ in lists), default=0)
+        rows = np.full((len(lists), width), -1, dtype=object)
+        scores = np.full((len(lists), width), -np.inf, dtype=np.float32)
+        for place, (found, values) in enumerate(lists):
+            rows[place, : len(found)], scores[place, : len(found)] = found, values
+        return rows, scores
+
+    def search_both(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[list[Ranked], list[Ranked]]:
+        """Search by embeddings and by words, in one request for many queries; see `sightline.Index.search_both`."""
+        dense, words = self._by_embedding(queries), self._by_words(queries)
+        lists = self._search([*dense, *words], k, where)
+        return lists[: len(dense)], lists[len(dense) :]
+
+    def _by_embedding(self, queries: Sequence[str]) -> list[Nearest]:
         if not self.manifest.encoder.dim:
             raise InputError(
                 f"{self.path}: built without embeddings (encoder none), so it can only be searched with bm25; "
                 "build it again with an encoder for dense and hybrid"
             )
-        conditions = self._contents.conditions(where)
         vectors = self.encoder.encode_queries(list(queries))
         if not np.isfinite(vectors).all():
             raise InputError("the encoder gave NaN or infinity for a query")
         exact = self.manifest.faiss.factory == "Flat"
-        lists = (
-            self.engine.nearest("dense", vectors.tolist(), k, conditions, self._watched, exact=exact) if queries else []
-        )
-        width = max((len(hits) for hits in lists), default=0)
-        rows = np.full((len(lists), width), -1, dtype=object)
-        scores = np.full((len(lists), width), -np.inf, dtype=np.float32)
-        for place, hits in enumerate(lists):
-            self._found(hits)
-            rows[place, : len(hits)], scores[place, : len(hits)] = _ordered(hits)
-        return rows, scores
+        return [Nearest("dense", vector, exact) for vector in vectors.tolist()]
+
+    def _by_words(self, queries: Sequence[str]) -> list[Nearest]:
+        if not self._contents.keeps_words:
+            raise InputError(
+                f"{self.path}: built without a lexical index; build it again with one for bm25, sparse and hybrid"
+            )
+        if not self._contents.keeps_bm25:
+            vectors = learned_vectors(self._contents.sparse_encoder.encode_queries(list(queries)))
+            return [Nearest("words", vector) for vector in vectors]
+        passages, frequency = self._contents.now().passages, self._contents.frequency
+        return [Nearest("words", query_vector(query, passages, frequency)) for query in queries]
+
+    def _search(self, searches: Sequence[Nearest], k: int, where: Where | Mapping[str, Any] | None) -> list[Ranked]:
+        """Do searches, many in one request: the rows and scores of each, best first, ties by row."""
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        conditions = where if isinstance(where, Where) else self._contents.conditions(where)
+        asked = [place for place, one in enumerate(searches) if one.vector]  # a query may have no words
+        found: list[list[Hit]] = [[] for _ in searches]
+        for start in range(0, len(asked), _SEARCHES):
+            places = asked[start : start + _SEARCHES]
+            lists = self.engine.search([searches[place] for place in places], k, conditions, self._watched)
+            for place, hits in zip(places, lists, strict=True):
+                found[place] = sorted(hits, key=lambda hit: (-hit.score, hit.id))
+                self._found(hits)
+        return [
+            (np.array([hit.id for hit in hits], dtype=object), np.array([hit.score for hit in hits], dtype=np.float64))
+            for hits in found
+        ]
 
     def search_multivector(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
@@ -216,23 +251,8 @@ class QdrantSearch:
     def search_lexical(
         self, query: str, k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find passages that share words with a query, by BM25; see `sightline.Index.search_lexical`."""
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
-        return self._by_words(query, k, self._contents.conditions(where))
-
-    def _by_words(self, query: str, k: int, where: Where) -> tuple[np.ndarray, np.ndarray]:
-        if self.manifest.lexical.engine == "none":
-            raise InputError(
-                f"{self.path}: built without a lexical index; build it again with one for bm25, sparse and hybrid"
-            )
-        vector = query_vector(query, self._contents.now().passages, self._contents.frequency)
-        hits: list[Hit] = []
-        if vector:
-            [hits] = self.engine.nearest("words", [vector], k, where, self._watched)
-        self._found(hits)
-        rows, scores = _ordered(hits)
-        return np.array(rows, dtype=object), np.array(scores, dtype=np.float64)
+        """Find passages by BM25 or learned sparse vectors; see `sightline.Index.search_lexical`."""
+        return self._search(self._by_words([query]), k, where)[0]
 
     def bm25(self, query: str, rows: Sequence[int]) -> np.ndarray:
         """Score given passages with BM25; see `sightline.Index.bm25`."""
@@ -241,7 +261,7 @@ class QdrantSearch:
         if not asked:
             return np.zeros(0)
         only = Where(ids=tuple(dict.fromkeys(asked)))
-        found, scores = self._by_words(query, len(asked), only)
+        [(found, scores)] = self._search(self._by_words([query]), len(asked), only)
         by_row = dict(zip(found.tolist(), scores.tolist(), strict=True))
         return np.array([by_row.get(row, 0.0) for row in asked])
 
@@ -422,9 +442,3 @@ class QdrantSearch:
     def decoder_states(self, passages: Sequence[StoredPassage]) -> list[StoredBlock | None] | None:
         """Return None: decoder states are not kept in Qdrant."""
         return None
-
-
-def _ordered(hits: Sequence[Hit]) -> tuple[list[int], list[float]]:
-    """Rows and scores, best first, ties by row."""
-    ordered = sorted(hits, key=lambda hit: (-hit.score, hit.id))
-    return [hit.id for hit in ordered], [hit.score for hit in ordered]

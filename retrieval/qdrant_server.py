@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import IndexStoreError, InputError, MissingExtraError
 from ..settings import Range
 from ..wording import quoted
-from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Part, Plan, Point, as_uuid, number_of
+from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Nearest, Part, Plan, Point, as_uuid, number_of
 from .qdrant_filters import Among, Between, HasVector, Where
 from .store import Traffic
 
@@ -249,21 +249,19 @@ class ServerEngine(Engine):
         # Where none is asked for, a record's vector is None, or empty.
         return {number_of(record.id): (record.payload or {}) | (record.vector or {}) for record in records}
 
-    def nearest(
-        self, using: str, vectors: Sequence[Any], k: int, where: Where, fields: Sequence[str], *, exact: bool = True
-    ) -> list[list[Hit]]:
-        """See `Engine.nearest`."""
+    def search(self, searches: Sequence[Nearest], k: int, where: Where, fields: Sequence[str]) -> list[list[Hit]]:
+        """See `Engine.search`."""
         models, filter = self._models, self._filter(where)
         requests = [
             models.QueryRequest(
-                query=self._vector(vector),
-                using=using,
+                query=self._vector(one.vector),
+                using=one.using,
                 filter=filter,
-                params=models.SearchParams(exact=True) if exact and using == "dense" and self._own else None,
+                params=models.SearchParams(exact=True) if one.exact and one.using == "dense" and self._own else None,
                 limit=k,
                 with_payload=list(fields) or False,
             )
-            for vector in vectors
+            for one in searches
         ]
         answers = self._ask(self._client.query_batch_points, self._called("passages"), requests)
         return [[Hit(number_of(p.id), p.score, p.payload or {}) for p in answer.points] for answer in answers]

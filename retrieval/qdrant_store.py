@@ -18,7 +18,8 @@ from typing import Any, Self
 from ..documents import Document
 from ..errors import DataError, IndexMismatchError, IndexStoreError, InputError
 from ..models.encoder import Encoder, load_encoder
-from ..names import StoreName
+from ..models.sparse import SparseEncoder
+from ..names import LexicalName, StoreName
 from .copying import Source, planned_copy, synchronise
 from .manifest import FaissRecord, LexicalRecord, Manifest
 from .passages import passage_batches
@@ -72,6 +73,7 @@ class QdrantStore(QdrantSearch):
         self._writer = QdrantWriter(self._contents)
         self._options = dict(options or {})
         self._given_encoder: Encoder | None = None
+        self._sparse_encoder: SparseEncoder | None = None
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -87,8 +89,8 @@ class QdrantStore(QdrantSearch):
             retries: the number of times that a request is sent again; see `open`.
             client: a client for the server; see `open`.
             settings: the fields of `sightline.retrieval.planning.IndexSettings`. ``faiss`` is ``Flat``, for exact
-                search, or ``HNSWM``, for Qdrant's graph with M links. ``lexical`` is BM25 of the store's own, or
-                ``"none"``.
+                search, or ``HNSWM``, for Qdrant's graph with M links. ``lexical`` is ``fts5``, ``sparse:MODEL`` or
+                ``none``; in Qdrant, ``fts5`` means BM25 by sparse vectors.
 
         Raises:
             IndexStoreError: if there is a complete index, or the server cannot be reached.
@@ -139,6 +141,7 @@ class QdrantStore(QdrantSearch):
         *,
         encoder: str | Encoder | None = None,
         backend: str | None = None,
+        sparse_encoder: str | SparseEncoder | None = None,
         timeout: float = 60.0,
         retries: int = 3,
         client: Any = None,
@@ -152,6 +155,8 @@ class QdrantStore(QdrantSearch):
             encoder: an encoder to use in the place of the index's own; it must give the same embeddings. If None, the
                 index's own is loaded when it is first needed.
             backend: the library that reads queries and added documents; see `sightline.Index.open`.
+            sparse_encoder: an encoder of learned sparse vectors to use in the place of the index's own; see
+                `sightline.Index.open`.
             timeout: the number of seconds to wait for a server's answer to one request.
             retries: the number of times that a request to a server is sent again after a lost connection, 429 or 503.
             client: a ``QdrantClient`` to use for a server. If None, one is made.
@@ -162,7 +167,7 @@ class QdrantStore(QdrantSearch):
             IndexStoreError: if there is no index, or the server cannot be reached.
             IndexCorruptError: if the manifest is damaged, the collection has other vectors than it says, or passages
                 lack their vectors.
-            IndexMismatchError: if ``encoder`` differs from the one that the index was built with.
+            IndexMismatchError: if ``encoder`` or ``sparse_encoder`` differs from the one that the index was built with.
         """
         options = {"timeout": timeout, "retries": retries, "client": client}
         check_backend(backend, encoder)
@@ -173,6 +178,8 @@ class QdrantStore(QdrantSearch):
             store = cls(engine, load_manifest(engine), options=options)
             store._contents.check_vectors(passages=verify)
             store._backend = backend
+            if sparse_encoder is not None:
+                store._sparse_encoder = store._contents.take_sparse_encoder(sparse_encoder)
             if encoder is not None:
                 if isinstance(encoder, str):
                     encoder = load_encoder(encoder, **reading_by(backend))
@@ -379,6 +386,8 @@ class QdrantStore(QdrantSearch):
         options = {name: value for name, value in self._options.items() if value is not None}
         if self._given_encoder is None and self._backend is not None:
             options["backend"] = self._backend
+        if self._sparse_encoder is not None:
+            options["sparse_encoder"] = self._sparse_encoder
         return _open_again, (self.path, self._given_encoder, options)
 
     def __enter__(self) -> Self:
@@ -497,16 +506,17 @@ def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
             f"in Qdrant, faiss is 'Flat', for exact search, or 'HNSWM' such as 'HNSW32', without parameters; not "
             f"{settings.faiss!r} {settings.faiss_parameters!r}".rstrip(" '")
         )
-    if settings.lexical not in ("fts5", "none"):
-        raise InputError(f"in Qdrant, words are searched by BM25 of the store's own, not by {settings.lexical!r}")
+    lexical = LexicalName.parse(settings.lexical)
+    if lexical.engine not in ("fts5", "none", "sparse"):
+        raise InputError(
+            f"a store in Qdrant has its own BM25, so lexical must be 'fts5', 'sparse:MODEL' or 'none', not "
+            f"{settings.lexical!r}"
+        )
     if settings.decoder_states is not None:
         raise InputError("decoder states are not kept in Qdrant; build an index in a folder for them")
     planned = plan(dataclasses.replace(settings, faiss="Flat"), model)
-    return dataclasses.replace(
-        planned,
-        faiss=FaissRecord(settings.faiss, ""),
-        lexical=LexicalRecord("none" if settings.lexical == "none" else "qdrant"),
-    )
+    words = LexicalRecord("qdrant") if lexical.stage == "bm25" else planned.lexical
+    return dataclasses.replace(planned, faiss=FaissRecord(settings.faiss, ""), lexical=words)
 
 
 def _refuse_foreign(engine: Engine) -> None:

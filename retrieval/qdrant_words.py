@@ -1,14 +1,18 @@
-"""BM25 in Qdrant: sparse vectors whose inner product with a query's is the score that FTS5 gives.
+"""Words in Qdrant: sparse vectors whose inner product with a query's is the score that an index in a folder gives.
 
-A passage's vector holds, for each term, what its count and the passage's length make of it; a query's holds how rare
-the terms are now. Qdrant's own inverse document frequency (the modifier ``idf``) is another formula, it counts passages
-that are deleted until a segment is written anew, and it counts each shard by itself. So the store counts the passages
-that have a term, when a query needs it, in an index of the terms: that stays right whoever writes.
+Learned sparse vectors are kept as their model gives them.
+
+For BM25, the vector of a passage holds, for each term, what its count and the length of the passage contribute to the
+score. The vector of a query holds how rare the terms are now. Qdrant's own inverse document frequency (the modifier
+``idf``) is another formula. It counts deleted passages until a segment is written again, and it counts each shard by
+itself. So the store counts the passages that have a term when a query needs it, in an index of the terms. This stays
+right whoever writes.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -16,11 +20,12 @@ from dataclasses import dataclass
 
 import xxhash
 
+from ..models.sparse import SparseVectors
 from .analysis import beginnings
 from .bm25 import indexed_terms, inverse_frequency, saturated, stems_of
 from .fts5 import query_words
 
-__all__ = ["PassageWords", "passage_words", "query_vector"]
+__all__ = ["PassageWords", "learned_vectors", "passage_words", "query_vector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,22 @@ def passage_words(texts: Sequence[str]) -> list[PassageWords]:
             for letter in beginnings(term):
                 counts[place][letter + "*"] += count
     return [PassageWords(dict(sorted(count.items())), length) for count, length in zip(counts, lengths, strict=True)]
+
+
+def learned_vectors(vectors: SparseVectors) -> list[dict[int, float]]:
+    """Learned sparse vectors, each as a mapping of terms to weights.
+
+    Args:
+        vectors: N vectors.
+
+    Example:
+        >>> import numpy as np
+        >>> learned_vectors(SparseVectors.of(np.array([[0, 2.5, 1], [0, 0, 0]], dtype=np.float32)))
+        [{1: 2.5, 2: 1.0}, {}]
+    """
+    terms, weights = vectors.terms.tolist(), vectors.weights.tolist()
+    places = itertools.pairwise(vectors.offsets.tolist())
+    return [dict(zip(terms[first:stop], weights[first:stop], strict=True)) for first, stop in places]
 
 
 def query_vector(query: str, passages: int, frequency: Callable[[str], int]) -> dict[int, float]:

@@ -47,7 +47,7 @@ from .qdrant_points import (
     version_row,
     versioned,
 )
-from .qdrant_words import PassageWords, passage_words
+from .qdrant_words import PassageWords, learned_vectors, passage_words
 from .reading import Batch, StoredBatch, read_batch
 from .shards import Shard, ShardStream
 from .store import as_json, digest_of
@@ -286,8 +286,7 @@ class QdrantWriter:
         if batch.states is not None and self._contents.form is not None:
             rows = self._contents.form.encode(batch.states, self._learnt(batch.states) if len(batch.states) else None)
         contents = [passage.contents for _, passages in batch.documents for passage in passages]
-        words = passage_words(contents) if self._contents.keeps_words else []
-        mean = self._mean([one.length for one in words]) if words else 0.0
+        words = self._words(contents)
         states: list[Point] = []
         heads: list[Point] = []
         others: list[Point] = []
@@ -317,14 +316,10 @@ class QdrantWriter:
                     if batch.vectors is not None:
                         vectors["dense"] = batch.vectors[place].tolist()
                     if words:
-                        own = words[place]
-                        payload |= {
-                            "length": own.length,
-                            "words": list(own.counts),
-                            "counts": list(own.counts.values()),
-                        }
-                        if own.counts:
-                            vectors["words"] = own.vector(mean)
+                        fields, vector = words[place]
+                        payload |= fields
+                        if vector:
+                            vectors["words"] = vector
                     if rows is not None:
                         kept = {"digest": digest, "states": encoded(rows[first:stop])}
                         if batch.spans is not None:
@@ -334,6 +329,20 @@ class QdrantWriter:
                 row = version_row(base, digest) + number if number else base
                 (others if number else heads).append(Point(row, vectors, payload))
         return states, others, heads
+
+    def _words(self, contents: Sequence[str]) -> list[tuple[dict[str, Any], dict[int, float]]]:
+        """What is kept of the words of passages: fields of the payload and a sparse vector; empty if nothing is."""
+        if not self._contents.keeps_words or not contents:
+            return []
+        if not self._contents.keeps_bm25:
+            vectors = learned_vectors(self._contents.sparse_encoder.encode_documents(contents))
+            return [({"length": len(vector)}, vector) for vector in vectors]
+        words = passage_words(contents)
+        mean = self._mean([one.length for one in words])
+        return [
+            ({"length": one.length, "words": list(one.counts), "counts": list(one.counts.values())}, one.vector(mean))
+            for one in words
+        ]
 
     def _version(self, digest: str, there: Any) -> int:
         """The number of a new version of a document.
@@ -380,8 +389,8 @@ class QdrantWriter:
         return self._known_mean
 
     def settle(self, drift: float = _DRIFT) -> None:
-        """Make the vectors of words anew if the mean length has moved by more than this."""
-        if not self._contents.keeps_words:
+        """Make the vectors for BM25 anew if the mean length has moved by more than this."""
+        if not self._contents.keeps_bm25:
             return
         now, used = self._contents.now(), self._mean([])
         if not now.passages or abs(now.mean / used - 1) <= drift:

@@ -23,7 +23,11 @@ from ..errors import IndexCorruptError, IndexStoreError, InputError
 from .files import RESTORE
 from .filters import Filter
 
-__all__ = ["DocumentStore", "Segment", "StoredPassage", "Traffic", "as_json", "checked_id", "checked_ids", "digest_of"]
+__all__ = ["DocumentStore", "Ranked", "Segment", "StoredPassage", "Traffic"]
+__all__ += ["as_json", "checked_id", "checked_ids", "digest_of"]
+
+Ranked = tuple[np.ndarray, np.ndarray]
+"""The rows that a search found, and their scores, best first."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(

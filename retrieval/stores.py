@@ -14,7 +14,7 @@ from ..documents import Document
 from ..names import StoreName
 from .manifest import Manifest
 from .reading import StoredBatch
-from .store import StoredPassage, Traffic
+from .store import Ranked, StoredPassage, Traffic
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder
@@ -61,6 +61,11 @@ class Store(Protocol):
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the passages with the nearest embeddings: rows and scores (Q, K), padded with -1 and -inf."""
+
+    def search_both(
+        self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
+    ) -> tuple[list[Ranked], list[Ranked]]:
+        """Search by embeddings and by words, on a server in one request: for each query, rows and scores of both."""
 
     def search_multivector(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None

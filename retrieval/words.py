@@ -27,7 +27,7 @@ from .sparse_index import SparseIndex, SparsePostings
 from .store import DocumentStore
 from .tantivy_index import TantivyIndex
 
-__all__ = ["FOLDERS", "Words", "check_sparse_encoder", "open_words"]
+__all__ = ["FOLDERS", "Words", "built_sparse_encoder", "open_words"]
 
 FOLDERS = _LUCENE, _TANTIVY, _SPARSE = ("lucene", "tantivy", "sparse")
 """Folders of engines, within that of the index."""
@@ -236,37 +236,42 @@ class _SparseWords(_WordsBeside):
         """The encoder by which the index was built."""
         if self._encoder is not None:
             return self._encoder
-        name = self._record.model or ""
-        try:
-            encoder = load_sparse_encoder(name, revision=self._record.revision or None)
-        except ModelError as error:
-            raise ModelError(
-                f"{self._folder}: its sparse encoder {name!r} cannot be loaded ({error}); if the model was moved, open "
-                "the index with sparse_encoder= and the new path"
-            ) from error
-        check_sparse_encoder(self._record, encoder, self._folder)
-        return encoder
+        return built_sparse_encoder(self._record, self._folder)
 
 
-def check_sparse_encoder(record: LexicalRecord, encoder: SparseEncoder, folder: Path) -> None:
-    """Refuse a sparse encoder that gives other weights than those that an index keeps.
+def built_sparse_encoder(
+    record: LexicalRecord, index: object, encoder: str | SparseEncoder | None = None
+) -> SparseEncoder:
+    """Load and check the sparse encoder that an index was built with.
 
     Args:
         record: the manifest's record of the words of the index.
-        encoder: the encoder to check.
-        folder: the folder of the index.
+        index: the name of the index, for messages.
+        encoder: an encoder to use in its place, or the path of one. If None, the one that the record names.
 
     Raises:
-        IndexMismatchError: if it is another, or the index keeps no learned sparse vectors.
+        ModelError: if it cannot be loaded.
+        IndexMismatchError: if it gives other weights than those that the index keeps, or the index keeps no learned
+            sparse vectors.
     """
     if record.engine != "sparse":
-        raise IndexMismatchError(f"{folder}: keeps no learned sparse vectors; open it without sparse_encoder")
+        raise IndexMismatchError(f"{index}: keeps no learned sparse vectors; open it without sparse_encoder")
+    if encoder is None or isinstance(encoder, str):
+        name = encoder or record.model or ""
+        try:
+            encoder = load_sparse_encoder(name, revision=record.revision or None)
+        except ModelError as error:
+            raise ModelError(
+                f"{index}: its sparse encoder {name!r} cannot be loaded ({error}); if the model was moved, open "
+                "the index with sparse_encoder= and the new path"
+            ) from error
     if (encoder.revision, encoder.dim) != (record.revision, record.dim):
         raise IndexMismatchError(
-            f"{folder}: built with the sparse encoder {record.model!r} of revision {record.revision!r} ({record.dim} "
+            f"{index}: built with the sparse encoder {record.model!r} of revision {record.revision!r} ({record.dim} "
             f"terms), and {encoder.name!r} is {encoder.revision!r} ({encoder.dim} terms); open it with its own, or "
             "build it again"
         )
+    return encoder
 
 
 def _add_rows(engine: LexicalIndex, store: DocumentStore, rows: Sequence[int], at_once: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,7 @@ from ..names import FUSED_STAGES, WORD_STAGES, FirstStage
 from ..retrieval.fusion import reciprocal_rank, weighted_sum
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ..retrieval.store import Ranked
     from ..retrieval.stores import Store
 
 __all__ = ["DENSE_WEIGHT", "Found", "retrieve"]
@@ -23,8 +23,8 @@ __all__ = ["DENSE_WEIGHT", "Found", "retrieve"]
 # and by the worst.
 DENSE_WEIGHT = 0.7
 
-_Find = Callable[[int], "tuple[np.ndarray, np.ndarray]"]
-_Search = Callable[[Sequence[str], int, Mapping[str, Any] | None], "tuple[np.ndarray, np.ndarray]"]
+_Find = Callable[[int], "Ranked"]
+_Search = Callable[[Sequence[str], int], "list[Ranked]"]
 
 
 @dataclass(slots=True)
@@ -101,16 +101,18 @@ def retrieve(
         lexical.check(stage, str(index.path))
     words: FirstStage = lexical.stage or "bm25"
     fused = {stage: _parts(index, stage) for stage in stages if stage in FUSED_STAGES}
-    needed = {*stages, *(part for parts in fused.values() for part in parts)}
+    depth, searches = _depth(index, candidates), _searches(index, words, where)
+    needed = {part for parts in fused.values() for part in (*parts, words)}
+    needed |= {words if stage in WORD_STAGES else stage for stage in stages if stage not in fused}
+    first = {stage: partial(search, queries, depth) for stage, search in searches.items() if stage in needed}
+    if "dense" in needed and not {"dense", words} & set(stages):
+        # Only their fusion is asked for, so that nobody needs the time of each, and one request can do both.
+        both = functools.cache(partial(index.search_both, queries, depth, where))
+        first |= {"dense": lambda: both()[0], words: lambda: both()[1]}
     by_stage: dict[FirstStage, list[Found]] = {}
-    if "dense" in needed:
-        dense = partial(_by_vectors, index, index.search_dense, queries, candidates, where)
-        by_stage["dense"] = _timed(len(queries), dense)
-    if "multivector" in needed:
-        multivector = partial(_by_vectors, index, index.search_multivector, queries, candidates, where)
-        by_stage["multivector"] = _timed(len(queries), multivector)
-    if fused or any(stage in WORD_STAGES for stage in stages):
-        by_stage[words] = _timed(len(queries), partial(_by_words, index, queries, candidates, where))
+    for stage, search in first.items():
+        find = partial(_widened, index, search, depth, candidates, queries, searches[stage])
+        by_stage[stage] = _timed(len(queries), find)
     for stage, names in fused.items():
         lists = list(zip(*(by_stage[name] for name in names), by_stage[words], strict=True))
         by_stage[stage] = _timed(len(queries), partial(_all_fused, lists, candidates, how))
@@ -126,34 +128,44 @@ def _parts(index: Store, stage: FirstStage) -> list[FirstStage]:
     return [part for part in parts if embedded or part != "dense"]
 
 
-def _by_vectors(
-    index: Store, search: _Search, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None
+def _searches(index: Store, words: FirstStage, where: Mapping[str, Any] | None) -> dict[FirstStage, _Search]:
+    """The search of each first stage that fuses nothing."""
+
+    def by_vectors(search: Callable[..., Ranked], queries: Sequence[str], k: int) -> list[Ranked]:
+        return list(zip(*search(queries, k, where), strict=True))
+
+    return {
+        "dense": partial(by_vectors, index.search_dense),
+        "multivector": partial(by_vectors, index.search_multivector),
+        words: lambda queries, k: [index.search_lexical(query, k, where) for query in queries],
+    }
+
+
+def _widened(
+    index: Store,
+    first: Callable[[], list[Ranked]],
+    depth: int,
+    candidates: int,
+    queries: Sequence[str],
+    again: _Search,
 ) -> list[Found]:
-    depth = _depth(index, candidates)
-    rows, scores = search(queries, depth, where)
+    """Cut what a search found where there are enough documents, and search deeper where there are not.
 
-    def find(number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        if k <= depth:
-            return rows[number, :k], scores[number, :k]
-        wider, values = search([queries[number]], k, where)
-        return wider[0], values[0]
+    Args:
+        index: the index.
+        first: gives what the first search found for each query.
+        depth: the number of passages that it looked for.
+        candidates: the number of documents that are enough.
+        queries: the texts of the queries.
+        again: the search, for another depth.
+    """
+    found = first()
 
-    return [_enough(index, partial(find, number), candidates) for number in range(len(queries))]
-
-
-def _by_words(index: Store, queries: Sequence[str], candidates: int, where: Mapping[str, Any] | None) -> list[Found]:
-    return [_enough(index, _words_finder(index, query, candidates, where), candidates) for query in queries]
-
-
-def _words_finder(index: Store, query: str, candidates: int, where: Mapping[str, Any] | None) -> _Find:
-    depth = _depth(index, candidates)
-    found = index.search_lexical(query, depth, where)
-
-    def find(k: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, scores = found if k <= depth else index.search_lexical(query, k, where)
+    def find(number: int, k: int) -> Ranked:
+        rows, scores = found[number] if k <= depth else again([queries[number]], k)[0]
         return rows[:k], scores[:k]
 
-    return find
+    return [_enough(index, partial(find, number), candidates) for number in range(len(queries))]
 
 
 def _depth(index: Store, candidates: int) -> int:

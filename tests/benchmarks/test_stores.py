@@ -1,4 +1,4 @@
-"""The benchmark of two servers: which answers it calls wrong."""
+"""The benchmarks of stores: which answers and rankings they call wrong."""
 
 import dataclasses
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sightline import Document
-from sightline.benchmarks.stores import History
+from sightline.benchmarks.stores import History, same_fusion, same_ranking
 
 OLD = Document("a", "Cats purr. It is only1x0.", "a version 0", {"topic": "cats"})
 NEW = dataclasses.replace(OLD, title="a version 1", text="Dogs bark. It is only1x1.")
@@ -72,3 +72,33 @@ def test_mixtures_and_inventions_are_wrong(history):
     right = {"field": "text", "start": 0, "end": 4, "text": "Dogs"}
     assert judged(history, {"a": hit(NEW, evidence=[right])}, 3, 3) == []
     assert [state.document for state in history.possible("never", 0, 9e9)] == [None]
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({"a": 3.0, "c": 2.0, "b": 2.0}, True),  # a tie, the other way round
+        ({"a": 3.0, "b": 2.0, "x": 2.0}, True),  # a tie that was cut off
+        ({"a": 3.0, "b": 2.00001, "c": 2.0}, True),
+        ({"a": 3.0, "b": 2.0}, False),
+        ({"a": 3.0, "x": 2.5, "b": 2.0}, False),
+        ({"b": 3.0, "a": 2.0, "c": 2.0}, False),
+    ],
+)
+def test_rankings_are_the_same_up_to_ties_and_rounding(other, same):
+    assert same_ranking({"a": 3.0, "b": 2.0, "c": 2.0}, other) is same
+
+
+def test_a_fusion_may_order_the_ties_of_its_lists_in_any_way_and_nothing_else():
+    parts = [{"a": 3.0, "b": 2.0, "c": 2.0, "d": 1.0}, {"b": 9.0, "e": 8.0, "f": 8.0}]
+    ranks = ({"a": 1, "b": 2, "c": 3}, {"a": 1, "c": 2, "b": 3})
+    for dense in ranks:
+        for words in ({"b": 1, "e": 2}, {"b": 1, "f": 2}):
+            fused = {
+                id: sum(1 / (60 + ranks[id]) for ranks in (dense, words) if id in ranks)
+                for id in dense.keys() | words.keys()
+            }
+            assert same_fusion(parts, 3, fused)
+    assert not same_fusion(parts, 3, {**fused, "d": 1 / 64})  # beyond the end of its list
+    assert not same_fusion(parts, 3, {**fused, "a": 1 / 62})
+    assert not same_fusion(parts, 3, {id: score for id, score in fused.items() if id != "b"})

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sightline import Document, Index, Searcher, open_store
+from sightline.benchmarks.stores import same_ranking
 from sightline.errors import (
     DataError,
     IndexCorruptError,
@@ -33,7 +34,7 @@ pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
 
 from qdrant_client import QdrantClient
 
-from sightline.retrieval import qdrant_points, qdrant_writing
+from sightline.retrieval import qdrant_points, qdrant_search, qdrant_writing
 from sightline.retrieval.qdrant_edge import EdgeEngine
 from sightline.retrieval.qdrant_engines import Point
 from sightline.retrieval.qdrant_filters import Among, Where, payload_of
@@ -129,6 +130,42 @@ def test_first_stages_find_the_same_passages_with_the_same_scores(three, kind):
             assert found == pytest.approx(expected, rel=1e-5, abs=1e-4)
         few = store.search_lexical(query, 3)[1]
         assert few == pytest.approx(local.search_lexical(query, 3)[1], rel=1e-5, abs=1e-7)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The searches of each request that the engine of a store gets."""
+
+    def watch(store):
+        requests, search = [], store.engine.search
+        monkeypatch.setattr(store.engine, "search", lambda some, *rest: requests.append(some) or search(some, *rest))
+        return requests
+
+    return watch
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_one_request_searches_by_embeddings_and_by_words(three, kind, asked, monkeypatch):
+    store, queries, where = three[kind], [*QUERIES, "!"], {"lang": "en"}
+    requests = asked(store)
+    monkeypatch.setattr(qdrant_search, "_SEARCHES", 12)
+    dense, words = store.search_both(queries, 7, where)
+    assert [len(searches) for searches in requests] == [12, 2 * len(queries) - 13]  # one of them has no words
+    monkeypatch.undo()
+    requests = asked(store)
+    for place, (rows, scores) in enumerate(zip(*store.search_dense(queries, 7, where), strict=True)):
+        assert dense[place][0].tolist() == rows.tolist() and dense[place][1] == pytest.approx(scores)
+        rows, scores = store.search_lexical(queries[place], 7, where)
+        assert words[place][0].tolist() == rows.tolist() and words[place][1] == pytest.approx(scores)
+    local, other = (Searcher(one, None, candidates=20) for one in (three["folder"], store))
+    requests.clear()
+    lists = zip(local.candidates(queries, where=where), other.candidates(queries, where=where), strict=True)
+    assert all(same_ranking(ranking(one), ranking(same)) for one, same in lists)
+    assert len(requests) == 1
+
+
+def ranking(found):
+    return {id: score for id, (_, score) in found.first.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -539,8 +576,8 @@ def test_a_server_is_asked_for_what_a_search_needs(api, place, toy):
         before = store.traffic.bytes
         api.seen.clear()
         searchers[1].search("purring cats", 10)
-        # Two searches, the passages with their documents, the states, and BM25 of what was found by meaning: no more.
-        assert [seen[-1] for seen in api.seen] == ["batch", "batch", "points", "points", "batch"]
+        # Both searches, the passages with their documents, the states, and BM25 of what was found by meaning: no more.
+        assert [seen[-1] for seen in api.seen] == ["batch", "points", "points", "batch"]
         assert store.traffic.bytes > before > 0 and store.traffic.requests > 5
     with open_store(name, encoder=toy) as again:
         assert len(again) == 30
