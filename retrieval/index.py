@@ -474,7 +474,11 @@ class Index:
     def update(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
     ) -> int:
-        """Replace documents by id, add those whose ids are new, and return how many. See `build`."""
+        """Replace documents by id, add those whose ids are new, and return how many were written. See `build`.
+
+        Documents that did not change are not read again: those that have the same title, text and metadata as in the
+        index, and would be cut into the same passages.
+        """
         return self._change(documents, "replace", progress)
 
     def _change(self, documents: Any, existing: Literal["refuse", "replace"], progress: Any) -> int:

@@ -121,7 +121,7 @@ class Store(Protocol):
         """Add documents, and return how many."""
 
     def update(self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Any = None) -> int:
-        """Replace documents by id, add those whose ids are new, and return how many."""
+        """Replace documents by id, add those whose ids are new, and return how many were written."""
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents by id, all or none, and return how many."""

@@ -195,6 +195,13 @@ def test_changes_are_found_and_what_was_deleted_is_not(place, toy, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_update_skips_what_is_unchanged_but_in_qdrant_where_it_repairs(place, toy, kind):
+    documents = some_documents(12)
+    store = place(kind, documents, encoder=toy, max_tokens=8)
+    assert store.update([*documents[:5], Document("d5", "short zebras")]) == (1 if kind == "folder" else 6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["fp16", "pq4", "none"])
 def test_every_form_of_token_states_is_kept(place, toy, kind, form):
     store = place(kind, some_documents(5), encoder=toy, token_states=form)
