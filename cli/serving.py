@@ -13,7 +13,7 @@ import typer
 from ..errors import InputError, MissingExtraError
 from ..models.cache import CacheSettings, shared_cache
 from ..serve.limits import ConnectionLimits, Limits
-from .console import print_line
+from .console import errors, print_line
 from .options import (
     SERVER,
     BackendOption,
@@ -179,8 +179,11 @@ def serve(
     cache = _CACHE.build(settings)
     connections = _CONNECTIONS.build(settings, proxies=trusted_proxy or ())
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
-    opened = None if index is None else open_store(index, backend=backend)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     name = reranker_or_none(rerank)
+    if loaded := " and ".join(filter(None, (index, name))):
+        print_line(f"loading {loaded}, to be served at {address}", to=errors)
+    opened = None if index is None else open_store(index, backend=backend)
     options = {} if dtype is None else {"dtype": dtype}
     reranker = None if name is None else load_reranker(name, **options, **reader_options(name, backend))
     if reranker is not None:
@@ -212,7 +215,6 @@ def serve(
         timeout_keep_alive=max_idle_seconds,
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     what = f"{index}, {len(searcher.index):,} documents" if searcher is not None else f"reranking by {rerank}"
     # The socket listens already: a client that connects now is answered as soon as the server runs.
     print_line(f"{address}  {what}; Ctrl-C stops it")
