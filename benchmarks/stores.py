@@ -30,7 +30,8 @@ import typer
 
 from ..cli.running import Command
 from ..documents import Document
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
+from ..extras import importing
 from ..retrieval.stores import build_store
 from .timing import print_report
 
@@ -164,10 +165,8 @@ def two_servers(
     seed: Annotated[int, typer.Option(help="Decides documents, queries and writes.")] = 0,
 ) -> None:
     """Search and write through two servers at once, and count the wrong answers."""
-    try:
+    with importing("httpx", extra="dev"):
         import httpx
-    except ImportError as error:
-        raise MissingExtraError("httpx", "dev") from error
 
     draw = random.Random(seed)
     history = History([_document(draw, number, 0) for number in range(documents)])

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
+from ..extras import importing
 from ..models.cache import CacheSettings, shared_cache
 from ..serve.limits import ConnectionLimits, Limits
 from .console import errors, print_line
@@ -160,15 +161,13 @@ def serve(
     from ..retrieval.stores import open_store
     from ..search import Searcher
 
-    try:
+    with importing("uvicorn", "fastapi", "prometheus_client", extra="serve"):
         import uvicorn
 
         from ..serve.app import create_app
         from ..serve.connections import limited_protocol
         from ..serve.guard import REQUEST_LOG
         from ..serve.request_ids import RequestIdFilter
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "fastapi", "serve") from error
 
     for handler in logging.getLogger().handlers:
         handler.addFilter(RequestIdFilter())

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError, InputError, MissingExtraError
+from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError, InputError
+from ..extras import importing
 from ..files import share_files
 from .analysis import document_terms
 from .fts5 import query_words
@@ -210,8 +211,6 @@ class TantivyIndex:
 
 
 def _import() -> Any:
-    try:
+    with importing("tantivy", extra="tantivy"):
         import tantivy
-    except ImportError:
-        raise MissingExtraError("tantivy", "tantivy") from None
     return tantivy
