@@ -658,6 +658,14 @@ class Index:
         self._files.now()
         return self._files.store.documents()
 
+    def sample(self, count: int) -> list[Document]:
+        """Return up to ``count`` documents, spread evenly over the order in which they were added.
+
+        They are the same ones until the index changes.
+        """
+        self._files.now()
+        return self._files.store.sample(count)
+
     def vectors(self) -> np.ndarray:
         """Return the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped.
 

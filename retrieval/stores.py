@@ -104,6 +104,9 @@ class Store(Protocol):
     def documents(self) -> Iterator[Document]:
         """Iterate over all documents."""
 
+    def sample(self, count: int) -> list[Document]:
+        """Return up to ``count`` documents, spread over the index: the same ones until it changes."""
+
     def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
         """Return all passages of the documents with these ids."""
 

@@ -266,8 +266,8 @@ def test_escape_clears_the_question_with_its_results(page):
 
 def test_the_empty_page_has_examples_from_the_collection(page):
     shown = page.until(lambda: page.all("#examples button"))
-    titles = {document.title for document in DOCUMENTS}
-    assert 1 <= len(shown) <= 3 and {example.text for example in shown} <= titles
+    texts = [example.text for example in shown]
+    assert texts == ["Iron rusts in wet air.", "Dogs bark at strangers.", "Town 0 has a market on day 0,"]
     title = shown[0].text
     shown[0].click()
     page.until(lambda: page.all(".hit"))
