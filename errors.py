@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackendError",
+    "BrokenExtraError",
     "DataError",
     "IndexCorruptError",
     "IndexLockedError",
@@ -111,3 +112,27 @@ class MissingExtraError(SightlineError, ImportError):
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         """Pickled by what it was made of, as it comes from a worker process."""
         return MissingExtraError, (self.module, self.extra)
+
+
+class BrokenExtraError(SightlineError, ImportError):
+    """An optional dependency is installed, but cannot be imported. The message says why.
+
+    Args:
+        modules: the names of the modules that were to be imported, for the message.
+        extra: the extra of Sightline that installs them.
+        cause: the error of the import, or what it says.
+    """
+
+    def __init__(self, modules: str, extra: str, cause: Exception | str) -> None:
+        if isinstance(cause, Exception):
+            cause = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
+        super().__init__(
+            f"{modules} cannot be imported, although it is installed ({cause}); 'pip check' names packages whose "
+            f"versions do not fit together, and pip install --upgrade 'sightline-search[{extra}]' installs versions "
+            "that do"
+        )
+        self.modules, self.extra, self.cause = modules, extra, cause
+
+    def __reduce__(self) -> tuple[type[BrokenExtraError], tuple[str, str, str]]:
+        """Pickled by what it was made of, as it comes from a worker process."""
+        return BrokenExtraError, (self.modules, self.extra, self.cause)

@@ -152,7 +152,7 @@ def _prompt(lengths: list[int]) -> Prompt:
 
 
 def _flops(shape: Shape, lengths: list[int], layers: int, dense: bool, only_query: bool = False) -> float:
-    """FLOPs of projections and attention in layers 0 to ``layers - 1``; the README says what is left out."""
+    """FLOPs of projections and attention in layers 0 to ``layers - 1``, without norms, activations and softmax."""
     context = Context(lengths, [_QUERY], _INSTRUCTION)
     tokens = _INSTRUCTION + sum(lengths) + _QUERY
     if only_query:

@@ -30,8 +30,9 @@ from typing import Annotated, Any
 import typer
 
 from ..cli.running import Command
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
 from ..eval.loading import load_dataset
+from ..extras import importing
 from ..rerank.loading import load_reranker
 from ..rerank.results import relevance_or_score
 from ..retrieval.index import Index
@@ -154,10 +155,8 @@ def crosstalk(
     clients: Annotated[int, typer.Option(help="Clients at once.")] = 32,
 ) -> None:
     """Requests with distinct answers, many at once; each answer is compared with that of its list ranked alone here."""
-    try:
+    with importing("httpx", extra="dev"):
         import httpx
-    except ImportError as error:
-        raise MissingExtraError("httpx", "dev") from error
 
     lists = [_list(random.Random(number), number) for number in range(requests)]
     answers: list[Any] = [None] * requests
@@ -260,10 +259,8 @@ def _ask(
     address: str, process: int, body: Callable[[], dict[str, Any]], clients: int, seconds: float, requests: int = 0
 ) -> dict[str, float]:
     """Clients that rank as fast as they are answered, each at least so many lists, and for so many seconds."""
-    try:
+    with importing("httpx", extra="dev"):
         import httpx
-    except ImportError as error:
-        raise MissingExtraError("httpx", "dev") from error
 
     spent: list[float] = []
 

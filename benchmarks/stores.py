@@ -37,9 +37,10 @@ import typer
 
 from ..cli.running import Command
 from ..documents import Document
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
 from ..eval.loading import load_dataset
 from ..eval.metrics import measure_rankings
+from ..extras import importing
 from ..rerank.loading import load_reranker
 from ..retrieval.fusion import RRF_CONSTANT
 from ..retrieval.store import Traffic
@@ -331,10 +332,8 @@ def two_servers(
     seed: Annotated[int, typer.Option(help="Decides documents, queries and writes.")] = 0,
 ) -> None:
     """Search and write through two servers at once, and count the wrong answers."""
-    try:
+    with importing("httpx", extra="dev"):
         import httpx
-    except ImportError as error:
-        raise MissingExtraError("httpx", "dev") from error
 
     draw = random.Random(seed)
     history = History([_document(draw, number, 0) for number in range(documents)])

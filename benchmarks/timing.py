@@ -65,7 +65,7 @@ def machine(device: str = "cpu") -> dict[str, str]:
         import triton
 
         facts["triton"] = triton.__version__
-    except ImportError:
+    except ModuleNotFoundError:
         facts["triton"] = "not installed"
     if device == "cuda":
         return facts | {"device": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}

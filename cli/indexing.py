@@ -275,13 +275,16 @@ def add(
     index: IndexArgument,
     corpus: CorpusArgument,
     update: Annotated[
-        bool, typer.Option("--update", help="Replace documents whose ids are in the index already.")
+        bool, typer.Option("--update", help="Replace documents that are in the index already and have changed.")
     ] = False,
     backend: BackendOption = None,
     json: JsonOption = False,
     **settings: Any,
 ) -> None:
-    """Add documents to an index, or update them."""
+    """Add documents to an index, or update them.
+
+    With --update, documents that did not change are not read again; a Qdrant store writes all that it is given.
+    """
     from ..retrieval.stores import decoder_of, open_store
 
     source = _Source(corpus, _FILES.build(settings))
@@ -289,7 +292,8 @@ def add(
     options = {} if kept is None else {"decoder_states": _decoder(kept)}
     with open_store(index, backend=backend, **options) as opened, progress_bar("adding") as tell:
         count = (opened.update if update else opened.add)(source.documents("adding", tell))
-        _report(opened, source, json, {"written": count})
+        left = {"left_unchanged": source.taken - count} if update else {}
+        _report(opened, source, json, {"written": count, **left})
 
 
 def copy(
@@ -358,6 +362,7 @@ class _Source:
         from ..retrieval.sources import LoadSummary
 
         self.bad: list[DataError] = []
+        self.taken = 0
         self.summary = LoadSummary()
         if (named := in_catalogue(corpus)) is None:
             self._documents = self._read(corpus, options)
@@ -391,11 +396,11 @@ class _Source:
 
     def documents(self, step: str, tell: Callable[..., None]) -> Iterator[Document]:
         """The documents; progress is shown with each."""
-        taken = 0
-        for taken, document in enumerate(self._documents, 1):
-            tell(step, taken, detail=self.summary.progress)
+        for document in self._documents:
+            self.taken += 1
+            tell(step, self.taken, detail=self.summary.progress)
             yield document
-        tell("finishing", taken)
+        tell("finishing", self.taken)
 
     def skipped_lines(self) -> Iterator[str]:
         """What was skipped, in lines."""

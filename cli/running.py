@@ -23,6 +23,7 @@ from typer.core import TyperCommand
 
 from ..errors import (
     BackendError,
+    BrokenExtraError,
     DataError,
     IndexStoreError,
     InputError,
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 _EXIT_CODES = (
-    ((MissingExtraError, ModelError, BackendError), 5),
+    ((MissingExtraError, BrokenExtraError, ModelError, BackendError), 5),
     ((IndexStoreError,), 4),
     ((DataError,), 3),
     ((InputError,), 2),

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
+from ..extras import importing
 from ..models.cache import CacheSettings, shared_cache
 from ..serve.limits import ConnectionLimits, Limits
-from .console import print_line
+from .console import errors, print_line
 from .options import (
     SERVER,
     BackendOption,
@@ -168,15 +169,13 @@ def serve(
     from ..retrieval.stores import open_store
     from ..search import Searcher
 
-    try:
+    with importing("uvicorn", "fastapi", "prometheus_client", extra="serve"):
         import uvicorn
 
         from ..serve.app import create_app
         from ..serve.connections import limited_protocol
         from ..serve.guard import REQUEST_LOG
         from ..serve.request_ids import RequestIdFilter
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "fastapi", "serve") from error
 
     for handler in logging.getLogger().handlers:
         handler.addFilter(RequestIdFilter())
@@ -187,8 +186,11 @@ def serve(
     cache = _CACHE.build(settings)
     connections = _CONNECTIONS.build(settings, proxies=trusted_proxy or ())
     listening = _listen(host, port)  # before the models are loaded: a port that is taken is found at once
-    opened = None if index is None else open_store(index, backend=backend)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     name = reranker_or_none(rerank)
+    if loaded := " and ".join(filter(None, (index, name))):
+        print_line(f"loading {loaded}, to be served at {address}", to=errors)
+    opened = None if index is None else open_store(index, backend=backend)
     options = ({} if dtype is None else {"dtype": dtype}) | ({"compile": True} if compile else {})
     reranker = None if name is None else load_reranker(name, **options, **reader_options(name, backend))
     if reranker is not None:
@@ -220,7 +222,6 @@ def serve(
         timeout_keep_alive=max_idle_seconds,
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     what = f"{index}, {len(searcher.index):,} documents" if searcher is not None else f"reranking by {rerank}"
     # The socket listens already: a client that connects now is answered as soon as the server runs.
     print_line(f"{address}  {what}; Ctrl-C stops it")

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..documents import Document, cleaned
-from ..errors import DataError, InputError, MissingExtraError, SightlineError
+from ..errors import DataError, InputError, SightlineError
+from ..extras import importing
 from .dataset import Dataset
 
 __all__ = [
@@ -91,10 +92,8 @@ def from_ir_datasets(id: str) -> Dataset:
 
 
 def _ir_part(id: str, needed: Collection[str]) -> Any:
-    try:
+    with importing("ir_datasets", extra="datasets"):
         import ir_datasets
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("ir_datasets", "datasets") from error
 
     try:
         collection = ir_datasets.load(id)
@@ -141,10 +140,8 @@ def from_nano_beir(name: str, repository: str = _NANO_BEIR) -> Dataset:
 
 def _nano_parts(name: str, repository: str) -> tuple[str, Callable[[str], Iterable[Mapping[str, Any]]]]:
     """The split that is the collection, and what gives its rows by configuration."""
-    try:
+    with importing("datasets", extra="datasets"):
         import datasets
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("datasets", "datasets") from error
 
     source = f"nano:{name}"
     splits = {
@@ -186,11 +183,9 @@ def from_mteb(name: str | Any, split: str = "test") -> Dataset:
 
 def _mteb_splits(name: str | Any) -> tuple[str, str, Mapping[str, Any]]:
     """The task's name, the subset that was asked for or "", and its data by split."""
-    try:
+    with importing("mteb", extra="mteb"):
         import mteb
         from mteb.abstasks.retrieval import AbsTaskRetrieval
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("mteb", "mteb") from error
 
     subset = ""
     if isinstance(name, str):

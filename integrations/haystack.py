@@ -11,12 +11,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-try:
-    from haystack import Document, component, default_from_dict, default_to_dict
-except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
+from ..extras import importing
 
-    raise MissingExtraError("haystack", "haystack") from error
+with importing("haystack", extra="haystack"):
+    from haystack import Document, component, default_from_dict, default_to_dict
 
 from ..documents import Grain, Unit
 from ..errors import InputError

@@ -10,15 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-try:
+from ..extras import importing
+
+with importing("langchain_core", extra="langchain"):
     from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
     from langchain_core.documents import BaseDocumentCompressor, Document
     from langchain_core.retrievers import BaseRetriever
     from pydantic import ConfigDict, Field, PrivateAttr
-except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
-
-    raise MissingExtraError("langchain_core", "langchain") from error
 
 from ..documents import Grain, Unit
 from ..rerank.base import Reranker

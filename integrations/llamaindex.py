@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-try:
+from ..extras import importing
+
+with importing("llama_index.core", extra="llamaindex"):
     from llama_index.core.bridge.pydantic import PrivateAttr
     from llama_index.core.callbacks import CallbackManager
     from llama_index.core.instrumentation import get_dispatcher
@@ -26,10 +28,6 @@ try:
         RelatedNodeInfo,
         TextNode,
     )
-except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
-
-    raise MissingExtraError("llama_index.core", "llamaindex") from error
 
 from ..documents import Grain, Unit
 from ..errors import InputError

@@ -9,14 +9,12 @@ import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
-try:
+from ..extras import importing
+
+with importing("mcp", "mcp_types", extra="mcp"):
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp_types import ToolAnnotations
-except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
-
-    raise MissingExtraError("mcp", "mcp") from error
 
 from pydantic import Field
 from typing_extensions import TypedDict  # before Python 3.12 pydantic reads no other

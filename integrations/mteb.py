@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-try:
-    from mteb.models.model_meta import ModelMeta
-except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
+from ..extras import importing
 
-    raise MissingExtraError("mteb", "mteb") from error
+with importing("mteb", extra="mteb"):
+    from mteb.models.model_meta import ModelMeta
 
 from .. import __version__
 from ..errors import InputError

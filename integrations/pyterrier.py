@@ -8,13 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-try:
+from ..extras import importing
+
+with importing("pandas", "pyterrier", extra="pyterrier"):
     import pandas as pd
     import pyterrier as pt
-except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
-
-    raise MissingExtraError("pyterrier", "pyterrier") from error
 
 from ..errors import InputError
 from ..eval.trec import untie

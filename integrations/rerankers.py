@@ -11,14 +11,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-try:
+from ..extras import importing
+
+with importing("rerankers", extra="rerankers"):
     from rerankers import Document
     from rerankers.models.ranker import BaseRanker
     from rerankers.results import RankedResults, Result
-except ModuleNotFoundError as error:
-    from ..errors import MissingExtraError
-
-    raise MissingExtraError("rerankers", "rerankers") from error
 
 from ..errors import InputError
 from ..rerank import base as rerank

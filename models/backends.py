@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..errors import BackendError, MissingExtraError
+from ..errors import BackendError, BrokenExtraError, MissingExtraError
+from ..extras import importing
 from .devices import Backend
 from .notices import without_notices
 
@@ -93,7 +94,7 @@ class ConvertedNetwork(nn.Module):
             with warnings.catch_warnings(), without_notices(), torch.no_grad():
                 warnings.simplefilter("ignore")  # torch tells what tracing takes as given; `_check` finds out
                 return _SESSIONS[self.backend](_States(self.network).eval(), (ids, mask))
-        except MissingExtraError:
+        except (MissingExtraError, BrokenExtraError):
             raise
         except Exception as error:  # each library has its own, and torch's exporter others
             raise self._unable(
@@ -144,12 +145,10 @@ class _Session(Protocol):
 
 class _OpenVino:
     def __init__(self, module: nn.Module, example: _Inputs) -> None:
-        try:
+        with importing("openvino", extra="openvino"):
             import openvino
             from openvino.frontend import FrontEndManager
             from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("openvino", "openvino") from error
 
         # What openvino.convert_model does, without its telemetry.
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -174,11 +173,9 @@ class _OpenVino:
 
 class _OnnxRuntime:
     def __init__(self, module: nn.Module, example: _Inputs) -> None:
-        try:
+        with importing("onnx", "onnxruntime", extra="onnx"):
             import onnx  # noqa: F401 - torch's exporter needs it
             import onnxruntime
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "onnxruntime", "onnx") from error
 
         file: Any = io.BytesIO()  # torch's types know paths alone
         sizes = {0: "texts", 1: "tokens"}

@@ -22,7 +22,7 @@ from .devices import choose_device, native_dtype
 from .gguf import find_gguf, gguf_config, gguf_options, read_once
 from .linears import pack_linears
 from .notices import without_notices
-from .trained import hash_of_files
+from .trained import commit_of, hash_of_files
 
 __all__ = ["load_config", "load_decoder", "load_tensors", "load_weights", "revision_of"]
 
@@ -250,7 +250,7 @@ def revision_of(name: str, config: Any, asked: str | None = None) -> str:
     elif os.path.isdir(folder := folder_of(name)):  # noqa: PTH112 - Path.is_dir raises at long names
         paths = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     else:
-        return getattr(config, "_commit_hash", None) or asked or ""
+        return commit_of(config) or asked or ""
     base = base_of(name)
     return hash_of_files(paths, "" if base is None else revision_of(base, config, asked))
 

@@ -18,7 +18,7 @@ from ..errors import ModelError
 from ..wording import listed
 from .reader import Window
 from .tokenizers import token_offsets
-from .trained import load_trained
+from .trained import load_trained, saved_revision
 
 __all__ = ["CrossEncoderScorer", "Scorer"]
 
@@ -73,7 +73,7 @@ class CrossEncoderScorer(Scorer):
 
         self.name = name
         self.model = load_trained(CrossEncoder, name, _of_a_pair, revision=revision, dtype=dtype, device=device)
-        self.revision = str(revision or getattr(self.model.config, "_commit_hash", None) or "")
+        self.revision = saved_revision(name, self.model, revision)
         self.dtype = str(self.model.dtype).removeprefix("torch.")
         self.window = self
         if self.model.num_labels != 1:

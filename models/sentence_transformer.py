@@ -128,8 +128,7 @@ class SentenceTransformerEncoder:
         self._model, self._truncate_dim = model, truncate_dim
         self._normalise = model.similarity_fn_name == "cosine"
         self.name = name
-        commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-        self.revision = saved_revision(name, commit, revision)
+        self.revision = saved_revision(name, model, revision)
         if self.revision and truncate_dim:
             self.revision += f"/{truncate_dim}"
         dim: Any = truncate_dim or model.get_embedding_dimension()
@@ -408,8 +407,7 @@ class LateInteractionReader(_ModuleReader):
         self._masks = [module for module in model.children() if type(module).__name__ == "MultiVectorMask"]
         document = _shorter(name, first.document_length or whole, max_length)
         super().__init__(model, f"late-interaction:{name}", {"query": (query, filled), "document": (document, None)})
-        commit = getattr(model.config, "_commit_hash", None)
-        saved = saved_revision(name, commit, revision)
+        saved = saved_revision(name, model, revision)
         self.revision = f"{saved}/late-interaction" if saved else ""
         vectors = _vectors(model)
         self.dim = int(vectors.shape[1])

@@ -105,7 +105,7 @@ class _SentenceTransformersSparse:
             raise ModelError(f"{name}: its similarity is {similarity!r}; a sparse index needs 'dot' or 'cosine'")
         self._normalise = similarity == "cosine"
         self.name = name
-        self.revision = saved_revision(name, _commit(self._model), revision)
+        self.revision = saved_revision(name, self._model, revision)
         self.dim = int(_both_sides(self._model).shape[1])
         length = getattr(reads["documents"], "max_seq_length", None)
         self.max_length = int(length) if length is not None and length < 1_000_000 else _LONGEST
@@ -195,15 +195,6 @@ def _both_sides(model: Any) -> Any:
 def _dense(read: Any) -> np.ndarray:
     dense: np.ndarray = read.float().cpu().numpy()
     return dense
-
-
-def _commit(model: Any) -> str | None:
-    """The hub's commit that a model was loaded from."""
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if (commit := getattr(config, "_commit_hash", None)) is not None:
-            return str(commit)
-    return None
 
 
 def _readers(model: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ..wording import quoted
 from .devices import choose_device
 from .notices import without_notices
 
-__all__ = ["hash_of_files", "load_trained", "saved_revision"]
+__all__ = ["commit_of", "hash_of_files", "load_trained", "saved_revision"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -107,18 +107,31 @@ def load_trained(
     return model
 
 
-def saved_revision(name: str, commit: str | None, asked: str | None) -> str:
+def commit_of(loaded: Any) -> str | None:
+    """Return the hub's commit that a model or a configuration was loaded from; None if it came from a folder.
+
+    Args:
+        loaded: a configuration of transformers, or a model that has one or whose modules have.
+    """
+    modules = loaded.modules() if hasattr(loaded, "modules") else ()
+    for config in (loaded, *(getattr(module, "config", None) for module in modules)):
+        if (commit := getattr(config, "_commit_hash", None)) is not None:
+            return str(commit)
+    return None
+
+
+def saved_revision(name: str, loaded: Any, asked: str | None) -> str:
     """Return the revision of a saved model: a hash of the files of a folder, or the hub's commit.
 
     Args:
         name: the folder of the model, or its name on the hub.
-        commit: the commit that the hub reported when the model was loaded.
-        asked: the revision that was asked for.
+        loaded: the model, as it was loaded.
+        asked: the revision that was asked for, which is returned if the hub told no commit.
     """
     if os.path.isdir(name):  # noqa: PTH112 - Path.is_dir raises at long names
         folder = Path(name)
         return hash_of_files(path for path in folder.rglob("*") if path.suffix in _SAVED and path.is_file())
-    return commit or asked or ""
+    return commit_of(loaded) or asked or ""
 
 
 def hash_of_files(paths: Iterable[Path], start: str = "") -> str:

@@ -12,7 +12,8 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import DataError, MissingExtraError
+from ..errors import DataError
+from ..extras import importing
 
 __all__ = ["SUFFIXES", "open_binary", "position", "uncompressed_name"]
 
@@ -89,10 +90,8 @@ def uncompressed_name(path: str | os.PathLike[str]) -> str:
 
 
 def _zstandard() -> Any:
-    try:
+    with importing("zstandard", extra="readers"):
         import zstandard
-    except ImportError:
-        raise MissingExtraError("zstandard", "readers") from None
     return zstandard
 
 

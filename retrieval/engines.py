@@ -25,6 +25,7 @@ def open_vector_index(vectors: np.ndarray, factory: str, parameters: str, struct
 
     Raises:
         MissingExtraError: if FAISS is needed and is not installed.
+        BrokenExtraError: if FAISS is installed, and cannot be imported.
         IndexCorruptError: if FAISS cannot read the structure.
     """
     try:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import IndexCorruptError, InputError, MissingExtraError
+from ..errors import IndexCorruptError, InputError
+from ..extras import importing
 from .files import RESTORE
 from .vector_index import VectorIndex, best
 
@@ -37,11 +38,10 @@ def import_faiss() -> Any:
 
     Raises:
         MissingExtraError: if no such package is installed.
+        BrokenExtraError: if one is, and cannot be imported.
     """
-    try:
+    with importing("faiss", extra="cpu"):
         import faiss
-    except ImportError as error:
-        raise MissingExtraError("faiss", "cpu") from error
     return faiss
 
 

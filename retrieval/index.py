@@ -472,7 +472,11 @@ class Index:
     def update(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
     ) -> int:
-        """Replace documents by id, add those whose ids are new, and return how many. See `build`."""
+        """Replace documents by id, add those whose ids are new, and return how many were written. See `build`.
+
+        Documents that did not change are not read again: those that have the same title, text and metadata as in the
+        index, and would be cut into the same passages.
+        """
         return self._change(documents, "replace", progress)
 
     def _change(self, documents: Any, existing: Literal["refuse", "replace"], progress: Any) -> int:
@@ -670,6 +674,14 @@ class Index:
         """Iterate over all documents, in the order in which they were added."""
         self._files.now()
         return self._files.store.documents()
+
+    def sample(self, count: int) -> list[Document]:
+        """Return up to ``count`` documents, spread evenly over the order in which they were added.
+
+        They are the same ones until the index changes.
+        """
+        self._files.now()
+        return self._files.store.sample(count)
 
     def vectors(self) -> np.ndarray:
         """Return the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped.

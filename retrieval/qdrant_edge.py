@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import IndexLockedError, IndexStoreError, MissingExtraError
+from ..errors import IndexLockedError, IndexStoreError
+from ..extras import importing
 from .files import exchange
 from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Nearest, Part, Plan, Point, as_uuid, number_of
 from .qdrant_filters import Among, Between, HasVector, Where
@@ -57,10 +58,8 @@ class EdgeEngine(Engine):
 
     def __init__(self, path: str) -> None:
         super().__init__(f"qdrant-edge:{path}")
-        try:
+        with importing("qdrant_edge", extra="qdrant"):
             import qdrant_edge
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("qdrant_edge", "qdrant") from error
         self._edge = qdrant_edge
         self.path = Path(path)
         self._shards: _Shards | None = None

@@ -317,6 +317,10 @@ class QdrantSearch:
         for _, head in self._contents.all_heads():
             yield document_of(head, self.path)
 
+    def sample(self, count: int) -> list[Document]:
+        """Return up to ``count`` documents, spread over the index: the same ones until it changes."""
+        return list(itertools.islice(self.documents(), count))  # their order is that of digests of their ids
+
     def token_states(self, passages: Sequence[StoredPassage]) -> list[DocumentStates | None] | None:
         """Return the kept token states of passages; None in the place of a passage that is changing."""
         if self._contents.form is None:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import IndexStoreError, InputError, MissingExtraError
+from ..errors import IndexStoreError, InputError
+from ..extras import importing
 from ..settings import Range
 from ..wording import quoted
 from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Nearest, Part, Plan, Point, as_uuid, number_of
@@ -55,10 +56,8 @@ class ServerEngine(Engine):
         client: Any = None,
     ) -> None:
         super().__init__(name)
-        try:
+        with importing("qdrant_client", extra="qdrant"):
             import qdrant_client
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("qdrant_client", "qdrant") from error
         if timeout not in _SECONDS:
             raise InputError(f"timeout must be {_SECONDS}, not {quoted(timeout)}")
         if not (isinstance(retries, int) and retries in Range(0)):

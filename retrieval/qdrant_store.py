@@ -413,7 +413,10 @@ class QdrantStore(QdrantSearch):
     def update(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
     ) -> int:
-        """Replace documents by id, add those whose ids are new, and return how many."""
+        """Replace documents by id, add those whose ids are new, and return how many were written.
+
+        Documents that did not change are written again, which repairs what a killed writer left.
+        """
         written = self._writer.write(self.encoder, as_documents(documents), "replace", progress)
         self._writer.settle()
         return written

@@ -105,12 +105,13 @@ class QdrantWriter:
     ) -> int:
         """Write a stream of documents.
 
-        ``resume`` skips what is there, and at the end deletes what was not in the stream.
+        ``resume`` skips what is there, and at the end deletes what was not in the stream. ``replace`` skips nothing,
+        so it repairs documents of which a killed writer left a part.
 
         Args:
             encoder: the encoder of the index.
             documents: the documents, read as a stream.
-            existing: what to do with documents that are there; see `sightline.retrieval.writing.Writer.write`.
+            existing: what to do with documents that are there. ``refuse`` raises.
             progress: a function that is called after each batch with the number of documents taken so far.
             read: a function that reads batches, in order. It may take some ahead, and write them. If None, each is read
                 here.

@@ -455,6 +455,23 @@ class DocumentStore:
         """The ids of all live documents, by number."""
         return dict(self._fetch("SELECT number, id FROM documents WHERE deleted = 0"))
 
+    def sample(self, count: int) -> list[Document]:
+        """Up to ``count`` live documents, spread evenly over the order in which they came."""
+        sql = (
+            "SELECT number, id, title, text, metadata FROM documents WHERE deleted = 0 AND number > ? "
+            "ORDER BY number LIMIT 1"
+        )
+        documents: list[Document] = []
+        last, before = self.last_number(), 0
+        for place in range(count):
+            before = max(before, place * last // count)
+            found = self._fetch(sql, [before])
+            if not found:
+                break
+            before, *fields = found[0]
+            documents.append(self._document(*fields))
+        return documents
+
     def documents(self) -> Iterator[Document]:
         """All live documents, in the order they came, a page at a time."""
         last = -1

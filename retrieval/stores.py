@@ -109,6 +109,9 @@ class Store(Protocol):
     def documents(self) -> Iterator[Document]:
         """Iterate over all documents."""
 
+    def sample(self, count: int) -> list[Document]:
+        """Return up to ``count`` documents, spread over the index: the same ones until it changes."""
+
     def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
         """Return all passages of the documents with these ids."""
 
@@ -126,7 +129,7 @@ class Store(Protocol):
         """Add documents, and return how many."""
 
     def update(self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Any = None) -> int:
-        """Replace documents by id, add those whose ids are new, and return how many."""
+        """Replace documents by id, add those whose ids are new, and return how many were written."""
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents by id, all or none, and return how many."""

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError, InputError, MissingExtraError
+from ..errors import IndexCorruptError, IndexLockedError, IndexStoreError, InputError
+from ..extras import importing
 from ..files import share_files
 from .analysis import document_terms
 from .fts5 import query_words
@@ -203,15 +204,14 @@ class TantivyIndex:
                 raise IndexLockedError(f"{self._path}: another process is writing; try again when it is done") from None
             if "acquire Lockfile" in str(error):
                 raise IndexStoreError(
-                    f"{self._path}: Tantivy makes a lock file to read an index, and cannot here; give this user "
-                    "the right to write in the folder, copy the index to another place, or build it with fts5"
+                    f"{self._path}: Tantivy has no read-only mode: it makes a lock file to read an index, and cannot "
+                    "here; give this user the right to write in the folder, copy the index to another place, or build "
+                    "it with --lexical fts5, which only reads"
                 ) from error
             raise IndexCorruptError(f"{self._path}: Tantivy cannot read this index ({error}); {_REBUILD}") from error
 
 
 def _import() -> Any:
-    try:
+    with importing("tantivy", extra="tantivy"):
         import tantivy
-    except ImportError:
-        raise MissingExtraError("tantivy", "tantivy") from None
     return tantivy

@@ -88,8 +88,8 @@ class Writer:
         Args:
             encoder: the encoder of the index.
             documents: read as a stream.
-            existing: what becomes of documents whose ids are there. ``refuse`` raises, ``replace`` replaces them, and
-                ``resume`` replaces those that differ and at the end deletes what was not in the stream.
+            existing: what becomes of documents whose ids are there. ``refuse`` raises, ``replace`` replaces those that
+                differ, in their fields or their passages, and ``resume`` also deletes what was not in the stream.
             progress: called after each batch with the number of documents taken so far.
             decoder: reads the decoder states that the index keeps; None if it keeps none.
             reading: reads batches, in order; it may take some ahead. None to read each here, by ``encoder``.
@@ -121,11 +121,11 @@ class Writer:
                         f"document {min(present)!r} is in the index already; update replaces it (--update)",
                         path=self._path,
                     )
-                if present and existing == "resume":
+                if present:
                     for number in present.values():
                         passed[number] = True
-                    stored = store.find(present)
-                    batch = [pair for pair in batch if not _same(stored.get(pair[0].id), pair[0])]
+                    there = self.digests_of(list(present))
+                    batch = [pair for pair in batch if there.get(pair[0].id) != digest_of(*pair)]
                 if batch:
                     ahead.append((taken, sorted(present.keys() & {document.id for document, _ in batch})))
                     yield batch

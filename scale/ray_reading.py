@@ -30,7 +30,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..errors import InputError, MissingExtraError, WorkerError
+from ..errors import InputError, WorkerError
+from ..extras import importing
 from ..models.encoder import Encoder
 from ..retrieval.reading import Batch, ReadingPlan, StoredBatch, read_batch
 
@@ -74,10 +75,8 @@ class RayReading:
             raise InputError(f"workers must be at least 1, not {workers}")
         if not (math.isfinite(gpus) and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
             raise InputError(f"gpus of a worker must be a part of one, or a whole number, not {gpus}")
-        try:
+        with importing("ray", extra="ray"):
             import ray
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("ray", "ray") from error
         self._ray = ray
         self._asked, self._gpus = workers, gpus
         self._own = contextlib.ExitStack()

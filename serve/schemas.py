@@ -424,7 +424,8 @@ class HealthResponse(BaseModel):
     )
     examples: list[str] | None = Field(
         default=None,
-        description="The titles of some documents, as suggestions of what to search for. Absent without an index.",
+        description="Titles or first words of some documents, as suggestions of what to search for. Absent without an "
+        "index.",
     )
 
 

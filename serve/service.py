@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -19,7 +19,9 @@ from fastapi import FastAPI, Request
 from ..errors import IndexStoreError, InputError, SightlineError
 from ..models.devices import processors
 from ..rerank.base import Reranker
+from ..retrieval.analysis import document_terms
 from ..search import Searcher
+from ..sentences import sentence_spans
 from ..tracing import flush, span
 from .lane import ClosedError, Lane
 from .limits import Limits
@@ -39,7 +41,13 @@ _MOST_THREADS = 16  # beyond that, Python's own part of the work leaves processo
 
 _COUNTING_SECONDS = 0.5
 _FLUSH_SECONDS = 5.0
-_TITLES = 60  # the titles that examples are chosen from
+
+# The example searches of the search page.
+_EXAMPLES = 3
+_SAMPLE = 64  # documents that they are chosen from
+_WORDS, _CHARACTERS = 8, 80
+_SEARCHED = 500  # characters in which the first sentence is looked for
+_FILE_NAME = re.compile(r"\.[A-Za-z]\w{0,4}$")
 
 
 class Service:
@@ -153,11 +161,39 @@ class Service:
 
 
 def _examples(searcher: Searcher) -> list[str]:
-    """Up to three titles of the collection that can be searched for."""
-    documents = itertools.islice(searcher.index.documents(), _TITLES)
-    titles = dict.fromkeys(" ".join(document.title.split()) for document in documents)
-    usable = [title for title in titles if 3 <= len(title) <= 80]
-    return usable[:: max(1, -(-len(usable) // 3))][:3]
+    """Up to three different texts to search for: titles of documents, or else the first words of documents."""
+    documents = searcher.index.sample(_SAMPLE)
+    titles = _usable(" ".join(document.title.split()) for document in documents)
+    if len(titles) >= _EXAMPLES:
+        return _spread(titles, _EXAMPLES)
+    beginnings = _usable([*titles, *(_first_words(document.text) for document in documents)])[len(titles) :]
+    return titles + _spread(beginnings, _EXAMPLES - len(titles))
+
+
+def _usable(texts: Iterable[str]) -> list[str]:
+    """Different texts of two to eight words, which are neither numbers alone nor names of files."""
+    return [text for text in {text.casefold(): text for text in texts}.values() if _worth_searching(text)]
+
+
+def _worth_searching(text: str) -> bool:
+    words = len(text.split())
+    # Chinese, Japanese and Thai put no spaces between words.
+    several = words > 1 or (not text.isascii() and len(document_terms(text)) > 1)
+    letters = any(char.isalpha() for char in text)
+    return several and words <= _WORDS and len(text) <= _CHARACTERS and letters and not _FILE_NAME.search(text)
+
+
+def _first_words(text: str) -> str:
+    """The first words of the first sentence, without signs of markup."""
+    beginning = text[:_SEARCHED]
+    start, end = next(iter(sentence_spans(beginning)), (0, 0))
+    words = [word for word in beginning[start:end].split() if any(char.isalnum() for char in word)]
+    return " ".join(words[:_WORDS])
+
+
+def _spread(texts: list[str], count: int) -> list[str]:
+    """So many of the texts, from the middle of as many parts of the list, or all if there are fewer."""
+    return [texts[(2 * part + 1) * len(texts) // (2 * count)] for part in range(count)] if texts[count:] else texts
 
 
 class GoneError(Exception):

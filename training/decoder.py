@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..documents import Document
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
+from ..extras import importing
 from ..files import share_files
 from ..models.checkpoints import load_config, load_weights, revision_of
 from ..models.decoder import Decoder, Pass, cut_off
@@ -262,10 +263,8 @@ class DecoderLearner:
         seed: int,
     ) -> LoraConfig:
         """Put adapters into the layers that are trained."""
-        try:
+        with importing("peft", extra="training"):
             from peft import LoraConfig, inject_adapter_in_model
-        except ImportError as error:
-            raise MissingExtraError("peft", "training") from error
         linear = {
             f"layers.{at}.{name}"
             for at, layer in enumerate(self.base.layers[: self.layers])

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
+from ..extras import importing
 from ..models.batching import token_budget_batches
 from ..models.loading import absolute_name, load_reader
 from ..models.minilm import MiniLM
@@ -198,10 +199,8 @@ class LateInteractionLearner:
     def _unfreeze(self, rank: int) -> dict[str, nn.Parameter]:
         network = self._trainable.network
         if self.encoder == "lora":
-            try:
+            with importing("peft", extra="training"):
                 from peft import LoraConfig, get_peft_model
-            except ImportError as error:
-                raise MissingExtraError("peft", "training") from error
             torch.manual_seed(0)
             targets = ["query", "key", "value", "dense"]
             self._adapted = get_peft_model(network, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...documents import Document
-from ...errors import DataError, InputError, MissingExtraError
+from ...errors import DataError, InputError
+from ...extras import importing
 from ...parsing import parse_json
 from ..dataset import Dataset
 from ..loading import load_dataset
@@ -269,11 +270,9 @@ def load_posir(folder: str | Path, split: str = "test") -> PositionDataset:
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    try:
+    with importing("pyarrow", extra="readers"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError:
-        raise MissingExtraError("pyarrow", "readers") from None
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(1024):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...documents import encodable
-from ...errors import DataError, MissingExtraError
+from ...errors import BrokenExtraError, DataError, MissingExtraError
 from ..compression import uncompressed_name
 from .html import parse_html
 from .lines import whole_text
@@ -45,6 +45,10 @@ def parse_folder(path: Path, reading: Reading) -> Records:
             if reading.strict:
                 raise
             summary.leave_out(f"{_suffix(file)} (install the extra {error.extra})")
+        except BrokenExtraError as error:
+            if reading.strict:
+                raise
+            summary.leave_out(f"{_suffix(file)} ({error})")
         except DataError as error:
             reading.report(error)
         else:

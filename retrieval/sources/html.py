@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, MissingExtraError
+from ...errors import DataError
+from ...extras import importing
 
 __all__ = ["parse_html", "row_blocks"]
 
@@ -31,10 +32,8 @@ def parse_html(markup: str, path: Path) -> tuple[str, str]:
     what is for browsers without scripts are not text. The title is that of the page, never that of a drawing in it, or
     else the first heading ``h1``.
     """
-    try:
+    with importing("lxml", extra="readers"):
         from lxml import etree
-    except ImportError:
-        raise MissingExtraError("lxml", "readers") from None
     page = _Page()
     # Events instead of a tree: unclosed elements may nest a hundred thousand deep.
     parser = etree.HTMLParser(target=page, encoding="utf-8", huge_tree=True)

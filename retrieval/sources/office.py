@@ -8,7 +8,8 @@ import zipfile
 from pathlib import Path
 
 from ...documents import cleaned
-from ...errors import DataError, MissingExtraError
+from ...errors import DataError
+from ...extras import importing
 from .html import row_blocks
 from .lines import MAX_BYTES, whole_bytes
 
@@ -22,10 +23,8 @@ def parse_pdf(path: Path) -> tuple[str, str]:
         DataError: if it cannot be read, or has no text, as scanned pages have none.
         MissingExtraError: if pypdf is not installed.
     """
-    try:
+    with importing("pypdf", extra="readers"):
         import pypdf
-    except ImportError:
-        raise MissingExtraError("pypdf", "readers") from None
     data = whole_bytes(path)
     logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of each oddity of a file that it can read
     try:
@@ -51,11 +50,9 @@ def parse_docx(path: Path) -> tuple[str, str]:
         DataError: if it cannot be read.
         MissingExtraError: if python-docx is not installed.
     """
-    try:
+    with importing("docx", extra="readers"):
         import docx
         from docx.table import Table
-    except ImportError:
-        raise MissingExtraError("docx", "readers") from None
     data = whole_bytes(path)
     blocks, heading = [], ""
     try:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, MissingExtraError
+from ...errors import DataError
+from ...extras import importing
 from ..compression import open_binary
 from .options import Reading, Records
 from .tables import check_names
@@ -18,11 +19,9 @@ _ROWS = 256
 
 def parse_parquet(path: Path, reading: Reading) -> Records:
     """Rows, numbered from 1."""
-    try:
+    with importing("pyarrow", extra="readers"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError:
-        raise MissingExtraError("pyarrow", "readers") from None
     number = 0
     try:
         with open_binary(path), parquet.ParquetFile(path, buffer_size=1 << 20) as file:

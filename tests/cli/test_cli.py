@@ -211,8 +211,10 @@ def test_add_update_and_delete(run, index, tmp_path):
     more = lines(tmp_path / "more.jsonl", [{"_id": "owl", "text": "Owls hoot at night."}])
     assert json.loads(run("add", index, more, "--json")[1])["documents"] == 5
     assert run("add", index, more)[0] == 3  # it is there already
-    lines(more, [{"_id": "owl", "text": "Owls hunt without a sound."}])
-    assert json.loads(run("add", index, more, "--update", "--json")[1])["written"] == 1
+    lines(more, [*DOCUMENTS[:2], {"_id": "owl", "text": "Owls hunt without a sound."}])
+    report = json.loads(run("add", index, more, "--update", "--json")[1])
+    assert (report["written"], report["left_unchanged"]) == (1, 2)
+    assert run("add", index, more, "--update")[1].splitlines()[1:] == ["written: 0", "left unchanged: 3"]
     assert json.loads(run("search", index, "owls", "-k", 1, "--json")[1])["hits"][0]["text"].endswith("a sound.")
     code, out, _ = run("delete", index, "owl", "dog", "--json")
     assert (code, json.loads(out)["documents"]) == (0, 3)

@@ -15,6 +15,7 @@ _FLOORS = {
     "data": 0,
     "documents": 0,
     "errors": 0,
+    "extras": 0,
     "facades": 0,
     "files": 0,
     "forking": 0,

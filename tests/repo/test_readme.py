@@ -74,3 +74,15 @@ def test_what_a_document_links_to_and_runs_exists(name):
     assert [link for link in links if not (_ROOT / link).exists()] == []
     run = set(re.findall(r"python -m sightline\.([\w.]+\w)", text))
     assert [module for module in run if not (_ROOT / f"{module.replace('.', '/')}.py").exists()] == []
+
+
+def test_no_text_sends_its_reader_to_a_section_that_is_gone():
+    gone = []
+    for path in sorted(_ROOT.rglob("*")):
+        parts = path.relative_to(_ROOT).parts
+        if path.suffix not in {".py", ".yaml", ".md", ".toml"} or parts[0].startswith(".") or parts[0] == "build":
+            continue
+        text = path.read_text(encoding="utf-8")
+        named = re.findall(r"[Ss]ee (?:the )?README, \"?([A-Z][\w ]*\w)", text)
+        gone += [f"{path}: {section}" for section in named if f"# {section}\n" not in _README]
+    assert gone == []

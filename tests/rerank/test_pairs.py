@@ -47,7 +47,7 @@ def test_the_shipped_default_is_calibrated():
 
 
 def test_a_cross_encoders_relevance_is_the_sigmoid_of_its_logit(cross_encoder):
-    assert cross_encoder.list_free
+    assert cross_encoder.list_free and len(cross_encoder.revision) == 16  # a hash of the folder's files
     for item in cross_encoder.rank(QUERY, TEXTS)[:3]:
         assert item.relevance == pytest.approx(1 / (1 + math.exp(-item.score)))
     assert cross_encoder.rank(QUERY, TEXTS)[3].relevance == 0.0

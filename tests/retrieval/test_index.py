@@ -90,6 +90,30 @@ def test_updated_document_is_found_by_its_new_text_only(build):
     assert len(index) == 6
 
 
+def test_update_reads_only_what_changed(build, toy, small_batches, monkeypatch):
+    kept = [document(number, year=2000 + number) for number in range(9)]
+    long = Document("long", "One two three. Four five six. Seven eight nine.")
+    index = build([*kept, long], max_tokens=6)
+    taken, texts = [], []
+    monkeypatch.setattr(toy, "read", lambda given, **how: texts.extend(given) or type(toy).read(toy, given, **how))
+    assert index.update([*kept, long], taken.append) == 0 and texts == [] and taken[-1] == 10
+    changed = [document(2, year=1), document(4, "other words", year=2004), document(9), Document("long", "No more.")]
+    assert index.update([*kept[5:], *changed]) == 4
+    assert texts == [document(2).text, "other words", document(9).text, "No more."]
+    assert index.document("d2").metadata == {"year": 1} and index.counts()["documents"] == 11
+    with pytest.raises(DataError, match="two documents have the id 'd5'"):
+        index.update([*kept[5:], kept[5]])
+
+
+def test_update_reads_a_document_again_that_would_be_cut_otherwise(build, toy, monkeypatch):
+    long = Document("long", "One two three. Four five six.")
+    index = build([long, document(1)], max_tokens=6)
+    assert len(index.passages_of(["long"])) == 1
+    monkeypatch.setattr(toy, "token_offsets", lambda text: [(i, i + 1) for i in range(len(text)) if text[i].isalnum()])
+    assert index.update([long]) == 1
+    assert len(index.passages_of(["long"])) > 1
+
+
 def test_deleted_id_can_be_added_again(build):
     index = build(map(document, range(5)))
     index.delete(["d3"])

@@ -232,6 +232,26 @@ def test_changes_are_found_and_what_was_deleted_is_not(place, toy, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_is_spread_over_the_index(place, toy, kind):
+    documents = some_documents(40)
+    store = place(kind, documents, encoder=toy)
+    some = store.sample(4)
+    assert some == store.sample(4) and all(document in documents for document in some)
+    places = [documents.index(document) for document in some]
+    assert len(set(places)) == 4 and (places == [0, 10, 20, 30] or kind != "folder")
+    store.delete([f"d{number}" for number in range(2, 35)])
+    left = [document.id for document in store.sample(40)]
+    assert sorted(left) == sorted(["d0", "d1", *(f"d{number}" for number in range(35, 40))])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_update_skips_what_is_unchanged_but_in_qdrant_where_it_repairs(place, toy, kind):
+    documents = some_documents(12)
+    store = place(kind, documents, encoder=toy, max_tokens=8)
+    assert store.update([*documents[:5], Document("d5", "short zebras")]) == (1 if kind == "folder" else 6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["fp16", "pq4", "none"])
 def test_every_form_of_token_states_is_kept(place, toy, kind, form):
     store = place(kind, some_documents(5), encoder=toy, token_states=form)

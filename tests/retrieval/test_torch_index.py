@@ -106,7 +106,7 @@ with Index.build(folder + "/ours", map(document, range(20)), encoder=toy) as ind
 with Index.open(folder + "/ours", encoder=toy) as index:
     index.verify()
     said["reopened"] = search(index, "common word7")
-    index.update([document(7), document(20)])
+    index.update([Document("d7", document(7).text), document(20)])
     said["updated"] = search(index, "common word7")
     index.delete(["d7"])
     said["deleted"] = search(index, "common word7")

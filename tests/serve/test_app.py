@@ -735,6 +735,33 @@ def test_health_tells_what_is_served(client):
     assert health["index"]["documents"] == 4 <= health["index"]["passages"]
 
 
+@pytest.mark.parametrize(
+    ("titles", "texts", "examples"),
+    [
+        (
+            [f"Garden {n} of 200" for n in range(200)],
+            [],
+            ["Garden 31 of 200", "Garden 100 of 200", "Garden 165 of 200"],
+        ),
+        (["Cats", "notes on cats.txt", "10.5 2024", "a " * 9, "Why cats purr"], [], ["Why cats purr"]),
+        (["Why cats purr", "WHY CATS purr ", "Two\n words"], [], ["WHY CATS purr", "Two words"]),
+        (
+            ["Why cats purr"],
+            ["# Why cats purr\n\nIt is", "- " + "one two " * 9],
+            ["Why cats purr", "one two " * 3 + "one two"],
+        ),
+        (["猫は鳴く"], ["犬は吠える。猫は鳴く。"], ["猫は鳴く", "犬は吠える。"]),
+        ([""], ["7."], []),
+    ],
+    ids=["from all over", "no names of files", "distinct", "first words", "without spaces", "none"],
+)
+def test_example_searches_are_titles_or_first_words(titles, texts, examples, tmp_path):
+    documents = [{"title": title, "text": ""} for title in titles] + [{"title": "", "text": text} for text in texts]
+    Index.build(tmp_path / "index", documents, encoder="none").close()
+    with client_of(create_app(Searcher(tmp_path / "index", None))) as client:
+        assert client.get("/health").json()["examples"] == examples
+
+
 def test_metrics_count_requests_and_documents(reranker):
     with client_of(create_app(reranker=reranker)) as client:
         client.post("/v1/rerank", json={"query": QUERY, "documents": [*TEXTS, LONG]})

