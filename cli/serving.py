@@ -191,7 +191,9 @@ def serve(
     if loaded := " and ".join(filter(None, (index, name))):
         print_line(f"loading {loaded}, to be served at {address}", to=errors)
     opened = None if index is None else open_store(index, backend=backend)
-    options = ({} if dtype is None else {"dtype": dtype}) | ({"compile": True} if compile else {})
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    if compile:
+        options["compile"] = True
     reranker = None if name is None else load_reranker(name, **options, **reader_options(name, backend))
     if reranker is not None:
         reranker.keep_documents(shared_cache(cache))

@@ -414,7 +414,7 @@ def _without(layer: nn.Module, *names: str) -> tuple[nn.Module]:
 
 
 def _attention(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
