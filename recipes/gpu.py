@@ -63,10 +63,10 @@ PARTS = {
         # Kernels are compiled for most of the time, so that processes side by side are several times as fast.
         "the tests marked gpu",
         ("-m", "pytest", "-q", "-m", "gpu", "-n", "{jobs}", "{tests}"),
-        150,
+        130,
         figures=False,
     ),
-    "tiles": Part("tile sizes of the forward kernel", ("-m", "sightline.benchmarks.tiles", "--out", "{out}"), 70),
+    "tiles": Part("tile sizes of the forward kernel", ("-m", "sightline.benchmarks.tiles", "--out", "{out}"), 60),
     "kernels": Part(
         "the kernels beside their peers",
         (
@@ -81,12 +81,12 @@ PARTS = {
             "--out",
             "{out}",
         ),
-        80,
+        70,
     ),
     "qwen3": Part(
         "a decoder of the shape of Qwen3-0.6B",
         ("-m", "sightline.benchmarks.decoders", "--model", "qwen3-0.6b", "--repeats", "3", "--json", "{out}"),
-        100,
+        90,
     ),
     "mistral": Part(
         "a decoder of the shape of Mistral-7B, compiled",
@@ -96,14 +96,16 @@ PARTS = {
         ),
         70,
     ),
-    "precision": Part("bfloat16 beside float32", ("-m", "sightline.recipes.precision", "--out", "{out}"), 50),
+    "precision": Part(
+        "bfloat16 beside float32", ("-m", "sightline.recipes.precision", "--lists", "10", "--out", "{out}"), 80
+    ),
     "server": Part(
         "the server under eight clients",
         (
             *("-m", "sightline.benchmarks.server", "chunks", "{data}", "--rerank", "smollm2", "--compiled"),
             *("--seconds", "4", "--rounds", "2"),
         ),
-        70,
+        90,
         printed=True,
     ),
 }
