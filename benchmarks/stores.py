@@ -302,7 +302,7 @@ class History:
                 if all(document is not None and expected(document) for document in states):
                     yield f"{id} is missing"
             elif not any(document is not None and _shows(hit, document) for document in states):
-                yield f"{id} is there as {hit['title']!r}, which is of another time"
+                yield f"{id} was found as {hit['title']!r}, a version that the search could not see"
         yield from (f"{id} never was" for id in found.keys() - set(self.ids()))
 
 
@@ -429,7 +429,9 @@ def _ask(http: Any, address: str, draw: random.Random, history: History, evidenc
         if there is not None:
             there = Document(there["id"], there["text"], there["title"], there["metadata"])
         right = any(state.document == there for state in history.possible(id, sent, answered))
-        return kind, [] if right else [f"{id} is there as {there and there.title!r}, which is of another time"]
+        return kind, [] if right else [
+            f"{id} was returned as {there and there.title!r}, a version that the request could not see"
+        ]
     body: dict[str, Any] = {"k": _CANDIDATES} | ({"evidence": "sentence"} if evidence else {})
     document = history.now(id)
     if kind == "searches by a filter" or document is None:

@@ -59,12 +59,14 @@ def planned_copy(source: Source) -> Manifest:
     """Return the manifest of an empty copy, with the settings of the index.
 
     Raises:
-        InputError: if the index keeps learned sparse vectors or decoder states, which are not copied.
+        InputError: if the index keeps learned sparse vectors or decoder states, which cannot be copied.
     """
     built = source.manifest
     if built.decoder_states is not None or built.lexical.engine == "sparse":
         kept = "decoder states" if built.decoder_states is not None else "learned sparse vectors"
-        raise InputError(f"{source.path}: keeps {kept}, which are not copied; copy its files while nobody writes")
+        raise InputError(
+            f"{source.path}: keeps {kept}, which cannot be copied; build the other index from the documents"
+        )
     return dataclasses.replace(built, complete=False, counts={}, store=StoreRecord())
 
 

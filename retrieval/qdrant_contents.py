@@ -1,4 +1,4 @@
-"""What an index in Qdrant holds: its documents, what is counted of them, and what filters mean for them."""
+"""The contents of an index in Qdrant: its documents, counts of them, and metadata filters."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from .filters import Filter
 from .manifest import Manifest
 from .qdrant_engines import Engine
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, translated
-from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, load_manifest, row_of
+from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, head_row, load_manifest, row_of
 from .token_states import states_form
 from .words import built_sparse_encoder
 
 __all__ = ["Contents", "Statistics"]
 
-_EVERYTHING = 1_000_000  # different values of a field
-_SECONDS = 2.0  # how long what is counted holds where others may write
-_KEPT = 64  # translated filters, and frequencies times a thousand
+_EVERYTHING = 1_000_000  # more different values than a field has
+_SECONDS = 2.0  # for which counts are used if other processes may write
+_KEPT = 64  # translated filters that are remembered, and thousands of frequencies
 
 
 @dataclass(slots=True)
 class Statistics:
-    """The counts of an index, as long as they hold.
+    """Counts of an index, which are used for a while.
 
     Args:
-        writes: the engine's number of writes when it was counted.
-        until: the time at which others may have changed it, in seconds of the monotonic clock.
+        writes: the engine's number of writes at the time of counting.
+        until: the time until which the counts are used, in seconds of the monotonic clock.
         passages: the number of passages, without those of empty documents.
         mean: the mean number of terms of these passages.
-        whole: whether no document has a second passage.
+        whole: whether every document is one passage.
         documents: the number of documents.
-        frequencies: the number of passages with a term, for terms that were asked for.
-        filters: the translations of filters.
+        frequencies: the number of passages that have a term, for the terms of recent queries.
+        filters: the translations of recent filters.
     """
 
     writes: int
@@ -55,10 +55,10 @@ class Statistics:
 
 
 class Contents:
-    """Documents and counts of an index, for those that search it and those that change it.
+    """The documents of an index and counts of them, for searching and for writing.
 
     Args:
-        engine: the engine that keeps the index.
+        engine: the engine of the index.
         manifest: the manifest of the index.
 
     Attributes:
@@ -80,12 +80,12 @@ class Contents:
 
     @property
     def keeps_words(self) -> bool:
-        """Whether there are vectors of words."""
+        """Whether the index keeps sparse vectors of words."""
         return self.manifest.lexical.engine != "none"
 
     @property
     def keeps_bm25(self) -> bool:
-        """Whether these are vectors for BM25."""
+        """Whether the index keeps sparse vectors for BM25."""
         return self.manifest.lexical.name.stage == "bm25"
 
     @property
@@ -107,17 +107,17 @@ class Contents:
     # -- points ------------------------------------------------------------------------------------------------------
 
     def heads(self, ids: Sequence[str], fields: Sequence[str] = FETCHED) -> dict[str, dict[str, Any]]:
-        """The payload of passage 0 of the documents that are there, by their ids."""
+        """Return the head's payload of each of these documents that the index has, by id."""
         rows = {id: row_of(id) for id in ids if encodable(id)}
         payloads = self.engine.retrieve("passages", list(rows.values()), fields) if rows else {}
         return {id: payloads[row] for id, row in rows.items() if row in payloads and payloads[row].get("id") == id}
 
     def all_heads(self, fields: Sequence[str] = FETCHED) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The payload of passage 0 of all documents, by the point's id."""
+        """Iterate over the heads of all documents: the id of the point and its payload."""
         return self.engine.scroll("passages", HEADS, fields)
 
     def table(self) -> np.ndarray | None:
-        """What the form of the token states learnt; None if it learns nothing, or nobody has learnt yet."""
+        """Return the table that the form of the token states has learned; None if it has none."""
         if self.form is None or self.form.codes is None:
             return None
         if self._table is None and (kept := self.engine.retrieve("states", [TABLE], ["table"])):
@@ -129,16 +129,17 @@ class Contents:
         """Compare the collection's vectors with the manifest.
 
         Args:
-            passages: whether to look for passages without their vectors, too.
+            passages: whether to look for passages without vectors too.
 
         Raises:
-            IndexCorruptError: if there are other vectors than the manifest says, or passages lack theirs.
+            IndexCorruptError: if the collection has other vectors than the manifest says, or passages lack vectors.
         """
         there, dim = self.engine.vectors(), self.manifest.encoder.dim
         if there.get("dense", 0) != dim or "words" not in there:
             raise IndexCorruptError(
-                f"{self.path}: the manifest says embeddings of {dim} dimensions and words, and the collection has "
-                f"{', '.join(f'{name} ({size})' for name, size in there.items())}; build the index again"
+                f"{self.path}: according to its manifest, the collection has the vectors dense ({dim}) and words (0), "
+                f"but it has {', '.join(f'{name} ({size})' for name, size in there.items()) or 'none'}; build the "
+                "index again"
             )
         if not passages:
             return
@@ -147,17 +148,18 @@ class Contents:
             lacking = Where(must=has, must_not=(HasVector(name), Among("empty", [1])))
             if needed and (count := self.engine.count(lacking)):
                 first = itertools.islice(self.engine.scroll("passages", lacking, ["document"]), 1)
-                number = next((payload.get("document") for _, payload in first), "?")
+                heads = self.engine.retrieve("passages", [head_row(row) for row, _ in first], ["id"])
+                id = next((head.get("id") for head in heads.values()), "?")
                 raise IndexCorruptError(
-                    f"{self.path}: {count} passages have no vector {name!r}, as that of document number {number}, so "
-                    "no search would find them; write their documents again (sightline add --update), or build the "
-                    "index again"
+                    f"{self.path}: passages without the vector {name!r} would never be found ({count}, one of them of "
+                    f"document {id!r}); write their documents again with sightline add --update, or build the index "
+                    "again"
                 )
 
     # -- what is counted ---------------------------------------------------------------------------------------------
 
     def now(self) -> Statistics:
-        """What is counted of the index as it is now."""
+        """Return counts of the index, at most two seconds old if other processes may write."""
         counted, writes = self._counted, self.engine.writes
         if counted is not None and counted.writes == writes and time.monotonic() < counted.until:
             return counted
@@ -177,25 +179,25 @@ class Contents:
         return counted
 
     def _check_replaced(self) -> None:
-        """Follow another index that has taken the place of this one; its token states may be of another table.
+        """Notice an index that has replaced this one, and forget the table of the old one's token states.
 
         Raises:
-            IndexMismatchError: if it has other settings.
+            IndexMismatchError: if the new index has other settings.
         """
         manifest = load_manifest(self.engine)
         if manifest.settings() != self.manifest.settings():
             raise IndexMismatchError(
-                f"{self.path}: was replaced by an index with other settings ({self.manifest.difference(manifest)}); "
-                "open it again, or start the server anew"
+                f"{self.path}: another index with other settings has replaced this one "
+                f"({self.manifest.difference(manifest)}); open it again, or restart the server"
             )
         self._table = None
 
     def forget(self) -> None:
-        """Count again when asked next, for others have written."""
+        """Drop the counts, because another process may have written."""
         self._counted = None
 
     def frequency(self, term: str) -> int:
-        """How many passages have a term."""
+        """Return the number of passages that have a term."""
         known = self.now().frequencies
         if term not in known:
             if len(known) >= _KEPT * 1000:
@@ -214,7 +216,7 @@ class Contents:
         return list(self.engine.facet(key, limit))
 
     def conditions(self, where: Mapping[str, Any] | None) -> Where:
-        """A filter as conditions on the payload.
+        """Translate a filter into conditions on the payload.
 
         Raises:
             InputError: see `Filter.check`, and `translated`.
@@ -222,7 +224,7 @@ class Contents:
         if where is None:
             return Where()
         filter, now = Filter(where), self.now()
-        # A condition that orders texts is translated into those that there are, and others may add some.
+        # A condition that orders texts becomes a list of texts that exist, and other processes may add more.
         ordered = any(isinstance(c.value, str) and c.operator not in ("=", "!=") for c in filter.conditions)
         known = None if ordered and self.engine.shared else now.filters.get(filter.key)
         if known is None:

@@ -24,7 +24,7 @@ __all__ = ["EdgeEngine"]
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class _Shards:
-    """The shards of one folder, which a process may open once; shared by all who have it open here."""
+    """The open shards of a folder. A process can open them only once, so its stores share them."""
 
     path: str
     process: int
@@ -34,7 +34,7 @@ class _Shards:
     writes: int = 0
 
     def close(self) -> None:
-        """Close them."""
+        """Close the shards."""
         for shard in self.by_part.values():
             shard.close()
         self.by_part.clear()
@@ -45,7 +45,7 @@ _opening = threading.RLock()
 
 
 class EdgeEngine(Engine):
-    """Qdrant's engine in this process, on disk; one process at a time has it open.
+    """Qdrant's engine in this process, on disk. Only one process at a time can have it open.
 
     Args:
         path: the folder of the engine's files.
@@ -86,8 +86,9 @@ class EdgeEngine(Engine):
             return self._shards
         if self._shards is not None:
             raise IndexStoreError(
-                f"{self.name}: Qdrant's engine cannot be used in a forked process; open the store there, after the "
-                "parent closed it, or serve it from one process"
+                f"{self.name}: this process is a fork of the one that opened the store, and Qdrant's engine does not "
+                "work in both; close the store before the fork and open it after, or serve it from one process "
+                "(sightline serve)"
             )
         with _opening:
             key = str(self.path.resolve())
@@ -97,7 +98,8 @@ class EdgeEngine(Engine):
                 for part in ("passages", "states"):
                     if not (self.path / part).is_dir():
                         raise IndexStoreError(
-                            f"{self.name}: not a Sightline index (no folder {part}); build one with: sightline index"
+                            f"{self.name}: not a Sightline index (no folder {part}); build one with: sightline index "
+                            f"--store {self.name}"
                         )
                     with self._translated():
                         shards.by_part[part] = self._edge.EdgeShard.load(str(self.path / part))
@@ -116,14 +118,14 @@ class EdgeEngine(Engine):
             text = " ".join(str(error).split())
             if "WouldBlock" in text:
                 raise IndexLockedError(
-                    f"{self.name}: another process has it open, and only one may at a time; close it there, or ask "
-                    "that process (sightline serve)"
+                    f"{self.name}: another process has it open, and only one can at a time; close it there, or serve "
+                    "it with sightline serve and send requests to that server"
                 ) from error
             why = "no space left on the device" if "No space left" in text or "os error 28" in text else text
             raise IndexStoreError(f"{self.name}: {why}; what was written before is kept") from error
 
     def _do(self, part: Part, name: str, *values: Any, **options: Any) -> Any:
-        """What a method of a shard gives."""
+        """Call a method of a shard."""
         shards = self._open()
         with self._translated():
             return getattr(shards.by_part[part], name)(*values, **options)
@@ -136,7 +138,7 @@ class EdgeEngine(Engine):
 
     @property
     def writes(self) -> int:
-        """Writes to the folder, by whoever has it open in this process."""
+        """The number of writes to the folder by all stores of this process."""
         return self._open().writes
 
     def create(self, plan: Plan) -> None:
@@ -206,7 +208,7 @@ class EdgeEngine(Engine):
         asked = [as_uuid(id) for id in ids]
         vectors = ["dense"] if dense else False
         records = self._do(part, "retrieve", asked, with_payload=list(fields), with_vector=vectors)
-        # Where none is asked for, a record's vector is None, or empty.
+        # If no vector is asked for, that of a record is None or empty.
         return {number_of(record.id): (record.payload or {}) | (record.vector or {}) for record in records}
 
     def search(self, searches: Sequence[Nearest], k: int, where: Where, fields: Sequence[str]) -> list[list[Hit]]:
@@ -235,7 +237,7 @@ class EdgeEngine(Engine):
         """See `Engine.facet`."""
         request = self._edge.FacetRequest(key, limit=limit, exact=True)
         hits = self._do("passages", "facet", request)
-        return {hit.value: hit.count for hit in hits if hit.count}  # values that are gone are there with 0
+        return {hit.value: hit.count for hit in hits if hit.count}  # values of deleted points remain, with a count of 0
 
     def scroll(self, part: Part, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """See `Engine.scroll`."""
@@ -266,7 +268,7 @@ class EdgeEngine(Engine):
     def size(self) -> dict[str, int]:
         """See `Engine.size`."""
         files = sorted(file for file in self.path.rglob("*") if file.is_file())
-        # Qdrant sets files to a size at once; what counts is what they take.
+        # Qdrant makes files larger than their contents, so count the blocks that they take.
         return {file.relative_to(self.path).as_posix(): file.stat().st_blocks * 512 for file in files}
 
     def flush(self) -> None:
@@ -305,4 +307,4 @@ class EdgeEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._closed, self._shards = True, None  # the shards close with the last who has them open
+        self._closed, self._shards = True, None  # the shards close when the last store that uses them is gone

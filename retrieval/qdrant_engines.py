@@ -1,7 +1,7 @@
-"""The seam for Qdrant's engine, in this process or on a server: the few calls that a store makes, with one meaning.
+"""The interface of Qdrant's engine, in this process or on a server: the calls that a store makes.
 
-An index has two parts: ``passages``, with the vectors that searches need, and ``states``, what a reranker fetches for a
-few candidates, so that nothing else ever reads it.
+An index has two parts. ``passages`` has the vectors and payloads that searches need. ``states`` has the token states,
+which a reranker fetches for its candidates and nothing else reads.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Part = Literal["passages", "states"]
 FieldKind = Literal["keyword", "integer", "float"]
 _KEYWORDS, _INTEGERS = ("words", "document", MARKS), ("passage", "length", "empty")
 PAGE = 512
-"""Points that a scroll fetches at once."""
+"""The number of points that a scroll fetches at once."""
 
 
 class Point(NamedTuple):
     """A point to write.
 
     Args:
-        id: its number, of 128 bits.
-        vectors: the dense ones as lists of floats, sparse ones as mappings.
+        id: the id, an integer of 128 bits.
+        vectors: dense vectors as lists of floats, sparse ones as mappings.
         payload: the payload, as JSON-like values.
     """
 
@@ -76,11 +76,11 @@ class Plan:
 
 
 class Engine(ABC):
-    """What the store needs of Qdrant.
+    """The calls of Qdrant's engine that a store makes.
 
     Attributes:
-        name: the store's name, for messages.
-        traffic: requests and bytes so far; None where they are not counted.
+        name: the name of the store, for messages.
+        traffic: the number of requests and bytes so far; None if they are not counted.
     """
 
     name: str
@@ -98,73 +98,73 @@ class Engine(ABC):
 
     @abstractmethod
     def exists(self) -> bool:
-        """Whether the index is there."""
+        """Tell whether the index exists."""
 
     @abstractmethod
     def vectors(self) -> dict[str, int]:
-        """The names of the passages' vectors, with the length of those that have one, else 0."""
+        """Return the length of each vector of the passages, by name; 0 for sparse ones."""
 
     @abstractmethod
     def create(self, plan: Plan) -> None:
-        """Make both parts where they are missing."""
+        """Make the parts that do not exist yet."""
 
     @abstractmethod
     def upsert(self, part: Part, points: Sequence[Point], *, new_only: bool = False) -> None:
-        """Write points, durably; with ``new_only`` those that are there stay as they are."""
+        """Write points durably. With ``new_only``, points that exist stay as they are."""
 
     @abstractmethod
     def set_vectors(self, name: str, vectors: Mapping[int, dict[int, float]], where: Where) -> None:
-        """Replace a sparse vector of those passages that meet conditions.
+        """Replace a sparse vector of passages, if they meet conditions.
 
         Raises:
-            IndexStoreError: if a passage is not there. The others are written.
+            IndexStoreError: if a passage does not exist. The vectors of the others are written.
         """
 
     @abstractmethod
     def delete(self, part: Part, where: Where) -> None:
-        """Delete points."""
+        """Delete the points that meet conditions."""
 
     @abstractmethod
     def retrieve(
         self, part: Part, ids: Sequence[int], fields: Sequence[str], *, dense: bool = False
     ) -> dict[int, dict[str, Any]]:
-        """Fields of the payload of those points that are there, by id; ``dense`` adds their embedding, so named."""
+        """Return fields of the payload of those points that exist, by id. ``dense`` adds the embedding."""
 
     @abstractmethod
     def search(self, searches: Sequence[Nearest], k: int, where: Where, fields: Sequence[str]) -> list[list[Hit]]:
-        """The best ``k`` passages of each search, best first, in one request."""
+        """Return the best ``k`` passages of each search, best first, with one request."""
 
     @abstractmethod
     def count(self, where: Where) -> int:
-        """How many passages meet conditions."""
+        """Count the passages that meet conditions."""
 
     @abstractmethod
     def facet(self, key: str, limit: int) -> dict[Any, int]:
-        """How many passages hold each value under a key that has an index."""
+        """Count the passages that have each value of a field. The field must have an index."""
 
     @abstractmethod
     def scroll(self, part: Part, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All points that meet conditions, by id."""
+        """Iterate over the points that meet conditions, by id."""
 
     @abstractmethod
     def index_field(self, key: str, kind: FieldKind) -> None:
-        """Have an index over a field of the payload; nothing if there is one."""
+        """Make an index over a field of the payload, unless there is one."""
 
     @abstractmethod
     def size(self) -> dict[str, int]:
-        """Bytes by file, of what is on this machine."""
+        """Return the size in bytes of each file on this machine."""
 
     @abstractmethod
     def flush(self) -> None:
-        """Build what is due, and write all out."""
+        """Finish pending work, and write everything to disk."""
 
     @abstractmethod
     def beside(self) -> Engine:
-        """The place where an index that is to replace this one is built."""
+        """Return the place where an index that will replace this one is built."""
 
     @abstractmethod
     def take(self, other: Engine) -> None:
-        """Let an index from `beside` be this one from now on, and remove the old."""
+        """Replace this index by one from `beside`, and remove the old one."""
 
     @abstractmethod
     def drop(self) -> None:
@@ -175,14 +175,14 @@ class Engine(ABC):
         """Release files and connections."""
 
     def index_fields(self) -> None:
-        """Have the indexes that every passage needs."""
+        """Make the indexes over fields that every passage has."""
         for key in _KEYWORDS:
             self.index_field(key, "keyword")
         for key in _INTEGERS:
             self.index_field(key, "integer")
 
     def index_values(self, payload: Mapping[str, Any]) -> None:
-        """Have indexes over the values that filters compare in a payload of `qdrant_filters.payload_of`."""
+        """Make the indexes over values that filters compare; see `qdrant_filters.payload_of`."""
         kinds: dict[str, FieldKind] = {TEXTS: "keyword", BIG: "keyword", NUMBERS: "float"}
         for part, kind in kinds.items():
             for key in payload[part]:
@@ -190,10 +190,10 @@ class Engine(ABC):
 
 
 def as_uuid(id: int) -> str:
-    """A point's number as Qdrant writes it."""
+    """Return the id of a point as Qdrant writes it."""
     return str(uuid.UUID(int=id))
 
 
 def number_of(id: Any) -> int:
-    """A point's number from what Qdrant gives."""
+    """Return the id of a point from the form in which Qdrant returns it."""
     return id.int if isinstance(id, uuid.UUID) else uuid.UUID(str(id)).int

@@ -1,9 +1,8 @@
-"""Metadata filters in Qdrant, with the meaning that they have in every index.
+"""Metadata filters in Qdrant, with the same meaning as in every index.
 
-Qdrant compares a payload's field as it stands, in ways that differ from ours: it orders no texts, knows no lists in
-lists, and a number that is no float of 64 bits loses digits. So the metadata of a passage is kept twice: as JSON, which
-comes back as it was, and as the values by field that its filters need. `payload_of` makes these, and `translated` the
-conditions on them.
+Qdrant's own filters differ from Sightline's: they cannot order texts, they do not look into lists within lists, and
+numbers that are not 64-bit floats lose digits. So the metadata of a passage is kept twice: as JSON, which is returned,
+and as values by field, which filters compare. `payload_of` makes these values, and `translated` makes the conditions.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ __all__ += ["check_filter", "field_key", "payload_of", "translated"]
 
 MARKS, TEXTS, NUMBERS, BIG = "marks", "texts", "numbers", "big"
 _SEPARATOR = "\x1f"
-_MOST_TEXTS = 10_000  # that a condition which orders texts chooses from
-_LONGEST = 200  # characters of a text in a filter; of a longer one, these and a hash
+_MOST_TEXTS = 10_000  # among which a condition that orders texts chooses
+_LONGEST = 200  # characters of a text that filters compare; a longer text also has a hash
 _LARGEST = 1.7976931348623157e308
 
 
 @dataclass(frozen=True, slots=True)
 class Among:
-    """A field of the payload holds one of some texts, or one of some integers."""
+    """The condition that a field of the payload has one of these texts or integers."""
 
     key: str
     values: Sequence[str] | Sequence[int]
@@ -37,7 +36,7 @@ class Among:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """A field of the payload holds a number that meets all of these limits, ``gt``, ``gte``, ``lt`` or ``lte``."""
+    """The condition that a field of the payload has a number within these limits: ``gt``, ``gte``, ``lt``, ``lte``."""
 
     key: str
     limits: Mapping[str, float]
@@ -45,7 +44,7 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class HasVector:
-    """The point has a vector of this name."""
+    """The condition that a point has a vector of this name."""
 
     name: str
 
@@ -61,25 +60,25 @@ class Where:
 
 
 class FieldsOfStore(Protocol):
-    """What a translation asks of the store."""
+    """What `translated` needs to know of a store."""
 
     def has(self, mark: str) -> bool:
-        """Whether any point has this mark."""
+        """Tell whether any point has this mark."""
 
     def distinct(self, key: str, limit: int) -> list[str]:
-        """The different texts under a key of the payload, at most so many."""
+        """Return the different texts under a key of the payload, at most ``limit``."""
 
 
 def field_key(field: str) -> str:
-    """A field's name as a key in the payload, whatever characters it has."""
+    """Return a key for a field, whatever characters the name of the field has."""
     return "x" + hashlib.blake2b(field.encode(), digest_size=10).hexdigest()
 
 
 def payload_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by which filters find metadata, by key of the payload.
+    """Return the values that filters compare, by key of the payload.
 
     Args:
-        metadata: the metadata of a document, as it comes out of JSON.
+        metadata: the metadata of a document, as JSON values.
     """
     marks: set[str] = {f"{name}{_SEPARATOR}top" for name in metadata}
     texts: dict[str, list[str]] = {}
@@ -104,14 +103,14 @@ def payload_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translated(filter: Filter, store: FieldsOfStore) -> Where:
-    """A filter as conditions on the payload.
+    """Translate a filter into conditions on the payload.
 
     Args:
         filter: the filter to translate.
-        store: answers what texts a field holds, which Qdrant cannot order by itself.
+        store: tells which texts a field has, since Qdrant cannot order them.
 
     Raises:
-        InputError: if a condition orders the texts of a field that holds more than 10,000 different ones.
+        InputError: if a condition orders the texts of a field that has more than 10,000 different ones.
     """
     must: list[Any] = []
     must_not: list[Any] = []
@@ -130,7 +129,7 @@ def translated(filter: Filter, store: FieldsOfStore) -> Where:
 
 
 def check_filter(filter: Filter, marks: Sequence[str]) -> None:
-    """Refuse a filter that compares nothing with anything, see `Filter.check`.
+    """Refuse a filter with a condition that compares nothing; see `Filter.check`.
 
     Args:
         filter: the filter to check.
@@ -152,7 +151,7 @@ def check_filter(filter: Filter, marks: Sequence[str]) -> None:
 
 
 def _equal(condition: Condition) -> list[Any]:
-    """Conditions of which one holds if a field has one of the values."""
+    """Return conditions, at least one of which is true if a field has one of the values."""
     field, values = condition.field, condition.values
     key = field_key(field)
     texts = [_clipped(value) for value in values if isinstance(value, str)]
@@ -165,12 +164,12 @@ def _equal(condition: Condition) -> list[Any]:
     parts += [
         Between(f"{NUMBERS}.{key}", {"gte": float(value), "lte": float(value)}) for value in numbers if _exact(value)
     ]
-    # An empty list of values is met by nothing.
+    # Nothing matches an empty list of values.
     return parts or [_marked(field, "nothing")]
 
 
 def _ordered(condition: Condition, store: FieldsOfStore) -> list[Any]:
-    """Conditions of which one holds if a field has a value on the right side of the limit."""
+    """Return conditions, at least one of which is true if a field has a value on the right side of the limit."""
     limit, key = condition.value, field_key(condition.field)
     if isinstance(limit, str):
         values = _distinct(store, condition, "text", f"{TEXTS}.{key}")
@@ -187,28 +186,28 @@ def _distinct(store: FieldsOfStore, condition: Condition, mark: str, key: str) -
     values = store.distinct(key, _MOST_TEXTS + 1)
     if len(values) > _MOST_TEXTS:
         raise InputError(
-            f"filter: field {quoted(condition.field)} holds more than {_MOST_TEXTS:,} different texts, and Qdrant "
-            f"orders none, so {condition.operator!r} cannot choose from them; keep what is to be ordered as numbers, "
-            "such as the year of a date"
+            f"filter: field {quoted(condition.field)} has more than {_MOST_TEXTS:,} different texts, which is too "
+            f"many for {condition.operator!r} in Qdrant; store values that you compare in this way as numbers, such as "
+            "the year of a date"
         )
     return values
 
 
 def _precedes(condition: Condition, value: str) -> bool:
-    """Whether a text, as it is kept, is on the right side of the limit."""
+    """Tell whether a text, as it is kept, is on the right side of the limit."""
     limit, value = condition.value, value[1:]
     if len(value) > _LONGEST and len(limit) > _LONGEST and value[:_LONGEST] == limit[:_LONGEST]:
         if f"={value}" == _clipped(limit):
             return "=" in condition.operator
         raise InputError(
-            f"filter on {quoted(condition.field)}: texts are compared by their first {_LONGEST} characters in Qdrant, "
-            "and a document's begins with the same; shorten the limit"
+            f"filter on {quoted(condition.field)}: in Qdrant, texts are compared by their first {_LONGEST} characters, "
+            "and a document has a text that begins with the same ones as the limit; use a shorter limit"
         )
     return condition.compares(value)
 
 
 def _limit(operator: str, limit: float) -> tuple[Literal["gt", "gte", "lt", "lte"], float]:
-    """The limit as a float of 64 bits, on the same side of all other floats."""
+    """Return a 64-bit float that separates all other floats as the limit does, with its operator."""
     try:
         near = float(limit)
     except OverflowError:
@@ -224,7 +223,7 @@ def _limit(operator: str, limit: float) -> tuple[Literal["gt", "gte", "lt", "lte
 
 
 def _exact(number: float) -> bool:
-    """Whether a float of 64 bits is this number."""
+    """Tell whether a 64-bit float can be exactly this number."""
     try:
         return float(number) == number
     except OverflowError:
@@ -232,7 +231,7 @@ def _exact(number: float) -> bool:
 
 
 def _clipped(text: str) -> str:
-    # The sign in front keeps a text that looks like a UUID or a date a text, in every version.
+    # With the sign in front, no version of Qdrant takes a text for a UUID or a date.
     if len(text) <= _LONGEST:
         return f"={text}"
     return f"={text[:_LONGEST]}" + _SEPARATOR + hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

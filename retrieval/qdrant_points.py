@@ -1,15 +1,15 @@
-"""The points of an index in Qdrant: which there are, their ids, and how documents and passages become payloads.
+"""The points of an index in Qdrant: their ids, and how documents and passages become payloads.
 
-A passage is a point whose id follows from the document's id and the passage's number, so a write that is repeated
-changes nothing, and several processes may write at once. Its vectors are ``dense``, the embedding, and ``words``, BM25
-(see `sightline.retrieval.qdrant_words`). Its payload has its place in the document, what filters need (see
-`sightline.retrieval.qdrant_filters`), and a digest of the whole document; the payload of passage 0, the head, has the
-document itself. Token states are bytes in a collection of their own, fetched for the candidates only. Points with fixed
-ids hold the manifest, and what the index has learned.
+Each passage is a point. Its id follows from the id of the document and the number of the passage, so repeating a write
+changes nothing, and several processes may write at once. Its vectors are ``dense``, the embedding, and ``words`` (see
+`sightline.retrieval.qdrant_words`). Its payload has its place in the document, the values that filters compare (see
+`sightline.retrieval.qdrant_filters`), and a digest of the whole document. The payload of passage 0, the head, also has
+the document itself. Token states are bytes in a collection of their own, fetched for the candidates only. Points with
+fixed ids hold the manifest and what the index has learned.
 
-A new version of a document is written beside the old one: the ids of its other passages and its token states have the
-number of the version, and so has its digest. Only passages with the digest of the head count, so the document changes
-when its head does, which is a single write; then the old version is removed.
+A new version of a document is written beside the old one: the ids of its other passages and of its token states
+contain the number of the version, and so does its digest. Only passages with the digest of the head count. So the
+document changes with a single write, that of its head. Then the old version is removed.
 """
 
 from __future__ import annotations
@@ -67,22 +67,22 @@ __all__ = [
 
 _LAYOUT = 2
 PASSAGES = 1 << 24
-"""The number of passages that a document must not reach."""
+"""A document must have fewer passages than this."""
 VERSIONS = 1 << 16
-"""The number of numbers for versions."""
-_IDS = VERSIONS * PASSAGES  # of a document
+"""Version numbers are below this."""
+_IDS = VERSIONS * PASSAGES  # that are reserved for a document
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://sightline/passages")
 RECORD, MEAN, TABLE, SHARDS = (
     uuid.uuid5(_NAMESPACE, f"\x00{name}").int for name in ("manifest", "mean length", "table", "shards")
 )
 FETCHED = ("id", "title", "text", "metadata", "start", "end", "truncated", "tokens", "digest", "passages")
-"""Fields of the payload that documents and passages are made of."""
+"""The fields of the payload from which documents and passages are made."""
 HEADS = Where(must=(Among("passage", [0]),))
 """The points that hold documents."""
 PLACES = ("id", "passages", "digest")
 """The fields of a head's payload that tell where the points of its document are."""
 WHOLE = Where(must=(Between("passage", {"gte": 0}),))
-"""The points of all passages, and of documents without one."""
+"""The points of all passages, and of documents without passages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,37 +97,39 @@ class StoredPoint(StoredPassage):
 
 
 def record_of(manifest: Manifest) -> Point:
-    """The point that holds a manifest."""
+    """Return the point that holds a manifest."""
     body = json.dumps(manifest.as_dict(), ensure_ascii=False)
     return Point(RECORD, {}, {"layout": _LAYOUT, "manifest": body, "sum": xxhash.xxh3_128_hexdigest(body.encode())})
 
 
 def has_manifest(engine: Engine) -> bool:
-    """Whether there is an index, finished or not."""
+    """Tell whether there is an index, finished or not."""
     return engine.exists() and bool(engine.retrieve("passages", [RECORD], ["layout"]))
 
 
 def load_manifest(engine: Engine) -> Manifest:
-    """The manifest of an index.
+    """Load the manifest of an index.
 
     Raises:
-        IndexStoreError: if there is none, or one of a newer layout.
+        IndexStoreError: if there is none, or one of another layout.
         IndexCorruptError: if it is damaged.
     """
     payload = engine.retrieve("passages", [RECORD], ["layout", "manifest", "sum"]).get(RECORD)
     if payload is None:
         raise IndexStoreError(
-            f"{engine.name}: there is no manifest, so it is no index of Sightline, or making it broke off; "
-            f"build it with: sightline index --store {engine.name}"
+            f"{engine.name}: there is no manifest, so this is not a Sightline index, or its build was interrupted "
+            f"before the first write; build it with: sightline index --store {engine.name}"
         )
     if payload.get("layout") != _LAYOUT:
         raise IndexStoreError(
-            f"{engine.name}: layout {payload.get('layout')!r}, this version reads {_LAYOUT}; build the index again"
+            f"{engine.name}: the index has layout {payload.get('layout')!r}, and this version of Sightline reads "
+            f"layout {_LAYOUT}; build the index again"
         )
     body = payload.get("manifest")
     if not isinstance(body, str) or xxhash.xxh3_128_hexdigest(body.encode()) != payload.get("sum"):
         raise IndexCorruptError(
-            f"{engine.name}: the manifest is not what was written; restore a snapshot, or build the index again"
+            f"{engine.name}: the manifest is damaged, as its checksum shows; restore a snapshot, or build the index "
+            "again"
         )
     return Manifest.from_dict(json.loads(body), engine.name, f"{engine.name}: manifest")
 
@@ -136,27 +138,27 @@ def load_manifest(engine: Engine) -> Manifest:
 
 
 def row_of(id: str) -> int:
-    """The id of a document's head."""
+    """Return the id of a document's head."""
     return head_row(uuid.uuid5(_NAMESPACE, id).int)
 
 
 def head_row(row: int) -> int:
-    """The id of the head of the document that a passage is of."""
+    """Return the id of the head of the document that a passage belongs to."""
     return row - row % _IDS
 
 
 def number_of_document(row: int) -> int:
-    """A number that all passages of a document have in common."""
+    """Return a number that all passages of a document share."""
     return row // _IDS
 
 
 def hex_of(row: int) -> str:
-    """What all passages of a document have in common in their payload."""
+    """Return that number as the payloads of all passages of a document have it."""
     return f"{number_of_document(row):022x}"
 
 
 def rows_of(heads: Mapping[str, Mapping[str, Any]]) -> list[int]:
-    """The ids of all passages of documents.
+    """Return the ids of all passages of documents.
 
     Args:
         heads: the payload of each document's head, with the fields `PLACES`, by the document's id.
@@ -165,7 +167,7 @@ def rows_of(heads: Mapping[str, Mapping[str, Any]]) -> list[int]:
 
 
 def states_rows_of(heads: Mapping[str, Mapping[str, Any]]) -> list[int]:
-    """The ids of the token states of all passages of documents; see `rows_of`."""
+    """Return the ids of the token states of all passages of documents; see `rows_of`."""
     return [
         version_row(row_of(id), head.get("digest")) + place
         for id, head in heads.items()
@@ -174,7 +176,7 @@ def states_rows_of(heads: Mapping[str, Mapping[str, Any]]) -> list[int]:
 
 
 def version_row(head: int, digest: Any) -> int:
-    """The id of the token states of a document's first passage; those of the others follow.
+    """Return the id of the token states of a document's first passage. Those of the others follow.
 
     Args:
         head: the id of the document's head.
@@ -189,12 +191,12 @@ def _passages(head: Mapping[str, Any]) -> int:
 
 
 def versioned(digest: str, version: int) -> str:
-    """The digest of a version of a document, as its points have it."""
+    """Return the digest of a version of a document, as its points have it."""
     return f"{digest}+{version:x}" if version else digest
 
 
 def version_of(digest: Any) -> int:
-    """The number of the version, from the digest in a payload."""
+    """Return the number of the version, from the digest in a payload."""
     try:
         return int(str(digest).partition("+")[2] or "0", 16) % VERSIONS
     except ValueError:
@@ -202,12 +204,12 @@ def version_of(digest: Any) -> int:
 
 
 def content_of(digest: Any) -> str:
-    """The digest of a document without its version; see `sightline.retrieval.store.digest_of`."""
+    """Return the digest of a document without its version; see `sightline.retrieval.store.digest_of`."""
     return str(digest).partition("+")[0]
 
 
 def done_row(shard: Shard) -> int:
-    """The id of the point that says that a shard is done."""
+    """Return the id of the point that marks a shard as finished."""
     return uuid.uuid5(_NAMESPACE, f"\x00{shard}").int
 
 
@@ -215,7 +217,7 @@ def done_row(shard: Shard) -> int:
 
 
 def document_of(head: Mapping[str, Any], index: str) -> Document:
-    """A document from the payload of its head.
+    """Make a document from the payload of its head.
 
     Raises:
         IndexCorruptError: if the payload is damaged.
@@ -229,7 +231,7 @@ def document_of(head: Mapping[str, Any], index: str) -> Document:
 
 
 def passage_of(row: int, document: Document, payload: Mapping[str, Any], index: str) -> StoredPoint:
-    """A passage of a document from its payload.
+    """Make a passage of a document from its payload.
 
     Raises:
         IndexCorruptError: if the payload is damaged.
@@ -248,12 +250,12 @@ def passage_of(row: int, document: Document, payload: Mapping[str, Any], index: 
 
 
 def encoded(rows: np.ndarray) -> str:
-    """An array's bytes as text."""
+    """Encode the bytes of an array as text."""
     return base64.b64encode(np.ascontiguousarray(rows).tobytes()).decode()
 
 
 def states_of(payload: Mapping[str, Any], one: StoredPassage, width: int) -> bytes | None:
-    """Return the token states of a passage, from their payload; None if they are missing, damaged or of another time.
+    """Return the token states of a passage from their payload; None if they are damaged or of another version.
 
     Args:
         payload: the payload of the point that holds the states.
@@ -267,7 +269,7 @@ def states_of(payload: Mapping[str, Any], one: StoredPassage, width: int) -> byt
 
 
 def spans_of(payload: Mapping[str, Any], one: StoredPassage) -> np.ndarray | None:
-    """Return the characters that a passage's tokens cover, as they are kept, from the same payload; or None."""
+    """Return the characters that the tokens of a passage cover, from the same payload; None if it has none."""
     data = _decoded(payload.get("spans"))
     whole = data is not None and len(data) == 4 * one.tokens[1]
     return np.frombuffer(data, dtype=np.uint16).reshape(-1, 2) if data is not None and whole else None

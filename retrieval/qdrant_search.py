@@ -1,4 +1,4 @@
-"""Searching an index in Qdrant, with the results that an index in a folder gives."""
+"""Search an index in Qdrant, with the same results as an index in a folder."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ T = TypeVar("T")
 
 _TRIALS = 3
 _SEARCHES = 64  # in one request, so that a long batch does not exceed its time
-_WAITS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds, for a document that is being written
+_WAITS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)  # seconds to wait for a document that is being written
 
 
 class _Whole(NamedTuple):
-    """A document with all that is kept of its passages."""
+    """A document with everything that the index keeps of its passages."""
 
     document: Document
     points: list[StoredPoint]
@@ -65,10 +65,10 @@ class _Whole(NamedTuple):
 
 
 class QdrantSearch:
-    """What you can ask of an index in Qdrant; `sightline.retrieval.qdrant_store.QdrantStore` can also change it.
+    """The searches of an index in Qdrant. `sightline.retrieval.qdrant_store.QdrantStore` adds the changes.
 
-    Another process may change a document while its passages are searched and fetched. A passage counts only while its
-    digest is that of its document, and `read` does a search again whose passages changed meanwhile.
+    Another process may change a document after its passages were found and before they are fetched. A passage counts
+    only while it has the digest of its document, and `read` repeats a search if a passage has changed in between.
     """
 
     def __init__(self, engine: Engine, manifest: Manifest) -> None:
@@ -128,13 +128,13 @@ class QdrantSearch:
     # -- searching -----------------------------------------------------------------------------------------------------
 
     def read(self, work: Callable[[], T]) -> T:
-        """Call ``work``, and again if a passage that it found was changed meanwhile.
+        """Call ``work``, and call it again if a passage that it found has changed in the meantime.
 
         Args:
             work: a function that calls methods of this index. It may be called several times.
 
         Returns:
-            The value that ``work`` returned. Passages that still change at the third time are left out.
+            The value that ``work`` returned. After the third call, passages that have changed are left out.
         """
         if getattr(self._reading, "found", None) is not None:
             return work()
@@ -143,7 +143,7 @@ class QdrantSearch:
             writes = self.engine.writes
             try:
                 done = work()
-                # Where others may write, what was found tells whether it has changed.
+                # If other processes may write, the digests of what was found show whether it has changed.
                 changed = self._reading.changed or (not self._watched and self.engine.writes != writes)
                 if not changed or trial == _TRIALS:
                     return done
@@ -156,11 +156,11 @@ class QdrantSearch:
 
     @property
     def _watched(self) -> list[str]:
-        """What a search fetches to see whether another process changes what it found."""
+        """The fields that a search fetches to notice that another process has changed what it found."""
         return ["digest"] if self.engine.shared else []
 
     def _found(self, hits: Sequence[Hit]) -> None:
-        """Remember of which state of its document each passage was found."""
+        """Remember in which version of its document each passage was found."""
         found = getattr(self._reading, "found", None)
         if found is None or not self._watched:
             return
@@ -174,7 +174,7 @@ class QdrantSearch:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the passages with the nearest embeddings; see `sightline.Index.search_dense`.
 
-        Rows are Python's integers.
+        Rows are Python integers.
         """
         if isinstance(queries, str):
             raise InputError("search_dense takes a list of queries; for one, a list of one")
@@ -238,14 +238,15 @@ class QdrantSearch:
     def search_multivector(
         self, queries: Sequence[str], k: int, where: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Refuse: in Qdrant, token states are kept to be read, and cannot be searched.
+        """Refuse to search token states, which a store in Qdrant keeps for reranking only.
 
         Raises:
             InputError: always.
         """
         raise InputError(
-            f"{self.path}: token states in Qdrant are not searched; use the first stage dense, bm25 or hybrid, or an "
-            "index in a folder for multivector and hybrid-multivector"
+            f"{self.path}: the first stages multivector and hybrid-multivector need an index in a folder, because a "
+            "store in Qdrant keeps token states for reranking only; use another first stage, or copy the index into a "
+            "folder with sightline copy"
         )
 
     def search_lexical(
@@ -271,11 +272,11 @@ class QdrantSearch:
         return self._contents.now().whole
 
     def document_numbers(self, rows: np.ndarray) -> np.ndarray:
-        """Return the number of the document that each row belongs to, which its id tells; 0 for -1."""
+        """Return a number of the document that each row belongs to; 0 for -1."""
         return np.array([number_of_document(row) if row >= 0 else 0 for row in rows.tolist()], dtype=object)
 
     def passages(self, rows: Sequence[int] | np.ndarray) -> list[StoredPassage]:
-        """Return the passages of these rows, in order. Those that are gone, and -1, are left out."""
+        """Return the passages of these rows, in order. Rows that were deleted meanwhile, and -1, are left out."""
         asked = [int(row) for row in rows if row >= 0]
         heads = {row: head_row(row) for row in asked}
         ids = list(dict.fromkeys([*asked, *heads.values()]))
@@ -350,7 +351,7 @@ class QdrantSearch:
         ]
 
     def _tell_missing(self, passages: Sequence[StoredPassage]) -> None:
-        """Say which passages lack their token states, unless they have changed since they were fetched."""
+        """Warn of passages without token states, unless they have changed since they were fetched."""
         heads = [head_row(one.row) for one in passages]
         now = self.engine.retrieve("passages", heads, ["digest"]) if heads else {}
         for one, head in zip(passages, heads, strict=True):
@@ -358,8 +359,8 @@ class QdrantSearch:
                 self._changed()
                 continue
             logger.warning(
-                "%s: the token states of a passage of document %r are missing, so it is read anew; updating the "
-                "document writes them",
+                "%s: a passage of document %r has no token states, so its text is read instead; update the document "
+                "to write them",
                 self.path,
                 one.passage.document.id,
             )
@@ -374,7 +375,7 @@ class QdrantSearch:
         """Return the documents with these ids and what is kept of them, except words; absent ones are left out.
 
         Raises:
-            IndexCorruptError: if a document stays half written, as a writer leaves it that was killed.
+            IndexCorruptError: if a document stays incomplete, because the process that wrote it was killed.
         """
         found: dict[str, _Whole] = {}
         left = list(ids)
@@ -386,8 +387,8 @@ class QdrantSearch:
                 break
             if wait is None:
                 raise IndexCorruptError(
-                    f"{self.path}: document {left[0]!r} is there in part, or with parts of another time, as a writer "
-                    "leaves it that was killed; write it again (sightline add --update)"
+                    f"{self.path}: document {left[0]!r} is incomplete, probably because the process that wrote it was "
+                    "killed; write it again with sightline add --update"
                 )
             time.sleep(wait)
         wholes = [found[id] for id in ids if id in found]
@@ -406,7 +407,7 @@ class QdrantSearch:
         )
 
     def _fetched(self, ids: Sequence[str]) -> dict[str, _Whole | None]:
-        """Return the documents that are there; None for one whose points are not all of one time."""
+        """Return the documents that exist; None for one whose points are not all of the same version."""
         heads = self._contents.heads(ids, PLACES)
         rows = list(dict.fromkeys([*map(row_of, heads), *rows_of(heads)]))
         payloads = self.engine.retrieve("passages", rows, FETCHED, dense=self.manifest.encoder.dim > 0) if rows else {}

@@ -1,4 +1,4 @@
-"""A Qdrant server, by ``qdrant-client``."""
+"""A Qdrant server, through ``qdrant-client``."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from .store import Traffic
 
 __all__ = ["ServerEngine"]
 
-_jitter = random.Random()  # not the one that users seed
+_jitter = random.Random()  # apart from the generator that users seed
 _SECONDS = Range(above=0, high=86_400)
 _TRIED_AGAIN = (429, 503)
-_LARGEST_REQUEST = 8_000_000  # characters of payloads; servers take 32 MB
+_LARGEST_REQUEST = 8_000_000  # characters of payloads; servers accept 32 MB
 
 
 class ServerEngine(Engine):
-    """A Qdrant server, by its REST API.
+    """A Qdrant server, through its REST API.
 
     Args:
         name: the name of the store.
         url: the URL of the server; None with ``client``.
-        collection: the collection of the passages; ``-states`` is added for that of the states. Both are aliases, of
-            collections that end in a number, so that another index can take their place at once.
-        timeout: seconds for one request and its answer.
+        collection: the name of the collection of passages. That of the token states ends in ``-states``. Both names are
+            aliases of collections that end in a number, so that another index can replace them in one step.
+        timeout: the number of seconds for a request and its answer.
         retries: the number of times that a request is sent again after 429 (too many requests), 503 (not available) or
-            a lost connection. The wait begins at 0.5 to 1 second and doubles. All requests may be sent twice.
-        client: a ``QdrantClient`` to use instead of a connection of one's own.
+            a lost connection. The first wait is 0.5 to 1 second, and each further one twice as long. It does no harm to
+            send a request twice.
+        client: a ``QdrantClient`` to use. If None, one is made.
 
     Raises:
         MissingExtraError: if ``qdrant-client`` is not installed.
@@ -70,7 +71,7 @@ class ServerEngine(Engine):
         if client is None:
             self.traffic = Traffic()
             key = os.environ.get("QDRANT_API_KEY", "").strip() or None
-            # The client's own number of seconds is whole.
+            # The client takes whole seconds.
             self._client = qdrant_client.QdrantClient(
                 url=url, api_key=key, timeout=max(1, round(timeout)), check_compatibility=False
             )
@@ -87,7 +88,7 @@ class ServerEngine(Engine):
         return self.collection if part == "passages" else f"{self.collection}-states"
 
     def _ask(self, call: Callable[..., Any], *values: Any, **options: Any) -> Any:
-        """What a request gives; it is sent again where that may help."""
+        """Send a request, and send it again if that may help."""
         import httpx
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
@@ -101,14 +102,15 @@ class ServerEngine(Engine):
                 again = not isinstance(source, httpx.TimeoutException)
                 if not isinstance(source, httpx.TransportError):
                     raise IndexStoreError(
-                        f"{self.name}: the answer cannot be used ({source}); is it Qdrant?"
+                        f"{self.name}: the answer cannot be read ({source}); check that there is a Qdrant server at "
+                        "this address"
                     ) from error
                 problem = (
-                    f"the connection failed ({source}); does the server run?"
+                    f"the connection failed ({source}); check that the server is running"
                     if again
-                    else f"no answer within {self.timeout:g} s; open it with a larger timeout"
+                    else f"no answer within {self.timeout:g} s; open the store with a larger timeout"
                 )
-            except (ValueError, TypeError, KeyError, AssertionError) as error:  # of the client's own
+            except (ValueError, TypeError, KeyError, AssertionError) as error:  # raised by the client itself
                 raise IndexStoreError(f"{self.name}: {' '.join(str(error).split())}") from error
             if not again or trial > self.retries:
                 tried = f"; tried {trial} times" if trial > 1 else ""
@@ -122,8 +124,11 @@ class ServerEngine(Engine):
         except (ValueError, KeyError, TypeError):
             said = error.reason_phrase
         if error.status_code in (401, 403):
-            return f"it needs another key ({error.status_code}), in the environment as QDRANT_API_KEY: {said[:300]}"
-        return f"it answers {error.status_code}: {' '.join(said.split())[:300]}"
+            return (
+                f"the server refused the key ({error.status_code}: {said[:300]}); set the environment variable "
+                "QDRANT_API_KEY"
+            )
+        return f"the server answered {error.status_code}: {' '.join(said.split())[:300]}"
 
     def exists(self) -> bool:
         """See `Engine.exists`."""
@@ -149,7 +154,7 @@ class ServerEngine(Engine):
             alias = self._called(part)
             if self._ask(self._client.collection_exists, alias):
                 continue
-            # Two who make it at once make the same one.
+            # If two processes make it at the same time, they make the same one.
             place = f"{alias}.{self._generation() + 1}"
             sparse = {"words": models.SparseVectorParams()}
             try:
@@ -165,7 +170,7 @@ class ServerEngine(Engine):
         return {alias.alias_name: alias.collection_name for alias in answer.aliases}
 
     def _generation(self) -> int:
-        """The highest number that a collection of this index, or of one that is to replace it, has."""
+        """Return the highest number of a collection of this index, or of one that will replace it."""
         base = self.collection.removesuffix(".next")
         places = self._aliases()
         ends = [places[name].rpartition(".")[2] for name in (base, f"{base}.next") if name in places]
@@ -245,7 +250,7 @@ class ServerEngine(Engine):
         records = self._ask(
             self._client.retrieve, self._called(part), asked, with_payload=payload, with_vectors=vectors
         )
-        # Where none is asked for, a record's vector is None, or empty.
+        # If no vector is asked for, that of a record is None or empty.
         return {number_of(record.id): (record.payload or {}) | (record.vector or {}) for record in records}
 
     def search(self, searches: Sequence[Nearest], k: int, where: Where, fields: Sequence[str]) -> list[list[Hit]]:
@@ -300,7 +305,7 @@ class ServerEngine(Engine):
         return {}
 
     def flush(self) -> None:
-        """Nothing: a server does it by itself."""
+        """Do nothing, since a server does this by itself."""
 
     def beside(self) -> ServerEngine:
         """See `Engine.beside`."""
@@ -343,7 +348,7 @@ class ServerEngine(Engine):
 
 
 def _by_size(points: Sequence[Point]) -> Iterator[list[Point]]:
-    """Points in groups that a request can hold."""
+    """Split points into groups that fit into a request."""
     group: list[Point] = []
     size = 0
     for point in points:

@@ -1,8 +1,8 @@
-"""An index in Qdrant: the engine in this process, or a server.
+"""An index in Qdrant, in this process or on a server.
 
-`QdrantStore` makes an index, opens and copies it. Behind it, `qdrant_search` searches it and `qdrant_writing` changes
-it; `qdrant_points` says what it consists of, and `qdrant_contents` what it holds. `qdrant_edge` and `qdrant_server` are
-the two kinds of `qdrant_engines`.
+`QdrantStore` makes, opens and copies an index. `qdrant_search` searches it, and `qdrant_writing` changes it.
+`qdrant_points` defines its points, and `qdrant_contents` reads its documents and counts. `qdrant_edge` and
+`qdrant_server` implement the interface in `qdrant_engines`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class QdrantStore(QdrantSearch):
         return store
 
     def _with(self, settings: IndexSettings, model: Encoder | None) -> QdrantStore:
-        """This store with the encoder that settings name; None for ``model`` to load it as it reads by itself."""
+        """Set the encoder that the settings name. If ``model`` is None, it is loaded when it is first needed."""
         self._given_encoder = given_encoder(settings)
         self._encoder = self._given_encoder or model
         self._backend = settings.backend
@@ -242,7 +242,7 @@ class QdrantStore(QdrantSearch):
         stream = itertools.chain([first], stream)
         engine, model = _engine(name, **options), load_planned_encoder(chosen)
         planned = _planned(chosen, model)
-        # A number format is for a build alone; later texts are read as the encoder reads by itself.
+        # The number format is for this build only; later texts are read in the encoder's own.
         later = model if chosen.dtype is None else None
         try:
             there = has_manifest(engine)
@@ -269,7 +269,7 @@ class QdrantStore(QdrantSearch):
 
     @classmethod
     def is_finished(cls, name: str, *, timeout: float = 60.0, retries: int = 3, client: Any = None) -> bool:
-        """Tell whether there is an index whose build went through. The arguments are those of `open`."""
+        """Tell whether there is an index whose build is complete. The arguments are those of `open`."""
         engine = _engine(name, timeout=timeout, retries=retries, client=client)
         try:
             return has_manifest(engine) and load_manifest(engine).complete
@@ -284,7 +284,7 @@ class QdrantStore(QdrantSearch):
         documents: Iterator[Document],
         options: Mapping[str, Any],
     ) -> QdrantStore:
-        """An index that needs no work, for it was built of these documents already."""
+        """Open an index that was already built from these documents."""
         store = cls._complete(engine, planned, options)
         store._writer.compare(documents)
         logger.info("%s: complete already, with these %d documents", engine.name, len(store))
@@ -292,7 +292,7 @@ class QdrantStore(QdrantSearch):
 
     @classmethod
     def _complete(cls, engine: Engine, planned: Manifest, options: Mapping[str, Any]) -> QdrantStore:
-        """A complete index with the settings that are planned."""
+        """Open a complete index that has the planned settings."""
         store = cls(engine, load_manifest(engine), options=options)
         if store.manifest.settings() != planned.settings():
             difference = store.manifest.difference(planned)
@@ -308,7 +308,7 @@ class QdrantStore(QdrantSearch):
         reading: BatchReading | None,
         progress: Callable[[int], None] | None,
     ) -> None:
-        """Write the documents of a shard, remember that it is done, and finish the index if all are."""
+        """Write the documents of a shard, mark it as finished, and finish the index after the last shard."""
         if self._writer.begin_shard(documents, shard):
             read = self._elsewhere(reading, self.engine)
             self._writer.write(self.encoder, documents, "resume", progress, read, shard)
@@ -461,7 +461,7 @@ class QdrantStore(QdrantSearch):
             self._writer.put(read)
 
     def _elsewhere(self, reading: BatchReading | None, engine: Engine) -> Any:
-        """What reads batches in other processes, which write them too if they can open this store by its name."""
+        """Return what reads batches in other processes. They also write if they can open this store by its name."""
         if reading is None:
             return None
         load: Callable[[], Encoder] = partial(load_built_encoder, self.manifest.encoder, self.path, self._backend)
@@ -482,7 +482,9 @@ def _engine(name: str, *, timeout: float, retries: int, client: Any) -> Engine:
         return EdgeEngine(parsed.place)
     if parsed.kind == "qdrant":
         return ServerEngine(name, parsed.place, parsed.collection, timeout=timeout, retries=retries, client=client)
-    raise InputError(f"{name!r} names no store in Qdrant; write qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION")
+    raise InputError(
+        f"{name!r} is not the name of a store in Qdrant; use qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION"
+    )
 
 
 def _open_again(name: str, encoder: Encoder | None, options: dict[str, Any]) -> QdrantStore:
@@ -494,7 +496,7 @@ def _itself(encoder: Encoder) -> Encoder:
 
 
 def _possible(factory: str, parameters: str) -> bool:
-    """Whether Qdrant has such a structure over embeddings."""
+    """Tell whether Qdrant has such an index over embeddings."""
     return re.fullmatch(r"Flat|HNSW[1-9][0-9]{0,2}", factory) is not None and not parameters
 
 
@@ -502,12 +504,13 @@ def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
     """The manifest of an empty index, with the encoder that its settings name.
 
     Raises:
-        InputError: if a setting is out of range, or Qdrant has no such thing.
+        InputError: if a setting is out of range, or Qdrant does not support it.
     """
     if not _possible(settings.faiss, settings.faiss_parameters):
         raise InputError(
-            f"in Qdrant, faiss is 'Flat', for exact search, or 'HNSWM' such as 'HNSW32', without parameters; not "
-            f"{settings.faiss!r} {settings.faiss_parameters!r}".rstrip(" '")
+            "a store in Qdrant searches embeddings exactly or by its own graph; set faiss to 'Flat', or to 'HNSWM' "
+            f"such as 'HNSW32', and leave faiss_parameters empty, instead of {settings.faiss!r} and "
+            f"{settings.faiss_parameters!r}"
         )
     lexical = LexicalName.parse(settings.lexical)
     if lexical.engine not in ("fts5", "none", "sparse"):
@@ -525,12 +528,12 @@ def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
 def _refuse_foreign(engine: Engine) -> None:
     if engine.exists() and not has_manifest(engine) and engine.count(Where()):
         raise IndexStoreError(
-            f"{engine.name}: there is something without a manifest of Sightline; remove it, or choose another name"
+            f"{engine.name}: the collection has points but no manifest of Sightline; remove it, or choose another name"
         )
 
 
 def _cleared(beside: Engine, planned: Manifest) -> Engine:
-    """The place beside an index, without what an interrupted run left that cannot go on."""
+    """Return the place beside an index. What an interrupted run left there is removed unless it can continue."""
     if beside.exists():
         try:
             manifest = load_manifest(beside)

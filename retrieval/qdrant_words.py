@@ -5,8 +5,8 @@ Learned sparse vectors are kept as their model gives them.
 For BM25, the vector of a passage holds, for each term, what its count and the length of the passage contribute to the
 score. The vector of a query holds how rare the terms are now. Qdrant's own inverse document frequency (the modifier
 ``idf``) is another formula. It counts deleted passages until a segment is written again, and it counts each shard by
-itself. So the store counts the passages that have a term when a query needs it, in an index of the terms. This stays
-right whoever writes.
+itself. So the store counts the passages that have a term when a query needs it, in an index of the terms. These counts
+are right even if several processes write.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PassageWords:
     length: int
 
     def vector(self, mean: float) -> dict[int, float]:
-        """The sparse vector.
+        """Return the sparse vector of the passage for BM25.
 
         Args:
             mean: the mean number of terms of all passages.
@@ -55,7 +55,7 @@ class PassageWords:
 
 
 def passage_words(texts: Sequence[str]) -> list[PassageWords]:
-    """The terms of passages, as FTS5 would keep them.
+    """Return the terms of passages, as FTS5 would keep them.
 
     Args:
         texts: the texts of N passages.
@@ -76,7 +76,7 @@ def passage_words(texts: Sequence[str]) -> list[PassageWords]:
 
 
 def learned_vectors(vectors: SparseVectors) -> list[dict[int, float]]:
-    """Learned sparse vectors, each as a mapping of terms to weights.
+    """Turn learned sparse vectors into mappings of terms to weights.
 
     Args:
         vectors: N vectors.
@@ -92,7 +92,7 @@ def learned_vectors(vectors: SparseVectors) -> list[dict[int, float]]:
 
 
 def query_vector(query: str, passages: int, frequency: Callable[[str], int]) -> dict[int, float]:
-    """The sparse vector of a query.
+    """Return the sparse vector of a query for BM25.
 
     Args:
         query: the text of the query.
@@ -114,5 +114,5 @@ def _query_terms(query: str) -> list[str]:
 
 
 def _place(term: str) -> int:
-    """The number of a term: 32 bits of its hash. Of a million terms, about two hundred share theirs with another."""
+    """Return the number of a term, 32 bits of its hash. About 200 of a million terms share it with another term."""
     return xxhash.xxh3_64_intdigest(term.encode()) & 0xFFFFFFFF

@@ -1,7 +1,7 @@
-"""Writing to an index in Qdrant: documents in batches, and the vectors of words as the index grows.
+"""Write to an index in Qdrant: documents in batches, and vectors for BM25 as the index grows.
 
-A search sees each document as it was before a change or as it is after it. Two processes that write the same document
-at the same time leave one of the two versions, whole: the process that wrote the last head makes sure of the rest.
+A search sees each document as it was before a change or as it is after it. If two processes write the same document at
+the same time, one of the two versions remains, complete: the process that wrote the last head sees to the rest.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ from .writing import BATCH_PASSAGES
 __all__ = ["OTHERWISE", "QdrantWriter"]
 
 OTHERWISE = "change it with add, update or delete, or build it again with overwrite"
-"""What to do where there is an index already."""
-_DRIFT = 0.005  # of the mean length, from which on vectors of words are made anew
-_TRIALS = 10  # to write documents that others write at the same time
-_UNFINISHED = 600.0  # seconds, after which passages of a version that is not current are those of a killed writer
-_EXACT = 200_000  # passages, up to which a build makes them exact
+"""What to do if there is an index already."""
+_DRIFT = 0.005  # relative change of the mean length after which vectors for BM25 are computed again
+_TRIALS = 10  # to write documents that other processes write at the same time
+_UNFINISHED = 600.0  # seconds after which passages of a version that is not current are leftovers of a killed writer
+_EXACT = 200_000  # passages up to which a build uses the exact mean length
 
 
 class QdrantWriter:
-    """Writes documents with all that is kept of them.
+    """Writes documents with everything that the index keeps of them.
 
     Args:
         contents: the documents and counts of the index.
@@ -85,7 +85,7 @@ class QdrantWriter:
     # -- documents ---------------------------------------------------------------------------------------------------
 
     def splitter(self, encoder: Encoder) -> Splitter | None:
-        """What cuts documents into passages; None where they are kept whole."""
+        """Return what cuts documents into passages; None if they are kept whole."""
         cut = self._manifest.passages
         return Splitter(encoder.token_offsets, cut.max_tokens, cut.overlap) if cut.max_tokens else None
 
@@ -105,28 +105,28 @@ class QdrantWriter:
     ) -> int:
         """Write a stream of documents.
 
-        ``resume`` skips what is there, and at the end deletes what was not in the stream. ``replace`` skips nothing,
-        so it repairs documents of which a killed writer left a part.
+        ``resume`` skips documents that the index has, and at the end deletes those that were not in the stream.
+        ``replace`` skips nothing, so it repairs documents of which a killed writer left a part.
 
         Args:
             encoder: the encoder of the index.
             documents: the documents, read as a stream.
-            existing: what to do with documents that are there. ``refuse`` raises.
+            existing: what to do with documents that the index has. ``refuse`` raises.
             progress: a function that is called after each batch with the number of documents taken so far.
-            read: a function that reads batches, in order. It may take some ahead, and write them. If None, each is read
-                here.
+            read: a function that reads batches, in order. It may take batches in advance, and may write them. If None,
+                they are read in this process.
             shard: the shard that the documents of the stream can belong to. If None, all of them.
 
         Returns:
             The number of documents that were written.
 
         Raises:
-            DataError: if an id is there twice, or is there already and ``existing`` is ``refuse``.
+            DataError: if an id is given twice, or is in the index already and ``existing`` is ``refuse``.
         """
-        self._known_mean = None  # another process may have made the vectors of words anew
+        self._known_mean = None  # another process may have computed the vectors for BM25 again
         written = taken = put = 0
         passed: set[int] = set()
-        ahead: deque[tuple[int, int]] = deque()  # of each batch that is being read: taken so far, and documents
+        ahead: deque[tuple[int, int]] = deque()  # for each batch being read: documents taken so far, and its own
 
         def waiting() -> Iterator[Batch]:
             nonlocal taken
@@ -180,11 +180,11 @@ class QdrantWriter:
                 head = kept.get(document.id)
                 stored = dataclasses.replace(document, metadata=json.loads(as_json(document.metadata)))
                 if head is None or document_of(head, self._path) != stored:
-                    others = f"there is an index of other documents, without {document.id!r} as given"
-                    raise IndexStoreError(f"{self._path}: {others}; {OTHERWISE}")
+                    other = f"the index has other documents ({document.id!r} is missing or differs)"
+                    raise IndexStoreError(f"{self._path}: {other}; {OTHERWISE}")
         there = self._contents.now().documents
         if count != there:
-            raise IndexStoreError(f"{self._path}: there is an index of {there} documents, not of {count}; {OTHERWISE}")
+            raise IndexStoreError(f"{self._path}: the index has {there} documents, not {count}; {OTHERWISE}")
 
     def drop(self, heads: Mapping[str, Mapping[str, Any]]) -> None:
         """Delete documents.
@@ -214,10 +214,10 @@ class QdrantWriter:
         self.drop(self._contents.heads(ids, PLACES))
 
     def put(self, batch: StoredBatch) -> None:
-        """Write documents with all that is kept of them; each changes when its head does, which comes last.
+        """Write documents with everything that is kept of them. The heads come last, and make the change.
 
         Raises:
-            IndexStoreError: if others keep writing the same documents.
+            IndexStoreError: if other processes keep writing the same documents.
         """
         for _ in range(_TRIALS):
             old = self._contents.heads([document.id for document, _ in batch.documents], PLACES)
@@ -240,10 +240,10 @@ class QdrantWriter:
         )
 
     def _forget(self, heads: Mapping[str, Mapping[str, Any]]) -> None:
-        """Delete versions of documents that are no longer current, but for their heads.
+        """Delete old versions of documents, except their heads.
 
         Args:
-            heads: the payload of the heads that they had, with the fields `PLACES`, by the document's id.
+            heads: the payload of the old heads, with the fields `PLACES`, by the document's id.
         """
         if rows := [row for row in rows_of(heads) if row != head_row(row)]:
             self._engine.delete("passages", Where(must=(_versions(heads),), ids=tuple(rows)))
@@ -254,16 +254,16 @@ class QdrantWriter:
             self._engine.delete("states", Where(must=(_versions(heads),), ids=tuple(rows)))
 
     def _whole(self, heads: Sequence[Point], others: Sequence[Point], states: Sequence[Point]) -> bool:
-        """Whether documents that were written are there as a whole; removes what is left of other versions."""
+        """Tell whether documents were written completely, and remove what is left of other versions."""
         now = self._engine.retrieve("passages", [head.id for head in heads], ["digest"])
         mine = [head for head in heads if now.get(head.id, {}).get("digest") == head.payload["digest"]]
-        if len(mine) < len(heads):  # others have written or deleted the rest since
+        if len(mine) < len(heads):  # other processes have written or deleted the rest since
             self._forget({head.payload["id"]: head.payload for head in heads if head not in mine})
         documents = Among("document", [head.payload["document"] for head in mine])
         digests = Among("digest", [head.payload["digest"] for head in mine])
         own = len(mine) + sum(point.payload["digest"] in digests.values for point in others)
         if mine and self._engine.count(Where(must=(documents,))) > own:
-            # What others are writing at this moment must stay. Nobody writes another version during a build.
+            # Keep what other processes are writing now. During a build, there are no other versions.
             age = () if not self._manifest.complete else (Between("written", {"lt": time.time() - _UNFINISHED}),)
             left = Where(must=(documents, Between("passage", {"gte": 1}), *age), must_not=(digests,))
             if rows := [row for row, _ in self._engine.scroll("passages", left, ["passage"])]:
@@ -275,11 +275,11 @@ class QdrantWriter:
     def _points(
         self, batch: StoredBatch, old: Mapping[str, Mapping[str, Any]]
     ) -> tuple[list[Point], list[Point], list[Point]]:
-        """The points of a batch: of token states, of the passages after each document's first, and of the heads.
+        """Return the points of a batch: token states, passages after the first of each document, and heads.
 
         Args:
             batch: the documents.
-            old: the payload of the heads of those that are there, by id.
+            old: the payload of the heads of documents that the index has, by id.
         """
         rows = batch.rows
         if batch.table is not None:
@@ -294,7 +294,10 @@ class QdrantWriter:
         place = 0
         for document, passages in batch.documents:
             if len(passages) >= PASSAGES:
-                raise DataError(f"document {document.id!r} has {len(passages)} passages, which is too many")
+                raise DataError(
+                    f"document {document.id!r} has {len(passages)} passages, and a store in Qdrant takes fewer than "
+                    f"{PASSAGES:,}; split the document"
+                )
             base, digest = row_of(document.id), digest_of(document, passages)
             digest = versioned(digest, self._version(digest, old.get(document.id, {}).get("digest")))
             values = payload_of(json.loads(as_json(document.metadata)))
@@ -332,7 +335,7 @@ class QdrantWriter:
         return states, others, heads
 
     def _words(self, contents: Sequence[str]) -> list[tuple[dict[str, Any], dict[int, float]]]:
-        """What is kept of the words of passages: fields of the payload and a sparse vector; empty if nothing is."""
+        """Return fields of the payload and a sparse vector for the words of each passage; [] if none are kept."""
         if not self._contents.keeps_words or not contents:
             return []
         if not self._contents.keeps_bm25:
@@ -346,39 +349,39 @@ class QdrantWriter:
         ]
 
     def _version(self, digest: str, there: Any) -> int:
-        """The number of a new version of a document.
+        """Return the number for a new version of a document.
 
         Args:
             digest: its digest.
-            there: the digest in the payload of the head that is there; None if there is none.
+            there: the digest in the payload of the current head; None if there is none.
         """
         if self._manifest.complete:
-            # Another than there is; and two processes hardly ever choose the same.
+            # It differs from the current one, and two processes hardly ever choose the same.
             return (version_of(there) + 1 + secrets.randbelow(VERSIONS - 1)) % VERSIONS
-        # Of a build that several processes share, the same documents have the same points.
+        # Processes that share a build give the same document the same points.
         if there is None or content_of(there) == digest:
             return version_of(there)
         return 1 - min(1, version_of(there))
 
     def _learnt(self, states: np.ndarray) -> np.ndarray | None:
-        """The table of the form of the token states; of several that learn one at once, the first counts."""
+        """Return the table of the form of the token states. If several processes learn one, the first counts."""
         form = self._contents.form
         if form is not None and form.codes is not None and self._contents.table() is None:
             self._keep(form.learn(states))
         return self._contents.table()
 
     def _keep(self, table: np.ndarray) -> None:
-        """Keep what the form of the token states learnt, unless the index has it already."""
+        """Store the table of the form of the token states, unless the index has one."""
         if self._contents.table() is None:
             self._engine.upsert("states", [Point(TABLE, {}, {"table": encoded(table)})], new_only=True)
 
-    # -- vectors of words --------------------------------------------------------------------------------------------
+    # -- vectors for BM25 --------------------------------------------------------------------------------------------
 
     def _mean(self, lengths: list[int]) -> float:
-        """The mean length that the vectors of words are made with: that of the first batch that anyone wrote.
+        """Return the mean length that vectors for BM25 are computed with: at first, that of the first batch.
 
         Args:
-            lengths: of the passages of a batch, in case it is the first.
+            lengths: the lengths of the passages of a batch, in case it is the first.
         """
         if self._known_mean is None:
             kept = self._engine.retrieve("passages", [MEAN], ["mean"])
@@ -390,7 +393,7 @@ class QdrantWriter:
         return self._known_mean
 
     def settle(self, drift: float = _DRIFT) -> None:
-        """Make the vectors for BM25 anew if the mean length has moved by more than this."""
+        """Compute the vectors for BM25 again if the mean length has changed by more than ``drift``."""
         if not self._contents.keeps_bm25:
             return
         now, used = self._contents.now(), self._mean([])
@@ -404,7 +407,7 @@ class QdrantWriter:
         self._known_mean = now.mean
 
     def _weigh(self, payloads: Mapping[int, Mapping[str, Any]], mean: float) -> None:
-        """Make the vectors of words of passages anew, but not of those that others change or delete meanwhile."""
+        """Compute the vectors of passages again, except those that other processes change or delete meanwhile."""
         unchanged = Where(must=(Among("digest", sorted({str(own["digest"]) for own in payloads.values()})),))
         vectors = {
             row: PassageWords(dict(zip(own["words"], own["counts"], strict=True)), own["length"]).vector(mean)
@@ -422,7 +425,7 @@ class QdrantWriter:
     # -- builds ------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """End a build: make the vectors of words with the mean length of all passages, and say that it is complete."""
+        """End a build: compute the vectors for BM25 with the mean length of all passages, and mark it as complete."""
         now = self._contents.now()
         self.settle(_DRIFT if now.passages > _EXACT else 0.0)
         self._engine.flush()
@@ -431,7 +434,7 @@ class QdrantWriter:
         self._engine.upsert("passages", [record_of(self._contents.manifest)])
 
     def shards(self) -> tuple[int, int] | None:
-        """Of a build in shards: how many are done, and how many there are; None of any other."""
+        """Return the number of finished shards and of all shards; None if the index is not built in shards."""
         of = self._shards()
         return None if of is None else (len(self._done(of)), of)
 
@@ -440,16 +443,16 @@ class QdrantWriter:
         return None if of is None else int(of)
 
     def _done(self, of: int) -> dict[int, dict[str, Any]]:
-        """What the shards that are done have recorded, by number."""
+        """Return the records of the finished shards, by number."""
         rows = {done_row(Shard(number, of)): number for number in range(of)}
         kept = self._engine.retrieve("passages", list(rows), ["documents", "digest"])
         return {rows[row]: payload for row, payload in kept.items()}
 
     def begin_shard(self, documents: ShardStream, shard: Shard) -> bool:
-        """Whether a shard is to be written; goes through its documents if it is done, to see that it has them.
+        """Tell whether a shard must be written. If it is finished, its documents are compared with its record.
 
         Raises:
-            IndexStoreError: if the index was built without shards, or of other documents.
+            IndexStoreError: if the index was built without shards, or from other documents.
             IndexMismatchError: if it is built in another number of shards, or the documents have changed.
         """
         if not self._manifest.complete:
@@ -459,7 +462,8 @@ class QdrantWriter:
             raise IndexStoreError(f"{self._path}: there is an index here already, built without shards; {OTHERWISE}")
         if of != shard.of:
             raise IndexMismatchError(
-                f"{self._path}: it is built in {of} shards, not in {shard.of}; go on with {of}, or remove it"
+                f"{self._path}: this index is built in {of} shards, not in {shard.of}; continue with {of} shards, or "
+                "remove it"
             )
         done = self._done(of).get(shard.number)
         if done is None:
@@ -468,27 +472,26 @@ class QdrantWriter:
             pass
         if done != {"documents": documents.count, "digest": documents.digest}:
             if self._manifest.complete:
-                raise IndexStoreError(f"{self._path}: there is an index of other documents in {shard}; {OTHERWISE}")
+                raise IndexStoreError(f"{self._path}: the index has other documents in {shard}; {OTHERWISE}")
             self._engine.delete("passages", Where(ids=(done_row(shard),)))
             raise IndexMismatchError(
                 f"{self._path}: the documents of {shard} have changed since it was finished "
-                f"({done.get('documents')} then, {documents.count} now), so it counts as unfinished again; build "
-                "it once more"
+                f"({done.get('documents')} then, {documents.count} now), so it is marked as unfinished; build it again"
             )
         return False
 
     def end_shard(self, documents: ShardStream, shard: Shard) -> None:
-        """Remember that a shard is done."""
+        """Mark a shard as finished."""
         record = {"documents": documents.count, "digest": documents.digest}
         self._engine.upsert("passages", [Point(done_row(shard), {}, record)])
 
     def finish_shards(self, of: int) -> None:
-        """Finish the index if all shards are done.
+        """Finish the index if all shards are finished.
 
         Raises:
-            IndexStoreError: if it has not the documents that they wrote.
+            IndexStoreError: if the index does not have the documents that the shards wrote.
         """
-        self._contents.forget()  # others have written
+        self._contents.forget()  # other processes may have written
         done = self._done(of)
         if self._manifest.complete or len(done) < of:
             return
@@ -496,8 +499,8 @@ class QdrantWriter:
         there = self._contents.now().documents
         if expected != there:
             raise IndexStoreError(
-                f"{self._path}: all shards are done and have {expected} documents, but the index has {there}; did "
-                "something else write to it? Build it without shards, which reads only what is missing"
+                f"{self._path}: the finished shards have {expected} documents, but the index has {there}, so another "
+                "process has changed it; build it again without shards, which reads only what is missing"
             )
         self.finish()
 
@@ -507,7 +510,7 @@ def _versions(heads: Mapping[str, Mapping[str, Any]]) -> Among:
 
 
 def _head(document: Document, passages: list[Passage] | Any) -> dict[str, Any]:
-    """What the payload of a head has of its document."""
+    """Return the fields of a head's payload that describe its document."""
     return {
         "id": document.id,
         "title": document.title,

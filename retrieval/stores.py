@@ -216,7 +216,7 @@ def copy_store(source: Store, name: str | os.PathLike[str], **options: Any) -> S
 
 
 def is_finished(name: str | os.PathLike[str]) -> bool:
-    """Tell whether there is an index whose build went through.
+    """Tell whether there is an index whose build is complete.
 
     Args:
         name: the name of the store; see `open_store`.

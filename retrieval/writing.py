@@ -167,11 +167,12 @@ class Writer:
             stored = self._files.store.find([document.id for document in batch])
             for document in batch:
                 if not _same(stored.get(document.id), document):
-                    other = f"there is an index of other documents, without {document.id!r} as given"
-                    raise IndexStoreError(f"{self._path}: {other}; {advice}")
+                    raise IndexStoreError(
+                        f"{self._path}: the index has other documents ({document.id!r} is missing or differs); {advice}"
+                    )
         total = self._files.store.counts()["documents"]
         if count != total:
-            raise IndexStoreError(f"{self._path}: there is an index of {total} documents, not of {count}; {advice}")
+            raise IndexStoreError(f"{self._path}: the index has {total} documents, not {count}; {advice}")
 
     def digests_of(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the digests of the documents with these ids; see `sightline.retrieval.store.digest_of`."""

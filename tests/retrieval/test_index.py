@@ -161,9 +161,9 @@ def test_nothing_to_index_is_an_error(build):
 
 def test_complete_index_is_not_built_over(build):
     build([document(1)])
-    with pytest.raises(IndexStoreError, match="an index of other documents, without 'd2' as given; .* with overwrite"):
+    with pytest.raises(IndexStoreError, match=r"other documents \('d2' is missing or differs\); .* with overwrite"):
         build([document(2)])
-    with pytest.raises(IndexStoreError, match="an index of 1 documents, not of 2"):
+    with pytest.raises(IndexStoreError, match="the index has 1 documents, not 2"):
         build([document(1), document(1)])
     with pytest.raises(IndexMismatchError, match="an index with other settings .*max_tokens.*; .* with overwrite"):
         build([document(1)], max_tokens=7)

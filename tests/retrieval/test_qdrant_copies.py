@@ -218,7 +218,7 @@ def test_a_half_written_document_is_waited_for_and_then_named(tmp_path, copied, 
     source.engine.upsert("states", [Point(row, {}, kept | {"digest": "of another time"})])
     assert contents(copied(source, "folder")) == contents(source) and len(waited) == 3
     source.engine.delete("states", Where(ids=(row,)))
-    with pytest.raises(IndexCorruptError, match=r"document 'a' is there in part.*sightline add --update"):
+    with pytest.raises(IndexCorruptError, match=r"document 'a' is incomplete.*sightline add --update"):
         copied(source, "folder", "other")
     with pytest.raises(IndexStoreError, match="not a Sightline index"):
         open_store(tmp_path / "other")
@@ -236,7 +236,7 @@ def test_what_is_there_already_is_kept(tmp_path, copied):
         copied(source, "folder", "notes", overwrite=True)
     copied.client.create_collection("foreign", {})
     copied.client.upsert("foreign", [models.PointStruct(id=1, vector={})])
-    with pytest.raises(IndexStoreError, match="something without a manifest"):
+    with pytest.raises(IndexStoreError, match="points but no manifest"):
         copied(source, "client", "foreign", overwrite=True)
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine" and copied.client.count("foreign").count == 1
 

@@ -171,5 +171,5 @@ def test_an_index_that_is_replaced_is_followed_if_it_has_the_same_settings(monke
     assert (mine.keys.values == theirs.keys.values).all()
     QdrantStore.build(NAME, [OLD], client=client, overwrite=True, **options, max_tokens=4)
     served._contents.forget()
-    with pytest.raises(IndexMismatchError, match=r"was replaced by an index with other settings \(passages"):
+    with pytest.raises(IndexMismatchError, match=r"another index with other settings has replaced this one \(passages"):
         served.search_lexical("cats", 3)

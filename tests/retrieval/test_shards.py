@@ -168,7 +168,7 @@ def test_a_finished_shard_whose_documents_change_is_built_again(build):
         assert store.shards == (1, 2) and not store.manifest.complete
     with build(changed, shard=Shard(0, 2)) as store:
         assert store.manifest.complete and {document.text for document in store.documents()} == {"other words"}
-    with pytest.raises(IndexStoreError, match="an index of other documents in shard 1 of 2"):
+    with pytest.raises(IndexStoreError, match="other documents in shard 1 of 2"):
         build(documents, shard=Shard(1, 2))
 
 

@@ -356,7 +356,7 @@ def refusal(call):
 def test_texts_that_are_too_many_to_be_ordered_are_refused(place, toy, monkeypatch):
     monkeypatch.setattr("sightline.retrieval.qdrant_filters._MOST_TEXTS", 5)
     store = place("edge", [Document(f"d{n}", "word", "", {"day": f"2020-01-{n:02}"}) for n in range(6)], encoder=toy)
-    with pytest.raises(InputError, match="holds more than 5 different texts, and Qdrant orders none"):
+    with pytest.raises(InputError, match="has more than 5 different texts, which is too many for '>' in Qdrant"):
         store.search_lexical("word", 5, {"day": {">": "2020-01-03"}})
     assert len(store.search_lexical("word", 5, {"day": ["2020-01-03", "2020-01-05"]})[0]) == 2
 
@@ -415,7 +415,7 @@ def test_a_build_that_was_interrupted_anywhere_goes_on(place, toy, kind, monkeyp
     anew = place("folder", documents, "anew", encoder=toy, max_tokens=6)
     assert store.counts() == anew.counts() and store.manifest.complete
     assert {d.id: d for d in store.documents()} == {d.id: d for d in documents}
-    with pytest.raises(IndexStoreError, match="of 12 documents, not of 11"):
+    with pytest.raises(IndexStoreError, match="has 12 documents, not 11"):
         place(kind, documents[1:], encoder=toy, max_tokens=6)
     with pytest.raises(IndexMismatchError, match="other settings"):
         place(kind, documents, encoder=toy, max_tokens=7)
@@ -500,11 +500,15 @@ def other_dims(store):
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (damage_manifest, IndexCorruptError, "the manifest is not what was written"),
+        (damage_manifest, IndexCorruptError, "the manifest is damaged"),
         (lose_manifest, IndexStoreError, "there is no manifest"),
-        (other_layout, IndexStoreError, "layout 9, this version reads 2"),
-        (lose_a_vector, IndexCorruptError, "1 passages have no vector 'dense'"),
-        (other_dims, IndexCorruptError, "embeddings of 7 dimensions"),
+        (other_layout, IndexStoreError, "has layout 9, and this version of Sightline reads layout 2"),
+        (
+            lose_a_vector,
+            IndexCorruptError,
+            r"without the vector 'dense' would never be found \(1, .* document 'd1'",
+        ),
+        (other_dims, IndexCorruptError, r"has the vectors dense \(7\) and words"),
     ],
 )
 def test_malformed_stores_are_refused_by_name(place, toy, kind, damage, error, message):
@@ -523,7 +527,7 @@ def test_lost_states_are_read_anew_and_said(place, toy, kind, caplog):
     store.engine.delete("states", Where(ids=(one.row,)))
     found = Searcher(store, LateInteractionReranker(reader=toy)).search("cats", 6)
     assert [hit.id for hit in found.hits] == [hit.id for hit in expected.hits]
-    assert "token states of a passage of document 'd1' are missing" in caplog.text
+    assert "a passage of document 'd1' has no token states" in caplog.text
     store.update(some_documents(6)[1:2])
     assert store.token_states(store.passages_of(["d1"]))[0] is not None
 
@@ -535,8 +539,8 @@ def test_another_encoder_and_other_settings_are_refused(place, toy):
         place.open("edge", encoder=other)
     name = place.where("edge", "else")["name"]
     for options, message in (
-        ({"faiss": "IVF16,Flat"}, "faiss is 'Flat'"),
-        ({"lexical": "tantivy"}, "not by 'tantivy'"),
+        ({"faiss": "IVF16,Flat"}, "set faiss to 'Flat'"),
+        ({"lexical": "tantivy"}, "or 'none', not 'tantivy'"),
         ({"decoder_states": object()}, "decoder states are not kept in Qdrant"),
     ):
         with pytest.raises(InputError, match=message):
@@ -614,16 +618,16 @@ def test_lost_and_refused_requests_are_sent_again_and_slow_ones_are_not(api, toy
         assert store.counts()["documents"] == 3
         store._contents.forget()
         api.faults[:] = [503] * 3
-        with pytest.raises(IndexStoreError, match=r"answers 503: as the test wants it; tried 3 times"):
+        with pytest.raises(IndexStoreError, match=r"the server answered 503: as the test wants it; tried 3 times"):
             store.counts()
         api.faults[:] = [403]
-        with pytest.raises(IndexStoreError, match="needs another key .* QDRANT_API_KEY"):
+        with pytest.raises(IndexStoreError, match="refused the key .* QDRANT_API_KEY"):
             store.counts()
         api.faults[:] = [2.5]
         with pytest.raises(IndexStoreError, match=r"no answer within 2 s"):
             store.counts()
     api.close()
-    with pytest.raises(IndexStoreError, match="the connection failed .*does the server run"):
+    with pytest.raises(IndexStoreError, match="the connection failed .*check that the server is running"):
         open_store(name, retries=1)
 
 
