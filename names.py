@@ -94,6 +94,7 @@ _SERVER = re.compile(r"(?P<server>https?://[!-~]*?/rerank)(?:/(?P<model>.*))?", 
 _QDRANT = re.compile(
     r"qdrant(?P<tls>s?)://(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?/(?P<collection>[\w.-]+)"
 )
+_OF_OTHERS = (".next", "-states")  # collections beside that of an index; see retrieval/qdrant_server.py
 _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -431,6 +432,11 @@ class StoreName(NamedTuple):
             raise InputError(
                 "a Qdrant server is named qdrant://HOST:PORT/COLLECTION, such as qdrant://localhost:6333/papers, or "
                 "qdrants:// over TLS; set a key as QDRANT_API_KEY in the environment, never in the name"
+            )
+        if parts["collection"].endswith(_OF_OTHERS):
+            raise InputError(
+                f"{text!r} ends as the collections that Sightline makes for other indexes "
+                f"({', '.join(_OF_OTHERS)}); use another name"
             )
         return cls("qdrant", f"http{parts['tls']}://{parts['host']}:{parts['port'] or 6333}", parts["collection"])
 

@@ -18,7 +18,7 @@ from .filters import Filter
 from .manifest import Manifest
 from .qdrant_engines import Engine
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, translated
-from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, head_row, load_manifest, row_of
+from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, head_row, load_record, row_of
 from .token_states import states_form
 from .words import built_sparse_encoder
 
@@ -71,6 +71,8 @@ class Contents:
         self.form = None if states.dim is None else states_form(states.kind, states.dim)
         self._counted: Statistics | None = None
         self._table: np.ndarray | None = None
+        self._table_sum: str | None = None
+        self._record: str | None = None  # the checksum of the manifest when it was counted
         self._sparse_encoder: SparseEncoder | None = None
 
     @property
@@ -120,10 +122,31 @@ class Contents:
         """Return the table that the form of the token states has learned; None if it has none."""
         if self.form is None or self.form.codes is None:
             return None
-        if self._table is None and (kept := self.engine.retrieve("states", [TABLE], ["table"])):
+        if self._table is None and (kept := self.engine.retrieve("states", [TABLE], ["table", "sum"])):
             data = base64.b64decode(kept[TABLE]["table"])
             self._table = np.frombuffer(data, dtype=np.float32).reshape(self.form.codes)
+            self._table_sum = kept[TABLE].get("sum")
         return self._table
+
+    def notice_table(self, sum: Any) -> None:
+        """Load the table again if another index has replaced this one.
+
+        Args:
+            sum: the checksum of the table, fetched together with token states.
+        """
+        if sum != self._table_sum:
+            self._table = None
+
+    def is_replaced(self, sum: Any) -> bool:
+        """Tell whether another index has replaced this one since it was counted. If so, it is counted again.
+
+        Args:
+            sum: the checksum of the manifest, fetched together with passages.
+        """
+        if self._record is None or sum == self._record:
+            return False
+        self.forget()
+        return True
 
     def check_vectors(self, *, passages: bool) -> None:
         """Compare the collection's vectors with the manifest.
@@ -166,7 +189,7 @@ class Contents:
         until = float("inf")
         if self.engine.shared:
             until = time.monotonic() + _SECONDS
-            self._check_replaced()
+            self.check_replaced()
         if self.keeps_words:
             lengths = self.engine.facet("length", _EVERYTHING)
             passages = sum(lengths.values())
@@ -178,19 +201,18 @@ class Contents:
         counted = self._counted = Statistics(writes, until, passages, mean, whole, documents)
         return counted
 
-    def _check_replaced(self) -> None:
-        """Notice an index that has replaced this one, and forget the table of the old one's token states.
+    def check_replaced(self) -> None:
+        """Refuse another index that has replaced this one, unless it has the same settings.
 
         Raises:
             IndexMismatchError: if the new index has other settings.
         """
-        manifest = load_manifest(self.engine)
+        manifest, self._record = load_record(self.engine)
         if manifest.settings() != self.manifest.settings():
             raise IndexMismatchError(
                 f"{self.path}: another index with other settings has replaced this one "
                 f"({self.manifest.difference(manifest)}); open it again, or restart the server"
             )
-        self._table = None
 
     def forget(self) -> None:
         """Drop the counts, because another process may have written."""

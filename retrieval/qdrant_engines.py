@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from ..errors import IndexStoreError
 from .qdrant_filters import BIG, MARKS, NUMBERS, TEXTS, Where
 from .store import Traffic
 
-__all__ = ["PAGE", "Engine", "FieldKind", "Hit", "Nearest", "Part", "Plan", "Point", "as_uuid", "number_of"]
+__all__ = ["PAGE", "Engine", "FieldKind", "Hit", "Nearest", "Part", "Plan", "Point", "RefusedError"]
+__all__ += ["as_uuid", "number_of"]
 
 Part = Literal["passages", "states"]
 FieldKind = Literal["keyword", "integer", "float"]
@@ -44,6 +46,10 @@ class Hit(NamedTuple):
     id: int
     score: float
     payload: dict[str, Any]
+
+
+class RefusedError(IndexStoreError):
+    """A server has answered that a request is wrong."""
 
 
 class Nearest(NamedTuple):

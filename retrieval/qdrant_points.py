@@ -52,6 +52,7 @@ __all__ = [
     "head_row",
     "hex_of",
     "load_manifest",
+    "load_record",
     "number_of_document",
     "passage_of",
     "record_of",
@@ -114,6 +115,15 @@ def load_manifest(engine: Engine) -> Manifest:
         IndexStoreError: if there is none, or one of another layout.
         IndexCorruptError: if it is damaged.
     """
+    return load_record(engine)[0]
+
+
+def load_record(engine: Engine) -> tuple[Manifest, str]:
+    """Load the manifest of an index and its checksum, which tells whether another index has replaced it.
+
+    Raises:
+        IndexStoreError: see `load_manifest`.
+    """
     payload = engine.retrieve("passages", [RECORD], ["layout", "manifest", "sum"]).get(RECORD)
     if payload is None:
         raise IndexStoreError(
@@ -131,7 +141,7 @@ def load_manifest(engine: Engine) -> Manifest:
             f"{engine.name}: the manifest is damaged, as its checksum shows; restore a snapshot, or build the index "
             "again"
         )
-    return Manifest.from_dict(json.loads(body), engine.name, f"{engine.name}: manifest")
+    return Manifest.from_dict(json.loads(body), engine.name, f"{engine.name}: manifest"), str(payload["sum"])
 
 
 # -- ids ---------------------------------------------------------------------------------------------------------------

@@ -18,11 +18,13 @@ from ..models.reader import DocumentStates
 from .manifest import Manifest
 from .planning import load_built_encoder
 from .qdrant_contents import Contents
-from .qdrant_engines import PAGE, Engine, Hit, Nearest
+from .qdrant_engines import PAGE, Engine, Hit, Nearest, RefusedError
 from .qdrant_filters import Where
 from .qdrant_points import (
     FETCHED,
     PLACES,
+    RECORD,
+    TABLE,
     StoredPoint,
     content_of,
     document_of,
@@ -226,7 +228,11 @@ class QdrantSearch:
         found: list[list[Hit]] = [[] for _ in searches]
         for start in range(0, len(asked), _SEARCHES):
             places = asked[start : start + _SEARCHES]
-            lists = self.engine.search([searches[place] for place in places], k, conditions, self._watched)
+            try:
+                lists = self.engine.search([searches[place] for place in places], k, conditions, self._watched)
+            except RefusedError:
+                self._contents.check_replaced()  # which may be why the vectors do not fit
+                raise
             for place, hits in zip(places, lists, strict=True):
                 found[place] = sorted(hits, key=lambda hit: (-hit.score, hit.id))
                 self._found(hits)
@@ -280,7 +286,10 @@ class QdrantSearch:
         asked = [int(row) for row in rows if row >= 0]
         heads = {row: head_row(row) for row in asked}
         ids = list(dict.fromkeys([*asked, *heads.values()]))
-        payloads = self.engine.retrieve("passages", ids, FETCHED) if ids else {}
+        record = [RECORD] if self.engine.shared else []
+        payloads = self.engine.retrieve("passages", [*ids, *record], (*FETCHED, "sum")) if ids else {}
+        if ids and record and self._contents.is_replaced(payloads.get(RECORD, {}).get("sum")):
+            self._changed()
         found = getattr(self._reading, "found", None) or {}
         documents: dict[int, Document] = {}
         stored: list[StoredPassage] = []
@@ -328,7 +337,9 @@ class QdrantSearch:
             return None
         width = self._contents.form.dtype.itemsize
         rows_of_states = [one.states if isinstance(one, StoredPoint) else one.row for one in passages]
-        kept = self.engine.retrieve("states", rows_of_states, ["states", "spans", "digest"])
+        learned = [TABLE] if self._contents.form.codes is not None else []
+        kept = self.engine.retrieve("states", [*rows_of_states, *learned], ["states", "spans", "digest", "sum"])
+        self._contents.notice_table(kept.get(TABLE, {}).get("sum"))
         missing: list[StoredPassage] = []
         pieces: list[bytes | None] = []
         spans: list[np.ndarray | None] = []

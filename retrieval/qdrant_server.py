@@ -12,7 +12,7 @@ from ..errors import IndexStoreError, InputError
 from ..extras import importing
 from ..settings import Range
 from ..wording import quoted
-from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Nearest, Part, Plan, Point, as_uuid, number_of
+from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Nearest, Part, Plan, Point, RefusedError, as_uuid, number_of
 from .qdrant_filters import Among, Between, HasVector, Where
 from .store import Traffic
 
@@ -20,7 +20,7 @@ __all__ = ["ServerEngine"]
 
 _jitter = random.Random()  # apart from the generator that users seed
 _SECONDS = Range(above=0, high=86_400)
-_TRIED_AGAIN = (429, 503)
+_TRIED_AGAIN = (404, 429, 503)  # 404: of a collection whose alias has been switched meanwhile
 _LARGEST_REQUEST = 8_000_000  # characters of payloads; servers accept 32 MB
 
 
@@ -33,9 +33,9 @@ class ServerEngine(Engine):
         collection: the name of the collection of passages. That of the token states ends in ``-states``. Both names are
             aliases of collections that end in a number, so that another index can replace them in one step.
         timeout: the number of seconds for a request and its answer.
-        retries: the number of times that a request is sent again after 429 (too many requests), 503 (not available) or
-            a lost connection. The first wait is 0.5 to 1 second, and each further one twice as long. It does no harm to
-            send a request twice.
+        retries: the number of times that a request is sent again after 404 (no such collection), 429 (too many
+            requests), 503 (not available) or a lost connection. The first wait is 0.5 to 1 second, and each further one
+            twice as long. It does no harm to send a request twice.
         client: a ``QdrantClient`` to use. If None, one is made.
 
     Raises:
@@ -93,10 +93,12 @@ class ServerEngine(Engine):
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
         for trial in range(1, self.retries + 2):
+            kind = IndexStoreError
             try:
                 return call(*values, **options)
             except UnexpectedResponse as error:
                 problem, again = self._why_refused(error), error.status_code in _TRIED_AGAIN
+                kind = RefusedError
             except ResponseHandlingException as error:
                 source = error.source
                 again = not isinstance(source, httpx.TimeoutException)
@@ -114,7 +116,7 @@ class ServerEngine(Engine):
                 raise IndexStoreError(f"{self.name}: {' '.join(str(error).split())}") from error
             if not again or trial > self.retries:
                 tried = f"; tried {trial} times" if trial > 1 else ""
-                raise IndexStoreError(f"{self.name}: {problem}{tried}; what was written before is kept")
+                raise kind(f"{self.name}: {problem}{tried}; what was written before is kept")
             self._sleep(_jitter.uniform(0.25, 0.5) * 2**trial)
         raise AssertionError
 
@@ -128,6 +130,8 @@ class ServerEngine(Engine):
                 f"the server refused the key ({error.status_code}: {said[:300]}); set the environment variable "
                 "QDRANT_API_KEY"
             )
+        if error.status_code == 404:
+            return f"the server does not have this collection, or has it no more (404: {said[:300]})"
         return f"the server answered {error.status_code}: {' '.join(said.split())[:300]}"
 
     def exists(self) -> bool:

@@ -158,7 +158,8 @@ class QdrantStore(QdrantSearch):
             sparse_encoder: an encoder of learned sparse vectors to use in the place of the index's own; see
                 `sightline.Index.open`.
             timeout: the number of seconds to wait for a server's answer to one request.
-            retries: the number of times that a request to a server is sent again after a lost connection, 429 or 503.
+            retries: the number of times that a request to a server is sent again after a lost connection, 404, 429 or
+                503.
             client: a ``QdrantClient`` to use for a server. If None, one is made.
             verify: whether to look for passages without their vectors.
 

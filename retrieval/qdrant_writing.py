@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import xxhash
 
 from ..documents import Document, Passage
 from ..errors import DataError, IndexMismatchError, IndexStoreError
@@ -373,7 +374,8 @@ class QdrantWriter:
     def _keep(self, table: np.ndarray) -> None:
         """Store the table of the form of the token states, unless the index has one."""
         if self._contents.table() is None:
-            self._engine.upsert("states", [Point(TABLE, {}, {"table": encoded(table)})], new_only=True)
+            kept = {"table": encoded(table), "sum": xxhash.xxh3_128_hexdigest(table.tobytes())}
+            self._engine.upsert("states", [Point(TABLE, {}, kept)], new_only=True)
 
     # -- vectors for BM25 --------------------------------------------------------------------------------------------
 

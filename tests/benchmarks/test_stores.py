@@ -1,12 +1,15 @@
 """The benchmarks of stores: which answers and rankings they call wrong."""
 
 import dataclasses
+import json
 import time
 
 import pytest
 
 from sightline import Document
+from sightline.benchmarks import stores
 from sightline.benchmarks.stores import History, same_fusion, same_ranking
+from sightline.retrieval.stores import build_store, open_store
 
 OLD = Document("a", "Cats purr. It is only1x0.", "a version 0", {"topic": "cats"})
 NEW = dataclasses.replace(OLD, title="a version 1", text="Dogs bark. It is only1x1.")
@@ -102,3 +105,27 @@ def test_a_fusion_may_order_the_ties_of_its_lists_in_any_way_and_nothing_else():
     assert not same_fusion(parts, 3, {**fused, "d": 1 / 64})  # beyond the end of its list
     assert not same_fusion(parts, 3, {**fused, "a": 1 / 62})
     assert not same_fusion(parts, 3, {id: score for id, score in fused.items() if id != "b"})
+
+
+def test_two_copies_of_an_index_are_compared_query_by_query(tmp_path, capsys):
+    pytest.importorskip("qdrant_edge", reason="the extra qdrant is not installed")
+    documents = [Document("a", "Cats purr."), Document("b", "Dogs bark."), Document("c", "Cats and dogs.")]
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text("".join(f'{{"_id": "{d.id}", "text": "{d.text}"}}\n' for d in documents))
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "cats"}\n')
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\n")
+    folder, store = str(tmp_path / "index"), f"qdrant-edge:{tmp_path / 'store'}"
+    for name in (folder, store):
+        build_store(name, documents, encoder="none").close()
+    command = ["compare", str(tmp_path), folder, store, "--first-stage", "bm25"]
+    with pytest.raises(SystemExit) as ended:
+        stores.app(command)
+    report = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0 and report["nDCG@10"] == [1.0, 1.0] and report["queries"] == 1
+    with open_store(store) as changed:
+        changed.delete(["a"])
+    with pytest.raises(SystemExit) as ended:
+        stores.app(command)
+    printed = capsys.readouterr()
+    assert ended.value.code == 1 and "query q: other candidates" in printed.err
+    assert json.loads(printed.out)["queries with other results"]["candidates"] == 1
