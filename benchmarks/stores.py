@@ -28,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -109,7 +109,7 @@ def compare(
             if fusion == "rrf" and first_stage == "hybrid":
                 [lists] = deeper.candidates_each([query], ["dense", words])
                 parts = [_scores(part) for part in lists.values()]
-            for what in _differences(*results, parts, candidates):
+            for what in _differences(results[0], results[1], parts, candidates):
                 differing[what] += 1
                 typer.echo(f"query {id}: other {what}", err=True)
             if not (number + 1) % 50:
@@ -201,8 +201,8 @@ def same_fusion(parts: Sequence[Mapping[str, float]], depth: int, compared: Mapp
         >>> same_fusion(parts, 3, {"b": 1 / 61 + 1 / 61, "a": 1 / 62, "c": 1 / 63})
         False
     """
-    least: Counter[str] = Counter()
-    most: Counter[str] = Counter()
+    least: defaultdict[str, float] = defaultdict(float)
+    most: defaultdict[str, float] = defaultdict(float)
     for part in parts:
         scores = list(part.values())
         for id, score in part.items():

@@ -104,6 +104,7 @@ def retrieve(
     depth, searches = _depth(index, candidates), _searches(index, words, where)
     needed = {part for parts in fused.values() for part in (*parts, words)}
     needed |= {words if stage in WORD_STAGES else stage for stage in stages if stage not in fused}
+    first: dict[FirstStage, Callable[[], list[Ranked]]]
     first = {stage: partial(search, queries, depth) for stage, search in searches.items() if stage in needed}
     if "dense" in needed and not {"dense", words} & set(stages):
         # Only their fusion is asked for, so that nobody needs the time of each, and one request can do both.
