@@ -20,6 +20,7 @@ from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decode
 from sightline.rerank.decoder.forward import read, read_documents
 from sightline.rerank.decoder.kept import KeptBlock, compressed, joined
 
+from ..conftest import save_model
 from .test_engine import DOCUMENTS, QUERY, by_place
 
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -175,6 +176,18 @@ def test_a_block_is_stored_without_loss(decoder):
         assert len(back.slots) == 2 * layer + 1
         assert all(torch.equal(back.read("keys", i), block.read("keys", i)) for i in range(layer + 1))
         assert all(torch.equal(back.read("values", i), block.read("values", i)) for i in range(layer))
+
+
+@pytest.mark.parametrize("form", ["exact", "fp16", "int8"])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_an_instruction_is_read_without_documents(tmp_path, form, stride):
+    """As when it has left the cache before they have; with a single key head, whose empty tensors have odd strides."""
+    decoder = load_decoder(save_model(tmp_path, num_key_value_heads=1))
+    layout = load_layout("icr-block", visible_tokens="all" if stride == 1 else f"stride:{stride}")
+    [alone] = read_documents(decoder, [5, 6], [], layout, form)
+    first, empty, _ = read_documents(decoder, [5, 6], [[], [7, 8, 9, 10]], layout, form)
+    assert torch.equal(alone.whole, first.whole) and alone.tokens == 2 and empty.tokens == 0
+    assert DecoderReranker(decoder, layout).form("int8").heads == 1
 
 
 def read_to_be_kept(ranker, documents):
