@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from sightline import Document, load_layout
 from sightline.errors import InputError
 from sightline.kernels import Paged
+from sightline.models.cache import cache_key
 from sightline.models.reader import StoredBlock
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
 from sightline.rerank.decoder.forward import read, read_documents
@@ -219,6 +220,13 @@ def test_documents_are_read_where_they_lie_as_they_are_when_joined(decoder, back
     monkeypatch.setenv("SIGHTLINE_BACKEND", backend)
     check_kept(ranker, prompt, kept)
     assert bool(gathered) == (backend == "cpu")
+
+
+def test_entries_of_another_shape_have_other_keys(decoder):
+    """Processes of several versions may share a folder: whoever changes what an entry is changes `cache._FORMAT`."""
+    [_, block] = read_documents(decoder, [5, 6], [[7, 8, 9]], load_layout("icr-block"))
+    shapes = [tuple(x.shape) for x in block.tensors]
+    assert (cache_key("x")[:8], shapes) == ("fae957b2", [(7, 3, 2, 16)])
 
 
 def test_threads_read_kept_documents_while_others_are_evicted(decoder):
