@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -19,7 +20,9 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..kernels.threads import all_threads
 from ..wording import quoted
+from .linears import PackedLinear
 
 __all__ = [
     "Call",
@@ -33,6 +36,7 @@ __all__ = [
 
 # Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
 ATTENTION = "sightline"
+_REASON = 300  # characters of a compiler's message, which may go on for pages
 _NAMESPACE = __name__.partition(".")[0]  # of torch's operators; see `sightline.kernels.operators`
 
 
@@ -224,13 +228,23 @@ class Decoder:
 
         The first pass takes some ten seconds longer. All layers share one graph, which holds for any number of tokens;
         layers that differ, such as those with a sliding window, have one each. The signal layer is left as it is.
-        Compiled code has no gradients, and rounds in other places.
+        Compiled code has no gradients, and rounds in other places. On a CPU it takes all threads of torch, however busy
+        the machine is.
 
         A pass raises `ModelError` if the compiler fails, for instance because there is no C compiler.
 
         Args:
             backend: the name of a compiler, as `torch.compile` takes it.
+
+        Raises:
+            ModelError: if the linear layers are packed for the CPU, as those are that `load_decoder` loads there
+                without ``compile``.
         """
+        if any(isinstance(module, PackedLinear) for module in self.model.modules()):
+            raise ModelError(
+                f"{self.name!r} cannot be compiled: its linear layers are packed for this CPU; load it with "
+                "compile=True"
+            )
         self._compiled = True
         for layer in self.model.layers:
             if not isinstance(layer, _SignalLayer):
@@ -252,14 +266,22 @@ class Decoder:
         if not self._compiled:
             yield
             return
-        from torch._dynamo.exc import TorchDynamoException
+        from torch._dynamo import config
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
-            yield
+            with all_threads():
+                yield
         except TorchDynamoException as error:
-            reason = " ".join(str(error).split("\n\n")[0].split())
+            reason = textwrap.shorten(str(error).split("\n\n")[0], _REASON, placeholder=" ...")
             raise ModelError(
                 f"{self.name!r} cannot be compiled: {reason}; load it without compile=True (serve: without --compile)"
+            ) from error
+        except FailOnRecompileLimitHit as error:
+            raise ModelError(
+                f"{self.name!r} cannot be compiled: torch keeps {config.recompile_limit} graphs of layers in a "
+                "process, and others have taken them, such as those of decoders of other shapes; raise "
+                "torch._dynamo.config.recompile_limit"
             ) from error
 
 

@@ -6,7 +6,9 @@ import torch
 
 from sightline import load_reranker
 from sightline.errors import InputError, ModelError
+from sightline.kernels import threads
 from sightline.models.cache import DocumentCache
+from sightline.models.linears import PackedLinear
 
 from .test_engine import DOCUMENTS, QUERY, by_place
 
@@ -21,10 +23,17 @@ def counters():
     torch._dynamo.reset()
 
 
+def compiled_reranker(model, backend="aot_eager", **options):
+    """Compiled by a backend that takes no seconds."""
+    reranker = load_reranker(model, layout="icr-block", compile=True, **options)
+    reranker.decoder.compile(backend)
+    return reranker
+
+
 @pytest.mark.parametrize(("family", "graphs"), [("qwen3", 1), ("gemma3", 2)])
 def test_scores_are_the_same_with_one_graph_for_all_lists(model_of, family, graphs, counters):
-    plain, compiled = (load_reranker(model_of(family), layout="icr-block", cache=DocumentCache()) for _ in range(2))
-    compiled.decoder.compile("aot_eager")
+    plain = load_reranker(model_of(family), layout="icr-block", cache=DocumentCache())
+    compiled = compiled_reranker(model_of(family), cache=DocumentCache())
     for documents in LISTS:
         expected, got = (by_place(reranker.rank(QUERY, documents)) for reranker in (plain, compiled))
         np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -34,12 +43,38 @@ def test_scores_are_the_same_with_one_graph_for_all_lists(model_of, family, grap
 
 def test_a_compiler_that_fails_is_told_of(model_of):
     def broken(graph, inputs):
-        raise RuntimeError("no compiler here")
+        raise RuntimeError("no compiler here" + ", and what it says has no end" * 99)
 
-    reranker = load_reranker(model_of("qwen3"), layout="icr-block")
-    reranker.decoder.compile(broken)
-    with pytest.raises(ModelError, match=r"cannot be compiled: .*no compiler here; load it without compile"):
+    reranker = compiled_reranker(model_of("qwen3"), backend=broken)
+    with pytest.raises(ModelError, match=r"cannot be compiled: .*no compiler here.* \.\.\.; load it without") as told:
         reranker.rank(QUERY, DOCUMENTS)
+    assert len(str(told.value)) < 500
+
+
+def test_another_number_of_threads_compiles_nothing_again(model_of, monkeypatch, counters):
+    """Passes take as many threads as processors are idle, and a graph holds for one number of threads."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    reranker, numbers = compiled_reranker(model_of("qwen3")), iter(range(1, 99))
+    monkeypatch.setattr(threads, "_idle", lambda limit: next(numbers))
+    for _ in range(3):
+        reranker.rank(QUERY, DOCUMENTS[:2])
+    assert next(numbers) > 3 and counters["stats"]["unique_graphs"] == 1
+
+
+def test_decoders_of_more_shapes_than_torch_keeps_graphs(model_of, monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    compiled_reranker(model_of("qwen3")).rank(QUERY, DOCUMENTS)
+    with pytest.raises(ModelError, match=r"keeps 1 graphs of layers in a process.*; raise torch\._dynamo\.config"):
+        compiled_reranker(model_of("mistral")).rank(QUERY, DOCUMENTS)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_packed_layers_are_not_compiled(model_of):
+    decoder = load_reranker(model_of("qwen3"), layout="icr-block").decoder
+    decoder.model.layers[0].mlp.up_proj = PackedLinear(torch.ones(64, 48))
+    with pytest.raises(ModelError, match="packed for this CPU; load it with compile=True"):
+        decoder.compile()
 
 
 def test_only_decoders_are_compiled(model_of):
