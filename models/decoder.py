@@ -460,7 +460,7 @@ def _attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # Under autocast positions are applied in float32, but values are not made so.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return _attend(q, k, v, scale, sliding_window)[None], None
     if isinstance(sightline, _Capture):
         raise _Captured(q, k, scale, sliding_window)

@@ -1,5 +1,7 @@
 """A compiled decoder gives the scores that it gives without a compiler, with one graph for whatever it reads."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -62,8 +64,8 @@ def test_another_number_of_threads_compiles_nothing_again(model_of, monkeypatch,
     assert next(numbers) > 3 and counters["stats"]["unique_graphs"] == 1
 
 
-def test_decoders_of_more_shapes_than_torch_keeps_graphs(model_of, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+@torch._dynamo.config.patch(recompile_limit=1)
+def test_decoders_of_more_shapes_than_torch_keeps_graphs(model_of):
     compiled_reranker(model_of("qwen3")).rank(QUERY, DOCUMENTS)
     with pytest.raises(ModelError, match=r"keeps 1 graphs of layers in a process.*; raise torch\._dynamo\.config"):
         compiled_reranker(model_of("mistral")).rank(QUERY, DOCUMENTS)
@@ -81,3 +83,17 @@ def test_only_decoders_are_compiled(model_of):
     assert load_reranker(model_of("qwen3"), layout="icr-block", compile=True).decoder._compiled
     with pytest.raises(InputError, match="'minilm' is not a decoder, and only decoders can be compiled"):
         load_reranker("minilm", compile=True)
+
+
+def test_passes_run_while_another_thread_compiles(model_of):
+    """That a compiler is at work, torch says in all threads."""
+    reranker = load_reranker(model_of("qwen3"), layout="icr-block")
+    expected, got = by_place(reranker.rank(QUERY, DOCUMENTS, evidence="token")), []
+
+    def slow(graph, inputs):
+        with ThreadPoolExecutor(1) as pool:
+            got.append(pool.submit(lambda: by_place(reranker.rank(QUERY, DOCUMENTS, evidence="token"))).result())
+        return graph.forward
+
+    torch.compile(lambda x: x + 1, backend=slow)(torch.ones(2))
+    assert np.array_equal(got, [expected])
