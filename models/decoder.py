@@ -36,6 +36,7 @@ __all__ = [
 
 # Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
 ATTENTION = "sightline"
+_TRIED = 97  # tokens of the pass that compiles: torch would take a dimension of the same size for their number
 _REASON = 300  # characters of a compiler's message, which may go on for pages
 _NAMESPACE = __name__.partition(".")[0]  # of torch's operators; see `sightline.kernels.operators`
 
@@ -106,6 +107,21 @@ class Pass:
             yield
         finally:
             _PASS.reset(before)
+
+
+class _Blind:
+    """A `Call` that reads nothing."""
+
+    signal_rows = torch.empty(0, dtype=torch.int64)
+    key_rows: torch.Tensor | None = None
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        return q.clone()
+
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        pass
 
 
 _PASS: ContextVar[Pass] = ContextVar("sightline_pass")
@@ -226,19 +242,17 @@ class Decoder:
     def compile(self, backend: str = "inductor") -> None:
         """Let `torch.compile` fuse what stands between the matrix products of a layer: norms, positions, activations.
 
-        The first pass takes some ten seconds longer. All layers share one graph, which holds for any number of tokens;
-        layers that differ, such as those with a sliding window, have one each. The signal layer is left as it is.
-        Compiled code has no gradients, and rounds in other places. On a CPU it takes all threads of torch, however busy
-        the machine is.
-
-        A pass raises `ModelError` if the compiler fails, for instance because there is no C compiler.
+        That takes some ten seconds, which are spent here and not in the first pass. All layers share one graph, which
+        holds for any number of tokens; layers that differ, such as those with a sliding window, have one each. The
+        signal layer is left as it is. Compiled code has no gradients, and rounds in other places. On a CPU it takes all
+        threads of torch, however busy the machine is.
 
         Args:
             backend: the name of a compiler, as `torch.compile` takes it.
 
         Raises:
-            ModelError: if the linear layers are packed for the CPU, as those are that `load_decoder` loads there
-                without ``compile``.
+            ModelError: if the compiler fails, for instance because there is no C compiler; or the linear layers are
+                packed for the CPU, as those are that `load_decoder` loads there without ``compile``.
         """
         if any(isinstance(module, PackedLinear) for module in self.model.modules()):
             raise ModelError(
@@ -249,6 +263,9 @@ class Decoder:
         for layer in self.model.layers:
             if not isinstance(layer, _SignalLayer):
                 layer.compile(fullgraph=True, dynamic=True, backend=backend)
+        # Threads whose first passes meet would each compile a graph of their own, and torch keeps only some.
+        with torch.inference_mode():
+            self.run(torch.zeros(_TRIED, dtype=torch.int64), torch.arange(_TRIED), _Blind())
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, call: Call) -> Any:
         through = Pass(call)

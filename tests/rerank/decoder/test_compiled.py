@@ -1,5 +1,6 @@
 """A compiled decoder gives the scores that it gives without a compiler, with one graph for whatever it reads."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ from sightline import load_reranker
 from sightline.errors import InputError, ModelError
 from sightline.kernels import threads
 from sightline.models.cache import DocumentCache
+from sightline.models.decoder import Decoder
 from sightline.models.linears import PackedLinear
 
 from .test_engine import DOCUMENTS, QUERY, by_place
@@ -25,11 +27,14 @@ def counters():
     torch._dynamo.reset()
 
 
-def compiled_reranker(model, backend="aot_eager", **options):
-    """Compiled by a backend that takes no seconds."""
-    reranker = load_reranker(model, layout="icr-block", compile=True, **options)
-    reranker.decoder.compile(backend)
-    return reranker
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Layers are compiled by a backend that takes no seconds."""
+    monkeypatch.setattr(Decoder.compile, "__defaults__", ("aot_eager",))
+
+
+def compiled_reranker(model, **options):
+    return load_reranker(model, layout="icr-block", compile=True, **options)
 
 
 @pytest.mark.parametrize(("family", "graphs"), [("qwen3", 1), ("gemma3", 2)])
@@ -43,13 +48,13 @@ def test_scores_are_the_same_with_one_graph_for_all_lists(model_of, family, grap
     assert not counters["graph_break"]
 
 
-def test_a_compiler_that_fails_is_told_of(model_of):
+def test_a_compiler_that_fails_is_told_of(model_of, monkeypatch):
     def broken(graph, inputs):
         raise RuntimeError("no compiler here" + ", and what it says has no end" * 99)
 
-    reranker = compiled_reranker(model_of("qwen3"), backend=broken)
+    monkeypatch.setattr(Decoder.compile, "__defaults__", (broken,))
     with pytest.raises(ModelError, match=r"cannot be compiled: .*no compiler here.* \.\.\.; load it without") as told:
-        reranker.rank(QUERY, DOCUMENTS)
+        compiled_reranker(model_of("qwen3"))
     assert len(str(told.value)) < 500
 
 
@@ -66,9 +71,22 @@ def test_another_number_of_threads_compiles_nothing_again(model_of, monkeypatch,
 
 @torch._dynamo.config.patch(recompile_limit=1)
 def test_decoders_of_more_shapes_than_torch_keeps_graphs(model_of):
-    compiled_reranker(model_of("qwen3")).rank(QUERY, DOCUMENTS)
+    compiled_reranker(model_of("qwen3"))
     with pytest.raises(ModelError, match=r"keeps 1 graphs of layers in a process.*; raise torch\._dynamo\.config"):
-        compiled_reranker(model_of("mistral")).rank(QUERY, DOCUMENTS)
+        compiled_reranker(model_of("mistral"))
+
+
+def test_threads_whose_first_passes_meet_compile_nothing(model_of, counters):
+    reranker, together = compiled_reranker(model_of("qwen3")), threading.Barrier(6)
+
+    def rank(_):
+        together.wait()
+        return by_place(reranker.rank(QUERY, DOCUMENTS[:2]))
+
+    assert counters["stats"]["unique_graphs"] == 1
+    with ThreadPoolExecutor(6) as pool:
+        first, *others = pool.map(rank, range(6))
+    assert all(np.array_equal(first, one) for one in others) and counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
