@@ -34,7 +34,7 @@ def importing(*modules: str, extra: str) -> Iterator[None]:
         yield
     except SightlineError:
         raise
-    except ImportError as error:
+    except Exception as error:  # versions that do not fit also fail with AttributeError, TypeError or OSError
         if isinstance(error, ModuleNotFoundError):
             for module in modules:
                 if f"{module}.".startswith(f"{error.name}."):  # it, or a package that it is in

@@ -1,7 +1,8 @@
 """The kernels as operators of torch, on tensors and numbers only, for code that `torch.compile` traces.
 
 ``block_attention`` and the others call them when they are traced; a model that is compiled as one graph goes through
-them without a break. Layouts go by their numbers, see `Packing.handle`, so that another list is no other graph. What a
+them without a break. They ask for that with ``is_dynamo_compiling``: what ``is_compiling`` says is true in all threads
+while one compiles. Layouts go by their numbers, see `Packing.handle`, so that another list is no other graph. What a
 call is checked for, and which backend computes it, is decided when it runs, as without a compiler.
 """
 

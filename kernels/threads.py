@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["idle_threads", "one_thread"]
+__all__ = ["all_threads", "idle_threads", "one_thread"]
 
 _PINNED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Of which the least counts: what is busy for a moment only is none. They come without a pause, in which a busy machine
@@ -35,6 +35,16 @@ def one_thread() -> Iterator[None]:
     thread, and on a busy machine that was seen to take a hundred times as long.
     """
     with _threads(lambda limit: 1):
+        yield
+
+
+@contextlib.contextmanager
+def all_threads() -> Iterator[None]:
+    """Let the calling thread take as many threads as torch would, even within `idle_threads`.
+
+    Compiled code needs a number that stays the same: for another one, `torch.compile` compiles everything again.
+    """
+    with _threads(lambda limit: limit):
         yield
 
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Form = Literal["exact", "fp16", "int8"]
 """How what was read is kept: as computed, in half precision, or in a byte for each number, with scales."""
 
-_FORMAT = "1"  # of keys and files; another number makes entries of earlier versions unknown
+_FORMAT = "2"  # of keys and files; another number makes entries of earlier versions unknown
 _DIGEST_BYTES = 16
 _HEADROOM = 16  # room is made on disk for this fraction of the budget at a time, since it takes a look at every file
 _ABANDONED_SECONDS = 3600.0

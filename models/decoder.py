@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -19,7 +20,9 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from ..kernels.threads import all_threads
 from ..wording import quoted
+from .linears import PackedLinear
 
 __all__ = [
     "Call",
@@ -33,6 +36,8 @@ __all__ = [
 
 # Not a name with "flash", "sdpa", "flex" or "/" in it: transformers reads a meaning into those.
 ATTENTION = "sightline"
+_TRIED = 97  # tokens of the pass that compiles: torch would take a dimension of the same size for their number
+_REASON = 300  # characters of a compiler's message, which may go on for pages
 _NAMESPACE = __name__.partition(".")[0]  # of torch's operators; see `sightline.kernels.operators`
 
 
@@ -102,6 +107,21 @@ class Pass:
             yield
         finally:
             _PASS.reset(before)
+
+
+class _Blind:
+    """A `Call` that reads nothing."""
+
+    signal_rows = torch.empty(0, dtype=torch.int64)
+    key_rows: torch.Tensor | None = None
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        return q.clone()
+
+    def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        pass
 
 
 _PASS: ContextVar[Pass] = ContextVar("sightline_pass")
@@ -222,19 +242,30 @@ class Decoder:
     def compile(self, backend: str = "inductor") -> None:
         """Let `torch.compile` fuse what stands between the matrix products of a layer: norms, positions, activations.
 
-        The first pass takes some ten seconds longer. All layers share one graph, which holds for any number of tokens;
-        layers that differ, such as those with a sliding window, have one each. The signal layer is left as it is.
-        Compiled code has no gradients, and rounds in other places.
-
-        A pass raises `ModelError` if the compiler fails, for instance because there is no C compiler.
+        That takes some ten seconds, which are spent here and not in the first pass. All layers share one graph, which
+        holds for any number of tokens; layers that differ, such as those with a sliding window, have one each. The
+        signal layer is left as it is. Compiled code has no gradients, and rounds in other places. On a CPU it takes all
+        threads of torch, however busy the machine is.
 
         Args:
             backend: the name of a compiler, as `torch.compile` takes it.
+
+        Raises:
+            ModelError: if the compiler fails, for instance because there is no C compiler; or the linear layers are
+                packed for the CPU, as those are that `load_decoder` loads there without ``compile``.
         """
+        if any(isinstance(module, PackedLinear) for module in self.model.modules()):
+            raise ModelError(
+                f"{self.name!r} cannot be compiled: its linear layers are packed for this CPU; load it with "
+                "compile=True"
+            )
         self._compiled = True
         for layer in self.model.layers:
             if not isinstance(layer, _SignalLayer):
                 layer.compile(fullgraph=True, dynamic=True, backend=backend)
+        # Threads whose first passes meet would each compile a graph of their own, and torch keeps only some.
+        with torch.inference_mode():
+            self.run(torch.zeros(_TRIED, dtype=torch.int64), torch.arange(_TRIED), _Blind())
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, call: Call) -> Any:
         through = Pass(call)
@@ -252,14 +283,22 @@ class Decoder:
         if not self._compiled:
             yield
             return
-        from torch._dynamo.exc import TorchDynamoException
+        from torch._dynamo import config
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
         try:
-            yield
+            with all_threads():
+                yield
         except TorchDynamoException as error:
-            reason = " ".join(str(error).split("\n\n")[0].split())
+            reason = textwrap.shorten(str(error).split("\n\n")[0], _REASON, placeholder=" ...")
             raise ModelError(
                 f"{self.name!r} cannot be compiled: {reason}; load it without compile=True (serve: without --compile)"
+            ) from error
+        except FailOnRecompileLimitHit as error:
+            raise ModelError(
+                f"{self.name!r} cannot be compiled: torch keeps {config.recompile_limit} graphs of layers in a "
+                "process, and others have taken them, such as those of decoders of other shapes; raise "
+                "torch._dynamo.config.recompile_limit"
             ) from error
 
 
@@ -438,7 +477,7 @@ def _attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # Under autocast positions are applied in float32, but values are not made so.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return _attend(q, k, v, scale, sliding_window)[None], None
     if isinstance(sightline, _Capture):
         raise _Captured(q, k, scale, sliding_window)

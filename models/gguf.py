@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import importlib.util
+import importlib
 import os
 import re
 import threading
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import MissingExtraError, ModelError
+from ..errors import ModelError
+from ..extras import importing
 from ..wording import quoted
 from .smollm2 import find_smollm2
 
@@ -132,9 +133,9 @@ def read_once(file: Path, layers: int) -> Iterator[None]:
 
 
 def _opened(file: Path) -> tuple[Any, gguf.GGUFReader]:
-    for module in ("gguf", "accelerate"):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(module, _EXTRA)
+    with importing("gguf", "accelerate", extra=_EXTRA):
+        import accelerate  # noqa: F401 - transformers needs it
+        import gguf  # noqa: F401
     state = file.stat()
     return _open(file, state.st_size, state.st_mtime_ns)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingExtraError
+from ..extras import importing
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -18,10 +17,9 @@ def create_app(*arguments: Any, **options: Any) -> FastAPI:
 
     Raises:
         MissingExtraError: without the extra ``serve``.
+        BrokenExtraError: if it is installed, and cannot be imported.
     """
-    for module in ("fastapi", "uvicorn", "prometheus_client"):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(module, "serve")
-    from .app import create_app
+    with importing("fastapi", "prometheus_client", extra="serve"):
+        from .app import create_app
 
     return create_app(*arguments, **options)

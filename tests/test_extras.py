@@ -12,6 +12,7 @@ from sightline.extras import importing
 from sightline.retrieval.engines import flat_engine, open_vector_index
 from sightline.retrieval.faiss_index import import_faiss
 from sightline.retrieval.sources import LoadSummary, load_documents
+from sightline.serve import create_app
 
 
 @pytest.fixture
@@ -33,6 +34,10 @@ def installed(tmp_path, monkeypatch):
         ("raise ImportError('numpy failed\\n\\n  to import')", "ImportError: numpy failed to import"),
         ("import numpy_of_old", "ModuleNotFoundError: No module named 'numpy_of_old'"),
         ("import faiss.part", "ModuleNotFoundError: No module named 'faiss.part'"),
+        (
+            "raise TypeError('Descriptors cannot be created directly.')",
+            "TypeError: Descriptors cannot be created directly.",
+        ),
     ],
 )
 def test_a_faiss_that_cannot_be_imported_says_why(text, cause, installed):
@@ -74,3 +79,13 @@ def test_a_folder_is_read_without_the_files_of_a_broken_library(installed, tmp_p
     assert "1 .html ('lxml' cannot be imported, although it is installed (ImportError: no libxml2)" in str(summary)
     with pytest.raises(BrokenExtraError):
         list(load_documents(folder, strict=True))
+
+
+def test_an_application_says_what_keeps_it_from_being_made(installed, monkeypatch):
+    monkeypatch.delitem(sys.modules, "sightline.serve.app", raising=False)
+    installed("fastapi", "import starlette_of_nobody")
+    with pytest.raises(BrokenExtraError, match=r"'fastapi' .*No module named 'starlette_of_nobody'.*\[serve\]"):
+        create_app()
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(MissingExtraError, match=r"'fastapi' is not installed.*\[serve\]"):
+        create_app()

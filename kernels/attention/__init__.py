@@ -63,7 +63,7 @@ def block_attention(
         >>> out.shape, [round(x, 3) for x in lse[:3, 0].exp().tolist()]
         (torch.Size([8, 1, 5]), [2.718, 3.718, 4.718])
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return operators.attention(q, gathered(k), gathered(v), layout, scale, backend)
     check_packed(layout, queries=layout.tokens - layout.first, q=q, k=k, v=v)
     differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))

@@ -149,7 +149,7 @@ def mass(
 def _lse(
     q_signal: torch.Tensor, k: torch.Tensor | Paged, layout: Packing, scale: float, backend: Backend | None, part: Part
 ) -> torch.Tensor:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return operators.lse(q_signal, gathered(k), layout, scale, backend, part)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)

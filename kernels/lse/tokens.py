@@ -66,7 +66,7 @@ def token_mass(
         >>> token_mass(k[3:], k, layout, torch.tensor([[3.0]]).log(), scale=1.0)
         [tensor([0.3333, 0.3333, 0.3333])]
     """
-    if torch.compiler.is_compiling() and not any(x.requires_grad for x in (q_signal, k, normaliser)):
+    if torch.compiler.is_dynamo_compiling() and not any(x.requires_grad for x in (q_signal, k, normaliser)):
         return operators.token_mass(q_signal, gathered(k), layout, normaliser, scale, heads, reduce, backend)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
@@ -113,7 +113,7 @@ def block_max(
         InputError: see `token_mass`.
         BackendError: see `token_mass`.
     """
-    if torch.compiler.is_compiling() and not (q_signal.requires_grad or k.requires_grad):
+    if torch.compiler.is_dynamo_compiling() and not (q_signal.requires_grad or k.requires_grad):
         return operators.largest(q_signal, gathered(k), layout, scale, backend)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)

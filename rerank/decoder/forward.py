@@ -280,7 +280,8 @@ class _DocumentPass:
             kept = [strided(length, stride) for length in context.documents]
             starts = itertools.accumulate(context.documents, initial=0)
             self.sizes = [len(places) for places in kept]
-            self.places = torch.tensor([a + i for a, places in zip(starts, kept, strict=False) for i in places])
+            places = [start + i for start, own in zip(starts, kept, strict=False) for i in own]
+            self.places = torch.tensor(places, dtype=torch.int64)
         # One tensor for each block, into which its layers are written; and the slots of each.
         self._wholes: list[torch.Tensor] = []
         self._slots: list[list[torch.Tensor]] = []

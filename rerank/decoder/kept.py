@@ -151,7 +151,8 @@ def compressed(x: torch.Tensor, form: Form) -> torch.Tensor:
     # Values are divided by the scale as it is kept, so that its own rounding costs nothing.
     scales = (wide.abs().amax(dim=2, keepdim=True) / 127).clamp_(max=65504).to(torch.float16)
     values = (wide / torch.where(scales == 0, 1, scales).float()).round_().clamp_(-127, 127).to(torch.int8)
-    return torch.cat([values, scales.view(torch.int8)], dim=2)
+    # Flat, since a tensor without tokens may have strides that no view as bytes can have.
+    return torch.cat([values, scales.flatten().view(torch.int8).view(*values.shape[:2], _SCALE_BYTES)], dim=2)
 
 
 def joined(kept: Sequence[torch.Tensor], own: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,10 @@
 """GGUF files: what a name means, that loading gives what transformers gives, and what is refused."""
 
-import importlib.util
 import json
 import os
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -272,8 +271,6 @@ def test_what_is_no_model_that_can_be_loaded_is_refused(tmp_path, options, said)
 
 @pytest.mark.parametrize("missing", ["gguf", "accelerate"])
 def test_without_the_extra_its_name_is_told(file, monkeypatch, missing):
-    # In the place of the module's own importlib: what others ask the real one meanwhile, they remember.
-    util = SimpleNamespace(find_spec=lambda name: None if name == missing else importlib.util.find_spec(name))
-    monkeypatch.setattr(module, "importlib", SimpleNamespace(util=util))
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError, match=rf"'{missing}' is not installed.*sightline-search\[gguf\]"):
         load_reranker(f"hf:{file}")
