@@ -201,8 +201,6 @@ def serve(
     if opened is not None:
         searcher = Searcher(opened, reranker, first_stage=first_stage, candidates=candidates)
         searcher.search("warming up", 1)  # loads the models, and finds what cannot work before anyone asks
-    elif compile and reranker is not None:
-        reranker.rank("warming up", ["Compiled at the start."])  # not while the first client waits
     app = create_app(
         searcher,
         reranker,

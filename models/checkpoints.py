@@ -97,7 +97,7 @@ def load_decoder(
     model, tokenizer = load_weights(
         name, layers=layer_count, head=bool(outputs), revision=revision, dtype=dtype, **options
     )
-    if device_map is None and quantization_config is None:
+    if device_map is None and quantization_config is None and not compile:
         pack_linears(model.base_model)
     decoder = Decoder(model, tokenizer, name, revision_of(name, model.config, revision), outputs)
     if compile:
