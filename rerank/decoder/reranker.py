@@ -500,7 +500,8 @@ class DecoderReranker(Reranker):
         """
         decoder, device = self.decoder, self.decoder.device
         form = "exact" if self.cache is None else self.cache.form
-        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {decoder.signal_layer} {form}" + (
+        quantized = getattr(decoder.config, "quantization_config", None)  # in memory, of the weights of the revision
+        name = f"{decoder.name}@{decoder.revision} {decoder.dtype} {quantized} {decoder.signal_layer} {form}" + (
             f" {self.spec.stride}" if self.spec.stride > 1 else ""
         )
         texts = [(), *(block.ids for block in prompt.documents)]

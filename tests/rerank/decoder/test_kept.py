@@ -222,6 +222,17 @@ def test_documents_are_read_where_they_lie_as_they_are_when_joined(decoder, back
     assert bool(gathered) == (backend == "cpu")
 
 
+def test_a_decoder_that_was_quantized_on_loading_shares_no_documents_with_one_that_was_not(model_of):
+    cache = DocumentCache(host_bytes=1 << 26)
+    plain, other = (DecoderReranker(load_decoder(model_of()), load_layout("icr-block"), cache=cache) for _ in range(2))
+    other.decoder.config.quantization_config = {"quant_method": "torchao"}
+    plain.rank(QUERY, DOCUMENTS)
+    other.rank(QUERY, DOCUMENTS)
+    assert cache.hits == 0
+    plain.rank(QUERY, DOCUMENTS)
+    assert cache.hits == len(DOCUMENTS) + 1
+
+
 def test_entries_of_another_shape_have_other_keys(decoder):
     """Processes of several versions may share a folder: whoever changes what an entry is changes `cache._FORMAT`."""
     [_, block] = read_documents(decoder, [5, 6], [[7, 8, 9]], load_layout("icr-block"))
