@@ -47,7 +47,7 @@ _EXAMPLES = 3
 _SAMPLE = 64  # documents that they are chosen from
 _WORDS, _CHARACTERS = 8, 80
 _SEARCHED = 500  # characters in which the first sentence is looked for
-_FILE_NAME = re.compile(r"\.[A-Za-z]\w{0,4}$")
+_CODE = re.compile(r"[()\[\]{}<>=_*|\\@#`]|\w\.[A-Za-z]")  # names of files, functions, modules: nobody asks so
 
 
 class Service:
@@ -171,7 +171,7 @@ def _examples(searcher: Searcher) -> list[str]:
 
 
 def _usable(texts: Iterable[str]) -> list[str]:
-    """Different texts of two to eight words, which are neither numbers alone nor names of files."""
+    """Different texts of two to eight words, which are neither numbers alone nor code."""
     return [text for text in {text.casefold(): text for text in texts}.values() if _worth_searching(text)]
 
 
@@ -180,7 +180,7 @@ def _worth_searching(text: str) -> bool:
     # Chinese, Japanese and Thai put no spaces between words.
     several = words > 1 or (not text.isascii() and len(document_terms(text)) > 1)
     letters = any(char.isalpha() for char in text)
-    return several and words <= _WORDS and len(text) <= _CHARACTERS and letters and not _FILE_NAME.search(text)
+    return several and words <= _WORDS and len(text) <= _CHARACTERS and letters and not _CODE.search(text)
 
 
 def _first_words(text: str) -> str:

@@ -743,7 +743,19 @@ def test_health_tells_what_is_served(client):
             [],
             ["Garden 31 of 200", "Garden 100 of 200", "Garden 165 of 200"],
         ),
-        (["Cats", "notes on cats.txt", "10.5 2024", "a " * 9, "Why cats purr"], [], ["Why cats purr"]),
+        (
+            [
+                "Cats",
+                "notes on cats.txt",
+                "10.5 2024",
+                "a " * 9,
+                "cat.purr(volume, /)",
+                "cats.voice module",
+                "Why cats purr",
+            ],
+            [],
+            ["Why cats purr"],
+        ),
         (["Why cats purr", "WHY CATS purr ", "Two\n words"], [], ["WHY CATS purr", "Two words"]),
         (
             ["Why cats purr"],
@@ -753,7 +765,7 @@ def test_health_tells_what_is_served(client):
         (["猫は鳴く"], ["犬は吠える。猫は鳴く。"], ["猫は鳴く", "犬は吠える。"]),
         ([""], ["7."], []),
     ],
-    ids=["from all over", "no names of files", "distinct", "first words", "without spaces", "none"],
+    ids=["from all over", "no code", "distinct", "first words", "without spaces", "none"],
 )
 def test_example_searches_are_titles_or_first_words(titles, texts, examples, tmp_path):
     documents = [{"title": title, "text": ""} for title in titles] + [{"title": "", "text": text} for text in texts]
