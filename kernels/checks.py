@@ -10,7 +10,7 @@ from .errors import input_error
 from .packing import Packing
 from .paged import Paged
 
-__all__ = ["check_packed", "check_scale"]
+__all__ = ["check_packed", "check_scale", "wants_gradients"]
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _MAX_HEAD_DIM = 256
@@ -70,3 +70,8 @@ def check_scale(scale: float) -> float:
     if not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise input_error(f"scale is {scale!r}; it takes a finite number, such as head_dim ** -0.5")
     return float(scale)
+
+
+def wants_gradients(*tensors: torch.Tensor | Paged) -> bool:
+    """Whether a result that is computed from the tensors now shall carry gradients."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

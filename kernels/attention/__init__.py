@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .. import operators
-from ..checks import check_packed, check_scale
+from ..checks import check_packed, check_scale, wants_gradients
 from ..dispatch import Backend, choose
 from ..errors import input_error
 from ..packing import Packing
@@ -66,7 +66,7 @@ def block_attention(
     if torch.compiler.is_dynamo_compiling():
         return operators.attention(q, gathered(k), gathered(v), layout, scale, backend)
     check_packed(layout, queries=layout.tokens - layout.first, q=q, k=k, v=v)
-    differentiable = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    differentiable = wants_gradients(q, k, v)
     if layout.first and differentiable:
         raise input_error(
             "gradients do not reach tokens that were kept; read all tokens, or read under torch.no_grad()"

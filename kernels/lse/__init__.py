@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .. import operators
-from ..checks import check_packed, check_scale
+from ..checks import check_packed, check_scale, wants_gradients
 from ..dispatch import Backend, choose
 from ..errors import input_error
 from ..packing import Packing
@@ -153,7 +153,7 @@ def _lse(
         return operators.lse(q_signal, gathered(k), layout, scale, backend, part)
     check_packed(layout, queries=len(layout.signal_rows), q=q_signal, k=k, v=None)
     scale = check_scale(scale)
-    differentiable = torch.is_grad_enabled() and (q_signal.requires_grad or k.requires_grad)
+    differentiable = wants_gradients(q_signal, k)
     name = choose(q_signal.device, q_signal.dtype, q_signal.shape[2], backend=backend).backend
     if name == "reference":
         return reference.lse(q_signal, gathered(k), layout, scale, part)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .. import operators
-from ..checks import check_packed, check_scale
+from ..checks import check_packed, check_scale, wants_gradients
 from ..dispatch import Backend, choose
 from ..packing import Packing
 from ..paged import Paged, gathered
@@ -133,7 +133,7 @@ def block_max(
 def _kernels(backend: Backend | None, q: torch.Tensor, *others: torch.Tensor | Paged) -> ModuleType | None:
     """The module of the kernels, or None where plain torch computes: it is what carries gradients."""
     name = choose(q.device, q.dtype, q.shape[2], backend=backend).backend
-    if name != "triton" or (torch.is_grad_enabled() and any(x.requires_grad for x in (q, *others))):
+    if name != "triton" or wants_gradients(q, *others):
         return None
     return import_module(".triton", __package__)
 
