@@ -38,9 +38,11 @@ __all__ = [
     "FUSED_STAGES",
     "LAYOUTS",
     "MULTIVECTOR_STAGES",
+    "NEXT_COLLECTION",
     "PREFIXES",
     "READERS",
     "SHIPPED",
+    "STATES_COLLECTION",
     "WORD_STAGES",
     "CascadeName",
     "FirstStage",
@@ -94,7 +96,11 @@ _SERVER = re.compile(r"(?P<server>https?://[!-~]*?/rerank)(?:/(?P<model>.*))?", 
 _QDRANT = re.compile(
     r"qdrant(?P<tls>s?)://(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?/(?P<collection>[\w.-]+)"
 )
-_OF_OTHERS = (".next", "-states")  # collections beside that of an index; see retrieval/qdrant_server.py
+STATES_COLLECTION = "-states"
+"""The end of the name of the collection in Qdrant that keeps the token states of an index."""
+NEXT_COLLECTION = ".next"
+"""The end of the name of the collection in Qdrant that will replace that of an index."""
+_RESERVED = (NEXT_COLLECTION, STATES_COLLECTION)
 _GGUF = re.compile(r"(?P<model>.*\.gguf)(?:#(?P<layout>.*))?", re.IGNORECASE | re.DOTALL)
 
 
@@ -433,10 +439,10 @@ class StoreName(NamedTuple):
                 "a Qdrant server is named qdrant://HOST:PORT/COLLECTION, such as qdrant://localhost:6333/papers, or "
                 "qdrants:// over TLS; set a key as QDRANT_API_KEY in the environment, never in the name"
             )
-        if parts["collection"].endswith(_OF_OTHERS):
+        if parts["collection"].endswith(_RESERVED):
             raise InputError(
                 f"{text!r} ends as the collections that Sightline makes for other indexes "
-                f"({', '.join(_OF_OTHERS)}); use another name"
+                f"({', '.join(_RESERVED)}); use another name"
             )
         return cls("qdrant", f"http{parts['tls']}://{parts['host']}:{parts['port'] or 6333}", parts["collection"])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import IndexStoreError, InputError
 from ..extras import importing
+from ..names import NEXT_COLLECTION, STATES_COLLECTION
 from ..settings import Range
 from ..wording import quoted
 from .qdrant_engines import PAGE, Engine, FieldKind, Hit, Nearest, Part, Plan, Point, RefusedError, as_uuid, number_of
@@ -85,7 +86,7 @@ class ServerEngine(Engine):
         self.traffic.bytes += response.num_bytes_downloaded
 
     def _called(self, part: Part) -> str:
-        return self.collection if part == "passages" else f"{self.collection}-states"
+        return self.collection if part == "passages" else self.collection + STATES_COLLECTION
 
     def _ask(self, call: Callable[..., Any], *values: Any, **options: Any) -> Any:
         """Send a request, and send it again if that may help."""
@@ -175,9 +176,9 @@ class ServerEngine(Engine):
 
     def _generation(self) -> int:
         """Return the highest number of a collection of this index, or of one that will replace it."""
-        base = self.collection.removesuffix(".next")
+        base = self.collection.removesuffix(NEXT_COLLECTION)
         places = self._aliases()
-        ends = [places[name].rpartition(".")[2] for name in (base, f"{base}.next") if name in places]
+        ends = [places[name].rpartition(".")[2] for name in (base, base + NEXT_COLLECTION) if name in places]
         return max((int(end) for end in ends if end.isdigit()), default=0)
 
     def _alias(self, places: Mapping[str, str], gone: Sequence[str] = ()) -> None:
@@ -316,7 +317,7 @@ class ServerEngine(Engine):
         return ServerEngine(
             self.name,
             self.url,
-            f"{self.collection}.next",
+            self.collection + NEXT_COLLECTION,
             timeout=self.timeout,
             retries=self.retries,
             client=None if self._own else self._client,
