@@ -155,12 +155,14 @@ class ServerEngine(Engine):
             else {}
         )
         parts: tuple[tuple[Part, dict[str, Any]], ...] = (("states", {}), ("passages", vectors))
+        # Two processes that make it at the same time make the same one: the number is that from before a process
+        # looks whether there is one.
+        number = self._generation() + 1
         for part, dense in parts:
             alias = self._called(part)
             if self._ask(self._client.collection_exists, alias):
                 continue
-            # If two processes make it at the same time, they make the same one.
-            place = f"{alias}.{self._generation() + 1}"
+            place = f"{alias}.{number}"
             sparse = {"words": models.SparseVectorParams()}
             try:
                 self._ask(self._client.create_collection, place, vectors_config=dense, sparse_vectors_config=sparse)

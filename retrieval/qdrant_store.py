@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -100,30 +100,42 @@ class QdrantStore(QdrantSearch):
         chosen = IndexSettings(**settings)
         options = {"timeout": timeout, "retries": retries, "client": client}
         model = load_planned_encoder(chosen)
-        store = cls._create(_engine(name, **options), _planned(chosen, model), options)
+        planned = _planned(chosen, model)
+        engine = _engine(name, **options)
+        try:
+            store = cls._joined(engine, planned, options)
+            if store.manifest.complete:
+                raise IndexStoreError(f"{name}: there is an index here already; {OTHERWISE}")
+        except BaseException:
+            engine.close()
+            raise
         return store._with(chosen, model)
 
     @classmethod
-    def _create(cls, engine: Engine, planned: Manifest, options: Mapping[str, Any]) -> QdrantStore:
+    def _joined(cls, engine: Engine, planned: Manifest, options: Mapping[str, Any]) -> QdrantStore:
+        """Make an index with the planned settings, or open the one that is there, finished or not.
+
+        Other processes may do the same at the same time.
+        """
         _refuse_foreign(engine)
-        factory = planned.faiss.factory
-        engine.create(
-            Plan(
-                planned.encoder.dim,
-                0 if factory == "Flat" else int(factory.removeprefix("HNSW")),
-                planned.lexical.engine != "none",
+        if not has_manifest(engine):
+            factory = planned.faiss.factory
+            engine.create(
+                Plan(
+                    planned.encoder.dim,
+                    0 if factory == "Flat" else int(factory.removeprefix("HNSW")),
+                    planned.lexical.engine != "none",
+                )
             )
-        )
-        engine.upsert("passages", [record_of(planned)], new_only=True)  # the first of all who make it stays
+            engine.upsert("passages", [record_of(planned)], new_only=True)  # the first of all who make it stays
         store = cls(engine, load_manifest(engine), options=options)
-        if store.manifest.complete:
-            engine.close()
-            raise IndexStoreError(f"{engine.name}: there is an index here already; {OTHERWISE}")
         if store.manifest.settings() != planned.settings():
-            engine.close()
+            difference = store.manifest.difference(planned)
             raise IndexMismatchError(
-                f"{engine.name}: an interrupted build with other settings is here "
-                f"({store.manifest.difference(planned)}); repeat its settings to continue it, or remove it"
+                f"{engine.name}: there is an index with other settings ({difference}); {OTHERWISE}"
+                if store.manifest.complete
+                else f"{engine.name}: an interrupted build with other settings is here ({difference}); repeat its "
+                "settings to continue it, or remove it"
             )
         return store
 
@@ -246,16 +258,16 @@ class QdrantStore(QdrantSearch):
         # The number format is for this build only; later texts are read in the encoder's own.
         later = model if chosen.dtype is None else None
         try:
-            there = has_manifest(engine)
             if shard is not None:
-                make = cls._complete if there and load_manifest(engine).complete else cls._create
-                store = make(engine, planned, options)._with(chosen, model)
+                store = cls._joined(engine, planned, options)._with(chosen, model)
                 store._build_shard(ShardStream(stream, shard), shard, reading, progress)
                 return store._with(chosen, later)
-            if there and not overwrite and load_manifest(engine).complete:
-                return cls._finished(engine, planned, stream, options)._with(chosen, later)
-            target = _cleared(engine.beside(), planned) if there and overwrite else engine
-            store = cls._create(target, planned, options)._with(chosen, model)
+            target = _cleared(engine.beside(), planned) if overwrite and has_manifest(engine) else engine
+            store = cls._joined(target, planned, options)._with(chosen, model)
+            if store.manifest.complete:
+                store._writer.compare(stream)
+                logger.info("%s: complete already, with these %d documents", name, len(store))
+                return store._with(chosen, later)
             store._writer.write(store.encoder, stream, "resume", progress, store._elsewhere(reading, engine))
             store.finish()
             if target is not engine:
@@ -276,31 +288,6 @@ class QdrantStore(QdrantSearch):
             return has_manifest(engine) and load_manifest(engine).complete
         finally:
             engine.close()
-
-    @classmethod
-    def _finished(
-        cls,
-        engine: Engine,
-        planned: Manifest,
-        documents: Iterator[Document],
-        options: Mapping[str, Any],
-    ) -> QdrantStore:
-        """Open an index that was already built from these documents."""
-        store = cls._complete(engine, planned, options)
-        store._writer.compare(documents)
-        logger.info("%s: complete already, with these %d documents", engine.name, len(store))
-        return store
-
-    @classmethod
-    def _complete(cls, engine: Engine, planned: Manifest, options: Mapping[str, Any]) -> QdrantStore:
-        """Open a complete index that has the planned settings."""
-        store = cls(engine, load_manifest(engine), options=options)
-        if store.manifest.settings() != planned.settings():
-            difference = store.manifest.difference(planned)
-            raise IndexMismatchError(
-                f"{engine.name}: there is an index with other settings ({difference}); {OTHERWISE}"
-            )
-        return store
 
     def _build_shard(
         self,
@@ -370,7 +357,7 @@ class QdrantStore(QdrantSearch):
                 )
             _refuse_foreign(engine)
             beside = _cleared(engine.beside(), planned)
-            store = cls._create(beside, planned, options)
+            store = cls._joined(beside, planned, options)
             synchronise(source, store._writer, progress)
             store.finish()
             engine.take(beside)
@@ -527,7 +514,8 @@ def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
 
 
 def _refuse_foreign(engine: Engine) -> None:
-    if engine.exists() and not has_manifest(engine) and engine.count(Where()):
+    # In this order: who makes an index at this moment writes its manifest before anything else.
+    if engine.exists() and engine.count(Where()) and not has_manifest(engine):
         raise IndexStoreError(
             f"{engine.name}: the collection has points but no manifest of Sightline; remove it, or choose another name"
         )

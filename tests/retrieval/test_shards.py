@@ -1,13 +1,14 @@
 """One index built by several processes: each indexes its part of the documents, and the last to end finishes it."""
 
 import dataclasses
+import itertools
 import random
 import sys
 import threading
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sightline import Document
@@ -19,8 +20,12 @@ from sightline.tests.conftest import ToyEncoder
 pytest.importorskip("qdrant_edge", reason="the extra qdrant is not installed")
 pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
 
+from qdrant_client import QdrantClient
+
+from sightline.retrieval.qdrant_server import ServerEngine
 from sightline.retrieval.qdrant_store import QdrantStore
 from sightline.retrieval.qdrant_writing import QdrantWriter
+from sightline.tests.interleaving import Interleaved
 from sightline.tests.qdrant_api import QdrantApi
 
 WORDS = "cats purr purring dogs dog bark cows moo owls hoot".split()
@@ -241,6 +246,75 @@ def test_processes_at_once_build_one_index_on_a_server(api, monkeypatch, form):
                 assert contents(store) == contents(plain)
             else:  # the table is learnt from whichever batch comes first
                 assert contents(store)[1] == contents(plain)[1]
+
+
+def in_turns(patched, order, *works):
+    """Let pieces of work send one request after another to one server, in this order; see `Interleaved`."""
+    turns, real = Interleaved(works), ServerEngine._ask
+
+    def ask(engine, *values, **options):
+        turns.step()
+        return real(engine, *values, **options)
+
+    patched.setattr(ServerEngine, "_ask", ask)
+    turns.run(order)
+    assert not turns.failures
+    return Counter(turns.steps)
+
+
+def test_two_processes_make_one_index_wherever_they_stop_for_each_other(monkeypatch):
+    options = {"encoder": ToyEncoder(), "max_tokens": 8, "token_states": "int8"}
+
+    def make(order):
+        client = QdrantClient(":memory:")
+        first = Document("a", "Cats purr.")
+
+        def create():
+            QdrantStore.create("qdrant://server/c", client=client, **options)
+
+        def create_and_write():
+            with QdrantStore.create("qdrant://server/c", client=client, **options) as store:
+                store.write([first])
+
+        with monkeypatch.context() as patched:
+            steps = in_turns(patched, order, create, create_and_write)
+        with QdrantStore.create("qdrant://server/c", client=client, **options) as store:
+            assert list(store.documents()) == [first], order
+            store.finish()
+        return steps
+
+    alone = make([])[0]
+    assert alone > 8
+    for one, two in itertools.product(range(alone), repeat=2):
+        make([0] * one + [1] * two + [0] * alone)
+        make([1] * one + [0] * two + [1] * 100)
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.lists(st.integers(0, 1), max_size=100), first=st.sampled_from(["nothing", "0 begun", "1 done"]))
+def test_two_processes_build_one_index_in_whatever_order_they_write(order, first):
+    documents = some_documents(6)
+    options = {"encoder": ToyEncoder(), "max_tokens": 8, "token_states": "int8", "client": QdrantClient(":memory:")}
+
+    def build(number, documents=documents):
+        QdrantStore.build("qdrant://server/c", documents, shard=Shard(number, 2), **options).close()
+
+    def broken_off():
+        yield from documents[:3]
+        raise OSError
+
+    if first == "0 begun":
+        with pytest.raises(OSError):
+            build(0, broken_off())
+    if first == "1 done":
+        build(1)
+    with pytest.MonkeyPatch.context() as patched:
+        in_turns(patched, order, lambda: build(0), lambda: build(1))
+    with QdrantStore.open("qdrant://server/c", encoder=ToyEncoder(), client=options["client"]) as store:
+        assert store.manifest.complete and store.shards == (2, 2)
+        kept = contents(store)
+    with QdrantStore.build("qdrant://server/plain", documents, **options) as plain:
+        assert contents(plain) == kept
 
 
 def test_workers_of_ray_write_to_a_server_themselves(api, monkeypatch):
