@@ -136,7 +136,7 @@ def box(x: torch.Tensor, rows: int) -> TensorDescriptor:
 
 def places_of(x: torch.Tensor | Paged) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The tensor that a kernel gets for keys or values (T, H, D), and where it finds their rows; None if in order."""
-    return (x.pages.parts[0], x.pages.places[x.number]) if isinstance(x, Paged) else (x, None)
+    return (x.pages.base, x.pages.places[x.number]) if isinstance(x, Paged) else (x, None)
 
 
 def interpreted() -> bool:
@@ -157,7 +157,7 @@ def padded_dim(d: int) -> int:
 def positions_of(layout: Packing) -> torch.Tensor:
     """Positions of the tokens for a kernel, int32 (T,); nothing of them where no window asks for them."""
 
-    def make() -> torch.Tensor:
+    def make(layout: Packing) -> torch.Tensor:
         positions = layout.positions if layout.window is not None else layout.positions[:0]
         return torch.from_numpy(positions.astype(np.int32)).to(layout.device)
 

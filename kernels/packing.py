@@ -83,6 +83,7 @@ class Packing:
         document_tokens: the number of tokens of all documents of a context, for each query block that has signal
             tokens, in packed order: the sizes of what `sightline.kernels.token_mass` returns.
         first: the packed index of the first token that has a query; 0 unless `behind` chose another.
+        spare: the number of rows of zeros behind the tables of tiles; 0 unless `reserve` chose another.
         handle: a number by which `of_handle` finds the layout, for as long as it is in use elsewhere.
 
     Raises:
@@ -142,9 +143,9 @@ class Packing:
         self.positions = np.asarray(positions, dtype=np.int64)
         if self.positions.shape != (at,):
             raise input_error(f"positions have the shape {self.positions.shape}, but there are {at} tokens")
-        self.first = 0
+        self.first = self.spare = 0
         self.window = self._checked_window(window)
-        self._kept: dict[object, object] = {}
+        self._kept: dict[object, tuple[object, Callable[[Packing], object]]] = {}
         self._register()
         rows = [np.arange(start, stop) for _, _, start, stop in self.spans(QUERY)]
         self._set_signal(np.concatenate(rows) if rows else np.empty(0, dtype=np.int64))
@@ -179,7 +180,7 @@ class Packing:
             return self
 
         checked = self._checked_window(window)
-        return self.keep(("window", window), lambda: self._changed(window=checked))
+        return self.keep(("window", window), lambda layout: layout._changed(window=checked))
 
     def behind(self, first: int) -> Packing:
         """Return the same layout with only kept keys and values for the tokens before ``first``.
@@ -194,7 +195,17 @@ class Packing:
             return self
         if first not in self.blocks["start"]:
             raise input_error(f"no block starts at token {first}, so nothing can be read from there on")
-        return self.keep(("behind", first), lambda: self._changed(first=int(first)))
+        return self.keep(("behind", first), lambda layout: layout._changed(first=int(first)))
+
+    def reserve(self, spare: int) -> Packing:
+        """Return the same layout with room in its tables for others, which `rewrite` writes there.
+
+        Args:
+            spare: the number of tiles, and of tiles that are cut into parts, that another layout may have more. How
+                tiles are cut is rounded, so a layout of fewer tokens may have more of them: up to one for each token
+                that has a query.
+        """
+        return self._changed(spare=spare)
 
     @property
     def queried(self) -> np.ndarray:
@@ -302,16 +313,47 @@ class Packing:
             for i, (kind, row) in enumerate(zip(kinds, self.mask().tolist(), strict=True))
         )
 
-    def keep(self, key: object, make: Callable[[], T]) -> T:
-        """Return what ``make`` returns, made once per layout and key, so that layers share the work of tiling."""
+    def keep(self, key: object, make: Callable[[Packing], T]) -> T:
+        """Return what ``make`` returns for this layout, made once for each key, so that layers share the work."""
         if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]  # type: ignore[return-value]
+            self._kept[key] = make(self), make
+        return self._kept[key][0]  # type: ignore[return-value]
+
+    def rewrite(self, other: Packing) -> None:
+        """Write another layout into the tables that kernels were given of this one.
+
+        What was recorded with this layout, as a CUDA graph, then computes over the other. Tables that are longer than
+        the other's end in zeros, which kernels pass over. Nothing else of this layout changes.
+
+        Args:
+            other: a layout of the same kind, on any device.
+
+        Raises:
+            InputError: if the other has longer tables, or needs more room for partial results.
+        """
+        for key, (kept, make) in self._kept.items():
+            _write(kept, other.keep(key, make), key)
 
     def __repr__(self) -> str:
         counts = f"{len(self.contexts)} contexts, {len(self.blocks)} blocks, {self.tokens} tokens"
         kind = "bidirectional" if not self.causal else f"window {self.window}" if self.window else "causal"
         return f"Packing({counts}, {kind}, {self.device})"
+
+
+def _write(kept: object, other: object, key: object) -> None:
+    """Write what another layout keeps under a key over what this one keeps."""
+    if isinstance(kept, Packing) and isinstance(other, Packing):
+        kept.rewrite(other)
+    elif isinstance(kept, torch.Tensor) and isinstance(other, torch.Tensor):
+        if len(other) > len(kept):
+            raise input_error(f"a table of {len(other)} rows ({key}) does not go into one of {len(kept)}")
+        kept[: len(other)].copy_(other)
+        kept[len(other) :].zero_()
+    elif isinstance(kept, tuple) and isinstance(other, tuple):
+        for mine, theirs in zip(kept, other, strict=True):
+            _write(mine, theirs, key)
+    elif isinstance(kept, int) and isinstance(other, int) and other > kept:
+        raise input_error(f"{key} takes {other}, more than the {kept} of this layout")
 
 
 def of_handle(handle: int) -> Packing:

@@ -2,7 +2,7 @@
 
 To join them would read and write all of them once more in every layer. The Triton kernels find them by a table instead,
 as in paged attention (vLLM, 2023), with two differences: a page is a whole block, however long, and there is no pool
-that pages have to be moved into. The table says how far each token's row lies from one of the tensors in memory.
+that pages have to be moved into. The table says how far each token's row lies in memory from the last of the tensors.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Pages:
 
     Attributes:
         parts: the tensors that have tokens.
+        base: the last of them, from which `places` are counted.
         shape: S, T, Hkv and D, with T the sum of T_n.
 
     Raises:
@@ -51,8 +52,35 @@ class Pages:
         self.parts = [x for x in parts if x.shape[1]]
         if not self.parts:
             raise input_error("pages without a token cannot be read; give a tensor that has one")
-        slots, _, heads, dim = self.parts[0].shape
+        self.base = self.parts[-1]
+        slots, _, heads, dim = self.base.shape
         self.shape = (slots, sum(x.shape[1] for x in self.parts), heads, dim)
+
+    @classmethod
+    def reserve(cls, base: torch.Tensor, tokens: int) -> Pages:
+        """Return pages that others can be written over, for what is recorded as a CUDA graph.
+
+        Args:
+            base: the `base` of all that will be written, (S, T_n, Hkv, D) and contiguous.
+            tokens: the number of tokens that these may have. All stand for the first row of ``base`` until then.
+        """
+        pages = cls([base])
+        pages.places = pages.places[:, :1].repeat(1, tokens)
+        slots, _, heads, dim = base.shape
+        pages.shape = (slots, tokens, heads, dim)
+        return pages
+
+    def rewrite(self, other: Pages) -> None:
+        """Write the places of other pages over these, which `reserve` made; see `Packing.rewrite`.
+
+        Raises:
+            InputError: if the others have another base, count in other steps, or have more tokens.
+        """
+        if other.base is not self.base or other.step != self.step or other.shape[1] > self.shape[1]:
+            raise input_error(
+                f"pages of {other.shape[1]} tokens do not go into a table for {self.shape[1]}, or lie otherwise"
+            )
+        self.places[:, : other.shape[1]].copy_(other.places)
 
     def slot(self, number: int) -> Paged:
         """Return what stands for the keys or values (T, Hkv, D) of one slot."""
@@ -60,9 +88,9 @@ class Pages:
 
     @functools.cached_property
     def places(self) -> torch.Tensor:
-        """Where the row of each token lies in each slot: int64 (S, T), `step` elements each, from ``parts[0]`` on."""
+        """Where the row of each token lies in each slot: int64 (S, T), `step` elements each, from `base` on."""
         slots, tokens, heads, dim = self.shape
-        row, device = heads * dim // self.step, self.parts[0].device
+        row, device = heads * dim // self.step, self.base.device
         counts = np.array([x.shape[1] for x in self.parts])
         # The first row of each part in each slot, less what the tokens before it add below.
         first = self._starts // self.step + (np.arange(slots)[:, None] * counts - (np.cumsum(counts) - counts)) * row
@@ -77,10 +105,10 @@ class Pages:
 
     @functools.cached_property
     def _starts(self) -> np.ndarray:
-        """Where parts begin, in elements from the first one on: int64 (N,)."""
+        """Where parts begin, in elements from `base` on: int64 (N,)."""
         addresses = np.array([x.data_ptr() for x in self.parts], dtype=np.int64)
         starts: np.ndarray
-        starts, rest = np.divmod(addresses - addresses[0], self.parts[0].element_size())
+        starts, rest = np.divmod(addresses - self.base.data_ptr(), self.base.element_size())
         if rest.any():
             raise input_error("pages begin in the middle of one another's numbers; copy those that are views of bytes")
         return starts
@@ -110,12 +138,12 @@ class Paged:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of all tensors."""
-        return self.pages.parts[0].dtype
+        return self.pages.base.dtype
 
     @property
     def device(self) -> torch.device:
         """The device of all tensors."""
-        return self.pages.parts[0].device
+        return self.pages.base.device
 
     @property
     def requires_grad(self) -> bool:

@@ -494,11 +494,10 @@ def _without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager[Any]
 
 def register_attention() -> None:
     """Make Sightline's attention known to transformers, under the name ``sightline``. Doing it again does no harm."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface
 
+    # It has no mask function, so transformers makes no mask, and does not look for one in the positions.
     AttentionInterface.register(ATTENTION, _attention)
-    # Without a mask function of its own, transformers would build a mask of tokens by tokens.
-    AttentionMaskInterface.register(ATTENTION, lambda *args, attention_mask=None, **kwargs: attention_mask)
 
 
 def cut_off(model: Any, layers: int) -> Any:

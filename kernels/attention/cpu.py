@@ -67,12 +67,12 @@ def forward(
     out = torch.empty(q.shape, dtype=wide)
     lse = torch.empty(q.shape[:2], dtype=wide)
 
-    for batch in layout.keep("cpu batches", lambda: _batches(layout)):
+    for batch in layout.keep("cpu batches", _batches):
         q_, k_, v_ = (_take(x, at, wide) for x, at in ((q, batch.rows), (k, batch.keys), (v, batch.keys)))
         results = _attend(q_, k_, v_, batch.mask, scale)
         for whole, part in zip((out, lse), results, strict=True):
             _put(whole, batch, part)
-    for rows, parts in layout.keep("cpu strips", lambda: _strips(layout)):
+    for rows, parts in layout.keep("cpu strips", _strips):
         of_rows = q[None, rows].to(wide)
         of_parts = (_attend(of_rows, k[None, at].to(wide), v[None, at].to(wide), mask, scale) for at, mask in parts)
         o, s = next(of_parts)
@@ -117,7 +117,7 @@ def backward(
     q_wide, k_wide, q_, k_ = q_.to(wide) * scale, k_.to(wide), q_.to(fast), k_.to(fast)
     d_q, d_k, d_v = (torch.zeros(x.shape, dtype=wide) for x in (q_, k_, v_))
     bmm = torch.bmm  # not @, which copies slices of a batch
-    for rows, keys, mask in layout.keep(("cpu tiles", hkv * group), lambda: _tiles(layout, hkv * group)):
+    for rows, keys, mask in layout.keep(("cpu tiles", hkv * group), lambda layout: _tiles(layout, hkv * group)):
         folded = slice(rows.start * group, rows.stop * group)
         p = bmm(q_wide[:, folded], k_wide[:, keys].mT).sub_(lse_[:, folded]).exp_()  # (Hkv, R * G, K)
         if mask is not None:
@@ -228,7 +228,7 @@ def _near(layout: Packing, rows: slice, keys: slice) -> list[_Part]:
 
 def _mask(layout: Packing, seen: np.ndarray) -> torch.Tensor | None:
     """As a tensor, shared by all parts with the same mask; None where everything is seen."""
-    masks: dict[tuple[tuple[int, ...], bytes], torch.Tensor | None] = layout.keep("cpu masks", dict)
+    masks: dict[tuple[tuple[int, ...], bytes], torch.Tensor | None] = layout.keep("cpu masks", lambda _: {})
     key = seen.shape, np.packbits(seen).tobytes()
     if key not in masks:
         masks[key] = None if seen.all() else torch.from_numpy(seen)

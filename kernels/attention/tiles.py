@@ -24,13 +24,14 @@ _LEAST_FAR = 512  # tokens that a part of a split tile walks, at least
 
 
 class Work(NamedTuple):
-    """Tiles, longest first.
+    """Tiles, longest first. Rows of zeros, which `Packing.rewrite` puts behind them, mean nothing to do.
 
     Args:
-        tiles: int32 (M, 8), on the layout's device: start, stop, own start, own stop, far start, far stop, slot for the
-            partial result or -1, 0.
+        tiles: int32 (M, 8), on the layout's device: start, stop, own start, own stop, far start, far stop, the slot for
+            the partial result plus 1 (0 if there is none), and the first row among the results.
         slots: the number of partial results.
-        splits: int32 (P, 4), on the layout's device: start, stop, first slot, slots of each tile that was split.
+        splits: int32 (P, 4), on the layout's device: first row and last+1 among the results, first slot, and slots, of
+            each tile that was split.
     """
 
     tiles: torch.Tensor
@@ -46,12 +47,12 @@ def row_tiles(layout: Packing, tokens: int, heads: int) -> Work:
         tokens: the maximum number of tokens in a tile.
         heads: key heads, by which the number of programs is multiplied.
     """
-    return layout.keep(("row tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=False))
+    return layout.keep(("row tiles", tokens, heads), lambda layout: _cut(layout, tokens, heads, by_keys=False))
 
 
 def key_tiles(layout: Packing, tokens: int, heads: int) -> Work:
     """Tiles of keys, for dk and dv: own and far are the queries that see them."""
-    return layout.keep(("key tiles", tokens, heads), lambda: _cut(layout, tokens, heads, by_keys=True))
+    return layout.keep(("key tiles", tokens, heads), lambda layout: _cut(layout, tokens, heads, by_keys=True))
 
 
 def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
@@ -77,7 +78,7 @@ def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
     split = parts > 1
     slots = np.where(split, parts, 0)
     first = np.cumsum(slots) - slots
-    splits = np.stack([start, stop, first, parts], axis=1)[split]
+    splits = np.stack([start - layout.first, stop - layout.first, first, parts], axis=1)[split]
 
     tile = np.repeat(np.arange(len(block)), parts)
     part = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
@@ -93,8 +94,8 @@ def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
             np.where(last, own_stop[tile], own_start[tile]),
             np.minimum(a, b),
             b,
-            np.where(split[tile], first[tile] + part, -1),
-            np.zeros(len(tile), dtype=np.int64),
+            np.where(split[tile], first[tile] + part + 1, 0),
+            start[tile] - layout.first,
         ],
         axis=1,
     )
@@ -102,8 +103,9 @@ def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
         _narrow(table, layout.positions, layout.window, by_keys)
     length = (table[:, 3] - table[:, 2]) + (table[:, 5] - table[:, 4])
     table = table[np.argsort(-(length // 256), kind="stable")]  # coarsely, so that neighbours stay neighbours
-    as_int32 = [torch.from_numpy(x.astype(np.int32)).to(layout.device) for x in (table, splits)]
-    return Work(as_int32[0], int(slots.sum()), as_int32[1])
+    table, splits = (np.pad(x, [(0, layout.spare), (0, 0)]).astype(np.int32) for x in (table, splits))
+    tiles, of_splits = (torch.from_numpy(x).to(layout.device) for x in (table, splits))
+    return Work(tiles, int(slots.sum()) + layout.spare, of_splits)
 
 
 def _narrow(table: np.ndarray, positions: np.ndarray, window: int, by_keys: bool) -> None:

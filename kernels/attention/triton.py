@@ -45,29 +45,30 @@ _COMBINED_ROWS = 16
 
 @triton.jit
 def _tile(TILES, number):
-    """A row of `tiles.Work`: start and stop of the tile itself, of its own span and of its far one, and the slot."""
+    """A row of `tiles.Work`: start and stop of the tile itself, of its own span and of its far one; slot; first row."""
     tile = TILES + number * 8
     start, stop = tl.load(tile), tl.load(tile + 1)
     own_start, own_stop = tl.load(tile + 2), tl.load(tile + 3)
-    far_start, far_stop, slot = tl.load(tile + 4), tl.load(tile + 5), tl.load(tile + 6)
-    return start, stop, own_start, own_stop, far_start, far_stop, slot
+    far_start, far_stop = tl.load(tile + 4), tl.load(tile + 5)
+    slot, first = tl.load(tile + 6), tl.load(tile + 7)
+    return start, stop, own_start, own_stop, far_start, far_stop, slot, first
 
 
-@triton.jit(do_not_specialize=["first"])
+@triton.jit
 def _forward(
     Q, K, V, OUT, LSE, PART, PART_LSE, TILES, POSITIONS, KEY_PLACES, VALUE_PLACES, scale,
-    q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window, first,
+    q_token, q_head, k_token, k_head, v_token, v_head, o_token, o_head, key_heads, window,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     key_head = tl.program_id(0) % key_heads
     hk = key_head.to(tl.int64)
-    start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
+    start, stop, own_start, own_stop, far_start, far_stop, slot, first = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
     token, head = start + rows // G, hk * G + rows % G
     alive = (rows < (ROWS // G) * G) & (token < stop)
-    row = token - first  # of q, the output and its log-sum-exp
+    row = first + rows // G  # of q, the output and its log-sum-exp
     q = load(Q, row, head * q_head, q_token, alive, D, BD, UPCAST)  # (ROWS, BD)
     if WINDOW:  # of the positions up to here, a row sees nothing
         oldest = tl.load(POSITIONS + token, mask=alive, other=0) - window
@@ -117,18 +118,18 @@ def _forward(
     l = tl.where(l == 0, 1.0, l)  # of a part that the window left no key
     acc = acc / l[:, None]
     lse2 = m + tl.log2(l)
-    if slot < 0:
+    if slot == 0:
         store(OUT, row, head * o_head, o_token, alive, acc, D, BD)
         tl.store(LSE + row.to(tl.int64) * (key_heads * G) + head, lse2 * LN2, mask=alive)
     else:
-        at = (slot * key_heads + hk) * ROWS + rows
+        at = ((slot - 1) * key_heads + hk) * ROWS + rows
         store(PART, at, 0, BD, rows < ROWS, acc, BD, BD)
         tl.store(PART_LSE + at, lse2)
 
 
-@triton.jit(do_not_specialize=["first_row"])
+@triton.jit
 def _combine(
-    PART, PART_LSE, OUT, LSE, SPLITS, o_token, o_head, key_heads, first_row,
+    PART, PART_LSE, OUT, LSE, SPLITS, o_token, o_head, key_heads,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SOFTMAX: tl.constexpr,
 ):  # fmt: skip
     """Partial results of a split tile into one: weighted by their log-sum-exp, or added up (gradients)."""
@@ -137,9 +138,8 @@ def _combine(
     split = SPLITS + (tl.program_id(0) // key_heads // chunks) * 4
     start, stop, first, slots = tl.load(split), tl.load(split + 1), tl.load(split + 2), tl.load(split + 3)
     rows = (tl.program_id(0) // key_heads) % chunks * CHUNK + tl.arange(0, CHUNK)
-    token, head = start + rows // G, hk * G + rows % G
-    alive = (rows < (ROWS // G) * G) & (token < stop)
-    token -= first_row
+    row, head = start + rows // G, hk * G + rows % G
+    alive = (rows < (ROWS // G) * G) & (row < stop)
     m = tl.full([CHUNK], LOWEST, tl.float32)
     l = tl.zeros([CHUNK], tl.float32)
     acc = tl.zeros([CHUNK, BD], tl.float32)
@@ -157,8 +157,8 @@ def _combine(
             acc += part
     if SOFTMAX:
         acc = acc / l[:, None]
-        tl.store(LSE + token.to(tl.int64) * (key_heads * G) + head, (m + tl.log2(l)) * LN2, mask=alive)
-    store(OUT, token, head * o_head, o_token, alive, acc, D, BD)
+        tl.store(LSE + row.to(tl.int64) * (key_heads * G) + head, (m + tl.log2(l)) * LN2, mask=alive)
+    store(OUT, row, head * o_head, o_token, alive, acc, D, BD)
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -184,7 +184,7 @@ def _backward_q(
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     hk = (tl.program_id(0) % key_heads).to(tl.int64)
-    start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
+    start, stop, own_start, own_stop, far_start, far_stop, slot, _ = _tile(TILES, tl.program_id(0) // key_heads)
 
     rows = tl.arange(0, ROWS)
     token, head = start + rows // G, hk * G + rows % G
@@ -216,10 +216,10 @@ def _backward_q(
         d_s = p * (d_p - delta[:, None])
         acc = tl.dot(d_s.to(k.dtype), k, acc, input_precision="ieee")
     acc *= scale
-    if slot < 0:
+    if slot == 0:
         store(D_Q, token, head * dq_head, dq_token, alive, acc, D, BD)
     else:
-        store(PART, (slot * key_heads + hk) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
+        store(PART, ((slot - 1) * key_heads + hk) * ROWS + rows, 0, BD, rows < ROWS, acc, BD, BD)
 
 
 @triton.jit
@@ -231,7 +231,7 @@ def _backward_kv(
 ):  # fmt: skip
     """One tile of keys against every query that sees it; all G heads of the group add to the same gradient."""
     hk = (tl.program_id(0) % key_heads).to(tl.int64)
-    start, stop, own_start, own_stop, far_start, far_stop, slot = _tile(TILES, tl.program_id(0) // key_heads)
+    start, stop, own_start, own_stop, far_start, far_stop, slot, _ = _tile(TILES, tl.program_id(0) // key_heads)
 
     keys = tl.arange(0, KEYS)
     key = start + keys
@@ -269,11 +269,11 @@ def _backward_kv(
         d_s = p * (d_p - delta[None, :])
         acc_k = tl.dot(d_s.to(q.dtype), q, acc_k, input_precision="ieee")
     acc_k *= scale
-    if slot < 0:
+    if slot == 0:
         store(D_K, key, hk * dk_head, dk_token, there, acc_k, D, BD)
         store(D_V, key, hk * dk_head, dk_token, there, acc_v, D, BD)
     else:
-        at = (slot * key_heads + hk) * KEYS + keys
+        at = ((slot - 1) * key_heads + hk) * KEYS + keys
         store(PART_K, at, 0, BD, keys < KEYS, acc_k, BD, BD)
         store(PART_V, at, 0, BD, keys < KEYS, acc_v, BD, BD)
 
@@ -347,13 +347,13 @@ def forward(
         _forward[(len(work.tiles) * hkv,)](
             q, keys, values, out, lse, part, part_lse, work.tiles, positions, key_places, value_places,
             scale * LOG2E.value,
-            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv, layout.window or 0, layout.first,
+            *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], hkv, layout.window or 0,
             G=group, D=d, BD=dim, ROWS=tile.rows, KEYS=tile.keys, CAUSAL=layout.causal, WINDOW=windowed,
             UPCAST=upcast(q), TMA=tma, num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
         if work.slots:
             _combine[(len(work.splits) * hkv * (tile.rows // _COMBINED_ROWS),)](
-                part, part_lse, out, lse, work.splits, *out.stride()[:2], hkv, layout.first,
+                part, part_lse, out, lse, work.splits, *out.stride()[:2], hkv,
                 G=group, D=d, BD=dim, ROWS=tile.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=True,
             )  # fmt: skip
 
@@ -404,7 +404,7 @@ def backward(
     )  # fmt: skip
     if work.slots:
         _combine[(len(work.splits) * hkv * (by_row.rows // _COMBINED_ROWS),)](
-            part, none, d_q, none, work.splits, *d_q.stride()[:2], hkv, 0,
+            part, none, d_q, none, work.splits, *d_q.stride()[:2], hkv,
             G=group, D=d, BD=dim, ROWS=by_row.rows, CHUNK=_COMBINED_ROWS, SOFTMAX=False,
         )  # fmt: skip
 
@@ -422,7 +422,7 @@ def backward(
     if work.slots:
         for part, whole in ((part_k, d_k), (part_v, d_v)):
             _combine[(len(work.splits) * hkv * (by_key.keys // _COMBINED_ROWS),)](
-                part, none, whole, none, work.splits, *whole.stride()[:2], hkv, 0,
+                part, none, whole, none, work.splits, *whole.stride()[:2], hkv,
                 G=1, D=d, BD=dim, ROWS=by_key.keys, CHUNK=_COMBINED_ROWS, SOFTMAX=False,
             )  # fmt: skip
     return d_q, d_k, d_v

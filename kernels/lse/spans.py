@@ -26,7 +26,7 @@ def key_spans(layout: Packing, part: Part) -> np.ndarray:
         In packed order. Spans that no signal row sees are left out. For ``rest`` column 0 is the instruction and column
         1 the row's own query block, of which causal rows see what is not after them.
     """
-    return layout.keep(("key spans", part), lambda: _key_spans(layout, part))
+    return layout.keep(("key spans", part), lambda layout: _key_spans(layout, part))
 
 
 def _key_spans(layout: Packing, part: Part) -> np.ndarray:

@@ -234,9 +234,9 @@ def _reduced(
 ) -> torch.Tensor:
     (rows, hq, d), hkv = q_signal.shape, k.shape[1]
     group, dim, width = hq // hkv, padded_dim(d), columns(layout, part)
-    spans, most, every = _spans(layout, part)
+    spans, most, gaps = _spans(layout, part)
     out = torch.empty(rows, hq, width, dtype=torch.float32, device=k.device)
-    if not every:
+    if gaps:
         out.fill_(-torch.inf)
     if not len(spans):
         return out
@@ -265,7 +265,7 @@ def token_mass(
     """See `sightline.kernels.token_mass`; without gradients."""
     (_, hq, d), hkv = q_signal.shape, k.shape[1]
     tile = _mass_tile(k.dtype)
-    tiles = layout.keep(("mass tiles", tile.keys), lambda: _mass_tiles(layout, tile.keys))
+    tiles = layout.keep(("mass tiles", tile.keys), lambda layout: _mass_tiles(layout, tile.keys))
     chosen = _every_head(layout, hq) if heads is None else heads
     sizes, width = layout.document_tokens, sum(layout.document_tokens)
     out = torch.empty((width,) if reduce else (len(chosen), width), dtype=torch.float32, device=k.device)
@@ -308,14 +308,14 @@ def backward(
     }  # fmt: skip
     scale2, strides = scale * LOG2E.value, (*q_signal.stride()[:2], *k.stride()[:2])
 
-    parts, slots = layout.keep(("lse parts", part), lambda: _parts(layout, part))
+    parts, slots = layout.keep(("lse parts", part), lambda layout: _parts(layout, part))
     d_q = torch.zeros(slots, rows, hq, d, dtype=torch.float32, device=k.device)
     row_tiles = triton.cdiv(most, tile.rows // group)
     _backward_q[(len(parts) * hkv * row_tiles,)](
         q_signal, k, lse, d_lse, d_q, spans, parts, _tokens(layout), positions_of(layout), scale, scale2,
         *strides, hkv, width, row_tiles, rows, layout.window or 0, **settings,
     )  # fmt: skip
-    tiles = layout.keep(("lse key tiles", part, tile.keys), lambda: _key_tiles(layout, part, tile.keys))
+    tiles = layout.keep(("lse key tiles", part, tile.keys), lambda layout: _key_tiles(layout, part, tile.keys))
     _backward_k[(len(tiles) * hkv,)](
         q_signal, k, lse, d_lse, d_k, tiles, _tokens(layout), positions_of(layout), scale, scale2,
         *strides, *d_k.stride()[:2], hkv, width, layout.window or 0, **settings,
@@ -324,13 +324,13 @@ def backward(
 
 
 def _spans(layout: Packing, part: Part) -> tuple[torch.Tensor, int, bool]:
-    """Spans as int32 (M, 5) on the device, the most rows that one has, and whether every row has one in each column."""
+    """Spans as int32 (M, 5) on the device, the most rows that one has, and whether a row has none in some column."""
 
-    def make() -> tuple[torch.Tensor, int, bool]:
+    def make(layout: Packing) -> tuple[torch.Tensor, int, bool]:
         spans = key_spans(layout, part)
         rows = spans[:, 3] - spans[:, 2]
-        every = int(rows.sum()) == len(layout.signal_rows) * columns(layout, part)
-        return _as_int32(spans, layout), int(rows.max(initial=0)), every
+        gaps = int(rows.sum()) < len(layout.signal_rows) * columns(layout, part)
+        return _as_int32(spans, layout), int(rows.max(initial=0)), gaps
 
     return layout.keep(("lse spans", part), make)
 
@@ -349,11 +349,11 @@ def _mass_tiles(layout: Packing, keys: int) -> torch.Tensor:
 
 
 def _every_head(layout: Packing, heads: int) -> torch.Tensor:
-    return layout.keep(("heads", heads), lambda: torch.arange(heads, device=layout.device))
+    return layout.keep(("heads", heads), lambda layout: torch.arange(heads, device=layout.device))
 
 
 def _tokens(layout: Packing) -> torch.Tensor:
-    return layout.keep("lse tokens", lambda: _as_int32(layout.signal_rows, layout))
+    return layout.keep("lse tokens", lambda layout: _as_int32(layout.signal_rows, layout))
 
 
 def _parts(layout: Packing, part: Part) -> tuple[torch.Tensor, int]:

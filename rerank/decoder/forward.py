@@ -22,9 +22,12 @@ from .kept import Behind, KeptBlock, What, compressed
 from .prompt import Prompt, strided
 
 __all__ = [
+    "Gathered",
     "LaidOut",
     "Layouts",
+    "ListPass",
     "Packed",
+    "Readings",
     "Wanted",
     "last_position",
     "lay_out",
@@ -63,10 +66,31 @@ class _Constants(NamedTuple):
     heads: dict[int, torch.Tensor | None]
 
 
-class _Readings:
+class Gathered(NamedTuple):
+    """What all layers of one pass show, for all its lists: L layers of H heads, R signal rows, N documents.
+
+    Args:
+        lse: float (R, L * H, N), see `Reading.lse`.
+        normaliser: float (R, L * H).
+        largest: float (R, L * H, N); None unless the readout is ``maxsim``.
+        tokens: float (K,), or (L * H, K) by head, for all query blocks; None unless it was asked for.
+    """
+
+    lse: torch.Tensor
+    normaliser: torch.Tensor
+    largest: torch.Tensor | None
+    tokens: torch.Tensor | None
+
+
+class Readings:
     """Collects what the layers of one pass show, for all lists of the pass.
 
     It stays on the layers' device until the end, so that no layer waits for the host.
+
+    Args:
+        scope: the parts of the attention to read.
+        layout: the packing, with its signal tokens.
+        columns: for each list, the columns of the documents that count.
     """
 
     def __init__(self, scope: Wanted, layout: Packing, columns: Sequence[Sequence[int]]) -> None:
@@ -100,7 +124,7 @@ class _Readings:
     ) -> None:
         """Read one layer: q (R, Hq, D), k (T, Hkv, D), and its rows' natural log-sum-exp (R, Hq) where it is known."""
         scope, spec = self.scope, self.scope.layout.readout
-        factors, gaps, heads = self._on(q.device, q.dtype)
+        factors, gaps, heads = self.constants(q.device, q.dtype)
         if factors is not None:
             q, row = q * factors, None
         lse = block_lse(q, k, layout, scale=scale)  # (R, Hq, N)
@@ -128,11 +152,11 @@ class _Readings:
         if scope.tokens:
             self.tokens.append(masses)
 
-    def _on(self, device: torch.device, dtype: torch.dtype) -> _Constants:
-        """What every layer needs, moved to a device once: a copy from the host makes it wait."""
+    def constants(self, device: torch.device, dtype: torch.dtype) -> _Constants:
+        """Return what every layer needs, moved to a device once: a copy from the host makes it wait."""
         if (device, dtype) not in self._moved:
-            factors = None
-            if any(factor != 1.0 for factor in self.factors):
+            factors, spec = None, self.scope.layout.readout
+            if spec.scale != 1 or spec.ssmax:
                 factors = torch.tensor(self.factors, dtype=dtype, device=device)[:, None, None]
             chosen = [() if heads is None else heads for heads in self.scope.heads.values()]
             flat = torch.tensor([head for heads in chosen for head in heads], dtype=torch.int64, device=device)
@@ -144,20 +168,41 @@ class _Readings:
             )
         return self._moved[device, dtype]
 
-    def split(self) -> list[Reading]:
-        """One reading per list, by its own query: of a null query, only the attention on tokens."""
+    def rewrite(self, other: Readings) -> None:
+        """Write the constants of other readings, of no more rows and documents, over these.
+
+        What was recorded with these readings, as a CUDA graph, then reads the other lists.
+        """
+        for (_, dtype), mine in self._moved.items():
+            theirs = other.constants(torch.device("cpu"), dtype)
+            if mine.factors is not None and theirs.factors is not None:
+                mine.factors[: len(theirs.factors)].copy_(theirs.factors)
+            if mine.gaps is not None and theirs.gaps is not None:
+                gaps = torch.ones(mine.gaps.shape, dtype=torch.bool)
+                gaps[: theirs.gaps.shape[0], :, : theirs.gaps.shape[2]] = theirs.gaps
+                mine.gaps.copy_(gaps)
+
+    def gather(self) -> Gathered:
+        """Return what all layers showed, on the device of the last, and take no more."""
         self.complete = True
-        layout = self.layout
-        lse, normaliser = _gathered(self.lse).cpu(), _gathered(self.normaliser).cpu()
-        largest = _gathered(self.largest).cpu() if self.largest else None
-        tokens: tuple[torch.Tensor, ...] = ()
+        lse, normaliser = _gathered(self.lse), _gathered(self.normaliser)
+        largest = _gathered(self.largest) if self.largest else None
+        tokens = None
         if self.tokens:
-            sizes = [part.shape[-1] for part in self.tokens[0]]
             layers = [torch.cat(parts, dim=-1) for parts in self.tokens]
             if not self.scope.by_head:
                 layers = [x[None] for x in layers]
-            every = _gathered(layers, dim=0)
-            tokens = (every if self.scope.by_head else every.sum(dim=0) / lse.shape[1]).cpu().split(sizes, dim=-1)
+            tokens = _gathered(layers, dim=0)
+            tokens = tokens if self.scope.by_head else tokens.sum(dim=0) / lse.shape[1]
+        for layers in (self.lse, self.normaliser, self.largest, self.tokens):
+            layers.clear()
+        return Gathered(lse, normaliser, largest, tokens)
+
+    def split(self, gathered: Gathered) -> list[Reading]:
+        """Return one reading per list, by its own query: of a null query, only the attention on tokens."""
+        layout = self.layout
+        lse, normaliser, largest, every = (None if x is None else x.cpu() for x in gathered)
+        tokens = () if every is None else every.split(layout.document_tokens, dim=-1)
         out, at = [], 0
         for number, context in enumerate(layout.contexts):
             blocks = layout.signal_blocks[layout.signal_contexts == number]
@@ -196,6 +241,8 @@ class Layouts:
         signal: the signal tokens of each list.
         positions: the positions of all tokens.
         spans: the same contexts, their documents cut into what counts and what does not; None where all counts.
+        first: the first token that has a query: what stands before it is kept.
+        spare: room in the tables of tiles; see `sightline.kernels.Packing.reserve`.
     """
 
     def __init__(
@@ -205,13 +252,18 @@ class Layouts:
         signal: Sequence[int],
         positions: Sequence[int] | np.ndarray,
         spans: Sequence[Context] | None = None,
+        first: int = 0,
+        spare: int = 0,
     ) -> None:
         self.signal = Packing(contexts if spans is None else spans, positions=positions).with_signal(signal)
         if causal:  # a mask over all documents is that of one long instruction
             whole = [Context((), c.queries, c.instruction + sum(c.documents)) for c in contexts]
-            self.attention = Packing(whole, positions=positions)
+            attention = Packing(whole, positions=positions)
         else:
-            self.attention = self.signal if spans is None else Packing(contexts, positions=positions)
+            attention = self.signal if spans is None else Packing(contexts, positions=positions)
+        self.attention = attention.behind(first)
+        if spare:
+            self.attention = self.attention.reserve(spare)
         self._moved: dict[torch.device, tuple[Packing, Packing]] = {}
 
     def on(self, device: torch.device, window: int | None) -> tuple[Packing, Packing]:
@@ -222,25 +274,37 @@ class Layouts:
         attention, signal = self._moved[device]
         return attention.with_window(window), signal.with_window(window)
 
+    def rewrite(self, other: Layouts) -> None:
+        """Write other layouts into the tables that kernels were given of these; see `Packing.rewrite`."""
+        for attention, signal in self._moved.values():
+            attention.rewrite(other.attention)
+            signal.rewrite(other.signal)
 
-class _ListPass:
-    """A pass over lists, or over the query blocks of one behind blocks whose keys and values are kept; see `Call`."""
+
+class ListPass:
+    """A pass over lists, or over the query blocks of one behind blocks whose keys and values are kept; see `Call`.
+
+    Args:
+        layouts: the packing of the lists.
+        readings: takes what the layers show.
+        kept: what is kept of the tokens before the pass's own, or the blocks of which it is; None if nothing is.
+    """
 
     key_rows: torch.Tensor | None = None
 
-    def __init__(self, layouts: Layouts, readings: _Readings, kept: Sequence[KeptBlock] = ()) -> None:
-        self.layouts, self.readings = layouts, readings
-        self.first = sum(block.tokens for block in kept)  # what is read of the packed tokens starts there
-        self.kept = Behind(kept, layouts.signal.tokens - self.first) if kept else None
+    def __init__(self, layouts: Layouts, readings: Readings, kept: Sequence[KeptBlock] | Behind | None = None) -> None:
+        self.layouts, self.readings, self.kept = layouts, readings, kept
+        self.first = layouts.attention.first  # what is read of the packed tokens starts there
         self.signal_rows: torch.Tensor = layouts.signal.signal - self.first
         self._rows: dict[torch.device, torch.Tensor] = {}
-        if readings.scope.layout.readout.normalisation == "documents" and not kept:
+        if readings.scope.layout.readout.normalisation == "documents" and kept is None:
             spans = layouts.signal.spans(DOCUMENT)
             self.key_rows = torch.from_numpy(np.concatenate([np.arange(start, stop) for _, _, start, stop in spans]))
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
+        """See `Call.attend`."""
         attention, signal = self.layouts.on(q.device, window)
         if q.device not in self._rows:
             self._rows[q.device] = self.signal_rows.to(q.device)
@@ -249,12 +313,13 @@ class _ListPass:
             self.readings.add(layer, q[rows], keys, scale, None, signal)
             raise Enough
         values = self._behind_kept("values", layer, v)
-        out, lse = block_attention(q, keys, values, attention.behind(self.first), scale=scale)
+        out, lse = block_attention(q, keys, values, attention, scale=scale)
         if layer in self.readings.scope.heads:
             self.readings.add(layer, q[rows], keys, scale, lse[rows], signal)
         return out
 
     def signal(self, layer: int, q: torch.Tensor, k: torch.Tensor, scale: float, window: int | None) -> None:
+        """See `Call.signal`."""
         _, signal = self.layouts.on(q.device, window)
         if self.key_rows is not None:  # the kernels want a key for every token; nothing looks at the others
             whole = k.new_zeros(signal.tokens, *k.shape[1:])
@@ -262,7 +327,11 @@ class _ListPass:
         self.readings.add(layer, q, self._behind_kept("keys", layer, k), scale, None, signal)
 
     def _behind_kept(self, what: What, layer: int, own: torch.Tensor) -> torch.Tensor | Paged:
-        return own if self.kept is None else self.kept.read(what, layer, own)
+        if self.kept is None:
+            return own
+        if not isinstance(self.kept, Behind):
+            self.kept = Behind(self.kept, self.layouts.signal.tokens - self.first)
+        return self.kept.read(what, layer, own)
 
 
 class _DocumentPass:
@@ -339,12 +408,13 @@ class Packed:
 
     ids: torch.Tensor
     positions: torch.Tensor
-    call: _ListPass
+    call: ListPass
     answers: tuple[int, ...]
 
     def readings(self) -> list[Reading]:
         """One per list, once the pass has been made; with gradients if it was."""
-        return self.call.readings.split()
+        readings = self.call.readings
+        return readings.split(readings.gather())
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,9 +484,10 @@ def pack(prompts: Sequence[Prompt], scope: Wanted, kept: Sequence[KeptBlock] | N
             at += len(query.ids)
     gaps = any(len(columns) < len(context.documents) for context, columns in counted)
     spans = [context for context, _ in counted] if gaps else None
-    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, positions, spans)
-    readings = _Readings(scope, layouts.signal, [columns for _, columns in counted])
-    call = _ListPass(layouts, readings, kept or ())
+    first = sum(block.tokens for block in kept or ())
+    layouts = Layouts(laid.contexts, layout.require_prompt().mask == "causal", signal, positions, spans, first)
+    readings = Readings(scope, layouts.signal, [columns for _, columns in counted])
+    call = ListPass(layouts, readings, kept)
     positions, answers = positions[call.first :], [end - call.first for end in answers]
     return Packed(torch.from_numpy(laid.ids), torch.from_numpy(positions), call, tuple(answers))
 

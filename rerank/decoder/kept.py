@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ...errors import ModelError
 from ...kernels import Paged, Pages
 from ...models.cache import Form
 from ...models.reader import StoredBlock
 
-__all__ = ["Behind", "KeptBlock", "What", "compressed", "joined"]
+__all__ = ["Behind", "KeptBlock", "What", "alike", "compressed", "joined"]
 
 What = Literal["keys", "values"]
 
@@ -100,14 +101,30 @@ class Behind:
 
     def __init__(self, blocks: Sequence[KeptBlock], tokens: int) -> None:
         self.blocks = blocks
-        self.tokens = sum(block.tokens for block in blocks)
         self._pages: Pages | None = None
-        wholes = [block.whole for block in blocks if block.whole is not None]
-        kinds = {(x.dtype, x.device, x.shape[:1], x.shape[2:]) for x in wholes}
-        if len(wholes) == len(blocks) and len(kinds) == 1:
-            slots, _, *row = wholes[0].shape
-            self._own = KeptBlock((wholes[0].new_empty(slots, tokens, *row),))  # filled as the pass goes
+        if (wholes := alike(blocks)) is not None:
+            self._own = _room(wholes[0], tokens)
             self._pages = Pages([*wholes, *self._own.tensors])
+
+    @classmethod
+    def reserve(cls, like: torch.Tensor, kept: int, tokens: int) -> Behind:
+        """Return room for the tokens of a pass, before which any kept blocks can be put: see `rewrite`.
+
+        Args:
+            like: the tensor of all slots of such a block.
+            kept: the number of tokens that the blocks may have together.
+            tokens: the number of tokens of the pass.
+        """
+        behind = cls((), tokens)
+        behind._own = _room(like, tokens)
+        [own] = behind._own.tensors
+        behind._pages = Pages.reserve(own, kept + tokens)
+        return behind
+
+    def rewrite(self, blocks: Sequence[KeptBlock]) -> None:
+        """Put blocks that are `alike` before the tokens of the pass; see `sightline.kernels.Pages.rewrite`."""
+        assert self._pages is not None
+        self._pages.rewrite(Pages([*(block.tensors[0] for block in blocks), *self._own.tensors]))
 
     def read(self, what: What, layer: int, own: torch.Tensor) -> torch.Tensor | Paged:
         """The keys or the values of a layer.
@@ -122,7 +139,25 @@ class Behind:
             if (room.dtype, room.device, room.shape) == (own.dtype, own.device, own.shape):
                 room.copy_(own)
                 return self._pages.slot(self._own.slot(what, layer))
+        if not self.blocks:
+            raise ModelError(
+                f"the model computes keys and values as {own.dtype} {tuple(own.shape)}, but keeps them as "
+                f"{room.dtype} {tuple(room.shape)}, so its passes cannot be recorded; load it without cuda_graphs=True"
+            )
         return joined([block.read(what, layer) for block in self.blocks], own)
+
+
+def alike(blocks: Sequence[KeptBlock]) -> list[torch.Tensor] | None:
+    """Return the tensors of all slots of blocks that differ in their number of tokens only; None if others do."""
+    wholes = [block.whole for block in blocks if block.whole is not None]
+    kinds = {(x.dtype, x.device, x.shape[:1], x.shape[2:]) for x in wholes}
+    return wholes if len(wholes) == len(blocks) and len(kinds) == 1 else None
+
+
+def _room(like: torch.Tensor, tokens: int) -> KeptBlock:
+    """Room for the keys and values of a pass's own tokens, filled as it goes."""
+    slots, _, *row = like.shape
+    return KeptBlock((like.new_empty(slots, tokens, *row),))
 
 
 def compressed(x: torch.Tensor, form: Form) -> torch.Tensor:

@@ -16,6 +16,7 @@ from ...models.decoder import Decoder
 from ..layout import Layout, load_layout
 from ..readout import Reading, document_scores, head_scores, row_shares
 from .forward import Wanted, read
+from .graphs import Graphs
 from .kept import KeptBlock
 from .prompt import Block, Prompt, Template
 
@@ -110,6 +111,7 @@ class AttentionReadout(DecoderReadout[Reading]):
         }
         stop = layers[-1] if layers[-1] < decoder.signal_layer else None
         self.wanted = Wanted(self.layout, heads, tokens=spec.calibration != "none", stop=stop)
+        self.graphs: Graphs | None = None
 
     @staticmethod
     def needs(layout: Layout, layer_count: int) -> dict[str, Any]:
@@ -120,7 +122,11 @@ class AttentionReadout(DecoderReadout[Reading]):
         self, prompts: Sequence[Prompt], *, tokens: bool = False, kept: Sequence[KeptBlock] | None = None
     ) -> list[Reading]:
         """See `DecoderReadout.read`."""
-        wanted = dataclasses.replace(self.wanted, tokens=tokens or self.wanted.tokens)
+        return self._read(prompts, dataclasses.replace(self.wanted, tokens=tokens or self.wanted.tokens), kept)
+
+    def _read(self, prompts: Sequence[Prompt], wanted: Wanted, kept: Sequence[KeptBlock] | None) -> list[Reading]:
+        if self.graphs is not None and kept is not None and (one := self.graphs.read(prompts[0], wanted, kept)):
+            return [one]
         return read(self.decoder, prompts, wanted, kept)
 
     def scores(self, prompts: Sequence[Prompt], parts: Sequence[Reading]) -> ListScores:
@@ -147,7 +153,7 @@ class AttentionReadout(DecoderReadout[Reading]):
         layout = self.layout if calibrate else load_layout(self.layout, calibration="none", outliers=None)
         tokens = layout.readout.calibration != "none"
         wanted = dataclasses.replace(self.wanted, layout=layout, by_head=True, tokens=tokens)
-        [reading] = read(self.decoder, [prompt], wanted, kept)
+        [reading] = self._read([prompt], wanted, kept)
         return head_scores(reading, layout.readout).numpy()
 
     def largest_logits(self, prompt: Prompt, layer: int, kept: Sequence[KeptBlock] | None = None) -> np.ndarray:
@@ -161,7 +167,7 @@ class AttentionReadout(DecoderReadout[Reading]):
         changes: dict[str, Any] = {"readout": "maxsim", "calibration": "none", "outliers": None, "length": "sum"}
         layout = load_layout(self.layout, **changes)
         wanted = Wanted(layout, {layer: None}, stop=layer if layer < self.decoder.signal_layer else None)
-        [reading] = read(self.decoder, [dataclasses.replace(prompt, queries=prompt.queries[:1])], wanted, kept)
+        [reading] = self._read([dataclasses.replace(prompt, queries=prompt.queries[:1])], wanted, kept)
         return document_scores(reading, layout.readout).numpy()
 
 

@@ -31,6 +31,7 @@ from ..layout import Layout, check_kind, load_layout
 from ..ranking import below
 from ..requests import Candidate, check_request
 from .forward import Wanted, last_position, out_of_reach, read_documents
+from .graphs import Graphs
 from .hidden import HIDDEN
 from .kept import KeptBlock
 from .prompt import Block, Prompt, Template, strided
@@ -84,6 +85,10 @@ class DecoderReranker(Reranker):
         route_layer: the layer whose logits decide. If None, the layer at 0.57 of all layers, or the signal layer if
             that is lower.
         seed: the seed of shuffles and random ids.
+        cuda_graphs: whether passes over kept documents are recorded as CUDA graphs, which spares the host the work of
+            starting each kernel. The first list of a kind takes longer. Lists share a graph if the numbers of their
+            documents, of all tokens of these, and of their query's tokens are about the same; the last 16 graphs are
+            held. Documents that an index or a cache keeps in fewer bytes than the model computes in are read without.
         loading: options of `load_decoder`: ``revision``, ``dtype``, ``device``, ``device_map``,
             ``quantization_config``, ``compile``.
 
@@ -112,6 +117,7 @@ class DecoderReranker(Reranker):
         route: int | None = None,
         route_layer: int | None = None,
         seed: int = 0,
+        cuda_graphs: bool = False,
         **loading: Any,
     ) -> None:
         model = model.removeprefix("hf:") if isinstance(model, str) else model
@@ -126,10 +132,11 @@ class DecoderReranker(Reranker):
                 f"layout {layout.name!r} reads hidden states, which depend on the query, so it takes no "
                 + ("cache: no document can be kept" if cache is not None else "route: it reads no attention")
             )
-        if cache is not None and not layout.keepable:
+        if (cache is not None or cuda_graphs) and not layout.keepable:
+            what = "cache" if cache is not None else "cuda_graphs"
             raise InputError(
                 f"layout {layout.name!r} reads documents together with the query or with one another, so they cannot "
-                "be kept; take a layout such as blockrank-cached or icr-block, or no cache"
+                f"be kept; take a layout such as blockrank-cached or icr-block, or no {what}"
             )
         if isinstance(model, Decoder):
             model_name, revision, layer_count = model.name, model.revision, model.signal_layer + 1
@@ -152,6 +159,8 @@ class DecoderReranker(Reranker):
         self.keep_documents(cache)
         self.template = self.window = Template(layout, decoder.tokenizer, decoder.name)
         self._readout: DecoderReadout[Any] = kind(decoder, self.template, layer_count)
+        if cuda_graphs:
+            self._attention.graphs = Graphs(decoder)
         self.list_free, self.calibration = layout.list_free, layout.relevance
         layer = needs.get("signal_layer", decoder.signal_layer)
         routing = int(_ROUTE_FRACTION * layer_count) if route_layer is None else route_layer

@@ -92,12 +92,12 @@ def test_tiles_cover_the_mask_once(layout, tokens, heads, least):
     for work, by_keys in ((by_row, False), (by_key, True)):
         met = torch.zeros(layout.tokens, layout.tokens, dtype=torch.int64)
         slots = []
-        for start, stop, own, own_stop, far, far_stop, slot, _ in work.tiles.tolist():
-            assert 0 < stop - start <= tokens
+        for start, stop, own, own_stop, far, far_stop, slot, row in work.tiles.tolist():
+            assert 0 < stop - start <= tokens and row == start
             for a, b in ((own, own_stop), (far, far_stop)):
                 span = met[a:b, start:stop] if by_keys else met[start:stop, a:b]
                 span += 1
-            slots += [slot] if slot >= 0 else []
+            slots += [slot - 1] if slot else []
         if layout.causal:  # the diagonal block is cut by the kernel's mask
             met = met.tril()
         assert torch.equal(met, layout.mask().long())

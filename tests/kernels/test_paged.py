@@ -83,7 +83,7 @@ def test_places_are_where_rows_lie(counts, slots, order):
     parts = [torch.randint(1 << 30, (slots, count, 2, 16)) for count in counts]
     order.shuffle(parts)
     pages = Pages(parts)
-    start = pages.parts[0].data_ptr()
+    start = pages.base.data_ptr()
     wanted = [[x.data_ptr() for part in pages.parts for x in part[slot]] for slot in range(slots)]
     assert (start + pages.places * pages.step * 8).tolist() == wanted
     assert pages.shape == (slots, sum(counts), 2, 16) and len(pages.slot(0)) == sum(counts)

@@ -66,7 +66,7 @@ def per_layer(launched, layout, documents, heads, *, tokens):
     """Launches of torch and of Triton in the second layer of a pass; what is made once has been made by then."""
     packing = Packing([Context([3] * documents, [4], 5)]).with_signal([3 * documents + 6, 3 * documents + 8])
     scope = forward.Wanted(layout, {0: heads, 1: heads}, tokens=tokens)
-    readings = forward._Readings(scope, packing, [list(range(documents))])
+    readings = forward.Readings(scope, packing, [list(range(documents))])
     moved = packing.to("meta")
     q, k = (torch.empty(n, h, 16, device="meta", dtype=torch.bfloat16) for n, h in ((2, 8), (packing.tokens, 2)))
     with torch.inference_mode():
@@ -136,10 +136,11 @@ def test_a_layer_behind_kept_documents_moves_the_keys_of_its_own_tokens_only(doc
     layout = load_layout("icr-block", calibration="none", outliers=None)
     packing = [Context([3] * documents, [4], 5)]
     positions = forward.positions_of(packing[0], layout)
-    layouts = forward.Layouts(packing, False, [3 * documents + 6, 3 * documents + 8], positions)
-    readings = forward._Readings(forward.Wanted(layout, {1: None, 2: None}), layouts.signal, [range(documents)])
+    signal = [3 * documents + 6, 3 * documents + 8]
+    layouts = forward.Layouts(packing, False, signal, positions, first=3 * documents + 5)
+    readings = forward.Readings(forward.Wanted(layout, {1: None, 2: None}), layouts.signal, [range(documents)])
     kept = [KeptBlock((torch.empty(5, n, 2, 16),)) for n in (5, *[3] * documents)]
-    call = forward._ListPass(layouts, readings, kept)
+    call = forward.ListPass(layouts, readings, kept)
     q, k, v = (torch.empty(4, heads, 16) for heads in (8, 2, 2))
     with torch.inference_mode():
         call.attend(0, q, k, v, 0.25, None)  # what is made once has been made by then
