@@ -156,6 +156,7 @@ def _combine(
         else:
             acc += part
     if SOFTMAX:
+        l = tl.where(l == 0, 1.0, l)  # of a row of zeros in the table
         acc = acc / l[:, None]
         tl.store(LSE + row.to(tl.int64) * (key_heads * G) + head, (m + tl.log2(l)) * LN2, mask=alive)
     store(OUT, row, head * o_head, o_token, alive, acc, D, BD)

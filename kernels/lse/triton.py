@@ -104,7 +104,7 @@ def _token_mass(
                 seen = seen & (position[None, :] > oldest[:, None])
             acc += tl.sum(tl.exp2(tl.where(seen, s, LOWEST)), 0)
     at = OUT + (tl.program_id(0) % heads).to(tl.int64) * width + place if APART else OUT + place
-    tl.store(at + tl.arange(0, KEYS), acc / (last - first), mask=there)
+    tl.store(at + tl.arange(0, KEYS), acc / tl.maximum(last - first, 1), mask=there)
 
 
 @triton.jit(do_not_specialize=["width", "row_tiles", "all_rows"])

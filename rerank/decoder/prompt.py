@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import random
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from .tokens import Encoder, Text, Tokens
 
 __all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template", "candidate_id", "strided"]
 
+_REMEMBERED = 1_000_000  # tokens of blocks, which take some 60 bytes each
 _USER, _ANSWER = "SightlineUserTurn", "SightlineAnswer"  # what no chat template has in it
 NULL_QUERY = "N/A"
 
@@ -137,10 +139,12 @@ class Template:
     def __init__(self, layout: Layout, tokenizer: Any, name: str) -> None:
         self.layout, self.spec, self.tokenizer, self.name = layout, layout.require_prompt(), tokenizer, name
         self.encoder = Encoder(tokenizer, name)
+        self._blocks: dict[tuple[str, str, str], Block] = {}  # that are remembered, by name, title and text
+        self._lock = threading.Lock()
         self._end = self._ids(self.encoder.template(self.spec.block_end))
         self._before, self._after = self._chat() if self.spec.chat else (self._start(), self.spec.answer)
 
-    def prompt(self, query: str, documents: Sequence[Document], seed: int = 0) -> Prompt:
+    def prompt(self, query: str, documents: Sequence[Document], seed: int = 0, *, remember: bool = False) -> Prompt:
         """Lay a list out, its documents in the order in which they stand.
 
         Where documents see those before them, the whole prompt is tokenised at once, as a model is used to; a token
@@ -151,6 +155,7 @@ class Template:
             query: the text of the query.
             documents: the documents of the list.
             seed: the seed of random ids.
+            remember: whether to remember the blocks; see `documents`.
 
         Raises:
             InputError: if the query is blank, or no signal token is left to attend with, or the template and a title
@@ -163,9 +168,11 @@ class Template:
         if self.layout.readout.calibration == "null_query":
             asked.append(NULL_QUERY)
         if self.spec.mask == "causal":
-            instruction, blocks, queries = self._together(query, self._fit(documents, seed), asked)
+            filled = [one for one, _ in self._fit(documents, self._names(count, seed))]
+            instruction, blocks, queries = self._together(query, filled, asked)
         else:
-            instruction, blocks = self.instruction(query, count), self.documents(documents, seed)
+            instruction = self.instruction(query, count)
+            blocks = self.documents(documents, seed, remember=remember)
             queries = [self.query(text, count) for text in asked]
         signal = self.signal_texts(queries[0]) if queries else ()
         return Prompt(instruction, tuple(blocks), tuple(queries), signal)
@@ -193,15 +200,33 @@ class Template:
         [tokens] = self.encoder.encode([text])
         return self._query_block(query, tokens, places)
 
-    def documents(self, documents: Sequence[Document], seed: int = 0) -> list[Block]:
+    def documents(self, documents: Sequence[Document], seed: int = 0, *, remember: bool = False) -> list[Block]:
         """Blocks of documents that stand in this order, each tokenised by itself.
+
+        Args:
+            documents: the documents.
+            seed: the seed of random ids.
+            remember: whether to remember the blocks, so that documents that come again are not tokenised again: the
+                latest, up to a million tokens.
 
         Raises:
             InputError: if the template and a title leave no room for the text.
         """
-        filled = self._fit(documents, seed)
-        encoded = self.encoder.encode([one.text for one in filled])
-        return [_block(tokens, one, self._end) for one, tokens in zip(filled, encoded, strict=True)]
+        names = self._names(len(documents), seed)
+        keys = [(name, one.title, one.text) for name, one in zip(names, documents, strict=True)]
+        with self._lock:
+            blocks = {key: self._blocks.pop(key) for key in dict.fromkeys(keys) if key in self._blocks}
+            self._blocks |= blocks  # the latest come last
+        new = {key: one for key, one in zip(keys, documents, strict=True) if key not in blocks}
+        for key, (filled, tokens) in zip(new, self._fit(list(new.values()), [name for name, *_ in new]), strict=True):
+            blocks[key] = _block(tokens, filled, self._end)
+        if remember and new:
+            with self._lock:
+                self._blocks |= {key: blocks[key] for key in new}
+                size = sum(len(block.ids) for block in self._blocks.values())
+                while size > _REMEMBERED:
+                    size -= len(self._blocks.pop(next(iter(self._blocks))).ids)
+        return [blocks[key] for key in keys]
 
     def place(self, ids: Sequence[int], token: str) -> int:
         """The place of a token that is read in a block.
@@ -344,17 +369,16 @@ class Template:
     def _limit(self) -> int:
         return self.layout.max_block_tokens - len(self._end)
 
-    def _fit(self, documents: Sequence[Document], seed: int) -> list[_Filled]:
+    def _fit(self, documents: Sequence[Document], names: Sequence[str]) -> list[tuple[_Filled, Tokens]]:
         """Fill the template for each document, and cut what is longer than a block may be."""
-        names = self._names(len(documents), seed)
         filled = [self._fill(document, name) for document, name in zip(documents, names, strict=True)]
         encoded = self.encoder.encode([one.text for one in filled])
         return [
-            one if len(tokens.ids) <= self._limit else self._cut(one, name, tokens)
+            (one, tokens) if len(tokens.ids) <= self._limit else self._cut(one, name, tokens)
             for one, name, tokens in zip(filled, names, encoded, strict=True)
         ]
 
-    def _cut(self, filled: _Filled, name: str, tokens: Tokens) -> _Filled:
+    def _cut(self, filled: _Filled, name: str, tokens: Tokens) -> tuple[_Filled, Tokens]:
         """Cut the text, and nothing else, until the block fits; of a document without text, its title."""
         document, limit = filled.document, self._limit
         field = "text" if document.text.strip() else "title"
@@ -365,8 +389,9 @@ class Template:
         for kept in range(len(ends) - over, 0, -1):
             shorter: dict[str, Any] = {field: getattr(document, field)[: ends[kept - 1]]}
             cut = self._fill(dataclasses.replace(document, **shorter), name)
-            if len(self._ids(cut.text)) <= limit:
-                return dataclasses.replace(cut, document=document, truncated=len(ends) - kept)
+            [left] = self.encoder.encode([cut.text])
+            if len(left.ids) <= limit:
+                return dataclasses.replace(cut, document=document, truncated=len(ends) - kept), left
         raise InputError(
             f"document {document.id!r}: its title and the template alone take more than the "
             f"{self.layout.max_block_tokens} tokens that are read; shorten the title or raise max_block_tokens"

@@ -233,7 +233,7 @@ class DecoderReranker(Reranker):
             blocks: the documents of the list.
             seed: the seed of random ids.
         """
-        return self.template.prompt(query, blocks, seed)
+        return self.template.prompt(query, blocks, seed, remember=self.cache is not None)
 
     def misfit(self, prompt: Prompt) -> str:
         """Say why the model cannot read a list in one pass, and what to do about it; "" if it can.

@@ -69,6 +69,8 @@ class Encoder:
         self.tokenizer, self.name = tokenizer, name
         added = tokenizer.added_tokens_decoder
         self._controls = np.array(sorted(filter(lambda i: _is_control(added[i]), added)), dtype=np.int64)
+        self._is_control = np.zeros(max(len(tokenizer), *added, 0) + 1, dtype=bool)
+        self._is_control[self._controls] = True
         self._unknown = tokenizer.unk_token_id
         self._read = functools.cache(self._parse)
 
@@ -108,7 +110,7 @@ class Encoder:
     def _found(self, text: str, tokens: Tokens) -> list[tuple[int, int, int]]:
         """Start, end and id of each control token. The token of what is unknown is one only where it is written out."""
         out = []
-        for at in np.flatnonzero(np.isin(tokens.ids, self._controls)):
+        for at in np.flatnonzero(self._is_control[tokens.ids]):
             (start, stop), token = tokens.spans[at].tolist(), int(tokens.ids[at])
             if token != self._unknown or text[start:stop].strip() == self.tokenizer.unk_token:
                 out.append((start, stop, token))

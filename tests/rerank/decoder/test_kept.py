@@ -18,6 +18,7 @@ from sightline.kernels import Paged
 from sightline.models.cache import cache_key
 from sightline.models.reader import StoredBlock
 from sightline.rerank.decoder import DecoderReranker, DocumentCache, load_decoder
+from sightline.rerank.decoder import prompt as prompt_module
 from sightline.rerank.decoder.forward import read, read_documents
 from sightline.rerank.decoder.kept import KeptBlock, compressed, joined
 
@@ -258,3 +259,45 @@ def test_threads_read_kept_documents_while_others_are_evicted(decoder):
         for i, scores in itertools.chain.from_iterable(pool.map(rank, range(3))):
             np.testing.assert_allclose(scores, expected[i], atol=1e-5)
     assert 0 < cache.bytes()["device"] <= 4 * size and cache.hits and cache.misses > 16
+
+
+def counting(ranker, monkeypatch):
+    """The texts that are tokenised from now on."""
+    encode, seen = ranker.template.encoder.encode, []
+    monkeypatch.setattr(
+        ranker.template.encoder, "encode", lambda texts: (seen.extend(text.text for text in texts), encode(texts))[1]
+    )
+    return seen
+
+
+def test_documents_are_tokenised_once_and_not_again_while_they_are_kept(decoder, monkeypatch):
+    plain = DecoderReranker(decoder, load_layout("icr-block", max_block_tokens=24))
+    ranker = DecoderReranker(plain.decoder, plain.spec, cache=DocumentCache(host_bytes=1 << 26))
+    documents = [Document("a", "Cats purr. " * 30), Document("b", "Cats purr. " * 30, "Cats"), Document("c", "Iron.")]
+    for one, remembers in ((plain, False), (ranker, True)):
+        seen = counting(one, monkeypatch)
+        one.rank(QUERY, documents)
+        assert sum("Iron" in text for text in seen) == 1
+        seen.clear()
+        again = one.rank(QUERY, [*documents, Document("d", "Dogs bark.")], evidence="token")
+        assert sum("Iron" in text for text in seen) == (not remembers)
+        assert sum("Dogs" in text for text in seen) == 1
+        assert [item.truncated > 0 for item in again] == [len(item.document.text) > 300 for item in again]
+    fresh = plain.prompt(QUERY, documents, 0)
+    assert all(
+        one.ids == other.ids and np.array_equal(one.spans, other.spans) and one.counted == other.counted
+        for one, other in zip(ranker.prompt(QUERY, documents, 0).documents, fresh.documents, strict=True)
+    )
+
+
+def test_only_the_latest_blocks_are_remembered(decoder, monkeypatch):
+    ranker = DecoderReranker(decoder, load_layout("icr-block"), cache=DocumentCache(host_bytes=1 << 26))
+    documents = [Document(str(n), f"Cats purr {n}.") for n in range(9)]
+    sizes = [len(block.ids) for block in ranker.template.documents(documents)]
+    monkeypatch.setattr(prompt_module, "_REMEMBERED", sum(sizes[:3]) + max(sizes) // 2)
+    for document in (*documents[:3], documents[0], documents[4]):  # the second is the oldest then
+        ranker.prompt(QUERY, [document], 0)
+    seen = counting(ranker, monkeypatch)
+    for document in (documents[0], documents[2], documents[4], documents[1]):
+        ranker.prompt(QUERY, [document], 0)
+    assert [document.id for document in documents if any(document.text in text for text in seen)] == ["1"]
