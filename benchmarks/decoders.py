@@ -33,6 +33,7 @@ from ..rerank.decoder.forward import (
     read,
     read_documents,
 )
+from ..rerank.decoder.graphs import Graphs
 from ..rerank.decoder.prompt import Block, Prompt, QueryBlock
 from ..rerank.layout import Layout, load_layout
 from .timing import command_line, machine
@@ -277,9 +278,14 @@ def _time_kept(
     for name, lengths in _lists(counts):
         prompt = _prompt(lengths)
         kept = read_documents(decoder, prompt.instruction, [block.ids for block in prompt.documents], layout)
-        seconds = median_seconds(partial(read, decoder, [prompt], request, kept), repeats, device=device)
         flops = _flops(shape, lengths, decoder.signal_layer, dense=False, only_query=True)
+        seconds = median_seconds(partial(read, decoder, [prompt], request, kept), repeats, device=device)
         yield f"documents cached, {variant}", name, lengths, seconds, flops
+        if device == "cuda":
+            graphs = Graphs(decoder)
+            seconds = median_seconds(partial(graphs.read, prompt, request, kept), repeats, device=device)
+            yield f"documents cached, {variant}, CUDA graphs", name, lengths, seconds, flops
+            del graphs
         del kept
         _free(device)
 
@@ -291,7 +297,7 @@ def _free(device: str) -> None:
 
 
 def _check(shape: Shape, device: str, dtype: torch.dtype) -> None:
-    """Refuse to time what is wrong: one pass, and a pass behind kept documents, must agree."""
+    """Refuse to time what is wrong: a pass, one behind kept documents, and one that was recorded must agree."""
     layout = load_layout("blockrank-cached")
     small = dataclasses.replace(shape, layers=4, exit=2)
     decoder = _decoder(small, small.exit, device, dtype)
@@ -300,7 +306,12 @@ def _check(shape: Shape, device: str, dtype: torch.dtype) -> None:
     [whole] = read(decoder, [prompt], request)
     kept = read_documents(decoder, prompt.instruction, [block.ids for block in prompt.documents], layout)
     [behind_kept] = read(decoder, [prompt], request, kept)
-    torch.testing.assert_close(whole.lse, behind_kept.lse, atol=0.1 if dtype is torch.bfloat16 else 1e-3, rtol=0)
+    atol = 0.1 if dtype is torch.bfloat16 else 1e-3
+    torch.testing.assert_close(whole.lse, behind_kept.lse, atol=atol, rtol=0)
+    if device == "cuda":
+        recorded = Graphs(decoder).read(prompt, request, kept)
+        assert recorded is not None
+        torch.testing.assert_close(recorded.lse, behind_kept.lse, atol=atol, rtol=0)
     assert max(positions_of(Context([20], [3], 5), layout)) == layout.require_prompt().query_position + 2  # type: ignore[operator]
 
 

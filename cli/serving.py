@@ -91,6 +91,14 @@ def serve(
             rich_help_panel=SERVER,
         ),
     ] = False,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--cuda-graphs",
+            help="Record a decoder's passes over kept documents, for GPUs, so that the processor starts them at once.",
+            rich_help_panel=SERVER,
+        ),
+    ] = False,
     backend: BackendOption = None,
     first_stage: FirstStageOption = None,
     candidates: CandidatesOption = 100,
@@ -192,8 +200,7 @@ def serve(
         print_line(f"loading {loaded}, to be served at {address}", to=errors)
     opened = None if index is None else open_store(index, backend=backend)
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    if compile:
-        options["compile"] = True
+    options |= {name: True for name, asked in (("compile", compile), ("cuda_graphs", cuda_graphs)) if asked}
     reranker = None if name is None else load_reranker(name, **options, **reader_options(name, backend))
     if reranker is not None:
         reranker.keep_documents(shared_cache(cache))

@@ -133,14 +133,15 @@ def load_reranker(
     """
     parsed = RerankerName.parse(name)
     if parsed.kind not in ("hf", "folder"):
-        _not_compiled(os.fspath(name), options)
+        _without_gpu_options(os.fspath(name), options)
     return _LOADERS[parsed.kind](parsed, os.fspath(name), layout, options)
 
 
-def _not_compiled(name: str, options: dict[str, Any]) -> None:
-    """Take the option away that only decoders have."""
-    if options.pop("compile", False):
-        raise InputError(f"{name!r} is not a decoder, and only decoders can be compiled; leave compile out")
+def _without_gpu_options(name: str, options: dict[str, Any]) -> None:
+    """Take the options away that only decoders have."""
+    for option, done in (("compile", "compiled"), ("cuda_graphs", "recorded as CUDA graphs")):
+        if options.pop(option, False):
+            raise InputError(f"{name!r} is not a decoder, and only decoders can be {done}; leave {option} out")
 
 
 def _load_layout(parsed: RerankerName, name: str, layout: Layout | str | None, options: dict[str, Any]) -> Reranker:
@@ -162,7 +163,7 @@ def _load_folder(parsed: RerankerName, name: str, layout: Layout | str | None, o
     folder = folder_of(parsed.model)
     is_folder = bool(parsed.model) and os.path.isdir(folder)  # noqa: PTH112 - Path.is_dir raises at long names
     if is_folder and _kind(folder) == "late-interaction":
-        _not_compiled(name, options)
+        _without_gpu_options(name, options)
         if layout is not None:
             raise InputError(f"{name!r} brings its own layout; leave layout={layout!r} out")
         reranker = LateInteractionReranker.from_pretrained(folder, **options)

@@ -194,14 +194,14 @@ class Readings:
                 layers = [x[None] for x in layers]
             tokens = _gathered(layers, dim=0)
             tokens = tokens if self.scope.by_head else tokens.sum(dim=0) / lse.shape[1]
-        for layers in (self.lse, self.normaliser, self.largest, self.tokens):
-            layers.clear()
+        self.lse, self.normaliser, self.largest, self.tokens = [], [], [], []
         return Gathered(lse, normaliser, largest, tokens)
 
     def split(self, gathered: Gathered) -> list[Reading]:
         """Return one reading per list, by its own query: of a null query, only the attention on tokens."""
         layout = self.layout
-        lse, normaliser, largest, every = (None if x is None else x.cpu() for x in gathered)
+        lse, normaliser = gathered.lse.cpu(), gathered.normaliser.cpu()
+        largest, every = (None if x is None else x.cpu() for x in (gathered.largest, gathered.tokens))
         tokens = () if every is None else every.split(layout.document_tokens, dim=-1)
         out, at = [], 0
         for number, context in enumerate(layout.contexts):

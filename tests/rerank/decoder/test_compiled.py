@@ -102,7 +102,9 @@ def test_only_decoders_are_compiled(model_of):
     for name in ("minilm", "sightline-mini"):
         with pytest.raises(InputError, match=f"'{name}' is not a decoder, and only decoders can be compiled"):
             load_reranker(name, compile=True)
-        assert load_reranker(name, compile=False).name == name
+        with pytest.raises(InputError, match="only decoders can be recorded as CUDA graphs; leave cuda_graphs out"):
+            load_reranker(name, cuda_graphs=True)
+        assert load_reranker(name, compile=False, cuda_graphs=False).name == name
 
 
 def test_passes_run_while_another_thread_compiles(model_of):

@@ -1,5 +1,7 @@
 """On a GPU the engine gives the scores that it gives on the CPU."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -54,3 +56,39 @@ def test_documents_are_read_where_they_lie_as_they_are_when_joined(model_of, lay
     documents = [Document(str(i), f"cats purr {i} " + "and sleep " * (i % 40)) for i in range(500)]
     ranker = load_reranker(model_of("qwen3"), layout=layout, device="cuda", dtype="bfloat16")
     check_kept(ranker, *read_to_be_kept(ranker, documents))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("layout", "changes"), [("blockrank-cached", {}), ("icr-block", {})])
+def test_recorded_passes_give_the_scores_of_passes_that_are_not(model_of, layout, changes, compiled):
+    """Lists of several buckets in turns, so that graphs are replayed after others have used their memory."""
+    options = {"layout": layout, "device": "cuda", "dtype": "bfloat16", "compile": compiled} | changes
+    plain, recorded = (
+        load_reranker(model_of("qwen3"), cache=DocumentCache(device_bytes=1 << 28), cuda_graphs=cuda_graphs, **options)
+        for cuda_graphs in (False, True)
+    )
+    documents = [f"cats purr {i} " + "and sleep " * (i % 40) for i in range(120)]
+    queries = ["cats", "what do cats do when they are content", QUERY]
+    for count, query in [(count, query) for count in (100, 9, 120, 30, 100) for query in queries]:
+        one, other = (ranker.rank(query, documents[:count], evidence="token") for ranker in (recorded, plain))
+        np.testing.assert_allclose(by_place(one), by_place(other), atol=0.02 * abs(by_place(other)).max())
+        again = recorded.rank(query, documents[:count], evidence="token")
+        assert by_place(again).tolist() == by_place(one).tolist(), "a replay changes no bit"
+    assert 0 < len(recorded._readout.graphs) <= 12
+
+
+def test_threads_share_recorded_passes(model_of):
+    documents = [f"cats purr {i} " + "and sleep " * (i % 40) for i in range(60)]
+    ranker = load_reranker(
+        model_of("qwen3"),
+        layout="blockrank-cached",
+        device="cuda",
+        dtype="bfloat16",
+        cache=DocumentCache(device_bytes=1 << 28),
+        cuda_graphs=True,
+    )
+    queries = [f"what do cats do {'often ' * n}" for n in range(8)]
+    expected = [by_place(ranker.rank(query, documents)).tolist() for query in queries]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda query: by_place(ranker.rank(query, documents)).tolist(), queries * 5))
+    assert got == expected * 5
