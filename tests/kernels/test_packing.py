@@ -155,3 +155,25 @@ def test_moving_keeps_the_counts():
     moved = layout.to("meta")
     assert moved.signal.device.type == "meta" and moved.tokens == layout.tokens
     assert layout.to("cpu") is layout
+
+
+@given(LAYOUTS, LAYOUTS, st.integers(1, 5))
+@settings(max_examples=80, deadline=None)
+def test_tables_can_be_rewritten_for_another_layout(mine, other, tokens):
+    """They hold the other's, and zeros behind; where they are too short, that is said."""
+    room = mine.reserve(60)
+    work, rows = (
+        tiles.row_tiles(room, tokens, 2),
+        room.keep("rows", lambda layout: torch.from_numpy(layout.blocks["start"])),
+    )
+    theirs, starts = tiles.row_tiles(other, tokens, 2), torch.from_numpy(other.blocks["start"])
+    fits = len(starts) <= len(rows) and theirs.slots <= work.slots
+    fits &= len(theirs.tiles) <= len(work.tiles) and len(theirs.splits) <= len(work.splits)
+    if not fits:
+        with pytest.raises(InputError, match=r"does not go into one of|more than the \d+ of this layout"):
+            room.rewrite(other)
+        return
+    room.rewrite(other)
+    for kept, wanted in ((work.tiles, theirs.tiles), (work.splits, theirs.splits), (rows, starts)):
+        assert torch.equal(kept[: len(wanted)], wanted) and not kept[len(wanted) :].any()
+    assert tiles.row_tiles(room, tokens, 2) is work

@@ -113,3 +113,17 @@ def test_wrong_pages_are_refused():
     layout = layout_of([Context([2], [2])])
     with pytest.raises(InputError, match="k has 3 rows"):
         block_lse(torch.zeros(2, 2, 4), Pages([part]).slot(0), layout, scale=1.0)
+
+
+def test_places_can_be_rewritten_for_other_pages():
+    own = torch.zeros(2, 3, 2, 16)
+    room = Pages.reserve(own, 12)
+    assert room.shape == (2, 12, 2, 16) and room.places.shape == (2, 12)
+    assert (room.places.T == room.places[:, 0]).all(), "all stand for the first of its own rows"
+    first = Pages([torch.zeros(2, 7, 2, 16), torch.zeros(2, 2, 2, 16), own])
+    for pages in (first, Pages([own])):
+        room.rewrite(pages)
+        assert torch.equal(room.places[:, : pages.shape[1]], pages.places)
+    for wrong in (Pages([torch.zeros(2, 10, 2, 16), own]), Pages([own, own.clone()])):
+        with pytest.raises(InputError, match="do not go into a table for 12"):
+            room.rewrite(wrong)
