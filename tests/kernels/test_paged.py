@@ -119,7 +119,7 @@ def test_places_can_be_rewritten_for_other_pages():
     own = torch.zeros(2, 3, 2, 16)
     room = Pages.reserve(own, 12)
     assert room.shape == (2, 12, 2, 16) and room.places.shape == (2, 12)
-    assert (room.places.T == room.places[:, 0]).all(), "all stand for the first of its own rows"
+    assert torch.equal(room.places, room.places[:, :1].expand(2, 12)), "all stand for the first of its own rows"
     first = Pages([torch.zeros(2, 7, 2, 16), torch.zeros(2, 2, 2, 16), own])
     for pages in (first, Pages([own])):
         room.rewrite(pages)
