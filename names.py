@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
-from urllib.parse import urlsplit
+from typing import Any, Literal, NamedTuple, cast, get_args
+from urllib.parse import parse_qsl, urlsplit
 
 from .errors import InputError
 from .wording import did_you_mean, quoted
@@ -95,6 +95,7 @@ _VERSIONED = re.compile(r"/v\d+/rerank$", re.IGNORECASE)  # such a path takes a 
 _SERVER = re.compile(r"(?P<server>https?://[!-~]*?/rerank)(?:/(?P<model>.*))?", re.IGNORECASE | re.DOTALL)
 _QDRANT = re.compile(
     r"qdrant(?P<tls>s?)://(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?/(?P<collection>[\w.-]+)"
+    r"(?:\?(?P<options>.*))?"
 )
 STATES_COLLECTION = "-states"
 """The end of the name of the collection in Qdrant that keeps the token states of an index."""
@@ -407,10 +408,12 @@ class StoreName(NamedTuple):
         kind: ``folder``, ``qdrant-edge`` (Qdrant's engine in this process, on disk) or ``qdrant`` (a Qdrant server).
         place: the path of the folder, or the URL of the server.
         collection: the name of the collection, for a server; "" for the others.
+        timeout: the number of seconds to wait for a server's answer to one request, if the name says so.
+        retries: the number of times that a request to a server is sent again, if the name says so.
 
     Example:
-        >>> StoreName.parse("qdrant://localhost:6333/papers")
-        StoreName(kind='qdrant', place='http://localhost:6333', collection='papers')
+        >>> StoreName.parse("qdrant://localhost:6333/papers?timeout=300").timeout
+        300.0
         >>> StoreName.parse("qdrant-edge:papers.qdrant").place, StoreName.parse("papers.index").kind
         ('papers.qdrant', 'folder')
     """
@@ -418,10 +421,14 @@ class StoreName(NamedTuple):
     kind: Literal["folder", "qdrant-edge", "qdrant"]
     place: str
     collection: str = ""
+    timeout: float | None = None
+    retries: int | None = None
 
     @classmethod
     def parse(cls, name: str | os.PathLike[str]) -> StoreName:
         """Parse a path, ``qdrant-edge:PATH`` or ``qdrant://HOST:PORT/COLLECTION``; ``qdrants://`` is over TLS.
+
+        The name of a server may end in ``?timeout=SECONDS&retries=NUMBER``, or one of both.
 
         Raises:
             InputError: if the name begins like that of a store but is not one.
@@ -444,7 +451,24 @@ class StoreName(NamedTuple):
                 f"{text!r} ends as the collections that Sightline makes for other indexes "
                 f"({', '.join(_RESERVED)}); use another name"
             )
-        return cls("qdrant", f"http{parts['tls']}://{parts['host']}:{parts['port'] or 6333}", parts["collection"])
+        place = f"http{parts['tls']}://{parts['host']}:{parts['port'] or 6333}"
+        return cls("qdrant", place, parts["collection"], **_server_options(parts["options"], text))
+
+
+def _server_options(query: str | None, name: str) -> dict[str, Any]:
+    """What stands behind the question mark of a server's name."""
+    kinds: dict[str, Callable[[str], float]] = {"timeout": float, "retries": int}
+    try:
+        pairs = parse_qsl(query or "", keep_blank_values=True, strict_parsing=bool(query))
+        options = {key: kinds[key](value) for key, value in pairs}
+    except (KeyError, ValueError):
+        options = None
+    if options is None or query == "" or len(options) < len(pairs):
+        raise InputError(
+            f"{name!r} does not say how a server is asked; behind its collection may stand "
+            "?timeout=SECONDS&retries=NUMBER, or one of both"
+        )
+    return options
 
 
 def folder_of(name: str) -> Path:

@@ -111,7 +111,7 @@ class ServerEngine(Engine):
                 problem = (
                     f"the connection failed ({source}); check that the server is running"
                     if again
-                    else f"no answer within {self.timeout:g} s; open the store with a larger timeout"
+                    else f"no answer within {self.timeout:g} s; allow more, as in qdrant://HOST/COLLECTION?timeout=300"
                 )
             except (ValueError, TypeError, KeyError, AssertionError) as error:  # raised by the client itself
                 raise IndexStoreError(f"{self.name}: {' '.join(str(error).split())}") from error

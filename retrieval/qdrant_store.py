@@ -162,16 +162,17 @@ class QdrantStore(QdrantSearch):
         """Open an index for searching and for changing.
 
         Args:
-            name: ``qdrant-edge:PATH``, or ``qdrant://HOST:PORT/COLLECTION`` (``qdrants://`` over TLS). The key of a
-                server is read from ``QDRANT_API_KEY`` in the environment.
+            name: ``qdrant-edge:PATH``, or ``qdrant://HOST:PORT/COLLECTION`` (``qdrants://`` over TLS), which may end in
+                ``?timeout=SECONDS&retries=NUMBER``. The key of a server is read from ``QDRANT_API_KEY`` in the
+                environment.
             encoder: an encoder to use in the place of the index's own; it must give the same embeddings. If None, the
                 index's own is loaded when it is first needed.
             backend: the library that reads queries and added documents; see `sightline.Index.open`.
             sparse_encoder: an encoder of learned sparse vectors to use in the place of the index's own; see
                 `sightline.Index.open`.
-            timeout: the number of seconds to wait for a server's answer to one request.
+            timeout: the number of seconds to wait for a server's answer to one request, unless the name says it.
             retries: the number of times that a request to a server is sent again after a lost connection, 404, 429 or
-                503.
+                503, unless the name says it.
             client: a ``QdrantClient`` to use for a server. If None, one is made.
             verify: whether to look for passages without their vectors.
 
@@ -469,6 +470,8 @@ def _engine(name: str, *, timeout: float, retries: int, client: Any) -> Engine:
     if parsed.kind == "qdrant-edge":
         return EdgeEngine(parsed.place)
     if parsed.kind == "qdrant":
+        timeout = timeout if parsed.timeout is None else parsed.timeout
+        retries = retries if parsed.retries is None else parsed.retries
         return ServerEngine(name, parsed.place, parsed.collection, timeout=timeout, retries=retries, client=client)
     raise InputError(
         f"{name!r} is not the name of a store in Qdrant; use qdrant-edge:PATH or qdrant://HOST:PORT/COLLECTION"

@@ -152,7 +152,7 @@ def test_what_is_indexed_is_served():
     services = loaded("compose.yaml")["services"]
     (indexed,) = [word for word in services["index"]["entrypoint"] if word.startswith("qdrant://")]
     assert services["server"]["command"][0] == indexed
-    assert StoreName.parse(indexed) == ("qdrant", "http://qdrant:6333", "documents")
+    assert StoreName.parse(indexed) == StoreName("qdrant", "http://qdrant:6333", "documents")
 
 
 def test_the_commands_of_the_files_have_these_options():

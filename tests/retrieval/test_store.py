@@ -626,6 +626,14 @@ def test_lost_and_refused_requests_are_sent_again_and_slow_ones_are_not(api, toy
         api.faults[:] = [2.5]
         with pytest.raises(IndexStoreError, match=r"no answer within 2 s"):
             store.counts()
+    with open_store(f"{name}?timeout=1&retries=0", encoder=toy, timeout=9) as store:
+        api.faults[:] = [503]
+        with pytest.raises(IndexStoreError, match=r"the server answered 503: as the test wants it; what was written"):
+            store.counts()
+        store._contents.forget()
+        api.faults[:] = [1.5]
+        with pytest.raises(IndexStoreError, match=r"no answer within 1 s; allow more, as in .*\?timeout=300"):
+            store.counts()
     api.close()
     with pytest.raises(IndexStoreError, match="the connection failed .*check that the server is running"):
         open_store(name, retries=1)
@@ -638,6 +646,24 @@ def test_lost_and_refused_requests_are_sent_again_and_slow_ones_are_not(api, toy
 def test_names_that_are_none_are_refused(name):
     with pytest.raises(InputError):
         StoreName.parse(name)
+
+
+@pytest.mark.parametrize(
+    ("end", "timeout", "retries"),
+    [("", None, None), ("?timeout=2.5", 2.5, None), ("?retries=0", None, 0), ("?retries=5&timeout=300", 300, 5)],
+)
+def test_the_name_of_a_server_says_how_long_it_may_take(end, timeout, retries):
+    name = StoreName.parse(f"qdrants://host/x{end}")
+    assert name == ("qdrant", "https://host:6333", "x", timeout, retries)
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["?", "?timeout", "?timeout=", "?timeout=soon", "?retries=1.5", "?time=3", "?timeout=1&timeout=2", "?timeout=1&"],
+)
+def test_what_else_stands_behind_the_name_of_a_server_is_refused(end):
+    with pytest.raises(InputError, match=r"\?timeout=SECONDS&retries=NUMBER"):
+        StoreName.parse(f"qdrant://host/x{end}")
 
 
 def test_terms_of_passages_are_those_of_fts5():
