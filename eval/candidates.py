@@ -10,6 +10,7 @@ from ..documents import Document, Passage
 from ..errors import DataError, InputError
 from ..models.reader import BlockReader, Window, document_states
 from ..rerank.base import Reranker
+from ..retrieval.bm25 import SMALL, blended_bm25
 from ..retrieval.passages import Splitter
 from ..retrieval.store import StoredPassage
 from ..retrieval.stores import Store
@@ -75,7 +76,8 @@ class GivenLists:
         for id in self.queries:
             query = self._dataset.queries[id]
             pieces = [passage for document in self._top[id] for passage in passages[document]]
-            scores = None if rows is None else self._bm25(query, [row for d in self._top[id] for row in rows[d]])
+            texts = [passage.contents for passage in pieces]
+            scores = None if rows is None else self._bm25(query, [row for d in self._top[id] for row in rows[d]], texts)
             yield id, dataclasses.replace(CandidateList.of(query, pieces, self._run[id]), bm25=scores)
 
     def _rows(self, passages: Mapping[str, list[Passage]]) -> dict[str, list[int]] | None:
@@ -105,9 +107,10 @@ class GivenLists:
                 return None
         return rows
 
-    def _bm25(self, query: str, rows: Sequence[int]) -> tuple[float, ...]:
+    def _bm25(self, query: str, rows: Sequence[int], texts: Sequence[str]) -> tuple[float, ...]:
         assert self._index is not None
-        return tuple(self._index.bm25(query, rows).tolist())
+        own = self._index.bm25(query, rows).tolist()
+        return tuple(blended_bm25(query, texts, own, self._index.count_passages(SMALL)))
 
 
 def _cut(document: Document, splitter: Splitter | None) -> list[Passage]:

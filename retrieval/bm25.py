@@ -2,7 +2,8 @@
 
 An index knows how rare a word is among its own documents. A list of texts does not, and statistics of the list itself
 would make a document's score depend on its neighbours. So the statistics are those of a background collection: 24,000
-passages of encyclopedic, medical, legal and technical English (`sightline.recipes.word_statistics` counts them).
+passages of encyclopedic, medical, legal and technical English (`sightline.recipes.word_statistics` counts them). They
+also help out in indexes of few passages, see `blended_bm25`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from .analysis import document_terms
 from .fts5 import Fts5Index, query_words
 
 __all__ = [
+    "SMALL",
     "WordStatistics",
     "background_bm25",
     "background_statistics",
+    "blended_bm25",
     "indexed_terms",
     "inverse_frequency",
     "saturated",
@@ -31,6 +34,8 @@ __all__ = [
 _FILE = resources.files("sightline.data") / "word_statistics.tsv"
 _K1, _B = 1.2, 0.75  # as in FTS5, so that scores with and without an index are of one kind
 _LEAST = 1e-6
+SMALL = 400
+"""The number of passages below which the word statistics of an index are not enough; see `blended_bm25`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,33 @@ def background_bm25(query: str, texts: Sequence[str], statistics: WordStatistics
         )
         scores.append(math.fsum(terms))
     return scores
+
+
+def blended_bm25(query: str, texts: Sequence[str], scores: Sequence[float], passages: int) -> list[float]:
+    """Blend the BM25 scores of a small index with those by the statistics of the background collection.
+
+    No word is rare among a few passages, so scores would be lower than in a larger index, and so would what is computed
+    from them. The share of the index's own scores grows with its passages, up to `SMALL`; from there on they stay
+    as they are.
+
+    Args:
+        query: the text of the query.
+        texts: the N texts that were scored.
+        scores: their N scores by the statistics of the index.
+        passages: the number of passages of the index, or any number from `SMALL` on.
+
+    Returns:
+        N scores.
+
+    Example:
+        >>> [round(score, 1) for score in blended_bm25("do cats purr", ["The cat purrs.", "Dogs bark."], [2.0, 0], 100)]
+        [17.3, 0.0]
+    """
+    own = min(1.0, passages / SMALL)
+    if own == 1:
+        return list(scores)
+    by_background = background_bm25(query, texts)
+    return [own * score + (1 - own) * other for score, other in zip(scores, by_background, strict=True)]
 
 
 def stems_of(words: Sequence[str]) -> list[str]:

@@ -368,6 +368,15 @@ class Index:
         self._files.now()
         return self._files.store.counts()
 
+    def count_passages(self, limit: int) -> int:
+        """Count the passages, without deleted ones, up to a limit; which takes no longer in a large index.
+
+        Args:
+            limit: the number from which on they are not counted.
+        """
+        self._files.now()
+        return self._files.store.count_passages(limit)
+
     def size(self) -> dict[str, int]:
         """Return the size of each file in bytes."""
         files = sorted(file for file in self.path.rglob("*") if file.is_file())

@@ -110,6 +110,10 @@ class QdrantSearch:
         now = self._contents.now()
         return {"documents": now.documents, "passages": now.passages, "deleted_documents": 0}
 
+    def count_passages(self, limit: int) -> int:
+        """Count the passages, up to a limit."""
+        return min(limit, self._contents.now().passages)
+
     def size(self) -> dict[str, int]:
         """Return the size of each file of ``qdrant-edge`` in bytes; nothing for a server."""
         return self.engine.size()

@@ -263,6 +263,11 @@ class DocumentStore:
         )
         return {"documents": live or 0, "passages": passages[0][0], "deleted_documents": dead or 0}
 
+    def count_passages(self, limit: int) -> int:
+        """Live passages, counted up to a limit."""
+        some = "SELECT 1 FROM passages p JOIN documents d ON d.number = p.document AND NOT d.deleted LIMIT ?"
+        return int(self._fetch(f"SELECT COUNT(*) FROM ({some})", (limit,))[0][0])
+
     def last_number(self) -> int:
         """The number of the document that came last; numbers grow, from 1, and are never given twice."""
         return int(self._fetch("SELECT COALESCE(MAX(number), 0) FROM documents")[0][0])

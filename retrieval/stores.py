@@ -112,6 +112,9 @@ class Store(Protocol):
     def sample(self, count: int) -> list[Document]:
         """Return up to ``count`` documents, spread over the index: the same ones until it changes."""
 
+    def count_passages(self, limit: int) -> int:
+        """Count the passages, up to a limit."""
+
     def passages_of(self, ids: Iterable[str]) -> list[StoredPassage]:
         """Return all passages of the documents with these ids."""
 

@@ -19,6 +19,7 @@ from ..names import EMBEDDED_STAGES, FIRST_STAGES, MULTIVECTOR_STAGES, FirstStag
 from ..rerank.base import Reranker
 from ..rerank.evidence import Evidence
 from ..rerank.loading import as_reranker
+from ..retrieval.bm25 import SMALL, blended_bm25
 from ..tracing import span
 from ..wording import quoted
 from .candidates import CandidateList, identity
@@ -398,7 +399,7 @@ class Searcher:
         decoder_states = self._decoder_states(list(stored.values())) if uses_decoder else None
         opened = time.perf_counter()
         uses_bm25 = any(reranker is not None and reranker.uses_bm25 for reranker in rerankers)
-        bm25 = self._bm25(query, list(stored), found.get("bm25")) if uses_bm25 and "bm25" in self._stages else None
+        bm25 = self._bm25(query, stored, found.get("bm25")) if uses_bm25 and "bm25" in self._stages else None
         milliseconds = {
             "fetch": (fetched - started) * 1e3,
             "states": (opened - fetched) * 1e3,
@@ -441,12 +442,14 @@ class Searcher:
         blocks = self.index.decoder_states(stored) or [None] * len(stored)
         return {passage.row: block for passage, block in zip(stored, blocks, strict=True)}
 
-    def _bm25(self, query: str, rows: Sequence[int], words: Found | None) -> dict[int, float]:
-        """BM25 scores by row; ``words`` has those that the search by words has found already."""
+    def _bm25(self, query: str, stored: Mapping[int, StoredPassage], words: Found | None) -> dict[int, float]:
+        """BM25 scores for rerankers by row; ``words`` has those that the search by words has found already."""
         scores = {} if words is None else dict(zip(words.rows, words.scores, strict=True))
-        if others := [row for row in rows if row not in scores]:
+        if others := [row for row in stored if row not in scores]:
             scores.update(zip(others, self.index.bm25(query, others).tolist(), strict=True))
-        return scores
+        texts = [one.passage.contents for one in stored.values()]
+        own = [scores[row] for row in stored]
+        return dict(zip(stored, blended_bm25(query, texts, own, self.index.count_passages(SMALL)), strict=True))
 
 
 # -- the second step ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sightline.documents import Document
 from sightline.errors import InputError
 from sightline.retrieval.analysis import document_terms
-from sightline.retrieval.bm25 import WordStatistics, background_bm25, background_statistics
+from sightline.retrieval.bm25 import SMALL, WordStatistics, background_bm25, background_statistics, blended_bm25
 from sightline.retrieval.fts5 import Fts5Index, query_words
 from sightline.retrieval.index import Index
 
@@ -136,3 +136,21 @@ def test_an_index_without_words_has_no_bm25(toy, tmp_path):
         pytest.raises(InputError, match="without a lexical index"),
     ):
         index.bm25("cat", [0])
+
+
+@given(texts, queries, st.integers(0, 3 * SMALL))
+@settings(max_examples=40, deadline=None)
+def test_the_smaller_an_index_the_more_count_the_words_of_the_background(texts, query, passages):
+    own, background = [float(n) for n in range(len(texts))], background_bm25(query, texts)
+    share = passages / SMALL
+    expected = [share * a + (1 - share) * b for a, b in zip(own, background, strict=True)] if share < 1 else own
+    assert blended_bm25(query, texts, own, passages) == pytest.approx(expected)
+
+
+def test_passages_are_counted_up_to_a_limit(tmp_path, toy):
+    documents = [Document(str(n), "cats run. " * 20) for n in range(6)]
+    with Index.build(tmp_path / "i", documents, encoder=toy, max_tokens=20) as index:
+        every = index.counts()["passages"]
+        assert every >= 12 and [index.count_passages(n) for n in (0, 5, every, every + 9)] == [0, 5, every, every]
+        index.delete(["0", "1", "2"])
+        assert index.count_passages(every) == index.counts()["passages"] == every // 2

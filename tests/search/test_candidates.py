@@ -9,6 +9,7 @@ import pytest
 from sightline.documents import Document, Passage
 from sightline.errors import InputError
 from sightline.rerank import LateInteractionReranker, load_layout
+from sightline.retrieval.bm25 import SMALL, blended_bm25
 from sightline.retrieval.index import Index
 from sightline.search import CandidateList, Searcher, first_stage
 
@@ -120,8 +121,10 @@ def test_a_search_makes_one_statement_beside_those_of_bm25(index, reranker, stag
         assert searcher.search(QUERIES[1], evidence=evidence).hits
     words = [sql for sql in made if "FROM lexical" in sql]
     others = [sql for sql in made if sql not in words]
-    # Whether somebody has committed, before and after; in between, documents, passages, and where their states are.
-    assert [sql.split()[0] for sql in others] == ["PRAGMA", "SELECT", "PRAGMA"]
+    # Whether somebody has committed, before and after; in between, documents, passages, and where their states are, and
+    # whether there are enough passages for their word statistics.
+    assert [sql.split()[0] for sql in others] == ["PRAGMA", "SELECT", "SELECT", "PRAGMA"]
+    assert "COUNT" in others[2] and f"LIMIT {SMALL}" in others[2]
     assert len(words) <= 1 + (stage == "hybrid")  # what was found by words, and BM25 of what was not
 
 
@@ -135,10 +138,13 @@ def test_candidates_bring_the_bm25_of_their_index_to_those_who_use_it(index, rer
             (passage.passage.document.id, passage.passage.start): score
             for passage, score in zip(index.passages(rows), scores.tolist(), strict=True)
         }
-        expected = [found.get((passage.document.id, passage.start), 0.0) for passage in candidates.passages]
-        assert list(candidates.bm25) == expected and (where or any(expected))
+        own = [found.get((passage.document.id, passage.start), 0.0) for passage in candidates.passages]
+        texts = [passage.contents for passage in candidates.passages]
+        expected = blended_bm25(query, texts, own, index.counts()["passages"])
+        assert list(candidates.bm25) == expected and (where or expected != own)
         kept = candidates.arranged(candidates.ids[::-1])
-        assert list(kept.bm25) == [found.get((p.document.id, p.start), 0.0) for p in kept.passages]
+        by_place = {(p.document.id, p.start): score for p, score in zip(candidates.passages, expected, strict=True)}
+        assert list(kept.bm25) == [by_place[p.document.id, p.start] for p in kept.passages]
     attention = make_reranker(shared_toy, "minilm-log-mass")
     assert Searcher(index, attention, first_stage=stage).candidates(QUERIES)[0].bm25 is None
 
