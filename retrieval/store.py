@@ -390,22 +390,24 @@ class DocumentStore:
         if self._has_decoder_passages:
             decoder = ("s.first_token, s.tokens", "LEFT JOIN decoder_passages s ON s.row = p.row")
         # A cross join keeps its order: SQLite's planner would make a table of the asked rows first.
-        sql = (
-            f"SELECT p.row, p.start, p.stop, p.first_token, p.tokens, p.truncated, {decoder[0]}, "
-            "p.document, d.id, d.title, d.text, d.metadata FROM json_each(?) "
-            "CROSS JOIN passages p ON p.row = value "
-            f"CROSS JOIN documents d ON d.number = p.document AND NOT d.deleted {decoder[1]}"
+        places = self._fetch(
+            f"SELECT p.row, p.document, p.start, p.stop, p.first_token, p.tokens, p.truncated, {decoder[0]} "
+            f"FROM json_each(?) CROSS JOIN passages p ON p.row = value {decoder[1]}",
+            [json.dumps([int(row) for row in rows])],
         )
-        documents: dict[int, Document] = {}
+        # A document is read once, and not with each of its passages: a long text may have thousands of them.
+        found = self._fetch(
+            "SELECT d.number, d.id, d.title, d.text, d.metadata FROM json_each(?) "
+            "CROSS JOIN documents d ON d.number = value AND NOT d.deleted",
+            [json.dumps(list(dict.fromkeys(number for _, number, *_ in places)))],
+        )
+        documents = {number: self._document(*fields) for number, *fields in found}
         stored = {}
-        for row, start, stop, first, tokens, truncated, decoder_first, decoder_tokens, number, *fields in self._fetch(
-            sql, [json.dumps([int(row) for row in rows])]
-        ):
-            if (document := documents.get(number)) is None:
-                document = documents[number] = self._document(*fields)
-            states = (0, 0) if decoder_first is None else (decoder_first, decoder_first + decoder_tokens)
-            passage = Passage(document, start, stop)
-            stored[row] = StoredPassage(row, passage, (first, first + tokens), truncated, states)
+        for row, number, start, stop, first, tokens, truncated, decoder_first, decoder_tokens in places:
+            if number in documents:
+                states = (0, 0) if decoder_first is None else (decoder_first, decoder_first + decoder_tokens)
+                passage = Passage(documents[number], start, stop)
+                stored[row] = StoredPassage(row, passage, (first, first + tokens), truncated, states)
         return stored
 
     def token_ranges(self, rows: Sequence[int]) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import faiss
@@ -565,7 +566,28 @@ def test_zero_tokens_keep_documents_whole_and_tell_what_was_cut(build):
     assert stored.truncated == 152 - 62  # words of title and text, and what the toy reads
 
 
-@pytest.mark.parametrize("options", [{"max_tokens": -1}, {"max_tokens": 5, "overlap": 5}, {"lexical": "lucene"}])
+def test_a_long_document_is_read_once_and_not_with_each_of_its_passages(build):
+    index = build([Document("long", "A word or two. " * 20_000)], max_tokens=100, token_states="none")
+    rows = range(index.counts()["passages"])
+    tracemalloc.start()
+    try:
+        assert {stored.passage.document.id for stored in index.passages(rows)} == {"long"}
+        assert len(rows) > 500 and tracemalloc.get_traced_memory()[1] < 10e6  # the text has 300 KB
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_tokens": -1},
+        {"max_tokens": 2.5},
+        {"max_tokens": 5, "overlap": 5},
+        {"lexical": "lucene"},
+        {"token_states": None},
+        {"encoder": None},
+    ],
+)
 def test_bad_settings_are_refused_before_anything_is_made(options, build, tmp_path):
     with pytest.raises(InputError):
         build([document(1)], **options)
