@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from .errors import InputError
@@ -106,7 +106,7 @@ def settings_of(kind: type) -> tuple[Setting, ...]:
 
 
 def check_settings(settings: Any) -> None:
-    """Check every field of a dataclass of settings against its range and its choices; meant for its ``__post_init__``.
+    """Check the type, the range and the choices of every field of a dataclass; meant for its ``__post_init__``.
 
     Args:
         settings: the instance to check.
@@ -122,6 +122,17 @@ def check_settings(settings: Any) -> None:
             raise InputError(f"{setting.name} must be {setting.range}, not {quoted(value)}")
         if setting.choices and value not in setting.choices:
             raise InputError(f"{setting.name} must be one of {', '.join(setting.choices)}, not {quoted(value)}")
+        kind, what = _KINDS.get(setting.type, (object, ""))
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
+            raise InputError(f"{setting.name} must be {what}, not {quoted(value)}")
+
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    float: (Real, "a number"),
+    int: (Integral, "a whole number"),
+    str: (str, "a text"),
+}
 
 
 def _setting(field: dataclasses.Field[Any], hint: Any, help: str) -> Setting:

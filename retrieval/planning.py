@@ -16,6 +16,7 @@ from ..models.loading import absolute_name
 from ..models.reader import DecoderForm, DecoderReader
 from ..models.sparse import load_sparse_encoder
 from ..names import LexicalName
+from ..settings import check_settings
 from .faiss_index import new_structure
 from .files import DATABASE, LOCKS, storage_errors
 from .manifest import EncoderRecord, FaissRecord, LexicalRecord, Manifest, PassageRecord, TokenStatesRecord
@@ -97,6 +98,16 @@ class IndexSettings:
     decoder_form: Literal["fp16", "int8"] = "int8"
     max_tokens: int | None = None
     overlap: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings that need no model.
+
+        Raises:
+            InputError: if one has a wrong type.
+        """
+        check_settings(self)
+        if self.encoder is None:
+            raise InputError("encoder must be a name or an Encoder, not None; 'none' keeps no embeddings")
 
 
 def plan(settings: IndexSettings, model: Encoder) -> Manifest:

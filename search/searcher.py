@@ -6,8 +6,9 @@ import asyncio
 import dataclasses
 import functools
 import logging
+import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,8 +84,12 @@ class Searcher:
         _check_count("candidates", candidates)
         if fusion != "rrf" and not (isinstance(fusion, int | float) and 0 <= fusion <= 1):
             raise InputError(f"fusion must be 'rrf' or a weight between 0 and 1, not {fusion!r}")
+        if not (isinstance(index, str | os.PathLike) or hasattr(index, "manifest")):
+            raise InputError(
+                f"index must be the path of an index, the name of a store, or an Index, not {quoted(index)}"
+            )
         self.reranker = None if reranker is None else as_reranker(reranker)
-        self.index: Store = open_store(index) if isinstance(index, str | Path) else index
+        self.index: Store = open_store(index) if isinstance(index, str | os.PathLike) else index
         self._reranker_as_given = reranker
         self.first_stage: FirstStage = first_stage or self._stages[-1]
         self._count = candidates
@@ -148,7 +153,7 @@ class Searcher:
         min_score: float | None = None,
     ) -> list[SearchResult]:
         """Answer several queries. The encoder embeds them together; the rest is done query by query. See `search`."""
-        _check_queries(queries)
+        queries = _checked(queries)
         _check_ranking(self.reranker, k, evidence, unit, min_score)
         if not queries:
             return []
@@ -237,7 +242,7 @@ class Searcher:
         Raises:
             InputError: under the same conditions as `search`.
         """
-        _check_queries(queries)
+        queries = _checked(queries)
         _check_stages(first_stages)
         if not queries or not first_stages:
             return [{} for _ in queries]
@@ -305,7 +310,7 @@ class Searcher:
         """
         parts = [stage for stage in self._stages if stage != "hybrid"]
         parts += ["multivector"] if self.first_stage in MULTIVECTOR_STAGES else []
-        _check_queries([query])
+        _checked([query])
         stages = {self.first_stage, *parts}
         [lists] = self.index.read(lambda: self._candidates([query], stages, [self.reranker], where))
         evidence: Literal["token"] | None = "token" if self.reranker and self.reranker.has_evidence else None
@@ -572,9 +577,10 @@ def _check_stages(stages: Collection[str]) -> None:
         raise InputError(f"the first stage must be one of {', '.join(map(repr, FIRST_STAGES))}, not {unknown[0]!r}")
 
 
-def _check_queries(queries: Sequence[str]) -> None:
-    if isinstance(queries, str):
+def _checked(queries: Iterable[str]) -> list[str]:
+    if isinstance(queries, str) or not isinstance(queries, Iterable):
         raise InputError("queries must be a list of queries; for one query, use search, or a list of one")
+    queries = list(queries)
     for query in queries:
         if not isinstance(query, str):
             raise InputError(f"a query must be a string, not {type(query).__name__}")
@@ -582,6 +588,7 @@ def _check_queries(queries: Sequence[str]) -> None:
             raise InputError("the query is empty")
         if not encodable(query):
             raise InputError(f"the query {query!r} has half a surrogate pair; clean the text")
+    return queries
 
 
 def _check_ranking(reranker: Reranker | None, k: int, evidence: str | None, unit: str, min_score: float | None) -> None:

@@ -58,6 +58,9 @@ def test_a_field_says_its_type_range_choices_default_and_help():
         ({"pace": math.nan}, "pace must be above 0, not nan"),
         ({"pace": math.inf}, "pace must be above 0, not inf"),
         ({"pace": None}, "pace must be above 0, not None"),
+        ({"pace": True}, "pace must be a number, not True"),
+        ({"steps": 2.5}, "steps must be a whole number, not 2.5"),
+        ({"place": None}, "place must be a text, not None"),
         ({"steps": "3"}, "steps must be from 1 to 9, not '3'"),
         ({"gait": "fly"}, "gait must be one of walk, run, not 'fly'"),
     ],
@@ -65,7 +68,7 @@ def test_a_field_says_its_type_range_choices_default_and_help():
 )
 def test_a_value_that_a_field_cannot_have_is_named(wrong, said):
     with pytest.raises(InputError) as caught:
-        Walk("here", **wrong)
+        Walk(**{"place": "here"} | wrong)
     assert str(caught.value) == said
 
 

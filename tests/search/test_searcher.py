@@ -364,6 +364,11 @@ def test_a_bad_argument_is_refused(searcher, options):
 
 
 def test_one_string_is_no_batch(searcher):
+    for nothing in (None, [Document("a", "text")]):
+        with pytest.raises(InputError, match="index must be the path of an index"):
+            Searcher(nothing, None)
+    with pytest.raises(InputError, match="list of queries"):
+        searcher.search_batch(None)
     with pytest.raises(InputError, match="list of queries"):
         searcher.search_batch("cat")
 
