@@ -142,8 +142,12 @@ def _error(kind: str, message: str, code: int, headers: Any = None) -> Response:
 
 def _in_words(error: dict[str, Any]) -> str:
     """A validation error in words: the place and the mistake, without the value that was sent."""
-    # The parts that name a kind of union are of no use to the client.
-    place = [part for part in error["loc"][1:] if part not in ("documents", "texts", "string", "object")]
-    kinds = [part for part in error["loc"][1:] if part in ("documents", "texts")]
-    where = ".".join(str(part) for part in [*kinds[-1:], *place]) or error["loc"][0]
+    place = list(error["loc"][1:])
+    # The parts that name a kind of union are of no use to the client: that of the body before the name of a field, and
+    # that of a document behind its number.
+    if len(place) > 1 and place[0] in ("documents", "texts") and isinstance(place[1], str):
+        del place[0]
+    pairs = zip([None, *place], place, strict=False)
+    place = [part for before, part in pairs if not (isinstance(before, int) and part in ("string", "object"))]
+    where = ".".join(map(str, place)) or error["loc"][0]
     return f"{where}: {error['msg']}"

@@ -17,6 +17,7 @@ from .lines import whole_text
 from .markup import front_matter, heading, parse_notebook
 from .office import parse_docx, parse_pdf
 from .options import Reading, Records
+from .values import BREAK
 
 __all__ = ["SUFFIXES", "parse_folder", "parse_text"]
 
@@ -73,6 +74,8 @@ def _record(file: Path, name: str, reading: Reading) -> dict[str, Any] | None:
     """The file's document; None if there is neither a text nor a title in it."""
     if not encodable(name):
         raise DataError("the name is not UTF-8; rename the file", path=file)
+    if BREAK.search(name):
+        raise DataError("the name has a line break or a tab, which an id cannot have; rename the file", path=file)
     title, text, fields = _read(file, _suffix(file), reading.encoding)
     title = title or str(fields.get("title") or "")
     if not (title.strip() or text.strip()):

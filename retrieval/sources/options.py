@@ -32,9 +32,9 @@ class Fields:
         """
         names = list(names)
         return (
-            _find(names, self.id, *ID_FIELDS),
-            None if self.title is None and "title" not in names else _find(names, self.title, "title"),
-            _find(names, self.text, "text", "contents", "body"),
+            _find(names, "id", self.id, *ID_FIELDS),
+            None if self.title is None and "title" not in names else _find(names, "title", self.title, "title"),
+            _find(names, "text", self.text, "text", "contents", "body"),
         )
 
     def fit(self, names: Iterable[str]) -> bool:
@@ -46,14 +46,15 @@ class Fields:
         return True
 
 
-def _find(names: list[str], asked: str | None, *defaults: str) -> str:
+def _find(names: list[str], of: str, asked: str | None, *defaults: str) -> str:
     candidates = defaults if asked is None else (asked,)
     for name in candidates:
         if name in names:
             return name
-    raise DataError(
-        f"no field {' or '.join(map(repr, candidates))}; there are: {', '.join(map(repr, names)) or 'none'}"
-    )
+    reason = f"no field {' or '.join(map(repr, candidates))}; there are: {', '.join(map(repr, names)) or 'none'}"
+    if names and asked is None:
+        reason += f"; rename a field, or say which it is with {of}_field"
+    raise DataError(reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,10 @@ import numpy as np
 
 from ...errors import DataError
 
-__all__ = ["identity", "is_missing", "plain", "plain_text"]
+__all__ = ["BREAK", "identity", "is_missing", "plain", "plain_text"]
 
-_BREAK = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where str.splitlines breaks, and tabs
+BREAK = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
+"""What an id cannot have: where `str.splitlines` breaks, and tabs."""
 _AS_STRINGS = (uuid.UUID, PurePath, IPv4Address, IPv6Address)
 _MAX_EXACT = 2**53  # whole floats up to here stand for one integer only
 _CALENDAR = {"Y", "M", "generic"}  # units of numpy's durations that have no length
@@ -57,7 +58,7 @@ def identity(value: Any, name: str) -> str:
         identifier = str(identifier)
     if not isinstance(identifier, str):
         raise DataError(f"field {name!r}, the id, must be a string or a whole number, not {_shown(value)}")
-    if broken := _BREAK.search(identifier):
+    if broken := BREAK.search(identifier):
         what = f"a line break or a tab (U+{ord(broken[0]):04X})"
         raise DataError(
             f"field {name!r}, the id {identifier!r}, has {what}, which files of runs and judgements cannot hold"

@@ -38,6 +38,8 @@ def test_what_is_left_out_is_told_by_kind_and_count(tmp_path, caplog):
     write(tmp_path / "venv" / "pyvenv.cfg", "")
     write(tmp_path / "empty.txt", "")
     write(tmp_path / "latin.txt", b"caf\xe9")
+    for name in ("two\nlines.txt", "two\ttabs.txt"):
+        write(tmp_path / name, "text")
     ids, summary = folder(tmp_path)
     assert ids == ["a.txt"]
     assert summary.left_out == {
@@ -47,9 +49,10 @@ def test_what_is_left_out_is_told_by_kind_and_count(tmp_path, caplog):
         "installed code": 2,
         "empty": 1,
         "not UTF-8": 1,
+        "the name has a line break or a tab, which an id cannot have; rename the file": 2,
     }
     sentence = str(summary)
-    assert sentence.startswith("left out 6 files and 3 folders: 2 ")
+    assert sentence.startswith("left out 8 files and 3 folders: 2 ")
     assert "1 not UTF-8 (latin.txt)" in sentence and "2 hidden (.git/, .hidden.txt)" in sentence
     with caplog.at_level(logging.WARNING):
         list(load_documents(tmp_path))

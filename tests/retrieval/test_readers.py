@@ -199,7 +199,8 @@ def test_messages_help(tmp_path):
             list(load_documents(write(tmp_path / "x.jsonl", jsonl(*lines))))
         return str(caught.value).removeprefix(f"{tmp_path / 'x.jsonl'}")
 
-    assert message({"id": "x", "url": "u"}) == ":1: no field 'text' or 'contents' or 'body'; there are: 'id', 'url'"
+    there_are = "there are: 'id', 'url'; rename a field, or say which it is with text_field"
+    assert message({"id": "x", "url": "u"}) == f":1: no field 'text' or 'contents' or 'body'; {there_are}"
     assert message('{"_id": "x", "text": "café"}'.encode("latin-1")).startswith(
         ":1: not UTF-8: byte 26 of the line is 0xe9; "
     )

@@ -622,6 +622,23 @@ def test_limits(strict, body, status, said):
     assert said in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "documents"),
+        ({"documents": ["b"], "top_n": -1}, "top_n"),
+        ({"documents": ["b", {"text": 1}]}, "documents.1.text"),
+        ({"documents": ["b", 1]}, "documents.1"),
+        ({"texts": [1]}, "texts.0"),
+        ({"texts": ["b"], "truncate": []}, "truncate"),
+    ],
+)
+def test_a_mistake_is_named_by_its_field(strict, body, field):
+    answer = strict.post("/rerank", json={"query": "a", **body})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(f"{field}: ")
+
+
 def test_a_body_without_a_length_is_measured_as_it_comes(strict):
     answer = strict.post(
         "/rerank", content=(b"x" * 100 for _ in range(9)), headers={"Content-Type": "application/json"}
