@@ -114,7 +114,7 @@ class _Bytes(StatesForm):
         whole = torch.from_numpy(np.asarray(rows))
         values = whole[:, :-4]
         if whole.shape[1] % 4 == 0:  # then the scales lie where a float32 may
-            scales = whole.view(torch.float32)[:, -1]
+            scales = torch.from_numpy(np.asarray(rows).view(np.float32)[:, -1])  # torch's own view takes no empty array
             return [QuantizedKeys(values[first:stop], scales[first:stop]) for first, stop in ranges]
         return [QuantizedKeys(values[first:stop], _floats(whole[first:stop, -4:])) for first, stop in ranges]
 
@@ -183,8 +183,13 @@ class _Products(StatesForm):
         rounded: np.ndarray = (values * scale).astype(np.float32)
         return rounded
 
+    def _or_none_learnt(self, table: np.ndarray | None) -> np.ndarray:
+        """The table; of an index without a token, from which nothing was learnt, one of zeros."""
+        assert self.codes is not None
+        return np.zeros(self.codes, dtype=np.float32) if table is None else table
+
     def encode(self, states: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
-        assert table is not None
+        table = self._or_none_learnt(table)
         rows = np.empty((len(states), self.parts), dtype=np.uint8)
         width = self.codes[1] if self.codes else 0
         for part in range(self.parts):
@@ -200,7 +205,7 @@ class _Products(StatesForm):
 
         from ..kernels import QuantizedKeys
 
-        assert table is not None
+        table = self._or_none_learnt(table)
         values, scale = _by_one_scale(table)
         whole = values.view(np.dtype((np.void, table.shape[1])))[:, 0]
         base = np.arange(self.parts) * _CENTROIDS

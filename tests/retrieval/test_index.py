@@ -948,6 +948,13 @@ def test_kept_states_are_as_near_as_their_form_allows(kind, bound):
     assert (np.abs(back - states) <= bound * largest * 1.0001).all()
 
 
+@pytest.mark.parametrize("kind", ["fp16", "int8", "int4", "pq12"])
+def test_no_states_are_kept_and_come_back(kind):
+    form = states_form(kind, 48)
+    [nothing] = form.decode(form.encode(np.empty((0, 48), dtype=np.float32)), [(0, 0)])
+    assert to_float(nothing).shape == (0, 48)
+
+
 def test_product_quantisation_keeps_the_nearest_centroids():
     states = some_states(2000)
     form = states_form("pq12", 48)
