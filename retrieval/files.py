@@ -21,6 +21,7 @@ __all__ = [
     "COMMIT_LOCK",
     "DATABASE",
     "LOCKS",
+    "PATIENCE",
     "RESTORE",
     "TURNSTILE",
     "WRITER_LOCK",
@@ -35,6 +36,7 @@ __all__ = [
 
 WRITER_LOCK, COMMIT_LOCK, TURNSTILE = LOCKS = (".writer.lock", ".commit.lock", ".turnstile.lock")
 DATABASE = "documents.sqlite"
+PATIENCE = 0.5  # seconds to wait for a writer: who opens an index whose writer was killed holds its lock for a moment
 RESTORE = "restore the index from a copy, or build it again"  # what to do about an `IndexCorruptError`
 _MADV_POPULATE_READ = 22  # <linux/mman.h>; the mmap module does not name it
 
@@ -53,6 +55,9 @@ def storage_errors(path: Path, kept: str) -> Iterator[None]:
 def locked(path: Path, *, shared: bool = False, wait: float | None = None) -> Iterator[None]:
     """Hold an advisory lock on a file. The system releases it when the process ends, however it ends.
 
+    If another file takes the place of this one while the caller waits, as when an index is replaced, the caller gets
+    the lock on the new file.
+
     Args:
         path: the path of the lock file.
         shared: whether others may hold the lock at the same time.
@@ -62,20 +67,33 @@ def locked(path: Path, *, shared: bool = False, wait: float | None = None) -> It
         IndexLockedError: if another process holds it after ``wait`` seconds.
         IndexStoreError: if the file cannot be opened, or the file system has no locks.
     """
+    with storage_errors(path.parent, "nothing was changed"):
+        handle = _locked(path, shared, wait)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            _unlock(handle)
+
+
+def _locked(path: Path, shared: bool, wait: float | None) -> int | None:
+    """Open and lock a file; None where there is no file to lock, and so no writer."""
     # A reader must not need the right to write: indexes are served from read-only file systems.
     flags = (os.O_RDONLY if shared else os.O_RDWR) | os.O_CREAT
-    with storage_errors(path.parent, "nothing was changed"):
+    while True:
         try:
             handle = os.open(path, flags, 0o644)
         except OSError as error:
             # A writer makes the lock files first. So a copy without them, where none can be made, has no writer.
             if shared and not path.exists() and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                yield
-                return
+                return None
             raise
-    try:
+        there = False
         try:
             _flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
+            there = _is_at(handle, path)
+            if there:
+                return handle
         except BlockingIOError as error:
             raise IndexLockedError(f"{path.parent}: another process is writing to this index; wait for it") from error
         except OSError as error:
@@ -83,12 +101,24 @@ def locked(path: Path, *, shared: bool = False, wait: float | None = None) -> It
                 f"{path.parent}: the file system cannot lock {path.name} ({error.strerror}); nothing was changed; "
                 "keep the index on a local disk"
             ) from error
-        yield
-    finally:
-        # A forked child shares the open file: closing it here alone would leave the lock with the child.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
+        finally:
+            if not there:
+                _unlock(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still has this path."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _unlock(handle: int) -> None:
+    # A forked child shares the open file: closing it here alone would leave the lock with the child.
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
 
 
 def _flock(handle: int, kind: int, wait: float | None) -> None:

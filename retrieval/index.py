@@ -30,15 +30,17 @@ from ..models.reader import BlockReader, DecoderReader, DocumentStates, StoredBl
 from ..models.sparse import SparseEncoder
 from .copying import Source, planned_copy, synchronise
 from .faiss_index import new_structure
-from .files import WRITER_LOCK, exchange, loading, locked, populate, storage_errors
+from .files import LOCKS, PATIENCE, WRITER_LOCK, committing, exchange, loading, locked, populate, storage_errors
 from .manifest import FaissRecord, LexicalRecord, Manifest
 from .multivector import NPROBE
 from .open_files import OpenFiles
 from .planning import (
+    OTHERWISE,
     IndexSettings,
     check_backend,
     check_encoder,
     given_encoder,
+    joined,
     load_built_encoder,
     load_planned_encoder,
     make,
@@ -50,7 +52,7 @@ from .sources import as_documents
 from .store import Ranked, StoredPassage, Traffic, checked_id, checked_ids
 from .token_states import decode_spans
 from .words import built_sparse_encoder
-from .writing import BATCH_PASSAGES, PATIENCE, Writer
+from .writing import BATCH_PASSAGES, Writer
 
 if TYPE_CHECKING:
     from ..kernels import Keys
@@ -110,10 +112,15 @@ class Index:
             ModelError: if the encoder cannot be loaded.
         """
         chosen = IndexSettings(**settings)
-        return cls._create(Path(path), chosen, load_planned_encoder(chosen))
+        index = cls._joined(Path(path), chosen, load_planned_encoder(chosen))
+        if index.manifest.complete:
+            index.close()
+            raise IndexStoreError(f"{path}: there is an index here already; {OTHERWISE}")
+        return index
 
     @classmethod
-    def _create(cls, path: Path, settings: IndexSettings, model: Encoder) -> Index:
+    def _joined(cls, path: Path, settings: IndexSettings, model: Encoder) -> Index:
+        """Make an empty index, or open the one that is there with these settings, finished or not."""
         make(path, plan(settings, model))
         index = cls.open(path, encoder=model if settings.dtype is None else None)
         index._given_encoder, index._decoder = given_encoder(settings), settings.decoder_states
@@ -235,43 +242,24 @@ class Index:
         if first is None:
             raise DataError("there are no documents to index", path=path)
         stream = itertools.chain([first], stream)
-        if (path / "manifest.json").exists() and Manifest.load(path).complete:
-            return cls._finished(path, stream, settings)
         model = load_planned_encoder(settings)
-        index = cls._create(path, settings, model)
+        index = cls._joined(path, settings, model)
         read = None
         if reading is not None:
             named = dataclasses.replace(settings, encoder=model.name if isinstance(settings.encoder, str) else model)
             load = partial(load_planned_encoder, named)
             read = partial(reading, plan=ReadingPlan(index.manifest, str(path), load, index.states_table))
         try:
-            with index._writer.writing():
-                index._writer.write(model, stream, "resume", progress, index._decoder, read)
-                index._writer.finish()
+            if not index.manifest.complete:
+                with index._writer.writing():
+                    if not index.manifest.complete:  # nobody has finished it since
+                        index._writer.write(model, stream, "resume", progress, index._decoder, read)
+                        index._writer.finish()
+                        return index
+            index._writer.compare(stream)
         except BaseException:
             index.close()
             raise
-        return index
-
-    @classmethod
-    def _finished(cls, path: Path, documents: Iterator[Document], settings: IndexSettings) -> Index:
-        """An index that needs no work, for it was built of these documents already."""
-        other = "change it with add, update or delete, or build it again with overwrite"
-        model = load_planned_encoder(settings)
-        planned = plan(settings, model)
-        index = cls.open(path)
-        try:
-            built = index._files.settings
-            if built.settings() != planned.settings():
-                difference = built.difference(planned)
-                raise IndexMismatchError(f"{path}: there is an index with other settings ({difference}); {other}")
-            index._writer.compare(documents, other)
-        except BaseException:
-            index.close()
-            raise
-        index._encoder = model if settings.dtype is None else None
-        index._given_encoder, index._decoder = given_encoder(settings), settings.decoder_states
-        index._backend = settings.backend
         logger.info("%s: complete already, with these %d documents", path, len(index))
         return index
 
@@ -283,17 +271,12 @@ class Index:
         beside = _beside(path)
         with locked(path / WRITER_LOCK, wait=PATIENCE):
             if (beside / "manifest.json").exists():
-                # What an interrupted run left goes on only if it is the same build, and that one was not finished.
-                try:
-                    cls._create(beside, settings, load_planned_encoder(settings)).close()
-                except IndexStoreError:
-                    _remove(beside)
+                _clear(beside, plan(settings, load_planned_encoder(settings)))
             cls._build(beside, documents, progress, settings, reading).close()
-            _take_place(path, beside)
-        index = cls.open(path)
-        index._given_encoder = index._encoder = given_encoder(settings)
-        index._decoder, index._backend = settings.decoder_states, settings.backend
-        return index
+            _take_place(path, beside, overwrite=True)
+        # Checked, for another process may have replaced it again.
+        given, decoder = given_encoder(settings), settings.decoder_states
+        return cls.open(path, encoder=given, backend=settings.backend, decoder_states=decoder)
 
     @classmethod
     def copy(
@@ -332,18 +315,14 @@ class Index:
             raise IndexStoreError(f"{path}: {what}; or choose another place")
         beside = _beside(path)
         with locked(path / WRITER_LOCK, wait=PATIENCE) if there else contextlib.nullcontext():
-            try:
-                make(beside, planned)
-            except IndexStoreError:  # an interrupted run left another
-                _remove(beside)
-                make(beside, planned)
+            if (beside / "manifest.json").exists():
+                _clear(beside, planned)
+            make(beside, planned)
             with cls.open(beside) as copied, copied._writer.writing():
                 synchronise(source, copied._writer, progress)
                 copied._writer.finish()
-            _take_place(path, beside)
-        index = cls.open(path)
-        index._given_encoder = index._encoder = getattr(source, "_given_encoder", None)
-        return index
+            _take_place(path, beside, overwrite=there)
+        return cls.open(path, encoder=getattr(source, "_given_encoder", None))
 
     def close(self) -> None:
         """Release the files. Afterwards, every other call is refused."""
@@ -379,8 +358,12 @@ class Index:
 
     def size(self) -> dict[str, int]:
         """Return the size of each file in bytes."""
-        files = sorted(file for file in self.path.rglob("*") if file.is_file())
-        return {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
+        sizes = {}
+        for folder, _, names in os.walk(self.path):
+            for file in (Path(folder, name) for name in names):
+                with contextlib.suppress(FileNotFoundError):  # a writer has removed it
+                    sizes[file.relative_to(self.path).as_posix()] = file.stat().st_size
+        return dict(sorted(sizes.items()))
 
     @property
     def traffic(self) -> Traffic | None:
@@ -463,7 +446,7 @@ class Index:
                 file.
         """
         self._files.now()
-        with loading(self.path):
+        with self._files.lock, loading(self.path):
             self._files.verify()
 
     # -- changing ----------------------------------------------------------------------------------------------------
@@ -808,15 +791,38 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name + ".building")
 
 
-def _take_place(path: Path, beside: Path) -> None:
-    """Move the index from `_beside` to ``path`` in one step, and remove the index that was there."""
-    with storage_errors(path, "the old index is kept"):
-        if path.exists():
+def _clear(beside: Path, planned: Manifest) -> None:
+    """Remove what an interrupted run left in `_beside`, unless it was the same one and did not come to its end."""
+    with locked(beside / WRITER_LOCK, wait=PATIENCE):
+        try:
+            if not joined(beside, planned).complete:
+                return
+        except IndexStoreError:
+            pass
+        _remove(beside)
+
+
+def _take_place(path: Path, beside: Path, *, overwrite: bool) -> None:
+    """Move the index from `_beside` to ``path`` in one step, and remove the index that it replaces.
+
+    Who waits for the old index meanwhile goes on with the new one; see `locked`.
+    """
+    kept = "the old index is kept" if overwrite else f"the index is finished in {beside}, which you can rename"
+    with locked(beside / WRITER_LOCK, wait=PATIENCE), storage_errors(path, kept):
+        if not overwrite:
+            beside.rename(path)  # fails if somebody has made something there meanwhile
+            return
+        with committing(path):
             exchange(path, beside)
-            _remove(beside)
-        else:
-            beside.rename(path)
+        _remove(beside)
 
 
 def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the folder of an index, by whose manifest and locks others know what it is until the end."""
+    with contextlib.suppress(OSError):
+        for entry in sorted(folder.iterdir(), key=lambda entry: (entry.name in LOCKS, entry.name == "manifest.json")):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink()
+        folder.rmdir()

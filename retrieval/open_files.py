@@ -51,7 +51,7 @@ class Snapshot:
     """An index as of one commit.
 
     Args:
-        version: the version of the database; see `DocumentStore.version`.
+        version: the versions of the database, see `DocumentStore.version`, and of the manifest.
         manifest: the manifest as of that commit.
         vectors: the embeddings of all rows, deleted ones included: float32 (rows, dim), memory-mapped; None if the
             index keeps none.
@@ -68,7 +68,7 @@ class Snapshot:
         masks: the rows that each filter allows.
     """
 
-    version: tuple[int, int, int]
+    version: tuple[int, ...]
     manifest: Manifest
     vectors: np.ndarray | None
     states: np.ndarray | None
@@ -90,7 +90,6 @@ class _Connection:
         self.store = DocumentStore(path / DATABASE)
         self.words = open_words(manifest.lexical, path, self.store, sparse_encoder)
         self.process = os.getpid()
-        self.file = self.store.version()[0]
         self.snapshot: Snapshot | None = None
         self.held = threading.local()
         self.centroids: Centroids | None = None
@@ -161,37 +160,53 @@ class OpenFiles:
         """
         if self.closed:
             raise IndexStoreError(f"{self.path}: this index was closed; open it again")
-        held: Snapshot | None = getattr(self._connection.held, "snapshot", None)
+        connection = self._connection
+        held: Snapshot | None = getattr(connection.held, "snapshot", None)
         if held is not None:
             return held
-        if self._connection.process != os.getpid():
-            _INHERITED.append(self._connection)
-            self.lock = threading.RLock()
-            self._connection = _Connection(self.path, self.settings, self._sparse_encoder)
-        snapshot, version = self._connection.snapshot, self.store.version()
-        if version[0] not in (0, self._connection.file):
-            self._take_replacement()
-        elif snapshot is not None and snapshot.version == version:
-            return snapshot
+        if connection.process != os.getpid():
+            self.lock = threading.RLock()  # a thread of the parent may have held it
+        else:
+            snapshot = connection.snapshot
+            if snapshot is not None and snapshot.version == self._version(connection):
+                return snapshot
         with self.lock, loading(self.path):
             return self.map()
 
-    def _take_replacement(self) -> None:
-        """Go on with the index that was put in the place of this one."""
-        with self.lock:
-            replacement = Manifest.load(self.path)
-            if replacement.settings() != self.settings.settings():
-                difference = self.settings.difference(replacement)
-                raise IndexMismatchError(
-                    f"{self.path}: was replaced by an index with other settings ({difference}); open it again"
-                )
-            self.words.close()
-            self._connection = _Connection(self.path, self.settings, self._sparse_encoder)
+    def _version(self, connection: _Connection) -> tuple[int, ...]:
+        """Changes with every commit, and when the writer signs its commits or another index takes this one's place."""
+        try:
+            signed = (self.path / "manifest.json").stat()
+        except OSError:
+            return connection.store.version()  # removed
+        return *connection.store.version(), signed.st_ino, signed.st_mtime_ns
+
+    def _current(self) -> _Connection:
+        """What is open, opened again after a fork and where another index was put in the place of this one."""
+        old = self._connection
+        inherited = old.process != os.getpid()
+        if not inherited and not old.store.replaced:
+            return old
+        there = Manifest.load(self.path)
+        if there.settings() != self.settings.settings():
+            raise IndexMismatchError(
+                f"{self.path}: was replaced by an index with other settings ({self.settings.difference(there)}); "
+                "open it again"
+            )
+        new = _Connection(self.path, self.settings, self._sparse_encoder)
+        new.words.attach()  # before other threads see it
+        self._connection = new
+        if inherited:
+            _INHERITED.append(old)
+        else:
+            old.words.close()
+        return new
 
     def map(self) -> Snapshot:
         """Map the files as they are now; the caller keeps writers from committing."""
-        connection, store = self._connection, self.store
-        version, old = store.version(), connection.snapshot
+        connection = self._current()
+        store = connection.store
+        version, old = self._version(connection), connection.snapshot
         if old is not None and old.version == version:
             return old
         manifest = Manifest.load(self.path)
@@ -223,10 +238,6 @@ class OpenFiles:
             weakref.finalize(snapshot, structure.close)
         connection.snapshot = snapshot
         return snapshot
-
-    def forget(self) -> None:
-        """Let the next call map the files anew."""
-        self._connection.snapshot = None
 
     def read(self, work: Callable[[], T]) -> T:
         """Do ``work`` on one state of the index; see `sightline.retrieval.index.Index.read`."""
@@ -381,7 +392,8 @@ class OpenFiles:
         Raises:
             IndexCorruptError: naming the first file that does not have the bytes it was written with.
         """
-        manifest, store = Manifest.load(self.path), self.store
+        connection, manifest = self._current(), Manifest.load(self.path)
+        store = connection.store
         with storage_errors(self.path, "nothing was changed"):
             interrupted = store.change_counter() != manifest.store.counter
             if interrupted:
@@ -396,7 +408,7 @@ class OpenFiles:
                     )
             if manifest.faiss.file is not None:
                 self._check_structure(self.path / manifest.faiss.file, manifest)
-            self.words.verify()
+            connection.words.verify()
         return interrupted
 
     def _check_structure(self, file: Path, manifest: Manifest) -> None:

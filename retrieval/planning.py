@@ -18,7 +18,7 @@ from ..models.sparse import load_sparse_encoder
 from ..names import LexicalName
 from ..settings import check_settings
 from .faiss_index import new_structure
-from .files import DATABASE, LOCKS, storage_errors
+from .files import DATABASE, LOCKS, PATIENCE, WRITER_LOCK, locked, storage_errors
 from .manifest import EncoderRecord, FaissRecord, LexicalRecord, Manifest, PassageRecord, TokenStatesRecord
 from .passages import Splitter
 from .store import DocumentStore
@@ -26,12 +26,14 @@ from .token_states import states_form, states_reader
 from .words import FOLDERS, open_words
 
 __all__ = [
+    "OTHERWISE",
     "PROBE",
     "IndexSettings",
     "check_backend",
     "check_encoder",
     "default_max_tokens",
     "given_encoder",
+    "joined",
     "load_built_encoder",
     "load_planned_encoder",
     "make",
@@ -39,6 +41,8 @@ __all__ = [
     "reading_by",
 ]
 
+OTHERWISE = "change it with add, update or delete, or build it again with overwrite"
+"""What to do where an index is already, and another was to be built."""
 PROBE = "Sightline checks with this sentence that an index meets the encoder it was built with."
 
 
@@ -291,40 +295,64 @@ def _decoder_form(settings: IndexSettings) -> DecoderForm | None:
     return reader.form(kind)
 
 
-def make(path: Path, planned: Manifest) -> None:
-    """Make an empty index, or leave an interrupted build of the same plan as it is.
+def make(path: Path, planned: Manifest) -> Manifest:
+    """Make an empty index, or leave the one that is there as it is, finished or not.
+
+    Other processes may do the same at the same time.
+
+    Returns:
+        The manifest of the index.
 
     Raises:
-        IndexStoreError: if there is a complete index already, or the directory holds something else.
-        IndexMismatchError: if there is an incomplete index with other settings.
+        IndexStoreError: if the directory holds something else.
+        IndexMismatchError: if there is an index with other settings.
+        IndexLockedError: if another process is writing there.
     """
-    if (path / "manifest.json").exists():
-        return _check_resumable(path, planned)
+    if not (path / "manifest.json").exists():
+        with storage_errors(path, "nothing was made"):
+            _refuse_foreign(path)
+            path.mkdir(parents=True, exist_ok=True)
+        with locked(path / WRITER_LOCK, wait=PATIENCE), storage_errors(path, "nothing was made"):
+            if not (path / "manifest.json").exists():
+                _make(path, planned)
+    return joined(path, planned)
+
+
+def _refuse_foreign(path: Path) -> None:
     ours = {"manifest.json.new", DATABASE, f"{DATABASE}-journal", *LOCKS, *FOLDERS}
-    with storage_errors(path, "nothing was made"):
-        if path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= ours):
-            raise IndexStoreError(f"{path}: exists and is not a Sightline index; choose another place")
-        path.mkdir(parents=True, exist_ok=True)
-        for lock in LOCKS:
-            (path / lock).touch()
-        # The manifest comes last: where there is one, a file that is missing was lost.
-        store = DocumentStore(path / DATABASE, create=True)
-        try:
-            open_words(planned.lexical, path, store).make()
-        finally:
-            store.close()
-        planned.save(path)
+    there = path.exists()
+    empty = there and path.is_dir() and {entry.name for entry in path.iterdir()} <= ours
+    # Looked for last: who makes an index at this moment writes its manifest before the files of documents.
+    if there and not empty and not (path / "manifest.json").exists():
+        raise IndexStoreError(f"{path}: exists and is not a Sightline index; choose another place")
 
 
-def _check_resumable(path: Path, planned: Manifest) -> None:
-    existing = Manifest.load(path)
-    if existing.complete:
-        raise IndexStoreError(
-            f"{path}: there is an index here already; change it with add, update or delete, or build it again "
-            "with overwrite"
-        )
-    if existing.settings() != planned.settings():
+def _make(path: Path, planned: Manifest) -> None:
+    for lock in LOCKS:
+        (path / lock).touch()
+    # The manifest comes last: where there is one, a file that is missing was lost.
+    store = DocumentStore(path / DATABASE, create=True)
+    try:
+        open_words(planned.lexical, path, store).make()
+    finally:
+        store.close()
+    planned.save(path)
+
+
+def joined(path: Path, planned: Manifest) -> Manifest:
+    """Load the manifest of an index that was planned with the same settings, finished or not.
+
+    Raises:
+        IndexStoreError: if there is no index.
+        IndexMismatchError: if there is one with other settings.
+    """
+    there = Manifest.load(path)
+    if there.settings() != planned.settings():
+        difference = there.difference(planned)
         raise IndexMismatchError(
-            f"{path}: an interrupted build with other settings is here ({existing.difference(planned)}); "
-            "repeat its settings to continue it, or remove it"
+            f"{path}: there is an index with other settings ({difference}); {OTHERWISE}"
+            if there.complete
+            else f"{path}: an interrupted build with other settings is here ({difference}); repeat its settings to "
+            "continue it, or remove it"
         )
+    return there

@@ -118,6 +118,7 @@ class DocumentStore:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self.connection.close()
             raise self._translated(error) from error
+        self.file = self._inode()
 
     def close(self) -> None:
         """Close the connection."""
@@ -179,16 +180,29 @@ class DocumentStore:
             except sqlite3.Error as error:
                 raise self._translated(error) from error
 
+    def _inode(self) -> int:
+        """The number of the file that has this path now; 0 if there is none."""
+        try:
+            return self.path.stat().st_ino
+        except OSError:
+            return 0
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file was put in the place of the one that is open."""
+        return self._inode() not in (0, self.file)
+
     def version(self) -> tuple[int, int, int]:
         """A value that changes when any process commits to the file or puts another in its place.
 
         Raises:
             IndexStoreError: if the database cannot be read.
         """
-        try:
-            file = self.path.stat().st_ino
-        except OSError:
-            file = 0  # removed; what is open stays as it is
+        file = self._inode()
+        if file not in (0, self.file):
+            # SQLite must not be asked: it would take the journal of a writer of the other file, which has the same
+            # name, for that of a killed writer of this one, and remove it.
+            return file, 0, 0
         return file, self._fetch("PRAGMA data_version")[0][0], self._commits
 
     def change_counter(self) -> int:

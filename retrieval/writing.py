@@ -25,20 +25,20 @@ from ..models.encoder import Encoder
 from ..models.reader import DecoderReader
 from .engines import flat_engine
 from .faiss_index import build_structure, faiss_device, import_faiss
-from .files import WRITER_LOCK, AppendFile, committing, locked, storage_errors
+from .files import PATIENCE, WRITER_LOCK, AppendFile, committing, locked, storage_errors
 from .manifest import FaissRecord, Manifest, StoreRecord
 from .open_files import OpenFiles
 from .passages import Splitter, passage_batches
+from .planning import OTHERWISE
 from .reading import Batch, StoredBatch, read_batch
 from .store import Segment, as_json, digest_of
 
-__all__ = ["BATCH_PASSAGES", "DECODER_PASSAGES", "PATIENCE", "Writer"]
+__all__ = ["BATCH_PASSAGES", "DECODER_PASSAGES", "Writer"]
 
 logger = logging.getLogger(__name__)
 
 BATCH_PASSAGES = 512  # commits are this far apart; token states of a batch take about 200 MB while it is written
 DECODER_PASSAGES = 64  # the same where a decoder reads each passage, which takes a hundred times as long
-PATIENCE = 0.5  # seconds: whoever opens an index whose writer was killed holds its lock for a moment
 
 
 class Writer:
@@ -59,8 +59,8 @@ class Writer:
         Raises:
             IndexLockedError: if another process is writing.
         """
-        self._files.now()
         with locked(self._path / WRITER_LOCK, wait=PATIENCE):
+            self._files.now()  # of the index that is there now: from here on, no other takes its place
             try:
                 yield
             except BaseException:
@@ -155,8 +155,8 @@ class Writer:
         if (twice := next(iter(ids), None)) is not None:
             raise DataError(f"two documents have the id {twice!r}", path=self._path)
 
-    def compare(self, documents: Iterator[Document], advice: str) -> None:
-        """Make sure that the index holds these documents and no others; ``advice`` says what to do if not.
+    def compare(self, documents: Iterator[Document]) -> None:
+        """Make sure that the index holds these documents and no others.
 
         Raises:
             IndexStoreError: if it holds others.
@@ -167,12 +167,11 @@ class Writer:
             stored = self._files.store.find([document.id for document in batch])
             for document in batch:
                 if not _same(stored.get(document.id), document):
-                    raise IndexStoreError(
-                        f"{self._path}: the index has other documents ({document.id!r} is missing or differs); {advice}"
-                    )
+                    differs = f"{document.id!r} is missing or differs"
+                    raise IndexStoreError(f"{self._path}: the index has other documents ({differs}); {OTHERWISE}")
         total = self._files.store.counts()["documents"]
         if count != total:
-            raise IndexStoreError(f"{self._path}: the index has {total} documents, not {count}; {advice}")
+            raise IndexStoreError(f"{self._path}: the index has {total} documents, not {count}; {OTHERWISE}")
 
     def digests_of(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the digests of the documents with these ids; see `sightline.retrieval.store.digest_of`."""
@@ -317,7 +316,6 @@ class Writer:
             for file in self._path.glob("vectors-*.faiss*"):
                 if file.name != manifest.faiss.file:
                     file.unlink()
-            self._files.forget()
             self._files.map()
 
     def _grown(self, faiss: FaissRecord) -> FaissRecord:
@@ -354,7 +352,7 @@ class Writer:
             return
         try:
             with self.writing(), self._storing():
-                store = self._files.store  # another than before, if the index was replaced meanwhile
+                store = self._files.store
                 if store.change_counter() == Manifest.load(self._path).store.counter:
                     return  # the writer was alive, and has signed its work since
                 with committing(self._path), store.transaction():
