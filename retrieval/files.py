@@ -83,6 +83,8 @@ def _locked(path: Path, shared: bool, wait: float | None) -> int | None:
     while True:
         try:
             handle = os.open(path, flags, 0o644)
+        except FileNotFoundError as error:
+            raise IndexStoreError(f"{path.parent}: the folder was moved or removed meanwhile; try again") from error
         except OSError as error:
             # A writer makes the lock files first. So a copy without them, where none can be made, has no writer.
             if shared and not path.exists() and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

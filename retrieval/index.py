@@ -273,7 +273,8 @@ class Index:
             if (beside / "manifest.json").exists():
                 _clear(beside, plan(settings, load_planned_encoder(settings)))
             cls._build(beside, documents, progress, settings, reading).close()
-            _take_place(path, beside, overwrite=True)
+            with locked(beside / WRITER_LOCK, wait=PATIENCE):
+                _take_place(path, beside, overwrite=True)
         # Checked, for another process may have replaced it again.
         given, decoder = given_encoder(settings), settings.decoder_states
         return cls.open(path, encoder=given, backend=settings.backend, decoder_states=decoder)
@@ -321,7 +322,7 @@ class Index:
             with cls.open(beside) as copied, copied._writer.writing():
                 synchronise(source, copied._writer, progress)
                 copied._writer.finish()
-            _take_place(path, beside, overwrite=there)
+                _take_place(path, beside, overwrite=there)
         return cls.open(path, encoder=getattr(source, "_given_encoder", None))
 
     def close(self) -> None:
@@ -740,7 +741,7 @@ class Index:
         """Iterate over a digest of each document and its passages, by id, some hundred documents at a time."""
         waiting = self.documents()
         while documents := list(itertools.islice(waiting, BATCH_PASSAGES)):
-            yield self._writer.digests_of([document.id for document in documents])
+            yield self.read(partial(self._writer.digests_of, [document.id for document in documents]))
 
     def stored(self, ids: Sequence[str]) -> StoredBatch:
         """Return the documents with these ids and what is kept of them, except words; absent ones are left out."""
@@ -805,10 +806,10 @@ def _clear(beside: Path, planned: Manifest) -> None:
 def _take_place(path: Path, beside: Path, *, overwrite: bool) -> None:
     """Move the index from `_beside` to ``path`` in one step, and remove the index that it replaces.
 
-    Who waits for the old index meanwhile goes on with the new one; see `locked`.
+    The caller is the one writer of both. Who waits for the old one meanwhile goes on with the new one; see `locked`.
     """
     kept = "the old index is kept" if overwrite else f"the index is finished in {beside}, which you can rename"
-    with locked(beside / WRITER_LOCK, wait=PATIENCE), storage_errors(path, kept):
+    with storage_errors(path, kept):
         if not overwrite:
             beside.rename(path)  # fails if somebody has made something there meanwhile
             return

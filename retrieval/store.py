@@ -445,7 +445,7 @@ class DocumentStore:
         )
         rows = [row for (row,) in self._fetch(sql, [json.dumps(list(ids))])]
         stored = self.passages(rows)
-        return [stored[row] for row in rows]
+        return [stored[row] for row in rows if row in stored]  # others were deleted between the two questions
 
     def document_ids(self, rows: Sequence[int]) -> dict[int, str]:
         """Document id of each live passage among these rows."""
