@@ -741,7 +741,7 @@ class Index:
         """Iterate over a digest of each document and its passages, by id, some hundred documents at a time."""
         waiting = self.documents()
         while documents := list(itertools.islice(waiting, BATCH_PASSAGES)):
-            yield self.read(partial(self._writer.digests_of, [document.id for document in documents]))
+            yield self._writer.digests_of([document.id for document in documents])
 
     def stored(self, ids: Sequence[str]) -> StoredBatch:
         """Return the documents with these ids and what is kept of them, except words; absent ones are left out."""

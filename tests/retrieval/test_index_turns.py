@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sightline.documents import Document
-from sightline.errors import IndexLockedError, IndexStoreError
+from sightline.errors import IndexLockedError, IndexMismatchError, IndexStoreError
 from sightline.retrieval import files, writing
 from sightline.retrieval import index as index_module
 from sightline.retrieval.files import AppendFile
@@ -118,8 +118,8 @@ class _Unsynced(sqlite3.Connection):
         return super().execute(sql.replace("synchronous = FULL", "synchronous = OFF"), *values)
 
 
-def each_at_steps(prepare, one, two, judge):
-    """Let each of two pieces of work do all it can at steps of the other."""
+def each_at_steps(prepare, one, two, judge, some=()):
+    """Let each of two pieces of work do all it can at steps of the other, or as many steps as one of ``some``."""
     _, steps = in_turns([0] * 1000, *prepare(one, two))
     first = steps.index(1) if 1 in steps else len(steps)
     _, steps = in_turns([1] * 1000, *prepare(one, two))
@@ -127,6 +127,7 @@ def each_at_steps(prepare, one, two, judge):
     assert min(first, second) > 4
     orders = [[0] * stop + [1] * 80 for stop in range(0, first, STRIDE)]
     orders += [[1] * stop + [0] * 80 for stop in range(0, second, STRIDE)]
+    orders += [[0] * stop + [1] * steps + [0] * 80 for steps in some for stop in range(0, first, STRIDE)]
     for order in orders:
         results, _ = in_turns(order, *prepare(one, two))
         judge(results, order)
@@ -202,6 +203,40 @@ def test_a_change_while_an_index_is_replaced_is_in_the_old_or_the_new_one(place)
     each_at_steps(prepare, lambda _: overwritten(path, A), lambda index: index.delete(["d1"]), judge)
 
 
+def test_who_replaces_an_index_does_not_search_with_its_encoder_in_another(place):
+    prepare, path = place
+    encoders = [ToyEncoder(), ToyEncoder(name="other", revision="other-1")]
+
+    def built(encoder):
+        with build(path, A, overwrite=True, encoder=encoder) as index:
+            assert index.encoder.revision == index.manifest.encoder.revision
+            return index.encoder
+
+    def judge(results, order):
+        assert any(one in encoders for one in results), (order, results)
+        assert all(one in encoders or isinstance(one, IndexMismatchError) for one in results), (order, results)
+        with Index.open(path) as index:
+            index.verify()
+            assert len(index) == len(A), order
+
+    works = [lambda _, encoder=encoder: built(encoder) for encoder in encoders]
+    each_at_steps(prepare, *works, judge)
+
+
+def test_what_was_made_while_a_folder_was_looked_at_is_no_foreign_file(tmp_path, monkeypatch):
+    path, real = tmp_path / "index", Path.iterdir
+    path.mkdir()
+
+    def listed(folder):
+        monkeypatch.undo()
+        build(path, A).close()
+        return real(folder)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    with build(path, A) as index:
+        assert contents(index) == holds(A)
+
+
 def test_two_copies_to_one_place_make_one(place):
     prepare, path = place
     target = path.with_name("copy")
@@ -214,7 +249,7 @@ def test_two_copies_to_one_place_make_one(place):
         assert [one for one in results if isinstance(one, list)] == [holds(OLD)], (order, results)
         assert opened(target) == holds(OLD), order
 
-    each_at_steps(prepare, copied, copied, judge)
+    each_at_steps(prepare, copied, copied, judge, some=[2, 6])
 
 
 def test_a_copy_does_not_replace_what_was_made_in_its_place_meanwhile(place):
