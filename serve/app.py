@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -21,7 +22,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from .. import __version__
 from ..documents import Document
-from ..errors import InputError
+from ..errors import InputError, SightlineError
 from ..models.batching import interruptible
 from ..rerank.base import Reranker
 from ..rerank.evidence import asked_evidence, prune
@@ -342,7 +343,8 @@ def _add_writing(app: FastAPI, service: Service, searcher: Searcher, api_key: st
             try:
                 return call()
             finally:
-                service.count(searcher)
+                with contextlib.suppress(SightlineError):  # health tells it; what was written is written
+                    service.count(searcher)
 
     responses: dict[int | str, dict[str, Any]] = {
         401: {"model": ErrorResponse, "description": "The key is missing or wrong."},

@@ -562,6 +562,23 @@ def test_written_documents_are_found_and_stay(own_index):
         assert {document.id for document in index.documents()} >= {"bee", "dog", "long"}
 
 
+def test_a_write_after_which_the_index_cannot_be_counted_was_made(own_index):
+    head = {"Authorization": f"Bearer {KEY}"}
+    searcher = Searcher(own_index)
+    with client_of(create_app(searcher, api_key=KEY), headers=head) as client:
+        counts = searcher.index.counts
+
+        def failing():
+            raise IndexStoreError("the disk failed")
+
+        searcher.index.counts = failing
+        answer = client.post("/documents", json={"documents": [{"id": "bee", "text": "Bees make honey."}]})
+        assert (answer.status_code, answer.json()["written"]) == (200, 1)
+        assert client.get("/health").json()["problem"] == "the disk failed"
+        searcher.index.counts = counts
+        assert client.get("/documents/bee").status_code == 200
+
+
 def test_a_writer_elsewhere_is_waited_for(own_index):
     head = {"Authorization": f"Bearer {KEY}"}
     with client_of(create_app(Searcher(own_index), api_key=KEY), headers=head) as client:
