@@ -159,6 +159,9 @@ class Decoder:
         outputs: the tokens whose logits it gives; None if it gives no hidden states.
         positions: the number of positions that the model was made for; None if it does not say.
         windows: how far back each layer sees; None for a layer that sees everything.
+        heads: the number of query heads of a layer.
+        head_dim: the number of dimensions of a head.
+        compiled: whether `compile` was called.
 
     Raises:
         ModelError: if the model is not built of decoder layers as transformers builds them, or an output is not one
@@ -189,7 +192,8 @@ class Decoder:
         self.positions: int | None = getattr(self.config, "max_position_embeddings", None)
         self.windows = _windows(self.config, len(layers))
         self.heads = int(self.config.num_attention_heads)
-        self._compiled = False
+        self.head_dim = int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads)
+        self.compiled = False
 
     @property
     def device(self) -> torch.device:
@@ -259,7 +263,7 @@ class Decoder:
                 f"{self.name!r} cannot be compiled: its linear layers are packed for this CPU; load it with "
                 "compile=True"
             )
-        self._compiled = True
+        self.compiled = True
         for layer in self.model.layers:
             if not isinstance(layer, _SignalLayer):
                 layer.compile(fullgraph=True, dynamic=True, backend=backend)
@@ -280,7 +284,7 @@ class Decoder:
     @contextlib.contextmanager
     def _compiling(self) -> Iterator[None]:
         """Tell of a compiler that fails."""
-        if not self._compiled:
+        if not self.compiled:
             yield
             return
         from torch._dynamo import config

@@ -29,7 +29,7 @@ class Work(NamedTuple):
     Args:
         tiles: int32 (M, 8), on the layout's device: start, stop, own start, own stop, far start, far stop, the slot for
             the partial result plus 1 (0 if there is none), and the first row among the results.
-        slots: the number of partial results.
+        slots: the number of partial results; as many as tiles if the layout has room for others.
         splits: int32 (P, 4), on the layout's device: first row and last+1 among the results, first slot, and slots, of
             each tile that was split.
     """
@@ -105,7 +105,7 @@ def _cut(layout: Packing, tokens: int, heads: int, *, by_keys: bool) -> Work:
     table = table[np.argsort(-(length // 256), kind="stable")]  # coarsely, so that neighbours stay neighbours
     table, splits = (np.pad(x, [(0, layout.spare), (0, 0)]).astype(np.int32) for x in (table, splits))
     tiles, of_splits = (torch.from_numpy(x).to(layout.device) for x in (table, splits))
-    return Work(tiles, int(slots.sum()) + layout.spare, of_splits)
+    return Work(tiles, len(table) if layout.spare else int(slots.sum()), of_splits)
 
 
 def _narrow(table: np.ndarray, positions: np.ndarray, window: int, by_keys: bool) -> None:

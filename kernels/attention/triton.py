@@ -333,6 +333,8 @@ def forward(
     group, dim = hq // hkv, padded_dim(d)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    if layout.spare:  # another layout may have fewer rows, and a NaN in the others spoils what a model takes over all
+        out.zero_()
     positions, windowed = positions_of(layout), layout.window is not None
     if scale <= 0:  # the kernel takes the maximum before it scales
         q, scale = q * (-1.0 if scale else 0.0), abs(scale) or 1.0

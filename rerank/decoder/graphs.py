@@ -11,17 +11,19 @@ passed over by the kernels, or is cut off from what they give.
 
 from __future__ import annotations
 
+import functools
 import textwrap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...errors import ModelError
-from ...kernels import Context
+from ...kernels import Context, choose
 from ...kernels.threads import idle_threads
 from ...models.decoder import Decoder
 from ..readout import Reading
@@ -34,7 +36,8 @@ __all__ = ["Bucket", "Graphs", "Recorder", "cuda_graph"]
 _GRAPHS = 16  # that are held at a time
 _STEP = 16  # of the numbers of query tokens and of signal tokens in a bucket
 _REASON = 300  # characters of a message of CUDA, which may go on for pages
-_WARM = 2  # passes before the one that is recorded
+
+_recording = threading.Lock()  # torch records one graph at a time in a process
 
 T = TypeVar("T")
 
@@ -46,7 +49,7 @@ class Recorder(Protocol):
         """Record a function.
 
         Args:
-            run: the function. It is called several times.
+            run: the function, which has run before: kernels are compiled, and tables made. It is called several times.
 
         Returns:
             A function that has the GPU do the same again with the same memory, and what ``run`` returned when it was
@@ -57,16 +60,42 @@ class Recorder(Protocol):
 
 def cuda_graph(run: Callable[[], T]) -> tuple[Callable[[], None], T]:
     """Record a function as a CUDA graph; see `Recorder`, and https://docs.pytorch.org/docs/stable/notes/cuda.html."""
-    stream = torch.cuda.Stream()
+    stream, graph = _side_stream(torch.cuda.current_device()), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM):  # compiles kernels and makes tables, which cannot be recorded
-            run()
+    with _recording, torch.cuda.stream(stream):  # torch itself stays on the stream when a recording fails
+        run()  # libraries make room for their work on this stream, which must outlive the graph
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # other threads may go on
+            result = run()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on
-        result = run()
     return graph.replay, result
+
+
+@functools.cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+class _Recordable(TorchDispatchMode):
+    """Refuses operations that wait for numbers on the host, as no recorded one can.
+
+    A recording that fails in the middle would leave torch's allocator in disorder (up to torch 2.11).
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with self:
+            parts = func.decompose(*args, **kwargs)
+        if parts is not NotImplemented:
+            return parts
+        # Indices need numbers only where they are masks.
+        tags = () if func is torch.ops.aten.index.Tensor and not _masks(args[1]) else func.tags
+        if torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags:
+            raise RuntimeError(f"{func} waits for numbers on the host")
+        return func(*args, **kwargs)
+
+
+def _masks(indices: Sequence[torch.Tensor | None]) -> bool:
+    return any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in indices)
 
 
 class Bucket(NamedTuple):
@@ -74,6 +103,7 @@ class Bucket(NamedTuple):
 
     Args:
         documents: the columns of what is read; each list leaves one free.
+        instruction: whether there is an instruction.
         kept: the tokens of the instruction and the documents.
         queries: the tokens of each query block.
         signal: the number of signal tokens.
@@ -84,6 +114,7 @@ class Bucket(NamedTuple):
     """
 
     documents: int
+    instruction: bool
     kept: int
     queries: tuple[int, ...]
     signal: int
@@ -112,6 +143,7 @@ class Bucket(NamedTuple):
         documents = _power(packing.documents + 1)
         return cls(
             documents,
+            packing.contexts[0].instruction > 0,
             _power(max(layouts.attention.first, documents) + 1),
             tuple(queries),
             signal,
@@ -125,12 +157,15 @@ class Bucket(NamedTuple):
 class Graphs:
     """Graphs of passes over kept documents, the latest of which are held.
 
+    Weights that change in place change what graphs compute. A model that was moved needs new graphs.
+
     Args:
         decoder: the model that reads.
         record: what records a pass.
 
     Raises:
-        ModelError: if the model is not on one CUDA device, and passes are to be recorded as CUDA graphs.
+        ModelError: if the Triton kernels cannot read the model, or it is not on one CUDA device, and passes are to be
+            recorded as CUDA graphs.
     """
 
     def __init__(self, decoder: Decoder, record: Recorder = cuda_graph) -> None:
@@ -138,6 +173,12 @@ class Graphs:
         if record is cuda_graph and (len(devices) > 1 or decoder.device.type != "cuda"):
             where = ", ".join(sorted(map(str, devices)))
             raise ModelError(f"CUDA graphs need a model on one CUDA device, and {decoder.name!r} is on {where}")
+        backend, why = choose(decoder.device, decoder.dtype, decoder.head_dim)
+        if backend != "triton":  # the others look into layouts on the host
+            raise ModelError(
+                f"CUDA graphs need the backend 'triton', and {decoder.name!r} is read by {backend!r} ({why}); load it "
+                "without cuda_graphs=True"
+            )
         self.decoder, self._record = decoder, record
         self._graphs: OrderedDict[Bucket, _Graph] = OrderedDict()
         self._lock = threading.Lock()
@@ -174,8 +215,9 @@ class _Graph:
     def __init__(self, decoder: Decoder, bucket: Bucket, scope: Wanted, like: torch.Tensor, record: Recorder) -> None:
         tokens, device = sum(bucket.queries), decoder.device
         # As many documents as there may be, one of them empty: a document that a row does not see must be allowed for.
-        long = bucket.kept - 1 - (bucket.documents - 2)
-        context = Context([long, *[1] * (bucket.documents - 2), 0], bucket.queries, 1)
+        instruction, short = int(bucket.instruction), bucket.documents - 2
+        long = bucket.kept - instruction - short
+        context = Context([long, *[1] * short, 0], bucket.queries, instruction)
         starts = bucket.kept + np.cumsum((0, *bucket.queries[:-1]))
         *others, last = (int(starts[block]) for block in bucket.signalled)
         rows = [*others, *range(last, last + bucket.signal - len(others))]
@@ -195,9 +237,16 @@ class _Graph:
             return self._readings.gather()
 
         try:
-            self._replay, self._gathered = record(run)
+            with torch.cuda.device_of(self._ids):
+                run()  # compiles kernels and makes tables, which cannot be recorded
+                if not decoder.compiled:  # compiled code would be compiled anew, without success
+                    with _Recordable():
+                        run()
+                self._replay, self._gathered = record(run)
         except RuntimeError as error:  # what CUDA and torch raise
-            reason = textwrap.shorten(str(error), _REASON, placeholder=" ...")
+            # The end of a recording that failed fails, too, and says less.
+            cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            reason = textwrap.shorten(str(cause), _REASON, placeholder=" ...")
             raise ModelError(
                 f"passes of {decoder.name!r} cannot be recorded: {reason}; load it without cuda_graphs=True (serve: "
                 "without --cuda-graphs)"
@@ -212,6 +261,7 @@ class _Graph:
             (self._call.signal_rows, call.signal_rows),
         ):
             mine[: len(theirs)].copy_(theirs)
+            mine[len(theirs) :].zero_()  # a model may look at all, as for the largest position
         self._call.layouts.rewrite(call.layouts)
         self._readings.rewrite(call.readings)
         self._behind.rewrite(kept)

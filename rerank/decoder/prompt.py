@@ -6,7 +6,9 @@ import dataclasses
 import itertools
 import random
 import re
+import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +24,7 @@ from .tokens import Encoder, Text, Tokens
 
 __all__ = ["NULL_QUERY", "Block", "Prompt", "QueryBlock", "Template", "candidate_id", "strided"]
 
-_REMEMBERED = 1_000_000  # tokens of blocks, which take some 60 bytes each
+_REMEMBERED = 64 << 20  # bytes of blocks and their texts
 _USER, _ANSWER = "SightlineUserTurn", "SightlineAnswer"  # what no chat template has in it
 NULL_QUERY = "N/A"
 
@@ -139,8 +141,9 @@ class Template:
     def __init__(self, layout: Layout, tokenizer: Any, name: str) -> None:
         self.layout, self.spec, self.tokenizer, self.name = layout, layout.require_prompt(), tokenizer, name
         self.encoder = Encoder(tokenizer, name)
-        self._blocks: dict[tuple[str, str, str], Block] = {}  # that are remembered, by name, title and text
-        self._lock = threading.Lock()
+        # Those that are remembered, by name, title and text, and the bytes that they take.
+        self._blocks: OrderedDict[tuple[str, str, str], Block] = OrderedDict()
+        self._bytes, self._lock = 0, threading.Lock()
         self._end = self._ids(self.encoder.template(self.spec.block_end))
         self._before, self._after = self._chat() if self.spec.chat else (self._start(), self.spec.answer)
 
@@ -207,7 +210,7 @@ class Template:
             documents: the documents.
             seed: the seed of random ids.
             remember: whether to remember the blocks, so that documents that come again are not tokenised again: the
-                latest, up to a million tokens.
+                latest, up to 64 MiB.
 
         Raises:
             InputError: if the template and a title leave no room for the text.
@@ -215,17 +218,20 @@ class Template:
         names = self._names(len(documents), seed)
         keys = [(name, one.title, one.text) for name, one in zip(names, documents, strict=True)]
         with self._lock:
-            blocks = {key: self._blocks.pop(key) for key in dict.fromkeys(keys) if key in self._blocks}
-            self._blocks |= blocks  # the latest come last
+            blocks = {key: self._blocks[key] for key in keys if key in self._blocks}
+            for key in blocks:
+                self._blocks.move_to_end(key)
         new = {key: one for key, one in zip(keys, documents, strict=True) if key not in blocks}
         for key, (filled, tokens) in zip(new, self._fit(list(new.values()), [name for name, *_ in new]), strict=True):
             blocks[key] = _block(tokens, filled, self._end)
         if remember and new:
             with self._lock:
-                self._blocks |= {key: blocks[key] for key in new}
-                size = sum(len(block.ids) for block in self._blocks.values())
-                while size > _REMEMBERED:
-                    size -= len(self._blocks.pop(next(iter(self._blocks))).ids)
+                for key in new:
+                    if key not in self._blocks:  # by another thread
+                        self._blocks[key] = blocks[key]
+                        self._bytes += _bytes(key, blocks[key])
+                while self._bytes > _REMEMBERED:
+                    self._bytes -= _bytes(*self._blocks.popitem(last=False))
         return [blocks[key] for key in keys]
 
     def place(self, ids: Sequence[int], token: str) -> int:
@@ -444,6 +450,11 @@ def candidate_id(kind: Literal["none", "from_0", "from_1", "letters", "random"],
     if kind == "letters":
         return (candidate_id(kind, place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
     return "" if kind == "none" else str(place + (kind == "from_1"))
+
+
+def _bytes(key: tuple[str, ...], block: Block) -> int:
+    """About what it takes to remember a block: a token 60 bytes, and its text as much as that is, however much is cut."""
+    return 60 * len(block.ids) + sum(map(sys.getsizeof, key))
 
 
 def _within(tokens: Tokens, span: tuple[int, int]) -> tuple[int, int]:

@@ -178,7 +178,7 @@ class DecoderReranker(Reranker):
         fingerprint = self._fingerprint() if layout.keepable else ""
         last = layer if route is None else max(layer, self.route_layer)
         self.reading = DecoderReading(self.name, self.model, self.revision, self.layout, fingerprint, last)
-        self.backend = choose(decoder.device, decoder.dtype, _head_dim(decoder)).backend
+        self.backend = choose(decoder.device, decoder.dtype, decoder.head_dim).backend
 
     def head_scores(self, query: str, documents: Sequence[Candidate], *, calibrate: bool = True) -> np.ndarray:
         """Score the documents by each head that is read, float64 (H, N): layer after layer, heads in order.
@@ -340,7 +340,7 @@ class DecoderReranker(Reranker):
         heads = int(getattr(decoder.config, "num_key_value_heads", None) or decoder.heads)
         slots = 2 * decoder.signal_layer + 1
         return KeptBlock(
-            (torch.empty(slots, 0, heads, _head_dim(decoder), dtype=decoder.dtype, device=decoder.device),)
+            (torch.empty(slots, 0, heads, decoder.head_dim, dtype=decoder.dtype, device=decoder.device),)
         )
 
     def _stored(self, prompt: Prompt, stored: _States) -> dict[tuple[int, ...], KeptBlock]:
@@ -700,11 +700,6 @@ def _groups(sizes: Sequence[int], room: int, most: int | None = None) -> Iterato
         used += size
     if group:
         yield group
-
-
-def _head_dim(decoder: Decoder) -> int:
-    config = decoder.config
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def saved_layout(model: str) -> str:

@@ -69,7 +69,8 @@ class Encoder:
         self.tokenizer, self.name = tokenizer, name
         added = tokenizer.added_tokens_decoder
         self._controls = np.array(sorted(filter(lambda i: _is_control(added[i]), added)), dtype=np.int64)
-        self._is_control = np.zeros(max(len(tokenizer), *added, 0) + 1, dtype=bool)
+        # By id; the last entry, which is False, stands for all larger ids.
+        self._is_control = np.zeros(self._controls.max(initial=-1) + 2, dtype=bool)
         self._is_control[self._controls] = True
         self._unknown = tokenizer.unk_token_id
         self._read = functools.cache(self._parse)
@@ -110,7 +111,7 @@ class Encoder:
     def _found(self, text: str, tokens: Tokens) -> list[tuple[int, int, int]]:
         """Start, end and id of each control token. The token of what is unknown is one only where it is written out."""
         out = []
-        for at in np.flatnonzero(self._is_control[tokens.ids]):
+        for at in np.flatnonzero(self._is_control.take(tokens.ids, mode="clip")):
             (start, stop), token = tokens.spans[at].tolist(), int(tokens.ids[at])
             if token != self._unknown or text[start:stop].strip() == self.tokenizer.unk_token:
                 out.append((start, stop, token))

@@ -25,11 +25,11 @@ def _memory(values):
 
 
 class Tape(TorchDispatchMode):
-    """What was done: functions that do it again, in order."""
+    """What was done: functions that do it again, in order; and the memory that was taken for it."""
 
     def __init__(self):
         super().__init__()
-        self.steps = []
+        self.steps, self.taken = [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -40,6 +40,7 @@ class Tape(TorchDispatchMode):
         given = {x.untyped_storage().data_ptr() for x in _memory([args, kwargs])}
         # A view, or what is made of its own tensor, needs no copy: it is where it was.
         fresh = [x.untyped_storage().data_ptr() not in given and x.numel() > 0 for x in _memory(out)]
+        self.taken += [x for x, is_fresh in zip(_memory(out), fresh, strict=True) if is_fresh and x.is_floating_point()]
 
         def again():
             for is_fresh, mine, new in zip(fresh, _memory(out), _memory(func(*args, **kwargs)), strict=True):
@@ -51,14 +52,15 @@ class Tape(TorchDispatchMode):
         return out
 
     def play(self):
-        """Do it all again."""
+        """Do it all again, in memory that holds anything before."""
+        for tensor in self.taken:
+            tensor.fill_(float("nan"))
         for step in self.steps:
             step()
 
 
 def record(run):
     """See `sightline.rerank.decoder.graphs.Recorder`."""
-    run()
     tape, launch = Tape(), GridExecutor.__call__
 
     def launched(executor, *args, **kwargs):
@@ -72,6 +74,4 @@ def record(run):
             result = run()
     finally:
         GridExecutor.__call__ = launch
-    for tensor in _memory(result):
-        tensor.fill_(float("nan"))  # results are there after a replay only
     return tape.play, result

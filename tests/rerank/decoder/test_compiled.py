@@ -98,7 +98,7 @@ def test_packed_layers_are_not_compiled(model_of):
 
 
 def test_only_decoders_are_compiled(model_of):
-    assert load_reranker(model_of("qwen3"), layout="icr-block", compile=True).decoder._compiled
+    assert load_reranker(model_of("qwen3"), layout="icr-block", compile=True).decoder.compiled
     for name in ("minilm", "sightline-mini"):
         with pytest.raises(InputError, match=f"'{name}' is not a decoder, and only decoders can be compiled"):
             load_reranker(name, compile=True)

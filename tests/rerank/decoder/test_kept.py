@@ -293,7 +293,7 @@ def test_documents_are_tokenised_once_and_not_again_while_they_are_kept(decoder,
 def test_only_the_latest_blocks_are_remembered(decoder, monkeypatch):
     ranker = DecoderReranker(decoder, load_layout("icr-block"), cache=DocumentCache(host_bytes=1 << 26))
     documents = [Document(str(n), f"Cats purr {n}.") for n in range(9)]
-    sizes = [len(block.ids) for block in ranker.template.documents(documents)]
+    sizes = [prompt_module._bytes(("", "", d.text), ranker.template.documents([d])[0]) for d in documents]
     monkeypatch.setattr(prompt_module, "_REMEMBERED", sum(sizes[:3]) + max(sizes) // 2)
     for document in (*documents[:3], documents[0], documents[4]):  # the second is the oldest then
         ranker.prompt(QUERY, [document], 0)
