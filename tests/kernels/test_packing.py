@@ -157,6 +157,16 @@ def test_moving_keeps_the_counts():
     assert layout.to("cpu") is layout
 
 
+@pytest.mark.parametrize(("queries", "tokens", "heads"), [(31, 1, 8), (17, 1, 8), (1, 16, 1), (32, 16, 8)])
+def test_a_layout_with_room_takes_every_layout_of_fewer_tokens(queries, tokens, heads):
+    """However its tiles are cut: fewer of them are cut into more parts."""
+    room = Packing([Context([2046, 0], [32], 1)]).behind(2047).reserve(32)
+    other = Packing([Context([1500, 40], [queries], 2)]).behind(1542)
+    work, theirs = (tiles.row_tiles(layout, tokens, heads) for layout in (room, other))
+    room.rewrite(other)
+    assert torch.equal(work.tiles[: len(theirs.tiles)], theirs.tiles) and theirs.slots <= work.slots
+
+
 @given(LAYOUTS, LAYOUTS, st.integers(1, 5))
 @settings(max_examples=80, deadline=None)
 def test_tables_can_be_rewritten_for_another_layout(mine, other, tokens):

@@ -78,9 +78,9 @@ def check(one, other):
         ("qwen3", "icr-block", {"query": "{query}"}),
         ("mistral-window", "icr-block", ALONE | {"length": "sum"}),
         ("qwen3", "icr-block", ALONE | {"readout": "maxsim", "length": "sum"}),
-        ("qwen3", "icr-block", ALONE | {"span": "contents"}),
+        ("qwen3", "icr-block", ALONE | {"span": "contents", "instruction": ""}),
     ],
-    ids=["by documents", "calibrated", "window", "maxsim", "gaps"],
+    ids=["by documents", "calibrated", "window", "maxsim", "gaps, no instruction"],
 )
 def test_a_graph_reads_every_list_of_its_bucket(decoder_of, family, layout, changes):
     draw = random.Random(1)
@@ -140,6 +140,43 @@ def test_a_pass_that_cannot_be_recorded_says_why(decoder_of):
     with pytest.raises(ModelError, match="cannot be recorded: CUDA error.*without cuda_graphs=True") as caught:
         recorded.read(prompt, ranker.wanted, kept)
     assert len(str(caught.value)) < 600 and not len(recorded)
+
+
+def hooked(decoder, hook):
+    """Have a decoder compute something over all tokens of a pass, as with one scale for all of its numbers."""
+    return decoder.model.layers[0].register_forward_hook(lambda module, args, out: hook(out))
+
+
+def test_nothing_is_left_of_the_list_before(decoder_of):
+    """A list is read alike, to the last bit, whatever was read before; also by a model that looks at all tokens."""
+    ranker = DecoderReranker(decoder_of(), load_layout("blockrank-cached", **SHORT | POINTED))
+    recorded = Graphs(ranker.decoder, record)
+    short, long = (some_list(ranker, random.Random(1), 4, words) for words in (5, 6))
+    handle = hooked(ranker.decoder, lambda x: x + x.abs().amax())
+    try:
+        one, _, again = (recorded.read(prompt, ranker.wanted, kept) for prompt, kept in (short, long, short))
+    finally:
+        handle.remove()
+    assert len(recorded) == 1 and short[0].size < long[0].size
+    assert one.lse.isfinite().all() and torch.equal(one.lse, again.lse)
+
+
+def test_a_pass_that_waits_for_numbers_is_not_recorded(decoder_of):
+    ranker = DecoderReranker(decoder_of(), load_layout("icr-block", **SHORT, **ALONE))
+    recorded = Graphs(ranker.decoder, lambda run: pytest.fail("it was recorded"))
+    prompt, kept = some_list(ranker, random.Random(5), 4)
+    for hook in (lambda x: x * x.amax().item(), lambda x: x + x[x > 0].sum()):
+        handle = hooked(ranker.decoder, hook)
+        with pytest.raises(ModelError, match="waits for numbers on the host; load it without cuda_graphs=True"):
+            recorded.read(prompt, ranker.wanted, kept)
+        handle.remove()
+    assert recorded._lock.acquire(blocking=False) and not len(recorded)
+
+
+def test_graphs_need_the_kernels_that_look_at_no_layout_on_the_host(decoder_of, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_BACKEND", "reference")
+    with pytest.raises(ModelError, match="need the backend 'triton', and .* is read by 'reference'"):
+        Graphs(decoder_of(), record)
 
 
 def test_graphs_need_a_gpu_and_documents_that_are_kept(decoder_of):
