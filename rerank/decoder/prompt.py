@@ -453,7 +453,7 @@ def candidate_id(kind: Literal["none", "from_0", "from_1", "letters", "random"],
 
 
 def _bytes(key: tuple[str, ...], block: Block) -> int:
-    """About what it takes to remember a block: a token 60 bytes, and its text as much as that is, however much is cut."""
+    """About what a block takes that is remembered: 60 bytes for each token, and its text, also the part that is cut."""
     return 60 * len(block.ids) + sum(map(sys.getsizeof, key))
 
 

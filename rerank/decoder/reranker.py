@@ -339,9 +339,7 @@ class DecoderReranker(Reranker):
             return read_documents(decoder, tokens, [], self.spec)[0]
         heads = int(getattr(decoder.config, "num_key_value_heads", None) or decoder.heads)
         slots = 2 * decoder.signal_layer + 1
-        return KeptBlock(
-            (torch.empty(slots, 0, heads, decoder.head_dim, dtype=decoder.dtype, device=decoder.device),)
-        )
+        return KeptBlock((torch.empty(slots, 0, heads, decoder.head_dim, dtype=decoder.dtype, device=decoder.device),))
 
     def _stored(self, prompt: Prompt, stored: _States) -> dict[tuple[int, ...], KeptBlock]:
         """The blocks that an index keeps, by their tokens."""

@@ -1,5 +1,6 @@
 """On a GPU the engine gives the scores that it gives on the CPU."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from sightline import Document, load_reranker
+from sightline.errors import ModelError
 from sightline.models.cache import DocumentCache
+from sightline.rerank.decoder import graphs
 
 from .test_engine import DOCUMENTS, QUERY, by_place
 from .test_kept import check_kept, read_to_be_kept
@@ -75,6 +78,38 @@ def test_recorded_passes_give_the_scores_of_passes_that_are_not(model_of, layout
         again = recorded.rank(query, documents[:count], evidence="token")
         assert by_place(again).tolist() == by_place(one).tolist(), "a replay changes no bit"
     assert 0 < len(recorded._readout.graphs) <= 12
+
+
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_a_recording_that_fails_leaves_torch_as_it_was(model_of, monkeypatch, seen_before):
+    """Whether it is refused before it begins, or fails in the middle."""
+    if not seen_before and torch.__version__ < "2.12":
+        pytest.skip("torch does not clean up its allocator, and records no more in this process")
+    documents = [f"cats purr {i} " + "and sleep " * (i % 40) for i in range(20)]
+    plain, recorded = (
+        load_reranker(
+            model_of("qwen3"),
+            layout="blockrank-cached",
+            device="cuda",
+            dtype="bfloat16",
+            cache=DocumentCache(device_bytes=1 << 28),
+            cuda_graphs=cuda_graphs,
+        )
+        for cuda_graphs in (False, True)
+    )
+    expected = by_place(plain.rank(QUERY, documents))
+    if not seen_before:
+        monkeypatch.setattr(graphs, "_Recordable", contextlib.nullcontext)
+    layer = recorded.decoder.model.layers[0]
+    handle = layer.register_forward_hook(lambda module, args, out: out + 0 * out.amax().item())
+    what = "waits for numbers on the host" if seen_before else "not permitted when stream is capturing"
+    with pytest.raises(ModelError, match=what):
+        recorded.rank(QUERY, documents)
+    handle.remove()
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert by_place(plain.rank(QUERY, documents)).tolist() == expected.tolist()
+    torch.cuda.empty_cache()
+    np.testing.assert_allclose(by_place(recorded.rank(QUERY, documents)), expected, atol=0.02 * abs(expected).max())
 
 
 def test_threads_share_recorded_passes(model_of):
