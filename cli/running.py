@@ -54,6 +54,7 @@ _EXIT_CODES = (
     ((DataError,), 3),
     ((InputError,), 2),
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 logger = logging.getLogger(__name__)
 
 _SECONDS = 3.0  # the hub must accept a connection in this time
@@ -104,6 +105,9 @@ class Command(TyperCommand):
             if isinstance(error, OSError) and error.filename is not None and error.strerror:
                 _tell(ctx, "DataError", f"{os.fsdecode(error.filename)}: {error.strerror}")
                 raise typer.Exit(3) from error
+            if isinstance(error, OSError) and error.errno in _FULL:
+                _tell(ctx, "OSError", f"the output, or a temporary file, cannot be written: {error.strerror}")
+                raise typer.Exit(1) from error
             reason = " ".join(str(error).split())[:300]
             _tell(
                 ctx,

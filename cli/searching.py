@@ -203,9 +203,8 @@ def _load_models(searcher: Any) -> None:
 def _advise(searcher: Any, passages: int) -> None:
     advice = f"this search read {passages} passages anew"
     if searcher.reranker.reader is not None:
-        advice += (
-            "; an index made with sightline index --token-states int8 keeps what was read, which takes milliseconds"
-        )
+        reader = searcher.reranker.reader.name
+        advice += f"; an index that keeps what {reader} reads takes milliseconds (--reader and --token-states of index)"
     elif searcher.reranker.reading is not None and searcher.reranker.reading.fingerprint:
         advice += (
             f"; an index made with sightline index --decoder-states {searcher.reranker.name} keeps what was read, "

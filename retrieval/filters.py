@@ -381,7 +381,8 @@ def _read(text: str) -> list[tuple[str, str, Any]]:
             raise InputError(f"it is not a text of at most {_LONGEST_LINE} characters")
         parts = _LINE.fullmatch(text)
         if parts is None:
-            raise InputError(f"it is not FIELD OPERATOR VALUE with one of {' '.join(_OPERATORS[:-1])} or 'not in'")
+            known = ", ".join((*_OPERATORS, "between", "is null", "is not null"))
+            raise InputError(f"it is not FIELD OPERATOR VALUE with one of {known}")
         field = _unquoted(parts["field"].strip())
         name, value = " ".join((parts["sign"] or parts["word"]).lower().split()), parts["value"].strip()
         if name in ("is", "is not"):

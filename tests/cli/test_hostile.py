@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -98,6 +99,16 @@ def test_every_command_has_the_short_help_and_claims_json_only_where_it_has_it(r
     code, out, _ = run(command, "-h")
     assert code == 0 and "Usage: sightline" in " ".join(out.split())
     assert ("--json" in out) == (command not in ("serve", "mcp"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_no_fault_of_sightline():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sightline", "rerankers"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    said = "error: the output, or a temporary file, cannot be written: No space left on device"
+    assert (done.returncode, " ".join(done.stderr.split())) == (1, said)
 
 
 def test_the_version_is_told(run):
