@@ -16,7 +16,7 @@ class Interleaved:
 
     Attributes:
         steps: for each step taken, the number of the piece that took it.
-        failures: what the pieces raised.
+        failures: what pieces raised, by their numbers.
 
     Example:
         >>> said = []
@@ -32,7 +32,7 @@ class Interleaved:
 
     def __init__(self, works: Sequence[Callable[[], object]]) -> None:
         self.steps: list[int] = []
-        self.failures: list[BaseException] = []
+        self.failures: dict[int, BaseException] = {}
         self._works = works
         self._own = threading.local()
         self._go = [threading.Semaphore(0) for _ in works]
@@ -69,7 +69,7 @@ class Interleaved:
         try:
             self._works[number]()
         except BaseException as error:
-            self.failures.append(error)
+            self.failures[number] = error
         self._left.discard(number)
         self._stopped.release()
 

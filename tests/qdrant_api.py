@@ -1,16 +1,23 @@
-"""Qdrant's REST API over the local mode of its client, in this process: what a server would be asked, over HTTP.
+"""Stand-ins for a Qdrant server over the local mode of its client: its REST API, and a client of several processes.
 
 ``python -m sightline.tests.qdrant_api`` serves it until it is stopped, and prints its address.
 """
 
 import contextlib
 import json
+import re
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest import mock
 
+import httpx
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from sightline.retrieval.qdrant_server import ServerEngine
+from sightline.tests.interleaving import Interleaved
 
 
 class QdrantApi:
@@ -125,6 +132,35 @@ class QdrantApi:
                 )
                 return {"points": [plain(one) for one in records], "next_page_offset": following}
         raise ValueError(f"no such request: {method} {'/'.join(path)}")
+
+
+class SharedClient:
+    """A client that several processes share, in local mode, with a server's answer to what it does not have."""
+
+    def __init__(self):
+        self.local, self.turns = QdrantClient(":memory:"), Interleaved([])
+
+    def __getattr__(self, name):
+        real = getattr(self.local, name)
+
+        def request(*arguments, **options):
+            self.turns.step()
+            try:
+                return real(*arguments, **options)
+            except ValueError as error:
+                if not re.search(r"not found|does not exist", str(error)):
+                    raise
+                answer = json.dumps({"status": {"error": str(error)}}).encode()
+                raise UnexpectedResponse(404, "Not Found", answer, httpx.Headers()) from error
+
+        return request
+
+    def in_turns(self, order, *works):
+        """Let pieces of work send one request after another, in this order; see `Interleaved`."""
+        self.turns = Interleaved(works)
+        with mock.patch.object(ServerEngine, "_sleep", staticmethod(lambda seconds: None)):
+            self.turns.run(order)
+        return self.turns
 
 
 def plain(model):

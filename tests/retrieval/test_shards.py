@@ -20,13 +20,9 @@ from sightline.tests.conftest import ToyEncoder
 pytest.importorskip("qdrant_edge", reason="the extra qdrant is not installed")
 pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
 
-from qdrant_client import QdrantClient
-
-from sightline.retrieval.qdrant_server import ServerEngine
 from sightline.retrieval.qdrant_store import QdrantStore
 from sightline.retrieval.qdrant_writing import QdrantWriter
-from sightline.tests.interleaving import Interleaved
-from sightline.tests.qdrant_api import QdrantApi
+from sightline.tests.qdrant_api import QdrantApi, SharedClient
 
 WORDS = "cats purr purring dogs dog bark cows moo owls hoot".split()
 
@@ -248,25 +244,11 @@ def test_processes_at_once_build_one_index_on_a_server(api, monkeypatch, form):
                 assert contents(store)[1] == contents(plain)[1]
 
 
-def in_turns(patched, order, *works):
-    """Let pieces of work send one request after another to one server, in this order; see `Interleaved`."""
-    turns, real = Interleaved(works), ServerEngine._ask
-
-    def ask(engine, *values, **options):
-        turns.step()
-        return real(engine, *values, **options)
-
-    patched.setattr(ServerEngine, "_ask", ask)
-    turns.run(order)
-    assert not turns.failures
-    return Counter(turns.steps)
-
-
-def test_two_processes_make_one_index_wherever_they_stop_for_each_other(monkeypatch):
+def test_two_processes_make_one_index_wherever_they_stop_for_each_other():
     options = {"encoder": ToyEncoder(), "max_tokens": 8, "token_states": "int8"}
 
     def make(order):
-        client = QdrantClient(":memory:")
+        client = SharedClient()
         first = Document("a", "Cats purr.")
 
         def create():
@@ -276,14 +258,14 @@ def test_two_processes_make_one_index_wherever_they_stop_for_each_other(monkeypa
             with QdrantStore.create("qdrant://server/c", client=client, **options) as store:
                 store.write([first])
 
-        with monkeypatch.context() as patched:
-            steps = in_turns(patched, order, create, create_and_write)
+        turns = client.in_turns(order, create, create_and_write)
+        assert not turns.failures
         with QdrantStore.create("qdrant://server/c", client=client, **options) as store:
             assert list(store.documents()) == [first], order
             store.finish()
-        return steps
+        return turns.steps
 
-    alone = make([])[0]
+    alone = make([]).count(0)
     assert alone > 8
     for one, two in itertools.product(range(alone), repeat=2):
         make([0] * one + [1] * two + [0] * alone)
@@ -294,7 +276,7 @@ def test_two_processes_make_one_index_wherever_they_stop_for_each_other(monkeypa
 @given(order=st.lists(st.integers(0, 1), max_size=100), first=st.sampled_from(["nothing", "0 begun", "1 done"]))
 def test_two_processes_build_one_index_in_whatever_order_they_write(order, first):
     documents = some_documents(6)
-    options = {"encoder": ToyEncoder(), "max_tokens": 8, "token_states": "int8", "client": QdrantClient(":memory:")}
+    options = {"encoder": ToyEncoder(), "max_tokens": 8, "token_states": "int8", "client": SharedClient()}
 
     def build(number, documents=documents):
         QdrantStore.build("qdrant://server/c", documents, shard=Shard(number, 2), **options).close()
@@ -308,8 +290,7 @@ def test_two_processes_build_one_index_in_whatever_order_they_write(order, first
             build(0, broken_off())
     if first == "1 done":
         build(1)
-    with pytest.MonkeyPatch.context() as patched:
-        in_turns(patched, order, lambda: build(0), lambda: build(1))
+    assert not options["client"].in_turns(order, lambda: build(0), lambda: build(1)).failures
     with QdrantStore.open("qdrant://server/c", encoder=ToyEncoder(), client=options["client"]) as store:
         assert store.manifest.complete and store.shards == (2, 2)
         kept = contents(store)
@@ -325,15 +306,16 @@ def test_workers_of_ray_write_to_a_server_themselves(api, monkeypatch):
     documents, options = some_documents(60), {"encoder": ToyEncoder(), "max_tokens": 8}
     put = []
     monkeypatch.setattr(
-        QdrantWriter, "put", lambda self, batch, real=QdrantWriter.put: (put.append(self), real(self, batch))
+        QdrantWriter,
+        "put",
+        lambda self, batch, real=QdrantWriter.put: (put.append(self.contents.engine._client), real(self, batch)),
     )
     monkeypatch.setitem(sys.modules, "ray", FakeRay(2, dies=(3, 5).__contains__))
     told = []
     with RayReading() as reading:
         name = f"qdrant://{api.address}/workers"
         store = QdrantStore.build(name, documents, reading=reading, progress=told.append, **options)
-    writers = set(map(id, put))
-    assert len(writers) > 1 and id(store._writer) not in writers
+    assert len(set(map(id, put))) > 1 and store.engine._client not in put
     assert told == sorted(told) and told[-1] == 60
     with store, QdrantStore.build(f"qdrant://{api.address}/plain", documents, **options) as plain:
         assert store.manifest.complete and contents(store) == contents(plain)
