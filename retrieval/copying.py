@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import InputError
+import numpy as np
+
+from ..errors import IndexMismatchError, InputError
 from .manifest import Manifest, StoreRecord
 from .reading import StoredBatch
 
@@ -41,6 +43,9 @@ class Source(Protocol):
 
 class Target(Protocol):
     """The writer of a copy."""
+
+    def table(self) -> np.ndarray | None:
+        """Return the table that the form of the copy's token states has learned; None if it has none yet."""
 
     def digests_of(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Return the digests of the documents with these ids; see `sightline.retrieval.store.digest_of`."""
@@ -80,6 +85,10 @@ def synchronise(source: Source, target: Target, progress: Callable[[int], None] 
         source: the index to copy from.
         target: the writer of the copy.
         progress: a function that is called with the number of documents that the first pass has compared.
+
+    Raises:
+        IndexMismatchError: if the index was replaced by another since the copy began, so that token states which are
+            copied already can no longer be decoded in the same way.
     """
     for trial in range(_PASSES):
         there: set[str] = set()
@@ -90,7 +99,13 @@ def synchronise(source: Source, target: Target, progress: Callable[[int], None] 
             waiting = iter([id for id, digest in digests.items() if kept.get(id) != digest])
             while some := list(itertools.islice(waiting, _DOCUMENTS)):
                 differing += len(some)
-                target.replace(source.stored(some))
+                batch, table = source.stored(some), target.table()
+                if batch.table is not None and table is not None and not np.array_equal(batch.table, table):
+                    raise IndexMismatchError(
+                        f"{source.path}: another index has replaced this one since the copy began, so what was copied "
+                        "is of no use; copy it again"
+                    )
+                target.replace(batch)
             if progress is not None and not trial:
                 progress(len(there))
         gone = [id for id in target.ids() if id not in there]

@@ -302,6 +302,7 @@ class Index:
         Raises:
             InputError: if the index keeps learned sparse vectors or decoder states, which are not copied.
             IndexStoreError: if there is something at ``path``, or the disk refuses.
+            IndexMismatchError: if another index replaces the source meanwhile, and what was copied is of no use.
             MissingExtraError: if the index has a graph over its embeddings, and FAISS is not installed.
         """
         path, planned = Path(path), planned_copy(source)
@@ -320,7 +321,11 @@ class Index:
                 _clear(beside, planned)
             make(beside, planned)
             with cls.open(beside) as copied, copied._writer.writing():
-                synchronise(source, copied._writer, progress)
+                try:
+                    synchronise(source, copied._writer, progress)
+                except IndexMismatchError:
+                    _remove(beside)
+                    raise
                 copied._writer.finish()
                 _take_place(path, beside, overwrite=there)
         return cls.open(path, encoder=getattr(source, "_given_encoder", None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import copy
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +17,9 @@ from ..documents import encodable
 from ..errors import IndexCorruptError, IndexMismatchError
 from ..models.sparse import SparseEncoder
 from .filters import Filter
-from .manifest import Manifest
 from .qdrant_engines import Engine
 from .qdrant_filters import MARKS, Among, Between, HasVector, Where, check_filter, translated
-from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, head_row, load_record, row_of
+from .qdrant_points import FETCHED, HEADS, TABLE, WHOLE, head_row, load_record, record_of, row_of
 from .token_states import states_form
 from .words import built_sparse_encoder
 
@@ -59,21 +60,44 @@ class Contents:
 
     Args:
         engine: the engine of the index.
-        manifest: the manifest of the index.
 
     Attributes:
+        manifest: the manifest of the index.
         form: the form of the token states; None if the index keeps none.
+
+    Raises:
+        IndexStoreError: if there is no manifest, or one of another layout.
+        IndexCorruptError: if the manifest is damaged.
     """
 
-    def __init__(self, engine: Engine, manifest: Manifest) -> None:
-        self.engine, self.manifest = engine, manifest
-        states = manifest.token_states
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.manifest, self._record = load_record(engine)
+        states = self.manifest.token_states
         self.form = None if states.dim is None else states_form(states.kind, states.dim)
         self._counted: Statistics | None = None
-        self._table: np.ndarray | None = None
-        self._table_sum: str | None = None
-        self._record: str | None = None  # the checksum of the manifest when it was counted
+        self._table: tuple[np.ndarray, Any] | None = None  # with its checksum
         self._sparse_encoder: SparseEncoder | None = None
+
+    def fixed(self) -> Contents:
+        """Return the contents of the index that has the name now, to change them; see `Engine.fixed`.
+
+        Raises:
+            IndexMismatchError: see `follow`.
+        """
+        fixed = copy.copy(self)
+        fixed.engine, fixed._counted, fixed._table = self.engine.fixed(), None, None
+        fixed.follow()
+        return fixed
+
+    def adopt(self, fixed: Contents) -> None:
+        """Take over what a change has loaded, and count again.
+
+        Args:
+            fixed: the contents that were changed; see `fixed`.
+        """
+        self.manifest, self._record, self._counted = fixed.manifest, fixed._record, None
+        self._sparse_encoder = fixed._sparse_encoder
 
     @property
     def path(self) -> str:
@@ -118,34 +142,36 @@ class Contents:
         """Iterate over the heads of all documents: the id of the point and its payload."""
         return self.engine.scroll("passages", HEADS, fields)
 
-    def table(self) -> np.ndarray | None:
-        """Return the table that the form of the token states has learned; None if it has none."""
-        if self.form is None or self.form.codes is None:
-            return None
-        if self._table is None and (kept := self.engine.retrieve("states", [TABLE], ["table", "sum"])):
-            data = base64.b64decode(kept[TABLE]["table"])
-            self._table = np.frombuffer(data, dtype=np.float32).reshape(self.form.codes)
-            self._table_sum = kept[TABLE].get("sum")
-        return self._table
-
-    def notice_table(self, sum: Any) -> None:
-        """Load the table again if another index has replaced this one.
+    def table(self, sum: Any = None) -> np.ndarray | None:
+        """Return the table that the form of the token states has learned; None if it has none.
 
         Args:
-            sum: the checksum of the table, fetched together with token states.
+            sum: the checksum of the table, fetched together with token states. If the index has another table now,
+                None is returned.
         """
-        if sum != self._table_sum:
-            self._table = None
+        if self.form is None or self.form.codes is None:
+            return None
+        known = self._table
+        if (known is None or sum not in (None, known[1])) and (
+            kept := self.engine.retrieve("states", [TABLE], ["table", "sum"])
+        ):
+            data = base64.b64decode(kept[TABLE]["table"])
+            known = np.frombuffer(data, dtype=np.float32).reshape(self.form.codes), kept[TABLE].get("sum")
+            self._table = known
+        return None if known is None or sum not in (None, known[1]) else known[0]
 
     def is_replaced(self, sum: Any) -> bool:
-        """Tell whether another index has replaced this one since it was counted. If so, it is counted again.
+        """Tell whether another index has replaced this one. If so, its manifest is loaded.
 
         Args:
             sum: the checksum of the manifest, fetched together with passages.
+
+        Raises:
+            IndexMismatchError: see `follow`.
         """
-        if self._record is None or sum == self._record:
+        if sum == self._record:
             return False
-        self.forget()
+        self.follow()
         return True
 
     def check_vectors(self, *, passages: bool) -> None:
@@ -189,7 +215,7 @@ class Contents:
         until = float("inf")
         if self.engine.shared:
             until = time.monotonic() + _SECONDS
-            self.check_replaced()
+            self.follow()
         if self.keeps_words:
             lengths = self.engine.facet("length", _EVERYTHING)
             passages = sum(lengths.values())
@@ -201,18 +227,31 @@ class Contents:
         counted = self._counted = Statistics(writes, until, passages, mean, whole, documents)
         return counted
 
-    def check_replaced(self) -> None:
-        """Refuse another index that has replaced this one, unless it has the same settings.
+    def follow(self) -> None:
+        """Load the manifest again, since another index may have replaced this one, or a build may be complete.
 
         Raises:
-            IndexMismatchError: if the new index has other settings.
+            IndexMismatchError: if it is of an index with other settings.
         """
-        manifest, self._record = load_record(self.engine)
+        manifest, record = load_record(self.engine)
         if manifest.settings() != self.manifest.settings():
             raise IndexMismatchError(
                 f"{self.path}: another index with other settings has replaced this one "
                 f"({self.manifest.difference(manifest)}); open it again, or restart the server"
             )
+        if record != self._record:
+            self.manifest, self._record, self._counted = manifest, record, None
+
+    def complete(self, counts: dict[str, int]) -> None:
+        """Mark the index as complete.
+
+        Args:
+            counts: the numbers of documents and passages.
+        """
+        self.manifest = dataclasses.replace(self.manifest, complete=True, counts=counts)
+        record = record_of(self.manifest)
+        self.engine.upsert("passages", [record])
+        self._record = record.payload["sum"]
 
     def forget(self) -> None:
         """Drop the counts, because another process may have written."""

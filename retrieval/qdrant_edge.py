@@ -277,6 +277,10 @@ class EdgeEngine(Engine):
             self._do(part, "optimize")
             self._do(part, "flush")
 
+    def fixed(self) -> EdgeEngine:
+        """See `Engine.fixed`."""
+        return self  # nobody else can replace it
+
     def beside(self) -> EdgeEngine:
         """See `Engine.beside`."""
         return EdgeEngine(f"{self.path}.building")

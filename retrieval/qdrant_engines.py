@@ -165,6 +165,10 @@ class Engine(ABC):
         """Finish pending work, and write everything to disk."""
 
     @abstractmethod
+    def fixed(self) -> Engine:
+        """Return the index that has the name now. If another one takes the name, requests fail."""
+
+    @abstractmethod
     def beside(self) -> Engine:
         """Return the place where an index that will replace this one is built."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..documents import Document
-from ..errors import IndexCorruptError, InputError
+from ..errors import IndexCorruptError, IndexMismatchError, InputError
 from ..models.encoder import Encoder
 from ..models.reader import DocumentStates
 from .manifest import Manifest
@@ -73,9 +73,9 @@ class QdrantSearch:
     only while it has the digest of its document, and `read` repeats a search if a passage has changed in between.
     """
 
-    def __init__(self, engine: Engine, manifest: Manifest) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._contents = Contents(engine, manifest)
+        self._contents = Contents(engine)
         self._encoder: Encoder | None = None
         self._backend: str | None = None
         self._reading = threading.local()
@@ -235,7 +235,7 @@ class QdrantSearch:
             try:
                 lists = self.engine.search([searches[place] for place in places], k, conditions, self._watched)
             except RefusedError:
-                self._contents.check_replaced()  # which may be why the vectors do not fit
+                self._contents.follow()  # another index may be why the vectors do not fit
                 raise
             for place, hits in zip(places, lists, strict=True):
                 found[place] = sorted(hits, key=lambda hit: (-hit.score, hit.id))
@@ -343,7 +343,11 @@ class QdrantSearch:
         rows_of_states = [one.states if isinstance(one, StoredPoint) else one.row for one in passages]
         learned = [TABLE] if self._contents.form.codes is not None else []
         kept = self.engine.retrieve("states", [*rows_of_states, *learned], ["states", "spans", "digest", "sum"])
-        self._contents.notice_table(kept.get(TABLE, {}).get("sum"))
+        sum = kept.get(TABLE, {}).get("sum")
+        table = self._contents.table(sum)
+        if sum is not None and table is None:
+            self._changed()  # another index has replaced this one meanwhile
+            return [None] * len(passages)
         missing: list[StoredPassage] = []
         pieces: list[bytes | None] = []
         spans: list[np.ndarray | None] = []
@@ -359,7 +363,7 @@ class QdrantSearch:
         whole = bytearray(b"".join(piece or b"" for piece in pieces))
         ends = [0, *itertools.accumulate(len(piece or b"") // width for piece in pieces)]
         rows = np.frombuffer(whole, dtype=self._contents.form.dtype).reshape(ends[-1], *self._contents.form.dtype.shape)
-        keys = self._contents.form.decode(rows, list(itertools.pairwise(ends)), self._contents.table())
+        keys = self._contents.form.decode(rows, list(itertools.pairwise(ends)), table)
         return [
             None if piece is None else DocumentStates(key, one.truncated, span)
             for one, piece, key, span in zip(passages, pieces, keys, spans, strict=True)
@@ -394,8 +398,10 @@ class QdrantSearch:
         """
         found: dict[str, _Whole] = {}
         left = list(ids)
+        sums: set[Any] = set()
         for wait in (*_WAITS, None):
-            there = self._fetched(left)
+            there, sum = self._fetched(left)
+            sums.add(sum)
             found |= {id: whole for id, whole in there.items() if whole is not None}
             left = [id for id, whole in there.items() if whole is None]
             if not left:
@@ -409,6 +415,9 @@ class QdrantSearch:
         wholes = [found[id] for id in ids if id in found]
         points = [point for whole in wholes for point in whole.points]
         form, dim = self._contents.form, self.manifest.encoder.dim
+        table = self._contents.table(sum)
+        if len(sums) > 1 or (sum is not None and table is None):
+            raise IndexMismatchError(f"{self.path}: another index has replaced this one meanwhile; read it again")
         data = b"".join(states for whole in wholes for states in whole.states)
         spans = [one for whole in wholes for one in whole.spans]
         return StoredBatch(
@@ -418,18 +427,25 @@ class QdrantSearch:
             np.concatenate([np.empty((0, 2), np.uint16), *spans]) if self.manifest.token_states.spans else None,
             np.array([0, *itertools.accumulate(point.tokens[1] for point in points)], dtype=np.int64),
             np.array([point.truncated for point in points], dtype=np.int64),
-            table=self._contents.table(),
+            table=table,
         )
 
-    def _fetched(self, ids: Sequence[str]) -> dict[str, _Whole | None]:
-        """Return the documents that exist; None for one whose points are not all of the same version."""
+    def _fetched(self, ids: Sequence[str]) -> tuple[dict[str, _Whole | None], Any]:
+        """Return the documents that exist, and the checksum of the table of their token states.
+
+        A document is None if its points are not all of the same version.
+        """
         heads = self._contents.heads(ids, PLACES)
         rows = list(dict.fromkeys([*map(row_of, heads), *rows_of(heads)]))
-        payloads = self.engine.retrieve("passages", rows, FETCHED, dense=self.manifest.encoder.dim > 0) if rows else {}
+        asked, fields = [*rows, RECORD], (*FETCHED, "sum")
+        payloads = self.engine.retrieve("passages", asked, fields, dense=self.manifest.encoder.dim > 0)
+        self._contents.is_replaced(payloads.get(RECORD, {}).get("sum"))
         states = {}
-        if rows and self._contents.form is not None:
-            states = self.engine.retrieve("states", states_rows_of(heads), ("states", "spans", "digest"))
-        return {id: self._whole(id, payloads, states) for id in heads}
+        if self._contents.form is not None:
+            states = self.engine.retrieve(
+                "states", [*states_rows_of(heads), TABLE], ("states", "spans", "digest", "sum")
+            )
+        return {id: self._whole(id, payloads, states) for id in heads}, states.get(TABLE, {}).get("sum")
 
     def _whole(
         self, id: str, payloads: Mapping[int, Mapping[str, Any]], states: Mapping[int, Mapping[str, Any]]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import random
+import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -66,7 +70,8 @@ class ServerEngine(Engine):
             raise InputError(f"retries must be a whole number, {Range(0)}, not {quoted(retries)}")
         self.url, self.collection, self.timeout, self.retries = url, collection, timeout, retries
         self._models = qdrant_client.models
-        self._indexed: set[str] = set()
+        self._indexed: set[tuple[str, str]] = set()
+        self._places: dict[str, str] = {}  # the collections that requests go to, by alias; see `fixed`
         self._own = client is None
         self._client = client
         if client is None:
@@ -88,6 +93,9 @@ class ServerEngine(Engine):
     def _called(self, part: Part) -> str:
         return self.collection if part == "passages" else self.collection + STATES_COLLECTION
 
+    def _place(self, part: Part) -> str:
+        return self._places.get(self._called(part), self._called(part))
+
     def _ask(self, call: Callable[..., Any], *values: Any, **options: Any) -> Any:
         """Send a request, and send it again if that may help."""
         import httpx
@@ -100,6 +108,11 @@ class ServerEngine(Engine):
             except UnexpectedResponse as error:
                 problem, again = self._why_refused(error), error.status_code in _TRIED_AGAIN
                 kind = RefusedError
+                if error.status_code == 404 and (self._places or self.collection.endswith(NEXT_COLLECTION)):
+                    raise RefusedError(
+                        f"{self.name}: another process has replaced or removed the index meanwhile, or has begun to "
+                        f"({problem}); repeat what you did"
+                    ) from error
             except ResponseHandlingException as error:
                 source = error.source
                 again = not isinstance(source, httpx.TimeoutException)
@@ -137,11 +150,11 @@ class ServerEngine(Engine):
 
     def exists(self) -> bool:
         """See `Engine.exists`."""
-        return bool(self._ask(self._client.collection_exists, self._called("passages")))
+        return bool(self._ask(self._client.collection_exists, self._place("passages")))
 
     def vectors(self) -> dict[str, int]:
         """See `Engine.vectors`."""
-        config = self._ask(self._client.get_collection, self._called("passages")).config.params
+        config = self._ask(self._client.get_collection, self._place("passages")).config.params
         dense = config.vectors if isinstance(config.vectors, dict) else {}
         return {name: vector.size for name, vector in dense.items()} | dict.fromkeys(config.sparse_vectors or {}, 0)
 
@@ -155,46 +168,36 @@ class ServerEngine(Engine):
             else {}
         )
         parts: tuple[tuple[Part, dict[str, Any]], ...] = (("states", {}), ("passages", vectors))
-        # Two processes that make it at the same time make the same one: the number is that from before a process
-        # looks whether there is one.
-        number = self._generation() + 1
-        for part, dense in parts:
-            alias = self._called(part)
-            if self._ask(self._client.collection_exists, alias):
-                continue
-            place = f"{alias}.{number}"
+        # Two processes that make it at the same time make the same collections.
+        places = {self._called(part): f"{self._called(part)}.1" for part, _ in parts}
+        if self._called("passages") not in self._aliases():
             sparse = {"words": models.SparseVectorParams()}
-            try:
-                self._ask(self._client.create_collection, place, vectors_config=dense, sparse_vectors_config=sparse)
-            except IndexStoreError:
-                if not self._ask(self._client.collection_exists, place):
-                    raise
-            self._ask(self._alias, {alias: place})
+            for place, (_, dense) in zip(places.values(), parts, strict=True):
+                try:
+                    self._ask(self._client.create_collection, place, vectors_config=dense, sparse_vectors_config=sparse)
+                except IndexStoreError:
+                    if not self._ask(self._client.collection_exists, place):
+                        raise
+            if self._called("passages") not in self._aliases():
+                made = [models.CreateAlias(collection_name=place, alias_name=alias) for alias, place in places.items()]
+                changes = [models.CreateAliasOperation(create_alias=one) for one in made]
+                self._ask(self._client.update_collection_aliases, changes)  # both at once
         self.index_fields()
 
     def _aliases(self) -> dict[str, str]:
         answer = self._ask(self._client.get_aliases)
         return {alias.alias_name: alias.collection_name for alias in answer.aliases}
 
-    def _generation(self) -> int:
-        """Return the highest number of a collection of this index, or of one that will replace it."""
-        base = self.collection.removesuffix(NEXT_COLLECTION)
-        places = self._aliases()
-        ends = [places[name].rpartition(".")[2] for name in (base, base + NEXT_COLLECTION) if name in places]
-        return max((int(end) for end in ends if end.isdigit()), default=0)
-
-    def _alias(self, places: Mapping[str, str], gone: Sequence[str] = ()) -> None:
-        models, known = self._models, self._aliases()
-        changes: list[Any] = [
-            models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
-            for name in (*places, *gone)
-            if name in known
-        ]
-        changes += [
-            models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=place, alias_name=alias))
-            for alias, place in places.items()
-        ]
-        self._client.update_collection_aliases(changes)
+    def _rename(self, other: ServerEngine) -> None:
+        """Give an index the name of another, both collections at once, unless it has lost its own."""
+        models = self._models
+        parts: tuple[Part, ...] = ("states", "passages")
+        names = [(self._called(part), other._called(part)) for part in parts]
+        changes = [models.RenameAlias(old_alias_name=old, new_alias_name=new) for old, new in names]
+        self._ask(
+            self._client.update_collection_aliases,
+            [models.RenameAliasOperation(rename_alias=change) for change in changes],
+        )
 
     def upsert(self, part: Part, points: Sequence[Point], *, new_only: bool = False) -> None:
         """See `Engine.upsert`."""
@@ -209,7 +212,7 @@ class ServerEngine(Engine):
                 )
                 for point in some
             ]
-            self._ask(self._client.upsert, self._called(part), made, update_mode=mode)
+            self._ask(self._client.upsert, self._place(part), made, update_mode=mode)
             self._writes += 1
 
     def _vector(self, vector: Any) -> Any:
@@ -221,13 +224,13 @@ class ServerEngine(Engine):
         """See `Engine.set_vectors`."""
         made = [self._models.PointVectors(id=as_uuid(id), vector={name: self._vector(v)}) for id, v in vectors.items()]
         only = self._filter(where)
-        self._ask(self._client.update_vectors, self._called("passages"), made, update_filter=only)
+        self._ask(self._client.update_vectors, self._place("passages"), made, update_filter=only)
         self._writes += 1
 
     def delete(self, part: Part, where: Where) -> None:
         """See `Engine.delete`."""
         selector = self._models.FilterSelector(filter=self._filter(where))
-        self._ask(self._client.delete, self._called(part), selector)
+        self._ask(self._client.delete, self._place(part), selector)
         self._writes += 1
 
     def _filter(self, where: Where) -> Any:
@@ -254,9 +257,7 @@ class ServerEngine(Engine):
         """See `Engine.retrieve`."""
         asked = [as_uuid(id) for id in ids]
         payload, vectors = list(fields), ["dense"] if dense else False
-        records = self._ask(
-            self._client.retrieve, self._called(part), asked, with_payload=payload, with_vectors=vectors
-        )
+        records = self._ask(self._client.retrieve, self._place(part), asked, with_payload=payload, with_vectors=vectors)
         # If no vector is asked for, that of a record is None or empty.
         return {number_of(record.id): (record.payload or {}) | (record.vector or {}) for record in records}
 
@@ -274,17 +275,17 @@ class ServerEngine(Engine):
             )
             for one in searches
         ]
-        answers = self._ask(self._client.query_batch_points, self._called("passages"), requests)
+        answers = self._ask(self._client.query_batch_points, self._place("passages"), requests)
         return [[Hit(number_of(p.id), p.score, p.payload or {}) for p in answer.points] for answer in answers]
 
     def count(self, where: Where) -> int:
         """See `Engine.count`."""
         filter = self._filter(where)
-        return int(self._ask(self._client.count, self._called("passages"), filter, exact=True).count)
+        return int(self._ask(self._client.count, self._place("passages"), filter, exact=True).count)
 
     def facet(self, key: str, limit: int) -> dict[Any, int]:
         """See `Engine.facet`."""
-        answer = self._ask(self._client.facet, self._called("passages"), key, limit=limit, exact=True)
+        answer = self._ask(self._client.facet, self._place("passages"), key, limit=limit, exact=True)
         return {hit.value: hit.count for hit in answer.hits if hit.count}
 
     def scroll(self, part: Part, where: Where, fields: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -292,7 +293,7 @@ class ServerEngine(Engine):
         filter, offset = self._filter(where), None
         while True:
             records, offset = self._ask(
-                self._client.scroll, self._called(part), filter, limit=PAGE, offset=offset, with_payload=list(fields)
+                self._client.scroll, self._place(part), filter, limit=PAGE, offset=offset, with_payload=list(fields)
             )
             for record in records:
                 yield number_of(record.id), record.payload or {}
@@ -301,11 +302,12 @@ class ServerEngine(Engine):
 
     def index_field(self, key: str, kind: FieldKind) -> None:
         """See `Engine.index_field`."""
-        if key in self._indexed or not self._own:  # the client's local mode has no indexes
+        place = self._place("passages")
+        if (place, key) in self._indexed or not self._own:  # the client's local mode has no indexes
             return
         schema = self._models.PayloadSchemaType(kind)
-        self._ask(self._client.create_payload_index, self._called("passages"), key, schema)
-        self._indexed.add(key)
+        self._ask(self._client.create_payload_index, place, key, schema)
+        self._indexed.add((place, key))
 
     def size(self) -> dict[str, int]:
         """See `Engine.size`."""
@@ -314,38 +316,59 @@ class ServerEngine(Engine):
     def flush(self) -> None:
         """Do nothing, since a server does this by itself."""
 
+    def fixed(self) -> ServerEngine:
+        """See `Engine.fixed`."""
+        if self.collection.endswith(NEXT_COLLECTION):
+            return self  # it loses this name when it takes the place of the index
+        fixed = copy.copy(self)
+        fixed._places = self._aliases()
+        return fixed
+
     def beside(self) -> ServerEngine:
-        """See `Engine.beside`."""
-        return ServerEngine(
+        """See `Engine.beside`.
+
+        The name is of one process. Another one that continues its work gives it another name, and a process whose index
+        has lost its name can neither change it nor let it take the place of this one.
+        """
+        beside = ServerEngine(
             self.name,
             self.url,
-            self.collection + NEXT_COLLECTION,
+            f"{self.collection}.{secrets.token_hex(4)}{NEXT_COLLECTION}",
             timeout=self.timeout,
             retries=self.retries,
             client=None if self._own else self._client,
         )
+        named = re.compile(re.escape(self.collection) + r"(\.[0-9a-f]{8})?" + re.escape(NEXT_COLLECTION))
+        for name in filter(named.fullmatch, self._aliases()):
+            begun = copy.copy(beside)
+            begun.collection = name
+            with contextlib.suppress(IndexStoreError):  # another process has been faster
+                begun._rename(beside)
+                break
+        return beside
 
     def take(self, other: Engine) -> None:
         """See `Engine.take`."""
         assert isinstance(other, ServerEngine)
         places = self._aliases()
         parts: tuple[Part, ...] = ("passages", "states")
-        old = [places[self._called(part)] for part in parts if self._called(part) in places]
-        new = {self._called(part): places[other._called(part)] for part in parts}
-        gone = [other._called(part) for part in parts]
-        self._ask(self._alias, new, gone)  # all at once
-        for place in old:
-            self._ask(self._client.delete_collection, place)
+        try:
+            other._rename(self)
+        except IndexStoreError:  # it may be done already if the answer was lost
+            place = places.get(other._called("passages"))
+            if place is None or self._aliases().get(self._called("passages")) != place:
+                raise
+        for part in parts:
+            if self._called(part) in places:
+                self._ask(self._client.delete_collection, places[self._called(part)])
         self._writes += 1
-        self._indexed.clear()
 
     def drop(self) -> None:
         """See `Engine.drop`."""
         places = self._aliases()
-        for part in ("passages", "states"):
-            alias = self._called(part)
+        # Aliases go with their collections. Without that of the passages, there is no index.
+        for alias in (self._called("states"), self._called("passages")):
             if alias in places:
-                self._ask(self._alias, {}, [alias])
                 self._ask(self._client.delete_collection, places[alias])
 
     def close(self) -> None:

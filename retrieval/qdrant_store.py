@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -67,10 +68,9 @@ class QdrantStore(QdrantSearch):
         'a'
     """
 
-    def __init__(self, engine: Engine, manifest: Manifest, *, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, engine: Engine, *, options: Mapping[str, Any] | None = None) -> None:
         """Do not call this; use `QdrantStore.build`, `QdrantStore.create` or `QdrantStore.open`."""
-        super().__init__(engine, manifest)
-        self._writer = QdrantWriter(self._contents)
+        super().__init__(engine)
         self._options = dict(options or {})
         self._given_encoder: Encoder | None = None
         self._sparse_encoder: SparseEncoder | None = None
@@ -128,7 +128,7 @@ class QdrantStore(QdrantSearch):
                 )
             )
             engine.upsert("passages", [record_of(planned)], new_only=True)  # the first of all who make it stays
-        store = cls(engine, load_manifest(engine), options=options)
+        store = cls(engine, options=options)
         if store.manifest.settings() != planned.settings():
             difference = store.manifest.difference(planned)
             raise IndexMismatchError(
@@ -189,7 +189,7 @@ class QdrantStore(QdrantSearch):
         try:
             if not engine.exists():
                 raise IndexStoreError(f"{name}: there is no index; build one with: sightline index --store {name}")
-            store = cls(engine, load_manifest(engine), options=options)
+            store = cls(engine, options=options)
             store._contents.check_vectors(passages=verify)
             store._backend = backend
             if sparse_encoder is not None:
@@ -227,7 +227,8 @@ class QdrantStore(QdrantSearch):
             progress: a function that is called after each batch with the number of documents taken from the stream so
                 far.
             overwrite: whether to replace an index that exists. The new one is built beside the old one, which can be
-                searched until the new one is done; then an alias, or the folder, is switched at once.
+                searched until the new one is done; then an alias, or the folder, is switched at once. A second process
+                that does the same takes over what the first has built, and the first fails.
             reading: an object that reads passages; see `sightline.Index.build`. On a server, it also writes them.
             shard: the shard of the documents to index. Each shard is built by a call of its own, in any order, on a
                 server also at the same time; the last to end finishes the index. A finished shard is not read again. If
@@ -261,20 +262,22 @@ class QdrantStore(QdrantSearch):
         try:
             if shard is not None:
                 store = cls._joined(engine, planned, options)._with(chosen, model)
-                store._build_shard(ShardStream(stream, shard), shard, reading, progress)
+                with store._changing() as writer:
+                    store._build_shard(writer, ShardStream(stream, shard), shard, reading, progress)
                 return store._with(chosen, later)
             target = _cleared(engine.beside(), planned) if overwrite and has_manifest(engine) else engine
             store = cls._joined(target, planned, options)._with(chosen, model)
             if store.manifest.complete:
-                store._writer.compare(stream)
+                QdrantWriter(store._contents).compare(stream)
                 logger.info("%s: complete already, with these %d documents", name, len(store))
                 return store._with(chosen, later)
-            store._writer.write(store.encoder, stream, "resume", progress, store._elsewhere(reading, engine))
-            store.finish()
+            with store._changing() as writer:
+                writer.write(store.encoder, stream, "resume", progress, store._elsewhere(writer, reading, engine))
+                writer.finish()
             if target is not engine:
                 engine.take(target)
                 target.close()
-                store = cls(engine, load_manifest(engine), options=options)
+                store = cls(engine, options=options)
             store._with(chosen, later)
         except BaseException:
             engine.close()
@@ -292,24 +295,27 @@ class QdrantStore(QdrantSearch):
 
     def _build_shard(
         self,
+        writer: QdrantWriter,
         documents: ShardStream,
         shard: Shard,
         reading: BatchReading | None,
         progress: Callable[[int], None] | None,
     ) -> None:
         """Write the documents of a shard, mark it as finished, and finish the index after the last shard."""
-        if self._writer.begin_shard(documents, shard):
-            read = self._elsewhere(reading, self.engine)
-            self._writer.write(self.encoder, documents, "resume", progress, read, shard)
-            self._writer.end_shard(documents, shard)
+        done = not writer.begin_shard(documents, shard)
+        if not done:
+            read = self._elsewhere(writer, reading, self.engine)
+            writer.write(self.encoder, documents, "resume", progress, read, shard)
+            writer.end_shard(documents, shard)
         else:
             logger.info("%s: %s is done already, with %d documents", self.path, shard, documents.count)
-        self._writer.finish_shards(shard.of)
+        if not (done and writer.contents.manifest.complete):
+            writer.finish_shards(shard.of)
 
     @property
     def shards(self) -> tuple[int, int] | None:
         """The number of shards that are done, and of all shards, of a build in shards; None for any other build."""
-        return self._writer.shards()
+        return QdrantWriter(self._contents).shards()
 
     @classmethod
     def copy(
@@ -340,7 +346,9 @@ class QdrantStore(QdrantSearch):
 
         Raises:
             InputError: if the index keeps learned sparse vectors or decoder states, which a store in Qdrant does not.
-            IndexStoreError: if there is an index already, or the server cannot be reached.
+            IndexStoreError: if there is an index already, another process copies to this name too, or the server cannot
+                be reached.
+            IndexMismatchError: if another index replaces the source meanwhile, and what was copied is of no use.
         """
         options = {"timeout": timeout, "retries": retries, "client": client}
         planned = planned_copy(source)
@@ -352,18 +360,21 @@ class QdrantStore(QdrantSearch):
         )
         engine = _engine(name, **options)
         try:
-            if has_manifest(engine) and not overwrite:
-                raise IndexStoreError(
-                    f"{name}: there is an index here already; overwrite replaces it; or choose another name"
-                )
+            _refuse_existing(engine, overwrite)
             _refuse_foreign(engine)
             beside = _cleared(engine.beside(), planned)
             store = cls._joined(beside, planned, options)
-            synchronise(source, store._writer, progress)
-            store.finish()
+            try:
+                with store._changing() as writer:
+                    synchronise(source, writer, progress)
+                    writer.finish()
+            except IndexMismatchError:
+                beside.drop()
+                raise
+            _refuse_existing(engine, overwrite)  # another process may have made one meanwhile
             engine.take(beside)
             beside.close()
-            store = cls(engine, load_manifest(engine), options=options)
+            store = cls(engine, options=options)
             store._given_encoder = store._encoder = getattr(source, "_given_encoder", None)
         except BaseException:
             engine.close()
@@ -387,6 +398,15 @@ class QdrantStore(QdrantSearch):
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[QdrantWriter]:
+        """Return a writer for one change, which concerns a single index even if another takes the name meanwhile."""
+        fixed = self._contents.fixed()
+        try:
+            yield QdrantWriter(fixed)
+        finally:
+            self._contents.adopt(fixed)
+
     def add(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
     ) -> int:
@@ -395,9 +415,7 @@ class QdrantStore(QdrantSearch):
         Raises:
             DataError: if an id is in the index already. Earlier batches stay added.
         """
-        written = self._writer.write(self.encoder, as_documents(documents), "refuse", progress)
-        self._writer.settle()
-        return written
+        return self._write(documents, "refuse", progress)
 
     def update(
         self, documents: Iterable[Document | Mapping[str, Any] | str], progress: Callable[[int], None] | None = None
@@ -406,8 +424,12 @@ class QdrantStore(QdrantSearch):
 
         Documents that did not change are written again, which repairs what a killed writer left.
         """
-        written = self._writer.write(self.encoder, as_documents(documents), "replace", progress)
-        self._writer.settle()
+        return self._write(documents, "replace", progress)
+
+    def _write(self, documents: Iterable[Any], existing: Any, progress: Callable[[int], None] | None) -> int:
+        with self._changing() as writer:
+            written = writer.write(self.encoder, as_documents(documents), existing, progress)
+            writer.settle()
         return written
 
     def delete(self, ids: Iterable[str]) -> int:
@@ -417,13 +439,14 @@ class QdrantStore(QdrantSearch):
             InputError: if an id is not in the index, or ``ids`` is a single string.
         """
         checked = checked_ids(ids, self.path)
-        heads = self._contents.heads(checked, PLACES)
-        if missing := [id for id in checked if id not in heads]:
-            raise InputError(
-                f"{self.path}: no document {missing[0]!r} ({len(missing)} of {len(checked)} ids not found)"
-            )
-        self._writer.drop(heads)
-        self._writer.settle()
+        with self._changing() as writer:
+            heads = writer.contents.heads(checked, PLACES)
+            if missing := [id for id in checked if id not in heads]:
+                raise InputError(
+                    f"{self.path}: no document {missing[0]!r} ({len(missing)} of {len(checked)} ids not found)"
+                )
+            writer.drop(heads)
+            writer.settle()
         return len(checked)
 
     def write(self, documents: Iterable[Document | Mapping[str, Any] | str]) -> int:
@@ -438,18 +461,23 @@ class QdrantStore(QdrantSearch):
         Returns:
             The number of documents that were written.
         """
-        written = 0
-        for batch in passage_batches(as_documents(documents), self._writer.splitter(self.encoder), BATCH_PASSAGES):
-            self.write_batch(batch)
-            written += len(batch)
+        written, encoder = 0, self.encoder
+        with self._changing() as writer:
+            batches = passage_batches(as_documents(documents), writer.splitter(encoder), BATCH_PASSAGES)
+            for read in writer.read(encoder, batches):
+                writer.put(read)
+                written += len(read.documents)
+            writer.settle()
         return written
 
     def write_batch(self, batch: Batch) -> None:
         """Read and write documents that are already cut into passages; see `write`."""
-        for read in self._writer.read(self.encoder, [batch]):
-            self._writer.put(read)
+        with self._changing() as writer:
+            for read in writer.read(self.encoder, [batch]):
+                writer.put(read)
+            writer.settle()
 
-    def _elsewhere(self, reading: BatchReading | None, engine: Engine) -> Any:
+    def _elsewhere(self, writer: QdrantWriter, reading: BatchReading | None, engine: Engine) -> Any:
         """Return what reads batches in other processes. They also write if they can open this store by its name."""
         if reading is None:
             return None
@@ -457,12 +485,13 @@ class QdrantStore(QdrantSearch):
         if (given := self._given_encoder) is not None:
             load = partial(_itself, given)
         shared = self.engine.shared and self.engine is engine and self._options.get("client") is None
-        plan = ReadingPlan(self.manifest, self.path, load, self._contents.table, self if shared else None)
+        plan = ReadingPlan(self.manifest, self.path, load, writer.contents.table, self if shared else None)
         return partial(reading, plan=plan)
 
     def finish(self) -> None:
         """End a build: make the vectors of words with the mean length of all passages, and mark it as complete."""
-        self._writer.finish()
+        with self._changing() as writer:
+            writer.finish()
 
 
 def _engine(name: str, *, timeout: float, retries: int, client: Any) -> Engine:
@@ -514,6 +543,13 @@ def _planned(settings: IndexSettings, model: Encoder) -> Manifest:
     planned = plan(dataclasses.replace(settings, faiss="Flat"), model)
     words = LexicalRecord("qdrant") if lexical.stage == "bm25" else planned.lexical
     return dataclasses.replace(planned, faiss=FaissRecord(settings.faiss, ""), lexical=words)
+
+
+def _refuse_existing(engine: Engine, overwrite: bool) -> None:
+    if not overwrite and has_manifest(engine):
+        raise IndexStoreError(
+            f"{engine.name}: there is an index here already; overwrite replaces it; or choose another name"
+        )
 
 
 def _refuse_foreign(engine: Engine) -> None:

@@ -1,7 +1,9 @@
 """Write to an index in Qdrant: documents in batches, and vectors for BM25 as the index grows.
 
 A search sees each document as it was before a change or as it is after it. If two processes write the same document at
-the same time, one of the two versions remains, complete: the process that wrote the last head sees to the rest.
+the same time, one of the two versions remains, complete: the process that wrote the last head sees to the rest. A
+writer is made for each change, and all of the change concerns one index. If another index takes its name meanwhile, the
+change fails or is lost with the old one.
 """
 
 from __future__ import annotations
@@ -39,8 +41,6 @@ from .qdrant_points import (
     encoded,
     head_row,
     hex_of,
-    load_manifest,
-    record_of,
     row_of,
     rows_of,
     states_rows_of,
@@ -65,23 +65,23 @@ _EXACT = 200_000  # passages up to which a build uses the exact mean length
 
 
 class QdrantWriter:
-    """Writes documents with everything that the index keeps of them.
+    """Writes documents with everything that the index keeps of them, for one change or one build.
 
     Args:
-        contents: the documents and counts of the index.
+        contents: the documents and counts of the index; see `Contents.fixed`.
     """
 
     def __init__(self, contents: Contents) -> None:
-        self._contents, self._engine = contents, contents.engine
+        self.contents, self._engine = contents, contents.engine
         self._known_mean: float | None = None
 
     @property
     def _manifest(self) -> Manifest:
-        return self._contents.manifest
+        return self.contents.manifest
 
     @property
     def _path(self) -> str:
-        return self._contents.path
+        return self.contents.path
 
     # -- documents ---------------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class QdrantWriter:
     def read(self, encoder: Encoder, batches: Iterable[Batch]) -> Iterator[StoredBatch]:
         """Read batches in this process."""
         for batch in batches:
-            yield read_batch(encoder, self._manifest, batch, self._path, self._contents.table())
+            yield read_batch(encoder, self._manifest, batch, self._path, self.contents.table())
 
     def write(
         self,
@@ -124,7 +124,6 @@ class QdrantWriter:
         Raises:
             DataError: if an id is given twice, or is in the index already and ``existing`` is ``refuse``.
         """
-        self._known_mean = None  # another process may have computed the vectors for BM25 again
         written = taken = put = 0
         passed: set[int] = set()
         ahead: deque[tuple[int, int]] = deque()  # for each batch being read: documents taken so far, and its own
@@ -138,7 +137,7 @@ class QdrantWriter:
                     raise DataError(f"two documents have the id {twice[0]!r}", path=self._path)
                 passed.update(rows)
                 if existing != "replace":
-                    heads = self._contents.heads([document.id for document, _ in batch], ("id", "digest"))
+                    heads = self.contents.heads([document.id for document, _ in batch], ("id", "digest"))
                     if heads and existing == "refuse":
                         raise DataError(
                             f"document {min(heads)!r} is in the index already; update replaces it (--update)",
@@ -162,7 +161,7 @@ class QdrantWriter:
         if progress is not None and taken > put:
             progress(taken)
         if existing == "resume":
-            heads = ((row, head) for row, head in self._contents.all_heads(PLACES) if row not in passed)
+            heads = ((row, head) for row, head in self.contents.all_heads(PLACES) if row not in passed)
             named = ((str(head.get("id")), head) for _, head in heads)
             self.drop({id: head for id, head in named if shard is None or shard.holds(id)})
         return written
@@ -176,14 +175,14 @@ class QdrantWriter:
         count = 0
         while batch := list(itertools.islice(documents, BATCH_PASSAGES)):
             count += len(batch)
-            kept = self._contents.heads([document.id for document in batch])
+            kept = self.contents.heads([document.id for document in batch])
             for document in batch:
                 head = kept.get(document.id)
                 stored = dataclasses.replace(document, metadata=json.loads(as_json(document.metadata)))
                 if head is None or document_of(head, self._path) != stored:
                     other = f"the index has other documents ({document.id!r} is missing or differs)"
                     raise IndexStoreError(f"{self._path}: {other}; {OTHERWISE}")
-        there = self._contents.now().documents
+        there = self.contents.now().documents
         if count != there:
             raise IndexStoreError(f"{self._path}: the index has {there} documents, not {count}; {OTHERWISE}")
 
@@ -199,12 +198,16 @@ class QdrantWriter:
 
     def digests_of(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the digests of the documents with these ids; see `sightline.retrieval.store.digest_of`."""
-        heads = self._contents.heads(ids, ("id", "digest"))
+        heads = self.contents.heads(ids, ("id", "digest"))
         return {id: content_of(head.get("digest")) for id, head in heads.items()}
 
     def ids(self) -> Iterator[str]:
         """Return the ids of all documents."""
-        return (str(head.get("id")) for _, head in self._contents.all_heads(["id"]))
+        return (str(head.get("id")) for _, head in self.contents.all_heads(["id"]))
+
+    def table(self) -> np.ndarray | None:
+        """Return the table that the form of the token states has learned; None if it has none yet."""
+        return self.contents.table()
 
     def replace(self, batch: StoredBatch) -> None:
         """Write documents that another index kept, and replace those with the same ids."""
@@ -212,7 +215,7 @@ class QdrantWriter:
 
     def remove(self, ids: Sequence[str]) -> None:
         """Delete documents."""
-        self.drop(self._contents.heads(ids, PLACES))
+        self.drop(self.contents.heads(ids, PLACES))
 
     def put(self, batch: StoredBatch) -> None:
         """Write documents with everything that is kept of them. The heads come last, and make the change.
@@ -221,7 +224,7 @@ class QdrantWriter:
             IndexStoreError: if other processes keep writing the same documents.
         """
         for _ in range(_TRIALS):
-            old = self._contents.heads([document.id for document, _ in batch.documents], PLACES)
+            old = self.contents.heads([document.id for document, _ in batch.documents], PLACES)
             states, others, heads = self._points(batch, old)
             parts: tuple[tuple[Part, list[Point]], ...] = (
                 ("states", states),
@@ -251,7 +254,7 @@ class QdrantWriter:
         self._forget_states(heads)
 
     def _forget_states(self, heads: Mapping[str, Mapping[str, Any]]) -> None:
-        if self._contents.form is not None and (rows := states_rows_of(heads)):
+        if self.contents.form is not None and (rows := states_rows_of(heads)):
             self._engine.delete("states", Where(must=(_versions(heads),), ids=tuple(rows)))
 
     def _whole(self, heads: Sequence[Point], others: Sequence[Point], states: Sequence[Point]) -> bool:
@@ -264,12 +267,12 @@ class QdrantWriter:
         digests = Among("digest", [head.payload["digest"] for head in mine])
         own = len(mine) + sum(point.payload["digest"] in digests.values for point in others)
         if mine and self._engine.count(Where(must=(documents,))) > own:
-            # Keep what other processes are writing now. During a build, there are no other versions.
-            age = () if not self._manifest.complete else (Between("written", {"lt": time.time() - _UNFINISHED}),)
-            left = Where(must=(documents, Between("passage", {"gte": 1}), *age), must_not=(digests,))
+            old = Between("written", {"lt": time.time() - _UNFINISHED})  # keep what other processes are writing now
+            left = Where(must=(documents, Between("passage", {"gte": 1}), old), must_not=(digests,))
             if rows := [row for row, _ in self._engine.scroll("passages", left, ["passage"])]:
                 self._engine.delete("passages", left)
                 if states:
+                    rows += {row - row % PASSAGES for row in rows}  # the states of the first passage
                     self._engine.delete("states", Where(must_not=(digests,), ids=tuple(rows)))
         return own == len(mine) or self._engine.count(Where(must=(documents, digests))) == own
 
@@ -285,8 +288,8 @@ class QdrantWriter:
         rows = batch.rows
         if batch.table is not None:
             self._keep(batch.table)
-        if batch.states is not None and self._contents.form is not None:
-            rows = self._contents.form.encode(batch.states, self._learnt(batch.states) if len(batch.states) else None)
+        if batch.states is not None and self.contents.form is not None:
+            rows = self.contents.form.encode(batch.states, self._learnt(batch.states) if len(batch.states) else None)
         contents = [passage.contents for _, passages in batch.documents for passage in passages]
         words = self._words(contents)
         states: list[Point] = []
@@ -337,10 +340,10 @@ class QdrantWriter:
 
     def _words(self, contents: Sequence[str]) -> list[tuple[dict[str, Any], dict[int, float]]]:
         """Return fields of the payload and a sparse vector for the words of each passage; [] if none are kept."""
-        if not self._contents.keeps_words or not contents:
+        if not self.contents.keeps_words or not contents:
             return []
-        if not self._contents.keeps_bm25:
-            vectors = learned_vectors(self._contents.sparse_encoder.encode_documents(contents))
+        if not self.contents.keeps_bm25:
+            vectors = learned_vectors(self.contents.sparse_encoder.encode_documents(contents))
             return [({"length": len(vector)}, vector) for vector in vectors]
         words = passage_words(contents)
         mean = self._mean([one.length for one in words])
@@ -359,21 +362,19 @@ class QdrantWriter:
         if self._manifest.complete:
             # It differs from the current one, and two processes hardly ever choose the same.
             return (version_of(there) + 1 + secrets.randbelow(VERSIONS - 1)) % VERSIONS
-        # Processes that share a build give the same document the same points.
-        if there is None or content_of(there) == digest:
-            return version_of(there)
-        return 1 - min(1, version_of(there))
+        # Processes that share a build give the same document the same points, and another text others.
+        return int(digest[:4], 16)
 
     def _learnt(self, states: np.ndarray) -> np.ndarray | None:
         """Return the table of the form of the token states. If several processes learn one, the first counts."""
-        form = self._contents.form
-        if form is not None and form.codes is not None and self._contents.table() is None:
+        form = self.contents.form
+        if form is not None and form.codes is not None and self.contents.table() is None:
             self._keep(form.learn(states))
-        return self._contents.table()
+        return self.contents.table()
 
     def _keep(self, table: np.ndarray) -> None:
         """Store the table of the form of the token states, unless the index has one."""
-        if self._contents.table() is None:
+        if self.contents.table() is None:
             kept = {"table": encoded(table), "sum": xxhash.xxh3_128_hexdigest(table.tobytes())}
             self._engine.upsert("states", [Point(TABLE, {}, kept)], new_only=True)
 
@@ -386,27 +387,55 @@ class QdrantWriter:
             lengths: the lengths of the passages of a batch, in case it is the first.
         """
         if self._known_mean is None:
-            kept = self._engine.retrieve("passages", [MEAN], ["mean"])
+            kept = self._kept_means()
             if not kept:
                 mean = sum(lengths) / max(1, len(lengths)) or 1.0
                 self._engine.upsert("passages", [Point(MEAN, {}, {"mean": mean})], new_only=True)
-                kept = self._engine.retrieve("passages", [MEAN], ["mean"])
-            self._known_mean = float(kept[MEAN]["mean"])
+                kept = self._kept_means()
+            self._known_mean = kept[0]
         return self._known_mean
 
-    def settle(self, drift: float = _DRIFT) -> None:
-        """Compute the vectors for BM25 again if the mean length has changed by more than ``drift``."""
-        if not self._contents.keeps_bm25:
+    def _kept_means(self) -> list[float]:
+        """Return the mean length in use, and the one before it if not all vectors have been computed again."""
+        kept = self._engine.retrieve("passages", [MEAN], ["mean", "before"]).get(MEAN, {})
+        return [float(kept[name]) or 1.0 for name in ("mean", "before") if name in kept]
+
+    def settle(self) -> None:
+        """Compute the vectors for BM25 again if the mean length is too far from that in use.
+
+        During a build, only do so if another process has computed them since this one began to write.
+        """
+        self.contents.follow()
+        if self._manifest.complete or self._known_mean not in (None, *self._kept_means()[:1]):
+            self._settle(exact=False)
+
+    def _settle(self, *, exact: bool) -> None:
+        """Compute the vectors for BM25 again if the mean length is too far from that in use.
+
+        The new mean length is written first, so that a process that has used the old one since then notices. Processes
+        that do this at the same time may have counted at different moments. The last of them to end finds that its own
+        mean length is out of date, and begins again.
+
+        Args:
+            exact: whether the mean length must be that of all passages, unless there are very many.
+        """
+        if not self.contents.keeps_bm25:
             return
-        now, used = self._contents.now(), self._mean([])
-        if not now.passages or abs(now.mean / used - 1) <= drift:
-            return
-        having = Where(must=(Between("length", {"gte": 1}),))
-        points = self._engine.scroll("passages", having, ["words", "counts", "length", "digest"])
-        while some := dict(itertools.islice(points, BATCH_PASSAGES)):
-            self._weigh(some, now.mean)
-        self._engine.upsert("passages", [Point(MEAN, {}, {"mean": now.mean})])
-        self._known_mean = now.mean
+        for _ in range(_TRIALS):
+            self.contents.forget()
+            now = self.contents.now()
+            mean = now.mean or 1.0  # if no passage has words
+            drift = 0.0 if exact and now.passages <= _EXACT else _DRIFT
+            used = max([self._known_mean or mean, *self._kept_means()], key=lambda used: abs(mean / used - 1))
+            if not now.passages or abs(mean / used - 1) <= drift:
+                return
+            self._engine.upsert("passages", [Point(MEAN, {}, {"mean": mean, "before": used})])
+            having = Where(must=(Between("length", {"gte": 1}),))
+            points = self._engine.scroll("passages", having, ["words", "counts", "length", "digest"])
+            while some := dict(itertools.islice(points, BATCH_PASSAGES)):
+                self._weigh(some, mean)
+            self._engine.upsert("passages", [Point(MEAN, {}, {"mean": mean})])
+            self._known_mean = mean
 
     def _weigh(self, payloads: Mapping[int, Mapping[str, Any]], mean: float) -> None:
         """Compute the vectors of passages again, except those that other processes change or delete meanwhile."""
@@ -428,12 +457,11 @@ class QdrantWriter:
 
     def finish(self) -> None:
         """End a build: compute the vectors for BM25 with the mean length of all passages, and mark it as complete."""
-        now = self._contents.now()
-        self.settle(_DRIFT if now.passages > _EXACT else 0.0)
+        self._settle(exact=True)
         self._engine.flush()
-        counts = {"documents": now.documents, "passages": now.passages}
-        self._contents.manifest = dataclasses.replace(load_manifest(self._engine), complete=True, counts=counts)
-        self._engine.upsert("passages", [record_of(self._contents.manifest)])
+        now = self.contents.now()
+        self.contents.complete({"documents": now.documents, "passages": now.passages})
+        self._settle(exact=True)  # what others have written before they could see that the build was ending
 
     def shards(self) -> tuple[int, int] | None:
         """Return the number of finished shards and of all shards; None if the index is not built in shards."""
@@ -493,12 +521,13 @@ class QdrantWriter:
         Raises:
             IndexStoreError: if the index does not have the documents that the shards wrote.
         """
-        self._contents.forget()  # other processes may have written
+        self.settle()  # if another process has finished the index
         done = self._done(of)
-        if self._manifest.complete or len(done) < of:
+        if len(done) < of:
             return
+        self.contents.forget()
         expected = sum(int(record.get("documents", 0)) for record in done.values())
-        there = self._contents.now().documents
+        there = self.contents.now().documents
         if expected != there:
             raise IndexStoreError(
                 f"{self._path}: the finished shards have {expected} documents, but the index has {there}, so another "

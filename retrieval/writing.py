@@ -185,6 +185,10 @@ class Writer:
         """Return the ids of all documents."""
         return self._files.store.ids().values()
 
+    def table(self) -> np.ndarray | None:
+        """Return the table that the form of the token states has learned; None if it has none yet."""
+        return self._files.now().table
+
     def replace(self, batch: StoredBatch) -> None:
         """Write documents that another index kept, and replace those with the same ids, as the one writer."""
         self._commit(None, batch, sorted(self._files.store.existing(document.id for document, _ in batch.documents)))

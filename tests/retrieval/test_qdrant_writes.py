@@ -139,7 +139,8 @@ def test_vectors_of_words_that_are_made_anew_are_those_of_the_text(stores, monke
     assert next(changes, None) is None
     reference.write(first.documents())
     reference.finish()
-    first._writer.settle(0.0)
+    with first._changing() as writer:
+        writer._settle(exact=True)
     for query in ("cows moo", "dogs bark", "owl", "words"):
         scores = [
             {

@@ -524,7 +524,7 @@ def test_lost_states_are_read_anew_and_said(place, toy, kind, caplog):
     store = place(kind, some_documents(6), encoder=toy)
     expected = Searcher(store, LateInteractionReranker(reader=toy)).search("cats", 6)
     [one] = store.passages_of(["d1"])
-    store.engine.delete("states", Where(ids=(one.row,)))
+    store.engine.delete("states", Where(ids=(one.states,)))
     found = Searcher(store, LateInteractionReranker(reader=toy)).search("cats", 6)
     assert [hit.id for hit in found.hits] == [hit.id for hit in expected.hits]
     assert "a passage of document 'd1' has no token states" in caplog.text
