@@ -240,7 +240,7 @@ class _Graph:
             with torch.cuda.device_of(self._ids):
                 run()  # compiles kernels and makes tables, which cannot be recorded
                 if not decoder.compiled:  # compiled code would be compiled anew, without success
-                    with _Recordable():
+                    with _Recordable():  # type: ignore[no-untyped-call]
                         run()
                 self._replay, self._gathered = record(run)
         except RuntimeError as error:  # what CUDA and torch raise

@@ -25,6 +25,7 @@ from .tape import record
 WORDS = "cats purr and sleep iron rusts in the rain bread rises owls hoot".split()
 SHORT = {"chat": False, "instruction": "Look:", "query": "Q: {query}", "block": "\nT: {text}", "max_block_tokens": 16}
 ALONE = {"calibration": "none", "outliers": None}
+MAXSIM = {"readout": "maxsim", "normalisation": "documents", "length": "sum"}
 POINTED = {"answer": "", "completion": "", "query_position": 64}
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 
@@ -77,10 +78,10 @@ def check(one, other):
         ("qwen3", "blockrank-cached", POINTED | {"ssmax": 0.4}),
         ("qwen3", "icr-block", {"query": "{query}"}),
         ("mistral-window", "icr-block", ALONE | {"length": "sum"}),
-        ("qwen3", "icr-block", ALONE | {"readout": "maxsim", "length": "sum"}),
+        ("qwen3", "icr-block", ALONE | MAXSIM | {"span": "contents"}),
         ("qwen3", "icr-block", ALONE | {"span": "contents", "instruction": ""}),
     ],
-    ids=["by documents", "calibrated", "window", "maxsim", "gaps, no instruction"],
+    ids=["by documents", "calibrated", "window", "maxsim, gaps", "gaps, no instruction"],
 )
 def test_a_graph_reads_every_list_of_its_bucket(decoder_of, family, layout, changes):
     draw = random.Random(1)
@@ -152,7 +153,7 @@ def test_nothing_is_left_of_the_list_before(decoder_of):
     ranker = DecoderReranker(decoder_of(), load_layout("blockrank-cached", **SHORT | POINTED))
     recorded = Graphs(ranker.decoder, record)
     short, long = (some_list(ranker, random.Random(1), 4, words) for words in (5, 6))
-    handle = hooked(ranker.decoder, lambda x: x + x.abs().amax())
+    handle = hooked(ranker.decoder, lambda x: x + x.mean())
     try:
         one, _, again = (recorded.read(prompt, ranker.wanted, kept) for prompt, kept in (short, long, short))
     finally:
