@@ -178,9 +178,8 @@ class Readings:
             if mine.factors is not None and theirs.factors is not None:
                 mine.factors[: len(theirs.factors)].copy_(theirs.factors)
             if mine.gaps is not None and theirs.gaps is not None:
-                gaps = torch.ones(mine.gaps.shape, dtype=torch.bool)
-                gaps[: theirs.gaps.shape[0], :, : theirs.gaps.shape[2]] = theirs.gaps
-                mine.gaps.copy_(gaps)
+                rows, _, columns = theirs.gaps.shape  # no row sees anything in the columns behind
+                mine.gaps[:rows, :, :columns].copy_(theirs.gaps)
 
     def gather(self) -> Gathered:
         """Return what all layers showed, on the device of the last, and take no more."""
