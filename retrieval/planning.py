@@ -290,8 +290,6 @@ def _decoder_form(settings: IndexSettings) -> DecoderForm | None:
         raise InputError(
             f"decoder_states takes a reranker by a decoder, such as load_reranker('hf:MODEL#icr-block'), not {reader!r}"
         )
-    if kind not in ("fp16", "int8"):
-        raise InputError(f"decoder states are kept as 'fp16' or 'int8', not {kind!r}")
     return reader.form(kind)
 
 

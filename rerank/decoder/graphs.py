@@ -240,7 +240,8 @@ class _Graph:
             with torch.cuda.device_of(self._ids):
                 run()  # compiles kernels and makes tables, which cannot be recorded
                 if not decoder.compiled:  # compiled code would be compiled anew, without success
-                    with _Recordable():  # type: ignore[no-untyped-call]
+                    check: Any = _Recordable  # torch's own modes have no types
+                    with check():
                         run()
                 self._replay, self._gathered = record(run)
         except RuntimeError as error:  # what CUDA and torch raise

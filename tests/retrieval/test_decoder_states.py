@@ -107,7 +107,7 @@ def test_another_decoder_is_refused_by_name(build, toy, decoder, reason):
     ("options", "reason"),
     [
         ({"decoder_states": "hf:toy#words"}, "takes a reranker by a decoder"),
-        ({"decoder_form": "int4"}, "'fp16' or 'int8', not 'int4'"),
+        ({"decoder_form": "int4"}, "must be one of fp16, int8, not 'int4'"),
         ({"decoder_states": ToyDecoder(fingerprint="")}, "cannot be kept"),
     ],
 )

@@ -114,17 +114,17 @@ def test_an_index_without_the_table_of_decoder_states_is_searched(tmp_path, shar
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("evidence", [None, "sentence"])
-def test_a_search_makes_one_statement_beside_those_of_bm25(index, reranker, stage, evidence, statements):
+def test_a_search_makes_three_statements_beside_those_of_bm25(index, reranker, stage, evidence, statements):
     searcher = Searcher(index, reranker, first_stage=stage)
     searcher.search(QUERIES[0])  # the index has mapped its files now
     with statements(index) as made:
         assert searcher.search(QUERIES[1], evidence=evidence).hits
     words = [sql for sql in made if "FROM lexical" in sql]
     others = [sql for sql in made if sql not in words]
-    # Whether somebody has committed, before and after; in between, documents, passages, and where their states are, and
-    # whether there are enough passages for their word statistics.
-    assert [sql.split()[0] for sql in others] == ["PRAGMA", "SELECT", "SELECT", "PRAGMA"]
-    assert "COUNT" in others[2] and f"LIMIT {SMALL}" in others[2]
+    # Whether somebody has committed, before and after. In between: passages and their states' places, their documents,
+    # and whether the passages are enough for statistics of words.
+    assert [sql.split()[0] for sql in others] == ["PRAGMA", "SELECT", "SELECT", "SELECT", "PRAGMA"]
+    assert "COUNT" in others[3] and f"LIMIT {SMALL}" in others[3]
     assert len(words) <= 1 + (stage == "hybrid")  # what was found by words, and BM25 of what was not
 
 

@@ -69,12 +69,13 @@ def test_a_search_reads_the_query_alone_and_scores_as_if_it_read_all(index, rera
 
 
 @pytest.mark.parametrize("stage", ["dense", "hybrid"])
-def test_a_search_with_decoder_states_makes_one_statement_beside_those_of_bm25(index, reranker, stage, statements):
+def test_a_search_with_decoder_states_makes_two_statements_beside_those_of_bm25(index, reranker, stage, statements):
     searcher = Searcher(index, reranker, first_stage=stage)
     searcher.search(QUERY)
     with statements(index) as made:
         assert searcher.search(QUERY).hits
-    assert [sql.split()[0] for sql in made if "FROM lexical" not in sql] == ["PRAGMA", "SELECT", "PRAGMA"]
+    others = [sql.split()[0] for sql in made if "FROM lexical" not in sql]
+    assert others == ["PRAGMA", "SELECT", "SELECT", "PRAGMA"], "passages, and their documents"
 
 
 @pytest.mark.parametrize(
