@@ -61,14 +61,18 @@ def test_documents_are_read_where_they_lie_as_they_are_when_joined(model_of, lay
     check_kept(ranker, *read_to_be_kept(ranker, documents))
 
 
+def keeping(folder, layout="blockrank-cached", **options):
+    """A reranker that keeps documents on the device."""
+    cache = DocumentCache(device_bytes=1 << 28)
+    return load_reranker(folder, layout=layout, device="cuda", dtype="bfloat16", cache=cache, **options)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize(("layout", "changes"), [("blockrank-cached", {}), ("icr-block", {})])
-def test_recorded_passes_give_the_scores_of_passes_that_are_not(model_of, layout, changes, compiled):
+@pytest.mark.parametrize("layout", ["blockrank-cached", "icr-block"])
+def test_recorded_passes_give_the_scores_of_passes_that_are_not(model_of, layout, compiled):
     """Lists of several buckets in turns, so that graphs are replayed after others have used their memory."""
-    options = {"layout": layout, "device": "cuda", "dtype": "bfloat16", "compile": compiled} | changes
     plain, recorded = (
-        load_reranker(model_of("qwen3"), cache=DocumentCache(device_bytes=1 << 28), cuda_graphs=cuda_graphs, **options)
-        for cuda_graphs in (False, True)
+        keeping(model_of("qwen3"), layout, compile=compiled, cuda_graphs=cuda_graphs) for cuda_graphs in (False, True)
     )
     documents = [f"cats purr {i} " + "and sleep " * (i % 40) for i in range(120)]
     queries = ["cats", "what do cats do when they are content", QUERY]
@@ -86,17 +90,7 @@ def test_a_recording_that_fails_leaves_torch_as_it_was(model_of, monkeypatch, se
     if not seen_before and torch.__version__ < "2.12":
         pytest.skip("torch does not clean up its allocator, and records no more in this process")
     documents = [f"cats purr {i} " + "and sleep " * (i % 40) for i in range(20)]
-    plain, recorded = (
-        load_reranker(
-            model_of("qwen3"),
-            layout="blockrank-cached",
-            device="cuda",
-            dtype="bfloat16",
-            cache=DocumentCache(device_bytes=1 << 28),
-            cuda_graphs=cuda_graphs,
-        )
-        for cuda_graphs in (False, True)
-    )
+    plain, recorded = (keeping(model_of("qwen3"), cuda_graphs=cuda_graphs) for cuda_graphs in (False, True))
     expected = by_place(plain.rank(QUERY, documents))
     if not seen_before:
         monkeypatch.setattr(graphs, "_Recordable", contextlib.nullcontext)
@@ -114,14 +108,7 @@ def test_a_recording_that_fails_leaves_torch_as_it_was(model_of, monkeypatch, se
 
 def test_threads_share_recorded_passes(model_of):
     documents = [f"cats purr {i} " + "and sleep " * (i % 40) for i in range(60)]
-    ranker = load_reranker(
-        model_of("qwen3"),
-        layout="blockrank-cached",
-        device="cuda",
-        dtype="bfloat16",
-        cache=DocumentCache(device_bytes=1 << 28),
-        cuda_graphs=True,
-    )
+    ranker = keeping(model_of("qwen3"), cuda_graphs=True)
     queries = [f"what do cats do {'often ' * n}" for n in range(8)]
     expected = [by_place(ranker.rank(query, documents)).tolist() for query in queries]
     with ThreadPoolExecutor(4) as pool:
